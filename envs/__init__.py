@@ -1,0 +1,65 @@
+"""Task families of MuJoCo robots behind Gymnasium's API.
+
+Importing this package registers ``maml_rl/<Family>-v0`` for every family: ``gymnasium.make`` gives the single
+environment, ``gymnasium.make_vec`` the batch engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+from maml_envs.family import Task, TaskFamily
+from maml_envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
+from maml_envs.point_navigation import PointNavigation
+from maml_envs.single_env import FamilyEnv
+from maml_envs.vector_env import FamilyVectorEnv
+
+FAMILIES: dict[str, type] = {family.__name__: family for family in (HalfCheetahVel, HalfCheetahDir, PointNavigation)}
+"""Every task family by name."""
+
+_RENDER_OPTIONS = (
+    "render_mode",
+    "width",
+    "height",
+    "camera_id",
+    "camera_name",
+    "default_camera_config",
+    "max_geom",
+    "visual_options",
+)
+_BATCH_OPTIONS = ("max_episode_steps", "num_threads")
+
+
+def env_id(family_name: str) -> str:
+    """The registered id of a family."""
+    return f"maml_rl/{family_name}-v0"
+
+
+def _split(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: options.pop(name) for name in names if name in options}
+
+
+def make_single_env(family: str, **options: Any) -> FamilyEnv:
+    """Entry point of ``gymnasium.make``: render options go to the environment, the rest to the family."""
+    render_options = _split(options, _RENDER_OPTIONS)
+    return FamilyEnv(FAMILIES[family](**options), **render_options)
+
+
+def make_vector_env(family: str, num_envs: int, **options: Any) -> FamilyVectorEnv:
+    """Entry point of ``gymnasium.make_vec``: batch options go to the environment, the rest to the family."""
+    batch_options = _split(options, _BATCH_OPTIONS)
+    return FamilyVectorEnv(FAMILIES[family](**options), num_envs, **batch_options)
+
+
+for _name, _family in FAMILIES.items():
+    gym.register(
+        id=env_id(_name),
+        entry_point="maml_envs:make_single_env",
+        vector_entry_point="maml_envs:make_vector_env",
+        max_episode_steps=_family.max_episode_steps,
+        kwargs={"family": _name},
+    )
+
+__all__ = ["FAMILIES", "FamilyEnv", "FamilyVectorEnv", "Task", "TaskFamily", "env_id"]

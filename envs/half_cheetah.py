@@ -1,0 +1,122 @@
+"""The half cheetah: run at a velocity, or in a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from maml_envs.family import Array, State, Tasks
+from maml_envs.mujoco_body import MujocoBody
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetah:
+    """What the half-cheetah families share: Gymnasium's body, observation and initial state.
+
+    | | meaning | size |
+    | --- | --- | --- |
+    | action | torque at back thigh, shin, foot, front thigh, shin, foot; ±1 is the whole range of an actuator | 6 |
+    | observation | joint positions without the root's x (m, rad), then all joint velocities (m/s, rad/s) | 8 + 9 |
+
+    One control step is 0.05 s (5 MuJoCo steps of 0.01 s). An episode never ends before the horizon (100).
+    """
+
+    control_cost_weight: float = 0.05
+    """Weight of the squared norm of the action in the reward."""
+    reset_noise_scale: float = 0.1
+    """Initial positions are uniform within this of the model's (m, rad); velocities have it as standard deviation."""
+
+    body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=5, camera={"distance": 4.0})
+    max_episode_steps: ClassVar[int] = 100
+
+    def __post_init__(self) -> None:
+        for name in ("control_cost_weight", "reset_noise_scale"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+
+    def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """The model's pose with noise on positions and velocities, as in Gymnasium's HalfCheetah-v5."""
+        model, scale = self.body.model, self.reset_noise_scale
+        return {
+            "qpos": model.qpos0 + rng.uniform(-scale, scale, model.nq),
+            "qvel": scale * rng.standard_normal(model.nv),
+        }
+
+    def observation(self, xp: Any, state: State) -> Array:
+        """Positions without the root's x, and velocities, (num_sims, 17)."""
+        return xp.concat([state["qpos"][:, 1:], state["qvel"]], axis=-1)
+
+    def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Never."""
+        return xp.zeros_like(state["qpos"][:, 0], dtype=bool)
+
+    def _forward_velocity(self, before: State, after: State) -> Array:
+        """Mean velocity of the root over the control step, (num_sims,), in m/s."""
+        return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.body.dt
+
+    def _control_cost(self, action: Array) -> Array:
+        return self.control_cost_weight * (action**2).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahVel(HalfCheetah):
+    """Run forward at a goal velocity g (Finn et al. 2017, section 5.3).
+
+    Reward: −\\|v − g\\| − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
+    Task distribution: g uniform in [low, high] m/s, by default [0, 2].
+
+    Version history: v0, first.
+    """
+
+    low: float = 0.0
+    """Lower end of the goal velocities (m/s)."""
+    high: float = 2.0
+    """Upper end of the goal velocities (m/s)."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not -100 <= self.low <= self.high <= 100:
+            raise ValueError(f"low and high must satisfy -100 <= low <= high <= 100 (m/s), got {self.low}, {self.high}")
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Goal velocities (num_tasks,), in m/s."""
+        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Distance from the goal velocity, and control cost, each (num_sims,)."""
+        velocity = self._forward_velocity(before, after)
+        return {
+            "reward_forward": -abs(velocity - task["goal_velocity"]),
+            "reward_control": -self._control_cost(action),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfCheetahDir(HalfCheetah):
+    """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
+
+    Reward: d·v − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
+    Task distribution: direction d = +1 and −1 in turn, so that every meta-batch of two tasks or more holds both.
+
+    Version history: v0, first.
+    """
+
+    task_units: ClassVar[Mapping[str, str]] = {"direction": "sign"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Directions (num_tasks,): (−1)^i for task i."""
+        return {"direction": np.where(np.arange(num_tasks) % 2 == 0, 1.0, -1.0)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Velocity in the wanted direction, and control cost, each (num_sims,)."""
+        return {
+            "reward_forward": task["direction"] * self._forward_velocity(before, after),
+            "reward_control": -self._control_cost(action),
+        }

@@ -1,0 +1,93 @@
+"""A point in the plane, moved by arrays alone: a body that needs no simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+_TRAIL_COLOUR, _POINT_COLOUR, _START_COLOUR = (150, 180, 220), (20, 80, 180), (120, 120, 120)
+
+
+@dataclass(frozen=True)
+class PointBody:
+    """A point whose position changes by the action at each step.
+
+    Args:
+        max_step: largest displacement per axis and step (m).
+        view: half the width of the square that pictures show (m).
+    """
+
+    max_step: float = 0.1
+    view: float = 0.75
+
+    @property
+    def dt(self) -> float:
+        """Seconds per control step; the point has no dynamics, so it is only a unit."""
+        return 1.0
+
+    @property
+    def action_space(self) -> spaces.Box:
+        """Displacement per axis (m)."""
+        return spaces.Box(-self.max_step, self.max_step, (2,), np.float32)
+
+    def batch_engine(self, num_sims: int, num_threads: int) -> PointEngine:
+        """Many points in one array; threads are not needed."""
+        return PointEngine(self, num_sims)
+
+    def single_engine(self, render_mode: str | None, **render_options: Any) -> PointEngine:
+        """One point, drawn from above."""
+        return PointEngine(self, 1, render_mode, **render_options)
+
+
+class PointEngine:
+    """``num_sims`` points: position ← position + action."""
+
+    def __init__(
+        self, body: PointBody, num_sims: int, render_mode: str | None = None, width: int = 480, height: int = 480
+    ) -> None:
+        self.num_sims = num_sims
+        self.state = {"position": np.zeros((num_sims, 2))}
+        self._body, self._size, self._render_mode = body, (width, height), render_mode
+        self._trail: list[tuple[float, float]] = []
+
+    def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
+        """Put points ``ids`` at ``initial["position"]`` (n, 2)."""
+        self.state["position"][ids] = initial["position"]
+        self._trail = []
+
+    def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
+        """Move points ``ids``; returns those that are nowhere, (num_sims,)."""
+        position = self.state["position"]
+        rows = slice(None) if ids is None else ids
+        if self._render_mode is not None:
+            self._trail.append(tuple(position[0]))
+        position[rows] += action[rows]
+        return ~np.isfinite(position).all(axis=1)
+
+    def render(self) -> np.ndarray | None:
+        """The point, its trail and the start from above, (height, width, 3) uint8."""
+        if self._render_mode is None:
+            return None
+        from PIL import Image, ImageDraw
+
+        image = Image.new("RGB", self._size, "white")
+        draw = ImageDraw.Draw(image)
+        scale, centre = min(self._size) / (2 * self._body.view), np.array(self._size) / 2
+
+        def pixel(position: Any) -> tuple[float, float]:
+            return centre[0] + scale * position[0], centre[1] - scale * position[1]
+
+        path = [pixel(position) for position in [*self._trail, self.state["position"][0]]]
+        radius = 0.02 * scale
+        for spot, colour in ((pixel((0.0, 0.0)), _START_COLOUR), (path[-1], _POINT_COLOUR)):
+            if spot == path[-1] and len(path) > 1:
+                draw.line(path, fill=_TRAIL_COLOUR, width=3)
+            draw.ellipse([spot[0] - radius, spot[1] - radius, spot[0] + radius, spot[1] + radius], fill=colour)
+        return np.asarray(image)
+
+    def close(self) -> None:
+        """Nothing to free."""

@@ -1,0 +1,168 @@
+"""Many simulations of one task family as a Gymnasium vector environment: the batch engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from maml_envs.family import Task, TaskFamily, stack_tasks, unstack_tasks
+
+
+def available_cpus() -> int:
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def observation_space(family: TaskFamily) -> spaces.Box:
+    """The unbounded float64 space of one simulation's observation."""
+    initial = family.initial_state(np.random.default_rng(0))
+    size = family.observation(np, {name: value[None] for name, value in initial.items()}).shape[-1]
+    return spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+
+class FamilyVectorEnv(VectorEnv):
+    """``num_envs`` simulations of a task family, stepped together, each on a task of its own.
+
+    Autoreset is disabled: a simulation whose episode ended is not stepped until it is reset; its observation stays, its
+    reward is zero, and its ``terminated`` or ``truncated`` flag stays set. ``info["void"]`` marks episodes
+    whose simulation broke down; they are truncated and their data mean nothing. Sub-environment i of a reset with seed
+    s equals the single environment reset with seed s + i, bit for bit, at any number of threads.
+
+    Args:
+        family: the task family.
+        num_envs: number of simulations.
+        max_episode_steps: horizon; default is the family's.
+        num_threads: simulator threads; default is the number of processors that this process may use.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.family = family
+        self.num_envs = num_envs
+        self.max_episode_steps = family.max_episode_steps if max_episode_steps is None else max_episode_steps
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
+        self.single_observation_space = observation_space(family)
+        self.single_action_space = family.body.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.engine = family.body.batch_engine(num_envs, num_threads or available_cpus())
+        self._tasks: dict[str, np.ndarray] | None = None
+        self._rngs: list[np.random.Generator] | None = None
+        self._num_steps = np.zeros(num_envs, int)
+        self._terminated = np.zeros(num_envs, bool)
+        self._truncated = np.ones(num_envs, bool)  # nothing is stepped before the first reset
+
+    def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
+        """Draw tasks from the family's distribution with ``self.np_random``."""
+        return unstack_tasks(self.family.sample_tasks(self.np_random, num_tasks))
+
+    def set_tasks(self, tasks: Sequence[Task]) -> None:
+        """Give sub-environment i the task ``tasks[i]``, from now on and over resets.
+
+        Raises:
+            ValueError: not one task per sub-environment, or a task that is none of this family.
+        """
+        if len(tasks) != self.num_envs:
+            raise ValueError(f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}")
+        self._tasks = stack_tasks(self.family, list(tasks))
+
+    @property
+    def tasks(self) -> list[dict[str, float]] | None:
+        """The task of each sub-environment; ``None`` before the first reset or :meth:`set_tasks`."""
+        return None if self._tasks is None else unstack_tasks(self._tasks)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes.
+
+        Args:
+            seed: sub-environment i gets ``seed + i``, or ``seed[i]``. ``None``: the generators go on.
+            options: ``reset_mask`` (num_envs,) bool, which sub-environments to reset; ``task``, one task for all of
+                them, or ``tasks``, one each.
+
+        Returns:
+            Observations (num_envs, observation_size) float64, and an empty info.
+        """
+        options = dict(options or {})
+        self._seed_generators(seed)
+        ids = np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool)))
+        if "tasks" in options or "task" in options:
+            self.set_tasks(options.get("tasks") or [options["task"]] * self.num_envs)
+        elif self._tasks is None:
+            self.set_tasks([unstack_tasks(self.family.sample_tasks(rng, 1))[0] for rng in self._rngs])
+        initial = [self.family.initial_state(self._rngs[i]) for i in ids]
+        self.engine.reset(ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]})
+        self._num_steps[ids] = 0
+        self._terminated[ids] = self._truncated[ids] = False
+        return self.family.observation(np, self.engine.state), {}
+
+    def _seed_generators(self, seed: int | Sequence[int | None] | None) -> None:
+        if isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
+            seeds: Sequence[int | None] = [int(seed) + i for i in range(self.num_envs)]
+        elif seed is not None:
+            seeds = list(seed)
+        elif self._rngs is None:
+            seeds = [int(s) for s in self.np_random.integers(2**31, size=self.num_envs)]
+        else:
+            return
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"expected {self.num_envs} seeds, one per sub-environment, got {len(seeds)}")
+        old = self._rngs or [None] * self.num_envs
+        self._rngs = [
+            rng if s is None and rng is not None else seeding.np_random(s)[0] for s, rng in zip(seeds, old, strict=True)
+        ]
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance every unfinished simulation by one control step.
+
+        Args:
+            actions: (num_envs, action_size), in actuator units; clipped to the action space.
+
+        Returns:
+            Observations (num_envs, observation_size), rewards, terminated and truncated (num_envs,), and an info with
+            every reward term and ``void``, each (num_envs,), with Gymnasium's ``_name`` masks.
+        """
+        actions = np.asarray(actions, np.float64)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"expected actions of shape {self.action_space.shape}, got {actions.shape}")
+        live = ~(self._terminated | self._truncated)
+        if self._tasks is None:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        all_live = bool(live.all())
+        actions = np.clip(actions, self.single_action_space.low, self.single_action_space.high)
+        state = self.engine.state
+        before = {name: value.copy() for name, value in state.items()}
+        void = self.engine.step(None if all_live else np.flatnonzero(live), actions) & live
+        terms = dict(self.family.reward_terms(np, before, state, actions, self._tasks))
+        if not all_live:
+            terms = {name: np.where(live, term, 0.0) for name, term in terms.items()}
+        reward = sum(terms.values())
+        self._num_steps += live
+        self._terminated |= live & ~void & self.family.terminated(np, state, self._tasks)
+        self._truncated |= live & (void | (self._num_steps >= self.max_episode_steps))
+        info = {**terms, "void": void}
+        info.update({f"_{name}": live for name in info})
+        return self.family.observation(np, state), reward, self._terminated.copy(), self._truncated.copy(), info
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the engine."""
+        self.engine.close()

@@ -1,0 +1,95 @@
+"""Collect, adapt, collect again: what training, evaluation and a user's script all do with a batch of tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from maml_rl.advantages import with_advantages
+from maml_rl.baseline import BaselineConfig
+from maml_rl.collection import Collector
+from maml_rl.episodes import Episodes
+from maml_rl.maml import InnerConfig, adapt, policy_gradient_loss
+from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies import Params, make_stack
+from maml_rl.protocols import Task
+from maml_rl.random_streams import RandomStreams
+
+TASKS_PER_BLOCK = 4
+"""Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
+
+
+class Stopwatch:
+    """Seconds spent in each part of a meta-iteration."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Charge the time since the last lap to ``name``."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
+    """Draw one task for each of the collector's T groups of episodes."""
+    collector.env.np_random = streams.tasks()
+    return list(collector.env.sample_tasks(collector.num_tasks))
+
+
+def collect_through_adaptation(
+    collector: Collector,
+    theta: Params,
+    tasks: Sequence[Task],
+    inner: InnerConfig,
+    baseline: BaselineConfig,
+    streams: RandomStreams,
+    normalizer: ObservationNormalizer | None,
+    watch: Stopwatch | None = None,
+) -> tuple[list[Episodes], Params]:
+    """Play every task with theta, adapt, play with the adapted parameters, and so on for ``inner.num_steps`` steps.
+
+    Args:
+        collector: plays T tasks.
+        theta: meta-parameters.
+        tasks: T of them.
+        inner: how to adapt.
+        baseline: how to turn rewards into advantages.
+        streams: of random numbers.
+        normalizer: of observations.
+        watch: charged with ``collection``, ``advantages`` and ``adaptation``.
+
+    Returns:
+        The episodes after 0, 1, ... ``num_steps`` steps, with advantages, and the last parameters, a stack.
+    """
+    watch = watch or Stopwatch()
+    loss = policy_gradient_loss(collector.policy, inner.surrogate)
+    collector.set_tasks(tasks)
+    stack = make_stack(theta, collector.num_tasks)
+    episodes: list[Episodes] = []
+    for k in range(inner.num_steps + 1):
+        collected = collector.collect(stack, streams, k, normalizer)
+        watch.lap("collection")
+        episodes.append(with_advantages(collected, baseline))
+        watch.lap("advantages")
+        if k < inner.num_steps:
+            blocks = [
+                adapt(
+                    {name: value[i : i + TASKS_PER_BLOCK] for name, value in stack.items()},
+                    [episodes[-1].tasks(i, i + TASKS_PER_BLOCK)],
+                    loss,
+                    step_size=inner.step_size,
+                    first_order=True,  # only the value is wanted here
+                )
+                for i in range(0, collector.num_tasks, TASKS_PER_BLOCK)
+            ]
+            stack = {name: torch.cat([block[name] for block in blocks]) for name in stack}
+            for name, value in stack.items():
+                if not value.isfinite().all():
+                    raise FloatingPointError(f"{name} is not finite after inner step {k + 1}: lower inner.step_size")
+            watch.lap("adaptation")
+    return episodes, stack

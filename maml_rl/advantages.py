@@ -1,0 +1,56 @@
+"""Generalised advantage estimation (Schulman et al. 2016) on batches of episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from maml_rl.baseline import BaselineConfig, fit_values
+from maml_rl.episodes import Episodes
+
+
+def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
+    """Â_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V(s_{t+1}) − V(s_t) (equations 11 and 16).
+
+    The value after an episode's last step is zero, at the horizon too: the objective is the finite-horizon return.
+
+    Args:
+        rewards: (T, E, H), zero after an episode's end.
+        values: (T, E, H), zero after an episode's end.
+        discount: γ.
+        gae_lambda: λ.
+
+    Returns:
+        (T, E, H) advantages.
+    """
+    next_values = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
+    deltas = rewards + discount * next_values - values
+    out = torch.empty_like(deltas)
+    running = torch.zeros_like(deltas[..., 0])
+    for t in reversed(range(deltas.shape[-1])):
+        running = deltas[..., t] + discount * gae_lambda * running
+        out[..., t] = running
+    return out
+
+
+def normalized_per_task(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and standard deviation 1 over each task's real steps; zero elsewhere. (T, E, H)."""
+    count = mask.sum((1, 2), keepdim=True).clamp(min=1)
+    mean = (advantages * mask).sum((1, 2), keepdim=True) / count
+    centred = (advantages - mean) * mask
+    std = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
+    return centred / (std + 1e-8)
+
+
+def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
+    """The same episodes with their advantages over a baseline fitted to them, task by task."""
+    values = fit_values(episodes, config.discount, config.ridge)
+    advantages = generalized_advantages(
+        episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda
+    )
+    advantages = advantages * episodes.mask
+    if config.normalize_advantages:
+        advantages = normalized_per_task(advantages, episodes.mask)
+    return dataclasses.replace(episodes, advantages=advantages)

@@ -1,0 +1,96 @@
+"""The linear feature baseline (Duan et al. 2016, appendix 2), fitted for all tasks at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maml_rl.episodes import Episodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """Returns, baseline and advantages."""
+
+    discount: float = 0.99
+    """Discount of rewards per control step, gamma."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation; 1 gives returns minus baseline."""
+    ridge: float = 1e-5
+    """Added to the diagonal of the baseline's normal equations."""
+    normalize_advantages: bool = True
+    """Give the advantages of each task mean 0 and standard deviation 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"baseline.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.ridge < float("inf"):
+            raise ValueError(f"baseline.ridge must be finite and above 0, got {self.ridge}")
+
+
+def baseline_features(observations: Tensor) -> Tensor:
+    """[s, s², t, t², t³, 1] with t in units of 100 steps.
+
+    Args:
+        observations: (T, E, H, observation_size).
+
+    Returns:
+        (T, E, H, 2 · observation_size + 4).
+    """
+    horizon = observations.shape[2]
+    t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
+    time = torch.stack([t, t**2, t**3, torch.ones_like(t)], dim=-1).expand(*observations.shape[:2], horizon, 4)
+    return torch.cat([observations, observations**2, time], dim=-1)
+
+
+def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
+    """Discounted sum of the rewards from each step on; rewards are zero after an episode's end.
+
+    Args:
+        rewards: (T, E, H).
+        discount: per step.
+
+    Returns:
+        (T, E, H).
+    """
+    out = torch.empty_like(rewards)
+    running = torch.zeros_like(rewards[..., 0])
+    for t in reversed(range(rewards.shape[-1])):
+        running = rewards[..., t] + discount * running
+        out[..., t] = running
+    return out
+
+
+def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
+    """Fit each task's baseline to its own returns by ridge regression, and evaluate it at the same states.
+
+    The normal equations are solved in float64. Where they are singular even with the ridge, the ridge is raised tenfold
+    until they are not.
+
+    Args:
+        episodes: of T tasks.
+        discount: of the returns fitted.
+        ridge: added to the diagonal of the Gram matrix.
+
+    Returns:
+        (T, E, H) values, zero after an episode's end.
+
+    Raises:
+        FloatingPointError: a reward or an observation is not finite.
+    """
+    x = episodes.flat(baseline_features(episodes.observations)).double() * episodes.flat(episodes.mask)[..., None]
+    y = episodes.flat(returns_to_go(episodes.rewards * episodes.mask, discount)).double()[..., None]
+    gram, moment = x.mT @ x, x.mT @ y
+    if not (gram.isfinite().all() and moment.isfinite().all()):
+        raise FloatingPointError("the baseline's features or returns are not finite")
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
+        if not failed.any():
+            break
+        ridge *= 10
+    values = (x @ torch.cholesky_solve(moment, factor))[..., 0]
+    return values.to(episodes.rewards.dtype).reshape(episodes.rewards.shape)

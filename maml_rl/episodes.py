@@ -1,0 +1,90 @@
+"""Episodes as tensors. The axis order is (task, episode, time, feature), everywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """Episodes of T tasks, E per task, padded to H steps.
+
+    ``mask`` says which steps are real: after its end an episode goes on as zeros, and an episode whose simulation broke
+    down is void, all its steps masked.
+    """
+
+    observations: Tensor
+    """(T, E, H, observation_size), as the policy saw them (normalised, if it normalises)."""
+    actions: Tensor
+    """(T, E, H, action_size) float, or (T, E, H) int64: the policy's own, before scaling and clipping."""
+    rewards: Tensor
+    """(T, E, H), raw."""
+    mask: Tensor
+    """(T, E, H): 1 for a real step, 0 after the episode's end."""
+    distribution: tuple[Tensor, ...]
+    """Parameters of the distribution that the actions were drawn from, each (T, E·H or 1, ...)."""
+    log_probs: Tensor
+    """(T, E, H): log-probability of each action when it was drawn."""
+    void: Tensor
+    """(T, E) bool: episodes whose simulation broke down."""
+    advantages: Tensor
+    """(T, E, H); zero until :func:`maml_rl.advantages.with_advantages` fills them."""
+
+    @property
+    def num_tasks(self) -> int:
+        """T."""
+        return self.observations.shape[0]
+
+    @property
+    def num_steps(self) -> Tensor:
+        """Real steps of each task, (T,)."""
+        return self.mask.sum((1, 2))
+
+    @property
+    def returns(self) -> Tensor:
+        """Undiscounted return of each episode, (T, E); NaN for void ones."""
+        return (self.rewards * self.mask).sum(-1).masked_fill(self.void, torch.nan)
+
+    @property
+    def step_weights(self) -> Tensor:
+        """(T, E·H) weights that average over a task's real steps."""
+        return (self.mask / self.num_steps.clamp(min=1)[:, None, None]).flatten(1)
+
+    def flat(self, values: Tensor) -> Tensor:
+        """Merge the episode and time axes: (T, E, H, ...) to (T, E·H, ...)."""
+        return values.flatten(1, 2)
+
+    def tasks(self, start: int, stop: int) -> Episodes:
+        """The episodes of tasks start..stop−1, as views."""
+
+        def part(value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+            return tuple(v[start:stop] for v in value) if isinstance(value, tuple) else value[start:stop]
+
+        return Episodes(**{f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    def every(self, stride: int) -> Episodes:
+        """Every ``stride``-th step of each episode, from the first on."""
+        if stride == 1:
+            return self
+        shape = self.mask.shape
+
+        def thin(value: Tensor) -> Tensor:
+            return value[:, :, ::stride]
+
+        def thin_flat(value: Tensor) -> Tensor:
+            return value if value.shape[1] == 1 else value.unflatten(1, shape[1:])[:, :, ::stride].flatten(1, 2)
+
+        return Episodes(
+            observations=thin(self.observations),
+            actions=thin(self.actions),
+            rewards=thin(self.rewards),
+            mask=thin(self.mask),
+            distribution=tuple(thin_flat(value) for value in self.distribution),
+            log_probs=thin(self.log_probs),
+            void=self.void,
+            advantages=thin(self.advantages),
+        )

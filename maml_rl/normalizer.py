@@ -1,0 +1,49 @@
+"""Running mean and variance of observations, fixed within a meta-iteration."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from maml_rl.episodes import Episodes
+
+
+class ObservationNormalizer(NamedTuple):
+    """Statistics of raw observations; a value, replaced and never changed."""
+
+    count: Tensor
+    """() float64: states seen."""
+    mean: Tensor
+    """(observation_size,) float64."""
+    squares: Tensor
+    """(observation_size,) float64: sum of squared deviations from the mean."""
+
+    @classmethod
+    def empty(cls, observation_size: int, device: torch.device) -> ObservationNormalizer:
+        """Statistics of nothing: normalising changes nothing."""
+        zeros = torch.zeros(observation_size, dtype=torch.float64, device=device)
+        return cls(torch.zeros((), dtype=torch.float64, device=device), zeros, zeros.clone())
+
+    @property
+    def std(self) -> Tensor:
+        """(observation_size,) float64; 1 before any state was seen and for a constant entry."""
+        variance = self.squares / self.count.clamp(min=1)
+        return torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """(observation − mean) / std, clipped to ±10; (..., observation_size)."""
+        normalized = (observations - self.mean.to(observations)) / self.std.to(observations)
+        return normalized.clamp(-10, 10)
+
+    def updated(self, episodes: Episodes) -> ObservationNormalizer:
+        """Statistics that include the real steps of ``episodes`` (Chan et al. 1979, parallel variance).
+
+        The episodes hold normalised observations; they are mapped back with the statistics they were normalised by.
+        """
+        raw = episodes.observations[episodes.mask > 0].double() * self.std + self.mean
+        count = self.count + len(raw)
+        mean, delta = raw.mean(0), raw.mean(0) - self.mean
+        squares = self.squares + (raw - mean).square().sum(0) + delta.square() * self.count * len(raw) / count
+        return ObservationNormalizer(count, self.mean + delta * len(raw) / count, squares)

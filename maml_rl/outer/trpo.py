@@ -1,0 +1,116 @@
+"""Trust-region policy optimisation (Schulman et al. 2015) as the outer step of MAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maml_rl.maml import MetaObjective
+from maml_rl.policies import Params, flatten, unflatten
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPOConfig:
+    """Trust-region outer step."""
+
+    max_kl: float = 0.01
+    """Bound on the mean KL divergence from the sampling policy after adaptation."""
+    cg_iterations: int = 10
+    """Conjugate-gradient iterations."""
+    cg_damping: float = 1e-5
+    """Multiple of the identity added to the Fisher matrix."""
+    line_search_steps: int = 15
+    """Step fractions tried before the step is rejected."""
+    line_search_shrink: float = 0.8
+    """Each step fraction is this multiple of the one before."""
+    fisher_state_stride: int = 5
+    """The Fisher-vector product uses every so manyth state of each episode; 1 uses all and is exact."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_kl", "line_search_shrink"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"outer.{name} must be finite and above 0, got {getattr(self, name)}")
+        for name in ("cg_iterations", "line_search_steps", "fisher_state_stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"outer.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.cg_damping < float("inf"):
+            raise ValueError(f"outer.cg_damping must be finite and at least 0, got {self.cg_damping}")
+        if self.line_search_shrink >= 1:
+            raise ValueError(f"outer.line_search_shrink must be below 1, got {self.line_search_shrink}")
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], target: Tensor, num_iterations: int, tolerance: float = 1e-10
+) -> Tensor:
+    """Solve A x = b for a symmetric positive definite A.
+
+    Args:
+        product: v ↦ A v, (P,) to (P,).
+        target: b, (P,).
+        num_iterations: at most.
+        tolerance: stop when ‖b − A x‖² is below this.
+
+    Returns:
+        x, (P,).
+    """
+    x = torch.zeros_like(target)
+    residual, direction = target.clone(), target.clone()
+    squared = residual @ residual
+    for _ in range(num_iterations):
+        if squared < tolerance:
+            break
+        a_direction = product(direction)
+        step = squared / (direction @ a_direction)
+        x = x + step * direction
+        residual = residual - step * a_direction
+        squared, previous = residual @ residual, squared
+        direction = residual + (squared / previous) * direction
+    return x
+
+
+def trpo_step(
+    theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: TRPOConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """One step theta + β √(2δ / xᵀFx) x with F x = g, the largest of β = 1, s, s², ... that the line search accepts.
+
+    A fraction β is accepted if the surrogate rises and the KL stays within δ. If none is, theta is returned unchanged.
+
+    Args:
+        theta: the meta-parameters at which the objective's episodes were sampled.
+        state: of the optimiser; this one has none.
+        objective: surrogate and KL after adaptation as functions of theta.
+        config: settings; δ is ``max_kl``, s ``line_search_shrink``.
+
+    Returns:
+        The new theta, the state, and metrics.
+
+    Raises:
+        FloatingPointError: the meta-gradient is not finite.
+    """
+    old_surrogate, gradient = objective.surrogate_and_gradient(theta)
+    if not gradient.isfinite().all():
+        raise FloatingPointError("the meta-gradient is not finite")
+    fisher = objective.fisher_vector_product(theta, config.fisher_state_stride)
+
+    def damped(vector: Tensor) -> Tensor:
+        return fisher(vector) + config.cg_damping * vector
+
+    direction = conjugate_gradient(damped, gradient, config.cg_iterations)
+    curvature = float(direction @ damped(direction))
+    metrics = {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": old_surrogate}
+    rejected = {"outer/surrogate_after": old_surrogate, "outer/kl": 0.0, "outer/step_fraction": 0.0}
+    if not curvature > 0:  # a zero gradient, or a direction that the estimated Fisher matrix cannot judge
+        return dict(theta), state, {**metrics, **rejected, "outer/accepted": 0.0}
+    flat = flatten(theta).double()
+    full_step = (2 * config.max_kl / curvature) ** 0.5 * direction
+    for i in range(config.line_search_steps):
+        fraction = config.line_search_shrink**i
+        candidate = unflatten((flat + fraction * full_step).to(next(iter(theta.values())).dtype), theta)
+        surrogate, kl = objective.value(candidate)
+        if surrogate > old_surrogate and kl <= config.max_kl:
+            accepted = {"outer/surrogate_after": surrogate, "outer/kl": kl, "outer/step_fraction": fraction}
+            return candidate, state, {**metrics, **accepted, "outer/accepted": 1.0}
+    return dict(theta), state, {**metrics, **rejected, "outer/accepted": 0.0}

@@ -1,0 +1,236 @@
+"""What a policy is: a module that maps observations to the parameters of an action distribution.
+
+Parameters are values. ``theta`` is a mapping from names to tensors; a *stack* is the same with a leading task axis T.
+:func:`distribution` applies any policy to a stack; the MLPs here do it as batched matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from maml_rl.errors import UserError
+
+Params = Mapping[str, Tensor]
+"""Parameters by name."""
+
+Nonlinearity = Literal["tanh", "relu", "elu", "silu"]
+_NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu, "elu": nn.functional.elu, "silu": nn.functional.silu}
+_MIN_LOG_STD = math.log(1e-6)
+
+
+class Distribution(Protocol):
+    """An action distribution at N states of each of T tasks. A NamedTuple of its parameters."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probability (density) of the actions, (T, N)."""
+
+    def kl(self, other: Distribution) -> Tensor:
+        """KL(self ‖ other) at each state, (T, N)."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions from standard noise (T, N, noise_size)."""
+
+    def mode(self) -> Tensor:
+        """The most probable actions."""
+
+    def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+        """Σ_n weights_n F_n applied to a change of the parameters, F_n the Fisher matrix at state n."""
+
+
+class Gaussian(NamedTuple):
+    """Diagonal Gaussian: ``mean`` (T, N, A) and ``log_std``, broadcastable to it."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Σ_a [−(a − μ)² / 2σ² − log σ − ½ log 2π], (T, N)."""
+        z = (actions - self.mean) * torch.exp(-self.log_std)
+        constant = (self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return -0.5 * (z * z).sum(-1) - constant
+
+    def kl(self, other: Distribution) -> Tensor:
+        """Σ_a [log σ'/σ + (σ² + (μ − μ')²) / 2σ'² − ½], (T, N)."""
+        other = cast(Gaussian, other)
+        precision = torch.exp(-2 * other.log_std)
+        terms = (torch.exp(2 * self.log_std) + (self.mean - other.mean) ** 2) * precision - 1
+        return (0.5 * terms + other.log_std - self.log_std).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """μ + σ·noise, with standard normal noise (T, N, A)."""
+        return self.mean + torch.exp(self.log_std) * noise
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+        """The Fisher matrix of (μ, log σ) is diag(1/σ², 2) per dimension. Weights (T, N)."""
+        d_mean, d_log_std = tangents
+        w = weights[..., None]
+        if d_log_std.shape[1] == 1:  # shared by all states of a task: their weights add up
+            w_log_std = w.sum(1, keepdim=True)
+        else:
+            w_log_std = w
+        return w * d_mean * torch.exp(-2 * self.log_std), w_log_std * 2 * d_log_std
+
+
+class Categorical(NamedTuple):
+    """Categorical over C actions: unnormalised ``logits`` (T, N, C)."""
+
+    logits: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-softmax at the action, (T, N); actions are int64 (T, N)."""
+        return self.logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+
+    def kl(self, other: Distribution) -> Tensor:
+        """Σ_c p log(p / q), (T, N)."""
+        log_p, log_q = self.logits.log_softmax(-1), cast(Categorical, other).logits.log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """argmax(logits + noise), with standard Gumbel noise (T, N, C)."""
+        return (self.logits + noise).argmax(-1)
+
+    def mode(self) -> Tensor:
+        """The most probable action, (T, N)."""
+        return self.logits.argmax(-1)
+
+    def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+        """The Fisher matrix of the logits is diag(p) − p pᵀ. Weights (T, N)."""
+        (d_logits,) = tangents
+        p = self.logits.softmax(-1)
+        return (weights[..., None] * p * (d_logits - (p * d_logits).sum(-1, keepdim=True)),)
+
+
+class MLPPolicy(nn.Module):
+    """A multilayer perceptron with a Gaussian head (Box actions) or a categorical one (Discrete actions).
+
+    The Gaussian's log standard deviation does not depend on the state. Weights start Glorot-uniform, biases at zero.
+
+    Args:
+        observation_size: length of an observation.
+        action_size: length of an action, or number of discrete actions.
+        discrete: whether actions are discrete.
+        hidden_sizes: width of each hidden layer.
+        nonlinearity: between layers.
+        init_std: initial standard deviation of the Gaussian.
+        rng: stream of the initial weights.
+        dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        discrete: bool,
+        hidden_sizes: Sequence[int],
+        nonlinearity: Nonlinearity,
+        init_std: float,
+        rng: np.random.Generator,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.discrete = discrete
+        self.observation_size = observation_size
+        self.action_size = action_size
+        self.nonlinearity = nonlinearity
+        sizes = [observation_size, *hidden_sizes, action_size]
+        self.num_layers = len(sizes) - 1
+        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            weight = torch.from_numpy(rng.uniform(-bound, bound, (fan_in, fan_out))).to(dtype)
+            self.register_parameter(f"weight_{i}", nn.Parameter(weight))
+            self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out, dtype=dtype)))
+        if not discrete:
+            self.log_std = nn.Parameter(torch.full((action_size,), math.log(init_std), dtype=dtype))
+
+    def forward(self, observations: Tensor) -> Gaussian | Categorical:
+        """The action distribution at observations (N, observation_size), with this module's own parameters."""
+        stack = {name: value[None] for name, value in self.named_parameters()}
+        batch = self.forward_stack(stack, observations[None])
+        return type(batch)(*(value[0] for value in batch))
+
+    def forward_stack(self, stack: Params, observations: Tensor) -> Gaussian | Categorical:
+        """The action distributions of T policies, each at its own observations (T, N, observation_size)."""
+        activation = _NONLINEARITIES[self.nonlinearity]
+        x = observations
+        for i in range(self.num_layers):
+            if i > 0:
+                x = activation(x)
+            x = torch.baddbmm(stack[f"bias_{i}"][:, None], x, stack[f"weight_{i}"])
+        if self.discrete:
+            return Categorical(x)
+        return Gaussian(x, stack["log_std"][:, None].clamp(min=_MIN_LOG_STD))
+
+    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Standard noise for :meth:`Distribution.sample`, (*shape, action_size) float32."""
+        if self.discrete:
+            return rng.gumbel(size=(*shape, self.action_size)).astype(np.float32)
+        return rng.standard_normal((*shape, self.action_size), dtype=np.float32)
+
+
+def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Distribution:
+    """The action distributions of T policies that share one architecture.
+
+    Args:
+        policy: gives the architecture. One with ``forward_stack`` is applied by it, any other one by ``vmap``.
+        stack: parameters, each with a leading task axis T.
+        observations: (T, N, observation_size).
+
+    Returns:
+        A :class:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) where states share them.
+    """
+    if isinstance(policy, MLPPolicy):
+        return policy.forward_stack(stack, observations)
+    return vmap(lambda params, obs: functional_call(policy, dict(params), (obs,)))(dict(stack), observations)
+
+
+def parameters(policy: nn.Module) -> dict[str, Tensor]:
+    """The policy's parameters as values: detached copies by name."""
+    return {name: value.detach().clone() for name, value in policy.named_parameters()}
+
+
+def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
+    """``num_tasks`` copies of ``theta`` side by side, each (T, ...), cut off from theta's graph."""
+    # Detached: gradients are taken for each task's copy and added over tasks afterwards (maml.sum_over_tasks).
+    return {
+        name: value.detach()[None].expand(num_tasks, *value.shape).contiguous() for name, value in theta.items()
+    }
+
+
+def flatten(theta: Params, batch_dims: int = 0) -> Tensor:
+    """All parameters in one vector (P,), or one per task (T, P) with ``batch_dims=1``."""
+    return torch.cat([value.flatten(batch_dims) for value in theta.values()], dim=batch_dims)
+
+
+def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
+    """The inverse of :func:`flatten`: shapes and names from ``like``, leading axes from ``vector``."""
+    parts = vector.split([value.numel() for value in like.values()], dim=-1)
+    lead = vector.shape[:-1]
+    return {
+        name: part.reshape(*lead, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)
+    }
+
+
+def action_size(space: spaces.Space) -> tuple[int, bool]:
+    """Length of an action (or number of choices), and whether actions are discrete.
+
+    Raises:
+        UserError: the space is neither Box (one-dimensional) nor Discrete (starting at 0).
+    """
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return int(space.n), True
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return space.shape[0], False
+    raise UserError(f"action space {space} is not supported: expected a one-dimensional Box, or Discrete from 0")

@@ -1,0 +1,40 @@
+"""What collection asks of an environment. Ours and adapted ones of a user's look the same from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium import spaces
+
+Task = Mapping[str, Any]
+"""One task by the names of what varies; its values are plain numbers for our families."""
+
+
+class TaskVectorEnv(Protocol):
+    """A ``gymnasium.vector.VectorEnv`` with autoreset disabled and one task per sub-environment.
+
+    After an episode's end the sub-environment is left alone: its flags stay set and its reward is zero. ``info`` may
+    hold ``"void"``, (num_envs,) bool: episodes whose data mean nothing.
+    """
+
+    num_envs: int
+    single_observation_space: spaces.Space
+    single_action_space: spaces.Space
+    np_random: np.random.Generator
+
+    def sample_tasks(self, num_tasks: int) -> Sequence[Task]:
+        """Draw tasks with ``self.np_random``."""
+
+    def set_tasks(self, tasks: Sequence[Task]) -> None:
+        """Give sub-environment i the task ``tasks[i]``."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every sub-environment; number i gets ``seed + i``."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every unfinished sub-environment."""
+
+    def close(self) -> None:
+        """Free what the environment holds."""
