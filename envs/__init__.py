@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-
 from maml_envs.family import Task, TaskFamily
 from maml_envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
 from maml_envs.point_navigation import PointNavigation

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-
 from maml_envs.family import Array, State, Tasks
 from maml_envs.mujoco_body import MujocoBody
 
@@ -65,7 +64,7 @@ class HalfCheetah:
 class HalfCheetahVel(HalfCheetah):
     """Run forward at a goal velocity g (Finn et al. 2017, section 5.3).
 
-    Reward: −\\|v − g\\| − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
+    Reward: −abs(v − g) − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
     Task distribution: g uniform in [low, high] m/s, by default [0, 2].
 
     Version history: v0, first.

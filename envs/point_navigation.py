@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-
 from maml_envs.family import Array, State, Tasks
 from maml_envs.point_body import PointBody
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-
 from maml_envs.family import Task, TaskFamily, stack_tasks, unstack_tasks
 from maml_envs.vector_env import observation_space
 
@@ -25,7 +24,7 @@ class FamilyEnv(gym.Env):
             ``camera_name``, ``camera_id``, ``default_camera_config``, ``max_geom``, ``visual_options``.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012
 
     def __init__(self, family: TaskFamily, render_mode: str | None = None, **render_options: Any) -> None:
         self.family = family

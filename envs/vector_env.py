@@ -12,7 +12,6 @@ from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-
 from maml_envs.family import Task, TaskFamily, stack_tasks, unstack_tasks
 
 

@@ -1,1 +1,36 @@
-"""x"""
+"""Meta-reinforcement learning for robotics: policies that adapt to a new task in one policy-gradient step."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maml_rl.config import Config as Config
+    from maml_rl.config_files import load as load
+    from maml_rl.config_files import load_config as load_config
+    from maml_rl.errors import UserError as UserError
+    from maml_rl.evaluation import evaluate as evaluate
+    from maml_rl.meta_policy import MetaPolicy as MetaPolicy
+    from maml_rl.recording import record as record
+    from maml_rl.training import train as train
+
+# Imported on first use: `python -m maml_rl.train --help` should not wait for torch.
+_HOMES = {
+    "Config": "config",
+    "MetaPolicy": "meta_policy",
+    "UserError": "errors",
+    "evaluate": "evaluation",
+    "load": "config_files",
+    "load_config": "config_files",
+    "record": "recording",
+    "train": "training",
+}
+
+__all__ = ["Config", "MetaPolicy", "UserError", "evaluate", "load", "load_config", "record", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"maml_rl.{_HOMES[name]}"), name)

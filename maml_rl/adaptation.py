@@ -44,34 +44,37 @@ def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
 def collect_through_adaptation(
     collector: Collector,
     theta: Params,
-    tasks: Sequence[Task],
+    tasks: Sequence[Task] | None,
     inner: InnerConfig,
     baseline: BaselineConfig,
     streams: RandomStreams,
     normalizer: ObservationNormalizer | None,
     watch: Stopwatch | None = None,
+    final_episodes: bool = True,
 ) -> tuple[list[Episodes], Params]:
     """Play every task with theta, adapt, play with the adapted parameters, and so on for ``inner.num_steps`` steps.
 
     Args:
         collector: plays T tasks.
         theta: meta-parameters.
-        tasks: T of them.
+        tasks: T of them, or ``None`` for the tasks that the environments have.
         inner: how to adapt.
         baseline: how to turn rewards into advantages.
         streams: of random numbers.
         normalizer: of observations.
         watch: charged with ``collection``, ``advantages`` and ``adaptation``.
+        final_episodes: play with the last parameters too.
 
     Returns:
-        The episodes after 0, 1, ... ``num_steps`` steps, with advantages, and the last parameters, a stack.
+        The episodes after 0, 1, ... inner steps, with advantages, and the last parameters, a stack.
     """
     watch = watch or Stopwatch()
     loss = policy_gradient_loss(collector.policy, inner.surrogate)
-    collector.set_tasks(tasks)
+    if tasks is not None:
+        collector.set_tasks(tasks)
     stack = make_stack(theta, collector.num_tasks)
     episodes: list[Episodes] = []
-    for k in range(inner.num_steps + 1):
+    for k in range(inner.num_steps + final_episodes):
         collected = collector.collect(stack, streams, k, normalizer)
         watch.lap("collection")
         episodes.append(with_advantages(collected, baseline))

@@ -47,9 +47,7 @@ def normalized_per_task(advantages: Tensor, mask: Tensor) -> Tensor:
 def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     """The same episodes with their advantages over a baseline fitted to them, task by task."""
     values = fit_values(episodes, config.discount, config.ridge)
-    advantages = generalized_advantages(
-        episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda
-    )
+    advantages = generalized_advantages(episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda)
     advantages = advantages * episodes.mask
     if config.normalize_advantages:
         advantages = normalized_per_task(advantages, episodes.mask)

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from maml_rl.episodes import Episodes
+from maml_rl.errors import UserError
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Params, distribution
 from maml_rl.protocols import Task, TaskVectorEnv
@@ -33,8 +34,8 @@ def one_torch_thread() -> Iterator[None]:
 class ActionMap:
     """From the policy's outputs to the environment's actions.
 
-    A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1 an output of ±1 spans
-    a tenth of the range. The learner sees the output itself. Bounds that are infinite leave the output as it is.
+    A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1 an output of ±1
+    spans a tenth of the range. The learner sees the output itself. Bounds that are infinite leave the output as it is.
     Discrete actions pass unchanged.
     """
 
@@ -56,29 +57,42 @@ class Collector:
     """How episodes are collected: everything that stays the same over a run.
 
     Args:
-        env: T·E sub-environments; number i·E + j plays episode j of task i.
+        env: sub-environments in the order of the tasks, equally many for each. With fewer than T·E of them, episodes
+            are played in rounds.
         policy: the architecture.
-        num_episodes: E.
+        num_tasks: T.
+        num_episodes: E, per task.
         horizon: H, the longest episode.
         action_map: from outputs to actions.
         device: of the policy and of the episodes.
+
+    Raises:
+        UserError: the sub-environments cannot be shared out evenly.
     """
 
     env: TaskVectorEnv
     policy: nn.Module
+    num_tasks: int
     num_episodes: int
     horizon: int
     action_map: ActionMap
     device: torch.device
 
+    def __post_init__(self) -> None:
+        if self.env.num_envs % self.num_tasks or self.num_episodes % self.episodes_per_round:
+            raise UserError(
+                f"{self.num_tasks} tasks with {self.num_episodes} episodes each cannot be played in equal rounds on "
+                f"{self.env.num_envs} sub-environments"
+            )
+
     @property
-    def num_tasks(self) -> int:
-        """T."""
-        return self.env.num_envs // self.num_episodes
+    def episodes_per_round(self) -> int:
+        """Episodes of a task that are played side by side."""
+        return self.env.num_envs // self.num_tasks
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give task i, i < T, to the E sub-environments that play it."""
-        self.env.set_tasks([task for task in tasks for _ in range(self.num_episodes)])
+        """Give task i, i < T, to the sub-environments that play it."""
+        self.env.set_tasks([task for task in tasks for _ in range(self.episodes_per_round)])
 
     @one_torch_thread()
     @torch.no_grad()
@@ -99,18 +113,41 @@ class Collector:
         Raises:
             FloatingPointError: an observation, action or reward is not finite, or a task has no valid episode.
         """
-        num_tasks, num_episodes, horizon = self.num_tasks, self.num_episodes, self.horizon
-        num_envs = num_tasks * num_episodes
-        dtype = next(iter(stack.values())).dtype
-        noise = self._noise(streams, adaptation_step, dtype)
-        observations = torch.zeros(num_tasks, num_episodes, horizon, self.policy.observation_size, dtype=dtype)
-        observations = observations.to(self.device)
+        noise, seed = self._noise(streams, adaptation_step, stack), streams.reset_seed(adaptation_step)
+        side_by_side = self.episodes_per_round
+        rounds = [
+            self._round(stack, noise[:, first : first + side_by_side], seed + first * self.num_tasks, normalizer)
+            for first in range(0, self.num_episodes, side_by_side)
+        ]
+        observations, actions, rewards, mask, void = (torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+        # One pass over all states gives what the steps sampled from, in the shape that the learner computes it again.
+        dist = distribution(self.policy, stack, observations.flatten(1, 2))
+        episodes = Episodes(
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
+            mask=mask,
+            distribution=tuple(dist),  # type: ignore[arg-type]
+            log_probs=dist.log_prob(actions.flatten(1, 2)).reshape(mask.shape),
+            void=void,
+            advantages=torch.zeros_like(rewards),
+        )
+        _check(episodes)
+        return episodes
+
+    def _round(
+        self, stack: Params, noise: Tensor, seed: int, normalizer: ObservationNormalizer | None
+    ) -> tuple[Tensor, ...]:
+        """One episode in every sub-environment: observations, actions, rewards, mask, and void, in task order."""
+        sizes = (self.num_tasks, self.episodes_per_round)
+        horizon, num_envs = self.horizon, self.env.num_envs
+        observations = noise.new_zeros(*sizes, horizon, self.policy.observation_size)
         rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
         void, live = np.zeros(num_envs, bool), np.ones(num_envs, bool)
         actions: list[Tensor] = []
-        observation, _ = self.env.reset(seed=streams.reset_seed(adaptation_step))
+        observation, _ = self.env.reset(seed=seed)
         for t in range(horizon):
-            seen = torch.from_numpy(observation).reshape(num_tasks, num_episodes, -1).to(self.device, dtype)
+            seen = torch.from_numpy(observation).reshape(*sizes, -1).to(noise)
             observations[:, :, t] = seen if normalizer is None else normalizer.normalize(seen)
             action = distribution(self.policy, stack, observations[:, :, t]).sample(noise[:, :, t])
             actions.append(action)
@@ -124,31 +161,24 @@ class Collector:
                 break
         actions += [torch.zeros_like(actions[0])] * (horizon - len(actions))
 
-        def in_order(values: np.ndarray) -> Tensor:  # (H, T·E) to (T, E, H)
-            tensor = torch.from_numpy(values).to(self.device, dtype).reshape(horizon, num_tasks, num_episodes)
-            return tensor.permute(1, 2, 0).contiguous()
+        def in_task_order(values: np.ndarray) -> Tensor:  # (H, num_envs) to (T, E, H)
+            return torch.from_numpy(values).to(noise).reshape(horizon, *sizes).permute(1, 2, 0).contiguous()
 
-        taken = torch.stack(actions, dim=2)
-        # One pass over all states gives what the steps sampled from, in the shape that the learner computes it again.
-        dist = distribution(self.policy, stack, observations.flatten(1, 2))
-        episodes = Episodes(
-            observations=observations,
-            actions=taken,
-            rewards=in_order(rewards),
-            mask=in_order(mask & ~void),
-            distribution=tuple(dist),  # type: ignore[arg-type]
-            log_probs=dist.log_prob(taken.flatten(1, 2)).reshape(num_tasks, num_episodes, horizon),
-            void=torch.from_numpy(void).to(self.device).reshape(num_tasks, num_episodes),
-            advantages=in_order(np.zeros_like(rewards)),
+        mask &= ~void
+        observations.flatten(0, 1)[torch.from_numpy(void)] = 0.0  # whatever a broken simulation showed
+        return (
+            observations,
+            torch.stack(actions, dim=2),
+            in_task_order(np.where(mask, rewards, 0.0)),
+            in_task_order(mask),
+            torch.from_numpy(void).to(self.device).reshape(sizes),
         )
-        _check(episodes)
-        return episodes
 
-    def _noise(self, streams: RandomStreams, adaptation_step: int, dtype: torch.dtype) -> Tensor:
+    def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
         """Action noise, (T, E, H, noise_size), drawn once per task."""
         shape = (self.num_episodes, self.horizon)
         noise = [self.policy.draw_noise(streams.actions(adaptation_step, i), shape) for i in range(self.num_tasks)]
-        return torch.from_numpy(np.stack(noise)).to(self.device, dtype)
+        return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))
 
 
 def _check(episodes: Episodes) -> None:

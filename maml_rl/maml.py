@@ -55,10 +55,7 @@ def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[P
         log_prob = distribution(policy, stack, episodes.flat(episodes.observations)).log_prob(
             episodes.flat(episodes.actions)
         )
-        if surrogate == "log_prob":
-            factor = log_prob
-        else:
-            factor = torch.exp(log_prob - episodes.flat(episodes.log_probs))
+        factor = log_prob if surrogate == "log_prob" else torch.exp(log_prob - episodes.flat(episodes.log_probs))
         return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
 
     return loss
@@ -196,7 +193,7 @@ class MetaObjective:
         return product
 
     def _block_fisher_product(self, theta: Params, block: MetaBatch, state_stride: int) -> Callable[[Params], Tensor]:
-        """v ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
+        """V ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
         alpha = self.inner.step_size
         stack = make_stack(theta, block.query.num_tasks)
         hessians: list[LinearMap] = []
@@ -218,14 +215,14 @@ class MetaObjective:
         return product
 
     def _hessian_product(self, stack: Params, support: Episodes) -> LinearMap:
-        """v ↦ H v, H the Hessian of the inner loss at ``stack``."""
+        """V ↦ H v, H the Hessian of the inner loss at ``stack``."""
         inputs = list(_requiring_grad(stack).values())
         losses = self._inner_loss(dict(zip(stack, inputs, strict=True)), support)
         gradients = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
         return lambda v: torch.autograd.grad(gradients, inputs, v, retain_graph=True)
 
     def _policy_fisher_product(self, theta_prime: Params, query: Episodes) -> LinearMap:
-        """v ↦ JᵀFJ v, J the Jacobian of the policy's distribution at ``theta_prime``."""
+        """V ↦ JᵀFJ v, J the Jacobian of the policy's distribution at ``theta_prime``."""
         stack = _requiring_grad(theta_prime)
         inputs = list(stack.values())
         dist = self._query_distribution(stack, query)

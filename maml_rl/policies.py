@@ -6,6 +6,7 @@ Parameters are values. ``theta`` is a mapping from names to tensors; a *stack* i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, cast
@@ -76,10 +77,8 @@ class Gaussian(NamedTuple):
         """The Fisher matrix of (μ, log σ) is diag(1/σ², 2) per dimension. Weights (T, N)."""
         d_mean, d_log_std = tangents
         w = weights[..., None]
-        if d_log_std.shape[1] == 1:  # shared by all states of a task: their weights add up
-            w_log_std = w.sum(1, keepdim=True)
-        else:
-            w_log_std = w
+        # A log_std shared by all states of a task carries all their weights.
+        w_log_std = w.sum(1, keepdim=True) if d_log_std.shape[1] == 1 else w
         return w * d_mean * torch.exp(-2 * self.log_std), w_log_std * 2 * d_log_std
 
 
@@ -147,7 +146,7 @@ class MLPPolicy(nn.Module):
         self.nonlinearity = nonlinearity
         sizes = [observation_size, *hidden_sizes, action_size]
         self.num_layers = len(sizes) - 1
-        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             bound = math.sqrt(6 / (fan_in + fan_out))
             weight = torch.from_numpy(rng.uniform(-bound, bound, (fan_in, fan_out))).to(dtype)
             self.register_parameter(f"weight_{i}", nn.Parameter(weight))
@@ -204,9 +203,7 @@ def parameters(policy: nn.Module) -> dict[str, Tensor]:
 def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
     """``num_tasks`` copies of ``theta`` side by side, each (T, ...), cut off from theta's graph."""
     # Detached: gradients are taken for each task's copy and added over tasks afterwards (maml.sum_over_tasks).
-    return {
-        name: value.detach()[None].expand(num_tasks, *value.shape).contiguous() for name, value in theta.items()
-    }
+    return {name: value.detach()[None].expand(num_tasks, *value.shape).contiguous() for name, value in theta.items()}
 
 
 def flatten(theta: Params, batch_dims: int = 0) -> Tensor:
@@ -218,9 +215,7 @@ def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
     """The inverse of :func:`flatten`: shapes and names from ``like``, leading axes from ``vector``."""
     parts = vector.split([value.numel() for value in like.values()], dim=-1)
     lead = vector.shape[:-1]
-    return {
-        name: part.reshape(*lead, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)
-    }
+    return {name: part.reshape(*lead, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
 def action_size(space: spaces.Space) -> tuple[int, bool]:

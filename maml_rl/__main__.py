@@ -1,0 +1,8 @@
+"""``python -m maml_rl train|evaluate|record``."""
+
+import sys
+
+from maml_rl.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

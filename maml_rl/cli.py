@@ -1,0 +1,198 @@
+"""The commands: ``maml-rl train|evaluate|record``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maml_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from maml_rl.config import Config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one line on stderr and exit status 2.
+
+    Args:
+        argv: the command and its arguments; default is the command line.
+    """
+    # Idle OpenMP threads that spin instead of sleeping slow training many times over on a machine that does anything
+    # else at the same time. Read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in _COMMANDS:
+        wanted = argv and argv[0] not in ("-h", "--help")
+        text = f"maml-rl {{{','.join(_COMMANDS)}}} ...; each explains itself with --help"
+        print(f"unknown command {argv[0]!r}; usage: {text}" if wanted else text, file=sys.stderr)  # noqa: T201
+        return 2 if wanted or not argv else 0
+    try:
+        return _COMMANDS[argv[0]](argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except FloatingPointError as error:
+        print(f"error: a number is not finite: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def _train(argv: list[str]) -> int:
+    import yaml
+
+    from maml_rl.config import to_mapping
+    from maml_rl.config_files import parse_training_arguments, take_option
+    from maml_rl.training import Interrupted, resume, train
+
+    run, rest = take_option(argv, "--resume")
+    try:
+        if run is not None:
+            resume(Path(run), _resumed_config(Path(run), rest), say=_say, progress_bar=True)
+            return 0
+        config = parse_training_arguments([token for token in rest if token != "--print_config"])
+        if "--print_config" in rest:
+            _say(yaml.safe_dump(to_mapping(config), sort_keys=False).rstrip())
+            return 0
+        train(config, say=_say, progress_bar=True)
+    except Interrupted as error:
+        _say(str(error))
+        return 130
+    return 0
+
+
+def _resumed_config(run: Path, rest: list[str]) -> Config:
+    """The configuration of a run to resume, with more iterations if asked for."""
+    import dataclasses
+
+    from maml_rl.config_files import run_config, take_option
+
+    if not run.is_dir():
+        raise UserError(f"there is no run folder {run}")
+    iterations, others = take_option(rest, "--num_iterations")
+    if others:
+        raise UserError(
+            f"--resume goes on with the run's own settings: only --num_iterations may be given, not {others[0]}"
+        )
+    config = run_config(run)
+    if iterations is None:
+        return config
+    if not iterations.isdigit() or int(iterations) < 1:
+        raise UserError(f"--num_iterations must be a whole number of at least 1, got {iterations!r}")
+    return dataclasses.replace(config, num_iterations=int(iterations))
+
+
+def _evaluate(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m maml_rl.evaluate",
+        description="Return after 0, 1, ... K adaptation steps on fresh tasks: a table, results.json, adaptation.png.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--num_tasks", type=_positive, default=40, help="fresh tasks (default: 40)")
+    parser.add_argument("--num_episodes", type=_positive, default=20, help="per task and step (default: 20)")
+    parser.add_argument("--num_steps", type=_natural, default=3, help="adaptation steps K (default: 3)")
+    parser.add_argument("--seed", type=_natural, default=0, help="of tasks and episodes (default: 0)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
+    parser.add_argument("--output", type=Path, help="folder for the files (default: RUN/evaluation)")
+    args = _parse(parser, argv)
+
+    from maml_rl.config_files import load_run
+    from maml_rl.evaluation import evaluate
+    from maml_rl.random_streams import Phase, RandomStreams
+    from maml_rl.training import resolve_device
+
+    policy = load_run(args.run, resolve_device(args.device))
+    result = evaluate(
+        policy,
+        RandomStreams(args.seed, Phase.EVALUATION),
+        num_tasks=args.num_tasks,
+        num_episodes=args.num_episodes,
+        num_steps=args.num_steps,
+    )
+    folder = args.output or args.run / "evaluation"
+    result.save(folder)
+    _say(f"{policy.config.env.name}: {args.num_tasks} fresh tasks, {args.num_episodes} episodes per task and step")
+    _say(f"{result.table()}\nwritten to {folder}/results.json and {folder}/adaptation.png")
+    return 0
+
+
+def _record(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m maml_rl.record",
+        description="Video of one task before and after adaptation, side by side.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--task", type=_task, metavar="NAME=VALUE,...", help="task (default: drawn from the family)")
+    parser.add_argument("--num_steps", type=_natural, help="adaptation steps (default: as in training)")
+    parser.add_argument("--num_episodes", type=_positive, help="episodes per step (default: as in training)")
+    parser.add_argument("--stochastic", action="store_true", help="draw actions; default shows the most probable ones")
+    parser.add_argument("--seed", type=_natural, default=0, help="of task, episodes and start (default: 0)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
+    parser.add_argument("--output", type=Path, help="video file, .mp4 or .gif (default: RUN/videos/adaptation.mp4)")
+    args = _parse(parser, argv)
+
+    from maml_rl.config_files import load_run
+    from maml_rl.recording import record
+    from maml_rl.training import resolve_device
+
+    path = args.output or args.run / "videos" / "adaptation.mp4"
+    policy = load_run(args.run, resolve_device(args.device))
+    record(
+        policy,
+        path,
+        task=args.task,
+        num_steps=args.num_steps,
+        num_episodes=args.num_episodes,
+        deterministic=not args.stochastic,
+        seed=args.seed,
+    )
+    _say(f"written to {path}")
+    return 0
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse, naming the closest match of an unknown flag."""
+    flags = [option for action in parser._actions for option in action.option_strings]
+    for token in argv:
+        flag = token.partition("=")[0]
+        if flag.startswith("--") and flag not in flags:
+            close = difflib.get_close_matches(flag, flags, n=1)
+            raise UserError(f"unknown flag {flag}." + (f" Did you mean {close[0]}?" if close else f" Valid: {flags}"))
+    return parser.parse_args(argv)
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _task(text: str) -> dict[str, float]:
+    task = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            task[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
+    return task
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train, "evaluate": _evaluate, "record": _record}

@@ -1,0 +1,124 @@
+"""The root configuration: everything that a run depends on, with its defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from maml_rl.baseline import BaselineConfig
+from maml_rl.maml import InnerConfig
+from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.outer.trpo import TRPOConfig
+from maml_rl.policies import Nonlinearity
+from maml_rl.task_vector_env import EnvConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """The policy: a multilayer perceptron."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Width of each hidden layer."""
+    nonlinearity: Nonlinearity = "tanh"
+    """Between layers."""
+    init_std: float = 1.0
+    """Initial standard deviation of a Gaussian policy, in units of its output."""
+    action_scale: float = 0.1
+    """Share of the half action range that an output of ±1 spans (Box actions)."""
+    normalize_observations: bool = False
+    """Normalise observations by their running mean and standard deviation, fixed within an iteration."""
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ValueError(f"policy.hidden_sizes must all be at least 1, got {list(self.hidden_sizes)}")
+        for name in ("init_std", "action_scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"policy.{name} must be finite and above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is written while training, and at its end."""
+
+    checkpoint_every: int = 10
+    """Meta-iterations between checkpoints."""
+    evaluate_every: int = 0
+    """Meta-iterations between evaluations on fresh tasks; 0 for none before the end."""
+    video_every: int = 0
+    """Meta-iterations between videos; 0 for none before the end."""
+    final_evaluation: bool = True
+    """Evaluate the final policy on fresh tasks."""
+    final_video: bool = True
+    """Record the final policy before and after adaptation."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise ValueError(f"logging.checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        for name in ("evaluate_every", "video_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"logging.{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A meta-training run."""
+
+    seed: int = 0
+    """Seed of every random stream."""
+    device: str = "auto"
+    """Where policies live: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
+    output: str | None = None
+    """The run folder; default is runs/FAMILY/date-time-seed."""
+    num_iterations: int = 300
+    """Meta-iterations."""
+    meta_batch_size: int = 40
+    """Tasks per meta-iteration."""
+    num_episodes: int = 20
+    """Episodes per task and adaptation step."""
+    horizon: int = 100
+    """Control steps after which an episode is truncated."""
+    init_from: str | None = None
+    """Run whose final meta-parameters training starts from."""
+    env: EnvConfig = EnvConfig()
+    """The environment and its arguments."""
+    policy: PolicyConfig = PolicyConfig()
+    """The policy."""
+    inner: InnerConfig = InnerConfig()
+    """Adaptation."""
+    outer: Any = TRPOConfig()
+    """Settings of the outer step; their type says which one."""
+    baseline: BaselineConfig = BaselineConfig()
+    """Returns and advantages."""
+    logging: LoggingConfig = LoggingConfig()
+    """What is written."""
+
+    def __post_init__(self) -> None:
+        for name in ("meta_batch_size", "num_episodes", "horizon", "num_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if type(self.outer) not in OUTER_CONFIGS.values():
+            names = [config.__name__ for config in OUTER_CONFIGS.values()]
+            raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
+
+
+def outer_name(outer: Any) -> str:
+    """The name under which an outer step's settings are known."""
+    return next(name for name, config in OUTER_CONFIGS.items() if config is type(outer))
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """Plain nested dictionaries, as in config.yaml.
+
+    The arguments of the environment and of the outer step stand in their group beside its ``name``.
+    """
+    values = dataclasses.asdict(config)
+    env = values["env"]
+    values["env"] = {"name": env["name"], **env["kwargs"]}
+    if env["vectorization"] != "sync":
+        values["env"]["vectorization"] = env["vectorization"]
+    values["outer"] = {"name": outer_name(config.outer), **values["outer"]}
+    values["policy"]["hidden_sizes"] = list(values["policy"]["hidden_sizes"])
+    return values

@@ -1,0 +1,315 @@
+"""From flags and YAML files to a configuration, and from a run folder to its policy.
+
+Values win in this order: flag, ``--config`` file, preset of the environment, default in code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.resources
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import docstring_parser
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from maml_envs import FAMILIES, env_id
+
+from maml_rl.baseline import BaselineConfig
+from maml_rl.config import Config, LoggingConfig, PolicyConfig
+from maml_rl.errors import UserError
+from maml_rl.maml import InnerConfig
+from maml_rl.meta_policy import MetaPolicy, load_policy
+from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.run_folder import read_config, read_yaml
+from maml_rl.task_vector_env import EnvConfig, resolve_env_id
+
+_GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
+_NOT_SETTINGS = {"help", "config", "resume", "print_config"}
+_SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
+
+
+def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
+    """The policy of a run's last checkpoint.
+
+    Args:
+        run: the run folder.
+        device: where the policy shall live.
+
+    Raises:
+        UserError: no such run, no checkpoint, or one that does not fit.
+    """
+    return load_run(Path(run), torch.device(device))
+
+
+def load_run(run: Path, device: torch.device) -> MetaPolicy:
+    """As :func:`load`, with a torch device."""
+    if not run.is_dir():
+        raise UserError(f"there is no run folder {run}")
+    return load_policy(run, run_config(run), device)
+
+
+def run_config(run: Path) -> Config:
+    """The configuration of a run."""
+    return resolve(read_config(run), [], source=str(run / "config.yaml"))
+
+
+def load_config(file: str | Path | None = None, **settings: Any) -> Config:
+    """The configuration that the command line would resolve.
+
+    Args:
+        file: a YAML file, or the name of one in configs/ (``maml/HalfCheetahVel``).
+        settings: as in a file: ``load_config(env={"name": "HalfCheetahDir"}, inner={"num_steps": 2})``.
+
+    Raises:
+        UserError: an unknown setting (the closest match is named), or a value of the wrong type or range.
+    """
+    given = merged(_read_config_file(str(file)) if file is not None else {}, _as_file(settings))
+    return resolve(merged(preset(_name(given, "env", EnvConfig.name)), given), [], source="the settings given")
+
+
+def parse_training_arguments(argv: Sequence[str]) -> Config:
+    """The configuration that the flags of ``maml_rl.train`` describe.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    argv = _expand_shorthands(argv)
+    config_file, argv = take_option(argv, "--config")
+    given = _read_config_file(config_file) if config_file is not None else {}
+    env_name = _option(argv, "--env.name") or _name(given, "env", EnvConfig.name)
+    values = merged(preset(env_name), given)
+    if _name(values, "env", env_name) != env_name:  # a flag names another environment than the file
+        values["env"] = {"name": env_name}
+    return resolve(values, argv, source=config_file or "the preset")
+
+
+def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
+    """A configuration from nested ``values`` and, over them, the flags in ``argv``.
+
+    Raises:
+        UserError: an unknown setting (the closest match is named), or a value of the wrong type or range.
+    """
+    env_name = _option(argv, "--env.name") or _name(values, "env", EnvConfig.name)
+    outer_name = _option(argv, "--outer.name") or _name(values, "outer", "trpo")
+    parser = training_parser(env_name, outer_name)
+    known = known_settings(parser)
+    for key in _leaves(values, known):
+        if key not in known:
+            raise UserError(f"unknown setting {key!r} in {source}.{closest(key, known)}")
+    check_flags(argv, known)
+    try:
+        base = parser.parse_object(dict(values), defaults=True)
+        parser.set_defaults({key: base[key] for key in known})
+        return _config(parser.parse_args(list(argv)))
+    except argparse.ArgumentError as error:
+        raise UserError(" ".join(str(error).split()).removeprefix("Parser key ")) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _config(namespace: Namespace) -> Config:
+    values = {key: value for key, value in namespace.as_dict().items() if key not in _NOT_SETTINGS}
+    env, outer = values.pop("env"), values.pop("outer")
+    name, vectorization = env.pop("name"), env.pop("vectorization", "sync")
+    family = family_of(name)
+    kwargs = env.pop("kwargs") if family is None else env
+    if family is not None:
+        family(**kwargs)  # its own checks
+    groups = {group: cls(**values.pop(group)) for group, cls in _GROUPS.items()}
+    return Config(
+        **values,
+        **groups,
+        env=EnvConfig(name=name, kwargs=kwargs, vectorization=vectorization),
+        outer=OUTER_CONFIGS[outer.pop("name")](**outer),
+    )
+
+
+def family_of(env_name: str) -> type | None:
+    """The task family behind an environment, whose fields are its settings; ``None`` for one that is not ours.
+
+    Raises:
+        UserError: an unknown environment.
+    """
+    wanted = resolve_env_id(env_name)
+    return next((family for name, family in FAMILIES.items() if env_id(name) == wanted), None)
+
+
+def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
+    """The parser of every setting, with the arguments of one environment and of one outer step.
+
+    Raises:
+        UserError: an unknown environment or outer step.
+    """
+    if outer_name not in OUTER_CONFIGS:
+        raise UserError(f"unknown outer step {outer_name!r}; valid are {', '.join(OUTER_CONFIGS)}")
+    family = family_of(env_name)
+    parser = ArgumentParser(
+        prog="python -m maml_rl.train",
+        description="Meta-train a policy. Settings are flags, or stand in a YAML file that --config names.",
+        exit_on_error=False,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("-h", "--help", action="help", help="Show every setting and exit.")
+    # Taken off the command line before this parser sees it; here for the help text.
+    run.add_argument("--config", metavar="FILE", help="YAML file of settings, or the name of a preset in configs/.")
+    run.add_argument("--resume", metavar="RUN", help="Go on with a run; only --num_iterations may be given with it.")
+    run.add_argument("--print_config", action="store_true", help="Print the resolved configuration and exit.")
+    _add_dataclass(run, Config, "", skip={"env", "outer", *_GROUPS})
+    env = parser.add_argument_group(f"env: {env_name}")
+    env.add_argument("--env.name", type=str, default=env_name, help=_help(EnvConfig, "name") + " Short: --env.")
+    if family is None:
+        _add_dataclass(env, EnvConfig, "env.", skip={"name"})
+    else:
+        _add_dataclass(env, family, "env.")
+    for group, cls in _GROUPS.items():
+        _add_dataclass(parser.add_argument_group(f"{group}: {cls.__doc__}"), cls, f"{group}.")
+    outer = parser.add_argument_group(f"outer: {outer_name}")
+    choices = Literal[tuple(OUTER_CONFIGS)]  # type: ignore[valid-type]
+    outer.add_argument("--outer.name", type=choices, default=outer_name, help="The outer step. Short: --outer.")
+    _add_dataclass(outer, OUTER_CONFIGS[outer_name], "outer.")
+    return parser
+
+
+def _add_dataclass(group: Any, cls: type, prefix: str, skip: set[str] | frozenset[str] = frozenset()) -> None:
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        if field.name not in skip:
+            group.add_argument(
+                f"--{prefix}{field.name}", type=hints[field.name], default=_default(field), help=_help(cls, field.name)
+            )
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _help(cls: type, name: str) -> str:
+    """The docstring of a dataclass field, its own or inherited."""
+    for owner in inspect.getmro(cls):
+        if name in vars(owner).get("__annotations__", {}):
+            parameters = docstring_parser.parse_from_object(owner).params
+            return next((p.description or "" for p in parameters if p.arg_name == name), "")
+    return ""
+
+
+def known_settings(parser: ArgumentParser) -> list[str]:
+    """Dotted names of every setting that a file may hold."""
+    return [action.dest for action in parser._actions if action.dest not in _NOT_SETTINGS]
+
+
+def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse flags that nothing knows, naming the closest match.
+
+    Raises:
+        UserError: an unknown flag.
+    """
+    flags = {f"--{key}" for key in known} | {"--config", "--resume", "--print_config", "--help", *_SHORTHANDS}
+    for token in argv:
+        flag = token.partition("=")[0]
+        if flag.startswith("--") and flag not in flags:
+            raise UserError(f"unknown flag {flag}.{closest(flag, sorted(flags))}")
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """`` Did you mean ...?``, or a pointer to the list of all."""
+    # A setting's own name counts most: `num_step` is meant to be `inner.num_steps`.
+    by_last = {key.rpartition(".")[2].lstrip("-"): key for key in reversed(known)}
+    matches = difflib.get_close_matches(name, known, n=1) or [
+        by_last[match] for match in difflib.get_close_matches(name.rpartition(".")[2].lstrip("-"), list(by_last), n=1)
+    ]
+    return f" Did you mean {matches[0]}?" if matches else " See --help for all settings."
+
+
+def preset(env_name: str) -> dict[str, Any]:
+    """The preset of an environment, empty where there is none."""
+    file = importlib.resources.files("maml_configs") / f"{env_name}.yaml"
+    return yaml.safe_load(file.read_text()) or {} if file.is_file() else {}
+
+
+def preset_names() -> list[str]:
+    """Every file in configs/, by the name that ``--config`` takes."""
+    root = Path(str(importlib.resources.files("maml_configs")))
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def _read_config_file(name: str) -> dict[str, Any]:
+    if Path(name).is_file():
+        return read_yaml(Path(name))
+    if name in preset_names():
+        return read_yaml(Path(str(importlib.resources.files("maml_configs"))) / f"{name}.yaml")
+    raise UserError(f"there is no file {name}, and no preset of that name; presets are {', '.join(preset_names())}")
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, with the values of ``over`` in place of those of ``base``."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both and key != "kwargs" else value
+    return result
+
+
+def _as_file(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings given in Python, where ``env="Name"`` is shorthand for its name."""
+    return {
+        key: {"name": value} if key in ("env", "outer") and isinstance(value, str) else value
+        for key, value in settings.items()
+    }
+
+
+def _leaves(values: Mapping[str, Any], known: Sequence[str], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in known:
+            yield from _leaves(value, known, f"{name}.")
+        else:
+            yield name
+
+
+def _name(values: Mapping[str, Any], group: str, default: str) -> str:
+    part = values.get(group, {})
+    if not isinstance(part, Mapping) or not isinstance(part.get("name", default), str):
+        raise UserError(f"{group} must be a mapping of settings with a name, got {part!r}")
+    return part.get("name", default)
+
+
+def _expand_shorthands(argv: Sequence[str]) -> list[str]:
+    expanded = []
+    for token in argv:
+        flag, equals, value = token.partition("=")
+        expanded.append(_SHORTHANDS.get(flag, flag) + equals + value)
+    return expanded
+
+
+def take_option(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value of ``flag``, and the other arguments.
+
+    Raises:
+        UserError: the flag has no value.
+    """
+    value, rest, i = None, [], 0
+    while i < len(argv):
+        name, equals, after = argv[i].partition("=")
+        if name != flag:
+            rest.append(argv[i])
+        elif equals:
+            value = after
+        else:
+            i += 1
+            if i == len(argv) or argv[i].startswith("--"):
+                raise UserError(f"{flag} needs a value")
+            value = argv[i]
+        i += 1
+    return value, rest
+
+
+def _option(argv: Sequence[str], flag: str) -> str | None:
+    return take_option(argv, flag)[0]

@@ -1,0 +1,240 @@
+"""A policy as a user holds it: predict with it, adapt it, save it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from maml_rl.adaptation import collect_through_adaptation
+from maml_rl.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from maml_rl.collection import ActionMap, Collector
+from maml_rl.config import Config, PolicyConfig, to_mapping
+from maml_rl.errors import UserError
+from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies import MLPPolicy, Params, action_size, distribution, make_stack
+from maml_rl.protocols import Task
+from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.run_folder import create_run_folder
+from maml_rl.task_vector_env import as_task_vector_env
+
+
+def make_policy(
+    config: PolicyConfig, observation_space: spaces.Space, action_space: spaces.Space, seed: int
+) -> MLPPolicy:
+    """The policy that the settings describe, for these spaces, with the initial weights of ``seed``.
+
+    Raises:
+        UserError: no policy exists for the spaces.
+    """
+    if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1):
+        raise UserError(f"observation space {observation_space} is not supported: expected a one-dimensional Box")
+    size, discrete = action_size(action_space)
+    return MLPPolicy(
+        observation_space.shape[0],
+        size,
+        discrete=discrete,
+        hidden_sizes=config.hidden_sizes,
+        nonlinearity=config.nonlinearity,
+        init_std=config.init_std,
+        rng=RandomStreams(seed, Phase.INITIALISATION).parameters(),
+    ).requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class MetaPolicy:
+    """Meta-trained parameters, or ones adapted from them, with all that is needed to act and to adapt.
+
+    Args:
+        policy: the architecture.
+        theta: the parameters.
+        normalizer: of observations, or ``None``.
+        observation_space: of one environment.
+        action_space: of one environment.
+        config: of the run that the parameters come from.
+        num_adaptation_steps: inner steps that lie behind ``theta``.
+    """
+
+    policy: MLPPolicy
+    theta: Params
+    normalizer: ObservationNormalizer | None
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    config: Config
+    num_adaptation_steps: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(iter(self.theta.values())).device
+
+    @property
+    def action_map(self) -> ActionMap:
+        """From the policy's outputs to the environment's actions."""
+        return ActionMap(self.action_space, self.config.policy.action_scale)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """The action at an observation, with the signature of Stable-Baselines3's ``predict``.
+
+        Args:
+            observation: (observation_size,), or (N, observation_size) for N environments.
+            state: passed through; the policy has no memory.
+            episode_start: ignored.
+            deterministic: the most probable action in place of a draw.
+            rng: of the draw; default is a fresh, unseeded one.
+
+        Returns:
+            The action (action_size,) or actions (N, action_size), as the environment takes them, and ``state``.
+
+        Raises:
+            ValueError: the observation has another size than the policy's.
+        """
+        observation = np.asarray(observation)
+        size = self.policy.observation_size
+        if observation.ndim not in (1, 2) or observation.shape[-1] != size:
+            raise ValueError(f"expected observations of shape ({size},) or (N, {size}), got {observation.shape}")
+        batch = np.atleast_2d(observation)
+        seen = torch.from_numpy(batch).to(self.device, torch.float32)
+        if self.normalizer is not None:
+            seen = self.normalizer.normalize(seen)
+        dist = distribution(self.policy, make_stack(self.theta, 1), seen[None])
+        if deterministic:
+            action = dist.mode()[0]
+        else:
+            noise = self.policy.draw_noise(rng or np.random.default_rng(), (1, len(batch)))
+            action = dist.sample(torch.from_numpy(noise).to(self.device))[0]
+        actions = self.action_map(action.cpu().numpy())
+        return (actions if observation.ndim == 2 else actions[0]), state
+
+    def adapt(
+        self,
+        env: gym.Env | gym.vector.VectorEnv | str | None = None,
+        *,
+        task: Task | None = None,
+        num_steps: int | None = None,
+        num_episodes: int | None = None,
+        seed: int = 0,
+    ) -> MetaPolicy:
+        """Adapt by policy gradient to the task that an environment poses.
+
+        Args:
+            env: an environment, a vector environment with autoreset disabled (all on the same task), or what ``--env``
+                takes; default is the family that the policy was trained on. One that is handed in is left open.
+            task: the task to set; default is the one that the environment has.
+            num_steps: inner steps; default as in training.
+            num_episodes: episodes per step; default as in training.
+            seed: of the episodes.
+
+        Returns:
+            The adapted policy; this one is unchanged.
+
+        Raises:
+            UserError: the environment's spaces differ from the policy's, or a number is out of range.
+        """
+        inner = dataclasses.replace(
+            self.config.inner, num_steps=self.config.inner.num_steps if num_steps is None else num_steps
+        )
+        num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
+        if num_episodes < 1:
+            raise UserError(f"num_episodes must be at least 1, got {num_episodes}")
+        with as_task_vector_env(env, self.config.env, num_episodes, self.config.horizon) as envs:
+            self.check_spaces(envs.single_observation_space, envs.single_action_space)
+            collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
+            _, stack = collect_through_adaptation(
+                collector,
+                self.theta,
+                None if task is None else [task],
+                inner,
+                self.config.baseline,
+                RandomStreams(seed, Phase.ADAPTATION),
+                self.normalizer,
+                final_episodes=False,
+            )
+        theta_prime = {name: value[0] for name, value in stack.items()}
+        steps = self.num_adaptation_steps + inner.num_steps
+        return dataclasses.replace(self, theta=theta_prime, num_adaptation_steps=steps)
+
+    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """Refuse an environment that the policy was not made for.
+
+        Raises:
+            UserError: the spaces differ; both pairs are named.
+        """
+        pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
+        if any(given.shape != own.shape or type(given) is not type(own) for given, own in pairs):
+            raise UserError(
+                f"the environment has observations {observation_space} and actions {action_space}; "
+                f"the policy expects {self.observation_space} and {self.action_space}"
+            )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the policy as a run folder that :func:`maml_rl.load` reads.
+
+        Raises:
+            UserError: the folder exists and is not empty.
+        """
+        folder = Path(folder)
+        create_run_folder(folder, to_mapping(self.config))
+        values = {"iteration": 0, "num_env_steps": 0, "num_adaptation_steps": self.num_adaptation_steps}
+        save_checkpoint(folder / "checkpoints", 0, policy_tensors(self.theta, self.normalizer), values)
+        return folder
+
+
+def policy_tensors(theta: Params, normalizer: ObservationNormalizer | None) -> dict[str, dict[str, Tensor]]:
+    """Groups of tensors for a checkpoint."""
+    return {"theta": dict(theta), "normalizer": {} if normalizer is None else normalizer._asdict()}
+
+
+def check_parameters(policy: MLPPolicy, theta: Params, source: Path) -> None:
+    """Refuse parameters that do not fit the policy.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    expected = {name: tuple(value.shape) for name, value in policy.named_parameters()}
+    got = {name: tuple(value.shape) for name, value in theta.items()}
+    if expected != got:
+        raise UserError(f"the parameters in {source} do not fit the policy: expected {expected}, got {got}")
+
+
+def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
+    """The policy of a run's last checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, or it does not fit the run's configuration.
+    """
+    path = latest_checkpoint(run / "checkpoints")
+    if path is None:
+        raise UserError(f"{run} has no checkpoint yet")
+    checkpoint = load_checkpoint(path, device)
+    with as_task_vector_env(None, config.env, 1, config.horizon) as env:
+        observation_space, action_space = env.single_observation_space, env.single_action_space
+    policy = make_policy(config.policy, observation_space, action_space, config.seed)
+    theta = checkpoint.tensors.get("theta", {})
+    check_parameters(policy, theta, path)
+    ordered = {name: theta[name] for name, _ in policy.named_parameters()}
+    normalizer = checkpoint.tensors.get("normalizer")
+    return MetaPolicy(
+        policy,
+        ordered,
+        None if normalizer is None else ObservationNormalizer(**normalizer),
+        observation_space,
+        action_space,
+        config,
+        checkpoint.values.get("num_adaptation_steps", 0),
+    )

@@ -1,0 +1,113 @@
+"""A run folder: where it is, who may write to it, and what describes it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maml_rl.errors import UserError
+
+_PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
+
+
+def default_run_folder(family: str, seed: int) -> Path:
+    """runs/FAMILY/date-time-seed."""
+    name = family.replace("/", "-").replace(":", "-")
+    return Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
+
+
+def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Make the folder with ``config.yaml`` and ``versions.json``.
+
+    Raises:
+        UserError: it exists and is not empty, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"output {folder} exists and is not empty: choose another, or --resume {folder} to go on with it"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(folder, config)
+        (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"output {folder} cannot be written: {error}") from error
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the resolved configuration to ``config.yaml``."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run.
+
+    Raises:
+        UserError: the folder is no run, or its configuration is unreadable.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
+    return read_yaml(path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, loaded safely.
+
+    Raises:
+        UserError: it cannot be read or parsed, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold a mapping from settings to values, got {type(values).__name__}")
+    return values
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    source = Path(__file__).resolve().parent.parent
+    if (source / ".git").exists():
+        command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+        with contextlib.suppress(OSError):
+            commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            versions["commit"] = commit or None
+    return versions
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the kernel lets go when the process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; two processes on one folder are not told apart there
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is training in {folder}") from error
+        yield

@@ -1,0 +1,231 @@
+"""Make the vector environment that collection needs from any environment that Gymnasium can make."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from maml_rl.errors import UserError
+from maml_rl.protocols import Task, TaskVectorEnv
+
+Vectorization = Literal["sync", "async"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The environment."""
+
+    name: str = "HalfCheetahVel"
+    """A task family, an id registered with Gymnasium, or module:EnvId-v0."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Its arguments."""
+    vectorization: Vectorization = "sync"
+    """How an environment without a batch engine is run: in this process, or in one worker process each."""
+
+
+def resolve_env_id(name: str) -> str:
+    """The registered id that ``name`` stands for.
+
+    Args:
+        name: a family of ours (``HalfCheetahVel``), a registered id (``Pendulum-v1``), or ``module:EnvId-v0``, whose
+            module is imported first.
+
+    Raises:
+        UserError: nothing of that name is registered, or its module cannot be imported.
+    """
+    if ":" in name:
+        module, _, name_in_module = name.partition(":")
+        try:
+            __import__(module)
+        except ImportError as error:
+            raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({error})") from error
+        name = name_in_module
+    family_id = f"maml_rl/{name}-v0"
+    if family_id in gym.registry:
+        return family_id
+    if name in gym.registry:
+        return name
+    families = [key.removeprefix("maml_rl/").removesuffix("-v0") for key in gym.registry if key.startswith("maml_rl/")]
+    close = difflib.get_close_matches(name, [*families, *gym.registry], n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise UserError(
+        f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any id that Gymnasium "
+        "has registered, and module:EnvId-v0."
+    )
+
+
+def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> TaskVectorEnv:
+    """``num_envs`` sub-environments, truncated at ``horizon`` steps, each on a task of its own.
+
+    An environment that registers a vector environment with tasks is used as it is. Any other one is run under
+    Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`.
+
+    Raises:
+        UserError: unknown environment, arguments that it refuses, or spaces that policies cannot handle.
+    """
+    name, kwargs = config.name, config.kwargs
+    env_id = resolve_env_id(name)
+    try:
+        env: Any
+        if gym.spec(env_id).vector_entry_point is not None:
+            env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
+            if not hasattr(env, "sample_tasks"):
+                env.close()
+                env = None
+        else:
+            env = None
+        if env is None:
+            make = functools.partial(gym.make, env_id, max_episode_steps=horizon, **kwargs)
+            env = GymTaskVectorEnv.of(make, num_envs, config.vectorization)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"environment {name!r} could not be made with {dict(kwargs)}: {error}") from error
+    space = env.single_observation_space
+    if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
+        env.close()
+        raise UserError(f"observation space {space} of {name!r} is not supported: expected a one-dimensional Box")
+    return env
+
+
+@contextlib.contextmanager
+def as_task_vector_env(
+    env: gym.Env | VectorEnv | str | None, config: EnvConfig, num_envs: int, horizon: int
+) -> Iterator[TaskVectorEnv]:
+    """Whatever a user has at hand, as what collection needs.
+
+    Args:
+        env: an environment or vector environment, which stays open, or what ``--env`` takes, made with the arguments
+            of ``config`` if it is the same one, and closed at the end. ``None`` stands for ``config`` itself.
+        config: the environment that a policy was trained on.
+        num_envs: sub-environments to make.
+        horizon: longest episode.
+
+    Raises:
+        UserError: the environment cannot be used.
+    """
+    if isinstance(env, gym.Env):
+        single = SyncVectorEnv([lambda: TaskSetter(env)], autoreset_mode=AutoresetMode.DISABLED)
+        yield GymTaskVectorEnv(single, None)
+    elif isinstance(env, VectorEnv):
+        if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
+            raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
+        yield env if hasattr(env, "set_tasks") else GymTaskVectorEnv(env, None)
+    else:
+        wanted = config if env is None or env == config.name else EnvConfig(name=env)
+        made = make_task_vector_env(wanted, num_envs, horizon)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+class TaskSetter(gym.Wrapper):
+    """Gives a single environment the task assigned to ``assigned_task``, at its next reset at the latest."""
+
+    _task: Task | None = None
+
+    @property
+    def assigned_task(self) -> Task | None:
+        """The task in force."""
+        return self._task
+
+    @assigned_task.setter
+    def assigned_task(self, task: Task) -> None:
+        self._task = task
+        if hasattr(self.unwrapped, "set_task"):
+            self.unwrapped.set_task(task)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset; a task that the environment takes by ``options`` goes there."""
+        if self._task and not hasattr(self.unwrapped, "set_task"):
+            options = {**(options or {}), "task": self._task}
+        return super().reset(seed=seed, options=options)
+
+
+class GymTaskVectorEnv:
+    """Single environments under Gymnasium's Sync or Async vector environment, one task each.
+
+    Tasks come from ``sample_tasks(n)`` of the environment, and reach it by its ``set_task(task)`` or by
+    ``reset(options={"task": task})``. An environment without ``sample_tasks`` is a family of one task.
+
+    Gymnasium's vector environments always step every sub-environment: finished ones are reset and their steps
+    thrown away.
+
+    Args:
+        envs: with autoreset disabled, every sub-environment wrapped in :class:`TaskSetter`.
+        sampler: a single environment that draws tasks, or ``None`` to leave tasks alone.
+    """
+
+    def __init__(self, envs: VectorEnv, sampler: gym.Env | None) -> None:
+        self.envs = envs
+        self.num_envs = envs.num_envs
+        self.single_observation_space = envs.single_observation_space
+        self.single_action_space = envs.single_action_space
+        self.np_random = np.random.default_rng()
+        self._sampler = sampler
+        self._finished = np.zeros(self.num_envs, bool)
+        self._to_reset = np.zeros(self.num_envs, bool)
+
+    @classmethod
+    def of(cls, make: Callable[[], gym.Env], num_envs: int, vectorization: Vectorization) -> GymTaskVectorEnv:
+        """``num_envs`` environments from ``make``, in this process or in one worker process each."""
+        functions = [functools.partial(_make_with_task_setter, make)] * num_envs
+        vector_class = SyncVectorEnv if vectorization == "sync" else AsyncVectorEnv
+        return cls(vector_class(functions, autoreset_mode=AutoresetMode.DISABLED), make())
+
+    def sample_tasks(self, num_tasks: int) -> list[Task]:
+        """Draw tasks with ``self.np_random``; empty mappings from an environment without tasks."""
+        if self._sampler is None or not hasattr(self._sampler.unwrapped, "sample_tasks"):
+            return [{} for _ in range(num_tasks)]
+        self._sampler.unwrapped.np_random = self.np_random
+        return list(self._sampler.unwrapped.sample_tasks(num_tasks))
+
+    def set_tasks(self, tasks: Sequence[Task]) -> None:
+        """Give sub-environment i the task ``tasks[i]``; empty mappings leave it alone.
+
+        Raises:
+            UserError: the sub-environments have no way to take a task.
+        """
+        if any(tasks):
+            if not all(isinstance(env, TaskSetter) for env in getattr(self.envs, "envs", ())):
+                raise UserError(f"{self.envs} takes no tasks: set them before you hand it over, and give none here")
+            self.envs.set_attr("assigned_task", list(tasks))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every sub-environment; number i gets ``seed + i``."""
+        self._finished[:] = self._to_reset[:] = False
+        self._observation, info = self.envs.reset(seed=seed, options=options)
+        self._terminated, self._truncated = self._finished.copy(), self._finished.copy()
+        return self._observation.copy(), info
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every unfinished sub-environment."""
+        if self._to_reset.any():
+            self.envs.reset(options={"reset_mask": self._to_reset})
+        live = ~self._finished
+        observation, reward, terminated, truncated, info = self.envs.step(actions)
+        self._to_reset = terminated | truncated
+        self._observation = np.where(live[:, None], observation, self._observation)
+        self._terminated = np.where(live, terminated, self._terminated)
+        self._truncated = np.where(live, truncated, self._truncated)
+        self._finished = self._terminated | self._truncated
+        info = {**info, "void": np.zeros(self.num_envs, bool) | info.get("void", False)}
+        return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, info
+
+    def close(self) -> None:
+        """Close every sub-environment and the sampler."""
+        self.envs.close()
+        if self._sampler is not None:
+            self._sampler.close()
+
+
+def _make_with_task_setter(make: Callable[[], gym.Env]) -> TaskSetter:
+    return TaskSetter(make())

@@ -1,0 +1,245 @@
+"""A training run from its configuration to its last file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from maml_rl.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from maml_rl.collection import Collector
+from maml_rl.config import Config, to_mapping
+from maml_rl.config_files import load_run
+from maml_rl.errors import UserError
+from maml_rl.evaluation import evaluate, evaluate_with
+from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_tensors
+from maml_rl.meta_trainer import MetaTrainer, TrainingState
+from maml_rl.metrics_writers import make_logger
+from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies import parameters
+from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.recording import record, rendering_problem
+from maml_rl.run_folder import create_run_folder, default_run_folder, locked, write_config
+from maml_rl.task_vector_env import as_task_vector_env
+
+Say = Callable[[str], None]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device that a setting names; ``auto`` is a GPU if there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"device {name!r} is not available here; valid are auto, {', '.join(available)}") from error
+    return device
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; ``run`` can be resumed."""
+
+    def __init__(self, run: Path, iteration: int) -> None:
+        super().__init__(f"stopped after iteration {iteration}. Go on with: python -m maml_rl.train --resume {run}")
+        self.run = run
+
+
+def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = False) -> Path:
+    """Meta-train, as ``python -m maml_rl.train`` does.
+
+    Args:
+        config: of the run.
+        say: where to tell the user what happens; default is nowhere.
+        progress_bar: show one on stderr.
+
+    Returns:
+        The run folder; :func:`maml_rl.load` reads it.
+
+    Raises:
+        UserError: something in the configuration cannot be used; then no file was made.
+        Interrupted: by Ctrl-C; a checkpoint was written.
+        FloatingPointError: training diverged; the last checkpoint stays.
+    """
+    run = Path(config.output) if config.output else default_run_folder(config.env.name, config.seed)
+    with Run.prepared(config, run) as session:
+        create_run_folder(run, to_mapping(config))
+        with locked(run):
+            return session.train(say, progress_bar)
+
+
+def resume(run: Path, config: Config, *, say: Say = lambda text: None, progress_bar: bool = False) -> Path:
+    """Go on with a run from its last checkpoint (or from the start where there is none); see :func:`train`.
+
+    Args:
+        run: its folder.
+        config: its configuration, which may ask for more iterations than it did.
+        say: where to tell the user what happens.
+        progress_bar: show one on stderr.
+    """
+    with locked(run), Run.prepared(config, run) as session:
+        path = latest_checkpoint(run / "checkpoints")
+        if path is not None:
+            session.restore(path)
+        write_config(run, to_mapping(config))
+        if session.state.iteration >= config.num_iterations:
+            say(f"{run} is finished: {session.state.iteration} iterations")
+            return run
+        say(f"resuming {run} after iteration {session.state.iteration}")
+        return session.train(say, progress_bar)
+
+
+@dataclass
+class Run:
+    """A run in progress: what is open, and the state after the last finished iteration."""
+
+    config: Config
+    folder: Path
+    policy: MetaPolicy
+    trainer: MetaTrainer
+    state: TrainingState
+
+    @classmethod
+    @contextlib.contextmanager
+    def prepared(cls, config: Config, folder: Path) -> Iterator[Run]:
+        """Open everything that training needs, so that nothing is written before all of it is there."""
+        device = resolve_device(config.device)
+        num_envs = config.meta_batch_size * config.num_episodes
+        with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
+            spaces = env.single_observation_space, env.single_action_space
+            policy = make_policy(config.policy, *spaces, config.seed).to(device)
+            theta, normalizer = parameters(policy), None
+            if config.policy.normalize_observations:
+                normalizer = ObservationNormalizer.empty(policy.observation_size, device)
+            if config.init_from is not None:
+                start = load_run(Path(config.init_from), device)
+                check_parameters(policy, start.theta, Path(config.init_from))
+                theta, normalizer = dict(start.theta), start.normalizer
+            meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
+            collector = Collector(
+                env,
+                policy,
+                config.meta_batch_size,
+                config.num_episodes,
+                config.horizon,
+                meta_policy.action_map,
+                device,
+            )
+            trainer = MetaTrainer(collector, config.inner, config.outer, config.baseline, config.seed)
+            yield cls(config, folder, meta_policy, trainer, TrainingState(theta, {}, normalizer))
+
+    def restore(self, path: Path) -> None:
+        """Take the state of a checkpoint.
+
+        Raises:
+            UserError: it is not one of this run's.
+        """
+        checkpoint = load_checkpoint(path, self.policy.device)
+        theta = checkpoint.tensors.get("theta", {})
+        check_parameters(self.policy.policy, theta, path)
+        normalizer = checkpoint.tensors.get("normalizer")
+        try:
+            self.state = TrainingState(
+                {name: theta[name] for name in self.state.theta},
+                checkpoint.tensors.get("outer", {}),
+                None if normalizer is None else ObservationNormalizer(**normalizer),
+                checkpoint.values["iteration"],
+                checkpoint.values["num_env_steps"],
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"checkpoint {path} is not of this run: {error} is missing or unexpected") from error
+
+    def checkpoint(self) -> None:
+        """Write the state, unless it is on disk already."""
+        state, folder = self.state, self.folder / "checkpoints"
+        if (folder / f"{state.iteration:06d}").exists():
+            return
+        tensors = {**policy_tensors(state.theta, state.normalizer), "outer": state.outer_state}
+        values = {"iteration": state.iteration, "num_env_steps": state.num_env_steps}
+        save_checkpoint(folder, state.iteration, tensors, values)
+
+    def train(self, say: Say, progress_bar: bool) -> Path:
+        """Iterate to the end, write what the configuration asks for, and return the folder."""
+        config, logging = self.config, self.config.logging
+        self._announce(say)
+        can_draw = self._can_draw(say)
+        logger = make_logger(self.folder, self.state.iteration)
+        bar = tqdm(total=config.num_iterations, initial=self.state.iteration, disable=not progress_bar, unit="it")
+        try:
+            while self.state.iteration < config.num_iterations:
+                started = time.perf_counter()
+                self.state, metrics = self.trainer.meta_iteration(self.state)
+                iteration = self.state.iteration
+                metrics["time/meta_iteration_s"] = time.perf_counter() - started
+                if logging.evaluate_every and iteration % logging.evaluate_every == 0:
+                    metrics |= self._evaluation_metrics()
+                for name, value in metrics.items():
+                    logger.record(name, value)
+                logger.dump(iteration)
+                bar.set_postfix_str(_progress(metrics))
+                bar.update()
+                if iteration % logging.checkpoint_every == 0 or iteration == config.num_iterations:
+                    self.checkpoint()
+                if can_draw and logging.video_every and iteration % logging.video_every == 0:
+                    record(self._current_policy(), self.folder / "videos" / f"{iteration:06d}.mp4", seed=config.seed)
+        except KeyboardInterrupt as error:
+            self.checkpoint()
+            raise Interrupted(self.folder, self.state.iteration) from error
+        finally:
+            bar.close()
+            logger.close()
+        self._finish(say, can_draw)
+        return self.folder
+
+    def _announce(self, say: Say) -> None:
+        config = self.config
+        steps = config.meta_batch_size * config.num_episodes * config.horizon * (config.inner.num_steps + 1)
+        say(
+            f"{config.env.name}: {config.num_iterations} meta-iterations of {config.meta_batch_size} tasks x "
+            f"{config.num_episodes} episodes x {config.horizon} steps x {config.inner.num_steps + 1} collections = "
+            f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
+        )
+
+    def _can_draw(self, say: Say) -> bool:
+        if not (self.config.logging.final_video or self.config.logging.video_every):
+            return False
+        problem = rendering_problem(self.config.env)
+        if problem is not None:
+            say(f"no video will be made: {problem}")
+        return problem is None
+
+    def _current_policy(self) -> MetaPolicy:
+        return dataclasses.replace(self.policy, theta=self.state.theta, normalizer=self.state.normalizer)
+
+    def _evaluation_metrics(self) -> dict[str, float]:
+        """Returns on fresh tasks, played on the training environment."""
+        streams = RandomStreams(self.config.seed, Phase.EVALUATION, self.state.iteration)
+        num_steps = max(1, self.config.inner.num_steps)
+        result = evaluate_with(self.trainer.collector, self._current_policy(), num_steps, streams)
+        return {f"evaluation/return_after_{k}_steps": float(mean) for k, mean in enumerate(result.mean)}
+
+    def _finish(self, say: Say, can_draw: bool) -> None:
+        policy, seed = self._current_policy(), self.config.seed
+        if self.config.logging.final_evaluation:
+            result = evaluate(policy, RandomStreams(seed, Phase.EVALUATION))
+            result.save(self.folder / "evaluation")
+            say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {self.folder}/evaluation")
+        if can_draw and self.config.logging.final_video:
+            path = record(policy, self.folder / "videos" / "final.mp4", seed=seed)
+            say(f"video of an adapted policy: {path}")
+
+
+def _progress(metrics: dict[str, float]) -> str:
+    returns = [value for name, value in metrics.items() if name.startswith("train/return_after_")]
+    return "return " + " -> ".join(f"{value:.1f}" for value in returns)
