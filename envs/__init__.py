@@ -15,7 +15,9 @@ from maml_envs.point_navigation import PointNavigation
 from maml_envs.single_env import FamilyEnv
 from maml_envs.vector_env import FamilyVectorEnv
 
-FAMILIES: dict[str, type] = {family.__name__: family for family in (HalfCheetahVel, HalfCheetahDir, PointNavigation)}
+FAMILIES: dict[str, type[Any]] = {
+    family.__name__: family for family in (HalfCheetahVel, HalfCheetahDir, PointNavigation)
+}
 """Every task family by name."""
 
 _RENDER_OPTIONS = (

@@ -138,7 +138,7 @@ class MujocoSingleEngine:
         self.state = {name: getattr(self.data, name)[None] for name in STATE_FIELDS}
         self._frame_skip = body.frame_skip
         self._render_mode = render_mode
-        self._renderer = None
+        self._renderer: Any = None
         self._render_options = {"default_camera_config": dict(body.camera), **render_options}
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:

@@ -66,7 +66,7 @@ class PointEngine:
         if self._render_mode is not None:
             self._trail.append(tuple(position[0]))
         position[rows] += action[rows]
-        return ~np.isfinite(position).all(axis=1)
+        return np.logical_not(np.isfinite(position).all(axis=1))
 
     def render(self) -> np.ndarray | None:
         """The point, its trail and the start from above, (height, width, 3) uint8."""

@@ -6,7 +6,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from maml_envs.family import Task, TaskFamily, stack_tasks, unstack_tasks
+from maml_envs.mujoco_body import MujocoSingleEngine
 from maml_envs.vector_env import observation_space
 
 
@@ -26,17 +28,20 @@ class FamilyEnv(gym.Env):
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012
 
+    observation_space: spaces.Box
+    action_space: spaces.Box
+
     def __init__(self, family: TaskFamily, render_mode: str | None = None, **render_options: Any) -> None:
         self.family = family
         self.render_mode = render_mode
         self.engine = family.body.single_engine(render_mode, **render_options)
-        modes = self.metadata["render_modes"] if hasattr(self.engine, "model") else ["rgb_array"]
+        modes = self.metadata["render_modes"] if isinstance(self.engine, MujocoSingleEngine) else ["rgb_array"]
         self.metadata = {"render_modes": modes, "render_fps": max(1, round(1 / family.body.dt))}
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be one of {modes} or None, got {render_mode!r}")
         self.observation_space = observation_space(family)
         self.action_space = family.body.action_space
-        if hasattr(self.engine, "model"):
+        if isinstance(self.engine, MujocoSingleEngine):
             self.model, self.data = self.engine.model, self.engine.data
         self._tasks: dict[str, np.ndarray] | None = None
 
@@ -94,7 +99,7 @@ class FamilyEnv(gym.Env):
         if self.render_mode == "human":
             self.render()
         observation = self.family.observation(np, state)[0]
-        return observation, float(sum(terms.values())[0]), terminated, void, {**info, "void": void}
+        return observation, sum(info.values()), terminated, void, {**info, "void": void}
 
     def render(self) -> Any:
         """Draw the scene as ``render_mode`` says; (height, width, 3) uint8 for ``"rgb_array"``."""

@@ -44,6 +44,9 @@ class FamilyVectorEnv(VectorEnv):
         num_threads: simulator threads; default is the number of processors that this process may use.
     """
 
+    single_observation_space: spaces.Box
+    single_action_space: spaces.Box
+
     def __init__(
         self,
         family: TaskFamily,
@@ -63,7 +66,7 @@ class FamilyVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.engine = family.body.batch_engine(num_envs, num_threads or available_cpus())
         self._tasks: dict[str, np.ndarray] | None = None
-        self._rngs: list[np.random.Generator] | None = None
+        self._rngs: list[np.random.Generator] = []
         self._num_steps = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.ones(num_envs, bool)  # nothing is stepped before the first reset
@@ -119,13 +122,13 @@ class FamilyVectorEnv(VectorEnv):
             seeds: Sequence[int | None] = [int(seed) + i for i in range(self.num_envs)]
         elif seed is not None:
             seeds = list(seed)
-        elif self._rngs is None:
+        elif not self._rngs:
             seeds = [int(s) for s in self.np_random.integers(2**31, size=self.num_envs)]
         else:
             return
         if len(seeds) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} seeds, one per sub-environment, got {len(seeds)}")
-        old = self._rngs or [None] * self.num_envs
+        old: Sequence[np.random.Generator | None] = self._rngs or [None] * self.num_envs
         self._rngs = [
             rng if s is None and rng is not None else seeding.np_random(s)[0] for s, rng in zip(seeds, old, strict=True)
         ]

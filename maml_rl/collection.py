@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import Params, distribution
+from maml_rl.policies import MLPPolicy, Params, distribution
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.random_streams import RandomStreams
 
@@ -71,7 +71,7 @@ class Collector:
     """
 
     env: TaskVectorEnv
-    policy: nn.Module
+    policy: MLPPolicy
     num_tasks: int
     num_episodes: int
     horizon: int
@@ -127,7 +127,7 @@ class Collector:
             actions=actions,
             rewards=rewards,
             mask=mask,
-            distribution=tuple(dist),  # type: ignore[arg-type]
+            distribution=tuple(dist),
             log_probs=dist.log_prob(actions.flatten(1, 2)).reshape(mask.shape),
             void=void,
             advantages=torch.zeros_like(rewards),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class Episodes:
     def tasks(self, start: int, stop: int) -> Episodes:
         """The episodes of tasks start..stop−1, as views."""
 
-        def part(value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        def part(value: Any) -> Any:
             return tuple(v[start:stop] for v in value) if isinstance(value, tuple) else value[start:stop]
 
         return Episodes(**{f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self)})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +150,7 @@ class MetaObjective:
             with torch.no_grad():
                 dist = self._query_distribution(self._adapt(stack, block), block.query)
                 surrogates.append(_ratio_surrogate(dist, block.query))
-                old = type(dist)(*block.query.distribution)  # type: ignore[call-arg]
+                old: Any = type(dist)(*block.query.distribution)
                 kls.append((block.query.step_weights * old.kl(dist)).sum(-1))
         return (
             float(sum_over_tasks(torch.cat(surrogates))) / self.num_tasks,
@@ -193,7 +193,7 @@ class MetaObjective:
         return product
 
     def _block_fisher_product(self, theta: Params, block: MetaBatch, state_stride: int) -> Callable[[Params], Tensor]:
-        """V ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
+        """The map v ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
         alpha = self.inner.step_size
         stack = make_stack(theta, block.query.num_tasks)
         hessians: list[LinearMap] = []
@@ -215,18 +215,18 @@ class MetaObjective:
         return product
 
     def _hessian_product(self, stack: Params, support: Episodes) -> LinearMap:
-        """V ↦ H v, H the Hessian of the inner loss at ``stack``."""
+        """The map v ↦ H v, H the Hessian of the inner loss at ``stack``."""
         inputs = list(_requiring_grad(stack).values())
         losses = self._inner_loss(dict(zip(stack, inputs, strict=True)), support)
         gradients = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
         return lambda v: torch.autograd.grad(gradients, inputs, v, retain_graph=True)
 
     def _policy_fisher_product(self, theta_prime: Params, query: Episodes) -> LinearMap:
-        """V ↦ JᵀFJ v, J the Jacobian of the policy's distribution at ``theta_prime``."""
+        """The map v ↦ JᵀFJ v, J the Jacobian of the policy's distribution at ``theta_prime``."""
         stack = _requiring_grad(theta_prime)
         inputs = list(stack.values())
         dist = self._query_distribution(stack, query)
-        outputs = tuple(dist)  # type: ignore[arg-type]
+        outputs = tuple(dist)
         # Jᵀu is linear in u, so the derivative of its product with v with respect to u is J v.
         u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
         transposed = torch.autograd.grad(outputs, inputs, u, create_graph=True)

@@ -13,7 +13,7 @@ from maml_rl.episodes import Episodes
 class ObservationNormalizer(NamedTuple):
     """Statistics of raw observations; a value, replaced and never changed."""
 
-    count: Tensor
+    num_states: Tensor
     """() float64: states seen."""
     mean: Tensor
     """(observation_size,) float64."""
@@ -29,7 +29,7 @@ class ObservationNormalizer(NamedTuple):
     @property
     def std(self) -> Tensor:
         """(observation_size,) float64; 1 before any state was seen and for a constant entry."""
-        variance = self.squares / self.count.clamp(min=1)
+        variance = self.squares / self.num_states.clamp(min=1)
         return torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
 
     def normalize(self, observations: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class ObservationNormalizer(NamedTuple):
         The episodes hold normalised observations; they are mapped back with the statistics they were normalised by.
         """
         raw = episodes.observations[episodes.mask > 0].double() * self.std + self.mean
-        count = self.count + len(raw)
+        num_states = self.num_states + len(raw)
         mean, delta = raw.mean(0), raw.mean(0) - self.mean
-        squares = self.squares + (raw - mean).square().sum(0) + delta.square() * self.count * len(raw) / count
-        return ObservationNormalizer(count, self.mean + delta * len(raw) / count, squares)
+        squares = self.squares + (raw - mean).square().sum(0) + delta.square() * self.num_states * len(raw) / num_states
+        return ObservationNormalizer(num_states, self.mean + delta * len(raw) / num_states, squares)

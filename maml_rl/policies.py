@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,27 +27,8 @@ _NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu, "elu": nn.functional.
 _MIN_LOG_STD = math.log(1e-6)
 
 
-class Distribution(Protocol):
-    """An action distribution at N states of each of T tasks. A NamedTuple of its parameters."""
-
-    def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-probability (density) of the actions, (T, N)."""
-
-    def kl(self, other: Distribution) -> Tensor:
-        """KL(self ‖ other) at each state, (T, N)."""
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """Actions from standard noise (T, N, noise_size)."""
-
-    def mode(self) -> Tensor:
-        """The most probable actions."""
-
-    def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
-        """Σ_n weights_n F_n applied to a change of the parameters, F_n the Fisher matrix at state n."""
-
-
 class Gaussian(NamedTuple):
-    """Diagonal Gaussian: ``mean`` (T, N, A) and ``log_std``, broadcastable to it."""
+    """Diagonal Gaussian at N states of each of T tasks: ``mean`` (T, N, A) and ``log_std``, broadcastable to it."""
 
     mean: Tensor
     log_std: Tensor
@@ -58,9 +39,8 @@ class Gaussian(NamedTuple):
         constant = (self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
         return -0.5 * (z * z).sum(-1) - constant
 
-    def kl(self, other: Distribution) -> Tensor:
+    def kl(self, other: Self) -> Tensor:
         """Σ_a [log σ'/σ + (σ² + (μ − μ')²) / 2σ'² − ½], (T, N)."""
-        other = cast(Gaussian, other)
         precision = torch.exp(-2 * other.log_std)
         terms = (torch.exp(2 * self.log_std) + (self.mean - other.mean) ** 2) * precision - 1
         return (0.5 * terms + other.log_std - self.log_std).sum(-1)
@@ -83,7 +63,7 @@ class Gaussian(NamedTuple):
 
 
 class Categorical(NamedTuple):
-    """Categorical over C actions: unnormalised ``logits`` (T, N, C)."""
+    """Categorical over C actions at N states of each of T tasks: unnormalised ``logits`` (T, N, C)."""
 
     logits: Tensor
 
@@ -91,9 +71,9 @@ class Categorical(NamedTuple):
         """Log-softmax at the action, (T, N); actions are int64 (T, N)."""
         return self.logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
 
-    def kl(self, other: Distribution) -> Tensor:
+    def kl(self, other: Self) -> Tensor:
         """Σ_c p log(p / q), (T, N)."""
-        log_p, log_q = self.logits.log_softmax(-1), cast(Categorical, other).logits.log_softmax(-1)
+        log_p, log_q = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
         return (log_p.exp() * (log_p - log_q)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -109,6 +89,10 @@ class Categorical(NamedTuple):
         (d_logits,) = tangents
         p = self.logits.softmax(-1)
         return (weights[..., None] * p * (d_logits - (p * d_logits).sum(-1, keepdim=True)),)
+
+
+Distribution = Gaussian | Categorical
+"""An action distribution: a tuple of its parameters, with the same methods for each kind."""
 
 
 class MLPPolicy(nn.Module):
@@ -154,13 +138,13 @@ class MLPPolicy(nn.Module):
         if not discrete:
             self.log_std = nn.Parameter(torch.full((action_size,), math.log(init_std), dtype=dtype))
 
-    def forward(self, observations: Tensor) -> Gaussian | Categorical:
+    def forward(self, observations: Tensor) -> Distribution:
         """The action distribution at observations (N, observation_size), with this module's own parameters."""
         stack = {name: value[None] for name, value in self.named_parameters()}
         batch = self.forward_stack(stack, observations[None])
         return type(batch)(*(value[0] for value in batch))
 
-    def forward_stack(self, stack: Params, observations: Tensor) -> Gaussian | Categorical:
+    def forward_stack(self, stack: Params, observations: Tensor) -> Distribution:
         """The action distributions of T policies, each at its own observations (T, N, observation_size)."""
         activation = _NONLINEARITIES[self.nonlinearity]
         x = observations
@@ -173,7 +157,7 @@ class MLPPolicy(nn.Module):
         return Gaussian(x, stack["log_std"][:, None].clamp(min=_MIN_LOG_STD))
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Standard noise for :meth:`Distribution.sample`, (*shape, action_size) float32."""
+        """Standard noise for the ``sample`` of the distribution, (*shape, action_size) float32."""
         if self.discrete:
             return rng.gumbel(size=(*shape, self.action_size)).astype(np.float32)
         return rng.standard_normal((*shape, self.action_size), dtype=np.float32)

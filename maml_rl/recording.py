@@ -182,6 +182,7 @@ def _write(path: Path, frames: np.ndarray, fps: int) -> None:
         options = {"duration": 1000 / fps, "loop": 0}
     else:
         raise UserError(f"video {path} must end in .mp4 or .gif")
+    writer: Any
     with imageio.get_writer(temporary, **options) as writer:
         for frame in frames[:, :height, :width]:
             writer.append_data(frame)

@@ -117,7 +117,8 @@ def as_task_vector_env(
     elif isinstance(env, VectorEnv):
         if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
-        yield env if hasattr(env, "set_tasks") else GymTaskVectorEnv(env, None)
+        with_tasks: Any = env if hasattr(env, "set_tasks") else GymTaskVectorEnv(env, None)
+        yield with_tasks
     else:
         wanted = config if env is None or env == config.name else EnvConfig(name=env)
         made = make_task_vector_env(wanted, num_envs, horizon)
@@ -165,7 +166,7 @@ class GymTaskVectorEnv:
     """
 
     def __init__(self, envs: VectorEnv, sampler: gym.Env | None) -> None:
-        self.envs = envs
+        self.envs: Any = envs
         self.num_envs = envs.num_envs
         self.single_observation_space = envs.single_observation_space
         self.single_action_space = envs.single_action_space
