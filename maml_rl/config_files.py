@@ -99,6 +99,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     outer_name = _option(argv, "--outer.name") or _name(values, "outer", "trpo")
     parser = training_parser(env_name, outer_name)
     known = known_settings(parser)
+    if family_of(env_name) is None:
+        values = _with_kwargs(values)
     for key in _leaves(values, known):
         if key not in known:
             raise UserError(f"unknown setting {key!r} in {source}.{closest(key, known)}")
@@ -111,6 +113,14 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         raise UserError(" ".join(str(error).split()).removeprefix("Parser key ")) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _with_kwargs(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an environment that is not ours: what stands beside its name are its arguments."""
+    own = {field.name for field in fields(EnvConfig)}
+    env = dict(values.get("env", {}))
+    kwargs = {key: env.pop(key) for key in list(env) if key not in own}
+    return {**values, "env": {**env, "kwargs": {**env.get("kwargs", {}), **kwargs}}}
 
 
 def _config(namespace: Namespace) -> Config:

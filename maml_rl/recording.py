@@ -49,7 +49,7 @@ def rendering_problem(config: EnvConfig) -> str | None:
             frame = env.render()
         finally:
             env.close()
-    except (UserError, RuntimeError, ImportError) as error:
+    except (UserError, RuntimeError, ImportError, gym.error.Error) as error:
         return str(error)
     return None if isinstance(frame, np.ndarray) else f"environment {config.name!r} draws no rgb_array frames"
 

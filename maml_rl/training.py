@@ -95,6 +95,7 @@ def resume(run: Path, config: Config, *, say: Say = lambda text: None, progress_
         write_config(run, to_mapping(config))
         if session.state.iteration >= config.num_iterations:
             say(f"{run} is finished: {session.state.iteration} iterations")
+            session.finish(say)
             return run
         say(f"resuming {run} after iteration {session.state.iteration}")
         return session.train(say, progress_bar)
@@ -199,7 +200,7 @@ class Run:
         finally:
             bar.close()
             logger.close()
-        self._finish(say, can_draw)
+        self.finish(say, anew=True)
         return self.folder
 
     def _announce(self, say: Say) -> None:
@@ -229,15 +230,21 @@ class Run:
         result = evaluate_with(self.trainer.collector, self._current_policy(), num_steps, streams)
         return {f"evaluation/return_after_{k}_steps": float(mean) for k, mean in enumerate(result.mean)}
 
-    def _finish(self, say: Say, can_draw: bool) -> None:
-        policy, seed = self._current_policy(), self.config.seed
-        if self.config.logging.final_evaluation:
+    def finish(self, say: Say, anew: bool = False) -> None:
+        """Evaluate and record the final policy, where the configuration asks for it.
+
+        Args:
+            say: where to tell the user what happens.
+            anew: also where the files are there already.
+        """
+        policy, seed, logging = self._current_policy(), self.config.seed, self.config.logging
+        results, video = self.folder / "evaluation" / "results.json", self.folder / "videos" / "final.mp4"
+        if logging.final_evaluation and (anew or not results.exists()):
             result = evaluate(policy, RandomStreams(seed, Phase.EVALUATION))
-            result.save(self.folder / "evaluation")
-            say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {self.folder}/evaluation")
-        if can_draw and self.config.logging.final_video:
-            path = record(policy, self.folder / "videos" / "final.mp4", seed=seed)
-            say(f"video of an adapted policy: {path}")
+            result.save(results.parent)
+            say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {results.parent}")
+        if logging.final_video and (anew or not video.exists()) and rendering_problem(self.config.env) is None:
+            say(f"video of an adapted policy: {record(policy, video, seed=seed)}")
 
 
 def _progress(metrics: dict[str, float]) -> str:
