@@ -1,0 +1,41 @@
+# Both commands set up everything they need on a machine with Python 3.11 or newer. ARGS passes further flags:
+#   make train ARGS="--env HalfCheetahDir --seed 1"
+
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+BIN := $(VENV)/bin
+TYPES := build/types
+
+.PHONY: train test lint types bench clean
+
+train: $(VENV)/.installed
+	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
+
+test: $(VENV)/.installed lint types
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The package maml_envs lives in envs/: a link under its import name lets the type checker find it.
+types: $(VENV)/.installed
+	mkdir -p $(TYPES)
+	ln -sfn ../../maml_rl $(TYPES)/maml_rl
+	ln -sfn ../../envs $(TYPES)/maml_envs
+	MYPYPATH=$(TYPES) $(BIN)/mypy -p maml_rl -p maml_envs
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/meta_iteration.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("maml-rl needs Python 3.11 or newer; \
+	this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,208 @@
+"""Float64 policies and episodes, and MAML written out plainly: one task at a time, real steps only, torch.distributions.
+
+The plain functions share no code with the package, so that agreement with them means something.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from maml_rl.episodes import Episodes
+from maml_rl.maml import InnerConfig, MetaBatch
+from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
+from torch import Tensor
+from torch import distributions as td
+
+OBSERVATION_SIZE = 3
+ACTION_SIZE = 2
+NUM_TASKS = 3
+
+Theta = Mapping[str, Tensor]
+
+
+def make_policy(discrete: bool = False, *, dtype: torch.dtype = torch.float64, seed: int = 0, **options) -> MLPPolicy:
+    """A small policy whose biases and log_std are not at their initial values."""
+    rng = np.random.default_rng(seed)
+    settings = {"hidden_sizes": (4,), "nonlinearity": "tanh", "init_std": 0.7} | options
+    policy = MLPPolicy(OBSERVATION_SIZE, 3 if discrete else ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **settings)
+    with torch.no_grad():
+        for name, value in policy.named_parameters():
+            if not name.startswith("weight"):
+                value += torch.from_numpy(0.3 * rng.standard_normal(value.shape)).to(dtype)
+    return policy
+
+
+def make_mask(num_tasks: int, num_episodes: int, horizon: int, rng: np.random.Generator) -> np.ndarray:
+    """(T, E, H): episode 1 of each task is whole, the others end early."""
+    lengths = rng.integers(1, horizon, (num_tasks, num_episodes))
+    lengths[:, 1:2] = horizon
+    return (np.arange(horizon) < lengths[..., None]).astype(float)
+
+
+def make_episodes(
+    policy: torch.nn.Module,
+    stack: Theta,
+    *,
+    seed: int,
+    num_episodes: int = 3,
+    horizon: int = 5,
+    void: bool = True,
+) -> Episodes:
+    """Episodes of random states, sampled by ``stack``, with random rewards and advantages. Masked steps hold garbage.
+
+    Episodes end early, and with ``void`` episode 0 of task 0 is void.
+    """
+    rng = np.random.default_rng(seed)
+    like = next(iter(stack.values()))
+    num_tasks = like.shape[0]
+    sizes = (num_tasks, num_episodes, horizon)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal(shape)).to(like)
+
+    observations = draw(*sizes, OBSERVATION_SIZE)
+    mask = torch.from_numpy(make_mask(*sizes, rng)).to(like)
+    is_void = torch.zeros(sizes[:2], dtype=torch.bool)
+    is_void[0, 0] = void
+    mask = mask * ~is_void[..., None]
+    with torch.no_grad():
+        dist = distribution(policy, stack, observations.flatten(1, 2))
+        noise = torch.from_numpy(policy.draw_noise(rng, (num_tasks, num_episodes * horizon))).to(like)
+        actions = dist.sample(noise)
+        log_probs = dist.log_prob(actions)
+    episodes = Episodes(
+        observations=observations,
+        actions=actions.unflatten(1, sizes[1:]),
+        rewards=draw(*sizes),
+        mask=mask,
+        distribution=tuple(dist),
+        log_probs=log_probs.unflatten(1, sizes[1:]),
+        void=is_void,
+        advantages=draw(*sizes),
+    )
+    return with_garbage(episodes, 3.0)
+
+
+def with_garbage(episodes: Episodes, size: float) -> Episodes:
+    """The same real steps; numbers of this size everywhere else (discrete actions excepted: they stay valid)."""
+    masked = episodes.mask == 0
+
+    def spoil(values: Tensor) -> Tensor:
+        if not values.is_floating_point():
+            return torch.where(masked, 0, values)
+        where = masked if values.dim() == 3 else masked[..., None]
+        return torch.where(where, torch.full_like(values, size), values)
+
+    names = ("observations", "actions", "rewards", "log_probs", "advantages")
+    return dataclasses.replace(episodes, **{name: spoil(getattr(episodes, name)) for name in names})
+
+
+def make_meta_batch(
+    policy: torch.nn.Module, theta: Theta, inner: InnerConfig, *, num_tasks: int = NUM_TASKS, seed: int = 0
+) -> MetaBatch:
+    """Support sets sampled at each inner step's own parameters, and a query set sampled at the adapted ones."""
+    stack = make_stack(theta, num_tasks)
+    supports: list[Episodes] = []
+    for k in range(inner.num_steps + 1):
+        supports.append(make_episodes(policy, stack, seed=100 * seed + k))
+        if k < inner.num_steps:
+            starts = [{name: value[i] for name, value in stack.items()} for i in range(num_tasks)]
+            tasks = [plain_adapt(start, supports[-1:], i, inner) for i, start in enumerate(starts)]
+            stack = {name: torch.stack([task[name] for task in tasks]).detach() for name in theta}
+    return MetaBatch(tuple(supports[:-1]), supports[-1])
+
+
+def plain_distribution(theta: Theta, observations: Tensor) -> td.Distribution:
+    """The tanh MLP at observations (N, observation_size)."""
+    x = observations
+    num_layers = sum(name.startswith("weight") for name in theta)
+    for i in range(num_layers):
+        x = x @ theta[f"weight_{i}"] + theta[f"bias_{i}"]
+        x = torch.tanh(x) if i < num_layers - 1 else x
+    if "log_std" in theta:
+        return td.Independent(td.Normal(x, theta["log_std"].exp().expand_as(x)), 1)
+    return td.Categorical(logits=x)
+
+
+def real_steps(episodes: Episodes, task: int) -> Callable[[Tensor], Tensor]:
+    """Picks one task's real steps, (T, E, H, ...) to (N, ...)."""
+    real = episodes.mask[task] > 0
+    return lambda values: values[task][real]
+
+
+def plain_inner_loss(theta: Theta, support: Episodes, task: int, surrogate: str) -> Tensor:
+    """The inner loss of one task, a scalar."""
+    pick = real_steps(support, task)
+    log_prob = plain_distribution(theta, pick(support.observations)).log_prob(pick(support.actions))
+    factor = log_prob if surrogate == "log_prob" else (log_prob - pick(support.log_probs)).exp()
+    return -(factor * pick(support.advantages)).mean()
+
+
+def plain_adapt(theta: Theta, supports: Sequence[Episodes], task: int, inner: InnerConfig) -> dict[str, Tensor]:
+    """theta adapted to one task; a function of theta where it requires gradients."""
+    theta_prime = dict(theta)
+    if not any(value.requires_grad for value in theta.values()):
+        theta_prime = {name: value.clone().requires_grad_() for name, value in theta.items()}
+    for support in supports:
+        loss = plain_inner_loss(theta_prime, support, task, inner.surrogate)
+        gradients = torch.autograd.grad(loss, list(theta_prime.values()), create_graph=True)
+        if inner.first_order:
+            gradients = tuple(gradient.detach() for gradient in gradients)
+        theta_prime = {
+            name: theta_prime[name] - inner.step_size * gradient
+            for name, gradient in zip(theta_prime, gradients, strict=True)
+        }
+    return theta_prime
+
+
+def plain_task_surrogate(theta_prime: Theta, query: Episodes, task: int) -> Tensor:
+    """Mean over real steps of ratio times advantage."""
+    pick = real_steps(query, task)
+    log_prob = plain_distribution(theta_prime, pick(query.observations)).log_prob(pick(query.actions))
+    return ((log_prob - pick(query.log_probs)).exp() * pick(query.advantages)).mean()
+
+
+def plain_task_kl(theta_prime: Theta, query: Episodes, task: int) -> Tensor:
+    """Mean over real steps of KL(sampling policy ‖ theta_prime)."""
+    real = (query.mask[task] > 0).flatten()
+    old_parameters = [value[task].expand(len(real), -1)[real] for value in query.distribution]
+    if len(old_parameters) == 2:
+        old: td.Distribution = td.Independent(td.Normal(old_parameters[0], old_parameters[1].exp()), 1)
+    else:
+        old = td.Categorical(logits=old_parameters[0])
+    new = plain_distribution(theta_prime, real_steps(query, task)(query.observations))
+    return td.kl_divergence(old, new).mean()
+
+
+def plain_meta_objective(
+    theta: Theta, batch: MetaBatch, inner: InnerConfig, of_task: Callable[[Theta, Episodes, int], Tensor]
+) -> Tensor:
+    """The mean over tasks of a quantity of the adapted parameters on the query set."""
+    num_tasks = batch.query.mask.shape[0]
+    terms = [of_task(plain_adapt(theta, batch.supports, i, inner), batch.query, i) for i in range(num_tasks)]
+    return torch.stack(terms).mean()
+
+
+def to_vector(theta: Theta) -> Tensor:
+    return torch.cat([value.reshape(-1) for value in theta.values()])
+
+
+def from_vector(vector: Tensor, like: Theta) -> dict[str, Tensor]:
+    out, start = {}, 0
+    for name, value in like.items():
+        out[name] = vector[start : start + value.numel()].reshape(value.shape)
+        start += value.numel()
+    return out
+
+
+def finite_difference_gradient(function: Callable[[Tensor], float], at: Tensor, eps: float = 1e-5) -> Tensor:
+    """Central differences along every axis."""
+    steps = eps * torch.eye(len(at), dtype=at.dtype)
+    return torch.tensor([(function(at + h) - function(at - h)) / (2 * eps) for h in steps], dtype=at.dtype)
+
+
+def make_theta(policy: torch.nn.Module) -> dict[str, Tensor]:
+    return parameters(policy)
