@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -16,23 +15,10 @@ from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Params, make_stack
 from maml_rl.protocols import Task
 from maml_rl.random_streams import RandomStreams
+from maml_rl.stopwatch import Stopwatch
 
 TASKS_PER_BLOCK = 4
 """Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
-
-
-class Stopwatch:
-    """Seconds spent in each part of a meta-iteration."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Charge the time since the last lap to ``name``."""
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
 
 
 def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maml_rl.errors import UserError
+from maml_rl.threads import let_idle_threads_sleep
 
 if TYPE_CHECKING:
     from maml_rl.config import Config
@@ -22,9 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the command and its arguments; default is the command line.
     """
-    # Idle OpenMP threads that spin instead of sleeping slow training many times over on a machine that does anything
-    # else at the same time. Read when torch is loaded, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_idle_threads_sleep()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in _COMMANDS:
         wanted = argv and argv[0] not in ("-h", "--help")

@@ -106,14 +106,14 @@ class Run:
     """A run in progress: what is open, and the state after the last finished iteration."""
 
     config: Config
-    folder: Path
+    folder: Path | None
     policy: MetaPolicy
     trainer: MetaTrainer
     state: TrainingState
 
     @classmethod
     @contextlib.contextmanager
-    def prepared(cls, config: Config, folder: Path) -> Iterator[Run]:
+    def prepared(cls, config: Config, folder: Path | None) -> Iterator[Run]:
         """Open everything that training needs, so that nothing is written before all of it is there."""
         device = resolve_device(config.device)
         num_envs = config.meta_batch_size * config.num_episodes

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maml_rl.maml import MetaObjective
 from maml_rl.policies import Params, flatten, unflatten
+from maml_rl.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,9 @@ def trpo_step(
     Raises:
         FloatingPointError: the meta-gradient is not finite.
     """
+    watch = Stopwatch()
     old_surrogate, gradient = objective.surrogate_and_gradient(theta)
+    watch.lap("time/gradient_s")
     if not gradient.isfinite().all():
         raise FloatingPointError("the meta-gradient is not finite")
     fisher = objective.fisher_vector_product(theta, config.fisher_state_stride)
@@ -100,17 +103,40 @@ def trpo_step(
 
     direction = conjugate_gradient(damped, gradient, config.cg_iterations)
     curvature = float(direction @ damped(direction))
-    metrics = {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": old_surrogate}
-    rejected = {"outer/surrogate_after": old_surrogate, "outer/kl": 0.0, "outer/step_fraction": 0.0}
-    if not curvature > 0:  # a zero gradient, or a direction that the estimated Fisher matrix cannot judge
-        return dict(theta), state, {**metrics, **rejected, "outer/accepted": 0.0}
+    watch.lap("time/conjugate_gradient_s")
+    new_theta, metrics = _line_search(theta, direction, curvature, old_surrogate, objective, config)
+    watch.lap("time/line_search_s")
+    metrics |= {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": old_surrogate}
+    return new_theta, state, metrics | watch.seconds
+
+
+def _line_search(
+    theta: Params,
+    direction: Tensor,
+    curvature: float,
+    old_surrogate: float,
+    objective: MetaObjective,
+    config: TRPOConfig,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The first acceptable fraction of the full step, or theta itself."""
+    # No step where the gradient is zero, or where the estimated Fisher matrix cannot judge the direction.
+    num_fractions = config.line_search_steps if curvature > 0 else 0
     flat = flatten(theta).double()
-    full_step = (2 * config.max_kl / curvature) ** 0.5 * direction
-    for i in range(config.line_search_steps):
+    for i in range(num_fractions):
         fraction = config.line_search_shrink**i
-        candidate = unflatten((flat + fraction * full_step).to(next(iter(theta.values())).dtype), theta)
+        step = fraction * (2 * config.max_kl / curvature) ** 0.5 * direction
+        candidate = unflatten((flat + step).to(next(iter(theta.values())).dtype), theta)
         surrogate, kl = objective.value(candidate)
         if surrogate > old_surrogate and kl <= config.max_kl:
-            accepted = {"outer/surrogate_after": surrogate, "outer/kl": kl, "outer/step_fraction": fraction}
-            return candidate, state, {**metrics, **accepted, "outer/accepted": 1.0}
-    return dict(theta), state, {**metrics, **rejected, "outer/accepted": 0.0}
+            return candidate, {
+                "outer/accepted": 1.0,
+                "outer/step_fraction": fraction,
+                "outer/surrogate_after": surrogate,
+                "outer/kl": kl,
+            }
+    return dict(theta), {
+        "outer/accepted": 0.0,
+        "outer/step_fraction": 0.0,
+        "outer/surrogate_after": old_surrogate,
+        "outer/kl": 0.0,
+    }

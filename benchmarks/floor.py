@@ -1,0 +1,66 @@
+"""The floor that speeds are compared with: a replay of a run's own physics through bare ``Batch.step``."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from maml_rl.threads import let_idle_threads_sleep
+
+let_idle_threads_sleep()  # as the command line does; before torch is loaded
+
+
+class Recorder:
+    """Notes what a vector environment asks of its simulations, and replays it.
+
+    Args:
+        env: a batch environment of a MuJoCo family.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._batch = env.unwrapped.engine.batch
+        self._calls: list[tuple[Any, ...]] = []
+        step, forward = self._batch.step, self._batch.forward
+
+        def noted_step(ids: np.ndarray | None = None, nstep: int = 1) -> None:
+            self._calls.append((ids, nstep, self._batch.ctrl.copy()))
+            step(ids, nstep=nstep)
+
+        def noted_forward(ids: np.ndarray | None = None) -> None:
+            forward(ids)
+            self._calls.append((self._batch.state.copy(),))  # where the episodes start
+
+        self._batch.step, self._batch.forward, self._step = noted_step, noted_forward, step
+
+    def clear(self) -> None:
+        """Forget what was noted."""
+        self._calls.clear()
+
+    def replay_s(self) -> float:
+        """Seconds that the noted steps take with nothing around them."""
+        seconds, control = 0.0, self._batch.bind("ctrl")
+        for call in self._calls:
+            if len(call) == 1:
+                self._batch.state[:] = call[0]
+                continue
+            ids, nstep, ctrl = call
+            start = time.perf_counter()
+            control[:] = ctrl
+            self._step(ids, nstep=nstep)
+            seconds += time.perf_counter() - start
+        return seconds
+
+
+def peak_memory_gib() -> float:
+    """Peak resident memory of this process."""
+    unit = 1024**3 if sys.platform == "darwin" else 1024**2
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def summary(values: list[float]) -> str:
+    """Median and range."""
+    return f"{np.median(values):.3f}  (min {min(values):.3f}, max {max(values):.3f}, n = {len(values)})"

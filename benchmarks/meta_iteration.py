@@ -1,0 +1,63 @@
+"""A whole meta-iteration against the floor, with where the time goes.
+
+Every round runs one meta-iteration as training does (second-order MAML-TRPO), then replays all its controls through
+bare ``Batch.step``; the ratio of the two times is printed, and the share of each part.
+
+    python benchmarks/meta_iteration.py --env HalfCheetahVel
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+from floor import Recorder, peak_memory_gib, summary
+
+from maml_rl.config_files import load_config
+from maml_rl.training import Run
+
+_PARTS = ("collection", "advantages", "adaptation", "gradient", "conjugate_gradient", "line_search")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="HalfCheetahVel")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num_tasks", type=int, default=40)
+    parser.add_argument("--num_episodes", type=int, default=20)
+    parser.add_argument("--horizon", type=int, default=100)
+    parser.add_argument("--fisher_state_stride", type=int, help="default: the preset's")
+    args = parser.parse_args()
+    outer = {} if args.fisher_state_stride is None else {"fisher_state_stride": args.fisher_state_stride}
+    config = load_config(
+        env=args.env,
+        meta_batch_size=args.num_tasks,
+        num_episodes=args.num_episodes,
+        horizon=args.horizon,
+        outer=outer,
+    )
+    ratios, seconds, shares = [], [], []
+    with Run.prepared(config, folder=None) as run:
+        recorder = Recorder(run.trainer.collector.env)
+        state = run.state
+        for i in range(args.rounds + 1):
+            recorder.clear()
+            start = time.perf_counter()
+            state, metrics = run.trainer.meta_iteration(state)
+            total = time.perf_counter() - start
+            if i > 0:  # the first round warms up
+                seconds.append(total)
+                ratios.append(recorder.replay_s() / total)
+                shares.append([metrics[f"time/{part}_s"] / total for part in _PARTS])
+    print(f"{args.env}, {args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps")
+    print(f"floor / meta-iteration: {summary(ratios)}")
+    print(f"seconds:                {summary(seconds)}")
+    for part, share in zip(_PARTS, np.median(shares, axis=0), strict=True):
+        print(f"  {part:<20} {100 * share:5.1f} %")
+    print(f"peak memory:            {peak_memory_gib():.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
