@@ -75,7 +75,7 @@ class TaskFamily(Protocol):
     max_episode_steps: ClassVar[int]
     """Default horizon."""
     task_units: ClassVar[Mapping[str, str]]
-    """Unit of each task parameter; its keys are the task's names."""
+    """Unit of each task parameter (empty for a pure number); its keys are the names that a task has."""
     task_limits: ClassVar[Mapping[str, tuple[float, float]]]
     """Values of each task parameter for which the reward has a meaning."""
 

@@ -106,7 +106,7 @@ class HalfCheetahDir(HalfCheetah):
     Version history: v0, first.
     """
 
-    task_units: ClassVar[Mapping[str, str]] = {"direction": "sign"}
+    task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:

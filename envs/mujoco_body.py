@@ -139,7 +139,8 @@ class MujocoSingleEngine:
         self._frame_skip = body.frame_skip
         self._render_mode = render_mode
         self._renderer: Any = None
-        self._render_options = {"default_camera_config": dict(body.camera), **render_options}
+        camera = render_options.pop("default_camera_config", dict(body.camera))
+        self._render_options = {"default_cam_config": camera, **render_options}
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Start from ``initial``, with the warm start that one forward pass leaves."""
@@ -160,23 +161,24 @@ class MujocoSingleEngine:
         Raises:
             RuntimeError: OpenGL is not available here.
         """
-        if self._renderer is None:
-            from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+        if self._renderer is not None:
+            return self._renderer.render(self._render_mode)
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-            options = {"width": 480, "height": 480, **self._render_options}
-            visual = self.model.vis.global_
-            visual.offwidth = max(visual.offwidth, options["width"])
-            visual.offheight = max(visual.offheight, options["height"])
-            try:
-                self._renderer = MujocoRenderer(self.model, self.data, **options)
-                return self._renderer.render(self._render_mode)
-            except Exception as error:  # OpenGL loaders fail in as many ways as there are drivers
-                self._renderer = None
-                raise RuntimeError(
-                    f"no picture: OpenGL could not be started ({error}). On a machine without a screen install EGL or "
-                    "OSMesa and set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
-                ) from error
-        return self._renderer.render(self._render_mode)
+        options = {"width": 480, "height": 480, **self._render_options}
+        visual = self.model.vis.global_
+        visual.offwidth = max(visual.offwidth, options["width"])
+        visual.offheight = max(visual.offheight, options["height"])
+        renderer = MujocoRenderer(self.model, self.data, **options)
+        try:
+            picture = renderer.render(self._render_mode)
+        except Exception as error:  # OpenGL's loaders fail in as many ways as there are drivers
+            raise RuntimeError(
+                f"no picture: OpenGL could not be started ({error}). On a machine without a screen install EGL or "
+                "OSMesa and set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
+            ) from error
+        self._renderer = renderer
+        return picture
 
     def close(self) -> None:
         """Close the renderer."""
