@@ -1,0 +1,80 @@
+"""Imports point one way: each module may import only modules of lower levels."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LEVELS = [
+    {"errors", "threads", "stopwatch", "random_streams", "protocols", "episodes"},
+    {"checkpoint", "run_folder", "metrics_writers", "policies", "normalizer", "baseline"},
+    {"advantages", "maml", "task_vector_env"},
+    {"collection", "outer.trpo"},
+    {"adaptation", "outer"},
+    {"config"},
+    {"meta_policy", "meta_trainer"},
+    {"evaluation", "recording"},
+    {"config_files"},
+    {"training"},
+    {"cli"},
+    {"train", "evaluate", "record", "__main__"},
+]
+LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+def module_name(path: Path) -> str:
+    return str(path.relative_to(ROOT / "maml_rl").with_suffix("")).replace("/", ".").removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in (ROOT / "maml_rl").rglob("*.py") if path.parent.name != "__pycache__"}
+MODULES.pop("__init__")
+
+
+def test_every_module_has_a_level() -> None:
+    assert set(MODULES) == set(LEVEL_OF)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module: str) -> None:
+    for name in imported(MODULES[module]):
+        if name.startswith("maml_rl."):
+            used = name.removeprefix("maml_rl.")
+            assert LEVEL_OF[used] < LEVEL_OF[module], f"{module} imports {used}, which does not stand below it"
+
+
+def test_the_packages_meet_only_in_config_files() -> None:
+    users = {module for module, path in MODULES.items() if any(n.startswith("maml_envs") for n in imported(path))}
+    assert users == {"config_files"}
+    for path in (ROOT / "envs").glob("*.py"):
+        assert not any(name.startswith("maml_rl") for name in imported(path)), path
+
+
+def test_stable_baselines3_is_used_for_its_logger_alone() -> None:
+    users = {
+        (module, name)
+        for module, path in MODULES.items()
+        for name in imported(path)
+        if name.startswith("stable_baselines3")
+    }
+    assert users == {("metrics_writers", "stable_baselines3.common.logger")}
+
+
+def test_tests_and_benchmarks_are_not_imported_by_the_packages() -> None:
+    for path in MODULES.values():
+        assert not any(name.split(".")[0] in {"tests", "benchmarks"} for name in imported(path)), path

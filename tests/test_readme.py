@@ -1,0 +1,95 @@
+"""What the README shows exists and runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import maml_rl
+from maml_rl.cli import main
+from maml_rl.config_files import load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+TINY = {"meta_batch_size": 2, "num_episodes": 4, "horizon": 8, "num_iterations": 2}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+COMMANDS = [
+    line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines() if line.partition("#")[0]
+]
+
+
+def commands(start: str) -> list[list[str]]:
+    return [shlex.split(command.removeprefix(start)) for command in COMMANDS if command.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the run that the README speaks of exists."""
+    folder = tmp_path_factory.mktemp("readme")
+    logging = {"final_evaluation": False, "final_video": False}
+    maml_rl.train(load_config(env="PointNavigation", output=str(folder / "runs/point"), logging=logging, **TINY))
+    return folder
+
+
+def test_the_first_commands_are_the_two_that_set_up_everything() -> None:
+    assert [command.split()[:2] for command in COMMANDS[:2]] == [["make", "train"], ["make", "test"]]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert {command.split()[1] for command in COMMANDS if command.startswith("make")} <= set(targets)
+
+
+def test_ci_runs_the_test_command() -> None:
+    assert "\nmake test" in (ROOT / ".ci" / "run").read_text()
+    assert "run: make test" in (ROOT / ".github" / "workflows" / "test.yml").read_text()
+
+
+@pytest.mark.parametrize("arguments", commands("python -m maml_rl.train"), ids=" ".join)
+def test_training_commands(
+    arguments: list[str], point_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(point_run)
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as stop:
+            main(["train", *arguments])
+        assert stop.value.code == 0
+        assert "--inner.num_steps" in capsys.readouterr().out
+    elif "--resume" in arguments:
+        short = ["3" if argument == "200" else argument for argument in arguments]
+        assert main(["train", *short]) == 0
+    else:
+        assert main(["train", *arguments, "--print_config"]) == 0
+        assert "meta_batch_size" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(point_run)
+    (arguments,) = commands(f"python -m maml_rl.{command}")
+    assert main([command, *arguments]) == 0
+    assert list((point_run / "runs/point").glob("evaluation/*.json" if command == "evaluate" else "videos/*.mp4"))
+
+
+def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = blocks("python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(maml_rl, "load_config", lambda **settings: load_config(**{**settings, **TINY}), raising=False)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert isinstance(names["adapted"], maml_rl.MetaPolicy)
+    assert (tmp_path / "runs/adapted/config.yaml").is_file()
+    assert (tmp_path / "runs/from_python/evaluation/results.json").is_file()
+
+
+def test_benchmarks_and_links_exist() -> None:
+    for arguments in commands("python benchmarks"):
+        assert (ROOT / ("benchmarks" + arguments[0])).is_file()
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
