@@ -109,8 +109,9 @@ def stack_tasks(family: TaskFamily, tasks: list[Task]) -> dict[str, np.ndarray]:
             value = np.asarray(task[name])
             if value.shape != () or value.dtype.kind not in "iuf" or not low <= float(value) <= high:
                 raise ValueError(
-                    f"task parameter {name!r} of {type(family).__name__} is one number in [{low}, {high}] "
-                    f"({family.task_units[name]}), got {task[name]!r}"
+                    f"task parameter {name!r} of {type(family).__name__} is one number in "
+                    f"[{low}, {high}] {family.task_units[name]}".strip()
+                    + f", got {task[name]!r}"
                 )
     return {name: np.array([float(task[name]) for task in tasks]) for name in names}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,28 @@ def load_gymnasium_model(file_name: str) -> mujoco.MjModel:
         mujoco.mj_setTotalmass(model, total_mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))
     return model
+
+
+def check_opengl() -> None:
+    """Make sure that one of the OpenGL backends that Gymnasium's off-screen renderer tries does start here.
+
+    The renderer itself prints a traceback from its destructor where none does.
+
+    Raises:
+        RuntimeError: none starts; says why for each.
+    """
+    wanted = os.environ.get("MUJOCO_GL")
+    problems = []
+    for backend in [wanted] if wanted is not None else ["glfw", "egl", "osmesa"]:
+        try:
+            importlib.import_module(f"mujoco.{backend}").GLContext(16, 16).free()
+            return
+        except Exception as error:  # OpenGL's loaders fail in as many ways as there are drivers
+            problems.append(f"{backend}: {error}")
+    raise RuntimeError(
+        f"OpenGL could not be started ({'; '.join(problems)}). On a machine without a screen install EGL or OSMesa and "
+        "set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
+    )
 
 
 @dataclass(frozen=True)
@@ -161,24 +185,17 @@ class MujocoSingleEngine:
         Raises:
             RuntimeError: OpenGL is not available here.
         """
-        if self._renderer is not None:
-            return self._renderer.render(self._render_mode)
-        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+        if self._renderer is None:
+            from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-        options = {"width": 480, "height": 480, **self._render_options}
-        visual = self.model.vis.global_
-        visual.offwidth = max(visual.offwidth, options["width"])
-        visual.offheight = max(visual.offheight, options["height"])
-        renderer = MujocoRenderer(self.model, self.data, **options)
-        try:
-            picture = renderer.render(self._render_mode)
-        except Exception as error:  # OpenGL's loaders fail in as many ways as there are drivers
-            raise RuntimeError(
-                f"no picture: OpenGL could not be started ({error}). On a machine without a screen install EGL or "
-                "OSMesa and set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
-            ) from error
-        self._renderer = renderer
-        return picture
+            if self._render_mode != "human":
+                check_opengl()
+            options = {"width": 480, "height": 480, **self._render_options}
+            visual = self.model.vis.global_
+            visual.offwidth = max(visual.offwidth, options["width"])
+            visual.offheight = max(visual.offheight, options["height"])
+            self._renderer = MujocoRenderer(self.model, self.data, **options)
+        return self._renderer.render(self._render_mode)
 
     def close(self) -> None:
         """Close the renderer."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its arguments; default is the command line.
     """
     let_idle_threads_sleep()
+    _import_mujoco()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in _COMMANDS:
         wanted = argv and argv[0] not in ("-h", "--help")
@@ -37,6 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"error: a number is not finite: {error}", file=sys.stderr)  # noqa: T201
         return 1
+
+
+def _import_mujoco() -> None:
+    """Import MuJoCo without its OpenGL: it loads what MUJOCO_GL names at once, and fails where that is not there.
+
+    Gymnasium's renderer reads the variable again, when there is something to draw.
+    """
+    wanted = os.environ.pop("MUJOCO_GL", None)
+    importlib.import_module("mujoco")
+    if wanted is not None:
+        os.environ["MUJOCO_GL"] = wanted
 
 
 def _say(text: str) -> None:

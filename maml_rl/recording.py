@@ -27,31 +27,30 @@ def use_headless_renderer() -> None:
 
 
 def make_rendering_env(config: EnvConfig) -> TaskSetter:
-    """The single environment with pictures.
+    """The single environment with pictures, which has drawn one already.
 
     Raises:
-        UserError: it cannot draw.
+        UserError: it cannot draw here.
     """
     use_headless_renderer()
     try:
-        env = gym.make(resolve_env_id(config.name), render_mode="rgb_array", **config.kwargs)
-    except (TypeError, ValueError, gym.error.Error) as error:
-        raise UserError(f"environment {config.name!r} cannot draw: {error}") from error
-    return TaskSetter(env)
+        env = TaskSetter(gym.make(resolve_env_id(config.name), render_mode="rgb_array", **config.kwargs))
+        env.reset(seed=0)
+        frame = env.render()
+    except (TypeError, ValueError, RuntimeError, ImportError, gym.error.Error) as error:
+        raise UserError(f"environment {config.name!r} cannot draw here: {error}") from error
+    if not isinstance(frame, np.ndarray):
+        raise UserError(f"environment {config.name!r} draws no rgb_array frames")
+    return env
 
 
 def rendering_problem(config: EnvConfig) -> str | None:
     """Why no video can be made of this environment here, or ``None``."""
     try:
-        env = make_rendering_env(config)
-        try:
-            env.reset(seed=0)
-            frame = env.render()
-        finally:
-            env.close()
-    except (UserError, RuntimeError, ImportError, gym.error.Error) as error:
+        make_rendering_env(config).close()
+    except UserError as error:
         return str(error)
-    return None if isinstance(frame, np.ndarray) else f"environment {config.name!r} draws no rgb_array frames"
+    return None
 
 
 def record(
