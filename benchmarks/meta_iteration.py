@@ -15,7 +15,7 @@ import numpy as np
 from floor import Recorder, peak_memory_gib, summary
 
 from maml_rl.config_files import load_config
-from maml_rl.training import Run
+from maml_rl.training import open_trainer
 
 _PARTS = ("collection", "advantages", "adaptation", "gradient", "conjugate_gradient", "line_search")
 
@@ -39,13 +39,12 @@ def main() -> None:
         outer=outer,
     )
     ratios, seconds, shares = [], [], []
-    with Run.prepared(config, folder=None) as run:
-        recorder = Recorder(run.trainer.collector.env)
-        state = run.state
+    with open_trainer(config) as (trainer, state, _):
+        recorder = Recorder(trainer.collector.env)
         for i in range(args.rounds + 1):
             recorder.clear()
             start = time.perf_counter()
-            state, metrics = run.trainer.meta_iteration(state)
+            state, metrics = trainer.meta_iteration(state)
             total = time.perf_counter() - start
             if i > 0:  # the first round warms up
                 seconds.append(total)

@@ -17,7 +17,7 @@ from maml_rl.adaptation import sample_tasks
 from maml_rl.config_files import load_config
 from maml_rl.policies import make_stack
 from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.training import Run
+from maml_rl.training import open_trainer
 
 
 def main() -> None:
@@ -32,11 +32,11 @@ def main() -> None:
     config = load_config(
         env=args.env, meta_batch_size=args.num_tasks, num_episodes=args.num_episodes, horizon=args.horizon
     )
-    with Run.prepared(config, folder=None) as run:
-        collector = run.trainer.collector
+    with open_trainer(config) as (trainer, state, _):
+        collector = trainer.collector
         physics = hasattr(collector.env.unwrapped.engine, "batch")
         recorder = Recorder(collector.env) if physics else None
-        stack = make_stack(run.state.theta, args.num_tasks)
+        stack = make_stack(state.theta, args.num_tasks)
         ratios, speeds = [], []
         for i in range(args.rounds + 1):
             streams = RandomStreams(0, Phase.TRAINING, i)

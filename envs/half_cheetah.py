@@ -28,7 +28,7 @@ class HalfCheetah:
     reset_noise_scale: float = 0.1
     """Initial positions are uniform within this of the model's (m, rad); velocities have it as standard deviation."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=5, camera={"distance": 4.0})
+    body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=5, camera_name="track")
     max_episode_steps: ClassVar[int] = 100
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import functools
 import importlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,12 @@ class MujocoBody:
     Args:
         model_file: name of one of Gymnasium's model files.
         frame_skip: MuJoCo steps per control step.
-        camera: attributes of the free camera that follows the body in pictures.
+        camera_name: the camera of the model that follows the body in pictures.
     """
 
     model_file: str
     frame_skip: int
-    camera: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    camera_name: str
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
@@ -120,7 +120,7 @@ class MujocoBatchEngine:
         self._frame_skip = body.frame_skip
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start simulations ``ids`` from ``initial``, with the warm start that one forward pass leaves."""
+        """Start simulations ``ids`` from ``initial``, and compute what follows from it."""
         self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         for name, values in initial.items():
             self.state[name][ids] = values
@@ -163,11 +163,14 @@ class MujocoSingleEngine:
         self._frame_skip = body.frame_skip
         self._render_mode = render_mode
         self._renderer: Any = None
-        camera = render_options.pop("default_camera_config", dict(body.camera))
-        self._render_options = {"default_cam_config": camera, **render_options}
+        if "default_camera_config" in render_options:  # Gymnasium's environments and its renderer differ in the name
+            render_options["default_cam_config"] = render_options.pop("default_camera_config")
+        elif "camera_id" not in render_options:
+            render_options = {"camera_name": body.camera_name, **render_options}
+        self._render_options = render_options
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start from ``initial``, with the warm start that one forward pass leaves."""
+        """Start from ``initial``, and compute what follows from it."""
         mujoco.mj_resetData(self.model, self.data)
         for name, values in initial.items():
             self.state[name][:] = values

@@ -105,9 +105,14 @@ class FamilyVectorEnv(VectorEnv):
         """
         options = dict(options or {})
         self._seed_generators(seed)
-        ids = np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        if "tasks" in options or "task" in options:
-            self.set_tasks(options.get("tasks") or [options["task"]] * self.num_envs)
+        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got {mask!r}")
+        ids = np.flatnonzero(mask)
+        if "tasks" in options:
+            self.set_tasks(options["tasks"])
+        elif "task" in options:
+            self.set_tasks([options["task"]] * self.num_envs)
         elif self._tasks is None:
             self.set_tasks([unstack_tasks(self.family.sample_tasks(rng, 1))[0] for rng in self._rngs])
         initial = [self.family.initial_state(self._rngs[i]) for i in ids]

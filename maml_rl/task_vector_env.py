@@ -84,7 +84,9 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
         else:
             env = None
         if env is None:
-            make = functools.partial(gym.make, env_id, max_episode_steps=horizon, **kwargs)
+            # A worker process may have to import the module that registers the id, so the name goes there whole.
+            gym_name = name if ":" in name else env_id
+            make = functools.partial(gym.make, gym_name, max_episode_steps=horizon, **kwargs)
             env = GymTaskVectorEnv.of(make, num_envs, config.vectorization)
     except (TypeError, ValueError) as error:
         raise UserError(f"environment {name!r} could not be made with {dict(kwargs)}: {error}") from error
@@ -113,7 +115,7 @@ def as_task_vector_env(
     """
     if isinstance(env, gym.Env):
         single = SyncVectorEnv([lambda: TaskSetter(env)], autoreset_mode=AutoresetMode.DISABLED)
-        yield GymTaskVectorEnv(single, None)
+        yield GymTaskVectorEnv(single, None, takes_tasks=True)
     elif isinstance(env, VectorEnv):
         if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
@@ -141,7 +143,7 @@ class TaskSetter(gym.Wrapper):
     @assigned_task.setter
     def assigned_task(self, task: Task) -> None:
         self._task = task
-        if hasattr(self.unwrapped, "set_task"):
+        if task and hasattr(self.unwrapped, "set_task"):
             self.unwrapped.set_task(task)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -161,17 +163,19 @@ class GymTaskVectorEnv:
     thrown away.
 
     Args:
-        envs: with autoreset disabled, every sub-environment wrapped in :class:`TaskSetter`.
-        sampler: a single environment that draws tasks, or ``None`` to leave tasks alone.
+        envs: with autoreset disabled.
+        sampler: a single environment that draws tasks, or ``None`` where none are drawn.
+        takes_tasks: whether every sub-environment is a :class:`TaskSetter`.
     """
 
-    def __init__(self, envs: VectorEnv, sampler: gym.Env | None) -> None:
+    def __init__(self, envs: VectorEnv, sampler: gym.Env | None, takes_tasks: bool = False) -> None:
         self.envs: Any = envs
         self.num_envs = envs.num_envs
         self.single_observation_space = envs.single_observation_space
         self.single_action_space = envs.single_action_space
         self.np_random = np.random.default_rng()
         self._sampler = sampler
+        self._takes_tasks = takes_tasks
         self._finished = np.zeros(self.num_envs, bool)
         self._to_reset = np.zeros(self.num_envs, bool)
 
@@ -180,7 +184,7 @@ class GymTaskVectorEnv:
         """``num_envs`` environments from ``make``, in this process or in one worker process each."""
         functions = [functools.partial(_make_with_task_setter, make)] * num_envs
         vector_class = SyncVectorEnv if vectorization == "sync" else AsyncVectorEnv
-        return cls(vector_class(functions, autoreset_mode=AutoresetMode.DISABLED), make())
+        return cls(vector_class(functions, autoreset_mode=AutoresetMode.DISABLED), make(), takes_tasks=True)
 
     def sample_tasks(self, num_tasks: int) -> list[Task]:
         """Draw tasks with ``self.np_random``; empty mappings from an environment without tasks."""
@@ -196,7 +200,7 @@ class GymTaskVectorEnv:
             UserError: the sub-environments have no way to take a task.
         """
         if any(tasks):
-            if not all(isinstance(env, TaskSetter) for env in getattr(self.envs, "envs", ())):
+            if not self._takes_tasks:
                 raise UserError(f"{self.envs} takes no tasks: set them before you hand it over, and give none here")
             self.envs.set_attr("assigned_task", list(tasks))
 
@@ -218,7 +222,7 @@ class GymTaskVectorEnv:
         self._terminated = np.where(live, terminated, self._terminated)
         self._truncated = np.where(live, truncated, self._truncated)
         self._finished = self._terminated | self._truncated
-        info = {**info, "void": np.zeros(self.num_envs, bool) | info.get("void", False)}
+        info = {**info, "void": live & info.get("void", False)}
         return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, info
 
     def close(self) -> None:

@@ -73,10 +73,10 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         FloatingPointError: training diverged; the last checkpoint stays.
     """
     run = Path(config.output) if config.output else default_run_folder(config.env.name, config.seed)
-    with Run.prepared(config, run) as session:
+    with open_trainer(config) as opened:
         create_run_folder(run, to_mapping(config))
         with locked(run):
-            return session.train(say, progress_bar)
+            return Run(config, run, *opened).train(say, progress_bar)
 
 
 def resume(run: Path, config: Config, *, say: Say = lambda text: None, progress_bar: bool = False) -> Path:
@@ -88,7 +88,8 @@ def resume(run: Path, config: Config, *, say: Say = lambda text: None, progress_
         say: where to tell the user what happens.
         progress_bar: show one on stderr.
     """
-    with locked(run), Run.prepared(config, run) as session:
+    with locked(run), open_trainer(config) as opened:
+        session = Run(config, run, *opened)
         path = latest_checkpoint(run / "checkpoints")
         if path is not None:
             session.restore(path)
@@ -101,44 +102,41 @@ def resume(run: Path, config: Config, *, say: Say = lambda text: None, progress_
         return session.train(say, progress_bar)
 
 
+@contextlib.contextmanager
+def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, MetaPolicy]]:
+    """Open everything that training needs, without writing anything.
+
+    Raises:
+        UserError: something in the configuration cannot be used.
+    """
+    device = resolve_device(config.device)
+    num_envs = config.meta_batch_size * config.num_episodes
+    with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
+        spaces = env.single_observation_space, env.single_action_space
+        policy = make_policy(config.policy, *spaces, config.seed).to(device)
+        theta, normalizer = parameters(policy), None
+        if config.policy.normalize_observations:
+            normalizer = ObservationNormalizer.empty(policy.observation_size, device)
+        if config.init_from is not None:
+            start = load_run(Path(config.init_from), device)
+            check_parameters(policy, start.theta, Path(config.init_from))
+            theta, normalizer = dict(start.theta), start.normalizer
+        meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
+        sizes = (config.meta_batch_size, config.num_episodes, config.horizon)
+        collector = Collector(env, policy, *sizes, meta_policy.action_map, device)
+        trainer = MetaTrainer(collector, config.inner, config.outer, config.baseline, config.seed)
+        yield trainer, TrainingState(theta, {}, normalizer), meta_policy
+
+
 @dataclass
 class Run:
     """A run in progress: what is open, and the state after the last finished iteration."""
 
     config: Config
-    folder: Path | None
-    policy: MetaPolicy
+    folder: Path
     trainer: MetaTrainer
     state: TrainingState
-
-    @classmethod
-    @contextlib.contextmanager
-    def prepared(cls, config: Config, folder: Path | None) -> Iterator[Run]:
-        """Open everything that training needs, so that nothing is written before all of it is there."""
-        device = resolve_device(config.device)
-        num_envs = config.meta_batch_size * config.num_episodes
-        with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
-            spaces = env.single_observation_space, env.single_action_space
-            policy = make_policy(config.policy, *spaces, config.seed).to(device)
-            theta, normalizer = parameters(policy), None
-            if config.policy.normalize_observations:
-                normalizer = ObservationNormalizer.empty(policy.observation_size, device)
-            if config.init_from is not None:
-                start = load_run(Path(config.init_from), device)
-                check_parameters(policy, start.theta, Path(config.init_from))
-                theta, normalizer = dict(start.theta), start.normalizer
-            meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
-            collector = Collector(
-                env,
-                policy,
-                config.meta_batch_size,
-                config.num_episodes,
-                config.horizon,
-                meta_policy.action_map,
-                device,
-            )
-            trainer = MetaTrainer(collector, config.inner, config.outer, config.baseline, config.seed)
-            yield cls(config, folder, meta_policy, trainer, TrainingState(theta, {}, normalizer))
+    policy: MetaPolicy
 
     def restore(self, path: Path) -> None:
         """Take the state of a checkpoint.

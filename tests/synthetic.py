@@ -1,4 +1,4 @@
-"""Float64 policies and episodes, and MAML written out plainly: one task at a time, real steps only, torch.distributions.
+"""Float64 policies and episodes, and MAML written out plainly: one task at a time, over real steps only.
 
 The plain functions share no code with the package, so that agreement with them means something.
 """
@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch import distributions as td
+
 from maml_rl.episodes import Episodes
 from maml_rl.maml import InnerConfig, MetaBatch
 from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
-from torch import Tensor
-from torch import distributions as td
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2
@@ -27,7 +28,9 @@ def make_policy(discrete: bool = False, *, dtype: torch.dtype = torch.float64, s
     """A small policy whose biases and log_std are not at their initial values."""
     rng = np.random.default_rng(seed)
     settings = {"hidden_sizes": (4,), "nonlinearity": "tanh", "init_std": 0.7} | options
-    policy = MLPPolicy(OBSERVATION_SIZE, 3 if discrete else ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **settings)
+    policy = MLPPolicy(
+        OBSERVATION_SIZE, 3 if discrete else ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **settings
+    )
     with torch.no_grad():
         for name, value in policy.named_parameters():
             if not name.startswith("weight"):

@@ -1,0 +1,494 @@
+"""What every task family keeps to, whatever it simulates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import maml_envs
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+FAMILIES = sorted(maml_envs.FAMILIES)
+STARTS_AT_ONE_STATE = {"PointNavigation"}
+
+every_family = pytest.mark.parametrize("name", FAMILIES)
+# Gymnasium advises bounds for every observation; its own robots, HalfCheetah-v5 among them, do not follow it either.
+unbounded_observations = pytest.mark.filterwarnings("ignore:.*A Box observation space (min|max)imum value is")
+
+
+def _batch(name: str, num_envs: int, **options: Any) -> maml_envs.FamilyVectorEnv:
+    return gym.make_vec(maml_envs.env_id(name), num_envs=num_envs, **options)
+
+
+def _actions(name: str, num_steps: int, num_envs: int, seed: int = 0) -> np.ndarray:
+    """Random actions within the bounds, (num_steps, num_envs, action_size)."""
+    space = maml_envs.FAMILIES[name].body.action_space
+    rng = np.random.default_rng(seed)
+    return rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape)).astype(np.float32)
+
+
+def _far_task(name: str) -> dict[str, float]:
+    """A task that no short random rollout solves."""
+    return {key: high for key, (_, high) in maml_envs.FAMILIES[name].task_limits.items()}
+
+
+def test_families_are_registered() -> None:
+    assert {"HalfCheetahVel", "HalfCheetahDir", "PointNavigation"} <= set(FAMILIES)
+    for name in FAMILIES:
+        spec = gym.spec(maml_envs.env_id(name))
+        assert spec.id == f"maml_rl/{name}-v0"
+        assert spec.max_episode_steps == maml_envs.FAMILIES[name].max_episode_steps
+
+
+@unbounded_observations
+@every_family
+def test_gymnasiums_checker(name: str, egl: None) -> None:
+    env = gym.make(maml_envs.env_id(name)).unwrapped
+    modes = env.metadata["render_modes"]
+    if not os.environ.get("DISPLAY"):
+        modes = [mode for mode in modes if mode != "human"]  # a window needs a screen
+    assert "rgb_array" in modes
+    env.metadata = {**env.metadata, "render_modes": modes}
+    check_env(env)
+    env.close()
+
+
+@unbounded_observations
+@every_family
+def test_gymnasiums_checker_without_pictures(name: str) -> None:
+    env = gym.make(maml_envs.env_id(name)).unwrapped
+    check_env(env, skip_render_check=True)
+    env.close()
+
+
+@every_family
+def test_picture(name: str, egl: None) -> None:
+    env = gym.make(maml_envs.env_id(name), render_mode="rgb_array", width=96, height=64)
+    env.reset(seed=0)
+    first = env.render()
+    for action in _actions(name, 5, 1)[:, 0]:
+        env.step(action)
+    later = env.render()
+    for frame in (first, later):
+        assert frame.shape == (64, 96, 3)
+        assert frame.dtype == np.uint8
+        assert frame.std() > 1
+    assert not np.array_equal(first, later)
+    env.close()
+    env.reset(seed=0)  # closing frees the renderer alone
+
+
+@every_family
+def test_picture_needs_a_render_mode(name: str) -> None:
+    env = gym.make(maml_envs.env_id(name)).unwrapped
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert env.render() is None
+    env.close()
+
+
+@every_family
+def test_unknown_render_mode_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"rgb_array.*'asciii'"):
+        maml_envs.FamilyEnv(maml_envs.FAMILIES[name](), render_mode="asciii")
+
+
+@every_family
+def test_spaces(name: str) -> None:
+    single, batch = gym.make(maml_envs.env_id(name)), _batch(name, 3)
+    assert isinstance(single.observation_space, spaces.Box)
+    assert isinstance(single.action_space, spaces.Box)
+    assert np.isfinite([single.action_space.low, single.action_space.high]).all()
+    assert batch.single_observation_space == single.observation_space
+    assert batch.single_action_space == single.action_space
+    assert batch.observation_space.shape == (3, *single.observation_space.shape)
+    assert batch.action_space.shape == (3, *single.action_space.shape)
+    assert batch.metadata["autoreset_mode"] is gym.vector.AutoresetMode.DISABLED
+    observation, _ = batch.reset(seed=0)
+    assert observation in batch.observation_space
+    observation, reward, terminated, truncated, info = batch.step(_actions(name, 1, 3)[0])
+    assert observation in batch.observation_space
+    assert reward.shape == terminated.shape == truncated.shape == (3,)
+    assert terminated.dtype == truncated.dtype == info["void"].dtype == bool
+    assert all(value.shape == (3,) for value in info.values())
+    single.close()
+    batch.close()
+
+
+@every_family
+def test_wrong_action_shape_is_refused(name: str) -> None:
+    single, batch = gym.make(maml_envs.env_id(name)).unwrapped, _batch(name, 2)
+    single.reset(seed=0)
+    batch.reset(seed=0)
+    with pytest.raises(ValueError, match=r"\(9,\)"):
+        single.step(np.zeros(9))
+    with pytest.raises(ValueError, match=r"\(2, 9\)"):
+        batch.step(np.zeros((2, 9)))
+    single.close()
+    batch.close()
+
+
+def _rollout(name: str, seed: int) -> list[np.ndarray]:
+    env = _batch(name, 3, max_episode_steps=10)
+    seen = [env.reset(seed=seed)[0]]
+    for action in _actions(name, 10, 3):
+        observation, reward, *_ = env.step(action)
+        seen += [observation, reward]
+    seen += [env.reset()[0], np.array([list(task.values()) for task in env.tasks])]
+    env.close()
+    return seen
+
+
+@every_family
+def test_same_seed_same_episode(name: str) -> None:
+    first, second = _rollout(name, 5), _rollout(name, 5)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = _rollout(name, 6)
+    same = all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not same
+
+
+@every_family
+def test_initial_state_is_random(name: str) -> None:
+    env = _batch(name, 3)
+    first, _ = env.reset(seed=0)
+    second, _ = env.reset()
+    if name in STARTS_AT_ONE_STATE:
+        np.testing.assert_array_equal(first, np.zeros_like(first))
+        np.testing.assert_array_equal(second, first)
+    else:
+        states = np.concatenate([first, second])
+        assert all(len(np.unique(column)) == len(states) for column in states.T)
+    env.close()
+
+
+@every_family
+def test_no_observation_entry_is_constant(name: str) -> None:
+    env = _batch(name, 1)
+    env.reset(seed=0, options={"task": _far_task(name)})
+    seen = np.concatenate([env.step(action)[0] for action in _actions(name, 50, 1)])
+    assert np.ptp(seen, axis=0).min() > 1e-3
+    env.close()
+
+
+@every_family
+def test_observations_do_not_depend_on_the_task(name: str) -> None:
+    env = _batch(name, 2)
+    tasks = env.sample_tasks(2)
+    assert tasks[0] != tasks[1]
+    observation, _ = env.reset(seed=[4, 4], options={"tasks": tasks})
+    np.testing.assert_array_equal(observation[0], observation[1])
+    for action in _actions(name, 20, 1):
+        observation, reward, terminated, truncated, _ = env.step(np.repeat(action, 2, axis=0))
+        assert not (terminated | truncated).any()
+        np.testing.assert_array_equal(observation[0], observation[1])
+        assert reward[0] != reward[1]
+    env.close()
+
+
+@every_family
+def test_reward_is_the_sum_of_its_terms(name: str) -> None:
+    single, batch = gym.make(maml_envs.env_id(name)), _batch(name, 3)
+    single.reset(seed=0)
+    batch.reset(seed=0)
+    for actions in _actions(name, 10, 3):
+        _, reward, _, _, info = single.step(actions[0])
+        terms = [value for key, value in info.items() if key.startswith("reward_")]
+        assert terms
+        assert sum(terms) == pytest.approx(reward, rel=0, abs=1e-12)
+        _, reward, _, _, info = batch.step(actions)
+        terms = [value for key, value in info.items() if key.startswith("reward_")]
+        np.testing.assert_allclose(sum(terms), reward, rtol=0, atol=1e-12)
+        for key in info:
+            assert key.startswith("_") or info[f"_{key}"].all()
+    single.close()
+    batch.close()
+
+
+@every_family
+def test_tasks_are_kept_over_resets(name: str) -> None:
+    single, batch = gym.make(maml_envs.env_id(name)).unwrapped, _batch(name, 3)
+    assert single.task is None
+    assert batch.tasks is None
+    batch.np_random = np.random.default_rng(7)
+    tasks = batch.sample_tasks(3)
+    assert set(tasks[0]) == set(maml_envs.FAMILIES[name].task_units)
+    batch.set_tasks(tasks)
+    batch.reset(seed=0)
+    single.set_task(tasks[1])
+    single.reset(seed=0)
+    for _ in range(2):
+        batch.step(_actions(name, 1, 3)[0])
+        single.step(_actions(name, 1, 1)[0, 0])
+        batch.reset(seed=8)
+        single.reset(seed=8)
+        assert batch.tasks == tasks
+        assert single.task == tasks[1]
+    batch.tasks[0].clear()
+    assert batch.tasks == tasks
+    batch.reset(options={"reset_mask": np.array([True, False, True]), "tasks": tasks[::-1]})
+    assert batch.tasks == tasks[::-1]
+    batch.reset(options={"task": tasks[0]})
+    assert batch.tasks == [tasks[0]] * 3
+    single.reset(options={"task": tasks[0]})
+    assert single.task == tasks[0]
+    single.close()
+    batch.close()
+
+
+@every_family
+def test_drawn_task_is_kept(name: str) -> None:
+    env = gym.make(maml_envs.env_id(name)).unwrapped
+    env.reset(seed=1)
+    task = env.task
+    assert task is not None
+    env.reset(seed=2)
+    assert env.task == task
+    env.close()
+
+
+@every_family
+def test_tasks_come_from_the_environments_generator(name: str) -> None:
+    env = _batch(name, 1)
+    draws = []
+    for seed in (0, 0):
+        env.np_random = np.random.default_rng(seed)
+        draws.append(env.sample_tasks(4))
+    assert draws[0] == draws[1]
+    assert len(draws[0]) == 4
+    if name != "HalfCheetahDir":  # the directions alternate, whatever the generator
+        assert env.sample_tasks(4) != draws[0]
+    env.close()
+
+
+@every_family
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e9, "fast", None, True, [0.5, 0.5]])
+def test_task_values_without_meaning_are_named(name: str, value: Any) -> None:
+    single, batch = gym.make(maml_envs.env_id(name)).unwrapped, _batch(name, 2)
+    single.reset(seed=0)
+    batch.reset(seed=0)
+    single_task, batch_tasks = single.task, batch.tasks
+    for key in single_task:
+        bad = {**single_task, key: value}
+        for attempt in (
+            lambda bad=bad: single.set_task(bad),
+            lambda bad=bad: single.reset(options={"task": bad}),
+            lambda bad=bad: batch.set_tasks([batch_tasks[0], bad]),
+            lambda bad=bad: batch.reset(options={"task": bad}),
+        ):
+            with pytest.raises(ValueError, match=key) as refusal:
+                attempt()
+            assert repr(value) in str(refusal.value)
+    assert single.task == single_task
+    assert batch.tasks == batch_tasks
+    single.close()
+    batch.close()
+
+
+@every_family
+def test_task_with_other_names_is_refused(name: str) -> None:
+    single, batch = gym.make(maml_envs.env_id(name)).unwrapped, _batch(name, 1)
+    good = batch.sample_tasks(1)[0]
+    first = next(iter(good))
+    for bad in ({**good, "goal_colour": 1.0}, {k: v for k, v in good.items() if k != first}, {}, [1.0], 3.0, None):
+        for attempt in (lambda bad=bad: single.set_task(bad), lambda bad=bad: batch.set_tasks([bad])):
+            with pytest.raises(ValueError, match=first) as refusal:  # the names that are expected
+                attempt()
+            assert repr(bad) in str(refusal.value)
+    single.close()
+    batch.close()
+
+
+@every_family
+def test_one_task_per_simulation(name: str) -> None:
+    env = _batch(name, 3)
+    for num_tasks in (0, 2, 4):
+        tasks = env.sample_tasks(num_tasks)
+        with pytest.raises(ValueError, match=f"3 tasks.*{num_tasks}"):
+            env.set_tasks(tasks)
+        with pytest.raises(ValueError, match=f"3 tasks.*{num_tasks}"):
+            env.reset(options={"tasks": tasks})
+    env.close()
+
+
+@every_family
+def test_default_horizon_truncates(name: str) -> None:
+    horizon = maml_envs.FAMILIES[name].max_episode_steps
+    single, batch = gym.make(maml_envs.env_id(name)), _batch(name, 2)
+    single.reset(seed=0, options={"task": _far_task(name)})
+    batch.reset(seed=0, options={"task": _far_task(name)})
+    for t, actions in enumerate(_actions(name, horizon, 2)):
+        for _, _, terminated, truncated, _ in (single.step(actions[0]), batch.step(actions)):
+            assert not np.any(terminated)
+            assert np.all(np.equal(truncated, t == horizon - 1))
+    single.close()
+    batch.close()
+
+
+@every_family
+def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
+    env = _batch(name, 3, max_episode_steps=4)
+    env.reset(seed=0, options={"task": _far_task(name)})
+    engine = env.unwrapped.engine
+    actions = _actions(name, 20, 3)
+    for action in actions[:2]:
+        env.step(action)
+    env.reset(options={"reset_mask": np.array([False, True, False])})  # so that number 1 ends two steps later
+    for action in actions[2:4]:
+        observation, _, terminated, truncated, _ = env.step(action)
+    assert truncated.tolist() == [True, False, True]
+    assert not terminated.any()
+    rest = {field: value.copy() for field, value in engine.state.items()}
+    shown = observation
+    for t, action in enumerate(actions[4:8]):
+        observation, reward, terminated, truncated, info = env.step(action)
+        for field, value in engine.state.items():
+            np.testing.assert_array_equal(value[[0, 2]], rest[field][[0, 2]])
+        np.testing.assert_array_equal(observation[[0, 2]], shown[[0, 2]])
+        assert reward[[0, 2]].tolist() == [0, 0]
+        assert all(info[key][[0, 2]].tolist() == [0, 0] for key in info if key.startswith("reward_"))
+        assert not info["_void"][[0, 2]].any()
+        assert truncated.tolist() == [True, t >= 1, True]
+        assert not terminated.any()
+        assert (reward[1] != 0) == (t < 2)
+        assert np.array_equal(observation[1], shown[1]) == (t >= 2)
+        shown = observation
+    before = {field: value[2].copy() for field, value in engine.state.items()}
+    env.reset(options={"reset_mask": np.array([True, True, False])})
+    for field, value in engine.state.items():
+        np.testing.assert_array_equal(value[2], before[field])
+    _, reward, _, truncated, _ = env.step(actions[8])
+    assert truncated.tolist() == [False, False, True]
+    assert (reward != 0).tolist() == [True, True, False]
+    env.close()
+
+
+@every_family
+def test_results_are_not_overwritten_by_later_steps(name: str) -> None:
+    env = _batch(name, 2, max_episode_steps=2)
+    results = [env.reset(seed=0)[0]]
+    copies = [results[0].copy()]
+    for action in _actions(name, 3, 2):
+        observation, reward, terminated, truncated, info = env.step(action)
+        results += [observation, reward, terminated, truncated, *info.values()]
+        copies += [value.copy() for value in results[len(copies) :]]
+    env.reset()
+    for result, copy in zip(results, copies, strict=True):
+        np.testing.assert_array_equal(result, copy)
+    env.close()
+
+
+def _model_values(model: Any) -> dict[str, np.ndarray]:
+    found = {}
+    for prefix, part in (("", model), ("opt.", model.opt), ("vis.", model.vis.global_)):
+        for name in dir(part):
+            value = None if name.startswith("_") else getattr(part, name)
+            if isinstance(value, (np.ndarray, int, float)):
+                found[prefix + name] = np.array(value)
+    return found
+
+
+@every_family
+def test_model_of_the_body_is_never_changed(name: str, egl: None) -> None:
+    body = maml_envs.FAMILIES[name].body
+    if not hasattr(body, "model"):
+        untouched: Any = (body.max_step, body.action_space)
+    else:
+        untouched = _model_values(body.model)
+        assert {"body_mass", "opt.gravity", "vis.offwidth"} <= set(untouched)
+    single = gym.make(maml_envs.env_id(name), render_mode="rgb_array", width=1000, height=800)
+    batch = _batch(name, 2)
+    single.reset(seed=0)
+    batch.reset(seed=0)
+    assert single.render().shape == (800, 1000, 3)
+    for actions in _actions(name, 5, 2):
+        single.step(actions[0])
+        batch.step(actions)
+    if not hasattr(body, "model"):
+        assert (body.max_step, body.action_space) == untouched
+    else:
+        single.unwrapped.model.body_mass[:] *= 2  # a single environment has a copy of its own
+        after = _model_values(body.model)
+        assert after.keys() == untouched.keys()
+        assert [key for key in after if not np.array_equal(after[key], untouched[key], equal_nan=True)] == []
+    single.close()
+    batch.close()
+
+
+@every_family
+def test_global_generators_are_untouched(name: str) -> None:
+    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    single, batch = gym.make(maml_envs.env_id(name)), _batch(name, 2)
+    for env in (single, batch):
+        env.reset()
+        env.reset(seed=0)
+        env.unwrapped.sample_tasks(3)
+        env.step(np.zeros(env.action_space.shape, np.float32))
+        env.close()
+    for before, after in zip(numpy_state, np.random.get_state(), strict=True):  # noqa: NPY002
+        np.testing.assert_array_equal(before, after)
+    assert torch.equal(torch_state, torch.get_rng_state())
+
+
+@every_family
+def test_functions_agree_between_numpy_and_torch(name: str) -> None:
+    family, rng = maml_envs.FAMILIES[name](), np.random.default_rng(0)
+    before, after = (
+        {field: rng.standard_normal((4, *value.shape)) for field, value in family.initial_state(rng).items()}
+        for _ in range(2)
+    )
+    tasks = dict(family.sample_tasks(rng, 4))
+    if "goal_x" in tasks:  # one episode that ends
+        tasks["goal_x"][0], tasks["goal_y"][0] = after["position"][0]
+    action = rng.standard_normal((4, *family.body.action_space.shape))
+
+    def to_torch(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(value) for key, value in values.items()}
+
+    torch_after, torch_tasks = to_torch(after), to_torch(tasks)
+    expected = family.reward_terms(np, before, after, action, tasks)
+    terms = family.reward_terms(torch, to_torch(before), torch_after, torch.from_numpy(action), torch_tasks)
+    assert terms.keys() == expected.keys()
+    for term, value in terms.items():
+        assert value.shape == (4,)
+        np.testing.assert_allclose(value, expected[term], rtol=1e-12)
+    observation = family.observation(torch, torch_after)
+    assert isinstance(observation, torch.Tensor)
+    np.testing.assert_array_equal(observation, family.observation(np, after))
+    terminated = family.terminated(torch, torch_after, torch_tasks)
+    assert terminated.dtype == torch.bool
+    np.testing.assert_array_equal(terminated, family.terminated(np, after, tasks))
+
+
+@every_family
+def test_step_before_reset_is_refused(name: str) -> None:
+    single, batch = gym.make(maml_envs.env_id(name)).unwrapped, _batch(name, 1)
+    for env in (single, batch):
+        with pytest.raises(gym.error.ResetNeeded):
+            env.step(np.zeros(env.action_space.shape))
+        env.close()
+
+
+def test_nothing_is_printed(tmp_path: Path) -> None:
+    script = (
+        "import gymnasium as gym, maml_envs\n"
+        "for name in maml_envs.FAMILIES:\n"
+        "    for env in (gym.make(maml_envs.env_id(name)), gym.make_vec(maml_envs.env_id(name), num_envs=2)):\n"
+        "        env.reset(seed=0)\n"
+        "        env.step(env.action_space.sample())\n"
+        "        env.close()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []  # MuJoCo would leave a log of warnings

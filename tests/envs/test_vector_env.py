@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import maml_envs
+import numpy as np
+import pytest
+
+every_family = pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
+
+
+def _actions(name: str, num_steps: int, num_envs: int) -> np.ndarray:
+    """Random actions, a few of them beyond the bounds, (num_steps, num_envs, action_size)."""
+    space = maml_envs.FAMILIES[name].body.action_space
+    rng = np.random.default_rng(1)
+    return (1.2 * rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape))).astype(np.float32)
+
+
+def _equal(results: tuple[Any, ...], others: tuple[Any, ...], rows: Any = slice(None)) -> None:
+    """Results of two batch steps are equal bit for bit."""
+    for a, b in zip(results[:4], others[:4], strict=True):
+        np.testing.assert_array_equal(a[rows], b[rows])
+    assert results[4].keys() == others[4].keys()
+    for key in results[4]:
+        np.testing.assert_array_equal(results[4][key][rows], others[4][key][rows])
+
+
+@every_family
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_batch_equals_single_environments(name: str, num_threads: int) -> None:
+    env_id, num_envs, horizon = maml_envs.env_id(name), 4, 15
+    batch = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, num_threads=num_threads)
+    singles = [gym.make(env_id, max_episode_steps=horizon) for _ in range(num_envs)]
+    for seed in (20, None):  # the generators go on in the second episode
+        observation, _ = batch.reset(seed=seed)
+        starts = [env.reset(seed=None if seed is None else seed + i)[0] for i, env in enumerate(singles)]
+        np.testing.assert_array_equal(observation, starts)
+        assert batch.tasks == [env.unwrapped.task for env in singles]
+        for actions in _actions(name, horizon, num_envs):
+            observation, reward, terminated, truncated, info = batch.step(actions)
+            for i, env in enumerate(singles):
+                single = env.step(actions[i])
+                np.testing.assert_array_equal(observation[i], single[0])
+                assert (reward[i], terminated[i], truncated[i]) == single[1:4]
+                assert {key: info[key][i] for key in single[4]} == single[4]
+                assert all(info[f"_{key}"][i] for key in single[4])
+        assert truncated.all()
+    for env in (batch, *singles):
+        env.close()
+
+
+@every_family
+def test_threads_do_not_change_results(name: str) -> None:
+    one, two = (
+        gym.make_vec(maml_envs.env_id(name), num_envs=7, max_episode_steps=30, num_threads=threads)
+        for threads in (1, 2)
+    )
+    np.testing.assert_array_equal(one.reset(seed=3)[0], two.reset(seed=3)[0])
+    rng = np.random.default_rng(0)
+    for t, actions in enumerate(_actions(name, 60, 7)):
+        if t % 11 == 10:  # simulations then finish at different times, and subsets are stepped
+            mask = rng.random(7) < 0.4
+            mask[t % 7] = True
+            np.testing.assert_array_equal(
+                one.reset(options={"reset_mask": mask})[0], two.reset(options={"reset_mask": mask})[0]
+            )
+        results = one.step(actions)
+        _equal(results, two.step(actions))
+    assert 0 < (results[2] | results[3]).sum() < 7
+    one.close()
+    two.close()
+
+
+@every_family
+def test_a_subset_is_stepped_as_if_alone(name: str) -> None:
+    env_id, horizon, late = maml_envs.env_id(name), 6, 3
+    batch = gym.make_vec(env_id, num_envs=3, max_episode_steps=horizon)
+    batch.reset(seed=0)
+    actions = _actions(name, late + horizon, 3)
+    for action in actions[:late]:
+        batch.step(action)
+    # Number 1 starts again and outlives the others.
+    task = batch.tasks[1]
+    observation, _ = batch.reset(seed=[None, 50, None], options={"reset_mask": np.array([False, True, False])})
+    single = gym.make(env_id, max_episode_steps=horizon)
+    start, _ = single.reset(seed=50, options={"task": task})
+    np.testing.assert_array_equal(observation[1], start)
+    for t, action in enumerate(actions[late:]):
+        observation, reward, _, truncated, _ = batch.step(action)
+        expected = single.step(action[1])
+        np.testing.assert_array_equal(observation[1], expected[0])
+        assert reward[1] == expected[1]
+        assert truncated.tolist() == [t >= horizon - late - 1, t == horizon - 1, t >= horizon - late - 1]
+    batch.close()
+    single.close()
+
+
+def test_an_end_at_the_horizon_is_terminated_and_truncated_alike() -> None:
+    env_id, task = "maml_rl/PointNavigation-v0", {"goal_x": 0.1, "goal_y": 0.0}
+    batch, single = gym.make_vec(env_id, num_envs=1, max_episode_steps=2), gym.make(env_id, max_episode_steps=2)
+    batch.reset(seed=0, options={"task": task})
+    single.reset(seed=0, options={"task": task})
+    for action in np.array([[0.05, 0.0], [0.05, 0.0]], np.float32):
+        _, _, terminated, truncated, _ = batch.step(action[None])
+        assert (terminated[0], truncated[0]) == single.step(action)[2:4]
+    assert terminated[0]
+    batch.close()
+    single.close()
+
+
+def test_terminated_simulation_rests() -> None:
+    env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=2, max_episode_steps=5)
+    env.reset(seed=0, options={"tasks": [{"goal_x": 0.05, "goal_y": 0.0}, {"goal_x": -0.5, "goal_y": 0.0}]})
+    action = np.tile(np.float32([0.05, 0.0]), (2, 1))
+    seen = [env.step(action) for _ in range(6)]
+    for t, (observation, reward, terminated, truncated, _) in enumerate(seen):
+        assert terminated.tolist() == [True, False]
+        assert truncated.tolist() == [False, t >= 4]  # a finished episode meets no time limit
+        np.testing.assert_array_equal(observation[0], seen[0][0][0])
+        assert (reward[0] != 0) == (t == 0)
+        assert (reward[1] != 0) == (t < 5)
+    env.close()
+
+
+def test_default_number_of_threads_is_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    family = maml_envs.FAMILIES["HalfCheetahVel"]()
+    make = type(family.body).batch_engine
+
+    def spy(body: Any, num_sims: int, num_threads: int) -> Any:
+        asked.append(num_threads)
+        return make(body, num_sims, num_threads)
+
+    monkeypatch.setattr(type(family.body), "batch_engine", spy)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
+    maml_envs.FamilyVectorEnv(family, 2).close()
+    maml_envs.FamilyVectorEnv(family, 2, num_threads=2).close()
+    assert asked == [1, 2]
+
+
+@every_family
+def test_one_seed_per_simulation(name: str) -> None:
+    env = gym.make_vec(maml_envs.env_id(name), num_envs=3)
+    with pytest.raises(ValueError, match=r"3 seeds.*2"):
+        env.reset(seed=[1, 2])
+    by_list, _ = env.reset(seed=[7, 8, 9])
+    tasks = env.tasks
+    other = gym.make_vec(maml_envs.env_id(name), num_envs=3)
+    by_number, _ = other.reset(seed=7)
+    np.testing.assert_array_equal(by_list, by_number)
+    assert tasks == other.tasks
+    np.testing.assert_array_equal(env.reset(seed=[None, 8, None])[0][[0, 2]], other.reset()[0][[0, 2]])
+    env.close()
+    other.close()
+
+
+@every_family
+def test_seeded_reset_seeds_the_task_generator(name: str) -> None:
+    env = gym.make_vec(maml_envs.env_id(name), num_envs=2)
+    env.reset(seed=4)
+    first = env.sample_tasks(5)
+    env.reset(seed=4)
+    assert env.sample_tasks(5) == first
+    env.close()
+
+
+@pytest.mark.parametrize("num_envs", [0, -1])
+def test_no_simulations_are_refused(num_envs: int) -> None:
+    with pytest.raises(ValueError, match=f"num_envs.*{num_envs}"):
+        maml_envs.FamilyVectorEnv(maml_envs.FAMILIES["PointNavigation"](), num_envs)
+
+
+@pytest.mark.parametrize("mask", [[False] * 3, [True, False], [True] * 5], ids=["empty", "short", "long"])
+def test_reset_mask_that_fits_no_simulation_is_refused(mask: list[bool]) -> None:
+    env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=3)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="reset_mask"):  # as Gymnasium's own vector environments
+        env.reset(options={"reset_mask": np.array(mask)})
+    env.close()
+
+
+@every_family
+def test_broken_simulation_is_void(name: str) -> None:
+    broken, others = 1, [0, 2, 3]
+    env, intact = (gym.make_vec(maml_envs.env_id(name), num_envs=4, max_episode_steps=20) for _ in range(2))
+    env.reset(seed=0)
+    intact.reset(seed=0)
+    actions = _actions(name, 12, 4)
+    for action in actions[:3]:
+        env.step(action)
+        intact.step(action)
+    engine = env.unwrapped.engine
+    engine.state[next(iter(engine.state))][broken, 0] = np.nan
+    for t, action in enumerate(actions[3:8]):
+        results = env.step(action)
+        _equal(results, intact.step(action), others)
+        _, reward, terminated, truncated, info = results
+        assert info["void"].tolist() == [False, t == 0, False, False]  # told once, as rewards are
+        assert truncated.tolist() == [False, True, False, False]
+        assert not terminated.any()
+        assert t == 0 or reward[broken] == 0
+    mask = np.arange(4) == broken
+    seed = [None, 30, None, None]
+    observation, _ = env.reset(seed=seed, options={"reset_mask": mask})
+    np.testing.assert_array_equal(observation, intact.reset(seed=seed, options={"reset_mask": mask})[0])
+    assert np.isfinite(observation).all()
+    for action in actions[8:]:
+        results = env.step(action)
+        assert not results[4]["void"].any()
+        _equal(results, intact.step(action))
+    env.close()
+    intact.close()
+
+
+@every_family
+def test_every_simulation_may_break(name: str) -> None:
+    env = gym.make_vec(maml_envs.env_id(name), num_envs=2)
+    env.reset(seed=0)
+    for value in env.unwrapped.engine.state.values():
+        value[:] = np.nan
+    *_, terminated, truncated, info = env.step(_actions(name, 1, 2)[0])
+    assert info["void"].all()
+    assert truncated.all()
+    assert not terminated.any()
+    observation, _ = env.reset(seed=0)
+    assert np.isfinite(observation).all()
+    assert not env.step(_actions(name, 1, 2)[0])[4]["void"].any()
+    env.close()
+
+
+@every_family
+def test_broken_single_simulation_is_void(name: str) -> None:
+    env, intact = gym.make(maml_envs.env_id(name)), gym.make(maml_envs.env_id(name))
+    env.reset(seed=0)
+    action = _actions(name, 1, 1)[0, 0]
+    *_, truncated, info = env.step(action)
+    assert not truncated
+    assert info["void"] is False
+    engine = env.unwrapped.engine
+    engine.state[next(iter(engine.state))][0, 0] = np.nan
+    *_, terminated, truncated, info = env.step(action)
+    assert info["void"] is True
+    assert truncated is True
+    assert terminated is False
+    intact.reset(seed=0)
+    np.testing.assert_array_equal(env.reset(seed=9)[0], intact.reset(seed=9)[0])
+    clean, expected = env.step(action), intact.step(action)
+    np.testing.assert_array_equal(clean[0], expected[0])
+    assert clean[1:] == expected[1:]
+    assert clean[4]["void"] is False
+    env.close()
+    intact.close()
+
+
+@every_family
+def test_action_that_is_no_number_makes_the_episode_void(name: str) -> None:
+    env, intact = (gym.make_vec(maml_envs.env_id(name), num_envs=2) for _ in range(2))
+    env.reset(seed=0)
+    intact.reset(seed=0)
+    actions = _actions(name, 1, 2)[0]
+    expected = intact.step(actions)
+    actions[1, 0] = np.nan
+    results = env.step(actions)
+    assert results[4]["void"].tolist() == [False, True]
+    assert results[3].tolist() == [False, True]
+    _equal(results, expected, [0])
+    env.close()
+    intact.close()
+
+
+class AlwaysOver(maml_envs.FAMILIES["HalfCheetahVel"]):  # type: ignore[misc]
+    """Every state ends the episode."""
+
+    def terminated(self, xp: Any, state: Any, task: Any) -> Any:
+        return xp.ones_like(state["qpos"][:, 0], dtype=bool)
+
+
+def test_broken_simulation_never_terminates() -> None:
+    batch, single = maml_envs.FamilyVectorEnv(AlwaysOver(), 2), maml_envs.FamilyEnv(AlwaysOver())
+    batch.reset(seed=0)
+    single.reset(seed=0)
+    assert single.step(np.zeros(6))[2:4] == (True, False)
+    batch.engine.state["qpos"][0, 0] = single.engine.state["qpos"][0, 0] = np.nan
+    _, _, terminated, truncated, _ = batch.step(np.zeros((2, 6)))
+    assert terminated.tolist() == [False, True]
+    assert truncated.tolist() == [True, False]
+    assert single.step(np.zeros(6))[2:4] == (False, True)
+    batch.close()
+    single.close()
