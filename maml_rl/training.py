@@ -120,6 +120,11 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
         if config.init_from is not None:
             start = load_run(Path(config.init_from), device)
             check_parameters(policy, start.theta, Path(config.init_from))
+            if (start.normalizer is not None) != config.policy.normalize_observations:
+                raise UserError(
+                    f"{config.init_from} was trained with policy.normalize_observations "
+                    f"{start.config.policy.normalize_observations}: set it likewise"
+                )
             theta, normalizer = dict(start.theta), start.normalizer
         meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
         sizes = (config.meta_batch_size, config.num_episodes, config.horizon)
