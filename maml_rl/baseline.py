@@ -67,8 +67,8 @@ def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
 def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     """Fit each task's baseline to its own returns by ridge regression, and evaluate it at the same states.
 
-    The normal equations are solved in float64. Where they are singular even with the ridge, the ridge is raised tenfold
-    until they are not.
+    The normal equations are solved in float64. For a task where they are singular even with the ridge, it is raised
+    tenfold until they are not.
 
     Args:
         episodes: of T tasks.
@@ -87,10 +87,11 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     if not (gram.isfinite().all() and moment.isfinite().all()):
         raise FloatingPointError("the baseline's features or returns are not finite")
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    ridges = torch.full_like(gram[:, :1, :1], ridge)
     while True:
-        factor, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
+        factor, failed = torch.linalg.cholesky_ex(gram + ridges * eye)
         if not failed.any():
             break
-        ridge *= 10
+        ridges = torch.where(failed[:, None, None] > 0, 10 * ridges, ridges)
     values = (x @ torch.cholesky_solve(moment, factor))[..., 0]
     return values.to(episodes.rewards.dtype).reshape(episodes.rewards.shape)

@@ -165,12 +165,13 @@ class Collector:
             return torch.from_numpy(values).to(noise).reshape(horizon, *sizes).permute(1, 2, 0).contiguous()
 
         mask &= ~void
-        observations.flatten(0, 1)[torch.from_numpy(void)] = 0.0  # whatever a broken simulation showed
+        taken, real = torch.stack(actions, dim=2), in_task_order(mask)
+        # Nothing of what a finished or broken simulation showed stays, not even as something times zero.
         return (
-            observations,
-            torch.stack(actions, dim=2),
+            observations.masked_fill_(real[..., None] == 0, 0.0),
+            taken.masked_fill_(real.reshape(*real.shape, *[1] * (taken.dim() - 3)) == 0, 0),
             in_task_order(np.where(mask, rewards, 0.0)),
-            in_task_order(mask),
+            real,
             torch.from_numpy(void).to(self.device).reshape(sizes),
         )
 
@@ -182,15 +183,20 @@ class Collector:
 
 
 def _check(episodes: Episodes) -> None:
-    """Stop where a number that is none enters, naming it."""
+    """Stop where a number that is none enters first, naming it."""
     real = episodes.mask > 0
-    for name in ("observations", "actions", "rewards", "log_probs"):
+    first: tuple[int, str, int, int] | None = None
+    for name in ("observations", "actions", "log_probs", "rewards"):  # in the order of a step
         values = getattr(episodes, name)
         finite = values.isfinite() if values.dim() == 3 else values.isfinite().all(-1)
-        bad = (~finite & real).nonzero()
-        if len(bad):
-            task, episode, step = bad[0].tolist()
-            raise FloatingPointError(f"{name} of task {task}, episode {episode}, step {step} are not finite")
+        if not (finite | ~real).all():
+            bad = (~finite & real).nonzero()
+            task, episode, step = bad[bad[:, 2].argmin()].tolist()
+            if first is None or step < first[0]:
+                first = (step, name, task, episode)
+    if first is not None:
+        step, name, task, episode = first
+        raise FloatingPointError(f"{name} of task {task}, episode {episode}, step {step} are not finite")
     empty = (episodes.num_steps == 0).nonzero()
     if len(empty):
         raise FloatingPointError(f"every episode of task {int(empty[0])} broke down in the simulator")

@@ -95,10 +95,10 @@ def adapt(
                 list(theta_prime.values()),
                 create_graph=differentiable and not first_order,
             )
-        theta_prime = {
-            name: value - step_size * gradient
-            for (name, value), gradient in zip(theta_prime.items(), gradients, strict=True)
-        }
+            theta_prime = {
+                name: value - step_size * gradient
+                for (name, value), gradient in zip(theta_prime.items(), gradients, strict=True)
+            }
         if not differentiable:
             theta_prime = {name: value.detach() for name, value in theta_prime.items()}
     return theta_prime
@@ -125,7 +125,7 @@ class MetaObjective:
     """What the outer step maximises: the policy surrogate after adaptation, as a function of theta.
 
     Everything is computed in blocks of ``block_size`` tasks, which bounds memory and keeps a block's tensors in cache;
-    results do not depend on it.
+    results depend on it by the rounding of a task's own sums at most.
     """
 
     policy: nn.Module

@@ -73,9 +73,7 @@ class MetaTrainer:
         theta, outer_state, metrics = outer_step(state.theta, state.outer_state, objective, self.outer)
         watch.lap("outer_step")
 
-        normalizer = state.normalizer
-        for collected in episodes:
-            normalizer = None if normalizer is None else normalizer.updated(collected)
+        normalizer = None if state.normalizer is None else state.normalizer.updated(episodes)
         num_env_steps = state.num_env_steps + sum(int(collected.mask.sum()) for collected in episodes)
         metrics |= _sampling_metrics(episodes, theta)
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,17 +34,18 @@ class ObservationNormalizer(NamedTuple):
         return torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """(observation − mean) / std, clipped to ±10; (..., observation_size)."""
-        normalized = (observations - self.mean.to(observations)) / self.std.to(observations)
-        return normalized.clamp(-10, 10)
+        """(observation − mean) / std; (..., observation_size)."""
+        return (observations - self.mean.to(observations)) / self.std.to(observations)
 
-    def updated(self, episodes: Episodes) -> ObservationNormalizer:
-        """Statistics that include the real steps of ``episodes`` (Chan et al. 1979, parallel variance).
+    def updated(self, collections: Sequence[Episodes]) -> ObservationNormalizer:
+        """Statistics that include the real steps of ``collections`` (Chan et al. 1979, parallel variance).
 
-        The episodes hold normalised observations; they are mapped back with the statistics they were normalised by.
+        The episodes hold observations normalised by these statistics; they are mapped back.
         """
-        raw = episodes.observations[episodes.mask > 0].double() * self.std + self.mean
+        seen = torch.cat([episodes.observations[episodes.mask > 0] for episodes in collections])
+        raw = seen.double() * self.std + self.mean
         num_states = self.num_states + len(raw)
         mean, delta = raw.mean(0), raw.mean(0) - self.mean
-        squares = self.squares + (raw - mean).square().sum(0) + delta.square() * self.num_states * len(raw) / num_states
+        between = delta.square() * self.num_states * len(raw) / num_states
+        squares = self.squares + (raw - mean).square().sum(0) + between
         return ObservationNormalizer(num_states, self.mean + delta * len(raw) / num_states, squares)

@@ -167,7 +167,8 @@ def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Dist
     """The action distributions of T policies that share one architecture.
 
     Args:
-        policy: gives the architecture. One with ``forward_stack`` is applied by it, any other one by ``vmap``.
+        policy: gives the architecture. An :class:`MLPPolicy` is applied by batched matrix products, any other module
+            by ``vmap``.
         stack: parameters, each with a leading task axis T.
         observations: (T, N, observation_size).
 

@@ -1,0 +1,377 @@
+"""Collection on the point family, and on a small stub where an environment must misbehave or be discrete."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import maml_envs  # noqa: F401  registers the families
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from maml_rl.advantages import with_advantages
+from maml_rl.baseline import BaselineConfig
+from maml_rl.collection import ActionMap, Collector, one_torch_thread
+from maml_rl.errors import UserError
+from maml_rl.maml import policy_gradient_loss
+from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
+from maml_rl.random_streams import Phase, RandomStreams
+
+CPU = torch.device("cpu")
+STREAMS = RandomStreams(0, Phase.TRAINING, 3)
+H = 6
+
+
+class StubVectorEnv:
+    """Sub-environment i's observation is [i, its steps so far, the last action's first entry].
+
+    Args:
+        num_envs: sub-environments.
+        action_space: of one of them.
+        lengths: steps after which each terminates.
+        void_at: (sub-environment, step) at which its simulation breaks down.
+        nan: (name, sub-environment, step) where ``observation`` or ``reward`` is NaN.
+        nan_after_end: an episode that has ended, or broken down, shows NaN from then on.
+    """
+
+    def __init__(self, num_envs, action_space, *, lengths=None, void_at=None, nan=None, nan_after_end=False):
+        self.num_envs = num_envs
+        self.single_observation_space = spaces.Box(-np.inf, np.inf, (3,))
+        self.single_action_space = action_space
+        self.np_random = np.random.default_rng(0)
+        self.lengths = np.full(num_envs, 1000) if lengths is None else np.array(lengths)
+        self.void_at, self.nan, self.nan_after_end = void_at, nan, nan_after_end
+        self.tasks, self.seeds, self.actions = None, [], []
+
+    def set_tasks(self, tasks):
+        self.tasks = list(tasks)
+
+    def sample_tasks(self, num_tasks):
+        return [{} for _ in range(num_tasks)]
+
+    def _observation(self, last):
+        out = np.stack([np.arange(self.num_envs), self.steps, last], -1).astype(float)
+        if self.nan_after_end:
+            out[self.finished] = np.nan
+        if self.nan and self.nan[0] == "observation" and self.steps.max() == self.nan[2]:
+            out[self.nan[1]] = np.nan
+        return out
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        self.actions.append([])
+        self.steps = np.zeros(self.num_envs, int)
+        self.terminated, self.truncated = np.zeros((2, self.num_envs), bool)
+        self.finished = self.terminated | self.truncated
+        return self._observation(np.zeros(self.num_envs)), {}
+
+    def step(self, actions):
+        self.actions[-1].append(np.array(actions))
+        live = ~self.finished
+        self.steps = self.steps + live
+        void = np.zeros(self.num_envs, bool)
+        if self.void_at:
+            void[self.void_at[0]] = live[self.void_at[0]] and self.steps[self.void_at[0]] == self.void_at[1]
+        self.terminated = self.terminated | (live & ~void & (self.steps >= self.lengths))
+        self.truncated = self.truncated | void | (live & (self.steps >= H))
+        self.finished = self.terminated | self.truncated
+        reward = np.where(live, 10.0 * np.arange(self.num_envs) + self.steps, 0.0)
+        if self.nan and self.nan[0] == "reward" and self.steps.max() == self.nan[2]:
+            reward[self.nan[1]] = np.nan
+        last = actions if actions.ndim == 1 else actions[:, 0]
+        return self._observation(last), reward, self.terminated.copy(), self.truncated.copy(), {"void": void}
+
+    def close(self):
+        pass
+
+
+def make_mlp(observation_size, action_size=2, discrete=False, dtype=torch.float32):
+    return MLPPolicy(
+        observation_size,
+        action_size,
+        discrete=discrete,
+        hidden_sizes=(8,),
+        nonlinearity="tanh",
+        init_std=1.0,
+        rng=np.random.default_rng(0),
+        dtype=dtype,
+    )
+
+
+def point_collector(num_tasks=3, num_episodes=4, num_envs=12, scale=1.0, **family) -> Collector:
+    env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=num_envs, max_episode_steps=H, **family)
+    return Collector(env, make_mlp(2), num_tasks, num_episodes, H, ActionMap(env.single_action_space, scale), CPU)
+
+
+def stub_collector(num_tasks=2, num_episodes=3, num_envs=6, action_space=None, discrete=False, **options) -> Collector:
+    space = action_space or (spaces.Discrete(4) if discrete else spaces.Box(-1, 1, (2,)))
+    env = StubVectorEnv(num_envs, space, **options)
+    return Collector(
+        env, make_mlp(3, 4 if discrete else 2, discrete), num_tasks, num_episodes, H, ActionMap(space, 1.0), CPU
+    )
+
+
+def stack_of(collector: Collector) -> dict[str, torch.Tensor]:
+    """Every task its own parameters."""
+    theta = make_stack(parameters(collector.policy), collector.num_tasks)
+    generator = torch.Generator().manual_seed(0)
+    return {name: value + 0.3 * torch.randn(value.shape, generator=generator) for name, value in theta.items()}
+
+
+def collect(collector: Collector, stack=None, streams=STREAMS, step=0, normalizer=None):
+    return collector.collect(stack_of(collector) if stack is None else stack, streams, step, normalizer)
+
+
+def goals(num_tasks):
+    return [{"goal_x": 0.4 * (-1) ** i, "goal_y": 0.1 * i} for i in range(num_tasks)]
+
+
+class TestOnThePointFamily:
+    def test_axes_are_task_episode_time_and_rewards_belong_to_the_tasks(self):
+        collector = point_collector()
+        collector.set_tasks(goals(3))
+        episodes = collect(collector)
+        assert episodes.observations.shape == (3, 4, H, 2)
+        assert episodes.actions.shape == (3, 4, H, 2)
+        assert episodes.rewards.shape == episodes.mask.shape == episodes.log_probs.shape == (3, 4, H)
+        assert episodes.mask.all()
+        assert (episodes.observations[:, :, 0] == 0).all()
+        displacement = (episodes.actions * 0.1).clamp(-0.1, 0.1)  # scale 1: an output of 1 is the whole half-range
+        position = episodes.observations + displacement
+        torch.testing.assert_close(position[:, :, :-1], episodes.observations[:, :, 1:])
+        for i, goal in enumerate(goals(3)):
+            offset = position[i] - torch.tensor([goal["goal_x"], goal["goal_y"]])
+            torch.testing.assert_close(episodes.rewards[i], -offset.norm(dim=-1))
+
+    @pytest.mark.parametrize("num_envs", [3, 6])
+    def test_rounds_hold_the_same_noise_and_goals_as_one_batch(self, num_envs):
+        whole, in_rounds = point_collector(), point_collector(num_envs=num_envs)
+        collected = []
+        for collector in (whole, in_rounds):
+            collector.set_tasks(goals(3))
+            episodes = collect(collector)
+            noise = (episodes.actions - episodes.distribution[0].reshape(episodes.actions.shape)) * torch.exp(
+                -episodes.distribution[1][:, None]
+            )
+            collected.append((episodes, noise))
+        torch.testing.assert_close(collected[0][1], collected[1][1], rtol=1e-4, atol=1e-5)
+        # The point starts at the origin whatever the seed, so here the episodes themselves are equal too.
+        torch.testing.assert_close(collected[0][0].rewards, collected[1][0].rewards, rtol=1e-4, atol=1e-6)
+
+    def test_noise_is_each_tasks_own_stream(self):
+        collector = point_collector()
+        episodes = collect(collector, step=1)
+        stack = stack_of(collector)
+        for i in range(3):
+            noise = torch.from_numpy(collector.policy.draw_noise(STREAMS.actions(1, i), (4, H)))
+            task = {name: value[i : i + 1] for name, value in stack.items()}
+            dist = distribution(collector.policy, task, episodes.observations[i : i + 1].flatten(1, 2))
+            expected = dist.sample(noise.flatten(0, 1)[None]).reshape(4, H, 2)
+            torch.testing.assert_close(episodes.actions[i], expected, rtol=1e-4, atol=1e-5)
+
+    def test_log_probs_are_those_of_the_stored_actions(self):
+        collector = point_collector()
+        episodes, stack = collect(collector), stack_of(collector)
+        for i in range(3):
+            task = {name: value[i : i + 1] for name, value in stack.items()}
+            for e in range(4):
+                dist = distribution(collector.policy, task, episodes.observations[i, e][None])
+                log_prob = dist.log_prob(episodes.actions[i, e][None])[0]
+                torch.testing.assert_close(episodes.log_probs[i, e], log_prob, rtol=1e-4, atol=1e-5)
+        dist = distribution(collector.policy, stack, episodes.flat(episodes.observations))
+        for ours, theirs in zip(episodes.distribution, dist, strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_the_first_tasks_are_the_same_among_fewer_tasks(self):
+        many, few = point_collector(), point_collector(num_tasks=2, num_envs=8)
+        stack = stack_of(many)
+        many.set_tasks(goals(3))
+        few.set_tasks(goals(2))
+        ours = collect(many, stack)
+        theirs = collect(few, {name: value[:2] for name, value in stack.items()})
+        torch.testing.assert_close(ours.actions[:2], theirs.actions, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.rewards[:2], theirs.rewards, rtol=1e-4, atol=1e-5)
+
+    def test_the_mask_stops_after_termination(self):
+        collector = point_collector(goal_tolerance=0.15)
+        collector.set_tasks([{"goal_x": 0.2, "goal_y": 0.0}] * 3)
+        episodes = collect(collector)
+        goal = torch.tensor([0.2, 0.0])
+        position = episodes.observations + (episodes.actions * 0.1).clamp(-0.1, 0.1)
+        lengths = []
+        for i in range(3):
+            for e in range(4):
+                reached = ((position[i, e] - goal).abs() < 0.15).all(-1).nonzero()
+                lengths.append(int(reached[0]) + 1 if len(reached) else H)
+                assert episodes.mask[i, e].tolist() == [1.0] * lengths[-1] + [0.0] * (H - lengths[-1])
+                assert (episodes.rewards[i, e, lengths[-1] :] == 0).all()
+        assert min(lengths) < max(lengths)
+
+    def test_the_same_call_gives_the_same_episodes_and_another_name_others(self):
+        collector = point_collector()
+        collector.set_tasks(goals(3))
+        first, again = collect(collector), collect(collector)
+        assert torch.equal(first.actions, again.actions)
+        assert torch.equal(first.rewards, again.rewards)
+        for other in (collect(collector, step=1), collect(collector, streams=RandomStreams(0, Phase.TRAINING, 4))):
+            assert not torch.isclose(first.actions, other.actions).any(-1).all()
+
+    def test_global_generators_are_untouched(self):
+        collector = point_collector()
+        before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+        collect(collector)
+        assert (np.random.get_state()[1] == before[0]).all()  # noqa: NPY002
+        assert torch.equal(torch.get_rng_state(), before[1])
+
+    def test_observations_are_normalised_and_normalisation_is_recorded(self):
+        collector = point_collector()
+        normalizer = ObservationNormalizer(
+            torch.tensor(100.0, dtype=torch.float64),
+            torch.tensor([0.5, -1.0], dtype=torch.float64),
+            torch.tensor([400.0, 25.0], dtype=torch.float64),
+        )
+        episodes = collect(collector, normalizer=normalizer)
+        torch.testing.assert_close(episodes.observations[0, 0, 0], torch.tensor([-0.25, 2.0]))
+        assert not episodes.advantages.any()
+
+
+class TestOnAStub:
+    def test_sub_environments_go_to_their_task_and_time_runs_along_the_third_axis(self):
+        episodes = collect(stub_collector())
+        assert episodes.observations[..., 0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert episodes.observations[1, 2, :, 1].tolist() == list(range(H))
+        assert episodes.rewards[1, 0].tolist() == [30 + t + 1 for t in range(H)]
+
+    def test_rounds(self):
+        collector = stub_collector(num_episodes=6)
+        collector.set_tasks([{"goal": 0.0}, {"goal": 1.0}])
+        episodes = collect(collector)
+        assert collector.env.tasks == [{"goal": 0.0}] * 3 + [{"goal": 1.0}] * 3
+        assert episodes.observations[..., 0, 0].tolist() == [[0, 1, 2] * 2, [3, 4, 5] * 2]
+        first, second = collector.env.seeds
+        assert first == STREAMS.reset_seed(0)
+        assert second == first + 6  # sub-environments count up from the seed
+        assert not torch.isclose(episodes.actions[:, :3], episodes.actions[:, 3:]).all(-1).any()
+
+    def test_what_the_environment_gets_is_the_mapped_action(self):
+        collector = stub_collector()
+        episodes = collect(collector)
+        sent = np.stack(collector.env.actions[0])  # (H, num_envs, 2)
+        np.testing.assert_allclose(
+            sent.reshape(H, 2, 3, 2).transpose(1, 2, 0, 3), episodes.actions.numpy().clip(-1, 1), rtol=1e-6
+        )
+        assert (episodes.actions.abs() > 1).any()
+
+    def test_mask_of_episodes_of_different_lengths(self):
+        lengths = [1, 3, H, 2, 5, 4]
+        episodes = collect(stub_collector(lengths=lengths))
+        assert episodes.mask.sum(-1).flatten().tolist() == lengths
+        assert (episodes.mask.diff(dim=-1) <= 0).all()
+        assert (episodes.rewards[episodes.mask == 0] == 0).all()
+        assert not episodes.void.any()
+
+    def test_stops_early_when_every_episode_has_ended(self):
+        collector = stub_collector(lengths=[2, 1, 2, 1, 1, 1])
+        episodes = collect(collector)
+        assert len(collector.env.actions[0]) == 2
+        assert episodes.actions.shape == (2, 3, H, 2)
+        assert not episodes.actions[:, :, 2:].any()
+
+    def test_after_its_end_an_episode_goes_on_as_zeros(self):
+        """As Episodes promises."""
+        episodes = collect(stub_collector(lengths=[1, 3, H, 2, 5, 4]))
+        ended = episodes.mask == 0
+        assert not episodes.rewards[ended].any()
+        assert not episodes.observations[ended].any()
+        assert not episodes.actions[ended].any()
+
+    def test_discrete_actions(self):
+        collector = stub_collector(discrete=True)
+        episodes = collect(collector)
+        assert episodes.actions.dtype == torch.int64
+        assert episodes.actions.shape == (2, 3, H)
+        assert set(episodes.actions.flatten().tolist()) == {0, 1, 2, 3}
+        sent = np.stack(collector.env.actions[0])
+        assert (sent.reshape(H, 2, 3).transpose(1, 2, 0) == episodes.actions.numpy()).all()
+        logits = episodes.distribution[0].reshape(2, 3, H, 4)
+        expected = logits.log_softmax(-1).gather(-1, episodes.actions[..., None])[..., 0]
+        torch.testing.assert_close(episodes.log_probs, expected)
+
+    def test_a_void_episode_is_masked_whole(self):
+        episodes = collect(stub_collector(void_at=(4, 3)))
+        assert episodes.void.tolist() == [[False, False, False], [False, True, False]]
+        assert not episodes.mask[1, 1].any()
+        assert not episodes.rewards[1, 1].any()
+        assert not episodes.observations[1, 1].any()
+        assert episodes.mask.sum() == 5 * H
+
+    @pytest.mark.parametrize("discrete", [False, True])
+    def test_a_broken_simulation_that_shows_nan_does_not_spoil_its_task(self, discrete):
+        collector = stub_collector(discrete=discrete, void_at=(4, 3), nan_after_end=True)
+        episodes = with_advantages(collect(collector), BaselineConfig())
+        loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
+        assert loss.isfinite().all()
+
+    def test_nan_shown_after_an_episodes_end_does_not_spoil_its_task(self):
+        collector = stub_collector(lengths=[1, 3, H, 2, 5, 4], nan_after_end=True)
+        episodes = with_advantages(collect(collector), BaselineConfig())
+        loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
+        assert loss.isfinite().all()
+
+    @pytest.mark.parametrize(("kind", "name"), [("observation", "observations"), ("reward", "rewards")])
+    def test_nan_stops_where_it_enters_and_is_named(self, kind, name):
+        with pytest.raises(FloatingPointError, match=f"{name} of task 1, episode 2, step 2 "):
+            collect(stub_collector(nan=(kind, 5, 2 if kind == "observation" else 3)))
+
+    def test_parameters_that_are_not_finite_are_named_by_the_actions(self):
+        collector = stub_collector()
+        stack = stack_of(collector)
+        stack["bias_1"][1] = float("nan")
+        with pytest.raises(FloatingPointError, match="actions of task 1, episode 0, step 0 "):
+            collect(collector, stack)
+
+    def test_a_task_without_a_valid_episode_stops(self):
+        with pytest.raises(FloatingPointError, match="every episode of task 1"):
+            collect(stub_collector(num_episodes=1, num_envs=2, void_at=(1, 2)))
+
+    @pytest.mark.parametrize("sizes", [(2, 3, 5), (2, 3, 4)])
+    def test_uneven_shares_are_refused(self, sizes):
+        with pytest.raises(UserError, match="equal rounds"):
+            stub_collector(*sizes)
+
+    def test_parameters_and_torch_threads_stay_as_they_are(self):
+        collector = stub_collector()
+        stack, threads = stack_of(collector), torch.get_num_threads()
+        before = {name: value.clone() for name, value in stack.items()}
+        module = parameters(collector.policy)
+        torch.set_num_threads(2)
+        try:
+            episodes = collect(collector, stack)
+            assert torch.get_num_threads() == 2
+            with one_torch_thread():
+                assert torch.get_num_threads() == 1
+        finally:
+            torch.set_num_threads(threads)
+        assert all(torch.equal(stack[name], before[name]) for name in stack)
+        assert all(torch.equal(value, module[name]) for name, value in parameters(collector.policy).items())
+        assert not episodes.log_probs.requires_grad
+
+
+class TestActionMap:
+    def test_scales_about_the_middle_and_clips(self):
+        space = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 4], np.float32))
+        mapped = ActionMap(space, 0.5)(np.array([[0, 0], [1, 1], [-1, -1], [9, -9]], np.float32))
+        np.testing.assert_allclose(mapped, [[0, 2], [0.5, 3], [-0.5, 1], [1, 0]])
+
+    def test_infinite_bounds_leave_the_output_as_it_is(self):
+        actions = np.array([[5.0, -300.0]], np.float32)
+        assert (ActionMap(spaces.Box(-np.inf, np.inf, (2,)), 0.1)(actions) == actions).all()
+        half = spaces.Box(np.array([-np.inf, -1], np.float32), np.array([1, np.inf], np.float32))
+        assert (ActionMap(half, 0.1)(actions) == [[1.0, -1.0]]).all()
+        inside = np.array([[-7.0, 40.0]], np.float32)
+        assert (ActionMap(half, 0.1)(inside) == inside).all()
+
+    def test_discrete_actions_pass_unchanged(self):
+        actions = np.array([0, 3, 1])
+        assert (ActionMap(spaces.Discrete(4), 0.1)(actions) == actions).all()
