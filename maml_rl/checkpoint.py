@@ -28,6 +28,17 @@ class Checkpoint(NamedTuple):
     values: dict[str, Any]
     """Counters and the like."""
 
+    def counter(self, name: str, path: Path) -> int:
+        """A whole number of at least 0.
+
+        Raises:
+            UserError: it is missing or something else; ``path`` is named.
+        """
+        value = self.values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(f"checkpoint {path} is damaged: {name} must be a whole number, got {value!r}")
+        return value
+
 
 def save_checkpoint(
     folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
@@ -66,8 +77,8 @@ def _sync(path: Path) -> None:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest iteration, or ``None``."""
-    found = sorted(path for path in folder.glob("*") if path.name.isdigit())
-    return found[-1] if found else None
+    found = [path for path in folder.glob("*") if path.name.isdecimal()]
+    return max(found, key=lambda path: int(path.name), default=None)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
@@ -79,7 +90,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     try:
         values = json.loads((path / _VALUES).read_text())
         flat = load_file(path / _TENSORS, device=str(device))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"{path} is not a checkpoint of maml-rl: {error}") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if not isinstance(version, int) or version > FORMAT_VERSION:

@@ -26,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     let_idle_threads_sleep()
     _import_mujoco()
+    if argv is None:  # as the installed command: a module of the user's is found here, as with python -m
+        sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in _COMMANDS:
         wanted = argv and argv[0] not in ("-h", "--help")
         text = f"maml-rl {{{','.join(_COMMANDS)}}} ...; each explains itself with --help"
-        print(f"unknown command {argv[0]!r}; usage: {text}" if wanted else text, file=sys.stderr)  # noqa: T201
+        print(f"error: unknown command {argv[0]!r}; usage: {text}" if wanted else text, file=sys.stderr)  # noqa: T201
         return 2 if wanted or not argv else 0
     try:
         return _COMMANDS[argv[0]](argv[1:])
@@ -40,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"error: a number is not finite: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    except MemoryError as error:
+        print(f"error: not enough memory: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)  # noqa: T201
+        return 130
 
 
 def _import_mujoco() -> None:
@@ -96,7 +104,7 @@ def _resumed_config(run: Path, rest: list[str]) -> Config:
     config = run_config(run)
     if iterations is None:
         return config
-    if not iterations.isdigit() or int(iterations) < 1:
+    if not iterations.isdecimal() or int(iterations) < 1:
         raise UserError(f"--num_iterations must be a whole number of at least 1, got {iterations!r}")
     return dataclasses.replace(config, num_iterations=int(iterations))
 
@@ -117,11 +125,16 @@ def _evaluate(argv: list[str]) -> int:
     args = _parse(parser, argv)
 
     from maml_rl.config_files import load_run
+    from maml_rl.devices import resolve_device
     from maml_rl.evaluation import evaluate
     from maml_rl.random_streams import Phase, RandomStreams
-    from maml_rl.training import resolve_device
 
     policy = load_run(args.run, resolve_device(args.device))
+    folder = args.output or args.run / "evaluation"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"output {folder} cannot be a folder: {error}") from error
     result = evaluate(
         policy,
         RandomStreams(args.seed, Phase.EVALUATION),
@@ -129,7 +142,6 @@ def _evaluate(argv: list[str]) -> int:
         num_episodes=args.num_episodes,
         num_steps=args.num_steps,
     )
-    folder = args.output or args.run / "evaluation"
     result.save(folder)
     _say(f"{policy.config.env.name}: {args.num_tasks} fresh tasks, {args.num_episodes} episodes per task and step")
     _say(f"{result.table()}\nwritten to {folder}/results.json and {folder}/adaptation.png")
@@ -153,8 +165,8 @@ def _record(argv: list[str]) -> int:
     args = _parse(parser, argv)
 
     from maml_rl.config_files import load_run
+    from maml_rl.devices import resolve_device
     from maml_rl.recording import record
-    from maml_rl.training import resolve_device
 
     path = args.output or args.run / "videos" / "adaptation.mp4"
     policy = load_run(args.run, resolve_device(args.device))
@@ -183,13 +195,13 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespa
 
 
 def _natural(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 

@@ -97,6 +97,8 @@ class Config:
         for name in ("meta_batch_size", "num_episodes", "horizon", "num_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.output == "":
+            raise ValueError("output must not be empty")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
         if type(self.outer) not in OUTER_CONFIGS.values():

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import importlib.resources
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from maml_envs import FAMILIES, env_id
 
 from maml_rl.baseline import BaselineConfig
 from maml_rl.config import Config, LoggingConfig, PolicyConfig
+from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
 from maml_rl.maml import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
@@ -39,12 +41,12 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
 
     Args:
         run: the run folder.
-        device: where the policy shall live.
+        device: where the policy shall live: cpu, cuda, cuda:1, ..., or auto.
 
     Raises:
         UserError: no such run, no checkpoint, or one that does not fit.
     """
-    return load_run(Path(run), torch.device(device))
+    return load_run(Path(run), resolve_device(device))
 
 
 def load_run(run: Path, device: torch.device) -> MetaPolicy:
@@ -79,7 +81,7 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
     Raises:
         UserError: as :func:`load_config`.
     """
-    argv = _expand_shorthands(argv)
+    argv = _expand_shorthands(_joined_numbers(argv))
     config_file, argv = take_option(argv, "--config")
     given = _read_config_file(config_file) if config_file is not None else {}
     env_name = _option(argv, "--env.name") or _name(given, "env", EnvConfig.name)
@@ -101,9 +103,12 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     known = known_settings(parser)
     if family_of(env_name) is None:
         values = _with_kwargs(values)
-    for key in _leaves(values, known):
+    optional = {action.dest for action in parser._actions if action.default is None}
+    for key, value in _leaves(values, known):
         if key not in known:
             raise UserError(f"unknown setting {key!r} in {source}.{closest(key, known)}")
+        if value is None and key not in optional:
+            raise UserError(f"setting {key!r} in {source} must have a value, got null")
     check_flags(argv, known)
     try:
         base = parser.parse_object(dict(values), defaults=True)
@@ -275,13 +280,13 @@ def _as_file(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _leaves(values: Mapping[str, Any], known: Sequence[str], prefix: str = "") -> Iterator[str]:
+def _leaves(values: Mapping[str, Any], known: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name not in known:
             yield from _leaves(value, known, f"{name}.")
         else:
-            yield name
+            yield name, value
 
 
 def _name(values: Mapping[str, Any], group: str, default: str) -> str:
@@ -297,6 +302,17 @@ def _expand_shorthands(argv: Sequence[str]) -> list[str]:
         flag, equals, value = token.partition("=")
         expanded.append(_SHORTHANDS.get(flag, flag) + equals + value)
     return expanded
+
+
+def _joined_numbers(argv: Sequence[str]) -> list[str]:
+    """``--flag -1e-3`` as ``--flag=-1e-3``, since argparse takes such a number for a flag."""
+    joined: list[str] = []
+    for token in argv:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.fullmatch(r"-[\d.].*", token):
+            joined[-1] += f"={token}"
+        else:
+            joined.append(token)
+    return joined
 
 
 def take_option(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.adaptation import collect_through_adaptation
-from maml_rl.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from maml_rl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.config import Config, PolicyConfig, to_mapping
 from maml_rl.errors import UserError
@@ -146,12 +146,11 @@ class MetaPolicy:
         Raises:
             UserError: the environment's spaces differ from the policy's, or a number is out of range.
         """
-        inner = dataclasses.replace(
-            self.config.inner, num_steps=self.config.inner.num_steps if num_steps is None else num_steps
-        )
+        num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
-        if num_episodes < 1:
-            raise UserError(f"num_episodes must be at least 1, got {num_episodes}")
+        if num_episodes < 1 or num_steps < 0:
+            raise UserError(f"num_episodes must be at least 1 and num_steps 0, got {num_episodes} and {num_steps}")
+        inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
         with as_task_vector_env(env, self.config.env, num_episodes, self.config.horizon) as envs:
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
@@ -206,10 +205,31 @@ def check_parameters(policy: MLPPolicy, theta: Params, source: Path) -> None:
     Raises:
         UserError: names or shapes differ.
     """
-    expected = {name: tuple(value.shape) for name, value in policy.named_parameters()}
-    got = {name: tuple(value.shape) for name, value in theta.items()}
+    expected = {name: (tuple(value.shape), value.dtype) for name, value in policy.named_parameters()}
+    got = {name: (tuple(value.shape), value.dtype) for name, value in theta.items()}
     if expected != got:
         raise UserError(f"the parameters in {source} do not fit the policy: expected {expected}, got {got}")
+
+
+def policy_state(
+    checkpoint: Checkpoint, policy: MLPPolicy, config: Config, path: Path
+) -> tuple[Params, ObservationNormalizer | None]:
+    """The parameters and the normaliser that a checkpoint holds.
+
+    Raises:
+        UserError: they do not fit the policy or the configuration.
+    """
+    theta = checkpoint.tensors.get("theta", {})
+    check_parameters(policy, theta, path)
+    ordered = {name: theta[name] for name, _ in policy.named_parameters()}
+    if not config.policy.normalize_observations:
+        return ordered, None
+    empty = ObservationNormalizer.empty(policy.observation_size, next(iter(ordered.values())).device)
+    tensors = checkpoint.tensors.get("normalizer", {})
+    expected = {name: (value.shape, value.dtype) for name, value in empty._asdict().items()}
+    if {name: (value.shape, value.dtype) for name, value in tensors.items()} != expected:
+        raise UserError(f"checkpoint {path} is damaged: its normalizer must hold {expected}")
+    return ordered, ObservationNormalizer(**tensors)
 
 
 def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
@@ -225,16 +245,6 @@ def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         observation_space, action_space = env.single_observation_space, env.single_action_space
     policy = make_policy(config.policy, observation_space, action_space, config.seed)
-    theta = checkpoint.tensors.get("theta", {})
-    check_parameters(policy, theta, path)
-    ordered = {name: theta[name] for name, _ in policy.named_parameters()}
-    normalizer = checkpoint.tensors.get("normalizer")
-    return MetaPolicy(
-        policy,
-        ordered,
-        None if normalizer is None else ObservationNormalizer(**normalizer),
-        observation_space,
-        action_space,
-        config,
-        checkpoint.values.get("num_adaptation_steps", 0),
-    )
+    theta, normalizer = policy_state(checkpoint, policy, config, path)
+    steps = checkpoint.counter("num_adaptation_steps", path) if "num_adaptation_steps" in checkpoint.values else 0
+    return MetaPolicy(policy, theta, normalizer, observation_space, action_space, config, steps)

@@ -14,6 +14,8 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter, Logger
 from torch.utils.tensorboard import SummaryWriter
 
+from maml_rl.errors import UserError
+
 STEP = "time/iteration"
 
 
@@ -30,10 +32,13 @@ class AppendingCSVWriter(KVWriter):
         self._rows: list[dict[str, Any]] = []
         self._columns = [STEP]
         if path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or [STEP])
-                self._rows = [row for row in reader if _is_step(row, last_step)]
+            try:
+                with path.open(newline="") as file:
+                    reader = csv.DictReader(file)
+                    self._columns = list(reader.fieldnames or [STEP])
+                    self._rows = [row for row in reader if _is_step(row, last_step)]
+            except (OSError, UnicodeDecodeError, csv.Error) as error:
+                raise UserError(f"{path} cannot be read: {error}") from error
         self._rewrite()
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:

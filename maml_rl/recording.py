@@ -18,6 +18,7 @@ from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import EnvConfig, TaskSetter, resolve_env_id
 
 _CAPTION_HEIGHT = 64
+_FORMATS = (".mp4", ".gif")
 
 
 def use_headless_renderer() -> None:
@@ -33,13 +34,18 @@ def make_rendering_env(config: EnvConfig) -> TaskSetter:
         UserError: it cannot draw here.
     """
     use_headless_renderer()
+    env_id = resolve_env_id(config.name)
     try:
-        env = TaskSetter(gym.make(resolve_env_id(config.name), render_mode="rgb_array", **config.kwargs))
-        env.reset(seed=0)
-        frame = env.render()
+        plain = gym.make(env_id, **config.kwargs)
+        modes = plain.metadata.get("render_modes", [])
+        plain.close()
+        env = TaskSetter(gym.make(env_id, render_mode="rgb_array", **config.kwargs)) if "rgb_array" in modes else None
+        if env is not None:
+            env.reset(seed=0)
+            env.render()
     except (TypeError, ValueError, RuntimeError, ImportError, gym.error.Error) as error:
         raise UserError(f"environment {config.name!r} cannot draw here: {error}") from error
-    if not isinstance(frame, np.ndarray):
+    if env is None:
         raise UserError(f"environment {config.name!r} draws no rgb_array frames")
     return env
 
@@ -80,6 +86,8 @@ def record(
     Raises:
         UserError: the environment cannot draw, or has no such task.
     """
+    if path.suffix.lower() not in _FORMATS or path.is_dir():
+        raise UserError(f"video {path} must be a file that ends in {' or '.join(_FORMATS)}")
     streams = RandomStreams(seed, Phase.RECORDING)
     env = make_rendering_env(policy.config.env)
     try:
@@ -169,20 +177,25 @@ def _captioned(frame: Any, lines: list[str]) -> np.ndarray:
 
 
 def _write(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Write frames (steps, height, width, 3), the file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     import imageio.v2 as imageio
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     height, width = (size - size % 2 for size in frames.shape[1:3])  # the codec needs even sizes
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    options: dict[str, Any]
-    if path.suffix == ".mp4":
-        options = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
-    elif path.suffix == ".gif":
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix.lower()}")
+    options: dict[str, Any] = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
+    if path.suffix.lower() == ".gif":
         options = {"duration": 1000 / fps, "loop": 0}
-    else:
-        raise UserError(f"video {path} must end in .mp4 or .gif")
-    writer: Any
-    with imageio.get_writer(temporary, **options) as writer:
-        for frame in frames[:, :height, :width]:
-            writer.append_data(frame)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer: Any
+        with imageio.get_writer(temporary, **options) as writer:
+            for frame in frames[:, :height, :width]:
+                writer.append_data(frame)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"video {path} cannot be written: {error}") from error

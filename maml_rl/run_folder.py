@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -19,10 +21,25 @@ from maml_rl.errors import UserError
 _PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
 
 
-def default_run_folder(family: str, seed: int) -> Path:
-    """runs/FAMILY/date-time-seed."""
+def new_default_folder(family: str, seed: int) -> Path:
+    """Make runs/FAMILY/date-time-seed, with a number behind it if another run of the same second took the name.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     name = family.replace("/", "-").replace(":", "-")
-    return Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
+    first = Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
+    for folder in itertools.chain([first], (Path(f"{first}-{i}") for i in itertools.count(2))):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if not folder.is_dir():
+                raise UserError(f"output {folder} cannot be made: {error}") from error
+        except OSError as error:
+            raise UserError(f"output {folder} cannot be made: {error}") from error
+        else:
+            return folder
+    raise AssertionError("the count never ends")
 
 
 def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -31,21 +48,23 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         UserError: it exists and is not empty, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"output {folder} exists and is not empty: choose another, or --resume {folder} to go on with it"
-        )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, config)
-        (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
-    except OSError as error:
+        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if not occupied:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_config(folder, config)
+            (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
+    except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
+    if occupied:
+        raise UserError(f"output {folder} exists and is not empty: choose another, or go on with --resume {folder}")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the resolved configuration to ``config.yaml``."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    """Write the resolved configuration to ``config.yaml``, whole or not at all."""
+    temporary = folder / ".config.yaml.tmp"
+    temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    os.replace(temporary, folder / "config.yaml")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -57,7 +76,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no config.yaml")
-    return read_yaml(path)
+    config = read_yaml(path)
+    if not config:
+        raise UserError(f"{path} is empty")
+    return config
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -68,7 +90,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        json.dumps(values, default=str)  # refuses aliases that contain themselves
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML: {error}") from error
     if values is None:
         return {}

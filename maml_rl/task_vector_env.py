@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -45,8 +46,8 @@ def resolve_env_id(name: str) -> str:
     if ":" in name:
         module, _, name_in_module = name.partition(":")
         try:
-            __import__(module)
-        except ImportError as error:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
             raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({error})") from error
         name = name_in_module
     family_id = f"maml_rl/{name}-v0"
@@ -88,7 +89,7 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
             gym_name = name if ":" in name else env_id
             make = functools.partial(gym.make, gym_name, max_episode_steps=horizon, **kwargs)
             env = GymTaskVectorEnv.of(make, num_envs, config.vectorization)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError, gym.error.Error) as error:
         raise UserError(f"environment {name!r} could not be made with {dict(kwargs)}: {error}") from error
     space = env.single_observation_space
     if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
@@ -122,7 +123,8 @@ def as_task_vector_env(
         with_tasks: Any = env if hasattr(env, "set_tasks") else GymTaskVectorEnv(env, None)
         yield with_tasks
     else:
-        wanted = config if env is None or env == config.name else EnvConfig(name=env)
+        same = env is None or resolve_env_id(env) == resolve_env_id(config.name)
+        wanted = config if same or env is None else EnvConfig(name=env)
         made = make_task_vector_env(wanted, num_envs, horizon)
         try:
             yield made

@@ -4,55 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from maml_rl.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from maml_rl.collection import Collector
 from maml_rl.config import Config, to_mapping
 from maml_rl.config_files import load_run
+from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
-from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_tensors
+from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.metrics_writers import make_logger
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import parameters
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.recording import record, rendering_problem
-from maml_rl.run_folder import create_run_folder, default_run_folder, locked, write_config
+from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.task_vector_env import as_task_vector_env
 
 Say = Callable[[str], None]
-
-
-def resolve_device(name: str) -> torch.device:
-    """The torch device that a setting names; ``auto`` is a GPU if there is one.
-
-    Raises:
-        UserError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"device {name!r} is not available here; valid are auto, {', '.join(available)}") from error
-    return device
 
 
 class Interrupted(Exception):
     """Training was stopped by the user; ``run`` can be resumed."""
 
     def __init__(self, run: Path, iteration: int) -> None:
-        super().__init__(f"stopped after iteration {iteration}. Go on with: python -m maml_rl.train --resume {run}")
+        command = f"python -m maml_rl.train --resume {shlex.quote(str(run))}"
+        super().__init__(f"stopped after iteration {iteration}. Go on with: {command}")
         self.run = run
 
 
@@ -72,8 +59,8 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         Interrupted: by Ctrl-C; a checkpoint was written.
         FloatingPointError: training diverged; the last checkpoint stays.
     """
-    run = Path(config.output) if config.output else default_run_folder(config.env.name, config.seed)
     with open_trainer(config) as opened:
+        run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
         create_run_folder(run, to_mapping(config))
         with locked(run):
             return Run(config, run, *opened).train(say, progress_bar)
@@ -88,17 +75,19 @@ def resume(run: Path, config: Config, *, say: Say = lambda text: None, progress_
         say: where to tell the user what happens.
         progress_bar: show one on stderr.
     """
-    with locked(run), open_trainer(config) as opened:
+    path = latest_checkpoint(run / "checkpoints")
+    # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
+    start = config if path is None else dataclasses.replace(config, init_from=None)
+    with locked(run), open_trainer(start) as opened:
         session = Run(config, run, *opened)
-        path = latest_checkpoint(run / "checkpoints")
         if path is not None:
             session.restore(path)
-        write_config(run, to_mapping(config))
-        if session.state.iteration >= config.num_iterations:
-            say(f"{run} is finished: {session.state.iteration} iterations")
-            session.finish(say)
-            return run
-        say(f"resuming {run} after iteration {session.state.iteration}")
+        done = session.state.iteration
+        if done < config.num_iterations:
+            write_config(run, to_mapping(config))
+            say(f"resuming {run} after iteration {done}")
+        else:
+            say(f"{run} is finished: {done} iterations")
         return session.train(say, progress_bar)
 
 
@@ -150,19 +139,9 @@ class Run:
             UserError: it is not one of this run's.
         """
         checkpoint = load_checkpoint(path, self.policy.device)
-        theta = checkpoint.tensors.get("theta", {})
-        check_parameters(self.policy.policy, theta, path)
-        normalizer = checkpoint.tensors.get("normalizer")
-        try:
-            self.state = TrainingState(
-                {name: theta[name] for name in self.state.theta},
-                checkpoint.tensors.get("outer", {}),
-                None if normalizer is None else ObservationNormalizer(**normalizer),
-                checkpoint.values["iteration"],
-                checkpoint.values["num_env_steps"],
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"checkpoint {path} is not of this run: {error} is missing or unexpected") from error
+        theta, normalizer = policy_state(checkpoint, self.policy.policy, self.config, path)
+        iteration, num_env_steps = checkpoint.counter("iteration", path), checkpoint.counter("num_env_steps", path)
+        self.state = TrainingState(theta, checkpoint.tensors.get("outer", {}), normalizer, iteration, num_env_steps)
 
     def checkpoint(self) -> None:
         """Write the state, unless it is on disk already."""
@@ -175,6 +154,18 @@ class Run:
 
     def train(self, say: Say, progress_bar: bool) -> Path:
         """Iterate to the end, write what the configuration asks for, and return the folder."""
+        extended = self.state.iteration < self.config.num_iterations
+        try:
+            if extended:
+                self._iterate(say, progress_bar)
+            self._finish(say, anew=extended)
+        except KeyboardInterrupt as error:
+            with _interrupts_wait():
+                self.checkpoint()
+            raise Interrupted(self.folder, self.state.iteration) from error
+        return self.folder
+
+    def _iterate(self, say: Say, progress_bar: bool) -> None:
         config, logging = self.config, self.config.logging
         self._announce(say)
         can_draw = self._can_draw(say)
@@ -183,28 +174,25 @@ class Run:
         try:
             while self.state.iteration < config.num_iterations:
                 started = time.perf_counter()
-                self.state, metrics = self.trainer.meta_iteration(self.state)
-                iteration = self.state.iteration
+                state, metrics = self.trainer.meta_iteration(self.state)
                 metrics["time/meta_iteration_s"] = time.perf_counter() - started
-                if logging.evaluate_every and iteration % logging.evaluate_every == 0:
-                    metrics |= self._evaluation_metrics()
-                for name, value in metrics.items():
-                    logger.record(name, value)
-                logger.dump(iteration)
+                if logging.evaluate_every and state.iteration % logging.evaluate_every == 0:
+                    metrics |= self._evaluation_metrics(state)
+                if can_draw and logging.video_every and state.iteration % logging.video_every == 0:
+                    video = self.folder / "videos" / f"{state.iteration:06d}.mp4"
+                    record(self._policy_of(state), video, seed=config.seed)
+                with _interrupts_wait():  # an iteration is logged, counted and saved, or it never began
+                    for name, value in metrics.items():
+                        logger.record(name, value)
+                    logger.dump(state.iteration)
+                    self.state = state
+                    if state.iteration % logging.checkpoint_every == 0 or state.iteration == config.num_iterations:
+                        self.checkpoint()
                 bar.set_postfix_str(_progress(metrics))
                 bar.update()
-                if iteration % logging.checkpoint_every == 0 or iteration == config.num_iterations:
-                    self.checkpoint()
-                if can_draw and logging.video_every and iteration % logging.video_every == 0:
-                    record(self._current_policy(), self.folder / "videos" / f"{iteration:06d}.mp4", seed=config.seed)
-        except KeyboardInterrupt as error:
-            self.checkpoint()
-            raise Interrupted(self.folder, self.state.iteration) from error
         finally:
             bar.close()
             logger.close()
-        self.finish(say, anew=True)
-        return self.folder
 
     def _announce(self, say: Say) -> None:
         config = self.config
@@ -223,24 +211,24 @@ class Run:
             say(f"no video will be made: {problem}")
         return problem is None
 
-    def _current_policy(self) -> MetaPolicy:
-        return dataclasses.replace(self.policy, theta=self.state.theta, normalizer=self.state.normalizer)
+    def _policy_of(self, state: TrainingState) -> MetaPolicy:
+        return dataclasses.replace(self.policy, theta=state.theta, normalizer=state.normalizer)
 
-    def _evaluation_metrics(self) -> dict[str, float]:
+    def _evaluation_metrics(self, state: TrainingState) -> dict[str, float]:
         """Returns on fresh tasks, played on the training environment."""
-        streams = RandomStreams(self.config.seed, Phase.EVALUATION, self.state.iteration)
+        streams = RandomStreams(self.config.seed, Phase.EVALUATION, state.iteration)
         num_steps = max(1, self.config.inner.num_steps)
-        result = evaluate_with(self.trainer.collector, self._current_policy(), num_steps, streams)
+        result = evaluate_with(self.trainer.collector, self._policy_of(state), num_steps, streams)
         return {f"evaluation/return_after_{k}_steps": float(mean) for k, mean in enumerate(result.mean)}
 
-    def finish(self, say: Say, anew: bool = False) -> None:
+    def _finish(self, say: Say, anew: bool) -> None:
         """Evaluate and record the final policy, where the configuration asks for it.
 
         Args:
             say: where to tell the user what happens.
             anew: also where the files are there already.
         """
-        policy, seed, logging = self._current_policy(), self.config.seed, self.config.logging
+        policy, seed, logging = self._policy_of(self.state), self.config.seed, self.config.logging
         results, video = self.folder / "evaluation" / "results.json", self.folder / "videos" / "final.mp4"
         if logging.final_evaluation and (anew or not results.exists()):
             result = evaluate(policy, RandomStreams(seed, Phase.EVALUATION))
@@ -248,6 +236,22 @@ class Run:
             say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {results.parent}")
         if logging.final_video and (anew or not video.exists()) and rendering_problem(self.config.env) is None:
             say(f"video of an adapted policy: {record(policy, video, seed=seed)}")
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is done."""
+    if threading.current_thread() is not threading.main_thread():  # only there do signals arrive
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _progress(metrics: dict[str, float]) -> str:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
     {"errors", "threads", "stopwatch", "random_streams", "protocols", "episodes"},
-    {"checkpoint", "run_folder", "metrics_writers", "policies", "normalizer", "baseline"},
+    {"checkpoint", "run_folder", "metrics_writers", "devices", "policies", "normalizer", "baseline"},
     {"advantages", "maml", "task_vector_env"},
     {"collection", "outer.trpo"},
     {"adaptation", "outer"},

@@ -1,0 +1,650 @@
+"""The command line: what wins, what help says, and that a mistake is one message, exit status 2, and no file."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import docstring_parser
+import pytest
+import yaml
+from maml_envs import FAMILIES
+
+import maml_rl
+from maml_rl.baseline import BaselineConfig
+from maml_rl.cli import main
+from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
+from maml_rl.config_files import load_config, preset
+from maml_rl.maml import InnerConfig
+from maml_rl.outer import OUTER_CONFIGS
+
+SIZES = "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 --policy.hidden_sizes=[4] --device=cpu"
+TINY = ("--env", "PointNavigation", *SIZES.split(" "))
+GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(capsys) -> Cli:
+    """Run a command in this process."""
+
+    def run(*argv: str | Path) -> Result:
+        try:
+            code = main([str(arg) for arg in argv])
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(cli, tmp_path, run) -> Callable[..., str]:
+    """Run a command that must fail as a user's mistake; the message."""
+
+    def check(*argv: str | Path) -> str:
+        before, run_before = contents(tmp_path), contents(run)
+        code, out, err = cli(*argv)
+        assert (code, out) == (2, ""), err
+        assert err.count("error: ") == 1, err
+        assert "Traceback" not in err
+        assert contents(tmp_path) == before
+        assert contents(run) == run_before
+        return err.partition("error: ")[2].strip()
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished run."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    config = load_config(
+        env="PointNavigation",
+        num_iterations=2,
+        meta_batch_size=2,
+        num_episodes=2,
+        horizon=4,
+        device="cpu",
+        policy={"hidden_sizes": [4]},
+        logging={"final_evaluation": False, "final_video": False},
+        output=str(output),
+    )
+    return maml_rl.train(config)
+
+
+def resolved(cli: Cli, *argv: str | Path) -> dict:
+    code, out, err = cli("train", *argv, "--print_config")
+    assert (code, err) == (0, "")
+    return yaml.safe_load(out)
+
+
+# --- what wins ---
+
+
+def test_flag_over_file_over_preset_over_code_wherever_the_flag_stands(cli, tmp_path):
+    own = preset("PointNavigation")
+    assert own["meta_batch_size"] != Config.meta_batch_size
+    assert own["policy"]["action_scale"] not in (0.3, PolicyConfig.action_scale)
+    file = tmp_path / "my.yaml"
+    file.write_text("env: {name: PointNavigation}\nseed: 3\nhorizon: 33\npolicy: {action_scale: 0.3}\n")
+    parts = (("--env", "PointNavigation"), ("--config", str(file)), ("--seed", "5"))
+    for order in itertools.permutations(parts):
+        values = resolved(cli, *itertools.chain(*order))
+        assert values["seed"] == 5
+        assert (values["horizon"], values["policy"]["action_scale"]) == (33, 0.3)
+        assert values["meta_batch_size"] == own["meta_batch_size"]
+        assert values["num_episodes"] == Config.num_episodes
+        assert values["policy"]["init_std"] == PolicyConfig.init_std
+    assert not (tmp_path / "runs").exists()
+
+
+def test_flags_are_spelled_with_a_space_or_an_equals_sign(cli):
+    spaced = resolved(cli, "--env", "PointNavigation", "--inner.num_steps", "2", "--policy.hidden_sizes", "[3, 5]")
+    assert spaced == resolved(cli, "--env=PointNavigation", "--inner.num_steps=2", "--policy.hidden_sizes=[3,5]")
+    assert (spaced["inner"]["num_steps"], spaced["policy"]["hidden_sizes"]) == (2, [3, 5])
+
+
+def test_the_last_of_two_equal_flags_wins(cli):
+    values = resolved(cli, "--env=HalfCheetahVel", "--seed=1", "--env", "PointNavigation", "--seed", "2")
+    assert (values["env"]["name"], values["seed"]) == ("PointNavigation", 2)
+    assert values["meta_batch_size"] == preset("PointNavigation")["meta_batch_size"]
+
+
+def test_shorthands(cli):
+    short = resolved(cli, "--env", "PointNavigation", "--outer", "trpo", "--outer.max_kl", "0.5")
+    long = resolved(cli, "--env.name", "PointNavigation", "--outer.name", "trpo", "--outer.max_kl", "0.5")
+    assert short == long
+    assert short["outer"]["max_kl"] == 0.5
+
+
+def test_the_file_may_name_the_environment(cli, tmp_path):
+    (tmp_path / "my.yaml").write_text("env: {name: PointNavigation, high: 0.2}\n")
+    values = resolved(cli, "--config", "my.yaml")
+    assert values["env"] | {"name": "PointNavigation", "high": 0.2} == values["env"]
+    assert values["meta_batch_size"] == preset("PointNavigation")["meta_batch_size"]
+
+
+def test_a_flag_may_name_another_environment_than_the_file(cli, tmp_path):
+    (tmp_path / "my.yaml").write_text("env: {name: HalfCheetahVel}\nseed: 3\n")
+    values = resolved(cli, "--config", "my.yaml", "--env", "PointNavigation")
+    assert (values["env"]["name"], values["seed"]) == ("PointNavigation", 3)
+    assert values["meta_batch_size"] == preset("PointNavigation")["meta_batch_size"]
+
+
+def test_without_any_flag_the_default_environment_and_its_preset(cli):
+    values = resolved(cli)
+    assert values["env"]["name"] == "HalfCheetahVel"
+    assert values == to_mapping(load_config())
+
+
+def test_negative_numbers(cli):
+    values = resolved(cli, "--env", "PointNavigation", "--env.low", "-0.25", "--env.high=-0.125")
+    assert (values["env"]["low"], values["env"]["high"]) == (-0.25, -0.125)
+    for flags in (("--env.low=-2.5e-1",), ("--env.low", "-.25"), ("--env.low", "-2.5e-1")):
+        assert resolved(cli, "--env", "PointNavigation", *flags)["env"]["low"] == -0.25
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--env", "PointNavigation", "--seed", "4", "--env.low", "-0.25", "--inner.first_order", "true"),
+        ("--env", "Pendulum-v1", "--env.kwargs", '{"g": 5.0}', "--env.vectorization", "async"),
+        ("--env", "HalfCheetahDir", "--outer.max_kl", "0.5", "--output", "somewhere"),
+        ("--config", "pytorch_maml_rl/HalfCheetahVel"),
+    ],
+    ids=lambda flags: flags[1],
+)
+def test_the_printed_configuration_loads_back(cli, tmp_path, flags):
+    code, out, _ = cli("train", *flags, "--print_config")
+    assert code == 0
+    (tmp_path / "printed.yaml").write_text(out)
+    code, again, _ = cli("train", "--config", "printed.yaml", "--print_config")
+    assert code == 0
+    assert again == out
+    for flag, value in itertools.pairwise(flags):
+        if flag == "--seed":
+            assert yaml.safe_load(out)["seed"] == int(value)
+
+
+def test_resume_keeps_the_settings_of_the_run(cli, run):
+    before = (run / "config.yaml").read_bytes()
+    assert cli("train", f"--resume={run}").code == 0
+    assert (run / "config.yaml").read_bytes() == before
+
+
+# --- help ---
+
+
+def entries(text: str) -> dict[str, str]:
+    """Help of each flag, by the flag."""
+    parts = re.split(r"\n {2}(?=-)", text)[1:]
+    return {re.findall(r"--[\w.]+", part)[0]: " ".join(part.split()) for part in parts}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_help_shows_every_setting_with_meaning_and_default(cli, monkeypatch, family):
+    monkeypatch.setenv("COLUMNS", "10000")
+    code, out, err = cli("train", "--env", family, "--help")
+    assert (code, err) == (0, "")
+    shown = entries(out)
+    groups = {"": Config, "env.": FAMILIES[family], "outer.": OUTER_CONFIGS["trpo"]}
+    groups |= {f"{name}.": cls for name, cls in GROUPS.items()}
+    for prefix, cls in groups.items():
+        meanings = {
+            parameter.arg_name: parameter.description
+            for owner in reversed(cls.__mro__)
+            if dataclasses.is_dataclass(owner)
+            for parameter in docstring_parser.parse_from_object(owner).params
+        }
+        for field in dataclasses.fields(cls):
+            if prefix == "" and (field.name in GROUPS or field.name in ("env", "outer")):
+                continue
+            text = shown[f"--{prefix}{field.name}"]
+            assert meanings[field.name], field.name
+            assert " ".join(meanings[field.name].split()) in text
+            assert "default: " in text
+            if field.default not in (None, dataclasses.MISSING) and field.name not in preset(family):
+                in_preset = preset(family).get(prefix.rstrip("."), {})
+                if not (isinstance(in_preset, dict) and field.name in in_preset):
+                    assert f"default: {field.default})" in text
+    for flag in ("--env.name", "--outer.name", "--config", "--resume", "--print_config"):
+        assert flag in shown
+    for choice in ("tanh", "log_prob"):
+        assert choice in out
+
+
+def test_help_shows_the_defaults_that_the_preset_sets(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "10000")
+    shown = entries(cli("train", "--env", "PointNavigation", "-h").out)
+    assert f"default: {preset('PointNavigation')['meta_batch_size']})" in shown["--meta_batch_size"]
+    assert f"default: {preset('PointNavigation')['policy']['action_scale']})" in shown["--policy.action_scale"]
+
+
+def test_help_of_a_registered_environment(cli):
+    code, out, _ = cli("train", "--help", "--env", "Pendulum-v1")
+    assert code == 0
+    assert "--env.kwargs" in out
+    assert "--env.vectorization" in out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+def test_help_of_the_other_commands(cli, command):
+    code, out, err = cli(command, "--help")
+    assert (code, err) == (0, "")
+    for flag in ("RUN", "--num_steps", "--num_episodes", "--seed", "--device", "--output"):
+        assert flag in out
+    assert out.count("default") >= 6
+
+
+def test_help_of_all_commands(cli):
+    code, out, err = cli("--help")
+    assert code == 0
+    for command in ("train", "evaluate", "record"):
+        assert command in out + err
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("flag", "closest"),
+    [
+        ("--sed", "--seed"),
+        ("--num_iteration", "--num_iterations"),
+        ("--num_iter", None),
+        ("--inner.num_step", "--inner.num_steps"),
+        ("--inner.num", None),
+        ("--step_size", "--inner.step_size"),
+        ("--max_kl", "--outer.max_kl"),
+        ("--env.hihg", "--env.high"),
+        ("--env.goal_velocity", None),
+        ("--hidden_sizes", "--policy.hidden_sizes"),
+        ("--resum", "--resume"),
+        ("--print_conf", "--print_config"),
+        ("--outer.learning_rate", None),
+        ("--policy", None),
+        ("--hlp", "--help"),
+    ],
+)
+@pytest.mark.parametrize("equals", [False, True])
+def test_an_unknown_flag_is_refused_with_the_closest(refused, flag, closest, equals):
+    message = refused("train", *TINY, *([f"{flag}=1"] if equals else [flag, "1"]))
+    assert f"unknown flag {flag}." in message
+    if closest is not None:
+        assert f"Did you mean {closest}?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("num_iteration: 3", ["num_iteration", "num_iterations"]),
+        ("inner: {num_step: 3}", ["inner.num_step", "inner.num_steps"]),
+        ("polcy: {hidden_sizes: [3]}", ["polcy.hidden_sizes", "policy.hidden_sizes"]),
+        ("env: {name: PointNavigation, hihg: 1}", ["env.hihg", "env.high"]),
+        ("config: other.yaml", ["config"]),
+        ("resume: runs/x", ["resume"]),
+        ("print_config: true", ["print_config"]),
+        ("help: true", ["help"]),
+        ("- seed\n- 3", ["list"]),
+        ("just text", ["str"]),
+        ("seed: [1", ["my.yaml"]),
+        ("seed: 1\n\tseed: 2", ["my.yaml"]),
+        ("seed: three", ["seed", "three"]),
+        ("seed: null", ["seed"]),
+        ("horizon: 1.5", ["horizon", "1.5"]),
+        ("horizon: -1", ["horizon", "-1"]),
+        ("policy: null", ["policy"]),
+        ("policy: 3", ["policy"]),
+        ("env: 3", ["env"]),
+        ("env: {name: PointNavigation, low: 1, high: 0}", ["low", "high"]),
+        ("outer: {name: trop}", ["trop", "trpo"]),
+        ("output: {a: b}", ["output"]),
+        ("seed: !!python/object/apply:os.system ['touch hacked']", ["my.yaml"]),
+        ("seed: !!python/object/new:os.system ['touch hacked']", ["my.yaml"]),
+        ("env: {name: Pendulum-v1, kwargs: !!python/name:os.system ''}", ["my.yaml"]),
+        ("seed: 2021-13-45", ["my.yaml"]),
+        ("seed: !!int nothing", ["my.yaml"]),
+        ("policy: &again {more: *again}", []),
+        pytest.param("[" * 5000, ["my.yaml"], id="nested"),
+        ('output: "a\\0b"', ["output"]),
+    ],
+)
+def test_a_bad_file_is_refused(refused, tmp_path, text, parts):
+    (tmp_path / "my.yaml").write_text(text)
+    message = refused("train", "--env", "PointNavigation", "--num_iterations", "1", "--config", "my.yaml")
+    for part in parts:
+        assert part in message
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_an_unknown_environment_in_a_file_is_refused(refused, tmp_path):
+    (tmp_path / "my.yaml").write_text("env: {name: PointNavigaton}")
+    assert "Did you mean 'PointNavigation'" in refused("train", "--config", "my.yaml")
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "", ".", "maml", "HalfCheetahVell"])
+def test_a_missing_file_is_refused(refused, name):
+    assert "no file" in refused("train", "--config", name)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ("--seed three", ["seed", "three"]),
+        ("--seed 1.5", ["seed", "1.5"]),
+        ("--seed=-1", ["seed", "-1"]),
+        ("--seed true", ["seed"]),
+        ("--seed null", ["seed"]),
+        ("--seed", ["--seed"]),
+        ("--seed=", ["seed"]),
+        ("--num_iterations 0", ["num_iterations", "0"]),
+        ("--meta_batch_size -2", ["meta_batch_size", "-2"]),
+        ("--num_episodes 0", ["num_episodes"]),
+        ("--horizon ten", ["horizon", "ten"]),
+        ("--policy.hidden_sizes [64,-1]", ["hidden_sizes", "-1"]),
+        ("--policy.hidden_sizes 64,64", ["hidden_sizes", "64,64"]),
+        ("--policy.hidden_sizes [a]", ["hidden_sizes"]),
+        ("--policy.nonlinearity sin", ["nonlinearity", "sin", "tanh"]),
+        ("--policy.init_std nan", ["init_std", "nan"]),
+        ("--policy.action_scale 0", ["action_scale"]),
+        ("--policy.normalize_observations maybe", ["normalize_observations", "maybe"]),
+        ("--inner.num_steps -1", ["num_steps", "-1"]),
+        ("--inner.step_size inf", ["step_size", "inf"]),
+        ("--inner.surrogate logprob", ["surrogate", "logprob", "log_prob"]),
+        ("--baseline.discount 1.01", ["discount", "1.01"]),
+        ("--baseline.ridge 0", ["ridge"]),
+        ("--logging.checkpoint_every 0", ["checkpoint_every", "0"]),
+        ("--logging.video_every -1", ["video_every", "-1"]),
+        ("--outer.max_kl -0.01", ["max_kl", "-0.01"]),
+        ("--outer.line_search_shrink 1.5", ["line_search_shrink", "1.5"]),
+        ("--outer ppoo", ["ppoo", "trpo"]),
+        ("--env.low 1 --env.high -1", ["low", "high", "1.0", "-1.0"]),
+        ("--env.goal_tolerance -1", ["goal_tolerance", "-1"]),
+        ("--env.low west", ["low", "west"]),
+        ("--env PointNavigaton", ["PointNavigaton", "PointNavigation"]),
+        ("--env HalfCheetah", ["HalfCheetah", "Did you mean"]),
+        ("--env CartPole", ["CartPole", "CartPole-v"]),
+        ("--env CartPole-v99", ["CartPole-v99"]),
+        ("--env no_such_module:Env-v0", ["no_such_module"]),
+        ("--env :CartPole-v1", [":CartPole-v1"]),
+        ("--env json:Env-v0", ["Env-v0"]),
+        ("--env FrozenLake-v1", ["observation"]),
+        ("--env Blackjack-v1", ["observation"]),
+        ("--env Ant-v2", ["Ant-v2"]),
+        ("--env Pendulum-v1 --env.kwargs {gravity:1}", ["gravity"]),
+        ("--env Pendulum-v1 --env.kwargs 3", ["kwargs"]),
+        ("--env Pendulum-v1 --env.vectorization threads", ["vectorization", "threads", "async"]),
+        ("--env", ["--env"]),
+        ("--config", ["--config"]),
+        ("--config --seed 1", ["--config"]),
+        ("--resume", ["--resume"]),
+        ("--device gpu", ["gpu"]),
+        ("--device cuda:99", ["cuda:99"]),
+        ("--device meta", ["meta"]),
+        ("--device hpu", ["hpu"]),
+        ("--init_from missing", ["missing"]),
+        ("surplus", ["surplus"]),
+        ("-seed 3", ["-seed"]),
+        ("--print_config=yes", ["print_config"]),
+    ],
+)
+def test_a_bad_flag_is_refused(refused, flags, parts):
+    message = refused("train", *TINY, *flags.split(" "))
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(("env", "library"), [("LunarLander-v3", "Box2D"), ("phys2d/CartPole-v1", "jax")])
+def test_an_environment_whose_library_is_missing_is_refused(refused, monkeypatch, env, library):
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    assert library in refused("train", *TINY, "--env", env)
+
+
+@pytest.mark.parametrize("there", ["file in it", "hidden file in it", "file", "run"])
+def test_an_output_that_holds_something_is_refused(refused, tmp_path, run, there):
+    output = tmp_path / "output"
+    if there == "run":
+        output = run
+    elif there == "file":
+        output.write_text("precious")
+    else:
+        output.mkdir()
+        (output / (".hidden" if "hidden" in there else "thesis.txt")).write_text("precious")
+    assert "not empty" in refused("train", *TINY, "--output", output)
+
+
+def test_an_output_that_cannot_be_written_is_refused(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused("train", *TINY, "--output", "file/run")
+    assert "cannot be written" in refused("train", *TINY, "--output", "x" * 300)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--seed", "5"),
+        ("--env", "HalfCheetahDir"),
+        ("--output", "elsewhere"),
+        ("--config", "PointNavigation"),
+        ("--inner.num_steps=2",),
+        ("--device", "cpu"),
+        ("--logging.final_video=false",),
+        ("--nonsense", "1"),
+        ("surplus",),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_resume_takes_no_other_settings(refused, run, flags):
+    name = flags[0].partition("=")[0]
+    for argv in (("--resume", run, *flags), (*flags, "--resume", run, "--num_iterations", "9")):
+        message = refused("train", *argv)
+        assert name in message
+        assert "--num_iterations" in message
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1.5", "", "²"])
+def test_resume_with_a_bad_number_is_refused(refused, run, number):
+    assert "num_iterations" in refused("train", "--resume", run, f"--num_iterations={number}")
+
+
+def test_resume_of_what_is_no_run_is_refused(refused, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").write_text("precious")
+    (tmp_path / "file").write_text("")
+    assert "no run folder missing" in refused("train", "--resume", "missing")
+    assert "not a run folder" in refused("train", "--resume", "foreign")
+    assert "no run folder file" in refused("train", "--resume", "file")
+
+
+@pytest.mark.parametrize("text", ["seed: [", "sed: 1", "seed: one", "- 1", "env: {name: Gone-v0}"])
+def test_a_run_with_a_damaged_configuration_is_refused(refused, tmp_path, text):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.yaml").write_text(text)
+    for command in (("train", "--resume"), ("evaluate",), ("record",)):
+        assert refused(*command, "damaged")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+def test_evaluate_and_record_refuse_what_is_no_run(refused, tmp_path, command, run):
+    assert "no run folder missing" in refused(command, "missing")
+    (tmp_path / "foreign").mkdir()
+    assert "not a run folder" in refused(command, "foreign")
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    assert "no checkpoint" in refused(command, "early")
+    (tmp_path / "early" / "checkpoints" / "000001").mkdir(parents=True)
+    assert "000001" in refused(command, "early")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ("--num_episode 3", ["--num_episode", "--num_episodes"]),
+        ("--num_e=3", ["--num_e"]),
+        ("--num_episodes 0", ["--num_episodes", "0"]),
+        ("--num_episodes x", ["--num_episodes", "x"]),
+        ("--num_steps -1", ["--num_steps", "-1"]),
+        ("--num_steps 1.5", ["--num_steps", "1.5"]),
+        ("--seed -1", ["--seed", "-1"]),
+        ("--seed ²", ["--seed"]),
+        ("--device gpu", ["gpu"]),
+        ("--device cuda:99", ["cuda:99"]),
+        ("--output", ["--output"]),
+        ("surplus", ["surplus"]),
+    ],
+)
+def test_evaluate_and_record_refuse_bad_flags(refused, run, command, flags, parts):
+    message = refused(command, run, *flags.split(" "))
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+def test_evaluate_and_record_need_a_run(refused, command):
+    assert "RUN" in refused(command)
+
+
+@pytest.mark.parametrize("flags", ["--num_tasks 0", "--num_tasks -1", "--num_task 3", "--num_tasks"])
+def test_evaluate_refuses_bad_numbers_of_tasks(refused, run, flags):
+    assert "--num_task" in refused("evaluate", run, *flags.split(" "))
+
+
+def test_evaluate_refuses_an_output_that_is_a_file(refused, run, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    assert "file" in refused("evaluate", run, "--num_tasks=2", "--num_episodes=2", "--num_steps=1", "--output", "file")
+
+
+@pytest.mark.parametrize(
+    ("task", "parts"),
+    [
+        ("goal=1", ["goal", "goal_x"]),
+        ("goal_x=1", ["goal_x", "goal_y"]),
+        ("goal_x=1,goal_y=2,goal_z=3", ["goal_z"]),
+        ("goal_x=east,goal_y=0", ["goal_x=east"]),
+        ("goal_x=nan,goal_y=0", ["goal_x", "nan"]),
+        ("goal_x=inf,goal_y=0", ["goal_x", "inf"]),
+        ("goal_x=1e9,goal_y=0", ["goal_x"]),
+        ("goal_x", ["goal_x"]),
+        ("=1", ["=1"]),
+        ("", ["NAME=VALUE"]),
+        (",", ["NAME=VALUE"]),
+    ],
+)
+def test_record_refuses_a_bad_task(refused, run, task, parts):
+    message = refused("record", run, "--task", task)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("output", ["new/video.avi", "video", "video.mp4.txt", "new/.mp4"])
+def test_record_refuses_an_unknown_ending(refused, run, output):
+    assert ".gif" in refused("record", run, "--output", output)
+
+
+def test_record_refuses_an_output_that_is_a_folder(refused, run, tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    assert "folder.mp4" in refused("record", run, "--output", "folder.mp4")
+
+
+@pytest.mark.parametrize("argv", [(), ("trian",), ("--seed", "1")])
+def test_without_a_command_the_commands_are_named(cli, argv):
+    code, out, err = cli(*argv)
+    assert (code, out) == (2, "")
+    for command in ("train", "evaluate", "record"):
+        assert command in err
+
+
+def test_an_unknown_command_is_an_error(refused):
+    assert "trian" in refused("trian")
+
+
+# --- what the commands do ---
+
+
+def test_train_says_what_it_does_and_shows_progress(cli, tmp_path):
+    code, out, err = cli("train", *TINY, "--output", "out", "--logging.final_video=false")
+    assert code == 0
+    assert "PointNavigation" in out
+    assert "32 environment steps" in out
+    assert "1/1" in err
+    assert (tmp_path / "out" / "evaluation" / "results.json").exists()
+
+
+def test_the_default_output_is_under_runs(cli, tmp_path):
+    flags = ("--logging.final_evaluation=false", "--logging.final_video=false")
+    assert cli("train", *TINY, "--seed=7", *flags).code == 0
+    (folder,) = (tmp_path / "runs" / "PointNavigation").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-7", folder.name)
+    assert (folder / "config.yaml").exists()
+
+
+def test_two_runs_of_one_second_do_not_collide(cli, tmp_path):
+    flags = ("--logging.final_evaluation=false", "--logging.final_video=false")
+    for _ in range(3):
+        code, _, err = cli("train", *TINY, *flags)
+        assert code == 0, err
+    assert len(list((tmp_path / "runs" / "PointNavigation").iterdir())) == 3
+
+
+def test_evaluate_prints_and_writes(cli, run, tmp_path):
+    flags = ("--num_tasks=3", "--num_episodes=2", "--num_steps=2", "--seed=1", "--device=cpu", "--output", "results")
+    code, out, err = cli("evaluate", run, *flags)
+    assert (code, err) == (0, "")
+    assert "3 fresh tasks" in out
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"results.json", "adaptation.png"}
+    content = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert len(content["return"]) == 3
+    for k, value in enumerate(content["return"]):
+        assert re.search(rf"^ +{k} +{value:.1f} ", out, re.MULTILINE)
+    assert not (run / "evaluation").exists()
+
+
+def test_record_prints_and_writes(cli, run, tmp_path):
+    flags = ("--task", "goal_x=0.25,goal_y=-1e-1", "--num_steps=0", "--output", "videos/point.gif", "--stochastic")
+    code, out, err = cli("record", run, *flags)
+    assert (code, err) == (0, "")
+    assert "videos/point.gif" in out
+    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["point.gif"]
+
+
+def test_the_modules_run(tmp_path):
+    """As processes: nothing but the one message on stderr."""
+    for module, argv in (("maml_rl.train", ["--sed", "1"]), ("maml_rl", ["evaluate", "missing"])):
+        command = [sys.executable, "-m", module, *argv]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert re.fullmatch(r"error: .*\n", done.stderr)
+    command = [sys.executable, "-m", "maml_rl.record", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: python -m maml_rl.record" in done.stdout

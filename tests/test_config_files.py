@@ -1,0 +1,181 @@
+"""Settings from files, from Python and from flags: what they resolve to, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import maml_configs
+import pytest
+import yaml
+
+import maml_rl
+from maml_rl.config import Config, to_mapping
+from maml_rl.config_files import load_config, parse_training_arguments, preset, preset_names, resolve
+from maml_rl.errors import UserError
+from maml_rl.task_vector_env import EnvConfig, resolve_env_id
+
+CONFIGS = Path(maml_configs.__path__[0])
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def file_id(path: Path) -> str:
+    return str(path.relative_to(CONFIGS).with_suffix(""))
+
+
+def test_there_are_presets():
+    assert len(FILES) >= 3
+    assert sorted(file_id(path) for path in FILES) == preset_names()
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_id)
+def test_every_file_in_configs_resolves(path):
+    config = load_config(file_id(path))
+    assert resolve_env_id(config.env.name)
+    assert config == parse_training_arguments([f"--config={path}"])
+    # What a run folder holds resolves to the same again.
+    assert resolve(yaml.safe_load(yaml.safe_dump(to_mapping(config))), [], source="test") == config
+
+    # The file's own values arrive, whatever a preset of the same environment says.
+    def check(given: dict, resolved: dict, where: str) -> None:
+        for key, value in given.items():
+            if isinstance(value, dict):
+                check(value, resolved[key], f"{where}{key}.")
+            else:
+                assert resolved[key] == value, f"{where}{key}"
+
+    check(yaml.safe_load(path.read_text()), to_mapping(config), "")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent == CONFIGS], ids=file_id)
+def test_a_preset_belongs_to_the_environment_it_is_named_after(path):
+    assert preset(path.stem)["env"]["name"] == path.stem
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(seed=5, output="here", init_from="there", device="cpu"),
+        Config(env=EnvConfig(name="PointNavigation", kwargs={"low": -1.0, "high": 0.25, "goal_tolerance": 0.5})),
+        Config(env=EnvConfig(name="Pendulum-v1", kwargs={"g": 9.5}, vectorization="async")),
+        Config(env=EnvConfig(name="CartPole-v1")),
+    ],
+    ids=lambda config: config.env.name,
+)
+def test_a_configuration_survives_the_round_trip(config):
+    text = yaml.safe_dump(to_mapping(config))
+    again = resolve(yaml.safe_load(text), [], source="test")
+    assert to_mapping(again) | {"env": None} == to_mapping(config) | {"env": None}
+    assert (again.env.name, again.env.vectorization) == (config.env.name, config.env.vectorization)
+    assert config.env.kwargs.items() <= again.env.kwargs.items()
+
+
+def test_python_and_flags_agree():
+    from_python = load_config(env={"name": "PointNavigation", "high": 0.3}, inner={"num_steps": 2}, seed=4)
+    flags = ["--env", "PointNavigation", "--env.high", "0.3", "--inner.num_steps", "2", "--seed=4"]
+    assert parse_training_arguments(flags) == from_python
+
+
+def test_python_settings_win_over_the_file_and_the_file_over_the_preset(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("env: {name: PointNavigation}\nmeta_batch_size: 3\nseed: 3\n")
+    assert preset("PointNavigation")["meta_batch_size"] not in (3, Config.meta_batch_size)
+    config = load_config(file, seed=9)
+    assert (config.seed, config.meta_batch_size) == (9, 3)
+    assert config.num_episodes == Config.num_episodes
+    assert config.policy.action_scale == preset("PointNavigation")["policy"]["action_scale"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "closest"),
+    [
+        ({"sed": 1}, "seed"),
+        ({"inner": {"num_step": 1}}, "inner.num_steps"),
+        ({"iner": {"num_steps": 1}}, "inner.num_steps"),
+        ({"num_steps": 1}, "inner.num_steps"),
+        ({"env": {"name": "PointNavigation", "hihg": 1.0}}, "env.high"),
+        ({"outer": {"name": "trpo", "max_k": 1.0}}, "outer.max_kl"),
+        ({"logging": {"final_vidio": False}}, "logging.final_video"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_closest(settings, closest):
+    with pytest.raises(UserError, match=rf"unknown setting .*Did you mean {closest.replace('.', '[.]')}\?"):
+        load_config(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": "three"},
+        {"seed": 1.5},
+        {"seed": True},
+        {"seed": None},
+        {"seed": -1},
+        {"seed": [1]},
+        {"device": None},
+        {"num_iterations": 0},
+        {"num_iterations": "many"},
+        {"meta_batch_size": 0},
+        {"num_episodes": -3},
+        {"horizon": 0},
+        {"policy": {"hidden_sizes": [64, 0]}},
+        {"policy": {"hidden_sizes": 64}},
+        {"policy": {"hidden_sizes": [1.5]}},
+        {"policy": {"nonlinearity": "gelu"}},
+        {"policy": {"init_std": 0}},
+        {"policy": {"init_std": float("nan")}},
+        {"policy": {"action_scale": float("inf")}},
+        {"policy": {"normalize_observations": "perhaps"}},
+        {"policy": [1]},
+        {"policy": None},
+        {"inner": {"num_steps": -1}},
+        {"inner": {"step_size": -0.1}},
+        {"inner": {"surrogate": "dice_"}},
+        {"baseline": {"discount": 1.5}},
+        {"baseline": {"ridge": 0}},
+        {"logging": {"checkpoint_every": 0}},
+        {"logging": {"video_every": -1}},
+        {"outer": {"name": "trop"}},
+        {"outer": {"name": "trpo", "line_search_shrink": 1.0}},
+        {"outer": {"name": ["trpo"]}},
+        {"outer": ["trpo"]},
+        {"env": {"name": "PointNavigation", "low": 0.5, "high": -0.5}},
+        {"env": {"name": "PointNavigation", "low": "west"}},
+        {"env": {"name": "PointNavigation", "goal_tolerance": float("nan")}},
+        {"env": {"name": 3}},
+        {"env": None},
+        {"env": ["PointNavigation"]},
+        {1: 2},
+    ],
+    ids=str,
+)
+def test_a_value_that_makes_no_sense_is_refused(settings):
+    values = {"env": {"name": "PointNavigation"}} | settings
+    with pytest.raises(UserError):
+        resolve(values, [], source="test")
+
+
+def test_an_unknown_environment_is_refused_with_the_closest():
+    with pytest.raises(UserError, match="Did you mean 'PointNavigation'"):
+        load_config(env="PointNavigaton")
+
+
+def test_a_missing_file_is_refused_with_the_presets():
+    with pytest.raises(UserError, match="maml/HalfCheetahVel"):
+        load_config("no_such_file")
+
+
+def test_defaults_stand_in_code_once():
+    """Without any preset, resolving nothing gives what the dataclasses say."""
+    config = resolve({"env": {"name": "PointNavigation"}}, [], source="test")
+    for field in dataclasses.fields(Config):
+        if field.name != "env":
+            assert getattr(config, field.name) == getattr(Config(), field.name), field.name
+
+
+def test_the_names_at_the_top_of_the_package_are_there():
+    for name in maml_rl.__all__:
+        assert getattr(maml_rl, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = maml_rl.nothing

@@ -1,0 +1,156 @@
+"""Evaluation: returns after 0, 1, ... K steps on fresh tasks, as a table, JSON and a picture."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import maml_rl
+from maml_rl.evaluation import Evaluation, evaluate
+from maml_rl.meta_policy import MetaPolicy
+from maml_rl.random_streams import Phase, RandomStreams
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> MetaPolicy:
+    config = maml_rl.load_config(
+        env="PointNavigation",
+        device="cpu",
+        num_iterations=1,
+        meta_batch_size=2,
+        num_episodes=2,
+        horizon=6,
+        policy={"hidden_sizes": [8]},
+        logging={"final_evaluation": False, "final_video": False},
+        output=str(tmp_path_factory.mktemp("evaluation") / "run"),
+    )
+    return maml_rl.load(maml_rl.train(config))
+
+
+def run_evaluation(policy: MetaPolicy, seed: int = 0, **sizes: int) -> Evaluation:
+    return evaluate(policy, RandomStreams(seed, Phase.EVALUATION), **{"num_tasks": 5, "num_episodes": 4} | sizes)
+
+
+@pytest.fixture(scope="module")
+def result(policy) -> Evaluation:
+    return run_evaluation(policy, num_steps=2)
+
+
+def test_sizes(result):
+    assert result.returns.shape == (3, 5, 4)
+    assert len(result.tasks) == 5
+    assert result.task_returns.shape == (3, 5)
+    assert result.mean.shape == (3,)
+    assert result.interval.shape == (3, 2)
+    assert np.isfinite(result.returns).all()
+
+
+def test_returns_are_those_of_the_task(policy):
+    """With a step that goes nowhere, the return follows from the goal alone."""
+    still = maml_rl.MetaPolicy(
+        **{**vars(policy), "theta": {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()}}
+    )
+    result = run_evaluation(still, num_steps=0)
+    for task, returns in zip(result.tasks, result.returns[0], strict=True):
+        np.testing.assert_allclose(returns, -6 * np.hypot(task["goal_x"], task["goal_y"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_the_table_has_a_row_per_step(policy, num_steps):
+    result = run_evaluation(policy, num_steps=num_steps)
+    header, *rows = result.table().splitlines()
+    assert "return" in header
+    assert [int(row.split()[0]) for row in rows] == list(range(num_steps + 1))
+    for row, mean, (low, high) in zip(rows, result.mean, result.interval, strict=True):
+        assert f" {mean:.1f} " in row
+        assert f"[{low:.1f}, {high:.1f}]" in row
+
+
+def test_the_same_seed_gives_the_same_result(policy, result):
+    again = run_evaluation(policy, num_steps=2)
+    np.testing.assert_array_equal(again.returns, result.returns)
+    np.testing.assert_array_equal(again.interval, result.interval)
+    assert again.tasks == result.tasks
+
+
+def test_another_seed_gives_fresh_tasks(policy, result):
+    other = run_evaluation(policy, seed=1, num_steps=2)
+    assert all(task not in result.tasks for task in other.tasks)
+    assert not np.array_equal(other.returns, result.returns)
+
+
+def test_tasks_are_not_those_of_training(policy):
+    seed = policy.config.seed
+    evaluated = run_evaluation(policy, seed=seed, num_steps=0).tasks
+    assert (
+        RandomStreams(seed, Phase.EVALUATION).tasks().random() != RandomStreams(seed, Phase.TRAINING).tasks().random()
+    )
+    assert len({tuple(task.values()) for task in evaluated}) == 5
+
+
+def test_more_steps_do_not_change_the_earlier_ones(policy, result):
+    np.testing.assert_array_equal(run_evaluation(policy, num_steps=1).returns, result.returns[:2])
+
+
+def test_the_interval_brackets_the_mean_and_shrinks():
+    rng = np.random.default_rng(0)
+
+    def width(num_tasks: int) -> float:
+        returns = rng.normal(3.0, 2.0, (2, num_tasks, 1))
+        result = Evaluation([{}] * num_tasks, returns, {})
+        low, high = result.interval.T
+        assert (low < result.mean).all()
+        assert (result.mean < high).all()
+        return float((high - low).mean())
+
+    narrow, wide = width(400), width(25)
+    # 2 · 1.96 · 2 / sqrt(n): 0.39 and 1.57.
+    assert narrow == pytest.approx(0.39, rel=0.2)
+    assert wide == pytest.approx(1.57, rel=0.4)
+
+
+def test_the_interval_of_one_task_is_its_return():
+    result = Evaluation([{}], np.array([[[1.0, 3.0]]]), {})
+    np.testing.assert_allclose(result.interval, [[2.0, 2.0]])
+
+
+def test_void_episodes_are_left_out_and_counted(tmp_path):
+    returns = np.array([[[1.0, np.nan], [3.0, 5.0]]])
+    result = Evaluation([{"a": 1.0}, {"a": 2.0}], returns, {"env": "test"})
+    np.testing.assert_allclose(result.task_returns, [[1.0, 4.0]])
+    np.testing.assert_allclose(result.mean, [2.5])
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["num_void_episodes"] == 1
+
+
+def test_the_json_agrees_with_the_returns(result, tmp_path):
+    result.save(tmp_path / "a" / "b")
+    content = json.loads((tmp_path / "a" / "b" / "results.json").read_text(), parse_constant=pytest.fail)
+    np.testing.assert_allclose(content["return"], result.returns.mean(axis=(1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(content["std_over_tasks"], result.returns.mean(axis=2).std(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(content["interval_95"], result.interval)
+    assert [entry["task"] for entry in content["tasks"]] == [dict(task) for task in result.tasks]
+    for i, entry in enumerate(content["tasks"]):
+        np.testing.assert_allclose(entry["returns"], result.returns[:, i].mean(axis=1), rtol=1e-6)
+    expected = {"env": "PointNavigation", "num_tasks": 5, "num_episodes": 4, "horizon": 6, "seed": 0}
+    assert content.items() >= (expected | {"num_void_episodes": 0}).items()
+
+
+def test_the_picture_is_one(result, tmp_path):
+    result.save(tmp_path)
+    with Image.open(tmp_path / "adaptation.png") as image:
+        image.verify()
+    with Image.open(tmp_path / "adaptation.png") as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    assert min(pixels.shape[:2]) > 200
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+
+
+def test_evaluating_changes_nothing_about_the_policy(policy):
+    before = {name: value.clone() for name, value in policy.theta.items()}
+    run_evaluation(policy, num_steps=1)
+    assert all((policy.theta[name] == value).all() for name, value in before.items())

@@ -1,0 +1,131 @@
+"""progress.csv and TensorBoard events go on where a checkpoint left off: nothing twice, nothing missing."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+
+from maml_rl.metrics_writers import STEP, AppendingCSVWriter, TensorBoardWriter, make_logger
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "progress.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar in every event file, by tag, in order of steps; duplicates would stay."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in event_files(folder):
+        for raw in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(raw)
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return {tag: sorted(points) for tag, points in found.items()}
+
+
+def log(folder: Path, last_step: int, steps: range, tag: str = "train/x", sign: float = 1.0) -> None:
+    logger = make_logger(folder, last_step)
+    for step in steps:
+        logger.record(tag, sign * step)
+        logger.dump(step)
+    logger.close()
+
+
+def test_rows_and_scalars_are_written(tmp_path):
+    log(tmp_path, 0, range(1, 4))
+    assert [(row[STEP], row["train/x"]) for row in rows(tmp_path)] == [("1", "1.0"), ("2", "2.0"), ("3", "3.0")]
+    assert scalars(tmp_path) == {"train/x": [(1, 1.0), (2, 2.0), (3, 3.0)]}
+
+
+def test_a_row_is_on_disk_before_the_writer_is_closed(tmp_path):
+    writer = AppendingCSVWriter(tmp_path / "progress.csv", 0)
+    writer.write({"train/x": 1.0}, {}, 1)
+    assert [row[STEP] for row in rows(tmp_path)] == ["1"]
+
+
+def test_a_scalar_is_on_disk_before_the_writer_is_closed(tmp_path):
+    writer = TensorBoardWriter(tmp_path, 0)
+    writer.write({"train/x": 2.0}, {}, 1)
+    assert scalars(tmp_path) == {"train/x": [(1, 2.0)]}
+    writer.close()
+
+
+@pytest.mark.parametrize("last_step", [0, 2, 5, 9])
+def test_what_lies_beyond_the_checkpoint_is_cut(tmp_path, last_step):
+    log(tmp_path, 0, range(1, 6))
+    log(tmp_path, last_step, range(last_step + 1, 8), sign=-1.0)
+    expected = [(step, float(step)) for step in range(1, min(last_step, 5) + 1)]
+    expected += [(step, -float(step)) for step in range(last_step + 1, 8)]
+    assert [(int(row[STEP]), float(row["train/x"])) for row in rows(tmp_path)] == expected
+    assert scalars(tmp_path) == {"train/x": expected}
+
+
+def test_interrupted_twice_nothing_is_repeated(tmp_path):
+    log(tmp_path, 0, range(1, 4))
+    log(tmp_path, 2, range(3, 7))
+    log(tmp_path, 4, range(5, 8))
+    assert [row[STEP] for row in rows(tmp_path)] == [str(step) for step in range(1, 8)]
+    assert scalars(tmp_path) == {"train/x": [(step, float(step)) for step in range(1, 8)]}
+
+
+def test_a_new_metric_adds_a_column(tmp_path):
+    log(tmp_path, 0, range(1, 3))
+    log(tmp_path, 2, range(3, 4), tag="evaluation/y")
+    log(tmp_path, 3, range(4, 5))
+    assert [(row["train/x"], row["evaluation/y"]) for row in rows(tmp_path)] == [
+        ("1.0", ""),
+        ("2.0", ""),
+        ("", "3.0"),
+        ("4.0", ""),
+    ]
+
+
+def test_every_half_written_row_is_survived(tmp_path):
+    log(tmp_path, 0, range(1, 4))
+    path = tmp_path / "progress.csv"
+    whole = path.read_bytes()
+    start_of_last = whole.rstrip().rindex(b"\n") + 1
+    for size in range(start_of_last, len(whole)):
+        path.write_bytes(whole[:size])
+        log(tmp_path, 2, range(3, 4))
+        assert path.read_bytes() == whole, f"cut at byte {size}"
+
+
+def test_every_half_written_event_is_survived(tmp_path):
+    log(tmp_path, 0, range(1, 4))
+    (path,) = event_files(tmp_path)
+    whole = path.read_bytes()
+    for size in range(len(whole) - 40, len(whole)):  # a record is longer than that
+        for file in event_files(tmp_path):
+            file.unlink()
+        path.write_bytes(whole[:size])
+        log(tmp_path, 2, range(3, 4))
+        assert scalars(tmp_path) == {"train/x": [(1, 1.0), (2, 2.0), (3, 3.0)]}, f"cut at byte {size}"
+
+
+@pytest.mark.parametrize("tail", [b"\x00" * 512, b"garbage" * 20])
+def test_a_garbled_end_of_events_is_survived(tmp_path, tail):
+    log(tmp_path, 0, range(1, 3))
+    (path,) = event_files(tmp_path)
+    path.write_bytes(path.read_bytes() + tail)
+    log(tmp_path, 2, range(3, 4))
+    assert scalars(tmp_path) == {"train/x": [(1, 1.0), (2, 2.0), (3, 3.0)]}
+
+
+@pytest.mark.parametrize("name", ["progress.csv", "events"])
+def test_an_empty_file_is_survived(tmp_path, name):
+    log(tmp_path, 0, range(1, 3))
+    path = event_files(tmp_path)[0] if name == "events" else tmp_path / name
+    path.write_bytes(b"")
+    log(tmp_path, 2, range(3, 4))
+    assert rows(tmp_path)[-1] == {STEP: "3", "train/x": "3.0"}
+    assert scalars(tmp_path)["train/x"][-1] == (3, 3.0)

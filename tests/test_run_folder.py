@@ -1,0 +1,118 @@
+"""A run folder: where it is, what describes it, and that one process at a time writes to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import maml_rl
+from maml_rl.config import to_mapping
+from maml_rl.errors import UserError
+from maml_rl.run_folder import create_run_folder, locked, new_default_folder, read_config, read_yaml
+
+
+@pytest.mark.parametrize("name", ["PointNavigation", "Pendulum-v1", "my_package:envs/Reach-v0"])
+def test_the_default_folder_names_environment_and_seed(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = new_default_folder(name, 7)
+    assert folder.parts[0] == "runs"
+    assert len(folder.parts) == 3
+    assert ":" not in str(folder)
+    assert folder.name.endswith("-7")
+
+
+def test_a_new_folder_describes_the_run(tmp_path):
+    config = to_mapping(maml_rl.load_config(env="PointNavigation", seed=3))
+    folder = tmp_path / "a" / "b"
+    create_run_folder(folder, config)
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == config
+    assert read_config(folder) == config
+    versions = json.loads((folder / "versions.json").read_text())
+    assert versions["torch"] == __import__("torch").__version__
+    assert {"python", "maml-rl", "gymnasium", "mujoco", "numpy"} <= {key for key, value in versions.items() if value}
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    create_run_folder(tmp_path, {"seed": 1})
+    assert read_config(tmp_path) == {"seed": 1}
+
+
+@pytest.mark.parametrize("present", ["file in it", "hidden file in it", "file"])
+def test_a_folder_that_holds_something_is_refused_untouched(tmp_path, present):
+    folder = tmp_path / "run"
+    kept = folder if present == "file" else folder / (".hidden" if "hidden" in present else "thesis.txt")
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("precious")
+    with pytest.raises(UserError, match="not empty"):
+        create_run_folder(folder, {"seed": 1})
+    assert kept.read_text() == "precious"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
+def test_a_folder_below_a_file_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        create_run_folder(tmp_path / "file" / "run", {})
+
+
+def test_a_folder_without_configuration_is_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        read_config(tmp_path)
+
+
+def test_an_empty_configuration_is_no_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "text", "3", "a: [1", "a: b: c", "\t", "!!python/object:os.system {}"])
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"settings\.yaml"):
+        read_yaml(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(b"\xff\xfe\x00seed")
+    with pytest.raises(UserError, match=r"settings\.yaml"):
+        read_yaml(path)
+
+
+def test_an_empty_file_sets_nothing(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("# nothing\n")
+    assert read_yaml(path) == {}
+
+
+def test_the_lock_is_held_and_released(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_dies_with_its_process(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from maml_rl.run_folder import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process"), locked(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+    assert (Path(tmp_path) / ".lock").exists()
+    with locked(tmp_path):
+        pass
