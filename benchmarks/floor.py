@@ -9,10 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.threads import let_idle_threads_sleep
-
-let_idle_threads_sleep()  # as the command line does; before torch is loaded
-
 
 class Recorder:
     """Notes what a vector environment asks of its simulations, and replays it.

@@ -40,6 +40,9 @@ def main() -> None:
     )
     ratios, seconds, shares = [], [], []
     with open_trainer(config) as (trainer, state, _):
+        engine = trainer.collector.env.unwrapped.engine
+        if not hasattr(engine, "batch"):
+            parser.error(f"{args.env} has no physics to compare with")
         recorder = Recorder(trainer.collector.env)
         for i in range(args.rounds + 1):
             recorder.clear()

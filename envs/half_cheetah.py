@@ -101,7 +101,8 @@ class HalfCheetahDir(HalfCheetah):
     """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
 
     Reward: d·v − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
-    Task distribution: direction d = +1 and −1 in turn, so that every meta-batch of two tasks or more holds both.
+    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn together, +1 and −1 in
+    turn, so that every meta-batch holds both.
 
     Version history: v0, first.
     """
@@ -110,8 +111,9 @@ class HalfCheetahDir(HalfCheetah):
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Directions (num_tasks,): (−1)^i for task i."""
-        return {"direction": np.where(np.arange(num_tasks) % 2 == 0, 1.0, -1.0)}
+        """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
+        first = int(rng.integers(2)) if num_tasks == 1 else 0
+        return {"direction": np.where((np.arange(num_tasks) + first) % 2 == 0, 1.0, -1.0)}
 
     def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
         """Velocity in the wanted direction, and control cost, each (num_sims,)."""

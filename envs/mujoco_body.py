@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,18 +50,21 @@ def load_gymnasium_model(file_name: str) -> mujoco.MjModel:
 
 
 def check_opengl() -> None:
-    """Make sure that one of the OpenGL backends that Gymnasium's off-screen renderer tries does start here.
+    """Find an OpenGL backend that starts here, and have Gymnasium's off-screen renderer use it.
 
-    The renderer itself prints a traceback from its destructor where none does.
+    The renderer itself takes the first one that does not fail at once, and prints a traceback from its destructor where
+    all do. Its choice is what MUJOCO_GL says; where the user said nothing, it is set to the backend found.
 
     Raises:
         RuntimeError: none starts; says why for each.
     """
     wanted = os.environ.get("MUJOCO_GL")
     problems = []
-    for backend in [wanted] if wanted is not None else ["glfw", "egl", "osmesa"]:
+    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    for backend in [wanted] if wanted is not None else [*(["glfw"] if screen else []), "egl", "osmesa"]:
         try:
             importlib.import_module(f"mujoco.{backend}").GLContext(16, 16).free()
+            os.environ["MUJOCO_GL"] = backend
             return
         except Exception as error:  # OpenGL's loaders fail in as many ways as there are drivers
             problems.append(f"{backend}: {error}")
@@ -86,7 +90,7 @@ class MujocoBody:
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
-        """The untouched compiled model. Engines work on copies of it."""
+        """The untouched compiled model, never written to."""
         return load_gymnasium_model(self.model_file)
 
     @functools.cached_property

@@ -26,8 +26,8 @@ class PointBody:
 
     @property
     def dt(self) -> float:
-        """Seconds per control step; the point has no dynamics, so it is only a unit."""
-        return 1.0
+        """Seconds per control step. The point has no dynamics, so this only sets the pace of pictures."""
+        return 0.1
 
     @property
     def action_space(self) -> spaces.Box:

@@ -21,7 +21,7 @@ class FamilyEnv(gym.Env):
 
     Args:
         family: the task family.
-        render_mode: ``"human"`` (MuJoCo bodies only), ``"rgb_array"`` or ``None``.
+        render_mode: ``"rgb_array"``, ``None``, or on MuJoCo bodies ``"human"``, ``"depth_array"`` or ``"rgbd_tuple"``.
         render_options: passed to the renderer: ``width`` and ``height`` in pixels, and for MuJoCo bodies
             ``camera_name``, ``camera_id``, ``default_camera_config``, ``max_geom``, ``visual_options``.
     """

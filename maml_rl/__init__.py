@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
+
+from maml_rl.threads import let_idle_threads_sleep
 
 if TYPE_CHECKING:
     from maml_rl.config import Config as Config
@@ -13,21 +17,49 @@ if TYPE_CHECKING:
     from maml_rl.evaluation import evaluate as evaluate
     from maml_rl.meta_policy import MetaPolicy as MetaPolicy
     from maml_rl.recording import record as record
+    from maml_rl.training import Interrupted as Interrupted
+    from maml_rl.training import resume as resume
     from maml_rl.training import train as train
 
 # Imported on first use: `python -m maml_rl.train --help` should not wait for torch.
 _HOMES = {
     "Config": "config",
+    "Interrupted": "training",
     "MetaPolicy": "meta_policy",
     "UserError": "errors",
     "evaluate": "evaluation",
     "load": "config_files",
     "load_config": "config_files",
     "record": "recording",
+    "resume": "training",
     "train": "training",
 }
 
-__all__ = ["Config", "MetaPolicy", "UserError", "evaluate", "load", "load_config", "record", "train"]
+__all__ = [
+    "Config",
+    "Interrupted",
+    "MetaPolicy",
+    "UserError",
+    "evaluate",
+    "load",
+    "load_config",
+    "record",
+    "resume",
+    "train",
+]
+
+let_idle_threads_sleep()
+
+
+class _Package(types.ModuleType):
+    """Keeps ``maml_rl.train`` a function when the module of that name, the command, is imported too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -10,6 +10,7 @@ from maml_rl.advantages import with_advantages
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
+from maml_rl.errors import UserError
 from maml_rl.maml import InnerConfig, adapt, policy_gradient_loss
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Params, make_stack
@@ -22,9 +23,19 @@ TASKS_PER_BLOCK = 4
 
 
 def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
-    """Draw one task for each of the collector's T groups of episodes."""
+    """Draw one task for each of the collector's T groups of episodes.
+
+    Raises:
+        UserError: what the environment draws are no tasks.
+    """
     collector.env.np_random = streams.tasks()
-    return list(collector.env.sample_tasks(collector.num_tasks))
+    tasks = list(collector.env.sample_tasks(collector.num_tasks))
+    if len(tasks) != collector.num_tasks or not all(isinstance(task, Mapping) for task in tasks):
+        raise UserError(
+            f"sample_tasks({collector.num_tasks}) of the environment must return as many tasks, each a mapping from "
+            f"names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
+        )
+    return tasks
 
 
 def collect_through_adaptation(
@@ -33,9 +44,11 @@ def collect_through_adaptation(
     tasks: Sequence[Task] | None,
     inner: InnerConfig,
     baseline: BaselineConfig,
+    *,
     streams: RandomStreams,
     normalizer: ObservationNormalizer | None,
     watch: Stopwatch | None = None,
+    first_step: int = 0,
     final_episodes: bool = True,
 ) -> tuple[list[Episodes], Params]:
     """Play every task with theta, adapt, play with the adapted parameters, and so on for ``inner.num_steps`` steps.
@@ -49,6 +62,7 @@ def collect_through_adaptation(
         streams: of random numbers.
         normalizer: of observations.
         watch: charged with ``collection``, ``advantages`` and ``adaptation``.
+        first_step: inner steps that lie behind ``theta`` already, so that their random numbers are not drawn again.
         final_episodes: play with the last parameters too.
 
     Returns:
@@ -61,7 +75,7 @@ def collect_through_adaptation(
     stack = make_stack(theta, collector.num_tasks)
     episodes: list[Episodes] = []
     for k in range(inner.num_steps + final_episodes):
-        collected = collector.collect(stack, streams, k, normalizer)
+        collected = collector.collect(stack, streams, first_step + k, normalizer)
         watch.lap("collection")
         episodes.append(with_advantages(collected, baseline))
         watch.lap("advantages")

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from maml_rl.baseline import BaselineConfig, fit_values
+from maml_rl.baseline import BaselineConfig, fit_values, returns_to_go
 from maml_rl.episodes import Episodes
 
 
@@ -26,13 +26,7 @@ def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae
         (T, E, H) advantages.
     """
     next_values = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
-    deltas = rewards + discount * next_values - values
-    out = torch.empty_like(deltas)
-    running = torch.zeros_like(deltas[..., 0])
-    for t in reversed(range(deltas.shape[-1])):
-        running = deltas[..., t] + discount * gae_lambda * running
-        out[..., t] = running
-    return out
+    return returns_to_go(rewards + discount * next_values - values, discount * gae_lambda)
 
 
 def normalized_per_task(advantages: Tensor, mask: Tensor) -> Tensor:

@@ -9,13 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from maml_rl.errors import UserError
-from maml_rl.threads import let_idle_threads_sleep
-
-if TYPE_CHECKING:
-    from maml_rl.config import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the command and its arguments; default is the command line.
     """
-    let_idle_threads_sleep()
     _import_mujoco()
     if argv is None:  # as the installed command: a module of the user's is found here, as with python -m
         sys.path.insert(0, os.getcwd())
@@ -40,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except FloatingPointError as error:
-        print(f"error: a number is not finite: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except MemoryError as error:
         print(f"error: not enough memory: {error}", file=sys.stderr)  # noqa: T201
@@ -75,7 +69,7 @@ def _train(argv: list[str]) -> int:
     run, rest = take_option(argv, "--resume")
     try:
         if run is not None:
-            resume(Path(run), _resumed_config(Path(run), rest), say=_say, progress_bar=True)
+            resume(run, _iterations_to_resume(rest), say=_say, progress_bar=True)
             return 0
         config = parse_training_arguments([token for token in rest if token != "--print_config"])
         if "--print_config" in rest:
@@ -88,25 +82,20 @@ def _train(argv: list[str]) -> int:
     return 0
 
 
-def _resumed_config(run: Path, rest: list[str]) -> Config:
-    """The configuration of a run to resume, with more iterations if asked for."""
-    import dataclasses
+def _iterations_to_resume(rest: list[str]) -> int | None:
+    """The only setting that may stand beside --resume."""
+    from maml_rl.config_files import take_option
 
-    from maml_rl.config_files import run_config, take_option
-
-    if not run.is_dir():
-        raise UserError(f"there is no run folder {run}")
     iterations, others = take_option(rest, "--num_iterations")
     if others:
         raise UserError(
             f"--resume goes on with the run's own settings: only --num_iterations may be given, not {others[0]}"
         )
-    config = run_config(run)
     if iterations is None:
-        return config
+        return None
     if not iterations.isdecimal() or int(iterations) < 1:
         raise UserError(f"--num_iterations must be a whole number of at least 1, got {iterations!r}")
-    return dataclasses.replace(config, num_iterations=int(iterations))
+    return int(iterations)
 
 
 def _evaluate(argv: list[str]) -> int:
@@ -121,13 +110,12 @@ def _evaluate(argv: list[str]) -> int:
     parser.add_argument("--num_steps", type=_natural, default=3, help="adaptation steps K (default: 3)")
     parser.add_argument("--seed", type=_natural, default=0, help="of tasks and episodes (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
-    parser.add_argument("--output", type=Path, help="folder for the files (default: RUN/evaluation)")
+    parser.add_argument("--output", type=Path, help="folder for the files, replaced there (default: RUN/evaluation)")
     args = _parse(parser, argv)
 
     from maml_rl.config_files import load_run
     from maml_rl.devices import resolve_device
     from maml_rl.evaluation import evaluate
-    from maml_rl.random_streams import Phase, RandomStreams
 
     policy = load_run(args.run, resolve_device(args.device))
     folder = args.output or args.run / "evaluation"
@@ -137,7 +125,7 @@ def _evaluate(argv: list[str]) -> int:
         raise UserError(f"output {folder} cannot be a folder: {error}") from error
     result = evaluate(
         policy,
-        RandomStreams(args.seed, Phase.EVALUATION),
+        seed=args.seed,
         num_tasks=args.num_tasks,
         num_episodes=args.num_episodes,
         num_steps=args.num_steps,

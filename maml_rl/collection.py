@@ -156,7 +156,7 @@ class Collector:
                 self.action_map(action.flatten(0, 1).cpu().numpy())
             )
             void |= info.get("void", False)
-            live = ~(terminated | truncated)
+            live &= ~(terminated | truncated)
             if not live.any():
                 break
         actions += [torch.zeros_like(actions[0])] * (horizon - len(actions))

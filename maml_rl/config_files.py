@@ -51,13 +51,17 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
 
 def load_run(run: Path, device: torch.device) -> MetaPolicy:
     """As :func:`load`, with a torch device."""
-    if not run.is_dir():
-        raise UserError(f"there is no run folder {run}")
     return load_policy(run, run_config(run), device)
 
 
 def run_config(run: Path) -> Config:
-    """The configuration of a run."""
+    """The configuration of a run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    if not run.is_dir():
+        raise UserError(f"there is no run folder {run}")
     return resolve(read_config(run), [], source=str(run / "config.yaml"))
 
 
@@ -71,7 +75,7 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
     Raises:
         UserError: an unknown setting (the closest match is named), or a value of the wrong type or range.
     """
-    given = merged(_read_config_file(str(file)) if file is not None else {}, _as_file(settings))
+    given = merged(_as_file(_read_config_file(str(file))) if file is not None else {}, _as_file(settings))
     return resolve(merged(preset(_name(given, "env", EnvConfig.name)), given), [], source="the settings given")
 
 
@@ -83,10 +87,10 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
     """
     argv = _expand_shorthands(_joined_numbers(argv))
     config_file, argv = take_option(argv, "--config")
-    given = _read_config_file(config_file) if config_file is not None else {}
+    given = _as_file(_read_config_file(config_file)) if config_file is not None else {}
     env_name = _option(argv, "--env.name") or _name(given, "env", EnvConfig.name)
     values = merged(preset(env_name), given)
-    if _name(values, "env", env_name) != env_name:  # a flag names another environment than the file
+    if resolve_env_id(_name(values, "env", env_name)) != resolve_env_id(env_name):  # the flag's is not the file's
         values["env"] = {"name": env_name}
     return resolve(values, argv, source=config_file or "the preset")
 
@@ -115,9 +119,16 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         parser.set_defaults({key: base[key] for key in known})
         return _config(parser.parse_args(list(argv)))
     except argparse.ArgumentError as error:
-        raise UserError(" ".join(str(error).split()).removeprefix("Parser key ")) from error
+        raise UserError(_plain(str(error))) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _plain(message: str) -> str:
+    """A parser's message in words that do not need Python."""
+    text = " ".join(message.split()).removeprefix("Parser key ")
+    text = re.sub(r"<class 'tuple'>", "list such as [64,64]", text)
+    return re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ")
 
 
 def _with_kwargs(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,8 +255,11 @@ def closest(name: str, known: Sequence[str]) -> str:
 
 
 def preset(env_name: str) -> dict[str, Any]:
-    """The preset of an environment, empty where there is none."""
-    file = importlib.resources.files("maml_configs") / f"{env_name}.yaml"
+    """The preset of a task family of ours, however it is named; empty for another environment."""
+    family = family_of(env_name)
+    if family is None:
+        return {}
+    file = importlib.resources.files("maml_configs") / f"{family.__name__}.yaml"
     return yaml.safe_load(file.read_text()) or {} if file.is_file() else {}
 
 
@@ -273,7 +287,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings given in Python, where ``env="Name"`` is shorthand for its name."""
+    """Settings of a file or given in Python, where ``env: Name`` is shorthand for its name."""
     return {
         key: {"name": value} if key in ("env", "outer") and isinstance(value, str) else value
         for key, value in settings.items()

@@ -68,22 +68,29 @@ class Episodes:
         return Episodes(**{f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def every(self, stride: int) -> Episodes:
-        """Every ``stride``-th step of each episode, from the first on."""
+        """A ``stride``-th of the steps: episode j keeps steps t with t ≡ j modulo ``stride``.
+
+        So every time step is kept in some episode, and short episodes keep some steps too.
+        """
         if stride == 1:
             return self
-        shape = self.mask.shape
+        _, num_episodes, horizon = self.mask.shape
+        episode = torch.arange(num_episodes, device=self.mask.device)[:, None]
+        steps = torch.arange(0, horizon, stride, device=self.mask.device) + episode % stride
+        inside = (steps < horizon).to(self.mask.dtype)
+        steps = steps.clamp(max=horizon - 1)
 
         def thin(value: Tensor) -> Tensor:
-            return value[:, :, ::stride]
+            return value[:, episode, steps]
 
         def thin_flat(value: Tensor) -> Tensor:
-            return value if value.shape[1] == 1 else value.unflatten(1, shape[1:])[:, :, ::stride].flatten(1, 2)
+            return value if value.shape[1] == 1 else thin(value.unflatten(1, (num_episodes, horizon))).flatten(1, 2)
 
         return Episodes(
             observations=thin(self.observations),
             actions=thin(self.actions),
             rewards=thin(self.rewards),
-            mask=thin(self.mask),
+            mask=thin(self.mask) * inside,
             distribution=tuple(thin_flat(value) for value in self.distribution),
             log_probs=thin(self.log_probs),
             void=self.void,

@@ -14,7 +14,7 @@ from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
-from maml_rl.random_streams import RandomStreams
+from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import as_task_vector_env
 
 _NUM_RESAMPLES = 10_000
@@ -59,8 +59,9 @@ class Evaluation:
             lines.append(f"{k:>5}  {mean:>10.1f}  {f'[{low:.1f}, {high:.1f}]':>26}  {spread:>14.1f}")
         return "\n".join(lines)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``results.json`` and ``adaptation.png``."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         per_task = [
             {"task": dict(task), "returns": self.task_returns[:, i].tolist()} for i, task in enumerate(self.tasks)
@@ -104,7 +105,7 @@ def evaluate_with(collector: Collector, policy: MetaPolicy, num_steps: int, stre
     tasks = sample_tasks(collector, streams)
     inner = dataclasses.replace(policy.config.inner, num_steps=num_steps)
     episodes, _ = collect_through_adaptation(
-        collector, policy.theta, tasks, inner, policy.config.baseline, streams, policy.normalizer
+        collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
     )
     returns = np.stack([collected.returns.cpu().numpy() for collected in episodes])
     description = {
@@ -119,19 +120,20 @@ def evaluate_with(collector: Collector, policy: MetaPolicy, num_steps: int, stre
 
 
 def evaluate(
-    policy: MetaPolicy, streams: RandomStreams, *, num_tasks: int = 40, num_episodes: int = 20, num_steps: int = 3
+    policy: MetaPolicy, *, num_tasks: int = 40, num_episodes: int = 20, num_steps: int = 3, seed: int = 0
 ) -> Evaluation:
     """Evaluate a policy on fresh tasks of its own family.
 
     Args:
         policy: what to adapt.
-        streams: of tasks and episodes.
         num_tasks: tasks.
         num_episodes: per task and adaptation step.
         num_steps: inner steps.
+        seed: of tasks and episodes.
     """
-    config = policy.config
-    with as_task_vector_env(None, config.env, num_tasks * num_episodes, config.horizon) as env:
+    config, streams = policy.config, RandomStreams(seed, Phase.EVALUATION)
+    num_envs = num_tasks * config.env.side_by_side(num_episodes)
+    with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
         collector = Collector(
             env, policy.policy, num_tasks, num_episodes, config.horizon, policy.action_map, policy.device
         )

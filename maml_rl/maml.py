@@ -55,7 +55,7 @@ def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[P
         log_prob = distribution(policy, stack, episodes.flat(episodes.observations)).log_prob(
             episodes.flat(episodes.actions)
         )
-        factor = log_prob if surrogate == "log_prob" else torch.exp(log_prob - episodes.flat(episodes.log_probs))
+        factor = log_prob if surrogate == "log_prob" else _ratio(log_prob, episodes)
         return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
 
     return loss
@@ -88,7 +88,7 @@ def adapt(
     theta_prime = dict(theta)
     for support in supports:
         with torch.enable_grad():
-            if not differentiable:
+            if not differentiable:  # a graph of this step alone, for its gradient
                 theta_prime = {name: value.detach().requires_grad_() for name, value in theta_prime.items()}
             gradients = torch.autograd.grad(
                 loss(theta_prime, support).sum(),
@@ -99,7 +99,7 @@ def adapt(
                 name: value - step_size * gradient
                 for (name, value), gradient in zip(theta_prime.items(), gradients, strict=True)
             }
-        if not differentiable:
+        if not differentiable:  # a value was given, a value is returned
             theta_prime = {name: value.detach() for name, value in theta_prime.items()}
     return theta_prime
 
@@ -200,7 +200,7 @@ class MetaObjective:
         for support in block.supports:
             if not self.inner.first_order:
                 hessians.append(self._hessian_product(stack, support.every(state_stride)))
-            stack = self._adapt_once(stack, support)
+            stack = self._adapt(stack, block._replace(supports=(support,)))
         fisher = self._policy_fisher_product(stack, block.query.every(state_stride))
 
         def product(direction: Params) -> Tensor:
@@ -251,15 +251,12 @@ class MetaObjective:
         step_size, first_order = self.inner.step_size, self.inner.first_order
         return adapt(stack, block.supports, self._inner_loss, step_size=step_size, first_order=first_order)
 
-    def _adapt_once(self, stack: Params, support: Episodes) -> dict[str, Tensor]:
-        values = {name: value.detach() for name, value in stack.items()}  # only the value of theta_prime is wanted
-        return adapt(values, [support], self._inner_loss, step_size=self.inner.step_size, first_order=True)
-
     def _query_distribution(self, theta_prime: Params, query: Episodes) -> Distribution:
         return distribution(self.policy, theta_prime, query.flat(query.observations))
 
 
 def _requiring_grad(stack: Params) -> dict[str, Tensor]:
+    """The same values as leaves of a new graph: detached, so that gradients stop here."""
     return {name: value.detach().requires_grad_() for name, value in stack.items()}
 
 
@@ -268,7 +265,13 @@ def _flatten_tasks(values: Sequence[Tensor]) -> Tensor:
     return torch.cat([value.flatten(1) for value in values], dim=1)
 
 
+def _ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
+    """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
+    log_ratio = log_prob - episodes.flat(episodes.log_probs)
+    return log_ratio.masked_fill(episodes.flat(episodes.mask) == 0, 0.0).exp()
+
+
 def _ratio_surrogate(dist: Distribution, query: Episodes) -> Tensor:
     """mean_t π(a_t | s_t) / π_old(a_t | s_t) Â_t of each task, (T,)."""
-    ratio = torch.exp(dist.log_prob(query.flat(query.actions)) - query.flat(query.log_probs))
+    ratio = _ratio(dist.log_prob(query.flat(query.actions)), query)
     return (query.step_weights * query.flat(query.advantages) * ratio).sum(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,13 @@ class MetaPolicy:
     config: Config
     num_adaptation_steps: int = 0
 
+    def __repr__(self) -> str:
+        """What it is, without its numbers."""
+        return (
+            f"MetaPolicy({self.config.env.name}, observations {self.observation_space.shape}, actions "
+            f"{self.action_space}, {self.num_adaptation_steps} adaptation steps)"
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
@@ -133,8 +141,9 @@ class MetaPolicy:
         """Adapt by policy gradient to the task that an environment poses.
 
         Args:
-            env: an environment, a vector environment with autoreset disabled (all on the same task), or what ``--env``
-                takes; default is the family that the policy was trained on. One that is handed in is left open.
+            env: an environment, a vector environment (autoreset disabled, all on the same task, of a size that divides
+                ``num_episodes``), or what ``--env`` takes; default is the family that the policy was trained on. One
+                that is handed in is left open.
             task: the task to set; default is the one that the environment has.
             num_steps: inner steps; default as in training.
             num_episodes: episodes per step; default as in training.
@@ -146,12 +155,15 @@ class MetaPolicy:
         Raises:
             UserError: the environment's spaces differ from the policy's, or a number is out of range.
         """
+        if isinstance(env, Mapping):
+            raise UserError(f"a task is given as task={dict(env)!r}; the first argument is an environment")
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
         if num_episodes < 1 or num_steps < 0:
             raise UserError(f"num_episodes must be at least 1 and num_steps 0, got {num_episodes} and {num_steps}")
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
-        with as_task_vector_env(env, self.config.env, num_episodes, self.config.horizon) as envs:
+        side_by_side = self.config.env.side_by_side(num_episodes)
+        with as_task_vector_env(env, self.config.env, side_by_side, self.config.horizon) as envs:
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
             _, stack = collect_through_adaptation(
@@ -160,8 +172,9 @@ class MetaPolicy:
                 None if task is None else [task],
                 inner,
                 self.config.baseline,
-                RandomStreams(seed, Phase.ADAPTATION),
-                self.normalizer,
+                streams=RandomStreams(seed, Phase.ADAPTATION),
+                normalizer=self.normalizer,
+                first_step=self.num_adaptation_steps,
                 final_episodes=False,
             )
         theta_prime = {name: value[0] for name, value in stack.items()}
@@ -205,10 +218,16 @@ def check_parameters(policy: MLPPolicy, theta: Params, source: Path) -> None:
     Raises:
         UserError: names or shapes differ.
     """
-    expected = {name: (tuple(value.shape), value.dtype) for name, value in policy.named_parameters()}
-    got = {name: (tuple(value.shape), value.dtype) for name, value in theta.items()}
+    expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in policy.named_parameters()}
+    got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in theta.items()}
     if expected != got:
-        raise UserError(f"the parameters in {source} do not fit the policy: expected {expected}, got {got}")
+        differing = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
+        name = differing[0]
+        raise UserError(
+            f"the parameters in {source} do not fit the policy: {name} is {got.get(name, 'missing')}, expected "
+            f"{expected.get(name, 'none of that name')}"
+            + (f" (and {len(differing) - 1} more)" if differing[1:] else "")
+        )
 
 
 def policy_state(

@@ -62,7 +62,14 @@ class MetaTrainer:
         # Sample tasks; play each with theta, adapt, and play again, each inner step on fresh episodes.
         tasks = sample_tasks(self.collector, streams)
         episodes, _ = collect_through_adaptation(
-            self.collector, state.theta, tasks, self.inner, self.baseline, streams, state.normalizer, watch
+            self.collector,
+            state.theta,
+            tasks,
+            self.inner,
+            self.baseline,
+            streams=streams,
+            normalizer=state.normalizer,
+            watch=watch,
         )
 
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.

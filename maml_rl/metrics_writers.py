@@ -76,7 +76,7 @@ class TensorBoardWriter(KVWriter):
 
     Args:
         folder: of the event files.
-        last_step: the step of the checkpoint that the run goes on from; −1 for none.
+        last_step: the step of the checkpoint that the run goes on from; 0 for none.
     """
 
     def __init__(self, folder: Path, last_step: int) -> None:

@@ -192,7 +192,7 @@ def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
 
 
 def flatten(theta: Params, batch_dims: int = 0) -> Tensor:
-    """All parameters in one vector (P,), or one per task (T, P) with ``batch_dims=1``."""
+    """All parameters in one vector (P,), or those of a stack in one per task, (T, P), with ``batch_dims=1``."""
     return torch.cat([value.flatten(batch_dims) for value in theta.values()], dim=batch_dims)
 
 

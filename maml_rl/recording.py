@@ -27,19 +27,24 @@ def use_headless_renderer() -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def make_rendering_env(config: EnvConfig) -> TaskSetter:
+def make_rendering_env(config: EnvConfig, horizon: int | None = None) -> TaskSetter:
     """The single environment with pictures, which has drawn one already.
+
+    Args:
+        config: the environment.
+        horizon: where episodes are truncated; default is the environment's own.
 
     Raises:
         UserError: it cannot draw here.
     """
     use_headless_renderer()
     env_id = resolve_env_id(config.name)
+    kwargs = dict(config.kwargs) if horizon is None else {**config.kwargs, "max_episode_steps": horizon}
     try:
-        plain = gym.make(env_id, **config.kwargs)
+        plain = gym.make(env_id, **kwargs)
         modes = plain.metadata.get("render_modes", [])
         plain.close()
-        env = TaskSetter(gym.make(env_id, render_mode="rgb_array", **config.kwargs)) if "rgb_array" in modes else None
+        env = TaskSetter(gym.make(env_id, render_mode="rgb_array", **kwargs)) if "rgb_array" in modes else None
         if env is not None:
             env.reset(seed=0)
             env.render()
@@ -61,7 +66,7 @@ def rendering_problem(config: EnvConfig) -> str | None:
 
 def record(
     policy: MetaPolicy,
-    path: Path,
+    path: str | Path,
     *,
     task: Task | None = None,
     num_steps: int | None = None,
@@ -86,10 +91,11 @@ def record(
     Raises:
         UserError: the environment cannot draw, or has no such task.
     """
+    path = Path(path)
     if path.suffix.lower() not in _FORMATS or path.is_dir():
         raise UserError(f"video {path} must be a file that ends in {' or '.join(_FORMATS)}")
     streams = RandomStreams(seed, Phase.RECORDING)
-    env = make_rendering_env(policy.config.env)
+    env = make_rendering_env(policy.config.env, policy.config.horizon)
     try:
         policy.check_spaces(env.observation_space, env.action_space)
         if task is None:

@@ -57,7 +57,7 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
-        raise UserError(f"output {folder} exists and is not empty: choose another, or go on with --resume {folder}")
+        raise UserError(f"output {folder} exists and is not empty: choose another, or resume the run that is there")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -30,7 +30,11 @@ class EnvConfig:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Its arguments."""
     vectorization: Vectorization = "sync"
-    """How an environment without a batch engine is run: in this process, or in one worker process each."""
+    """How an environment without a batch engine is run: in this process, or in one worker process per task."""
+
+    def side_by_side(self, num_episodes: int) -> int:
+        """Episodes of one task that are played at the same time: all, or one where each takes a process."""
+        return num_episodes if self.vectorization == "sync" else 1
 
 
 def resolve_env_id(name: str) -> str:
@@ -76,14 +80,7 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
     name, kwargs = config.name, config.kwargs
     env_id = resolve_env_id(name)
     try:
-        env: Any
-        if gym.spec(env_id).vector_entry_point is not None:
-            env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
-            if not hasattr(env, "sample_tasks"):
-                env.close()
-                env = None
-        else:
-            env = None
+        env: Any = _own_vector_env(env_id, kwargs, num_envs, horizon)
         if env is None:
             # A worker process may have to import the module that registers the id, so the name goes there whole.
             gym_name = name if ":" in name else env_id
@@ -96,6 +93,20 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
         env.close()
         raise UserError(f"observation space {space} of {name!r} is not supported: expected a one-dimensional Box")
     return env
+
+
+def _own_vector_env(env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int) -> VectorEnv | None:
+    """The vector environment that an id registers, if it has tasks, takes a horizon, and leaves resets to us."""
+    if gym.spec(env_id).vector_entry_point is None:
+        return None
+    try:
+        env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
+    except TypeError:  # arguments that it does not take; where they are wrong, the single environment says so
+        return None
+    if hasattr(env, "sample_tasks") and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED:
+        return env
+    env.close()
+    return None
 
 
 @contextlib.contextmanager

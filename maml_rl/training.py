@@ -17,7 +17,7 @@ from tqdm import tqdm
 from maml_rl.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from maml_rl.collection import Collector
 from maml_rl.config import Config, to_mapping
-from maml_rl.config_files import load_run
+from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
@@ -63,32 +63,42 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
         create_run_folder(run, to_mapping(config))
         with locked(run):
-            return Run(config, run, *opened).train(say, progress_bar)
+            return TrainingRun(config, run, *opened).train(say, progress_bar)
 
 
-def resume(run: Path, config: Config, *, say: Say = lambda text: None, progress_bar: bool = False) -> Path:
+def resume(
+    run: str | Path,
+    num_iterations: int | None = None,
+    *,
+    say: Say = lambda text: None,
+    progress_bar: bool = False,
+) -> Path:
     """Go on with a run from its last checkpoint (or from the start where there is none); see :func:`train`.
 
     Args:
         run: its folder.
-        config: its configuration, which may ask for more iterations than it did.
+        num_iterations: where to end; default is the run's own. More than that extends the run.
         say: where to tell the user what happens.
         progress_bar: show one on stderr.
     """
-    path = latest_checkpoint(run / "checkpoints")
-    # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
-    start = config if path is None else dataclasses.replace(config, init_from=None)
-    with locked(run), open_trainer(start) as opened:
-        session = Run(config, run, *opened)
+    run = Path(run)
+    config = run_config(run)
+    if num_iterations is not None:
+        config = dataclasses.replace(config, num_iterations=num_iterations)
+    with locked(run), contextlib.ExitStack() as stack:
+        path = latest_checkpoint(run / "checkpoints")
+        # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
+        start = config if path is None else dataclasses.replace(config, init_from=None)
+        resumed = TrainingRun(config, run, *stack.enter_context(open_trainer(start)))
         if path is not None:
-            session.restore(path)
-        done = session.state.iteration
+            resumed.restore(path)
+        done = resumed.state.iteration
         if done < config.num_iterations:
             write_config(run, to_mapping(config))
             say(f"resuming {run} after iteration {done}")
         else:
             say(f"{run} is finished: {done} iterations")
-        return session.train(say, progress_bar)
+        return resumed.train(say, progress_bar)
 
 
 @contextlib.contextmanager
@@ -99,7 +109,7 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
         UserError: something in the configuration cannot be used.
     """
     device = resolve_device(config.device)
-    num_envs = config.meta_batch_size * config.num_episodes
+    num_envs = config.meta_batch_size * config.env.side_by_side(config.num_episodes)
     with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
         spaces = env.single_observation_space, env.single_action_space
         policy = make_policy(config.policy, *spaces, config.seed).to(device)
@@ -123,7 +133,7 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A run in progress: what is open, and the state after the last finished iteration."""
 
     config: Config
@@ -203,11 +213,12 @@ class Run:
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
 
-    def _can_draw(self, say: Say) -> bool:
+    def _can_draw(self, say: Say | None) -> bool:
+        """Whether videos are wanted and possible; tells the user why not."""
         if not (self.config.logging.final_video or self.config.logging.video_every):
             return False
         problem = rendering_problem(self.config.env)
-        if problem is not None:
+        if problem is not None and say is not None:
             say(f"no video will be made: {problem}")
         return problem is None
 
@@ -231,10 +242,12 @@ class Run:
         policy, seed, logging = self._policy_of(self.state), self.config.seed, self.config.logging
         results, video = self.folder / "evaluation" / "results.json", self.folder / "videos" / "final.mp4"
         if logging.final_evaluation and (anew or not results.exists()):
-            result = evaluate(policy, RandomStreams(seed, Phase.EVALUATION))
+            say("evaluating on fresh tasks ...")
+            result = evaluate(policy, seed=seed)
             result.save(results.parent)
             say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {results.parent}")
-        if logging.final_video and (anew or not video.exists()) and rendering_problem(self.config.env) is None:
+        if logging.final_video and (anew or not video.exists()) and self._can_draw(None if anew else say):
+            say("recording a video ...")
             say(f"video of an adapted policy: {record(policy, video, seed=seed)}")
 
 

@@ -1,7 +1,3 @@
-"""Idle torch threads sleep; set before torch is loaded."""
+"""Importing the package first has idle torch threads sleep: the setting is read when torch is loaded."""
 
-from __future__ import annotations
-
-from maml_rl.threads import let_idle_threads_sleep
-
-let_idle_threads_sleep()
+import maml_rl  # noqa: F401

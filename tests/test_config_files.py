@@ -179,3 +179,15 @@ def test_the_names_at_the_top_of_the_package_are_there():
         assert getattr(maml_rl, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = maml_rl.nothing
+
+
+@pytest.mark.parametrize("name", ["HalfCheetahDir", "maml_rl/HalfCheetahDir-v0", "maml_envs:maml_rl/HalfCheetahDir-v0"])
+def test_a_family_has_its_preset_however_it_is_named(name):
+    named, short = maml_rl.load_config(env=name), maml_rl.load_config(env="HalfCheetahDir")
+    assert (named.policy, named.inner, named.outer) == (short.policy, short.inner, short.outer)
+    assert named.policy.action_scale == 0.2
+
+
+def test_a_preset_of_a_folder_is_no_environment():
+    with pytest.raises(UserError, match="unknown environment"):
+        maml_rl.load_config(env="maml/HalfCheetahVel")

@@ -77,14 +77,28 @@ def test_tasks_takes_the_same_part_of_every_field(discrete):
 def test_every_takes_the_same_steps_of_every_field(discrete, stride):
     episodes = episodes_of(discrete)
     thin = episodes.every(stride)
-    steps = list(range(0, H, stride))
-    for name in ("observations", "actions", "rewards", "mask", "log_probs", "advantages"):
-        assert torch.equal(getattr(thin, name), getattr(episodes, name)[:, :, steps])
+    steps = [[t for t in range(H + stride) if t % stride == e % stride][: -(-H // stride)] for e in range(E)]
+    for e in range(E):
+        for k, t in enumerate(steps[e]):
+            inside = t < H
+            assert torch.equal(thin.mask[:, e, k], episodes.mask[:, e, t] if inside else torch.zeros(T).double())
+            for name in ("observations", "actions", "rewards", "log_probs", "advantages") if inside else ():
+                assert torch.equal(getattr(thin, name)[:, e, k], getattr(episodes, name)[:, e, t])
+            for whole, taken in zip(episodes.distribution, thin.distribution, strict=True):
+                if whole.shape[1] == 1:  # shared by all states
+                    assert torch.equal(taken, whole)
+                elif inside:
+                    assert torch.equal(taken[:, e * len(steps[e]) + k], whole[:, e * H + t])
     assert torch.equal(thin.void, episodes.void)
-    for whole, taken in zip(episodes.distribution, thin.distribution, strict=True):
-        if whole.shape[1] == 1:  # shared by all states
-            assert torch.equal(taken, whole)
-        else:
-            for e in range(E):
-                for k, t in enumerate(steps):
-                    assert torch.equal(taken[:, e * len(steps) + k], whole[:, e * H + t])
+
+
+def test_every_step_is_kept_in_some_episode():
+    """Strides beyond the horizon too: short episodes must not be judged by their start alone."""
+    episodes = episodes_of(False)
+    marked = dataclasses.replace(
+        episodes,
+        rewards=torch.arange(H, dtype=torch.float64).expand(T, E, H).contiguous(),
+        mask=torch.ones_like(episodes.mask),
+    )
+    thin = marked.every(2)
+    assert set(thin.rewards[thin.mask > 0].tolist()) == set(range(H))

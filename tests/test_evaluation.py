@@ -31,7 +31,7 @@ def policy(tmp_path_factory) -> MetaPolicy:
 
 
 def run_evaluation(policy: MetaPolicy, seed: int = 0, **sizes: int) -> Evaluation:
-    return evaluate(policy, RandomStreams(seed, Phase.EVALUATION), **{"num_tasks": 5, "num_episodes": 4} | sizes)
+    return evaluate(policy, seed=seed, **{"num_tasks": 5, "num_episodes": 4} | sizes)
 
 
 @pytest.fixture(scope="module")

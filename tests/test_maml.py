@@ -310,19 +310,13 @@ class TestFisherVectorProduct:
 
     @staticmethod
     def plain_strided_matrix(objective, theta):
-        """mean_i (Π (I − α Hₖ))ᵀ Fᵢ (Π (I − α Hₖ)) from states 0, 2, 4, ...; parameters adapted on all states."""
+        """mean_i (Π (I − α Hₖ))ᵀ Fᵢ (Π (I − α Hₖ)) from every other state; parameters adapted on all."""
         inner, total = objective.inner, 0.0
 
         def thin(episodes):
-            names = ("observations", "actions", "rewards", "mask", "log_probs", "advantages")
-            return dataclasses.replace(
-                episodes,
-                distribution=tuple(
-                    v if v.shape[1] == 1 else v.unflatten(1, episodes.mask.shape[1:])[:, :, ::2].flatten(1, 2)
-                    for v in episodes.distribution
-                ),
-                **{name: getattr(episodes, name)[:, :, ::2] for name in names},
-            )
+            _, num_episodes, horizon = episodes.mask.shape
+            kept = (torch.arange(horizon) - torch.arange(num_episodes)[:, None]) % 2 == 0
+            return dataclasses.replace(episodes, mask=episodes.mask * kept)
 
         for i in range(NUM_TASKS):
             stage = {name: value.clone() for name, value in theta.items()}
@@ -429,3 +423,15 @@ class TestInnerConfig:
     def test_refuses_what_means_nothing(self, field):
         with pytest.raises(ValueError, match=f"inner.{next(iter(field))}"):
             InnerConfig(**field)
+
+
+def test_a_ratio_that_overflows_where_no_step_is_real_spoils_nothing():
+    objective, theta = make_objective(False, num_steps=1)
+    query = objective.batch.query
+    masked = (query.mask == 0).nonzero()[0]
+    log_probs = query.log_probs.clone()
+    log_probs[tuple(masked)] = -2000.0
+    batch = objective.batch._replace(query=dataclasses.replace(query, log_probs=log_probs))
+    spoiled = dataclasses.replace(objective, batch=batch)
+    assert spoiled.surrogate_and_gradient(theta)[0] == objective.surrogate_and_gradient(theta)[0]
+    assert torch.equal(spoiled.surrogate_and_gradient(theta)[1], objective.surrogate_and_gradient(theta)[1])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import types
 from pathlib import Path
 
 import gymnasium as gym
@@ -342,3 +344,28 @@ def test_counters_are_in_the_saved_values(policy, tmp_path):
     folder = policy.adapt(task=GOAL, num_steps=2).save(tmp_path / "adapted")
     (values,) = folder.rglob("values.json")
     assert json.loads(values.read_text())["num_adaptation_steps"] == 2
+
+
+def test_adapting_twice_equals_adapting_by_two_steps(policy):
+    task = {"goal_x": 0.3, "goal_y": -0.2}
+    twice = policy.adapt(task=task, num_steps=1).adapt(task=task, num_steps=1)
+    at_once = policy.adapt(task=task, num_steps=2)
+    assert twice.num_adaptation_steps == at_once.num_adaptation_steps == 2
+    for name, value in at_once.theta.items():
+        assert torch.equal(value, twice.theta[name]), name
+
+
+def test_a_task_in_place_of_an_environment_is_refused(policy):
+    with pytest.raises(UserError, match="task="):
+        policy.adapt({"goal_x": 0.3, "goal_y": -0.2})
+
+
+def test_it_shows_itself_without_its_numbers(policy):
+    assert len(repr(policy)) < 200
+    assert "PointNavigation" in repr(policy)
+
+
+def test_the_commands_modules_do_not_hide_the_functions(policy):
+    for name in ("train", "evaluate", "record"):
+        importlib.import_module(f"maml_rl.{name}")
+        assert isinstance(getattr(maml_rl, name), types.FunctionType)

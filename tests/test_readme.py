@@ -77,7 +77,7 @@ def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.Mo
 
 
 def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = blocks("python")
+    example = "\n".join(blocks("python"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(maml_rl, "load_config", lambda **settings: load_config(**{**settings, **TINY}), raising=False)
     names: dict[str, object] = {}

@@ -224,3 +224,11 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, capsys):
     assert err.count("error: ") == 1
     assert "pygame" in err
     assert not (run / "videos").exists()
+
+
+def test_the_picture_goes_on_to_the_policys_horizon():
+    env = make_rendering_env(EnvConfig(name="HalfCheetahVel"), horizon=130)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[3] for _ in range(130)]
+    env.close()
+    assert ends == [False] * 129 + [True]

@@ -468,3 +468,38 @@ def test_environment_by_name_is_made_and_closed() -> None:
     with as_task_vector_env("TestPlain-v0", config, 2, 5) as env:
         assert isinstance(env, GymTaskVectorEnv)
         assert env.num_envs == 2
+
+
+class NextStepVectorEnv(gym.vector.VectorEnv):
+    """Has tasks, but resets by itself."""
+
+    def __init__(self, num_envs: int, max_episode_steps: int) -> None:
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
+        self.single_observation_space = gym.spaces.Box(-1, 1, (1,))
+        self.single_action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
+        return [{} for _ in range(num_tasks)]
+
+    def set_tasks(self, tasks: list[dict[str, float]]) -> None:
+        pass
+
+
+def test_a_vector_environment_that_resets_by_itself_is_not_used() -> None:
+    gym.register(
+        id="NextStep-v0",
+        entry_point="gymnasium.envs.classic_control:CartPoleEnv",
+        vector_entry_point=NextStepVectorEnv,
+    )
+    try:
+        env = make_task_vector_env(EnvConfig(name="NextStep-v0"), 2, 5)
+        assert isinstance(env, GymTaskVectorEnv)
+        env.close()
+    finally:
+        gym.registry.pop("NextStep-v0")
+
+
+def test_worker_processes_are_one_per_task() -> None:
+    assert EnvConfig(vectorization="async").side_by_side(20) == 1
+    assert EnvConfig(vectorization="sync").side_by_side(20) == 20

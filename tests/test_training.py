@@ -31,7 +31,6 @@ from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.policies import parameters
-from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.run_folder import locked
 from maml_rl.training import Interrupted, resolve_device, resume, train
 
@@ -217,7 +216,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, set
     assert run == tmp_path / "interrupted"
     assert last(run).values["iteration"] == 3
     assert not (run / "checkpoints" / "000006").exists()
-    resume(run, config("interrupted"))
+    resume(run)
     assert_equal_runs(uninterrupted, run)
 
 
@@ -241,7 +240,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
         patched.setattr(training, "evaluate_with", interrupt)
         with pytest.raises(Interrupted):
             train(config)
-    resume(Path(str(config.output)), config)
+    resume(str(config.output))
     assert_equal_runs(uninterrupted, Path(str(config.output)))
 
 
@@ -257,7 +256,7 @@ def test_interrupted_at_the_end_says_how_to_resume(tmp_path, monkeypatch, what):
             train(config)
     assert stopped.type is Interrupted
     assert "--resume" in str(stopped.value)
-    resume(tmp_path / "run", config)
+    resume(tmp_path / "run")
     assert (tmp_path / "run" / "evaluation" / "results.json").exists()
     assert (tmp_path / "run" / "videos" / "final.mp4").exists()
 
@@ -267,7 +266,7 @@ def test_interrupted_before_the_first_iteration(tmp_path, monkeypatch):
         interrupt_when(patched, 0)
         with pytest.raises(Interrupted, match="after iteration 0"):
             train(tiny(tmp_path / "run", num_iterations=2))
-    resume(tmp_path / "run", tiny(tmp_path / "run", num_iterations=2))
+    resume(tmp_path / "run", 2)
     assert_equal_runs(tmp_path / "run", train(tiny(tmp_path / "other", num_iterations=2)))
 
 
@@ -338,7 +337,7 @@ def test_resuming_a_finished_run_makes_up_for_missing_results(tmp_path):
     evaluation = (run / "evaluation" / "results.json").read_bytes()
     for folder in ("evaluation", "videos"):
         shutil.rmtree(run / folder)
-    resume(run, config)
+    resume(run)
     assert (run / "evaluation" / "results.json").read_bytes() == evaluation
     assert (run / "videos" / "final.mp4").stat().st_size > 0
 
@@ -459,7 +458,7 @@ def test_a_warm_started_run_resumes_without_the_other(whole, tmp_path):
     config = tiny(tmp_path / "warm", init_from=str(source), num_iterations=2)
     run = train(config)
     shutil.rmtree(source)
-    resume(run, dataclasses.replace(config, num_iterations=3))
+    resume(run, 3)
     assert last(run).values["iteration"] == 3
 
 
@@ -620,10 +619,24 @@ def test_maml_trpo_learns_to_adapt(tmp_path):
     trained = maml_rl.load(train(config))
 
     def returns(policy: maml_rl.MetaPolicy) -> np.ndarray:
-        streams = RandomStreams(100, Phase.EVALUATION)
-        return maml_rl.evaluate(policy, streams, num_tasks=20, num_episodes=10, num_steps=1).mean
+        return maml_rl.evaluate(policy, num_tasks=20, num_episodes=10, num_steps=1, seed=100).mean
 
     before, after = returns(trained)
     assert returns(untrained(trained))[1] < -11
     assert after > -7.5
     assert after > before + 4
+
+
+def test_tasks_that_are_no_mappings_are_refused_before_training(tmp_path, monkeypatch):
+    (tmp_path / "numbered.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Numbered(CartPoleEnv):\n"
+        "    def sample_tasks(self, n):\n"
+        "        return list(range(n))\n"
+        "gym.register('Numbered-v0', Numbered)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = maml_rl.load_config(env="numbered:Numbered-v0", output=str(tmp_path / "run"), meta_batch_size=2)
+    with pytest.raises(UserError, match="mapping from names to values"):
+        train(config)

@@ -154,7 +154,17 @@ def test_goal_velocities_fill_their_range() -> None:
     assert -1.01 < goals.max() <= -1
 
 
-@pytest.mark.parametrize("num_tasks", [1, 2, 7])
+def test_a_single_direction_is_either() -> None:
+    env = gym.make("maml_rl/HalfCheetahDir-v0")
+    drawn = set()
+    for seed in range(20):
+        env.unwrapped.np_random = np.random.default_rng(seed)
+        drawn.add(env.unwrapped.sample_tasks(1)[0]["direction"])
+    assert drawn == {1.0, -1.0}
+    env.close()
+
+
+@pytest.mark.parametrize("num_tasks", [2, 7])
 def test_directions_alternate(num_tasks: int) -> None:
     env = gym.make_vec("maml_rl/HalfCheetahDir-v0", num_envs=1)
     directions = [task["direction"] for task in env.sample_tasks(num_tasks)]
