@@ -98,18 +98,23 @@ def _iterations_to_resume(rest: list[str]) -> int | None:
     return int(iterations)
 
 
-def _evaluate(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m maml_rl.evaluate",
-        description="Return after 0, 1, ... K adaptation steps on fresh tasks: a table, results.json, adaptation.png.",
-        allow_abbrev=False,
-    )
+def _run_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """What the commands on a finished run share."""
+    parser = argparse.ArgumentParser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--seed", type=_natural, default=0, help="of all random draws (default: 0)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
+    return parser
+
+
+def _evaluate(argv: list[str]) -> int:
+    parser = _run_parser(
+        "evaluate",
+        "Return after 0, 1, ... K adaptation steps on fresh tasks: a table, results.json, adaptation.png.",
+    )
     parser.add_argument("--num_tasks", type=_positive, default=40, help="fresh tasks (default: 40)")
     parser.add_argument("--num_episodes", type=_positive, default=20, help="per task and step (default: 20)")
     parser.add_argument("--num_steps", type=_natural, default=3, help="adaptation steps K (default: 3)")
-    parser.add_argument("--seed", type=_natural, default=0, help="of tasks and episodes (default: 0)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
     parser.add_argument("--output", type=Path, help="folder for the files, replaced there (default: RUN/evaluation)")
     args = _parse(parser, argv)
 
@@ -137,18 +142,11 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _record(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m maml_rl.record",
-        description="Video of one task before and after adaptation, side by side.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser = _run_parser("record", "Video of one task before and after adaptation, side by side.")
     parser.add_argument("--task", type=_task, metavar="NAME=VALUE,...", help="task (default: drawn from the family)")
     parser.add_argument("--num_steps", type=_natural, help="adaptation steps (default: as in training)")
     parser.add_argument("--num_episodes", type=_positive, help="episodes per step (default: as in training)")
     parser.add_argument("--stochastic", action="store_true", help="draw actions; default shows the most probable ones")
-    parser.add_argument("--seed", type=_natural, default=0, help="of task, episodes and start (default: 0)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
     parser.add_argument("--output", type=Path, help="video file, .mp4 or .gif (default: RUN/videos/adaptation.mp4)")
     args = _parse(parser, argv)
 

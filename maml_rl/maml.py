@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maml_rl.episodes import Episodes
-from maml_rl.policies import Distribution, Params, distribution, make_stack, unflatten
+from maml_rl.policies import Distribution, Params, distribution, flatten, make_stack, unflatten
 
 Surrogate = Literal["log_prob", "likelihood_ratio"]
 Batch = TypeVar("Batch")
@@ -165,7 +165,7 @@ class MetaObjective:
             surrogates = _ratio_surrogate(self._query_distribution(self._adapt(stack, block), block.query), block.query)
             gradients = torch.autograd.grad(surrogates.sum(), list(stack.values()))
             values.append(surrogates.detach())
-            per_task.append(_flatten_tasks(gradients))
+            per_task.append(flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1))
         surrogate = float(sum_over_tasks(torch.cat(values))) / self.num_tasks
         return surrogate, sum_over_tasks(torch.cat(per_task)) / self.num_tasks
 
@@ -210,7 +210,7 @@ class MetaObjective:
             v = fisher(v)
             for hessian in reversed(hessians):
                 v = [x - alpha * hx for x, hx in zip(v, hessian(v), strict=True)]
-            return _flatten_tasks(v)
+            return flatten(dict(zip(theta, v, strict=True)), batch_dims=1)
 
         return product
 
@@ -258,11 +258,6 @@ class MetaObjective:
 def _requiring_grad(stack: Params) -> dict[str, Tensor]:
     """The same values as leaves of a new graph: detached, so that gradients stop here."""
     return {name: value.detach().requires_grad_() for name, value in stack.items()}
-
-
-def _flatten_tasks(values: Sequence[Tensor]) -> Tensor:
-    """Parameters (T, ...) as one vector per task, (T, P)."""
-    return torch.cat([value.flatten(1) for value in values], dim=1)
 
 
 def _ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:

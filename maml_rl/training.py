@@ -85,20 +85,21 @@ def resume(
     config = run_config(run)
     if num_iterations is not None:
         config = dataclasses.replace(config, num_iterations=num_iterations)
-    with locked(run), contextlib.ExitStack() as stack:
+    with locked(run):
         path = latest_checkpoint(run / "checkpoints")
         # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
         start = config if path is None else dataclasses.replace(config, init_from=None)
-        resumed = TrainingRun(config, run, *stack.enter_context(open_trainer(start)))
-        if path is not None:
-            resumed.restore(path)
-        done = resumed.state.iteration
-        if done < config.num_iterations:
-            write_config(run, to_mapping(config))
-            say(f"resuming {run} after iteration {done}")
-        else:
-            say(f"{run} is finished: {done} iterations")
-        return resumed.train(say, progress_bar)
+        with open_trainer(start) as opened:
+            resumed = TrainingRun(config, run, *opened)
+            if path is not None:
+                resumed.restore(path)
+            done = resumed.state.iteration
+            if done < config.num_iterations:
+                write_config(run, to_mapping(config))
+                say(f"resuming {run} after iteration {done}")
+            else:
+                say(f"{run} is finished: {done} iterations")
+            return resumed.train(say, progress_bar)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class TRPOConfig:
     """Step fractions tried before the step is rejected."""
     line_search_shrink: float = 0.8
     """Each step fraction is this multiple of the one before."""
-    # Deviation: TRPO's product takes every state, because a fifth of them learns as well at half the learner's cost.
+    # Deviation: TRPO's product takes every state, because a fifth of them learned as well at a third of the cost.
     fisher_state_stride: int = 5
     """The Fisher-vector product uses every so manyth state of each episode; 1 uses all and is exact."""
 
