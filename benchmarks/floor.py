@@ -26,15 +26,22 @@ class Recorder:
             self._calls.append((ids, nstep, self._batch.ctrl.copy()))
             step(ids, nstep=nstep)
 
-        def noted_forward(ids: np.ndarray | None = None) -> None:
-            forward(ids)
-            self._calls.append((self._batch.state.copy(),))  # where the episodes start
+        def noted_forward(ids: np.ndarray | None = None, **stage: int) -> None:
+            forward(ids, **stage)
+            if not stage:  # where the episodes start, and not what a family derives from a state
+                self._calls.append((self._batch.state.copy(),))
 
         self._batch.step, self._batch.forward, self._step = noted_step, noted_forward, step
 
     def clear(self) -> None:
         """Forget what was noted."""
         self._calls.clear()
+
+    @property
+    def num_steps(self) -> int:
+        """Control steps noted, over all simulations."""
+        num_sims = len(self._batch.state)
+        return sum(num_sims if call[0] is None else len(call[0]) for call in self._calls if len(call) > 1)
 
     def replay_s(self) -> float:
         """Seconds that the noted steps take with nothing around them."""

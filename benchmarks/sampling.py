@@ -2,15 +2,20 @@
 
 Every round collects a batch of episodes as training does, then replays the same controls on the same live simulations
 through bare ``Batch.step``; the ratio of the two times is printed. Both use the same number of simulations and threads.
+Simulations whose episode ended are not stepped: the share of steps that were taken tells how many.
 
     python benchmarks/sampling.py --env HalfCheetahVel
+    python benchmarks/sampling.py --all
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from typing import Any, NamedTuple
 
+import maml_envs
+import numpy as np
 from floor import Recorder, summary
 
 from maml_rl.adaptation import sample_tasks
@@ -19,25 +24,28 @@ from maml_rl.policies import make_stack
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.training import open_trainer
 
+_CONTACT_FORCES = {"observe_contact_forces": True, "contact_cost_weight": 5e-4}
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="HalfCheetahVel")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--num_tasks", type=int, default=40)
-    parser.add_argument("--num_episodes", type=int, default=20)
-    parser.add_argument("--horizon", type=int, default=100)
-    args = parser.parse_args()
-    config = load_config(
-        env=args.env, meta_batch_size=args.num_tasks, num_episodes=args.num_episodes, horizon=args.horizon
-    )
-    with open_trainer(config) as (trainer, state, _):
+
+class Rounds(NamedTuple):
+    """What was measured, one entry per round."""
+
+    speeds: list[float]
+    """Control steps per second."""
+    ratios: list[float]
+    """Floor over collection; empty for a body without physics."""
+    shares: list[float]
+    """Control steps that were taken, of tasks x episodes x horizon."""
+
+
+def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
+    """Collect and replay in turn."""
+    sizes = {"meta_batch_size": args.num_tasks, "num_episodes": args.num_episodes, "horizon": args.horizon}
+    rounds = Rounds([], [], [])
+    with open_trainer(load_config(env=env, **sizes)) as (trainer, state, _):
         collector = trainer.collector
-        physics = hasattr(collector.env.unwrapped.engine, "batch")
-        recorder = Recorder(collector.env) if physics else None
+        recorder = Recorder(collector.env) if hasattr(collector.env.unwrapped.engine, "batch") else None
         stack = make_stack(state.theta, args.num_tasks)
-        ratios, speeds = [], []
         for i in range(args.rounds + 1):
             streams = RandomStreams(0, Phase.TRAINING, i)
             collector.set_tasks(sample_tasks(collector, streams))
@@ -46,14 +54,46 @@ def main() -> None:
             start = time.perf_counter()
             episodes = collector.collect(stack, streams, 0, None)
             seconds = time.perf_counter() - start
-            if i > 0:  # the first round warms up
-                speeds.append(float(episodes.mask.sum()) / seconds)
-                if recorder:
-                    ratios.append(recorder.replay_s() / seconds)
-    print(f"{args.env}, {args.num_tasks} x {args.num_episodes} simulations, horizon {args.horizon}")
-    print(f"control steps/s:        {summary(speeds)}")
-    if ratios:
-        print(f"floor / collection:     {summary(ratios)}")
+            if i == 0:  # warms up
+                continue
+            num_steps = int(episodes.mask.sum())
+            rounds.speeds.append(num_steps / seconds)
+            rounds.shares.append(num_steps / episodes.mask.numel())
+            if recorder:
+                assert recorder.num_steps == num_steps or episodes.void.any(), "finished simulations were stepped"
+                rounds.ratios.append(recorder.replay_s() / seconds)
+    return rounds
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="HalfCheetahVel")
+    parser.add_argument("--all", action="store_true", help="every family, as a table")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--num_tasks", type=int, default=40)
+    parser.add_argument("--num_episodes", type=int, default=20)
+    parser.add_argument("--horizon", type=int, default=100)
+    args = parser.parse_args()
+    if not args.all:
+        rounds = measure({"name": args.env}, args)
+        print(f"{args.env}, {args.num_tasks} x {args.num_episodes} simulations, horizon {args.horizon}")
+        print(f"control steps/s:        {summary(rounds.speeds)}")
+        print(f"steps taken / all:      {summary(rounds.shares)}")
+        if rounds.ratios:
+            print(f"floor / collection:     {summary(rounds.ratios)}")
+        return
+    cases: dict[str, dict[str, Any]] = {name: {"name": name} for name in maml_envs.FAMILIES}
+    cases["AntVel, contact forces"] = {"name": "AntVel", **_CONTACT_FORCES}
+    cases["HumanoidDir, contact forces"] = {"name": "HumanoidDir", **_CONTACT_FORCES, "contact_cost_weight": 5e-7}
+    cases["HalfCheetahVel, dynamics"] = {"name": "HalfCheetahVel", "dynamics": {"body_mass": [0.5, 2.0]}}
+    print("| family | floor / collection | control steps/s | steps taken / all |\n| --- | --- | --- | --- |")
+    for name, env in cases.items():
+        rounds = measure(env, args)
+        shown = "no physics"
+        if rounds.ratios:
+            shown = f"{np.median(rounds.ratios):.2f} ({min(rounds.ratios):.2f} to {max(rounds.ratios):.2f})"
+        print(f"| {name} | {shown} | {np.median(rounds.speeds):,.0f} | {np.median(rounds.shares):.2f} |", flush=True)
 
 
 if __name__ == "__main__":

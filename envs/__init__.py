@@ -9,14 +9,40 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+from maml_envs.ant import AntDir, AntDir2D, AntGoal, AntVel, CrippledAnt
 from maml_envs.family import Task, TaskFamily
-from maml_envs.half_cheetah import HalfCheetahDir, HalfCheetahVel
-from maml_envs.point_navigation import PointNavigation
+from maml_envs.half_cheetah import CrippledHalfCheetah, HalfCheetahDir, HalfCheetahVel
+from maml_envs.hopper import HopperRandParams, HopperVel
+from maml_envs.humanoid import HumanoidDir
+from maml_envs.point_navigation import PointNavigation, PointNavigationSparse
+from maml_envs.reacher import ReacherGoal
 from maml_envs.single_env import FamilyEnv
+from maml_envs.swimmer import SwimmerVel
 from maml_envs.vector_env import FamilyVectorEnv
+from maml_envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
 FAMILIES: dict[str, type[Any]] = {
-    family.__name__: family for family in (HalfCheetahVel, HalfCheetahDir, PointNavigation)
+    family.__name__: family
+    for family in (
+        HalfCheetahVel,
+        HalfCheetahDir,
+        CrippledHalfCheetah,
+        AntVel,
+        AntDir,
+        AntDir2D,
+        AntGoal,
+        CrippledAnt,
+        Walker2dVel,
+        Walker2dDir,
+        Walker2dRandParams,
+        HopperVel,
+        HopperRandParams,
+        HumanoidDir,
+        SwimmerVel,
+        ReacherGoal,
+        PointNavigation,
+        PointNavigationSparse,
+    )
 }
 """Every task family by name."""
 

@@ -7,11 +7,14 @@ engine, the single Gymnasium environment and an engine on another device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from gymnasium import spaces
+from maml_envs.dynamics import DynamicsSetting, Parameter, parse
 
 Array = Any
 """A numpy array or a torch tensor, according to ``xp``."""
@@ -32,6 +35,9 @@ class Engine(Protocol):
     num_sims: int
     state: State
     """Live arrays: the state of every simulation now."""
+
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        """Change the body of every simulation, from now on: parameters of the body by name, each (num_sims,)."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Start simulations ``ids`` (n,) from the state fields ``initial``, each (n, ...)."""
@@ -61,10 +67,14 @@ class Body(Protocol):
     def action_space(self) -> spaces.Box:
         """Bounds of one simulation's action, in actuator units."""
 
-    def batch_engine(self, num_sims: int, num_threads: int) -> Engine:
-        """An engine for many simulations on ``num_threads`` threads."""
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What can differ between two of these bodies, by the name that a task gives it."""
 
-    def single_engine(self, render_mode: str | None, **render_options: Any) -> Engine:
+    def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> Engine:
+        """An engine for many simulations on ``num_threads`` threads, whose state holds the ``derived`` fields too."""
+
+    def single_engine(self, derived: Sequence[str], render_mode: str | None, **render_options: Any) -> Engine:
         """An engine for one simulation, which can draw it."""
 
 
@@ -78,6 +88,14 @@ class TaskFamily(Protocol):
     """Unit of each task parameter (empty for a pure number); its keys are the names that a task has."""
     task_limits: ClassVar[Mapping[str, tuple[float, float]]]
     """Values of each task parameter for which the reward has a meaning."""
+
+    @property
+    def dynamics(self) -> DynamicsSetting:
+        """How the body varies between tasks; empty for a body that is always the same."""
+
+    @property
+    def derived_fields(self) -> Sequence[str]:
+        """What observation and reward need beside the state fields that the body integrates."""
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Draw tasks: a mapping from names to float64 arrays (num_tasks,)."""
@@ -95,30 +113,71 @@ class TaskFamily(Protocol):
         """Whether the episode ends in this state, (num_sims,) bool. Time limits are not the family's business."""
 
 
-def stack_tasks(family: TaskFamily, tasks: list[Task]) -> dict[str, np.ndarray]:
-    """Check ``tasks`` and put them side by side, one array (len(tasks),) per name.
+def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
+    """Every parameter that a task of ``family`` may hold: the family's own, then those of the body's dynamics."""
+    own = {name: Parameter(unit, *family.task_limits[name], math.nan) for name, unit in family.task_units.items()}
+    return {**family.body.parameters, **own, **{name: family.body.parameters.get(name, own[name]) for name in own}}
+
+
+def check_settings(family: Any) -> None:
+    """Check the settings of a family, which is a dataclass, by their names; called when one is made.
+
+    Numbers must be finite; weights, scales, radii and tolerances at least 0; ``low`` and ``high`` a range within the
+    limits of every task parameter; ``dynamics`` what :func:`maml_envs.dynamics.parse` understands.
 
     Raises:
-        ValueError: a task lacks a name, has one too many, or a value without meaning.
+        ValueError: names the setting, its value, and what is expected.
     """
-    names = list(family.task_units)
-    for task in tasks:
-        if not isinstance(task, Mapping) or set(task) != set(names):
-            raise ValueError(f"a task of {type(family).__name__} is a mapping with the keys {names}, got {task!r}")
+    for field in dataclasses.fields(family):
+        value = getattr(family, field.name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            least = 0 if field.name.endswith(("_weight", "_scale", "radius", "_tolerance")) else -math.inf
+            if field.name not in ("low", "high") and not (math.isfinite(value) and value >= least):
+                expected = "finite and at least 0" if least == 0 else "finite"
+                raise ValueError(f"{field.name} must be {expected}, got {value}")
+    if hasattr(family, "low"):
         for name, (low, high) in family.task_limits.items():
-            value = np.asarray(task[name])
-            if value.shape != () or value.dtype.kind not in "iuf" or not low <= float(value) <= high:
+            if not low <= family.low <= family.high <= high:
                 raise ValueError(
-                    f"task parameter {name!r} of {type(family).__name__} is one number in "
-                    f"[{low}, {high}] {family.task_units[name]}".strip()
-                    + f", got {task[name]!r}"
+                    f"low and high must satisfy {low:g} <= low <= high <= {high:g} ({family.task_units[name]}), "
+                    f"got {family.low}, {family.high}"
                 )
-    return {name: np.array([float(task[name]) for task in tasks]) for name in names}
+    both = family.task_units.keys() & parse(family.dynamics, family.body.parameters).keys()
+    if both:
+        raise ValueError(f"{type(family).__name__} draws {', '.join(both)} itself: leave it out of dynamics")
 
 
-def unstack_tasks(tasks: Tasks) -> list[dict[str, float]]:
+def sample_tasks(family: TaskFamily, rng: np.random.Generator, num_tasks: int) -> list[dict[str, float]]:
+    """Draw tasks: the family's own parameters, then those that its ``dynamics`` setting names."""
+    drawn = dict(family.sample_tasks(rng, num_tasks))
+    for name, distribution in parse(family.dynamics, family.body.parameters).items():
+        drawn[name] = distribution.sample(rng, num_tasks)
+    return unstack_tasks(drawn, num_tasks)
+
+
+def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
+    """Check ``tasks`` and put them side by side, one array (len(tasks),) per name.
+
+    A task holds all of the family's own parameters and any of the body's dynamics; where only some tasks name one of
+    these, the others get its nominal value.
+
+    Raises:
+        ValueError: a task lacks a name, has an unknown one, or a value without meaning.
+    """
+    known, own = task_parameters(family), list(family.task_units)
+    for task in tasks:
+        if not isinstance(task, Mapping) or not set(own) <= set(task) <= set(known):
+            quantities = [name for name in known if name not in own and "/" not in name]
+            also = f", and any of {quantities}" if quantities else ""
+            raise ValueError(f"a task of {type(family).__name__} is a mapping with the keys {own}{also}, got {task!r}")
+        for name, value in task.items():
+            if not known[name].accepts(value):
+                raise ValueError(f"task parameter {name!r} of {type(family).__name__} is {known[name]}, got {value!r}")
+    names = [name for name in (*own, *family.body.parameters) if any(name in task for task in tasks)]
+    names = list(dict.fromkeys(names))
+    return {name: np.array([float(task.get(name, known[name].nominal)) for task in tasks]) for name in names}
+
+
+def unstack_tasks(tasks: Tasks, num_tasks: int) -> list[dict[str, float]]:
     """The inverse of :func:`stack_tasks`: one mapping of plain floats per task."""
-    names = list(tasks)
-    return [
-        dict(zip(names, map(float, row), strict=True)) for row in zip(*(tasks[name] for name in names), strict=True)
-    ]
+    return [{name: float(values[i]) for name, values in tasks.items()} for i in range(num_tasks)]

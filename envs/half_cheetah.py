@@ -1,14 +1,16 @@
-"""The half cheetah: run at a velocity, or in a direction."""
+"""The half cheetah: run at a velocity, in a direction, or with a dead actuator."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from maml_envs.family import Array, State, Tasks
+from maml_envs.dynamics import DynamicsSetting
+from maml_envs.family import Array, State, Tasks, check_settings
 from maml_envs.mujoco_body import MujocoBody
+from maml_envs.task_distributions import Split, alternating_directions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +29,19 @@ class HalfCheetah:
     """Weight of the squared norm of the action in the reward."""
     reset_noise_scale: float = 0.1
     """Initial positions are uniform within this of the model's (m, rad); velocities have it as standard deviation."""
+    dynamics: DynamicsSetting = field(default_factory=dict)
+    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=5, camera_name="track")
+    body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=5)
+    derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 100
 
     def __post_init__(self) -> None:
-        for name in ("control_cost_weight", "reset_noise_scale"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        check_settings(self)
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Gymnasium's HalfCheetah-v5."""
-        model, scale = self.body.model, self.reset_noise_scale
-        return {
-            "qpos": model.qpos0 + rng.uniform(-scale, scale, model.nq),
-            "qvel": scale * rng.standard_normal(model.nv),
-        }
+        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x, and velocities, (num_sims, 17)."""
@@ -78,11 +77,6 @@ class HalfCheetahVel(HalfCheetah):
     task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not -100 <= self.low <= self.high <= 100:
-            raise ValueError(f"low and high must satisfy -100 <= low <= high <= 100 (m/s), got {self.low}, {self.high}")
-
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal velocities (num_tasks,), in m/s."""
         return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
@@ -112,12 +106,42 @@ class HalfCheetahDir(HalfCheetah):
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
-        first = int(rng.integers(2)) if num_tasks == 1 else 0
-        return {"direction": np.where((np.arange(num_tasks) + first) % 2 == 0, 1.0, -1.0)}
+        return {"direction": alternating_directions(rng, num_tasks)}
 
     def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
         """Velocity in the wanted direction, and control cost, each (num_sims,)."""
         return {
             "reward_forward": task["direction"] * self._forward_velocity(before, after),
+            "reward_control": -self._control_cost(action),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrippledHalfCheetah(HalfCheetah):
+    """Run forward while one actuator exerts no force (Nagabandi et al. 2019, section 6.1).
+
+    Reward: v − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
+    Task distribution: which actuator is dead, uniform over 1 to 5 (back shin to front foot); actuator 0, the back
+    thigh, is held out. Observation: as the other half cheetahs'. Horizon 200.
+
+    Version history: v0, first.
+    """
+
+    split: Split = "train"
+    """Tasks to draw: train (actuators 1 to 5) or held_out (actuator 0)."""
+
+    max_episode_steps: ClassVar[int] = 200
+    task_units: ClassVar[Mapping[str, str]] = {"disabled_actuator": ""}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_actuator": (-1, 5)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Numbers of the dead actuators (num_tasks,)."""
+        choices = np.arange(1.0, 6.0) if self.split == "train" else np.zeros(1)
+        return {"disabled_actuator": rng.choice(choices, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Forward velocity, and control cost, each (num_sims,)."""
+        return {
+            "reward_forward": self._forward_velocity(before, after),
             "reward_control": -self._control_cost(action),
         }

@@ -7,18 +7,26 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
+from maml_envs.dynamics import Parameter, model_fields, needs_set_const, parameters, write_model
+from maml_envs.family import Tasks
 from mujoco.batch import Batch, SimulationError
 
 STATE_FIELDS = ("qpos", "qvel")
+DERIVED_FIELDS = ("subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+"""What a family may ask for beside the state.
+
+Positions and velocities are those of the new state, not of the substep before it as in MuJoCo's data after a step.
+Forces are those of the last substep; contact forces are computed for real.
+"""
 
 # MuJoCo resets a simulation whose state or control is not finite without raising: only these counters tell.
 _BREAKDOWNS = [
@@ -32,13 +40,13 @@ _BREAKDOWNS = [
 ]
 
 
-def load_gymnasium_model(file_name: str) -> mujoco.MjModel:
-    """Compile a model file that Gymnasium ships.
+def load_model(file: str) -> mujoco.MjModel:
+    """Compile a model file: a path, or the name of one that Gymnasium ships.
 
-    The files set the total mass by a compiler attribute that MuJoCo warns about on stderr; the function that it
+    Gymnasium's files set the total mass by a compiler attribute that MuJoCo warns about on stderr; the function that it
     recommends in place of the attribute gives the same model, bit for bit.
     """
-    path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / file_name
+    path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / file  # an absolute path stays itself
     spec = mujoco.MjSpec.from_file(str(path))
     total_mass = spec.compiler.settotalmass
     spec.compiler.settotalmass = -1
@@ -79,19 +87,26 @@ class MujocoBody:
     """A MuJoCo model and how it is driven.
 
     Args:
-        model_file: name of one of Gymnasium's model files.
+        model_file: an absolute path, or the name of one of Gymnasium's model files.
         frame_skip: MuJoCo steps per control step.
-        camera_name: the camera of the model that follows the body in pictures.
+        camera_name: the camera of the model that follows the body in pictures; ``None`` for a free one.
+        hidden_geoms: names of geoms that pictures leave out.
     """
 
     model_file: str
     frame_skip: int
-    camera_name: str
+    camera_name: str | None = "track"
+    hidden_geoms: tuple[str, ...] = ()
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
         """The untouched compiled model, never written to."""
-        return load_gymnasium_model(self.model_file)
+        return load_model(self.model_file)
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What can differ from task to task."""
+        return parameters(self.model)
 
     @functools.cached_property
     def dt(self) -> float:
@@ -104,24 +119,65 @@ class MujocoBody:
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         return spaces.Box(low, high, dtype=np.float32)
 
-    def batch_engine(self, num_sims: int, num_threads: int) -> MujocoBatchEngine:
-        """Many simulations on MuJoCo's thread pool."""
-        return MujocoBatchEngine(self, num_sims, num_threads)
+    def noisy_start(
+        self, rng: np.random.Generator, scale: float, velocities: Literal["normal", "uniform"]
+    ) -> dict[str, np.ndarray]:
+        """The model's pose with noise, as Gymnasium's robots start.
 
-    def single_engine(self, render_mode: str | None, **render_options: Any) -> MujocoSingleEngine:
+        Args:
+            rng: where the noise comes from.
+            scale: positions are uniform within this of the model's (m, rad); velocities (m/s, rad/s) have it as
+                standard deviation where normal, as bound where uniform.
+            velocities: their distribution.
+        """
+        position = self.model.qpos0 + rng.uniform(-scale, scale, self.model.nq)
+        if velocities == "normal":
+            return {"qpos": position, "qvel": scale * rng.standard_normal(self.model.nv)}
+        return {"qpos": position, "qvel": rng.uniform(-scale, scale, self.model.nv)}
+
+    def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> MujocoBatchEngine:
+        """Many simulations on MuJoCo's thread pool."""
+        return MujocoBatchEngine(self, num_sims, num_threads, derived)
+
+    def single_engine(
+        self, derived: Sequence[str], render_mode: str | None, **render_options: Any
+    ) -> MujocoSingleEngine:
         """One simulation with ``model`` and ``data``, drawn by Gymnasium's renderer."""
-        return MujocoSingleEngine(self, render_mode, **render_options)
+        return MujocoSingleEngine(self, derived, render_mode, **render_options)
 
 
 class MujocoBatchEngine:
-    """``num_sims`` simulations in one :class:`mujoco.batch.Batch`; ``state`` holds views of its rows."""
+    """``num_sims`` simulations in one :class:`mujoco.batch.Batch`; ``state`` holds views of its rows.
 
-    def __init__(self, body: MujocoBody, num_sims: int, num_threads: int) -> None:
+    Args:
+        body: what to simulate.
+        num_sims: how many.
+        num_threads: of the simulator.
+        derived: fields of ``DERIVED_FIELDS`` that ``state`` shall hold too.
+    """
+
+    def __init__(self, body: MujocoBody, num_sims: int, num_threads: int, derived: Sequence[str] = ()) -> None:
         self.num_sims = num_sims
-        self.batch = Batch(body.model, num_sims, num_threads)
-        self.state = {name: self.batch.bind(name) for name in STATE_FIELDS}
+        self._model = body.model
+        self.batch = Batch(body.model, num_sims, num_threads, persistent=bool(derived))
+        self.state = {name: self.batch.bind(name) for name in (*STATE_FIELDS, *derived)}
+        if "cfrc_ext" in derived:  # a batch does not compute them: see _update
+            self.state["cfrc_ext"] = np.zeros((num_sims, body.model.nbody, 6))
+            self._data = mujoco.MjData(body.model)
+        self._is_derived = bool(derived)
         self._control = self.batch.bind("ctrl")
         self._frame_skip = body.frame_skip
+        self._varied: set[str] = set()
+
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        """Give each simulation its own body: factors on the untouched model, never on what was there before."""
+        fields = model_fields(self._model, dynamics)
+        for name in self._varied | fields.keys():
+            owner = self._model.opt if name.startswith("opt.") else self._model
+            self.batch.expand(name)[:] = fields.get(name, getattr(owner, name.removeprefix("opt.")))
+        self._varied |= fields.keys()
+        if needs_set_const(self._varied):
+            self.batch.set_const()
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Start simulations ``ids`` from ``initial``, and compute what follows from it."""
@@ -129,6 +185,7 @@ class MujocoBatchEngine:
         for name, values in initial.items():
             self.state[name][ids] = values
         self.batch.forward(ids)
+        self._update(ids)
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
         """Advance simulations ``ids`` by ``frame_skip`` MuJoCo steps; returns those that broke down, (num_sims,)."""
@@ -141,10 +198,22 @@ class MujocoBatchEngine:
             self.batch.step(ids, nstep=self._frame_skip)
         except SimulationError as error:
             failed = error.ids
+        self._update(ids)
         broken = self.batch.warning[:, _BREAKDOWNS, 1].any(axis=1)
         if failed is not None:
             broken[failed] = True
         return broken
+
+    def _update(self, ids: np.ndarray | None) -> None:
+        """Compute the derived fields of simulations ``ids`` after a step or a reset."""
+        if "cfrc_ext" in self.state:
+            forces = self.state["cfrc_ext"]
+            for i in range(self.num_sims) if ids is None else ids:
+                self.batch.get_data(i, self._data)
+                mujoco.mj_rnePostConstraint(self._model, self._data)
+                forces[i] = self._data.cfrc_ext
+        if self._is_derived:
+            self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
 
     def render(self) -> None:
         """A batch draws nothing; make a single environment for pictures."""
@@ -159,19 +228,33 @@ class MujocoBatchEngine:
 class MujocoSingleEngine:
     """One simulation on a plain ``MjData``; ``state`` holds views of it with a leading axis of length 1."""
 
-    def __init__(self, body: MujocoBody, render_mode: str | None, **render_options: Any) -> None:
+    def __init__(
+        self, body: MujocoBody, derived: Sequence[str] = (), render_mode: str | None = None, **render_options: Any
+    ) -> None:
         self.num_sims = 1
+        self._nominal = body.model
         self.model = copy.copy(body.model)
+        for name in body.hidden_geoms:
+            self.model.geom(name).rgba[3] = 0
         self.data = mujoco.MjData(self.model)
-        self.state = {name: getattr(self.data, name)[None] for name in STATE_FIELDS}
+        self.state = {name: getattr(self.data, name)[None] for name in (*STATE_FIELDS, *derived)}
+        self._is_derived = bool(derived)
+        self._is_varied = False
         self._frame_skip = body.frame_skip
         self._render_mode = render_mode
         self._renderer: Any = None
         if "default_camera_config" in render_options:  # Gymnasium's environments and its renderer differ in the name
             render_options["default_cam_config"] = render_options.pop("default_camera_config")
-        elif "camera_id" not in render_options:
+        elif "camera_id" not in render_options and body.camera_name is not None:
             render_options = {"camera_name": body.camera_name, **render_options}
         self._render_options = render_options
+
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        """As the batch engine's."""
+        fields = model_fields(self._nominal, dynamics)
+        if fields or self._is_varied:
+            write_model(self.model, self._nominal, {name: values[0] for name, values in fields.items()})
+            self._is_varied = True
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Start from ``initial``, and compute what follows from it."""
@@ -179,12 +262,21 @@ class MujocoSingleEngine:
         for name, values in initial.items():
             self.state[name][:] = values
         mujoco.mj_forward(self.model, self.data)
+        self._update()
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
         """Advance by ``frame_skip`` MuJoCo steps; returns whether the simulation broke down, (1,)."""
         self.data.ctrl[:] = action[0]
         mujoco.mj_step(self.model, self.data, nstep=self._frame_skip)
+        self._update()
         return np.array([any(self.data.warning[index].number for index in _BREAKDOWNS)])
+
+    def _update(self) -> None:
+        if "cfrc_ext" in self.state:
+            mujoco.mj_rnePostConstraint(self.model, self.data)
+        if self._is_derived:
+            mujoco.mj_fwdPosition(self.model, self.data)
+            mujoco.mj_fwdVelocity(self.model, self.data)
 
     def render(self) -> Any:
         """Draw the scene as the render mode says.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from maml_envs.dynamics import Parameter
+from maml_envs.family import Tasks
 
 _TRAIL_COLOUR, _POINT_COLOUR, _START_COLOUR = (150, 180, 220), (20, 80, 180), (120, 120, 120)
 
@@ -30,15 +32,20 @@ class PointBody:
         return 0.1
 
     @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """Nothing about a point can differ from task to task."""
+        return {}
+
+    @property
     def action_space(self) -> spaces.Box:
         """Displacement per axis (m)."""
         return spaces.Box(-self.max_step, self.max_step, (2,), np.float32)
 
-    def batch_engine(self, num_sims: int, num_threads: int) -> PointEngine:
+    def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> PointEngine:
         """Many points in one array; threads are not needed."""
         return PointEngine(self, num_sims)
 
-    def single_engine(self, render_mode: str | None, **render_options: Any) -> PointEngine:
+    def single_engine(self, derived: Sequence[str], render_mode: str | None, **render_options: Any) -> PointEngine:
         """One point, drawn from above."""
         return PointEngine(self, 1, render_mode, **render_options)
 
@@ -53,6 +60,9 @@ class PointEngine:
         self.state = {"position": np.zeros((num_sims, 2))}
         self._body, self._size, self._render_mode = body, (width, height), render_mode
         self._trail: list[tuple[float, float]] = []
+
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        """A point has none."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Put points ``ids`` at ``initial["position"]`` (n, 2)."""

@@ -7,9 +7,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from maml_envs.family import Task, TaskFamily, stack_tasks, unstack_tasks
+from maml_envs.family import Task, TaskFamily, sample_tasks
 from maml_envs.mujoco_body import MujocoSingleEngine
-from maml_envs.vector_env import observation_space
+from maml_envs.simulations import Simulations
 
 
 class FamilyEnv(gym.Env):
@@ -34,16 +34,16 @@ class FamilyEnv(gym.Env):
     def __init__(self, family: TaskFamily, render_mode: str | None = None, **render_options: Any) -> None:
         self.family = family
         self.render_mode = render_mode
-        self.engine = family.body.single_engine(render_mode, **render_options)
+        self.engine = family.body.single_engine(family.derived_fields, render_mode, **render_options)
         modes = self.metadata["render_modes"] if isinstance(self.engine, MujocoSingleEngine) else ["rgb_array"]
         self.metadata = {"render_modes": modes, "render_fps": max(1, round(1 / family.body.dt))}
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be one of {modes} or None, got {render_mode!r}")
-        self.observation_space = observation_space(family)
-        self.action_space = family.body.action_space
+        self._simulations = Simulations(family, self.engine)
+        self.observation_space = self._simulations.observation_space
+        self.action_space = self._simulations.action_space
         if isinstance(self.engine, MujocoSingleEngine):
             self.model, self.data = self.engine.model, self.engine.data
-        self._tasks: dict[str, np.ndarray] | None = None
 
     @property
     def dt(self) -> float:
@@ -52,20 +52,26 @@ class FamilyEnv(gym.Env):
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
         """Draw tasks from the family's distribution with ``self.np_random``."""
-        return unstack_tasks(self.family.sample_tasks(self.np_random, num_tasks))
+        return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_task(self, task: Task) -> None:
-        """Take ``task`` from now on and over resets.
+        """Take ``task`` from now on and over resets. Delayed actions and sensor noise begin at the next reset.
 
         Raises:
             ValueError: it is no task of this family.
         """
-        self._tasks = stack_tasks(self.family, [task])
+        self._simulations.set_tasks([task])
 
     @property
     def task(self) -> dict[str, float] | None:
         """The task, or ``None`` before the first reset or :meth:`set_task`."""
-        return None if self._tasks is None else unstack_tasks(self._tasks)[0]
+        tasks = self._simulations.tasks
+        return None if tasks is None else tasks[0]
+
+    @property
+    def task_units(self) -> dict[str, str]:
+        """Unit of each parameter that a task may hold, empty for a pure number."""
+        return self._simulations.task_units
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -74,32 +80,21 @@ class FamilyEnv(gym.Env):
         super().reset(seed=seed)
         if options is not None and "task" in options:
             self.set_task(options["task"])
-        elif self._tasks is None:
-            self.set_task(self.sample_tasks(1)[0])
-        initial = self.family.initial_state(self.np_random)
-        self.engine.reset(np.zeros(1, int), {name: value[None] for name, value in initial.items()})
+        observation = self._simulations.reset(np.zeros(1, int), [self.np_random])[0]
         if self.render_mode == "human":
             self.render()
-        return self.family.observation(np, self.engine.state)[0], {}
+        return observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance by one control step of ``action`` (action_size,), in actuator units, clipped to the action space."""
         action = np.asarray(action, np.float64)
         if action.shape != self.action_space.shape:
             raise ValueError(f"expected an action of shape {self.action_space.shape}, got {action.shape}")
-        if self._tasks is None:
-            raise gym.error.ResetNeeded("call reset() before step()")
-        actions = np.clip(action, self.action_space.low, self.action_space.high)[None]
-        state = self.engine.state
-        before = {name: value.copy() for name, value in state.items()}
-        void = bool(self.engine.step(None, actions)[0])
-        terms = self.family.reward_terms(np, before, state, actions, self._tasks)
+        observation, terms, terminated, void = self._simulations.step(action[None], np.ones(1, bool))
         info: dict[str, Any] = {name: float(term[0]) for name, term in terms.items()}
-        terminated = not void and bool(self.family.terminated(np, state, self._tasks)[0])
         if self.render_mode == "human":
             self.render()
-        observation = self.family.observation(np, state)[0]
-        return observation, sum(info.values()), terminated, void, {**info, "void": void}
+        return observation[0], sum(info.values()), bool(terminated[0]), bool(void[0]), {**info, "void": bool(void[0])}
 
     def render(self) -> Any:
         """Draw the scene as ``render_mode`` says; (height, width, 3) uint8 for ``"rgb_array"``."""

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from maml_envs.family import Task, TaskFamily, stack_tasks, unstack_tasks
+from maml_envs.family import Task, TaskFamily, sample_tasks
+from maml_envs.simulations import Simulations
 
 
 def available_cpus() -> int:
@@ -20,13 +20,6 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def observation_space(family: TaskFamily) -> spaces.Box:
-    """The unbounded float64 space of one simulation's observation."""
-    initial = family.initial_state(np.random.default_rng(0))
-    size = family.observation(np, {name: value[None] for name, value in initial.items()}).shape[-1]
-    return spaces.Box(-np.inf, np.inf, (size,), np.float64)
 
 
 class FamilyVectorEnv(VectorEnv):
@@ -60,12 +53,12 @@ class FamilyVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.max_episode_steps = family.max_episode_steps if max_episode_steps is None else max_episode_steps
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
-        self.single_observation_space = observation_space(family)
-        self.single_action_space = family.body.action_space
+        self.engine = family.body.batch_engine(num_envs, num_threads or available_cpus(), family.derived_fields)
+        self._simulations = Simulations(family, self.engine)
+        self.single_observation_space = self._simulations.observation_space
+        self.single_action_space = self._simulations.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.engine = family.body.batch_engine(num_envs, num_threads or available_cpus())
-        self._tasks: dict[str, np.ndarray] | None = None
         self._rngs: list[np.random.Generator] = []
         self._num_steps = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
@@ -73,22 +66,29 @@ class FamilyVectorEnv(VectorEnv):
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
         """Draw tasks from the family's distribution with ``self.np_random``."""
-        return unstack_tasks(self.family.sample_tasks(self.np_random, num_tasks))
+        return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give sub-environment i the task ``tasks[i]``, from now on and over resets.
+
+        Delayed actions and sensor noise begin at the next reset.
 
         Raises:
             ValueError: not one task per sub-environment, or a task that is none of this family.
         """
         if len(tasks) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}")
-        self._tasks = stack_tasks(self.family, list(tasks))
+        self._simulations.set_tasks(list(tasks))
 
     @property
     def tasks(self) -> list[dict[str, float]] | None:
         """The task of each sub-environment; ``None`` before the first reset or :meth:`set_tasks`."""
-        return None if self._tasks is None else unstack_tasks(self._tasks)
+        return self._simulations.tasks
+
+    @property
+    def task_units(self) -> dict[str, str]:
+        """Unit of each parameter that a task may hold, empty for a pure number."""
+        return self._simulations.task_units
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -113,13 +113,9 @@ class FamilyVectorEnv(VectorEnv):
             self.set_tasks(options["tasks"])
         elif "task" in options:
             self.set_tasks([options["task"]] * self.num_envs)
-        elif self._tasks is None:
-            self.set_tasks([unstack_tasks(self.family.sample_tasks(rng, 1))[0] for rng in self._rngs])
-        initial = [self.family.initial_state(self._rngs[i]) for i in ids]
-        self.engine.reset(ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]})
         self._num_steps[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
-        return self.family.observation(np, self.engine.state), {}
+        return self._simulations.reset(ids, self._rngs), {}
 
     def _seed_generators(self, seed: int | Sequence[int | None] | None) -> None:
         if isinstance(seed, (int, np.integer)):
@@ -152,23 +148,13 @@ class FamilyVectorEnv(VectorEnv):
         if actions.shape != self.action_space.shape:
             raise ValueError(f"expected actions of shape {self.action_space.shape}, got {actions.shape}")
         live = ~(self._terminated | self._truncated)
-        if self._tasks is None:
-            raise gym.error.ResetNeeded("call reset() before step()")
-        all_live = bool(live.all())
-        actions = np.clip(actions, self.single_action_space.low, self.single_action_space.high)
-        state = self.engine.state
-        before = {name: value.copy() for name, value in state.items()}
-        void = self.engine.step(None if all_live else np.flatnonzero(live), actions) & live
-        terms = dict(self.family.reward_terms(np, before, state, actions, self._tasks))
-        if not all_live:
-            terms = {name: np.where(live, term, 0.0) for name, term in terms.items()}
-        reward = sum(terms.values())
+        observation, terms, terminated, void = self._simulations.step(actions, live)
         self._num_steps += live
-        self._terminated |= live & ~void & self.family.terminated(np, state, self._tasks)
+        self._terminated |= terminated
         self._truncated |= live & (void | (self._num_steps >= self.max_episode_steps))
-        info = {**terms, "void": void}
+        info: dict[str, Any] = {**terms, "void": void}
         info.update({f"_{name}": live for name in info})
-        return self.family.observation(np, state), reward, self._terminated.copy(), self._truncated.copy(), info
+        return observation, np.add.reduce(list(terms.values())), self._terminated.copy(), self._truncated.copy(), info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the engine."""

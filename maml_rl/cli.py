@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maml_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from maml_rl.config import Config
+    from maml_rl.task_vector_env import EnvConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,13 +122,16 @@ def _evaluate(argv: list[str]) -> int:
     parser.add_argument("--num_episodes", type=_positive, default=20, help="per task and step (default: 20)")
     parser.add_argument("--num_steps", type=_natural, default=3, help="adaptation steps K (default: 3)")
     parser.add_argument("--output", type=Path, help="folder for the files, replaced there (default: RUN/evaluation)")
+    _add_env_flags(parser)
+    env_flags, argv = _take_env_flags(argv)
     args = _parse(parser, argv)
 
     from maml_rl.config_files import load_run
     from maml_rl.devices import resolve_device
-    from maml_rl.evaluation import evaluate
+    from maml_rl.evaluation import evaluate, held_out
 
     policy = load_run(args.run, resolve_device(args.device))
+    env = _env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), env_flags)
     folder = args.output or args.run / "evaluation"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +139,7 @@ def _evaluate(argv: list[str]) -> int:
         raise UserError(f"output {folder} cannot be a folder: {error}") from error
     result = evaluate(
         policy,
+        env=env,
         seed=args.seed,
         num_tasks=args.num_tasks,
         num_episodes=args.num_episodes,
@@ -148,6 +158,8 @@ def _record(argv: list[str]) -> int:
     parser.add_argument("--num_episodes", type=_positive, help="episodes per step (default: as in training)")
     parser.add_argument("--stochastic", action="store_true", help="draw actions; default shows the most probable ones")
     parser.add_argument("--output", type=Path, help="video file, .mp4 or .gif (default: RUN/videos/adaptation.mp4)")
+    _add_env_flags(parser)
+    env_flags, argv = _take_env_flags(argv)
     args = _parse(parser, argv)
 
     from maml_rl.config_files import load_run
@@ -156,8 +168,9 @@ def _record(argv: list[str]) -> int:
 
     path = args.output or args.run / "videos" / "adaptation.mp4"
     policy = load_run(args.run, resolve_device(args.device))
+    env = _env_of(policy.config, env_flags)
     record(
-        policy,
+        dataclasses.replace(policy, config=dataclasses.replace(policy.config, env=env)),
         path,
         task=args.task,
         num_steps=args.num_steps,
@@ -167,6 +180,59 @@ def _record(argv: list[str]) -> int:
     )
     _say(f"written to {path}")
     return 0
+
+
+def _add_env_flags(parser: argparse.ArgumentParser) -> None:
+    """Describe the flags that :func:`_take_env_flags` takes."""
+    parser.add_argument("--tasks.SETTING", metavar="VALUE", help="another setting of the family, as --tasks.high 3")
+    parser.add_argument(
+        "--dynamics",
+        metavar="NAME=VALUE,...",
+        help="another body: parameters of the dynamics, fixed or in a range, as body_mass=2,slope=-0.1:0.1",
+    )
+
+
+def _take_env_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags ``--tasks.*`` and ``--dynamics`` as those of training, ``--env.*``, and the other arguments."""
+    flags: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != "--dynamics" and not flag.startswith("--tasks."):
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "--")
+        if value.startswith("--"):
+            raise UserError(f"{flag} needs a value")
+        flags += _dynamics(value) if flag == "--dynamics" else [f"--env.{flag.removeprefix('--tasks.')}={value}"]
+    return flags, rest
+
+
+def _env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
+    """The environment of a run, changed by ``flags``; what is wrong with them is told in the user's terms."""
+    from maml_rl.config_files import with_env_flags
+
+    try:
+        return with_env_flags(config, flags).env
+    except UserError as error:
+        raise UserError(str(error).replace("--env.", "--tasks.")) from error
+
+
+def _dynamics(text: str) -> list[str]:
+    """``body_mass=2,slope=-0.1:0.1`` as flags of training.
+
+    Raises:
+        UserError: it reads otherwise.
+    """
+    flags = []
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        low, colon, high = value.partition(":")
+        if not equals or not name or not low or (colon and (not high or ":" in high)):
+            raise UserError(f"--dynamics expects NAME=VALUE or NAME=LOW:HIGH, separated by commas, got {text!r}")
+        flags.append(f"--env.dynamics.{name}={f'{{low: {low}, high: {high}}}' if colon else value}")
+    return flags
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:

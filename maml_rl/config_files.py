@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser, Namespace
 from maml_envs import FAMILIES, env_id
 
 from maml_rl.baseline import BaselineConfig
-from maml_rl.config import Config, LoggingConfig, PolicyConfig
+from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
 from maml_rl.maml import InnerConfig
@@ -33,6 +33,7 @@ from maml_rl.task_vector_env import EnvConfig, resolve_env_id
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
+_ITEMS = "env.dynamics"  # a mapping, whose items are flags too: --env.dynamics.body_mass
 _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
 
 
@@ -63,6 +64,15 @@ def run_config(run: Path) -> Config:
     if not run.is_dir():
         raise UserError(f"there is no run folder {run}")
     return resolve(read_config(run), [], source=str(run / "config.yaml"))
+
+
+def with_env_flags(config: Config, flags: Sequence[str]) -> Config:
+    """``config`` with other settings of the environment: flags that begin with ``--env.``.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    return resolve(to_mapping(config), flags, source="the run")
 
 
 def load_config(file: str | Path | None = None, **settings: Any) -> Config:
@@ -128,6 +138,7 @@ def _plain(message: str) -> str:
     """A parser's message in words that do not need Python."""
     text = " ".join(message.split()).removeprefix("Parser key ")
     text = re.sub(r"<class 'tuple'>", "list such as [64,64]", text)
+    text = re.sub(r"<class 'collections.abc.Mapping'>", "mapping such as {body_mass: [0.5, 2.0]}", text)
     return re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ")
 
 
@@ -240,8 +251,12 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
     flags = {f"--{key}" for key in known} | {"--config", "--resume", "--print_config", "--help", *_SHORTHANDS}
     for token in argv:
         flag = token.partition("=")[0]
-        if flag.startswith("--") and flag not in flags:
+        if flag.startswith("--") and flag not in flags and not (_is_item(flag) and _ITEMS in known):
             raise UserError(f"unknown flag {flag}.{closest(flag, sorted(flags))}")
+
+
+def _is_item(flag: str) -> bool:
+    return flag.startswith(f"--{_ITEMS}.")
 
 
 def closest(name: str, known: Sequence[str]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from maml_rl.collection import Collector
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.task_vector_env import as_task_vector_env
+from maml_rl.task_vector_env import EnvConfig, as_task_vector_env
 
 _NUM_RESAMPLES = 10_000
 
@@ -93,7 +92,13 @@ class Evaluation:
         figure.savefig(path, dpi=150)
 
 
-def evaluate_with(collector: Collector, policy: MetaPolicy, num_steps: int, streams: RandomStreams) -> Evaluation:
+def evaluate_with(
+    collector: Collector,
+    policy: MetaPolicy,
+    num_steps: int,
+    streams: RandomStreams,
+    env_settings: Mapping[str, object] | None = None,
+) -> Evaluation:
     """Evaluate on fresh tasks, one for each of the collector's T.
 
     Args:
@@ -101,15 +106,18 @@ def evaluate_with(collector: Collector, policy: MetaPolicy, num_steps: int, stre
         policy: what to adapt.
         num_steps: K; each step uses fresh episodes, and they are also what the return after step k is measured on.
         streams: of tasks and episodes.
+        env_settings: arguments of the collector's environment, for the description; default is the policy's own.
     """
+    env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     tasks = sample_tasks(collector, streams)
-    inner = dataclasses.replace(policy.config.inner, num_steps=num_steps)
+    inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _ = collect_through_adaptation(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
     )
     returns = np.stack([collected.returns.cpu().numpy() for collected in episodes])
     description = {
         "env": policy.config.env.name,
+        "env_settings": dict(env_settings),
         "num_tasks": collector.num_tasks,
         "num_episodes": collector.num_episodes,
         "horizon": collector.horizon,
@@ -119,22 +127,33 @@ def evaluate_with(collector: Collector, policy: MetaPolicy, num_steps: int, stre
     return Evaluation(tasks, returns, description)
 
 
+def held_out(env: EnvConfig) -> EnvConfig:
+    """The environment on tasks that training did not draw, where its setting ``split`` keeps some back."""
+    return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if "split" in env.kwargs else env
+
+
 def evaluate(
-    policy: MetaPolicy, *, num_tasks: int = 40, num_episodes: int = 20, num_steps: int = 3, seed: int = 0
+    policy: MetaPolicy,
+    *,
+    env: EnvConfig | None = None,
+    num_tasks: int = 40,
+    num_episodes: int = 20,
+    num_steps: int = 3,
+    seed: int = 0,
 ) -> Evaluation:
-    """Evaluate a policy on fresh tasks of its own family.
+    """Evaluate a policy on fresh tasks.
 
     Args:
         policy: what to adapt.
+        env: where; default is the policy's own environment, on its held-out tasks where the family keeps some back.
         num_tasks: tasks.
         num_episodes: per task and adaptation step.
         num_steps: inner steps.
         seed: of tasks and episodes.
     """
-    config, streams = policy.config, RandomStreams(seed, Phase.EVALUATION)
-    num_envs = num_tasks * config.env.side_by_side(num_episodes)
-    with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
-        collector = Collector(
-            env, policy.policy, num_tasks, num_episodes, config.horizon, policy.action_map, policy.device
-        )
-        return evaluate_with(collector, policy, num_steps, streams)
+    horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
+    config = held_out(policy.config.env) if env is None else env
+    with as_task_vector_env(None, config, num_tasks * config.side_by_side(num_episodes), horizon) as envs:
+        policy.check_spaces(envs.single_observation_space, envs.single_action_space)
+        collector = Collector(envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device)
+        return evaluate_with(collector, policy, num_steps, streams, config.kwargs)

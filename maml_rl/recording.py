@@ -134,7 +134,7 @@ def _draw_task(env: TaskSetter, streams: RandomStreams) -> Task:
 
 def describe_task(env: gym.Env, task: Task) -> str:
     """``goal_velocity 1.50 m/s``: a task in words, with units where the family has them."""
-    units: Mapping[str, str] = getattr(getattr(env.unwrapped, "family", None), "task_units", {})
+    units: Mapping[str, str] = getattr(env.unwrapped, "task_units", {})
     parts = []
     for name, value in task.items():
         number = f"{value:.2f}" if isinstance(value, float) else str(value)

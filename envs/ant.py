@@ -1,0 +1,252 @@
+"""The ant: run at a velocity, in a direction, to a place, or on three legs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from maml_envs.dynamics import DynamicsSetting
+from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.mujoco_body import MujocoBody
+from maml_envs.task_distributions import Split, alternating_directions, uniform_in_disc
+
+_TORSO_HEIGHT = (0.2, 1.0)  # m
+_CONTACT_FORCE_LIMIT = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ant:
+    """What the ant families share: Gymnasium's body, observation and initial state.
+
+    | | meaning | size |
+    | --- | --- | --- |
+    | action | torque at hip and ankle of legs 4, 1, 2, 3; ±1 is the whole range of an actuator | 8 |
+    | observation | positions without the root's x and y (m, quaternion, rad), all velocities (m/s, rad/s) | 13 + 14 |
+    | with contact forces | external force and torque on each body but the world, clipped to ±1 | + 78 |
+
+    Every reward has the cost of actions and, where its weight is not zero, of contact forces
+    (weight · ‖clip(cfrc_ext, ±1)‖²), and a constant for every step.
+    One control step is 0.05 s (5 MuJoCo steps of 0.01 s). Horizon 200. Episode end: torso outside [0.2, 1] m, if
+    ``terminate_when_unhealthy``.
+    """
+
+    control_cost_weight: float = 0.005
+    """Weight of the squared norm of the action in the reward."""
+    contact_cost_weight: float = 0.0
+    """Weight of the squared norm of the contact forces in the reward."""
+    survive_reward: float = 0.05
+    """Reward for every step."""
+    observe_contact_forces: bool = False
+    """Whether the observation holds the contact forces."""
+    terminate_when_unhealthy: bool = True
+    """Whether an episode ends when the torso is too low or too high."""
+    reset_noise_scale: float = 0.1
+    """Initial positions are uniform within this of the model's (m, rad); velocities have it as standard deviation."""
+    dynamics: DynamicsSetting = field(default_factory=dict)
+    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+
+    body: ClassVar[MujocoBody] = MujocoBody("ant.xml", frame_skip=5)
+    max_episode_steps: ClassVar[int] = 200
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def derived_fields(self) -> tuple[str, ...]:
+        """Contact forces, where something depends on them."""
+        return ("cfrc_ext",) if self.observe_contact_forces or self.contact_cost_weight > 0 else ()
+
+    def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """The model's pose with noise on positions and velocities, as in Gymnasium's Ant-v5."""
+        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
+
+    def observation(self, xp: Any, state: State) -> Array:
+        """Positions without the root's x and y, velocities, and contact forces if asked for."""
+        parts = [self._observed_position(state), state["qvel"]]
+        if self.observe_contact_forces:
+            parts.append(self._contact_forces(state)[:, 1:].reshape(len(state["qpos"]), -1))
+        return xp.concat(parts, axis=-1)
+
+    def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Whether the torso's height is out of range, (num_sims,)."""
+        height = state["qpos"][:, 2]
+        low, high = _TORSO_HEIGHT
+        return ~((low <= height) & (height <= high)) & self.terminate_when_unhealthy
+
+    def _observed_position(self, state: State) -> Array:
+        return state["qpos"][:, 2:]
+
+    def _velocity(self, before: State, after: State) -> Array:
+        """Mean velocity of the torso in the plane over the control step, (num_sims, 2), in m/s."""
+        return (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.body.dt
+
+    def _contact_forces(self, state: State) -> Array:
+        return state["cfrc_ext"].clip(-_CONTACT_FORCE_LIMIT, _CONTACT_FORCE_LIMIT)
+
+    def _common_terms(self, xp: Any, after: State, action: Array) -> dict[str, Array]:
+        """What every ant's reward holds: costs, and the constant, each (num_sims,)."""
+        terms = {
+            "reward_control": -self.control_cost_weight * (action**2).sum(-1),
+            "reward_survive": self.survive_reward + xp.zeros_like(after["qpos"][:, 0]),
+        }
+        if self.contact_cost_weight > 0:
+            forces = self._contact_forces(after)
+            terms["reward_contact"] = -self.contact_cost_weight * (forces**2).sum(-1).sum(-1)
+        return terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntVel(Ant):
+    """Run forward at a goal velocity g (Finn et al. 2017, section 5.3).
+
+    Reward: 1 − abs(v − g) − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
+    Task distribution: g uniform in [low, high] m/s, by default [0, 3].
+
+    Version history: v0, first.
+    """
+
+    low: float = 0.0
+    """Lower end of the goal velocities (m/s)."""
+    high: float = 3.0
+    """Upper end of the goal velocities (m/s)."""
+    goal_reward: float = 1.0
+    """Reward at the goal velocity."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Goal velocities (num_tasks,), in m/s."""
+        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Closeness to the goal velocity, costs and constant, each (num_sims,)."""
+        velocity = self._velocity(before, after)[:, 0]
+        return {
+            "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
+            **self._common_terms(xp, after, action),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntDir(Ant):
+    """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
+
+    Reward: d·v − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
+    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn together, +1 and −1 in
+    turn, so that every meta-batch holds both.
+
+    Version history: v0, first.
+    """
+
+    task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
+        return {"direction": alternating_directions(rng, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Velocity in the wanted direction, costs and constant, each (num_sims,)."""
+        velocity = self._velocity(before, after)[:, 0]
+        return {"reward_forward": task["direction"] * velocity, **self._common_terms(xp, after, action)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntDir2D(Ant):
+    """Run as fast as possible in any direction of the plane (Rothfuss et al. 2019, appendix).
+
+    Reward: u·v − 0.5 ‖a‖² + 1, with v the torso's velocity in the plane over the control step and u = (cos φ, sin φ).
+    Task distribution: φ uniform in [0, 2π).
+
+    Version history: v0, first.
+    """
+
+    control_cost_weight: float = 0.5
+    """Weight of the squared norm of the action in the reward."""
+    survive_reward: float = 1.0
+    """Reward for every step."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Angles (num_tasks,) between the wanted direction and the x-axis, in rad."""
+        return {"direction_angle": rng.uniform(0, 2 * np.pi, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Velocity in the wanted direction, costs and constant, each (num_sims,)."""
+        velocity, angle = self._velocity(before, after), task["direction_angle"]
+        forward = velocity[:, 0] * xp.cos(angle) + velocity[:, 1] * xp.sin(angle)
+        return {"reward_forward": forward, **self._common_terms(xp, after, action)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntGoal(Ant):
+    """Run to a place (goal position): the observation holds the torso's x and y too.
+
+    Reward: 4 − ‖xy − goal‖₁ − 0.005 ‖a‖² + 0.05, as in the code of Finn et al. (2017).
+    Task distribution: the goal uniform in the disc of radius 3 m around the start (Rothfuss et al. 2019), or in the
+    square [−3, 3]² (Finn et al.).
+
+    Version history: v0, first.
+    """
+
+    goal_area: Literal["disc", "square"] = "disc"
+    """Where goals are drawn from."""
+    goal_radius: float = 3.0
+    """Radius of the disc, or half the side of the square (m)."""
+    goal_reward: float = 4.0
+    """Reward at the goal."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_x": (-100.0, 100.0), "goal_y": (-100.0, 100.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Goal positions, each coordinate (num_tasks,), in m."""
+        radius = self.goal_radius
+        if self.goal_area == "disc":
+            goals = uniform_in_disc(rng, num_tasks, radius)
+        else:
+            goals = rng.uniform(-radius, radius, (num_tasks, 2))
+        return {"goal_x": goals[:, 0], "goal_y": goals[:, 1]}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Closeness to the goal, costs and constant, each (num_sims,)."""
+        goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
+        distance = abs(after["qpos"][:, :2] - goal).sum(-1)
+        return {"reward_goal": self.goal_reward - distance, **self._common_terms(xp, after, action)}
+
+    def _observed_position(self, state: State) -> Array:
+        return state["qpos"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrippledAnt(Ant):
+    """Run forward on three legs: one exerts no force and carries nothing (Nagabandi et al. 2019, section 6.1).
+
+    Reward: v − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
+    Task distribution: which leg is dead, uniform over 0 to 2 (front left, front right, back left); leg 3, back right,
+    is held out. The dead leg's actuators are off, and it passes through the ground. Episode end: never by default.
+
+    Version history: v0, first.
+    """
+
+    terminate_when_unhealthy: bool = False
+    """Whether an episode ends when the torso is too low or too high."""
+    split: Split = "train"
+    """Tasks to draw: train (legs 0 to 2) or held_out (leg 3)."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"disabled_limb": ""}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_limb": (-1, 3)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Numbers of the dead legs (num_tasks,)."""
+        return {"disabled_limb": rng.choice(np.arange(3.0) if self.split == "train" else np.array([3.0]), num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Forward velocity, costs and constant, each (num_sims,)."""
+        velocity = self._velocity(before, after)[:, 0]
+        return {"reward_forward": velocity, **self._common_terms(xp, after, action)}

@@ -1,0 +1,134 @@
+"""The hopper: hop at a velocity, or with a body of random parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from maml_envs.dynamics import DynamicsSetting
+from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.mujoco_body import MujocoBody
+from maml_envs.task_distributions import random_parameters
+
+_TORSO_HEIGHT = 0.7  # m
+_TORSO_ANGLE = 0.2  # rad
+_STATE_LIMIT = 100.0  # of every other position and velocity
+_VELOCITY_LIMIT = 10.0  # of an observed joint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hopper:
+    """What the hopper families share: Gymnasium's body, observation, initial state and episode end.
+
+    | | meaning | size |
+    | --- | --- | --- |
+    | action | torque at thigh, leg, foot; ±1 is the whole range of an actuator | 3 |
+    | observation | positions without the root's x (m, rad), then all velocities clipped to ±10 (m/s, rad/s) | 5 + 6 |
+
+    One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso at 0.7 m or lower, tilted
+    by 0.2 rad or more, or a position (but x and height) or velocity of 100 or more.
+    """
+
+    control_cost_weight: float = 0.001
+    """Weight of the squared norm of the action in the reward."""
+    survive_reward: float = 1.0
+    """Reward for every step."""
+    reset_noise_scale: float = 0.005
+    """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    dynamics: DynamicsSetting = field(default_factory=dict)
+    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+
+    body: ClassVar[MujocoBody] = MujocoBody("hopper.xml", frame_skip=4)
+    derived_fields: ClassVar[tuple[str, ...]] = ()
+    max_episode_steps: ClassVar[int] = 200
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """The model's pose with noise on positions and velocities, as in Gymnasium's Hopper-v5."""
+        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
+
+    def observation(self, xp: Any, state: State) -> Array:
+        """Positions without the root's x, and clipped velocities, (num_sims, 11)."""
+        return xp.concat([state["qpos"][:, 1:], state["qvel"].clip(-_VELOCITY_LIMIT, _VELOCITY_LIMIT)], axis=-1)
+
+    def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Whether the torso is too low or tilted too far, or the state out of bounds, (num_sims,)."""
+        height, angle = state["qpos"][:, 1], state["qpos"][:, 2]
+        others = xp.concat([state["qpos"][:, 2:], state["qvel"]], axis=-1)
+        return ~((height > _TORSO_HEIGHT) & (abs(angle) < _TORSO_ANGLE) & (abs(others) < _STATE_LIMIT).all(-1))
+
+    def _forward_velocity(self, before: State, after: State) -> Array:
+        """Mean velocity of the root over the control step, (num_sims,), in m/s."""
+        return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.body.dt
+
+    def _common_terms(self, xp: Any, after: State, action: Array) -> dict[str, Array]:
+        """What every hopper's reward holds: constant and control cost, each (num_sims,)."""
+        return {
+            "reward_survive": self.survive_reward + xp.zeros_like(after["qpos"][:, 0]),
+            "reward_control": -self.control_cost_weight * (action**2).sum(-1),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopperVel(Hopper):
+    """Hop forward at a goal velocity g.
+
+    Reward: 1 − abs(v − g) + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
+    Task distribution: g uniform in [low, high] m/s, by default [0, 2].
+
+    Version history: v0, first.
+    """
+
+    low: float = 0.0
+    """Lower end of the goal velocities (m/s)."""
+    high: float = 2.0
+    """Upper end of the goal velocities (m/s)."""
+    goal_reward: float = 1.0
+    """Reward at the goal velocity."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Goal velocities (num_tasks,), in m/s."""
+        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Closeness to the goal velocity, constant and control cost, each (num_sims,)."""
+        velocity = self._forward_velocity(before, after)
+        return {
+            "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
+            **self._common_terms(xp, after, action),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HopperRandParams(Hopper):
+    """Hop forward as fast as possible with a body of random parameters (Rothfuss et al. 2019, section 6).
+
+    Reward: v + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
+    Task distribution: as for ``Walker2dRandParams``, with the same deviation.
+
+    Version history: v0, first.
+    """
+
+    dynamics: DynamicsSetting = field(default_factory=random_parameters)
+    """How the body varies between tasks; docs/families.md has the quantities."""
+
+    task_units: ClassVar[Mapping[str, str]] = {}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """No parameters beside those of the body."""
+        return {}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Forward velocity, constant and control cost, each (num_sims,)."""
+        return {
+            "reward_forward": self._forward_velocity(before, after),
+            **self._common_terms(xp, after, action),
+        }

@@ -1,0 +1,74 @@
+"""The swimmer: swim at a velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from maml_envs.dynamics import DynamicsSetting
+from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.mujoco_body import MujocoBody
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwimmerVel:
+    """Swim forward at a goal velocity g.
+
+    | | meaning | size |
+    | --- | --- | --- |
+    | action | torque at the two joints; ±1 is the whole range of an actuator | 2 |
+    | observation | angles of root and joints (rad), then all velocities (m/s, rad/s) | 3 + 5 |
+
+    Reward: −abs(v − g) − 0.0001 ‖a‖², with v the root's velocity along x over the control step. (ProMP's code adds the
+    distance, which rewards missing the goal.)
+    Task distribution: g uniform in [low, high] m/s, by default [0.1, 0.2].
+    One control step is 0.04 s (4 MuJoCo steps of 0.01 s). An episode never ends before the horizon (200).
+
+    Version history: v0, first.
+    """
+
+    low: float = 0.1
+    """Lower end of the goal velocities (m/s)."""
+    high: float = 0.2
+    """Upper end of the goal velocities (m/s)."""
+    control_cost_weight: float = 0.0001
+    """Weight of the squared norm of the action in the reward."""
+    reset_noise_scale: float = 0.1
+    """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    dynamics: DynamicsSetting = field(default_factory=dict)
+    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+
+    body: ClassVar[MujocoBody] = MujocoBody("swimmer.xml", frame_skip=4)
+    derived_fields: ClassVar[tuple[str, ...]] = ()
+    max_episode_steps: ClassVar[int] = 200
+    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Goal velocities (num_tasks,), in m/s."""
+        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
+
+    def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """The model's pose with noise on positions and velocities, as in Gymnasium's Swimmer-v5."""
+        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
+
+    def observation(self, xp: Any, state: State) -> Array:
+        """Positions without the root's x and y, and velocities, (num_sims, 8)."""
+        return xp.concat([state["qpos"][:, 2:], state["qvel"]], axis=-1)
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Distance from the goal velocity, and control cost, each (num_sims,)."""
+        velocity = (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.body.dt
+        return {
+            "reward_forward": -abs(velocity - task["goal_velocity"]),
+            "reward_control": -self.control_cost_weight * (action**2).sum(-1),
+        }
+
+    def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Never."""
+        return xp.zeros_like(state["qpos"][:, 0], dtype=bool)

@@ -1,0 +1,164 @@
+"""The two-legged walker: run at a velocity, in a direction, or with a body of random parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from maml_envs.dynamics import DynamicsSetting
+from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.mujoco_body import MujocoBody
+from maml_envs.task_distributions import alternating_directions, random_parameters
+
+_TORSO_HEIGHT = (0.8, 2.0)  # m
+_TORSO_ANGLE = 1.0  # rad
+_VELOCITY_LIMIT = 10.0  # of an observed joint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walker2d:
+    """What the walker families share: Gymnasium's body, observation, initial state and episode end.
+
+    | | meaning | size |
+    | --- | --- | --- |
+    | action | torque at thigh, leg, foot, left thigh, leg, foot; ±1 is the whole range of an actuator | 6 |
+    | observation | positions without the root's x (m, rad), then all velocities clipped to ±10 (m/s, rad/s) | 8 + 9 |
+
+    One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso outside (0.8, 2) m, or
+    tilted by 1 rad or more.
+    """
+
+    control_cost_weight: float = 0.001
+    """Weight of the squared norm of the action in the reward."""
+    reset_noise_scale: float = 0.005
+    """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    dynamics: DynamicsSetting = field(default_factory=dict)
+    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+
+    body: ClassVar[MujocoBody] = MujocoBody("walker2d_v5.xml", frame_skip=4)
+    derived_fields: ClassVar[tuple[str, ...]] = ()
+    max_episode_steps: ClassVar[int] = 200
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+        """The model's pose with noise on positions and velocities, as in Gymnasium's Walker2d-v5."""
+        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
+
+    def observation(self, xp: Any, state: State) -> Array:
+        """Positions without the root's x, and clipped velocities, (num_sims, 17)."""
+        return xp.concat([state["qpos"][:, 1:], state["qvel"].clip(-_VELOCITY_LIMIT, _VELOCITY_LIMIT)], axis=-1)
+
+    def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Whether the torso is too low, too high, or tilted too far, (num_sims,)."""
+        height, angle = state["qpos"][:, 1], state["qpos"][:, 2]
+        low, high = _TORSO_HEIGHT
+        return ~((low < height) & (height < high) & (abs(angle) < _TORSO_ANGLE))
+
+    def _forward_velocity(self, before: State, after: State) -> Array:
+        """Mean velocity of the root over the control step, (num_sims,), in m/s."""
+        return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.body.dt
+
+    def _control_cost(self, action: Array) -> Array:
+        return self.control_cost_weight * (action**2).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walker2dVel(Walker2d):
+    """Run forward at a goal velocity g (Rothfuss et al. 2019, in their code).
+
+    Reward: 15 − abs(v − g) − 0.001 ‖a‖², with v the root's velocity over the control step.
+    Task distribution: g uniform in [low, high] m/s, by default [0, 10].
+
+    Version history: v0, first.
+    """
+
+    low: float = 0.0
+    """Lower end of the goal velocities (m/s)."""
+    high: float = 10.0
+    """Upper end of the goal velocities (m/s)."""
+    goal_reward: float = 15.0
+    """Reward at the goal velocity."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Goal velocities (num_tasks,), in m/s."""
+        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Closeness to the goal velocity, and control cost, each (num_sims,)."""
+        velocity = self._forward_velocity(before, after)
+        return {
+            "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
+            "reward_control": -self._control_cost(action),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walker2dDir(Walker2d):
+    """Walk as fast as possible forward or backward (Rothfuss et al. 2019).
+
+    Reward: d·v + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
+    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn together, +1 and −1 in
+    turn, so that every meta-batch holds both.
+
+    Version history: v0, first.
+    """
+
+    survive_reward: float = 1.0
+    """Reward for every step."""
+
+    task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
+        return {"direction": alternating_directions(rng, num_tasks)}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Velocity in the wanted direction, constant, and control cost, each (num_sims,)."""
+        velocity = self._forward_velocity(before, after)
+        return {
+            "reward_forward": task["direction"] * velocity,
+            "reward_survive": self.survive_reward + xp.zeros_like(velocity),
+            "reward_control": -self._control_cost(action),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walker2dRandParams(Walker2d):
+    """Walk forward as fast as possible with a body of random parameters (Rothfuss et al. 2019, section 6).
+
+    Reward: v + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
+    Task distribution: factors on each body's mass and inertia and each geom's friction 1.5^U(−3, 3), and on each
+    joint's damping 1.3^U(−3, 3). Deviation: a body's inertia scales with its mass before its own factor
+    applies, so that such a body can exist; the original draws every entry of inertia and friction by itself.
+
+    Version history: v0, first.
+    """
+
+    dynamics: DynamicsSetting = field(default_factory=random_parameters)
+    """How the body varies between tasks; docs/families.md has the quantities."""
+    survive_reward: float = 1.0
+    """Reward for every step."""
+
+    task_units: ClassVar[Mapping[str, str]] = {}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
+        """No parameters beside those of the body."""
+        return {}
+
+    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+        """Forward velocity, constant, and control cost, each (num_sims,)."""
+        velocity = self._forward_velocity(before, after)
+        return {
+            "reward_forward": velocity,
+            "reward_survive": self.survive_reward + xp.zeros_like(velocity),
+            "reward_control": -self._control_cost(action),
+        }
