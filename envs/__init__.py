@@ -6,7 +6,7 @@ environment, ``gymnasium.make_vec`` the batch engine.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 from maml_envs.ant import AntDir, AntDir2D, AntGoal, AntVel, CrippledAnt
@@ -21,29 +21,7 @@ from maml_envs.swimmer import SwimmerVel
 from maml_envs.vector_env import FamilyVectorEnv
 from maml_envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 
-FAMILIES: dict[str, type[Any]] = {
-    family.__name__: family
-    for family in (
-        HalfCheetahVel,
-        HalfCheetahDir,
-        CrippledHalfCheetah,
-        AntVel,
-        AntDir,
-        AntDir2D,
-        AntGoal,
-        CrippledAnt,
-        Walker2dVel,
-        Walker2dDir,
-        Walker2dRandParams,
-        HopperVel,
-        HopperRandParams,
-        HumanoidDir,
-        SwimmerVel,
-        ReacherGoal,
-        PointNavigation,
-        PointNavigationSparse,
-    )
-}
+FAMILIES: dict[str, type[Any]] = {}
 """Every task family by name."""
 
 _RENDER_OPTIONS = (
@@ -80,13 +58,52 @@ def make_vector_env(family: str, num_envs: int, **options: Any) -> FamilyVectorE
     return FamilyVectorEnv(FAMILIES[family](**options), num_envs, **batch_options)
 
 
-for _name, _family in FAMILIES.items():
+_Family = TypeVar("_Family", bound=type[Any])
+
+
+def register(family: _Family) -> _Family:
+    """Make a task family known under its class's name; use it as a decorator.
+
+    Args:
+        family: a frozen dataclass that keeps to :class:`TaskFamily`; docs/add_a_family.md shows one.
+
+    Raises:
+        ValueError: another family has that name.
+    """
+    name = family.__name__
+    if name in FAMILIES and FAMILIES[name].__module__ != family.__module__:
+        raise ValueError(f"there is a task family {name} already, in {FAMILIES[name].__module__}")
+    FAMILIES[name] = family
     gym.register(
-        id=env_id(_name),
+        id=env_id(name),
         entry_point="maml_envs:make_single_env",
         vector_entry_point="maml_envs:make_vector_env",
-        max_episode_steps=_family.max_episode_steps,
-        kwargs={"family": _name},
+        max_episode_steps=family.max_episode_steps,
+        kwargs={"family": name},
     )
+    return family
 
-__all__ = ["FAMILIES", "FamilyEnv", "FamilyVectorEnv", "Task", "TaskFamily", "env_id"]
+
+for _family in (
+    HalfCheetahVel,
+    HalfCheetahDir,
+    CrippledHalfCheetah,
+    AntVel,
+    AntDir,
+    AntDir2D,
+    AntGoal,
+    CrippledAnt,
+    Walker2dVel,
+    Walker2dDir,
+    Walker2dRandParams,
+    HopperVel,
+    HopperRandParams,
+    HumanoidDir,
+    SwimmerVel,
+    ReacherGoal,
+    PointNavigation,
+    PointNavigationSparse,
+):
+    register(_family)
+
+__all__ = ["FAMILIES", "FamilyEnv", "FamilyVectorEnv", "Task", "TaskFamily", "env_id", "register"]

@@ -56,7 +56,10 @@ class Parameter:
 
     def accepts(self, value: Any) -> bool:
         """Whether ``value`` is one number in range."""
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError:  # lists of different lengths
+            return False
         number = array.shape == () and array.dtype.kind in "iuf" and self.low <= float(array) <= self.high
         return bool(number) and (not self.is_whole or float(array).is_integer())
 
@@ -183,6 +186,14 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
     return fields
 
 
+def disabled_geoms(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which geoms belong to something that simulation 0 has disabled, (ngeom,) bool: what a dead actuator moves, ..."""
+    moved = model.jnt_bodyid[model.actuator_trnid[:, 0]]
+    bodies = [moved[number] for name in ("disabled_actuator", "disabled_joint") for _, number in _chosen(tasks, name)]
+    bodies += [body for _, number in _chosen(tasks, "disabled_limb") for body in limbs(model)[number]]
+    return np.isin(model.geom_bodyid, bodies)
+
+
 def _chosen(tasks: Mapping[str, np.ndarray], name: str) -> Iterator[tuple[int, int]]:
     """Simulations in which something is disabled, with its number."""
     values = tasks.get(name, np.zeros(0))
@@ -262,11 +273,13 @@ def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str,
     if not isinstance(setting, Mapping):
         raise ValueError(f"dynamics is a mapping such as {{'body_mass': [0.5, 2.0]}}, got {setting!r}")
     found: dict[str, Distribution] = {}
-    for name, value in setting.items():
+    for name in setting:
         if name not in known:
             raise ValueError(f"unknown dynamics {name!r}.{_hint(str(name), known)}")
-        if value is not None:
-            found |= dict(_parse_one(name, value, known))
+    for name in sorted(setting, key=lambda name: "/" in name):  # what is said of one element goes over `each`
+        found.pop(name, None)
+        if setting[name] is not None:
+            found |= dict(_parse_one(name, setting[name], known))
     return {name: found[name] for name in known if name in found}
 
 

@@ -10,6 +10,8 @@ import numpy as np
 class ActionDelay:
     """Hands out each action some control steps after it was given; until then the actuators get zero.
 
+    Before its first reset a simulation gets every action at once.
+
     Args:
         num_steps: (num_sims,) control steps of delay, whole numbers.
         action_size: entries of one action.
@@ -17,6 +19,7 @@ class ActionDelay:
 
     def __init__(self, num_steps: np.ndarray, action_size: int) -> None:
         self._num_steps = num_steps.astype(int)
+        self._in_force = np.zeros_like(self._num_steps)
         self._sims = np.arange(len(num_steps))
         self._given = np.zeros((self._num_steps.max() + 1, len(num_steps), action_size))  # a ring over time
         self._now = 0
@@ -24,12 +27,13 @@ class ActionDelay:
     def reset(self, ids: np.ndarray) -> None:
         """Forget what simulations ``ids`` were given."""
         self._given[:, ids] = 0
+        self._in_force[ids] = self._num_steps[ids]
 
     def delayed(self, action: np.ndarray) -> np.ndarray:
         """Take the action given now, (num_sims, action_size), and return the one that arrives now."""
         self._now = (self._now + 1) % len(self._given)
         self._given[self._now] = action
-        return self._given[(self._now - self._num_steps) % len(self._given), self._sims]
+        return self._given[(self._now - self._in_force) % len(self._given), self._sims]
 
 
 class ObservationNoise:

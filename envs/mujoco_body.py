@@ -16,7 +16,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from maml_envs.dynamics import Parameter, model_fields, needs_set_const, parameters, write_model
+from maml_envs.dynamics import Parameter, disabled_geoms, model_fields, needs_set_const, parameters, write_model
 from maml_envs.family import Tasks
 from mujoco.batch import Batch, SimulationError
 
@@ -27,6 +27,8 @@ DERIVED_FIELDS = ("subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 Positions and velocities are those of the new state, not of the substep before it as in MuJoCo's data after a step.
 Forces are those of the last substep; contact forces are computed for real.
 """
+
+_DISABLED_COLOUR = (0.8, 0.1, 0.1)
 
 # MuJoCo resets a simulation whose state or control is not finite without raising: only these counters tell.
 _BREAKDOWNS = [
@@ -254,6 +256,8 @@ class MujocoSingleEngine:
         fields = model_fields(self._nominal, dynamics)
         if fields or self._is_varied:
             write_model(self.model, self._nominal, {name: values[0] for name, values in fields.items()})
+            self.model.geom_rgba[:, :3] = self._nominal.geom_rgba[:, :3]
+            self.model.geom_rgba[disabled_geoms(self._nominal, dynamics), :3] = _DISABLED_COLOUR
             self._is_varied = True
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,40 @@
+"""A still of every family, drawn by the recorder: docs/images/families/.
+
+python benchmarks/family_stills.py --output docs/images/families
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import maml_envs
+import numpy as np
+from PIL import Image
+
+from maml_rl.recording import make_rendering_env
+from maml_rl.task_vector_env import EnvConfig
+
+_SIZE = {"width": 240, "height": 240}
+
+
+def main() -> None:
+    """Draw the state after a few random control steps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--num_steps", type=int, default=12)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in maml_envs.FAMILIES:
+        env = make_rendering_env(EnvConfig(name=name, kwargs=_SIZE))
+        env.reset(seed=1)
+        rng = np.random.default_rng(1)
+        for _ in range(args.num_steps):
+            env.step(rng.uniform(0.0, 0.5, env.action_space.shape) * env.action_space.high)
+        palette = Image.fromarray(env.render()).quantize(128)
+        palette.save(args.output / f"{name}.png", optimize=True)
+        env.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+ENV_ID = "maml_rl/HalfCheetahVel-v0"
+NUM_STEPS = 150  # more than twice the steps of noise that are drawn at once
+
+
+def _batch(num_envs: int, **task: Any) -> Any:
+    """Each value of a task parameter is one number, or one for each simulation."""
+    env = gym.make_vec(ENV_ID, num_envs=num_envs, max_episode_steps=100_000, num_threads=1)
+    values = {
+        name: np.broadcast_to(np.float64(value), num_envs) for name, value in {"goal_velocity": 1, **task}.items()
+    }
+    env.set_tasks([{name: float(value[i]) for name, value in values.items()} for i in range(num_envs)])
+    return env
+
+
+def _actions(num_steps: int, num_envs: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (num_steps, num_envs, 6))
+
+
+def _observations(env: Any, actions: np.ndarray, **reset: Any) -> np.ndarray:
+    """Of a whole episode, (num_steps + 1, num_envs, observation_size)."""
+    return np.stack([env.reset(**reset)[0], *(env.step(action)[0] for action in actions)])
+
+
+def test_delayed_actions_arrive_late_and_cost_at_once() -> None:
+    delays, actions = np.array([0, 1, 3, 20]), _actions(30, 4)
+    late, arriving = actions.copy(), np.zeros_like(actions)
+    for i, delay in enumerate(delays):
+        arriving[delay:, i] = actions[: 30 - delay, i]
+    delayed, prompt = _batch(4, action_delay=delays), _batch(4)
+    for seed in (0, None):  # the second episode remembers nothing of the first
+        np.testing.assert_array_equal(delayed.reset(seed=seed)[0], prompt.reset(seed=seed)[0])
+        for given, arrived in zip(late, arriving, strict=True):
+            observation, _, _, _, info = delayed.step(given)
+            expected, _, _, _, others = prompt.step(arrived)
+            np.testing.assert_array_equal(observation, expected)
+            np.testing.assert_array_equal(info["reward_forward"], others["reward_forward"])
+            np.testing.assert_allclose(info["reward_control"], -0.05 * (given**2).sum(-1), rtol=1e-12)
+
+
+def test_reset_forgets_what_is_on_its_way_in_these_simulations_alone() -> None:
+    actions = _actions(20, 3)
+    env, intact = _batch(3, action_delay=4), _batch(3, action_delay=4)
+    env.reset(seed=0)
+    intact.reset(seed=0)
+    for action in actions[:10]:
+        env.step(action)
+        intact.step(action)
+    again = {"seed": [None, 7, None], "options": {"reset_mask": np.array([False, True, False])}}
+    observations = _observations(env, actions[10:], **again)
+    others = np.stack([intact.step(action)[0] for action in actions[10:]])
+    np.testing.assert_array_equal(observations[1:, [0, 2]], others[:, [0, 2]])
+    fresh = _batch(1, action_delay=4)
+    np.testing.assert_array_equal(observations[:, [1]], _observations(fresh, actions[10:, [1]], seed=7))
+
+
+def test_noise_is_white_and_as_large_as_asked() -> None:
+    std, num_steps = np.array([0.5, 0.1, 0.5]), 4000
+    actions = np.zeros((num_steps, 3, 6))
+    noise = _observations(_batch(3, observation_noise=std), actions, seed=[5, 5, 6])
+    noise -= _observations(_batch(3), actions, seed=[5, 5, 6])
+    np.testing.assert_allclose(noise[:, 0], 5 * noise[:, 1], rtol=1e-9, atol=1e-9)  # the same seed, another size
+    noise = noise[:, [0, 2]].reshape(num_steps + 1, -1) / 0.5
+    error = num_steps**-0.5
+    assert abs(noise.mean(axis=0)).max() < 4.5 * error
+    assert abs(noise.std(axis=0) - 1).max() < 4.5 * error / 2**0.5
+    assert abs((noise**4).mean() - 3) < 0.1  # as of a Gaussian
+    correlation = np.corrcoef(noise.T)[~np.eye(noise.shape[1], dtype=bool)]
+    assert abs(correlation).max() < 5 * error
+    for lag in (1, 2, 63, 64, 65, 128):
+        assert abs((noise[lag:] * noise[:-lag]).mean()) < 5 * error / noise.shape[1] ** 0.5
+
+
+def test_noise_leaves_the_physics_alone() -> None:
+    actions = _actions(NUM_STEPS, 2)
+    noisy, clean, silent = _batch(2, observation_noise=[0.0, 0.3]), _batch(2), _batch(2, observation_noise=0.0)
+    for seed in (3, None):
+        for env in (noisy, clean, silent):
+            env.reset(seed=seed)
+        for action in actions:
+            observation, reward, *_ = noisy.step(action)
+            expected, expected_reward, *_ = clean.step(action)
+            np.testing.assert_array_equal(reward, expected_reward)
+            np.testing.assert_array_equal(observation[0], expected[0])
+            assert (observation[1] != expected[1]).all()
+            np.testing.assert_array_equal(silent.step(action)[0], expected)
+            np.testing.assert_array_equal(noisy.unwrapped.engine.state["qpos"], clean.unwrapped.engine.state["qpos"])
+
+
+def test_noise_comes_from_the_seed() -> None:
+    actions, env = np.zeros((NUM_STEPS, 2, 6)), _batch(2, observation_noise=0.1)
+    first, second = _observations(env, actions, seed=4), _observations(env, actions)
+    again, other = _observations(env, actions, seed=4), _observations(env, actions, seed=9)
+    np.testing.assert_array_equal(first, again)
+    assert not (first == second).any()
+    assert not (first == other).any()
+
+
+def test_single_environment_sees_what_the_batch_sees() -> None:
+    task = {"goal_velocity": 1.0, "action_delay": 2.0, "observation_noise": 0.2}
+    batch, single = _batch(3, action_delay=[0, 2, 1], observation_noise=[0.0, 0.2, 0.1]), gym.make(ENV_ID).unwrapped
+    actions = _actions(NUM_STEPS, 3).astype(np.float32)
+    for seed in (11, None):
+        observation, _ = batch.reset(seed=seed)
+        expected, _ = single.reset(seed=None if seed is None else seed + 1, options={"task": task})
+        np.testing.assert_array_equal(observation[1], expected)
+        for action in actions:
+            observation, reward, *_ = batch.step(action)
+            expected, expected_reward, *_ = single.step(action[1])
+            np.testing.assert_array_equal(observation[1], expected)
+            assert reward[1] == expected_reward
+
+
+def test_noise_of_a_finished_simulation_stays() -> None:
+    env = gym.make_vec(ENV_ID, num_envs=2, max_episode_steps=3)
+    env.set_tasks([{"goal_velocity": 1.0, "observation_noise": 0.1}] * 2)
+    env.reset(seed=0)
+    env.step(np.zeros((2, 6)))
+    last = env.reset(seed=[None, 8], options={"reset_mask": np.array([False, True])})[0]
+    for t in range(5):
+        observation, *_ = env.step(np.zeros((2, 6)))
+        for i, end in ((0, 2), (1, 3)):
+            assert (observation[i] == last[i]).all() == (t >= end)
+        last = observation
+
+
+def test_new_tasks_need_no_reset() -> None:
+    env, actions = _batch(2, action_delay=[0, 3], observation_noise=[0.0, 0.1]), _actions(6, 2)
+    _observations(env, actions, seed=0)
+    env.set_tasks([{"goal_velocity": 1.0, "action_delay": 2, "observation_noise": 0.1}, {"goal_velocity": 1.0}])
+    assert all(np.isfinite(env.step(action)[0]).all() for action in actions)
+    mask = np.array([True, False])
+    assert np.isfinite(_observations(env, actions, options={"reset_mask": mask})).all()
+    expected = _observations(_batch(2, action_delay=[2, 0], observation_noise=[0.1, 0.0]), actions, seed=1)
+    np.testing.assert_array_equal(_observations(env, actions, seed=1), expected)
+
+
+def test_new_delays_and_noise_begin_at_the_next_reset() -> None:
+    env, plain = _batch(2), _batch(2)
+    env.reset(seed=0)
+    plain.reset(seed=0)
+    env.set_tasks([{"goal_velocity": 1.0, "observation_noise": 0.1}, {"goal_velocity": 1.0, "action_delay": 2}])
+    for action in _actions(6, 2):
+        np.testing.assert_array_equal(env.step(action)[0], plain.step(action)[0])
