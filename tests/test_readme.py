@@ -32,10 +32,12 @@ def commands(start: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the run that the README speaks of exists."""
+    """A folder in which the runs that the README speaks of exist."""
     folder = tmp_path_factory.mktemp("readme")
     logging = {"final_evaluation": False, "final_video": False}
     maml_rl.train(load_config(env="PointNavigation", output=str(folder / "runs/point"), logging=logging, **TINY))
+    masses = {"name": "HalfCheetahVel", "dynamics": {"body_mass": [0.5, 2.0]}}
+    maml_rl.train(load_config(env=masses, output=str(folder / "runs/masses"), logging=logging, **TINY))
     return folder
 
 
@@ -71,9 +73,9 @@ def test_training_commands(
 @pytest.mark.parametrize("command", ["evaluate", "record"])
 def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(point_run)
-    (arguments,) = commands(f"python -m maml_rl.{command}")
-    assert main([command, *arguments]) == 0
-    assert list((point_run / "runs/point").glob("evaluation/*.json" if command == "evaluate" else "videos/*.mp4"))
+    for arguments in commands(f"python -m maml_rl.{command}"):
+        assert main([command, *arguments]) == 0
+        assert list((point_run / arguments[0]).glob("evaluation/*.json" if command == "evaluate" else "videos/*.mp4"))
 
 
 def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
