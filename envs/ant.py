@@ -228,7 +228,7 @@ class CrippledAnt(Ant):
     """Run forward on three legs: one exerts no force and carries nothing (Nagabandi et al. 2019, section 6.1).
 
     Reward: v − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
-    Task distribution: which leg is dead, uniform over 0 to 2 (front left, front right, back left); leg 3, back right,
+    Task distribution: which leg is dead, uniform over 0 to 2 (at +x +y, −x +y and −x −y of the torso); leg 3, at +x −y,
     is held out. The dead leg's actuators are off, and it passes through the ground. Episode end: never by default.
 
     Version history: v0, first.

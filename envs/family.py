@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 from gymnasium import spaces
@@ -120,21 +120,27 @@ def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
 
 
 def check_settings(family: Any) -> None:
-    """Check the settings of a family, which is a dataclass, by their names; called when one is made.
+    """Check the settings of a family, which is a dataclass, by their types and names; called when one is made.
 
-    Numbers must be finite; weights, scales, radii and tolerances at least 0; ``low`` and ``high`` a range within the
-    limits of every task parameter; ``dynamics`` what :func:`maml_envs.dynamics.parse` understands.
+    Choices must be among those of their ``Literal``; numbers finite; weights, scales, radii and tolerances at least 0;
+    ``low`` and ``high`` a range within the limits of every task parameter; ``dynamics`` what
+    :func:`maml_envs.dynamics.parse` understands.
 
     Raises:
         ValueError: names the setting, its value, and what is expected.
     """
+    hints = get_type_hints(type(family))
     for field in dataclasses.fields(family):
-        value = getattr(family, field.name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            least = 0 if field.name.endswith(("_weight", "_scale", "radius", "_tolerance")) else -math.inf
-            if field.name not in ("low", "high") and not (math.isfinite(value) and value >= least):
-                expected = "finite and at least 0" if least == 0 else "finite"
-                raise ValueError(f"{field.name} must be {expected}, got {value}")
+        name, value, kind = field.name, getattr(family, field.name), hints[field.name]
+        choices = (True, False) if kind is bool else get_args(kind) if get_origin(kind) is Literal else None
+        if choices is not None and not (isinstance(value, (bool, str)) and value in choices):
+            raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+        if kind is float:
+            least = 0 if name.endswith(("_weight", "_scale", "radius", "_tolerance")) else -math.inf
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or (name not in ("low", "high") and not (math.isfinite(value) and value >= least)):
+                expected = "finite and at least 0" if least == 0 else "finite" if is_number else "a number"
+                raise ValueError(f"{name} must be {expected}, got {value!r}")
     if hasattr(family, "low"):
         for name, (low, high) in family.task_limits.items():
             if not low <= family.low <= family.high <= high:

@@ -22,7 +22,7 @@ class HalfCheetah:
     | action | torque at back thigh, shin, foot, front thigh, shin, foot; ±1 is the whole range of an actuator | 6 |
     | observation | joint positions without the root's x (m, rad), then all joint velocities (m/s, rad/s) | 8 + 9 |
 
-    One control step is 0.05 s (5 MuJoCo steps of 0.01 s). An episode never ends before the horizon (100).
+    One control step is 0.05 s (5 MuJoCo steps of 0.01 s). An episode never ends before the horizon.
     """
 
     control_cost_weight: float = 0.05
@@ -64,7 +64,7 @@ class HalfCheetahVel(HalfCheetah):
     """Run forward at a goal velocity g (Finn et al. 2017, section 5.3).
 
     Reward: −abs(v − g) − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
-    Task distribution: g uniform in [low, high] m/s, by default [0, 2].
+    Task distribution: g uniform in [low, high] m/s, by default [0, 2]. Horizon 100.
 
     Version history: v0, first.
     """
@@ -96,7 +96,7 @@ class HalfCheetahDir(HalfCheetah):
 
     Reward: d·v − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
     Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn together, +1 and −1 in
-    turn, so that every meta-batch holds both.
+    turn, so that every meta-batch holds both. Horizon 100.
 
     Version history: v0, first.
     """
