@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 from maml_envs.ant import AntDir, AntDir2D, AntGoal, AntVel, CrippledAnt
-from maml_envs.family import Task, TaskFamily
+from maml_envs.family import Task, TaskFamily, check_class
 from maml_envs.half_cheetah import CrippledHalfCheetah, HalfCheetahDir, HalfCheetahVel
 from maml_envs.hopper import HopperRandParams, HopperVel
 from maml_envs.humanoid import HumanoidDir
@@ -68,8 +68,10 @@ def register(family: _Family) -> _Family:
         family: a frozen dataclass that keeps to :class:`TaskFamily`; docs/add_a_family.md shows one.
 
     Raises:
+        TypeError: it is no task family; says what is missing.
         ValueError: another family has that name.
     """
+    check_class(family)
     name = family.__name__
     if name in FAMILIES and FAMILIES[name].__module__ != family.__module__:
         raise ValueError(f"there is a task family {name} already, in {FAMILIES[name].__module__}")

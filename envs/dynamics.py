@@ -89,6 +89,10 @@ def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:
         "action_delay": Parameter("control steps", 0, 1000, 0, is_whole=True),
         "observation_noise": Parameter("", 0.0, 1000.0, 0.0),
     }
+    if (driven_joints(model) < 0).any():
+        del found["disabled_joint"]  # there is an actuator without one
+    if not limbs(model):
+        del found["disabled_limb"]
     for name in _ELEMENTS:
         found |= {f"{name}/{element}": found[name] for element in elements(model, name)}
     return found
@@ -114,7 +118,9 @@ def _damped_joints(model: mujoco.MjModel) -> tuple[str, list[tuple[int, list[int
 
 
 def _driven_joints(model: mujoco.MjModel) -> tuple[str, list[tuple[int, list[int]]]]:
-    return "joint", [(int(model.actuator_trnid[i, 0]), [i]) for i in range(model.nu)]  # the actuators have no names
+    """Gymnasium's actuators have no names, so they go by the joint that they drive; one joint may have several."""
+    driven = driven_joints(model)
+    return "joint", [(int(joint), list(np.flatnonzero(driven == joint))) for joint in np.unique(driven[driven >= 0])]
 
 
 _ELEMENTS = {
@@ -126,9 +132,21 @@ _ELEMENTS = {
 }
 
 
+def driven_joints(model: mujoco.MjModel) -> np.ndarray:
+    """The joint that each actuator drives, (nu,), and −1 for those that pull at something else."""
+    at_joint = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
+    return np.where(at_joint, model.actuator_trnid[:, 0], -1)
+
+
+def _driven_bodies(model: mujoco.MjModel) -> np.ndarray:
+    """The body that each actuator moves against its parent, (nu,), and −1 for those that pull at something else."""
+    joint = driven_joints(model)
+    return np.where(joint >= 0, model.jnt_bodyid[joint], -1)
+
+
 def limbs(model: mujoco.MjModel) -> list[list[int]]:
     """Bodies of each limb: the subtrees right below the first moving body that an actuator moves."""
-    driven = set(model.jnt_bodyid[model.actuator_trnid[:, 0]])
+    driven = set(_driven_bodies(model))
     found = []
     for top in np.flatnonzero(model.body_parentid == 1):
         subtree = [int(top)]
@@ -155,8 +173,7 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
 
     def field(name: str) -> np.ndarray:
         if name not in fields:
-            owner, attribute = _owner(model, name)
-            fields[name] = np.repeat(getattr(owner, attribute)[None], num_sims, axis=0)
+            fields[name] = np.repeat(model_field(model, name)[None], num_sims, axis=0)
         return fields[name]
 
     for name, values in tasks.items():
@@ -171,16 +188,15 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         size = tasks.get("gravity", np.linalg.norm(gravity, axis=1))
         slope = tasks.get("slope", np.zeros(num_sims))
         gravity[:] = size[:, None] * np.stack([-np.sin(slope), np.zeros(num_sims), -np.cos(slope)], axis=1)
-    joint = model.actuator_trnid[:, 0]
     for i, number in _chosen(tasks, "disabled_actuator"):
         field("actuator_gear")[i, number] = 0
     for i, number in _chosen(tasks, "disabled_joint"):
-        dofs = model.dof_jntid == joint[number]
+        dofs = model.dof_jntid == driven_joints(model)[number]
         field("dof_armature")[i, dofs] = _BLOCKED_ARMATURE
         field("dof_damping")[i, dofs] = _BLOCKED_ARMATURE * _BLOCKED_RATE
     for i, number in _chosen(tasks, "disabled_limb"):
         limb = limbs(model)[number]
-        field("actuator_gear")[i, np.isin(model.jnt_bodyid[joint], limb)] = 0
+        field("actuator_gear")[i, np.isin(_driven_bodies(model), limb)] = 0
         for name in ("geom_contype", "geom_conaffinity"):
             field(name)[i, np.isin(model.geom_bodyid, limb)] = 0
     return fields
@@ -188,7 +204,7 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
 
 def disabled_geoms(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which geoms belong to something that simulation 0 has disabled, (ngeom,) bool: what a dead actuator moves, ..."""
-    moved = model.jnt_bodyid[model.actuator_trnid[:, 0]]
+    moved = _driven_bodies(model)
     bodies = [moved[number] for name in ("disabled_actuator", "disabled_joint") for _, number in _chosen(tasks, name)]
     bodies += [body for _, number in _chosen(tasks, "disabled_limb") for body in limbs(model)[number]]
     return np.isin(model.geom_bodyid, bodies)
@@ -205,32 +221,9 @@ def needs_set_const(names: set[str]) -> bool:
     return bool(_CONSTANT_INPUTS & names)
 
 
-def write_model(model: mujoco.MjModel, nominal: mujoco.MjModel, fields: Mapping[str, np.ndarray]) -> None:
-    """Make ``model`` equal to ``nominal`` but for ``fields``, each of the field's own shape."""
-    owner: Any
-    for name in _TASK_FIELDS:
-        owner, attribute = _owner(model, name)
-        source, _ = _owner(nominal, name)
-        getattr(owner, attribute)[:] = fields.get(name, getattr(source, attribute))
-    mujoco.mj_setConst(model, mujoco.MjData(model))
-
-
-_TASK_FIELDS = (
-    "body_mass",
-    "body_inertia",
-    "geom_friction",
-    "dof_damping",
-    "dof_armature",
-    "actuator_gear",
-    "opt.gravity",
-    "geom_contype",
-    "geom_conaffinity",
-)
-
-
-def _owner(model: mujoco.MjModel, field: str) -> tuple[Any, str]:
-    """The object and the attribute behind a field's name."""
-    return (model.opt, field.removeprefix("opt.")) if field.startswith("opt.") else (model, field)
+def model_field(model: mujoco.MjModel, name: str) -> np.ndarray:
+    """A field of the model, or of its options where the name begins with ``opt.``, to read and to write."""
+    return getattr(model.opt, name.removeprefix("opt.")) if name.startswith("opt.") else getattr(model, name)
 
 
 @dataclass(frozen=True)
@@ -279,49 +272,50 @@ def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str,
     for name in sorted(setting, key=lambda name: "/" in name):  # what is said of one element goes over `each`
         found.pop(name, None)
         if setting[name] is not None:
-            found |= dict(_parse_one(name, setting[name], known))
+            found |= _parse_one(name, setting[name], known)
     return {name: found[name] for name in known if name in found}
 
 
-def _parse_one(name: str, value: Any, known: Mapping[str, Parameter]) -> Iterator[tuple[str, Distribution]]:
-    parameter = known[name]
-    options = dict(value) if isinstance(value, Mapping) else {}
-    if options and not {"low", "high"} <= options.keys() <= {"low", "high", "log", "each"}:
-        raise ValueError(f"dynamics {name!r} is described by low, high, and optionally log and each, got {value!r}")
-    is_log, each = options.get("log", False), options.get("each", False)
-    if not isinstance(is_log, bool) or not isinstance(each, bool):
-        raise ValueError(f"log and each of dynamics {name!r} are true or false, got {value!r}")
-    if options:
-        numbers = [options["low"], options["high"]]
-    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0:
-        numbers = list(value)
+def _parse_one(name: str, value: Any, known: Mapping[str, Parameter]) -> dict[str, Distribution]:
+    """The distribution that one entry of a setting describes, for every parameter that it is of."""
+    parameter, is_log, each = known[name], False, False
+    if isinstance(value, Mapping):
+        if not {"low", "high"} <= value.keys() <= {"low", "high", "log", "each"}:
+            raise ValueError(
+                f"dynamics {name!r} is described by low, high (numbers), and optionally log and each, got {value!r}"
+            )
+        is_log, each = value.get("log", False), value.get("each", False)
+        if not isinstance(is_log, bool) or not isinstance(each, bool):
+            raise ValueError(f"log and each of dynamics {name!r} are true or false, got {value!r}")
+        numbers = [value["low"], value["high"]]
     else:
-        numbers = [value]
+        is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+        numbers = list(value) if is_list else [value]
     if not all(parameter.accepts(number) for number in numbers):
         raise ValueError(f"every value of dynamics {name!r} must be {parameter}, got {value!r}")
     numbers = [float(number) for number in numbers]
+    is_range = isinstance(value, Mapping) or not parameter.is_whole
+    if is_range and (len(numbers) > 2 or numbers[0] > numbers[-1]):
+        expected = "a list of choices" if parameter.is_whole else "a number"
+        raise ValueError(f"dynamics {name!r} must be {expected} or a range with low <= high, got {value!r}")
+    if is_log and (parameter.is_whole or numbers[0] == 0):
+        expected = "takes choices, and no log" if parameter.is_whole else "needs low > 0 where log"
+        raise ValueError(f"dynamics {name!r} {expected}, got {value!r}")
     names = [key for key in known if key.startswith(f"{name}/")] if each else [name]
     if not names:
         raise ValueError(f"dynamics {name!r} has no elements that could each have a value, got {value!r}")
-    if parameter.is_whole and options:
-        numbers = [float(number) for number in range(int(numbers[0]), int(numbers[1]) + 1)]
-    if parameter.is_whole and numbers and not is_log:
-        distribution = Distribution(choices=tuple(numbers))
-    elif not numbers or parameter.is_whole:
-        raise ValueError(f"dynamics {name!r} is a list of choices or all from low to high, got {value!r}")
-    elif len(numbers) > 2 or numbers[0] > numbers[-1] or (is_log and numbers[0] <= 0):
-        raise ValueError(
-            f"dynamics {name!r} must be a number or a range [low, high] with low <= high (and low > 0 where log), "
-            f"got {value!r}"
-        )
-    else:
-        distribution = Distribution(numbers[0], numbers[-1], is_log)
-    yield from ((key, distribution) for key in names)
+    distribution = Distribution(numbers[0], numbers[-1], is_log)
+    if parameter.is_whole:
+        choices = range(int(numbers[0]), int(numbers[1]) + 1) if isinstance(value, Mapping) else numbers
+        distribution = Distribution(choices=tuple(float(choice) for choice in choices))
+    return dict.fromkeys(names, distribution)
 
 
 def _hint(name: str, known: Mapping[str, Parameter]) -> str:
-    if not known:
+    quantity = name.partition("/")[0]
+    elements_of = [key for key in known if key.startswith(f"{quantity}/")] if "/" in name else []
+    valid = elements_of or [key for key in known if "/" not in key]
+    if not valid:
         return " This body has none."
-    quantities = [key for key in known if "/" not in key]
     close = difflib.get_close_matches(name, known, n=1)
-    return (f" Did you mean {close[0]!r}?" if close else "") + f" Valid are {', '.join(quantities)}."
+    return (f" Did you mean {close[0]!r}?" if close else "") + f" Valid are {', '.join(valid)}."

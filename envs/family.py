@@ -116,7 +116,27 @@ class TaskFamily(Protocol):
 def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
     """Every parameter that a task of ``family`` may hold: the family's own, then those of the body's dynamics."""
     own = {name: Parameter(unit, *family.task_limits[name], math.nan) for name, unit in family.task_units.items()}
-    return {**family.body.parameters, **own, **{name: family.body.parameters.get(name, own[name]) for name in own}}
+    return {**own, **family.body.parameters}
+
+
+_MEMBERS = (
+    *("body", "dynamics", "derived_fields", "max_episode_steps", "task_units", "task_limits"),
+    *("sample_tasks", "initial_state", "observation", "reward_terms", "terminated"),
+)
+
+
+def check_class(family: type) -> None:
+    """Refuse a class that is no task family.
+
+    Raises:
+        TypeError: it is no dataclass, or lacks a member.
+    """
+    if not dataclasses.is_dataclass(family):
+        raise TypeError(f"task family {family.__name__} must be a dataclass (frozen, with keyword-only fields)")
+    names = {field.name for field in dataclasses.fields(family)}
+    lacking = [name for name in _MEMBERS if name not in names and not hasattr(family, name)]
+    if lacking:
+        raise TypeError(f"task family {family.__name__} lacks {', '.join(lacking)}")
 
 
 def check_settings(family: Any) -> None:

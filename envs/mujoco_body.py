@@ -16,7 +16,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from maml_envs.dynamics import Parameter, disabled_geoms, model_fields, needs_set_const, parameters, write_model
+from maml_envs.dynamics import Parameter, disabled_geoms, model_field, model_fields, needs_set_const, parameters
 from maml_envs.family import Tasks
 from mujoco.batch import Batch, SimulationError
 
@@ -117,7 +117,14 @@ class MujocoBody:
 
     @functools.cached_property
     def action_space(self) -> spaces.Box:
-        """Control ranges of the actuators."""
+        """Control ranges of the actuators.
+
+        Raises:
+            ValueError: an actuator has none.
+        """
+        unlimited = np.flatnonzero(np.logical_not(self.model.actuator_ctrllimited))
+        if len(unlimited):
+            raise ValueError(f"actuators {unlimited.tolist()} of {self.model_file} have no control range (ctrlrange)")
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         return spaces.Box(low, high, dtype=np.float32)
 
@@ -175,8 +182,7 @@ class MujocoBatchEngine:
         """Give each simulation its own body: factors on the untouched model, never on what was there before."""
         fields = model_fields(self._model, dynamics)
         for name in self._varied | fields.keys():
-            owner = self._model.opt if name.startswith("opt.") else self._model
-            self.batch.expand(name)[:] = fields.get(name, getattr(owner, name.removeprefix("opt.")))
+            self.batch.expand(name)[:] = fields.get(name, model_field(self._model, name))
         self._varied |= fields.keys()
         if needs_set_const(self._varied):
             self.batch.set_const()
@@ -241,7 +247,7 @@ class MujocoSingleEngine:
         self.data = mujoco.MjData(self.model)
         self.state = {name: getattr(self.data, name)[None] for name in (*STATE_FIELDS, *derived)}
         self._is_derived = bool(derived)
-        self._is_varied = False
+        self._varied: set[str] = set()
         self._frame_skip = body.frame_skip
         self._render_mode = render_mode
         self._renderer: Any = None
@@ -254,11 +260,13 @@ class MujocoSingleEngine:
     def set_dynamics(self, dynamics: Tasks) -> None:
         """As the batch engine's."""
         fields = model_fields(self._nominal, dynamics)
-        if fields or self._is_varied:
-            write_model(self.model, self._nominal, {name: values[0] for name, values in fields.items()})
-            self.model.geom_rgba[:, :3] = self._nominal.geom_rgba[:, :3]
-            self.model.geom_rgba[disabled_geoms(self._nominal, dynamics), :3] = _DISABLED_COLOUR
-            self._is_varied = True
+        for name in self._varied | fields.keys():
+            model_field(self.model, name)[:] = fields[name][0] if name in fields else model_field(self._nominal, name)
+        self._varied |= fields.keys()
+        if needs_set_const(self._varied):
+            mujoco.mj_setConst(self.model, mujoco.MjData(self.model))
+        self.model.geom_rgba[:, :3] = self._nominal.geom_rgba[:, :3]
+        self.model.geom_rgba[disabled_geoms(self._nominal, dynamics), :3] = _DISABLED_COLOUR
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Start from ``initial``, and compute what follows from it."""

@@ -22,12 +22,41 @@ class Simulations:
     def __init__(self, family: TaskFamily, engine: Engine) -> None:
         self.family = family
         self.engine = engine
-        size = family.observation(np, engine.state).shape[-1]
-        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = family.body.action_space
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self._observation_size(),), np.float64)
         self._tasks: dict[str, np.ndarray] | None = None
         self._delay: ActionDelay | None = None
         self._noise: ObservationNoise | None = None
+
+    def _observation_size(self) -> int:
+        """Entries of an observation, once the family's functions are known to give what they should.
+
+        Raises:
+            ValueError: one does not; says which.
+        """
+        family, state, num_sims = self.family, self.engine.state, self.engine.num_sims
+        name, rng = type(family).__name__, np.random.default_rng(0)
+        tasks = stack_tasks(family, sample_tasks(family, rng, num_sims))
+        for field, value in family.initial_state(rng).items():
+            if field not in state or np.shape(value) != state[field].shape[1:]:
+                fits = {key: array.shape[1:] for key, array in state.items()}
+                raise ValueError(
+                    f"initial_state of {name}: {field!r} has shape {np.shape(value)}; state fields are {fits}"
+                )
+        action = np.zeros((num_sims, *self.action_space.shape))
+        terms = family.reward_terms(np, state, state, action, tasks)
+        if not isinstance(terms, Mapping):
+            raise ValueError(
+                f"reward_terms of {name} must be a mapping from names to arrays, got {type(terms).__name__}"
+            )
+        results = {f"reward term {key!r}": term for key, term in terms.items()}
+        for what, value in {**results, "terminated": family.terminated(np, state, tasks)}.items():
+            if np.shape(value) != (num_sims,):
+                raise ValueError(f"{what} of {name} has shape {np.shape(value)}, expected {(num_sims,)}")
+        shape = np.shape(family.observation(np, state))
+        if len(shape) != 2 or shape[0] != num_sims:
+            raise ValueError(f"observation of {name} has shape {shape}, expected ({num_sims}, observation_size)")
+        return shape[1]
 
     @property
     def tasks(self) -> list[dict[str, float]] | None:

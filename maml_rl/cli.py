@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from maml_rl.errors import UserError
 
@@ -104,9 +106,16 @@ def _iterations_to_resume(rest: list[str]) -> int | None:
     return int(iterations)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake as every other one is told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def _run_parser(command: str, description: str) -> argparse.ArgumentParser:
     """What the commands on a finished run share."""
-    parser = argparse.ArgumentParser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
+    parser = _Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--seed", type=_natural, default=0, help="of all random draws (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
@@ -133,27 +142,53 @@ def _evaluate(argv: list[str]) -> int:
     policy = load_run(args.run, resolve_device(args.device))
     env = _env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), env_flags)
     folder = args.output or args.run / "evaluation"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"output {folder} cannot be a folder: {error}") from error
-    result = evaluate(
-        policy,
-        env=env,
-        seed=args.seed,
-        num_tasks=args.num_tasks,
-        num_episodes=args.num_episodes,
-        num_steps=args.num_steps,
+    with _made_folder(folder):
+        result = evaluate(
+            policy,
+            env=env,
+            seed=args.seed,
+            num_tasks=args.num_tasks,
+            num_episodes=args.num_episodes,
+            num_steps=args.num_steps,
+        )
+        result.save(folder)
+    changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags)
+    kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
+    _say(
+        f"{policy.config.env.name}{changed}: {args.num_tasks} fresh tasks{kept_back}, "
+        f"{args.num_episodes} episodes per task and step"
     )
-    result.save(folder)
-    _say(f"{policy.config.env.name}: {args.num_tasks} fresh tasks, {args.num_episodes} episodes per task and step")
     _say(f"{result.table()}\nwritten to {folder}/results.json and {folder}/adaptation.png")
     return 0
 
 
+@contextlib.contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """A folder to write into, which goes away again where nothing came to be in it.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"output {folder} cannot be a folder: {error}") from error
+    try:
+        yield
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def _record(argv: list[str]) -> int:
     parser = _run_parser("record", "Video of one task before and after adaptation, side by side.")
-    parser.add_argument("--task", type=_task, metavar="NAME=VALUE,...", help="task (default: drawn from the family)")
+    parser.add_argument(
+        "--task",
+        type=_task,
+        metavar="NAME=VALUE,...",
+        help="task, body included; a body that it does not speak of is nominal (default: drawn from the family)",
+    )
     parser.add_argument("--num_steps", type=_natural, help="adaptation steps (default: as in training)")
     parser.add_argument("--num_episodes", type=_positive, help="episodes per step (default: as in training)")
     parser.add_argument("--stochastic", action="store_true", help="draw actions; default shows the most probable ones")
@@ -168,6 +203,10 @@ def _record(argv: list[str]) -> int:
 
     path = args.output or args.run / "videos" / "adaptation.mp4"
     policy = load_run(args.run, resolve_device(args.device))
+    if args.task is not None and env_flags:
+        raise UserError(
+            "--task says all about the task, the body included (body_mass=2); leave out --dynamics and --tasks"
+        )
     env = _env_of(policy.config, env_flags)
     record(
         dataclasses.replace(policy, config=dataclasses.replace(policy.config, env=env)),
@@ -188,7 +227,7 @@ def _add_env_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dynamics",
         metavar="NAME=VALUE,...",
-        help="another body: parameters of the dynamics, fixed or in a range, as body_mass=2,slope=-0.1:0.1",
+        help="another body: fixed, in a range, or one of a list, as body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]",
     )
 
 
@@ -202,8 +241,9 @@ def _take_env_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag != "--dynamics" and not flag.startswith("--tasks."):
             rest.append(word)
             continue
-        value = value if equals else next(words, "--")
-        if value.startswith("--"):
+        if not equals:
+            value = next(words, "")
+        if not value or value.startswith("--"):
             raise UserError(f"{flag} needs a value")
         flags += _dynamics(value) if flag == "--dynamics" else [f"--env.{flag.removeprefix('--tasks.')}={value}"]
     return flags, rest
@@ -211,12 +251,21 @@ def _take_env_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     """The environment of a run, changed by ``flags``; what is wrong with them is told in the user's terms."""
-    from maml_rl.config_files import with_env_flags
+    from maml_rl.config_files import closest, with_env_flags
 
+    settings = [name for name in config.env.kwargs if name != "dynamics"]
+    for flag in flags:
+        name = flag.partition("=")[0].removeprefix("--env.")
+        if name.startswith("dynamics."):
+            if "dynamics" not in config.env.kwargs:
+                raise UserError(f"{config.env.name} has no dynamics that could be set")
+        elif name not in settings:
+            hint = closest(name, settings).replace(" See --help for all settings.", "")
+            raise UserError(f"{config.env.name} has no setting {name!r}.{hint} Valid are {', '.join(settings)}.")
     try:
         return with_env_flags(config, flags).env
     except UserError as error:
-        raise UserError(str(error).replace("--env.", "--tasks.")) from error
+        raise UserError(str(error).replace('"env.', '"tasks.')) from error
 
 
 def _dynamics(text: str) -> list[str]:
@@ -226,11 +275,13 @@ def _dynamics(text: str) -> list[str]:
         UserError: it reads otherwise.
     """
     flags = []
-    for part in text.split(","):
+    for part in re.split(r",(?![^\[]*\])", text):  # not at the commas of a list
         name, equals, value = (word.strip() for word in part.partition("="))
         low, colon, high = value.partition(":")
-        if not equals or not name or not low or (colon and (not high or ":" in high)):
-            raise UserError(f"--dynamics expects NAME=VALUE or NAME=LOW:HIGH, separated by commas, got {text!r}")
+        if not equals or not name or not low or "{" in value or (colon and (not high or ":" in high)):
+            raise UserError(
+                f"--dynamics expects NAME=VALUE, NAME=LOW:HIGH or NAME=[VALUE,VALUE], separated by commas, got {text!r}"
+            )
         flags.append(f"--env.dynamics.{name}={f'{{low: {low}, high: {high}}}' if colon else value}")
     return flags
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import docstring_parser
+import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -157,6 +158,7 @@ def _config(namespace: Namespace) -> Config:
     family = family_of(name)
     kwargs = env.pop("kwargs") if family is None else env
     if family is not None:
+        kwargs = _plain_values(kwargs)
         family(**kwargs)  # its own checks
     groups = {group: cls(**values.pop(group)) for group, cls in _GROUPS.items()}
     return Config(
@@ -165,6 +167,15 @@ def _config(namespace: Namespace) -> Config:
         env=EnvConfig(name=name, kwargs=kwargs, vectorization=vectorization),
         outer=OUTER_CONFIGS[outer.pop("name")](**outer),
     )
+
+
+def _plain_values(value: Any) -> Any:
+    """Settings given in Python as YAML has them: numpy's numbers and arrays, tuples and ranges as plain values."""
+    if isinstance(value, Mapping):
+        return {key: _plain_values(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return [_plain_values(item) for item in value] if isinstance(value, (list, tuple, range)) else value
 
 
 def family_of(env_name: str) -> type | None:
@@ -251,7 +262,10 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
     flags = {f"--{key}" for key in known} | {"--config", "--resume", "--print_config", "--help", *_SHORTHANDS}
     for token in argv:
         flag = token.partition("=")[0]
-        if flag.startswith("--") and flag not in flags and not (_is_item(flag) and _ITEMS in known):
+        if _is_item(flag):
+            if _ITEMS not in known:
+                raise UserError(f"{flag}: this environment has no dynamics that could be set")
+        elif flag.startswith("--") and flag not in flags:
             raise UserError(f"unknown flag {flag}.{closest(flag, sorted(flags))}")
 
 
@@ -270,12 +284,14 @@ def closest(name: str, known: Sequence[str]) -> str:
 
 
 def preset(env_name: str) -> dict[str, Any]:
-    """The preset of a task family of ours, however it is named; empty for another environment."""
+    """The preset of a task family, however it is named: its file in configs/, or else its horizon."""
     family = family_of(env_name)
     if family is None:
         return {}
     file = importlib.resources.files("maml_configs") / f"{family.__name__}.yaml"
-    return yaml.safe_load(file.read_text()) or {} if file.is_file() else {}
+    if file.is_file():
+        return yaml.safe_load(file.read_text()) or {}
+    return {"horizon": family.max_episode_steps}  # type: ignore[attr-defined]
 
 
 def preset_names() -> list[str]:

@@ -14,7 +14,7 @@ from maml_rl.collection import Collector
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.task_vector_env import EnvConfig, as_task_vector_env
+from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, resolve_env_id
 
 _NUM_RESAMPLES = 10_000
 
@@ -128,8 +128,9 @@ def evaluate_with(
 
 
 def held_out(env: EnvConfig) -> EnvConfig:
-    """The environment on tasks that training did not draw, where its setting ``split`` keeps some back."""
-    return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if "split" in env.kwargs else env
+    """The environment on tasks that training did not draw, where a task family keeps some back by its ``split``."""
+    keeps_back = resolve_env_id(env.name).startswith("maml_rl/") and env.kwargs.get("split") == "train"
+    return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if keeps_back else env
 
 
 def evaluate(

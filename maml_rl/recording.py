@@ -18,6 +18,7 @@ from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import EnvConfig, TaskSetter, resolve_env_id
 
 _CAPTION_HEIGHT = 64
+_MAX_SHOWN = 4  # task parameters in a caption
 _FORMATS = (".mp4", ".gif")
 
 
@@ -136,10 +137,13 @@ def describe_task(env: gym.Env, task: Task) -> str:
     """``goal_velocity 1.50 m/s``: a task in words, with units where the family has them."""
     units: Mapping[str, str] = getattr(env.unwrapped, "task_units", {})
     parts = []
-    for name, value in task.items():
-        number = f"{value:.2f}" if isinstance(value, float) else str(value)
-        parts.append(f"{name.replace('_', ' ')} {number} {units.get(name, '')}".strip())
-    return ", ".join(parts)
+    for name, value in list(task.items())[:_MAX_SHOWN]:
+        unit = units.get(name, "")
+        counts = isinstance(value, float) and value.is_integer() and not unit
+        number = f"{value:.0f}" if counts else f"{value:.2f}" if isinstance(value, float) else str(value)
+        parts.append(f"{name.replace('_', ' ')} {number} {unit}".strip())
+    more = len(task) - len(parts)
+    return ", ".join(parts) + (f", and {more} more" if more else "")
 
 
 def _clip(

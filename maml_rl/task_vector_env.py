@@ -51,8 +51,9 @@ def resolve_env_id(name: str) -> str:
         module, _, name_in_module = name.partition(":")
         try:
             importlib.import_module(module)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({error})") from error
+        except Exception as error:  # whatever the user's code raises
+            problem = f"{type(error).__name__}: {error}"
+            raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({problem})") from error
         name = name_in_module
     family_id = f"maml_rl/{name}-v0"
     if family_id in gym.registry:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import docstring_parser
+import numpy as np
 import pytest
 import yaml
 from maml_envs import FAMILIES
@@ -626,6 +627,108 @@ def test_evaluate_prints_and_writes(cli, run, tmp_path):
     for k, value in enumerate(content["return"]):
         assert re.search(rf"^ +{k} +{value:.1f} ", out, re.MULTILINE)
     assert not (run / "evaluation").exists()
+
+
+# --- another body, other tasks ---
+
+
+@pytest.fixture(scope="module")
+def walking_run(tmp_path_factory) -> Path:
+    """A finished run of a family with dynamics and held-out tasks."""
+    config = load_config(
+        env={"name": "CrippledHalfCheetah", "dynamics": {"body_mass": [0.5, 2.0]}},
+        **{"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 4, "device": "cpu"},
+        policy={"hidden_sizes": [4]},
+        logging={"final_evaluation": False, "final_video": False},
+        output=str(tmp_path_factory.mktemp("walking") / "run"),
+    )
+    return maml_rl.train(config)
+
+
+SMALL = ("--num_tasks=4", "--num_episodes=2", "--num_steps=1", "--output=results")
+
+
+def evaluated_tasks(cli, tmp_path, *argv: str | Path) -> tuple[str, list[dict]]:
+    code, out, err = cli("evaluate", *argv, *SMALL)
+    assert (code, err) == (0, "")
+    content = json.loads((tmp_path / "results" / "results.json").read_text())
+    return out, [entry["task"] for entry in content["tasks"]]
+
+
+def test_evaluate_draws_held_out_tasks_unless_told_otherwise(cli, walking_run, tmp_path):
+    out, tasks = evaluated_tasks(cli, tmp_path, walking_run)
+    assert "held out of training" in out
+    assert {task["disabled_actuator"] for task in tasks} == {0}
+    assert all(0.5 <= task["body_mass"] <= 2 for task in tasks)
+    out, tasks = evaluated_tasks(cli, tmp_path, walking_run, "--tasks.split", "train")
+    assert "held out" not in out
+    assert 0 not in {task["disabled_actuator"] for task in tasks}
+
+
+def test_evaluate_on_another_body(cli, walking_run, tmp_path):
+    flags = ("--dynamics", "body_mass=3,slope=-0.1:0.1", "--dynamics=action_delay=[1,2]", "--dynamics", "gravity=9:9.5")
+    out, tasks = evaluated_tasks(cli, tmp_path, walking_run, *flags)
+    assert "body_mass 3" in out
+    for task in tasks:
+        assert task["body_mass"] == 3
+        assert abs(task["slope"]) <= 0.1
+        assert task["action_delay"] in (1, 2)
+        assert 9 <= task["gravity"] <= 9.5
+    assert len({task["slope"] for task in tasks}) == 4
+    settings = json.loads((tmp_path / "results" / "results.json").read_text())["env_settings"]
+    assert settings["split"] == "held_out"
+    assert settings["dynamics"]["body_mass"] == 3
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ("--dynamics", ["--dynamics", "value"]),
+        ("--dynamics --seed 1", ["--dynamics", "value"]),
+        ("--dynamics body_mass", ["NAME=VALUE", "'body_mass'"]),
+        ("--dynamics body_mass=1:2:3", ["NAME=LOW:HIGH", "1:2:3"]),
+        ("--dynamics body_mass=", ["NAME=VALUE"]),
+        ("--dynamics body_mass=2:1", ["body_mass", "low <= high"]),
+        ("--dynamics body_mass=heavy", ["body_mass", "heavy"]),
+        ("--dynamics body_mas=2", ["body_mas", "'body_mass'"]),
+        ("--dynamics body_mass/tors=2", ["body_mass/torso", "body_mass/ffoot"]),
+        ("--dynamics disabled_actuator=1", ["draws disabled_actuator itself"]),
+        ("--tasks.splt train", ["splt", "split"]),
+        ("--tasks.split test", ["split", "test", "held_out"]),
+        ("--tasks.name AntDir", ["no setting 'name'"]),
+        ("--tasks.horizon 3", ["no setting 'horizon'"]),
+        ("--tasks.control_cost_weight -1", ["control_cost_weight", "-1"]),
+        ("--tasks.split", ["--tasks.split", "value"]),
+    ],
+)
+def test_other_bodies_and_tasks_that_make_no_sense(refused, walking_run, command, flags, parts):
+    message = refused(command, walking_run, *flags.split(" "))
+    for part in parts:
+        assert part in message
+
+
+def test_a_body_without_dynamics(refused, run):
+    assert "PointNavigation has no dynamics" in refused("evaluate", run, "--dynamics", "body_mass=2")
+    assert "no dynamics" in refused("train", "--env", "PointNavigation", "--env.dynamics.body_mass", "2")
+
+
+def test_record_takes_a_task_or_a_body_to_draw_from(refused, walking_run):
+    message = refused("record", walking_run, "--task", "disabled_actuator=1", "--dynamics", "body_mass=2")
+    assert "--task" in message
+
+
+def test_items_of_the_dynamics_are_flags(cli):
+    flags = ("--env.dynamics.body_mass", "[0.5, 2]", "--env.dynamics.slope=0.1", "--env.dynamics.dof_damping=null")
+    values = resolved(cli, "--env", "HopperRandParams", *flags)["env"]["dynamics"]
+    assert (values["body_mass"], values["slope"], values["dof_damping"]) == ([0.5, 2], 0.1, None)
+    assert values["geom_friction"]["each"]
+
+
+def test_numpys_numbers_are_settings_too(tmp_path):
+    dynamics = {"body_mass": np.array([0.5, 2.0]), "slope": np.float64(0.1), "action_delay": range(3)}
+    config = load_config(env={"name": "HopperVel", "dynamics": dynamics})
+    assert config.env.kwargs["dynamics"] == {"body_mass": [0.5, 2.0], "slope": 0.1, "action_delay": [0, 1, 2]}
 
 
 def test_record_prints_and_writes(cli, run, tmp_path):

@@ -1,0 +1,103 @@
+"""Families of a user's own: what is wrong with one is said before anything is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import maml_envs
+import numpy as np
+import pytest
+from maml_envs.dynamics import limbs, parameters
+from maml_envs.half_cheetah import HalfCheetahVel
+from maml_envs.mujoco_body import MujocoBody, load_model
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    known = dict(maml_envs.FAMILIES)
+    yield
+    for name in maml_envs.FAMILIES.keys() - known.keys():
+        del maml_envs.FAMILIES[name], gym.registry[maml_envs.env_id(name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trotter(HalfCheetahVel):
+    """A correct family."""
+
+
+def test_a_registered_family_is_made_like_ours() -> None:
+    assert maml_envs.register(Trotter) is Trotter
+    env = gym.make_vec("maml_rl/Trotter-v0", num_envs=2)
+    assert env.reset(seed=0)[0].shape == (2, 17)
+    env.close()
+
+
+def test_two_families_of_one_name_are_refused() -> None:
+    clash = dataclass(frozen=True, kw_only=True)(type("HalfCheetahVel", (Trotter,), {"__module__": __name__}))
+    with pytest.raises(ValueError, match=r"HalfCheetahVel already, in maml_envs\.half_cheetah"):
+        maml_envs.register(clash)
+
+
+def test_a_class_that_is_no_family_is_refused() -> None:
+    with pytest.raises(TypeError, match="Plain must be a dataclass"):
+        maml_envs.register(type("Plain", (), {}))
+    bare = dataclass(frozen=True)(type("Bare", (), {"body": Trotter.body, "task_units": {}}))
+    with pytest.raises(TypeError, match=r"Bare lacks dynamics, derived_fields, .*reward_terms, terminated"):
+        maml_envs.register(bare)
+
+
+@pytest.mark.parametrize(
+    ("member", "result", "named"),
+    [
+        ("observation", lambda self, xp, state: state["qpos"][:, 0], r"observation of Wrong has shape \(3,\)"),
+        ("reward_terms", lambda self, xp, b, a, action, t: a["qpos"][:, 0], "reward_terms of Wrong must be a mapping"),
+        ("reward_terms", lambda self, xp, b, a, action, t: {"reward_x": a["qpos"][:, :1]}, r"'reward_x'.*\(3, 1\)"),
+        ("reward_terms", lambda self, xp, b, a, action, t: {"reward_x": 1.0}, r"'reward_x' of Wrong has shape \(\)"),
+        ("terminated", lambda self, xp, state, t: state["qpos"] > 0, r"terminated of Wrong has shape \(3, 9\)"),
+        ("initial_state", lambda self, rng: {"pos": np.zeros(9)}, "initial_state of Wrong: 'pos'.*qpos"),
+        ("initial_state", lambda self, rng: {"qpos": np.zeros(3)}, r"initial_state of Wrong: 'qpos' has shape \(3,\)"),
+        ("sample_tasks", lambda self, rng, n: {"speed": rng.random(n)}, "goal_velocity.*speed"),
+        ("sample_tasks", lambda self, rng, n: {"goal_velocity": np.full(n, 1e9)}, "goal_velocity.*1000000000"),
+    ],
+)
+def test_what_gives_the_wrong_thing_is_named(member: str, result: Any, named: str) -> None:
+    wrong = dataclass(frozen=True, kw_only=True)(type("Wrong", (Trotter,), {member: result}))
+    with pytest.raises(ValueError, match=named):
+        maml_envs.FamilyVectorEnv(wrong(), 3)
+
+
+MODEL = """
+<mujoco>
+  <worldbody><body name="base"><joint name="slide" type="slide"/><geom size="0.1" mass="1"/>
+    <body name="arm" pos="1 0 0"><joint name="turn"/><geom size="0.1" mass="1"/></body></body></worldbody>
+  <tendon><fixed name="rope"><joint joint="turn" coef="1"/></fixed></tendon>
+  <actuator><motor name="one" joint="slide" {range}/><motor name="two" joint="slide" {range}/>
+    <motor name="pull" tendon="rope" {range}/></actuator>
+</mujoco>
+"""
+
+
+def test_actuators_that_pull_at_a_tendon(tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    path.write_text(MODEL.format(range='ctrlrange="-1 1"'))
+    model = load_model(str(path))
+    known = parameters(model)
+    assert "actuator_gear/slide" in known
+    assert "actuator_gear/turn" not in known
+    assert "disabled_joint" not in known  # an actuator has none
+    assert limbs(model) == []
+    assert "disabled_limb" not in known
+    engine = MujocoBody(str(path), frame_skip=1, camera_name=None).batch_engine(1, 1, ())
+    engine.set_dynamics({"actuator_gear/slide": np.array([3.0])})
+    assert engine.batch.get_model(0).actuator_gear[:, 0].tolist() == [3, 3, 1]  # both motors of the joint
+
+
+def test_actuators_without_a_range_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    path.write_text(MODEL.format(range=""))
+    with pytest.raises(ValueError, match=r"actuators \[0, 1, 2\].*ctrlrange"):
+        _ = MujocoBody(str(path), frame_skip=1, camera_name=None).action_space
