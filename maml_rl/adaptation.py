@@ -11,12 +11,13 @@ from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
-from maml_rl.maml import InnerConfig, adapt, policy_gradient_loss
+from maml_rl.maml import InnerConfig, adapt, step_sizes, with_context
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Params, make_stack
 from maml_rl.protocols import Task
 from maml_rl.random_streams import RandomStreams
 from maml_rl.stopwatch import Stopwatch
+from maml_rl.surrogates import policy_gradient_loss
 
 TASKS_PER_BLOCK = 4
 """Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
@@ -72,7 +73,7 @@ def collect_through_adaptation(
     loss = policy_gradient_loss(collector.policy, inner.surrogate)
     if tasks is not None:
         collector.set_tasks(tasks)
-    stack = make_stack(theta, collector.num_tasks)
+    stack = with_context(collector.policy, make_stack(theta, collector.num_tasks))
     episodes: list[Episodes] = []
     for k in range(inner.num_steps + final_episodes):
         collected = collector.collect(stack, streams, first_step + k, normalizer)
@@ -80,16 +81,13 @@ def collect_through_adaptation(
         episodes.append(with_advantages(collected, baseline))
         watch.lap("advantages")
         if k < inner.num_steps:
-            blocks = [
-                adapt(
-                    {name: value[i : i + TASKS_PER_BLOCK] for name, value in stack.items()},
-                    [episodes[-1].tasks(i, i + TASKS_PER_BLOCK)],
-                    loss,
-                    step_size=inner.step_size,
-                    first_order=True,  # only the value is wanted here
-                )
-                for i in range(0, collector.num_tasks, TASKS_PER_BLOCK)
-            ]
+            blocks = []
+            for i in range(0, collector.num_tasks, TASKS_PER_BLOCK):
+                block = {name: value[i : i + TASKS_PER_BLOCK] for name, value in stack.items()}
+                support = episodes[-1].tasks(i, i + TASKS_PER_BLOCK)
+                size = step_sizes(collector.policy, inner, block, first_step + k)
+                # First order, since only the value is wanted here.
+                blocks.append(adapt(block, [support], loss, step_size=size, first_order=True))
             stack = {name: torch.cat([block[name] for block in blocks]) for name in stack}
             for name, value in stack.items():
                 if not value.isfinite().all():

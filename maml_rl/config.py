@@ -26,12 +26,16 @@ class PolicyConfig:
     """Initial standard deviation of a Gaussian policy, in units of its output."""
     action_scale: float = 0.1
     """Share of the half action range that an output of ±1 spans (Box actions)."""
+    context_size: int = 0
+    """Length of the context that is fed to the first layer and adapts where inner.adapts is context (CAVIA)."""
     normalize_observations: bool = False
     """Normalise observations by their running mean and standard deviation, fixed within an iteration."""
 
     def __post_init__(self) -> None:
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"policy.hidden_sizes must all be at least 1, got {list(self.hidden_sizes)}")
+        if self.context_size < 0:
+            raise ValueError(f"policy.context_size must be at least 0, got {self.context_size}")
         for name in ("init_std", "action_scale"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"policy.{name} must be finite and above 0, got {getattr(self, name)}")
@@ -97,6 +101,11 @@ class Config:
         for name in ("meta_batch_size", "num_episodes", "horizon", "num_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if (self.inner.adapts == "context") != (self.policy.context_size > 0):
+            raise ValueError(
+                f"inner.adapts is {self.inner.adapts!r} and policy.context_size {self.policy.context_size}: a "
+                "context that adapts has a size of at least 1, and there is none otherwise"
+            )
         if self.output == "":
             raise ValueError("output must not be empty")
         if self.seed < 0:
@@ -123,4 +132,5 @@ def to_mapping(config: Config) -> dict[str, Any]:
         values["env"]["vectorization"] = env["vectorization"]
     values["outer"] = {"name": outer_name(config.outer), **values["outer"]}
     values["policy"]["hidden_sizes"] = list(values["policy"]["hidden_sizes"])
+    values["inner"]["test_step_sizes"] = list(values["inner"]["test_step_sizes"])
     return values

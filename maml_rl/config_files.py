@@ -114,6 +114,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     """
     env_name = _option(argv, "--env.name") or _name(values, "env", EnvConfig.name)
     outer_name = _option(argv, "--outer.name") or _name(values, "outer", "trpo")
+    if outer_name != _name(values, "outer", "trpo"):  # the flag's is not the file's
+        values = {**values, "outer": {"name": outer_name}}
     parser = training_parser(env_name, outer_name)
     known = known_settings(parser)
     if family_of(env_name) is None:
@@ -309,10 +311,14 @@ def _read_config_file(name: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings, with the values of ``over`` in place of those of ``base``."""
+    """Nested mappings, with the values of ``over`` in place of those of ``base``.
+
+    Another outer step has settings of its own: it replaces the one of ``base`` whole.
+    """
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        both = both and not (key == "outer" and value.get("name") not in (None, result[key].get("name")))
         result[key] = merged(result[key], value) if both and key != "kwargs" else value
     return result
 

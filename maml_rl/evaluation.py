@@ -121,7 +121,7 @@ def evaluate_with(
         "num_tasks": collector.num_tasks,
         "num_episodes": collector.num_episodes,
         "horizon": collector.horizon,
-        "step_size": inner.step_size,
+        "step_size": list(inner.test_step_sizes) or inner.step_size,
         "seed": streams.seed,
     }
     return Evaluation(tasks, returns, description)

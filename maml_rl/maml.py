@@ -6,19 +6,34 @@ the summed losses holds every task's own gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from maml_rl.episodes import Episodes
-from maml_rl.policies import Distribution, Params, distribution, flatten, make_stack, unflatten
+from maml_rl.policies import (
+    Distribution,
+    MLPPolicy,
+    Params,
+    distribution,
+    flatten,
+    initial_context,
+    make_stack,
+    parameters,
+)
+from maml_rl.surrogates import Surrogate, mean_kl, policy_gradient_loss, step_ratio
 
-Surrogate = Literal["log_prob", "likelihood_ratio"]
+Adapts = Literal["all", "head", "context"]
+LearnedStepSize = Literal["none", "scalar", "per_layer", "per_parameter"]
 Batch = TypeVar("Batch")
-LinearMap = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+StepSize = float | Mapping[str, float | Tensor]
+"""One for all parameters, or one for each that adapts, (T, ...) where tasks or entries have their own."""
+
+STEP_SIZE = "step_size"
+"""Name of the learned step size, or the beginning of its names: ``step_size/weight_0``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,37 +43,30 @@ class InnerConfig:
     num_steps: int = 1
     """Inner policy-gradient steps, each on fresh episodes."""
     step_size: float = 0.1
-    """Step size alpha of each inner step."""
+    """Step size alpha of each inner step; where it is learned, its initial value."""
+    learned_step_size: LearnedStepSize = "none"
+    """What the outer step learns beside theta: no step size, one, one per layer, or one per parameter (Meta-SGD)."""
+    test_step_sizes: tuple[float, ...] = ()
+    """Step sizes of inner steps 1, 2, ... outside training, the last one for all that follow; none: as in training."""
+    adapts: Adapts = "all"
+    """What adapts: all parameters, the last layer with the log standard deviation (ANIL), or the context (CAVIA)."""
     first_order: bool = False
     """Take adaptation's Jacobian for the identity (first-order MAML): cheaper, and less exact."""
     surrogate: Surrogate = "log_prob"
-    """Inner loss. Both have the policy gradient at the sampling parameters; their Hessians differ."""
+    """Inner loss. All have the policy gradient at the sampling parameters; their Hessians differ."""
+    exploration_credit: float = 0.0
+    """Weight of E-MAML's term, which credits the episodes that adaptation learned from with what it gained."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 0:
             raise ValueError(f"inner.num_steps must be at least 0, got {self.num_steps}")
-        if not 0 < self.step_size < float("inf"):
-            raise ValueError(f"inner.step_size must be finite and above 0, got {self.step_size}")
-
-
-def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[Params, Episodes], Tensor]:
-    """The inner loss of every task, to be minimised.
-
-    With ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline); with ``likelihood_ratio``:
-    −mean_t π(a_t | s_t) / π_old(a_t | s_t) Â_t (Rothfuss et al. 2019, section 5). The mean is over a task's real steps.
-
-    Returns:
-        A function of a stack of parameters and the episodes of T tasks; its value is (T,).
-    """
-
-    def loss(stack: Params, episodes: Episodes) -> Tensor:
-        log_prob = distribution(policy, stack, episodes.flat(episodes.observations)).log_prob(
-            episodes.flat(episodes.actions)
-        )
-        factor = log_prob if surrogate == "log_prob" else _ratio(log_prob, episodes)
-        return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
-
-    return loss
+        for size in (self.step_size, *self.test_step_sizes):
+            if not 0 < size < float("inf"):
+                raise ValueError(f"inner.step_size and test_step_sizes must be finite and above 0, got {size}")
+        if self.test_step_sizes and self.learned_step_size != "none":
+            raise ValueError("inner.test_step_sizes have no meaning where the step size is learned")
+        if not 0 <= self.exploration_credit < float("inf"):
+            raise ValueError(f"inner.exploration_credit must be finite and at least 0, got {self.exploration_credit}")
 
 
 def adapt(
@@ -66,42 +74,110 @@ def adapt(
     supports: Sequence[Batch],
     loss: Callable[[Params, Batch], Tensor],
     *,
-    step_size: float,
+    step_size: StepSize | Sequence[StepSize],
     first_order: bool,
 ) -> dict[str, Tensor]:
     """theta_prime = theta − α ∇L(theta), once for each support batch (equation 1).
 
-    Where theta requires gradients, theta_prime is a function of it: differentiated through the inner gradients, or,
-    with ``first_order``, as if they were constant. Otherwise theta_prime is a value.
+    Where theta (or a step size) requires gradients, theta_prime is a function of it: differentiated through the inner
+    gradients, or, with ``first_order``, as if they were constant. Otherwise theta_prime is a value.
 
     Args:
         theta: a stack of parameters, each (T, ...).
         supports: a batch per inner step; batch k was sampled at the parameters that step k starts from.
         loss: the losses (T,) of a stack on a batch.
-        step_size: α.
+        step_size: α, the same for every inner step or one for each. A mapping names the parameters that adapt; the
+            others stay. Gradients flow into tensors.
         first_order: leave the inner gradients out of the graph.
 
     Returns:
         theta_prime, a stack.
     """
-    differentiable = any(value.requires_grad for value in theta.values())
+    steps = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(supports)
+    learned = [a for size in steps if isinstance(size, Mapping) for a in size.values() if isinstance(a, Tensor)]
+    differentiable = any(value.requires_grad for value in (*theta.values(), *learned))
     theta_prime = dict(theta)
-    for support in supports:
+    for support, size in zip(supports, steps, strict=True):
+        alpha = size if isinstance(size, Mapping) else dict.fromkeys(theta, size)
         with torch.enable_grad():
-            if not differentiable:  # a graph of this step alone, for its gradient
-                theta_prime = {name: value.detach().requires_grad_() for name, value in theta_prime.items()}
+            # A value has no graph yet: this step's own, for its gradient.
+            start = {name: theta_prime[name] for name in alpha}
+            start = {
+                name: value if differentiable and value.requires_grad else value.detach().requires_grad_()
+                for name, value in start.items()
+            }
             gradients = torch.autograd.grad(
-                loss(theta_prime, support).sum(),
-                list(theta_prime.values()),
+                loss({**theta_prime, **start}, support).sum(),
+                list(start.values()),
                 create_graph=differentiable and not first_order,
             )
-            theta_prime = {
-                name: value - step_size * gradient
-                for (name, value), gradient in zip(theta_prime.items(), gradients, strict=True)
+            theta_prime |= {
+                name: value - along(alpha[name], value) * gradient
+                for (name, value), gradient in zip(start.items(), gradients, strict=True)
             }
         if not differentiable:  # a value was given, a value is returned
             theta_prime = {name: value.detach() for name, value in theta_prime.items()}
     return theta_prime
+
+
+def along(size: float | Tensor, value: Tensor) -> float | Tensor:
+    """A step size, of which a tensor (T, 1) is one per task, in a shape that multiplies ``value`` (T, ...)."""
+    if isinstance(size, Tensor) and size.shape != value.shape:
+        return size.reshape(-1, *[1] * (value.dim() - 1))
+    return size
+
+
+def adapting(policy: nn.Module, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters that inner steps change."""
+    if inner.adapts == "context":
+        return {name: tuple(value.shape[1:]) for name, value in initial_context(policy, 1).items()}
+    own = {name: tuple(value.shape) for name, value in policy.named_parameters()}
+    if inner.adapts == "all":
+        return own
+    assert isinstance(policy, MLPPolicy), "only an MLP says which parameters are its head"
+    return {name: own[name] for name in policy.head}
+
+
+def initial_theta(policy: nn.Module, inner: InnerConfig) -> dict[str, Tensor]:
+    """The meta-parameters: the policy's, and the step sizes that are learned beside them."""
+    theta = parameters(policy)
+    like = next(iter(theta.values()))
+    if inner.learned_step_size == "scalar":
+        theta[STEP_SIZE] = like.new_full((1,), inner.step_size)
+    elif inner.learned_step_size != "none":
+        for name, shape in adapting(policy, inner).items():
+            size = (1,) if inner.learned_step_size == "per_layer" else shape
+            theta[f"{STEP_SIZE}/{name}"] = like.new_full(size, inner.step_size)
+    return theta
+
+
+def step_sizes(policy: nn.Module, inner: InnerConfig, stack: Params, step: int = 0) -> dict[str, float | Tensor]:
+    """The step size of each parameter that adapts: the setting, or what ``stack`` holds where it is learned.
+
+    Args:
+        policy: the architecture.
+        inner: settings.
+        stack: parameters, each (T, ...).
+        step: number of inner steps before, for ``inner.test_step_sizes``.
+    """
+    size = (
+        inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)] if inner.test_step_sizes else inner.step_size
+    )
+    names = adapting(policy, inner)
+    return {name: size if (key := step_size_key(name, inner)) is None else stack[key] for name in names}
+
+
+def step_size_key(name: str, inner: InnerConfig) -> str | None:
+    """The meta-parameter that is the step size of parameter ``name``; ``None`` where it is not learned."""
+    if inner.learned_step_size == "none":
+        return None
+    return STEP_SIZE if inner.learned_step_size == "scalar" else f"{STEP_SIZE}/{name}"
+
+
+def with_context(policy: nn.Module, stack: Params) -> dict[str, Tensor]:
+    """``stack`` with every task's context at zero, unless it has adapted already (CAVIA)."""
+    num_tasks = next(iter(stack.values())).shape[0]
+    return {**initial_context(policy, num_tasks), **stack}
 
 
 def sum_over_tasks(per_task: Tensor) -> Tensor:
@@ -115,9 +191,81 @@ class MetaBatch(NamedTuple):
     supports: tuple[Episodes, ...]
     query: Episodes
 
+    @property
+    def credit(self) -> Tensor:
+        """Mean query return of each task, standardised over tasks, (T,): what adaptation is credited with."""
+        returns = self.query.returns.nanmean(1)
+        return (returns - returns.mean()) / returns.std(correction=0).clamp(min=1e-8)
+
     def tasks(self, start: int, stop: int) -> MetaBatch:
         """The part of tasks start..stop−1."""
         return MetaBatch(tuple(support.tasks(start, stop) for support in self.supports), self.query.tasks(start, stop))
+
+
+class Adapted(NamedTuple):
+    """Adaptation of a block of tasks, from which every term of a meta-objective is computed."""
+
+    policy: nn.Module
+    batch: MetaBatch
+    stacks: tuple[Params, ...]
+    """Parameters after 0, 1, ... K inner steps, as functions of theta."""
+    credit: Tensor
+    """What each task's adaptation led to, (T,)."""
+
+    @property
+    def sampled(self) -> list[tuple[Params, Episodes]]:
+        """The parameters that each inner step starts from, with the support episodes that they were to sample."""
+        return list(zip(self.stacks[:-1], self.batch.supports, strict=True))
+
+    @property
+    def query_distribution(self) -> Distribution:
+        """π_θ' at the query states."""
+        return distribution(self.policy, self.stacks[-1], self.batch.query.flat(self.batch.query.observations))
+
+    @property
+    def query_ratio(self) -> Tensor:
+        """π_θ'(a_t | s_t) / π_old(a_t | s_t) at the query steps, (T, E·H)."""
+        return step_ratio(self.policy, self.stacks[-1], self.batch.query)
+
+
+Quantity = Callable[[Adapted], Tensor]
+"""A quantity (T,) of each adapted task."""
+
+
+def ratio_surrogate(adapted: Adapted) -> Tensor:
+    """mean_t π_θ'(a_t | s_t) / π_old(a_t | s_t) Â_t over the query episodes of each task, (T,)."""
+    query = adapted.batch.query
+    return (query.step_weights * query.flat(query.advantages) * adapted.query_ratio).sum(-1)
+
+
+def query_kl(adapted: Adapted) -> Tensor:
+    """mean_t KL(π_old ‖ π_θ') over the query episodes of each task, (T,)."""
+    return mean_kl(adapted.query_distribution, adapted.batch.query)
+
+
+def inner_kl(adapted: Adapted) -> Tensor:
+    """Mean over inner steps k of mean_t KL(π_old ‖ π_θₖ) over the support episodes of step k, (T,).
+
+    θ₀ is theta and θₖ what k inner steps make of it, each on the episodes that it was to sample (Rothfuss et al. 2019,
+    equation 11).
+    """
+    kls = [
+        mean_kl(distribution(adapted.policy, stack, support.flat(support.observations)), support)
+        for stack, support in adapted.sampled
+    ]
+    return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
+
+
+def exploration_surrogate(adapted: Adapted) -> Tensor:
+    """Σ_k mean_t π_θₖ(a_t | s_t) / π_old(a_t | s_t) · credit over the support episodes of each task, (T,).
+
+    At the sampling parameters its gradient is that of E-MAML's term, Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation
+    5), up to the mean over steps in place of the sum.
+    """
+    total = torch.zeros_like(adapted.credit)
+    for stack, support in adapted.sampled:
+        total = total + (support.step_weights * step_ratio(adapted.policy, stack, support)).sum(-1)
+    return total * adapted.credit
 
 
 @dataclass(frozen=True)
@@ -142,131 +290,78 @@ class MetaObjective:
         """Surrogate and KL, each a mean over tasks.
 
         surrogate = mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t and kl = mean_i mean_t KL(π_old ‖ π_θ'ᵢ) over
-        the query episodes, θ'ᵢ being theta adapted to task i and π_old the policy that sampled them.
+        the query episodes, θ'ᵢ being theta adapted to task i and π_old the policy that sampled them. With
+        ``inner.exploration_credit`` the surrogate holds E-MAML's term too.
         """
-        surrogates, kls = [], []
-        for block in self._blocks():
-            stack = make_stack(theta, block.query.num_tasks)
+        surrogate, kl = self.mean(theta, ratio_surrogate, query_kl)
+        if self.inner.exploration_credit:
+            surrogate += self.inner.exploration_credit * self.mean(theta, exploration_surrogate)[0]
+        return surrogate, kl
+
+    def mean(self, theta: Params, *quantities: Quantity) -> list[float]:
+        """Means over tasks of quantities after adaptation, without gradients."""
+        values: list[list[Tensor]] = []
+        for block, credit in self.blocks():
+            adapted = self._adapted(make_stack(theta, block.query.num_tasks), block, credit)
             with torch.no_grad():
-                dist = self._query_distribution(self._adapt(stack, block), block.query)
-                surrogates.append(_ratio_surrogate(dist, block.query))
-                old: Any = type(dist)(*block.query.distribution)
-                kls.append((block.query.step_weights * old.kl(dist)).sum(-1))
-        return (
-            float(sum_over_tasks(torch.cat(surrogates))) / self.num_tasks,
-            float(sum_over_tasks(torch.cat(kls))) / self.num_tasks,
-        )
+                values.append([quantity(adapted) for quantity in quantities])
+        return [float(sum_over_tasks(torch.cat(parts))) / self.num_tasks for parts in zip(*values, strict=True)]
 
-    def surrogate_and_gradient(self, theta: Params) -> tuple[float, Tensor]:
-        """The surrogate, and its gradient through adaptation (with ``first_order``, past it), (P,) float64."""
-        values, per_task = [], []
-        for block in self._blocks():
-            stack = _requiring_grad(make_stack(theta, block.query.num_tasks))
-            surrogates = _ratio_surrogate(self._query_distribution(self._adapt(stack, block), block.query), block.query)
-            gradients = torch.autograd.grad(surrogates.sum(), list(stack.values()))
-            values.append(surrogates.detach())
-            per_task.append(flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1))
-        surrogate = float(sum_over_tasks(torch.cat(values))) / self.num_tasks
-        return surrogate, sum_over_tasks(torch.cat(per_task)) / self.num_tasks
-
-    def fisher_vector_product(self, theta: Params, state_stride: int = 1) -> Callable[[Tensor], Tensor]:
-        """The Hessian of the KL at the sampling parameters, as a product with a vector.
-
-        There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ: Fᵢ is the Fisher matrix of the action distribution's own parameters, and
-        Jᵢ their Jacobian, the policy's at θ'ᵢ times adaptation's. Adaptation's Jacobian is a product of factors
-        I − α Hₖ, Hₖ the (symmetric) Hessian of inner loss k. The graphs are built once, for all products.
+    def surrogate_and_gradient(self, theta: Params, surrogate: Quantity = ratio_surrogate) -> tuple[float, Tensor]:
+        """The surrogate, and its gradient through adaptation (with ``first_order``, past it), (P,) float64.
 
         Args:
-            theta: where the episodes were sampled.
-            state_stride: take Fᵢ and Hₖ over every ``state_stride``-th state only; an estimate where it is above 1.
-
-        Returns:
-            A function from a vector (P,) float64 to the product (P,) float64.
+            theta: where.
+            surrogate: what to maximise; E-MAML's term is added to it if the settings ask for it.
         """
-        products = [self._block_fisher_product(theta, block, state_stride) for block in self._blocks()]
-        dtype = next(iter(theta.values())).dtype
+        values, per_task = [], []
+        for block, credit in self.blocks():
+            stack = requiring_grad(make_stack(theta, block.query.num_tasks))
+            adapted = self._adapted(stack, block, credit)
+            surrogates = surrogate(adapted)
+            if self.inner.exploration_credit:
+                surrogates = surrogates + self.inner.exploration_credit * exploration_surrogate(adapted)
+            gradients = torch.autograd.grad(
+                surrogates.sum(), list(stack.values()), allow_unused=True, materialize_grads=True
+            )
+            values.append(surrogates.detach())
+            per_task.append(flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1))
+        value = float(sum_over_tasks(torch.cat(values))) / self.num_tasks
+        return value, sum_over_tasks(torch.cat(per_task)) / self.num_tasks
 
-        def product(vector: Tensor) -> Tensor:
-            direction = unflatten(vector.to(dtype), theta)
-            return sum_over_tasks(torch.cat([block_product(direction) for block_product in products])) / self.num_tasks
+    def mean_movement(self, theta: Params) -> Tensor:
+        """Mean over tasks of θ'ᵢ − θ, (P,) float64: where adaptation goes (Nichol et al. 2018)."""
+        moved = []
+        for block, credit in self.blocks():
+            stack = make_stack(theta, block.query.num_tasks)
+            end = self._adapted(stack, block, credit).stacks[-1]
+            moved.append(flatten({name: end[name] - value for name, value in stack.items()}, batch_dims=1))
+        return sum_over_tasks(torch.cat(moved)) / self.num_tasks
 
-        return product
-
-    def _block_fisher_product(self, theta: Params, block: MetaBatch, state_stride: int) -> Callable[[Params], Tensor]:
-        """The map v ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
-        alpha = self.inner.step_size
-        stack = make_stack(theta, block.query.num_tasks)
-        hessians: list[LinearMap] = []
-        for support in block.supports:
-            if not self.inner.first_order:
-                hessians.append(self._hessian_product(stack, support.every(state_stride)))
-            stack = self._adapt(stack, block._replace(supports=(support,)))
-        fisher = self._policy_fisher_product(stack, block.query.every(state_stride))
-
-        def product(direction: Params) -> Tensor:
-            v: Sequence[Tensor] = list(make_stack(direction, block.query.num_tasks).values())
-            for hessian in hessians:
-                v = [x - alpha * hx for x, hx in zip(v, hessian(v), strict=True)]
-            v = fisher(v)
-            for hessian in reversed(hessians):
-                v = [x - alpha * hx for x, hx in zip(v, hessian(v), strict=True)]
-            return flatten(dict(zip(theta, v, strict=True)), batch_dims=1)
-
-        return product
-
-    def _hessian_product(self, stack: Params, support: Episodes) -> LinearMap:
-        """The map v ↦ H v, H the Hessian of the inner loss at ``stack``."""
-        inputs = list(_requiring_grad(stack).values())
-        losses = self._inner_loss(dict(zip(stack, inputs, strict=True)), support)
-        gradients = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
-        return lambda v: torch.autograd.grad(gradients, inputs, v, retain_graph=True)
-
-    def _policy_fisher_product(self, theta_prime: Params, query: Episodes) -> LinearMap:
-        """The map v ↦ JᵀFJ v, J the Jacobian of the policy's distribution at ``theta_prime``."""
-        stack = _requiring_grad(theta_prime)
-        inputs = list(stack.values())
-        dist = self._query_distribution(stack, query)
-        outputs = tuple(dist)
-        # Jᵀu is linear in u, so the derivative of its product with v with respect to u is J v.
-        u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
-        transposed = torch.autograd.grad(outputs, inputs, u, create_graph=True)
-
-        def product(v: Sequence[Tensor]) -> Sequence[Tensor]:
-            tangents = torch.autograd.grad(transposed, u, v, retain_graph=True)
-            with torch.no_grad():
-                weighted = dist.fisher_product(tangents, query.step_weights)
-            return torch.autograd.grad(outputs, inputs, weighted, retain_graph=True)
-
-        return product
-
-    def _blocks(self) -> Iterator[MetaBatch]:
+    def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
+        """Parts of the batch of ``block_size`` tasks, with the credit of each task, which is relative to all."""
+        credit = self.batch.credit
         for start in range(0, self.num_tasks, self.block_size):
-            yield self.batch.tasks(start, min(start + self.block_size, self.num_tasks))
+            stop = min(start + self.block_size, self.num_tasks)
+            yield self.batch.tasks(start, stop), credit[start:stop]
 
     @property
-    def _inner_loss(self) -> Callable[[Params, Episodes], Tensor]:
+    def inner_loss(self) -> Callable[[Params, Episodes], Tensor]:
+        """What inner steps minimise."""
         return policy_gradient_loss(self.policy, self.inner.surrogate)
 
-    def _adapt(self, stack: Params, block: MetaBatch) -> dict[str, Tensor]:
-        step_size, first_order = self.inner.step_size, self.inner.first_order
-        return adapt(stack, block.supports, self._inner_loss, step_size=step_size, first_order=first_order)
+    def inner_step(self, stack: Params, support: Episodes) -> dict[str, Tensor]:
+        """One inner step."""
+        sizes = step_sizes(self.policy, self.inner, stack)
+        return adapt(stack, [support], self.inner_loss, step_size=sizes, first_order=self.inner.first_order)
 
-    def _query_distribution(self, theta_prime: Params, query: Episodes) -> Distribution:
-        return distribution(self.policy, theta_prime, query.flat(query.observations))
+    def _adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
+        stacks = [with_context(self.policy, stack)]
+        for support in block.supports:
+            stacks.append(self.inner_step(stacks[-1], support))
+        return Adapted(self.policy, block, tuple(stacks), credit)
 
 
-def _requiring_grad(stack: Params) -> dict[str, Tensor]:
+def requiring_grad(stack: Params) -> dict[str, Tensor]:
     """The same values as leaves of a new graph: detached, so that gradients stop here."""
     return {name: value.detach().requires_grad_() for name, value in stack.items()}
-
-
-def _ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
-    """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
-    log_ratio = log_prob - episodes.flat(episodes.log_probs)
-    return log_ratio.masked_fill(episodes.flat(episodes.mask) == 0, 0.0).exp()
-
-
-def _ratio_surrogate(dist: Distribution, query: Episodes) -> Tensor:
-    """mean_t π(a_t | s_t) / π_old(a_t | s_t) Â_t of each task, (T,)."""
-    ratio = _ratio(dist.log_prob(query.flat(query.actions)), query)
-    return (query.step_weights * query.flat(query.advantages) * ratio).sum(-1)

@@ -19,8 +19,9 @@ from maml_rl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, s
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.config import Config, PolicyConfig, to_mapping
 from maml_rl.errors import UserError
+from maml_rl.maml import InnerConfig, initial_theta
 from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import MLPPolicy, Params, action_size, distribution, make_stack
+from maml_rl.policies import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.run_folder import create_run_folder
@@ -46,6 +47,7 @@ def make_policy(
         nonlinearity=config.nonlinearity,
         init_std=config.init_std,
         rng=RandomStreams(seed, Phase.INITIALISATION).parameters(),
+        context_size=config.context_size,
     ).requires_grad_(False)
 
 
@@ -212,13 +214,19 @@ def policy_tensors(theta: Params, normalizer: ObservationNormalizer | None) -> d
     return {"theta": dict(theta), "normalizer": {} if normalizer is None else normalizer._asdict()}
 
 
-def check_parameters(policy: MLPPolicy, theta: Params, source: Path) -> None:
+def check_parameters(policy: MLPPolicy, inner: InnerConfig, theta: Params, source: Path) -> list[str]:
     """Refuse parameters that do not fit the policy.
+
+    Returns:
+        Their names, in order.
 
     Raises:
         UserError: names or shapes differ.
     """
-    expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in policy.named_parameters()}
+    fitting = initial_theta(policy, inner)
+    if "context" in theta:  # the policy has adapted
+        fitting |= {name: value[0] for name, value in initial_context(policy, 1).items()}
+    expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in fitting.items()}
     got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in theta.items()}
     if expected != got:
         differing = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
@@ -228,6 +236,7 @@ def check_parameters(policy: MLPPolicy, theta: Params, source: Path) -> None:
             f"{expected.get(name, 'none of that name')}"
             + (f" (and {len(differing) - 1} more)" if differing[1:] else "")
         )
+    return list(expected)
 
 
 def policy_state(
@@ -239,8 +248,7 @@ def policy_state(
         UserError: they do not fit the policy or the configuration.
     """
     theta = checkpoint.tensors.get("theta", {})
-    check_parameters(policy, theta, path)
-    ordered = {name: theta[name] for name, _ in policy.named_parameters()}
+    ordered = {name: theta[name] for name in check_parameters(policy, config.inner, theta, path)}
     if not config.policy.normalize_observations:
         return ordered, None
     empty = ObservationNormalizer.empty(policy.observation_size, next(iter(ordered.values())).device)

@@ -12,7 +12,7 @@ from maml_rl.adaptation import TASKS_PER_BLOCK, collect_through_adaptation, samp
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
-from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective
+from maml_rl.maml import STEP_SIZE, InnerConfig, MetaBatch, MetaObjective
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import OUTER_STEPS
 from maml_rl.policies import Params
@@ -94,6 +94,11 @@ def _sampling_metrics(episodes: list[Episodes], theta: Params) -> dict[str, floa
         metrics[f"train/return_after_{k}_steps"] = float(collected.returns.nanmean())
     metrics["train/episode_length"] = float(torch.stack([e.mask.sum(-1).mean() for e in episodes]).mean())
     metrics["train/void_episodes"] = float(sum(int(collected.void.sum()) for collected in episodes))
+    learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
+    if learned:
+        sizes = torch.cat(learned)
+        metrics |= {"train/step_size_mean": float(sizes.mean())}
+        metrics |= {"train/step_size_min": float(sizes.min()), "train/step_size_max": float(sizes.max())}
     if "log_std" in theta:
         metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
     return metrics

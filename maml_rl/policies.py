@@ -108,6 +108,8 @@ class MLPPolicy(nn.Module):
         nonlinearity: between layers.
         init_std: initial standard deviation of the Gaussian.
         rng: stream of the initial weights.
+        context_size: length of the context that adapts in place of the weights (CAVIA: Zintgraf et al. 2019); it is fed
+            to the first layer beside the observation, and is zero unless a stack holds ``context``, (T, context_size).
         dtype: of the parameters.
     """
 
@@ -121,6 +123,7 @@ class MLPPolicy(nn.Module):
         nonlinearity: Nonlinearity,
         init_std: float,
         rng: np.random.Generator,
+        context_size: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -135,8 +138,19 @@ class MLPPolicy(nn.Module):
             weight = torch.from_numpy(rng.uniform(-bound, bound, (fan_in, fan_out))).to(dtype)
             self.register_parameter(f"weight_{i}", nn.Parameter(weight))
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out, dtype=dtype)))
+        self.context_size = context_size
+        if context_size > 0:
+            bound = math.sqrt(6 / (context_size + sizes[1]))
+            weight = torch.from_numpy(rng.uniform(-bound, bound, (context_size, sizes[1]))).to(dtype)
+            self.context_weight = nn.Parameter(weight)
         if not discrete:
             self.log_std = nn.Parameter(torch.full((action_size,), math.log(init_std), dtype=dtype))
+
+    @property
+    def head(self) -> list[str]:
+        """Names of the parameters of the last layer, and of the standard deviation."""
+        last = self.num_layers - 1
+        return [f"weight_{last}", f"bias_{last}", *([] if self.discrete else ["log_std"])]
 
     def forward(self, observations: Tensor) -> Distribution:
         """The action distribution at observations (N, observation_size), with this module's own parameters."""
@@ -151,7 +165,10 @@ class MLPPolicy(nn.Module):
         for i in range(self.num_layers):
             if i > 0:
                 x = activation(x)
-            x = torch.baddbmm(stack[f"bias_{i}"][:, None], x, stack[f"weight_{i}"])
+            bias = stack[f"bias_{i}"][:, None]
+            if i == 0 and "context" in stack:
+                bias = torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"])
+            x = torch.baddbmm(bias, x, stack[f"weight_{i}"])
         if self.discrete:
             return Categorical(x)
         return Gaussian(x, stack["log_std"][:, None].clamp(min=_MIN_LOG_STD))
@@ -183,6 +200,13 @@ def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Dist
 def parameters(policy: nn.Module) -> dict[str, Tensor]:
     """The policy's parameters as values: detached copies by name."""
     return {name: value.detach().clone() for name, value in policy.named_parameters()}
+
+
+def initial_context(policy: nn.Module, num_tasks: int) -> dict[str, Tensor]:
+    """The context that adaptation starts from: zeros (num_tasks, context_size), or nothing where there is none."""
+    if not isinstance(policy, MLPPolicy) or policy.context_size == 0:
+        return {}
+    return {"context": policy.context_weight.new_zeros(num_tasks, policy.context_size)}
 
 
 def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:

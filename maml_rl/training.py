@@ -21,11 +21,11 @@ from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
+from maml_rl.maml import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.metrics_writers import make_logger
 from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import parameters
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.recording import record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
@@ -114,12 +114,12 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
     with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
         spaces = env.single_observation_space, env.single_action_space
         policy = make_policy(config.policy, *spaces, config.seed).to(device)
-        theta, normalizer = parameters(policy), None
+        theta, normalizer = initial_theta(policy, config.inner), None
         if config.policy.normalize_observations:
             normalizer = ObservationNormalizer.empty(policy.observation_size, device)
         if config.init_from is not None:
             start = load_run(Path(config.init_from), device)
-            check_parameters(policy, start.theta, Path(config.init_from))
+            check_parameters(policy, config.inner, start.theta, Path(config.init_from))
             if (start.normalizer is not None) != config.policy.normalize_observations:
                 raise UserError(
                     f"{config.init_from} was trained with policy.normalize_observations "
@@ -129,7 +129,8 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
         meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
         sizes = (config.meta_batch_size, config.num_episodes, config.horizon)
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device)
-        trainer = MetaTrainer(collector, config.inner, config.outer, config.baseline, config.seed)
+        inner = dataclasses.replace(config.inner, test_step_sizes=())
+        trainer = MetaTrainer(collector, inner, config.outer, config.baseline, config.seed)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy
 
 
@@ -213,6 +214,9 @@ class TrainingRun:
             f"{config.num_episodes} episodes x {config.horizon} steps x {config.inner.num_steps + 1} collections = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
+        notice = config.outer.notice(config.inner.num_steps) if hasattr(config.outer, "notice") else None
+        if notice:
+            say(notice)
 
     def _can_draw(self, say: Say | None) -> bool:
         """Whether videos are wanted and possible; tells the user why not."""

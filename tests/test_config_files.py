@@ -13,6 +13,7 @@ import maml_rl
 from maml_rl.config import Config, to_mapping
 from maml_rl.config_files import load_config, parse_training_arguments, preset, preset_names, resolve
 from maml_rl.errors import UserError
+from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.task_vector_env import EnvConfig, resolve_env_id
 
 CONFIGS = Path(maml_configs.__path__[0])
@@ -191,3 +192,13 @@ def test_a_family_has_its_preset_however_it_is_named(name):
 def test_a_preset_of_a_folder_is_no_environment():
     with pytest.raises(UserError, match="unknown environment"):
         maml_rl.load_config(env="maml/HalfCheetahVel")
+
+
+@pytest.mark.parametrize("name", ["promp", "ppo", "adam", "reptile"])
+def test_another_outer_step_leaves_the_presets_behind(name: str) -> None:
+    default = OUTER_CONFIGS[name]()
+    assert maml_rl.load_config(env="HalfCheetahVel", outer=name).outer == default
+    assert maml_rl.load_config(env="HalfCheetahVel", outer={"name": name, "step_size": 0.5}).outer.step_size == 0.5
+    assert parse_training_arguments(["--env", "HalfCheetahVel", "--outer", name]).outer == default
+    assert parse_training_arguments(["--config", "maml/HalfCheetahVel", "--outer", name]).outer == default
+    assert parse_training_arguments(["--env", "HalfCheetahVel", "--outer", "trpo"]).outer.max_kl == 0.04

@@ -24,8 +24,10 @@ from synthetic import (
     with_garbage,
 )
 
-from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective, adapt, policy_gradient_loss, sum_over_tasks
+from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective, adapt, sum_over_tasks
+from maml_rl.meta_fisher import fisher_vector_product
 from maml_rl.policies import Gaussian, make_stack
+from maml_rl.surrogates import policy_gradient_loss
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -220,7 +222,7 @@ class TestValue:
         for ours, theirs in zip(objective.surrogate_and_gradient(at), other.surrogate_and_gradient(at), strict=True):
             torch.testing.assert_close(ours, theirs, **CLOSE)
         vector = torch.linspace(-1, 1, len(to_vector(theta)), dtype=torch.float64)
-        products = [o.fisher_vector_product(theta)(vector) for o in (objective, other)]
+        products = [fisher_vector_product(o, theta)(vector) for o in (objective, other)]
         torch.testing.assert_close(*products, **CLOSE)
 
 
@@ -284,7 +286,7 @@ class TestFisherVectorProduct:
             return plain_meta_objective(from_vector(vector, theta), objective.batch, objective.inner, plain_task_kl)
 
         expected = torch.autograd.functional.hessian(kl, to_vector(theta))
-        matrix = explicit_matrix(objective.fisher_vector_product(theta), len(expected))
+        matrix = explicit_matrix(fisher_vector_product(objective, theta), len(expected))
         torch.testing.assert_close(matrix, expected, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(matrix, matrix.T, rtol=1e-10, atol=1e-13)
         assert torch.linalg.eigvalsh(matrix).min() > -1e-12
@@ -296,16 +298,16 @@ class TestFisherVectorProduct:
             return plain_meta_objective(from_vector(vector, theta), objective.batch, objective.inner, plain_task_kl)
 
         expected = torch.autograd.functional.hessian(kl, to_vector(theta))
-        matrix = explicit_matrix(objective.fisher_vector_product(theta), len(expected))
+        matrix = explicit_matrix(fisher_vector_product(objective, theta), len(expected))
         torch.testing.assert_close(matrix, expected, rtol=1e-9, atol=1e-12)
 
     @both_policies
     @both_orders
     def test_state_stride_uses_only_every_other_state(self, discrete, first_order):
         objective, theta = make_objective(discrete, num_steps=2, first_order=first_order)
-        matrix = explicit_matrix(objective.fisher_vector_product(theta, state_stride=2), len(to_vector(theta)))
+        matrix = explicit_matrix(fisher_vector_product(objective, theta, state_stride=2), len(to_vector(theta)))
         torch.testing.assert_close(matrix, self.plain_strided_matrix(objective, theta), rtol=1e-9, atol=1e-12)
-        full = explicit_matrix(objective.fisher_vector_product(theta), len(to_vector(theta)))
+        full = explicit_matrix(fisher_vector_product(objective, theta), len(to_vector(theta)))
         assert (matrix - full).abs().max() > 1e-3
 
     @staticmethod
@@ -372,11 +374,11 @@ def test_any_module_has_a_meta_gradient_and_a_fisher_product():
 
     # The KL's gradient vanishes at the sampling parameters, so its second differences are its Hessian.
     vector = torch.linspace(-1, 1, len(at), dtype=torch.float64)
-    product = objective.fisher_vector_product(theta)(vector)
+    product = fisher_vector_product(objective, theta)(vector)
     eps = 1e-3
     along = [objective.value(from_vector(at + sign * eps * vector, theta))[1] for sign in (1, -1)]
     assert float(vector @ product) == pytest.approx(sum(along) / eps**2, rel=1e-4)
-    matrix = explicit_matrix(objective.fisher_vector_product(theta), len(at))
+    matrix = explicit_matrix(fisher_vector_product(objective, theta), len(at))
     torch.testing.assert_close(matrix, matrix.T, rtol=1e-10, atol=1e-13)
 
 
@@ -392,7 +394,7 @@ class TestBlocks:
         for block_size in (1, 2, 3, 7):
             same = dataclasses.replace(objective, block_size=block_size)
             surrogate, gradient = same.surrogate_and_gradient(theta)
-            product = same.fisher_vector_product(theta)(vector)
+            product = fisher_vector_product(same, theta)(vector)
             results.append(
                 (
                     torch.tensor(same.value(moved(theta)), dtype=torch.float64),
@@ -415,7 +417,7 @@ class TestBlocks:
         objective, theta = make_objective(dtype=torch.float32)
         _, gradient = objective.surrogate_and_gradient(theta)
         assert gradient.dtype == torch.float64
-        assert objective.fisher_vector_product(theta)(gradient).dtype == torch.float64
+        assert fisher_vector_product(objective, theta)(gradient).dtype == torch.float64
 
 
 class TestInnerConfig:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 from synthetic import make_meta_batch, make_policy, make_theta
 
 from maml_rl.maml import InnerConfig, MetaObjective
+from maml_rl.meta_fisher import fisher_vector_product
 from maml_rl.outer.trpo import TRPOConfig, conjugate_gradient, trpo_step
 
 
@@ -41,6 +43,17 @@ class QuadraticObjective:
     def fisher_vector_product(self, theta, state_stride=1):
         self.strides.append(state_stride)
         return lambda vector: self.fisher @ vector
+
+
+@pytest.fixture(autouse=True)
+def _own_fisher_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quadratic objective brings its own Fisher matrix."""
+
+    def product(objective, theta, state_stride):
+        own = getattr(objective, "fisher_vector_product", None)
+        return (own or functools.partial(fisher_vector_product, objective))(theta, state_stride)
+
+    monkeypatch.setattr("maml_rl.outer.trpo.fisher_vector_product", product)
 
 
 def quadratic(**options) -> tuple[QuadraticObjective, dict[str, torch.Tensor]]:
@@ -228,7 +241,7 @@ class TestStepOnAMetaObjective:
         step = torch.cat([(new[name] - theta[name]).flatten() for name in theta])
         rise = metrics["outer/surrogate_after"] - metrics["outer/surrogate_before"]
         assert rise == pytest.approx(float(gradient @ step), rel=0.05)
-        fisher = objective.fisher_vector_product(theta)
+        fisher = fisher_vector_product(objective, theta)
         assert metrics["outer/kl"] == pytest.approx(float(0.5 * step @ fisher(step)), rel=0.05)
 
 

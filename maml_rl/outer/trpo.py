@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.maml import MetaObjective
+from maml_rl.meta_fisher import fisher_vector_product
 from maml_rl.policies import Params, flatten, unflatten
 from maml_rl.stopwatch import Stopwatch
 
@@ -97,7 +98,7 @@ def trpo_step(
     watch.lap("time/gradient_s")
     if not gradient.isfinite().all():
         raise FloatingPointError("the meta-gradient is not finite")
-    fisher = objective.fisher_vector_product(theta, config.fisher_state_stride)
+    fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
 
     def damped(vector: Tensor) -> Tensor:
         return fisher(vector) + config.cg_damping * vector

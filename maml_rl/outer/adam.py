@@ -1,0 +1,88 @@
+"""Adam (Kingma & Ba 2015) as the outer step: plain policy gradient, and the optimiser behind PPO and ProMP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maml_rl.maml import MetaObjective
+from maml_rl.policies import Params, flatten, unflatten
+from maml_rl.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Plain policy-gradient outer step, one of Adam's for each batch of episodes."""
+
+    step_size: float = 1e-3
+    """Adam's step size."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "step_size")
+
+
+def adam_step(
+    theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: AdamConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """One step of Adam along the meta-gradient (Finn et al. 2017, algorithm 3, line 10).
+
+    Args:
+        theta: the meta-parameters at which the objective's episodes were sampled.
+        state: of the optimiser; empty at first.
+        objective: the surrogate after adaptation as a function of theta.
+        config: settings.
+
+    Returns:
+        The new theta, the state, and metrics.
+
+    Raises:
+        FloatingPointError: the meta-gradient is not finite.
+    """
+    watch = Stopwatch()
+    surrogate, gradient = objective.surrogate_and_gradient(theta)
+    watch.lap("time/gradient_s")
+    new_theta, state = ascend(theta, gradient, state, config.step_size)
+    metrics = {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": surrogate}
+    return new_theta, state, metrics | watch.seconds
+
+
+def ascend(
+    theta: Params, gradient: Tensor, state: dict[str, Tensor], step_size: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One step uphill of torch's Adam, on values.
+
+    Args:
+        theta: parameters.
+        gradient: (P,) float64.
+        state: what the last call returned, or an empty mapping.
+        step_size: Adam's.
+
+    Returns:
+        The new parameters and the state: Adam's two moments (P,) and its step count.
+
+    Raises:
+        FloatingPointError: the gradient is not finite.
+    """
+    if not gradient.isfinite().all():
+        raise FloatingPointError("the meta-gradient is not finite")
+    vector = flatten(theta).clone().requires_grad_()
+    optimizer = torch.optim.Adam([vector], lr=step_size, maximize=True)
+    if state:
+        moments = {name: state[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: moments}})
+    vector.grad = gradient.to(vector.dtype)
+    optimizer.step()
+    return unflatten(vector.detach(), theta), {name: value.clone() for name, value in optimizer.state[vector].items()}
+
+
+def check_positive(config: object, *names: str) -> None:
+    """Refuse settings that must be finite and above 0.
+
+    Raises:
+        ValueError: names one that is not.
+    """
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ValueError(f"outer.{name} must be finite and above 0, got {getattr(config, name)}")

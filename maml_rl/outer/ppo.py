@@ -1,0 +1,84 @@
+"""Proximal policy optimisation (Schulman et al. 2017) as the outer step of MAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maml_rl.maml import Adapted, MetaObjective, Quantity
+from maml_rl.outer.adam import ascend, check_positive
+from maml_rl.policies import Params
+from maml_rl.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Clipped outer steps, several on the same episodes."""
+
+    step_size: float = 1e-3
+    """Adam's step size."""
+    num_epochs: int = 5
+    """Gradient steps on the same episodes."""
+    clip_range: float = 0.3
+    """A likelihood ratio further than this from 1 earns nothing more."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "step_size", "clip_range")
+        if self.num_epochs < 1:
+            raise ValueError(f"outer.num_epochs must be at least 1, got {self.num_epochs}")
+
+
+def clipped_surrogate(clip_range: float) -> Quantity:
+    """mean_t min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) over the query episodes (equation 7); ρ_t their ratio."""
+
+    def surrogate(adapted: Adapted) -> Tensor:
+        query, ratio = adapted.batch.query, adapted.query_ratio
+        advantages = query.flat(query.advantages)
+        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+        return (query.step_weights * torch.minimum(ratio * advantages, clipped * advantages)).sum(-1)
+
+    return surrogate
+
+
+def ppo_step(
+    theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: PPOConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """Several steps of Adam up the clipped surrogate.
+
+    Args:
+        theta: the meta-parameters at which the objective's episodes were sampled.
+        state: of the optimiser; empty at first.
+        objective: the surrogate after adaptation as a function of theta.
+        config: settings.
+
+    Returns:
+        The new theta, the state, and metrics.
+
+    Raises:
+        FloatingPointError: the meta-gradient is not finite.
+    """
+    return climb(theta, state, objective, clipped_surrogate(config.clip_range), config.num_epochs, config.step_size)
+
+
+def climb(
+    theta: Params,
+    state: dict[str, Tensor],
+    objective: MetaObjective,
+    surrogate: Quantity,
+    num_epochs: int,
+    step_size: float,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """``num_epochs`` steps of Adam up ``surrogate``, all on the same episodes."""
+    watch = Stopwatch()
+    metrics: dict[str, float] = {}
+    for epoch in range(num_epochs):
+        value, gradient = objective.surrogate_and_gradient(theta, surrogate)
+        theta, state = ascend(theta, gradient, state, step_size)
+        if epoch == 0:
+            metrics = {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": value}
+    watch.lap("time/gradient_s")
+    metrics["outer/surrogate_after"], metrics["outer/kl"] = objective.value(theta)
+    watch.lap("time/evaluation_s")
+    return dict(theta), state, metrics | watch.seconds

@@ -1,0 +1,75 @@
+"""Proximal meta-policy search (Rothfuss et al. 2019) as the outer step of MAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maml_rl.maml import Adapted, MetaObjective, inner_kl
+from maml_rl.outer.adam import check_positive
+from maml_rl.outer.ppo import PPOConfig, climb, clipped_surrogate
+from maml_rl.policies import Params
+
+_TOLERANCE = 1.5  # the penalty stays while the KL is within this factor of its target
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProMPConfig(PPOConfig):
+    """Clipped outer steps with a penalty on how far the policy before adaptation moves."""
+
+    kl_coefficient: float = 5e-4
+    """Weight eta of the inner KL divergence; where it adapts, its initial value."""
+    adaptive_kl: bool = False
+    """Halve or double the weight after each iteration whose inner KL is far from the target."""
+    target_kl: float = 0.01
+    """What the adaptive weight aims at."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "target_kl")
+        if not 0 <= self.kl_coefficient < float("inf"):
+            raise ValueError(f"outer.kl_coefficient must be finite and at least 0, got {self.kl_coefficient}")
+
+
+def promp_step(
+    theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: ProMPConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """Several steps of Adam up J_clip(θ') − η KL(π_θo ‖ π_θ), the mean over tasks of equation 12.
+
+    With ``adaptive_kl``, η is halved where the inner KL after the step is below its target by a factor of 1.5, and
+    doubled where it is above by as much, as in the authors' code.
+
+    Args:
+        theta: the meta-parameters at which the objective's episodes were sampled.
+        state: of the optimiser, with η; empty at first.
+        objective: what follows from theta.
+        config: settings.
+
+    Returns:
+        The new theta, the state, and metrics.
+
+    Raises:
+        FloatingPointError: the meta-gradient is not finite.
+    """
+    optimizer = dict(state)
+    eta = optimizer.pop("kl_coefficient", torch.tensor(config.kl_coefficient, dtype=torch.float64))
+    clipped = clipped_surrogate(config.clip_range)
+
+    def penalised(adapted: Adapted) -> Tensor:
+        return clipped(adapted) - float(eta) * inner_kl(adapted)
+
+    theta, optimizer, metrics = climb(theta, optimizer, objective, penalised, config.num_epochs, config.step_size)
+    (kl,) = objective.mean(theta, inner_kl)
+    metrics |= {"outer/inner_kl": kl, "outer/kl_coefficient": float(eta)}
+    if config.adaptive_kl:
+        eta = adapted_coefficient(eta, kl, config.target_kl)
+    return dict(theta), {**optimizer, "kl_coefficient": eta}, metrics
+
+
+def adapted_coefficient(eta: Tensor, kl: float, target: float) -> Tensor:
+    """η for the next iteration."""
+    if kl < target / _TOLERANCE:
+        return eta / 2
+    return eta * 2 if kl > target * _TOLERANCE else eta

@@ -1,0 +1,56 @@
+"""Reptile (Nichol et al. 2018) as the outer step: move towards where adaptation goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from maml_rl.maml import MetaObjective
+from maml_rl.outer.adam import check_positive
+from maml_rl.policies import Params, flatten, unflatten
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReptileConfig:
+    """Interpolation between theta and the mean of the adapted parameters; meant for several inner steps."""
+
+    step_size: float = 1.0
+    """Share epsilon of the way from theta to the mean of the adapted parameters."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "step_size")
+
+    def notice(self, num_inner_steps: int) -> str | None:
+        """What the user should know about these settings with so many inner steps."""
+        if num_inner_steps > 1:
+            return None
+        return (
+            "notice: with fewer than two inner steps Reptile trains on all tasks jointly; it needs several "
+            "(--inner.num_steps 3) to learn to adapt"
+        )
+
+
+def reptile_step(
+    theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: ReptileConfig
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
+    """Return theta + ε mean_i (θ'ᵢ − theta) (algorithm 2); with one task per iteration, algorithm 1.
+
+    Args:
+        theta: the meta-parameters at which the objective's episodes were sampled.
+        state: of the optimiser; this one has none.
+        objective: knows where adaptation leads.
+        config: settings.
+
+    Returns:
+        The new theta, the state, and metrics.
+
+    Raises:
+        FloatingPointError: an adapted parameter is not finite.
+    """
+    movement = objective.mean_movement(theta)
+    if not movement.isfinite().all():
+        raise FloatingPointError("the adapted parameters are not finite")
+    moved = flatten(theta).double() + config.step_size * movement
+    like = next(iter(theta.values()))
+    return unflatten(moved.to(like.dtype), theta), state, {"outer/movement_norm": float(movement.norm())}
