@@ -200,8 +200,12 @@ def test_results_do_not_depend_on_global_generators(whole, tmp_path):
         {},
         {"policy": {"hidden_sizes": [8], "normalize_observations": True}},
         {"inner": {"num_steps": 2}, "logging": {"evaluate_every": 2}},
+        {"outer": {"name": "promp", "adaptive_kl": True}, "inner": {"learned_step_size": "per_parameter"}},
+        {"outer": {"name": "adam"}, "inner": {"adapts": "context"}, "policy": {"hidden_sizes": [8], "context_size": 2}},
+        {"outer": {"name": "reptile"}, "inner": {"num_steps": 2, "adapts": "head"}},
+        {"outer": {"name": "ppo"}, "inner": {"surrogate": "dice", "exploration_credit": 0.5}},
     ],
-    ids=["plain", "normalized", "evaluated"],
+    ids=["plain", "normalized", "evaluated", "promp", "adam", "reptile", "ppo"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, settings):
     def config(name: str) -> Config:
