@@ -1,0 +1,355 @@
+"""Few-shot classification of handwritten digits: gradient-based meta-learners and metric learners in one table.
+
+The images (8 × 8, real handwriting) come with scikit-learn; nothing is downloaded. A task is to tell a few digits apart
+from one or a few images of each. Learners meta-train on some digits and are tested on the others, which they have never
+seen. All have the same trunk, see the same tasks, and share the outer optimiser; every one that adapts by gradients
+does so in ``maml_rl.maml.adapt``. Few classes are left to learn from: compare with the pixels, which learn nothing.
+
+python examples/digits.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from maml_rl.maml import adapt
+from maml_rl.policies import Params, make_stack
+
+NUM_PIXELS, WIDTH, NUM_INNER_STEPS, STEP_SIZE = 64, 64, 5, 0.1
+TRUNK = ("weight_0", "bias_0", "weight_1", "bias_1")
+HEAD = ("weight_2", "bias_2")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The experiment; each field is a flag."""
+
+    num_iterations: int = 2000
+    """Meta-iterations of each learner."""
+    meta_batch_size: int = 16
+    """Tasks per meta-iteration."""
+    num_ways: int = 3
+    """Digits in a task."""
+    num_queries: int = 10
+    """Query images of each digit."""
+    num_orientations: int = 8
+    """Orientations of training digits, 1 to 8: a turned digit counts as another (as in Santoro et al. 2016)."""
+    learning_rate: float = 1e-3
+    """Of Adam, the outer optimiser of all learners."""
+    num_test_tasks: int = 600
+    """Tasks of held-out digits."""
+    held_out: tuple[int, ...] = (6, 7, 8, 9)
+    """Digits that appear in no training task."""
+    seed: int = 1
+    """Of the initial weights and the tasks."""
+
+
+class Images(NamedTuple):
+    """N images of each of T tasks: ``pixels`` (T, N, 64) in [0, 1], ``labels`` (T, N) int64 within the task."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+class Tasks(NamedTuple):
+    """T tasks: what to adapt from, what to be judged by, and the digits (T, num_ways) behind the labels."""
+
+    support: Images
+    query: Images
+    digits: np.ndarray
+
+    @property
+    def num_ways(self) -> int:
+        """Digits in a task."""
+        return self.digits.shape[1]
+
+
+Embedding = Callable[[Params, Tensor], Tensor]
+"""Embeddings (T, N, D) of images (T, N, 64) by a stack."""
+Scores = Callable[[Params, Tasks], Tensor]
+"""Scores (T, N, num_ways) of the query images; the highest one is the answer."""
+
+
+def load_images() -> np.ndarray:
+    """As many images of each digit as the rarest has, (10, 8, M, 64) in [0, 1], each in 8 orientations.
+
+    Orientation 0 is upright; the others are quarter turns and their mirror images, which make other characters.
+    """
+    data = load_digits()
+    by_digit = [data.images[data.target == digit] for digit in range(10)]
+    upright = np.stack([images[: min(map(len, by_digit))] for images in by_digit]).astype(np.float32) / 16
+    turned = [np.rot90(upright, quarters, axes=(2, 3)) for quarters in range(4)]
+    orientations = np.stack([*turned, *(images[..., ::-1] for images in turned)], axis=1)
+    return orientations.reshape(*orientations.shape[:3], NUM_PIXELS)
+
+
+def draw_tasks(
+    rng: np.random.Generator,
+    images: np.ndarray,
+    settings: Settings,
+    *,
+    digits: Sequence[int],
+    num_tasks: int,
+    num_shots: int,
+    num_orientations: int,
+) -> Tasks:
+    """Draw tasks: digits in random order, which gives them their labels, and different images of each.
+
+    Args:
+        rng: stream of the tasks.
+        images: of every digit in every orientation, (10, 8, M, 64).
+        settings: of the experiment.
+        digits: to choose from.
+        num_tasks: T.
+        num_shots: support images of each digit.
+        num_orientations: how many to choose each digit's orientation from; with 1 it is upright.
+    """
+    ways, per_digit = settings.num_ways, num_shots + settings.num_queries
+    chosen = rng.permuted(np.tile(digits, (num_tasks, 1)), axis=1)[:, :ways]
+    orientation = rng.integers(num_orientations, size=chosen.shape)
+    which = rng.random((num_tasks, ways, images.shape[2])).argsort(-1)[:, :, :per_digit]
+    pixels = torch.from_numpy(images[chosen[:, :, None], orientation[:, :, None], which])
+    labels = torch.arange(ways)[None, :, None].expand(num_tasks, ways, per_digit)
+
+    def part(start: int, stop: int) -> Images:
+        # Digit after digit, so that any num_ways images in a row hold one of each.
+        return Images(*(x[:, :, start:stop].transpose(1, 2).flatten(1, 2) for x in (pixels, labels)))
+
+    return Tasks(part(0, num_shots), part(num_shots, per_digit), chosen)
+
+
+def initial_theta(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
+    """Glorot-uniform weights (fan_in, fan_out) and zero biases (fan_out,) of the trunk, the head and the pair score."""
+    theta = {}
+    sizes = {"0": (NUM_PIXELS, WIDTH), "1": (WIDTH, WIDTH), "2": (WIDTH, num_ways), "pair": (WIDTH, 1)}
+    for name, (fan_in, fan_out) in sizes.items():
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        theta[f"weight_{name}"] = torch.from_numpy(rng.uniform(-bound, bound, (fan_in, fan_out))).float()
+        theta[f"bias_{name}"] = torch.zeros(fan_out)
+    return theta
+
+
+def with_step_sizes(theta: Params) -> dict[str, Tensor]:
+    """``theta`` with a step size for each entry of the trunk and the head beside it (Meta-SGD)."""
+    return {**theta, **{f"step_size/{name}": torch.full_like(theta[name], STEP_SIZE) for name in TRUNK + HEAD}}
+
+
+def linear(stack: Params, name: str, x: Tensor) -> Tensor:
+    """One layer of T networks, (T, N, fan_in) to (T, N, fan_out)."""
+    return torch.baddbmm(stack[f"bias_{name}"][:, None], x, stack[f"weight_{name}"])
+
+
+def embed(stack: Params, pixels: Tensor) -> Tensor:
+    """The trunk: embeddings (T, N, 64) of images (T, N, 64)."""
+    return torch.relu(linear(stack, "1", torch.relu(linear(stack, "0", pixels))))
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean over N images of each task of −log softmax(scores)[label], (T,); scores (T, N, num_ways)."""
+    return nn.functional.cross_entropy(scores.transpose(1, 2), labels, reduction="none").mean(1)
+
+
+def head_loss(stack: Params, images: Images) -> Tensor:
+    """What inner steps minimise: the cross-entropy of the head's scores, (T,)."""
+    return cross_entropy(linear(stack, "2", embed(stack, images.pixels)), images.labels)
+
+
+def adapted(
+    stack: Params, supports: Sequence[Images], *, adapts: Sequence[str] = TRUNK + HEAD, first_order: bool = False
+) -> dict[str, Tensor]:
+    """``stack`` after a step on each support batch, with step sizes of its own where it holds them."""
+    step_size = {name: stack.get(f"step_size/{name}", STEP_SIZE) for name in adapts}
+    return adapt(stack, supports, head_loss, step_size=step_size, first_order=first_order)
+
+
+def adapted_scores(
+    stack: Params, tasks: Tasks, *, adapts: Sequence[str] = TRUNK + HEAD, first_order: bool = False
+) -> Tensor:
+    """The head's scores of the query images after adaptation, (T, N, num_ways)."""
+    theta_prime = adapted(stack, [tasks.support] * NUM_INNER_STEPS, adapts=adapts, first_order=first_order)
+    return linear(theta_prime, "2", embed(theta_prime, tasks.query.pixels))
+
+
+def class_means(values: Tensor, labels: Tensor, num_ways: int) -> Tensor:
+    """Means (T, M, num_ways) of values (T, M, N) over the support images of each class, whose labels are (T, N)."""
+    member = nn.functional.one_hot(labels, num_ways).to(values.dtype)
+    return values @ (member / member.sum(1, keepdim=True))
+
+
+def prototypical_scores(stack: Params, tasks: Tasks, *, embedding: Embedding = embed) -> Tensor:
+    """−|f(x) − c_k|², c_k the mean embedding of class k, (T, N, num_ways) (Snell et al. 2017, equation 2)."""
+    support, query = embedding(stack, tasks.support.pixels), embedding(stack, tasks.query.pixels)
+    prototypes = class_means(support.transpose(1, 2), tasks.support.labels, tasks.num_ways).transpose(1, 2)
+    return -((query[:, :, None] - prototypes[:, None]) ** 2).sum(-1)
+
+
+def matching_scores(stack: Params, tasks: Tasks) -> Tensor:
+    """Log of Σ_i a(x, x_i) y_i, a the softmax of cosines, (T, N, num_ways) (Vinyals et al. 2016, equation 1).
+
+    Without the embeddings that depend on the whole support set.
+    """
+    support, query = (
+        nn.functional.normalize(embed(stack, images.pixels), dim=-1) for images in (tasks.support, tasks.query)
+    )
+    attention = (query @ support.transpose(1, 2)).softmax(-1)
+    return class_means(attention, tasks.support.labels, tasks.num_ways).log()  # as many of each: the mean for the sum
+
+
+def pair_logits(stack: Params, tasks: Tasks) -> Tensor:
+    """Log-odds (T, N_query, N_support) that a pair is of one class: linear in |f(x) − f(x_i)| (Koch et al. 2015)."""
+    support, query = embed(stack, tasks.support.pixels), embed(stack, tasks.query.pixels)
+    distance = (query[:, :, None] - support[:, None]).abs()
+    return linear(stack, "pair", distance.flatten(1, 2)).reshape(distance.shape[:3])
+
+
+def siamese_scores(stack: Params, tasks: Tasks) -> Tensor:
+    """Mean log-odds over the support images of each class, (T, N, num_ways)."""
+    return class_means(pair_logits(stack, tasks), tasks.support.labels, tasks.num_ways)
+
+
+def pair_loss(stack: Params, tasks: Tasks) -> Tensor:
+    """Cross-entropy of the pairs of query and support images, (T,)."""
+    same = (tasks.query.labels[:, :, None] == tasks.support.labels[:, None]).float()
+    losses = nn.functional.binary_cross_entropy_with_logits(pair_logits(stack, tasks), same, reduction="none")
+    return losses.mean((1, 2))
+
+
+def nearest_pixels_scores(stack: Params, tasks: Tasks) -> Tensor:
+    """−|x − x_i|² of the nearest support image of each class, (T, N, num_ways): nothing is learned."""
+    distance = torch.cdist(tasks.query.pixels, tasks.support.pixels) ** 2
+    other = ~nn.functional.one_hot(tasks.support.labels, tasks.num_ways).bool()
+    return -distance[..., None].masked_fill(other[:, None], torch.inf).amin(2)
+
+
+def meta_gradient(theta: Params, tasks: Tasks, *, loss: Callable[[Params, Tasks], Tensor]) -> dict[str, Tensor]:
+    """Gradient of the mean loss over tasks, through adaptation where the loss adapts; zero for what takes no part."""
+    leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+    # Copies that stay on the graph of theta: their gradients add up over tasks.
+    stack = {name: value.expand(len(tasks.digits), *value.shape) for name, value in leaves.items()}
+    total = loss(stack, tasks).mean()
+    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, gradients, strict=True))
+
+
+def reptile_gradient(theta: Params, tasks: Tasks) -> dict[str, Tensor]:
+    """Return theta − mean_i θ'ᵢ, which the outer optimiser takes for a gradient (Nichol et al. 2018, section 3).
+
+    Support and query images are one training set, of which each inner step sees another part.
+    """
+    parts = [
+        torch.cat(pair, 1).tensor_split(NUM_INNER_STEPS, 1) for pair in zip(tasks.support, tasks.query, strict=True)
+    ]
+    batches = [Images(*part) for part in zip(*parts, strict=True)]
+    theta_prime = adapted(make_stack(theta, len(tasks.digits)), batches)
+    return {name: value - theta_prime[name].mean(0) for name, value in theta.items()}
+
+
+class Learner(NamedTuple):
+    """A method: how it scores query images, and the gradient of theta that it meta-trains by."""
+
+    scores: Scores
+    gradient: Callable[[Params, Tasks], dict[str, Tensor]]
+    learns_step_sizes: bool = False
+
+
+def by_scores(scores: Scores, **fields: bool) -> Learner:
+    """The learner that minimises the cross-entropy of its own scores."""
+    return Learner(
+        scores,
+        partial(meta_gradient, loss=lambda stack, tasks: cross_entropy(scores(stack, tasks), tasks.query.labels)),
+        **fields,
+    )
+
+
+LEARNERS = {
+    "MAML": by_scores(adapted_scores),
+    "First-order MAML": by_scores(partial(adapted_scores, first_order=True)),
+    "Reptile": Learner(adapted_scores, reptile_gradient),
+    "Meta-SGD": by_scores(adapted_scores, learns_step_sizes=True),
+    "ANIL": by_scores(partial(adapted_scores, adapts=HEAD)),
+    "Prototypical networks": by_scores(prototypical_scores),
+    "Matching networks": by_scores(matching_scores),
+    "Siamese networks": Learner(siamese_scores, partial(meta_gradient, loss=pair_loss)),
+}
+BASELINES: dict[str, Scores] = {
+    "Nearest image in pixels": nearest_pixels_scores,
+    "Nearest mean in pixels": partial(prototypical_scores, embedding=lambda stack, pixels: pixels),
+}
+
+
+def train(learner: Learner, images: np.ndarray, num_shots: int, settings: Settings) -> dict[str, Tensor]:
+    """Meta-train on tasks of the digits that are not held out; the seed draws the same for every learner."""
+    digits = [digit for digit in range(10) if digit not in settings.held_out]
+    theta = initial_theta(np.random.default_rng([settings.seed, 0]), settings.num_ways)
+    theta = with_step_sizes(theta) if learner.learns_step_sizes else theta
+    rng = np.random.default_rng([settings.seed, 1])
+    optimiser = torch.optim.Adam(theta.values(), lr=settings.learning_rate)
+    for _ in range(settings.num_iterations):
+        tasks = draw_tasks(
+            rng,
+            images,
+            settings,
+            digits=digits,
+            num_tasks=settings.meta_batch_size,
+            num_shots=num_shots,
+            num_orientations=settings.num_orientations,
+        )
+        for name, gradient in learner.gradient(theta, tasks).items():
+            theta[name].grad = gradient
+        optimiser.step()
+    return theta
+
+
+def accuracy(scores: Scores, theta: Params, images: np.ndarray, num_shots: int, settings: Settings) -> str:
+    """Accuracy in per cent on tasks of the held-out digits, a mean and its 95% interval; the same tasks for all."""
+    rng = np.random.default_rng([settings.seed, 2])
+    tasks = draw_tasks(
+        rng,
+        images,
+        settings,
+        digits=settings.held_out,
+        num_tasks=settings.num_test_tasks,
+        num_shots=num_shots,
+        num_orientations=1,
+    )
+    correct = scores(make_stack(theta, settings.num_test_tasks), tasks).argmax(-1) == tasks.query.labels
+    per_task = 100 * correct.double().mean(1)
+    return f"{float(per_task.mean()):.1f} ± {1.96 * float(per_task.std()) / math.sqrt(len(per_task)):.1f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, a row as soon as its learner is trained."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for field in dataclasses.fields(Settings):
+        several = {"nargs": "+", "type": int} if field.name == "held_out" else {"type": type(field.default)}
+        parser.add_argument(f"--{field.name}", default=field.default, **several)
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    images = load_images()
+    print(f"Accuracy (%) on {settings.num_test_tasks} tasks of held-out digits; {settings}")
+    print(f"{'method':<23} | 1 shot      | 5 shots     | training (s)")
+    chance = f"{100 / settings.num_ways:.1f}"
+    print(f"{'Chance':<23} | {chance:<11} | {chance:<11} | 0")
+    for name, scores in BASELINES.items():
+        cells = [accuracy(scores, {"none": torch.zeros(())}, images, shots, settings) for shots in (1, 5)]
+        print(f"{name:<23} | {cells[0]:<11} | {cells[1]:<11} | 0")
+    for name, learner in LEARNERS.items():
+        start_s = time.perf_counter()
+        thetas = {shots: train(learner, images, shots, settings) for shots in (1, 5)}
+        trained_s = time.perf_counter() - start_s
+        cells = [accuracy(learner.scores, theta, images, shots, settings) for shots, theta in thetas.items()]
+        print(f"{name:<23} | {cells[0]:<11} | {cells[1]:<11} | {trained_s:.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
