@@ -1,8 +1,52 @@
 """``python -m maml_rl.train``; see ``--help``."""
 
+from __future__ import annotations
+
 import sys
 
-from maml_rl.cli import main
+from maml_rl.cli import main, say
+from maml_rl.errors import UserError
+
+
+def command(argv: list[str]) -> int:
+    """Train a run, or go on with one."""
+    import yaml
+
+    from maml_rl.config import to_mapping
+    from maml_rl.config_files import parse_training_arguments, take_option
+    from maml_rl.training import Interrupted, resume, train
+
+    run, rest = take_option(argv, "--resume")
+    try:
+        if run is not None:
+            resume(run, _iterations_to_resume(rest), say=say, progress_bar=True)
+            return 0
+        config = parse_training_arguments([token for token in rest if token != "--print_config"])
+        if "--print_config" in rest:
+            say(yaml.safe_dump(to_mapping(config), sort_keys=False).rstrip())
+            return 0
+        train(config, say=say, progress_bar=True)
+    except Interrupted as error:
+        say(str(error))
+        return 130
+    return 0
+
+
+def _iterations_to_resume(rest: list[str]) -> int | None:
+    """The only setting that may stand beside --resume."""
+    from maml_rl.config_files import take_option
+
+    iterations, others = take_option(rest, "--num_iterations")
+    if others:
+        raise UserError(
+            f"--resume goes on with the run's own settings: only --num_iterations may be given, not {others[0]}"
+        )
+    if iterations is None:
+        return None
+    if not iterations.isdecimal() or int(iterations) < 1:
+        raise UserError(f"--num_iterations must be a whole number of at least 1, got {iterations!r}")
+    return int(iterations)
+
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))
