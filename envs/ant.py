@@ -200,6 +200,8 @@ class AntGoal(Ant):
     """Radius of the disc, or half the side of the square (m)."""
     goal_reward: float = 4.0
     """Reward at the goal."""
+    success_radius: float = 0.5
+    """Success is a torso this close to the goal at the episode's end (m); the reward does not know it."""
 
     task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_x": (-100.0, 100.0), "goal_y": (-100.0, 100.0)}
@@ -218,6 +220,11 @@ class AntGoal(Ant):
         goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
         distance = abs(after["qpos"][:, :2] - goal).sum(-1)
         return {"reward_goal": self.goal_reward - distance, **self._common_terms(xp, after, action)}
+
+    def success(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Whether the torso is at the goal, (num_sims,)."""
+        goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
+        return xp.linalg.norm(state["qpos"][:, :2] - goal, axis=-1) <= self.success_radius
 
     def _observed_position(self, state: State) -> Array:
         return state["qpos"]

@@ -79,7 +79,11 @@ class Body(Protocol):
 
 
 class TaskFamily(Protocol):
-    """One body with a distribution of tasks. Implementations are frozen dataclasses: their fields are the settings."""
+    """One body with a distribution of tasks. Implementations are frozen dataclasses: their fields are the settings.
+
+    A family whose tasks can be fulfilled may say when one is, by a method ``success(xp, state, task)`` that returns
+    (num_sims,) bool; evaluation reports how many episodes end in such a state.
+    """
 
     body: ClassVar[Body]
     max_episode_steps: ClassVar[int]

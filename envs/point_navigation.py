@@ -53,7 +53,7 @@ class PointNavigation(Point):
 
     Reward: −‖position − goal‖₂ after the step.
     Task distribution: both coordinates of the goal uniform in [low, high], by default [−0.5, 0.5] m.
-    Episode end: within ``goal_tolerance`` of the goal on both axes.
+    Episode end, and success: within ``goal_tolerance`` of the goal on both axes.
 
     Version history: v0, first.
     """
@@ -78,6 +78,10 @@ class PointNavigation(Point):
         """Whether the point is within the tolerance on both axes, (num_sims,)."""
         return (abs(self._offset(xp, state, task)) < self.goal_tolerance).all(-1)
 
+    def success(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Whether the goal is reached, (num_sims,): what ends the episode."""
+        return self.terminated(xp, state, task)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointNavigationSparse(Point):
@@ -85,7 +89,7 @@ class PointNavigationSparse(Point):
 
     Reward: 1 − ‖position − goal‖₂ within ``goal_radius`` of the goal after the step, else 0.
     Task distribution: goals uniform on the upper half of the unit circle around the start.
-    Episode end: never before the horizon.
+    Episode end: never before the horizon. Success: within ``goal_radius`` of the goal at the end.
 
     Version history: v0, first.
     """
@@ -104,6 +108,10 @@ class PointNavigationSparse(Point):
         """Closeness to the goal where it is near, (num_sims,)."""
         distance = xp.linalg.norm(self._offset(xp, after, task), axis=-1)
         return {"reward_near_goal": xp.where(distance <= self.goal_radius, 1 - distance, 0.0 * distance)}
+
+    def success(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Whether the point is where the reward is, (num_sims,)."""
+        return xp.linalg.norm(self._offset(xp, state, task), axis=-1) <= self.goal_radius
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Never."""

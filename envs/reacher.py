@@ -35,6 +35,8 @@ class ReacherGoal:
 
     goal_radius: float = 0.2
     """Radius of the disc that goals are drawn from (m)."""
+    success_radius: float = 0.02
+    """Success is a fingertip this close to the goal at the episode's end (m); the reward does not know it."""
     control_cost_weight: float = 1.0
     """Weight of the squared norm of the action in the reward."""
     dynamics: DynamicsSetting = field(default_factory=dict)
@@ -78,6 +80,11 @@ class ReacherGoal:
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Never."""
         return xp.zeros_like(state["qpos"][:, 0], dtype=bool)
+
+    def success(self, xp: Any, state: State, task: Tasks) -> Array:
+        """Whether the fingertip is at the goal, (num_sims,)."""
+        goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
+        return xp.linalg.norm(self._fingertip(xp, state) - goal, axis=-1) <= self.success_radius
 
     def _fingertip(self, xp: Any, state: State) -> Array:
         """Its position in the plane, (num_sims, 2), in m."""

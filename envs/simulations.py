@@ -127,6 +127,12 @@ class Simulations:
             self._noise.draw(np.flatnonzero(live))
         return self._observation(), terms, terminated, void
 
+    def success(self) -> np.ndarray | None:
+        """Whether each simulation's state is what its task asks for, (num_sims,) bool; ``None`` without ``success``."""
+        if not hasattr(self.family, "success"):
+            return None
+        return self.family.success(np, self.engine.state, self._tasks)
+
     def _observation(self) -> np.ndarray:
         """What the sensors show, (num_sims, observation_size)."""
         observation = self.family.observation(np, self.engine.state)

@@ -16,8 +16,9 @@ class FamilyEnv(gym.Env):
     """A task family behind Gymnasium's API, for videos, other libraries, and stepping by hand.
 
     A task is drawn at the first reset and kept; :meth:`set_task` or ``reset(options={"task": ...})`` sets one. Rewards
-    terms are in ``info``. An episode whose simulation broke down is truncated with ``info["void"]`` set. On MuJoCo
-    bodies ``model`` and ``data`` are there as on Gymnasium's own MuJoCo environments.
+    terms are in ``info``, and ``is_success`` where the family says what success is. An episode whose simulation broke
+    down is truncated with ``info["void"]`` set. On MuJoCo bodies ``model`` and ``data`` are there as on Gymnasium's own
+    MuJoCo environments.
 
     Args:
         family: the task family.
@@ -92,9 +93,14 @@ class FamilyEnv(gym.Env):
             raise ValueError(f"expected an action of shape {self.action_space.shape}, got {action.shape}")
         observation, terms, terminated, void = self._simulations.step(action[None], np.ones(1, bool))
         info: dict[str, Any] = {name: float(term[0]) for name, term in terms.items()}
+        reward = sum(info.values())
+        info["void"] = bool(void[0])
+        success = self._simulations.success()
+        if success is not None:
+            info["is_success"] = bool(success[0])
         if self.render_mode == "human":
             self.render()
-        return observation[0], sum(info.values()), bool(terminated[0]), bool(void[0]), {**info, "void": bool(void[0])}
+        return observation[0], reward, bool(terminated[0]), bool(void[0]), info
 
     def render(self) -> Any:
         """Draw the scene as ``render_mode`` says; (height, width, 3) uint8 for ``"rgb_array"``."""

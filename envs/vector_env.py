@@ -142,7 +142,8 @@ class FamilyVectorEnv(VectorEnv):
 
         Returns:
             Observations (num_envs, observation_size), rewards, terminated and truncated (num_envs,), and an info with
-            every reward term and ``void``, each (num_envs,), with Gymnasium's ``_name`` masks.
+            every reward term, ``void``, and ``is_success`` where the family has ``success``, each (num_envs,), with
+            Gymnasium's ``_name`` masks.
         """
         actions = np.asarray(actions, np.float64)
         if actions.shape != self.action_space.shape:
@@ -153,6 +154,9 @@ class FamilyVectorEnv(VectorEnv):
         self._terminated |= terminated
         self._truncated |= live & (void | (self._num_steps >= self.max_episode_steps))
         info: dict[str, Any] = {**terms, "void": void}
+        success = self._simulations.success()
+        if success is not None:
+            info["is_success"] = success
         info.update({f"_{name}": live for name in info})
         return observation, np.add.reduce(list(terms.values())), self._terminated.copy(), self._truncated.copy(), info
 

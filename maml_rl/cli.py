@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import math
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from maml_rl.errors import UserError
 
@@ -78,10 +79,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def run_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """What the commands on a finished run share."""
+def run_parser(command: str, description: str, several: bool = False) -> argparse.ArgumentParser:
+    """What the commands on a finished run, or on ``several``, share."""
     parser = _Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    if several:
+        parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders")
+    else:
+        parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--seed", type=natural, default=0, help="of all random draws (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
     return parser
@@ -106,19 +110,29 @@ def made_folder(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
+class EnvFlags(NamedTuple):
+    """What ``--tasks.*`` and ``--dynamics`` say."""
+
+    flags: list[str]
+    """The settings, as flags of training: ``--env.*``."""
+    sweeps: dict[str, tuple[float, ...]]
+    """Values of each parameter of the body that a sweep fixes one after the other."""
+
+
 def add_env_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the flags that :func:`take_env_flags` takes."""
     parser.add_argument("--tasks.SETTING", metavar="VALUE", help="another setting of the family, as --tasks.high 3")
     parser.add_argument(
         "--dynamics",
         metavar="NAME=VALUE,...",
-        help="another body: fixed, in a range, or one of a list, as body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]",
+        help="another body: fixed, in a range, or one of a list, as body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; "
+        "LOW:HIGH:POINTS sweeps over values, as body_mass=0.5:3:6 (evaluate)",
     )
 
 
-def take_env_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags ``--tasks.*`` and ``--dynamics`` as those of training, ``--env.*``, and the other arguments."""
-    flags: list[str] = []
+def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
+    """What ``--tasks.*`` and ``--dynamics`` say, and the other arguments."""
+    taken = EnvFlags([], {})
     rest: list[str] = []
     words = iter(argv)
     for word in words:
@@ -130,8 +144,13 @@ def take_env_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             value = next(words, "")
         if not value or value.startswith("--"):
             raise UserError(f"{flag} needs a value")
-        flags += _dynamics(value) if flag == "--dynamics" else [f"--env.{flag.removeprefix('--tasks.')}={value}"]
-    return flags, rest
+        if flag == "--dynamics":
+            more = _dynamics(value)
+            taken.flags.extend(more.flags)
+            taken.sweeps.update(more.sweeps)
+        else:
+            taken.flags.append(f"--env.{flag.removeprefix('--tasks.')}={value}")
+    return taken, rest
 
 
 def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
@@ -153,22 +172,41 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
         raise UserError(str(error).replace('"env.', '"tasks.')) from error
 
 
-def _dynamics(text: str) -> list[str]:
-    """``body_mass=2,slope=-0.1:0.1`` as flags of training.
+def _dynamics(text: str) -> EnvFlags:
+    """``body_mass=2,slope=-0.1:0.1`` as flags of training, and ``body_mass=0.5:3:6`` as a sweep.
 
     Raises:
         UserError: it reads otherwise.
     """
-    flags = []
+    found = EnvFlags([], {})
     for part in re.split(r",(?![^\[]*\])", text):  # not at the commas of a list
         name, equals, value = (word.strip() for word in part.partition("="))
-        low, colon, high = value.partition(":")
-        if not equals or not name or not low or "{" in value or (colon and (not high or ":" in high)):
+        low, *others = (word.strip() for word in value.split(":"))
+        if not (equals and name and low and all(others)) or len(others) > 2 or "{" in value:
             raise UserError(
-                f"--dynamics expects NAME=VALUE, NAME=LOW:HIGH or NAME=[VALUE,VALUE], separated by commas, got {text!r}"
+                "--dynamics expects NAME=VALUE, NAME=LOW:HIGH, NAME=LOW:HIGH:POINTS or NAME=[VALUE,VALUE], separated "
+                f"by commas, got {text!r}"
             )
-        flags.append(f"--env.dynamics.{name}={f'{{low: {low}, high: {high}}}' if colon else value}")
-    return flags
+        if len(others) == 2:
+            found.sweeps[name] = _sweep(part, low, *others)
+        else:
+            found.flags.append(f"{dynamics_flag(name)}={f'{{low: {low}, high: {others[0]}}}' if others else value}")
+    return found
+
+
+def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
+    try:
+        first, last, number = float(low), float(high), int(points)
+    except ValueError:
+        first, last, number = math.nan, math.nan, 0
+    if not (math.isfinite(first) and first < last and math.isfinite(last) and 2 <= number <= 1000):
+        raise UserError(f"a sweep is NAME=LOW:HIGH:POINTS with LOW < HIGH and 2 to 1000 points, got {text!r}")
+    return tuple(round(first + (last - first) * i / (number - 1), 12) for i in range(number))
+
+
+def dynamics_flag(name: str) -> str:
+    """The flag of training that sets a parameter of the body."""
+    return f"--env.dynamics.{name}"
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:

@@ -119,7 +119,9 @@ class Collector:
             self._round(stack, noise[:, first : first + side_by_side], seed + first * self.num_tasks, normalizer)
             for first in range(0, self.num_episodes, side_by_side)
         ]
-        observations, actions, rewards, mask, void = (torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+        observations, actions, rewards, mask, void, success = (
+            torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True)
+        )
         # One pass over all states gives what the steps sampled from, in the shape that the learner computes it again.
         dist = distribution(self.policy, stack, observations.flatten(1, 2))
         episodes = Episodes(
@@ -130,6 +132,7 @@ class Collector:
             distribution=tuple(dist),
             log_probs=dist.log_prob(actions.flatten(1, 2)).reshape(mask.shape),
             void=void,
+            success=success,
             advantages=torch.zeros_like(rewards),
         )
         _check(episodes)
@@ -138,12 +141,13 @@ class Collector:
     def _round(
         self, stack: Params, noise: Tensor, seed: int, normalizer: ObservationNormalizer | None
     ) -> tuple[Tensor, ...]:
-        """One episode in every sub-environment: observations, actions, rewards, mask, and void, in task order."""
+        """One episode in every sub-environment; observations, actions, rewards, mask, void, success, in task order."""
         sizes = (self.num_tasks, self.episodes_per_round)
         horizon, num_envs = self.horizon, self.env.num_envs
         observations = noise.new_zeros(*sizes, horizon, self.policy.observation_size)
         rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
         void, live = np.zeros(num_envs, bool), np.ones(num_envs, bool)
+        success = np.full(num_envs, np.nan)
         actions: list[Tensor] = []
         observation, _ = self.env.reset(seed=seed)
         for t in range(horizon):
@@ -156,6 +160,7 @@ class Collector:
                 self.action_map(action.flatten(0, 1).cpu().numpy())
             )
             void |= info.get("void", False)
+            success = np.where(live, info.get("is_success", np.nan), success)
             live &= ~(terminated | truncated)
             if not live.any():
                 break
@@ -173,6 +178,7 @@ class Collector:
             in_task_order(np.where(mask, rewards, 0.0)),
             real,
             torch.from_numpy(void).to(self.device).reshape(sizes),
+            torch.from_numpy(np.where(void, np.nan, success)).to(noise).reshape(sizes),
         )
 
     def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:

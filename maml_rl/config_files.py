@@ -21,6 +21,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from maml_envs import FAMILIES, env_id
+from maml_envs.dynamics import parse as parse_dynamics
 
 from maml_rl.baseline import BaselineConfig
 from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
@@ -74,6 +75,22 @@ def with_env_flags(config: Config, flags: Sequence[str]) -> Config:
         UserError: as :func:`load_config`.
     """
     return resolve(to_mapping(config), flags, source="the run")
+
+
+def trained_range(config: Config, name: str) -> tuple[float, float]:
+    """The values that a parameter of the body had in training, from the lowest to the highest.
+
+    Args:
+        config: of a run on one of our families.
+        name: of the parameter.
+    """
+    family: Any = family_of(config.env.name)
+    known = family.body.parameters
+    setting = parse_dynamics(config.env.kwargs.get("dynamics", {}), known)
+    if name not in setting:
+        return known[name].nominal, known[name].nominal
+    drawn = setting[name]
+    return (min(drawn.choices), max(drawn.choices)) if drawn.choices else (drawn.low, drawn.high)
 
 
 def load_config(file: str | Path | None = None, **settings: Any) -> Config:

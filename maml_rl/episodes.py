@@ -32,6 +32,8 @@ class Episodes:
     """(T, E, H): log-probability of each action when it was drawn."""
     void: Tensor
     """(T, E) bool: episodes whose simulation broke down."""
+    success: Tensor
+    """(T, E): 1 where the episode's last step showed success, else 0; NaN for void ones, and where nothing tells."""
     advantages: Tensor
     """(T, E, H); zero until :func:`maml_rl.advantages.with_advantages` fills them."""
 
@@ -94,5 +96,6 @@ class Episodes:
             distribution=tuple(thin_flat(value) for value in self.distribution),
             log_probs=thin(self.log_probs),
             void=self.void,
+            success=self.success,
             advantages=thin(self.advantages),
         )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maml_rl.cli import (
+    EnvFlags,
     add_env_flags,
+    dynamics_flag,
     env_of,
     made_folder,
     main,
@@ -18,47 +24,121 @@ from maml_rl.cli import (
     say,
     take_env_flags,
 )
+from maml_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from maml_rl.comparison import Condition, Subject
+    from maml_rl.meta_policy import MetaPolicy
+    from maml_rl.task_vector_env import EnvConfig
+
+BASELINES = ("random", "pretrained", "oracle")
 
 
 def command(argv: list[str]) -> int:
-    """Evaluate a run."""
+    """Evaluate runs."""
     parser = run_parser(
         "evaluate",
-        "Return after 0, 1, ... K adaptation steps on fresh tasks: a table, results.json, adaptation.png.",
+        "Return after 0, 1, ... K adaptation steps on fresh tasks, of a run, or of several on the same tasks, with the "
+        "baselines in RUN/baselines: a table, results.json, results.csv, plots (PNG, SVG), report.html. Interrupted, "
+        "the same command goes on where it was.",
+        several=True,
     )
     parser.add_argument("--num_tasks", type=positive, default=40, help="fresh tasks (default: 40)")
     parser.add_argument("--num_episodes", type=positive, default=20, help="per task and step (default: 20)")
     parser.add_argument("--num_steps", type=natural, default=3, help="adaptation steps K (default: 3)")
-    parser.add_argument("--output", type=Path, help="folder for the files, replaced there (default: RUN/evaluation)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for the files, replaced there (default: evaluation in the first RUN)"
+    )
+    parser.add_argument("--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines")
     add_env_flags(parser)
     env_flags, argv = take_env_flags(argv)
     args = parse(parser, argv)
 
+    from tqdm import tqdm
+
+    from maml_rl.comparison import compare
+    from maml_rl.config_files import trained_range
+    from maml_rl.report import write_report
+
+    subjects = _subjects(args.runs, args.device, args.num_steps, with_baselines=not args.no_baselines)
+    conditions = _conditions(subjects[0].policy, env_flags)
+    trained = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
+    folder = args.output or args.runs[0] / "evaluation"
+    unfinished = folder / "unfinished"
+    with (
+        made_folder(folder),
+        tqdm(total=len(subjects) * len(conditions), disable=None, leave=False, unit="evaluation") as bar,
+    ):
+
+        def progress(done: str) -> None:
+            bar.update()
+            bar.set_postfix_str(done)
+
+        sizes = {"num_tasks": args.num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
+        comparison = compare(subjects, conditions, **sizes, unfinished=unfinished, progress=progress)
+        write_report(folder, comparison, trained)
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    env = conditions[0].env_of(subjects[0].policy)
+    changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags)
+    kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
+    say(f"{env.name}{changed}: {args.num_tasks} fresh tasks{kept_back}, {args.num_episodes} episodes per task and step")
+    say(f"{comparison.table()}\nwritten to {folder}: report.html, results.json, results.csv, plots")
+    return 0
+
+
+def _subjects(runs: Sequence[Path], device: str, num_steps: int, with_baselines: bool) -> list[Subject]:
+    """The policies of the runs, and of their baselines.
+
+    Raises:
+        UserError: a run cannot be loaded, is named twice, or is one of another environment.
+    """
+    from maml_rl.comparison import Subject
     from maml_rl.config_files import load_run
     from maml_rl.devices import resolve_device
-    from maml_rl.evaluation import evaluate, held_out
 
-    policy = load_run(args.run, resolve_device(args.device))
-    env = env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), env_flags)
-    folder = args.output or args.run / "evaluation"
-    with made_folder(folder):
-        result = evaluate(
-            policy,
-            env=env,
-            seed=args.seed,
-            num_tasks=args.num_tasks,
-            num_episodes=args.num_episodes,
-            num_steps=args.num_steps,
-        )
-        result.save(folder)
-    changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags)
-    kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
-    say(
-        f"{policy.config.env.name}{changed}: {args.num_tasks} fresh tasks{kept_back}, "
-        f"{args.num_episodes} episodes per task and step"
-    )
-    say(f"{result.table()}\nwritten to {folder}/results.json and {folder}/adaptation.png")
-    return 0
+    twice = [run for i, run in enumerate(runs) if run.resolve() in [other.resolve() for other in runs[:i]]]
+    if twice:
+        raise UserError(f"{twice[0]} is named twice")
+    policies = {run: load_run(run, resolve_device(device)) for run in runs}
+    names = {policy.config.env.name for policy in policies.values()}
+    if len(names) > 1:
+        raise UserError(f"runs of one environment can be compared, got runs of {' and '.join(sorted(names))}")
+    subjects = [
+        Subject(label, run, policies[run], num_steps)
+        for run, label in zip(runs, _labels(list(policies.items())), strict=True)
+    ]
+    folders = [(name, run / "baselines" / name) for name in BASELINES for run in runs] if with_baselines else []
+    for name, folder in folders:
+        if (folder / "checkpoints").is_dir():
+            policy = load_run(folder, resolve_device(device))
+            subjects.append(Subject(name, folder, policy, 0 if policy.config.env.observe_task else num_steps))
+    return subjects
+
+
+def _labels(policies: Sequence[tuple[Path, MetaPolicy]]) -> list[str]:
+    return ["meta-trained"] * len(policies)
+
+
+def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
+    """The environment as the flags have it; then a sweep over each parameter, and a grid where there are two."""
+    from maml_rl.comparison import Condition
+
+    def env(flags: Sequence[str], policy: MetaPolicy) -> EnvConfig:
+        from maml_rl.evaluation import held_out
+
+        return env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), flags)
+
+    versions: list[dict[str, float]] = [{name: value} for name, values in env_flags.sweeps.items() for value in values]
+    if len(env_flags.sweeps) == 2:
+        (first, values), (second, others) = env_flags.sweeps.items()
+        versions += [{first: value, second: other} for value in values for other in others]
+    conditions = [Condition(functools.partial(env, env_flags.flags))]
+    for version in versions:
+        flags = [*env_flags.flags, *(f"{dynamics_flag(name)}={value!r}" for name, value in version.items())]
+        conditions.append(Condition(functools.partial(env, flags), version))
+        conditions[-1].env_of(policy)  # what is wrong with a value is told before anything is evaluated
+    return conditions
 
 
 if __name__ == "__main__":

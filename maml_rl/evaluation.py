@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
+from maml_rl.intervals import mean_interval, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, resolve_env_id
-
-_NUM_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,14 @@ class Evaluation:
     Args:
         tasks: N of them.
         returns: (K + 1, N, E): after step k, task i, episode j; NaN where the simulation broke down.
-        description: what was evaluated, for the files.
+        success: (K + 1, N, E): 1 where the episode ended in success, else 0; NaN as above, and where nothing tells.
+        description: what was evaluated, for the files: plain values.
     """
 
     tasks: Sequence[Task]
     returns: np.ndarray
-    description: dict[str, object]
+    success: np.ndarray
+    description: dict[str, Any]
 
     @property
     def task_returns(self) -> np.ndarray:
@@ -45,51 +45,33 @@ class Evaluation:
 
     @property
     def interval(self) -> np.ndarray:
-        """95 % percentile-bootstrap interval of the mean over tasks, (K + 1, 2); the resampling is seeded."""
-        num_tasks = self.task_returns.shape[1]
-        chosen = np.random.default_rng(0).integers(num_tasks, size=(_NUM_RESAMPLES, num_tasks))
-        return np.percentile(self.task_returns[:, chosen].mean(axis=2), [2.5, 97.5], axis=1).T
+        """95 % interval of the mean over tasks after each step, (K + 1, 2); see :mod:`maml_rl.intervals`."""
+        return mean_interval(self.task_returns)
+
+    @property
+    def task_success(self) -> np.ndarray:
+        """Share of each task's episodes that ended in success, (K + 1, N); NaN where the environment does not tell."""
+        valid = np.isfinite(self.success)
+        return np.where(valid.any(axis=2), np.where(valid, self.success, 0).sum(axis=2), np.nan) / np.maximum(
+            valid.sum(axis=2), 1
+        )
+
+    @property
+    def num_void_episodes(self) -> int:
+        """Episodes whose simulation broke down."""
+        return int(np.isnan(self.returns).sum())
 
     def table(self) -> str:
         """The result as text."""
-        lines = [f"{'steps':>5}  {'return':>10}  {'95 % interval over tasks':>26}  {'std over tasks':>14}"]
-        for k, (mean, (low, high)) in enumerate(zip(self.mean, self.interval, strict=True)):
+        rows = [["steps", "return", "95 % interval over tasks", "std over tasks", "success"]]
+        success = self.task_success.mean(axis=1)
+        for k, (mean, interval) in enumerate(zip(self.mean, self.interval, strict=True)):
             spread = self.task_returns[k].std()
-            lines.append(f"{k:>5}  {mean:>10.1f}  {f'[{low:.1f}, {high:.1f}]':>26}  {spread:>14.1f}")
-        return "\n".join(lines)
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``results.json`` and ``adaptation.png``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        per_task = [
-            {"task": dict(task), "returns": self.task_returns[:, i].tolist()} for i, task in enumerate(self.tasks)
-        ]
-        content = {
-            **self.description,
-            "return": self.mean.tolist(),
-            "interval_95": self.interval.tolist(),
-            "std_over_tasks": self.task_returns.std(axis=1).tolist(),
-            "num_void_episodes": int(np.isnan(self.returns).sum()),
-            "tasks": per_task,
-        }
-        (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
-        self._plot(folder / "adaptation.png")
-
-    def _plot(self, path: Path) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5, 3.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        steps = np.arange(len(self.mean))
-        axes.plot(steps, self.task_returns, color="tab:blue", alpha=0.15, linewidth=0.8)
-        axes.errorbar(steps, self.mean, np.abs(self.interval.T - self.mean), color="tab:blue", marker="o", capsize=4)
-        axes.set(xlabel="adaptation steps", ylabel="return", xticks=steps)
-        axes.set_title(f"{self.description.get('env')}: {len(self.tasks)} tasks, mean and 95 % interval", fontsize=10)
-        axes.grid(alpha=0.3)
-        figure.savefig(path, dpi=150)
+            rows.append([str(k), f"{mean:.1f}", written(interval), f"{spread:.1f}", f"{100 * success[k]:.0f} %"])
+        if np.isnan(success).all():
+            rows = [row[:-1] for row in rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows)
 
 
 def evaluate_with(
@@ -115,16 +97,20 @@ def evaluate_with(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
     )
     returns = np.stack([collected.returns.cpu().numpy() for collected in episodes])
+    success = np.stack([collected.success.cpu().numpy() for collected in episodes])
+    units = getattr(collector.env, "task_units", {})
     description = {
         "env": policy.config.env.name,
         "env_settings": dict(env_settings),
         "num_tasks": collector.num_tasks,
         "num_episodes": collector.num_episodes,
         "horizon": collector.horizon,
+        "num_steps_in_training": policy.config.inner.num_steps,
         "step_size": list(inner.test_step_sizes) or inner.step_size,
         "seed": streams.seed,
+        "task_units": {name: units[name] for name in tasks[0] if name in units},
     }
-    return Evaluation(tasks, returns, description)
+    return Evaluation(tasks, returns, success, description)
 
 
 def held_out(env: EnvConfig) -> EnvConfig:

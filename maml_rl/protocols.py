@@ -16,7 +16,8 @@ class TaskVectorEnv(Protocol):
     """A ``gymnasium.vector.VectorEnv`` with autoreset disabled and one task per sub-environment.
 
     After an episode's end the sub-environment is left alone: its flags stay set and its reward is zero. ``info`` may
-    hold ``"void"``, (num_envs,) bool: episodes whose data mean nothing.
+    hold ``"void"``, (num_envs,) bool: episodes whose data mean nothing; and ``"is_success"``, (num_envs,) bool: the
+    task is fulfilled in this state.
     """
 
     num_envs: int

@@ -34,11 +34,13 @@ def command(argv: list[str]) -> int:
 
     path = args.output or args.run / "videos" / "adaptation.mp4"
     policy = load_run(args.run, resolve_device(args.device))
-    if args.task is not None and env_flags:
+    if env_flags.sweeps:
+        raise UserError("a video shows one body: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
+    if args.task is not None and env_flags.flags:
         raise UserError(
             "--task says all about the task, the body included (body_mass=2); leave out --dynamics and --tasks"
         )
-    env = env_of(policy.config, env_flags)
+    env = env_of(policy.config, env_flags.flags)
     record(
         dataclasses.replace(policy, config=dataclasses.replace(policy.config, env=env)),
         path,

@@ -62,9 +62,14 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the resolved configuration to ``config.yaml``, whole or not at all."""
-    temporary = folder / ".config.yaml.tmp"
-    temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    os.replace(temporary, folder / "config.yaml")
+    write_whole(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

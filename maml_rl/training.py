@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from maml_rl.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from maml_rl.collection import Collector
+from maml_rl.comparison import META_TRAINED, Comparison, Entry
 from maml_rl.config import Config, to_mapping
 from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device
@@ -28,6 +29,7 @@ from maml_rl.metrics_writers import make_logger
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.recording import record, rendering_problem
+from maml_rl.report import write_report
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.task_vector_env import as_task_vector_env
 
@@ -249,7 +251,7 @@ class TrainingRun:
         if logging.final_evaluation and (anew or not results.exists()):
             say("evaluating on fresh tasks ...")
             result = evaluate(policy, seed=seed)
-            result.save(results.parent)
+            write_report(results.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})]))
             say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {results.parent}")
         if logging.final_video and (anew or not video.exists()) and self._can_draw(None if anew else say):
             say("recording a video ...")

@@ -84,6 +84,7 @@ def make_episodes(
         distribution=tuple(dist),
         log_probs=log_probs.unflatten(1, sizes[1:]),
         void=is_void,
+        success=torch.from_numpy(rng.integers(0, 2, sizes[:2])).to(like),
         advantages=draw(*sizes),
     )
     return with_garbage(episodes, 3.0)

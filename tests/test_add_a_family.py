@@ -55,5 +55,5 @@ def test_commands(folder: Path) -> None:
     assert len((folder / "runs/cart/progress.csv").read_text().splitlines()) == 3  # a header and two iterations
     _run(folder, *evaluate, "--num_episodes", "3")
     results = json.loads((folder / "runs/cart/evaluation/results.json").read_text())
-    assert all(entry["task"]["body_mass"] == 2 for entry in results["tasks"])
+    assert all(entry["task"]["body_mass"] == 2 for entry in results["results"][0]["tasks"])
     assert "written to" in _run(folder, *record, "--num_episodes", "3")

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
-    {"errors", "threads", "stopwatch", "random_streams", "protocols", "episodes"},
+    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"},
     {"checkpoint", "run_folder", "metrics_writers", "devices", "policies", "normalizer", "baseline"},
     {"advantages", "surrogates", "task_vector_env"},
     {"maml", "collection"},
@@ -21,6 +21,9 @@ LEVELS = [
     {"config"},
     {"meta_policy", "meta_trainer"},
     {"evaluation", "recording"},
+    {"comparison"},
+    {"figures"},
+    {"report"},
     {"config_files"},
     {"training"},
     {"cli"},

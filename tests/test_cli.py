@@ -621,11 +621,12 @@ def test_evaluate_prints_and_writes(cli, run, tmp_path):
     code, out, err = cli("evaluate", run, *flags)
     assert (code, err) == (0, "")
     assert "3 fresh tasks" in out
-    assert {path.name for path in (tmp_path / "results").iterdir()} == {"results.json", "adaptation.png"}
-    content = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert len(content["return"]) == 3
-    for k, value in enumerate(content["return"]):
-        assert re.search(rf"^ +{k} +{value:.1f} ", out, re.MULTILINE)
+    written = {path.name for path in (tmp_path / "results").iterdir()}
+    assert written >= {"results.json", "results.csv", "report.html", "adaptation.png", "adaptation.svg"}
+    (result,) = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
+    assert len(result["return"]) == 3
+    for k, value in enumerate(result["return"]):
+        assert re.search(rf"^ *meta-trained +{k} +{value:.1f} ", out, re.MULTILINE)
     assert not (run / "evaluation").exists()
 
 
@@ -652,7 +653,7 @@ def evaluated_tasks(cli, tmp_path, *argv: str | Path) -> tuple[str, list[dict]]:
     code, out, err = cli("evaluate", *argv, *SMALL)
     assert (code, err) == (0, "")
     content = json.loads((tmp_path / "results" / "results.json").read_text())
-    return out, [entry["task"] for entry in content["tasks"]]
+    return out, [entry["task"] for entry in content["results"][0]["tasks"]]
 
 
 def test_evaluate_draws_held_out_tasks_unless_told_otherwise(cli, walking_run, tmp_path):
@@ -687,7 +688,10 @@ def test_evaluate_on_another_body(cli, walking_run, tmp_path):
         ("--dynamics", ["--dynamics", "value"]),
         ("--dynamics --seed 1", ["--dynamics", "value"]),
         ("--dynamics body_mass", ["NAME=VALUE", "'body_mass'"]),
-        ("--dynamics body_mass=1:2:3", ["NAME=LOW:HIGH", "1:2:3"]),
+        ("--dynamics body_mass=1:2:3:4", ["NAME=LOW:HIGH:POINTS", "1:2:3:4"]),
+        ("--dynamics body_mass=2:1:3", ["NAME=LOW:HIGH:POINTS", "2:1:3"]),
+        ("--dynamics body_mass=1:2:1", ["2 to 1000 points", "1:2:1"]),
+        ("--dynamics body_mass=1:heavy:3", ["NAME=LOW:HIGH:POINTS", "1:heavy:3"]),
         ("--dynamics body_mass=", ["NAME=VALUE"]),
         ("--dynamics body_mass=2:1", ["body_mass", "low <= high"]),
         ("--dynamics body_mass=heavy", ["body_mass", "heavy"]),

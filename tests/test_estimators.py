@@ -94,6 +94,7 @@ def every_trajectory(policy: MLPPolicy, theta: dict[str, Tensor], horizon: int, 
         distribution=tuple(dist),
         log_probs=dist.log_prob(actions[None].flatten(1)).reshape(rewards[None].shape),
         void=torch.zeros(1, len(paths), dtype=torch.bool),
+        success=torch.full((1, len(paths)), torch.nan),
         advantages=(to_go * probability[:, None] * rewards.numel())[None],  # the loss divides by the number of steps
     )
 

@@ -1,17 +1,17 @@
-"""Evaluation: returns after 0, 1, ... K steps on fresh tasks, as a table, JSON and a picture."""
+"""Evaluation: returns after 0, 1, ... K steps on fresh tasks, as a table."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import maml_rl
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.task_vector_env import EnvConfig
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_the_interval_brackets_the_mean_and_shrinks():
 
     def width(num_tasks: int) -> float:
         returns = rng.normal(3.0, 2.0, (2, num_tasks, 1))
-        result = Evaluation([{}] * num_tasks, returns, {})
+        result = Evaluation([{}] * num_tasks, returns, returns, {})
         low, high = result.interval.T
         assert (low < result.mean).all()
         assert (result.mean < high).all()
@@ -112,42 +112,50 @@ def test_the_interval_brackets_the_mean_and_shrinks():
     assert wide == pytest.approx(1.57, rel=0.4)
 
 
-def test_the_interval_of_one_task_is_its_return():
-    result = Evaluation([{}], np.array([[[1.0, 3.0]]]), {})
-    np.testing.assert_allclose(result.interval, [[2.0, 2.0]])
+def test_one_task_has_no_interval():
+    result = Evaluation([{}], np.array([[[1.0, 3.0]]]), np.full((1, 1, 2), np.nan), {})
+    assert np.isnan(result.interval).all()
+    assert "–" in result.table()
+    assert "nan" not in result.table()
 
 
-def test_void_episodes_are_left_out_and_counted(tmp_path):
+def test_void_episodes_are_left_out_and_counted():
     returns = np.array([[[1.0, np.nan], [3.0, 5.0]]])
-    result = Evaluation([{"a": 1.0}, {"a": 2.0}], returns, {"env": "test"})
+    success = np.array([[[1.0, np.nan], [0.0, 1.0]]])
+    result = Evaluation([{"a": 1.0}, {"a": 2.0}], returns, success, {"env": "test"})
     np.testing.assert_allclose(result.task_returns, [[1.0, 4.0]])
     np.testing.assert_allclose(result.mean, [2.5])
-    result.save(tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text())["num_void_episodes"] == 1
+    np.testing.assert_allclose(result.task_success, [[1.0, 0.5]])
+    assert result.num_void_episodes == 1
+    assert "75 %" in result.table()
 
 
-def test_the_json_agrees_with_the_returns(result, tmp_path):
-    result.save(tmp_path / "a" / "b")
-    content = json.loads((tmp_path / "a" / "b" / "results.json").read_text(), parse_constant=pytest.fail)
-    np.testing.assert_allclose(content["return"], result.returns.mean(axis=(1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(content["std_over_tasks"], result.returns.mean(axis=2).std(axis=1), rtol=1e-6)
-    np.testing.assert_allclose(content["interval_95"], result.interval)
-    assert [entry["task"] for entry in content["tasks"]] == [dict(task) for task in result.tasks]
-    for i, entry in enumerate(content["tasks"]):
-        np.testing.assert_allclose(entry["returns"], result.returns[:, i].mean(axis=1), rtol=1e-6)
-    expected = {"env": "PointNavigation", "num_tasks": 5, "num_episodes": 4, "horizon": 6, "seed": 0}
-    assert content.items() >= (expected | {"num_void_episodes": 0}).items()
+def test_success_is_that_of_the_last_step(policy):
+    """A point that does not move is where it started: within the tolerance of the goal, or not."""
+    theta = {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()}
+    still = dataclasses.replace(policy, theta=theta)
+    env = EnvConfig(name="PointNavigation", kwargs={"low": -0.02, "high": 0.02, "goal_tolerance": 0.01})
+    result = evaluate(still, env=env, num_tasks=40, num_episodes=2, num_steps=0)
+    reached = [max(abs(task["goal_x"]), abs(task["goal_y"])) < 0.01 for task in result.tasks]
+    assert 0 < sum(reached) < 40
+    np.testing.assert_array_equal(result.task_success[0], reached)
 
 
-def test_the_picture_is_one(result, tmp_path):
-    result.save(tmp_path)
-    with Image.open(tmp_path / "adaptation.png") as image:
-        image.verify()
-    with Image.open(tmp_path / "adaptation.png") as image:
-        assert image.format == "PNG"
-        pixels = np.asarray(image.convert("RGB"))
-    assert min(pixels.shape[:2]) > 200
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+def test_a_family_without_success_has_none(tmp_path):
+    config = maml_rl.load_config(
+        env="HalfCheetahVel",
+        device="cpu",
+        num_iterations=1,
+        meta_batch_size=2,
+        num_episodes=2,
+        horizon=3,
+        policy={"hidden_sizes": [8]},
+        logging={"final_evaluation": False, "final_video": False},
+        output=str(tmp_path / "run"),
+    )
+    result = run_evaluation(maml_rl.load(maml_rl.train(config)), num_steps=0)
+    assert np.isnan(result.success).all()
+    assert "success" not in result.table()
 
 
 def test_evaluating_changes_nothing_about_the_policy(policy):

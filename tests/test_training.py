@@ -421,7 +421,8 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path):
     said: list[str] = []
     config = tiny(tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True})
     run = train(config, say=said.append)
-    assert {path.name for path in (run / "evaluation").iterdir()} == {"results.json", "adaptation.png"}
+    written = {path.name for path in (run / "evaluation").iterdir()}
+    assert written >= {"results.json", "results.csv", "report.html", "adaptation.png", "adaptation.svg"}
     assert [path.name for path in (run / "videos").iterdir()] == ["final.mp4"]
     announced = said[0]
     for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} environment steps"):
@@ -574,7 +575,7 @@ def test_an_environment_of_ones_own_trains(tmp_path, monkeypatch, capsys):
     assert main(["train", *flags, "--policy.hidden_sizes=[4]", "--output", str(run)]) == 0
     assert "no video will be made" in capsys.readouterr().out
     assert last(run).values["iteration"] == 2
-    tasks = json.loads((run / "evaluation" / "results.json").read_text())["tasks"]
+    tasks = json.loads((run / "evaluation" / "results.json").read_text())["results"][0]["tasks"]
     assert len({entry["task"]["goal"] for entry in tasks}) == 40
     assert not (run / "videos").exists()
 

@@ -1,0 +1,250 @@
+"""Several policies on the same tasks, with the same seeds, in one or several versions of the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_rl.errors import UserError
+from maml_rl.evaluation import Evaluation, evaluate
+from maml_rl.intervals import interquartile_mean, interquartile_mean_interval, mean_interval, written
+from maml_rl.meta_policy import MetaPolicy
+from maml_rl.run_folder import write_whole
+from maml_rl.task_vector_env import EnvConfig
+
+META_TRAINED = "meta-trained"
+"""What runs of one configuration are called beside baselines."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A policy to evaluate.
+
+    Args:
+        label: what it is called; subjects of one label are runs of one method with different seeds.
+        source: the folder that it comes from.
+        policy: to adapt.
+        num_steps: inner steps to take.
+    """
+
+    label: str
+    source: Path
+    policy: MetaPolicy
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A version of the environment.
+
+    Args:
+        env_of: the environment for a policy, which may be told the task.
+        swept: the parameters of the body that a sweep fixes, by name; empty for the environment as it is.
+    """
+
+    env_of: Callable[[MetaPolicy], EnvConfig]
+    swept: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The evaluations of one method in one condition.
+
+    Args:
+        label: of the method.
+        sources: S folders, one per run.
+        evaluations: S, all on the same N tasks.
+        swept: as in :class:`Condition`.
+    """
+
+    label: str
+    sources: tuple[Path, ...]
+    evaluations: tuple[Evaluation, ...]
+    swept: Mapping[str, float]
+
+    @property
+    def task_returns(self) -> np.ndarray:
+        """Return on each task, the mean over runs, (K + 1, N)."""
+        return np.mean([evaluation.task_returns for evaluation in self.evaluations], axis=0)
+
+    @property
+    def success(self) -> np.ndarray:
+        """Share of episodes that ended in success, (K + 1,); NaN where the environment does not tell."""
+        return np.mean([evaluation.task_success for evaluation in self.evaluations], axis=(0, 2))
+
+    @property
+    def num_episodes(self) -> np.ndarray:
+        """Episodes of a task that adaptation has used after each step, (K + 1,)."""
+        return np.arange(len(self.center)) * self.evaluations[0].returns.shape[2]
+
+    @property
+    def shown_step(self) -> int:
+        """The step that pictures call after adaptation: as many as in training, and the last one without training."""
+        last = len(self.evaluations[0].returns) - 1
+        return min(last, self.evaluations[0].description["num_steps_in_training"] or last)
+
+    @property
+    def center(self) -> np.ndarray:
+        """Of one run the mean over tasks, of several the interquartile mean over runs and tasks, (K + 1,)."""
+        if len(self.evaluations) == 1:
+            return self.evaluations[0].mean
+        return np.array([interquartile_mean(scores) for scores in self._scores])
+
+    @property
+    def interval(self) -> np.ndarray:
+        """95 % interval of :attr:`center`: over tasks for one run, over runs for several, (K + 1, 2)."""
+        if len(self.evaluations) == 1:
+            return mean_interval(self.evaluations[0].task_returns)
+        return np.stack([interquartile_mean_interval(scores) for scores in self._scores])
+
+    @property
+    def _scores(self) -> np.ndarray:
+        """(K + 1, S, N)."""
+        return np.stack([evaluation.task_returns for evaluation in self.evaluations], axis=1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an evaluation found.
+
+    Args:
+        entries: methods in the environment as it is, then in every version of a sweep.
+    """
+
+    entries: Sequence[Entry]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the evaluation, plain values; ``task_units`` are those of every parameter that a task here has."""
+        described = [entry.evaluations[0].description for entry in self.entries]
+        names = ("env", "env_settings", "horizon", "num_tasks", "num_episodes", "seed")
+        units: dict[str, str] = {}
+        for part in described:
+            units |= part["task_units"]
+        return {name: described[0][name] for name in names} | {"task_units": units}
+
+    @property
+    def main(self) -> list[Entry]:
+        """The methods in the environment as it is."""
+        return [entry for entry in self.entries if not entry.swept]
+
+    def sweep(self, *names: str) -> list[Entry]:
+        """Every entry in which just these parameters are swept."""
+        return [entry for entry in self.entries if entry.swept and set(entry.swept) == set(names)]
+
+    @property
+    def sweeps(self) -> list[tuple[str, ...]]:
+        """The parameters of each sweep: one of them, or two where a grid was evaluated."""
+        return list(dict.fromkeys(tuple(entry.swept) for entry in self.entries if entry.swept))
+
+    def table(self) -> str:
+        """Returns after each step as text: a row per method, and for the versions of a sweep one per version."""
+        lines = []
+        for names in [(), *self.sweeps]:
+            entries = self.main if not names else self.sweep(*names)
+            rows = [row for entry in entries for row in _rows(entry)]
+            head = [*names, "policy", "steps", "return", "95 % interval", "success"]
+            if all(row[-1] == "–" for row in rows):
+                head, rows = head[:-1], [row[:-1] for row in rows]
+            widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+            lines += ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in [head, *rows]]
+            lines.append("")
+        return "\n".join(lines).rstrip()
+
+
+def _rows(entry: Entry) -> list[list[str]]:
+    swept = [f"{value:.4g}" for value in entry.swept.values()]
+    success = ["–" if np.isnan(share) else f"{100 * share:.0f} %" for share in entry.success]
+    return [
+        [*swept, entry.label, str(k), f"{entry.center[k]:.1f}", written(entry.interval[k]), success[k]]
+        for k in range(len(entry.center))
+    ]
+
+
+def compare(
+    subjects: Sequence[Subject],
+    conditions: Sequence[Condition],
+    *,
+    num_tasks: int,
+    num_episodes: int,
+    seed: int,
+    unfinished: Path | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """Evaluate every policy in every condition, on the same tasks with the same seeds.
+
+    A policy that is told the task is left out of sweeps: it knows no task by other parameters than those it was
+    trained on.
+
+    Args:
+        subjects: the policies; those of one label must be adapted by equally many steps.
+        conditions: the environments.
+        num_tasks: fresh tasks.
+        num_episodes: per task and adaptation step.
+        seed: of tasks and episodes.
+        unfinished: folder that keeps what is done if this is interrupted, so that the next call goes on there.
+        progress: told after every evaluation which one it was.
+
+    Raises:
+        UserError: the policies do not see the same tasks.
+    """
+    labels = list(dict.fromkeys(subject.label for subject in subjects))
+    entries = []
+    for condition in conditions:
+        found: dict[str, list[Evaluation]] = {label: [] for label in labels}
+        for subject in subjects:
+            env = condition.env_of(subject.policy)
+            if condition.swept and getattr(env, "observe_task", False):
+                continue
+            sizes = {"num_tasks": num_tasks, "num_episodes": num_episodes, "num_steps": subject.num_steps, "seed": seed}
+            swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
+            found[subject.label].append(_evaluated(subject.policy, env, sizes, unfinished))
+            progress(f"{subject.label}{' at ' if swept else ''}{swept}")
+        evaluations = [evaluation for several in found.values() for evaluation in several]
+        if any(list(evaluation.tasks) != list(evaluations[0].tasks) for evaluation in evaluations):
+            raise UserError("the runs draw different tasks: compare runs of one environment with the same settings")
+        entries += [
+            Entry(label, tuple(s.source for s in subjects if s.label == label), tuple(several), condition.swept)
+            for label, several in found.items()
+            if several
+        ]
+    return Comparison(entries)
+
+
+def _evaluated(policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int], unfinished: Path | None) -> Evaluation:
+    """An evaluation, read from ``unfinished`` if it was made there already."""
+    if unfinished is None:
+        return evaluate(policy, env=env, **sizes)
+    digest = hashlib.sha256()
+    for name, value in sorted(policy.theta.items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
+    for value in policy.normalizer or ():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    inner = dataclasses.asdict(policy.config.inner)
+    baseline = dataclasses.asdict(policy.config.baseline)
+    digest.update(json.dumps([dataclasses.asdict(env), dict(sizes), inner, baseline, policy.config.horizon]).encode())
+    path = unfinished / f"{digest.hexdigest()}.json"
+    if path.exists():
+        try:
+            values = json.loads(path.read_text())
+            arrays = np.array(values["returns"], np.float32), np.array(values["success"], np.float32)
+            return Evaluation(values["tasks"], *arrays, values["description"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} of an interrupted evaluation is damaged ({error}): delete it") from error
+    result = evaluate(policy, env=env, **sizes)
+    values = {
+        "tasks": [dict(task) for task in result.tasks],
+        "returns": result.returns.tolist(),
+        "success": result.success.tolist(),
+        "description": result.description,
+    }
+    unfinished.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(values))
+    return result

@@ -1,0 +1,188 @@
+"""Pictures of a comparison: returns against steps, episodes, tasks, and bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from maml_rl.comparison import Comparison, Entry
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of Okabe and Ito (2008): told apart by readers who see colours otherwise; line styles and markers do the rest."""
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(i: int) -> dict[str, Any]:
+    color, line, marker = COLORS[i % len(COLORS)], _LINES[i % len(_LINES)], _MARKERS[i % len(_MARKERS)]
+    return {"color": color, "linestyle": line, "marker": marker, "markersize": 5}
+
+
+def _draw(axes: Axes, x: Any, center: np.ndarray, interval: np.ndarray, i: int, label: str) -> None:
+    """A line with its interval as a band."""
+    style = _style(i)
+    axes.plot(x, center, label=label, **style)
+    if np.isfinite(interval).all():
+        axes.fill_between(x, interval[:, 0], interval[:, 1], color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _finish(figure: Figure, title: str) -> Figure:
+    """A grid for every axes, one legend for all beside them, and the title."""
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def adaptation_figure(comparison: Comparison) -> Figure:
+    """Return against adaptation steps, and against the episodes that adaptation has used."""
+    figure = _figure(8, 4)
+    by_steps, by_episodes = figure.subplots(1, 2, sharey=True)
+    last = max(len(entry.center) for entry in comparison.main) - 1
+    for i, entry in enumerate(comparison.main):
+        if len(entry.center) == 1:  # told the task, so there is nothing to adapt to
+            for axes, end in ((by_steps, last), (by_episodes, last * entry.evaluations[0].returns.shape[2])):
+                _draw(axes, [0, end], entry.center.repeat(2), entry.interval.repeat(2, axis=0), i, entry.label)
+        else:
+            _draw(by_steps, np.arange(len(entry.center)), entry.center, entry.interval, i, entry.label)
+            _draw(by_episodes, entry.num_episodes, entry.center, entry.interval, i, entry.label)
+    by_steps.set(xlabel="adaptation steps", ylabel="return", xticks=range(last + 1))
+    by_episodes.set(xlabel="episodes used per task")
+    return _finish(figure, f"{_name(comparison)}: {_what(comparison.main)}")
+
+
+def tasks_figure(comparison: Comparison) -> Figure | None:
+    """Each task's return before and after adaptation: over its parameter, or on the map of goals.
+
+    ``None`` for tasks that differ in nothing, or in more than two numbers.
+    """
+    entry = comparison.main[0]
+    units = comparison.settings["task_units"]
+    tasks = entry.evaluations[0].tasks
+    varying = [name for name in tasks[0] if len({task[name] for task in tasks}) > 1]
+    values = np.array([[float(task[name]) for name in varying] for task in tasks])
+    after = entry.shown_step
+    shown = {_after(0): entry.task_returns[0], _after(after): entry.task_returns[after]}
+    if len(shown) == 2 and len(varying) == 1:
+        return _task_curve(f"{_name(comparison)}, {entry.label}", _spoken(varying[0], units), values[:, 0], shown)
+    if len(shown) == 2 and len(varying) == 2:
+        return _task_map(
+            f"{_name(comparison)}, {entry.label}", [_spoken(name, units) for name in varying], values, shown
+        )
+    return None
+
+
+def _task_curve(title: str, name: str, values: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    different = np.unique(values)
+    jitter = np.zeros(len(values))
+    if len(different) <= 6:  # tasks that coincide would hide each other
+        gap = np.diff(different).min()
+        jitter = gap * np.linspace(-0.12, 0.12, len(values))
+        axes.set_xticks(different)
+    for i, (label, returns) in enumerate(shown.items()):
+        style = _style(i) | {"linestyle": "none"}
+        axes.plot(values + jitter, returns, label=label, alpha=0.8, **style)
+    before, after = shown.values()
+    axes.vlines(values + jitter, before, after, color="0.6", linewidth=0.8, zorder=0)
+    axes.set(xlabel=name, ylabel="return (mean over the task's episodes)")
+    return _finish(figure, f"{title}: each task before and after adaptation")
+
+
+def _task_map(title: str, names: list[str], values: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
+    figure = _figure(9, 4)
+    both = np.concatenate(list(shown.values()))
+    for axes, (label, returns) in zip(figure.subplots(1, 2, sharex=True, sharey=True), shown.items(), strict=True):
+        points = axes.scatter(
+            *values.T, c=returns, vmin=both.min(), vmax=both.max(), cmap="cividis", s=45, edgecolors="black"
+        )
+        axes.set(xlabel=names[0], title=label, aspect="equal")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(names[1])
+    figure.colorbar(points, ax=figure.axes, label="return")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]) -> Figure:
+    """Return before and after adaptation against one parameter of the body, with the range of training shaded."""
+    figure = _figure(6, 4.2)
+    axes = figure.subplots()
+    entries = comparison.sweep(name)
+    for i, label in enumerate(dict.fromkeys(entry.label for entry in entries)):
+        several = sorted((entry for entry in entries if entry.label == label), key=lambda entry: entry.swept[name])
+        x = [entry.swept[name] for entry in several]
+        after = several[0].shown_step
+        for k in dict.fromkeys((0, after)):
+            center, interval = (np.stack([getattr(e, what)[k] for e in several]) for what in ("center", "interval"))
+            _draw(axes, x, center, interval, 2 * i + (k == 0), f"{label}, {_after(k)}")
+    if trained[0] < trained[1]:
+        axes.axvspan(*trained, color="0.88", zorder=0, label="in training")
+    else:
+        axes.axvline(trained[0], color="0.5", linewidth=1.5, zorder=0, label="in training")
+    axes.set(xlabel=_spoken(name, comparison.settings["task_units"]), ylabel="return")
+    return _finish(figure, f"{_name(comparison)}: bodies that training did not see")
+
+
+def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
+    """Return before and after adaptation of the first method, as a table of two parameters of the body."""
+    entries = comparison.sweep(*names)
+    entries = [entry for entry in entries if entry.label == entries[0].label]
+    first, second = (sorted({entry.swept[name] for entry in entries}) for name in names)
+    cells = np.full((2, len(second), len(first)), np.nan)
+    for entry in entries:
+        cells[:, second.index(entry.swept[names[1]]), first.index(entry.swept[names[0]])] = entry.center[
+            [0, entry.shown_step]
+        ]
+    figure = _figure(2 + 1.2 * len(first) * 1.6, 1.8 + 0.6 * len(second))
+    spoken = [_spoken(name, comparison.settings["task_units"]) for name in names]
+    titles = (_after(0), _after(entries[0].shown_step))
+    for axes, values, title in zip(figure.subplots(1, 2, sharey=True), cells, titles, strict=True):
+        picture = axes.imshow(
+            values, cmap="cividis", origin="lower", aspect="auto", vmin=np.nanmin(cells), vmax=np.nanmax(cells)
+        )
+        for (row, column), value in np.ndenumerate(values):
+            is_bright = picture.norm(value) > 0.55
+            text_color = "black" if is_bright else "white"
+            axes.text(column, row, f"{round(value) + 0}", ha="center", va="center", color=text_color, fontsize=9)
+        axes.set(title=title, xlabel=spoken[0])
+        axes.set_xticks(range(len(first)), [f"{value:.3g}" for value in first])
+        axes.set_yticks(range(len(second)), [f"{value:.3g}" for value in second])
+    figure.axes[0].set_ylabel(spoken[1])
+    figure.colorbar(picture, ax=figure.axes, label="return")
+    figure.suptitle(f"{_name(comparison)}, {entries[0].label}", fontsize=10)
+    return figure
+
+
+def _name(comparison: Comparison) -> str:
+    return str(comparison.settings["env"])
+
+
+def _what(entries: Sequence[Entry]) -> str:
+    several = any(len(entry.evaluations) > 1 for entry in entries)
+    over = "interquartile mean, 95 % interval over runs" if several else "mean, 95 % interval over tasks"
+    return f"{len(entries[0].evaluations[0].tasks)} fresh tasks; {over}"
+
+
+def _after(num_steps: int) -> str:
+    return f"after {num_steps} step{'' if num_steps == 1 else 's'}" if num_steps else "before adaptation"
+
+
+def _spoken(name: str, units: Mapping[str, str]) -> str:
+    unit = units.get(name)
+    return name.replace("_", " ") + (f" ({unit})" if unit else "")

@@ -1,0 +1,65 @@
+"""Intervals for means over tasks and over runs, by the bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+_NUM_RESAMPLES = 10_000
+_CONFIDENCE = 0.95
+
+
+def mean_interval(values: np.ndarray) -> np.ndarray:
+    """95 % percentile-bootstrap interval of the mean over the last axis.
+
+    Args:
+        values: (..., N), one per task.
+
+    Returns:
+        (..., 2): the ends. NaN where N is 1, since one task says nothing about others.
+    """
+    if values.shape[-1] < 2:
+        return np.full((*values.shape[:-1], 2), np.nan)
+    chosen = np.random.default_rng(0).integers(values.shape[-1], size=(_NUM_RESAMPLES, values.shape[-1]))
+    means = np.stack([row[chosen].mean(axis=-1) for row in values.reshape(-1, values.shape[-1])])
+    return _ends(means).reshape(*values.shape[:-1], 2)
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """Mean of the middle half of all scores of several runs (Agarwal et al. 2021, section 4.3).
+
+    Args:
+        scores: (S, N), of S runs on N tasks.
+    """
+    return float(stats.trim_mean(scores, 0.25, axis=None))
+
+
+def interquartile_mean_interval(scores: np.ndarray) -> np.ndarray:
+    """95 % interval of :func:`interquartile_mean` by the stratified bootstrap (Agarwal et al. 2021, section 4.1).
+
+    Every resample draws, for each task on its own, S of its S scores with replacement: the runs are what is uncertain,
+    the tasks are given.
+
+    Args:
+        scores: (S, N), of S runs on N tasks.
+
+    Returns:
+        (2,): the ends. NaN for one run, which says nothing about others.
+    """
+    num_runs, num_tasks = scores.shape
+    if num_runs < 2:
+        return np.full(2, np.nan)
+    chosen = np.random.default_rng(0).integers(num_runs, size=(_NUM_RESAMPLES, num_runs, num_tasks))
+    resampled = scores[chosen, np.arange(num_tasks)].reshape(_NUM_RESAMPLES, -1)
+    return _ends(stats.trim_mean(resampled, 0.25, axis=1))
+
+
+def written(interval: np.ndarray) -> str:
+    """``[1.0, 2.0]``, or a dash where there is none."""
+    return "–" if np.isnan(interval).any() else f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _ends(statistics: np.ndarray) -> np.ndarray:
+    """Percentiles over the last axis, moved to the end."""
+    tail = 50 * (1 - _CONFIDENCE)
+    return np.moveaxis(np.percentile(statistics, [tail, 100 - tail], axis=-1), 0, -1)

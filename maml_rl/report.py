@@ -1,0 +1,204 @@
+"""The files of an evaluation: results.json, results.csv, plots (PNG, SVG), and report.html, which holds them all."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from maml_rl import figures
+from maml_rl.comparison import Comparison, Entry
+from maml_rl.intervals import written
+from maml_rl.run_folder import write_whole
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.8rem; text-align: right; border-bottom: 1px solid #d8dde3; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+td small { color: #57606a; }
+img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
+dl { display: grid; grid-template-columns: max-content auto; gap: 0.15rem 1.2rem; } dd { margin: 0; }
+dt, summary, p.note { color: #57606a; }
+.wide { overflow-x: auto; }
+"""
+
+
+def write_report(
+    folder: Path, comparison: Comparison, trained: Mapping[str, tuple[float, float]] | None = None
+) -> None:
+    """Write every file, each whole or not at all; plots of an earlier report that this one lacks go away.
+
+    Args:
+        folder: where to.
+        comparison: what to report.
+        trained: the range in training of each parameter of the body that is swept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(comparison, trained or {})
+    write_whole(folder / "results.json", json.dumps(_content(comparison), indent=2) + "\n")
+    write_whole(folder / "results.csv", _csv(comparison))
+    drawn = {}
+    for name, figure in pictures.items():
+        for kind in ("png", "svg"):
+            buffer = io.BytesIO()
+            metadata = {"Date": None} if kind == "svg" else {}
+            with rc_context({"svg.hashsalt": "maml_rl"}):  # the same evaluation gives the same file
+                figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            write_whole(folder / f"{name}.{kind}", buffer.getvalue())
+        drawn[name] = buffer.getvalue()
+    write_whole(folder / "report.html", _html(comparison, drawn))
+    for pattern in ("adaptation.*", "tasks.*", "sweep_*.*", "grid_*.*"):
+        for path in folder.glob(pattern):
+            if path.stem not in pictures:
+                path.unlink()
+
+
+def _pictures(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
+    found = {"adaptation": figures.adaptation_figure(comparison), "tasks": figures.tasks_figure(comparison)}
+    for names in comparison.sweeps:
+        file = "_".join(names).replace("/", ".")
+        if len(names) == 1:
+            found[f"sweep_{file}"] = figures.sweep_figure(comparison, names[0], trained[names[0]])
+        else:
+            found[f"grid_{file}"] = figures.grid_figure(comparison, (names[0], names[1]))
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _plain(values: Any) -> Any:
+    """Lists with ``None`` in place of NaN, which JSON does not know."""
+    if isinstance(values, (list, tuple)):
+        return [_plain(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    return {
+        **comparison.settings,
+        "results": [
+            {
+                "policy": entry.label,
+                "sources": [str(source) for source in entry.sources],
+                "swept": dict(entry.swept),
+                "statistic": "mean" if len(entry.evaluations) == 1 else "interquartile mean",
+                "return": _plain(entry.center.tolist()),
+                "interval_95": _plain(entry.interval.tolist()),
+                "std_over_tasks": entry.task_returns.std(axis=1).tolist(),
+                "success": _plain(entry.success.tolist()),
+                "num_episodes": entry.num_episodes.tolist(),
+                "num_void_episodes": sum(evaluation.num_void_episodes for evaluation in entry.evaluations),
+                "step_size": entry.evaluations[0].description["step_size"],
+                "tasks": [
+                    {"task": dict(task), "returns": entry.task_returns[:, i].tolist()}
+                    for i, task in enumerate(entry.evaluations[0].tasks)
+                ],
+            }
+            for entry in comparison.entries
+        ],
+    }
+
+
+def _csv(comparison: Comparison) -> str:
+    """A row for every policy, run, task and step."""
+    tasks = [task for entry in comparison.entries for task in entry.evaluations[0].tasks]
+    names = list(dict.fromkeys(name for task in tasks for name in task))
+    swept = list(dict.fromkeys(name for entry in comparison.entries for name in entry.swept))
+    buffer = io.StringIO()
+    head = [*(f"swept_{name}" for name in swept), "task", *(f"task_{name}" for name in names)]
+    writer = csv.writer(buffer)
+    writer.writerow(["policy", "source", *head, "step", "num_episodes", "return", "success"])
+    for entry in comparison.entries:
+        for source, evaluation in zip(entry.sources, entry.evaluations, strict=True):
+            returns, success = evaluation.task_returns, evaluation.task_success
+            for i, task in enumerate(evaluation.tasks):
+                version = [entry.swept.get(name, "") for name in swept]
+                row = [entry.label, source, *version, i, *(task.get(name, "") for name in names)]
+                for k, used in enumerate(entry.num_episodes):
+                    share = "" if math.isnan(success[k, i]) else success[k, i]
+                    writer.writerow([*row, k, used, returns[k, i], share])
+    return buffer.getvalue()
+
+
+def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
+    settings = comparison.settings
+    number = f"{settings['num_tasks']} fresh tasks, {settings['num_episodes']} episodes per task and adaptation step"
+    facts = {
+        "environment": settings["env"],
+        "settings": ", ".join(f"{name} {value}" for name, value in settings["env_settings"].items()) or "default",
+        "episodes": f"{number}, of at most {settings['horizon']} control steps",
+        "random seed": settings["seed"],
+    }
+    facts |= {entry.label: ", ".join(map(str, entry.sources)) for entry in comparison.main}
+    title = f"Adaptation of {settings['env']}"
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        "<dl>"
+        + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in facts.items())
+        + "</dl>",
+        "<h2>Return after 0, 1, ... adaptation steps</h2>",
+        _table(comparison.main, ()),
+        f'<p class="note">{_note(comparison)}</p>',
+        _image(drawn, "adaptation"),
+    ]
+    if "tasks" in drawn:
+        parts += ["<h2>Task by task</h2>", _image(drawn, "tasks")]
+    for names in comparison.sweeps:
+        picture = ("sweep_" if len(names) == 1 else "grid_") + "_".join(names).replace("/", ".")
+        parts += [f"<h2>Bodies that training did not see: {html.escape(' and '.join(names))}</h2>"]
+        table = f"<details><summary>Numbers</summary>{_table(comparison.sweep(*names), names)}</details>"
+        parts += [_image(drawn, picture), table]
+    body = "\n".join(parts)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _note(comparison: Comparison) -> str:
+    several = any(len(entry.evaluations) > 1 for entry in comparison.main)
+    over_runs = (
+        " Where a policy was trained with several seeds: interquartile mean over runs and tasks, with its interval "
+        "over runs by the stratified bootstrap (Agarwal et al. 2021)."
+    )
+    text = (
+        "Undiscounted return of the raw reward, mean over tasks; in brackets the 95 % bootstrap interval over tasks."
+        f"{over_runs if several else ''} Every policy is adapted on the same tasks with the same random seeds; each "
+        "adaptation step takes fresh episodes, and the return after it is that of the episodes played next."
+    )
+    return html.escape(text)
+
+
+def _table(entries: Sequence[Entry], swept: Sequence[str]) -> str:
+    num_steps = max(len(entry.center) for entry in entries)
+    has_success = any(not math.isnan(share) for entry in entries for share in entry.success)
+    steps = ["before", *(f"{k} step{'' if k == 1 else 's'}" for k in range(1, num_steps))]
+    head = ["policy", *swept, *steps, *(["success before", "success after"] if has_success else [])]
+    rows = []
+    for entry in entries:
+        cells = [html.escape(entry.label), *(f"{value:.4g}" for value in entry.swept.values())]
+        for center, interval in zip(entry.center, entry.interval, strict=True):
+            cells.append(f"{center:.1f} <small>{written(interval)}</small>")
+        cells += [""] * (num_steps - len(entry.center))
+        if has_success:
+            cells += [
+                "–" if math.isnan(share) else f"{100 * share:.0f} %" for share in entry.success[[0, entry.shown_step]]
+            ]
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    header = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    return f'<div class="wide"><table><tr>{header}</tr>\n' + "\n".join(rows) + "</table></div>"
+
+
+def _image(drawn: Mapping[str, bytes], name: str) -> str:
+    encoded = base64.b64encode(drawn[name]).decode()
+    return f'<img alt="{html.escape(name.replace("_", " "))}" src="data:image/svg+xml;base64,{encoded}">'

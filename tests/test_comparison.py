@@ -1,0 +1,298 @@
+"""Several policies on the same tasks: one table, files that agree with it, and nothing lost when interrupted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import maml_rl
+from maml_rl import comparison as comparison_module
+from maml_rl.cli import main
+from maml_rl.comparison import Comparison, Condition, Entry, Subject, compare
+from maml_rl.errors import UserError
+from maml_rl.evaluation import Evaluation, evaluate
+from maml_rl.figures import adaptation_figure, grid_figure, sweep_figure, tasks_figure
+from maml_rl.intervals import interquartile_mean
+from maml_rl.report import write_report
+from maml_rl.run_folder import write_whole
+
+SMALL = ["--num_tasks=3", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
+
+
+def make_run(output: Path, seed: int, env: dict) -> Path:
+    config = maml_rl.load_config(
+        env=env,
+        device="cpu",
+        seed=seed,
+        num_iterations=1,
+        meta_batch_size=2,
+        num_episodes=2,
+        horizon=4,
+        policy={"hidden_sizes": [4]},
+        logging={"final_evaluation": False, "final_video": False},
+        output=str(output),
+    )
+    return maml_rl.train(config)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("comparison")
+    return [make_run(folder / f"seed{seed}", seed, {"name": "HalfCheetahVel"}) for seed in (0, 1)]
+
+
+def subjects(runs: list[Path], *labels: str) -> list[Subject]:
+    return [Subject(label, run, maml_rl.load(run), 1) for label, run in zip(labels, runs, strict=True)]
+
+
+CONDITION = Condition(lambda policy: policy.config.env)
+
+
+def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evaluation:
+    description = {"env": "Test", "env_settings": {}, "horizon": 5, "num_tasks": len(tasks), "num_episodes": 2}
+    description |= {"seed": 0, "task_units": {"goal": "m"}, "num_steps_in_training": 1, "step_size": 0.1}
+    return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
+
+
+def made_up(sources: int = 1, num_tasks: int = 4, names: tuple[str, ...] = ("goal",)) -> Comparison:
+    rng = np.random.default_rng(0)
+    tasks = [
+        {name: float(value) for name, value in zip(names, rng.normal(size=2), strict=False)} for _ in range(num_tasks)
+    ]
+    entries = []
+    versions: list[dict[str, float]] = [{}, {"mass": 1.0}, {"mass": 2.0}, {"slope": 0.0}, {"slope": 0.1}]
+    versions += [{"mass": m, "slope": s} for m in (1.0, 2.0) for s in (0.0, 0.1)]
+    for swept in versions:
+        evaluations = [make_evaluation(rng.normal(size=(3, num_tasks, 2)), tasks) for _ in range(sources)]
+        entries.append(Entry("ours", tuple(Path(f"run{i}") for i in range(sources)), tuple(evaluations), swept))
+    return Comparison(entries)
+
+
+def test_every_policy_sees_the_same_tasks_as_alone(runs):
+    several = compare(subjects(runs, "a", "b"), [CONDITION], num_tasks=3, num_episodes=2, seed=4)
+    assert [entry.label for entry in several.main] == ["a", "b"]
+    for run, entry in zip(runs, several.main, strict=True):
+        alone = evaluate(maml_rl.load(run), num_tasks=3, num_episodes=2, num_steps=1, seed=4)
+        np.testing.assert_array_equal(entry.evaluations[0].returns, alone.returns)
+        assert list(entry.evaluations[0].tasks) == list(alone.tasks)
+        np.testing.assert_array_equal(entry.center, alone.mean)
+        np.testing.assert_array_equal(entry.interval, alone.interval)
+
+
+def test_seeds_of_one_method_make_one_row(runs):
+    (entry,) = compare(subjects(runs, "a", "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0).main
+    scores = np.stack([evaluation.task_returns for evaluation in entry.evaluations], axis=1)
+    np.testing.assert_allclose(entry.center, [interquartile_mean(step) for step in scores])
+    np.testing.assert_allclose(entry.task_returns, scores.mean(axis=1))
+
+
+def test_runs_with_other_tasks_are_refused(runs):
+    first, second = subjects(runs, "a", "b")
+    env = dataclasses.replace(first.policy.config.env, kwargs={"high": 1.0})
+    other = dataclasses.replace(second.policy, config=dataclasses.replace(second.policy.config, env=env))
+    with pytest.raises(UserError, match="different tasks"):
+        compare([first, dataclasses.replace(second, policy=other)], [CONDITION], num_tasks=3, num_episodes=2, seed=0)
+
+
+def test_what_was_interrupted_goes_on(runs, tmp_path, monkeypatch):
+    """Ctrl-C in the second evaluation keeps the first, and the end is as if nothing had happened."""
+    output = tmp_path / "out"
+    flags = ["evaluate", *map(str, runs), *SMALL, "--output", str(output)]
+    played = []
+    original = comparison_module.evaluate
+
+    def interrupted(policy, **options):
+        if played:
+            raise KeyboardInterrupt
+        played.append(policy.config.seed)
+        return original(policy, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison_module, "evaluate", interrupted)
+        assert main(flags) == 130
+    assert len(list((output / "unfinished").iterdir())) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            comparison_module, "evaluate", lambda p, **o: (played.append(p.config.seed), original(p, **o))[1]
+        )
+        assert main(flags) == 0
+    assert played == [0, 1]
+    assert not (output / "unfinished").exists()
+    assert main([*flags[:-1], str(tmp_path / "whole")]) == 0
+    for name in ("results.json", "results.csv", "report.html", "adaptation.svg"):
+        assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_damaged_part_is_named(runs, tmp_path):
+    first = subjects(runs[:1], "a")
+    sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
+    compare(first, [CONDITION], **sizes)
+    (part,) = tmp_path.iterdir()
+    part.write_text(part.read_text()[:-20])
+    with pytest.raises(UserError, match=r"damaged.*delete it"):
+        compare(first, [CONDITION], **sizes)
+
+
+def test_other_parameters_are_not_taken_for_the_same(runs, tmp_path):
+    for run in runs:
+        compare(subjects([run], "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0, unfinished=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
+    flags = ["--dynamics", "body_mass=0.5:2:3,slope=0:0.1:2", "--dynamics", "gravity=9"]
+    assert main(["evaluate", str(runs[0]), *SMALL, "--output", str(tmp_path), *flags]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    masses, slopes = [0.5, 1.25, 2.0], [0.0, 0.1]
+    expected = [{}, *({"body_mass": m} for m in masses), *({"slope": s} for s in slopes)]
+    expected += [{"body_mass": m, "slope": s} for m in masses for s in slopes]
+    assert [result["swept"] for result in results] == expected
+    for result in results:
+        assert all(entry["task"].items() >= {**result["swept"], "gravity": 9.0}.items() for entry in result["tasks"])
+    for name in ("sweep_body_mass", "sweep_slope", "grid_body_mass_slope"):
+        assert (tmp_path / f"{name}.png").exists()
+    assert re.search(r"^ +0.5 +meta-trained", capsys.readouterr().out, re.MULTILINE)
+    assert main(["evaluate", str(runs[0]), *SMALL, "--output", str(tmp_path)]) == 0
+    assert not list(tmp_path.glob("sweep_*")) + list(tmp_path.glob("grid_*"))
+
+
+def test_the_files_agree_with_the_comparison(tmp_path):
+    comparison = made_up()
+    write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    content = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert content.items() >= {"env": "Test", "num_tasks": 4, "seed": 0}.items()
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert len(rows) == len(comparison.entries) * 4 * 3
+    for entry, result in zip(comparison.entries, content["results"], strict=True):
+        returns = entry.evaluations[0].returns.mean(axis=2)
+        np.testing.assert_allclose(result["return"], returns.mean(axis=1))
+        np.testing.assert_allclose(result["std_over_tasks"], returns.std(axis=1))
+        assert result["success"] == [None] * 3
+        assert result["num_episodes"] == [0, 2, 4]
+        for i, task in enumerate(result["tasks"]):
+            np.testing.assert_allclose(task["returns"], returns[:, i])
+        written = [
+            row for row in rows if all(row[f"swept_{k}"] == str(entry.swept.get(k, "")) for k in ("mass", "slope"))
+        ]
+        np.testing.assert_allclose([float(row["return"]) for row in written], returns.T.ravel())
+        assert [row["step"] for row in written] == ["0", "1", "2"] * 4
+
+
+def test_the_report_holds_everything_it_shows(tmp_path):
+    write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    page = (tmp_path / "report.html").read_text()
+    links = re.findall(r"(?:src|href)=[\"']([^\"']{,30})", page)
+    assert len(links) == 5  # adaptation, tasks, two sweeps, a grid
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in links)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    first = made_up().main[0]
+    assert f"{first.center[1]:.1f}" in page
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_a_name_is_text_and_no_markup(tmp_path):
+    comparison = made_up()
+    entries = [dataclasses.replace(entry, label="<script>alert(1)</script>") for entry in comparison.main]
+    write_report(tmp_path, Comparison(entries))
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("sources", [1, 3])
+def test_the_curve_shows_what_the_table_says(sources):
+    comparison = made_up(sources)
+    by_steps, by_episodes = adaptation_figure(comparison).axes
+    (entry,) = comparison.main
+    np.testing.assert_allclose(by_steps.lines[0].get_xydata(), np.stack([[0, 1, 2], entry.center], axis=1))
+    np.testing.assert_allclose(by_episodes.lines[0].get_xdata(), [0, 2, 4])
+    assert len(by_steps.collections) == 1  # the interval
+    assert ("runs" in adaptation_figure(comparison).get_suptitle()) == (sources > 1)
+
+
+def test_a_policy_that_is_told_the_task_is_a_level_line():
+    comparison = made_up()
+    (entry,) = comparison.main
+    told = dataclasses.replace(
+        entry,
+        label="oracle",
+        evaluations=(make_evaluation(entry.evaluations[0].returns[:1], entry.evaluations[0].tasks),),
+    )
+    by_steps, by_episodes = adaptation_figure(Comparison([entry, told])).axes
+    for axes, end in ((by_steps, 2), (by_episodes, 4)):
+        np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0, told.center[0]], [end, told.center[0]]])
+
+
+def test_tasks_are_shown_by_their_parameters():
+    curve = tasks_figure(made_up())
+    assert curve is not None
+    assert curve.axes[0].get_xlabel() == "goal (m)"
+    returns = made_up().main[0].task_returns
+    np.testing.assert_allclose(curve.axes[0].lines[1].get_ydata(), returns[1])  # as many steps as in training
+    goals = tasks_figure(made_up(names=("goal", "other")))
+    assert goals is not None
+    np.testing.assert_allclose(
+        goals.axes[1].collections[0].get_array(), made_up(names=("goal", "other")).main[0].task_returns[1]
+    )
+    same = made_up(num_tasks=1)
+    assert tasks_figure(same) is None
+
+
+def test_a_sweep_shades_what_training_saw():
+    comparison = made_up()
+    figure = sweep_figure(comparison, "mass", (0.5, 1.5))
+    np.testing.assert_allclose(sorted(figure.axes[0].lines[0].get_xdata()), [1.0, 2.0])
+    assert [patch.get_width() for patch in figure.axes[0].patches] == [1.0]
+    at_one_value = sweep_figure(comparison, "mass", (1.0, 1.0))
+    assert not at_one_value.axes[0].patches
+    before, after, trained = at_one_value.axes[0].lines
+    np.testing.assert_allclose(trained.get_xdata(), 1.0)
+    entries = comparison.sweep("mass")
+    np.testing.assert_allclose(before.get_ydata(), [entry.center[0] for entry in entries])
+    np.testing.assert_allclose(after.get_ydata(), [entry.center[1] for entry in entries])
+
+
+def test_a_grid_has_each_pair_in_its_place():
+    comparison = made_up()
+    figure = grid_figure(comparison, ("mass", "slope"))
+    values = figure.axes[1].images[0].get_array()
+    assert values is not None
+    for entry in comparison.sweep("mass", "slope"):
+        row, column = [0.0, 0.1].index(entry.swept["slope"]), [1.0, 2.0].index(entry.swept["mass"])
+        assert values[row, column] == pytest.approx(entry.center[1])
+
+
+def test_pictures_are_not_blank(tmp_path):
+    write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert len(pictures) == 5
+    for path in pictures:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert min(pixels.shape[:2]) > 200
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+
+
+def test_the_same_run_twice_is_refused(runs, capsys):
+    assert main(["evaluate", str(runs[0]), str(runs[0]), *SMALL]) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+def test_runs_of_two_families_are_refused(runs, tmp_path, capsys):
+    other = make_run(tmp_path / "point", 0, {"name": "PointNavigation"})
+    assert main(["evaluate", str(runs[0]), str(other), *SMALL]) == 2
+    assert "HalfCheetahVel and PointNavigation" in capsys.readouterr().err
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_whole(path, "old")
+    monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
