@@ -1,4 +1,4 @@
-"""The commands: ``maml-rl train|evaluate|record``."""
+"""The commands: ``maml-rl train|evaluate|record|plot``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maml_rl.task_vector_env import EnvConfig
 
 
-COMMANDS = ("train", "evaluate", "record")
+COMMANDS = ("train", "evaluate", "record", "plot")
 """Each is the module of that name, whose function ``command`` takes the arguments and returns the exit status."""
 
 

@@ -25,9 +25,9 @@ LEVELS = [
     {"figures"},
     {"report"},
     {"config_files"},
-    {"training"},
+    {"training", "learning_curves"},
     {"cli"},
-    {"train", "evaluate", "record", "__main__"},
+    {"train", "evaluate", "record", "plot", "__main__"},
 ]
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 

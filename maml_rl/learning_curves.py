@@ -1,0 +1,450 @@
+"""Learning curves: what runs logged to progress.csv, as one line for all seeds of the same settings."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from maml_rl.config import Config, to_mapping
+from maml_rl.config_files import family_of, run_config
+from maml_rl.errors import UserError
+
+XAxis = Literal["steps", "time", "iterations"]
+
+_ITERATION, _STEPS, _SECONDS = "time/iteration", "time/num_env_steps", "time/meta_iteration_s"
+_X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]]] = {
+    "steps": ("environment steps (millions)", lambda columns: columns[_STEPS] / 1e6),
+    "time": ("wall-clock hours", lambda columns: np.cumsum(columns[_SECONDS]) / 3600),
+    "iterations": ("meta-iterations", lambda columns: columns[_ITERATION]),
+}
+_NO_SETTINGS_OF_A_GROUP = {"seed", "output", "device", "num_iterations", "logging"}
+_FINAL_PART = 20  # the last 5 % of the iterations are one part of so many
+_MAX_SHOWN_RUNS = 3  # of a group, as lines of their own
+_FORMATS = (".png", ".svg", ".pdf")
+
+# Okabe and Ito's colours without the yellow, which is hardly seen on white; neighbours differ in lightness. The numbers
+# of colours and of markers have no common divisor, so 63 groups look different.
+_COLOURS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+
+@dataclass(frozen=True)
+class View:
+    """What of the runs is looked at.
+
+    Args:
+        metric: column of progress.csv; ``None`` for the return after the last adaptation step of training.
+        x: the horizontal axis: environment steps in millions, wall-clock hours, or meta-iterations.
+        smooth: number of values that a running mean takes in.
+        before: the return before adaptation too.
+    """
+
+    metric: str | None
+    x: XAxis
+    smooth: int
+    before: bool
+
+    def metric_of(self, group: Group) -> str:
+        """The column to show of a group."""
+        return self.metric or _return_after(group.num_steps)
+
+
+class Series(NamedTuple):
+    """One metric of one run, at the M iterations that have a value of it: three arrays (M,)."""
+
+    iteration: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been read.
+
+    Args:
+        folder: where.
+        config: its settings.
+        columns: of progress.csv, an array (N,) each; NaN where a metric was not logged.
+    """
+
+    folder: Path
+    config: Config
+    columns: Mapping[str, np.ndarray]
+
+    def series(self, metric: str, x: XAxis, smooth: int = 1) -> Series:
+        """The values of a metric, each averaged with the ``smooth`` - 1 values before it, as far as there are any.
+
+        Raises:
+            UserError: there are none.
+        """
+        _, axis = _X_AXES[x]
+        logged = np.isfinite(self.columns[metric])
+        if not logged.any():
+            raise UserError(f"{self.folder} has no value of {metric} yet")
+        y = running_mean(self.columns[metric][logged], smooth)
+        return Series(self.columns[_ITERATION][logged], axis(self.columns)[logged], y)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of the S runs of a group, at the N iterations at which every one of them has a value.
+
+    Args:
+        series: of each run, whole.
+        iteration: (N,).
+        x: mean over runs, (N,).
+        values: (S, N).
+    """
+
+    series: Sequence[Series]
+    iteration: np.ndarray
+    x: np.ndarray
+    values: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Over runs, (N,)."""
+        return self.values.mean(axis=0)
+
+    @property
+    def final(self) -> np.ndarray:
+        """Mean of each run over the last 5 % of the iterations, at least one, (S,)."""
+        return self.values[:, -math.ceil(self.values.shape[1] / _FINAL_PART) :].mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of the same settings, which differ in their seed alone.
+
+    Args:
+        settings: dotted names and values of what they share.
+        runs: S of them.
+    """
+
+    settings: Mapping[str, Any]
+    runs: Sequence[Run]
+
+    @property
+    def num_steps(self) -> int:
+        """Adaptation steps of training."""
+        return self.runs[0].config.inner.num_steps
+
+    def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
+        """A metric of all runs, cut to the iterations at which every one of them has a value.
+
+        Raises:
+            UserError: there is no such iteration.
+        """
+        series = [run.series(metric, x, smooth) for run in self.runs]
+        iteration = functools.reduce(np.intersect1d, [one.iteration for one in series])
+        if not iteration.size:
+            names = " and ".join(str(run.folder) for run in self.runs)
+            raise UserError(f"{names} have no iteration in common that has a value of {metric}")
+        shared = [(one, np.isin(one.iteration, iteration)) for one in series]
+        x_of_runs = np.stack([one.x[keep] for one, keep in shared])
+        return Curve(series, iteration, x_of_runs.mean(axis=0), np.stack([one.y[keep] for one, keep in shared]))
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders.
+
+    Raises:
+        UserError: one is no run, stands there twice, or has no rows or damaged ones in its progress.csv.
+    """
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        other = seen.setdefault(folder.resolve(), folder)
+        if other is not folder:
+            raise UserError(f"run {folder} is given twice" + ("" if other == folder else f", also as {other}"))
+    return [Run(folder, run_config(folder), _read_progress(folder)) for folder in folders]
+
+
+def _read_progress(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / "progress.csv"
+    if not path.is_file():
+        raise UserError(f"{folder} has no progress.csv: it has not finished an iteration yet")
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if len(rows) < 2:
+        raise UserError(f"{path} has no rows: the run has not finished an iteration yet")
+    header = rows[0]
+    for line, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise UserError(f"{path} is damaged: line {line} has {len(row)} values for {len(header)} columns")
+    try:
+        table = np.array([[float(cell or "nan") for cell in row] for row in rows[1:]])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    columns = dict(zip(header, table.T, strict=True))
+    for name in (_ITERATION, _STEPS, _SECONDS):
+        if name not in columns or not np.isfinite(columns[name]).all():
+            raise UserError(f"{path} is damaged: it needs a number in every row of {name}")
+    if not (np.diff(columns[_ITERATION]) > 0).all():
+        raise UserError(f"{path} is damaged: {_ITERATION} does not rise from row to row")
+    return columns
+
+
+def running_mean(values: np.ndarray, num: int) -> np.ndarray:
+    """Mean of each value and the ``num`` - 1 before it, as far as there are any, (M,)."""
+    return np.array([values[max(0, end - num) : end].mean() for end in range(1, len(values) + 1)])
+
+
+def interval(values: np.ndarray) -> np.ndarray:
+    """95 % interval of the mean over S ≥ 2 runs by Student's t, from (S, N): lower and upper ends (2, N).
+
+    It takes runs as normally distributed. A bootstrap does without, but from two to five runs its intervals are far too
+    narrow: with two it can never leave the range between them, which misses the mean half of the time.
+    """
+    mean, num_runs = values.mean(axis=0), len(values)
+    half = _t_quantile(num_runs - 1) * values.std(axis=0, ddof=1) / np.sqrt(num_runs)
+    return np.stack([mean - half, mean + half])
+
+
+@functools.cache
+def _t_quantile(degrees_of_freedom: int) -> float:
+    """The t with P(|T| < t) = 0.95, where T = sqrt(ν) tan A and the angle A has density ∝ cos(A)^(ν - 1)."""
+    angle = np.linspace(0, np.pi / 2, 100_001)
+    density = np.cos(angle) ** (degrees_of_freedom - 1)
+    mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return float(np.sqrt(degrees_of_freedom) * np.tan(np.interp(0.95, mass / mass[-1], angle)))
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put runs of the same settings together, in order of first appearance.
+
+    Raises:
+        UserError: two runs of a group have the same seed; as two samples they would feign certainty.
+    """
+    groups: list[Group] = []
+    for run in runs:
+        name = run.config.env.name
+        settings = dict(_leaves(to_mapping(run.config), ""))
+        settings["env.name"] = getattr(family_of(name), "__name__", name)
+        i = next((i for i, group in enumerate(groups) if group.settings == settings), len(groups))
+        others = groups[i].runs if i < len(groups) else []
+        for other in others:
+            if other.config.seed == run.config.seed:
+                raise UserError(
+                    f"{other.folder} and {run.folder} have the same settings and the same seed {run.config.seed}: "
+                    "give one of them"
+                )
+        groups[i : i + 1] = [Group(settings, [*others, run])]
+    return groups
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted names of the settings that make a group, and their values; what is null or empty is left out."""
+    for key, value in values.items():
+        if prefix + key in _NO_SETTINGS_OF_A_GROUP or value is None:
+            continue
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif value != []:
+            yield prefix + key, value
+
+
+def labels_of(groups: Sequence[Group]) -> list[str]:
+    """What tells each group from the others: family and outer step, if they differ, and then the settings that do.
+
+    Settings of a task family are compared among groups of that family, and those of an outer step likewise. A single
+    group is called by its family.
+    """
+    if len(groups) == 1:
+        return [groups[0].settings["env.name"]]
+    keys = dict.fromkeys(["env.name", "outer.name", *(key for group in groups for key in group.settings)])
+    shown = [[key for key in keys if _differs(key, group, groups)] for group in groups]
+    short = Counter(_short(key) for key in keys if any(key in own for own in shown))
+    return [
+        ", ".join(_in_words(key, group.settings.get(key), short[_short(key)] == 1) for key in own)
+        for group, own in zip(groups, shown, strict=True)
+    ]
+
+
+def _differs(key: str, group: Group, groups: Sequence[Group]) -> bool:
+    name = f"{key.partition('.')[0]}.name"
+    if name != key:
+        groups = [other for other in groups if other.settings.get(name) == group.settings.get(name)]
+    return any(other.settings.get(key) != group.settings.get(key) for other in groups)
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("env.dynamics.") if key.startswith("env.dynamics.") else key.rpartition(".")[2]
+
+
+def _in_words(key: str, value: Any, is_unique: bool) -> str:
+    """A setting and its value: ``first_order true``, ``outer promp``, or the bare name of a family."""
+    section, _, name = key.rpartition(".")
+    if name == "name":
+        return value if section == "env" else f"{section} {value}"
+    shown = _short(key) if is_unique else key
+    if value is None:
+        return f"no {shown}"
+    return f"{shown} {str(value).lower() if isinstance(value, bool) else value}"
+
+
+def check_columns(groups: Sequence[Group], view: View) -> None:
+    """Refuse a metric that some run does not have.
+
+    Raises:
+        UserError: which run; the message names the columns that all runs have.
+    """
+    runs = [(group, run) for group in groups for run in group.runs]
+    for group, run in runs:
+        for tag in [view.metric_of(group)] + [_return_after(0)] * view.before:
+            if tag not in run.columns:
+                shared = sorted(set.intersection(*(set(other.columns) for _, other in runs)))
+                raise UserError(f"{run.folder}/progress.csv has no column {tag!r}; all runs have {', '.join(shared)}")
+
+
+def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
+    """The groups in numbers, as text: how long they trained, and the final value of what is shown."""
+    width = max(len(label) for label in labels)
+    columns = f"{{:<{width}}}  {{:>5}}  {{:>10}}  {{:>9}}  {{:>7}}  {{:>9}}  {{}}"
+    lines, notes = [columns.format("", "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval")], []
+    for group, label in zip(groups, labels, strict=True):
+        metric = view.metric_of(group)
+        curve, hours = group.curve(metric, "steps"), group.curve(metric, "time").x[-1]
+        final, last = curve.final, int(curve.iteration[-1])
+        ends = "" if len(final) == 1 else "[{:.4g}, {:.4g}]".format(*interval(final[:, None])[:, 0])
+        numbers = len(final), last, f"{curve.x[-1]:.4g}", f"{hours:.3g}", f"{final.mean():.4g}", ends
+        lines.append(columns.format(label, *numbers).rstrip())
+        longest = int(max(one.iteration[-1] for one in curve.series))
+        if longest > last:
+            notes.append(f"{label}: cut to {last} iterations, which all its runs have; the longest has {longest}")
+    tags = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
+    notes.append(f"final: {tags}, mean over the last 5 % of the iterations; interval over seeds by Student's t")
+    return "\n".join([*lines, *notes])
+
+
+def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str | None) -> Figure:
+    """Draw a line per group: the mean over its runs, with the interval of :func:`interval` as a band.
+
+    Of two or three runs each is drawn too, whole. The vertical axis spans the runs: the band of two is often far wider,
+    and then cut off.
+
+    Args:
+        groups: of runs.
+        labels: one per group.
+        view: what to draw of them.
+        title: default is the family, where several groups have one in common.
+
+    Raises:
+        UserError: a run has no value of the metric.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    entries: list[tuple[Artist, str]] = []
+    heights = np.empty(0)
+    for i, (group, label) in enumerate(zip(groups, labels, strict=True)):
+        curve = group.curve(view.metric_of(group), view.x, view.smooth)
+        start = group.curve(_return_after(0), view.x, view.smooth) if view.before else None
+        line = _draw_curve(axes, curve, start, i, len(groups))
+        seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
+        entries.append((line, textwrap.fill(label + seeds, 80)))
+        heights = np.concatenate([heights, *(one.y for one in curve.series), start.mean if start else []])
+    margin = 0.05 * (np.ptp(heights) or 1.0)
+    axes.set_ylim(heights.min() - margin, heights.max() + margin)
+    steps = " or ".join(f"{num}" for num in sorted({group.num_steps for group in groups}))
+    returns = f"return after {steps} adaptation step{'' if steps == '1' else 's'}"
+    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
+    axes.grid(alpha=0.3)
+    families = {group.settings["env.name"] for group in groups}
+    if title is None and len(families) == 1 < len(groups):
+        (title,) = families
+    axes.set_title(title or "", parse_math=False)
+    _add_legend(figure, [*entries, *_explanations(groups, view)])
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_groups: int) -> Line2D:
+    """Draw the curve of the ``i``-th group, and the one before adaptation; the line of its mean."""
+    colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+    num_runs = len(curve.series)
+    if num_runs > 1:
+        axes.fill_between(curve.x, *interval(curve.values), color=colour, alpha=0.15, linewidth=0)
+    if 1 < num_runs <= _MAX_SHOWN_RUNS:
+        for one in curve.series:
+            axes.plot(one.x, one.y, color=colour, linewidth=0.7, alpha=0.6)
+    if start is not None:
+        axes.plot(start.x, start.mean, color=colour, linewidth=1.3, linestyle="--")
+    spacing = max(1, len(curve.x) // 8)
+    (line,) = axes.plot(curve.x, curve.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, zorder=3)
+    line.set_markevery((i * spacing // num_groups, spacing))  # beside those of the other groups
+    return line
+
+
+def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist, str]]:
+    """Legend entries of what all groups share."""
+    if view.before:
+        yield Line2D([], [], color="grey", linewidth=1.3, linestyle="--"), "before adaptation"
+    nums = [len(group.runs) for group in groups]
+    if any(1 < num <= _MAX_SHOWN_RUNS for num in nums):
+        yield Line2D([], [], color="grey", linewidth=0.7), "single runs"
+    if max(nums) > 1:
+        yield Patch(color="grey", alpha=0.3, linewidth=0), "95 % interval over seeds (Student's t)"
+
+
+def _add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
+    """Below the axes, where it hides nothing; the figure grows by its height."""
+    texts = [text for _, text in entries]
+    num_columns = 1 if max(len(text) for text in texts) > 40 else 2
+    num_lines = sum(1 + text.count("\n") for text in texts) / num_columns
+    figure.set_figheight(figure.get_figheight() + 0.2 * num_lines)
+    place: Any = {"loc": "outside lower center", "ncols": num_columns, "frameon": False, "fontsize": 9}
+    legend = figure.legend([handle for handle, _ in entries], ["?"] * len(texts), **place)
+    for entry, text in zip(legend.get_texts(), texts, strict=True):
+        entry.set_text(text)  # given to the legend itself, one that begins with _ would be left out
+        entry.set_parse_math(False)
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a path that no picture can be written to.
+
+    Raises:
+        UserError: its ending is unknown, or it is a folder.
+    """
+    if path.suffix.lower() not in _FORMATS or path.is_dir():
+        raise UserError(f"picture {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        UserError: see :func:`check_picture`; or the file cannot be written.
+    """
+    check_picture(path)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix.lower()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(temporary, dpi=150)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"picture {path} cannot be written: {error}") from error
+
+
+def _return_after(num_steps: int) -> str:
+    return f"train/return_after_{num_steps}_steps"

@@ -1,0 +1,88 @@
+"""``python -m maml_rl.plot``; see ``--help``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from maml_rl.cli import _Parser, main, parse, positive, say
+from maml_rl.errors import UserError
+
+
+def command(argv: list[str]) -> int:
+    """Plot runs."""
+    args = parse(_parser(), argv)
+    if args.before and args.metric is not None:
+        raise UserError(
+            "--before draws the return before adaptation, which has no place beside --metric: give one of them"
+        )
+
+    from maml_rl import learning_curves
+
+    learning_curves.check_picture(args.output)
+    groups = learning_curves.group_runs(learning_curves.read_runs(args.runs))
+    view = learning_curves.View(metric=args.metric, x=args.x, smooth=args.smooth, before=args.before)
+    learning_curves.check_columns(groups, view)
+    labels = learning_curves.labels_of(groups)
+    if args.labels is not None and len(args.labels) != len(labels):
+        raise UserError(
+            f"--labels needs one label per line, in this order: {'; '.join(labels)}. "
+            f"That is {len(labels)}, got {len(args.labels)}"
+        )
+    labels = args.labels or labels
+    figure = learning_curves.draw(groups, labels, view, args.title)
+    text = learning_curves.table(groups, labels, view)
+    learning_curves.save(figure, args.output)
+    say(f"{text}\nwritten to {args.output}")
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m maml_rl.plot",
+        description="Learning curves of runs, as a picture and a table. Runs whose settings agree in all but seed (and "
+        "output, device, num_iterations, logging) are one line: their mean at each iteration that all of them have, "
+        "at their mean x, with the 95 % interval over seeds by Student's t as a band; two or three runs are also "
+        "drawn thinly, whole. The table's final value is the mean over the last 5 % of these iterations.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--x",
+        choices=["steps", "time", "iterations"],
+        default="steps",
+        help="horizontal axis: environment steps in millions (default), wall-clock hours, or meta-iterations",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="TAG",
+        help="column of progress.csv to draw (default: the return after the last adaptation step of training)",
+    )
+    parser.add_argument("--before", action="store_true", help="draw the return before adaptation too, dashed")
+    parser.add_argument(
+        "--smooth",
+        type=positive,
+        metavar="N",
+        default=1,
+        help="running mean of each value and the N - 1 before it; the table is of unsmoothed values (default: 1)",
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="one per line, in the order of their first runs (default: the settings in which the lines differ)",
+    )
+    parser.add_argument(
+        "--title", help="above the picture (default: the family, where several lines have one in common)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("learning_curve.png"),
+        help="picture, .png, .svg or .pdf (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(["plot", *sys.argv[1:]]))
