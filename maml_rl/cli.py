@@ -72,16 +72,17 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Tells a mistake as every other one is told."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise a ``UserError``."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run_parser(command: str, description: str, several: bool = False) -> argparse.ArgumentParser:
     """What the commands on a finished run, or on ``several``, share."""
-    parser = _Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
+    parser = Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
     if several:
         parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders")
     else:

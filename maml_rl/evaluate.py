@@ -106,7 +106,7 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int, with_baselines:
         raise UserError(f"runs of one environment can be compared, got runs of {' and '.join(sorted(names))}")
     subjects = [
         Subject(label, run, policies[run], num_steps)
-        for run, label in zip(runs, _labels(list(policies.items())), strict=True)
+        for run, label in zip(runs, _labels([policies[run] for run in runs]), strict=True)
     ]
     folders = [(name, run / "baselines" / name) for name in BASELINES for run in runs] if with_baselines else []
     for name, folder in folders:
@@ -116,8 +116,15 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int, with_baselines:
     return subjects
 
 
-def _labels(policies: Sequence[tuple[Path, MetaPolicy]]) -> list[str]:
-    return ["meta-trained"] * len(policies)
+def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
+    """What each run is called: one name where they differ in the seed alone, else what tells them from the others."""
+    from maml_rl.comparison import META_TRAINED
+    from maml_rl.run_groups import group_settings, labels_of
+
+    settings = [group_settings(policy.config) for policy in policies]
+    different = [one for i, one in enumerate(settings) if one not in settings[:i]]
+    names = labels_of(different) if len(different) > 1 else [META_TRAINED]
+    return [names[different.index(one)] for one in settings]
 
 
 def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:

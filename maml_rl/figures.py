@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.comparison import Comparison, Entry
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of Okabe and Ito (2008): told apart by readers who see colours otherwise; line styles and markers do the rest."""
+COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
+"""Of Okabe and Ito (2008), without the yellow, which is hardly seen on white; neighbours differ in lightness."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+"""As many as have no divisor in common with the colours, so that 63 lines look different."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def encoded(figure: Figure, kind: str) -> bytes:
+    """A picture as the content of a file; the same one for the same picture.
+
+    Args:
+        figure: to encode.
+        kind: png, svg or pdf.
+    """
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with rc_context({"svg.hashsalt": "maml_rl"}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -25,7 +42,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _style(i: int) -> dict[str, Any]:
-    color, line, marker = COLORS[i % len(COLORS)], _LINES[i % len(_LINES)], _MARKERS[i % len(_MARKERS)]
+    color, line, marker = COLORS[i % len(COLORS)], _LINES[i % len(_LINES)], MARKERS[i % len(MARKERS)]
     return {"color": color, "linestyle": line, "marker": marker, "markersize": 5}
 
 

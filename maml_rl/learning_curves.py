@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
-import os
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from maml_rl.config import Config, to_mapping
-from maml_rl.config_files import family_of, run_config
+from maml_rl.config import Config
+from maml_rl.config_files import run_config
 from maml_rl.errors import UserError
+from maml_rl.figures import COLORS, MARKERS, encoded
+from maml_rl.intervals import mean_interval_over_seeds
+from maml_rl.run_folder import write_whole
+from maml_rl.run_groups import Settings, group_settings
 
 XAxis = Literal["steps", "time", "iterations"]
 
@@ -33,15 +35,9 @@ _X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]
     "time": ("wall-clock hours", lambda columns: np.cumsum(columns[_SECONDS]) / 3600),
     "iterations": ("meta-iterations", lambda columns: columns[_ITERATION]),
 }
-_NO_SETTINGS_OF_A_GROUP = {"seed", "output", "device", "num_iterations", "logging"}
 _FINAL_PART = 20  # the last 5 % of the iterations are one part of so many
 _MAX_SHOWN_RUNS = 3  # of a group, as lines of their own
 _FORMATS = (".png", ".svg", ".pdf")
-
-# Okabe and Ito's colours without the yellow, which is hardly seen on white; neighbours differ in lightness. The numbers
-# of colours and of markers have no common divisor, so 63 groups look different.
-_COLOURS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ class Group:
         runs: S of them.
     """
 
-    settings: Mapping[str, Any]
+    settings: Settings
     runs: Sequence[Run]
 
     @property
@@ -208,26 +204,6 @@ def running_mean(values: np.ndarray, num: int) -> np.ndarray:
     return np.array([values[max(0, end - num) : end].mean() for end in range(1, len(values) + 1)])
 
 
-def interval(values: np.ndarray) -> np.ndarray:
-    """95 % interval of the mean over S ≥ 2 runs by Student's t, from (S, N): lower and upper ends (2, N).
-
-    It takes runs as normally distributed. A bootstrap does without, but from two to five runs its intervals are far too
-    narrow: with two it can never leave the range between them, which misses the mean half of the time.
-    """
-    mean, num_runs = values.mean(axis=0), len(values)
-    half = _t_quantile(num_runs - 1) * values.std(axis=0, ddof=1) / np.sqrt(num_runs)
-    return np.stack([mean - half, mean + half])
-
-
-@functools.cache
-def _t_quantile(degrees_of_freedom: int) -> float:
-    """The t with P(|T| < t) = 0.95, where T = sqrt(ν) tan A and the angle A has density ∝ cos(A)^(ν - 1)."""
-    angle = np.linspace(0, np.pi / 2, 100_001)
-    density = np.cos(angle) ** (degrees_of_freedom - 1)
-    mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return float(np.sqrt(degrees_of_freedom) * np.tan(np.interp(0.95, mass / mass[-1], angle)))
-
-
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs of the same settings together, in order of first appearance.
 
@@ -236,9 +212,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """
     groups: list[Group] = []
     for run in runs:
-        name = run.config.env.name
-        settings = dict(_leaves(to_mapping(run.config), ""))
-        settings["env.name"] = getattr(family_of(name), "__name__", name)
+        settings = group_settings(run.config)
         i = next((i for i, group in enumerate(groups) if group.settings == settings), len(groups))
         others = groups[i].runs if i < len(groups) else []
         for other in others:
@@ -249,56 +223,6 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
                 )
         groups[i : i + 1] = [Group(settings, [*others, run])]
     return groups
-
-
-def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names of the settings that make a group, and their values; what is null or empty is left out."""
-    for key, value in values.items():
-        if prefix + key in _NO_SETTINGS_OF_A_GROUP or value is None:
-            continue
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif value != []:
-            yield prefix + key, value
-
-
-def labels_of(groups: Sequence[Group]) -> list[str]:
-    """What tells each group from the others: family and outer step, if they differ, and then the settings that do.
-
-    Settings of a task family are compared among groups of that family, and those of an outer step likewise. A single
-    group is called by its family.
-    """
-    if len(groups) == 1:
-        return [groups[0].settings["env.name"]]
-    keys = dict.fromkeys(["env.name", "outer.name", *(key for group in groups for key in group.settings)])
-    shown = [[key for key in keys if _differs(key, group, groups)] for group in groups]
-    short = Counter(_short(key) for key in keys if any(key in own for own in shown))
-    return [
-        ", ".join(_in_words(key, group.settings.get(key), short[_short(key)] == 1) for key in own)
-        for group, own in zip(groups, shown, strict=True)
-    ]
-
-
-def _differs(key: str, group: Group, groups: Sequence[Group]) -> bool:
-    name = f"{key.partition('.')[0]}.name"
-    if name != key:
-        groups = [other for other in groups if other.settings.get(name) == group.settings.get(name)]
-    return any(other.settings.get(key) != group.settings.get(key) for other in groups)
-
-
-def _short(key: str) -> str:
-    return key.removeprefix("env.dynamics.") if key.startswith("env.dynamics.") else key.rpartition(".")[2]
-
-
-def _in_words(key: str, value: Any, is_unique: bool) -> str:
-    """A setting and its value: ``first_order true``, ``outer promp``, or the bare name of a family."""
-    section, _, name = key.rpartition(".")
-    if name == "name":
-        return value if section == "env" else f"{section} {value}"
-    shown = _short(key) if is_unique else key
-    if value is None:
-        return f"no {shown}"
-    return f"{shown} {str(value).lower() if isinstance(value, bool) else value}"
 
 
 def check_columns(groups: Sequence[Group], view: View) -> None:
@@ -324,7 +248,7 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
         metric = view.metric_of(group)
         curve, hours = group.curve(metric, "steps"), group.curve(metric, "time").x[-1]
         final, last = curve.final, int(curve.iteration[-1])
-        ends = "" if len(final) == 1 else "[{:.4g}, {:.4g}]".format(*interval(final[:, None])[:, 0])
+        ends = "" if len(final) == 1 else "[{:.4g}, {:.4g}]".format(*mean_interval_over_seeds(final))
         numbers = len(final), last, f"{curve.x[-1]:.4g}", f"{hours:.3g}", f"{final.mean():.4g}", ends
         lines.append(columns.format(label, *numbers).rstrip())
         longest = int(max(one.iteration[-1] for one in curve.series))
@@ -336,7 +260,7 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
 
 
 def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str | None) -> Figure:
-    """Draw a line per group: the mean over its runs, with the interval of :func:`interval` as a band.
+    """Draw a line per group: the mean over its runs, with its 95 % interval by Student's t as a band.
 
     Of two or three runs each is drawn too, whole. The vertical axis spans the runs: the band of two is often far wider,
     and then cut off.
@@ -378,10 +302,10 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
 
 def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_groups: int) -> Line2D:
     """Draw the curve of the ``i``-th group, and the one before adaptation; the line of its mean."""
-    colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+    colour, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
     num_runs = len(curve.series)
     if num_runs > 1:
-        axes.fill_between(curve.x, *interval(curve.values), color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(curve.x, *mean_interval_over_seeds(curve.values.T).T, color=colour, alpha=0.15, linewidth=0)
     if 1 < num_runs <= _MAX_SHOWN_RUNS:
         for one in curve.series:
             axes.plot(one.x, one.y, color=colour, linewidth=0.7, alpha=0.6)
@@ -434,14 +358,9 @@ def save(figure: Figure, path: Path) -> None:
         UserError: see :func:`check_picture`; or the file cannot be written.
     """
     check_picture(path)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix.lower()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(temporary, dpi=150)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, encoded(figure, path.suffix.lower().removeprefix(".")))
     except OSError as error:
         raise UserError(f"picture {path} cannot be written: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from maml_rl.cli import _Parser, main, parse, positive, say
+from maml_rl.cli import Parser, main, parse, positive, say
 from maml_rl.errors import UserError
 
 
@@ -18,12 +18,13 @@ def command(argv: list[str]) -> int:
         )
 
     from maml_rl import learning_curves
+    from maml_rl.run_groups import labels_of
 
     learning_curves.check_picture(args.output)
     groups = learning_curves.group_runs(learning_curves.read_runs(args.runs))
     view = learning_curves.View(metric=args.metric, x=args.x, smooth=args.smooth, before=args.before)
     learning_curves.check_columns(groups, view)
-    labels = learning_curves.labels_of(groups)
+    labels = labels_of([group.settings for group in groups])
     if args.labels is not None and len(args.labels) != len(labels):
         raise UserError(
             f"--labels needs one label per line, in this order: {'; '.join(labels)}. "
@@ -37,8 +38,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m maml_rl.plot",
         description="Learning curves of runs, as a picture and a table. Runs whose settings agree in all but seed (and "
         "output, device, num_iterations, logging) are one line: their mean at each iteration that all of them have, "

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from maml_rl import figures
@@ -50,13 +49,9 @@ def write_report(
     write_whole(folder / "results.csv", _csv(comparison))
     drawn = {}
     for name, figure in pictures.items():
-        for kind in ("png", "svg"):
-            buffer = io.BytesIO()
-            metadata = {"Date": None} if kind == "svg" else {}
-            with rc_context({"svg.hashsalt": "maml_rl"}):  # the same evaluation gives the same file
-                figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-            write_whole(folder / f"{name}.{kind}", buffer.getvalue())
-        drawn[name] = buffer.getvalue()
+        drawn[name] = figures.encoded(figure, "svg")
+        write_whole(folder / f"{name}.svg", drawn[name])
+        write_whole(folder / f"{name}.png", figures.encoded(figure, "png"))
     write_whole(folder / "report.html", _html(comparison, drawn))
     for pattern in ("adaptation.*", "tasks.*", "sweep_*.*", "grid_*.*"):
         for path in folder.glob(pattern):

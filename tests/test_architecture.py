@@ -25,6 +25,7 @@ LEVELS = [
     {"figures"},
     {"report"},
     {"config_files"},
+    {"run_groups"},
     {"training", "learning_curves"},
     {"cli"},
     {"train", "evaluate", "record", "plot", "__main__"},

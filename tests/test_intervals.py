@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from maml_rl.intervals import interquartile_mean, interquartile_mean_interval, mean_interval, written
+from maml_rl.intervals import (
+    interquartile_mean,
+    interquartile_mean_interval,
+    mean_interval,
+    mean_interval_over_seeds,
+    written,
+)
 
 
 def test_the_interval_of_the_mean_is_scipys():
@@ -53,3 +59,13 @@ def test_the_stratified_bootstrap_resamples_runs_within_each_task():
 def test_runs_that_agree_leave_no_doubt():
     scores = np.tile(np.arange(8.0), (3, 1))
     np.testing.assert_allclose(interquartile_mean_interval(scores), 2 * [interquartile_mean(scores)])
+
+
+T_2, T_3 = 12.7062, 4.3027  # 97.5 % quantiles of Student's t with 1 and 2 degrees of freedom, from a table
+
+
+def test_the_interval_over_seeds_by_hand():
+    ends = mean_interval_over_seeds(np.array([[1.0, 3.0], [5.0, 5.0]]))
+    np.testing.assert_allclose(ends, [[2 - T_2, 2 + T_2], [5, 5]], rtol=1e-4)  # std sqrt(2), over sqrt(2)
+    half = T_3 * np.sqrt(7) / np.sqrt(3)  # (4 + 1 + 9) / 2 = 7
+    np.testing.assert_allclose(mean_interval_over_seeds(np.array([1.0, 2.0, 6.0])), [3 - half, 3 + half], rtol=1e-4)

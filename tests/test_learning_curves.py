@@ -23,23 +23,23 @@ from maml_rl.cli import main
 from maml_rl.config import to_mapping
 from maml_rl.config_files import load_config
 from maml_rl.errors import UserError
+from maml_rl.intervals import mean_interval_over_seeds
 from maml_rl.learning_curves import (
     Group,
     View,
     check_columns,
     draw,
     group_runs,
-    interval,
-    labels_of,
     read_runs,
     running_mean,
     save,
     table,
 )
+from maml_rl.run_groups import labels_of
 
 VIEW = View(metric=None, x="iterations", smooth=1, before=False)
 ADAPTED = "train/return_after_1_steps"
-T_2, T_3 = 12.7062, 4.3027  # Student's t for 95 % of two and three runs, from a printed table
+T_2 = 12.7062  # Student's t for 95 % of two runs, from a printed table
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def read_groups(*folders: Path) -> list[Group]:
 
 
 def drawn(groups: Sequence[Group], view: View = VIEW, title: str | None = None) -> tuple[Figure, Axes]:
-    figure = draw(groups, labels_of(groups), view, title)
+    figure = draw(groups, labels_of([group.settings for group in groups]), view, title)
     (axes,) = figure.axes
     return figure, axes
 
@@ -132,7 +132,8 @@ def test_two_runs_of_one_seed_are_no_two_samples():
 
 
 def labels_for(*settings: Mapping[str, Any]) -> list[str]:
-    return labels_of(read_groups(*(write_run(f"run{i}", columns_of([1]), **each) for i, each in enumerate(settings))))
+    groups = read_groups(*(write_run(f"run{i}", columns_of([1]), **each) for i, each in enumerate(settings)))
+    return labels_of([group.settings for group in groups])
 
 
 def test_a_single_group_is_called_by_its_family():
@@ -181,23 +182,6 @@ def test_running_mean():
     np.testing.assert_allclose(running_mean(values, 1), values)
     np.testing.assert_allclose(running_mean(values, 2), [1, 2, 5.5, 4])
     np.testing.assert_allclose(running_mean(values, 9), [1, 2, 4, 3])
-
-
-def test_interval_of_two_and_three_runs_by_hand():
-    low, high = interval(np.array([[1.0, 5.0], [3.0, 5.0]]))
-    np.testing.assert_allclose(low, [2 - T_2, 5], rtol=1e-4)  # standard deviation sqrt(2), over sqrt(2)
-    np.testing.assert_allclose(high, [2 + T_2, 5], rtol=1e-4)
-    low, high = interval(np.array([[1.0], [2.0], [6.0]]))
-    half = T_3 * np.sqrt(7) / np.sqrt(3)  # (4 + 1 + 9) / 2 = 7
-    np.testing.assert_allclose([low[0], high[0]], [3 - half, 3 + half], rtol=1e-4)
-
-
-@pytest.mark.parametrize(("num", "quantile"), [(5, 2.7764), (11, 2.2281), (31, 2.0423), (1001, 1.9623)])
-def test_interval_of_more_runs(num, quantile):
-    values = np.random.default_rng(0).normal(size=(num, 1))
-    low, high = interval(values)
-    half = quantile * values.std(ddof=1) / np.sqrt(num)
-    np.testing.assert_allclose([low[0], high[0]], [values.mean() - half, values.mean() + half], rtol=1e-3)
 
 
 def test_a_curve_is_the_mean_over_what_all_runs_have():
@@ -290,7 +274,7 @@ def test_lines_bands_and_legend(two_groups):
         lines[line.get_linewidth()].append(np.asarray(line.get_ydata()).tolist())
     assert lines == {1.8: [[2, 3, 4], [2, 8, 2]], 0.7: [[1, 2, 3], [3, 4, 5, 9]]}
     (band,) = axes.collections
-    low, high = interval(np.array([[1.0, 2, 3], [3, 4, 5]]))
+    low, high = mean_interval_over_seeds(np.array([[1.0, 3], [2, 4], [3, 5]])).T
     np.testing.assert_allclose(
         [band.get_datalim(axes.transData).y0, band.get_datalim(axes.transData).y1], [low[0], high[-1]]
     )
@@ -390,11 +374,11 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(two_groups, monkeyp
     path = tmp_path / "curve.png"
     path.write_text("old")
 
-    def fail(self, temporary, **options):
-        Path(temporary).write_text("half")
+    def fail(self, content):
+        self.write_text("half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Figure, "savefig", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(UserError, match="no space"):
         save(figure, path)
     assert path.read_text() == "old"
