@@ -1,4 +1,4 @@
-"""The commands: ``maml-rl train|evaluate|record|plot``."""
+"""The commands: ``maml-rl train|evaluate|record|plot|baselines``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maml_rl.task_vector_env import EnvConfig
 
 
-COMMANDS = ("train", "evaluate", "record", "plot")
+COMMANDS = ("train", "evaluate", "record", "plot", "baselines")
 """Each is the module of that name, whose function ``command`` takes the arguments and returns the exit status."""
 
 

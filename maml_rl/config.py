@@ -9,6 +9,7 @@ from typing import Any
 from maml_rl.baseline import BaselineConfig
 from maml_rl.maml import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.policies import Nonlinearity
 from maml_rl.task_vector_env import EnvConfig
@@ -84,6 +85,8 @@ class Config:
     """Control steps after which an episode is truncated."""
     init_from: str | None = None
     """Run whose final meta-parameters training starts from."""
+    adapt_in_training: bool = True
+    """Adapt while training; without, one policy is trained on all tasks jointly, and inner is how it is fine-tuned."""
     env: EnvConfig = EnvConfig()
     """The environment and its arguments."""
     policy: PolicyConfig = PolicyConfig()
@@ -106,6 +109,10 @@ class Config:
                 f"inner.adapts is {self.inner.adapts!r} and policy.context_size {self.policy.context_size}: a "
                 "context that adapts has a size of at least 1, and there is none otherwise"
             )
+        if not self.adapt_in_training and self.inner.learned_step_size != "none":
+            raise ValueError("inner.learned_step_size must be none where adapt_in_training is false: nothing learns it")
+        if not self.adapt_in_training and isinstance(self.outer, ReptileConfig):
+            raise ValueError("outer reptile follows adaptation: choose another where adapt_in_training is false")
         if self.output == "":
             raise ValueError("output must not be empty")
         if self.seed < 0:
@@ -113,6 +120,12 @@ class Config:
         if type(self.outer) not in OUTER_CONFIGS.values():
             names = [config.__name__ for config in OUTER_CONFIGS.values()]
             raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
+
+    @property
+    def training_inner(self) -> InnerConfig:
+        """How training adapts."""
+        num_steps = self.inner.num_steps if self.adapt_in_training else 0
+        return dataclasses.replace(self.inner, num_steps=num_steps, test_step_sizes=())
 
 
 def outer_name(outer: Any) -> str:
@@ -130,6 +143,8 @@ def to_mapping(config: Config) -> dict[str, Any]:
     values["env"] = {"name": env["name"], **env["kwargs"]}
     if env["vectorization"] != "sync":
         values["env"]["vectorization"] = env["vectorization"]
+    if env["observe_task"]:
+        values["env"]["observe_task"] = True
     values["outer"] = {"name": outer_name(config.outer), **values["outer"]}
     values["policy"]["hidden_sizes"] = list(values["policy"]["hidden_sizes"])
     values["inner"]["test_step_sizes"] = list(values["inner"]["test_step_sizes"])

@@ -174,6 +174,7 @@ def _config(namespace: Namespace) -> Config:
     values = {key: value for key, value in namespace.as_dict().items() if key not in _NOT_SETTINGS}
     env, outer = values.pop("env"), values.pop("outer")
     name, vectorization = env.pop("name"), env.pop("vectorization", "sync")
+    observe_task = env.pop("observe_task")
     family = family_of(name)
     kwargs = env.pop("kwargs") if family is None else env
     if family is not None:
@@ -183,7 +184,7 @@ def _config(namespace: Namespace) -> Config:
     return Config(
         **values,
         **groups,
-        env=EnvConfig(name=name, kwargs=kwargs, vectorization=vectorization),
+        env=EnvConfig(name=name, kwargs=kwargs, vectorization=vectorization, observe_task=observe_task),
         outer=OUTER_CONFIGS[outer.pop("name")](**outer),
     )
 
@@ -236,6 +237,7 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
         _add_dataclass(env, EnvConfig, "env.", skip={"name"})
     else:
         _add_dataclass(env, family, "env.")
+        _add_dataclass(env, EnvConfig, "env.", skip={"name", "kwargs", "vectorization"})
     for group, cls in _GROUPS.items():
         _add_dataclass(parser.add_argument_group(f"{group}: {cls.__doc__}"), cls, f"{group}.")
     outer = parser.add_argument_group(f"outer: {outer_name}")

@@ -191,9 +191,10 @@ class MetaPolicy:
         """
         pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
         if any(given.shape != own.shape or type(given) is not type(own) for given, own in pairs):
+            told = ": it is told the task (env.observe_task)" if self.config.env.observe_task else ""
             raise UserError(
                 f"the environment has observations {observation_space} and actions {action_space}; "
-                f"the policy expects {self.observation_space} and {self.action_space}"
+                f"the policy expects {self.observation_space} and {self.action_space}{told}"
             )
 
     def save(self, folder: str | Path) -> Path:

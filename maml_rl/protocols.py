@@ -32,7 +32,7 @@ class TaskVectorEnv(Protocol):
         """Give sub-environment i the task ``tasks[i]``."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every sub-environment; number i gets ``seed + i``."""
+        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``; i gets ``seed + i``."""
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every unfinished sub-environment."""

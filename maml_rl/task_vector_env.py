@@ -31,6 +31,8 @@ class EnvConfig:
     """Its arguments."""
     vectorization: Vectorization = "sync"
     """How an environment without a batch engine is run: in this process, or in one worker process per task."""
+    observe_task: bool = False
+    """Append the task's values to every observation: for an oracle, a policy that is told the task."""
 
     def side_by_side(self, num_episodes: int) -> int:
         """Episodes of one task that are played at the same time: all, or one where each takes a process."""
@@ -73,10 +75,12 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
     """``num_envs`` sub-environments, truncated at ``horizon`` steps, each on a task of its own.
 
     An environment that registers a vector environment with tasks is used as it is. Any other one is run under
-    Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`.
+    Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`. With ``config.observe_task`` it is
+    seen through a :class:`TaskObserver`.
 
     Raises:
-        UserError: unknown environment, arguments that it refuses, or spaces that policies cannot handle.
+        UserError: unknown environment, arguments that it refuses, spaces that policies cannot handle, or tasks that
+            cannot be observed.
     """
     name, kwargs = config.name, config.kwargs
     env_id = resolve_env_id(name)
@@ -93,7 +97,13 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
     if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
         env.close()
         raise UserError(f"observation space {space} of {name!r} is not supported: expected a one-dimensional Box")
-    return env
+    if not config.observe_task:
+        return env
+    try:
+        return TaskObserver(env, name)
+    except UserError:
+        env.close()
+        raise
 
 
 def _own_vector_env(env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int) -> VectorEnv | None:
@@ -144,6 +154,102 @@ def as_task_vector_env(
             made.close()
 
 
+class TaskObserver:
+    """Shows the task: its values follow every observation, in the alphabetical order of their names.
+
+    They are appended as they are, in their own units. Where they are far from 1, ``policy.normalize_observations``
+    brings them to the scale of the others.
+
+    Args:
+        env: with one-dimensional Box observations.
+        name: what the user calls it.
+
+    Raises:
+        UserError: the environment draws no tasks, or a task holds something other than numbers.
+    """
+
+    def __init__(self, env: TaskVectorEnv, name: str) -> None:
+        space = env.single_observation_space
+        assert isinstance(space, spaces.Box), "make_task_vector_env refuses other spaces"
+        self._env = env
+        self._name = name
+        self.num_envs = env.num_envs
+        self.single_action_space = env.single_action_space
+        generator, env.np_random = env.np_random, np.random.default_rng(0)
+        (task,) = env.sample_tasks(1)
+        env.np_random = generator
+        if not task:
+            raise UserError(f"env.observe_task: {name!r} draws no tasks, so there is none to observe")
+        self._names = sorted(task)
+        self._numbers(task)
+        self._values: np.ndarray | None = None
+        self._dtype = np.result_type(space.dtype, np.float32)
+        unbounded = np.full(len(self._names), np.inf)
+        self.single_observation_space: spaces.Space = spaces.Box(
+            np.concatenate([space.low, -unbounded]).astype(self._dtype),
+            np.concatenate([space.high, unbounded]).astype(self._dtype),
+            dtype=self._dtype.type,
+        )
+
+    def _numbers(self, task: Task) -> list[float]:
+        try:
+            if set(task) != set(self._names):
+                raise KeyError
+            return [float(task[name]) for name in self._names]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"env.observe_task: a task of {self._name!r} must hold one number for each of {self._names}, "
+                f"got {dict(task)!r:.200}"
+            ) from error
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """What tasks are drawn with."""
+        return self._env.np_random
+
+    @np_random.setter
+    def np_random(self, generator: np.random.Generator) -> None:
+        self._env.np_random = generator
+
+    def sample_tasks(self, num_tasks: int) -> Sequence[Task]:
+        """Draw tasks with ``self.np_random``."""
+        return self._env.sample_tasks(num_tasks)
+
+    def set_tasks(self, tasks: Sequence[Task]) -> None:
+        """Give sub-environment i the task ``tasks[i]``, and show it from the next observation on.
+
+        Raises:
+            UserError: a task does not hold the numbers that are shown.
+        """
+        values = np.array([self._numbers(task) for task in tasks], self._dtype)
+        self._env.set_tasks(tasks)
+        self._values = values
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start episodes; tasks must have been set before.
+
+        Raises:
+            UserError: they have not.
+        """
+        if self._values is None or any(name in (options or {}) for name in ("task", "tasks")):
+            raise UserError(f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a reset")
+        observation, info = self._env.reset(seed=seed, options=options)
+        return self._with_task(observation), info
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every unfinished sub-environment."""
+        observation, *rest = self._env.step(actions)
+        return self._with_task(observation), *rest
+
+    def _with_task(self, observation: np.ndarray) -> np.ndarray:
+        assert self._values is not None, "reset comes first, and asks for them"
+        return np.concatenate([observation, self._values], axis=1, dtype=self._dtype)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+
 class TaskSetter(gym.Wrapper):
     """Gives a single environment the task assigned to ``assigned_task``, at its next reset at the latest."""
 
@@ -190,8 +296,8 @@ class GymTaskVectorEnv:
         self.np_random = np.random.default_rng()
         self._sampler = sampler
         self._takes_tasks = takes_tasks
-        self._finished = np.zeros(self.num_envs, bool)
-        self._to_reset = np.zeros(self.num_envs, bool)
+        self._observation: Any = None
+        self._terminated, self._truncated, self._to_reset = np.zeros((3, self.num_envs), bool)
 
     @classmethod
     def of(cls, make: Callable[[], gym.Env], num_envs: int, vectorization: Vectorization) -> GymTaskVectorEnv:
@@ -219,23 +325,24 @@ class GymTaskVectorEnv:
             self.envs.set_attr("assigned_task", list(tasks))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every sub-environment; number i gets ``seed + i``."""
-        self._finished[:] = self._to_reset[:] = False
-        self._observation, info = self.envs.reset(seed=seed, options=options)
-        self._terminated, self._truncated = self._finished.copy(), self._finished.copy()
+        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``; i gets ``seed + i``."""
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        observation, info = self.envs.reset(seed=seed, options=None if options is None else dict(options))
+        self._observation = observation if mask.all() else np.where(mask[:, None], observation, self._observation)
+        self._terminated, self._truncated = self._terminated & ~mask, self._truncated & ~mask
+        self._to_reset = self._to_reset & ~mask
         return self._observation.copy(), info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every unfinished sub-environment."""
         if self._to_reset.any():
             self.envs.reset(options={"reset_mask": self._to_reset})
-        live = ~self._finished
+        live = ~(self._terminated | self._truncated)
         observation, reward, terminated, truncated, info = self.envs.step(actions)
         self._to_reset = terminated | truncated
         self._observation = np.where(live[:, None], observation, self._observation)
         self._terminated = np.where(live, terminated, self._terminated)
         self._truncated = np.where(live, truncated, self._truncated)
-        self._finished = self._terminated | self._truncated
         info = {**info, "void": live & info.get("void", False)}
         return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, info
 

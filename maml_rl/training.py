@@ -131,8 +131,7 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
         meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
         sizes = (config.meta_batch_size, config.num_episodes, config.horizon)
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device)
-        inner = dataclasses.replace(config.inner, test_step_sizes=())
-        trainer = MetaTrainer(collector, inner, config.outer, config.baseline, config.seed)
+        trainer = MetaTrainer(collector, config.training_inner, config.outer, config.baseline, config.seed)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy
 
 
@@ -209,14 +208,14 @@ class TrainingRun:
             logger.close()
 
     def _announce(self, say: Say) -> None:
-        config = self.config
-        steps = config.meta_batch_size * config.num_episodes * config.horizon * (config.inner.num_steps + 1)
+        config, num_steps = self.config, self.config.training_inner.num_steps
+        steps = config.meta_batch_size * config.num_episodes * config.horizon * (num_steps + 1)
         say(
             f"{config.env.name}: {config.num_iterations} meta-iterations of {config.meta_batch_size} tasks x "
-            f"{config.num_episodes} episodes x {config.horizon} steps x {config.inner.num_steps + 1} collections = "
+            f"{config.num_episodes} episodes x {config.horizon} steps x {num_steps + 1} collections = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
-        notice = config.outer.notice(config.inner.num_steps) if hasattr(config.outer, "notice") else None
+        notice = config.outer.notice(num_steps) if hasattr(config.outer, "notice") else None
         if notice:
             say(notice)
 
@@ -224,7 +223,11 @@ class TrainingRun:
         """Whether videos are wanted and possible; tells the user why not."""
         if not (self.config.logging.final_video or self.config.logging.video_every):
             return False
-        problem = rendering_problem(self.config.env)
+        problem = (
+            "a policy that is told the task (env.observe_task) cannot be recorded"
+            if self.config.env.observe_task
+            else rendering_problem(self.config.env)
+        )
         if problem is not None and say is not None:
             say(f"no video will be made: {problem}")
         return problem is None

@@ -20,15 +20,16 @@ LEVELS = [
     {"outer"},
     {"config"},
     {"meta_policy", "meta_trainer"},
-    {"evaluation", "recording"},
+    {"evaluation", "recording", "sb3"},
     {"comparison"},
     {"figures"},
     {"report"},
     {"config_files"},
     {"run_groups"},
     {"training", "learning_curves"},
+    {"baseline_runs"},
     {"cli"},
-    {"train", "evaluate", "record", "plot", "__main__"},
+    {"train", "evaluate", "record", "plot", "baselines", "__main__"},
 ]
 LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -72,12 +73,12 @@ def test_the_packages_meet_only_in_config_files() -> None:
         assert not any(name.startswith("maml_rl") for name in imported(path)), path
 
 
-def test_stable_baselines3_is_used_for_its_logger_alone() -> None:
+def test_stable_baselines3_is_used_for_its_logger_and_in_sb3_alone() -> None:
     users = {
         (module, name)
         for module, path in MODULES.items()
         for name in imported(path)
-        if name.startswith("stable_baselines3")
+        if name.startswith("stable_baselines3") and module != "sb3"
     }
     assert users == {("metrics_writers", "stable_baselines3.common.logger")}
 

@@ -1,0 +1,228 @@
+"""What fast adaptation is compared with (Finn et al. 2017, figures 4 and 5), trained for a meta-trained run.
+
+Each baseline of a run has a folder in RUN/baselines. Those that are policies are runs themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from maml_rl.config import Config, LoggingConfig
+from maml_rl.config_files import load, run_config
+from maml_rl.errors import UserError
+from maml_rl.evaluation import evaluate, held_out
+from maml_rl.outer.reptile import ReptileConfig
+from maml_rl.outer.trpo import TRPOConfig
+from maml_rl.protocols import Task
+from maml_rl.run_folder import locked
+from maml_rl.sb3 import PPOSettings, ppo_learning_curve
+from maml_rl.task_vector_env import as_task_vector_env
+from maml_rl.training import open_trainer, resume, train
+
+Say = Callable[[str], None]
+
+POLICIES = ("random", "pretrained", "oracle")
+"""The baselines that are runs."""
+
+
+def folder_of(run: Path, name: str) -> Path:
+    """Where a run's baseline is."""
+    return run / "baselines" / name
+
+
+def baseline_config(
+    run: Path, name: str, *, num_iterations: int | None = None, seed: int = 0, device: str = "auto"
+) -> Config:
+    """The configuration of a baseline: the run's own, and nothing carried over from a warm start.
+
+    ``random`` differs in nothing else. ``pretrained`` trains one policy on all tasks jointly by the run's outer step,
+    and keeps the inner settings for its fine-tuning afterwards; ``oracle`` is the same and is told the task. Where the
+    run learned its step sizes they have their initial value; where its outer step is Reptile, which follows adaptation,
+    it is TRPO.
+
+    Args:
+        run: the meta-trained run.
+        name: one of :data:`POLICIES`.
+        num_iterations: of training; default is as many as take the control steps of the meta-run.
+        seed: of all random streams.
+        device: where the policy lives.
+
+    Raises:
+        UserError: there is no such run, or it has no tasks that an oracle could be told.
+    """
+    meta = run_config(run)
+    logging = LoggingConfig(checkpoint_every=meta.logging.checkpoint_every, final_evaluation=False, final_video=False)
+    output = str(folder_of(run, name))
+    config = replace(meta, output=output, seed=seed, device=device, init_from=None, logging=logging)
+    if name == "random":
+        return config
+    config = replace(
+        config,
+        adapt_in_training=False,
+        inner=replace(meta.inner, learned_step_size="none"),
+        outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
+        num_iterations=num_iterations or meta.num_iterations * (meta.training_inner.num_steps + 1),
+    )
+    if name == "oracle":
+        config = replace(config, env=replace(meta.env, observe_task=True))
+        with as_task_vector_env(None, config.env, 1, config.horizon):
+            pass  # can be made
+    return config
+
+
+def make_policy_baseline(
+    name: str,
+    config: Config,
+    num_iterations: int | None = None,
+    *,
+    say: Say = lambda text: None,
+    progress_bar: bool = False,
+) -> Path:
+    """Train a baseline, or go on with it; a finished one is kept.
+
+    Args:
+        name: one of :data:`POLICIES`.
+        config: from :func:`baseline_config`.
+        num_iterations: where a baseline that is there already shall end; default is its own.
+        say: where to tell the user what happens.
+        progress_bar: show one on stderr.
+
+    Returns:
+        The run folder of the baseline.
+
+    Raises:
+        UserError: it is there with another seed.
+        Interrupted: by Ctrl-C; a checkpoint was written.
+    """
+    assert config.output is not None, "baseline_config sets it"
+    folder = Path(config.output)
+    if (folder / "config.yaml").exists():
+        seed = run_config(folder).seed
+        if seed != config.seed:
+            raise UserError(f"{folder} is there with seed {seed}, not {config.seed}: delete the folder to make it anew")
+        if name != "random":
+            return resume(folder, num_iterations, say=say, progress_bar=progress_bar)
+        say(f"{folder} is there already")
+        return folder
+    if name != "random":
+        return train(config, say=say, progress_bar=progress_bar)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with open_trainer(config) as (_, _, policy):
+        policy.save(temporary)
+    os.replace(temporary, folder)
+    say(f"fresh parameters, not trained, into {folder}")
+    return folder
+
+
+def train_ppo(
+    run: Path,
+    *,
+    num_tasks: int,
+    num_env_steps: int,
+    seed: int = 0,
+    settings: PPOSettings | None = None,
+    say: Say = lambda text: None,
+    progress_bar: bool = False,
+) -> Path:
+    """Train Stable-Baselines3's PPO from scratch on each of the first tasks that an evaluation with ``seed`` draws.
+
+    Args:
+        run: the meta-trained run.
+        num_tasks: to train on; those whose learning curves are there already are kept.
+        num_env_steps: control steps on each task.
+        seed: of tasks and training.
+        settings: of PPO.
+        say: where to tell the user what happens.
+        progress_bar: show one on stderr for each task.
+
+    Returns:
+        ``results.json``: settings, and for each task the learning curve. It is written after each task.
+
+    Raises:
+        UserError: there is no such run, not that many tasks, or results of other settings are there.
+    """
+    settings = settings or PPOSettings()
+    policy = load(run)
+    # Drawn by an evaluation itself, since what a family draws may depend on how many are drawn at once.
+    tasks = evaluate(policy, num_episodes=1, num_steps=0, seed=seed).tasks
+    if num_tasks > len(tasks):
+        raise UserError(f"num_tasks must be at most {len(tasks)}, the tasks of an evaluation, got {num_tasks}")
+    env, horizon = held_out(policy.config.env), policy.config.horizon
+    folder = folder_of(run, "ppo")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.json"
+    description = {
+        "env": env.name,
+        "env_settings": dict(env.kwargs),
+        "horizon": horizon,
+        "seed": seed,
+        "num_env_steps": num_env_steps,
+        "hyperparameters": asdict(settings),
+    }
+    with locked(folder):
+        results = _results_so_far(path, description)
+        if results:
+            say(f"{path} holds {len(results)} tasks already, which are kept")
+        for i, task in list(enumerate(tasks))[len(results) : num_tasks]:
+            name, total = f"PPO, task {i + 1} of {num_tasks}", settings.whole_updates(num_env_steps)
+            with tqdm(total=total, disable=not progress_bar, desc=name, unit="step") as bar:
+                curve = ppo_learning_curve(
+                    env,
+                    task,
+                    horizon,
+                    num_env_steps=num_env_steps,
+                    seed=_seed_of(seed, i),
+                    settings=settings,
+                    progress=bar.update,
+                )
+            results.append({"task": dict(task), **curve._asdict()})
+            _write_json(path, {**description, "tasks": results})
+            say(f"PPO, {_words(task)}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}")
+    say(f"learning curves: {path}")
+    return path
+
+
+def _seed_of(seed: int, task: int) -> int:
+    return int(np.random.SeedSequence((seed, task)).generate_state(1)[0])
+
+
+def _words(task: Task) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in task.items()) or "the only task"
+
+
+def _results_so_far(path: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tasks that are finished.
+
+    Raises:
+        UserError: the file cannot be read, or its settings are others.
+    """
+    if not path.exists():
+        return []
+    try:
+        content = json.loads(path.read_text())
+        results = content.pop("tasks")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read: {error!r}; delete it to train anew") from error
+    wanted = json.loads(json.dumps(description))
+    for name in wanted:
+        if content.get(name) != wanted[name]:
+            raise UserError(
+                f"{path} was made with {name} {content.get(name)!r}, not {wanted[name]!r}: delete it to train anew"
+            )
+    return results
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,70 @@
+"""``python -m maml_rl.baselines``; see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+
+from maml_rl.cli import main, parse, positive, run_parser, say
+
+BASELINES = ("random", "pretrained", "oracle", "ppo")
+
+
+def command(argv: list[str]) -> int:
+    """Train what a run is compared with."""
+    parser = run_parser("baselines", "Train what a run's fast adaptation is compared with, into RUN/baselines.")
+    parser.add_argument(
+        "--baseline",
+        type=_baseline,
+        nargs="+",
+        default=list(BASELINES),
+        metavar="NAME",
+        help="random: fresh parameters; pretrained: one policy trained on all tasks jointly; oracle: the same, told "
+        "the task; ppo: Stable-Baselines3's from scratch on a few tasks (default: all four)",
+    )
+    parser.add_argument(
+        "--num_iterations",
+        type=positive,
+        help="of pretrained and oracle (default: as many as take the control steps of the meta-run)",
+    )
+    parser.add_argument("--num_tasks", type=positive, default=4, help="that PPO is trained on (default: 4)")
+    parser.add_argument(
+        "--ppo_env_steps", type=positive, default=1_000_000, help="control steps of PPO per task (default: 1000000)"
+    )
+    args = parse(parser, argv)
+
+    from maml_rl.baseline_runs import baseline_config, make_policy_baseline, train_ppo
+    from maml_rl.training import Interrupted
+
+    policies = [name for name in BASELINES if name in args.baseline and name != "ppo"]
+    options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}
+    configs = {name: baseline_config(args.run, name, **options) for name in policies}
+    try:
+        for name, config in configs.items():
+            make_policy_baseline(name, config, args.num_iterations, say=say, progress_bar=True)
+    except Interrupted as error:
+        say(str(error))
+        return 130
+    if "ppo" in args.baseline:
+        train_ppo(
+            args.run,
+            num_tasks=args.num_tasks,
+            num_env_steps=args.ppo_env_steps,
+            seed=args.seed,
+            say=say,
+            progress_bar=True,
+        )
+    return 0
+
+
+def _baseline(name: str) -> str:
+    if name not in BASELINES:
+        close = difflib.get_close_matches(name, BASELINES, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise argparse.ArgumentTypeError(f"unknown baseline {name!r}.{hint} Valid are {', '.join(BASELINES)}")
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main(["baselines", *sys.argv[1:]]))
