@@ -23,7 +23,7 @@ from maml_rl.evaluation import evaluate, held_out
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.protocols import Task
-from maml_rl.run_folder import locked
+from maml_rl.run_folder import locked, write_whole
 from maml_rl.sb3 import PPOSettings, ppo_learning_curve
 from maml_rl.task_vector_env import as_task_vector_env
 from maml_rl.training import open_trainer, resume, train
@@ -186,7 +186,7 @@ def train_ppo(
                     progress=bar.update,
                 )
             results.append({"task": dict(task), **curve._asdict()})
-            _write_json(path, {**description, "tasks": results})
+            write_whole(path, json.dumps({**description, "tasks": results}, indent=2) + "\n")
             say(f"PPO, {_words(task)}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}")
     say(f"learning curves: {path}")
     return path
@@ -220,9 +220,3 @@ def _results_so_far(path: Path, description: Mapping[str, Any]) -> list[dict[str
                 f"{path} was made with {name} {content.get(name)!r}, not {wanted[name]!r}: delete it to train anew"
             )
     return results
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)

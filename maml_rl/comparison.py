@@ -201,7 +201,7 @@ def compare(
         found: dict[str, list[Evaluation]] = {label: [] for label in labels}
         for subject in subjects:
             env = condition.env_of(subject.policy)
-            if condition.swept and getattr(env, "observe_task", False):
+            if condition.swept and env.observe_task:
                 continue
             sizes = {"num_tasks": num_tasks, "num_episodes": num_episodes, "num_steps": subject.num_steps, "seed": seed}
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())

@@ -19,8 +19,8 @@ from gymnasium import spaces
 
 import maml_rl
 from maml_rl import baseline_runs
-from maml_rl.cli import main
 from maml_rl.baseline_runs import baseline_config, make_policy_baseline, train_ppo
+from maml_rl.cli import main
 from maml_rl.config import Config, to_mapping
 from maml_rl.config_files import load_config, parse_training_arguments, resolve, run_config
 from maml_rl.errors import UserError
