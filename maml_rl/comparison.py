@@ -111,14 +111,55 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Scratch:
+    """Learning from scratch on some of the tasks.
+
+    Args:
+        label: of the method.
+        source: the file that it comes from.
+        tasks: which of the comparison's tasks, n of them.
+        num_env_steps: control steps behind each of P points.
+        returns: (n, P).
+    """
+
+    label: str
+    source: Path
+    tasks: tuple[int, ...]
+    num_env_steps: np.ndarray
+    returns: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path, tasks: Sequence[Mapping[str, Any]]) -> Scratch | None:
+        """The learning curves that ``python -m maml_rl.baselines`` wrote, of those ``tasks`` that it trained on.
+
+        ``None`` where it trained on none of them.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            curves = json.loads(path.read_text())["tasks"]
+            found = [(list(tasks).index(curve["task"]), curve) for curve in curves if curve["task"] in tasks]
+            steps = [np.array(curve["num_env_steps"], float) for _, curve in found]
+            returns = np.array([curve["returns"] for _, curve in found], float)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error!r}): delete it and train the baseline anew") from error
+        if not found:
+            return None
+        return cls("PPO from scratch", path, tuple(i for i, _ in found), steps[0], returns)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What an evaluation found.
 
     Args:
         entries: methods in the environment as it is, then in every version of a sweep.
+        scratch: learning from scratch on some of the tasks, in the environment as it is.
     """
 
     entries: Sequence[Entry]
+    scratch: Scratch | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -156,7 +197,22 @@ class Comparison:
             widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
             lines += ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in [head, *rows]]
             lines.append("")
+        if self.scratch is not None:
+            lines += [self.scratch_text(), ""]
         return "\n".join(lines).rstrip()
+
+    def scratch_text(self) -> str:
+        """Learning from scratch in words, beside the methods on the same tasks."""
+        assert self.scratch is not None, "asked for where there is some"
+        tasks, returns = list(self.scratch.tasks), self.scratch.returns.mean(axis=0)
+        others = "; ".join(
+            f"{entry.label} {entry.task_returns[entry.shown_step, tasks].mean():.1f} after {entry.shown_step} steps"
+            for entry in self.main
+        )
+        return (
+            f"{self.scratch.label} on {len(tasks)} of these tasks: {returns[0]:.1f} -> {returns[-1]:.1f} after "
+            f"{self.scratch.num_env_steps[-1]:,.0f} control steps on each; on the same ones: {others}"
+        )
 
 
 def _rows(entry: Entry) -> list[list[str]]:

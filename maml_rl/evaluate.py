@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import shutil
@@ -27,11 +28,9 @@ from maml_rl.cli import (
 from maml_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from maml_rl.comparison import Condition, Subject
+    from maml_rl.comparison import Comparison, Condition, Subject
     from maml_rl.meta_policy import MetaPolicy
     from maml_rl.task_vector_env import EnvConfig
-
-BASELINES = ("random", "pretrained", "oracle")
 
 
 def command(argv: list[str]) -> int:
@@ -54,32 +53,8 @@ def command(argv: list[str]) -> int:
     env_flags, argv = take_env_flags(argv)
     args = parse(parser, argv)
 
-    from tqdm import tqdm
-
-    from maml_rl.comparison import compare
-    from maml_rl.config_files import trained_range
-    from maml_rl.report import write_report
-
-    subjects = _subjects(args.runs, args.device, args.num_steps, with_baselines=not args.no_baselines)
-    conditions = _conditions(subjects[0].policy, env_flags)
-    trained = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
     folder = args.output or args.runs[0] / "evaluation"
-    unfinished = folder / "unfinished"
-    with (
-        made_folder(folder),
-        tqdm(total=len(subjects) * len(conditions), disable=None, leave=False, unit="evaluation") as bar,
-    ):
-
-        def progress(done: str) -> None:
-            bar.update()
-            bar.set_postfix_str(done)
-
-        sizes = {"num_tasks": args.num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
-        comparison = compare(subjects, conditions, **sizes, unfinished=unfinished, progress=progress)
-        write_report(folder, comparison, trained)
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    env = conditions[0].env_of(subjects[0].policy)
+    comparison, env = _evaluated(args, env_flags, folder)
     changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags)
     kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
     say(f"{env.name}{changed}: {args.num_tasks} fresh tasks{kept_back}, {args.num_episodes} episodes per task and step")
@@ -87,8 +62,41 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _subjects(runs: Sequence[Path], device: str, num_steps: int, with_baselines: bool) -> list[Subject]:
-    """The policies of the runs, and of their baselines.
+def _evaluated(args: argparse.Namespace, env_flags: EnvFlags, folder: Path) -> tuple[Comparison, EnvConfig]:
+    """Evaluate and write the files; the result, and the environment without a sweep."""
+    from tqdm import tqdm
+
+    from maml_rl.comparison import Scratch, compare
+    from maml_rl.config_files import trained_range
+    from maml_rl.report import write_report
+
+    is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
+    subjects = _subjects(args.runs, args.device, args.num_steps)
+    if not args.no_baselines:
+        subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
+    conditions = _conditions(subjects[0].policy, env_flags)
+    trained = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
+    unfinished, num_parts = folder / "unfinished", len(subjects) * len(conditions)
+    with made_folder(folder), tqdm(total=num_parts, disable=None, leave=False, unit="evaluation") as bar:
+
+        def progress(done: str) -> None:
+            bar.update()
+            bar.set_postfix_str(done)
+
+        sizes = {"num_tasks": args.num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
+        comparison = compare(subjects, conditions, **sizes, unfinished=unfinished, progress=progress)
+        scratch = args.runs[0] / "baselines" / "ppo" / "results.json"
+        if scratch.exists() and not (args.no_baselines or env_flags.flags):
+            tasks = comparison.main[0].evaluations[0].tasks
+            comparison = dataclasses.replace(comparison, scratch=Scratch.read(scratch, tasks))
+        write_report(folder, comparison, trained)
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    return comparison, conditions[0].env_of(subjects[0].policy)
+
+
+def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject]:
+    """The policies of the runs.
 
     Raises:
         UserError: a run cannot be loaded, is named twice, or is one of another environment.
@@ -100,20 +108,32 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int, with_baselines:
     twice = [run for i, run in enumerate(runs) if run.resolve() in [other.resolve() for other in runs[:i]]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
-    policies = {run: load_run(run, resolve_device(device)) for run in runs}
-    names = {policy.config.env.name for policy in policies.values()}
+    policies = [load_run(run, resolve_device(device)) for run in runs]
+    names = {policy.config.env.name for policy in policies}
     if len(names) > 1:
         raise UserError(f"runs of one environment can be compared, got runs of {' and '.join(sorted(names))}")
-    subjects = [
-        Subject(label, run, policies[run], num_steps)
-        for run, label in zip(runs, _labels([policies[run] for run in runs]), strict=True)
+    return [
+        Subject(label, run, policy, num_steps)
+        for label, run, policy in zip(_labels(policies), runs, policies, strict=True)
     ]
-    folders = [(name, run / "baselines" / name) for name in BASELINES for run in runs] if with_baselines else []
-    for name, folder in folders:
-        if (folder / "checkpoints").is_dir():
-            policy = load_run(folder, resolve_device(device))
-            subjects.append(Subject(name, folder, policy, 0 if policy.config.env.observe_task else num_steps))
-    return subjects
+
+
+def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool) -> list[Subject]:
+    """The baselines that the runs have, by name and then by run."""
+    from maml_rl.baseline_runs import POLICIES, folder_of
+    from maml_rl.checkpoint import latest_checkpoint
+    from maml_rl.comparison import Subject
+    from maml_rl.config_files import load_run
+    from maml_rl.devices import resolve_device
+
+    found = []
+    for name in POLICIES:
+        folders = [folder_of(run, name) for run in runs]
+        for folder in folders:
+            if latest_checkpoint(folder / "checkpoints") is not None and (with_oracle or name != "oracle"):
+                policy = load_run(folder, resolve_device(device))
+                found.append(Subject(name, folder, policy, 0 if name == "oracle" else num_steps))
+    return found
 
 
 def _labels(policies: Sequence[MetaPolicy]) -> list[str]:

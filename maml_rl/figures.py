@@ -136,6 +136,40 @@ def _task_map(title: str, names: list[str], values: np.ndarray, shown: Mapping[s
     return figure
 
 
+def scratch_figure(comparison: Comparison) -> Figure:
+    """Return against control steps taken in a task, of learning from scratch and of adaptation, on the same tasks."""
+    scratch = comparison.scratch
+    assert scratch is not None, "asked for where there is some"
+    tasks = list(scratch.tasks)
+    figure = _figure(6, 4.2)
+    axes = figure.subplots()
+    per_episode = comparison.settings["horizon"]
+    i = 0
+    for i, entry in enumerate(comparison.main):
+        returns = entry.task_returns[:, tasks].mean(axis=1)
+        if len(returns) == 1:
+            axes.axhline(returns[0], label=entry.label, **(_style(i) | {"marker": ""}))
+        else:
+            axes.plot(entry.num_episodes * per_episode, returns, label=entry.label, **_style(i))
+    axes.plot(scratch.num_env_steps, scratch.returns.mean(axis=0), label=scratch.label, **_style(i + 1))
+    axes.fill_between(
+        scratch.num_env_steps,
+        scratch.returns.min(axis=0),
+        scratch.returns.max(axis=0),
+        color="0.85",
+        linewidth=0,
+        zorder=0,
+    )
+    smallest = min(
+        [scratch.num_env_steps[1], *(e.num_episodes[1] * per_episode for e in comparison.main if len(e.center) > 1)]
+    )
+    axes.set_xscale("symlog", linthresh=smallest)  # with a place for 0
+    axes.set_xlim(left=0)
+    axes.set(xlabel="control steps taken in the task", ylabel="return")
+    where = "the same task" if len(tasks) == 1 else f"the same {len(tasks)} tasks; band: from the worst to the best"
+    return _finish(figure, f"{_name(comparison)}: {where}")
+
+
 def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]) -> Figure:
     """Return before and after adaptation against one parameter of the body, with the range of training shaded."""
     figure = _figure(6, 4.2)

@@ -53,7 +53,7 @@ def write_report(
         write_whole(folder / f"{name}.svg", drawn[name])
         write_whole(folder / f"{name}.png", figures.encoded(figure, "png"))
     write_whole(folder / "report.html", _html(comparison, drawn))
-    for pattern in ("adaptation.*", "tasks.*", "sweep_*.*", "grid_*.*"):
+    for pattern in ("adaptation.*", "tasks.*", "scratch.*", "sweep_*.*", "grid_*.*"):
         for path in folder.glob(pattern):
             if path.stem not in pictures:
                 path.unlink()
@@ -61,6 +61,8 @@ def write_report(
 
 def _pictures(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
     found = {"adaptation": figures.adaptation_figure(comparison), "tasks": figures.tasks_figure(comparison)}
+    if comparison.scratch is not None:
+        found["scratch"] = figures.scratch_figure(comparison)
     for names in comparison.sweeps:
         file = "_".join(names).replace("/", ".")
         if len(names) == 1:
@@ -78,8 +80,17 @@ def _plain(values: Any) -> Any:
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
+    scratch = comparison.scratch
+    learned = scratch and {
+        "policy": scratch.label,
+        "source": str(scratch.source),
+        "tasks": list(scratch.tasks),
+        "num_env_steps": scratch.num_env_steps.tolist(),
+        "returns": scratch.returns.tolist(),
+    }
     return {
         **comparison.settings,
+        "scratch": learned,
         "results": [
             {
                 "policy": entry.label,
@@ -134,6 +145,8 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
         "random seed": settings["seed"],
     }
     facts |= {entry.label: ", ".join(map(str, entry.sources)) for entry in comparison.main}
+    if comparison.scratch is not None:
+        facts[comparison.scratch.label] = comparison.scratch.source
     title = f"Adaptation of {settings['env']}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -147,6 +160,9 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
     ]
     if "tasks" in drawn:
         parts += ["<h2>Task by task</h2>", _image(drawn, "tasks")]
+    if comparison.scratch is not None:
+        parts += ["<h2>Against learning from scratch</h2>", f"<p>{html.escape(comparison.scratch_text())}</p>"]
+        parts += [_image(drawn, "scratch")]
     for names in comparison.sweeps:
         picture = ("sweep_" if len(names) == 1 else "grid_") + "_".join(names).replace("/", ".")
         parts += [f"<h2>Bodies that training did not see: {html.escape(' and '.join(names))}</h2>"]

@@ -15,10 +15,10 @@ from PIL import Image
 import maml_rl
 from maml_rl import comparison as comparison_module
 from maml_rl.cli import main
-from maml_rl.comparison import Comparison, Condition, Entry, Subject, compare
+from maml_rl.comparison import Comparison, Condition, Entry, Scratch, Subject, compare
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.figures import adaptation_figure, grid_figure, sweep_figure, tasks_figure
+from maml_rl.figures import adaptation_figure, grid_figure, scratch_figure, sweep_figure, tasks_figure
 from maml_rl.intervals import interquartile_mean
 from maml_rl.report import write_report
 from maml_rl.run_folder import write_whole
@@ -296,3 +296,64 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+# --- baselines ---
+
+
+@pytest.fixture(scope="module")
+def run_with_baselines(tmp_path_factory) -> Path:
+    run = make_run(tmp_path_factory.mktemp("baselines") / "run", 0, {"name": "PointNavigation"})
+    assert (
+        main(["baselines", str(run), "--num_iterations=1", "--num_tasks=2", "--ppo_env_steps=4096", "--device=cpu"])
+        == 0
+    )
+    return run
+
+
+def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, capsys):
+    flags = ["--num_tasks=40", "--num_episodes=2", "--num_steps=2", "--device=cpu"]
+    assert main(["evaluate", str(run_with_baselines), *flags, "--output", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    steps = {result["policy"]: len(result["return"]) for result in content["results"]}
+    assert steps == {"meta-trained": 3, "random": 3, "pretrained": 3, "oracle": 1}
+    assert content["scratch"]["tasks"] == [0, 1]
+    first = content["results"][0]["tasks"]
+    mean = np.mean([first[i]["returns"][1] for i in (0, 1)])
+    said = capsys.readouterr().out
+    assert f"on the same ones: meta-trained {mean:.1f} after 1 steps" in said
+    assert (tmp_path / "scratch.png").exists()
+    assert "Against learning from scratch" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--no_baselines"], ["meta-trained"]),
+        (["--tasks.high=1.0"], ["meta-trained", "random", "pretrained", "oracle"]),
+        (["--seed=5"], ["meta-trained", "random", "pretrained", "oracle"]),
+    ],
+)
+def test_learning_from_scratch_is_shown_on_its_own_tasks_alone(run_with_baselines, tmp_path, flags, expected):
+    assert main(["evaluate", str(run_with_baselines), *SMALL, "--output", str(tmp_path), *flags]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [result["policy"] for result in content["results"]] == expected
+    assert content["scratch"] is None
+    assert not (tmp_path / "scratch.png").exists()
+
+
+def test_the_picture_of_learning_from_scratch_is_of_the_same_tasks():
+    comparison = made_up()
+    scratch = Scratch("PPO", Path("results.json"), (1, 3), np.array([0.0, 50.0]), np.array([[1.0, 2.0], [3.0, 6.0]]))
+    (axes,) = scratch_figure(Comparison(comparison.main, scratch)).axes
+    ours, from_scratch = axes.lines
+    np.testing.assert_allclose(ours.get_xdata(), [0, 10, 20])  # 2 episodes of 5 steps each
+    np.testing.assert_allclose(ours.get_ydata(), comparison.main[0].task_returns[:, [1, 3]].mean(axis=1))
+    np.testing.assert_allclose(from_scratch.get_ydata(), [2.0, 4.0])
+
+
+def test_a_damaged_learning_curve_is_named(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"tasks": [{"task"')
+    with pytest.raises(UserError, match=r"results.json cannot be read"):
+        Scratch.read(path, [{}])
