@@ -8,12 +8,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Arrow, Marker, Sphere, Vector, heading
 from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import Split, alternating_directions, uniform_in_disc
 
 _TORSO_HEIGHT = (0.2, 1.0)  # m
 _CONTACT_FORCE_LIMIT = 1.0
+_ARROW_HEIGHT = 1.7  # m
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,9 @@ class Ant:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("ant.xml", frame_skip=5)
+    body: ClassVar[MujocoBody] = MujocoBody(
+        "ant.xml", frame_skip=5, camera_name=None, free_camera=FreeCamera(distance=5.0, height=0.75)
+    )
     max_episode_steps: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
@@ -96,6 +101,10 @@ class Ant:
             terms["reward_contact"] = -self.contact_cost_weight * (forces**2).sum(-1).sum(-1)
         return terms
 
+    def _arrow(self, state: State, vector: Vector) -> Arrow:
+        """``vector`` (m) as an arrow that moves with the ant, above it."""
+        return Arrow((state["qpos"][0], state["qpos"][1], _ARROW_HEIGHT), vector)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AntVel(Ant):
@@ -129,6 +138,10 @@ class AntVel(Ant):
             **self._common_terms(xp, after, action),
         }
 
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The way that the goal velocity covers in 0.4 s, above the ant."""
+        return [self._arrow(state, (0.4 * task["goal_velocity"], 0.0, 0.0))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AntDir(Ant):
@@ -152,6 +165,10 @@ class AntDir(Ant):
         """Velocity in the wanted direction, costs and constant, each (num_sims,)."""
         velocity = self._velocity(before, after)[:, 0]
         return {"reward_forward": task["direction"] * velocity, **self._common_terms(xp, after, action)}
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The wanted direction, above the ant."""
+        return [self._arrow(state, (task["direction"], 0.0, 0.0))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +199,10 @@ class AntDir2D(Ant):
         forward = velocity[:, 0] * xp.cos(angle) + velocity[:, 1] * xp.sin(angle)
         return {"reward_forward": forward, **self._common_terms(xp, after, action)}
 
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The wanted direction, above the ant."""
+        return [self._arrow(state, heading(task["direction_angle"]))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AntGoal(Ant):
@@ -193,6 +214,13 @@ class AntGoal(Ant):
 
     Version history: v0, first.
     """
+
+    body: ClassVar[MujocoBody] = MujocoBody(
+        "ant.xml",
+        frame_skip=5,
+        camera_name=None,
+        free_camera=FreeCamera(distance=10.0, elevation=-55.0, height=0.0, follows=False),
+    )
 
     goal_area: Literal["disc", "square"] = "disc"
     """Where goals are drawn from."""
@@ -228,6 +256,10 @@ class AntGoal(Ant):
 
     def _observed_position(self, state: State) -> Array:
         return state["qpos"]
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The goal."""
+        return [Sphere((task["goal_x"], task["goal_y"], 0.0), 0.3)]
 
 
 @dataclass(frozen=True, kw_only=True)

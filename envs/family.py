@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
 from maml_envs.dynamics import DynamicsSetting, Parameter, parse
+from maml_envs.markers import Marker
 
 Array = Any
 """A numpy array or a torch tensor, according to ``xp``."""
@@ -49,8 +50,8 @@ class Engine(Protocol):
             (num_sims,) bool: simulations that broke down, whose state now means nothing.
         """
 
-    def render(self) -> Any:
-        """Whatever the render mode asks for; only engines of one simulation draw."""
+    def render(self, markers: Sequence[Marker] = ()) -> Any:
+        """Whatever the render mode asks for, with ``markers`` in it; only engines of one simulation draw."""
 
     def close(self) -> None:
         """Free threads and rendering contexts."""
@@ -115,6 +116,14 @@ class TaskFamily(Protocol):
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the episode ends in this state, (num_sims,) bool. Time limits are not the family's business."""
+
+
+@runtime_checkable
+class HasMarkers(Protocol):
+    """A family whose pictures show the task. A family may do without."""
+
+    def markers(self, state: State, task: Task) -> Sequence[Marker]:
+        """What to draw into a picture of one simulation: its state fields (no leading axis) and its task."""
 
 
 def task_parameters(family: TaskFamily) -> dict[str, Parameter]:

@@ -8,9 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Arrow, Marker, Vector
 from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import Split, alternating_directions
+
+_ARROW_HEIGHT = 1.5  # m
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,9 @@ class HalfCheetah:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=5)
+    body: ClassVar[MujocoBody] = MujocoBody(
+        "half_cheetah.xml", frame_skip=5, free_camera=FreeCamera(distance=5.0, height=0.75)
+    )
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 100
 
@@ -57,6 +63,10 @@ class HalfCheetah:
 
     def _control_cost(self, action: Array) -> Array:
         return self.control_cost_weight * (action**2).sum(-1)
+
+    def _arrow(self, state: State, vector: Vector) -> Arrow:
+        """``vector`` (m) as an arrow that moves with the half cheetah, above it."""
+        return Arrow((state["qpos"][0], 0.0, _ARROW_HEIGHT), vector)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +99,10 @@ class HalfCheetahVel(HalfCheetah):
             "reward_control": -self._control_cost(action),
         }
 
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The way that the goal velocity covers in 0.5 s, above the half cheetah."""
+        return [self._arrow(state, (0.5 * task["goal_velocity"], 0.0, 0.0))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCheetahDir(HalfCheetah):
@@ -114,6 +128,10 @@ class HalfCheetahDir(HalfCheetah):
             "reward_forward": task["direction"] * self._forward_velocity(before, after),
             "reward_control": -self._control_cost(action),
         }
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The wanted direction, above the half cheetah."""
+        return [self._arrow(state, (task["direction"], 0.0, 0.0))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Arrow, Marker
 from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import random_parameters
 
 _TORSO_HEIGHT = 0.7  # m
 _TORSO_ANGLE = 0.2  # rad
+_ARROW_HEIGHT = 1.9  # m
 _STATE_LIMIT = 100.0  # of every other position and velocity
 _VELOCITY_LIMIT = 10.0  # of an observed joint
 
@@ -40,7 +43,9 @@ class Hopper:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("hopper.xml", frame_skip=4)
+    body: ClassVar[MujocoBody] = MujocoBody(
+        "hopper.xml", frame_skip=4, free_camera=FreeCamera(distance=5.0, height=1.0)
+    )
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 200
 
@@ -104,6 +109,10 @@ class HopperVel(Hopper):
             "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
             **self._common_terms(xp, after, action),
         }
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The way that the goal velocity covers in 0.5 s, above the hopper."""
+        return [Arrow((state["qpos"][0], 0.0, _ARROW_HEIGHT), (0.5 * task["goal_velocity"], 0.0, 0.0))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Arrow, Marker, heading
 from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_pictures import FreeCamera
 
 _TORSO_HEIGHT = (1.0, 2.0)  # m
+_ARROW_HEIGHT = 2.1  # m
 _MAX_CONTACT_COST = 10.0
 _ROOT_BODY, _ROOT_DOFS = 1, 6
 
@@ -52,7 +55,9 @@ class HumanoidDir:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("humanoid.xml", frame_skip=5)
+    body: ClassVar[MujocoBody] = MujocoBody(
+        "humanoid.xml", frame_skip=5, camera_name=None, free_camera=FreeCamera(distance=5.0, height=1.0)
+    )
     max_episode_steps: ClassVar[int] = 200
     task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
@@ -104,3 +109,8 @@ class HumanoidDir:
         height = state["qpos"][:, 2]
         low, high = _TORSO_HEIGHT
         return ~((low < height) & (height < high))
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The wanted direction, above the humanoid."""
+        x, y = state["qpos"][:2]
+        return [Arrow((x, y, _ARROW_HEIGHT), heading(task["direction_angle"]))]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +15,8 @@ import numpy as np
 from gymnasium import spaces
 from maml_envs.dynamics import Parameter, disabled_geoms, model_field, model_fields, needs_set_const, parameters
 from maml_envs.family import Tasks
+from maml_envs.markers import Marker
+from maml_envs.mujoco_pictures import FreeCamera, MujocoPictures
 from mujoco.batch import Batch, SimulationError
 
 STATE_FIELDS = ("qpos", "qvel")
@@ -59,31 +58,6 @@ def load_model(file: str) -> mujoco.MjModel:
     return model
 
 
-def check_opengl() -> None:
-    """Find an OpenGL backend that starts here, and have Gymnasium's off-screen renderer use it.
-
-    The renderer itself takes the first one that does not fail at once, and prints a traceback from its destructor where
-    all do. Its choice is what MUJOCO_GL says; where the user said nothing, it is set to the backend found.
-
-    Raises:
-        RuntimeError: none starts; says why for each.
-    """
-    wanted = os.environ.get("MUJOCO_GL")
-    problems = []
-    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    for backend in [wanted] if wanted is not None else [*(["glfw"] if screen else []), "egl", "osmesa"]:
-        try:
-            importlib.import_module(f"mujoco.{backend}").GLContext(16, 16).free()
-            os.environ["MUJOCO_GL"] = backend
-            return
-        except Exception as error:  # OpenGL's loaders fail in as many ways as there are drivers
-            problems.append(f"{backend}: {error}")
-    raise RuntimeError(
-        f"OpenGL could not be started ({'; '.join(problems)}). On a machine without a screen install EGL or OSMesa and "
-        "set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
-    )
-
-
 @dataclass(frozen=True)
 class MujocoBody:
     """A MuJoCo model and how it is driven.
@@ -91,13 +65,15 @@ class MujocoBody:
     Args:
         model_file: an absolute path, or the name of one of Gymnasium's model files.
         frame_skip: MuJoCo steps per control step.
-        camera_name: the camera of the model that follows the body in pictures; ``None`` for a free one.
+        camera_name: the camera of the model that follows the body in pictures; ``None`` for ``free_camera``.
+        free_camera: where pictures are taken from otherwise.
         hidden_geoms: names of geoms that pictures leave out.
     """
 
     model_file: str
     frame_skip: int
     camera_name: str | None = "track"
+    free_camera: FreeCamera = field(default_factory=FreeCamera)
     hidden_geoms: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -223,7 +199,7 @@ class MujocoBatchEngine:
         if self._is_derived:
             self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
 
-    def render(self) -> None:
+    def render(self, markers: Sequence[Marker] = ()) -> None:
         """A batch draws nothing; make a single environment for pictures."""
         return None
 
@@ -250,10 +226,10 @@ class MujocoSingleEngine:
         self._varied: set[str] = set()
         self._frame_skip = body.frame_skip
         self._render_mode = render_mode
-        self._renderer: Any = None
-        if "default_camera_config" in render_options:  # Gymnasium's environments and its renderer differ in the name
-            render_options["default_cam_config"] = render_options.pop("default_camera_config")
-        elif "camera_id" not in render_options and body.camera_name is not None:
+        self._pictures: MujocoPictures | None = None
+        self._free_camera = body.free_camera
+        chosen = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
+        if not chosen and body.camera_name is not None:
             render_options = {"camera_name": body.camera_name, **render_options}
         self._render_options = render_options
 
@@ -290,26 +266,20 @@ class MujocoSingleEngine:
             mujoco.mj_fwdPosition(self.model, self.data)
             mujoco.mj_fwdVelocity(self.model, self.data)
 
-    def render(self) -> Any:
-        """Draw the scene as the render mode says.
+    def render(self, markers: Sequence[Marker] = ()) -> Any:
+        """Draw the scene and ``markers`` as the render mode says.
 
         Raises:
             RuntimeError: OpenGL is not available here.
         """
-        if self._renderer is None:
-            from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-
-            if self._render_mode != "human":
-                check_opengl()
-            options = {"width": 480, "height": 480, **self._render_options}
-            visual = self.model.vis.global_
-            visual.offwidth = max(visual.offwidth, options["width"])
-            visual.offheight = max(visual.offheight, options["height"])
-            self._renderer = MujocoRenderer(self.model, self.data, **options)
-        return self._renderer.render(self._render_mode)
+        if self._pictures is None:
+            self._pictures = MujocoPictures(
+                self.model, self.data, self._render_mode, self._free_camera, self._render_options
+            )
+        return self._pictures.draw(markers)
 
     def close(self) -> None:
         """Close the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._pictures is not None:
+            self._pictures.close()
+            self._pictures = None

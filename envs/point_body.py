@@ -10,8 +10,11 @@ import numpy as np
 from gymnasium import spaces
 from maml_envs.dynamics import Parameter
 from maml_envs.family import Tasks
+from maml_envs.markers import COLOUR, Arrow, Marker
 
+_MARKER_COLOUR = tuple(round(255 * part) for part in COLOUR)
 _TRAIL_COLOUR, _POINT_COLOUR, _START_COLOUR = (150, 180, 220), (20, 80, 180), (120, 120, 120)
+_RADIUS = 0.02  # of point and start in pictures (m), where the view is 0.75 m
 
 
 @dataclass(frozen=True)
@@ -78,25 +81,37 @@ class PointEngine:
         position[rows] += action[rows]
         return np.logical_not(np.isfinite(position).all(axis=1))
 
-    def render(self) -> np.ndarray | None:
-        """The point, its trail and the start from above, (height, width, 3) uint8."""
+    def render(self, markers: Sequence[Marker] = ()) -> np.ndarray | None:
+        """The point, its trail, the start and ``markers`` from above, (height, width, 3) uint8.
+
+        Raises:
+            TypeError: a marker is no sphere.
+        """
         if self._render_mode is None:
             return None
         from PIL import Image, ImageDraw
 
         image = Image.new("RGB", self._size, "white")
         draw = ImageDraw.Draw(image)
-        scale, centre = min(self._size) / (2 * self._body.view), np.array(self._size) / 2
+        reach = max((abs(part) + marker.radius for marker in markers for part in marker.centre[:2]), default=0.0)
+        scale, centre = min(self._size) / (2 * max(self._body.view, reach)), np.array(self._size) / 2
 
         def pixel(position: Any) -> tuple[float, float]:
             return centre[0] + scale * position[0], centre[1] - scale * position[1]
 
+        def circle(centre: Any, radius: float, colour: tuple[int, ...]) -> None:
+            (x, y), r = pixel(centre), radius * scale
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+
+        for marker in markers:
+            if isinstance(marker, Arrow):
+                raise TypeError(f"pictures of a point show spheres only, got {marker}")
+            circle(marker.centre, marker.radius, _MARKER_COLOUR)
+        circle((0.0, 0.0), _RADIUS, _START_COLOUR)
         path = [pixel(position) for position in [*self._trail, self.state["position"][0]]]
-        radius = 0.02 * scale
-        for spot, colour in ((pixel((0.0, 0.0)), _START_COLOUR), (path[-1], _POINT_COLOUR)):
-            if spot == path[-1] and len(path) > 1:
-                draw.line(path, fill=_TRAIL_COLOUR, width=3)
-            draw.ellipse([spot[0] - radius, spot[1] - radius, spot[0] + radius, spot[1] + radius], fill=colour)
+        if len(path) > 1:
+            draw.line(path, fill=_TRAIL_COLOUR, width=3)
+        circle(self.state["position"][0], _RADIUS, _POINT_COLOUR)
         return np.asarray(image)
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Marker, Sphere
 from maml_envs.point_body import PointBody
 
 
@@ -82,6 +83,10 @@ class PointNavigation(Point):
         """Whether the goal is reached, (num_sims,): what ends the episode."""
         return self.terminated(xp, state, task)
 
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The goal."""
+        return [Sphere((task["goal_x"], task["goal_y"], 0.0), 0.035)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointNavigationSparse(Point):
@@ -116,3 +121,7 @@ class PointNavigationSparse(Point):
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Never."""
         return xp.zeros_like(state["position"][:, 0], dtype=bool)
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """Where the reward is not zero."""
+        return [Sphere((task["goal_x"], task["goal_y"], 0.0), self.goal_radius)]

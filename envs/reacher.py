@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Marker, Sphere
 from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import uniform_in_disc
 
 _LINKS = (0.1, 0.11)  # m, from joint to joint and from there to the fingertip
@@ -42,7 +44,13 @@ class ReacherGoal:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("reacher.xml", frame_skip=2, camera_name=None, hidden_geoms=("target",))
+    body: ClassVar[MujocoBody] = MujocoBody(
+        "reacher.xml",
+        frame_skip=2,
+        camera_name=None,
+        free_camera=FreeCamera(distance=0.75, elevation=-90.0, follows=False),
+        hidden_geoms=("target",),
+    )
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 50
     task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
@@ -93,3 +101,7 @@ class ReacherGoal:
         x = upper * xp.cos(shoulder) + lower * xp.cos(shoulder + elbow)
         y = upper * xp.sin(shoulder) + lower * xp.sin(shoulder + elbow)
         return xp.stack([x, y], axis=-1)
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The goal."""
+        return [Sphere((task["goal_x"], task["goal_y"], 0.01), 0.012)]

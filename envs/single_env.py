@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from maml_envs.family import Task, TaskFamily, sample_tasks
+from maml_envs.family import HasMarkers, Task, TaskFamily, sample_tasks
+from maml_envs.markers import Marker
 from maml_envs.mujoco_body import MujocoSingleEngine
 from maml_envs.simulations import Simulations
 
@@ -18,13 +20,15 @@ class FamilyEnv(gym.Env):
     A task is drawn at the first reset and kept; :meth:`set_task` or ``reset(options={"task": ...})`` sets one. Rewards
     terms are in ``info``, and ``is_success`` where the family says what success is. An episode whose simulation broke
     down is truncated with ``info["void"]`` set. On MuJoCo bodies ``model`` and ``data`` are there as on Gymnasium's own
-    MuJoCo environments.
+    MuJoCo environments. Pictures show the task where the family has ``markers``, so what learns from pixels sees it;
+    those of depth show bodies alone.
 
     Args:
         family: the task family.
         render_mode: ``"rgb_array"``, ``None``, or on MuJoCo bodies ``"human"``, ``"depth_array"`` or ``"rgbd_tuple"``.
         render_options: passed to the renderer: ``width`` and ``height`` in pixels, and for MuJoCo bodies
-            ``camera_name``, ``camera_id``, ``default_camera_config``, ``max_geom``, ``visual_options``.
+            ``camera_name``, ``camera_id`` (-1: the free camera), ``default_camera_config``, ``max_geom``,
+            ``visual_options``.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012
@@ -107,7 +111,13 @@ class FamilyEnv(gym.Env):
         if self.render_mode is None:
             gym.logger.warn("render() needs a render_mode: gymnasium.make(id, render_mode='rgb_array')")
             return None
-        return self.engine.render()
+        return self.engine.render(self._markers())
+
+    def _markers(self) -> Sequence[Marker]:
+        """What shows the task, computed from a copy of the state: drawing cannot touch the simulation."""
+        if self.task is None or not isinstance(self.family, HasMarkers):
+            return ()
+        return self.family.markers({name: values[0].copy() for name, values in self.engine.state.items()}, self.task)
 
     def close(self) -> None:
         """Close the renderer."""

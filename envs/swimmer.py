@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Arrow, Marker
 from maml_envs.mujoco_body import MujocoBody
 
 
@@ -72,3 +73,8 @@ class SwimmerVel:
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Never."""
         return xp.zeros_like(state["qpos"][:, 0], dtype=bool)
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The way that the goal velocity covers in 5 s, above the swimmer."""
+        x, y = state["qpos"][:2]
+        return [Arrow((x, y, 0.6), (5 * task["goal_velocity"], 0.0, 0.0))]

@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.dynamics import DynamicsSetting
-from maml_envs.family import Array, State, Tasks, check_settings
+from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.markers import Arrow, Marker, Vector
 from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import alternating_directions, random_parameters
 
 _TORSO_HEIGHT = (0.8, 2.0)  # m
 _TORSO_ANGLE = 1.0  # rad
+_ARROW_HEIGHT = 1.9  # m
 _VELOCITY_LIMIT = 10.0  # of an observed joint
 
 
@@ -37,7 +40,9 @@ class Walker2d:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("walker2d_v5.xml", frame_skip=4)
+    body: ClassVar[MujocoBody] = MujocoBody(
+        "walker2d_v5.xml", frame_skip=4, free_camera=FreeCamera(distance=5.0, height=1.0)
+    )
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 200
 
@@ -64,6 +69,10 @@ class Walker2d:
 
     def _control_cost(self, action: Array) -> Array:
         return self.control_cost_weight * (action**2).sum(-1)
+
+    def _arrow(self, state: State, vector: Vector) -> Arrow:
+        """``vector`` (m) as an arrow that moves with the walker, above it."""
+        return Arrow((state["qpos"][0], 0.0, _ARROW_HEIGHT), vector)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +107,10 @@ class Walker2dVel(Walker2d):
             "reward_control": -self._control_cost(action),
         }
 
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The way that the goal velocity covers in 0.1 s, above the walker."""
+        return [self._arrow(state, (0.1 * task["goal_velocity"], 0.0, 0.0))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Walker2dDir(Walker2d):
@@ -128,6 +141,10 @@ class Walker2dDir(Walker2d):
             "reward_survive": self.survive_reward + xp.zeros_like(velocity),
             "reward_control": -self._control_cost(action),
         }
+
+    def markers(self, state: State, task: Task) -> list[Marker]:
+        """The wanted direction, above the walker."""
+        return [self._arrow(state, (task["direction"], 0.0, 0.0))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,23 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stable_baselines3.common.logger import KVWriter, Logger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from maml_rl.errors import UserError
 
 STEP = "time/iteration"
+
+
+class AnimatedImage(NamedTuple):
+    """A GIF among the metrics: TensorBoard shows it, progress.csv leaves it out."""
+
+    gif: bytes
+    height: int
+    width: int
 
 
 class AppendingCSVWriter(KVWriter):
@@ -43,7 +52,8 @@ class AppendingCSVWriter(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Append a row."""
-        row = {STEP: step, **key_values}
+        numbers = {key: value for key, value in key_values.items() if not isinstance(value, AnimatedImage)}
+        row = {STEP: step, **numbers}
         self._rows.append(row)
         new = [key for key in row if key not in self._columns]
         if new:
@@ -72,7 +82,7 @@ def _is_step(row: dict[str, Any], last_step: int) -> bool:
 
 
 class TensorBoardWriter(KVWriter):
-    """TensorBoard scalars. Events beyond ``last_step`` are cut from the files that are there.
+    """TensorBoard scalars and animated images. Events beyond ``last_step`` are cut from the files that are there.
 
     Args:
         folder: of the event files.
@@ -85,9 +95,15 @@ class TensorBoardWriter(KVWriter):
         self._writer = SummaryWriter(str(folder))
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write every metric as a scalar at ``step``."""
+        """Write every metric at ``step``."""
         for key, value in key_values.items():
-            if "tensorboard" not in (key_excluded.get(key) or ()):
+            if isinstance(value, AnimatedImage):
+                image = Summary.Image(
+                    height=value.height, width=value.width, colorspace=3, encoded_image_string=value.gif
+                )
+                summary = Summary(value=[Summary.Value(tag=key, image=image)])
+                self._writer._get_file_writer().add_summary(summary, step)
+            elif "tensorboard" not in (key_excluded.get(key) or ()):
                 self._writer.add_scalar(key, value, step)
         self._writer.flush()
 

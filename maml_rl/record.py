@@ -9,20 +9,35 @@ from pathlib import Path
 
 from maml_rl.cli import add_env_flags, env_of, main, natural, parse, positive, run_parser, say, take_env_flags
 from maml_rl.errors import UserError
+from maml_rl.video_grid import FORMATS
 
 
 def command(argv: list[str]) -> int:
     """Record a run."""
-    parser = run_parser("record", "Video of one task before and after adaptation, side by side.")
-    parser.add_argument(
+    parser = run_parser(
+        "record", "Video in real time: tasks as rows, the policy after 0, 1, ... K adaptation steps as columns."
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--task",
         type=_task,
+        action="append",
         metavar="NAME=VALUE,...",
-        help="task, body included; a body that it does not speak of is nominal (default: drawn from the family)",
+        help="task, body included, one row each time it is given; a body that it does not speak of is nominal",
     )
-    parser.add_argument("--num_steps", type=natural, help="adaptation steps (default: as in training)")
+    which.add_argument("--num_tasks", type=positive, help="tasks to draw from the family (default: 1)")
+    parser.add_argument("--num_steps", type=natural, help="adaptation steps K (default: as in training)")
     parser.add_argument("--num_episodes", type=positive, help="episodes per step (default: as in training)")
     parser.add_argument("--stochastic", action="store_true", help="draw actions; default shows the most probable ones")
+    parser.add_argument("--camera", help="a camera of the model, or free: from above (default: the family's)")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels of one panel (default: mostly 480x480)")
+    parser.add_argument(
+        "--fps",
+        type=_fps,
+        help="frames per second; steps are left out or repeated to keep real time (default: a frame per control step, "
+        "up to 60, gif 50; a gif takes the nearest of 100/n)",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="default: the ending of --output, or mp4")
     parser.add_argument("--output", type=Path, help="video file, .mp4 or .gif (default: RUN/videos/adaptation.mp4)")
     add_env_flags(parser)
     env_flags, argv = take_env_flags(argv)
@@ -32,7 +47,9 @@ def command(argv: list[str]) -> int:
     from maml_rl.devices import resolve_device
     from maml_rl.recording import record
 
-    path = args.output or args.run / "videos" / "adaptation.mp4"
+    path = args.output or args.run / "videos" / f"adaptation.{args.format or FORMATS[0]}"
+    if args.format and path.suffix.lower() != f".{args.format}":
+        raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
     policy = load_run(args.run, resolve_device(args.device))
     if env_flags.sweeps:
         raise UserError("a video shows one body: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
@@ -44,9 +61,13 @@ def command(argv: list[str]) -> int:
     record(
         dataclasses.replace(policy, config=dataclasses.replace(policy.config, env=env)),
         path,
-        task=args.task,
+        tasks=args.task,
+        num_tasks=args.num_tasks,
         num_steps=args.num_steps,
         num_episodes=args.num_episodes,
+        camera=args.camera,
+        size=args.size,
+        fps=args.fps,
         deterministic=not args.stochastic,
         seed=args.seed,
     )
@@ -65,6 +86,20 @@ def _task(text: str) -> dict[str, float]:
         if not equals or not name.strip():
             raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
     return task
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected width and height in pixels such as 480x480, got {text!r}")
+    return int(width), int(height)
+
+
+def _fps(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}") from None
 
 
 if __name__ == "__main__":

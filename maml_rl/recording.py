@@ -1,59 +1,93 @@
-"""Videos of a policy before and after adaptation, side by side."""
+"""Videos of a policy before and after adaptation: tasks as rows, adaptation steps as columns."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import EnvConfig, TaskSetter, resolve_env_id
+from maml_rl.video_grid import Clip, Frame, Grid, playable_fps, steps_shown, whole_file
 
-_CAPTION_HEIGHT = 64
-_MAX_SHOWN = 4  # task parameters in a caption
-_FORMATS = (".mp4", ".gif")
+FREE_CAMERA = "free"
+"""Stands for the camera that belongs to no model: from above, at an angle."""
+
+SMALLEST_SIDE = 128
+"""Pixels of a panel that its captions need."""
+
+_DEFAULT_FPS = 20
+_OUR_FAMILIES = "maml_rl/"
 
 
-def use_headless_renderer() -> None:
-    """On Linux without a screen, let MuJoCo draw through EGL, unless MUJOCO_GL says otherwise."""
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+def _use_headless_renderer(env_id: str) -> None:
+    """On Linux without a screen, let MuJoCo draw through EGL, unless MUJOCO_GL says otherwise.
+
+    Our families find out by themselves what works here.
+    """
+    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not (screen or env_id.startswith(_OUR_FAMILIES)):
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def make_rendering_env(config: EnvConfig, horizon: int | None = None) -> TaskSetter:
+def make_rendering_env(
+    config: EnvConfig,
+    horizon: int | None = None,
+    camera: str | None = None,
+    size: tuple[int, int] | None = None,
+) -> TaskSetter:
     """The single environment with pictures, which has drawn one already.
 
     Args:
         config: the environment.
         horizon: where episodes are truncated; default is the environment's own.
+        camera: a camera of the model by name, or ``"free"``; default is the environment's own.
+        size: width and height of a picture in pixels; default is the environment's own.
 
     Raises:
-        UserError: it cannot draw here.
+        UserError: it cannot draw here, or not like that.
     """
-    use_headless_renderer()
     env_id = resolve_env_id(config.name)
+    _use_headless_renderer(env_id)
     kwargs = dict(config.kwargs) if horizon is None else {**config.kwargs, "max_episode_steps": horizon}
+    picture: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
     try:
         plain = gym.make(env_id, **kwargs)
-        modes = plain.metadata.get("render_modes", [])
+        modes, model = plain.metadata.get("render_modes", []), getattr(plain.unwrapped, "model", None)
         plain.close()
-        env = TaskSetter(gym.make(env_id, render_mode="rgb_array", **kwargs)) if "rgb_array" in modes else None
+        if camera is not None:
+            picture |= _camera_options(config.name, model, camera)
+        env = (
+            TaskSetter(gym.make(env_id, render_mode="rgb_array", **picture, **kwargs)) if "rgb_array" in modes else None
+        )
         if env is not None:
             env.reset(seed=0)
             env.render()
-    except (TypeError, ValueError, RuntimeError, ImportError, gym.error.Error) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError, AttributeError, gym.error.Error) as error:
         raise UserError(f"environment {config.name!r} cannot draw here: {error}") from error
     if env is None:
         raise UserError(f"environment {config.name!r} draws no rgb_array frames")
     return env
+
+
+def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:
+    """Arguments that have an environment on a MuJoCo model take a camera."""
+    if not hasattr(model, "ncam"):
+        raise UserError(f"environment {name!r} has no cameras to choose from, got {camera!r}")
+    names = [model.camera(i).name for i in range(model.ncam) if model.camera(i).name]
+    if camera == FREE_CAMERA:
+        return {"camera_id": -1}
+    if camera not in names:
+        raise UserError(f"{name} has no camera {camera!r}; valid are {', '.join([*names, FREE_CAMERA])}")
+    return {"camera_name": camera}
 
 
 def rendering_problem(config: EnvConfig) -> str | None:
@@ -69,143 +103,184 @@ def record(
     policy: MetaPolicy,
     path: str | Path,
     *,
-    task: Task | None = None,
+    tasks: Sequence[Task] | None = None,
+    num_tasks: int | None = None,
     num_steps: int | None = None,
     num_episodes: int | None = None,
+    camera: str | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
     deterministic: bool = True,
     seed: int = 0,
 ) -> Path:
-    """Write a video of one task before and after adaptation, side by side, from the same initial state.
+    """Write a video of tasks (rows) before and after each adaptation step (columns).
+
+    All panels of a row start from the same initial state. The video plays in real time.
 
     Args:
         policy: meta-policy.
         path: of the video; its ending chooses the format (.mp4 or .gif).
-        task: default is drawn from the family.
-        num_steps: inner steps; default as in training.
-        num_episodes: episodes per inner step; default as in training.
+        tasks: one row each; default is to draw ``num_tasks`` from the family.
+        num_tasks: tasks to draw; default is 1.
+        num_steps: adaptation steps; default as in training.
+        num_episodes: episodes per adaptation step; default as in training.
+        camera: a camera of the model by name, or ``"free"``; default is the family's.
+        size: width and height of one panel in pixels; default is the environment's.
+        fps: frames per second: control steps are left out or repeated to keep real time. Default is one frame per
+            control step, up to 60 (.gif: 50). A GIF takes the nearest of 100 / n.
         deterministic: show the most probable actions (adaptation always explores).
-        seed: of task, episodes and initial state.
+        seed: of tasks, episodes and initial states.
 
     Returns:
         ``path``.
 
     Raises:
-        UserError: the environment cannot draw, or has no such task.
+        UserError: the environment cannot draw, or not like that, or has no such task; the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS or path.is_dir():
-        raise UserError(f"video {path} must be a file that ends in {' or '.join(_FORMATS)}")
-    streams = RandomStreams(seed, Phase.RECORDING)
-    env = make_rendering_env(policy.config.env, policy.config.horizon)
-    try:
-        policy.check_spaces(env.observation_space, env.action_space)
-        if task is None:
-            task = _draw_task(env, streams)
-        try:
-            adapted = policy.adapt(task=task or None, num_steps=num_steps, num_episodes=num_episodes, seed=seed)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if task:
-            env.assigned_task = task
-        policies = {"before adaptation": policy, f"after {_steps(adapted.num_adaptation_steps)}": adapted}
-        title = f"{policy.config.env.name}   {describe_task(env, task)}"
-        clips = [
-            _clip(env, shown, label, title, policy.config.horizon, deterministic, streams)
-            for label, shown in policies.items()
-        ]
-        fps = env.metadata.get("render_fps", 20)
-    finally:
-        env.close()
-    length = max(len(clip) for clip in clips)
-    padded = [np.concatenate([clip, clip[-1:].repeat(length - len(clip), axis=0)]) for clip in clips]
-    _write(path, np.concatenate(padded, axis=2), fps)
+    with whole_file(path) as temporary:
+        grid = play(
+            policy,
+            temporary.suffix[1:],
+            tasks=tasks,
+            num_tasks=num_tasks,
+            num_steps=num_steps,
+            num_episodes=num_episodes,
+            camera=camera,
+            size=size,
+            fps=fps,
+            deterministic=deterministic,
+            seed=seed,
+        )
+        grid.save(temporary, fps)
     return path
 
 
-def _steps(num: int) -> str:
-    return f"{num} step" if num == 1 else f"{num} steps"
+def play(
+    policy: MetaPolicy,
+    file_format: str,
+    *,
+    tasks: Sequence[Task] | None = None,
+    num_tasks: int | None = None,
+    num_steps: int | None = None,
+    num_episodes: int | None = None,
+    camera: str | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    deterministic: bool = True,
+    seed: int = 0,
+) -> Grid:
+    """The episodes of :func:`record`, with the pictures that a file of ``file_format`` shows."""
+    _check(tasks, num_tasks, size, fps)
+    streams, horizon = RandomStreams(seed, Phase.RECORDING), policy.config.horizon
+    env = make_rendering_env(policy.config.env, horizon, camera, size)
+    try:
+        policy.check_spaces(env.observation_space, env.action_space)
+        tasks = _draw_tasks(env, num_tasks or 1, streams) if tasks is None else list(tasks)
+        _check_tasks(env, tasks)
+        dt = seconds_per_step(env)
+        shown = set(steps_shown(horizon, dt, playable_fps(fps, dt, file_format)))
+        clips, labels = [], []
+        for task in tasks:
+            policies = _adapted(policy, task, num_steps, num_episodes, seed)
+            labels = [_label(adapted.num_adaptation_steps) for adapted in policies]
+            if task:
+                env.assigned_task = task
+            clips.append([_clip(env, adapted, horizon, shown, deterministic, streams) for adapted in policies])
+        return Grid(policy.config.env.name, [task_in_words(env, task) for task in tasks], labels, clips, dt)
+    finally:
+        env.close()
 
 
-def _draw_task(env: TaskSetter, streams: RandomStreams) -> Task:
+def _check(
+    tasks: Sequence[Task] | None, num_tasks: int | None, size: tuple[int, int] | None, fps: float | None
+) -> None:
+    """Refuse what makes no sense, whatever the environment."""
+    if tasks is not None and num_tasks is not None:
+        raise UserError(f"give tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}")
+    if tasks is not None and (isinstance(tasks, Mapping) or not tasks):
+        raise UserError(f"tasks must be a list of at least one task, got {tasks!r}")
+    if num_tasks is not None and num_tasks < 1:
+        raise UserError(f"num_tasks must be at least 1, got {num_tasks}")
+    if size is not None and (len(size) != 2 or min(size) < SMALLEST_SIDE):
+        raise UserError(f"size must be width and height of at least {SMALLEST_SIDE} pixels each, got {size}")
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise UserError(f"fps must be finite and above 0, got {fps}")
+
+
+def _draw_tasks(env: TaskSetter, num_tasks: int, streams: RandomStreams) -> list[Task]:
     if not hasattr(env.unwrapped, "sample_tasks"):
-        return {}
+        if num_tasks > 1:
+            raise UserError(f"{env.unwrapped} has one task only, so num_tasks cannot be {num_tasks}")
+        return [{}]
     env.unwrapped.np_random = streams.tasks()
-    return env.unwrapped.sample_tasks(1)[0]
+    return list(env.unwrapped.sample_tasks(num_tasks))
 
 
-def describe_task(env: gym.Env, task: Task) -> str:
-    """``goal_velocity 1.50 m/s``: a task in words, with units where the family has them."""
+def _check_tasks(env: TaskSetter, tasks: Sequence[Task]) -> None:
+    """Refuse tasks that are none of the family's, before anything is adapted to the first."""
+    for task in tasks:
+        try:
+            env.assigned_task = task
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def seconds_per_step(env: gym.Env) -> float:
+    """Seconds per control step: exactly where the environment says so, else what its frame rate implies."""
+    fps = env.metadata.get("render_fps") or _DEFAULT_FPS
+    dt = getattr(env.unwrapped, "dt", None)
+    return float(dt) if isinstance(dt, float) and dt > 0 and round(1 / dt) == fps else 1 / fps
+
+
+def _adapted(
+    policy: MetaPolicy, task: Task, num_steps: int | None, num_episodes: int | None, seed: int
+) -> list[MetaPolicy]:
+    """The policy after 0, 1, ... adaptation steps."""
+    policies = [policy]
+    num_steps = policy.config.inner.num_steps if num_steps is None else num_steps
+    if num_steps < 0:
+        raise UserError(f"num_steps must be at least 0, got {num_steps}")
+    for _ in range(num_steps):
+        policies.append(policies[-1].adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed))
+    return policies
+
+
+def _label(num_steps: int) -> str:
+    return "before adaptation" if num_steps == 0 else "after 1 step" if num_steps == 1 else f"after {num_steps} steps"
+
+
+def task_in_words(env: gym.Env, task: Task) -> list[str]:
+    """``["goal velocity 1.50 m/s"]``: the parameters of a task, with units where the family has them."""
     units: Mapping[str, str] = getattr(env.unwrapped, "task_units", {})
     parts = []
-    for name, value in list(task.items())[:_MAX_SHOWN]:
+    for name, value in task.items():
         unit = units.get(name, "")
         counts = isinstance(value, float) and value.is_integer() and not unit
         number = f"{value:.0f}" if counts else f"{value:.2f}" if isinstance(value, float) else str(value)
         parts.append(f"{name.replace('_', ' ')} {number} {unit}".strip())
-    more = len(task) - len(parts)
-    return ", ".join(parts) + (f", and {more} more" if more else "")
+    return parts
 
 
 def _clip(
     env: TaskSetter,
     policy: MetaPolicy,
-    label: str,
-    title: str,
     horizon: int,
+    shown: set[int],
     deterministic: bool,
     streams: RandomStreams,
-) -> np.ndarray:
-    """One episode as captioned frames, (steps, height, width, 3) uint8."""
+) -> Clip:
+    """One episode, with pictures of the control steps ``shown`` and of its last."""
     rng = streams.actions(0, 0)
     observation, _ = env.reset(seed=streams.reset_seed(0))
-    frames, total = [], 0.0
+    total, frames, ended = 0.0, {0: Frame.of(env.render(), 0.0)}, False
     for step in range(1, horizon + 1):
         action, _ = policy.predict(observation, deterministic=deterministic, rng=rng)
         observation, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
-        frames.append(_captioned(env.render(), [title, f"{label}   step {step}   return {total:.1f}"]))
-        if terminated or truncated:
+        ended = terminated or truncated
+        if step in shown or ended:
+            frames[step] = Frame.of(env.render(), total)
+        if ended:
             break
-    return np.stack(frames)
-
-
-def _captioned(frame: Any, lines: list[str]) -> np.ndarray:
-    """The frame below a caption strip."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    width = frame.shape[1]
-    strip = Image.new("RGB", (width, _CAPTION_HEIGHT), (24, 28, 36))
-    draw = ImageDraw.Draw(strip)
-    for i, line in enumerate(lines):
-        size = 20.0
-        font = ImageFont.load_default(size)
-        while draw.textlength(line, font=font) > width - 20 and size > 8:
-            size -= 1
-            font = ImageFont.load_default(size)
-        draw.text((10, 6 + 28 * i), line, font=font, fill=(235, 238, 242))
-    return np.concatenate([np.asarray(strip), frame])
-
-
-def _write(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Write frames (steps, height, width, 3), the file whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    import imageio.v2 as imageio
-
-    height, width = (size - size % 2 for size in frames.shape[1:3])  # the codec needs even sizes
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix.lower()}")
-    options: dict[str, Any] = {"fps": fps, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
-    if path.suffix.lower() == ".gif":
-        options = {"duration": 1000 / fps, "loop": 0}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer: Any
-        with imageio.get_writer(temporary, **options) as writer:
-            for frame in frames[:, :height, :width]:
-                writer.append_data(frame)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"video {path} cannot be written: {error}") from error
+    return Clip(frames, ended and step < horizon)

@@ -25,13 +25,14 @@ from maml_rl.evaluation import evaluate, evaluate_with
 from maml_rl.maml import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.metrics_writers import make_logger
+from maml_rl.metrics_writers import AnimatedImage, make_logger
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.recording import record, rendering_problem
+from maml_rl.recording import play, record, rendering_problem
 from maml_rl.report import write_report
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.task_vector_env import as_task_vector_env
+from maml_rl.video_grid import whole_file
 
 Say = Callable[[str], None]
 
@@ -191,11 +192,10 @@ class TrainingRun:
                 metrics["time/meta_iteration_s"] = time.perf_counter() - started
                 if logging.evaluate_every and state.iteration % logging.evaluate_every == 0:
                     metrics |= self._evaluation_metrics(state)
-                if can_draw and logging.video_every and state.iteration % logging.video_every == 0:
-                    video = self.folder / "videos" / f"{state.iteration:06d}.mp4"
-                    record(self._policy_of(state), video, seed=config.seed)
+                draws = can_draw and logging.video_every and state.iteration % logging.video_every == 0
+                pictures = self._record(state) if draws else {}
                 with _interrupts_wait():  # an iteration is logged, counted and saved, or it never began
-                    for name, value in metrics.items():
+                    for name, value in [*metrics.items(), *pictures.items()]:
                         logger.record(name, value)
                     logger.dump(state.iteration)
                     self.state = state
@@ -234,6 +234,13 @@ class TrainingRun:
 
     def _policy_of(self, state: TrainingState) -> MetaPolicy:
         return dataclasses.replace(self.policy, theta=state.theta, normalizer=state.normalizer)
+
+    def _record(self, state: TrainingState) -> dict[str, AnimatedImage]:
+        """Write a video of the policy; returns a small one for TensorBoard."""
+        with whole_file(self.folder / "videos" / f"{state.iteration:06d}.mp4") as file:
+            grid = play(self._policy_of(state), "mp4", seed=self.config.seed)
+            grid.save(file)
+        return {"videos/adaptation": AnimatedImage(*grid.small_gif())}
 
     def _evaluation_metrics(self, state: TrainingState) -> dict[str, float]:
         """Returns on fresh tasks, played on the training environment."""

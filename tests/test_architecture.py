@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
     {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"},
-    {"checkpoint", "run_folder", "metrics_writers", "devices", "policies", "normalizer", "baseline"},
+    {"checkpoint", "run_folder", "metrics_writers", "devices", "policies", "normalizer", "baseline", "video_grid"},
     {"advantages", "surrogates", "task_vector_env"},
     {"maml", "collection"},
     {"meta_fisher", "adaptation", "outer.adam"},

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from maml_rl.metrics_writers import STEP, AppendingCSVWriter, TensorBoardWriter, make_logger
+from maml_rl.metrics_writers import STEP, AnimatedImage, AppendingCSVWriter, TensorBoardWriter, make_logger
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -67,6 +67,33 @@ def test_what_lies_beyond_the_checkpoint_is_cut(tmp_path, last_step):
     expected += [(step, -float(step)) for step in range(last_step + 1, 8)]
     assert [(int(row[STEP]), float(row["train/x"])) for row in rows(tmp_path)] == expected
     assert scalars(tmp_path) == {"train/x": expected}
+
+
+def images(folder: Path) -> list[tuple[int, str, bytes, int, int]]:
+    """Step, tag, content and size of every image in every event file."""
+    found = []
+    for path in event_files(folder):
+        for raw in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(raw)
+            for value in event.summary.value:
+                if value.HasField("image"):
+                    image = value.image
+                    found.append((event.step, value.tag, image.encoded_image_string, image.height, image.width))
+    return sorted(found)
+
+
+def test_animated_images_go_to_tensorboard_alone_and_are_cut_too(tmp_path):
+    for last_step, steps, gif in ((0, (2, 4), b"GIF89a old"), (3, (4, 5), b"GIF89a new")):
+        logger = make_logger(tmp_path, last_step)
+        for step in steps:
+            logger.record("train/x", 1.0)
+            logger.record("videos/adaptation", AnimatedImage(gif, 30, 40))
+            logger.dump(step)
+        logger.close()
+    old, new = b"GIF89a old", b"GIF89a new"
+    tag = "videos/adaptation"
+    assert images(tmp_path) == [(2, tag, old, 30, 40), (4, tag, new, 30, 40), (5, tag, new, 30, 40)]
+    assert [set(row) for row in rows(tmp_path)] == [{STEP, "train/x"}] * 3
 
 
 def test_interrupted_twice_nothing_is_repeated(tmp_path):

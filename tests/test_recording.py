@@ -1,8 +1,10 @@
-"""Videos: the same start before and after adaptation, side by side, under a caption."""
+"""Videos: tasks as rows, adaptation steps as columns, each panel under its caption."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -10,17 +12,20 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import maml_rl
-from maml_rl import recording
+from maml_rl import recording, video_grid
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
-from maml_rl.recording import describe_task, make_rendering_env, record, rendering_problem
+from maml_rl.recording import make_rendering_env, play, record, rendering_problem, task_in_words
 from maml_rl.task_vector_env import EnvConfig
+from maml_rl.video_grid import Clip, Frame, Grid, playable_fps, steps_shown
 
 HORIZON = 6
-FAR = {"goal_x": 0.5, "goal_y": -0.5}
+FAR, NEAR = {"goal_x": 0.5, "goal_y": -0.5}, {"goal_x": 0.1, "goal_y": 0.2}
 
 
 def make_run(output: Path, env: dict) -> Path:
@@ -43,12 +48,14 @@ def policy(tmp_path_factory) -> MetaPolicy:
     return maml_rl.load(make_run(tmp_path_factory.mktemp("recording") / "run", {"name": "PointNavigation"}))
 
 
-def frame_size(config: EnvConfig) -> tuple[int, int]:
-    env = make_rendering_env(config)
-    env.reset(seed=0)
-    height, width, _ = env.render().shape
-    env.close()
-    return height, width
+@pytest.fixture(scope="module")
+def cheetah_run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("recording") / "cheetah", {"name": "HalfCheetahDir"})
+
+
+@pytest.fixture(scope="module")
+def cheetah(cheetah_run) -> MetaPolicy:
+    return maml_rl.load(cheetah_run)
 
 
 def read(path: Path) -> tuple[np.ndarray, dict]:
@@ -61,115 +68,280 @@ def read(path: Path) -> tuple[np.ndarray, dict]:
     return result
 
 
-def captured(monkeypatch, policy: MetaPolicy, path: Path, **options) -> np.ndarray:
-    """The frames as they go to the codec."""
-    kept = []
-    original = recording._write
-    with monkeypatch.context() as patched:
-        patched.setattr(recording, "_write", lambda p, frames, fps: (kept.append(frames), original(p, frames, fps)))
-        record(policy, path, **options)
-    return kept[0]
+def played(policy: MetaPolicy, **options) -> Grid:
+    return play(policy, "gif", **options)
+
+
+def pictures(clip: Clip) -> np.ndarray:
+    return np.stack([frame.picture() for frame in clip.frames.values()])
 
 
 @pytest.mark.parametrize("ending", ["mp4", "gif"])
-def test_a_video_has_two_panels_and_plays(policy, tmp_path, ending):
+def test_a_video_is_a_grid_that_plays_in_real_time(policy, tmp_path, ending):
     path = tmp_path / "new" / f"video.{ending}"
-    assert record(policy, path, task=FAR) == path
+    assert record(policy, path, tasks=[FAR, NEAR], num_steps=2, size=(160, 128)) == path
     frames, meta = read(path)
-    height, width = frame_size(policy.config.env)
-    assert 1 < len(frames) <= HORIZON
-    assert frames.shape[2] == 2 * width
-    assert frames.shape[1] > height
+    assert frames.shape[2] >= 3 * 160
+    assert 2 * 128 < frames.shape[1] < 2 * 128 + 200
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    env = make_rendering_env(policy.config.env)
-    fps = env.metadata["render_fps"]
-    env.close()
+    assert len(frames) == HORIZON + 1
     if ending == "mp4":
-        assert meta["fps"] == pytest.approx(fps)
+        assert meta["fps"] == pytest.approx(10)  # a point moves once in 0.1 s
     else:
-        assert meta["duration"] == pytest.approx(1000 / fps)
+        assert meta["duration"] == pytest.approx(100)
     assert np.abs(frames[0].astype(int) - frames[-1]).max() > 100
 
 
-def test_the_caption_says_task_step_and_return(policy, tmp_path, monkeypatch):
-    drawn: list[list[str]] = []
-    original = recording._captioned
-    monkeypatch.setattr(recording, "_captioned", lambda frame, lines: (drawn.append(lines), original(frame, lines))[1])
-    frames = captured(monkeypatch, policy, tmp_path / "video.mp4", task=FAR)
-    height, width = frame_size(policy.config.env)
-    strip = frames[:, :-height]
-    for panel in (strip[:, :, :width], strip[:, :, width:]):
-        bright = panel.min(axis=-1) > 200
-        assert bright.any(axis=(1, 2)).all()
-        assert 0.001 < bright.mean() < 0.3
-    assert not np.array_equal(strip[0], strip[-1])
-    assert len(drawn) == 2 * HORIZON
-    for i, lines in enumerate(drawn):
-        text = "   ".join(lines)
-        for part in ("PointNavigation", "goal x 0.50 m", "goal y -0.50 m", f"step {i % HORIZON + 1} ", "return -"):
-            assert part in text + " "
-        assert ("before adaptation" in text) == (i < HORIZON)
-        assert ("after 1 step " in text) == (i >= HORIZON)
+def test_rows_are_tasks_and_columns_are_adaptation_steps(policy):
+    grid = played(policy, tasks=[FAR, NEAR], num_steps=2)
+    assert grid.labels == ["before adaptation", "after 1 step", "after 2 steps"]
+    assert grid.tasks == [["goal x 0.50 m", "goal y -0.50 m"], ["goal x 0.10 m", "goal y 0.20 m"]]
+    assert [len(row) for row in grid.clips] == [3, 3]
+    for row in grid.clips:
+        first, *others = [pictures(clip) for clip in row]
+        for other in others:
+            np.testing.assert_array_equal(first[0], other[0])
+            assert not np.array_equal(first, other)
+    assert played(policy, num_tasks=3, num_steps=0).labels == ["before adaptation"]
+    assert len(played(policy, num_tasks=3, num_steps=0).clips) == 3
 
 
-def test_both_panels_start_in_the_same_state(policy, tmp_path, monkeypatch):
-    """With an environment whose start is random, so that it means something."""
-    starts: list[np.ndarray] = []
-    shown: list[list[np.ndarray]] = []
-    reset = recording.TaskSetter.reset
-
-    def recorded_reset(self, **options):
-        observation, info = reset(self, **options)
-        starts.append(np.array(observation))
-        return observation, info
-
-    cheetah = maml_rl.load(make_run(tmp_path / "run", {"name": "HalfCheetahDir"}))
-    monkeypatch.setattr(recording, "_write", lambda *args: None)
-    monkeypatch.setattr(recording.TaskSetter, "render", lambda self: np.zeros((8, 80, 3), np.uint8))
-    monkeypatch.setattr(recording.TaskSetter, "reset", recorded_reset)
-    monkeypatch.setattr(cheetah.__class__, "adapt", lambda self, **options: self)
-    for seed in (0, 1):
-        starts.clear()
-        record(cheetah, tmp_path / "video.mp4", seed=seed)
-        shown.append(starts[-2:])
-    (first, again), (other, other_again) = shown
-    np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(other, other_again)
-    assert not np.array_equal(first, other)
+def test_an_adapted_policy_counts_on(policy):
+    assert played(policy.adapt(num_steps=2), num_steps=1).labels == ["after 2 steps", "after 3 steps"]
 
 
-def test_only_adaptation_sets_the_panels_apart(policy, tmp_path, monkeypatch):
-    """Without adaptation both panels show the same; with it, the left one stays as it was."""
-    frames = captured(monkeypatch, policy, tmp_path / "video.mp4", task=FAR, num_steps=0)
-    height, width = frame_size(policy.config.env)
-    pictures = frames[:, -height:]
-    np.testing.assert_array_equal(pictures[:, :, :width], pictures[:, :, width:])
-    adapted = captured(monkeypatch, policy, tmp_path / "video.mp4", task=FAR)[:, -height:]
-    np.testing.assert_array_equal(adapted[:, :, :width], pictures[:, :, :width])
-    assert not np.array_equal(adapted[:, :, :width], adapted[:, :, width:])
+@pytest.mark.parametrize("inner", [{}, {"test_step_sizes": [0.3, 0.1]}, {"surrogate": "dice"}])
+def test_single_steps_equal_one_call(policy, inner):
+    config = dataclasses.replace(policy.config, inner=dataclasses.replace(policy.config.inner, **inner))
+    policy = dataclasses.replace(policy, config=config)
+    shown = recording._adapted(policy, FAR, 3, 4, seed=5)
+    for k, adapted in enumerate(shown):
+        at_once = policy.adapt(task=FAR, num_steps=k, num_episodes=4, seed=5)
+        assert adapted.num_adaptation_steps == k
+        for name, value in at_once.theta.items():
+            assert torch.equal(value, adapted.theta[name]), (k, name)
+    assert not all(torch.equal(value, shown[2].theta[name]) for name, value in shown[3].theta.items())
 
 
-def test_the_same_seed_gives_the_same_video(policy, tmp_path, monkeypatch):
-    def frames(**options) -> np.ndarray:
-        return captured(monkeypatch, policy, tmp_path / "video.mp4", **options)
-
-    first = frames(seed=3, deterministic=False)
-    np.testing.assert_array_equal(first, frames(seed=3, deterministic=False))
-    other = frames(seed=4, deterministic=False)
-    assert first.shape != other.shape or not np.array_equal(first, other)
-    shown = frames(seed=3)
-    assert first.shape != shown.shape or not np.array_equal(first, shown)
+def test_tasks_of_direction_families_alternate(cheetah):
+    grid = played(cheetah, num_tasks=2, num_steps=0, size=(128, 128))
+    assert grid.tasks == [["direction 1"], ["direction -1"]]
 
 
-def test_a_clip_that_ends_early_waits_for_the_other(policy, tmp_path, monkeypatch):
-    lengths = iter((2, 5))
-    monkeypatch.setattr(
-        recording, "_clip", lambda *args: np.stack([np.full((8, 8, 3), 10 * i, np.uint8) for i in range(next(lengths))])
+def test_every_panel_says_task_step_and_return_and_the_grid_the_time(policy, monkeypatch):
+    written: list[tuple[str, float]] = []
+    original = video_grid._Layout._write
+
+    def write(self, draw, text, position, room, *rest, **more):
+        written.append((text, self.font.getlength(text) - room))
+        original(self, draw, text, position, room, *rest, **more)
+
+    monkeypatch.setattr(video_grid._Layout, "_write", write)
+    grid = played(policy, tasks=[FAR, NEAR], size=(200, 150))
+    list(grid.images(10.0))
+    texts = [text for text, _ in written]
+    assert all(excess <= 0 for _, excess in written), "no text was made smaller or cut"
+    for part in ("before adaptation", "after 1 step"):
+        assert texts.count(part) == 2 * (HORIZON + 1)
+    assert texts.count("goal x 0.50 m, goal y -0.50 m") == 2 * (HORIZON + 1)
+    assert texts.count("PointNavigation") == HORIZON + 1
+    assert [text for text in texts if text.startswith("t = ")] == [f"t = {step / 10:.2f} s" for step in range(7)]
+    totals = [float(text.split()[1].rstrip(",")) for text in texts if text.startswith("return")]
+    assert len(totals) == 4 * (HORIZON + 1)
+    assert totals[-4:] == [round(clip.frames[clip.last].total, 1) for row in grid.clips for clip in row]
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 128), (480, 130), (201, 133)])
+def test_captions_stand_in_their_panel_and_never_on_each_other(width, height):
+    """Pixels of the text of one panel: none at its edges, and a dark line between any two lines of text."""
+    tasks = [[f"body mass/thigh left {i}.25" for i in range(30)]]
+    clip = Clip({0: Frame.of(np.zeros((height, width, 3), np.uint8), -1234.5)}, ended=True)
+    grid = Grid(
+        "my_package:MyVeryLongEnvironmentName-v0", tasks, ["before adaptation", "after 10 steps"], [[clip] * 2], 1.0
     )
-    frames = captured(monkeypatch, policy, tmp_path / "video.gif")
-    assert frames.shape == (5, 8, 16, 3)
-    assert frames[:, 0, 0, 0].tolist() == [0, 10, 10, 10, 10]
-    assert frames[:, 0, 8, 0].tolist() == [0, 10, 20, 30, 40]
+    layout = video_grid._Layout(grid, width, height)
+    image = layout.image(0)
+    assert image.shape[0] % 2 == image.shape[1] % 2 == 0
+    assert layout.tasks[0][-1].endswith("more")
+    for column in range(2):
+        left = column * (width + 4)
+        strip = image[layout.header : layout.header + layout.strip, left : left + width].max(axis=-1) > 120
+        assert not strip[:2].any()
+        assert not strip[-2:].any()
+        assert not strip[:, :2].any()
+        assert not strip[:, -2:].any()
+        bands = np.diff(np.flatnonzero(strip.any(axis=1)))
+        assert (bands > 1).sum() + 1 >= 1 + layout.return_below + len(layout.tasks[0])
+    assert not (image[: layout.header, -3:].max(axis=-1) > 120).any()
+
+
+def test_an_episode_that_ended_waits_for_the_others():
+    long = Clip({step: Frame.of(np.full((128, 128, 3), 40 * step, np.uint8), step) for step in range(5)}, ended=False)
+    short = Clip({step: Frame.of(np.full((128, 128, 3), 40 * step, np.uint8), step) for step in range(3)}, ended=True)
+    images = list(Grid("x", [[]], ["a", "b"], [[short, long]], 0.5).images(2.0))
+    assert [int(image[-5, 5, 0]) for image in images[:3]] == [0, 40, 80]
+    assert images[3][-5, 5, 0] == images[4][-5, 5, 0] != 80  # dimmed
+    assert [int(image[-5, 140, 0]) for image in images] == [0, 40, 80, 120, 160]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "dt", "fps", "expected"),
+    [
+        (4, 0.1, 10, [0, 1, 2, 3, 4]),
+        (4, 0.1, 5, [0, 2, 4]),
+        (5, 0.1, 5, [0, 2, 4, 5]),
+        (2, 0.1, 20, [0, 0, 1, 1, 2]),
+        (10, 0.008, 41.6666667, [0, 3, 6, 9, 10]),
+    ],
+)
+def test_a_video_stays_in_real_time(num_steps, dt, fps, expected):
+    assert steps_shown(num_steps, dt, fps) == expected
+
+
+@pytest.mark.parametrize(
+    ("fps", "dt", "file_format", "expected"),
+    [
+        (None, 0.05, "mp4", 20),
+        (None, 0.008, "mp4", 60),
+        (None, 0.008, "gif", 50),
+        (30, 0.05, "mp4", 30),
+        (30, 0.05, "gif", 100 / 3),
+    ],
+)
+def test_frames_per_second(fps, dt, file_format, expected):
+    assert playable_fps(fps, dt, file_format) == pytest.approx(expected)
+
+
+def test_only_frames_that_are_shown_are_drawn(policy, tmp_path):
+    path = tmp_path / "video.mp4"
+    record(policy, path, tasks=[FAR], fps=5, size=(128, 128))
+    frames, meta = read(path)
+    assert (len(frames), meta["fps"]) == (HORIZON // 2 + 1, 5)
+    assert set(play(policy, "mp4", tasks=[FAR], fps=5).clips[0][0].frames) == {0, 2, 4, 6}
+
+
+def test_the_same_seed_gives_the_same_video(policy):
+    def shown(**options) -> list[np.ndarray]:
+        return [pictures(clip) for row in played(policy, **options).clips for clip in row]
+
+    def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+        return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+    first = shown(seed=3, deterministic=False)
+    assert same(first, shown(seed=3, deterministic=False))
+    assert not same(first, shown(seed=4, deterministic=False))
+    assert not same(first, shown(seed=3))
+
+
+def test_cameras(cheetah):
+    def shown(camera: str | None) -> np.ndarray:
+        grid = played(cheetah, tasks=[{"direction": 1.0}], num_steps=0, camera=camera, size=(144, 128), fps=1)
+        return pictures(grid.clips[0][0])
+
+    assert shown(None).shape[1:] == (128, 144, 3)
+    np.testing.assert_array_equal(shown(None), shown("track"))
+    assert not np.array_equal(shown(None), shown("free"))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"camera": "trakc"}, ["trakc", "track, free"]),
+        ({"camera": ""}, ["track, free"]),
+        ({"size": (480, 20)}, ["(480, 20)", "at least 128"]),
+        ({"fps": 0.0}, ["fps", "0.0"]),
+        ({"fps": float("nan")}, ["fps", "nan"]),
+        ({"num_tasks": 0}, ["num_tasks", "0"]),
+        ({"num_steps": -1}, ["num_steps", "-1"]),
+        ({"num_episodes": 0, "num_steps": 1}, ["num_episodes", "0"]),
+        ({"tasks": []}, ["at least one task"]),
+        ({"tasks": {"direction": 1.0}}, ["list"]),
+        ({"tasks": [{"direction": 1.0}], "num_tasks": 2}, ["tasks or num_tasks", "1 tasks", "2"]),
+        ({"tasks": [{"direction": 1.0}, {"goal_velocity": 1.0}]}, ["goal_velocity", "direction"]),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_leaves_nothing(cheetah, tmp_path, options, parts):
+    with pytest.raises(UserError) as refused:
+        record(cheetah, tmp_path / "new" / "er" / "video.mp4", **options)
+    for part in parts:
+        assert part in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_point_has_no_cameras(policy, tmp_path):
+    with pytest.raises(UserError, match=r"PointNavigation.*no cameras.*'track'"):
+        record(policy, tmp_path / "video.mp4", camera="track")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(policy, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match=r"file.*cannot be written"):
+        record(policy, tmp_path / "file" / "new" / "video.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(UserError, match="cannot be written"):
+        record(policy, tmp_path / f"{'x' * 300}.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interrupted_recording_leaves_nothing(policy, tmp_path, monkeypatch):
+    def interrupt(self, file, fps):
+        file.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Grid, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        record(policy, tmp_path / "new" / "video.gif")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ("--camera up", ["up", "track, free"]),
+        ("--size 480", ["480x480", "'480'"]),
+        ("--size 0x480", ["(0, 480)", "128"]),
+        ("--size 4.5x480", ["4.5x480"]),
+        ("--fps fast", ["fast"]),
+        ("--fps 0", ["fps"]),
+        ("--format avi", ["avi", "mp4", "gif"]),
+        ("--format gif --output new/video.mp4", ["gif", "new/video.mp4", "contradicts"]),
+        ("--num_tasks 2 --task direction=1", ["--num_tasks", "--task"]),
+        ("--num_tasks 0", ["--num_tasks"]),
+        ("--task direction=1 --task goal=1", ["goal", "direction"]),
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(cheetah_run, tmp_path, monkeypatch, capsys, flags, parts):
+    monkeypatch.chdir(tmp_path)
+    assert main(["record", str(cheetah_run), *flags.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_takes_every_option(cheetah_run, tmp_path, capsys):
+    flags = (
+        "--task direction=1 --task direction=-1 --num_steps 1 --num_episodes 2 --camera free --size 160x128 --fps 10"
+    )
+    path = tmp_path / "video.gif"
+    assert (
+        main(["record", str(cheetah_run), *flags.split(), "--stochastic", "--format", "gif", "--output", str(path)])
+        == 0
+    )
+    assert str(path) in capsys.readouterr().out
+    frames, meta = read(path)
+    assert frames.shape[2] == 2 * 160 + 4
+    assert meta["duration"] == 100
+    assert len(frames) == 4  # 6 steps of 0.05 s at 10 frames/s, and the start
+
+
+def test_the_small_gif_of_tensorboard(policy):
+    gif, height, width = played(policy, tasks=[FAR]).small_gif(panel_width=150, max_frames=4)
+    image = Image.open(io.BytesIO(gif))
+    assert image.size == (width, height) == (2 * 150 + 4, height)
+    assert image.n_frames <= 4
+    assert len(gif) < 100_000
 
 
 def test_an_existing_video_is_replaced_whole(policy, tmp_path, monkeypatch):
@@ -185,7 +357,7 @@ def test_an_existing_video_is_replaced_whole(policy, tmp_path, monkeypatch):
             record(policy, path)
     assert path.read_text() == "old"
     record(policy, path)
-    assert len(read(path)[0]) <= HORIZON
+    assert len(read(path)[0]) == HORIZON + 1
 
 
 @pytest.mark.parametrize("name", ["video.avi", "video", "video.mp4.txt"])
@@ -198,14 +370,14 @@ def test_another_ending_is_refused(policy, tmp_path, name):
 @pytest.mark.parametrize("task", [{"goal": 1.0}, {"goal_x": float("nan"), "goal_y": 0.0}])
 def test_a_task_of_another_family_is_refused(policy, tmp_path, task):
     with pytest.raises(UserError, match="goal_x"):
-        record(policy, tmp_path / "video.mp4", task=task)
+        record(policy, tmp_path / "video.mp4", tasks=[task])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_task_in_words():
     env = make_rendering_env(EnvConfig(name="PointNavigation"))
-    assert describe_task(env, {"goal_x": 0.25, "goal_y": -1.0}) == "goal x 0.25 m, goal y -1.00 m"
-    assert describe_task(env, {}) == ""
+    assert task_in_words(env, {"goal_x": 0.25, "goal_y": -1.0}) == ["goal x 0.25 m", "goal y -1.00 m"]
+    assert task_in_words(env, {}) == []
     env.close()
 
 

@@ -97,6 +97,17 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: sorted(points) for tag, points in found.items()}
 
 
+def animations(run: Path) -> list[tuple[int, bytes]]:
+    """Step and content of every image in TensorBoard."""
+    return [
+        (event.step, value.image.encoded_image_string)
+        for path in run.glob("events.out.tfevents.*")
+        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
+        for value in event.summary.value
+        if value.HasField("image")
+    ]
+
+
 def assert_equal_runs(a: Path, b: Path) -> None:
     """Same parameters, same metrics, and each step of each metric once."""
     assert_same_state(a, b)
@@ -409,6 +420,8 @@ def test_evaluations_and_videos_come_as_often_as_asked_for(tmp_path):
     assert evaluated == ["2", "4"]
     assert [step for step, _ in scalars(run)["evaluation/return_after_1_steps"]] == [2, 4]
     assert [path.name for path in (run / "videos").iterdir()] == ["000003.mp4"]
+    assert set(progress(run)[0]) & {"videos/adaptation"} == set()
+    assert [(step, gif[:6]) for step, gif in animations(run)] == [(3, b"GIF89a")]
     assert not (run / "evaluation").exists()
 
 

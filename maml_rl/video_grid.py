@@ -1,0 +1,284 @@
+"""Episodes side by side: a grid of captioned pictures, written as a video."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from maml_rl.errors import UserError
+
+FORMATS = ("mp4", "gif")
+_MAX_FPS = {"mp4": 60.0, "gif": 50.0}  # of a default; a browser slows down a GIF whose frames are shorter than 20 ms
+_BACKGROUND, _TEXT, _ENDED = (24, 28, 36), (235, 238, 242), (250, 190, 90)
+_GAP = 4  # pixels between panels
+_FONT_SIZES = (11, 22)
+_SMALLEST_FONT = 7
+_TASK_LINES = 2
+
+
+class Frame(NamedTuple):
+    """One picture of an episode, packed: those of a large grid would fill the memory."""
+
+    packed: bytes
+    shape: tuple[int, ...]
+    total: float
+    """Sum of the rewards so far."""
+
+    @classmethod
+    def of(cls, picture: Any, total: float) -> Frame:
+        """Pack ``picture`` (height, width, 3) uint8."""
+        return cls(zlib.compress(np.ascontiguousarray(picture).tobytes(), 1), picture.shape, total)
+
+    def picture(self) -> np.ndarray:
+        """(height, width, 3) uint8."""
+        return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One episode.
+
+    Args:
+        frames: by control step, the first and the last among them.
+        ended: whether the episode ended before the horizon.
+    """
+
+    frames: dict[int, Frame]
+    ended: bool
+
+    @property
+    def last(self) -> int:
+        """The last control step."""
+        return max(self.frames)
+
+
+def steps_shown(num_steps: int, dt: float, fps: float) -> list[int]:
+    """The control step that each frame of a video in real time shows.
+
+    Args:
+        num_steps: control steps, of ``dt`` seconds each.
+        dt: seconds per control step.
+        fps: frames per second; more than 1 / dt repeat steps, fewer leave some out. The first and the last step stay.
+    """
+    num_frames = math.ceil(round(num_steps * dt * fps, 6)) + 1
+    return [min(num_steps, math.floor(round(j / (fps * dt), 6))) for j in range(num_frames)]
+
+
+def playable_fps(fps: float | None, dt: float, file_format: str) -> float:
+    """Frames per second of a file: those asked for, or one frame per control step where that is not too fast.
+
+    A GIF counts in hundredths of a second, so it gets the nearest rate that it can have.
+    """
+    wanted = min(1 / dt, _MAX_FPS[file_format]) if fps is None else fps
+    return 100 / max(2, round(100 / wanted)) if file_format == "gif" else wanted
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tasks as rows, adaptation steps as columns.
+
+    Args:
+        title: of the whole.
+        tasks: of each row, the parameters in words.
+        labels: of each column.
+        clips: [row][column].
+        dt: seconds per control step.
+    """
+
+    title: str
+    tasks: Sequence[Sequence[str]]
+    labels: Sequence[str]
+    clips: Sequence[Sequence[Clip]]
+    dt: float
+
+    def images(self, fps: float, panel_width: int | None = None) -> Iterator[np.ndarray]:
+        """Pictures of the grid in real time, each (height, width, 3) uint8 with even sides.
+
+        Args:
+            fps: frames per second.
+            panel_width: pixels; default is that of the clips.
+        """
+        height, width = self.clips[0][0].frames[0].shape[:2]
+        scale = 1.0 if panel_width is None else panel_width / width
+        layout = _Layout(self, round(width * scale), round(height * scale))
+        last = max(clip.last for row in self.clips for clip in row)
+        for step in steps_shown(last, self.dt, fps):
+            yield layout.image(step)
+
+    def save(self, file: Path, fps: float | None = None) -> None:
+        """Write a video; its ending chooses the format."""
+        file_format = file.suffix[1:].lower()
+        rate = playable_fps(fps, self.dt, file_format)
+        if file_format == "gif":
+            with file.open("wb") as stream:
+                _write_gif(stream, self.images(rate), rate)
+            return
+        import imageio.v2 as imageio
+
+        writer: Any
+        options: dict[str, Any] = {"fps": rate, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
+        with imageio.get_writer(file, format="FFMPEG", **options) as writer:
+            for image in self.images(rate):
+                writer.append_data(image)
+
+    def small_gif(self, panel_width: int = 240, fps: float = 10.0, max_frames: int = 50) -> tuple[bytes, int, int]:
+        """A small animated GIF: its bytes, height and width.
+
+        Args:
+            panel_width: pixels, at most.
+            fps: frames per second, fewer where they would be more than ``max_frames``.
+            max_frames: how many at most.
+        """
+        duration = max(clip.last for row in self.clips for clip in row) * self.dt
+        rate = 100 / math.ceil(100 / min(fps, (max_frames - 1) / max(duration, self.dt)))  # as a GIF counts
+        images = list(self.images(rate, min(panel_width, self.clips[0][0].frames[0].shape[1])))
+        stream = io.BytesIO()
+        _write_gif(stream, iter(images), rate)
+        return stream.getvalue(), *images[0].shape[:2]
+
+
+class _Layout:
+    """Where everything stands; sizes do not change from frame to frame."""
+
+    def __init__(self, grid: Grid, width: int, height: int) -> None:
+        self.grid, self.width, self.height = grid, width, height
+        low, high = _FONT_SIZES
+        self.font = _font(min(high, max(low, width // 22)))
+        self.line = round(1.4 * self.font.size)
+        self.pad = self.line // 3
+        self.tasks = [_task_lines(parts, self.font, width - 2 * self.pad) for parts in grid.tasks]
+        longest = max((f"{label}   {_return(-1234.5)}, ended" for label in grid.labels), key=len)
+        self.return_below = self.font.getlength(longest) > width - 2 * self.pad
+        self.header = self.line + 2 * self.pad
+        num_lines = 1 + self.return_below + max(map(len, self.tasks))
+        self.strip = num_lines * self.line + 2 * self.pad
+
+    def image(self, step: int) -> np.ndarray:
+        """The grid at a control step."""
+        rows, columns = len(self.grid.clips), len(self.grid.labels)
+        size = (columns * (self.width + _GAP) - _GAP, self.header + rows * (self.strip + self.height + _GAP) - _GAP)
+        image = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), _BACKGROUND)  # as codecs need it
+        draw = ImageDraw.Draw(image)
+        time = f"t = {step * self.grid.dt:.2f} s"
+        self._write(draw, time, (size[0] - self.pad, self.pad), self.font.getlength(time) + 1, anchor="ra")
+        room = size[0] - 3 * self.pad - self.font.getlength(time)
+        self._write(draw, self.grid.title, (self.pad, self.pad), room)
+        for row, column in itertools.product(range(rows), range(columns)):
+            corner = column * (self.width + _GAP), self.header + row * (self.strip + self.height + _GAP)
+            self._panel(image, draw, corner, step, row, column)
+        return np.asarray(image)
+
+    def _panel(
+        self, image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], step: int, row: int, column: int
+    ) -> None:
+        clip = self.grid.clips[row][column]
+        frame = clip.frames[max(s for s in clip.frames if s <= step)]
+        over = clip.ended and step >= clip.last
+        picture = Image.fromarray(frame.picture())
+        if picture.size != (self.width, self.height):
+            picture = picture.resize((self.width, self.height), Image.Resampling.LANCZOS)
+        if over and step > clip.last:  # what stands still looks unlike what runs
+            picture = Image.blend(picture, Image.new("RGB", picture.size, _BACKGROUND), 0.4)
+        x, y = corner
+        image.paste(picture, (x, y + self.strip))
+        left, right, room = x + self.pad, x + self.width - self.pad, self.width - 2 * self.pad
+        y += self.pad
+        self._write(draw, self.grid.labels[column], (left, y), room)
+        y += self.line * self.return_below
+        text, colour = _return(frame.total) + (", ended" if over else ""), _ENDED if over else _TEXT
+        position, anchor = ((left, y), "la") if self.return_below else ((right, y), "ra")
+        self._write(draw, text, position, room, anchor, colour)
+        for line in self.tasks[row]:
+            y += self.line
+            self._write(draw, line, (left, y), room)
+
+    def _write(
+        self,
+        draw: ImageDraw.ImageDraw,
+        text: str,
+        position: tuple[int, int],
+        room: float,
+        anchor: str = "la",
+        colour: tuple[int, int, int] = _TEXT,
+    ) -> None:
+        """One line, in smaller letters where it has no room, cut short where that is not enough."""
+        size = self.font.size
+        while _font(size).getlength(text) > room and size > _SMALLEST_FONT:
+            size -= 1
+        while _font(size).getlength(text) > room and len(text) > 1:
+            text = text[:-2] + "…"
+        draw.text(position, text, font=_font(size), fill=colour, anchor=anchor)
+
+
+@functools.cache
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow comes with FreeType"
+    return font
+
+
+def _return(total: float) -> str:
+    return f"return {total:.1f}" if abs(total) < 1e6 else f"return {total:.3g}"
+
+
+def _task_lines(parts: Sequence[str], font: ImageFont.FreeTypeFont, room: float) -> list[str]:
+    """As many parameters as fit into the lines of a caption, and how many there are beside them."""
+    for shown in range(len(parts), 0, -1):
+        words = [*parts[:shown], *([f"and {len(parts) - shown} more"] if shown < len(parts) else [])]
+        words = [f"{word}," for word in words[:-1]] + words[-1:]
+        lines = [words[0]]
+        for word in words[1:]:
+            longer = f"{lines[-1]} {word}"
+            if font.getlength(longer) <= room:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        if len(lines) <= _TASK_LINES or shown == 1:
+            return lines
+    return []
+
+
+def _write_gif(stream: IO[bytes], images: Iterator[np.ndarray], fps: float) -> None:
+    pictures = (Image.fromarray(image) for image in images)
+    duration = round(1000 / fps)
+    next(pictures).save(stream, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file that becomes ``path`` at the end of the block. Where that fails, nothing new is left behind.
+
+    Raises:
+        UserError: ``path`` is no video, or cannot be written.
+    """
+    if path.suffix[1:].lower() not in FORMATS or os.path.isdir(path):
+        raise UserError(f"video {path} must be a file that ends in {' or '.join(f'.{name}' for name in FORMATS)}")
+    missing = [folder for folder in path.parents if not os.path.exists(folder)]
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix.lower()}")
+    done = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        yield temporary
+        os.replace(temporary, path)
+        done = True
+    except OSError as error:
+        raise UserError(f"video {path} cannot be written: {error}") from error
+    finally:
+        if not done:
+            with contextlib.suppress(OSError):  # whatever could be made goes away again
+                temporary.unlink(missing_ok=True)
+                for folder in missing:
+                    folder.rmdir()
