@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -357,3 +358,23 @@ def test_a_damaged_learning_curve_is_named(tmp_path):
     path.write_text('{"tasks": [{"task"')
     with pytest.raises(UserError, match=r"results.json cannot be read"):
         Scratch.read(path, [{}])
+
+
+def test_the_commands_of_the_document(runs, tmp_path, monkeypatch):
+    """docs/evaluation.md, with small numbers."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "evaluation.md").read_text()
+    commands = [line.split()[3:] for line in text.splitlines() if line.startswith("python -m maml_rl.evaluate")]
+    monkeypatch.chdir(tmp_path)
+    for name, run in (("point", runs[0]), ("point-seed1", runs[1]), ("masses", runs[0])):
+        shutil.copytree(run, f"runs/{name}")
+    assert len(commands) == 4
+    for arguments in commands:
+        assert main(["evaluate", *arguments, *SMALL[:2]]) == 0
+    for folder in ("runs/point/evaluation", "runs/both", "runs/masses/evaluation"):
+        assert (Path(folder) / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["adaptation", "tasks", "scratch", "sweep_NAME", "report.html", "results.csv"])
+def test_the_document_names_every_file(name):
+    text = (Path(__file__).resolve().parent.parent / "docs" / "evaluation.md").read_text()
+    assert f"`{name}`" in text

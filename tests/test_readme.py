@@ -70,6 +70,13 @@ def test_training_commands(
         assert "meta_batch_size" in capsys.readouterr().out
 
 
+def test_plotting_commands(point_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(point_run)
+    (arguments,) = commands("python -m maml_rl.plot")
+    assert main(["plot", *arguments]) == 0
+    assert (point_run / "curve.png").exists()
+
+
 @pytest.mark.parametrize("command", ["evaluate", "record"])
 def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(point_run)

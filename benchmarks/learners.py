@@ -1,0 +1,70 @@
+"""What each meta-learner costs beside first-order MAML: one iteration of each in turn, several rounds, one process.
+
+First-order MAML is one gradient step (outer step adam, first order) after one inner step. Given are ratios of the
+seconds of a whole meta-iteration, and of its learner alone (all but collection).
+
+    python benchmarks/learners.py --env HalfCheetahDir
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+
+import numpy as np
+
+from maml_rl.config_files import load_config
+from maml_rl.training import open_trainer
+
+REFERENCE = "first-order MAML (adam)"
+LEARNERS: dict[str, dict] = {
+    REFERENCE: {"outer": {"name": "adam"}, "inner": {"first_order": True}},
+    "adam": {"outer": {"name": "adam"}},
+    "ppo, 5 epochs": {"outer": {"name": "ppo"}},
+    "promp, 5 epochs": {"outer": {"name": "promp"}},
+    "promp, first order": {"outer": {"name": "promp"}, "inner": {"first_order": True}},
+    "trpo": {"outer": {"name": "trpo"}},
+    "trpo, first order": {"outer": {"name": "trpo"}, "inner": {"first_order": True}},
+    "reptile": {"outer": {"name": "reptile"}},
+    "trpo, surrogate dice": {"outer": {"name": "trpo"}, "inner": {"surrogate": "dice"}},
+    "trpo, surrogate likelihood_ratio": {"outer": {"name": "trpo"}, "inner": {"surrogate": "likelihood_ratio"}},
+    "trpo, Meta-SGD": {"outer": {"name": "trpo"}, "inner": {"learned_step_size": "per_parameter"}},
+    "trpo, ANIL": {"outer": {"name": "trpo"}, "inner": {"adapts": "head"}},
+    "trpo, CAVIA": {"outer": {"name": "trpo"}, "inner": {"adapts": "context"}, "policy": {"context_size": 8}},
+    "trpo, E-MAML": {"outer": {"name": "trpo"}, "inner": {"exploration_credit": 1.0}},
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="HalfCheetahDir")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num_tasks", type=int, default=40)
+    args = parser.parse_args()
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in LEARNERS}
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for name, settings in LEARNERS.items():
+            config = load_config(env=args.env, meta_batch_size=args.num_tasks, **settings)
+            trainer, state, _ = stack.enter_context(open_trainer(config))
+            opened[name] = [trainer, state]
+        for i in range(args.rounds + 1):
+            for name, (trainer, state) in opened.items():
+                start = time.perf_counter()
+                opened[name][1], metrics = trainer.meta_iteration(state)
+                total = time.perf_counter() - start
+                if i > 0:  # the first round warms up
+                    seconds[name].append((total, total - metrics["time/collection_s"]))
+    reference = np.array(seconds[REFERENCE])
+    print(f"{args.env}, {args.num_tasks} tasks: median (range) over {args.rounds} rounds of the ratio to {REFERENCE}")
+    print(f"{'':<34} {'iteration':<20} learner alone")
+    for name, values in seconds.items():
+        ratios = np.array(values) / reference
+        cells = [f"{np.median(r):.2f} ({r.min():.2f} to {r.max():.2f})" for r in ratios.T]
+        print(f"{name:<34} {cells[0]:<20} {cells[1]}")
+
+
+if __name__ == "__main__":
+    main()
