@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +98,7 @@ class Entry:
             return self.evaluations[0].mean
         return np.array([interquartile_mean(scores) for scores in self._scores])
 
-    @property
+    @functools.cached_property
     def interval(self) -> np.ndarray:
         """95 % interval of :attr:`center`: over tasks for one run, over runs for several, (K + 1, 2)."""
         if len(self.evaluations) == 1:
