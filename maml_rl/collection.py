@@ -36,16 +36,18 @@ class ActionMap:
 
     A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1 an output of ±1
     spans a tenth of the range. The learner sees the output itself. Bounds that are infinite leave the output as it is.
-    Discrete actions pass unchanged.
+    Discrete choices, which the policy counts from 0, are counted from the space's ``start``.
     """
 
     space: spaces.Space
     scale: float
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """Map actions (N, action_size), or (N,) where discrete."""
-        if not isinstance(self.space, spaces.Box):
-            return actions
+        """Map outputs (N, action_size), choices (N,) or (N, D) to actions (N, *shape of the space's)."""
+        if isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)):
+            return (actions + self.space.start).astype(self.space.dtype, copy=False)
+        assert isinstance(self.space, spaces.Box), "policies.action_size refuses other spaces"
+        actions = actions.reshape(len(actions), *self.space.shape)
         low, high = self.space.low, self.space.high
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             return np.clip(actions, low, high)

@@ -145,6 +145,10 @@ def to_mapping(config: Config) -> dict[str, Any]:
         values["env"]["vectorization"] = env["vectorization"]
     if env["observe_task"]:
         values["env"]["observe_task"] = True
+    if env["kwarg_ranges"]:
+        values["env"]["kwarg_ranges"] = dict(env["kwarg_ranges"])
+    if env["task_list"]:
+        values["env"]["task_list"] = list(env["task_list"])
     values["outer"] = {"name": outer_name(config.outer), **values["outer"]}
     values["policy"]["hidden_sizes"] = list(values["policy"]["hidden_sizes"])
     values["inner"]["test_step_sizes"] = list(values["inner"]["test_step_sizes"])

@@ -36,6 +36,7 @@ from maml_rl.task_vector_env import EnvConfig, resolve_env_id
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
 _ITEMS = "env.dynamics"  # a mapping, whose items are flags too: --env.dynamics.body_mass
+_OF_OTHER_ENVS = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}  # settings that families of ours do not have
 _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
 
 
@@ -137,6 +138,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     known = known_settings(parser)
     if family_of(env_name) is None:
         values = _with_kwargs(values)
+    else:
+        _refuse_tasks(env_name, values, argv)
     optional = {action.dest for action in parser._actions if action.default is None}
     for key, value in _leaves(values, known):
         if key not in known:
@@ -152,6 +155,16 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         raise UserError(_plain(str(error))) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -> None:
+    """A family of ours draws its tasks itself."""
+    for name in ("kwarg_ranges", "task_list"):
+        if name in values.get("env", {}) or any(token.partition("=")[0] == f"--env.{name}" for token in argv):
+            raise UserError(
+                f"env.{name}: {family} draws its tasks itself; its own settings say from where (--help lists them), "
+                "and env.dynamics varies the body, as --env.dynamics.body_mass [0.5,2]"
+            )
 
 
 def _plain(message: str) -> str:
@@ -173,18 +186,21 @@ def _with_kwargs(values: Mapping[str, Any]) -> dict[str, Any]:
 def _config(namespace: Namespace) -> Config:
     values = {key: value for key, value in namespace.as_dict().items() if key not in _NOT_SETTINGS}
     env, outer = values.pop("env"), values.pop("outer")
-    name, vectorization = env.pop("name"), env.pop("vectorization", "sync")
-    observe_task = env.pop("observe_task")
+    name, observe_task = env.pop("name"), env.pop("observe_task")
     family = family_of(name)
-    kwargs = env.pop("kwargs") if family is None else env
-    if family is not None:
+    general: dict[str, Any] = {"observe_task": observe_task}
+    kwargs = env
+    if family is None:
+        kwargs = env.pop("kwargs")
+        general |= {key: _plain_values(env.pop(key)) for key in _OF_OTHER_ENVS - {"kwargs"}}
+    else:
         kwargs = _plain_values(kwargs)
         family(**kwargs)  # its own checks
     groups = {group: cls(**values.pop(group)) for group, cls in _GROUPS.items()}
     return Config(
         **values,
         **groups,
-        env=EnvConfig(name=name, kwargs=kwargs, vectorization=vectorization, observe_task=observe_task),
+        env=EnvConfig(name=name, kwargs=kwargs, **general),
         outer=OUTER_CONFIGS[outer.pop("name")](**outer),
     )
 
@@ -237,7 +253,7 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
         _add_dataclass(env, EnvConfig, "env.", skip={"name"})
     else:
         _add_dataclass(env, family, "env.")
-        _add_dataclass(env, EnvConfig, "env.", skip={"name", "kwargs", "vectorization"})
+        _add_dataclass(env, EnvConfig, "env.", skip={"name", *_OF_OTHER_ENVS})
     for group, cls in _GROUPS.items():
         _add_dataclass(parser.add_argument_group(f"{group}: {cls.__doc__}"), cls, f"{group}.")
     outer = parser.add_argument_group(f"outer: {outer_name}")
@@ -338,7 +354,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         both = both and not (key == "outer" and value.get("name") not in (None, result[key].get("name")))
-        result[key] = merged(result[key], value) if both and key != "kwargs" else value
+        result[key] = merged(result[key], value) if both and key not in ("kwargs", "kwarg_ranges") else value
     return result
 
 

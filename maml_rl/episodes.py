@@ -21,7 +21,7 @@ class Episodes:
     observations: Tensor
     """(T, E, H, observation_size), as the policy saw them (normalised, if it normalises)."""
     actions: Tensor
-    """(T, E, H, action_size) float, or (T, E, H) int64: the policy's own, before scaling and clipping."""
+    """(T, E, H, action_size) float, or (T, E, H[, D]) int64: the policy's own, before scaling and clipping."""
     rewards: Tensor
     """(T, E, H), raw."""
     mask: Tensor

@@ -91,19 +91,51 @@ class Categorical(NamedTuple):
         return (weights[..., None] * p * (d_logits - (p * d_logits).sum(-1, keepdim=True)),)
 
 
-Distribution = Gaussian | Categorical
+class MultiCategorical(NamedTuple):
+    """D independent categoricals (MultiDiscrete actions) at N states of each of T tasks: ``logits`` (T, N, D, C).
+
+    C is the largest number of choices; logits of choices that an action does not have are :data:`NO_CHOICE`.
+    """
+
+    logits: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Σ_d log-softmax at action d, (T, N); actions are int64 (T, N, D)."""
+        return Categorical(self.logits).log_prob(actions).sum(-1)
+
+    def kl(self, other: Self) -> Tensor:
+        """Σ_d Σ_c p log(p / q), (T, N)."""
+        return Categorical(self.logits).kl(Categorical(other.logits)).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """argmax(logits + noise) of each action, (T, N, D), with standard Gumbel noise (T, N, D, C)."""
+        return Categorical(self.logits).sample(noise)
+
+    def mode(self) -> Tensor:
+        """The most probable actions, (T, N, D)."""
+        return Categorical(self.logits).mode()
+
+    def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+        """The Fisher matrix is block-diagonal, one categorical's for each action. Weights (T, N)."""
+        return Categorical(self.logits).fisher_product(tangents, weights[..., None])
+
+
+NO_CHOICE = -1e9
+"""A logit of probability zero. Finite, because zero times infinity is no number in a KL or a gradient."""
+
+Distribution = Gaussian | Categorical | MultiCategorical
 """An action distribution: a tuple of its parameters, with the same methods for each kind."""
 
 
 class MLPPolicy(nn.Module):
-    """A multilayer perceptron with a Gaussian head (Box actions) or a categorical one (Discrete actions).
+    """A multilayer perceptron with a Gaussian head (Box actions) or categorical ones (Discrete, MultiDiscrete).
 
     The Gaussian's log standard deviation does not depend on the state. Weights start Glorot-uniform, biases at zero.
 
     Args:
         observation_size: length of an observation.
-        action_size: length of an action, or number of discrete actions.
-        discrete: whether actions are discrete.
+        action_size: length of an action, or number of discrete choices, over all actions where there are several.
+        discrete: whether actions are discrete; the number of choices of each of several (MultiDiscrete).
         hidden_sizes: width of each hidden layer.
         nonlinearity: between layers.
         init_std: initial standard deviation of the Gaussian.
@@ -118,7 +150,7 @@ class MLPPolicy(nn.Module):
         observation_size: int,
         action_size: int,
         *,
-        discrete: bool,
+        discrete: bool | Sequence[int],
         hidden_sizes: Sequence[int],
         nonlinearity: Nonlinearity,
         init_std: float,
@@ -127,7 +159,8 @@ class MLPPolicy(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.discrete = discrete
+        self.discrete = bool(discrete)
+        self.num_choices = () if isinstance(discrete, bool) else tuple(discrete)
         self.observation_size = observation_size
         self.action_size = action_size
         self.nonlinearity = nonlinearity
@@ -169,12 +202,22 @@ class MLPPolicy(nn.Module):
             if i == 0 and "context" in stack:
                 bias = torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"])
             x = torch.baddbmm(bias, x, stack[f"weight_{i}"])
+        if self.num_choices:
+            most, parts = max(self.num_choices), x.split(self.num_choices, dim=-1)
+            padded = [nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE) for part in parts]
+            return MultiCategorical(torch.stack(padded, dim=-2))
         if self.discrete:
             return Categorical(x)
         return Gaussian(x, stack["log_std"][:, None].clamp(min=_MIN_LOG_STD))
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Standard noise for the ``sample`` of the distribution, (*shape, action_size) float32."""
+        """Standard noise for the ``sample`` of the distribution, float32: ``shape``, then one state's own.
+
+        That is (action_size,), or (D, C) for D actions with up to C choices.
+        """
+        if self.num_choices:
+            size = (*shape, len(self.num_choices), max(self.num_choices))
+            return rng.gumbel(size=size).astype(np.float32)
         if self.discrete:
             return rng.gumbel(size=(*shape, self.action_size)).astype(np.float32)
         return rng.standard_normal((*shape, self.action_size), dtype=np.float32)
@@ -227,14 +270,22 @@ def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
     return {name: part.reshape(*lead, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
-def action_size(space: spaces.Space) -> tuple[int, bool]:
-    """Length of an action (or number of choices), and whether actions are discrete.
+def action_size(space: spaces.Space) -> tuple[int, bool | tuple[int, ...]]:
+    """Outputs that a policy needs for a space, and what :class:`MLPPolicy` calls ``discrete``.
+
+    A Box of any shape counts its entries; Discrete, and MultiDiscrete with one axis, the choices.
 
     Raises:
-        UserError: the space is neither Box (one-dimensional) nor Discrete (starting at 0).
+        UserError: another space, or a Box of whole numbers.
     """
-    if isinstance(space, spaces.Discrete) and space.start == 0:
+    if isinstance(space, spaces.Discrete):
         return int(space.n), True
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        return space.shape[0], False
-    raise UserError(f"action space {space} is not supported: expected a one-dimensional Box, or Discrete from 0")
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        num_choices = tuple(int(number) for number in space.nvec)
+        return sum(num_choices), num_choices
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return math.prod(space.shape), False
+    raise UserError(
+        f"action space {space} is not supported: expected a Box of floating-point numbers, Discrete, or MultiDiscrete "
+        "with one axis"
+    )

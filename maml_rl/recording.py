@@ -15,7 +15,8 @@ from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.task_vector_env import EnvConfig, TaskSetter, resolve_env_id
+from maml_rl.task_setter import TaskSetter
+from maml_rl.task_vector_env import EnvConfig, make_single_env, resolve_env_id
 from maml_rl.video_grid import Clip, Frame, Grid, playable_fps, steps_shown, whole_file
 
 FREE_CAMERA = "free"
@@ -57,17 +58,15 @@ def make_rendering_env(
     """
     env_id = resolve_env_id(config.name)
     _use_headless_renderer(env_id)
-    kwargs = dict(config.kwargs) if horizon is None else {**config.kwargs, "max_episode_steps": horizon}
     picture: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
     try:
-        plain = gym.make(env_id, **kwargs)
+        plain = make_single_env(config, horizon)
         modes, model = plain.metadata.get("render_modes", []), getattr(plain.unwrapped, "model", None)
         plain.close()
         if camera is not None:
             picture |= _camera_options(config.name, model, camera)
-        env = (
-            TaskSetter(gym.make(env_id, render_mode="rgb_array", **picture, **kwargs)) if "rgb_array" in modes else None
-        )
+        draws = "rgb_array" in modes
+        env = make_single_env(config, horizon, render_mode="rgb_array", **picture) if draws else None
         if env is not None:
             env.reset(seed=0)
             env.render()
@@ -209,12 +208,10 @@ def _check(
 
 
 def _draw_tasks(env: TaskSetter, num_tasks: int, streams: RandomStreams) -> list[Task]:
-    if not hasattr(env.unwrapped, "sample_tasks"):
-        if num_tasks > 1:
-            raise UserError(f"{env.unwrapped} has one task only, so num_tasks cannot be {num_tasks}")
-        return [{}]
-    env.unwrapped.np_random = streams.tasks()
-    return list(env.unwrapped.sample_tasks(num_tasks))
+    tasks = env.draw_tasks(streams.tasks(), num_tasks)
+    if num_tasks > 1 and not any(tasks):
+        raise UserError(f"{env.unwrapped} has one task only, so num_tasks cannot be {num_tasks}")
+    return tasks
 
 
 def _check_tasks(env: TaskSetter, tasks: Sequence[Task]) -> None:

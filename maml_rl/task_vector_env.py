@@ -6,6 +6,8 @@ import contextlib
 import difflib
 import functools
 import importlib
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,9 +16,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers.vector import FlattenObservation
 
+from maml_rl.drawn_tasks import DrawnTasks
+from maml_rl.drawn_tasks import parse as parse_tasks
 from maml_rl.errors import UserError
 from maml_rl.protocols import Task, TaskVectorEnv
+from maml_rl.task_observer import TaskObserver
+from maml_rl.task_setter import TaskSetter, check_arguments, make_task_setter
 
 Vectorization = Literal["sync", "async"]
 
@@ -33,6 +40,21 @@ class EnvConfig:
     """How an environment without a batch engine is run: in this process, or in one worker process per task."""
     observe_task: bool = False
     """Append the task's values to every observation: for an oracle, a policy that is told the task."""
+    kwarg_ranges: Mapping[str, Any] = field(default_factory=dict)
+    """Tasks as arguments, over kwargs: {g: [5, 15]}, {g: {low: 5, high: 15, log: true}} or {g: {choices: [5, 9]}}."""
+    task_list: tuple[Mapping[str, Any], ...] = ()
+    """The tasks to draw from: [{goal: 1}, {goal: 2}]; for set_task, or arguments of the constructor."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "task_list", self.task_list if isinstance(self.task_list, str) else tuple(self.task_list)
+        )
+        parse_tasks(self.kwarg_ranges, self.task_list)
+
+    @property
+    def drawn_tasks(self) -> DrawnTasks | None:
+        """The tasks that these settings describe, if any."""
+        return parse_tasks(self.kwarg_ranges, self.task_list)
 
     def side_by_side(self, num_episodes: int) -> int:
         """Episodes of one task that are played at the same time: all, or one where each takes a process."""
@@ -79,31 +101,63 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
     seen through a :class:`TaskObserver`.
 
     Raises:
-        UserError: unknown environment, arguments that it refuses, spaces that policies cannot handle, or tasks that
-            cannot be observed.
+        UserError: unknown environment, arguments or tasks that it refuses, observations that cannot be flattened, or
+            tasks that cannot be observed.
     """
-    name, kwargs = config.name, config.kwargs
-    env_id = resolve_env_id(name)
-    try:
-        env: Any = _own_vector_env(env_id, kwargs, num_envs, horizon)
+    env_id = resolve_env_id(config.name)
+    with _told_as_user_error(config):
+        env: Any = _own_vector_env(env_id, config.kwargs, num_envs, horizon)
         if env is None:
-            # A worker process may have to import the module that registers the id, so the name goes there whole.
-            gym_name = name if ":" in name else env_id
-            make = functools.partial(gym.make, gym_name, max_episode_steps=horizon, **kwargs)
-            env = GymTaskVectorEnv.of(make, num_envs, config.vectorization)
-    except (TypeError, ValueError, ImportError, gym.error.Error) as error:
-        raise UserError(f"environment {name!r} could not be made with {dict(kwargs)}: {error}") from error
-    space = env.single_observation_space
-    if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
-        env.close()
-        raise UserError(f"observation space {space} of {name!r} is not supported: expected a one-dimensional Box")
+            make = _maker(config, env_id, horizon)
+            env = GymTaskVectorEnv.of(make, num_envs, config.vectorization, config.drawn_tasks)
+        elif config.drawn_tasks is not None:
+            env.close()
+            raise UserError(f"{config.drawn_tasks.setting}: environment {config.name!r} draws its tasks itself")
     if not config.observe_task:
         return env
     try:
-        return TaskObserver(env, name)
+        return TaskObserver(env, config.name)
     except UserError:
         env.close()
         raise
+
+
+def make_single_env(config: EnvConfig, horizon: int | None = None, **kwargs: Any) -> TaskSetter:
+    """One environment, as training runs many of them.
+
+    Args:
+        config: the environment.
+        horizon: where episodes are truncated; default is the environment's own.
+        kwargs: further arguments, such as ``render_mode``.
+
+    Raises:
+        UserError: as :func:`make_task_vector_env`.
+    """
+    with _told_as_user_error(config):
+        make = functools.partial(_maker(config, resolve_env_id(config.name), horizon), **kwargs)
+        return make_task_setter(make, config.drawn_tasks)
+
+
+@contextlib.contextmanager
+def _told_as_user_error(config: EnvConfig) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # whatever the user's code raises
+        problem = str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"environment {config.name!r} could not be made with {dict(config.kwargs)}: {problem}"
+        ) from error
+
+
+def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[..., gym.Env]:
+    if config.drawn_tasks is not None:
+        check_arguments(env_id, config.drawn_tasks)
+    # A worker process may have to import the module that registers the id, so the name goes there whole.
+    gym_name = config.name if ":" in config.name else env_id
+    limit: dict[str, Any] = {} if horizon is None else {"max_episode_steps": horizon}
+    return functools.partial(gym.make, gym_name, **limit, **config.kwargs)
 
 
 def _own_vector_env(env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int) -> VectorEnv | None:
@@ -137,12 +191,12 @@ def as_task_vector_env(
         UserError: the environment cannot be used.
     """
     if isinstance(env, gym.Env):
-        single = SyncVectorEnv([lambda: TaskSetter(env)], autoreset_mode=AutoresetMode.DISABLED)
+        single = SyncVectorEnv([functools.partial(TaskSetter, env)], autoreset_mode=AutoresetMode.DISABLED)
         yield GymTaskVectorEnv(single, None, takes_tasks=True)
     elif isinstance(env, VectorEnv):
         if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
-        with_tasks: Any = env if hasattr(env, "set_tasks") else GymTaskVectorEnv(env, None)
+        with_tasks: Any = env if hasattr(env, "set_tasks") else GymTaskVectorEnv(_with_vector_observations(env), None)
         yield with_tasks
     else:
         same = env is None or resolve_env_id(env) == resolve_env_id(config.name)
@@ -154,204 +208,204 @@ def as_task_vector_env(
             made.close()
 
 
-class TaskObserver:
-    """Shows the task: its values follow every observation, in the alphabetical order of their names.
-
-    They are appended as they are, in their own units. Where they are far from 1, ``policy.normalize_observations``
-    brings them to the scale of the others.
-
-    Args:
-        env: with one-dimensional Box observations.
-        name: what the user calls it.
-
-    Raises:
-        UserError: the environment draws no tasks, or a task holds something other than numbers.
-    """
-
-    def __init__(self, env: TaskVectorEnv, name: str) -> None:
-        space = env.single_observation_space
-        assert isinstance(space, spaces.Box), "make_task_vector_env refuses other spaces"
-        self._env = env
-        self._name = name
-        self.num_envs = env.num_envs
-        self.single_action_space = env.single_action_space
-        generator, env.np_random = env.np_random, np.random.default_rng(0)
-        (task,) = env.sample_tasks(1)
-        env.np_random = generator
-        if not task:
-            raise UserError(f"env.observe_task: {name!r} draws no tasks, so there is none to observe")
-        self._names = sorted(task)
-        self._numbers(task)
-        self._values: np.ndarray | None = None
-        self._dtype = np.result_type(space.dtype, np.float32)
-        unbounded = np.full(len(self._names), np.inf)
-        self.single_observation_space: spaces.Space = spaces.Box(
-            np.concatenate([space.low, -unbounded]).astype(self._dtype),
-            np.concatenate([space.high, unbounded]).astype(self._dtype),
-            dtype=self._dtype.type,
-        )
-
-    def _numbers(self, task: Task) -> list[float]:
-        try:
-            if set(task) != set(self._names):
-                raise KeyError
-            return [float(task[name]) for name in self._names]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"env.observe_task: a task of {self._name!r} must hold one number for each of {self._names}, "
-                f"got {dict(task)!r:.200}"
-            ) from error
-
-    @property
-    def np_random(self) -> np.random.Generator:
-        """What tasks are drawn with."""
-        return self._env.np_random
-
-    @np_random.setter
-    def np_random(self, generator: np.random.Generator) -> None:
-        self._env.np_random = generator
-
-    def sample_tasks(self, num_tasks: int) -> Sequence[Task]:
-        """Draw tasks with ``self.np_random``."""
-        return self._env.sample_tasks(num_tasks)
-
-    def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give sub-environment i the task ``tasks[i]``, and show it from the next observation on.
-
-        Raises:
-            UserError: a task does not hold the numbers that are shown.
-        """
-        values = np.array([self._numbers(task) for task in tasks], self._dtype)
-        self._env.set_tasks(tasks)
-        self._values = values
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start episodes; tasks must have been set before.
-
-        Raises:
-            UserError: they have not.
-        """
-        if self._values is None or any(name in (options or {}) for name in ("task", "tasks")):
-            raise UserError(f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a reset")
-        observation, info = self._env.reset(seed=seed, options=options)
-        return self._with_task(observation), info
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every unfinished sub-environment."""
-        observation, *rest = self._env.step(actions)
-        return self._with_task(observation), *rest
-
-    def _with_task(self, observation: np.ndarray) -> np.ndarray:
-        assert self._values is not None, "reset comes first, and asks for them"
-        return np.concatenate([observation, self._values], axis=1, dtype=self._dtype)
-
-    def close(self) -> None:
-        """Close the environment."""
-        self._env.close()
-
-
-class TaskSetter(gym.Wrapper):
-    """Gives a single environment the task assigned to ``assigned_task``, at its next reset at the latest."""
-
-    _task: Task | None = None
-
-    @property
-    def assigned_task(self) -> Task | None:
-        """The task in force."""
-        return self._task
-
-    @assigned_task.setter
-    def assigned_task(self, task: Task) -> None:
-        self._task = task
-        if task and hasattr(self.unwrapped, "set_task"):
-            self.unwrapped.set_task(task)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset; a task that the environment takes by ``options`` goes there."""
-        if self._task and not hasattr(self.unwrapped, "set_task"):
-            options = {**(options or {}), "task": self._task}
-        return super().reset(seed=seed, options=options)
+def _with_vector_observations(envs: VectorEnv) -> VectorEnv:
+    space = envs.single_observation_space
+    return envs if isinstance(space, spaces.Box) and len(space.shape) == 1 else FlattenObservation(envs)
 
 
 class GymTaskVectorEnv:
     """Single environments under Gymnasium's Sync or Async vector environment, one task each.
 
-    Tasks come from ``sample_tasks(n)`` of the environment, and reach it by its ``set_task(task)`` or by
-    ``reset(options={"task": task})``. An environment without ``sample_tasks`` is a family of one task.
+    :class:`TaskSetter` says how they draw and take tasks. An environment without tasks is a family of one.
 
     Gymnasium's vector environments always step every sub-environment: finished ones are reset and their steps
     thrown away.
 
     Args:
         envs: with autoreset disabled.
-        sampler: a single environment that draws tasks, or ``None`` where none are drawn.
+        sampler: draws tasks, or ``None`` where none are drawn.
         takes_tasks: whether every sub-environment is a :class:`TaskSetter`.
     """
 
-    def __init__(self, envs: VectorEnv, sampler: gym.Env | None, takes_tasks: bool = False) -> None:
+    def __init__(self, envs: VectorEnv, sampler: TaskSetter | None, takes_tasks: bool = False) -> None:
         self.envs: Any = envs
         self.num_envs = envs.num_envs
         self.single_observation_space = envs.single_observation_space
         self.single_action_space = envs.single_action_space
         self.np_random = np.random.default_rng()
+        self._name = str(envs) if sampler is None else sampler.name
         self._sampler = sampler
         self._takes_tasks = takes_tasks
+        self._tasks: Sequence[Task] = [{}] * self.num_envs
+        self._failed = False
         self._observation: Any = None
         self._terminated, self._truncated, self._to_reset = np.zeros((3, self.num_envs), bool)
 
     @classmethod
-    def of(cls, make: Callable[[], gym.Env], num_envs: int, vectorization: Vectorization) -> GymTaskVectorEnv:
-        """``num_envs`` environments from ``make``, in this process or in one worker process each."""
-        functions = [functools.partial(_make_with_task_setter, make)] * num_envs
-        vector_class = SyncVectorEnv if vectorization == "sync" else AsyncVectorEnv
-        return cls(vector_class(functions, autoreset_mode=AutoresetMode.DISABLED), make(), takes_tasks=True)
+    def of(
+        cls,
+        make: Callable[..., gym.Env],
+        num_envs: int,
+        vectorization: Vectorization,
+        drawn: DrawnTasks | None = None,
+    ) -> GymTaskVectorEnv:
+        """``num_envs`` environments from ``make``, in this process or in one worker process each.
+
+        Args:
+            make: with the arguments that a task of ``drawn`` holds.
+            num_envs: how many.
+            vectorization: where they run.
+            drawn: tasks in place of the environment's own.
+        """
+        sampler = make_task_setter(make, drawn)  # the first one that is made, so that what is wrong is told here
+        functions = [functools.partial(_make_sub_environment, make, drawn, os.getpid())] * num_envs
+        try:
+            if vectorization == "sync":
+                return cls(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED), sampler, takes_tasks=True)
+            with _quiet_gymnasium():
+                return cls(_WorkersVectorEnv(functions), sampler, takes_tasks=True)
+        except (EOFError, OSError) as error:
+            sampler.close()
+            raise UserError(
+                f"environment {sampler.name!r} could not be made in a worker process; what it says of the reason "
+                'stands above. A script that starts workers does so under `if __name__ == "__main__":`'
+            ) from error
+        except BaseException:
+            sampler.close()
+            raise
 
     def sample_tasks(self, num_tasks: int) -> list[Task]:
-        """Draw tasks with ``self.np_random``; empty mappings from an environment without tasks."""
-        if self._sampler is None or not hasattr(self._sampler.unwrapped, "sample_tasks"):
-            return [{} for _ in range(num_tasks)]
-        self._sampler.unwrapped.np_random = self.np_random
-        return list(self._sampler.unwrapped.sample_tasks(num_tasks))
+        """Draw tasks with ``self.np_random``; empty mappings from an environment without tasks.
+
+        Raises:
+            UserError: what the environment draws are no tasks.
+        """
+        return [{}] * num_tasks if self._sampler is None else self._sampler.draw_tasks(self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give sub-environment i the task ``tasks[i]``; empty mappings leave it alone.
 
         Raises:
-            UserError: the sub-environments have no way to take a task.
+            UserError: the sub-environments have no way to take a task, or refuse theirs.
         """
         if any(tasks):
             if not self._takes_tasks:
                 raise UserError(f"{self.envs} takes no tasks: set them before you hand it over, and give none here")
-            self.envs.set_attr("assigned_task", list(tasks))
+            if len(tasks) != self.num_envs:
+                raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
+            with self._errors("set_task"):
+                self.envs.set_attr("assigned_task", list(tasks))
+            self._tasks = list(tasks)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``; i gets ``seed + i``."""
+        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``; i gets ``seed + i``.
+
+        Raises:
+            UserError: an environment raises.
+            FloatingPointError: an observation is not finite.
+        """
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
-        observation, info = self.envs.reset(seed=seed, options=None if options is None else dict(options))
+        with self._errors("reset"):
+            observation, info = self.envs.reset(seed=seed, options=None if options is None else dict(options))
+        self._check_finite("reset", mask, observation)
         self._observation = observation if mask.all() else np.where(mask[:, None], observation, self._observation)
         self._terminated, self._truncated = self._terminated & ~mask, self._truncated & ~mask
         self._to_reset = self._to_reset & ~mask
         return self._observation.copy(), info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every unfinished sub-environment."""
-        if self._to_reset.any():
-            self.envs.reset(options={"reset_mask": self._to_reset})
+        """Step every unfinished sub-environment.
+
+        Raises:
+            UserError: an environment raises.
+            FloatingPointError: an observation or reward of an episode that is not void is not finite.
+        """
+        with self._errors("step"):
+            if self._to_reset.any():
+                self.envs.reset(options={"reset_mask": self._to_reset})
+            observation, reward, terminated, truncated, info = self.envs.step(actions)
         live = ~(self._terminated | self._truncated)
-        observation, reward, terminated, truncated, info = self.envs.step(actions)
+        void = live & info.get("void", False)
+        self._check_finite("step", live & ~void, observation, reward)
         self._to_reset = terminated | truncated
         self._observation = np.where(live[:, None], observation, self._observation)
         self._terminated = np.where(live, terminated, self._terminated)
         self._truncated = np.where(live, truncated, self._truncated)
-        info = {**info, "void": live & info.get("void", False)}
+        info = {**info, "void": void}
         return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, info
 
+    def _check_finite(self, doing: str, of: np.ndarray, observation: np.ndarray, reward: Any = 0.0) -> None:
+        """Stop at the first number that is none, in the sub-environments ``of``, naming it."""
+        finite_observation, finite_reward = np.isfinite(observation).all(1), np.isfinite(reward)
+        bad = np.flatnonzero(of & ~(finite_observation & finite_reward))
+        if len(bad):
+            i = int(bad[0])
+            what = f"the reward {reward[i]}" if finite_observation[i] else f"the observation {observation[i].tolist()}"
+            task = f", task {dict(self._tasks[i])!r:.200}" if self._tasks[i] else ""
+            self._failed = True
+            raise FloatingPointError(f"{doing} of environment {self._name!r} returned {what:.500}, not finite{task}")
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """Tell whatever goes wrong in the sub-environments, or with their processes, in one line."""
+        is_async = isinstance(self.envs.unwrapped, AsyncVectorEnv)
+        try:
+            # Gymnasium prints the tracebacks of workers, and raises what they raised besides.
+            with _quiet_gymnasium() if is_async else contextlib.nullcontext():
+                yield
+        except (UserError, MemoryError):
+            self._failed = True
+            raise
+        except Exception as error:
+            self._failed = True
+            if is_async and isinstance(error, (EOFError, OSError)):
+                raise UserError(f"a worker process of environment {self._name!r} died in {doing}") from error
+            problem = f"{type(error).__name__}: {error}"
+            raise UserError(f"environment {self._name!r} failed in {doing}: {problem}") from error
+        except BaseException:  # Ctrl-C: workers may be in the middle of a step
+            self._failed = True
+            raise
+
     def close(self) -> None:
-        """Close every sub-environment and the sampler."""
-        self.envs.close()
+        """Close every sub-environment and the sampler; workers that something went wrong with are ended."""
+        if self._failed and isinstance(self.envs, _WorkersVectorEnv):
+            self.envs.end()
+        else:
+            self.envs.close()
         if self._sampler is not None:
             self._sampler.close()
 
 
-def _make_with_task_setter(make: Callable[[], gym.Env]) -> TaskSetter:
-    return TaskSetter(make())
+class _WorkersVectorEnv(AsyncVectorEnv):
+    """Leaves no worker process behind, whatever happens."""
+
+    def __init__(self, functions: Sequence[Callable[[], gym.Env]]) -> None:
+        try:
+            super().__init__(functions, autoreset_mode=AutoresetMode.DISABLED)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """End the processes without asking them."""
+        for process in getattr(self, "processes", []):
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+        self.closed = True
+
+
+@contextlib.contextmanager
+def _quiet_gymnasium() -> Iterator[None]:
+    level = gym.logger.min_level
+    gym.logger.min_level = gym.logger.ERROR + 1
+    try:
+        yield
+    finally:
+        gym.logger.min_level = level
+
+
+def _make_sub_environment(make: Callable[..., gym.Env], drawn: DrawnTasks | None, parent: int) -> TaskSetter:
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its workers
+    return make_task_setter(make, drawn)

@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
     {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"},
-    {"checkpoint", "run_folder", "metrics_writers", "devices", "policies", "normalizer", "baseline", "video_grid"},
-    {"advantages", "surrogates", "task_vector_env"},
-    {"maml", "collection"},
+    {"checkpoint", "run_folder", "metrics_writers", "devices", "policies", "normalizer", "baseline", "video_grid"}
+    | {"drawn_tasks", "task_observer"},
+    {"advantages", "surrogates", "task_setter"},
+    {"maml", "collection", "task_vector_env"},
     {"meta_fisher", "adaptation", "outer.adam"},
     {"outer.trpo", "outer.ppo", "outer.reptile"},
     {"outer.promp"},

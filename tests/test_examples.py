@@ -1,12 +1,14 @@
-"""The examples in a shortened form: MAML beyond reinforcement learning."""
+"""The examples in a shortened form."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -117,3 +119,20 @@ def test_digits(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     chance = float(rows["Chance"][0])
     for name in ("MAML", "First-order MAML", "Meta-SGD", "Prototypical networks", "Matching networks"):
         assert float(rows[name][1].partition("±")[0]) > chance + 10, name
+
+
+def test_own_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        before, after = _load("adapt_custom_env").main(["--num_iterations=12"])
+    finally:
+        gym.registry.pop("PushedMass-v0", None)
+    assert after > before + 2
+    assert f"after one step {after:.2f}" in capsys.readouterr().out
+
+
+def test_pendulum_gravity(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--num_iterations=2", "--meta_batch_size=3", "--num_episodes=2", "--horizon=8"]
+    _load("pendulum_gravity").main([*sizes, "--gravity", "7", "8"])
+    out = capsys.readouterr().out
+    low, high = re.search(r"gravities from ([\d.]+) to ([\d.]+)", out).groups()  # type: ignore[union-attr]
+    assert 7 <= float(low) <= float(high) <= 8

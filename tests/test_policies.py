@@ -17,6 +17,7 @@ from maml_rl.policies import (
     Categorical,
     Gaussian,
     MLPPolicy,
+    MultiCategorical,
     action_size,
     distribution,
     flatten,
@@ -144,6 +145,83 @@ class TestCategorical:
         assert Categorical(logits).mode().tolist() == [[1, 0]]
 
 
+class TestMultiCategorical:
+    CHOICES = (2, 4, 3)
+
+    def dist(self, seed: int = 0) -> MultiCategorical:
+        policy = MLPPolicy(
+            OBSERVATION_SIZE,
+            sum(self.CHOICES),
+            discrete=self.CHOICES,
+            hidden_sizes=(4,),
+            nonlinearity="tanh",
+            init_std=1.0,
+            rng=np.random.default_rng(0),
+            dtype=torch.float64,
+        )
+        self.policy, self.stack = policy, random_stack(policy)
+        self.observations = randn(T, N, OBSERVATION_SIZE, seed=seed)
+        return distribution(policy, self.stack, self.observations)
+
+    def parts(self, dist: MultiCategorical) -> list[td.Categorical]:
+        return [td.Categorical(logits=dist.logits[:, :, d, :n]) for d, n in enumerate(self.CHOICES)]
+
+    def test_logits_are_those_of_the_network(self):
+        dist = self.dist()
+        layer = self.stack
+        x = torch.tanh(self.observations @ layer["weight_0"] + layer["bias_0"][:, None])
+        x = x @ layer["weight_1"] + layer["bias_1"][:, None]
+        own = torch.cat([dist.logits[:, :, d, :n] for d, n in enumerate(self.CHOICES)], -1)
+        torch.testing.assert_close(own, x, **CLOSE)
+
+    def test_log_prob_sums_over_actions(self):
+        dist = self.dist()
+        actions = torch.stack([torch.arange(T * N).reshape(T, N) % n for n in self.CHOICES], -1)
+        expected = sum(part.log_prob(actions[..., d]) for d, part in enumerate(self.parts(dist)))
+        torch.testing.assert_close(dist.log_prob(actions), expected, **CLOSE)
+
+    def test_kl_sums_over_actions(self):
+        dist, other = self.dist(), self.dist(seed=1)
+        pairs = zip(self.parts(dist), self.parts(other), strict=True)
+        torch.testing.assert_close(dist.kl(other), sum(td.kl_divergence(p, q) for p, q in pairs), **CLOSE)
+        assert torch.equal(dist.kl(dist), torch.zeros(T, N, dtype=torch.float64))
+
+    def test_fisher_product(self):
+        dist, weights = self.dist(), randn(T, N, seed=9).abs()
+        tangent = randn(*dist.logits.shape, seed=3)
+        (product,) = dist.fisher_product([tangent], weights)
+        for d, n in enumerate(self.CHOICES):
+            p = dist.logits[:, :, d, :n].softmax(-1)
+            fisher = torch.diag_embed(p) - p[..., :, None] * p[..., None, :]  # of each state, explicitly
+            expected = weights[..., None] * (fisher @ tangent[:, :, d, :n, None])[..., 0]
+            torch.testing.assert_close(product[:, :, d, :n], expected, **CLOSE)
+            assert (product[:, :, d, n:] == 0).all()
+
+    def test_samples_have_the_frequencies_of_the_softmax(self):
+        num_samples = 20_000
+        logits = self.dist().logits[:1, :1].float()
+        noise = self.policy.draw_noise(np.random.default_rng(0), (1, num_samples))
+        actions = MultiCategorical(logits.expand(1, num_samples, -1, -1)).sample(torch.from_numpy(noise))
+        assert actions.shape == (1, num_samples, 3)
+        frequencies = torch.nn.functional.one_hot(actions[0], 4).float().mean(0)
+        p = logits[0, 0].softmax(-1)
+        assert ((frequencies - p).abs() <= 4.5 * (p * (1 - p) / num_samples).sqrt()).all()
+
+    def test_mode(self):
+        dist = self.dist()
+        expected = torch.stack([part.probs.argmax(-1) for part in self.parts(dist)], -1)
+        assert torch.equal(dist.mode(), expected)
+
+    def test_gradients_are_finite_and_nothing_flows_to_choices_that_are_none(self):
+        dist = self.dist()
+        logits = dist.logits.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(
+            MultiCategorical(logits.detach() * 0.5).kl(MultiCategorical(logits)).sum(), logits
+        )
+        assert gradient.isfinite().all()
+        assert all((gradient[:, :, d, n:] == 0).all() for d, n in enumerate(self.CHOICES))
+
+
 class CustomPolicy(torch.nn.Module):
     """Not an MLPPolicy: a module with a layer of its own."""
 
@@ -266,9 +344,13 @@ class TestParameters:
 class TestActionSize:
     def test_of_each_kind_of_space(self):
         assert action_size(spaces.Box(-1, 1, (4,))) == (4, False)
-        assert action_size(spaces.Discrete(5)) == (5, True)
+        assert action_size(spaces.Box(-1, 1, (2, 3))) == (6, False)
+        assert action_size(spaces.Discrete(5, start=2)) == (5, True)
+        assert action_size(spaces.MultiDiscrete([3, 2])) == (5, (3, 2))
 
-    @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1), spaces.MultiBinary(3)])
+    @pytest.mark.parametrize(
+        "space", [spaces.Box(0, 9, (2,), np.int64), spaces.MultiDiscrete([[3, 2]]), spaces.MultiBinary(3)]
+    )
     def test_refuses_other_spaces(self, space):
         with pytest.raises(UserError, match="not supported"):
             action_size(space)

@@ -1,0 +1,108 @@
+"""Tasks as part of the observation, for a policy that is told them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from maml_rl.errors import UserError
+from maml_rl.protocols import Task, TaskVectorEnv
+
+
+class TaskObserver:
+    """Shows the task: its values follow every observation, in the alphabetical order of their names.
+
+    They are appended as they are, in their own units. Where they are far from 1, ``policy.normalize_observations``
+    brings them to the scale of the others.
+
+    Args:
+        env: with one-dimensional Box observations.
+        name: what the user calls it.
+
+    Raises:
+        UserError: the environment draws no tasks, or a task holds something other than numbers.
+    """
+
+    def __init__(self, env: TaskVectorEnv, name: str) -> None:
+        space = env.single_observation_space
+        assert isinstance(space, spaces.Box), "make_task_vector_env refuses other spaces"
+        self._env = env
+        self._name = name
+        self.num_envs = env.num_envs
+        self.single_action_space = env.single_action_space
+        generator, env.np_random = env.np_random, np.random.default_rng(0)
+        (task,) = env.sample_tasks(1)
+        env.np_random = generator
+        if not task:
+            raise UserError(f"env.observe_task: {name!r} draws no tasks, so there is none to observe")
+        self._names = sorted(task)
+        self._numbers(task)
+        self._values: np.ndarray | None = None
+        self._dtype = np.result_type(space.dtype, np.float32)
+        unbounded = np.full(len(self._names), np.inf)
+        self.single_observation_space: spaces.Space = spaces.Box(
+            np.concatenate([space.low, -unbounded]).astype(self._dtype),
+            np.concatenate([space.high, unbounded]).astype(self._dtype),
+            dtype=self._dtype.type,
+        )
+
+    def _numbers(self, task: Task) -> list[float]:
+        try:
+            if set(task) != set(self._names):
+                raise KeyError
+            return [float(task[name]) for name in self._names]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"env.observe_task: a task of {self._name!r} must hold one number for each of {self._names}, "
+                f"got {dict(task)!r:.200}"
+            ) from error
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """What tasks are drawn with."""
+        return self._env.np_random
+
+    @np_random.setter
+    def np_random(self, generator: np.random.Generator) -> None:
+        self._env.np_random = generator
+
+    def sample_tasks(self, num_tasks: int) -> Sequence[Task]:
+        """Draw tasks with ``self.np_random``."""
+        return self._env.sample_tasks(num_tasks)
+
+    def set_tasks(self, tasks: Sequence[Task]) -> None:
+        """Give sub-environment i the task ``tasks[i]``, and show it from the next observation on.
+
+        Raises:
+            UserError: a task does not hold the numbers that are shown.
+        """
+        values = np.array([self._numbers(task) for task in tasks], self._dtype)
+        self._env.set_tasks(tasks)
+        self._values = values
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start episodes; tasks must have been set before.
+
+        Raises:
+            UserError: they have not.
+        """
+        if self._values is None or any(name in (options or {}) for name in ("task", "tasks")):
+            raise UserError(f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a reset")
+        observation, info = self._env.reset(seed=seed, options=options)
+        return self._with_task(observation), info
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every unfinished sub-environment."""
+        observation, *rest = self._env.step(actions)
+        return self._with_task(observation), *rest
+
+    def _with_task(self, observation: np.ndarray) -> np.ndarray:
+        assert self._values is not None, "reset comes first, and asks for them"
+        return np.concatenate([observation, self._values], axis=1, dtype=self._dtype)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
