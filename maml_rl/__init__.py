@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from maml_rl.config import Config as Config
     from maml_rl.config_files import load as load
     from maml_rl.config_files import load_config as load_config
+    from maml_rl.episode_log import EpisodeLog as EpisodeLog
     from maml_rl.errors import UserError as UserError
     from maml_rl.evaluation import evaluate as evaluate
     from maml_rl.meta_policy import MetaPolicy as MetaPolicy
+    from maml_rl.policy_import import from_sb3 as from_sb3
+    from maml_rl.pretrained_runs import pretrained_names as pretrained_names
     from maml_rl.recording import record as record
     from maml_rl.training import Interrupted as Interrupted
     from maml_rl.training import resume as resume
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
 # Imported on first use: `python -m maml_rl.train --help` should not wait for torch.
 _HOMES = {
     "Config": "config",
+    "EpisodeLog": "episode_log",
     "Interrupted": "training",
     "MetaPolicy": "meta_policy",
     "UserError": "errors",
     "evaluate": "evaluation",
+    "from_sb3": "policy_import",
     "load": "config_files",
     "load_config": "config_files",
+    "pretrained_names": "pretrained_runs",
     "record": "recording",
     "resume": "training",
     "train": "training",
@@ -37,12 +43,15 @@ _HOMES = {
 
 __all__ = [
     "Config",
+    "EpisodeLog",
     "Interrupted",
     "MetaPolicy",
     "UserError",
     "evaluate",
+    "from_sb3",
     "load",
     "load_config",
+    "pretrained_names",
     "record",
     "resume",
     "train",

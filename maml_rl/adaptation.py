@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
 from maml_rl.advantages import with_advantages
 from maml_rl.baseline import BaselineConfig
@@ -70,7 +71,6 @@ def collect_through_adaptation(
         The episodes after 0, 1, ... inner steps, with advantages, and the last parameters, a stack.
     """
     watch = watch or Stopwatch()
-    loss = policy_gradient_loss(collector.policy, inner.surrogate)
     if tasks is not None:
         collector.set_tasks(tasks)
     stack = with_context(collector.policy, make_stack(theta, collector.num_tasks))
@@ -81,16 +81,33 @@ def collect_through_adaptation(
         episodes.append(with_advantages(collected, baseline))
         watch.lap("advantages")
         if k < inner.num_steps:
-            blocks = []
-            for i in range(0, collector.num_tasks, TASKS_PER_BLOCK):
-                block = {name: value[i : i + TASKS_PER_BLOCK] for name, value in stack.items()}
-                support = episodes[-1].tasks(i, i + TASKS_PER_BLOCK)
-                size = step_sizes(collector.policy, inner, block, first_step + k)
-                # First order, since only the value is wanted here.
-                blocks.append(adapt(block, [support], loss, step_size=size, first_order=True))
-            stack = {name: torch.cat([block[name] for block in blocks]) for name in stack}
-            for name, value in stack.items():
-                if not value.isfinite().all():
-                    raise FloatingPointError(f"{name} is not finite after inner step {k + 1}: lower inner.step_size")
+            stack = inner_step(collector.policy, stack, episodes[-1], inner, first_step + k)
             watch.lap("adaptation")
     return episodes, stack
+
+
+def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int) -> dict[str, Tensor]:
+    """The stack after one inner step on episodes with advantages, taken in blocks of tasks; a value.
+
+    Args:
+        policy: the architecture.
+        stack: parameters, each (T, ...).
+        support: episodes of T tasks that the stack played.
+        inner: how to adapt.
+        step: number of inner steps before.
+
+    Raises:
+        FloatingPointError: a parameter is not finite any more.
+    """
+    loss = policy_gradient_loss(policy, inner.surrogate)
+    blocks = []
+    for i in range(0, support.num_tasks, TASKS_PER_BLOCK):
+        block = {name: value[i : i + TASKS_PER_BLOCK] for name, value in stack.items()}
+        size = step_sizes(policy, inner, block, step)
+        # First order, since only the value is wanted here.
+        blocks.append(adapt(block, [support.tasks(i, i + TASKS_PER_BLOCK)], loss, step_size=size, first_order=True))
+    adapted = {name: torch.cat([block[name] for block in blocks]) for name in stack}
+    for name, value in adapted.items():
+        if not value.isfinite().all():
+            raise FloatingPointError(f"{name} is not finite after inner step {step + 1}: lower inner.step_size")
+    return adapted

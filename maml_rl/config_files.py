@@ -30,6 +30,7 @@ from maml_rl.errors import UserError
 from maml_rl.maml import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.pretrained_runs import find_run
 from maml_rl.run_folder import read_config, read_yaml
 from maml_rl.task_vector_env import EnvConfig, resolve_env_id
 
@@ -41,10 +42,10 @@ _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
 
 
 def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
-    """The policy of a run's last checkpoint.
+    """The policy of a run's last checkpoint, or one of those that come with the package.
 
     Args:
-        run: the run folder.
+        run: the run folder, or a name of :func:`maml_rl.pretrained_names`. A folder of that name wins.
         device: where the policy shall live: cpu, cuda, cuda:1, ..., or auto.
 
     Raises:
@@ -55,7 +56,8 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
 
 def load_run(run: Path, device: torch.device) -> MetaPolicy:
     """As :func:`load`, with a torch device."""
-    return load_policy(run, run_config(run), device)
+    folder = find_run(run)
+    return load_policy(folder, run_config(folder), device)
 
 
 def run_config(run: Path) -> Config:

@@ -46,14 +46,19 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--num_episodes", type=positive, default=20, help="per task and step (default: 20)")
     parser.add_argument("--num_steps", type=natural, default=3, help="adaptation steps K (default: 3)")
     parser.add_argument(
-        "--output", type=Path, help="folder for the files, replaced there (default: evaluation in the first RUN)"
+        "--output",
+        type=Path,
+        help="folder for the files, replaced there (default: evaluation in the first RUN, or in runs/NAME)",
     )
     parser.add_argument("--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines")
     add_env_flags(parser)
     env_flags, argv = take_env_flags(argv)
     args = parse(parser, argv)
 
-    folder = args.output or args.runs[0] / "evaluation"
+    from maml_rl.pretrained_runs import find_run, output_folder
+
+    args.runs = [find_run(run) for run in args.runs]
+    folder = args.output or output_folder(args.runs[0]) / "evaluation"
     comparison, env = _evaluated(args, env_flags, folder)
     changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags)
     kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,18 +14,25 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.adaptation import collect_through_adaptation
+from maml_rl.adaptation import collect_through_adaptation, inner_step
+from maml_rl.advantages import with_advantages
 from maml_rl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.config import Config, PolicyConfig, to_mapping
+from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import UserError
-from maml_rl.maml import InnerConfig, initial_theta
+from maml_rl.export import PlainPolicy, export
+from maml_rl.folding import PlainNetwork, folded
+from maml_rl.maml import InnerConfig, initial_theta, with_context
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.run_folder import create_run_folder
 from maml_rl.task_vector_env import as_task_vector_env
+
+if TYPE_CHECKING:
+    from maml_rl.sb3 import Model, SB3Env
 
 
 def make_policy(
@@ -139,8 +146,9 @@ class MetaPolicy:
         num_steps: int | None = None,
         num_episodes: int | None = None,
         seed: int = 0,
+        episodes: EpisodeLog | Mapping[str, Any] | Sequence[EpisodeLog | Mapping[str, Any]] | None = None,
     ) -> MetaPolicy:
-        """Adapt by policy gradient to the task that an environment poses.
+        """Adapt by policy gradient to the task that an environment poses, or that episodes played elsewhere show.
 
         Args:
             env: an environment, a vector environment (autoreset disabled, all on the same task, of a size that divides
@@ -150,13 +158,21 @@ class MetaPolicy:
             num_steps: inner steps; default as in training.
             num_episodes: episodes per step; default as in training.
             seed: of the episodes.
+            episodes: what this policy has played already, in place of an environment: an
+                :class:`~maml_rl.episode_log.EpisodeLog` or a mapping of its fields, for one inner step, or one for
+                each inner step in turn, played by the policy that the steps before it lead to.
 
         Returns:
             The adapted policy; this one is unchanged.
 
         Raises:
-            UserError: the environment's spaces differ from the policy's, or a number is out of range.
+            UserError: the environment's spaces differ from the policy's, a number is out of range, or the episodes
+                cannot be used.
         """
+        if episodes is not None:
+            if (env, task, num_steps, num_episodes) != (None,) * 4:
+                raise UserError("episodes say all: leave out env, task, num_steps and num_episodes")
+            return self._adapted_to([episodes] if isinstance(episodes, (EpisodeLog, Mapping)) else episodes)
         if isinstance(env, Mapping):
             raise UserError(f"a task is given as task={dict(env)!r}; the first argument is an environment")
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
@@ -179,9 +195,99 @@ class MetaPolicy:
                 first_step=self.num_adaptation_steps,
                 final_episodes=False,
             )
+        return self._with(stack, inner.num_steps)
+
+    @torch.no_grad()
+    def _adapted_to(self, logs: Any) -> MetaPolicy:
+        """One inner step on each log."""
+        if not isinstance(logs, Sequence) or len(logs) == 0:
+            raise UserError(f"episodes must be one log, or a sequence of one for each inner step; got {logs!r:.100}")
+        stack = with_context(self.policy, make_stack(self.theta, 1))
+        for k, log in enumerate(logs):
+            played = to_episodes(EpisodeLog.of(log), self.policy, stack, self.normalizer, self.action_map)
+            support = with_advantages(played, self.config.baseline)
+            stack = inner_step(self.policy, stack, support, self.config.inner, self.num_adaptation_steps + k)
+        return self._with(stack, len(logs))
+
+    def _with(self, stack: Params, num_steps: int) -> MetaPolicy:
+        """This policy ``num_steps`` inner steps later, with the parameters (1, ...) that they lead to."""
         theta_prime = {name: value[0] for name, value in stack.items()}
-        steps = self.num_adaptation_steps + inner.num_steps
-        return dataclasses.replace(self, theta=theta_prime, num_adaptation_steps=steps)
+        return dataclasses.replace(self, theta=theta_prime, num_adaptation_steps=self.num_adaptation_steps + num_steps)
+
+    @property
+    def plain_network(self) -> PlainNetwork:
+        """The policy with normalisation, context and action map folded into its layers."""
+        return folded(self.policy, self.theta, self.normalizer, self.action_map)
+
+    def module(self, with_distribution: bool = False) -> PlainPolicy:
+        """A plain ``nn.Module`` on the CPU: raw observations (N, observation_size) to the most probable actions.
+
+        Args:
+            with_distribution: give the parameters of the action distribution instead; see
+                :class:`~maml_rl.export.PlainPolicy`.
+        """
+        return PlainPolicy(self.plain_network, self.action_space, with_distribution)
+
+    def export(self, path: str | Path, with_distribution: bool = False) -> Path:
+        """Write :meth:`module` to a file: ``.onnx``, ``.ts`` (TorchScript) or ``.pt2`` (torch.export).
+
+        Raises:
+            UserError: another ending, no such folder, or packages that are missing.
+        """
+        path = Path(path)
+        export(self.module(with_distribution), self.policy.observation_size, path)
+        return path
+
+    def to_sb3(
+        self,
+        env: SB3Env | str | None = None,
+        algorithm: str | type[Model] = "PPO",
+        *,
+        task: Task | None = None,
+        num_envs: int = 1,
+        **settings: Any,
+    ) -> Model:
+        """A Stable-Baselines3 model whose actor is this policy, to be trained on; its value network is new.
+
+        On the same observation an action has the same distribution, before it is clipped.
+
+        Args:
+            env: a Gymnasium environment, a ``VecEnv``, or what ``--env`` takes, which the batch engine plays; default
+                is the environment that the policy was trained on.
+            algorithm: PPO or A2C, by name or class.
+            task: of an environment that is made here; default is one drawn for each simulation.
+            num_envs: simulations of an environment that is made here.
+            settings: of the algorithm, as ``learning_rate``.
+
+        Raises:
+            UserError: another algorithm, or an environment that does not fit.
+        """
+        from maml_rl import sb3  # here, since Stable-Baselines3 takes its time to load
+
+        if env is None or isinstance(env, str):
+            env = sb3.make_vec_env(
+                env,
+                self.config.env,
+                self.config.horizon,
+                num_envs=num_envs,
+                task=task,
+                seed=settings.get("seed"),
+            )
+        elif task is not None or num_envs != 1:
+            raise UserError("task and num_envs are for an environment that is made here: leave them out, or env")
+        sb3.check_env(env)
+        self.check_spaces(env.observation_space, env.action_space)
+        self.check_bounds(env.action_space)
+        return sb3.model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
+
+    def check_bounds(self, action_space: spaces.Space) -> None:
+        """Refuse actions of other bounds than the policy's.
+
+        Raises:
+            UserError: they differ; both are named.
+        """
+        if action_space != self.action_space:
+            raise UserError(f"the actions are {action_space}; the policy expects {self.action_space}")
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Refuse an environment that the policy was not made for.

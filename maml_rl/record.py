@@ -38,19 +38,23 @@ def command(argv: list[str]) -> int:
         "up to 60, gif 50; a gif takes the nearest of 100/n)",
     )
     parser.add_argument("--format", choices=FORMATS, help="default: the ending of --output, or mp4")
-    parser.add_argument("--output", type=Path, help="video file, .mp4 or .gif (default: RUN/videos/adaptation.mp4)")
+    parser.add_argument(
+        "--output", type=Path, help="video file, .mp4 or .gif (default: videos/adaptation.mp4 in RUN, or in runs/NAME)"
+    )
     add_env_flags(parser)
     env_flags, argv = take_env_flags(argv)
     args = parse(parser, argv)
 
     from maml_rl.config_files import load_run
     from maml_rl.devices import resolve_device
+    from maml_rl.pretrained_runs import find_run, output_folder
     from maml_rl.recording import record
 
-    path = args.output or args.run / "videos" / f"adaptation.{args.format or FORMATS[0]}"
+    run = find_run(args.run)
+    path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"
     if args.format and path.suffix.lower() != f".{args.format}":
         raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
-    policy = load_run(args.run, resolve_device(args.device))
+    policy = load_run(run, resolve_device(args.device))
     if env_flags.sweeps:
         raise UserError("a video shows one body: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
     if args.task is not None and env_flags.flags:

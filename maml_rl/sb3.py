@@ -1,4 +1,4 @@
-"""Stable-Baselines3 on our environments: they as its ``VecEnv``, and its PPO on one task.
+"""Stable-Baselines3 on our environments: they as its ``VecEnv``, its PPO on one task, our policies as its models.
 
 The only file that imports its algorithms.
 """
@@ -7,23 +7,35 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, NoReturn
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from torch import nn
 
 from maml_rl.collection import ActionMap, one_torch_thread
 from maml_rl.errors import UserError
+from maml_rl.folding import ACTIVATIONS, PlainNetwork
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.task_vector_env import EnvConfig, as_task_vector_env
+from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, make_task_vector_env, resolve_env_id
+
+Model = OnPolicyAlgorithm
+"""A model of Stable-Baselines3 with an actor and a value network."""
+SB3Env = gym.Env | VecEnv
+"""An environment that it trains on."""
+_ALGORITHMS: dict[str, type[Model]] = {"PPO": PPO, "A2C": A2C}
 
 
 class TaskVecEnv(VecEnv):
@@ -235,15 +247,18 @@ class _Progress(BaseCallback):
 
 
 def _new_ppo(envs: TaskVecEnv, settings: PPOSettings, seed: int) -> PPO:
-    space = envs.action_space
-    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise UserError(f"Stable-Baselines3's PPO needs actions that are bounded, got {space}")
+    _check_bounded(envs.action_space)
     options = asdict(settings)
     del options["num_envs"]
     seed_32 = int(np.random.SeedSequence(seed).generate_state(1)[0])  # the largest that its generators take
     model = PPO("MlpPolicy", envs, seed=seed_32, device="cpu", **options)
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
+
+
+def _check_bounded(space: spaces.Space) -> None:
+    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(f"Stable-Baselines3's PPO and A2C need actions that are bounded, got {space}")
 
 
 def _mean_return(model: PPO, envs: TaskVecEnv, seed: int) -> float:
@@ -272,3 +287,106 @@ def _global_generators_kept() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
+
+
+def make_vec_env(
+    name: str | None, config: EnvConfig, horizon: int, *, num_envs: int, task: Task | None, seed: int | None
+) -> VecEnv:
+    """Simulations side by side, whose episodes Stable-Baselines3 logs.
+
+    Args:
+        name: what ``--env`` takes; ``None`` stands for ``config``, which also gives the arguments if it is the same.
+        config: of an environment.
+        horizon: longest episode.
+        num_envs: simulations.
+        task: of all; ``None`` draws one for each.
+        seed: of the tasks drawn; ``None`` for fresh ones.
+
+    Raises:
+        UserError: the environment or the task cannot be used.
+    """
+    if num_envs < 1:
+        raise UserError(f"num_envs must be at least 1, got {num_envs}")
+    same = name is None or resolve_env_id(name) == resolve_env_id(config.name)
+    env = make_task_vector_env(config if same or name is None else EnvConfig(name=name), num_envs, horizon)
+    env.np_random = np.random.default_rng(seed)
+    env.set_tasks(list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs)
+    return VecMonitor(TaskVecEnv(env))
+
+
+def check_env(env: object) -> None:
+    """Refuse what Stable-Baselines3 cannot train on.
+
+    Raises:
+        UserError: it is none of its environments.
+    """
+    if not isinstance(env, SB3Env):
+        raise UserError(
+            f"env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got {env!r:.100}; "
+            "maml_rl.sb3.TaskVecEnv makes a VecEnv of a vector environment with tasks"
+        )
+
+
+def model_of(
+    network: PlainNetwork, env: SB3Env, algorithm: str | type[Model], settings: Mapping[str, Any]
+) -> OnPolicyAlgorithm:
+    """A model whose actor is ``network``, with a new value network of the same hidden sizes.
+
+    Raises:
+        UserError: another algorithm than PPO and A2C, or settings that would give it another actor.
+    """
+    chosen = _ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else algorithm
+    if chosen is None or chosen not in _ALGORITHMS.values():
+        name = getattr(algorithm, "__name__", algorithm)
+        raise UserError(f"algorithm {name} is not supported: a meta-policy can become the actor of PPO or A2C")
+    _check_bounded(env.action_space)
+    refused = settings.keys() & {"policy", "policy_kwargs", "use_sde"}
+    if refused:
+        raise UserError(f"{', '.join(sorted(refused))}: the meta-policy says what the actor is")
+    hidden = [len(bias) for _, bias in network.layers[:-1]]
+    policy_kwargs = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.nonlinearity]}
+    model = chosen("MlpPolicy", env, policy_kwargs=policy_kwargs, **settings)
+    with torch.no_grad():
+        for linear, (weight, bias) in zip(_actor_layers(model.policy), network.layers, strict=True):
+            linear.weight.copy_(weight.T)
+            linear.bias.copy_(bias)
+        if network.log_std is not None:
+            model.policy.log_std.copy_(network.log_std)
+    return model
+
+
+def network_of(model: object) -> PlainNetwork:
+    """The actor of a model.
+
+    Raises:
+        UserError: it is no PPO or A2C with a multilayer perceptron; what does not fit is named.
+    """
+    if type(model) not in _ALGORITHMS.values():
+        raise UserError(f"a policy can be taken from PPO or A2C, not from {type(model).__name__}")
+    policy: Any = model.policy  # type: ignore[attr-defined]
+    normalized = model.get_vec_normalize_env()  # type: ignore[attr-defined]
+    names = {activation: name for name, activation in ACTIVATIONS.items()}
+    obstacles = {
+        f"its policy is a {type(policy).__name__}, not an MlpPolicy": type(policy) is not ActorCriticPolicy,
+        "its exploration depends on the state (use_sde)": policy.use_sde,
+        f"its features come from a {type(policy.features_extractor).__name__}": type(policy.features_extractor)
+        is not FlattenExtractor,
+        f"its activation {policy.activation_fn} is none of {', '.join(names.values())}": policy.activation_fn
+        not in names,
+        "its observations are normalised by VecNormalize": normalized is not None and normalized.norm_obs,
+    }
+    for obstacle, applies in obstacles.items():
+        if applies:
+            raise UserError(f"this {type(model).__name__} model cannot become a meta-policy: {obstacle}")
+    return PlainNetwork(
+        layers=tuple(
+            (linear.weight.detach().cpu().T.clone(), linear.bias.detach().cpu().clone())
+            for linear in _actor_layers(policy)
+        ),
+        log_std=policy.log_std.detach().cpu().clone() if hasattr(policy, "log_std") else None,
+        nonlinearity=names[policy.activation_fn],
+    )
+
+
+def _actor_layers(policy: Any) -> list[nn.Linear]:
+    return [layer for layer in [*policy.mlp_extractor.policy_net, policy.action_net] if isinstance(layer, nn.Linear)]

@@ -11,22 +11,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
     {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"},
-    {"checkpoint", "run_folder", "metrics_writers", "devices", "policies", "normalizer", "baseline", "video_grid"}
-    | {"drawn_tasks", "task_observer"},
+    {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "devices", "policies", "normalizer", "baseline"}
+    | {"video_grid", "drawn_tasks", "task_observer"},
     {"advantages", "surrogates", "task_setter"},
     {"maml", "collection", "task_vector_env"},
-    {"meta_fisher", "adaptation", "outer.adam"},
-    {"outer.trpo", "outer.ppo", "outer.reptile"},
+    {"meta_fisher", "adaptation", "outer.adam", "folding"},
+    {"outer.trpo", "outer.ppo", "outer.reptile", "sb3", "episode_log", "export"},
     {"outer.promp"},
     {"outer"},
     {"config"},
     {"meta_policy", "meta_trainer"},
-    {"evaluation", "recording", "sb3"},
+    {"evaluation", "recording"},
     {"comparison"},
     {"figures"},
     {"report"},
     {"config_files"},
-    {"run_groups"},
+    {"run_groups", "policy_import"},
     {"training", "learning_curves"},
     {"baseline_runs"},
     {"cli"},

@@ -136,3 +136,19 @@ def test_pendulum_gravity(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     low, high = re.search(r"gravities from ([\d.]+) to ([\d.]+)", out).groups()  # type: ignore[union-attr]
     assert 7 <= float(low) <= float(high) <= 8
+
+
+def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _load("adapt_from_log").main(["--num_episodes", "10", "--log", str(tmp_path / "log.npz")])
+    before, after = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
+    assert before < 100 < 200 < after
+
+
+def test_sb3_finetune(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--num_env_steps", "2400", "--num_points", "1", "--num_envs", "2", "--n_steps", "32"]
+    _load("sb3_finetune").main(["--policy", "PointNavigation", *sizes])
+    rows = [[float(cell) for cell in _cells(line)] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == [0, 2400]
+    # The first row is that of the adapted policy and of a fresh one; adaptation itself took 2000 steps.
+    assert rows[0][1] > rows[0][2] + 5
+    assert all(np.isfinite(rows[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,10 +15,13 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import RescaleAction
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from synthetic_policies import KINDS, make_meta_policy, observations_of
 
+import maml_rl
 from maml_rl.errors import UserError
 from maml_rl.sb3 import PPOSettings, TaskVecEnv, ppo_learning_curve
 from maml_rl.task_vector_env import EnvConfig, make_task_vector_env
@@ -297,3 +301,164 @@ def test_unbounded_actions_are_refused() -> None:
             ppo_learning_curve(EnvConfig(name="TestUnbounded-v0"), {"length": 3}, 5, num_env_steps=1, seed=0)
     finally:
         del gym.registry["TestUnbounded-v0"]
+
+
+# --- policies out and in ---
+
+
+class Blank(gym.Env):
+    """It has the spaces of a policy, and nothing happens."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.np_random.normal(size=self.observation_space.shape), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.np_random.normal(size=self.observation_space.shape), 1.0, False, self.np_random.random() < 0.1, {}
+
+
+def blank(kind: str) -> Blank:
+    policy = make_meta_policy(kind)
+    return Blank(policy.observation_space, policy.action_space)
+
+
+def parameters_of(model: Any, observations: np.ndarray) -> list[np.ndarray]:
+    """Mean and standard deviation of the actor's distribution, or its logits."""
+    inner = model.policy.get_distribution(torch.from_numpy(observations)).distribution
+    values = [inner.logits] if hasattr(inner, "logits") else [inner.mean, inner.stddev]
+    return [value.detach().numpy() for value in values]
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", A2C], ids=["PPO", "A2C"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unbounded"])
+def test_the_actor_has_the_policys_distribution(kind: str, algorithm: Any) -> None:
+    policy = make_meta_policy(kind)
+    observations = observations_of(policy)
+    model = policy.to_sb3(blank(kind), algorithm)
+    expected = policy.module(with_distribution=True)(torch.from_numpy(observations))
+    given = parameters_of(model, observations)
+    if policy.policy.discrete:
+        expected = [expected.log_softmax(-1)]
+    for value, wanted in zip(given, expected, strict=True):
+        np.testing.assert_allclose(value, wanted.detach(), rtol=1e-4, atol=1e-5)
+    actions, _ = model.predict(observations, deterministic=True)
+    np.testing.assert_allclose(actions, policy.predict(observations, deterministic=True)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "discrete"])
+def test_the_model_learns_is_evaluated_and_survives_a_file(kind: str, tmp_path: Path) -> None:
+    model = make_meta_policy(kind).to_sb3(blank(kind), n_steps=16, batch_size=8, seed=0)
+    observations = observations_of(make_meta_policy(kind))
+    before = parameters_of(model, observations)[0]
+    model.learn(32)
+    after = parameters_of(model, observations)[0]
+    assert not np.array_equal(before, after)
+    assert np.isfinite(evaluate_policy(model, Monitor(blank(kind)), n_eval_episodes=2)[0])
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(parameters_of(PPO.load(tmp_path / "model"), observations)[0], after)
+
+
+def test_an_adapted_policy_starts_where_it_stands_on_its_own_environment() -> None:
+    task = {"goal_x": 0.4, "goal_y": -0.3}
+    policy = maml_rl.load("PointNavigation")
+    adapted = policy.adapt(task=task)
+    for env in (None, "PointNavigation"):
+        model = adapted.to_sb3(env, task=task, num_envs=4, n_steps=8, batch_size=8)
+        assert model.n_envs == 4
+        mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=4)
+        assert mean > evaluate_policy(policy, model.get_env(), n_eval_episodes=4)[0]  # type: ignore[arg-type]
+    model.learn(32)
+    assert len(model.ep_info_buffer) == 0  # an episode has 100 steps
+    batch = make("PointNavigation", 5)
+    assert adapted.to_sb3(batch, "A2C").get_env() is batch
+
+
+def test_tasks_are_drawn_where_none_is_given() -> None:
+    policy = maml_rl.load("PointNavigation")
+    tasks = [policy.to_sb3(num_envs=3, seed=seed).get_env().get_attr("tasks", 0)[0] for seed in (0, 0, 1)]
+    assert tasks[0] == tasks[1] != tasks[2]
+    assert len({task["goal_x"] for task in tasks[0]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"algorithm": DQN}, "DQN is not supported"),
+        ({"algorithm": "SAC"}, "SAC is not supported"),
+        ({"env": "CartPole-v1"}, "Discrete"),
+        ({"env": "HalfCheetahDri"}, "HalfCheetahDri"),
+        ({"env": 3}, "VecEnv"),
+        ({"num_envs": 0}, "num_envs"),
+        ({"policy_kwargs": {}}, "policy_kwargs"),
+        ({"use_sde": True}, "use_sde"),
+    ],
+    ids=str,
+)
+def test_what_cannot_become_a_model_is_refused(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        maml_rl.load("PointNavigation").to_sb3(**arguments)
+
+
+def test_bounds_and_arguments_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="need actions that are bounded"):
+        make_meta_policy("unbounded").to_sb3(blank("unbounded"))
+    policy = maml_rl.load("PointNavigation")
+    with pytest.raises(UserError, match=r"-1\.0, 1\.0.*-0\.1, 0\.1"):
+        policy.to_sb3(make("PointNavigation", 5, normalize_actions=True))
+    with pytest.raises(UserError, match="leave them out"):
+        policy.to_sb3(make("PointNavigation", 5), num_envs=2)
+    with pytest.raises(UserError, match="TaskVecEnv"):
+        policy.to_sb3(make("PointNavigation", 5).env)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model_class", [PPO, A2C])
+@pytest.mark.parametrize("name", ["PointNavigation", "CartPole-v1"])
+def test_a_model_becomes_a_policy_that_a_run_starts_from(name: str, model_class: Any, tmp_path: Path) -> None:
+    env_id = f"maml_rl/{name}-v0" if name == "PointNavigation" else name
+    kwargs = {"net_arch": {"pi": [7], "vf": [9, 5]}, "activation_fn": torch.nn.SiLU, "log_std_init": -1.5}
+    model = model_class("MlpPolicy", env_id, policy_kwargs=kwargs, seed=0, device="cpu")
+    policy = maml_rl.from_sb3(model, name, policy={"normalize_observations": True}, inner={"step_size": 0.3})
+    assert policy.config.policy.hidden_sizes == (7,)
+    assert policy.config.inner.step_size == 0.3
+    observations = np.random.default_rng(0).normal(size=(5, policy.policy.observation_size)).astype(np.float32)
+    expected = parameters_of(model, observations)
+    given = policy.module(with_distribution=True)(torch.from_numpy(observations))
+    given = [given.log_softmax(-1)] if policy.policy.discrete else given
+    for value, wanted in zip(given, expected, strict=True):
+        np.testing.assert_allclose(value.detach(), wanted, rtol=1e-4, atol=1e-6)
+    back = parameters_of(policy.to_sb3(), observations)
+    np.testing.assert_allclose(back[0], expected[0], rtol=1e-4, atol=1e-6)
+    policy.save(tmp_path / "start")
+    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5}
+    off = {"final_evaluation": False, "final_video": False}
+    settings = {"hidden_sizes": [7], "nonlinearity": "silu", "normalize_observations": True}
+    config = maml_rl.load_config(
+        env=name, policy=settings, init_from=str(tmp_path / "start"), output=str(tmp_path / "run"), logging=off, **sizes
+    )
+    trained = maml_rl.load(maml_rl.train(config))
+    assert float((trained.theta["weight_0"] - policy.theta["weight_0"]).abs().max()) < 0.3
+
+
+def test_models_that_do_not_fit_are_refused() -> None:
+    def model(**kwargs: Any) -> PPO:
+        return PPO("MlpPolicy", kwargs.pop("env", "maml_rl/PointNavigation-v0"), device="cpu", **kwargs)
+
+    normalized = VecNormalize(DummyVecEnv([lambda: gym.make("maml_rl/PointNavigation-v0")]))
+    refused: list[tuple[Any, str, str]] = [
+        (model(use_sde=True), "PointNavigation", "use_sde"),
+        (model(policy_kwargs={"activation_fn": torch.nn.GELU}), "PointNavigation", "GELU"),
+        (model(env=normalized), "PointNavigation", "VecNormalize"),
+        (model(env=make("PointNavigation", 5, normalize_actions=True)), "PointNavigation", r"-1\.0, 1\.0"),
+        (model(policy_kwargs={"log_std_init": -30.0}), "PointNavigation", "too small"),
+        (model(env="CartPole-v1"), "PointNavigation", "Discrete"),
+        (DQN("MlpPolicy", "CartPole-v1"), "CartPole-v1", "not from DQN"),
+        ("model.zip", "CartPole-v1", "not from str"),
+    ]
+    for given, env, told in refused:
+        with pytest.raises(UserError, match=told):
+            maml_rl.from_sb3(given, env)
+    with pytest.raises(UserError, match="hidden_sizes is the model's"):
+        maml_rl.from_sb3(model(), "PointNavigation", policy={"hidden_sizes": [3]})

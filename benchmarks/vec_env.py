@@ -1,0 +1,77 @@
+"""The batch engine as Stable-Baselines3's VecEnv against its own DummyVecEnv and SubprocVecEnv.
+
+Control steps per second. All step the same task with the same random actions; rounds of the three alternate, and ratios
+are taken within a round.
+
+    python benchmarks/vec_env.py --env HalfCheetahVel --num_envs 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+
+import gymnasium as gym
+import maml_envs
+import numpy as np
+from floor import summary
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from maml_rl.sb3 import TaskVecEnv
+from maml_rl.task_vector_env import EnvConfig, make_task_vector_env
+
+
+def single(name: str, horizon: int) -> gym.Env:
+    """One environment, in a process that may not know our ids yet."""
+    return gym.make(maml_envs.env_id(name), max_episode_steps=horizon)
+
+
+def steps_per_second(envs: VecEnv, actions: np.ndarray) -> float:
+    """Play actions (num_steps, num_envs, action_size) from a fresh start."""
+    envs.seed(0)
+    envs.reset()
+    start = time.perf_counter()
+    for action in actions:
+        envs.step(action)
+    return actions.shape[0] * actions.shape[1] / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="HalfCheetahVel")
+    parser.add_argument("--num_envs", type=int, default=16)
+    parser.add_argument("--num_steps", type=int, default=500, help="of each simulation and round")
+    parser.add_argument("--horizon", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    batch = make_task_vector_env(EnvConfig(name=args.env), args.num_envs, args.horizon)
+    task = batch.sample_tasks(1)[0]
+    batch.set_tasks([task] * args.num_envs)
+    makers = [functools.partial(single, args.env, args.horizon)] * args.num_envs
+    own = {"DummyVecEnv": DummyVecEnv(makers), "SubprocVecEnv": SubprocVecEnv(makers)}
+    for envs in own.values():
+        envs.env_method("set_task", task)
+    contestants: dict[str, VecEnv] = {"TaskVecEnv": TaskVecEnv(batch), **own}
+    space = batch.single_action_space
+    space.seed(0)
+    actions = np.array([[space.sample() for _ in range(args.num_envs)] for _ in range(args.num_steps)])
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    for i in range(args.rounds + 1):
+        for name, envs in contestants.items():
+            speed = steps_per_second(envs, actions)
+            if i > 0:  # the first round warms up
+                speeds[name].append(speed)
+    print(f"{args.env}, {args.num_envs} simulations, horizon {args.horizon}")
+    for name, values in speeds.items():
+        print(f"{name:<27} control steps/s: {summary(values)}")
+    for name in own:
+        ratios = [a / b for a, b in zip(speeds["TaskVecEnv"], speeds[name], strict=True)]
+        print(f"TaskVecEnv / {name:<14} ratio:           {summary(ratios)}")
+    for envs in contestants.values():
+        envs.close()
+
+
+if __name__ == "__main__":
+    main()

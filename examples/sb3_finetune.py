@@ -1,0 +1,58 @@
+"""PPO from an adapted meta-policy against PPO from scratch: the same held-out task, the same number of control steps.
+
+The steps that adaptation plays count too. Mean returns of stochastic episodes, after each part of the budget.
+
+python examples/sb3_finetune.py --policy HalfCheetahVel --num_env_steps 200000
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import maml_rl
+from maml_rl.evaluation import held_out
+from maml_rl.sb3 import make_vec_env
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", default="HalfCheetahVel", help="a run or a pretrained policy")
+    parser.add_argument("--num_env_steps", type=int, default=200_000, help="budget of each, in control steps")
+    parser.add_argument("--num_points", type=int, default=5, help="rows of the table after the first")
+    parser.add_argument("--num_envs", type=int, default=16)
+    parser.add_argument("--n_steps", type=int, default=128, help="steps of each simulation between updates")
+    parser.add_argument("--learning_rate", type=float, default=3e-4, help="from scratch")
+    parser.add_argument("--finetuning_rate", type=float, default=1e-4, help="from the meta-policy")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+
+    policy = maml_rl.load(args.policy)
+    config, sizes = policy.config, {"num_envs": args.num_envs, "seed": args.seed}
+    drawn = make_vec_env(None, held_out(config.env), config.horizon, num_envs=1, task=None, seed=args.seed)
+    (task,) = drawn.get_attr("tasks")[0]
+    drawn.close()
+    adapted = policy.adapt(task=task, seed=args.seed)
+    spent = config.inner.num_steps * config.num_episodes * config.horizon
+    ours = adapted.to_sb3(task=task, learning_rate=args.finetuning_rate, n_steps=args.n_steps, **sizes)
+    envs = make_vec_env(None, config.env, config.horizon, task=task, **sizes)
+    scratch = PPO("MlpPolicy", envs, learning_rate=args.learning_rate, n_steps=args.n_steps, seed=args.seed)
+    tests = make_vec_env(None, config.env, config.horizon, num_envs=20, task=task, seed=args.seed)
+    print(f"{config.env.name} {task}\n{'control steps':>13} | from the meta-policy | from scratch")
+    for budget in np.linspace(0, args.num_env_steps, args.num_points + 1).astype(int):
+        returns = []
+        for model, before in ((ours, spent), (scratch, 0)):
+            missing = int(budget) - before - model.num_timesteps
+            if missing > 0:
+                model.learn(missing, reset_num_timesteps=False)
+            returns.append(evaluate_policy(model, tests, n_eval_episodes=20, deterministic=False)[0])
+        print(f"{budget:13} | {returns[0]:20.1f} | {returns[1]:12.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The policies that come with the package: finished runs, known by the name of their family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maml_rl.errors import UserError
+
+_FOLDER = Path(__file__).parent / "pretrained"
+
+
+def pretrained_names() -> list[str]:
+    """Names that :func:`maml_rl.load`, ``evaluate`` and ``record`` take in place of a run."""
+    return sorted(path.name for path in _FOLDER.iterdir() if (path / "config.yaml").is_file())
+
+
+def find_run(run: str | Path) -> Path:
+    """The folder of a run or, where there is none of that path, of the pretrained policy of that name.
+
+    Raises:
+        UserError: there is neither.
+    """
+    folder, names = Path(run), pretrained_names()
+    if folder.is_dir():
+        return folder
+    if str(folder) in names:
+        return _FOLDER / folder
+    raise UserError(
+        f"there is no run folder {folder}, and no pretrained policy of that name; these are {', '.join(names)}"
+    )
+
+
+def output_folder(run: Path) -> Path:
+    """Where to put what is made of a run: in its folder, or in runs/NAME for a pretrained policy."""
+    return Path("runs") / run.name if run.parent == _FOLDER else run

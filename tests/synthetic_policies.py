@@ -1,0 +1,60 @@
+"""Policies of every kind, with weights drawn at random, that no run stands behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from maml_rl.config import Config, PolicyConfig
+from maml_rl.maml import InnerConfig
+from maml_rl.meta_policy import MetaPolicy, make_policy
+from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.task_vector_env import EnvConfig
+
+SETTINGS: dict[str, PolicyConfig] = {
+    "plain": PolicyConfig(hidden_sizes=(8, 6), action_scale=0.2),
+    "normalized": PolicyConfig(hidden_sizes=(8,), nonlinearity="relu", normalize_observations=True),
+    "context": PolicyConfig(hidden_sizes=(8,), nonlinearity="elu", context_size=3, normalize_observations=True),
+    "linear": PolicyConfig(hidden_sizes=(), init_std=0.5),
+    "discrete": PolicyConfig(hidden_sizes=(8,), nonlinearity="silu"),
+    "unbounded": PolicyConfig(hidden_sizes=(8,), action_scale=0.2),
+}
+KINDS = list(SETTINGS)
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+_ACTIONS: dict[str, spaces.Space] = {
+    "discrete": spaces.Discrete(3),
+    "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+}
+
+
+def make_meta_policy(kind: str, env: str = "PointNavigation") -> MetaPolicy:
+    """Observations of 4 entries; two actions, one of them with bounds that are not symmetric, or three choices."""
+    settings, rng = SETTINGS[kind], np.random.default_rng(0)
+    bounded = spaces.Box(np.float32([-1, 0]), np.float32([1, 4]))
+    actions = _ACTIONS.get(kind, bounded)
+    module = make_policy(settings, OBSERVATIONS, actions, 0)
+    theta = {
+        name: torch.from_numpy(rng.normal(scale=0.5, size=value.shape)).float()
+        for name, value in module.named_parameters()
+    }
+    if settings.context_size:
+        theta["context"] = torch.from_numpy(rng.normal(size=settings.context_size)).float()
+    normalizer = None
+    if settings.normalize_observations:
+        normalizer = ObservationNormalizer(
+            torch.tensor(10.0, dtype=torch.float64),
+            torch.tensor([3.0, -20.0, 0.0, 1.0], dtype=torch.float64),
+            10 * torch.tensor([4.0, 0.01, 0.0, 900.0], dtype=torch.float64),
+        )
+    inner = InnerConfig(adapts="context" if settings.context_size else "all")
+    config = Config(env=EnvConfig(name=env), policy=settings, inner=inner, device="cpu")
+    return MetaPolicy(module, theta, normalizer, OBSERVATIONS, actions, config)
+
+
+def observations_of(policy: MetaPolicy) -> np.ndarray:
+    """(5, 4) float32, as the policy may meet them."""
+    observations = np.random.default_rng(1).normal(size=(5, 4))
+    if policy.normalizer is not None:
+        observations = observations * policy.normalizer.std.numpy() + policy.normalizer.mean.numpy()
+    return observations.astype(np.float32)

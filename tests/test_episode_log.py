@@ -1,0 +1,185 @@
+"""Adapting to episodes that were played elsewhere equals adapting to the same episodes played here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import maml_envs
+import numpy as np
+import pytest
+import torch
+
+import maml_rl
+from maml_rl.errors import UserError
+from maml_rl.meta_policy import MetaPolicy
+from maml_rl.random_streams import Phase, RandomStreams
+
+GOAL = {"goal_x": 0.4, "goal_y": -0.3}
+HORIZON, NUM_EPISODES = 6, 4
+
+
+def make(folder: Path, env: Any, **settings: Any) -> MetaPolicy:
+    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": NUM_EPISODES, "horizon": HORIZON}
+    off = {"final_evaluation": False, "final_video": False}
+    # At this scale a standard deviation is a tenth of the way to the bounds: nothing is clipped.
+    policy = {"hidden_sizes": [8], "normalize_observations": True, "action_scale": 0.1} | settings.pop("policy", {})
+    config = maml_rl.load_config(
+        env=env, device="cpu", logging=off, output=str(folder), policy=policy, **sizes, **settings
+    )
+    return maml_rl.load(maml_rl.train(config))
+
+
+@pytest.fixture(scope="module")
+def point(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
+    return make(tmp_path_factory.mktemp("point") / "run", "PointNavigation")
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
+    settings = {"inner": {"adapts": "context"}, "policy": {"context_size": 3}}
+    return make(tmp_path_factory.mktemp("context") / "run", "PointNavigation", **settings)
+
+
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
+    return make(tmp_path_factory.mktemp("cartpole") / "run", "CartPole-v1")
+
+
+class _Drawn:
+    """The noise of one time step after the other of one episode, in place of a generator."""
+
+    def __init__(self, noise: np.ndarray) -> None:
+        self.noise = iter(noise)
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return next(self.noise).reshape(shape).astype(dtype)
+
+    def gumbel(self, size: tuple[int, ...]) -> np.ndarray:
+        return next(self.noise).reshape(size)
+
+
+def played(policy: MetaPolicy, make_env: Callable[[], gym.Env], step: int = 0) -> dict[str, np.ndarray]:
+    """The episodes that ``policy.adapt`` plays, stepped by hand: same seeds of resets, same noise of actions."""
+    streams = RandomStreams(0, Phase.ADAPTATION)
+    noise = policy.policy.draw_noise(streams.actions(step, 0), (NUM_EPISODES, HORIZON))
+    rows: list[tuple[Any, ...]] = []
+    env = make_env()
+    for episode in range(NUM_EPISODES):
+        observation, _ = env.reset(seed=streams.reset_seed(step) + episode)
+        rng: Any = _Drawn(noise[episode])
+        ended = False
+        while not ended:
+            action, _ = policy.predict(observation, rng=rng)
+            following, reward, terminated, truncated, _ = env.step(action)
+            rows.append((observation, action, reward, terminated, truncated))
+            observation, ended = following, terminated or truncated
+    env.close()
+    names = ("observations", "actions", "rewards", "terminated", "truncated")
+    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def point_env() -> gym.Env:
+    env = gym.make(maml_envs.env_id("PointNavigation"), max_episode_steps=HORIZON)
+    env.unwrapped.set_task(GOAL)  # type: ignore[attr-defined]
+    return env
+
+
+def cartpole_env() -> gym.Env:
+    return gym.make("CartPole-v1", max_episode_steps=HORIZON)
+
+
+def assert_same(a: MetaPolicy, b: MetaPolicy, start: MetaPolicy) -> None:
+    assert a.num_adaptation_steps == b.num_adaptation_steps
+    assert a.theta.keys() == b.theta.keys()
+    for name, value in a.theta.items():
+        torch.testing.assert_close(value, b.theta[name], rtol=1e-3, atol=1e-5)
+    assert any(name not in start.theta or not torch.equal(value, start.theta[name]) for name, value in a.theta.items())
+
+
+def test_a_log_of_the_same_episodes_adapts_alike(point: MetaPolicy) -> None:
+    assert_same(point.adapt(episodes=played(point, point_env)), point.adapt(task=GOAL), point)
+
+
+def test_a_context_adapts_to_a_log(context: MetaPolicy) -> None:
+    assert_same(context.adapt(episodes=played(context, point_env)), context.adapt(task=GOAL), context)
+
+
+def test_discrete_actions_and_episodes_of_any_length(cartpole: MetaPolicy) -> None:
+    assert_same(cartpole.adapt(episodes=played(cartpole, cartpole_env)), cartpole.adapt(), cartpole)
+    log = played(cartpole, cartpole_env)
+    ends = np.flatnonzero(log["truncated"])
+    log["terminated"][ends[0] - 3] = True  # the first episode is two
+    log["episode_ends"] = log.pop("truncated") | log.pop("terminated")
+    other = cartpole.adapt(episodes=maml_rl.EpisodeLog(**log))
+    assert not torch.equal(other.theta["weight_0"], cartpole.adapt().theta["weight_0"])
+
+
+def test_one_log_for_each_inner_step(point: MetaPolicy) -> None:
+    first = played(point, point_env)
+    second = played(point.adapt(episodes=first), point_env, step=1)
+    assert_same(point.adapt(episodes=[first, second]), point.adapt(task=GOAL, num_steps=2), point)
+    assert_same(point.adapt(episodes=[first]), point.adapt(episodes=first), point)
+
+
+def test_what_follows_the_last_end_is_left_out(point: MetaPolicy) -> None:
+    log = played(point, point_env)
+    longer = {name: np.concatenate([values, values[:3]]) for name, values in log.items()}
+    assert_same(point.adapt(episodes=longer), point.adapt(episodes=log), point)
+
+
+def test_clipped_actions_count_as_the_bound(point: MetaPolicy) -> None:
+    log = played(point, point_env)
+    clipped = log["actions"].copy()
+    clipped[:5] = point.action_space.high  # type: ignore[attr-defined]
+    played_here = point.adapt(episodes={**log, "actions": clipped})
+    rounded = point.adapt(episodes={**log, "actions": clipped.astype(np.float64) * (1 + 1e-6)})
+    assert_same(rounded, played_here, point)
+
+
+def changed(log: dict[str, Any], name: str, values: Any) -> dict[str, Any]:
+    return {**log, name: values}
+
+
+BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "too few rewards": (lambda log: changed(log, "rewards", log["rewards"][:-1]), r"rewards .* shape \(24,\)"),
+    "other observations": (lambda log: changed(log, "observations", np.zeros((24, 3))), r"observations .* \(24, 2\)"),
+    "other actions": (lambda log: changed(log, "actions", np.zeros(24)), r"actions .* \(24, 2\)"),
+    "no numbers": (lambda log: changed(log, "rewards", ["good"] * 24), "rewards .* no array of numbers"),
+    "NaN": (lambda log: changed(log, "observations", log["observations"] * np.nan), "observations .* step 0"),
+    "out of bounds": (lambda log: changed(log, "actions", log["actions"] + 7), "action of step 0"),
+    "ends that are no bools": (lambda log: changed(log, "truncated", np.ones(24)), "truncated .* bool"),
+    "ends of another length": (lambda log: changed(log, "truncated", np.ones(23, bool)), "bool"),
+    "no end": (lambda log: changed(log, "truncated", np.zeros(24, bool)), "no episode is complete"),
+    "nothing of ends": (
+        lambda log: {name: log[name] for name in ("observations", "actions", "rewards")},
+        "terminated, truncated, episode_ends",
+    ),
+    "a key missing": (lambda log: {"observations": log["observations"]}, "missing actions, rewards"),
+    "a key too many": (lambda log: changed(log, "log_probs", log["rewards"]), "unknown log_probs"),
+    "no log": (lambda log: [log["rewards"]], "mapping or EpisodeLog"),
+    "no logs": (lambda log: [], "one for each inner step"),
+    "a path": (lambda log: "log.npz", "EpisodeLog"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_used_is_refused(case: str, point: MetaPolicy) -> None:
+    spoil, told = BAD[case]
+    with pytest.raises(UserError, match=told):
+        point.adapt(episodes=spoil(played(point, point_env)))
+
+
+@pytest.mark.parametrize("choice", [2, -1, 0.5])
+def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: MetaPolicy) -> None:
+    log = played(cartpole, cartpole_env)
+    with pytest.raises(UserError, match="is none of"):
+        cartpole.adapt(episodes=changed(log, "actions", np.full(len(log["actions"]), choice)))
+
+
+@pytest.mark.parametrize("more", [{"env": "PointNavigation"}, {"task": GOAL}, {"num_steps": 1}, {"num_episodes": 4}])
+def test_episodes_and_an_environment_are_refused(more: dict[str, Any], point: MetaPolicy) -> None:
+    with pytest.raises(UserError, match="leave out"):
+        point.adapt(episodes=played(point, point_env), **more)
