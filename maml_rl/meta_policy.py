@@ -200,6 +200,7 @@ class MetaPolicy:
     @torch.no_grad()
     def _adapted_to(self, logs: Any) -> MetaPolicy:
         """One inner step on each log."""
+        self.check_plain_actions()
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(f"episodes must be one log, or a sequence of one for each inner step; got {logs!r:.100}")
         stack = with_context(self.policy, make_stack(self.theta, 1))
@@ -216,7 +217,12 @@ class MetaPolicy:
 
     @property
     def plain_network(self) -> PlainNetwork:
-        """The policy with normalisation, context and action map folded into its layers."""
+        """The policy with normalisation, context and action map folded into its layers.
+
+        Raises:
+            UserError: see :meth:`check_plain_actions`.
+        """
+        self.check_plain_actions()
         return folded(self.policy, self.theta, self.normalizer, self.action_map)
 
     def module(self, with_distribution: bool = False) -> PlainPolicy:
@@ -280,6 +286,22 @@ class MetaPolicy:
         self.check_bounds(env.action_space)
         return sb3.model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
 
+    def check_plain_actions(self) -> None:
+        """Refuse actions that logs, exported policies and Stable-Baselines3's cannot have here.
+
+        Raises:
+            UserError: they are neither a Box of one axis nor Discrete from 0.
+        """
+        space = self.action_space
+        if not (
+            (isinstance(space, spaces.Box) and len(space.shape) == 1)
+            or (isinstance(space, spaces.Discrete) and space.start == 0)
+        ):
+            raise UserError(
+                "logs, export and Stable-Baselines3 are for actions in a Box of one axis, or Discrete from 0; "
+                f"this policy's are {space}"
+            )
+
     def check_bounds(self, action_space: spaces.Space) -> None:
         """Refuse actions of other bounds than the policy's.
 
@@ -296,7 +318,8 @@ class MetaPolicy:
             UserError: the spaces differ; both pairs are named.
         """
         pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
-        if any(given.shape != own.shape or type(given) is not type(own) for given, own in pairs):
+        is_other = any(given.shape != own.shape or type(given) is not type(own) for given, own in pairs)
+        if is_other or (not isinstance(action_space, spaces.Box) and action_space != self.action_space):
             told = ": it is told the task (env.observe_task)" if self.config.env.observe_task else ""
             raise UserError(
                 f"the environment has observations {observation_space} and actions {action_space}; "

@@ -46,6 +46,7 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaP
     if config.policy.normalize_observations:
         normalizer = ObservationNormalizer.empty(module.observation_size, torch.device("cpu"))
     policy = MetaPolicy(module, initial_theta(module, config.inner), normalizer, *spaces, config)
+    policy.check_plain_actions()
     policy.check_spaces(model.observation_space, model.action_space)
     policy.check_bounds(model.action_space)
     return dataclasses.replace(policy, theta={**policy.theta, **unfolded(network, module, policy.action_map)})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from synthetic_policies import KINDS, make_meta_policy, observations_of
 
 import maml_rl
@@ -118,3 +119,29 @@ def test_actions_without_a_range_are_refused() -> None:
 def test_the_package_offers_what_the_documents_name() -> None:
     for name in ("EpisodeLog", "from_sb3", "pretrained_names"):
         assert callable(getattr(maml_rl, name))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.MultiDiscrete([2, 3]), spaces.Discrete(3, start=1), spaces.Box(-1.0, 1.0, (2, 2), np.float32)],
+    ids=str,
+)
+def test_actions_that_are_not_plain_are_refused(space: spaces.Space, tmp_path: Path) -> None:
+    policy = dataclasses.replace(make_meta_policy("plain"), action_space=space)
+    log = {"observations": [], "actions": [], "rewards": [], "terminated": []}
+    for use in (
+        policy.module,
+        lambda: policy.export(tmp_path / "policy.ts"),
+        lambda: policy.to_sb3(),
+        lambda: policy.adapt(episodes=log),
+    ):
+        with pytest.raises(UserError, match="Box of one axis, or Discrete from 0"):
+            use()
+
+
+def test_another_number_of_choices_is_refused() -> None:
+    policy = dataclasses.replace(make_meta_policy("plain"), action_space=spaces.Discrete(3))
+    policy.check_spaces(policy.observation_space, spaces.Discrete(3))
+    for other in (spaces.Discrete(4), spaces.Discrete(3, start=1)):
+        with pytest.raises(UserError, match="the policy expects"):
+            policy.check_spaces(policy.observation_space, other)
