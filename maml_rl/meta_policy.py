@@ -270,6 +270,7 @@ class MetaPolicy:
         """
         from maml_rl import sb3  # here, since Stable-Baselines3 takes its time to load
 
+        self.check_plain_actions()
         if env is None or isinstance(env, str):
             env = sb3.make_vec_env(
                 env,
