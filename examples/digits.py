@@ -151,8 +151,17 @@ def linear(stack: Params, name: str, x: Tensor) -> Tensor:
 
 
 def embed(stack: Params, pixels: Tensor) -> Tensor:
-    """The trunk: embeddings (T, N, 64) of images (T, N, 64)."""
-    return torch.relu(linear(stack, "1", torch.relu(linear(stack, "0", pixels))))
+    """The trunk: embeddings (T, N, 64) of images (T, N, 64).
+
+    Without a nonlinearity at the end: cosines of what a ReLU gives are never negative, so that matching networks push
+    classes apart by silencing every unit, until all images look alike.
+    """
+    return linear(stack, "1", torch.relu(linear(stack, "0", pixels)))
+
+
+def head_scores(stack: Params, pixels: Tensor) -> Tensor:
+    """The classifier: the trunk, a ReLU, and the head; scores (T, N, num_ways) of images (T, N, 64)."""
+    return linear(stack, "2", torch.relu(embed(stack, pixels)))
 
 
 def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
@@ -162,7 +171,7 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 
 def head_loss(stack: Params, images: Images) -> Tensor:
     """What inner steps minimise: the cross-entropy of the head's scores, (T,)."""
-    return cross_entropy(linear(stack, "2", embed(stack, images.pixels)), images.labels)
+    return cross_entropy(head_scores(stack, images.pixels), images.labels)
 
 
 def adapted(
@@ -178,7 +187,7 @@ def adapted_scores(
 ) -> Tensor:
     """The head's scores of the query images after adaptation, (T, N, num_ways)."""
     theta_prime = adapted(stack, [tasks.support] * NUM_INNER_STEPS, adapts=adapts, first_order=first_order)
-    return linear(theta_prime, "2", embed(theta_prime, tasks.query.pixels))
+    return head_scores(theta_prime, tasks.query.pixels)
 
 
 def class_means(values: Tensor, labels: Tensor, num_ways: int) -> Tensor:
