@@ -71,6 +71,11 @@ class Entry:
     swept: Mapping[str, float]
 
     @property
+    def name(self) -> str:
+        """The label, and how many runs there are where there are several."""
+        return self.label if len(self.evaluations) == 1 else f"{self.label} ({len(self.evaluations)} runs)"
+
+    @property
     def task_returns(self) -> np.ndarray:
         """Return on each task, the mean over runs, (K + 1, N)."""
         return np.mean([evaluation.task_returns for evaluation in self.evaluations], axis=0)
@@ -192,35 +197,39 @@ class Comparison:
         for names in [(), *self.sweeps]:
             entries = self.main if not names else self.sweep(*names)
             rows = [row for entry in entries for row in _rows(entry)]
-            head = [*names, "policy", "steps", "return", "95 % interval", "success"]
+            head = [*names, "policy", "steps", "return", "95 % interval over tasks", "success"]
             if all(row[-1] == "–" for row in rows):
                 head, rows = head[:-1], [row[:-1] for row in rows]
             widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
             lines += ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in [head, *rows]]
             lines.append("")
         if self.scratch is not None:
-            lines += [self.scratch_text(), ""]
+            learned = self.scratch_rows()
+            width = max(len(name) for name, _, _ in learned)
+            lines += [f"on {len(self.scratch.tasks)} of these tasks, return after so many control steps in each:"]
+            lines += [f"{name:>{width}}  {steps:>9,}  {value:.1f}" for name, steps, value in learned]
+        if any(len(entry.evaluations) > 1 for entry in self.entries):
+            lines += ["", "of several runs: interquartile mean over runs and tasks, and its interval over runs"]
         return "\n".join(lines).rstrip()
 
-    def scratch_text(self) -> str:
-        """Learning from scratch in words, beside the methods on the same tasks."""
+    def scratch_rows(self) -> list[tuple[str, int, float]]:
+        """Methods on the tasks that were also learned from scratch: name, control steps in each, mean return."""
         assert self.scratch is not None, "asked for where there is some"
-        tasks, returns = list(self.scratch.tasks), self.scratch.returns.mean(axis=0)
-        others = "; ".join(
-            f"{entry.label} {entry.task_returns[entry.shown_step, tasks].mean():.1f} after {entry.shown_step} steps"
-            for entry in self.main
-        )
-        return (
-            f"{self.scratch.label} on {len(tasks)} of these tasks: {returns[0]:.1f} -> {returns[-1]:.1f} after "
-            f"{self.scratch.num_env_steps[-1]:,.0f} control steps on each; on the same ones: {others}"
-        )
+        tasks, scratch, found = list(self.scratch.tasks), self.scratch, []
+        for entry in self.main:
+            k = entry.shown_step if len(entry.center) > 1 else 0
+            used = int(entry.num_episodes[k]) * self.settings["horizon"]
+            found.append((entry.name, used, float(entry.task_returns[k, tasks].mean())))
+        points = range(0, len(scratch.num_env_steps), max(1, (len(scratch.num_env_steps) - 1) // 5))
+        returns = scratch.returns.mean(axis=0)
+        return found + [(scratch.label, int(scratch.num_env_steps[p]), float(returns[p])) for p in points]
 
 
 def _rows(entry: Entry) -> list[list[str]]:
     swept = [f"{value:.4g}" for value in entry.swept.values()]
     success = ["–" if np.isnan(share) else f"{100 * share:.0f} %" for share in entry.success]
     return [
-        [*swept, entry.label, str(k), f"{entry.center[k]:.1f}", written(entry.interval[k]), success[k]]
+        [*swept, entry.name, str(k), f"{entry.center[k]:.1f}", written(entry.interval[k]), success[k]]
         for k in range(len(entry.center))
     ]
 

@@ -110,7 +110,14 @@ def evaluate_with(
         "seed": streams.seed,
         "task_units": {name: units[name] for name in tasks[0] if name in units},
     }
-    return Evaluation(tasks, returns, success, description)
+    return Evaluation([_plain(task) for task in tasks], returns, success, description)
+
+
+def _plain(task: Task) -> dict[str, Any]:
+    """A task without NumPy's types, which files do not know."""
+    return {
+        name: value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value for name, value in task.items()
+    }
 
 
 def held_out(env: EnvConfig) -> EnvConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.comparison import Comparison, Entry
+from maml_rl.comparison import Comparison
 
 COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
 """Of Okabe and Ito (2008), without the yellow, which is hardly seen on white; neighbours differ in lightness."""
@@ -73,33 +73,39 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     for i, entry in enumerate(comparison.main):
         if len(entry.center) == 1:  # told the task, so there is nothing to adapt to
             for axes, end in ((by_steps, last), (by_episodes, last * entry.evaluations[0].returns.shape[2])):
-                _draw(axes, [0, end], entry.center.repeat(2), entry.interval.repeat(2, axis=0), i, entry.label)
+                _draw(axes, [0, end], entry.center.repeat(2), entry.interval.repeat(2, axis=0), i, entry.name)
         else:
-            _draw(by_steps, np.arange(len(entry.center)), entry.center, entry.interval, i, entry.label)
-            _draw(by_episodes, entry.num_episodes, entry.center, entry.interval, i, entry.label)
+            _draw(by_steps, np.arange(len(entry.center)), entry.center, entry.interval, i, entry.name)
+            _draw(by_episodes, entry.num_episodes, entry.center, entry.interval, i, entry.name)
     by_steps.set(xlabel="adaptation steps", ylabel="return", xticks=range(last + 1))
-    by_episodes.set(xlabel="episodes used per task")
-    return _finish(figure, f"{_name(comparison)}: {_what(comparison.main)}")
+    used = sorted({number for entry in comparison.main for number in entry.num_episodes.tolist()})
+    by_episodes.set(xlabel="episodes used per task", xticks=used if len(used) <= 8 else used[:: len(used) // 6])
+    what = f"mean over {comparison.settings['num_tasks']} fresh tasks and 95 % interval over tasks"
+    if any(len(entry.evaluations) > 1 for entry in comparison.main):
+        what += "; of several runs\ninterquartile mean over runs and tasks and 95 % interval over runs"
+    return _finish(figure, f"{_name(comparison)}: {what}")
 
 
 def tasks_figure(comparison: Comparison) -> Figure | None:
     """Each task's return before and after adaptation: over its parameter, or on the map of goals.
 
-    ``None`` for tasks that differ in nothing, or in more than two numbers.
+    ``None`` for tasks that differ in nothing, in more than two parameters, or in ones that are no numbers.
     """
     entry = comparison.main[0]
     units = comparison.settings["task_units"]
     tasks = entry.evaluations[0].tasks
-    varying = [name for name in tasks[0] if len({task[name] for task in tasks}) > 1]
+    varying = [name for name in tasks[0] if any(task[name] != tasks[0][name] for task in tasks)]
+    if not all(isinstance(task[name], (int, float)) for task in tasks for name in varying):
+        return None
     values = np.array([[float(task[name]) for name in varying] for task in tasks])
     after = entry.shown_step
     shown = {_after(0): entry.task_returns[0], _after(after): entry.task_returns[after]}
     if len(shown) == 2 and len(varying) == 1:
         return _task_curve(f"{_name(comparison)}, {entry.label}", _spoken(varying[0], units), values[:, 0], shown)
     if len(shown) == 2 and len(varying) == 2:
-        return _task_map(
-            f"{_name(comparison)}, {entry.label}", [_spoken(name, units) for name in varying], values, shown
-        )
+        is_place = units.get(varying[0], "") == units.get(varying[1], "") != ""
+        names = [_spoken(name, units) for name in varying]
+        return _task_map(f"{_name(comparison)}, {entry.label}", names, values, shown, is_place)
     return None
 
 
@@ -108,7 +114,7 @@ def _task_curve(title: str, name: str, values: np.ndarray, shown: Mapping[str, n
     axes = figure.subplots()
     different = np.unique(values)
     jitter = np.zeros(len(values))
-    if len(different) <= 6:  # tasks that coincide would hide each other
+    if len(different) < len(values):  # tasks that coincide would hide each other
         gap = np.diff(different).min()
         jitter = gap * np.linspace(-0.12, 0.12, len(values))
         axes.set_xticks(different)
@@ -121,14 +127,19 @@ def _task_curve(title: str, name: str, values: np.ndarray, shown: Mapping[str, n
     return _finish(figure, f"{title}: each task before and after adaptation")
 
 
-def _task_map(title: str, names: list[str], values: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
+def _task_map(
+    title: str, names: list[str], values: np.ndarray, shown: Mapping[str, np.ndarray], is_place: bool
+) -> Figure:
     figure = _figure(9, 4)
     both = np.concatenate(list(shown.values()))
     for axes, (label, returns) in zip(figure.subplots(1, 2, sharex=True, sharey=True), shown.items(), strict=True):
         points = axes.scatter(
             *values.T, c=returns, vmin=both.min(), vmax=both.max(), cmap="cividis", s=45, edgecolors="black"
         )
-        axes.set(xlabel=names[0], title=label, aspect="equal")
+        axes.set(xlabel=names[0], title=label)
+        if is_place:
+            axes.set_aspect("equal", adjustable="box")
+        axes.margins(0.1)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(names[1])
     figure.colorbar(points, ax=figure.axes, label="return")
@@ -148,9 +159,9 @@ def scratch_figure(comparison: Comparison) -> Figure:
     for i, entry in enumerate(comparison.main):
         returns = entry.task_returns[:, tasks].mean(axis=1)
         if len(returns) == 1:
-            axes.axhline(returns[0], label=entry.label, **(_style(i) | {"marker": ""}))
+            axes.axhline(returns[0], label=entry.name, **(_style(i) | {"marker": ""}))
         else:
-            axes.plot(entry.num_episodes * per_episode, returns, label=entry.label, **_style(i))
+            axes.plot(entry.num_episodes * per_episode, returns, label=entry.name, **_style(i))
     axes.plot(scratch.num_env_steps, scratch.returns.mean(axis=0), label=scratch.label, **_style(i + 1))
     axes.fill_between(
         scratch.num_env_steps,
@@ -166,7 +177,9 @@ def scratch_figure(comparison: Comparison) -> Figure:
     axes.set_xscale("symlog", linthresh=smallest)  # with a place for 0
     axes.set_xlim(left=0)
     axes.set(xlabel="control steps taken in the task", ylabel="return")
-    where = "the same task" if len(tasks) == 1 else f"the same {len(tasks)} tasks; band: from the worst to the best"
+    where = "the same task"
+    if len(tasks) > 1:
+        where = f"means over the same {len(tasks)} tasks; grey: {scratch.label} on the worst and the best of them"
     return _finish(figure, f"{_name(comparison)}: {where}")
 
 
@@ -181,7 +194,7 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         after = several[0].shown_step
         for k in dict.fromkeys((0, after)):
             center, interval = (np.stack([getattr(e, what)[k] for e in several]) for what in ("center", "interval"))
-            _draw(axes, x, center, interval, 2 * i + (k == 0), f"{label}, {_after(k)}")
+            _draw(axes, x, center, interval, 2 * i + (k != 0), f"{label}, {_after(k)}")
     if trained[0] < trained[1]:
         axes.axvspan(*trained, color="0.88", zorder=0, label="in training")
     else:
@@ -222,12 +235,6 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
 
 def _name(comparison: Comparison) -> str:
     return str(comparison.settings["env"])
-
-
-def _what(entries: Sequence[Entry]) -> str:
-    several = any(len(entry.evaluations) > 1 for entry in entries)
-    over = "interquartile mean, 95 % interval over runs" if several else "mean, 95 % interval over tasks"
-    return f"{len(entries[0].evaluations[0].tasks)} fresh tasks; {over}"
 
 
 def _after(num_steps: int) -> str:

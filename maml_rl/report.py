@@ -161,7 +161,13 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
     if "tasks" in drawn:
         parts += ["<h2>Task by task</h2>", _image(drawn, "tasks")]
     if comparison.scratch is not None:
-        parts += ["<h2>Against learning from scratch</h2>", f"<p>{html.escape(comparison.scratch_text())}</p>"]
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{steps:,}</td><td>{value:.1f}</td></tr>"
+            for name, steps, value in comparison.scratch_rows()
+        )
+        head = "<tr><th>policy</th><th>control steps in each task</th><th>return</th></tr>"
+        parts += ["<h2>Against learning from scratch</h2>"]
+        parts += [f"<p>On {len(comparison.scratch.tasks)} of these tasks.</p>", f"<table>{head}{rows}</table>"]
         parts += [_image(drawn, "scratch")]
     for names in comparison.sweeps:
         picture = ("sweep_" if len(names) == 1 else "grid_") + "_".join(names).replace("/", ".")
@@ -197,7 +203,7 @@ def _table(entries: Sequence[Entry], swept: Sequence[str]) -> str:
     head = ["policy", *swept, *steps, *(["success before", "success after"] if has_success else [])]
     rows = []
     for entry in entries:
-        cells = [html.escape(entry.label), *(f"{value:.4g}" for value in entry.swept.values())]
+        cells = [html.escape(entry.name), *(f"{value:.4g}" for value in entry.swept.values())]
         for center, interval in zip(entry.center, entry.interval, strict=True):
             cells.append(f"{center:.1f} <small>{written(interval)}</small>")
         cells += [""] * (num_steps - len(entry.center))
