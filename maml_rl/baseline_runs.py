@@ -30,6 +30,9 @@ from maml_rl.training import open_trainer, resume, train
 
 Say = Callable[[str], None]
 
+_FLAGS = {"num_env_steps": "--ppo_env_steps", "seed": "--seed"}
+"""Settings of PPO's results by the flags that the user knows."""
+
 POLICIES = ("random", "pretrained", "oracle")
 """The baselines that are runs."""
 
@@ -124,6 +127,29 @@ def make_policy_baseline(
     return folder
 
 
+def check_ppo(run: Path, *, num_env_steps: int, seed: int = 0, settings: PPOSettings | None = None) -> None:
+    """Refuse before any training what :func:`train_ppo` would refuse for the results that are there.
+
+    Raises:
+        UserError: they are of other settings.
+    """
+    description = _ppo_description(run_config(run), num_env_steps, seed, settings or PPOSettings())
+    _results_so_far(folder_of(run, "ppo") / "results.json", description)
+
+
+def _ppo_description(config: Config, num_env_steps: int, seed: int, settings: PPOSettings) -> dict[str, Any]:
+    """What results must have in common to stand in one file."""
+    env = held_out(config.env)
+    return {
+        "env": env.name,
+        "env_settings": dict(env.kwargs),
+        "horizon": config.horizon,
+        "seed": seed,
+        "num_env_steps": num_env_steps,
+        "hyperparameters": asdict(settings),
+    }
+
+
 def train_ppo(
     run: Path,
     *,
@@ -161,14 +187,7 @@ def train_ppo(
     folder = folder_of(run, "ppo")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    description = {
-        "env": env.name,
-        "env_settings": dict(env.kwargs),
-        "horizon": horizon,
-        "seed": seed,
-        "num_env_steps": num_env_steps,
-        "hyperparameters": asdict(settings),
-    }
+    description = _ppo_description(policy.config, num_env_steps, seed, settings)
     with locked(folder):
         results = _results_so_far(path, description)
         if results:
@@ -217,6 +236,7 @@ def _results_so_far(path: Path, description: Mapping[str, Any]) -> list[dict[str
     for name in wanted:
         if content.get(name) != wanted[name]:
             raise UserError(
-                f"{path} was made with {name} {content.get(name)!r}, not {wanted[name]!r}: delete it to train anew"
+                f"{path} was made with {_FLAGS.get(name, name)} {content.get(name)!r}, not {wanted[name]!r}: "
+                "give the same, or delete the file to train anew"
             )
     return results

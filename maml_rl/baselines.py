@@ -34,12 +34,14 @@ def command(argv: list[str]) -> int:
     )
     args = parse(parser, argv)
 
-    from maml_rl.baseline_runs import baseline_config, make_policy_baseline, train_ppo
+    from maml_rl.baseline_runs import baseline_config, check_ppo, make_policy_baseline, train_ppo
     from maml_rl.training import Interrupted
 
     policies = [name for name in BASELINES if name in args.baseline and name != "ppo"]
     options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}
     configs = {name: baseline_config(args.run, name, **options) for name in policies}
+    if "ppo" in args.baseline:
+        check_ppo(args.run, num_env_steps=args.ppo_env_steps, seed=args.seed)
     try:
         for name, config in configs.items():
             make_policy_baseline(name, config, args.num_iterations, say=say, progress_bar=True)

@@ -84,7 +84,7 @@ def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
         raise UserError(f"cannot export to {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        _WRITERS[path.suffix](module.eval(), torch.zeros(2, observation_size), temporary)
+        _WRITERS[path.suffix](module.eval().requires_grad_(False), torch.zeros(2, observation_size), temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

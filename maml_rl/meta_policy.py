@@ -282,7 +282,7 @@ class MetaPolicy:
             )
         elif task is not None or num_envs != 1:
             raise UserError("task and num_envs are for an environment that is made here: leave them out, or env")
-        sb3.check_env(env)
+        env = sb3.as_sb3_env(env)
         self.check_spaces(env.observation_space, env.action_space)
         self.check_bounds(env.action_space)
         return sb3.model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})

@@ -22,8 +22,8 @@ from maml_rl.video_grid import Clip, Frame, Grid, playable_fps, steps_shown, who
 FREE_CAMERA = "free"
 """Stands for the camera that belongs to no model: from above, at an angle."""
 
-SMALLEST_SIDE = 128
-"""Pixels of a panel that its captions need."""
+SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
+"""Pixels of a panel: what its captions need, and what a picture can be drawn in."""
 
 _DEFAULT_FPS = 20
 _OUR_FAMILIES = "maml_rl/"
@@ -201,8 +201,9 @@ def _check(
         raise UserError(f"tasks must be a list of at least one task, got {tasks!r}")
     if num_tasks is not None and num_tasks < 1:
         raise UserError(f"num_tasks must be at least 1, got {num_tasks}")
-    if size is not None and (len(size) != 2 or min(size) < SMALLEST_SIDE):
-        raise UserError(f"size must be width and height of at least {SMALLEST_SIDE} pixels each, got {size}")
+    if size is not None and (len(size) != 2 or min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE):
+        given = "x".join(map(str, size))
+        raise UserError(f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got {given}")
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise UserError(f"fps must be finite and above 0, got {fps}")
 

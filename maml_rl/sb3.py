@@ -314,17 +314,22 @@ def make_vec_env(
     return VecMonitor(TaskVecEnv(env))
 
 
-def check_env(env: object) -> None:
-    """Refuse what Stable-Baselines3 cannot train on.
+def as_sb3_env(env: object) -> SB3Env:
+    """What Stable-Baselines3 can train on; observations that a policy has seen flattened are so here too.
 
     Raises:
         UserError: it is none of its environments.
     """
+    if isinstance(env, gym.Env) and not (
+        isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1
+    ):
+        return gym.wrappers.FlattenObservation(env)
     if not isinstance(env, SB3Env):
         raise UserError(
             f"env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got {env!r:.100}; "
             "maml_rl.sb3.TaskVecEnv makes a VecEnv of a vector environment with tasks"
         )
+    return env
 
 
 def model_of(

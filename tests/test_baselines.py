@@ -319,7 +319,7 @@ def test_ppo_goes_on_with_the_tasks_that_are_missing(run: Path, monkeypatch: pyt
     train(num_tasks=2)
     assert json.loads(path.read_text())["tasks"] == after
     for changed in ({"num_env_steps": 20}, {"seed": 1}, {"settings": TINY_PPO}):
-        with pytest.raises(UserError, match="delete it to train anew"):
+        with pytest.raises(UserError, match="delete the file to train anew"):
             train_ppo(run, **{"num_tasks": 3, "num_env_steps": 10, **changed})
     with pytest.raises(UserError, match="at most 40"):
         train(num_tasks=41)
@@ -404,3 +404,13 @@ def test_mistakes_are_told_before_anything_is_made(tmp_path: Path, run: Path, cl
         assert all(word in err for word in words), err
     assert not (alone / "baselines").exists()
     assert not (run / "baselines").exists()
+
+
+def test_results_of_another_ppo_are_refused_before_anything_is_trained(run: Path, cli: Callable[..., Result]) -> None:
+    path = run / "baselines" / "ppo" / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"seed": 5, "tasks": []}))
+    before = contents(run)
+    result = cli("baselines", str(run))
+    assert "give the same, or delete the file" in str(result)
+    assert contents(run) == before

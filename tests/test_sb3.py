@@ -462,3 +462,28 @@ def test_models_that_do_not_fit_are_refused() -> None:
             maml_rl.from_sb3(given, env)
     with pytest.raises(UserError, match="hidden_sizes is the model's"):
         maml_rl.from_sb3(model(), "PointNavigation", policy={"hidden_sizes": [3]})
+
+
+def test_a_dict_environment_is_flattened_as_adapting_does(tmp_path):
+    class Cart(gym.Env):
+        observation_space = spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,)), "v": spaces.Box(-1.0, 1.0, (1,))})
+        action_space = spaces.Box(-1.0, 1.0, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return {"x": np.zeros(1, np.float32), "v": np.ones(1, np.float32)}, {}
+
+        def step(self, action):
+            return {"x": np.zeros(1, np.float32), "v": np.ones(1, np.float32)}, 0.0, False, False, {}
+
+    gym.register("DictCart-v0", Cart)
+    try:
+        quiet = {"final_evaluation": False, "final_video": False}
+        sizes = {"num_iterations": 1, "meta_batch_size": 1, "num_episodes": 2, "horizon": 3}
+        config = maml_rl.load_config(env="DictCart-v0", output=str(tmp_path / "run"), logging=quiet, **sizes)
+        policy = maml_rl.load(maml_rl.train(config))
+        model = policy.to_sb3(gym.make("DictCart-v0", max_episode_steps=3), n_steps=4, batch_size=4)
+        model.learn(8)
+        assert model.predict(np.array([1.0, 0.0], np.float32))[0].shape == (1,)
+    finally:
+        gym.registry.pop("DictCart-v0")
