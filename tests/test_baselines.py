@@ -411,6 +411,6 @@ def test_results_of_another_ppo_are_refused_before_anything_is_trained(run: Path
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"seed": 5, "tasks": []}))
     before = contents(run)
-    result = cli("baselines", str(run))
+    result = cli(str(run))
     assert "give the same, or delete the file" in str(result)
     assert contents(run) == before
