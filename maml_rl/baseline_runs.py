@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from maml_rl.config import Config, LoggingConfig
 from maml_rl.config_files import load, run_config
+from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, held_out
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.protocols import Task
-from maml_rl.run_folder import locked, write_whole
+from maml_rl.run_folder import locked
 from maml_rl.sb3 import PPOSettings, ppo_learning_curve
 from maml_rl.task_vector_env import as_task_vector_env
 from maml_rl.training import open_trainer, resume, train

@@ -47,7 +47,7 @@ def command(argv: list[str]) -> int:
             make_policy_baseline(name, config, args.num_iterations, say=say, progress_bar=True)
     except Interrupted as error:
         say(str(error))
-        return 130
+        return error.exit_status
     if "ppo" in args.baseline:
         train_ppo(
             args.run,

@@ -1,23 +1,42 @@
-"""Checkpoints: tensors in safetensors, everything else in JSON. Nothing that is loaded is unpickled."""
+"""Checkpoints: tensors in safetensors, everything else in JSON, and SHA256SUMS of both. Nothing is unpickled.
+
+A checkpoint is the folder ``NNNNNN``. One that is being written is ``.NNNNNN.tmp``, one that is being removed
+``.NNNNNN.old``, one found damaged ``NNNNNN.damaged``. docs/reliability.md says what is promised.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from maml_rl.durable_files import sync, write_synced
 from maml_rl.errors import UserError
 
-FORMAT_VERSION = 1
-_TENSORS, _VALUES = "tensors.safetensors", "values.json"
+FORMAT_VERSION = 2
+"""1 had no SHA256SUMS; it still loads."""
+_TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
+_LONGEST_TEXT = 1 << 20
+"""Bytes that values.json or SHA256SUMS may have: a thousand times what they do have."""
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint is not as it was written; the one before may be."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(f"checkpoint {path} is damaged: {reason}")
+        self.path = path
 
 
 class Checkpoint(NamedTuple):
@@ -36,12 +55,42 @@ class Checkpoint(NamedTuple):
         """
         value = self.values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise UserError(f"checkpoint {path} is damaged: {name} must be a whole number, got {value!r}")
+            raise DamagedCheckpoint(path, f"{name} must be a whole number, got {value!r}")
         return value
+
+    def check_run(self, run: Mapping[str, str], path: Path) -> None:
+        """Refuse the checkpoint of another run.
+
+        Args:
+            run: what must be as it was when the checkpoint was written, where that is known.
+            path: of the checkpoint.
+
+        Raises:
+            UserError: something differs.
+        """
+        written = self.values.get("run", {})
+        for name, value in run.items():
+            if isinstance(written, dict) and written.get(name, value) != value:
+                raise UserError(
+                    f"checkpoint {path} is of another run: its {name} is {written[name]}, this one's {value}"
+                )
+
+
+class Found(NamedTuple):
+    """The newest sound checkpoint."""
+
+    path: Path
+    checkpoint: Checkpoint
+    damaged: tuple[DamagedCheckpoint, ...]
+    """What is wrong with the newer ones."""
 
 
 def save_checkpoint(
-    folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+    folder: Path,
+    iteration: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    values: Mapping[str, Any],
+    keep: int = 0,
 ) -> Path:
     """Write ``folder/NNNNNN`` so that it is there whole or not at all: a temporary name, synced, then renamed.
 
@@ -49,54 +98,161 @@ def save_checkpoint(
         folder: the run's checkpoints.
         iteration: finished meta-iterations, the checkpoint's name.
         tensors: groups of tensors by name.
-        values: whatever JSON can hold.
+        values: whatever JSON can hold; no infinite number.
+        keep: the newest ones that stay, older ones being removed once this one is on the disk; 0 for all.
+
+    Raises:
+        OSError: it cannot be written; then those that were there are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        sync(folder.parent)
     target, temporary = folder / f"{iteration:06d}", folder / f".{iteration:06d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    flat = {f"{group}/{name}": t.contiguous().cpu() for group, part in tensors.items() for name, t in part.items()}
-    save_file(flat, temporary / _TENSORS)
-    (temporary / _VALUES).write_text(json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2) + "\n")
-    for path in (temporary / _TENSORS, temporary / _VALUES, temporary):
-        _sync(path)
-    if target.exists():  # of a run that went on from an earlier checkpoint
-        shutil.rmtree(target)
-    os.rename(temporary, target)
-    _sync(folder)
+    _delete(temporary)
+    try:
+        temporary.mkdir()
+        for name, content in _files(tensors, values).items():
+            write_synced(temporary / name, content)
+        sync(temporary)
+        if target.exists():
+            _retire(target)
+        os.rename(temporary, target)
+    except OSError:
+        _delete(temporary)  # half of it would take the room of a full disk
+        raise
+    sync(folder)
+    for old in _newest_first(folder)[keep:] if keep else []:
+        _retire(old)
     return target
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _files(tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> dict[str, bytes]:
+    flat = {f"{group}/{name}": t.contiguous().cpu() for group, part in tensors.items() for name, t in part.items()}
+    text = json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2, allow_nan=False) + "\n"
+    files = {_TENSORS: safetensors_bytes(flat), _VALUES: text.encode()}
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    return {**files, _SUMS: sums.encode()}
+
+
+def _retire(path: Path) -> None:
+    """Remove a checkpoint; killed in between, nothing half-removed has a checkpoint's name."""
+    old = path.with_name(f".{path.name}.old")
+    _delete(old)
+    os.rename(path, old)
+    _delete(old)
+
+
+def _delete(folder: Path) -> None:
+    # What cannot be deleted, as a file that someone reads over NFS, is under no checkpoint's name, and goes next time.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process was writing or removing; only for who holds the run."""
+    for pattern in (".*.tmp", ".*.old"):
+        for path in folder.glob(pattern):
+            _delete(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that it is none any more, and return its new path."""
+    aside = path.with_name(f"{path.name}.damaged")
+    _delete(aside)
+    os.rename(path, aside)
+    sync(path.parent)
+    return aside
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest iteration, or ``None``."""
-    found = [path for path in folder.glob("*") if path.name.isdecimal()]
-    return max(found, key=lambda path: int(path.name), default=None)
+    """The checkpoint of the highest iteration, sound or not, or ``None``."""
+    return next(iter(_newest_first(folder)), None)
+
+
+def load_newest(folder: Path, device: torch.device) -> Found | None:
+    """Read the newest sound checkpoint; ``None`` where there is no checkpoint at all.
+
+    Raises:
+        UserError: all are damaged (each is named), or one that is newer than the sound ones has a newer format.
+    """
+    damaged: list[DamagedCheckpoint] = []
+    for path in _newest_first(folder):
+        try:
+            return Found(path, load_checkpoint(path, device), tuple(damaged))
+        except DamagedCheckpoint as error:
+            if not path.exists():  # removed by the training that goes on meanwhile, which has written a newer one
+                return load_newest(folder, device)
+            damaged.append(error)
+    if damaged:
+        raise UserError(f"no sound checkpoint is left in {folder}: " + "; ".join(str(error) for error in damaged))
+    return None
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        UserError: it is none, damaged, or of a newer format.
+        DamagedCheckpoint: it is not as it was written, or none at all.
+        UserError: it has a newer format, or may not be read.
     """
     try:
-        values = json.loads((path / _VALUES).read_text())
-        flat = load_file(path / _TENSORS, device=str(device))
+        has_sums = (path / _SUMS).exists()
+        if has_sums:
+            _verify(path)
+        values = json.loads(_text(path / _VALUES), parse_constant=_not_finite, parse_float=_finite)
+        if not isinstance(values, dict):
+            raise ValueError(f"{_VALUES} holds no mapping")
+        version = values.get("format_version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ValueError(f"format version {version!r}")
+        if version <= FORMAT_VERSION:
+            if version > 1 and not has_sums:
+                raise ValueError(f"{_SUMS} is missing")
+            return Checkpoint(_grouped(load_file(path / _TENSORS, device=str(device))), values)
+    except PermissionError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise UserError(f"{path} is not a checkpoint of maml-rl: {error}") from error
-    version = values.get("format_version") if isinstance(values, dict) else None
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise UserError(f"checkpoint {path} has format {version!r}; this version reads formats up to {FORMAT_VERSION}")
+        raise DamagedCheckpoint(path, error) from error
+    raise UserError(f"checkpoint {path} has format {version}; this version reads formats up to {FORMAT_VERSION}")
+
+
+def _grouped(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         group, _, name = key.partition("/")
         tensors.setdefault(group, {})[name] = tensor
-    return Checkpoint(tensors, values)
+    return tensors
+
+
+def _verify(path: Path) -> None:
+    lines = (line.partition("  ") for line in _text(path / _SUMS).splitlines())
+    sums = {name: digest for digest, _, name in lines}
+    for name in (_TENSORS, _VALUES):
+        with (path / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if sums.get(name) != digest:
+            raise ValueError(f"{name} does not match {_SUMS}")
+
+
+def _text(path: Path) -> str:
+    """A file that must be small, whatever it claims to be."""
+    with path.open("rb") as file:
+        content = file.read(_LONGEST_TEXT + 1)
+    if len(content) > _LONGEST_TEXT:
+        raise ValueError(f"{path.name} is longer than {_LONGEST_TEXT} bytes")
+    return content.decode()
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _not_finite(text)
+    return number
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"{_VALUES} holds {text}, which is no finite number")

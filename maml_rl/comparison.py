@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.intervals import interquartile_mean, interquartile_mean_interval, mean_interval, written
 from maml_rl.meta_policy import MetaPolicy
-from maml_rl.run_folder import write_whole
 from maml_rl.task_vector_env import EnvConfig
 
 META_TRAINED = "meta-trained"

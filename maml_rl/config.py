@@ -48,6 +48,8 @@ class LoggingConfig:
 
     checkpoint_every: int = 10
     """Meta-iterations between checkpoints."""
+    keep_checkpoints: int = 3
+    """The newest checkpoints that stay; 0 for all."""
     evaluate_every: int = 0
     """Meta-iterations between evaluations on fresh tasks; 0 for none before the end."""
     video_every: int = 0
@@ -60,7 +62,7 @@ class LoggingConfig:
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1:
             raise ValueError(f"logging.checkpoint_every must be at least 1, got {self.checkpoint_every}")
-        for name in ("evaluate_every", "video_every"):
+        for name in ("keep_checkpoints", "evaluate_every", "video_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"logging.{name} must be at least 0, got {getattr(self, name)}")
 
@@ -131,6 +133,11 @@ class Config:
 def outer_name(outer: Any) -> str:
     """The name under which an outer step's settings are known."""
     return next(name for name, config in OUTER_CONFIGS.items() if config is type(outer))
+
+
+def origin(config: Config) -> dict[str, str]:
+    """What a checkpoint of the run must have come from; parameters are compared besides, by name and shape."""
+    return {"environment": config.env.name.rpartition(":")[2]}  # a module may move
 
 
 def to_mapping(config: Config) -> dict[str, Any]:

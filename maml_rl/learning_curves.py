@@ -21,10 +21,10 @@ from matplotlib.patches import Patch
 
 from maml_rl.config import Config
 from maml_rl.config_files import run_config
+from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.figures import COLORS, MARKERS, encoded
 from maml_rl.intervals import mean_interval_over_seeds
-from maml_rl.run_folder import write_whole
 from maml_rl.run_groups import Settings, group_settings
 
 XAxis = Literal["steps", "time", "iterations"]

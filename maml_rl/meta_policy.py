@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from maml_rl.adaptation import collect_through_adaptation, inner_step
 from maml_rl.advantages import with_advantages
-from maml_rl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from maml_rl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
-from maml_rl.config import Config, PolicyConfig, to_mapping
+from maml_rl.config import Config, PolicyConfig, origin, to_mapping
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import UserError
 from maml_rl.export import PlainPolicy, export
@@ -335,7 +336,12 @@ class MetaPolicy:
         """
         folder = Path(folder)
         create_run_folder(folder, to_mapping(self.config))
-        values = {"iteration": 0, "num_env_steps": 0, "num_adaptation_steps": self.num_adaptation_steps}
+        values = {
+            "iteration": 0,
+            "num_env_steps": 0,
+            "num_adaptation_steps": self.num_adaptation_steps,
+            "run": origin(self.config),
+        }
         save_checkpoint(folder / "checkpoints", 0, policy_tensors(self.theta, self.normalizer), values)
         return folder
 
@@ -396,10 +402,13 @@ def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
     Raises:
         UserError: there is no checkpoint, or it does not fit the run's configuration.
     """
-    path = latest_checkpoint(run / "checkpoints")
-    if path is None:
+    found = load_newest(run / "checkpoints", device)
+    if found is None:
         raise UserError(f"{run} has no checkpoint yet")
-    checkpoint = load_checkpoint(path, device)
+    path, checkpoint, damaged = found
+    for error in damaged:
+        warnings.warn(f"{error}; {path.name} is used", stacklevel=2)
+    checkpoint.check_run(origin(config), path)
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         observation_space, action_space = env.single_observation_space, env.single_action_space
     policy = make_policy(config.policy, observation_space, action_space, config.seed)

@@ -1,23 +1,32 @@
 """Writers for Stable-Baselines3's Logger that go on where a checkpoint left off.
 
 Its own writers truncate progress.csv and repeat TensorBoard steps when a run is resumed. These append, after cutting
-back whatever was written beyond the checkpoint.
+back whatever was written beyond the checkpoint. What a call has written is with the operating system when it returns,
+and on the disk after :func:`sync_metrics`.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.logger import KVWriter, Logger
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from maml_rl.durable_files import append, sync, write_whole
 from maml_rl.errors import UserError
 
 STEP = "time/iteration"
+_EVENTS = "events.out.tfevents"
 
 
 class AnimatedImage(NamedTuple):
@@ -60,16 +69,16 @@ class AppendingCSVWriter(KVWriter):
             self._columns += sorted(new)
             self._rewrite()
         else:
-            with self._path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+            append(self._path, self._lines([row]))
 
     def _rewrite(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(temporary, self._path)
+        header = dict(zip(self._columns, self._columns, strict=True))
+        write_whole(self._path, self._lines([header, *self._rows]))
+
+    def _lines(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns).writerows(rows)
+        return text.getvalue().encode()
 
     def close(self) -> None:
         """Every row is on disk already."""
@@ -84,48 +93,82 @@ def _is_step(row: dict[str, Any], last_step: int) -> bool:
 class TensorBoardWriter(KVWriter):
     """TensorBoard scalars and animated images. Events beyond ``last_step`` are cut from the files that are there.
 
+    A step is one record, written at once: TensorBoard's own writer has a thread and a buffer, so that a full disk shows
+    late and elsewhere.
+
     Args:
         folder: of the event files.
         last_step: the step of the checkpoint that the run goes on from; 0 for none.
     """
 
     def __init__(self, folder: Path, last_step: int) -> None:
-        for path in sorted(folder.glob("events.out.tfevents.*")):
+        for path in _event_files(folder):
             _cut_events(path, last_step)
-        self._writer = SummaryWriter(str(folder))
+        self._path = _new_event_file(folder)
+        self._append(Event(file_version="brain.Event:2"))
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Write every metric at ``step``."""
+        summary = Summary()
         for key, value in key_values.items():
             if isinstance(value, AnimatedImage):
                 image = Summary.Image(
                     height=value.height, width=value.width, colorspace=3, encoded_image_string=value.gif
                 )
-                summary = Summary(value=[Summary.Value(tag=key, image=image)])
-                self._writer._get_file_writer().add_summary(summary, step)
+                summary.value.add(tag=key, image=image)
             elif "tensorboard" not in (key_excluded.get(key) or ()):
-                self._writer.add_scalar(key, value, step)
-        self._writer.flush()
+                summary.value.add(tag=key, simple_value=float(value))
+        self._append(Event(step=step, summary=summary))
+
+    def _append(self, event: Event) -> None:
+        event.wall_time = time.time()
+        append(self._path, _records([event.SerializeToString()]))
 
     def close(self) -> None:
-        """Close the event file."""
-        self._writer.close()
+        """Every event is on disk already."""
+
+
+def _event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_EVENTS}.*"))
+
+
+def _new_event_file(folder: Path) -> Path:
+    """An empty file under a name that none had: TensorBoard reads them in the order of their names."""
+    stem = f"{_EVENTS}.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    for path in (folder / f"{stem}.{i}" for i in itertools.count()):
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("the count never ends")
+
+
+def _records(events: Iterable[bytes]) -> bytes:
+    """Events as they stand in a file."""
+    content = io.BytesIO()
+    writer = RecordWriter(content)
+    for event in events:
+        writer.write(event)
+    return content.getvalue()
 
 
 def _cut_events(path: Path, last_step: int) -> None:
-    """Rewrite an event file without events beyond ``last_step`` and without a half-written end."""
+    """Rewrite an event file without events beyond ``last_step`` and without a half-written end, if it has any."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    kept = [raw for raw in RawEventFileLoader(str(path)).Load() if Event.FromString(raw).step <= last_step]
-    temporary = path.parent / f".{path.name}.tmp"
-    with temporary.open("wb") as file:
-        writer = RecordWriter(file)
-        for raw in kept:
-            writer.write(raw)
-        writer.flush()
-    os.replace(temporary, path)
+    raw_events = RawEventFileLoader(str(path)).Load()
+    kept = _records(raw for raw in raw_events if Event.FromString(raw).step <= last_step)
+    if len(kept) != path.stat().st_size:
+        write_whole(path, kept)
+
+
+def sync_metrics(folder: Path) -> None:
+    """Wait until all that was written is on the disk."""
+    for path in [folder / "progress.csv", *_event_files(folder)]:
+        if path.exists():
+            sync(path)
+    sync(folder)
 
 
 def make_logger(folder: Path, last_step: int) -> Logger:

@@ -6,7 +6,6 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,8 +15,11 @@ from typing import Any
 
 import yaml
 
+from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 
+_UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
+"""What a process leaves behind that was killed while it made a run folder; config.yaml comes last."""
 _PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
 
 
@@ -49,11 +51,13 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
         UserError: it exists and is not empty, or cannot be written.
     """
     try:
-        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        occupied = folder.exists() and not (
+            folder.is_dir() and all(path.name in _UNFINISHED for path in folder.iterdir())
+        )
         if not occupied:
             folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "versions.json", json.dumps(_versions(), indent=2) + "\n")
             write_config(folder, config)
-            (folder / "versions.json").write_text(json.dumps(_versions(), indent=2) + "\n")
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
@@ -63,16 +67,6 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the resolved configuration to ``config.yaml``, whole or not at all."""
     write_whole(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -129,16 +123,19 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; the kernel lets go when the process ends, however it ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be written.
     """
     try:
         import fcntl
     except ImportError:  # Windows has no flock; two processes on one folder are not told apart there
         yield
         return
-    with (folder / ".lock").open("w") as file:
+    with contextlib.ExitStack() as opened:
         try:
+            file = opened.enter_context((folder / ".lock").open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another process is training in {folder}") from error
+        except OSError as error:
+            raise UserError(f"{folder} cannot be locked for training: {error}") from error
         yield

@@ -28,7 +28,7 @@ def command(argv: list[str]) -> int:
         train(config, say=say, progress_bar=True)
     except Interrupted as error:
         say(str(error))
-        return 130
+        return error.exit_status
     return 0
 
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,10 +13,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from maml_rl.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from maml_rl.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    load_newest,
+    remove_leftovers,
+    save_checkpoint,
+    set_aside,
+)
 from maml_rl.collection import Collector
 from maml_rl.comparison import META_TRAINED, Comparison, Entry
-from maml_rl.config import Config, to_mapping
+from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
@@ -25,12 +31,13 @@ from maml_rl.evaluation import evaluate, evaluate_with
 from maml_rl.maml import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.metrics_writers import AnimatedImage, make_logger
+from maml_rl.metrics_writers import AnimatedImage, make_logger, sync_metrics
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.report import write_report
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
+from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.task_vector_env import as_task_vector_env
 from maml_rl.video_grid import whole_file
 
@@ -38,12 +45,17 @@ Say = Callable[[str], None]
 
 
 class Interrupted(Exception):
-    """Training was stopped by the user; ``run`` can be resumed."""
+    """Training was stopped by a signal; ``run`` can be resumed."""
 
-    def __init__(self, run: Path, iteration: int) -> None:
-        command = f"python -m maml_rl.train --resume {shlex.quote(str(run))}"
-        super().__init__(f"stopped after iteration {iteration}. Go on with: {command}")
+    def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped after iteration {iteration}. {_advice(run)}")
         self.run = run
+        self.exit_status = 128 + number
+        """As a shell tells the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+
+
+class _CannotWriteError(Exception):
+    """A file of the run could not be written."""
 
 
 def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = False) -> Path:
@@ -59,8 +71,9 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
 
     Raises:
         UserError: something in the configuration cannot be used; then no file was made.
-        Interrupted: by Ctrl-C; a checkpoint was written.
-        FloatingPointError: training diverged; the last checkpoint stays.
+        UserError: the run folder cannot be written any more, as on a full disk; the last checkpoint stays.
+        Interrupted: by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
+        FloatingPointError: training diverged; the last finished iteration is saved, as after any other error.
     """
     with open_trainer(config) as opened:
         run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
@@ -89,16 +102,21 @@ def resume(
     if num_iterations is not None:
         config = dataclasses.replace(config, num_iterations=num_iterations)
     with locked(run):
-        path = latest_checkpoint(run / "checkpoints")
+        checkpoints = run / "checkpoints"
+        found = load_newest(checkpoints, resolve_device(config.device))
         # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
-        start = config if path is None else dataclasses.replace(config, init_from=None)
-        with open_trainer(start) as opened:
+        start = config if found is None else dataclasses.replace(config, init_from=None)
+        with open_trainer(start) as opened, _unwritable_told(run):
             resumed = TrainingRun(config, run, *opened)
-            if path is not None:
-                resumed.restore(path)
+            if found is not None:
+                resumed.restore(found.path, found.checkpoint)
+            remove_leftovers(checkpoints)
+            for damaged in found.damaged if found is not None else ():
+                say(f"{damaged}; set aside as {set_aside(damaged.path)}")
             done = resumed.state.iteration
             if done < config.num_iterations:
-                write_config(run, to_mapping(config))
+                with _writing():
+                    write_config(run, to_mapping(config))
                 say(f"resuming {run} after iteration {done}")
             else:
                 say(f"{run} is finished: {done} iterations")
@@ -146,16 +164,19 @@ class TrainingRun:
     state: TrainingState
     policy: MetaPolicy
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, checkpoint: Checkpoint) -> None:
         """Take the state of a checkpoint.
 
         Raises:
             UserError: it is not one of this run's.
         """
-        checkpoint = load_checkpoint(path, self.policy.device)
+        checkpoint.check_run(self._origin(), path)
         theta, normalizer = policy_state(checkpoint, self.policy.policy, self.config, path)
         iteration, num_env_steps = checkpoint.counter("iteration", path), checkpoint.counter("num_env_steps", path)
         self.state = TrainingState(theta, checkpoint.tensors.get("outer", {}), normalizer, iteration, num_env_steps)
+
+    def _origin(self) -> dict[str, str]:
+        return {**origin(self.config), "outer step": outer_name(self.config.outer)}
 
     def checkpoint(self) -> None:
         """Write the state, unless it is on disk already."""
@@ -163,27 +184,49 @@ class TrainingRun:
         if (folder / f"{state.iteration:06d}").exists():
             return
         tensors = {**policy_tensors(state.theta, state.normalizer), "outer": state.outer_state}
-        values = {"iteration": state.iteration, "num_env_steps": state.num_env_steps}
-        save_checkpoint(folder, state.iteration, tensors, values)
+        values = {"iteration": state.iteration, "num_env_steps": state.num_env_steps, "run": self._origin()}
+        with _writing():
+            sync_metrics(self.folder)  # rows up to a checkpoint are there if it is: resuming writes none of them again
+            save_checkpoint(folder, state.iteration, tensors, values, self.config.logging.keep_checkpoints)
 
     def train(self, say: Say, progress_bar: bool) -> Path:
         """Iterate to the end, write what the configuration asks for, and return the folder."""
         extended = self.state.iteration < self.config.num_iterations
-        try:
-            if extended:
-                self._iterate(say, progress_bar)
-            self._finish(say, anew=extended)
-        except KeyboardInterrupt as error:
-            with _interrupts_wait():
-                self.checkpoint()
-            raise Interrupted(self.folder, self.state.iteration) from error
+        with stop_signals_raise(), _unwritable_told(self.folder):
+            try:
+                if extended:
+                    self._iterate(say, progress_bar)
+                self._finish(say, anew=extended)
+            except BaseException as error:  # whatever it is, no finished iteration is lost
+                self._save_after(error, say)
+                if isinstance(error, KeyboardInterrupt):
+                    number = error.number if isinstance(error, StopSignal) else signal.SIGINT
+                    raise Interrupted(self.folder, self.state.iteration, number) from error
+                raise
         return self.folder
+
+    def _save_after(self, error: BaseException, say: Say) -> None:
+        """Write the last finished iteration, if there is one."""
+        if self.state.iteration == 0:
+            return
+        told = isinstance(error, (KeyboardInterrupt, _CannotWriteError))  # with how to go on, by what is raised
+        try:
+            with stop_signals_wait():
+                self.checkpoint()
+        except _CannotWriteError as failure:
+            if told:
+                raise
+            say(f"iteration {self.state.iteration} could not be saved: {failure}")
+            return
+        if not told:
+            say(f"stopped by an error; iteration {self.state.iteration} is saved. {_advice(self.folder)}")
 
     def _iterate(self, say: Say, progress_bar: bool) -> None:
         config, logging = self.config, self.config.logging
         self._announce(say)
         can_draw = self._can_draw(say)
-        logger = make_logger(self.folder, self.state.iteration)
+        with _writing():
+            logger = make_logger(self.folder, self.state.iteration)
         bar = tqdm(total=config.num_iterations, initial=self.state.iteration, disable=not progress_bar, unit="it")
         try:
             while self.state.iteration < config.num_iterations:
@@ -194,13 +237,19 @@ class TrainingRun:
                     metrics |= self._evaluation_metrics(state)
                 draws = can_draw and logging.video_every and state.iteration % logging.video_every == 0
                 pictures = self._record(state) if draws else {}
-                with _interrupts_wait():  # an iteration is logged, counted and saved, or it never began
+                with stop_signals_wait() as received:  # an iteration is logged, counted and saved, or it never began
                     for name, value in [*metrics.items(), *pictures.items()]:
                         logger.record(name, value)
-                    logger.dump(state.iteration)
+                    with _writing():
+                        logger.dump(state.iteration)
                     self.state = state
-                    if state.iteration % logging.checkpoint_every == 0 or state.iteration == config.num_iterations:
+                    is_last = state.iteration == config.num_iterations
+                    if is_last:
+                        self._forget_results()
+                    if is_last or state.iteration % logging.checkpoint_every == 0:
                         self.checkpoint()
+                if received:
+                    signal.raise_signal(received[0])
                 bar.set_postfix_str(_progress(metrics))
                 bar.update()
         finally:
@@ -249,39 +298,65 @@ class TrainingRun:
         result = evaluate_with(self.trainer.collector, self._policy_of(state), num_steps, streams)
         return {f"evaluation/return_after_{k}_steps": float(mean) for k, mean in enumerate(result.mean)}
 
+    def _results(self) -> tuple[Path, Path]:
+        """The files written last, of the final evaluation and of the video."""
+        return self.folder / "evaluation" / "report.html", self.folder / "videos" / "final.mp4"
+
+    def _forget_results(self) -> None:
+        """Remove what a run had that is now extended: after a kill it would pass for that of the final policy."""
+        report, video = self._results()
+        with _writing():
+            if self.config.logging.final_evaluation:
+                report.unlink(missing_ok=True)
+            if self.config.logging.final_video:
+                video.unlink(missing_ok=True)
+
     def _finish(self, say: Say, anew: bool) -> None:
         """Evaluate and record the final policy, where the configuration asks for it.
 
         Args:
             say: where to tell the user what happens.
-            anew: also where the files are there already.
+            anew: after iterations, which have said already why no video can be made.
         """
         policy, seed, logging = self._policy_of(self.state), self.config.seed, self.config.logging
-        results, video = self.folder / "evaluation" / "results.json", self.folder / "videos" / "final.mp4"
-        if logging.final_evaluation and (anew or not results.exists()):
+        report, video = self._results()
+        if logging.final_evaluation and not report.exists():
             say("evaluating on fresh tasks ...")
             result = evaluate(policy, seed=seed)
-            write_report(results.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})]))
-            say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {results.parent}")
-        if logging.final_video and (anew or not video.exists()) and self._can_draw(None if anew else say):
+            with _writing():
+                write_report(report.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})]))
+            say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {report.parent}")
+        if logging.final_video and not video.exists() and self._can_draw(None if anew else say):
             say("recording a video ...")
             say(f"video of an adapted policy: {record(policy, video, seed=seed)}")
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done."""
-    if threading.current_thread() is not threading.main_thread():  # only there do signals arrive
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+def _writing() -> Iterator[None]:
+    """Tell a failure to write from errors of the same type that a user's environment may raise."""
     try:
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+    except OSError as error:
+        raise _CannotWriteError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _unwritable_told(run: Path) -> Iterator[None]:
+    """Turn a failure to write into one line.
+
+    Raises:
+        UserError: in place of it.
+    """
+    try:
+        yield
+    except _CannotWriteError as error:
+        path = latest_checkpoint(run / "checkpoints")
+        last = "there is no checkpoint yet" if path is None else f"the last checkpoint is of iteration {int(path.name)}"
+        raise UserError(f"{run} cannot be written: {error}; {last}. {_advice(run)}") from error
+
+
+def _advice(run: Path) -> str:
+    return f"Go on with: python -m maml_rl.train --resume {shlex.quote(str(run))}"
 
 
 def _progress(metrics: dict[str, float]) -> str:

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
-    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"},
+    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"}
+    | {"durable_files", "stop_signals"},
     {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "devices", "policies", "normalizer", "baseline"}
     | {"video_grid", "drawn_tasks", "task_observer"},
     {"advantages", "surrogates", "task_setter"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,7 +13,14 @@ import pytest
 import torch
 
 from maml_rl import checkpoint as checkpoint_module
-from maml_rl.checkpoint import FORMAT_VERSION, latest_checkpoint, load_checkpoint, save_checkpoint
+from maml_rl.checkpoint import (
+    FORMAT_VERSION,
+    DamagedCheckpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+)
 from maml_rl.errors import UserError
 
 CPU = torch.device("cpu")
@@ -26,6 +34,13 @@ VALUES = {"iteration": 3, "num_env_steps": 12345, "nested": {"name": [1, "two", 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def reseal(path: Path) -> None:
+    """Write SHA256SUMS anew, as if the checkpoint had been written like this."""
+    names = ("tensors.safetensors", "values.json")
+    sums = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (path / "SHA256SUMS").write_text("".join(sums))
 
 
 def test_tensors_and_values_come_back(tmp_path):
@@ -66,7 +81,7 @@ def test_latest_beyond_six_digits(tmp_path):
     assert int(latest.name) == 1_000_000
 
 
-@pytest.mark.parametrize("failing", ["save_file", "rename", "fsync"])
+@pytest.mark.parametrize("failing", ["safetensors_bytes", "rename", "fsync", "write", "mkdir"])
 def test_a_failed_write_leaves_older_checkpoints_and_no_new_one(tmp_path, monkeypatch, failing):
     save_checkpoint(tmp_path, 1, TENSORS, VALUES)
     before = contents(tmp_path)
@@ -75,8 +90,8 @@ def test_a_failed_write_leaves_older_checkpoints_and_no_new_one(tmp_path, monkey
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
-        if failing == "save_file":
-            patched.setattr(checkpoint_module, "save_file", fail)
+        if failing == "safetensors_bytes":
+            patched.setattr(checkpoint_module, failing, fail)
         else:
             patched.setattr(os, failing, fail)
         with pytest.raises(OSError, match="no space"):
@@ -122,8 +137,10 @@ def test_a_missing_folder_is_refused(tmp_path):
 def test_another_format_is_refused(tmp_path, version):
     path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)
     (path / "values.json").write_text(json.dumps({**VALUES, "format_version": version}))
-    with pytest.raises(UserError, match="format"):
+    reseal(path)
+    with pytest.raises(UserError, match="format") as refused:
         load_checkpoint(path, CPU)
+    assert isinstance(refused.value, DamagedCheckpoint) == (version != FORMAT_VERSION + 1)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"text"'])
@@ -156,3 +173,79 @@ def test_a_pickle_under_the_name_of_a_checkpoint_is_refused_and_not_run(tmp_path
         load_checkpoint(path, CPU)
     assert not fuse.exists()
     shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "values.json", "SHA256SUMS"])
+def test_every_flipped_bit_is_noticed(tmp_path, name):
+    path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)
+    whole = (path / name).read_bytes()
+    for bit in range(0, 8 * len(whole), 3):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        (path / name).write_bytes(content)
+        try:
+            loaded = load_checkpoint(path, CPU)
+        except DamagedCheckpoint:
+            continue
+        assert name == "SHA256SUMS", f"bit {bit}"  # in the blank before a name, say, where it says nothing
+        assert loaded.values["iteration"] == 3
+
+
+@pytest.mark.parametrize("header", ["length", "shape", "offsets"])
+def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path, header):
+    """Also where nothing else tells: the sums agree. Nothing of that size could be allocated."""
+    path = save_checkpoint(tmp_path, 3, {"theta": {"a": torch.zeros(2)}}, VALUES)
+    size, end = 1 << 50, (1 << 52 if header == "offsets" else 8)
+    shape = [size] if header in ("shape", "offsets") else [2]
+    text = json.dumps({"theta/a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    length = size if header == "length" else len(text)
+    (path / "tensors.safetensors").write_bytes(length.to_bytes(8, "little") + text + bytes(8))
+    reseal(path)
+    with pytest.raises(DamagedCheckpoint, match="000003"):
+        load_checkpoint(path, CPU)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"x": NaN}', '{"x": -Infinity}', '{"x": 1e999}', '{"x": ' + "9" * 5000 + "}", "[" * 99999]
+)
+def test_values_that_json_or_python_cannot_mean_are_refused(tmp_path, text):
+    path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)
+    (path / "values.json").write_text(text)
+    reseal(path)
+    with pytest.raises(DamagedCheckpoint):
+        load_checkpoint(path, CPU)
+    with pytest.raises(ValueError, match="Out of range"):
+        save_checkpoint(tmp_path, 4, TENSORS, {"x": float("nan")})
+
+
+def test_values_of_absurd_size_are_refused_unread(tmp_path):
+    path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)
+    with (path / "values.json").open("r+b") as file:
+        file.truncate(1 << 33)  # eight gigabytes that take no room
+    (path / "SHA256SUMS").unlink()
+    with pytest.raises(DamagedCheckpoint, match="longer than"):
+        load_checkpoint(path, CPU)
+
+
+def test_the_newest_are_kept(tmp_path):
+    for iteration in range(1, 6):
+        save_checkpoint(tmp_path, iteration, TENSORS, VALUES, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000004", "000005"]
+
+
+def test_format_1_still_loads(tmp_path):
+    path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)
+    (path / "SHA256SUMS").unlink()
+    with pytest.raises(DamagedCheckpoint, match="SHA256SUMS is missing"):
+        load_checkpoint(path, CPU)
+    (path / "values.json").write_text(json.dumps({**VALUES, "format_version": 1}))
+    assert torch.equal(load_checkpoint(path, CPU).tensors["theta"]["weight"], TENSORS["theta"]["weight"])
+
+
+def test_a_newer_format_is_not_passed_over(tmp_path):
+    save_checkpoint(tmp_path, 3, TENSORS, VALUES)
+    path = save_checkpoint(tmp_path, 4, TENSORS, VALUES)
+    (path / "values.json").write_text(json.dumps({**VALUES, "format_version": FORMAT_VERSION + 1}))
+    reseal(path)
+    with pytest.raises(UserError, match="000004 has format 3"):
+        load_newest(tmp_path, CPU)

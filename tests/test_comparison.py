@@ -17,12 +17,12 @@ import maml_rl
 from maml_rl import comparison as comparison_module
 from maml_rl.cli import main
 from maml_rl.comparison import Comparison, Condition, Entry, Scratch, Subject, compare
+from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.figures import adaptation_figure, grid_figure, scratch_figure, sweep_figure, tasks_figure
 from maml_rl.intervals import interquartile_mean
 from maml_rl.report import write_report
-from maml_rl.run_folder import write_whole
 
 SMALL = ["--num_tasks=3", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
 

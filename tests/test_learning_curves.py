@@ -374,11 +374,13 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(two_groups, monkeyp
     path = tmp_path / "curve.png"
     path.write_text("old")
 
-    def fail(self, content):
-        self.write_text("half")
+    write = os.write
+
+    def fail(descriptor, content):
+        write(descriptor, b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(os, "write", fail)
     with pytest.raises(UserError, match="no space"):
         save(figure, path)
     assert path.read_text() == "old"

@@ -21,6 +21,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
+from test_checkpoint import reseal
 
 import maml_rl
 from maml_rl import training
@@ -384,14 +385,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(whole, copy, damage):
     assert_equal_runs(whole, copy)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "no counter", "text for a counter", "newer"])
-def test_a_damaged_checkpoint_is_refused(copy, capsys, damage):
+@pytest.mark.parametrize("damage", ["foreign", "no counter", "text for a counter", "newer"])
+def test_a_checkpoint_that_does_not_fit_is_refused(copy, capsys, damage):
     path = copy / "checkpoints" / "000006"
     values = json.loads((path / "values.json").read_text())
-    if damage == "truncated":
-        tensors = path / "tensors.safetensors"
-        tensors.write_bytes(tensors.read_bytes()[:-20])
-    elif damage == "foreign":
+    if damage == "foreign":
         config = copy / "config.yaml"
         config.write_text(config.read_text().replace("- 8", "- 9"))
     elif damage == "no counter":
@@ -401,6 +399,7 @@ def test_a_damaged_checkpoint_is_refused(copy, capsys, damage):
     else:
         values["format_version"] = 999
     (path / "values.json").write_text(json.dumps(values))
+    reseal(path)
     assert main(["train", "--resume", str(copy)]) == 2
     assert capsys.readouterr().err.count("error: ") == 1
 

@@ -1,0 +1,117 @@
+"""Kill training, again and again, and compare what it ends with to a run that was left alone.
+
+    python benchmarks/kill.py --kills 100     real processes and SIGKILL at random moments
+    python benchmarks/kill.py --faults        every file operation of a run, in this process
+
+Prints the kills or faults survived; the exit status is 1 where a run differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+from file_faults import Killed, differences, faults_of, faulty, go_on, toy_iteration
+
+from maml_rl.config_files import load_config
+from maml_rl.meta_trainer import MetaTrainer
+
+_NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=0, help="real processes to kill")
+    parser.add_argument("--faults", action="store_true", help="kill at every file operation")
+    parser.add_argument("--storms", type=int, default=20, help="with --faults: runs killed at random until they end")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        different = _faults(Path(folder), args.storms, args.seed) if args.faults else 0
+        different += _kills(Path(folder), args.kills, args.seed) if args.kills else 0
+    return int(different > 0)
+
+
+def _faults(folder: Path, num_storms: int, seed: int) -> int:
+    rng, injected, different = random.Random(seed), 0, 0
+    sizes = {"num_iterations": 5, "meta_batch_size": 1, "num_episodes": 1, "horizon": 2, "device": "cpu"}
+    logging = {"checkpoint_every": 2, "keep_checkpoints": 2, **_NOTHING_AT_THE_END}
+
+    def config(name: str):
+        output = str(folder / name)
+        return load_config(env="PointNavigation", policy={"hidden_sizes": [4]}, logging=logging, output=output, **sizes)
+
+    with mock.patch.object(MetaTrainer, "meta_iteration", toy_iteration):
+        with faulty() as operations:
+            go_on(config("left alone"))
+        run = config("run")
+        cases = [[fault] for fault in faults_of(operations)]
+        cases += [[rng.choice(faults_of(operations[:30])) for _ in range(20)] for _ in range(num_storms)]
+        for case in cases:
+            for fault in case:
+                with contextlib.suppress(Killed), faulty(fault):
+                    go_on(run)
+                    continue  # it had ended before
+                injected += 1
+            go_on(run)
+            found = differences(folder / "run", folder / "left alone")
+            if found:
+                different += 1
+                print(f"after {case}: {', '.join(found)}")
+            shutil.rmtree(folder / "run")
+    print(f"{injected} faults injected at {len(operations)} file operations, {len(cases)} runs, {different} differ")
+    return different
+
+
+def _kills(folder: Path, wanted: int, seed: int) -> int:
+    rng, killed, different = random.Random(seed), 0, 0
+    flags = ["--env=PointNavigation", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5", "--device=cpu"]
+    flags += ["--policy.hidden_sizes=[8]", "--num_iterations=200", "--logging.checkpoint_every=2"]
+    flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
+    command = [sys.executable, "-m", "maml_rl.train"]
+    start = time.perf_counter()
+    subprocess.run([*command, *flags, "--output", str(folder / "whole")], check=True, capture_output=True)
+    longest_s = time.perf_counter() - start
+    for number in itertools.count():
+        run = folder / str(number)
+        while killed < wanted:
+            new = not (run / "config.yaml").exists()
+            arguments = [*flags, "--output", str(run)] if new else ["--resume", str(run)]
+            process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            try:
+                process.communicate(timeout=rng.uniform(0.3, 1.0) * longest_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                killed += 1
+                print(f"killed {killed} of {wanted}", flush=True)
+                continue
+            if process.returncode:
+                print(f"exit status {process.returncode} of {arguments}")
+                return different + 1
+            break
+        arguments = ["--resume", str(run)] if (run / "config.yaml").exists() else [*flags, "--output", str(run)]
+        subprocess.run([*command, *arguments], check=True, capture_output=True)
+        found = differences(run, folder / "whole")
+        print(f"run {number} ended", flush=True)
+        if found:
+            different += 1
+            print(f"run {number}: {', '.join(found)}")
+        if killed >= wanted:
+            print(f"{killed} processes killed over {number + 1} runs, of which {different} differ")
+            return different
+    raise AssertionError("the count never ends")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
