@@ -179,7 +179,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
     axes.set(xlabel="control steps taken in the task", ylabel="return")
     where = "the same task"
     if len(tasks) > 1:
-        where = f"means over the same {len(tasks)} tasks; grey: {scratch.label} on the worst and the best of them"
+        where = f"means over the same {len(tasks)} tasks\ngrey: {scratch.label} on the worst and on the best of them"
     return _finish(figure, f"{_name(comparison)}: {where}")
 
 
