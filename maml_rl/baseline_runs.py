@@ -193,6 +193,9 @@ def train_ppo(
         results = _results_so_far(path, description)
         if results:
             say(f"{path} holds {len(results)} tasks already, which are kept")
+        whole = settings.whole_updates(num_env_steps)
+        if whole != num_env_steps and len(results) < num_tasks:
+            say(f"PPO trains for {whole:,} control steps in each task: {num_env_steps:,}, rounded up to whole updates")
         for i, task in list(enumerate(tasks))[len(results) : num_tasks]:
             name, total = f"PPO, task {i + 1} of {num_tasks}", settings.whole_updates(num_env_steps)
             with tqdm(total=total, disable=not progress_bar, desc=name, unit="step") as bar:

@@ -166,7 +166,8 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
                 raise UserError(f"{config.env.name} has no dynamics that could be set")
         elif name not in settings:
             hint = closest(name, settings).replace(" See --help for all settings.", "")
-            raise UserError(f"{config.env.name} has no setting {name!r}.{hint} Valid are {', '.join(settings)}.")
+            valid = f"{hint} Valid are {', '.join(settings)}." if settings else " It has none that could be set here."
+            raise UserError(f"{config.env.name} has no setting {name!r}.{valid}")
     try:
         return with_env_flags(config, flags).env
     except UserError as error:

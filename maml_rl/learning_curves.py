@@ -25,6 +25,7 @@ from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.figures import COLORS, MARKERS, encoded
 from maml_rl.intervals import mean_interval_over_seeds
+from maml_rl.pretrained_runs import find_run
 from maml_rl.run_groups import Settings, group_settings
 
 XAxis = Literal["steps", "time", "iterations"]
@@ -158,7 +159,7 @@ class Group:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders.
+    """Read run folders, or pretrained policies by their names.
 
     Raises:
         UserError: one is no run, stands there twice, or has no rows or damaged ones in its progress.csv.
@@ -168,7 +169,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         other = seen.setdefault(folder.resolve(), folder)
         if other is not folder:
             raise UserError(f"run {folder} is given twice" + ("" if other == folder else f", also as {other}"))
-    return [Run(folder, run_config(folder), _read_progress(folder)) for folder in folders]
+    return [Run(folder, run_config(find_run(folder)), _read_progress(find_run(folder))) for folder in folders]
 
 
 def _read_progress(folder: Path) -> dict[str, np.ndarray]:

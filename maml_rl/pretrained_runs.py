@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from maml_rl.errors import UserError
@@ -25,8 +26,10 @@ def find_run(run: str | Path) -> Path:
         return folder
     if str(folder) in names:
         return _FOLDER / folder
+    close = difflib.get_close_matches(str(folder), names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
     raise UserError(
-        f"there is no run folder {folder}, and no pretrained policy of that name; these are {', '.join(names)}"
+        f"there is no run folder {folder}, and no pretrained policy of that name.{hint} These are {', '.join(names)}"
     )
 
 

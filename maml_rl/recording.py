@@ -70,6 +70,8 @@ def make_rendering_env(
         if env is not None:
             env.reset(seed=0)
             env.render()
+    except UserError:
+        raise
     except (TypeError, ValueError, RuntimeError, ImportError, AttributeError, gym.error.Error) as error:
         raise UserError(f"environment {config.name!r} cannot draw here: {error}") from error
     if env is None:

@@ -97,6 +97,8 @@ class TaskSetter(gym.Wrapper):
                 set_task(task)
             except _PASSED_ON:
                 raise
+            except ValueError as error:
+                raise UserError(f"environment {self.name!r} does not take this task: {error}") from error
             except Exception as error:
                 raise self._raised(f"set_task({dict(task)!r:.200})", error) from error
             self._check_spaces()

@@ -154,8 +154,9 @@ def _told_as_user_error(config: EnvConfig) -> Iterator[None]:
 def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[..., gym.Env]:
     if config.drawn_tasks is not None:
         check_arguments(env_id, config.drawn_tasks)
-    # A worker process may have to import the module that registers the id, so the name goes there whole.
-    gym_name = config.name if ":" in config.name else env_id
+    # A worker process may have to import the module that registers the id, so the module goes there too.
+    module, colon, _ = config.name.rpartition(":")
+    gym_name = f"{module}{colon}{env_id}"
     limit: dict[str, Any] = {} if horizon is None else {"max_episode_steps": horizon}
     return functools.partial(gym.make, gym_name, **limit, **config.kwargs)
 
