@@ -162,7 +162,8 @@ class Collector:
                 self.action_map(action.flatten(0, 1).cpu().numpy())
             )
             void |= info.get("void", False)
-            success = np.where(live, info.get("is_success", np.nan), success)
+            if "is_success" in info:
+                success = np.where(live, info["is_success"], success)
             live &= ~(terminated | truncated)
             if not live.any():
                 break
