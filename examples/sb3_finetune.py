@@ -2,7 +2,7 @@
 
 The steps that adaptation plays count too. Mean returns of stochastic episodes, after each part of the budget.
 
-python examples/sb3_finetune.py --policy HalfCheetahVel --num_env_steps 200000
+python examples/sb3_finetune.py --policy HalfCheetahVel --num_tasks 8 --num_env_steps 100000
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import maml_rl
 from maml_rl.evaluation import held_out
+from maml_rl.intervals import mean_interval
 from maml_rl.sb3 import make_vec_env
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train both and print the table."""
+    """Train both on each task and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="HalfCheetahVel", help="a run or a pretrained policy")
+    parser.add_argument("--num_tasks", type=int, default=1, help="seeds SEED, SEED + 1, ..., each with its own task")
     parser.add_argument("--num_env_steps", type=int, default=200_000, help="budget of each, in control steps")
     parser.add_argument("--num_points", type=int, default=5, help="rows of the table after the first")
     parser.add_argument("--num_envs", type=int, default=16)
@@ -32,26 +34,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
+    budgets = np.linspace(0, args.num_env_steps, args.num_points + 1).astype(int)
+    returns = np.stack([compare(args, seed, budgets) for seed in range(args.seed, args.seed + args.num_tasks)])
+    print(f"{'control steps':>13} | from the meta-policy | from scratch | difference and its 95 % interval over tasks")
+    intervals = mean_interval(np.moveaxis(returns[..., 0] - returns[..., 1], 0, -1))
+    for budget, (ours, scratch), (low, high) in zip(budgets, returns.mean(0), intervals, strict=True):
+        print(f"{budget:13} | {ours:20.1f} | {scratch:12.1f} | {ours - scratch:.1f} [{low:.1f}, {high:.1f}]")
+
+
+def compare(args: argparse.Namespace, seed: int, budgets: np.ndarray) -> np.ndarray:
+    """Mean returns after each budget, (len(budgets), 2): from the meta-policy, from scratch."""
     policy = maml_rl.load(args.policy)
-    config, sizes = policy.config, {"num_envs": args.num_envs, "seed": args.seed}
-    drawn = make_vec_env(None, held_out(config.env), config.horizon, num_envs=1, task=None, seed=args.seed)
+    config, sizes = policy.config, {"num_envs": args.num_envs, "seed": seed}
+    drawn = make_vec_env(None, held_out(config.env), config.horizon, num_envs=1, task=None, seed=seed)
     (task,) = drawn.get_attr("tasks")[0]
     drawn.close()
-    adapted = policy.adapt(task=task, seed=args.seed)
+    adapted = policy.adapt(task=task, seed=seed)
     spent = config.inner.num_steps * config.num_episodes * config.horizon
     ours = adapted.to_sb3(task=task, learning_rate=args.finetuning_rate, n_steps=args.n_steps, **sizes)
     envs = make_vec_env(None, config.env, config.horizon, task=task, **sizes)
-    scratch = PPO("MlpPolicy", envs, learning_rate=args.learning_rate, n_steps=args.n_steps, seed=args.seed)
-    tests = make_vec_env(None, config.env, config.horizon, num_envs=20, task=task, seed=args.seed)
-    print(f"{config.env.name} {task}\n{'control steps':>13} | from the meta-policy | from scratch")
-    for budget in np.linspace(0, args.num_env_steps, args.num_points + 1).astype(int):
-        returns = []
-        for model, before in ((ours, spent), (scratch, 0)):
+    scratch = PPO("MlpPolicy", envs, learning_rate=args.learning_rate, n_steps=args.n_steps, seed=seed)
+    tests = make_vec_env(None, config.env, config.horizon, num_envs=20, task=task, seed=seed)
+    returns = np.empty((len(budgets), 2))
+    for i, budget in enumerate(budgets):
+        for j, (model, before) in enumerate(((ours, spent), (scratch, 0))):
             missing = int(budget) - before - model.num_timesteps
             if missing > 0:
                 model.learn(missing, reset_num_timesteps=False)
-            returns.append(evaluate_policy(model, tests, n_eval_episodes=20, deterministic=False)[0])
-        print(f"{budget:13} | {returns[0]:20.1f} | {returns[1]:12.1f}", flush=True)
+            returns[i, j], _ = evaluate_policy(model, tests, n_eval_episodes=20, deterministic=False)
+    print(f"seed {seed}: {config.env.name} {task}: {returns[-1, 0]:.1f} | {returns[-1, 1]:.1f} at the end", flush=True)
+    return returns
 
 
 if __name__ == "__main__":

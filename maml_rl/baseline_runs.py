@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maml_rl.checkpoint import latest_checkpoint
 from maml_rl.config import Config, LoggingConfig
 from maml_rl.config_files import load, run_config
 from maml_rl.durable_files import write_whole
@@ -56,14 +57,16 @@ def baseline_config(
     Args:
         run: the meta-trained run.
         name: one of :data:`POLICIES`.
-        num_iterations: of training; default is as many as take the control steps of the meta-run.
+        num_iterations: of training; default is as many as take the control steps that the meta-run has taken.
         seed: of all random streams.
         device: where the policy lives.
 
     Raises:
-        UserError: there is no such run, or it has no tasks that an oracle could be told.
+        UserError: there is no such run, it is a baseline or has no checkpoint, or has no tasks to tell an oracle.
     """
     meta = run_config(run)
+    if not meta.adapt_in_training:
+        raise UserError(f"{run} is a baseline itself, trained without adaptation: give the meta-trained run")
     logging = LoggingConfig(checkpoint_every=meta.logging.checkpoint_every, final_evaluation=False, final_video=False)
     output = str(folder_of(run, name))
     config = replace(meta, output=output, seed=seed, device=device, init_from=None, logging=logging)
@@ -74,13 +77,21 @@ def baseline_config(
         adapt_in_training=False,
         inner=replace(meta.inner, learned_step_size="none"),
         outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
-        num_iterations=num_iterations or meta.num_iterations * (meta.training_inner.num_steps + 1),
+        num_iterations=num_iterations or _finished_iterations(run) * (meta.training_inner.num_steps + 1),
     )
     if name == "oracle":
         config = replace(config, env=replace(meta.env, observe_task=True))
         with as_task_vector_env(None, config.env, 1, config.horizon):
             pass  # can be made
     return config
+
+
+def _finished_iterations(run: Path) -> int:
+    """Of the newest checkpoint; the configuration may name more than there are."""
+    path = latest_checkpoint(run / "checkpoints")
+    if path is None:
+        raise UserError(f"{run} has no checkpoint yet: say how long to train by --num_iterations")
+    return int(path.name)
 
 
 def make_policy_baseline(

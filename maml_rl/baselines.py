@@ -26,7 +26,7 @@ def command(argv: list[str]) -> int:
     parser.add_argument(
         "--num_iterations",
         type=positive,
-        help="of pretrained and oracle (default: as many as take the control steps of the meta-run)",
+        help="of pretrained and oracle (default: as many as take the control steps that the meta-run has taken)",
     )
     parser.add_argument("--num_tasks", type=positive, default=4, help="that PPO is trained on (default: 4)")
     parser.add_argument(

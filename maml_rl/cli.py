@@ -159,6 +159,7 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     from maml_rl.config_files import closest, with_env_flags
 
     settings = [name for name in config.env.kwargs if name != "dynamics"]
+    settings += [name for name in ("kwarg_ranges", "task_list") if getattr(config.env, name)]
     for flag in flags:
         name = flag.partition("=")[0].removeprefix("--env.")
         if name.startswith("dynamics."):

@@ -127,14 +127,21 @@ def to_episodes(
 
 def _ends(log: EpisodeLog) -> np.ndarray:
     """Whether an episode ends with a step, (N,) bool."""
-    given = {name: np.asarray(getattr(log, name)) for name in _ENDS if getattr(log, name) is not None}
+    given = {name: _truths(getattr(log, name)) for name in _ENDS if getattr(log, name) is not None}
     if not given:
         raise UserError(f"episodes need one of {', '.join(_ENDS)}: where an episode ends")
     shapes = {values.shape for values in given.values()}
     for name, values in given.items():
         if values.ndim != 1 or len(shapes) > 1 or values.dtype != bool:
-            raise UserError(f"{name} of episodes must be (N,) bool, got {values.shape} {values.dtype}")
+            raise UserError(f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} {values.dtype}")
     return np.logical_or.reduce(list(given.values()))
+
+
+def _truths(given: Any) -> np.ndarray:
+    """Zeros and ones, as a log may write them, for what they mean; anything else as it is."""
+    values = np.asarray(given)
+    is_number = values.dtype.kind in "iuf"
+    return values.astype(bool) if is_number and np.isin(values, (0, 1)).all() else values
 
 
 def _numbers(given: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +96,7 @@ def _write_onnx(module: PlainPolicy, example: Tensor, path: Path) -> None:
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"ONNX needs {' and '.join(missing)}: install them with pip install 'maml-rl[export]'")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _only_errors_of("torch.onnx"):  # it tells that torchvision is not there
         warnings.simplefilter("ignore", FutureWarning)  # of torch's exporter about torch
         torch.onnx.export(
             module,
@@ -107,6 +109,17 @@ def _write_onnx(module: PlainPolicy, example: Tensor, path: Path) -> None:
             verbose=False,
             dynamo=True,
         )
+
+
+@contextlib.contextmanager
+def _only_errors_of(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _write_torchscript(module: PlainPolicy, example: Tensor, path: Path) -> None:

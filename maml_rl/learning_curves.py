@@ -291,7 +291,8 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
     axes.set_ylim(heights.min() - margin, heights.max() + margin)
     steps = " or ".join(f"{num}" for num in sorted({group.num_steps for group in groups}))
     returns = f"return after {steps} adaptation step{'' if steps == '1' else 's'}"
-    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
+    shown = "return" if view.before else returns  # the legend says which is which
+    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or shown)
     axes.grid(alpha=0.3)
     families = {group.settings["env.name"] for group in groups}
     if title is None and len(families) == 1 < len(groups):

@@ -85,7 +85,7 @@ class MetaPolicy:
         """What it is, without its numbers."""
         return (
             f"MetaPolicy({self.config.env.name}, observations {self.observation_space.shape}, actions "
-            f"{self.action_space}, {self.num_adaptation_steps} adaptation steps)"
+            f"{self.action_space}, {self.num_adaptation_steps} adaptation step{'s' * (self.num_adaptation_steps != 1)})"
         )
 
     @property
@@ -120,12 +120,17 @@ class MetaPolicy:
             The action (action_size,) or actions (N, action_size), as the environment takes them, and ``state``.
 
         Raises:
-            ValueError: the observation has another size than the policy's.
+            UserError: the observation has another size than the policy's, or is no array.
         """
-        observation = np.asarray(observation)
         size = self.policy.observation_size
+        if isinstance(observation, (Mapping, tuple)):
+            raise UserError(
+                f"expected an array of observations ({size},) or (N, {size}), got a {type(observation).__name__}: "
+                "gymnasium.spaces.flatten(env.observation_space, observation) makes it one, as in training"
+            )
+        observation = np.asarray(observation)
         if observation.ndim not in (1, 2) or observation.shape[-1] != size:
-            raise ValueError(f"expected observations of shape ({size},) or (N, {size}), got {observation.shape}")
+            raise UserError(f"expected observations of shape ({size},) or (N, {size}), got {observation.shape}")
         batch = np.atleast_2d(observation)
         seen = torch.from_numpy(batch).to(self.device, torch.float32)
         if self.normalizer is not None:
@@ -171,15 +176,20 @@ class MetaPolicy:
                 cannot be used.
         """
         if episodes is not None:
-            if (env, task, num_steps, num_episodes) != (None,) * 4:
-                raise UserError("episodes say all: leave out env, task, num_steps and num_episodes")
+            beside = {"env": env, "task": task, "num_steps": num_steps, "num_episodes": num_episodes}
+            given = [name for name, value in beside.items() if value is not None]
+            if given:
+                raise UserError(
+                    f"{', '.join(given)} cannot be given beside episodes, which say it: leave out one of them"
+                )
             return self._adapted_to([episodes] if isinstance(episodes, (EpisodeLog, Mapping)) else episodes)
         if isinstance(env, Mapping):
             raise UserError(f"a task is given as task={dict(env)!r}; the first argument is an environment")
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
-        if num_episodes < 1 or num_steps < 0:
-            raise UserError(f"num_episodes must be at least 1 and num_steps 0, got {num_episodes} and {num_steps}")
+        for name, value, least in (("num_episodes", num_episodes, 1), ("num_steps", num_steps, 0)):
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+                raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
         side_by_side = self.config.env.side_by_side(num_episodes)
         with as_task_vector_env(env, self.config.env, side_by_side, self.config.horizon) as envs:

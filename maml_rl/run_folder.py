@@ -61,7 +61,9 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
-        raise UserError(f"output {folder} exists and is not empty: choose another, or resume the run that is there")
+        run = (folder / "config.yaml").is_file()
+        way = f"go on with it by --resume {folder}" if run else "it is no run"
+        raise UserError(f"output {folder} exists and is not empty: {way}, or choose another, or delete it")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

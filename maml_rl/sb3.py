@@ -6,6 +6,8 @@ The only file that imports its algorithms.
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -36,6 +38,7 @@ Model = OnPolicyAlgorithm
 SB3Env = gym.Env | VecEnv
 """An environment that it trains on."""
 _ALGORITHMS: dict[str, type[Model]] = {"PPO": PPO, "A2C": A2C}
+_SAID_BY_THE_ACTOR = ("policy", "policy_kwargs", "use_sde")
 
 
 class TaskVecEnv(VecEnv):
@@ -345,9 +348,7 @@ def model_of(
         name = getattr(algorithm, "__name__", algorithm)
         raise UserError(f"algorithm {name} is not supported: a meta-policy can become the actor of PPO or A2C")
     _check_bounded(env.action_space)
-    refused = settings.keys() & {"policy", "policy_kwargs", "use_sde"}
-    if refused:
-        raise UserError(f"{', '.join(sorted(refused))}: the meta-policy says what the actor is")
+    _check_settings(chosen, settings)
     hidden = [len(bias) for _, bias in network.layers[:-1]]
     policy_kwargs = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.nonlinearity]}
     model = chosen("MlpPolicy", env, policy_kwargs=policy_kwargs, **settings)
@@ -358,6 +359,18 @@ def model_of(
         if network.log_std is not None:
             model.policy.log_std.copy_(network.log_std)
     return model
+
+
+def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None:
+    refused = [name for name in settings if name in _SAID_BY_THE_ACTOR]
+    if refused:
+        raise UserError(f"{', '.join(refused)}: the meta-policy says what the actor is")
+    valid = [name for name in inspect.signature(algorithm).parameters if name not in ("env", *_SAID_BY_THE_ACTOR)]
+    for name in settings:
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"{algorithm.__name__} has no setting {name!r}.{hint} Valid are {', '.join(valid)}")
 
 
 def network_of(model: object) -> PlainNetwork:

@@ -77,7 +77,9 @@ def resolve_env_id(name: str) -> str:
             importlib.import_module(module)
         except Exception as error:  # whatever the user's code raises
             problem = f"{type(error).__name__}: {error}"
-            raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({problem})") from error
+            missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+            where = ": it is looked for in the current folder, and in what is installed" if missing else ""
+            raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({problem}){where}") from error
         name = name_in_module
     family_id = f"maml_rl/{name}-v0"
     if family_id in gym.registry:

@@ -260,8 +260,9 @@ class TrainingRun:
         config, num_steps = self.config, self.config.training_inner.num_steps
         steps = config.meta_batch_size * config.num_episodes * config.horizon * (num_steps + 1)
         say(
-            f"{config.env.name}: {config.num_iterations} meta-iterations of {config.meta_batch_size} tasks x "
-            f"{config.num_episodes} episodes x {config.horizon} steps x {num_steps + 1} collections = "
+            f"{config.env.name}: {_number(config.num_iterations, 'meta-iteration')} of "
+            f"{_number(config.meta_batch_size, 'task')} x {_number(config.num_episodes, 'episode')} x "
+            f"{_number(config.horizon, 'step')} x {_number(num_steps + 1, 'collection')} = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
         notice = config.outer.notice(num_steps) if hasattr(config.outer, "notice") else None
@@ -357,6 +358,10 @@ def _unwritable_told(run: Path) -> Iterator[None]:
 
 def _advice(run: Path) -> str:
     return f"Go on with: python -m maml_rl.train --resume {shlex.quote(str(run))}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _progress(metrics: dict[str, float]) -> str:

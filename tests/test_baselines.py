@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -236,6 +237,23 @@ def test_pretrained_and_oracle_follow_the_run(run: Path) -> None:
     steps = [json.loads(path.read_text())["num_env_steps"] for path in run.glob("**/00000[26]/values.json")]
     assert len(steps) == 3
     assert max(steps) <= 2 * 3 * 2 * 2 * 5
+
+
+def test_a_run_that_was_stopped_has_baselines_of_the_steps_that_it_took(tmp_path: Path, finished: Path) -> None:
+    run, done = shutil.copytree(finished, tmp_path / "run"), run_config(finished).num_iterations
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(values | {"num_iterations": 10 * done}))
+    assert baseline_config(run, "oracle").num_iterations == 3 * done
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match=r"no checkpoint yet: .*--num_iterations"):
+        baseline_config(run, "oracle")
+    assert baseline_config(run, "oracle", num_iterations=4).num_iterations == 4
+
+
+def test_a_baseline_has_none(tmp_path: Path) -> None:
+    joint = make_run(tmp_path / "joint", adapt_in_training=False)
+    with pytest.raises(UserError, match="is a baseline itself"):
+        baseline_config(joint, "random")
 
 
 def test_what_a_baseline_cannot_share_with_its_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -238,6 +239,10 @@ class TestTasksOfTheConfiguration:
         env = ["--env", "Goal-v0", "--env.task_list", "[{goal: 1}, {goal: 2}]", "--output", str(run)]
         assert main(["train", *env, *flags]) == 0
         assert maml_rl.load(run).config.env.task_list == ({"goal": 1}, {"goal": 2})
+        others = ["--tasks.task_list", "[{goal: 5}]", "--num_tasks", "1", "--num_steps", "0"]
+        assert main(["evaluate", str(run), "--num_episodes", "2", *others]) == 0
+        evaluated = json.loads((run / "evaluation" / "results.json").read_text())
+        assert '"goal": 5' in json.dumps(evaluated)
 
 
 OBSERVATIONS = {

@@ -150,8 +150,9 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no numbers": (lambda log: changed(log, "rewards", ["good"] * 24), "rewards .* no array of numbers"),
     "NaN": (lambda log: changed(log, "observations", log["observations"] * np.nan), "observations .* step 0"),
     "out of bounds": (lambda log: changed(log, "actions", log["actions"] + 7), "action of step 0"),
-    "ends that are no bools": (lambda log: changed(log, "truncated", np.ones(24)), "truncated .* bool"),
+    "ends that are no bools": (lambda log: changed(log, "truncated", np.full(24, 0.5)), "truncated .* bool"),
     "ends of another length": (lambda log: changed(log, "truncated", np.ones(23, bool)), "bool"),
+    "ends that are counted": (lambda log: changed(log, "truncated", np.arange(24)), "truncated .* bool"),
     "no end": (lambda log: changed(log, "truncated", np.zeros(24, bool)), "no episode is complete"),
     "nothing of ends": (
         lambda log: {name: log[name] for name in ("observations", "actions", "rewards")},
@@ -172,6 +173,13 @@ def test_what_cannot_be_used_is_refused(case: str, point: MetaPolicy) -> None:
         point.adapt(episodes=spoil(played(point, point_env)))
 
 
+def test_ends_may_be_zeros_and_ones(point: MetaPolicy) -> None:
+    log = played(point, point_env)
+    for dtype in (int, float):
+        written = changed(log, "truncated", log["truncated"].astype(dtype))
+        assert_same(point.adapt(episodes=written), point.adapt(episodes=log), point)
+
+
 @pytest.mark.parametrize("choice", [2, -1, 0.5])
 def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: MetaPolicy) -> None:
     log = played(cartpole, cartpole_env)
@@ -181,5 +189,5 @@ def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: MetaPoli
 
 @pytest.mark.parametrize("more", [{"env": "PointNavigation"}, {"task": GOAL}, {"num_steps": 1}, {"num_episodes": 4}])
 def test_episodes_and_an_environment_are_refused(more: dict[str, Any], point: MetaPolicy) -> None:
-    with pytest.raises(UserError, match="leave out"):
+    with pytest.raises(UserError, match=f"^{next(iter(more))} cannot .* leave out"):
         point.adapt(episodes=played(point, point_env), **more)

@@ -145,9 +145,10 @@ def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_sb3_finetune(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ["--num_env_steps", "2400", "--num_points", "1", "--num_envs", "2", "--n_steps", "32"]
+    sizes = ["--num_env_steps", "2400", "--num_points", "1", "--num_envs", "2", "--n_steps", "32", "--num_tasks", "2"]
     _load("sb3_finetune").main(["--policy", "PointNavigation", *sizes])
-    rows = [[float(cell) for cell in _cells(line)] for line in capsys.readouterr().out.splitlines()[2:]]
+    table = capsys.readouterr().out.splitlines()[3:]
+    rows = [[float(cell) for cell in _cells(line.rpartition("|")[0])] for line in table]
     assert [row[0] for row in rows] == [0, 2400]
     # The first row is that of the adapted policy and of a fresh one; adaptation itself took 2000 steps.
     assert rows[0][1] > rows[0][2] + 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,15 @@ def _run(path: Path, observations: np.ndarray) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("ending", [".ts", ".pt2", ".onnx"])
 @pytest.mark.parametrize("kind", ["normalized", "discrete"])
-def test_files_give_the_policys_actions_at_any_batch_size(kind: str, ending: str, tmp_path: Path) -> None:
+def test_files_give_the_policys_actions_at_any_batch_size(
+    kind: str, ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     if ending == ".onnx":
         pytest.importorskip("onnxscript")
     policy = make_meta_policy(kind)
     path = policy.export(tmp_path / f"policy{ending}")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     for size in (1, 2, 5):
         observations = observations_of(policy)[:size]
         (actions,) = _run(path, observations)

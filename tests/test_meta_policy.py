@@ -124,8 +124,14 @@ def test_predict_normalizes(policy):
 
 @pytest.mark.parametrize("shape", [(3,), (1,), (), (4, 3), (2, 2, 2), (0,)])
 def test_an_observation_of_another_size_is_refused(policy, shape):
-    with pytest.raises(ValueError, match=r"\(2,\)"):
+    with pytest.raises(UserError, match=r"\(2,\)"):
         policy.predict(np.zeros(shape))
+
+
+@pytest.mark.parametrize("observation", [{"a": np.zeros(2)}, (np.zeros(1), np.zeros(1))], ids=["dict", "tuple"])
+def test_an_observation_that_is_not_flattened_is_refused(policy, observation):
+    with pytest.raises(UserError, match=r"gymnasium\.spaces\.flatten"):
+        policy.predict(observation)
 
 
 def test_predict_leaves_global_generators_alone(policy):
@@ -246,12 +252,15 @@ def test_an_environment_with_other_spaces_is_refused_with_both(policy):
         {"num_episodes": 0},
         {"num_episodes": -1},
         {"num_steps": -1},
+        {"num_steps": 1.5},
+        {"num_episodes": True},
         {"env": "PointNavigaton"},
     ],
     ids=str,
 )
 def test_bad_arguments_are_refused(policy, arguments):
-    with pytest.raises(UserError):
+    name, value = next(iter(arguments.items()))
+    with pytest.raises(UserError, match=f"(?s){'' if name == 'env' else name}.*{value}"):
         policy.adapt(**arguments)
 
 
