@@ -15,8 +15,9 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 from maml_rl.config import Config
+from maml_rl.failures import REWARD, Failure
 from maml_rl.maml import initial_theta
-from maml_rl.meta_trainer import MetaTrainer, TrainingState
+from maml_rl.meta_trainer import MetaIteration, MetaTrainer, TrainingState
 from maml_rl.training import resume, train
 
 _NEED_ROOM = ("open", "write", "fsync", "mkdir")
@@ -121,8 +122,8 @@ def faults_of(operations: list[str]) -> list[Fault]:
     ]
 
 
-def toy_iteration(self: MetaTrainer, state: TrainingState) -> tuple[TrainingState, dict[str, float]]:
-    """Stands for a meta-iteration where only files matter: theta' = theta / 2 + iteration, momentum, and metrics."""
+def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
+    """Stands for a meta-iteration where only files matter: theta' = theta / 2 + iteration, momentum, and the rest."""
     start = initial_theta(self.collector.policy, self.inner)
     theta = {name: value / 2 + state.iteration + start[name] for name, value in state.theta.items()}
     outer = {"momentum": state.outer_state.get("momentum", next(iter(theta.values()))) * 0.9 + 1.0}
@@ -130,7 +131,8 @@ def toy_iteration(self: MetaTrainer, state: TrainingState) -> tuple[TrainingStat
     metrics = {"train/return_after_0_steps": float(next(iter(theta.values())).sum()), "time/num_env_steps": done * 10}
     if done % 2 == 0:
         metrics["evaluation/return_after_0_steps"] = done / 7
-    return TrainingState(theta, outer, state.normalizer, done, done * 10), metrics
+    failures = [Failure(0, REWARD, done, {"goal": done}), Failure(1, REWARD, 1, {"goal": 0})][: done % 3]
+    return MetaIteration(TrainingState(theta, outer, state.normalizer, done, done * 10), metrics, failures)
 
 
 def go_on(config: Config) -> None:
@@ -154,8 +156,7 @@ def differences(run: Path, reference: Path) -> list[str]:
             found.append(f"{path.name} of the last checkpoint")
     if [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]:
         found.append("leftovers in checkpoints")
-    if _rows(run) != _rows(reference):
-        found.append("progress.csv")
+    found += [name for name in ("progress.csv", "failures.csv") if _rows(run / name) != _rows(reference / name)]
     if _scalars(run) != _scalars(reference):
         found.append("TensorBoard")
     return found
@@ -165,8 +166,8 @@ def _is_clock(name: str) -> bool:
     return name.startswith("time/") and name.endswith("_s")
 
 
-def _rows(run: Path) -> list[dict[str, str]]:
-    with (run / "progress.csv").open(newline="") as file:
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if not _is_clock(key)} for row in csv.DictReader(file)]
 
 

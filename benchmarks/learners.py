@@ -53,7 +53,7 @@ def main() -> None:
         for i in range(args.rounds + 1):
             for name, (trainer, state) in opened.items():
                 start = time.perf_counter()
-                opened[name][1], metrics = trainer.meta_iteration(state)
+                opened[name][1], metrics, _ = trainer.meta_iteration(state)
                 total = time.perf_counter() - start
                 if i > 0:  # the first round warms up
                     seconds[name].append((total, total - metrics["time/collection_s"]))

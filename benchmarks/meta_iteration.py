@@ -47,7 +47,7 @@ def main() -> None:
         for i in range(args.rounds + 1):
             recorder.clear()
             start = time.perf_counter()
-            state, metrics = trainer.meta_iteration(state)
+            state, metrics, _ = trainer.meta_iteration(state)
             total = time.perf_counter() - start
             if i > 0:  # the first round warms up
                 seconds.append(total)

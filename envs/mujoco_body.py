@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,18 @@ _BREAKDOWNS = [
         mujoco.mjtWarning.mjWARN_BADCTRL,
     )
 ]
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep MuJoCo from writing to stderr and MUJOCO_LOG.TXT about simulations that break down: they are counted."""
+    before, quiet = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
+    quiet.logto_console = quiet.logto_file = False
+    quiet.set()
+    try:
+        yield
+    finally:
+        before.set()
 
 
 def load_model(file: str) -> mujoco.MjModel:
@@ -179,7 +192,8 @@ class MujocoBatchEngine:
             self._control[ids] = action[ids]
         failed = None
         try:
-            self.batch.step(ids, nstep=self._frame_skip)
+            with _without_log():
+                self.batch.step(ids, nstep=self._frame_skip)
         except SimulationError as error:
             failed = error.ids
         self._update(ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
+from maml_rl.failures import BASELINE, INNER_STEP, NO_EPISODE, Failures
 from maml_rl.maml import InnerConfig, adapt, step_sizes, with_context
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Params, make_stack
@@ -22,6 +24,21 @@ from maml_rl.surrogates import policy_gradient_loss
 
 TASKS_PER_BLOCK = 4
 """Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
+
+
+class Adaptation(NamedTuple):
+    """What came of adapting to T tasks.
+
+    A task without a valid episode, whose baseline cannot be fitted or whose inner step is not finite has failed: it
+    keeps the parameters that it had, and its episodes are void from there on.
+    """
+
+    episodes: list[Episodes]
+    """Those after 0, 1, ... inner steps, with advantages."""
+    stack: Params
+    """The last parameters, each (T, ...)."""
+    failures: Failures
+    """What went wrong, and which tasks failed."""
 
 
 def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
@@ -52,7 +69,7 @@ def collect_through_adaptation(
     watch: Stopwatch | None = None,
     first_step: int = 0,
     final_episodes: bool = True,
-) -> tuple[list[Episodes], Params]:
+) -> Adaptation:
     """Play every task with theta, adapt, play with the adapted parameters, and so on for ``inner.num_steps`` steps.
 
     Args:
@@ -66,24 +83,57 @@ def collect_through_adaptation(
         watch: charged with ``collection``, ``advantages`` and ``adaptation``.
         first_step: inner steps that lie behind ``theta`` already, so that their random numbers are not drawn again.
         final_episodes: play with the last parameters too.
-
-    Returns:
-        The episodes after 0, 1, ... inner steps, with advantages, and the last parameters, a stack.
     """
     watch = watch or Stopwatch()
+    num_collections = inner.num_steps + final_episodes
+    failures = Failures(
+        [{}] * collector.num_tasks if tasks is None else tasks,
+        num_collections * collector.num_tasks * collector.num_episodes,
+    )
     if tasks is not None:
         collector.set_tasks(tasks)
-    stack = with_context(collector.policy, make_stack(theta, collector.num_tasks))
+    stack: Params = with_context(collector.policy, make_stack(theta, collector.num_tasks))
     episodes: list[Episodes] = []
-    for k in range(inner.num_steps + final_episodes):
-        collected = collector.collect(stack, streams, first_step + k, normalizer)
+    for step in range(first_step, first_step + num_collections):
+        collected = collector.collect(stack, streams, step, normalizer, failures)
         watch.lap("collection")
-        episodes.append(with_advantages(collected, baseline))
+        episodes.append(usable(collected, baseline, step, failures))
         watch.lap("advantages")
-        if k < inner.num_steps:
-            stack = inner_step(collector.policy, stack, episodes[-1], inner, first_step + k)
+        if len(episodes) <= inner.num_steps:
+            stack = contained_step(collector.policy, stack, episodes[-1], inner, step, failures)
             watch.lap("adaptation")
-    return episodes, stack
+    return Adaptation(episodes, stack, failures)
+
+
+def usable(collected: Episodes, baseline: BaselineConfig, step: int, failures: Failures) -> Episodes:
+    """The episodes with advantages; tasks that have none to learn from are set aside, and their episodes void."""
+    failures.set_aside(step, NO_EPISODE, (collected.num_steps == 0).cpu().numpy())
+    episodes = with_advantages(collected, baseline)
+    failures.set_aside(step, BASELINE, ~episodes.advantages.isfinite().all(-1).all(-1).cpu().numpy())
+    if not failures.failed.any():
+        return episodes
+    return episodes.without(_failed(failures, collected.mask))
+
+
+def contained_step(
+    policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int, failures: Failures
+) -> Params:
+    """:func:`inner_step`, in which tasks that it cannot take stay where they are and are set aside."""
+    adapted = inner_step(policy, stack, support, inner, step)
+    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in adapted.values()]).all(0)
+    failures.set_aside(step, INNER_STEP, ~finite.cpu().numpy())
+    if not failures.failed.any():
+        return adapted
+    failed = _failed(failures, support.mask)
+    return {
+        name: torch.where(failed.reshape(-1, *[1] * (value.dim() - 1)), stack[name], value)
+        for name, value in adapted.items()
+    }
+
+
+def _failed(failures: Failures, like: Tensor) -> Tensor:
+    """The tasks that failed, (T,) bool, where ``like`` is."""
+    return torch.from_numpy(failures.failed.copy()).to(like.device)
 
 
 def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int) -> dict[str, Tensor]:
@@ -95,9 +145,6 @@ def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: Inner
         support: episodes of T tasks that the stack played.
         inner: how to adapt.
         step: number of inner steps before.
-
-    Raises:
-        FloatingPointError: a parameter is not finite any more.
     """
     loss = policy_gradient_loss(policy, inner.surrogate)
     blocks = []
@@ -106,8 +153,4 @@ def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: Inner
         size = step_sizes(policy, inner, block, step)
         # First order, since only the value is wanted here.
         blocks.append(adapt(block, [support.tasks(i, i + TASKS_PER_BLOCK)], loss, step_size=size, first_order=True))
-    adapted = {name: torch.cat([block[name] for block in blocks]) for name in stack}
-    for name, value in adapted.items():
-        if not value.isfinite().all():
-            raise FloatingPointError(f"{name} is not finite after inner step {step + 1}: lower inner.step_size")
-    return adapted
+    return {name: torch.cat([block[name] for block in blocks]) for name in stack}

@@ -39,7 +39,10 @@ def normalized_per_task(advantages: Tensor, mask: Tensor) -> Tensor:
 
 
 def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
-    """The same episodes with their advantages over a baseline fitted to them, task by task."""
+    """The same episodes with their advantages over a baseline fitted to them, task by task.
+
+    The advantages of a task whose baseline cannot be fitted, or does not fit into their type, are not finite.
+    """
     values = fit_values(episodes, config.discount, config.ridge)
     advantages = generalized_advantages(episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda)
     advantages = advantages * episodes.mask

@@ -68,7 +68,7 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     """Fit each task's baseline to its own returns by ridge regression, and evaluate it at the same states.
 
     The normal equations are solved in float64. For a task where they are singular even with the ridge, it is raised
-    tenfold until they are not.
+    tenfold until they are not. Where they are not finite, nothing can be fitted: that task's values are NaN.
 
     Args:
         episodes: of T tasks.
@@ -77,15 +77,13 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
 
     Returns:
         (T, E, H) values, zero after an episode's end.
-
-    Raises:
-        FloatingPointError: a reward or an observation is not finite.
     """
     x = episodes.flat(baseline_features(episodes.observations)).double() * episodes.flat(episodes.mask)[..., None]
     y = episodes.flat(returns_to_go(episodes.rewards * episodes.mask, discount)).double()[..., None]
     gram, moment = x.mT @ x, x.mT @ y
-    if not (gram.isfinite().all() and moment.isfinite().all()):
-        raise FloatingPointError("the baseline's features or returns are not finite")
+    unfit = ~(gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1))[:, None, None]
+    if unfit.any():
+        gram, moment = gram.masked_fill(unfit, 0.0), moment.masked_fill(unfit, torch.nan)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     ridges = torch.full_like(gram[:, :1, :1], ridge)
     while True:

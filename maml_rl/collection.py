@@ -13,10 +13,14 @@ from torch import Tensor
 
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
+from maml_rl.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, Params, distribution
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.random_streams import RandomStreams
+
+_CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
+"""Why an episode is void, by number; 0 where it is not."""
 
 
 @contextlib.contextmanager
@@ -99,21 +103,27 @@ class Collector:
     @one_torch_thread()
     @torch.no_grad()
     def collect(
-        self, stack: Params, streams: RandomStreams, adaptation_step: int, normalizer: ObservationNormalizer | None
+        self,
+        stack: Params,
+        streams: RandomStreams,
+        adaptation_step: int,
+        normalizer: ObservationNormalizer | None,
+        failures: Failures | None = None,
     ) -> Episodes:
         """Play E episodes of every task, each task with its own parameters.
+
+        An episode whose simulation breaks down, or that shows an observation, action or reward that is not finite, is
+        void: nothing of it is used, and the others go on as if it were not there.
 
         Args:
             stack: parameters, each (T, ...).
             streams: of random numbers, for this iteration.
             adaptation_step: number of inner steps behind ``stack``; it names the streams.
             normalizer: of observations, fixed meanwhile.
+            failures: told why episodes are void.
 
         Returns:
             The episodes, without advantages.
-
-        Raises:
-            FloatingPointError: an observation, action or reward is not finite, or a task has no valid episode.
         """
         noise, seed = self._noise(streams, adaptation_step, stack), streams.reset_seed(adaptation_step)
         side_by_side = self.episodes_per_round
@@ -121,91 +131,95 @@ class Collector:
             self._round(stack, noise[:, first : first + side_by_side], seed + first * self.num_tasks, normalizer)
             for first in range(0, self.num_episodes, side_by_side)
         ]
-        observations, actions, rewards, mask, void, success = (
+        observations, actions, rewards, mask, cause, success = (
             torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True)
         )
         # One pass over all states gives what the steps sampled from, in the shape that the learner computes it again.
         dist = distribution(self.policy, stack, observations.flatten(1, 2))
-        episodes = Episodes(
+        log_probs = dist.log_prob(actions.flatten(1, 2)).reshape(mask.shape)
+        has_log_probs = (log_probs.isfinite() | (mask == 0)).all(-1)
+        if not has_log_probs.all():  # parameters so large that only the density of an action overflows
+            cause = torch.where(has_log_probs, cause, _CAUSES.index(ACTION))
+            mask = mask * has_log_probs[..., None]
+            success = success.masked_fill(~has_log_probs, torch.nan)
+            log_probs = log_probs.masked_fill(mask == 0, 0.0)
+        void = cause > 0
+        if failures is not None and void.any():
+            for i, what in enumerate(_CAUSES[1:], 1):
+                failures.void_episodes(adaptation_step, what, (cause == i).cpu().numpy())
+        return Episodes(
             observations=observations,
             actions=actions,
             rewards=rewards,
             mask=mask,
             distribution=tuple(dist),
-            log_probs=dist.log_prob(actions.flatten(1, 2)).reshape(mask.shape),
+            log_probs=log_probs,
             void=void,
             success=success,
             advantages=torch.zeros_like(rewards),
         )
-        _check(episodes)
-        return episodes
 
     def _round(
         self, stack: Params, noise: Tensor, seed: int, normalizer: ObservationNormalizer | None
     ) -> tuple[Tensor, ...]:
-        """One episode in every sub-environment; observations, actions, rewards, mask, void, success, in task order."""
+        """One episode in every sub-environment; observations, actions, rewards, mask, cause, success, in task order."""
         sizes = (self.num_tasks, self.episodes_per_round)
         horizon, num_envs = self.horizon, self.env.num_envs
         observations = noise.new_zeros(*sizes, horizon, self.policy.observation_size)
         rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
-        void, live = np.zeros(num_envs, bool), np.ones(num_envs, bool)
+        cause, live = np.zeros(num_envs, np.int8), np.ones(num_envs, bool)
         success = np.full(num_envs, np.nan)
         actions: list[Tensor] = []
         observation, _ = self.env.reset(seed=seed)
+
+        def end(where: np.ndarray, what: str) -> None:
+            """Make live episodes void."""
+            ended = live & where
+            if ended.any():
+                cause[ended] = _CAUSES.index(what)
+                live[ended] = False
+
         for t in range(horizon):
             seen = torch.from_numpy(observation).reshape(*sizes, -1).to(noise)
             observations[:, :, t] = seen if normalizer is None else normalizer.normalize(seen)
+            end(~observations[:, :, t].isfinite().all(-1).flatten().cpu().numpy(), OBSERVATION)
+            if cause.any():  # the policy sees no number that is none
+                observations[:, :, t].masked_fill_(self._of_tasks(cause > 0)[..., None], 0.0)
             action = distribution(self.policy, stack, observations[:, :, t]).sample(noise[:, :, t])
             actions.append(action)
+            outputs = action.flatten(0, 1).cpu().numpy()
+            end(~np.isfinite(outputs).reshape(num_envs, -1).all(1), ACTION)
+            outputs[cause > 0] = 0  # nor is one sent to an environment, which might choke on it
             mask[t] = live
-            observation, rewards[t], terminated, truncated, info = self.env.step(
-                self.action_map(action.flatten(0, 1).cpu().numpy())
-            )
-            void |= info.get("void", False)
+            observation, rewards[t], terminated, truncated, info = self.env.step(self.action_map(outputs))
+            end(np.broadcast_to(info.get("void", False), (num_envs,)), SIMULATION)
+            end(~np.isfinite(rewards[t]), REWARD)
             if "is_success" in info:
                 success = np.where(live, info["is_success"], success)
             live &= ~(terminated | truncated)
             if not live.any():
                 break
         actions += [torch.zeros_like(actions[0])] * (horizon - len(actions))
-
-        def in_task_order(values: np.ndarray) -> Tensor:  # (H, num_envs) to (T, E, H)
-            return torch.from_numpy(values).to(noise).reshape(horizon, *sizes).permute(1, 2, 0).contiguous()
-
-        mask &= ~void
-        taken, real = torch.stack(actions, dim=2), in_task_order(mask)
+        mask &= cause == 0
+        real = self._of_tasks(mask).to(noise)
+        taken = torch.stack(actions, dim=2)
         # Nothing of what a finished or broken simulation showed stays, not even as something times zero.
         return (
             observations.masked_fill_(real[..., None] == 0, 0.0),
             taken.masked_fill_(real.reshape(*real.shape, *[1] * (taken.dim() - 3)) == 0, 0),
-            in_task_order(np.where(mask, rewards, 0.0)),
+            self._of_tasks(np.where(mask, rewards, 0.0)).to(noise),
             real,
-            torch.from_numpy(void).to(self.device).reshape(sizes),
-            torch.from_numpy(np.where(void, np.nan, success)).to(noise).reshape(sizes),
+            self._of_tasks(cause),
+            self._of_tasks(np.where(cause > 0, np.nan, success)).to(noise),
         )
+
+    def _of_tasks(self, values: np.ndarray) -> Tensor:
+        """A value of every sub-environment, ([H,] num_envs), by task and episode: (T, E[, H])."""
+        by_task = torch.from_numpy(values).to(self.device).unflatten(-1, (self.num_tasks, self.episodes_per_round))
+        return by_task if values.ndim == 1 else by_task.permute(1, 2, 0).contiguous()
 
     def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
         """Action noise, (T, E, H, noise_size), drawn once per task."""
         shape = (self.num_episodes, self.horizon)
         noise = [self.policy.draw_noise(streams.actions(adaptation_step, i), shape) for i in range(self.num_tasks)]
         return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))
-
-
-def _check(episodes: Episodes) -> None:
-    """Stop where a number that is none enters first, naming it."""
-    real = episodes.mask > 0
-    first: tuple[int, str, int, int] | None = None
-    for name in ("observations", "actions", "log_probs", "rewards"):  # in the order of a step
-        values = getattr(episodes, name)
-        finite = values.isfinite() if values.dim() == 3 else values.isfinite().all(-1)
-        if not (finite | ~real).all():
-            bad = (~finite & real).nonzero()
-            task, episode, step = bad[bad[:, 2].argmin()].tolist()
-            if first is None or step < first[0]:
-                first = (step, name, task, episode)
-    if first is not None:
-        step, name, task, episode = first
-        raise FloatingPointError(f"{name} of task {task}, episode {episode}, step {step} are not finite")
-    empty = (episodes.num_steps == 0).nonzero()
-    if len(empty):
-        raise FloatingPointError(f"every episode of task {int(empty[0])} broke down in the simulator")

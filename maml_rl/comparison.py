@@ -15,8 +15,14 @@ import numpy as np
 
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
-from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.intervals import interquartile_mean, interquartile_mean_interval, mean_interval, written
+from maml_rl.evaluation import Evaluation, evaluate, failed_note
+from maml_rl.intervals import (
+    interquartile_mean,
+    interquartile_mean_interval,
+    mean_interval,
+    mean_of_valid,
+    written,
+)
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.task_vector_env import EnvConfig
 
@@ -77,13 +83,18 @@ class Entry:
 
     @property
     def task_returns(self) -> np.ndarray:
-        """Return on each task, the mean over runs, (K + 1, N)."""
+        """Return on each task, the mean over runs, (K + 1, N); NaN from where it failed in any of them on."""
         return np.mean([evaluation.task_returns for evaluation in self.evaluations], axis=0)
 
     @property
     def success(self) -> np.ndarray:
         """Share of episodes that ended in success, (K + 1,); NaN where the environment does not tell."""
-        return np.mean([evaluation.task_success for evaluation in self.evaluations], axis=(0, 2))
+        return mean_of_valid(np.stack([evaluation.task_success for evaluation in self.evaluations]), (0, 2))
+
+    @property
+    def num_failed_tasks(self) -> int:
+        """Tasks that failed in any run, and are left out from there on."""
+        return int(np.any([evaluation.failed for evaluation in self.evaluations], axis=0).sum())
 
     @property
     def num_episodes(self) -> np.ndarray:
@@ -202,7 +213,7 @@ class Comparison:
                 head, rows = head[:-1], [row[:-1] for row in rows]
             widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
             lines += ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in [head, *rows]]
-            lines.append("")
+            lines += [*failed_notes(entries), ""]
         if self.scratch is not None:
             learned = self.scratch_rows()
             width = max(len(name) for name, _, _ in learned)
@@ -219,10 +230,20 @@ class Comparison:
         for entry in self.main:
             k = entry.shown_step if len(entry.center) > 1 else 0
             used = int(entry.num_episodes[k]) * self.settings["horizon"]
-            found.append((entry.name, used, float(entry.task_returns[k, tasks].mean())))
+            found.append((entry.name, used, float(mean_of_valid(entry.task_returns[k, tasks], 0))))
         points = range(0, len(scratch.num_env_steps), max(1, (len(scratch.num_env_steps) - 1) // 5))
         returns = scratch.returns.mean(axis=0)
         return found + [(scratch.label, int(scratch.num_env_steps[p]), float(returns[p])) for p in points]
+
+
+def failed_notes(entries: Sequence[Entry]) -> list[str]:
+    """A line for each entry whose means leave tasks out."""
+    notes = []
+    for entry in entries:
+        version = "".join(f" at {name} {value:.4g}" for name, value in entry.swept.items())
+        found = failed_note(entry.num_failed_tasks, len(entry.evaluations[0].tasks))
+        notes += [f"{entry.name}{version}: {note}" for note in found]
+    return notes
 
 
 def _rows(entry: Entry) -> list[list[str]]:

@@ -85,6 +85,8 @@ class Config:
     """Episodes per task and adaptation step."""
     horizon: int = 100
     """Control steps after which an episode is truncated."""
+    max_failed_share: float = 0.25
+    """Share of void episodes, or of failed tasks, above which an iteration or an evaluation stops (reliability.md)."""
     init_from: str | None = None
     """Run whose final meta-parameters training starts from."""
     adapt_in_training: bool = True
@@ -115,6 +117,8 @@ class Config:
             raise ValueError("inner.learned_step_size must be none where adapt_in_training is false: nothing learns it")
         if not self.adapt_in_training and isinstance(self.outer, ReptileConfig):
             raise ValueError("outer reptile follows adaptation: choose another where adapt_in_training is false")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ValueError(f"max_failed_share must be in [0, 1], got {self.max_failed_share}")
         if self.output == "":
             raise ValueError("output must not be empty")
         if self.seed < 0:

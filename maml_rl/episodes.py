@@ -14,8 +14,8 @@ from torch import Tensor
 class Episodes:
     """Episodes of T tasks, E per task, padded to H steps.
 
-    ``mask`` says which steps are real: after its end an episode goes on as zeros, and an episode whose simulation broke
-    down is void, all its steps masked.
+    ``mask`` says which steps are real: after its end an episode goes on as zeros. An episode whose simulation broke
+    down, or that showed a number that is none, is void, all its steps masked; so are those of a task that is set aside.
     """
 
     observations: Tensor
@@ -31,7 +31,7 @@ class Episodes:
     log_probs: Tensor
     """(T, E, H): log-probability of each action when it was drawn."""
     void: Tensor
-    """(T, E) bool: episodes whose simulation broke down."""
+    """(T, E) bool: episodes that mean nothing."""
     success: Tensor
     """(T, E): 1 where the episode's last step showed success, else 0; NaN for void ones, and where nothing tells."""
     advantages: Tensor
@@ -63,11 +63,35 @@ class Episodes:
 
     def tasks(self, start: int, stop: int) -> Episodes:
         """The episodes of tasks start..stop−1, as views."""
+        return self._of(slice(start, stop))
 
+    def chosen(self, tasks: Tensor) -> Episodes:
+        """The episodes of those tasks that ``tasks`` (T,) bool marks."""
+        return self._of(tasks)
+
+    def _of(self, tasks: slice | Tensor) -> Episodes:
         def part(value: Any) -> Any:
-            return tuple(v[start:stop] for v in value) if isinstance(value, tuple) else value[start:stop]
+            return tuple(v[tasks] for v in value) if isinstance(value, tuple) else value[tasks]
 
         return Episodes(**{f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    def without(self, tasks: Tensor) -> Episodes:
+        """The same with every episode of the marked tasks (T,) bool void, and zeros in place of what they showed."""
+
+        def emptied(values: Tensor) -> Tensor:
+            return values.masked_fill(tasks.reshape(-1, *[1] * (values.dim() - 1)), 0)
+
+        return dataclasses.replace(
+            self,
+            observations=emptied(self.observations),
+            actions=emptied(self.actions),
+            rewards=emptied(self.rewards),
+            mask=emptied(self.mask),
+            log_probs=emptied(self.log_probs),
+            advantages=emptied(self.advantages),
+            void=self.void | tasks[:, None],
+            success=self.success.masked_fill(tasks[:, None], torch.nan),
+        )
 
     def every(self, stride: int) -> Episodes:
         """A ``stride``-th of the steps: episode j keeps steps t with t ≡ j modulo ``stride``.

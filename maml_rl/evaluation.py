@@ -10,7 +10,7 @@ import numpy as np
 
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
-from maml_rl.intervals import mean_interval, written
+from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
@@ -23,7 +23,8 @@ class Evaluation:
 
     Args:
         tasks: N of them.
-        returns: (K + 1, N, E): after step k, task i, episode j; NaN where the simulation broke down.
+        returns: (K + 1, N, E): after step k, task i, episode j; NaN for void episodes, and for all of a task from where
+            it failed on.
         success: (K + 1, N, E): 1 where the episode ended in success, else 0; NaN as above, and where nothing tells.
         description: what was evaluated, for the files: plain values.
     """
@@ -35,13 +36,13 @@ class Evaluation:
 
     @property
     def task_returns(self) -> np.ndarray:
-        """Mean over each task's episodes, (K + 1, N)."""
-        return np.nanmean(self.returns, axis=2)
+        """Mean over each task's episodes, (K + 1, N); NaN from where a task failed on."""
+        return mean_of_valid(self.returns, 2)
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean over tasks after each step, (K + 1,)."""
-        return self.task_returns.mean(axis=1)
+        """Mean over the tasks that had not failed after each step, (K + 1,)."""
+        return mean_of_valid(self.task_returns, 1)
 
     @property
     def interval(self) -> np.ndarray:
@@ -51,27 +52,35 @@ class Evaluation:
     @property
     def task_success(self) -> np.ndarray:
         """Share of each task's episodes that ended in success, (K + 1, N); NaN where the environment does not tell."""
-        valid = np.isfinite(self.success)
-        return np.where(valid.any(axis=2), np.where(valid, self.success, 0).sum(axis=2), np.nan) / np.maximum(
-            valid.sum(axis=2), 1
-        )
+        return mean_of_valid(self.success.astype(np.float64), 2)
 
     @property
     def num_void_episodes(self) -> int:
-        """Episodes whose simulation broke down."""
+        """Episodes that are left out: void ones, and those of failed tasks."""
         return int(np.isnan(self.returns).sum())
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Whether each task failed before the last step, (N,) bool."""
+        return np.isnan(self.task_returns).any(axis=0)
 
     def table(self) -> str:
         """The result as text."""
         rows = [["steps", "return", "95 % interval over tasks", "std over tasks", "success"]]
-        success = self.task_success.mean(axis=1)
+        success = mean_of_valid(self.task_success, 1)
         for k, (mean, interval) in enumerate(zip(self.mean, self.interval, strict=True)):
-            spread = self.task_returns[k].std()
+            spread = np.nanstd(self.task_returns[k])
             rows.append([str(k), f"{mean:.1f}", written(interval), f"{spread:.1f}", f"{100 * success[k]:.0f} %"])
         if np.isnan(success).all():
             rows = [row[:-1] for row in rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows)
+        lines = ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([*lines, *failed_note(int(self.failed.sum()), len(self.tasks))])
+
+
+def failed_note(num_failed: int, num_tasks: int) -> list[str]:
+    """What to say beside means that leave tasks out: one line, or none."""
+    return [f"{num_failed} of {num_tasks} tasks failed and are left out from there on"] if num_failed else []
 
 
 def evaluate_with(
@@ -89,13 +98,17 @@ def evaluate_with(
         num_steps: K; each step uses fresh episodes, and they are also what the return after step k is measured on.
         streams: of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the policy's own.
+
+    Raises:
+        TooManyFailures: more than ``max_failed_share`` of the episodes are void, or of the tasks failed.
     """
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     tasks = sample_tasks(collector, streams)
     inner = replace(policy.config.inner, num_steps=num_steps)
-    episodes, _ = collect_through_adaptation(
+    episodes, _, failures = collect_through_adaptation(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
     )
+    failures.check(policy.config.max_failed_share, "the evaluation")
     returns = np.stack([collected.returns.cpu().numpy() for collected in episodes])
     success = np.stack([collected.success.cpu().numpy() for collected in episodes])
     units = getattr(collector.env, "task_units", {})

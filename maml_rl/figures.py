@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.comparison import Comparison
+from maml_rl.intervals import mean_of_valid
 
 COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
 """Of Okabe and Ito (2008), without the yellow, which is hardly seen on white; neighbours differ in lightness."""
@@ -134,7 +135,7 @@ def _task_map(
     both = np.concatenate(list(shown.values()))
     for axes, (label, returns) in zip(figure.subplots(1, 2, sharex=True, sharey=True), shown.items(), strict=True):
         points = axes.scatter(
-            *values.T, c=returns, vmin=both.min(), vmax=both.max(), cmap="cividis", s=45, edgecolors="black"
+            *values.T, c=returns, vmin=np.nanmin(both), vmax=np.nanmax(both), cmap="cividis", s=45, edgecolors="black"
         )
         axes.set(xlabel=names[0], title=label)
         if is_place:
@@ -157,7 +158,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
     per_episode = comparison.settings["horizon"]
     i = 0
     for i, entry in enumerate(comparison.main):
-        returns = entry.task_returns[:, tasks].mean(axis=1)
+        returns = mean_of_valid(entry.task_returns[:, tasks], 1)
         if len(returns) == 1:
             axes.axhline(returns[0], label=entry.name, **(_style(i) | {"marker": ""}))
         else:

@@ -9,29 +9,42 @@ _NUM_RESAMPLES = 10_000
 _CONFIDENCE = 0.95
 
 
+def mean_of_valid(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Mean over ``axis`` of the entries that are not NaN; NaN where there is none."""
+    valid = ~np.isnan(values)
+    if valid.all():
+        return values.mean(axis=axis)
+    number = valid.sum(axis=axis)
+    return np.where(number > 0, np.where(valid, values, 0).sum(axis=axis) / np.maximum(number, 1), np.nan)
+
+
 def mean_interval(values: np.ndarray) -> np.ndarray:
     """95 % percentile-bootstrap interval of the mean over the last axis.
 
     Args:
-        values: (..., N), one per task.
+        values: (..., N), one per task; NaN for those that are left out.
 
     Returns:
-        (..., 2): the ends. NaN where N is 1, since one task says nothing about others.
+        (..., 2): the ends. NaN where there are fewer than two tasks, since one says nothing about others.
     """
-    if values.shape[-1] < 2:
-        return np.full((*values.shape[:-1], 2), np.nan)
-    chosen = np.random.default_rng(0).integers(values.shape[-1], size=(_NUM_RESAMPLES, values.shape[-1]))
-    means = np.stack([row[chosen].mean(axis=-1) for row in values.reshape(-1, values.shape[-1])])
-    return _ends(means).reshape(*values.shape[:-1], 2)
+    rows = [row[~np.isnan(row)] for row in values.reshape(-1, values.shape[-1])]
+    return np.stack([_row_interval(row) for row in rows]).reshape(*values.shape[:-1], 2)
+
+
+def _row_interval(row: np.ndarray) -> np.ndarray:
+    if len(row) < 2:
+        return np.full(2, np.nan)
+    chosen = np.random.default_rng(0).integers(len(row), size=(_NUM_RESAMPLES, len(row)))
+    return _ends(row[chosen].mean(axis=-1))
 
 
 def interquartile_mean(scores: np.ndarray) -> float:
     """Mean of the middle half of all scores of several runs (Agarwal et al. 2021, section 4.3).
 
     Args:
-        scores: (S, N), of S runs on N tasks.
+        scores: (S, N), of S runs on N tasks. A task that has NaN for any run is left out.
     """
-    return float(stats.trim_mean(scores, 0.25, axis=None))
+    return float(stats.trim_mean(_whole_tasks(scores), 0.25, axis=None))
 
 
 def interquartile_mean_interval(scores: np.ndarray) -> np.ndarray:
@@ -41,17 +54,22 @@ def interquartile_mean_interval(scores: np.ndarray) -> np.ndarray:
     the tasks are given.
 
     Args:
-        scores: (S, N), of S runs on N tasks.
+        scores: (S, N), of S runs on N tasks. A task that has NaN for any run is left out.
 
     Returns:
         (2,): the ends. NaN for one run, which says nothing about others.
     """
+    scores = _whole_tasks(scores)
     num_runs, num_tasks = scores.shape
     if num_runs < 2:
         return np.full(2, np.nan)
     chosen = np.random.default_rng(0).integers(num_runs, size=(_NUM_RESAMPLES, num_runs, num_tasks))
     resampled = scores[chosen, np.arange(num_tasks)].reshape(_NUM_RESAMPLES, -1)
     return _ends(stats.trim_mean(resampled, 0.25, axis=1))
+
+
+def _whole_tasks(scores: np.ndarray) -> np.ndarray:
+    return scores[:, ~np.isnan(scores).any(axis=0)]
 
 
 def mean_interval_over_seeds(values: np.ndarray) -> np.ndarray:

@@ -197,6 +197,10 @@ class MetaBatch(NamedTuple):
         returns = self.query.returns.nanmean(1)
         return (returns - returns.mean()) / returns.std(correction=0).clamp(min=1e-8)
 
+    def chosen(self, tasks: Tensor) -> MetaBatch:
+        """The tasks that ``tasks`` (T,) bool marks."""
+        return MetaBatch(tuple(support.chosen(tasks) for support in self.supports), self.query.chosen(tasks))
+
     def tasks(self, start: int, stop: int) -> MetaBatch:
         """The part of tasks start..stop−1."""
         return MetaBatch(tuple(support.tasks(start, stop) for support in self.supports), self.query.tasks(start, stop))

@@ -15,14 +15,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.adaptation import collect_through_adaptation, inner_step
-from maml_rl.advantages import with_advantages
+from maml_rl.adaptation import collect_through_adaptation, contained_step, usable
 from maml_rl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.config import Config, PolicyConfig, origin, to_mapping
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import UserError
 from maml_rl.export import PlainPolicy, export
+from maml_rl.failures import Failures
 from maml_rl.folding import PlainNetwork, folded
 from maml_rl.maml import InnerConfig, initial_theta, with_context
 from maml_rl.normalizer import ObservationNormalizer
@@ -174,6 +174,7 @@ class MetaPolicy:
         Raises:
             UserError: the environment's spaces differ from the policy's, a number is out of range, or the episodes
                 cannot be used.
+            FloatingPointError: there is no valid episode to learn from, or the inner step is not finite.
         """
         if episodes is not None:
             beside = {"env": env, "task": task, "num_steps": num_steps, "num_episodes": num_episodes}
@@ -195,7 +196,7 @@ class MetaPolicy:
         with as_task_vector_env(env, self.config.env, side_by_side, self.config.horizon) as envs:
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
-            _, stack = collect_through_adaptation(
+            _, stack, failures = collect_through_adaptation(
                 collector,
                 self.theta,
                 None if task is None else [task],
@@ -206,6 +207,7 @@ class MetaPolicy:
                 first_step=self.num_adaptation_steps,
                 final_episodes=False,
             )
+        failures.refuse_failed_tasks()
         return self._with(stack, inner.num_steps)
 
     @torch.no_grad()
@@ -214,11 +216,14 @@ class MetaPolicy:
         self.check_plain_actions()
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(f"episodes must be one log, or a sequence of one for each inner step; got {logs!r:.100}")
-        stack = with_context(self.policy, make_stack(self.theta, 1))
+        stack: Params = with_context(self.policy, make_stack(self.theta, 1))
+        failures = Failures([{}], 0)
         for k, log in enumerate(logs):
             played = to_episodes(EpisodeLog.of(log), self.policy, stack, self.normalizer, self.action_map)
-            support = with_advantages(played, self.config.baseline)
-            stack = inner_step(self.policy, stack, support, self.config.inner, self.num_adaptation_steps + k)
+            step = self.num_adaptation_steps + k
+            support = usable(played, self.config.baseline, step, failures)
+            stack = contained_step(self.policy, stack, support, self.config.inner, step, failures)
+            failures.refuse_failed_tasks()
         return self._with(stack, len(logs))
 
     def _with(self, stack: Params, num_steps: int) -> MetaPolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,12 +13,16 @@ from maml_rl.adaptation import TASKS_PER_BLOCK, collect_through_adaptation, samp
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
+from maml_rl.failures import LINE_SEARCH, OUTER_STEP, Failure, Failures
 from maml_rl.maml import STEP_SIZE, InnerConfig, MetaBatch, MetaObjective
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import OUTER_STEPS
 from maml_rl.policies import Params
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.stopwatch import Stopwatch
+
+MAX_FAILED_OUTER_STEPS = 10
+"""So many that fail one after the other stop the run."""
 
 
 class TrainingState(NamedTuple):
@@ -30,6 +35,19 @@ class TrainingState(NamedTuple):
     """Meta-iterations finished."""
     num_env_steps: int = 0
     """Control steps taken, without those after an episode's end."""
+    failed_outer_steps: int = 0
+    """The last so many outer steps failed."""
+
+
+class MetaIteration(NamedTuple):
+    """What a meta-iteration led to."""
+
+    state: TrainingState
+    """The next one."""
+    metrics: dict[str, float]
+    """docs/metrics.md."""
+    failures: list[Failure]
+    """What went wrong and was contained (docs/reliability.md)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,7 @@ class MetaTrainer:
         outer: settings of the outer step; their type says which one.
         baseline: returns and advantages.
         seed: of all random streams.
+        max_failed_share: of void episodes, and of failed tasks, in one meta-iteration; more stop it.
     """
 
     collector: Collector
@@ -49,19 +68,21 @@ class MetaTrainer:
     outer: Any
     baseline: BaselineConfig
     seed: int
+    max_failed_share: float
 
-    def meta_iteration(self, state: TrainingState) -> tuple[TrainingState, dict[str, float]]:
+    def meta_iteration(self, state: TrainingState) -> MetaIteration:
         """Sample tasks, collect, adapt, collect, and take the outer step.
 
-        Returns:
-            The next state, and metrics (docs/metrics.md).
+        Raises:
+            TooManyFailures: numbers went wrong in more than ``max_failed_share`` of the episodes or of the tasks, or in
+                ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
         """
         watch = Stopwatch()
         streams = RandomStreams(self.seed, Phase.TRAINING, state.iteration)
 
         # Sample tasks; play each with theta, adapt, and play again, each inner step on fresh episodes.
         tasks = sample_tasks(self.collector, streams)
-        episodes, _ = collect_through_adaptation(
+        episodes, _, failures = collect_through_adaptation(
             self.collector,
             state.theta,
             tasks,
@@ -71,21 +92,57 @@ class MetaTrainer:
             normalizer=state.normalizer,
             watch=watch,
         )
+        failures.check(self.max_failed_share, f"meta-iteration {state.iteration + 1}")
 
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.
-        *supports, query = episodes
+        *supports, query = episodes = _without_failed(episodes, failures)
         batch = MetaBatch(tuple(supports), query)
         objective = MetaObjective(self.collector.policy, batch, self.inner, TASKS_PER_BLOCK)
-        outer_step = OUTER_STEPS[type(self.outer)]
-        theta, outer_state, metrics = outer_step(state.theta, state.outer_state, objective, self.outer)
+        theta, outer_state, metrics, problem = self._outer_step(state, objective)
+        failed_outer_steps = state.failed_outer_steps + 1 if problem else 0
+        if problem:
+            failures.outer_step(self.inner.num_steps, problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS)
         watch.lap("outer_step")
 
         normalizer = None if state.normalizer is None else state.normalizer.updated(episodes)
         num_env_steps = state.num_env_steps + sum(int(collected.mask.sum()) for collected in episodes)
         metrics |= _sampling_metrics(episodes, theta)
+        metrics |= {
+            "train/void_episodes": float(failures.num_void_episodes),
+            "train/failed_tasks": float(failures.failed.sum()),
+            "outer/failed": float(problem is not None),
+        }
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
         metrics |= {"time/num_env_steps": num_env_steps}
-        return TrainingState(theta, outer_state, normalizer, state.iteration + 1, num_env_steps), metrics
+        counters = (state.iteration + 1, num_env_steps, failed_outer_steps)
+        return MetaIteration(TrainingState(theta, outer_state, normalizer, *counters), metrics, failures.rows)
+
+    def _outer_step(
+        self, state: TrainingState, objective: MetaObjective
+    ) -> tuple[Params, dict[str, Tensor], dict[str, float], str | None]:
+        """Theta, the optimiser's state and metrics after the outer step, and why it failed, if it did.
+
+        One that fails leaves theta and the optimiser as they were.
+        """
+        stays = state.theta, state.outer_state
+        try:
+            theta, outer_state, metrics = OUTER_STEPS[type(self.outer)](*stays, objective, self.outer)
+        except FloatingPointError:
+            return *stays, {}, OUTER_STEP
+        numbers = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()
+        if not all(value.isfinite().all() for value in numbers):
+            return *stays, {name: value for name, value in metrics.items() if math.isfinite(value)}, OUTER_STEP
+        # Without a gradient there is nothing to search along: where every return is the same, nothing is wrong.
+        is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
+        return theta, outer_state, metrics, LINE_SEARCH if is_rejected else None
+
+
+def _without_failed(episodes: list[Episodes], failures: Failures) -> list[Episodes]:
+    """The episodes of the tasks that did not fail."""
+    if not failures.failed.any():
+        return episodes
+    kept = torch.from_numpy(~failures.failed).to(episodes[0].mask.device)
+    return [collected.chosen(kept) for collected in episodes]
 
 
 def _sampling_metrics(episodes: list[Episodes], theta: Params) -> dict[str, float]:
@@ -93,7 +150,6 @@ def _sampling_metrics(episodes: list[Episodes], theta: Params) -> dict[str, floa
     for k, collected in enumerate(episodes):
         metrics[f"train/return_after_{k}_steps"] = float(collected.returns.nanmean())
     metrics["train/episode_length"] = float(torch.stack([e.mask.sum(-1).mean() for e in episodes]).mean())
-    metrics["train/void_episodes"] = float(sum(int(collected.void.sum()) for collected in episodes))
     learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
     if learned:
         sizes = torch.cat(learned)

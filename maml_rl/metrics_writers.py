@@ -13,7 +13,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from maml_rl.durable_files import append, sync, write_whole
 from maml_rl.errors import UserError
+from maml_rl.failures import Failure
 
 STEP = "time/iteration"
 _EVENTS = "events.out.tfevents"
@@ -37,39 +38,39 @@ class AnimatedImage(NamedTuple):
     width: int
 
 
-class AppendingCSVWriter(KVWriter):
-    """progress.csv: one row per meta-iteration, a column per metric; new metrics add columns.
+class AppendingCSV:
+    """A CSV file of which every row belongs to a meta-iteration; new columns are added as they come.
 
     Args:
         path: the file.
-        last_step: rows of later steps are cut off.
+        last_step: rows of later meta-iterations are cut off.
+        columns: that it has from the start, beside that of the meta-iteration.
     """
 
-    def __init__(self, path: Path, last_step: int) -> None:
+    def __init__(self, path: Path, last_step: int, columns: Sequence[str] = ()) -> None:
         self._path = path
         self._rows: list[dict[str, Any]] = []
-        self._columns = [STEP]
+        self._columns = [STEP, *columns]
         if path.exists():
             try:
                 with path.open(newline="") as file:
                     reader = csv.DictReader(file)
-                    self._columns = list(reader.fieldnames or [STEP])
+                    self._columns = list(reader.fieldnames or self._columns)
                     self._rows = [row for row in reader if _is_step(row, last_step)]
             except (OSError, UnicodeDecodeError, csv.Error) as error:
                 raise UserError(f"{path} cannot be read: {error}") from error
         self._rewrite()
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Append a row."""
-        numbers = {key: value for key, value in key_values.items() if not isinstance(value, AnimatedImage)}
-        row = {STEP: step, **numbers}
-        self._rows.append(row)
-        new = [key for key in row if key not in self._columns]
+    def append(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows of meta-iteration ``step``."""
+        added: list[dict[str, Any]] = [{STEP: step, **row} for row in rows]
+        self._rows += added
+        new = {key for row in added for key in row if key not in self._columns}
         if new:
             self._columns += sorted(new)
             self._rewrite()
-        else:
-            append(self._path, self._lines([row]))
+        elif added:
+            append(self._path, self._lines(added))
 
     def _rewrite(self) -> None:
         header = dict(zip(self._columns, self._columns, strict=True))
@@ -79,6 +80,23 @@ class AppendingCSVWriter(KVWriter):
         text = io.StringIO(newline="")
         csv.DictWriter(text, self._columns).writerows(rows)
         return text.getvalue().encode()
+
+
+class AppendingCSVWriter(KVWriter):
+    """progress.csv: one row per meta-iteration, a column per metric.
+
+    Args:
+        path: the file.
+        last_step: rows of later steps are cut off.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self._file = AppendingCSV(path, last_step)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Append a row."""
+        row = {key: value for key, value in key_values.items() if not isinstance(value, AnimatedImage)}
+        self._file.append(step, [row])
 
     def close(self) -> None:
         """Every row is on disk already."""
@@ -165,7 +183,7 @@ def _cut_events(path: Path, last_step: int) -> None:
 
 def sync_metrics(folder: Path) -> None:
     """Wait until all that was written is on the disk."""
-    for path in [folder / "progress.csv", *_event_files(folder)]:
+    for path in [folder / "progress.csv", folder / "failures.csv", *_event_files(folder)]:
         if path.exists():
             sync(path)
     sync(folder)
@@ -177,3 +195,8 @@ def make_logger(folder: Path, last_step: int) -> Logger:
         str(folder),
         [AppendingCSVWriter(folder / "progress.csv", last_step), TensorBoardWriter(folder, last_step)],
     )
+
+
+def failures_table(folder: Path, last_step: int) -> AppendingCSV:
+    """failures.csv of a run folder: a row for every failure (docs/reliability.md)."""
+    return AppendingCSV(folder / "failures.csv", last_step, Failure._fields)

@@ -15,9 +15,10 @@ Task = Mapping[str, Any]
 class TaskVectorEnv(Protocol):
     """A ``gymnasium.vector.VectorEnv`` with autoreset disabled and one task per sub-environment.
 
-    After an episode's end the sub-environment is left alone: its flags stay set and its reward is zero. ``info`` may
-    hold ``"void"``, (num_envs,) bool: episodes whose data mean nothing; and ``"is_success"``, (num_envs,) bool: the
-    task is fulfilled in this state.
+    After an episode's end the sub-environment is left alone: its flags stay set and its reward is zero. One that shows
+    an observation or reward that is not finite is left alone as well, or stepped on with zeros. ``info`` may hold
+    ``"void"``, (num_envs,) bool: episodes whose data mean nothing; and ``"is_success"``, (num_envs,) bool: the task is
+    fulfilled in this state.
     """
 
     num_envs: int

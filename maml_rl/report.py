@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from maml_rl import figures
-from maml_rl.comparison import Comparison, Entry
+from maml_rl.comparison import Comparison, Entry, failed_notes
 from maml_rl.durable_files import write_whole
 from maml_rl.intervals import written
 
@@ -99,13 +100,14 @@ def _content(comparison: Comparison) -> dict[str, Any]:
                 "statistic": "mean" if len(entry.evaluations) == 1 else "interquartile mean",
                 "return": _plain(entry.center.tolist()),
                 "interval_95": _plain(entry.interval.tolist()),
-                "std_over_tasks": entry.task_returns.std(axis=1).tolist(),
+                "std_over_tasks": np.nanstd(entry.task_returns, axis=1).tolist(),
                 "success": _plain(entry.success.tolist()),
                 "num_episodes": entry.num_episodes.tolist(),
                 "num_void_episodes": sum(evaluation.num_void_episodes for evaluation in entry.evaluations),
+                "num_failed_tasks": entry.num_failed_tasks,
                 "step_size": entry.evaluations[0].description["step_size"],
                 "tasks": [
-                    {"task": dict(task), "returns": entry.task_returns[:, i].tolist()}
+                    {"task": dict(task), "returns": _plain(entry.task_returns[:, i].tolist())}
                     for i, task in enumerate(entry.evaluations[0].tasks)
                 ],
             }
@@ -130,8 +132,8 @@ def _csv(comparison: Comparison) -> str:
                 version = [entry.swept.get(name, "") for name in swept]
                 row = [entry.label, source, *version, i, *(task.get(name, "") for name in names)]
                 for k, used in enumerate(entry.num_episodes):
-                    share = "" if math.isnan(success[k, i]) else success[k, i]
-                    writer.writerow([*row, k, used, returns[k, i], share])
+                    found = ["" if math.isnan(value) else value for value in (returns[k, i], success[k, i])]
+                    writer.writerow([*row, k, used, *found])
     return buffer.getvalue()
 
 
@@ -213,7 +215,8 @@ def _table(entries: Sequence[Entry], swept: Sequence[str]) -> str:
             ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     header = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    return f'<div class="wide"><table><tr>{header}</tr>\n' + "\n".join(rows) + "</table></div>"
+    notes = "".join(f'\n<p class="note">{html.escape(note)}.</p>' for note in failed_notes(entries))
+    return f'<div class="wide"><table><tr>{header}</tr>\n' + "\n".join(rows) + f"</table></div>{notes}"
 
 
 def _image(drawn: Mapping[str, bytes], name: str) -> str:

@@ -12,7 +12,7 @@ from maml_rl.config_files import family_of
 Settings = Mapping[str, Any]
 """Dotted names and values of the settings that runs of one group share."""
 
-_NO_SETTINGS_OF_A_GROUP = {"seed", "output", "device", "num_iterations", "logging"}
+_NO_SETTINGS_OF_A_GROUP = {"seed", "output", "device", "num_iterations", "logging", "max_failed_share"}
 
 
 def group_settings(config: Config) -> Settings:

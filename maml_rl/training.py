@@ -7,9 +7,10 @@ import dataclasses
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,10 +29,11 @@ from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
+from maml_rl.failures import Failure, TooManyFailures, summary
 from maml_rl.maml import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.metrics_writers import AnimatedImage, make_logger, sync_metrics
+from maml_rl.metrics_writers import AnimatedImage, failures_table, make_logger, sync_metrics
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.recording import play, record, rendering_problem
@@ -73,7 +75,7 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         UserError: something in the configuration cannot be used; then no file was made.
         UserError: the run folder cannot be written any more, as on a full disk; the last checkpoint stays.
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
-        FloatingPointError: training diverged; the last finished iteration is saved, as after any other error.
+        TooManyFailures: numbers went wrong too often; the last finished iteration is saved, as after any other error.
     """
     with open_trainer(config) as opened:
         run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
@@ -150,7 +152,8 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
         meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
         sizes = (config.meta_batch_size, config.num_episodes, config.horizon)
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device)
-        trainer = MetaTrainer(collector, config.training_inner, config.outer, config.baseline, config.seed)
+        settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share)
+        trainer = MetaTrainer(collector, *settings)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy
 
 
@@ -172,8 +175,11 @@ class TrainingRun:
         """
         checkpoint.check_run(self._origin(), path)
         theta, normalizer = policy_state(checkpoint, self.policy.policy, self.config, path)
-        iteration, num_env_steps = checkpoint.counter("iteration", path), checkpoint.counter("num_env_steps", path)
-        self.state = TrainingState(theta, checkpoint.tensors.get("outer", {}), normalizer, iteration, num_env_steps)
+        names = ["iteration", "num_env_steps"]
+        if "failed_outer_steps" in checkpoint.values:  # older checkpoints do not count them
+            names.append("failed_outer_steps")
+        counters = {name: checkpoint.counter(name, path) for name in names}
+        self.state = TrainingState(theta, checkpoint.tensors.get("outer", {}), normalizer, **counters)
 
     def _origin(self) -> dict[str, str]:
         return {**origin(self.config), "outer step": outer_name(self.config.outer)}
@@ -184,7 +190,12 @@ class TrainingRun:
         if (folder / f"{state.iteration:06d}").exists():
             return
         tensors = {**policy_tensors(state.theta, state.normalizer), "outer": state.outer_state}
-        values = {"iteration": state.iteration, "num_env_steps": state.num_env_steps, "run": self._origin()}
+        values = {
+            "iteration": state.iteration,
+            "num_env_steps": state.num_env_steps,
+            "failed_outer_steps": state.failed_outer_steps,
+            "run": self._origin(),
+        }
         with _writing():
             sync_metrics(self.folder)  # rows up to a checkpoint are there if it is: resuming writes none of them again
             save_checkpoint(folder, state.iteration, tensors, values, self.config.logging.keep_checkpoints)
@@ -218,7 +229,10 @@ class TrainingRun:
                 raise
             say(f"iteration {self.state.iteration} could not be saved: {failure}")
             return
-        if not told:
+        if isinstance(error, TooManyFailures):  # resumed, the same would happen again
+            new = f"python -m maml_rl.train --init_from {shlex.quote(str(self.folder))}"
+            say(f"iteration {self.state.iteration} is saved. Go on from it with other settings: {new} ...")
+        elif not told:
             say(f"stopped by an error; iteration {self.state.iteration} is saved. {_advice(self.folder)}")
 
     def _iterate(self, say: Say, progress_bar: bool) -> None:
@@ -227,11 +241,17 @@ class TrainingRun:
         can_draw = self._can_draw(say)
         with _writing():
             logger = make_logger(self.folder, self.state.iteration)
+            failures = failures_table(self.folder, self.state.iteration)
         bar = tqdm(total=config.num_iterations, initial=self.state.iteration, disable=not progress_bar, unit="it")
         try:
             while self.state.iteration < config.num_iterations:
                 started = time.perf_counter()
-                state, metrics = self.trainer.meta_iteration(self.state)
+                try:
+                    state, metrics, failed = self.trainer.meta_iteration(self.state)
+                except TooManyFailures as error:
+                    with _writing():  # cut off again if the run is resumed
+                        failures.append(self.state.iteration + 1, _rows(error.rows))
+                    raise TooManyFailures(f"{config.env.name}: {error}", error.rows) from error
                 metrics["time/meta_iteration_s"] = time.perf_counter() - started
                 if logging.evaluate_every and state.iteration % logging.evaluate_every == 0:
                     metrics |= self._evaluation_metrics(state)
@@ -241,6 +261,7 @@ class TrainingRun:
                     for name, value in [*metrics.items(), *pictures.items()]:
                         logger.record(name, value)
                     with _writing():
+                        failures.append(state.iteration, _rows(failed))
                         logger.dump(state.iteration)
                     self.state = state
                     is_last = state.iteration == config.num_iterations
@@ -248,6 +269,9 @@ class TrainingRun:
                         self._forget_results()
                     if is_last or state.iteration % logging.checkpoint_every == 0:
                         self.checkpoint()
+                if failed:
+                    with bar.external_write_mode():
+                        say(f"iteration {state.iteration}: {summary(failed)}")
                 if received:
                     signal.raise_signal(received[0])
                 bar.set_postfix_str(_progress(metrics))
@@ -362,6 +386,10 @@ def _advice(run: Path) -> str:
 
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _rows(failures: Sequence[Failure]) -> list[dict[str, Any]]:
+    return [failure.row() for failure in failures]
 
 
 def _progress(metrics: dict[str, float]) -> str:

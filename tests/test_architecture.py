@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"}
     | {"durable_files", "stop_signals"},
+    {"failures"},
     {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "devices", "policies", "normalizer", "baseline"}
     | {"video_grid", "drawn_tasks", "task_observer"},
     {"advantages", "surrogates", "task_setter"},

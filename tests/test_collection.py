@@ -13,6 +13,7 @@ from maml_rl.advantages import with_advantages
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import ActionMap, Collector, one_torch_thread
 from maml_rl.errors import UserError
+from maml_rl.failures import ACTION, OBSERVATION, REWARD, Failure, Failures
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
 from maml_rl.random_streams import Phase, RandomStreams
@@ -319,21 +320,28 @@ class TestOnAStub:
         loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
         assert loss.isfinite().all()
 
-    @pytest.mark.parametrize(("kind", "name"), [("observation", "observations"), ("reward", "rewards")])
-    def test_nan_stops_where_it_enters_and_is_named(self, kind, name):
-        with pytest.raises(FloatingPointError, match=f"{name} of task 1, episode 2, step 2 "):
-            collect(stub_collector(nan=(kind, 5, 2 if kind == "observation" else 3)))
+    @pytest.mark.parametrize(("kind", "what"), [("observation", OBSERVATION), ("reward", REWARD)])
+    def test_a_number_that_is_none_makes_its_episode_void(self, kind, what):
+        collector, failures = stub_collector(nan=(kind, 5, 2)), Failures([{"goal": 1}, {"goal": 2}], 6)
+        episodes = collector.collect(stack_of(collector), STREAMS, 0, None, failures)
+        assert episodes.void.tolist() == [[False, False, False], [False, False, True]]
+        assert failures.rows == [Failure(0, what, 1, {"goal": 2})]
+        assert np.isfinite(np.stack(collector.env.actions[0])).all()  # nothing that is none is sent either
+        whole = collect(stub_collector())
+        for name in ("observations", "actions", "rewards", "mask", "log_probs"):
+            value, expected = getattr(episodes, name), getattr(whole, name)
+            assert value.isfinite().all()
+            assert torch.equal(value.flatten(0, 1)[:5], expected.flatten(0, 1)[:5])
 
-    def test_parameters_that_are_not_finite_are_named_by_the_actions(self):
-        collector = stub_collector()
+    @pytest.mark.parametrize("discrete", [False, True])
+    def test_parameters_that_are_not_finite_make_every_episode_of_their_task_void(self, discrete):
+        collector, failures = stub_collector(discrete=discrete), Failures([{"goal": 1}, {"goal": 2}], 6)
         stack = stack_of(collector)
         stack["bias_1"][1] = float("nan")
-        with pytest.raises(FloatingPointError, match="actions of task 1, episode 0, step 0 "):
-            collect(collector, stack)
-
-    def test_a_task_without_a_valid_episode_stops(self):
-        with pytest.raises(FloatingPointError, match="every episode of task 1"):
-            collect(stub_collector(num_episodes=1, num_envs=2, void_at=(1, 2)))
+        episodes = collector.collect(stack, STREAMS, 0, None, failures)
+        assert episodes.void.tolist() == [[False] * 3, [True] * 3]
+        assert failures.rows == [Failure(0, ACTION, 3, {"goal": 2})]
+        assert np.isfinite(np.stack(collector.env.actions[0])).all()
 
     @pytest.mark.parametrize("sizes", [(2, 3, 5), (2, 3, 4)])
     def test_uneven_shares_are_refused(self, sizes):

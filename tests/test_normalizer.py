@@ -156,10 +156,12 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
         dtype=torch.float64,
     )
     collector = Collector(env, policy, 2, 2, 6, ActionMap(env.single_action_space, 0.5), CPU)
-    trainer = MetaTrainer(collector, InnerConfig(num_steps=num_steps), TRPOConfig(), BaselineConfig(), seed=0)
+    trainer = MetaTrainer(
+        collector, InnerConfig(num_steps=num_steps), TRPOConfig(), BaselineConfig(), seed=0, max_failed_share=0.25
+    )
     state = TrainingState(parameters(policy), {}, ObservationNormalizer.empty(2, CPU))
     for _ in range(3):
-        state, _ = trainer.meta_iteration(state)
+        state = trainer.meta_iteration(state).state
     raw = np.concatenate(env.raw)
     assert int(state.normalizer.num_states) == len(raw)
     np.testing.assert_allclose(state.normalizer.mean.numpy(), raw.mean(0), rtol=1e-6, atol=1e-9)

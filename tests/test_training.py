@@ -606,7 +606,8 @@ def test_a_number_that_is_none_stops_the_run(tmp_path, monkeypatch, capsys):
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     assert main(["train", *flags, "--output", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err
-    assert "the reward nan, not finite, task {'goal'" in err
+    assert "2 of 2 tasks failed" in err
+    assert 'a reward is not finite (first at adaptation step 0, task {"goal": ' in err
     assert "Traceback" not in err
 
 
