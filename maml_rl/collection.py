@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from maml_rl.devices import torch_threads
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
@@ -21,17 +21,6 @@ from maml_rl.random_streams import RandomStreams
 
 _CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
 """Why an episode is void, by number; 0 where it is not."""
-
-
-@contextlib.contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Keep torch to the calling thread meanwhile: its idle workers spin, and would take the simulator's processors."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ class Collector:
         """Give task i, i < T, to the sub-environments that play it."""
         self.env.set_tasks([task for task in tasks for _ in range(self.episodes_per_round)])
 
-    @one_torch_thread()
+    @torch_threads(1)  # idle workers spin, and would take the simulator's processors
     @torch.no_grad()
     def collect(
         self,

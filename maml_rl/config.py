@@ -75,6 +75,8 @@ class Config:
     """Seed of every random stream."""
     device: str = "auto"
     """Where policies live: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
+    torch_threads: int | None = None
+    """Torch's threads in the learner; another number may change last bits. Default: OMP_NUM_THREADS, or all cores."""
     output: str | None = None
     """The run folder; default is runs/FAMILY/date-time-seed."""
     num_iterations: int = 300
@@ -119,6 +121,8 @@ class Config:
             raise ValueError("outer reptile follows adaptation: choose another where adapt_in_training is false")
         if not 0 <= self.max_failed_share <= 1:
             raise ValueError(f"max_failed_share must be in [0, 1], got {self.max_failed_share}")
+        if self.torch_threads is not None and self.torch_threads < 1:
+            raise ValueError(f"torch_threads must be at least 1, got {self.torch_threads}")
         if self.output == "":
             raise ValueError("output must not be empty")
         if self.seed < 0:

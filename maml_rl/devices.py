@@ -1,6 +1,9 @@
-"""Where policies live."""
+"""Where policies live, and on how many threads torch computes."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -19,3 +22,15 @@ def resolve_device(name: str) -> torch.device:
     if name in available or (name == "cuda" and len(available) > 1):
         return torch.device(name)
     raise UserError(f"device {name!r} is not available here; valid are auto, {', '.join(available)}")
+
+
+@contextlib.contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Have torch compute on ``number`` threads meanwhile; ``None`` leaves it as it is."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,6 +10,7 @@ import numpy as np
 
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
+from maml_rl.devices import torch_threads
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
@@ -160,7 +161,9 @@ def evaluate(
     """
     horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
     config = held_out(policy.config.env) if env is None else env
-    with as_task_vector_env(None, config, num_tasks * config.side_by_side(num_episodes), horizon) as envs:
+    num_envs = num_tasks * config.side_by_side(num_episodes)
+    threads = torch_threads(policy.config.torch_threads)
+    with threads, as_task_vector_env(None, config, num_envs, horizon) as envs:
         policy.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = Collector(envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device)
         return evaluate_with(collector, policy, num_steps, streams, config.kwargs)

@@ -19,6 +19,7 @@ from maml_rl.adaptation import collect_through_adaptation, contained_step, usabl
 from maml_rl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.config import Config, PolicyConfig, origin, to_mapping
+from maml_rl.devices import torch_threads
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import UserError
 from maml_rl.export import PlainPolicy, export
@@ -193,7 +194,8 @@ class MetaPolicy:
                 raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
         side_by_side = self.config.env.side_by_side(num_episodes)
-        with as_task_vector_env(env, self.config.env, side_by_side, self.config.horizon) as envs:
+        threads = torch_threads(self.config.torch_threads)
+        with threads, as_task_vector_env(env, self.config.env, side_by_side, self.config.horizon) as envs:
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
             _, stack, failures = collect_through_adaptation(

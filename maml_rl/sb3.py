@@ -26,7 +26,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import nn
 
-from maml_rl.collection import ActionMap, one_torch_thread
+from maml_rl.collection import ActionMap
+from maml_rl.devices import torch_threads
 from maml_rl.errors import UserError
 from maml_rl.folding import ACTIVATIONS, PlainNetwork
 from maml_rl.protocols import Task, TaskVectorEnv
@@ -214,7 +215,7 @@ def ppo_learning_curve(
     streams = RandomStreams(seed, Phase.EVALUATION)
     with (
         _global_generators_kept(),
-        one_torch_thread(),
+        torch_threads(1),
         as_task_vector_env(None, config, settings.num_envs, horizon) as training,
         as_task_vector_env(None, config, num_episodes, horizon) as evaluation,
     ):

@@ -26,7 +26,7 @@ from maml_rl.collection import Collector
 from maml_rl.comparison import META_TRAINED, Comparison, Entry
 from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
-from maml_rl.devices import resolve_device
+from maml_rl.devices import resolve_device, torch_threads
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
 from maml_rl.failures import Failure, TooManyFailures, summary
@@ -134,7 +134,7 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
     """
     device = resolve_device(config.device)
     num_envs = config.meta_batch_size * config.env.side_by_side(config.num_episodes)
-    with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
+    with torch_threads(config.torch_threads), as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
         spaces = env.single_observation_space, env.single_action_space
         policy = make_policy(config.policy, *spaces, config.seed).to(device)
         theta, normalizer = initial_theta(policy, config.inner), None

@@ -11,7 +11,8 @@ from gymnasium import spaces
 
 from maml_rl.advantages import with_advantages
 from maml_rl.baseline import BaselineConfig
-from maml_rl.collection import ActionMap, Collector, one_torch_thread
+from maml_rl.collection import ActionMap, Collector
+from maml_rl.devices import torch_threads
 from maml_rl.errors import UserError
 from maml_rl.failures import ACTION, OBSERVATION, REWARD, Failure, Failures
 from maml_rl.normalizer import ObservationNormalizer
@@ -357,7 +358,7 @@ class TestOnAStub:
         try:
             episodes = collect(collector, stack)
             assert torch.get_num_threads() == 2
-            with one_torch_thread():
+            with torch_threads(1):
                 assert torch.get_num_threads() == 1
         finally:
             torch.set_num_threads(threads)

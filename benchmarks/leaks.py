@@ -1,0 +1,148 @@
+"""Iterate for long, and see whether memory, open files, threads and child processes level off.
+
+    python benchmarks/leaks.py --iterations 2000
+
+Three cases, one after the other in one process: a long run of PointNavigation, a long run of HalfCheetahVel, and many
+short runs of both in turn. All evaluate, record and write checkpoints again and again. Prints the growth over the
+first and the second half of each case. The exit status is 1 where one does not level off: where a median over the last
+tenth of the samples is above that over the tenth that follows the middle, for memory by more than 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from maml_rl.config import Config
+from maml_rl.config_files import load_config
+from maml_rl.durable_files import write_whole
+from maml_rl.figures import COLORS, encoded
+from maml_rl.meta_trainer import MetaTrainer
+from maml_rl.training import train
+
+MEMORY_MAY_GROW_BY = 0.01
+"""Over the second half, as a share."""
+FAMILIES = ("PointNavigation", "HalfCheetahVel")
+_ITERATIONS_PER_SHORT_RUN = 20
+
+
+class Usage(NamedTuple):
+    """What this process holds."""
+
+    memory_mb: float
+    """Resident."""
+    open_files: int
+    threads: int
+    children: int
+    """Processes that it started and that have not ended."""
+
+    @classmethod
+    def now(cls) -> Usage:
+        """Read it from Linux's /proc."""
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        threads = list(Path("/proc/self/task").iterdir())
+        children = sum(len((thread / "children").read_text().split()) for thread in threads)
+        return cls(
+            int(status["VmRSS"].split()[0]) / 1024, len(list(Path("/proc/self/fd").iterdir())), len(threads), children
+        )
+
+
+def main() -> int:
+    """Run the cases and judge them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iterations", type=int, default=2000, help="of each case")
+    parser.add_argument("--plot", type=Path, help="a PNG file to write")
+    args = parser.parse_args()
+    if args.iterations < 100:
+        parser.error(f"--iterations must be at least 100 to tell a trend, got {args.iterations}")
+    cases = {}
+    for name, run in {
+        **{f"{family}, one run": _long_run(family) for family in FAMILIES},
+        f"both, runs of {_ITERATIONS_PER_SHORT_RUN}": _short_runs,
+    }.items():
+        cases[name] = sampled(run, args.iterations)
+        print(f"{name}:", flush=True)
+        for what, (first, second) in growth(cases[name]).items():
+            print(f"  {what:<12} {cases[name][-1][what]:8.1f}  grew by {first:.1f}, then by {second:.1f}", flush=True)
+    if args.plot is not None:
+        write_whole(args.plot, encoded(leaks_figure(cases), "png"))
+    growing = {name: what for name, samples in cases.items() if (what := grows(samples))}
+    for name, what in growing.items():
+        print(f"{name}: {', '.join(what)} did not level off")
+    return int(bool(growing))
+
+
+def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray:
+    """What the process holds before each meta-iteration of ``run``, as records of :class:`Usage`."""
+    samples: list[Usage] = []
+    original = MetaTrainer.meta_iteration
+
+    def meta_iteration(self, state):
+        samples.append(Usage.now())
+        return original(self, state)
+
+    with mock.patch.object(MetaTrainer, "meta_iteration", meta_iteration), tempfile.TemporaryDirectory() as folder:
+        run(num_iterations, Path(folder))
+    return np.array(samples, dtype=[(what, float) for what in Usage._fields])
+
+
+def growth(samples: np.ndarray) -> dict[str, tuple[float, float]]:
+    """By how much each quantity grew over the first and the second half, between medians over tenths."""
+    tenth, half = len(samples) // 10, len(samples) // 2
+    found = {}
+    for what in Usage._fields:
+        start, middle, end = (np.median(samples[what][i:][:tenth]) for i in (0, half, -tenth))
+        found[what] = (float(middle - start), float(end - middle))
+    return found
+
+
+def grows(samples: np.ndarray) -> list[str]:
+    """The quantities that did not level off."""
+    allowed = {"memory_mb": MEMORY_MAY_GROW_BY * float(samples["memory_mb"][-1])}
+    return [what for what, (_, second) in growth(samples).items() if second > allowed.get(what, 0)]
+
+
+def config(family: str, output: Path, num_iterations: int) -> Config:
+    """A run whose every iteration takes a few milliseconds: an evaluation every second one, a video every tenth."""
+    logging = {"checkpoint_every": 2, "evaluate_every": 2, "video_every": 10}
+    sizes = {"num_iterations": num_iterations, "meta_batch_size": 2, "num_episodes": 2, "horizon": 2, "device": "cpu"}
+    return load_config(env=family, policy={"hidden_sizes": [8]}, logging=logging, output=str(output), **sizes)
+
+
+def _long_run(family: str) -> Callable[[int, Path], None]:
+    return lambda num_iterations, folder: train(config(family, folder / "run", num_iterations)) and None
+
+
+def _short_runs(num_iterations: int, folder: Path) -> None:
+    for i in range(num_iterations // _ITERATIONS_PER_SHORT_RUN):
+        train(config(FAMILIES[i % len(FAMILIES)], folder / str(i), _ITERATIONS_PER_SHORT_RUN))
+
+
+def leaks_figure(cases: dict[str, np.ndarray]) -> Figure:
+    """Every quantity against meta-iterations, one line for each case."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    labels = ("resident memory (MB)", "open files", "threads", "child processes")
+    for axes, what, label in zip(figure.subplots(2, 2, sharex=True).flat, Usage._fields, labels, strict=True):
+        for i, (name, samples) in enumerate(cases.items()):
+            axes.plot(samples[what], color=COLORS[i], linestyle=("-", "--", ":")[i], label=name)
+        axes.set_ylabel(label)
+        axes.set_ylim(0, 1.15 * max(1.0, *(samples[what].max() for samples in cases.values())))
+        axes.grid(alpha=0.3)
+    for axes in figure.axes[2:]:
+        axes.set_xlabel("meta-iteration")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
