@@ -21,9 +21,7 @@ from maml_rl.protocols import Task
 from maml_rl.random_streams import RandomStreams
 from maml_rl.stopwatch import Stopwatch
 from maml_rl.surrogates import policy_gradient_loss
-
-TASKS_PER_BLOCK = 4
-"""Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
+from maml_rl.task_blocks import TASKS_PER_BLOCK, block_ends, map_blocks
 
 
 class Adaptation(NamedTuple):
@@ -147,10 +145,12 @@ def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: Inner
         step: number of inner steps before.
     """
     loss = policy_gradient_loss(policy, inner.surrogate)
-    blocks = []
-    for i in range(0, support.num_tasks, TASKS_PER_BLOCK):
-        block = {name: value[i : i + TASKS_PER_BLOCK] for name, value in stack.items()}
+
+    def of_block(start: int, stop: int) -> dict[str, Tensor]:
+        block = {name: value[start:stop] for name, value in stack.items()}
         size = step_sizes(policy, inner, block, step)
         # First order, since only the value is wanted here.
-        blocks.append(adapt(block, [support.tasks(i, i + TASKS_PER_BLOCK)], loss, step_size=size, first_order=True))
+        return adapt(block, [support.tasks(start, stop)], loss, step_size=size, first_order=True)
+
+    blocks = map_blocks(of_block, block_ends(support.num_tasks, TASKS_PER_BLOCK))
     return {name: torch.cat([block[name] for block in blocks]) for name in stack}

@@ -15,9 +15,10 @@ from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
 from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import MLPPolicy, Params, distribution
+from maml_rl.policies import Distribution, MLPPolicy, Params, distribution
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.random_streams import RandomStreams
+from maml_rl.task_blocks import TASKS_PER_BLOCK, block_ends, map_blocks
 
 _CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
 """Why an episode is void, by number; 0 where it is not."""
@@ -89,7 +90,6 @@ class Collector:
         """Give task i, i < T, to the sub-environments that play it."""
         self.env.set_tasks([task for task in tasks for _ in range(self.episodes_per_round)])
 
-    @torch_threads(1)  # idle workers spin, and would take the simulator's processors
     @torch.no_grad()
     def collect(
         self,
@@ -116,16 +116,15 @@ class Collector:
         """
         noise, seed = self._noise(streams, adaptation_step, stack), streams.reset_seed(adaptation_step)
         side_by_side = self.episodes_per_round
-        rounds = [
-            self._round(stack, noise[:, first : first + side_by_side], seed + first * self.num_tasks, normalizer)
-            for first in range(0, self.num_episodes, side_by_side)
-        ]
+        with torch_threads(1):  # idle workers spin, and would take the simulator's processors
+            rounds = [
+                self._round(stack, noise[:, first : first + side_by_side], seed + first * self.num_tasks, normalizer)
+                for first in range(0, self.num_episodes, side_by_side)
+            ]
         observations, actions, rewards, mask, cause, success = (
             torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True)
         )
-        # One pass over all states gives what the steps sampled from, in the shape that the learner computes it again.
-        dist = distribution(self.policy, stack, observations.flatten(1, 2))
-        log_probs = dist.log_prob(actions.flatten(1, 2)).reshape(mask.shape)
+        log_probs, dist = self._densities(stack, observations, actions)
         has_log_probs = (log_probs.isfinite() | (mask == 0)).all(-1)
         if not has_log_probs.all():  # parameters so large that only the density of an action overflows
             cause = torch.where(has_log_probs, cause, _CAUSES.index(ACTION))
@@ -141,12 +140,24 @@ class Collector:
             actions=actions,
             rewards=rewards,
             mask=mask,
-            distribution=tuple(dist),
+            distribution=dist,
             log_probs=log_probs,
             void=void,
             success=success,
             advantages=torch.zeros_like(rewards),
         )
+
+    def _densities(self, stack: Params, observations: Tensor, actions: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Log-probabilities (T, E, H) of actions, and what they were drawn from, as the learner computes it again."""
+
+        def of_block(start: int, stop: int) -> tuple[Tensor, Distribution]:
+            block = {name: value[start:stop] for name, value in stack.items()}
+            dist = distribution(self.policy, block, observations[start:stop].flatten(1, 2))
+            return dist.log_prob(actions[start:stop].flatten(1, 2)), dist
+
+        log_probs, dists = zip(*map_blocks(of_block, block_ends(self.num_tasks, TASKS_PER_BLOCK)), strict=True)
+        shape = observations.shape[:3]
+        return torch.cat(log_probs).reshape(shape), tuple(torch.cat(values) for values in zip(*dists, strict=True))
 
     def _round(
         self, stack: Params, noise: Tensor, seed: int, normalizer: ObservationNormalizer | None

@@ -6,6 +6,7 @@ the summed losses holds every task's own gradient.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ from maml_rl.policies import (
     parameters,
 )
 from maml_rl.surrogates import Surrogate, mean_kl, policy_gradient_loss, step_ratio
+from maml_rl.task_blocks import block_ends, map_blocks
 
 Adapts = Literal["all", "head", "context"]
 LearnedStepSize = Literal["none", "scalar", "per_layer", "per_parameter"]
@@ -206,7 +208,8 @@ class MetaBatch(NamedTuple):
         return MetaBatch(tuple(support.tasks(start, stop) for support in self.supports), self.query.tasks(start, stop))
 
 
-class Adapted(NamedTuple):
+@dataclass(frozen=True)
+class Adapted:
     """Adaptation of a block of tasks, from which every term of a meta-objective is computed."""
 
     policy: nn.Module
@@ -221,7 +224,7 @@ class Adapted(NamedTuple):
         """The parameters that each inner step starts from, with the support episodes that they were to sample."""
         return list(zip(self.stacks[:-1], self.batch.supports, strict=True))
 
-    @property
+    @functools.cached_property
     def query_distribution(self) -> Distribution:
         """π_θ' at the query states."""
         return distribution(self.policy, self.stacks[-1], self.batch.query.flat(self.batch.query.observations))
@@ -229,7 +232,7 @@ class Adapted(NamedTuple):
     @property
     def query_ratio(self) -> Tensor:
         """π_θ'(a_t | s_t) / π_old(a_t | s_t) at the query steps, (T, E·H)."""
-        return step_ratio(self.policy, self.stacks[-1], self.batch.query)
+        return step_ratio(self.query_distribution, self.batch.query)
 
 
 Quantity = Callable[[Adapted], Tensor]
@@ -268,7 +271,8 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
     """
     total = torch.zeros_like(adapted.credit)
     for stack, support in adapted.sampled:
-        total = total + (support.step_weights * step_ratio(adapted.policy, stack, support)).sum(-1)
+        dist = distribution(adapted.policy, stack, support.flat(support.observations))
+        total = total + (support.step_weights * step_ratio(dist, support)).sum(-1)
     return total * adapted.credit
 
 
@@ -304,11 +308,13 @@ class MetaObjective:
 
     def mean(self, theta: Params, *quantities: Quantity) -> list[float]:
         """Means over tasks of quantities after adaptation, without gradients."""
-        values: list[list[Tensor]] = []
-        for block, credit in self.blocks():
+
+        def of_block(block: MetaBatch, credit: Tensor) -> list[Tensor]:
             adapted = self._adapted(make_stack(theta, block.query.num_tasks), block, credit)
             with torch.no_grad():
-                values.append([quantity(adapted) for quantity in quantities])
+                return [quantity(adapted) for quantity in quantities]
+
+        values = map_blocks(of_block, self.blocks())
         return [float(sum_over_tasks(torch.cat(parts))) / self.num_tasks for parts in zip(*values, strict=True)]
 
     def surrogate_and_gradient(self, theta: Params, surrogate: Quantity = ratio_surrogate) -> tuple[float, Tensor]:
@@ -318,8 +324,8 @@ class MetaObjective:
             theta: where.
             surrogate: what to maximise; E-MAML's term is added to it if the settings ask for it.
         """
-        values, per_task = [], []
-        for block, credit in self.blocks():
+
+        def of_block(block: MetaBatch, credit: Tensor) -> tuple[Tensor, Tensor]:
             stack = requiring_grad(make_stack(theta, block.query.num_tasks))
             adapted = self._adapted(stack, block, credit)
             surrogates = surrogate(adapted)
@@ -328,25 +334,26 @@ class MetaObjective:
             gradients = torch.autograd.grad(
                 surrogates.sum(), list(stack.values()), allow_unused=True, materialize_grads=True
             )
-            values.append(surrogates.detach())
-            per_task.append(flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1))
+            return surrogates.detach(), flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1)
+
+        values, per_task = zip(*map_blocks(of_block, self.blocks()), strict=True)
         value = float(sum_over_tasks(torch.cat(values))) / self.num_tasks
         return value, sum_over_tasks(torch.cat(per_task)) / self.num_tasks
 
     def mean_movement(self, theta: Params) -> Tensor:
         """Mean over tasks of θ'ᵢ − θ, (P,) float64: where adaptation goes (Nichol et al. 2018)."""
-        moved = []
-        for block, credit in self.blocks():
+
+        def of_block(block: MetaBatch, credit: Tensor) -> Tensor:
             stack = make_stack(theta, block.query.num_tasks)
             end = self._adapted(stack, block, credit).stacks[-1]
-            moved.append(flatten({name: end[name] - value for name, value in stack.items()}, batch_dims=1))
-        return sum_over_tasks(torch.cat(moved)) / self.num_tasks
+            return flatten({name: end[name] - value for name, value in stack.items()}, batch_dims=1)
+
+        return sum_over_tasks(torch.cat(map_blocks(of_block, self.blocks()))) / self.num_tasks
 
     def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
         """Parts of the batch of ``block_size`` tasks, with the credit of each task, which is relative to all."""
         credit = self.batch.credit
-        for start in range(0, self.num_tasks, self.block_size):
-            stop = min(start + self.block_size, self.num_tasks)
+        for start, stop in block_ends(self.num_tasks, self.block_size):
             yield self.batch.tasks(start, stop), credit[start:stop]
 
     @property

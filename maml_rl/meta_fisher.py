@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from maml_rl.maml import (
     with_context,
 )
 from maml_rl.policies import Params, distribution, flatten, make_stack, unflatten
+from maml_rl.task_blocks import map_blocks
 
 TangentMap = Callable[[Params], dict[str, Tensor]]
 
@@ -41,12 +43,18 @@ def fisher_vector_product(objective: MetaObjective, theta: Params, state_stride:
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
     """
-    products = [_block_product(objective, theta, block, state_stride) for block, _ in objective.blocks()]
+
+    def of_block(block: MetaBatch, _: Tensor) -> Callable[[Params], Tensor]:
+        return _block_product(objective, theta, block, state_stride)
+
+    # Thinned blocks are small: more tasks fit where those of all states do. Four blocks still keep threads busy.
+    size = max(objective.block_size, min(objective.block_size * state_stride, objective.num_tasks // 4))
+    products = map_blocks(of_block, dataclasses.replace(objective, block_size=size).blocks())
     dtype = next(iter(theta.values())).dtype
 
     def product(vector: Tensor) -> Tensor:
         direction = unflatten(vector.to(dtype), theta)
-        per_task = torch.cat([block_product(direction) for block_product in products])
+        per_task = torch.cat(map_blocks(lambda block_product: block_product(direction), [(p,) for p in products]))
         return sum_over_tasks(per_task) / objective.num_tasks
 
     return product

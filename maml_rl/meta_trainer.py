@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maml_rl.adaptation import TASKS_PER_BLOCK, collect_through_adaptation, sample_tasks
+from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
@@ -20,6 +20,7 @@ from maml_rl.outer import OUTER_STEPS
 from maml_rl.policies import Params
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.stopwatch import Stopwatch
+from maml_rl.task_blocks import TASKS_PER_BLOCK
 
 MAX_FAILED_OUTER_STEPS = 10
 """So many that fail one after the other stop the run."""

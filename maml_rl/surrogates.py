@@ -39,9 +39,8 @@ def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[P
     return loss
 
 
-def step_ratio(policy: nn.Module, stack: Params, episodes: Episodes) -> Tensor:
+def step_ratio(dist: Distribution, episodes: Episodes) -> Tensor:
     """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
-    dist = distribution(policy, stack, episodes.flat(episodes.observations))
     return _ratio(dist.log_prob(episodes.flat(episodes.actions)), episodes)
 
 

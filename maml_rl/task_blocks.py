@@ -1,0 +1,37 @@
+"""Blocks of tasks, worked on side by side by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+TASKS_PER_BLOCK = 4
+"""Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
+
+Result = TypeVar("Result")
+
+
+def block_ends(num_tasks: int, block_size: int) -> list[tuple[int, int]]:
+    """Where blocks of ``block_size`` tasks start and stop; the last one may be smaller."""
+    return [(start, min(start + block_size, num_tasks)) for start in range(0, num_tasks, block_size)]
+
+
+def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]]) -> list[Result]:
+    """``function(*block)`` of every block, in their order, as many at a time as torch has threads.
+
+    One thread works on a block from its beginning to its end. So operations that are too small to be shared out keep
+    every processor busy, and results do not depend on the number of threads.
+    """
+    blocks = list(blocks)
+    num_threads = min(torch.get_num_threads(), len(blocks))
+    is_grad_enabled = torch.is_grad_enabled()
+
+    def work(block: tuple[Any, ...]) -> Result:
+        with torch.set_grad_enabled(is_grad_enabled):  # every thread has its own
+            return function(*block)
+
+    with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        return list(threads.map(work, blocks))
