@@ -49,32 +49,35 @@ class AppendingCSV:
 
     def __init__(self, path: Path, last_step: int, columns: Sequence[str] = ()) -> None:
         self._path = path
-        self._rows: list[dict[str, Any]] = []
         self._columns = [STEP, *columns]
-        if path.exists():
-            try:
-                with path.open(newline="") as file:
-                    reader = csv.DictReader(file)
-                    self._columns = list(reader.fieldnames or self._columns)
-                    self._rows = [row for row in reader if _is_step(row, last_step)]
-            except (OSError, UnicodeDecodeError, csv.Error) as error:
-                raise UserError(f"{path} cannot be read: {error}") from error
-        self._rewrite()
+        self._write(self._read(last_step))
 
     def append(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows of meta-iteration ``step``."""
         added: list[dict[str, Any]] = [{STEP: step, **row} for row in rows]
-        self._rows += added
         new = {key for row in added for key in row if key not in self._columns}
         if new:
+            there = self._read(step)
             self._columns += sorted(new)
-            self._rewrite()
+            self._write([*there, *added])
         elif added:
             append(self._path, self._lines(added))
 
-    def _rewrite(self) -> None:
+    def _read(self, last_step: int) -> list[dict[str, Any]]:
+        """The rows on disk up to ``last_step``; their columns come first from now on."""
+        if not self._path.exists():
+            return []
+        try:
+            with self._path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(reader.fieldnames or self._columns)
+                return [row for row in reader if _is_step(row, last_step)]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{self._path} cannot be read: {error}") from error
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         header = dict(zip(self._columns, self._columns, strict=True))
-        write_whole(self._path, self._lines([header, *self._rows]))
+        write_whole(self._path, self._lines([header, *rows]))
 
     def _lines(self, rows: Iterable[Mapping[str, Any]]) -> bytes:
         text = io.StringIO(newline="")

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
-    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"}
+    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes", "task_blocks"}
     | {"durable_files", "stop_signals"},
     {"failures"},
     {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "devices", "policies", "normalizer", "baseline"}
