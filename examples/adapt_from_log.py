@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     env.unwrapped.set_task({name: float(value) for name, value in task.items()})
 
     np.savez(args.log, **play(policy, env, args.num_episodes, seed=0))
-    adapted = policy.adapt(episodes=dict(np.load(args.log)))
+    adapted = policy.adapt(episodes=maml_rl.EpisodeLog.load(args.log))
     for name, one in (("before", policy), ("adapted", adapted)):
         print(f"{name:<8} return {play(one, env, args.num_episodes, seed=1)['rewards'].sum() / args.num_episodes:8.1f}")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from maml_rl.episodes import Episodes
+from maml_rl.setting_checks import Positive, Range, Real, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,10 @@ class BaselineConfig:
     normalize_advantages: bool = True
     """Give the advantages of each task mean 0 and standard deviation 1."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {"discount": Real(0, 1), "gae_lambda": Real(0, 1), "ridge": Positive()}
+
     def __post_init__(self) -> None:
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"baseline.{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.ridge < float("inf"):
-            raise ValueError(f"baseline.ridge must be finite and above 0, got {self.ridge}")
+        check_ranges(self, "baseline.")
 
 
 def baseline_features(observations: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maml_rl.bounded_files import LONGEST_TABLE, read_json
 from maml_rl.checkpoint import latest_checkpoint
 from maml_rl.config import Config, LoggingConfig
 from maml_rl.config_files import load, run_config
@@ -243,15 +244,17 @@ def _results_so_far(path: Path, description: Mapping[str, Any]) -> list[dict[str
     if not path.exists():
         return []
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, LONGEST_TABLE)
         results = content.pop("tasks")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        if not (isinstance(results, list) and all(isinstance(result, dict) for result in results)):
+            raise ValueError(f"tasks must be a list of learning curves, got {results!r:.100}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read: {error!r}; delete it to train anew") from error
     wanted = json.loads(json.dumps(description))
     for name in wanted:
         if content.get(name) != wanted[name]:
             raise UserError(
-                f"{path} was made with {_FLAGS.get(name, name)} {content.get(name)!r}, not {wanted[name]!r}: "
+                f"{path} was made with {_FLAGS.get(name, name)} {content.get(name)!r:.100}, not {wanted[name]!r}: "
                 "give the same, or delete the file to train anew"
             )
     return results

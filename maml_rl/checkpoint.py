@@ -21,14 +21,15 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from maml_rl.bounded_files import check_regular, read_json, read_text
 from maml_rl.durable_files import sync, write_synced
 from maml_rl.errors import UserError
 
 FORMAT_VERSION = 2
 """1 had no SHA256SUMS; it still loads."""
 _TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
-_LONGEST_TEXT = 1 << 20
-"""Bytes that values.json or SHA256SUMS may have: a thousand times what they do have."""
+_LARGEST_COUNTER = 1 << 53
+"""The largest whole number that a float, and so a log, can hold with all below it."""
 
 
 class DamagedCheckpoint(UserError):
@@ -54,8 +55,8 @@ class Checkpoint(NamedTuple):
             UserError: it is missing or something else; ``path`` is named.
         """
         value = self.values.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise DamagedCheckpoint(path, f"{name} must be a whole number, got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNTER:
+            raise DamagedCheckpoint(path, f"{name} must be a whole number, got {value!r:.100}")
         return value
 
     def check_run(self, run: Mapping[str, str], path: Path) -> None:
@@ -203,7 +204,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         has_sums = (path / _SUMS).exists()
         if has_sums:
             _verify(path)
-        values = json.loads(_text(path / _VALUES), parse_constant=_not_finite, parse_float=_finite)
+        values = read_json(path / _VALUES, parse_constant=_not_finite, parse_float=_finite)
         if not isinstance(values, dict):
             raise ValueError(f"{_VALUES} holds no mapping")
         version = values.get("format_version")
@@ -212,10 +213,11 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         if version <= FORMAT_VERSION:
             if version > 1 and not has_sums:
                 raise ValueError(f"{_SUMS} is missing")
+            check_regular(path / _TENSORS)
             return Checkpoint(_grouped(load_file(path / _TENSORS, device=str(device))), values)
     except PermissionError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error}") from error
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DamagedCheckpoint(path, error) from error
     raise UserError(f"checkpoint {path} has format {version}; this version reads formats up to {FORMAT_VERSION}")
 
@@ -229,22 +231,14 @@ def _grouped(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _verify(path: Path) -> None:
-    lines = (line.partition("  ") for line in _text(path / _SUMS).splitlines())
+    lines = (line.partition("  ") for line in read_text(path / _SUMS).splitlines())
     sums = {name: digest for digest, _, name in lines}
     for name in (_TENSORS, _VALUES):
+        check_regular(path / name)
         with (path / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if sums.get(name) != digest:
             raise ValueError(f"{name} does not match {_SUMS}")
-
-
-def _text(path: Path) -> str:
-    """A file that must be small, whatever it claims to be."""
-    with path.open("rb") as file:
-        content = file.read(_LONGEST_TEXT + 1)
-    if len(content) > _LONGEST_TEXT:
-        raise ValueError(f"{path.name} is longer than {_LONGEST_TEXT} bytes")
-    return content.decode()
 
 
 def _finite(text: str) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from maml_rl.bounded_files import LONGEST_TABLE, read_json
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate, failed_note
@@ -155,11 +156,15 @@ class Scratch:
             UserError: the file is damaged.
         """
         try:
-            curves = json.loads(path.read_text())["tasks"]
+            curves = read_json(path, LONGEST_TABLE)["tasks"]
             found = [(list(tasks).index(curve["task"]), curve) for curve in curves if curve["task"] in tasks]
-            steps = [np.array(curve["num_env_steps"], float) for _, curve in found]
+            steps = np.array([curve["num_env_steps"] for _, curve in found], float)
             returns = np.array([curve["returns"] for _, curve in found], float)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if found and not (steps.ndim == 2 and steps.shape == returns.shape and steps.size and (steps >= 0).all()):
+                raise ValueError(f"num_env_steps {steps.shape} and returns {returns.shape} are no learning curves")
+            if not (np.isfinite(steps).all() and np.isfinite(returns).all()):
+                raise ValueError("a learning curve is not finite")
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{path} cannot be read ({error!r}): delete it and train the baseline anew") from error
         if not found:
             return None
@@ -320,10 +325,8 @@ def _evaluated(policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int], unf
     path = unfinished / f"{digest.hexdigest()}.json"
     if path.exists():
         try:
-            values = json.loads(path.read_text())
-            arrays = np.array(values["returns"], np.float32), np.array(values["success"], np.float32)
-            return Evaluation(values["tasks"], *arrays, values["description"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return _evaluation_of(read_json(path, LONGEST_TABLE), policy, env, sizes)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{path} of an interrupted evaluation is damaged ({error}): delete it") from error
     result = evaluate(policy, env=env, **sizes)
     values = {
@@ -335,3 +338,36 @@ def _evaluated(policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int], unf
     unfinished.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(values))
     return result
+
+
+def _evaluation_of(values: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]) -> Evaluation:
+    """An evaluation from what its file holds.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: it holds something else.
+    """
+    tasks, description = values["tasks"], values["description"]
+    is_list = isinstance(tasks, list) and len(tasks) == sizes["num_tasks"]
+    if not (is_list and all(isinstance(task, dict) for task in tasks)):
+        raise ValueError(f"tasks must be {sizes['num_tasks']} mappings")
+    shape = (sizes["num_steps"] + 1, sizes["num_tasks"], sizes["num_episodes"])
+    with np.errstate(over="ignore"):  # told below
+        arrays = {name: np.array(values[name], float).astype(np.float32) for name in ("returns", "success")}
+    for name, array in arrays.items():
+        if array.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+        if np.isinf(array).any():
+            raise ValueError(f"{name} has an infinite number")
+    wanted = {
+        **{name: sizes[name] for name in ("num_tasks", "num_episodes", "seed")},
+        **{"env": policy.config.env.name, "horizon": policy.config.horizon},
+        **{"env_settings": json.loads(json.dumps(dict(env.kwargs)))},
+        **{"num_steps_in_training": policy.config.inner.num_steps},
+    }
+    for name, value in wanted.items():
+        if description[name] != value:
+            raise ValueError(f"its {name} is {description[name]!r:.100}, expected {value!r:.100}")
+    units = description["task_units"]
+    if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
+        raise ValueError(f"task_units must be texts by name, got {units!r:.100}")
+    return Evaluation(tasks, arrays["returns"], arrays["success"], description)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from maml_rl.baseline import BaselineConfig
 from maml_rl.maml import InnerConfig
@@ -12,7 +14,12 @@ from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.policies import Nonlinearity
+from maml_rl.setting_checks import Each, OrNone, Positive, Range, Real, Whole, check_ranges
 from maml_rl.task_vector_env import EnvConfig
+
+MOST_ITERATIONS = 10**9
+_MOST_WEIGHTS = 1 << 26  # between hidden layers; a policy is made before a checkpoint is compared with it
+_MOST_STEPS = 10**9  # of a collection, each of which takes a hundred bytes or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +39,21 @@ class PolicyConfig:
     normalize_observations: bool = False
     """Normalise observations by their running mean and standard deviation, fixed within an iteration."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "hidden_sizes": Each(Whole(1, 1 << 16), most=64),
+        "init_std": Positive(),
+        "action_scale": Positive(),
+        "context_size": Whole(0, 1 << 16),
+    }
+
     def __post_init__(self) -> None:
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(f"policy.hidden_sizes must all be at least 1, got {list(self.hidden_sizes)}")
-        if self.context_size < 0:
-            raise ValueError(f"policy.context_size must be at least 0, got {self.context_size}")
-        for name in ("init_std", "action_scale"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"policy.{name} must be finite and above 0, got {getattr(self, name)}")
+        check_ranges(self, "policy.")
+        sizes = [self.context_size, *self.hidden_sizes]
+        if sum(before * after for before, after in itertools.pairwise(sizes)) > _MOST_WEIGHTS:
+            raise ValueError(
+                f"policy.hidden_sizes {list(self.hidden_sizes)} with policy.context_size {self.context_size} make more "
+                f"than {_MOST_WEIGHTS} weights"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +73,15 @@ class LoggingConfig:
     final_video: bool = True
     """Record the final policy before and after adaptation."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "checkpoint_every": Whole(1, MOST_ITERATIONS),
+        "keep_checkpoints": Whole(0, MOST_ITERATIONS),
+        "evaluate_every": Whole(0, MOST_ITERATIONS),
+        "video_every": Whole(0, MOST_ITERATIONS),
+    }
+
     def __post_init__(self) -> None:
-        if self.checkpoint_every < 1:
-            raise ValueError(f"logging.checkpoint_every must be at least 1, got {self.checkpoint_every}")
-        for name in ("keep_checkpoints", "evaluate_every", "video_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"logging.{name} must be at least 0, got {getattr(self, name)}")
+        check_ranges(self, "logging.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +123,22 @@ class Config:
     logging: LoggingConfig = LoggingConfig()
     """What is written."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "seed": Whole(0, (1 << 63) - 1),
+        "num_iterations": Whole(1, MOST_ITERATIONS),
+        "torch_threads": OrNone(Whole(1, 1024)),
+        "max_failed_share": Real(0, 1),
+        **dict.fromkeys(("meta_batch_size", "num_episodes", "horizon"), Whole(1, 1_000_000)),
+    }
+
     def __post_init__(self) -> None:
-        for name in ("meta_batch_size", "num_episodes", "horizon", "num_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self, "")
+        num_steps = self.meta_batch_size * self.num_episodes * self.horizon
+        if num_steps > _MOST_STEPS:
+            raise ValueError(
+                f"meta_batch_size {self.meta_batch_size} x num_episodes {self.num_episodes} x horizon {self.horizon} "
+                f"must be at most {_MOST_STEPS} control steps, got {num_steps}"
+            )
         if (self.inner.adapts == "context") != (self.policy.context_size > 0):
             raise ValueError(
                 f"inner.adapts is {self.inner.adapts!r} and policy.context_size {self.policy.context_size}: a "
@@ -119,14 +148,6 @@ class Config:
             raise ValueError("inner.learned_step_size must be none where adapt_in_training is false: nothing learns it")
         if not self.adapt_in_training and isinstance(self.outer, ReptileConfig):
             raise ValueError("outer reptile follows adaptation: choose another where adapt_in_training is false")
-        if not 0 <= self.max_failed_share <= 1:
-            raise ValueError(f"max_failed_share must be in [0, 1], got {self.max_failed_share}")
-        if self.torch_threads is not None and self.torch_threads < 1:
-            raise ValueError(f"torch_threads must be at least 1, got {self.torch_threads}")
-        if self.output == "":
-            raise ValueError("output must not be empty")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if type(self.outer) not in OUTER_CONFIGS.values():
             names = [config.__name__ for config in OUTER_CONFIGS.values()]
             raise ValueError(f"outer must be one of {names}, got {self.outer!r}")

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import importlib.resources
 import inspect
+import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -31,13 +34,15 @@ from maml_rl.maml import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.pretrained_runs import find_run
-from maml_rl.run_folder import read_config, read_yaml
+from maml_rl.run_folder import read_config
+from maml_rl.safe_yaml import read_yaml
 from maml_rl.task_vector_env import EnvConfig, resolve_env_id
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
 _ITEMS = "env.dynamics"  # a mapping, whose items are flags too: --env.dynamics.body_mass
 _OF_OTHER_ENVS = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}  # settings that families of ours do not have
+_TOO_LARGE = 10**20  # beyond every whole number that is a setting; a float can hold no more than 10**308
 _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
 
 
@@ -66,7 +71,7 @@ def run_config(run: Path) -> Config:
     Raises:
         UserError: there is no such run.
     """
-    if not run.is_dir():
+    if not os.path.isdir(run):
         raise UserError(f"there is no run folder {run}")
     return resolve(read_config(run), [], source=str(run / "config.yaml"))
 
@@ -146,6 +151,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     for key, value in _leaves(values, known):
         if key not in known:
             raise UserError(f"unknown setting {key!r} in {source}.{closest(key, known)}")
+        if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+            raise UserError(f"setting {key!r} in {source} must be a smaller number, got one beyond {_TOO_LARGE:g}")
         if value is None and key not in optional:
             raise UserError(f"setting {key!r} in {source} must have a value, got null")
     check_flags(argv, known)
@@ -155,6 +162,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         return _config(parser.parse_args(list(argv)))
     except argparse.ArgumentError as error:
         raise UserError(_plain(str(error))) from error
+    except OverflowError as error:  # a whole number within a list or a mapping that no float can hold
+        raise UserError(f"a number in {source} or a flag is too large: {error}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -282,9 +291,13 @@ def _help(cls: type, name: str) -> str:
     """The docstring of a dataclass field, its own or inherited."""
     for owner in inspect.getmro(cls):
         if name in vars(owner).get("__annotations__", {}):
-            parameters = docstring_parser.parse_from_object(owner).params
-            return next((p.description or "" for p in parameters if p.arg_name == name), "")
+            return _field_docstrings(owner).get(name, "")
     return ""
+
+
+@functools.cache  # it parses the source, and every configuration asks for all of them
+def _field_docstrings(cls: type) -> dict[str, str]:
+    return {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(cls).params}
 
 
 def known_settings(parser: ArgumentParser) -> list[str]:
@@ -299,8 +312,10 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
         UserError: an unknown flag.
     """
     flags = {f"--{key}" for key in known} | {"--config", "--resume", "--print_config", "--help", *_SHORTHANDS}
-    for token in argv:
-        flag = token.partition("=")[0]
+    for token, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        flag, equals, value = token.partition("=")
+        if re.fullmatch(rf"[-+]?\d{{{len(str(_TOO_LARGE))},}}", value if equals else following):
+            raise UserError(f"{flag} must be a smaller number, got {(value if equals else following):.30}...")
         if _is_item(flag):
             if _ITEMS not in known:
                 raise UserError(f"{flag}: this environment has no dynamics that could be set")
@@ -340,7 +355,7 @@ def preset_names() -> list[str]:
 
 
 def _read_config_file(name: str) -> dict[str, Any]:
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return read_yaml(Path(name))
     if name in preset_names():
         return read_yaml(Path(str(importlib.resources.files("maml_configs"))) / f"{name}.yaml")

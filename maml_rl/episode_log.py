@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from maml_rl.array_files import read_npz
 from maml_rl.collection import ActionMap
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
@@ -46,6 +48,16 @@ class EpisodeLog:
     """(N,) bool: the episode was cut after this step."""
     episode_ends: Any = None
     """(N,) bool: either of the two."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> EpisodeLog:
+        """A log from a ``.npz`` file that holds an array for each field (``np.savez(path, observations=..., ...)``).
+
+        Raises:
+            UserError: it cannot be read, or is larger than a log (see :func:`maml_rl.array_files.read_npz`); or as
+                :meth:`of`.
+        """
+        return cls.of(read_npz(Path(path)))
 
     @classmethod
     def of(cls, given: Any) -> EpisodeLog:

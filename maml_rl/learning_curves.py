@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from maml_rl.bounded_files import LONGEST_TABLE, read_text
 from maml_rl.config import Config
 from maml_rl.config_files import run_config
 from maml_rl.durable_files import write_whole
@@ -177,9 +179,8 @@ def _read_progress(folder: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{folder} has no progress.csv: it has not finished an iteration yet")
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(io.StringIO(read_text(path, LONGEST_TABLE), newline="")))
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if len(rows) < 2:
         raise UserError(f"{path} has no rows: the run has not finished an iteration yet")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from maml_rl.policies import (
     make_stack,
     parameters,
 )
+from maml_rl.setting_checks import Each, Positive, Range, Real, Whole, check_ranges
 from maml_rl.surrogates import Surrogate, mean_kl, policy_gradient_loss, step_ratio
 from maml_rl.task_blocks import block_ends, map_blocks
 
@@ -59,16 +60,17 @@ class InnerConfig:
     exploration_credit: float = 0.0
     """Weight of E-MAML's term, which credits the episodes that adaptation learned from with what it gained."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "num_steps": Whole(0, 1000),
+        "step_size": Positive(),
+        "test_step_sizes": Each(Positive(), most=1000),
+        "exploration_credit": Real(0),
+    }
+
     def __post_init__(self) -> None:
-        if self.num_steps < 0:
-            raise ValueError(f"inner.num_steps must be at least 0, got {self.num_steps}")
-        for size in (self.step_size, *self.test_step_sizes):
-            if not 0 < size < float("inf"):
-                raise ValueError(f"inner.step_size and test_step_sizes must be finite and above 0, got {size}")
+        check_ranges(self, "inner.")
         if self.test_step_sizes and self.learned_step_size != "none":
             raise ValueError("inner.test_step_sizes have no meaning where the step size is learned")
-        if not 0 <= self.exploration_credit < float("inf"):
-            raise ValueError(f"inner.exploration_credit must be finite and at least 0, got {self.exploration_credit}")
 
 
 def adapt(

@@ -403,6 +403,7 @@ def policy_state(
     """
     theta = checkpoint.tensors.get("theta", {})
     ordered = {name: theta[name] for name in check_parameters(policy, config.inner, theta, path)}
+    _check_finite(ordered, path)
     if not config.policy.normalize_observations:
         return ordered, None
     empty = ObservationNormalizer.empty(policy.observation_size, next(iter(ordered.values())).device)
@@ -410,7 +411,16 @@ def policy_state(
     expected = {name: (value.shape, value.dtype) for name, value in empty._asdict().items()}
     if {name: (value.shape, value.dtype) for name, value in tensors.items()} != expected:
         raise UserError(f"checkpoint {path} is damaged: its normalizer must hold {expected}")
+    _check_finite(tensors, path)
+    if any((tensors[name] < 0).any() for name in ("num_states", "squares")):
+        raise UserError(f"checkpoint {path} is damaged: its normalizer has negative counts or squares")
     return ordered, ObservationNormalizer(**tensors)
+
+
+def _check_finite(tensors: Params, path: Path) -> None:
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"checkpoint {path} cannot be used: {name} is not finite")
 
 
 def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:

@@ -12,22 +12,28 @@ import io
 import itertools
 import os
 import socket
+import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
 from stable_baselines3.common.logger import KVWriter, Logger
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.summary.writer.record_writer import RecordWriter, masked_crc32c
 
+from maml_rl.bounded_files import check_regular
 from maml_rl.durable_files import append, sync, write_whole
 from maml_rl.errors import UserError
 from maml_rl.failures import Failure
 
 STEP = "time/iteration"
 _EVENTS = "events.out.tfevents"
+_HEADER = struct.Struct("<QI")  # of a TensorBoard record: its length in bytes, and the checksum of that
+_MOST_DIGITS = 20
+"""Of an iteration; Python refuses to read thousands of them."""
 
 
 class AnimatedImage(NamedTuple):
@@ -68,11 +74,12 @@ class AppendingCSV:
         if not self._path.exists():
             return []
         try:
-            with self._path.open(newline="") as file:
+            check_regular(self._path)
+            with self._path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self._columns = list(reader.fieldnames or self._columns)
                 return [row for row in reader if _is_step(row, last_step)]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{self._path} cannot be read: {error}") from error
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +115,8 @@ class AppendingCSVWriter(KVWriter):
 def _is_step(row: dict[str, Any], last_step: int) -> bool:
     """Whether a row read from disk is whole and not beyond ``last_step``."""
     step = row.get(STEP) or ""
-    return step.isdigit() and int(step) <= last_step and None not in row and None not in row.values()
+    is_number = step.isdecimal() and len(step) < _MOST_DIGITS
+    return is_number and int(step) <= last_step and None not in row and None not in row.values()
 
 
 class TensorBoardWriter(KVWriter):
@@ -175,13 +183,31 @@ def _records(events: Iterable[bytes]) -> bytes:
 
 
 def _cut_events(path: Path, last_step: int) -> None:
-    """Rewrite an event file without events beyond ``last_step`` and without a half-written end, if it has any."""
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    """Rewrite an event file without events beyond ``last_step`` and without a half-written end, if it has any.
 
-    raw_events = RawEventFileLoader(str(path)).Load()
-    kept = _records(raw for raw in raw_events if Event.FromString(raw).step <= last_step)
-    if len(kept) != path.stat().st_size:
+    Raises:
+        UserError: it cannot be read, or holds something else than events.
+    """
+    try:
+        size = check_regular(path)
+        kept = _records(raw for raw in _whole_records(path, size) if Event.FromString(raw).step <= last_step)
+    except (OSError, ValueError, DecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if len(kept) != size:
         write_whole(path, kept)
+
+
+def _whole_records(path: Path, size: int) -> Iterator[bytes]:
+    """The records of a file up to the first that is not whole; none is longer than what is left of the file."""
+    with path.open("rb") as file:
+        while len(header := file.read(_HEADER.size)) == _HEADER.size:
+            length, checksum = _HEADER.unpack(header)
+            if checksum != masked_crc32c(header[:8]) or length > size - file.tell():
+                return
+            record, footer = file.read(length), file.read(4)
+            if footer != struct.pack("<I", masked_crc32c(record)):
+                return
+            yield record
 
 
 def sync_metrics(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from maml_rl.errors import UserError
@@ -22,7 +23,7 @@ def find_run(run: str | Path) -> Path:
         UserError: there is neither.
     """
     folder, names = Path(run), pretrained_names()
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return folder
     if str(folder) in names:
         return _FOLDER / folder

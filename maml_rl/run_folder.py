@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ import yaml
 
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
+from maml_rl.safe_yaml import read_yaml
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
 """What a process leaves behind that was killed while it made a run folder; config.yaml comes last."""
@@ -78,30 +80,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: the folder is no run, or its configuration is unreadable.
     """
     path = folder / "config.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{folder} is not a run folder: it has no config.yaml")
     config = read_yaml(path)
     if not config:
         raise UserError(f"{path} is empty")
     return config
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, loaded safely.
-
-    Raises:
-        UserError: it cannot be read or parsed, or holds something else.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-        json.dumps(values, default=str)  # refuses aliases that contain themselves
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a mapping from settings to values, got {type(values).__name__}")
-    return values
 
 
 def _versions() -> dict[str, str | None]:
@@ -134,8 +118,11 @@ def locked(folder: Path) -> Iterator[None]:
         return
     with contextlib.ExitStack() as opened:
         try:
-            file = opened.enter_context((folder / ".lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not through a link: a run folder from elsewhere may have one that leads out of it.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            descriptor = os.open(folder / ".lock", flags, 0o666)
+            opened.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another process is training in {folder}") from error
         except OSError as error:

@@ -22,6 +22,7 @@ from maml_rl.drawn_tasks import DrawnTasks
 from maml_rl.drawn_tasks import parse as parse_tasks
 from maml_rl.errors import UserError
 from maml_rl.protocols import Task, TaskVectorEnv
+from maml_rl.setting_checks import check_ranges
 from maml_rl.task_observer import TaskObserver
 from maml_rl.task_setter import TaskSetter, check_arguments, make_task_setter
 
@@ -46,6 +47,9 @@ class EnvConfig:
     """The tasks to draw from: [{goal: 1}, {goal: 2}]; for set_task, or arguments of the constructor."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "env.")
+        if not (isinstance(self.kwargs, Mapping) and all(isinstance(name, str) for name in self.kwargs)):
+            raise ValueError(f"env.kwargs must be a mapping from names to values, got {self.kwargs!r:.200}")
         object.__setattr__(
             self, "task_list", self.task_list if isinstance(self.task_list, str) else tuple(self.task_list)
         )
@@ -75,7 +79,7 @@ def resolve_env_id(name: str) -> str:
         module, _, name_in_module = name.partition(":")
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             problem = f"{type(error).__name__}: {error}"
             missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
             where = ": it is looked for in the current folder, and in what is installed" if missing else ""

@@ -7,6 +7,9 @@ import sys
 from maml_rl.cli import main, say
 from maml_rl.errors import UserError
 
+_MOST_DIGITS = 20
+"""Of a number of iterations; Python refuses to read thousands of them."""
+
 
 def command(argv: list[str]) -> int:
     """Train a run, or go on with one."""
@@ -43,8 +46,8 @@ def _iterations_to_resume(rest: list[str]) -> int | None:
         )
     if iterations is None:
         return None
-    if not iterations.isdecimal() or int(iterations) < 1:
-        raise UserError(f"--num_iterations must be a whole number of at least 1, got {iterations!r}")
+    if not iterations.isdecimal() or len(iterations) > _MOST_DIGITS or int(iterations) < 1:
+        raise UserError(f"--num_iterations must be a whole number of at least 1, got {iterations!r:.100}")
     return int(iterations)
 
 

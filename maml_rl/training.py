@@ -35,6 +35,7 @@ from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, polic
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.metrics_writers import AnimatedImage, failures_table, make_logger, sync_metrics
 from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.outer import check_state
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.report import write_report
@@ -102,7 +103,10 @@ def resume(
     run = Path(run)
     config = run_config(run)
     if num_iterations is not None:
-        config = dataclasses.replace(config, num_iterations=num_iterations)
+        try:
+            config = dataclasses.replace(config, num_iterations=num_iterations)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     with locked(run):
         checkpoints = run / "checkpoints"
         found = load_newest(checkpoints, resolve_device(config.device))
@@ -112,9 +116,10 @@ def resume(
             resumed = TrainingRun(config, run, *opened)
             if found is not None:
                 resumed.restore(found.path, found.checkpoint)
-            remove_leftovers(checkpoints)
-            for damaged in found.damaged if found is not None else ():
-                say(f"{damaged}; set aside as {set_aside(damaged.path)}")
+            with _writing():
+                remove_leftovers(checkpoints)
+                for damaged in found.damaged if found is not None else ():
+                    say(f"{damaged}; set aside as {set_aside(damaged.path)}")
             done = resumed.state.iteration
             if done < config.num_iterations:
                 with _writing():
@@ -175,11 +180,13 @@ class TrainingRun:
         """
         checkpoint.check_run(self._origin(), path)
         theta, normalizer = policy_state(checkpoint, self.policy.policy, self.config, path)
+        outer_state = checkpoint.tensors.get("outer", {})
+        check_state(outer_state, theta, self.config.outer, path)
         names = ["iteration", "num_env_steps"]
         if "failed_outer_steps" in checkpoint.values:  # older checkpoints do not count them
             names.append("failed_outer_steps")
         counters = {name: checkpoint.counter(name, path) for name in names}
-        self.state = TrainingState(theta, checkpoint.tensors.get("outer", {}), normalizer, **counters)
+        self.state = TrainingState(theta, outer_state, normalizer, **counters)
 
     def _origin(self) -> dict[str, str]:
         return {**origin(self.config), "outer step": outer_name(self.config.outer)}

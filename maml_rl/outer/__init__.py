@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from maml_rl.errors import UserError
 from maml_rl.outer.adam import AdamConfig, adam_step
+from maml_rl.outer.adam import initial_state as adam_initial_state
 from maml_rl.outer.ppo import PPOConfig, ppo_step
 from maml_rl.outer.promp import ProMPConfig, promp_step
+from maml_rl.outer.promp import initial_state as promp_initial_state
 from maml_rl.outer.reptile import ReptileConfig, reptile_step
 from maml_rl.outer.trpo import TRPOConfig, trpo_step
+from maml_rl.policies import Params
 
 
 class Outer(NamedTuple):
@@ -17,13 +24,15 @@ class Outer(NamedTuple):
 
     config: type
     step: Callable[..., Any]
+    initial_state: Callable[[Params], dict[str, Tensor]] = lambda theta: {}
+    """What a state has by name, shape and type."""
 
 
 OUTER: dict[str, Outer] = {
     "trpo": Outer(TRPOConfig, trpo_step),
-    "promp": Outer(ProMPConfig, promp_step),
-    "ppo": Outer(PPOConfig, ppo_step),
-    "adam": Outer(AdamConfig, adam_step),
+    "promp": Outer(ProMPConfig, promp_step, promp_initial_state),
+    "ppo": Outer(PPOConfig, ppo_step, adam_initial_state),
+    "adam": Outer(AdamConfig, adam_step, adam_initial_state),
     "reptile": Outer(ReptileConfig, reptile_step),
 }
 """Every outer step by name."""
@@ -33,3 +42,19 @@ OUTER_CONFIGS: dict[str, type] = {name: outer.config for name, outer in OUTER.it
 
 OUTER_STEPS: dict[type, Callable[..., Any]] = {outer.config: outer.step for outer in OUTER.values()}
 """Each outer step by the type of its settings."""
+
+
+def check_state(state: Mapping[str, Tensor], theta: Params, config: Any, source: Path) -> None:
+    """Refuse a state that is not one of the outer step of ``config``; an empty one is that of a run at its start.
+
+    Raises:
+        UserError: names, shapes or types differ, or a number is not finite; ``source`` is named.
+    """
+    make = next(outer.initial_state for outer in OUTER.values() if outer.config is type(config))
+    expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in make(theta).items()}
+    got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in state.items()}
+    if got and got != expected:
+        raise UserError(f"the outer step's state in {source} has {got or 'nothing'}, expected {expected or 'nothing'}")
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise UserError(f"the outer step's state in {source} is not finite: {name}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from maml_rl.maml import MetaObjective
 from maml_rl.policies import Params, flatten, unflatten
+from maml_rl.setting_checks import Positive, Range, check_ranges
 from maml_rl.stopwatch import Stopwatch
 
 
@@ -19,8 +22,10 @@ class AdamConfig:
     step_size: float = 1e-3
     """Adam's step size."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {"step_size": Positive()}
+
     def __post_init__(self) -> None:
-        check_positive(self, "step_size")
+        check_ranges(self, "outer.")
 
 
 def adam_step(
@@ -77,12 +82,7 @@ def ascend(
     return unflatten(vector.detach(), theta), {name: value.clone() for name, value in optimizer.state[vector].items()}
 
 
-def check_positive(config: object, *names: str) -> None:
-    """Refuse settings that must be finite and above 0.
-
-    Raises:
-        ValueError: names one that is not.
-    """
-    for name in names:
-        if not 0 < getattr(config, name) < float("inf"):
-            raise ValueError(f"outer.{name} must be finite and above 0, got {getattr(config, name)}")
+def initial_state(theta: Params) -> dict[str, Tensor]:
+    """The state that :func:`ascend` returns, before any step: moments (P,) and the step count () float32."""
+    moment = torch.zeros_like(flatten(theta))
+    return {"step": torch.zeros((), device=moment.device), "exp_avg": moment, "exp_avg_sq": moment.clone()}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from maml_rl.maml import Adapted, MetaObjective, Quantity
-from maml_rl.outer.adam import ascend, check_positive
+from maml_rl.outer.adam import ascend
 from maml_rl.policies import Params
+from maml_rl.setting_checks import Positive, Range, Whole, check_ranges
 from maml_rl.stopwatch import Stopwatch
 
 
@@ -24,10 +27,14 @@ class PPOConfig:
     clip_range: float = 0.3
     """A likelihood ratio further than this from 1 earns nothing more."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "step_size": Positive(),
+        "num_epochs": Whole(1, 10_000),
+        "clip_range": Positive(),
+    }
+
     def __post_init__(self) -> None:
-        check_positive(self, "step_size", "clip_range")
-        if self.num_epochs < 1:
-            raise ValueError(f"outer.num_epochs must be at least 1, got {self.num_epochs}")
+        check_ranges(self, "outer.")
 
 
 def clipped_surrogate(clip_range: float) -> Quantity:

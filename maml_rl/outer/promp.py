@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from maml_rl.maml import Adapted, MetaObjective, inner_kl
-from maml_rl.outer.adam import check_positive
+from maml_rl.outer.adam import initial_state as adam_initial_state
 from maml_rl.outer.ppo import PPOConfig, climb, clipped_surrogate
 from maml_rl.policies import Params
+from maml_rl.setting_checks import Positive, Range, Real
 
 _TOLERANCE = 1.5  # the penalty stays while the KL is within this factor of its target
 
@@ -26,11 +29,16 @@ class ProMPConfig(PPOConfig):
     target_kl: float = 0.01
     """What the adaptive weight aims at."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "target_kl")
-        if not 0 <= self.kl_coefficient < float("inf"):
-            raise ValueError(f"outer.kl_coefficient must be finite and at least 0, got {self.kl_coefficient}")
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        **PPOConfig.RANGES,
+        "kl_coefficient": Real(0),
+        "target_kl": Positive(),
+    }
+
+
+def initial_state(theta: Params) -> dict[str, Tensor]:
+    """The state that :func:`promp_step` returns, before any step: Adam's, and η () float64."""
+    return {**adam_initial_state(theta), "kl_coefficient": torch.zeros((), dtype=torch.float64)}
 
 
 def promp_step(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from maml_rl.maml import MetaObjective
-from maml_rl.outer.adam import check_positive
 from maml_rl.policies import Params, flatten, unflatten
+from maml_rl.setting_checks import Positive, Range, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,10 @@ class ReptileConfig:
     step_size: float = 1.0
     """Share epsilon of the way from theta to the mean of the adapted parameters."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {"step_size": Positive()}
+
     def __post_init__(self) -> None:
-        check_positive(self, "step_size")
+        check_ranges(self, "outer.")
 
     def notice(self, num_inner_steps: int) -> str | None:
         """What the user should know about these settings with so many inner steps."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from maml_rl.maml import MetaObjective
 from maml_rl.meta_fisher import fisher_vector_product
 from maml_rl.policies import Params, flatten, unflatten
+from maml_rl.setting_checks import Positive, Range, Real, Whole, check_ranges
 from maml_rl.stopwatch import Stopwatch
 
 
@@ -32,17 +35,17 @@ class TRPOConfig:
     fisher_state_stride: int = 5
     """The Fisher-vector product uses every so manyth state of each episode; 1 uses all and is exact."""
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "max_kl": Positive(),
+        "cg_iterations": Whole(1, 10_000),
+        "cg_damping": Real(0),
+        "line_search_steps": Whole(1, 10_000),
+        "line_search_shrink": Positive(math.nextafter(1, 0)),
+        "fisher_state_stride": Whole(1, 1_000_000),
+    }
+
     def __post_init__(self) -> None:
-        for name in ("max_kl", "line_search_shrink"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"outer.{name} must be finite and above 0, got {getattr(self, name)}")
-        for name in ("cg_iterations", "line_search_steps", "fisher_state_stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"outer.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.cg_damping < float("inf"):
-            raise ValueError(f"outer.cg_damping must be finite and at least 0, got {self.cg_damping}")
-        if self.line_search_shrink >= 1:
-            raise ValueError(f"outer.line_search_shrink must be below 1, got {self.line_search_shrink}")
+        check_ranges(self, "outer.")
 
 
 def conjugate_gradient(

@@ -1,0 +1,278 @@
+"""Every file that is loaded, what a sound one holds, how it is damaged, and how it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from tensorboard.compat.proto.event_pb2 import Event
+
+import maml_rl
+from maml_rl import baseline_runs, comparison, learning_curves
+from maml_rl.checkpoint import load_checkpoint
+from maml_rl.config_files import parse_training_arguments, run_config
+from maml_rl.errors import UserError
+from maml_rl.meta_policy import policy_state
+from maml_rl.metrics_writers import AppendingCSVWriter, TensorBoardWriter, _records
+from maml_rl.outer import check_state
+
+SETTINGS: dict[str, Any] = {
+    "env": {"name": "PointNavigation"},
+    "device": "cpu",
+    "num_iterations": 2,
+    "meta_batch_size": 2,
+    "num_episodes": 2,
+    "horizon": 5,
+    "policy": {"hidden_sizes": [4], "normalize_observations": True},
+    "outer": {"name": "promp"},
+    "logging": {"final_evaluation": False, "final_video": False},
+}
+_SIZES = {"num_tasks": 2, "num_episodes": 2, "num_steps": 1, "seed": 0}
+_VALUES: list[Any] = [None, True, -1, 0, 1e308, 10**400, float("nan"), float("inf"), "", "\0", "../x", [], {}, [[]]]
+_VALUES += [{"a": {"b": 1}}, 1.5, "x" * 300, ["a", 1], 2**63, -(2**63), "auto", [1, [2, [3]]], {"name": None}]
+_TEXTS = (
+    b"1e999",
+    b"9" * 5000,
+    b"-1",
+    b"NaN",
+    b"Infinity",
+    b"!!python/object/apply:os.system ['true']",
+    b"*a",
+    b"&a [*a]",
+)
+_TEXTS += (b"[" * 3000, b"{" * 3000, b"\xff\xfe", b"\0", b"null", b"{}", b"18446744073709551615", b"1:59:59", b"<<: *a")
+_TEXTS += (b"\xc2\xb2", b"!!int ''", b"!!bool x", b"!!binary x", b"2001-99-99", b"? [a]\n: b", b"'\"", b"\r\n", b",,,,")
+
+
+class Loader(NamedTuple):
+    """A file and its reader."""
+
+    sound: bytes
+    """What it holds where nothing is wrong."""
+    load: Callable[[bytes], object]
+    """Put other bytes in its place, and read it as the package does."""
+
+
+class _Touch:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def hostile_pickle(marker: Path) -> bytes:
+    """A pickle that makes the file ``marker`` when it is loaded."""
+    return pickle.dumps(_Touch(marker))
+
+
+def reseal(checkpoint: Path) -> None:
+    """Write SHA256SUMS anew, as if the checkpoint had been written like this."""
+    names = ("tensors.safetensors", "values.json")
+    sums = [f"{hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (checkpoint / "SHA256SUMS").write_text("".join(sums))
+
+
+def make_loaders(folder: Path) -> dict[str, Loader]:
+    """A small run, and the readers of its files."""
+    run = maml_rl.train(maml_rl.load_config(**SETTINGS, output=str(folder / "run")))
+    policy = maml_rl.load(run)
+    checkpoint, cpu = run / "checkpoints" / "000002", torch.device("cpu")
+    new, old = folder / "format_2", folder / "format_1"
+    values = json.loads((checkpoint / "values.json").read_text())
+    for copy, version in ((new, 2), (old, 1)):
+        copy.mkdir()
+        (copy / "tensors.safetensors").write_bytes((checkpoint / "tensors.safetensors").read_bytes())
+        (copy / "values.json").write_text(json.dumps({**values, "format_version": version}))
+    reseal(new)
+
+    def load(path: Path) -> None:
+        found = load_checkpoint(path, cpu)
+        found.check_run({"environment": "PointNavigation"}, path)
+        theta, _ = policy_state(found, policy.policy, policy.config, path)
+        check_state(found.tensors.get("outer", {}), theta, policy.config.outer, path)
+        for name in ("iteration", "num_env_steps"):
+            found.counter(name, path)
+
+    def replaced(path: Path, read: Callable[[], object]) -> Loader:
+        sound = path.read_bytes()
+
+        def load_instead(content: bytes) -> object:
+            path.write_bytes(content)
+            try:
+                return read()
+            finally:  # another loader reads the files beside its own
+                path.write_bytes(sound)
+
+        return Loader(sound, load_instead)
+
+    def resealed(name: str) -> Loader:
+        return replaced(new / name, lambda: (reseal(new), load(new)))
+
+    loaders = {
+        "tensors.safetensors": resealed("tensors.safetensors"),
+        "values.json": resealed("values.json"),
+        "tensors.safetensors, format 1": replaced(old / "tensors.safetensors", lambda: load(old)),
+        "values.json, format 1": replaced(old / "values.json", lambda: load(old)),
+    }
+    sums = folder / "sums"
+    _copy(checkpoint, sums)
+    loaders["SHA256SUMS"] = replaced(sums / "SHA256SUMS", lambda: load(sums))
+    settings = folder / "settings"
+    settings.mkdir()
+    (settings / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    loaders["config.yaml of a run"] = replaced(settings / "config.yaml", lambda: run_config(settings))
+    given = settings / "given.yaml"
+    given.write_text(yaml.safe_dump(SETTINGS))
+    loaders["--config"] = replaced(given, lambda: parse_training_arguments([f"--config={given}"]))
+    return loaders | _results(folder, run, policy, replaced)
+
+
+def _results(folder: Path, run: Path, policy: Any, replaced: Callable[..., Loader]) -> dict[str, Loader]:
+    """Readers of what a run has logged and found."""
+    logs = folder / "logs"
+    _copy(run, logs)
+    (events,) = logs.glob("events.*")
+    episodes = folder / "episodes.npz"
+    shape = np.zeros((6, 2), np.float32)
+    ends = np.arange(6) % 3 == 2
+    np.savez(episodes, observations=shape, actions=shape, rewards=shape[:, 0], episode_ends=ends)
+    task = {"goal_x": 0.1, "goal_y": 0.2}
+    ppo = folder / "results.json"
+    curve = {"task": task, "num_env_steps": [0, 10], "returns": [-1.0, 0.5]}
+    described = {"env": "PointNavigation", "seed": 0}
+    ppo.write_text(json.dumps({**described, "tasks": [curve, curve]}))
+    unfinished = folder / "unfinished"
+
+    def evaluated() -> None:
+        found = comparison._evaluated(policy, policy.config.env, _SIZES, unfinished)
+        entry = comparison.Entry(comparison.META_TRAINED, (run,), (found,), {})
+        _ = comparison.Comparison([entry]).settings
+
+    evaluated()
+    (cache,) = unfinished.iterdir()
+
+    def tensorboard() -> None:
+        TensorBoardWriter(logs, 1)
+        for path in set(logs.glob("events.*")) - {events}:
+            path.unlink()
+
+    return {
+        "progress.csv, resumed": replaced(logs / "progress.csv", lambda: AppendingCSVWriter(logs / "progress.csv", 1)),
+        "progress.csv, drawn": replaced(logs / "progress.csv", lambda: learning_curves._read_progress(logs)),
+        "TensorBoard events": replaced(events, tensorboard),
+        "TensorBoard event, resealed": Loader(
+            Event(step=1, wall_time=1.0, file_version="brain.Event:2").SerializeToString(),
+            lambda content: (events.write_bytes(_records([content])), tensorboard()),
+        ),
+        "episodes.npz": replaced(episodes, lambda: policy.adapt(episodes=maml_rl.EpisodeLog.load(episodes))),
+        "results.json of PPO": replaced(
+            ppo,
+            lambda: (
+                comparison.Scratch.read(ppo, [task]),
+                baseline_runs._results_so_far(ppo, described),
+            ),
+        ),
+        "unfinished/*.json": replaced(cache, evaluated),
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            (target / path.name).write_bytes(path.read_bytes())
+
+
+def damaged(sound: bytes, rng: random.Random) -> bytes:
+    """Bytes that are nearly sound: one to four changes of any kind, or another value where there are values."""
+    if rng.random() < 0.4:
+        changed = _other_value(sound, rng)
+        if changed is not None:
+            return changed
+    content = bytearray(sound)
+    for _ in range(rng.randint(1, 4)):
+        at, length = rng.randrange(len(content) + 1), rng.choice([1, 4, 8, rng.randint(1, 200)])
+        match rng.randrange(7):
+            case 0 if at < len(content):
+                content[at] ^= 1 << rng.randrange(8)
+            case 1:
+                del content[at:]
+            case 2:
+                content[at:at] = rng.choice(_TEXTS)
+            case 3:
+                content[at : at + length] = rng.randbytes(length)
+            case 4:
+                start = rng.randrange(len(content) + 1)
+                content[at:at] = content[start : start + length]
+            case 5:
+                content[at : at + 8] = rng.choice([b"\xff" * 8, bytes(8), (1 << 62).to_bytes(8, "little")])
+            case 6:
+                numbers = [i for i, byte in enumerate(content) if 48 <= byte <= 57]
+                if numbers:
+                    i = rng.choice(numbers)
+                    content[i : i + 1] = rng.choice(_TEXTS)
+    return bytes(content)
+
+
+def _other_value(sound: bytes, rng: random.Random) -> bytes | None:
+    """JSON, YAML or the header of safetensors with one value replaced; ``None`` for other files."""
+    length = int.from_bytes(sound[:8], "little")
+    if 8 + length <= len(sound) and sound[8:9] == b"{":
+        header = json.loads(sound[8 : 8 + length])
+        text = json.dumps(_replaced(header, rng)).encode()
+        return len(text).to_bytes(8, "little") + text + sound[8 + length :]
+    try:
+        values = yaml.safe_load(sound.decode())
+    except (UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    text = json.dumps(_replaced(values, rng)) if sound[:1] == b"{" else yaml.safe_dump(_replaced(values, rng))
+    return text.encode(errors="replace")
+
+
+def _replaced(values: Any, rng: random.Random) -> Any:
+    """One value somewhere in it is another, is gone, or has another name."""
+    if not isinstance(values, (dict, list)) or not values or rng.random() < 0.1:
+        return rng.choice(_VALUES)
+    values = dict(values) if isinstance(values, dict) else list(values)
+    key = rng.choice(list(values)) if isinstance(values, dict) else rng.randrange(len(values))
+    match rng.randrange(8):
+        case 0:
+            del values[key]
+        case 1 if isinstance(values, dict):
+            values[rng.choice(["x", "name", "", "kwargs", "output", *values])] = values.pop(key)
+        case _:
+            values[key] = _replaced(values[key], rng)
+    return values
+
+
+@dataclasses.dataclass
+class Findings:
+    """What came out of loaders that should not have."""
+
+    errors: list[str] = dataclasses.field(default_factory=list)
+    num_refused: int = 0
+
+    def feed(self, name: str, loader: Loader, content: bytes) -> None:
+        """Load ``content``; anything but success and ``UserError`` is a finding."""
+        try:
+            loader.load(content)
+        except UserError as error:
+            self.num_refused += 1
+            if "\n" in str(error):
+                self.errors.append(f"{name}: several lines: {str(error)!r:.300}")
+        except Exception as error:  # whatever it is, it is what is looked for
+            self.errors.append(f"{name}: {type(error).__name__}: {error!s:.300}; input {content!r:.2000}")
