@@ -16,10 +16,9 @@ from maml_envs.simulations import Simulations
 
 
 def available_cpus() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Number of processors that this process may use: its share, where ``torchrun`` started several on the machine."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, number // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class FamilyVectorEnv(VectorEnv):

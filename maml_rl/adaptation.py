@@ -40,16 +40,17 @@ class Adaptation(NamedTuple):
 
 
 def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
-    """Draw one task for each of the collector's T groups of episodes.
+    """Draw a task for each of the T groups of episodes of the collectors of all processes, which draw the same.
 
     Raises:
         UserError: what the environment draws are no tasks.
     """
     collector.env.np_random = streams.tasks()
-    tasks = list(collector.env.sample_tasks(collector.num_tasks))
-    if len(tasks) != collector.num_tasks or not all(isinstance(task, Mapping) for task in tasks):
+    num_tasks = collector.num_tasks_of_all or collector.num_tasks
+    tasks = list(collector.env.sample_tasks(num_tasks))
+    if len(tasks) != num_tasks or not all(isinstance(task, Mapping) for task in tasks):
         raise UserError(
-            f"sample_tasks({collector.num_tasks}) of the environment must return as many tasks, each a mapping from "
+            f"sample_tasks({num_tasks}) of the environment must return as many tasks, each a mapping from "
             f"names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
         )
     return tasks

@@ -61,6 +61,8 @@ class Collector:
         horizon: H, the longest episode.
         action_map: from outputs to actions.
         device: of the policy and of the episodes.
+        first_task: number of the first of the T among the tasks of all processes, which share out the random numbers.
+        num_tasks_of_all: number of these; default is T.
 
     Raises:
         UserError: the sub-environments cannot be shared out evenly.
@@ -73,6 +75,8 @@ class Collector:
     horizon: int
     action_map: ActionMap
     device: torch.device
+    first_task: int = 0
+    num_tasks_of_all: int | None = None
 
     def __post_init__(self) -> None:
         if self.env.num_envs % self.num_tasks or self.num_episodes % self.episodes_per_round:
@@ -114,11 +118,12 @@ class Collector:
         Returns:
             The episodes, without advantages.
         """
-        noise, seed = self._noise(streams, adaptation_step, stack), streams.reset_seed(adaptation_step)
-        side_by_side = self.episodes_per_round
+        noise, side_by_side = self._noise(streams, adaptation_step, stack), self.episodes_per_round
+        seed = streams.reset_seed(adaptation_step) + self.first_task * side_by_side
+        num_tasks = self.num_tasks_of_all or self.num_tasks
         with torch_threads(1):  # idle workers spin, and would take the simulator's processors
             rounds = [
-                self._round(stack, noise[:, first : first + side_by_side], seed + first * self.num_tasks, normalizer)
+                self._round(stack, noise[:, first : first + side_by_side], seed + first * num_tasks, normalizer)
                 for first in range(0, self.num_episodes, side_by_side)
             ]
         observations, actions, rewards, mask, cause, success = (
@@ -221,5 +226,6 @@ class Collector:
     def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
         """Action noise, (T, E, H, noise_size), drawn once per task."""
         shape = (self.num_episodes, self.horizon)
-        noise = [self.policy.draw_noise(streams.actions(adaptation_step, i), shape) for i in range(self.num_tasks)]
+        tasks = range(self.first_task, self.first_task + self.num_tasks)
+        noise = [self.policy.draw_noise(streams.actions(adaptation_step, i), shape) for i in tasks]
         return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))

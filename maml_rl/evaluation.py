@@ -104,7 +104,8 @@ def evaluate_with(
         TooManyFailures: more than ``max_failed_share`` of the episodes are void, or of the tasks failed.
     """
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
-    tasks = sample_tasks(collector, streams)
+    first = collector.first_task
+    tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks]
     inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _, failures = collect_through_adaptation(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from maml_rl.protocols import Task
+from maml_rl.ranks import Ranks
 
 SIMULATION = "the simulation broke down"
 OBSERVATION = "an observation is not finite"
@@ -20,6 +22,9 @@ BASELINE = "the baseline cannot be fitted"
 INNER_STEP = "the inner step is not finite"
 LINE_SEARCH = "the line search found no step"
 OUTER_STEP = "the outer step is not finite"
+
+_ORDER = (SIMULATION, OBSERVATION, ACTION, REWARD, NO_EPISODE, BASELINE, INNER_STEP)
+"""In which the failures of a collection, and of the inner step after it, are told."""
 
 _SMALLER_OUTER_STEPS = "lower outer.max_kl or outer.step_size"
 ADVICE = {
@@ -134,6 +139,31 @@ class Failures:
         """
         if self.failed.any():
             raise TooManyFailures(f"adaptation failed: {self.example()}", self.rows)
+
+    def of_all(self, ranks: Ranks, tasks: Sequence[Task], first_task: int) -> Failures:
+        """What went wrong in all processes, in the order in which one alone would have told it.
+
+        Args:
+            ranks: the processes.
+            tasks: those of all.
+            first_task: number of this process's first one among them.
+
+        Raises:
+            TooManyFailures: a process has no task left.
+        """
+        if ranks.number == 1:
+            return self
+        numbers = {id(task): first_task + i for i, task in enumerate(self.tasks)}
+        own = [
+            (row.adaptation_step, _ORDER.index(row.what), numbers[id(row.task)], row.num_episodes) for row in self.rows
+        ]
+        told = ranks.gather(torch.tensor(own, dtype=torch.int64).reshape(-1, 4)).tolist()
+        found = Failures(tasks, self.num_episodes * len(tasks) // len(self.tasks))
+        found.rows = [Failure(step, _ORDER[what], number, tasks[i]) for step, what, i, number in sorted(told)]
+        found.failed = ranks.gather(torch.from_numpy(self.failed)).numpy()
+        if float(ranks.sum(torch.tensor([self.failed.all()]))) > 0:
+            raise TooManyFailures(f"all tasks of one of {ranks.number} processes failed: {found.example()}", found.rows)
+        return found
 
     def _stop(self, counted: str, max_share: float, where: str) -> None:
         limit = f"the share allowed is max_failed_share {max_share:g}"

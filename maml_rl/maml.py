@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -25,6 +25,7 @@ from maml_rl.policies import (
     make_stack,
     parameters,
 )
+from maml_rl.ranks import Ranks
 from maml_rl.setting_checks import Each, Positive, Range, Real, Whole, check_ranges
 from maml_rl.surrogates import Surrogate, mean_kl, policy_gradient_loss, step_ratio
 from maml_rl.task_blocks import block_ends, map_blocks
@@ -184,22 +185,11 @@ def with_context(policy: nn.Module, stack: Params) -> dict[str, Tensor]:
     return {**initial_context(policy, num_tasks), **stack}
 
 
-def sum_over_tasks(per_task: Tensor) -> Tensor:
-    """Add (T, ...) over tasks in float64, in task order: the sum does not depend on how tasks were grouped."""
-    return per_task.double().sum(0)
-
-
 class MetaBatch(NamedTuple):
     """The episodes of one meta-iteration: one support set per inner step, and the query set after the last."""
 
     supports: tuple[Episodes, ...]
     query: Episodes
-
-    @property
-    def credit(self) -> Tensor:
-        """Mean query return of each task, standardised over tasks, (T,): what adaptation is credited with."""
-        returns = self.query.returns.nanmean(1)
-        return (returns - returns.mean()) / returns.std(correction=0).clamp(min=1e-8)
 
     def chosen(self, tasks: Tensor) -> MetaBatch:
         """The tasks that ``tasks`` (T,) bool marks."""
@@ -282,6 +272,9 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 class MetaObjective:
     """What the outer step maximises: the policy surrogate after adaptation, as a function of theta.
 
+    Means are over the tasks of all ``ranks``, added in float64 in task order: they do not depend on how tasks are
+    grouped.
+
     Everything is computed in blocks of ``block_size`` tasks, which bounds memory and keeps a block's tensors in cache;
     results depend on it by the rounding of a task's own sums at most.
     """
@@ -290,10 +283,11 @@ class MetaObjective:
     batch: MetaBatch
     inner: InnerConfig
     block_size: int
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def num_tasks(self) -> int:
-        """T."""
+        """T, of this process."""
         return self.batch.query.num_tasks
 
     def value(self, theta: Params) -> tuple[float, float]:
@@ -317,7 +311,8 @@ class MetaObjective:
                 return [quantity(adapted) for quantity in quantities]
 
         values = map_blocks(of_block, self.blocks())
-        return [float(sum_over_tasks(torch.cat(parts))) / self.num_tasks for parts in zip(*values, strict=True)]
+        per_task = [torch.cat(parts) for parts in zip(*values, strict=True)]
+        return self.ranks.mean(torch.stack(per_task, dim=1)).tolist()
 
     def surrogate_and_gradient(self, theta: Params, surrogate: Quantity = ratio_surrogate) -> tuple[float, Tensor]:
         """The surrogate, and its gradient through adaptation (with ``first_order``, past it), (P,) float64.
@@ -339,8 +334,7 @@ class MetaObjective:
             return surrogates.detach(), flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1)
 
         values, per_task = zip(*map_blocks(of_block, self.blocks()), strict=True)
-        value = float(sum_over_tasks(torch.cat(values))) / self.num_tasks
-        return value, sum_over_tasks(torch.cat(per_task)) / self.num_tasks
+        return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(per_task))
 
     def mean_movement(self, theta: Params) -> Tensor:
         """Mean over tasks of θ'ᵢ − θ, (P,) float64: where adaptation goes (Nichol et al. 2018)."""
@@ -350,13 +344,20 @@ class MetaObjective:
             end = self._adapted(stack, block, credit).stacks[-1]
             return flatten({name: end[name] - value for name, value in stack.items()}, batch_dims=1)
 
-        return sum_over_tasks(torch.cat(map_blocks(of_block, self.blocks()))) / self.num_tasks
+        return self.ranks.mean(torch.cat(map_blocks(of_block, self.blocks())))
 
     def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
         """Parts of the batch of ``block_size`` tasks, with the credit of each task, which is relative to all."""
-        credit = self.batch.credit
+        credit = self.credit
         for start, stop in block_ends(self.num_tasks, self.block_size):
             yield self.batch.tasks(start, stop), credit[start:stop]
+
+    @property
+    def credit(self) -> Tensor:
+        """Mean query return of each task, standardised over all tasks, (T,): what adaptation is credited with."""
+        returns = self.batch.query.returns.nanmean(1)
+        of_all = self.ranks.gather(returns)
+        return (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
 
     @property
     def inner_loss(self) -> Callable[[Params, Episodes], Tensor]:

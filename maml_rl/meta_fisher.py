@@ -16,7 +16,6 @@ from maml_rl.maml import (
     requiring_grad,
     step_size_key,
     step_sizes,
-    sum_over_tasks,
     with_context,
 )
 from maml_rl.policies import Params, distribution, flatten, make_stack, unflatten
@@ -55,7 +54,7 @@ def fisher_vector_product(objective: MetaObjective, theta: Params, state_stride:
     def product(vector: Tensor) -> Tensor:
         direction = unflatten(vector.to(dtype), theta)
         per_task = torch.cat(map_blocks(lambda block_product: block_product(direction), [(p,) for p in products]))
-        return sum_over_tasks(per_task) / objective.num_tasks
+        return objective.ranks.mean(per_task)
 
     return product
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import OUTER_STEPS
 from maml_rl.policies import Params
 from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.ranks import Ranks
 from maml_rl.stopwatch import Stopwatch
 from maml_rl.task_blocks import TASKS_PER_BLOCK
 
@@ -62,6 +63,7 @@ class MetaTrainer:
         baseline: returns and advantages.
         seed: of all random streams.
         max_failed_share: of void episodes, and of failed tasks, in one meta-iteration; more stop it.
+        ranks: the processes that share the tasks.
     """
 
     collector: Collector
@@ -70,6 +72,7 @@ class MetaTrainer:
     baseline: BaselineConfig
     seed: int
     max_failed_share: float
+    ranks: Ranks = field(default_factory=Ranks)
 
     def meta_iteration(self, state: TrainingState) -> MetaIteration:
         """Sample tasks, collect, adapt, collect, and take the outer step.
@@ -78,36 +81,39 @@ class MetaTrainer:
             TooManyFailures: numbers went wrong in more than ``max_failed_share`` of the episodes or of the tasks, or in
                 ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
         """
-        watch = Stopwatch()
+        watch, num_bytes = Stopwatch(), self.ranks.num_bytes
         streams = RandomStreams(self.seed, Phase.TRAINING, state.iteration)
 
         # Sample tasks; play each with theta, adapt, and play again, each inner step on fresh episodes.
-        tasks = sample_tasks(self.collector, streams)
-        episodes, _, failures = collect_through_adaptation(
+        drawn, first = sample_tasks(self.collector, streams), self.collector.first_task
+        episodes, _, own_failures = collect_through_adaptation(
             self.collector,
             state.theta,
-            tasks,
+            drawn[first : first + self.collector.num_tasks],
             self.inner,
             self.baseline,
             streams=streams,
             normalizer=state.normalizer,
             watch=watch,
         )
+        failures = own_failures.of_all(self.ranks, drawn, first)
         failures.check(self.max_failed_share, f"meta-iteration {state.iteration + 1}")
 
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.
-        *supports, query = episodes = _without_failed(episodes, failures)
+        *supports, query = episodes = _without_failed(episodes, own_failures)
         batch = MetaBatch(tuple(supports), query)
-        objective = MetaObjective(self.collector.policy, batch, self.inner, TASKS_PER_BLOCK)
+        objective = MetaObjective(self.collector.policy, batch, self.inner, TASKS_PER_BLOCK, self.ranks)
         theta, outer_state, metrics, problem = self._outer_step(state, objective)
         failed_outer_steps = state.failed_outer_steps + 1 if problem else 0
         if problem:
             failures.outer_step(self.inner.num_steps, problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS)
         watch.lap("outer_step")
 
-        normalizer = None if state.normalizer is None else state.normalizer.updated(episodes)
-        num_env_steps = state.num_env_steps + sum(int(collected.mask.sum()) for collected in episodes)
-        metrics |= _sampling_metrics(episodes, theta)
+        normalizer = None if state.normalizer is None else state.normalizer.updated(episodes, self.ranks)
+        lengths = self.ranks.gather(torch.stack([collected.mask.sum(-1) for collected in episodes], dim=1))
+        num_env_steps = state.num_env_steps + int(lengths.sum())
+        returns = self.ranks.gather(torch.stack([collected.returns for collected in episodes], dim=1))
+        metrics |= _sampling_metrics(returns, lengths, theta)
         metrics |= {
             "train/void_episodes": float(failures.num_void_episodes),
             "train/failed_tasks": float(failures.failed.sum()),
@@ -115,6 +121,8 @@ class MetaTrainer:
         }
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
         metrics |= {"time/num_env_steps": num_env_steps}
+        if self.ranks.number > 1:
+            metrics["time/exchanged_bytes"] = self.ranks.num_bytes - num_bytes
         counters = (state.iteration + 1, num_env_steps, failed_outer_steps)
         return MetaIteration(TrainingState(theta, outer_state, normalizer, *counters), metrics, failures.rows)
 
@@ -146,11 +154,10 @@ def _without_failed(episodes: list[Episodes], failures: Failures) -> list[Episod
     return [collected.chosen(kept) for collected in episodes]
 
 
-def _sampling_metrics(episodes: list[Episodes], theta: Params) -> dict[str, float]:
-    metrics = {}
-    for k, collected in enumerate(episodes):
-        metrics[f"train/return_after_{k}_steps"] = float(collected.returns.nanmean())
-    metrics["train/episode_length"] = float(torch.stack([e.mask.sum(-1).mean() for e in episodes]).mean())
+def _sampling_metrics(returns: Tensor, lengths: Tensor, theta: Params) -> dict[str, float]:
+    """From the returns and lengths of all episodes, each (T, K + 1, E)."""
+    metrics = {f"train/return_after_{k}_steps": float(returns[:, k].nanmean()) for k in range(returns.shape[1])}
+    metrics["train/episode_length"] = float(lengths.mean())
     learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
     if learned:
         sizes = torch.cat(learned)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.episodes import Episodes
+from maml_rl.ranks import Ranks
 
 
 class ObservationNormalizer(NamedTuple):
@@ -37,15 +38,19 @@ class ObservationNormalizer(NamedTuple):
         """(observation − mean) / std; (..., observation_size)."""
         return (observations - self.mean.to(observations)) / self.std.to(observations)
 
-    def updated(self, collections: Sequence[Episodes]) -> ObservationNormalizer:
+    def updated(self, collections: Sequence[Episodes], ranks: Ranks) -> ObservationNormalizer:
         """Statistics that include the real steps of ``collections`` (Chan et al. 1979, parallel variance).
+
+        Those of all ``ranks`` count.
 
         The episodes hold observations normalised by these statistics; they are mapped back.
         """
         seen = torch.cat([episodes.observations[episodes.mask > 0] for episodes in collections])
         raw = seen.double() * self.std + self.mean
-        num_states = self.num_states + len(raw)
-        mean, delta = raw.mean(0), raw.mean(0) - self.mean
-        between = delta.square() * self.num_states * len(raw) / num_states
-        squares = self.squares + (raw - mean).square().sum(0) + between
-        return ObservationNormalizer(num_states, self.mean + delta * len(raw) / num_states, squares)
+        num_new = ranks.sum(torch.ones_like(raw[:, 0]))
+        num_states = self.num_states + num_new
+        mean = ranks.sum(raw) / num_new
+        delta = mean - self.mean
+        between = delta.square() * self.num_states * num_new / num_states
+        squares = self.squares + ranks.sum((raw - mean).square()) + between
+        return ObservationNormalizer(num_states, self.mean + delta * num_new / num_states, squares)

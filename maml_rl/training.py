@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from maml_rl.checkpoint import (
@@ -30,6 +31,7 @@ from maml_rl.devices import resolve_device, torch_threads
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
 from maml_rl.failures import Failure, TooManyFailures, summary
+from maml_rl.intervals import mean_of_valid
 from maml_rl.maml import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
@@ -37,6 +39,7 @@ from maml_rl.metrics_writers import AnimatedImage, failures_table, make_logger, 
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import check_state
 from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.ranks import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.report import write_report
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
@@ -78,11 +81,18 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
         TooManyFailures: numbers went wrong too often; the last finished iteration is saved, as after any other error.
     """
-    with open_trainer(config) as opened:
-        run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
-        create_run_folder(run, to_mapping(config))
-        with locked(run):
-            return TrainingRun(config, run, *opened).train(say, progress_bar)
+    with joined(resolve_device(config.device)) as ranks:
+        made = remembered_run_folder()
+        if made is not None:
+            return _resume(ranks, Path(made), None, say, progress_bar)
+        with open_trainer(config, ranks) as opened:
+            if not ranks.leads:
+                return _follow(config, *opened)
+            run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
+            create_run_folder(run, to_mapping(config))
+            remember_run_folder(str(run.resolve()))
+            with locked(run):
+                return TrainingRun(config, run, *opened).train(say, progress_bar)
 
 
 def resume(
@@ -100,22 +110,29 @@ def resume(
         say: where to tell the user what happens.
         progress_bar: show one on stderr.
     """
-    run = Path(run)
+    with joined(resolve_device(run_config(Path(run)).device)) as ranks:
+        return _resume(ranks, Path(run), num_iterations, say, progress_bar)
+
+
+def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progress_bar: bool) -> Path:
     config = run_config(run)
     if num_iterations is not None:
         try:
             config = dataclasses.replace(config, num_iterations=num_iterations)
         except ValueError as error:
             raise UserError(str(error)) from error
-    with locked(run):
+    with locked(run) if ranks.leads else contextlib.nullcontext():
         checkpoints = run / "checkpoints"
         found = load_newest(checkpoints, resolve_device(config.device))
         # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
         start = config if found is None else dataclasses.replace(config, init_from=None)
-        with open_trainer(start) as opened, _unwritable_told(run):
+        with open_trainer(start, ranks) as opened, _unwritable_told(run):
             resumed = TrainingRun(config, run, *opened)
             if found is not None:
                 resumed.restore(found.path, found.checkpoint)
+            ranks.wait()  # until every process has read it
+            if not ranks.leads:
+                return _follow(config, resumed.trainer, resumed.state, resumed.policy)
             with _writing():
                 remove_leftovers(checkpoints)
                 for damaged in found.damaged if found is not None else ():
@@ -130,15 +147,45 @@ def resume(
             return resumed.train(say, progress_bar)
 
 
+def _follow(config: Config, trainer: MetaTrainer, state: TrainingState, policy: MetaPolicy) -> Path:
+    """Take part in the iterations of a run that another process leads, and writes."""
+    every = config.logging.evaluate_every
+    with stop_signals_raise():
+        while state.iteration < config.num_iterations:
+            state = trainer.meta_iteration(state).state
+            if every and state.iteration % every == 0:
+                _evaluation_metrics(trainer, policy, state)
+    return Path()
+
+
+def _policy_of(policy: MetaPolicy, state: TrainingState) -> MetaPolicy:
+    return dataclasses.replace(policy, theta=state.theta, normalizer=state.normalizer)
+
+
+def _evaluation_metrics(trainer: MetaTrainer, policy: MetaPolicy, state: TrainingState) -> dict[str, float]:
+    """Returns on fresh tasks, played on the training environments of all processes."""
+    streams = RandomStreams(trainer.seed, Phase.EVALUATION, state.iteration)
+    num_steps = max(1, policy.config.inner.num_steps)
+    result = evaluate_with(trainer.collector, _policy_of(policy, state), num_steps, streams)
+    returns = trainer.ranks.gather(torch.from_numpy(result.task_returns.T).double()).numpy()
+    return {f"evaluation/return_after_{k}_steps": float(mean) for k, mean in enumerate(mean_of_valid(returns, 0))}
+
+
 @contextlib.contextmanager
-def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, MetaPolicy]]:
+def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[MetaTrainer, TrainingState, MetaPolicy]]:
     """Open everything that training needs, without writing anything.
+
+    Args:
+        config: of the run.
+        ranks: the processes that share its tasks; default is this one alone.
 
     Raises:
         UserError: something in the configuration cannot be used.
     """
     device = resolve_device(config.device)
-    num_envs = config.meta_batch_size * config.env.side_by_side(config.num_episodes)
+    ranks = ranks or Ranks()
+    first_task, end = ranks.share(config.meta_batch_size)
+    num_envs = (end - first_task) * config.env.side_by_side(config.num_episodes)
     with torch_threads(config.torch_threads), as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
         spaces = env.single_observation_space, env.single_action_space
         policy = make_policy(config.policy, *spaces, config.seed).to(device)
@@ -155,9 +202,10 @@ def open_trainer(config: Config) -> Iterator[tuple[MetaTrainer, TrainingState, M
                 )
             theta, normalizer = dict(start.theta), start.normalizer
         meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
-        sizes = (config.meta_batch_size, config.num_episodes, config.horizon)
-        collector = Collector(env, policy, *sizes, meta_policy.action_map, device)
-        settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share)
+        sizes = (end - first_task, config.num_episodes, config.horizon)
+        share = (first_task, config.meta_batch_size)
+        collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
+        settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share, ranks)
         trainer = MetaTrainer(collector, *settings)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy
 
@@ -261,7 +309,7 @@ class TrainingRun:
                     raise TooManyFailures(f"{config.env.name}: {error}", error.rows) from error
                 metrics["time/meta_iteration_s"] = time.perf_counter() - started
                 if logging.evaluate_every and state.iteration % logging.evaluate_every == 0:
-                    metrics |= self._evaluation_metrics(state)
+                    metrics |= _evaluation_metrics(self.trainer, self.policy, state)
                 draws = can_draw and logging.video_every and state.iteration % logging.video_every == 0
                 pictures = self._record(state) if draws else {}
                 with stop_signals_wait() as received:  # an iteration is logged, counted and saved, or it never began
@@ -313,22 +361,12 @@ class TrainingRun:
             say(f"no video will be made: {problem}")
         return problem is None
 
-    def _policy_of(self, state: TrainingState) -> MetaPolicy:
-        return dataclasses.replace(self.policy, theta=state.theta, normalizer=state.normalizer)
-
     def _record(self, state: TrainingState) -> dict[str, AnimatedImage]:
         """Write a video of the policy; returns a small one for TensorBoard."""
         with whole_file(self.folder / "videos" / f"{state.iteration:06d}.mp4") as file:
-            grid = play(self._policy_of(state), "mp4", seed=self.config.seed)
+            grid = play(_policy_of(self.policy, state), "mp4", seed=self.config.seed)
             grid.save(file)
         return {"videos/adaptation": AnimatedImage(*grid.small_gif())}
-
-    def _evaluation_metrics(self, state: TrainingState) -> dict[str, float]:
-        """Returns on fresh tasks, played on the training environment."""
-        streams = RandomStreams(self.config.seed, Phase.EVALUATION, state.iteration)
-        num_steps = max(1, self.config.inner.num_steps)
-        result = evaluate_with(self.trainer.collector, self._policy_of(state), num_steps, streams)
-        return {f"evaluation/return_after_{k}_steps": float(mean) for k, mean in enumerate(result.mean)}
 
     def _results(self) -> tuple[Path, Path]:
         """The files written last, of the final evaluation and of the video."""
@@ -350,7 +388,7 @@ class TrainingRun:
             say: where to tell the user what happens.
             anew: after iterations, which have said already why no video can be made.
         """
-        policy, seed, logging = self._policy_of(self.state), self.config.seed, self.config.logging
+        policy, seed, logging = _policy_of(self.policy, self.state), self.config.seed, self.config.logging
         report, video = self._results()
         if logging.final_evaluation and not report.exists():
             say("evaluating on fresh tasks ...")

@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes", "task_blocks"}
     | {"durable_files", "stop_signals", "bounded_files", "setting_checks"},
-    {"failures", "safe_yaml", "array_files"},
-    {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "devices", "policies", "normalizer", "baseline"}
+    {"ranks", "safe_yaml", "array_files"},
+    {"failures", "normalizer"},
+    {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "devices", "policies", "baseline"}
     | {"video_grid", "drawn_tasks", "task_observer"},
     {"advantages", "surrogates", "task_setter"},
     {"maml", "collection", "task_vector_env"},

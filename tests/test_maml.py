@@ -24,9 +24,10 @@ from synthetic import (
     with_garbage,
 )
 
-from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective, adapt, sum_over_tasks
+from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective, adapt
 from maml_rl.meta_fisher import fisher_vector_product
 from maml_rl.policies import Gaussian, make_stack
+from maml_rl.ranks import Ranks
 from maml_rl.surrogates import policy_gradient_loss
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -407,11 +408,12 @@ class TestBlocks:
             for ours, theirs in zip(results[0], other, strict=True):
                 assert (ours - theirs).abs().max() <= tolerance * ours.abs().max()
 
-    def test_sum_over_tasks_adds_in_float64(self):
+    def test_sums_over_tasks_are_added_in_float64(self):
         values = torch.tensor([[1e8, 1.0], [1.0, 2.0], [-1e8, 3.0]], dtype=torch.float32)
-        total = sum_over_tasks(values)
+        total = Ranks().sum(values)
         assert total.dtype == torch.float64
         assert total.tolist() == [1.0, 6.0]
+        assert Ranks().mean(values).tolist() == [1 / 3, 2.0]
 
     def test_gradient_and_product_are_float64_for_float32_parameters(self):
         objective, theta = make_objective(dtype=torch.float32)

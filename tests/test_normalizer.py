@@ -19,6 +19,7 @@ from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.policies import MLPPolicy, make_stack, parameters
+from maml_rl.ranks import Ranks
 
 CPU = torch.device("cpu")
 SCALE = torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)
@@ -45,7 +46,7 @@ def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
     normalizer, raw = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), []
     for seed in range(4):
         episodes = raw_episodes(seed)
-        normalizer = normalizer.updated([seen_by(normalizer, episodes)])
+        normalizer = normalizer.updated([seen_by(normalizer, episodes)], Ranks())
         raw.append(real(episodes))
         everything = np.concatenate(raw)
         assert int(normalizer.num_states) == len(everything)
@@ -55,7 +56,7 @@ def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
 
 def test_round_trip_and_unit_spread():
     episodes = raw_episodes(0)
-    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([episodes])
+    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([episodes], Ranks())
     normalized = normalizer.normalize(torch.from_numpy(real(episodes)))
     np.testing.assert_allclose(normalized.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(normalized.std(0, correction=0), 1, rtol=1e-9)
@@ -63,9 +64,9 @@ def test_round_trip_and_unit_spread():
 
 
 def test_an_update_leaves_the_old_statistics_as_they_are():
-    old = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)])
+    old = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
     before = [value.clone() for value in old]
-    old.updated([seen_by(old, raw_episodes(1))])
+    old.updated([seen_by(old, raw_episodes(1))], Ranks())
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(old, before, strict=True))
 
 
@@ -82,16 +83,16 @@ def test_far_observations_count_as_they_are():
     for seed in range(2):
         episodes = raw_episodes(seed)
         episodes = dataclasses.replace(episodes, observations=20 * episodes.observations)
-        normalizer = normalizer.updated([seen_by(normalizer, episodes)])
+        normalizer = normalizer.updated([seen_by(normalizer, episodes)], Ranks())
         raw.append(real(episodes))
     np.testing.assert_allclose(normalizer.mean.numpy(), np.concatenate(raw).mean(0), rtol=1e-6)
     np.testing.assert_allclose(normalizer.std.numpy(), np.concatenate(raw).std(0), rtol=1e-6)
 
 
 def test_several_collections_at_once_equal_all_their_data():
-    base = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)])
+    base = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
     collections = [raw_episodes(1), raw_episodes(2)]
-    updated = base.updated([seen_by(base, episodes) for episodes in collections])
+    updated = base.updated([seen_by(base, episodes) for episodes in collections], Ranks())
     raw = np.concatenate([real(episodes) for episodes in [raw_episodes(0), *collections]])
     np.testing.assert_allclose(updated.mean.numpy(), raw.mean(0), rtol=1e-6)
     np.testing.assert_allclose(updated.std.numpy(), raw.std(0), rtol=1e-6)
@@ -102,14 +103,14 @@ def test_a_constant_entry_is_only_shifted():
     observations = episodes.observations.clone()
     observations[..., 1] = 4.0
     normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated(
-        [dataclasses.replace(episodes, observations=observations)]
+        [dataclasses.replace(episodes, observations=observations)], Ranks()
     )
     assert float(normalizer.std[1]) == 1.0
     assert normalizer.normalize(torch.full((1, 3), 4.5, dtype=torch.float64))[0, 1] == pytest.approx(0.5)
 
 
 def test_keeps_the_dtype_of_observations():
-    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)])
+    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
     assert normalizer.normalize(torch.zeros(2, 3)).dtype == torch.float32
 
 

@@ -599,10 +599,10 @@ def test_an_environment_of_ones_own_trains(tmp_path, monkeypatch, capsys):
 @pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
 def test_a_number_that_is_none_stops_the_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_nan.py").write_text(
-        MODULE.replace("-abs(float(self.x[0]) - self.goal)", "float('nan')").replace("Line-v0", "Nan-v0")
+        MODULE.replace("-abs(float(self.x[0]) - self.goal)", "float('nan')").replace("Line-v0", "NoNumber-v0")
     )
     monkeypatch.syspath_prepend(tmp_path)
-    flags = ["--env=my_nan:Nan-v0", "--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=5"]
+    flags = ["--env=my_nan:NoNumber-v0", "--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=5"]
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     assert main(["train", *flags, "--output", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err

@@ -1,0 +1,186 @@
+"""Several processes that share a meta-batch: what they learn does not depend on their number."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maml_rl.cli import main
+from maml_rl.errors import UserError
+from maml_rl.ranks import Ranks
+
+SETTINGS = {
+    "env": "PointNavigation",
+    "meta_batch_size": 16,
+    "num_episodes": 2,
+    "horizon": 5,
+    "num_iterations": 5,
+    "device": "cpu",
+    "policy.hidden_sizes": [8],
+    "policy.normalize_observations": True,
+    "inner.exploration_credit": 0.1,
+    "logging.evaluate_every": 2,
+    "logging.checkpoint_every": 1,
+    "logging.final_evaluation": False,
+    "logging.final_video": False,
+}
+FAILING = '''
+import gymnasium as gym
+import maml_envs
+import numpy as np
+
+
+class Failing(gym.Wrapper):
+    """The point, whose reward is no number for one task in sixteen."""
+
+    def __init__(self, **kwargs):
+        super().__init__(gym.make("maml_rl/PointNavigation-v0", **kwargs))
+
+    def sample_tasks(self, num_tasks):
+        self.unwrapped.np_random = self.np_random
+        return [{**task, "number": float(i)} for i, task in enumerate(self.unwrapped.sample_tasks(num_tasks))]
+
+    def set_task(self, task):
+        self.number = task["number"]
+        self.unwrapped.set_task({name: value for name, value in task.items() if name != "number"})
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, np.nan if self.number == 6 else reward, *rest
+
+
+gym.register("Failing-v0", Failing, max_episode_steps=5)
+'''
+
+
+def flags(**changes: Any) -> list[str]:
+    return [f"--{name}={value}" for name, value in {**SETTINGS, **changes}.items()]
+
+
+def command(num_ranks: int, *arguments: str, max_restarts: int = 0) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    return [*launcher, f"--max-restarts={max_restarts}", "-m", "maml_rl.train", *arguments]
+
+
+def launch(num_ranks: int, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(num_ranks, *arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "progress.csv").read_text().splitlines()))
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Parameters to 1e-5, normaliser and metrics to rounding; times and bytes aside."""
+    tensors, others = (load_file(folder / "checkpoints" / "000005" / "tensors.safetensors") for folder in (run, other))
+    assert tensors.keys() == others.keys()
+    for name, value in tensors.items():
+        torch.testing.assert_close(value, others[name], rtol=1e-5, atol=1e-7)
+    rows, other_rows = rows_of(run), rows_of(other)
+    assert len(rows) == len(other_rows) == 5
+    for row, other_row in zip(rows, other_rows, strict=True):
+        names = {name for name in row if not name.startswith("time/")}
+        assert names == {name for name in other_row if not name.startswith("time/")}
+        for name in names - {"outer/gradient_norm"}:
+            assert (row[name] == "") == (other_row[name] == "")
+            if row[name]:
+                assert float(row[name]) == pytest.approx(float(other_row[name]), rel=1e-4, abs=1e-6), name
+        assert row["time/num_env_steps"] == other_row["time/num_env_steps"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    assert main(["train", *flags(), f"--output={run}"]) == 0
+    return run
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_the_number_of_processes_changes_nothing(num_ranks: int, alone: Path, tmp_path: Path) -> None:
+    done = launch(num_ranks, *flags(), "--output=run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("meta-iterations of") == 1  # one process speaks
+    assert_same(tmp_path / "run", alone)
+    assert all(float(row["time/exchanged_bytes"]) > 0 for row in rows_of(tmp_path / "run"))
+
+
+def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) -> None:
+    """It is the one that leads; the run folder's name is the default one, which holds the time."""
+    arguments = command(2, *flags(num_iterations=200), max_restarts=1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/*/checkpoints/0000[0-9][1-9]")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    leader = _child_of_rank_0(process.pid)
+    os.kill(leader, signal.SIGKILL)
+    assert process.wait(timeout=300) == 0
+    (run,) = tmp_path.glob("runs/*/*")
+    assert [int(row["time/iteration"]) for row in rows_of(run)] == list(range(1, 201))
+    assert (run / "checkpoints" / "000200").is_dir()
+
+
+def _child_of_rank_0(launcher: int) -> int:
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and b"\0RANK=0\0" in b"\0" + (path / "environ").read_bytes():
+                return int(path.name)
+        except (OSError, ValueError):
+            continue  # it has ended
+    raise AssertionError("the launcher has no such process")
+
+
+def test_a_run_goes_on_with_another_number_of_processes(alone: Path, tmp_path: Path) -> None:
+    done = launch(2, *flags(num_iterations=2), "--output=run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = launch(4, "--resume=run", "--num_iterations=5", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "run", alone)
+
+
+def test_failures_are_told_as_by_one_process(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    other = flags(**{"env": "failing:Failing-v0", "num_iterations": 2, "logging.evaluate_every": 0})
+    told = []
+    for num_ranks in (1, 2):
+        done = launch(num_ranks, *other, f"--output={num_ranks}", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        told.append((tmp_path / str(num_ranks) / "failures.csv").read_text())
+    assert "no valid episode is left" in told[0]
+    assert told[0] == told[1]
+
+
+def test_too_few_tasks_are_refused(tmp_path: Path) -> None:
+    done = launch(2, *flags(meta_batch_size=4), "--output=run", folder=tmp_path)
+    assert done.returncode != 0
+    assert "meta_batch_size 4 makes 1 blocks of 4 tasks, too few for 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr.partition("ChildFailedError")[0].partition("error:")[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_are_whole_blocks() -> None:
+    for num_tasks, number in ((40, 2), (40, 3), (13, 4), (4, 1)):
+        shares = [Ranks(rank, number).share(num_tasks) for rank in range(number)]
+        assert [start for start, _ in shares] + [num_tasks] == [0] + [stop for _, stop in shares]
+        assert all(start % 4 == 0 for start, _ in shares)
+        sizes = [np.ceil((stop - start) / 4) for start, stop in shares]
+        assert max(sizes) - min(sizes) <= 1
+    with pytest.raises(UserError, match="at least 20 tasks"):
+        Ranks(0, 5).share(16)
