@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +20,8 @@ from torch import Tensor
 from maml_rl.errors import UserError
 from maml_rl.task_blocks import TASKS_PER_BLOCK, block_ends
 
-_RUN_FOLDER = "maml_rl/run_folder"
+_RUN_FOLDER, _ATTEMPTS = "maml_rl/run_folder", "maml_rl/attempts"
+_LONGEST_WAIT_S = 300.0
 
 
 @dataclass
@@ -106,9 +110,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank, number = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _launcher_store()
+    fresh: dict[str, Any] = {}
+    if store is not None:
+        fresh = {"store": _unused_part(store, rank, number), "rank": rank, "world_size": number}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **fresh)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        yield Ranks(rank, number, device)
     finally:
         dist.destroy_process_group()
 
@@ -131,3 +140,25 @@ def _launcher_store() -> dist.TCPStore | None:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+
+
+def _unused_part(store: dist.TCPStore, rank: int, number: int) -> dist.PrefixStore:
+    """A part of ``torchrun``'s store of this attempt's own: in the whole, the addresses of processes that died remain.
+
+    The first process opens the part, and answers each of the others there with the word that it gave.
+    """
+    if rank == 0:
+        part = store.add(_ATTEMPTS, 1)
+        for other in range(1, number):
+            store.set(f"{part}/answer/{other}", store.get(f"{part}/word/{other}"))
+        return dist.PrefixStore(str(part), store)
+    word = uuid.uuid4().hex
+    end = time.monotonic() + _LONGEST_WAIT_S
+    while time.monotonic() < end:
+        part = store.add(_ATTEMPTS, 0)
+        store.set(f"{part}/word/{rank}", word)
+        answer = f"{part}/answer/{rank}"
+        if store.check([answer]) and store.get(answer).decode() == word:
+            return dist.PrefixStore(str(part), store)
+        time.sleep(0.05)
+    raise TimeoutError(f"process {rank} of {number} heard nothing from the first one within {_LONGEST_WAIT_S} s")
