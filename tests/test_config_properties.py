@@ -21,7 +21,7 @@ from maml_rl.config_files import load_config
 from maml_rl.errors import UserError
 from maml_rl.maml import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
-from maml_rl.setting_checks import Each, Positive, Whole
+from maml_rl.setting_checks import Each, OrNone, Positive, Whole
 from maml_rl.training import open_trainer
 
 GROUPS: dict[str, type] = {
@@ -36,6 +36,7 @@ SIZES = {
     ("", "meta_batch_size"): st.integers(1, 3),
     ("", "num_episodes"): st.integers(1, 3),
     ("", "horizon"): st.integers(1, 6),
+    ("", "torch_threads"): st.none() | st.integers(1, 3),
     ("inner.", "num_steps"): st.integers(0, 2),
     ("policy.", "hidden_sizes"): st.lists(st.integers(1, 5), max_size=3),
     ("policy.", "context_size"): st.integers(0, 3),
@@ -56,6 +57,8 @@ def numbers(expected: Any) -> st.SearchStrategy[Any]:
     """Values in a range, both ends among them."""
     if isinstance(expected, Each):
         return st.lists(numbers(expected.range), max_size=3)
+    if isinstance(expected, OrNone):
+        return st.none() | numbers(expected.range)
     if isinstance(expected, Whole):
         return st.integers(expected.least, expected.most)
     low = 0.0 if isinstance(expected, Positive) else expected.least
@@ -94,7 +97,11 @@ CONFIGURATIONS = st.fixed_dictionaries(
 @pytest.mark.parametrize("cls", [*GROUPS.values(), *OUTER_CONFIGS.values()], ids=lambda cls: cls.__name__)
 def test_every_number_has_a_range(cls):
     hints = typing.get_type_hints(cls)
-    wanted = {f.name for f in dataclasses.fields(cls) if hints[f.name] in (int, float) or "tuple" in str(hints[f.name])}
+    wanted = {
+        f.name
+        for f in dataclasses.fields(cls)
+        if hints[f.name] in (int, float, int | None) or "tuple" in str(hints[f.name])
+    }
     assert wanted == set(cls.RANGES)
     assert all(expected.accepts(getattr(cls(), name)) for name, expected in cls.RANGES.items())
 
@@ -113,7 +120,7 @@ def test_what_is_accepted_trains(drawn):
         assume(False)
     try:
         with open_trainer(config) as (trainer, state, _):
-            after, _metrics = trainer.meta_iteration(state)
+            after, *_ = trainer.meta_iteration(state)
     except FloatingPointError:
         return  # training diverged, as documented
     assert after.iteration == 1
@@ -125,6 +132,8 @@ def wrong_values(expected: Any) -> list[str]:
     texts = ["", "x", "null", "true", ".nan", ".inf", "-.inf", "{a: 1}"]
     if isinstance(expected, Each):
         return [*texts, "[x]", "[-1]", "[0]", "[.nan]", "[true]", "[" + ",".join(["1"] * (expected.most + 1)) + "]"]
+    if isinstance(expected, OrNone):
+        return [text for text in wrong_values(expected.range) if text not in ("", "null")]
     most = expected.most
     texts += [str(most + 1 if isinstance(most, int) else most * 1.5), "1e400", "9" * 400, "[1]"]
     if isinstance(expected, Whole):
