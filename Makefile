@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 TYPES := build/types
 
-.PHONY: train test lint types bench clean
+.PHONY: train test lint types check-gpu bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
@@ -25,6 +25,11 @@ types: $(VENV)/.installed
 	ln -sfn ../../maml_rl $(TYPES)/maml_rl
 	ln -sfn ../../envs $(TYPES)/maml_envs
 	MYPYPATH=$(TYPES) $(BIN)/mypy -p maml_rl -p maml_envs
+
+check-gpu: $(VENV)/.installed
+	$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("check-gpu needs a GPU that torch can use")'
+	$(BIN)/python -m pytest tests/test_devices.py tests/test_maml.py
+	$(BIN)/python benchmarks/device.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/sampling.py

@@ -21,7 +21,7 @@ from maml_rl.protocols import Task
 from maml_rl.random_streams import RandomStreams
 from maml_rl.stopwatch import Stopwatch
 from maml_rl.surrogates import policy_gradient_loss
-from maml_rl.task_blocks import TASKS_PER_BLOCK, block_ends, map_blocks
+from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
 
 
 class Adaptation(NamedTuple):
@@ -153,5 +153,5 @@ def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: Inner
         # First order, since only the value is wanted here.
         return adapt(block, [support.tasks(start, stop)], loss, step_size=size, first_order=True)
 
-    blocks = map_blocks(of_block, block_ends(support.num_tasks, TASKS_PER_BLOCK))
+    blocks = map_blocks(of_block, block_ends(support.num_tasks, tasks_per_block(support.mask.device)))
     return {name: torch.cat([block[name] for block in blocks]) for name in stack}

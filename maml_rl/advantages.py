@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maml_rl.baseline import BaselineConfig, fit_values, returns_to_go
 from maml_rl.episodes import Episodes
-from maml_rl.task_blocks import TASKS_PER_BLOCK, block_ends, map_blocks
+from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
 
 
 def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
@@ -48,7 +48,7 @@ def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     def of_block(start: int, stop: int) -> Tensor:
         return _advantages(episodes.tasks(start, stop), config)
 
-    blocks = map_blocks(of_block, block_ends(episodes.num_tasks, TASKS_PER_BLOCK))
+    blocks = map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(episodes.mask.device)))
     return dataclasses.replace(episodes, advantages=torch.cat(blocks))
 
 

@@ -18,7 +18,7 @@ from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Distribution, MLPPolicy, Params, distribution
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.random_streams import RandomStreams
-from maml_rl.task_blocks import TASKS_PER_BLOCK, block_ends, map_blocks
+from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
 
 _CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
 """Why an episode is void, by number; 0 where it is not."""
@@ -160,7 +160,9 @@ class Collector:
             dist = distribution(self.policy, block, observations[start:stop].flatten(1, 2))
             return dist.log_prob(actions[start:stop].flatten(1, 2)), dist
 
-        log_probs, dists = zip(*map_blocks(of_block, block_ends(self.num_tasks, TASKS_PER_BLOCK)), strict=True)
+        log_probs, dists = zip(
+            *map_blocks(of_block, block_ends(self.num_tasks, tasks_per_block(self.device))), strict=True
+        )
         shape = observations.shape[:3]
         return torch.cat(log_probs).reshape(shape), tuple(torch.cat(values) for values in zip(*dists, strict=True))
 
@@ -184,10 +186,13 @@ class Collector:
                 cause[ended] = _CAUSES.index(what)
                 live[ended] = False
 
+        # To a GPU goes one copy per step, from memory that it reads by itself; from it, the outputs.
+        staged = torch.empty(num_envs, observations.shape[-1], dtype=noise.dtype, pin_memory=noise.is_cuda)
         for t in range(horizon):
-            seen = torch.from_numpy(observation).reshape(*sizes, -1).to(noise)
+            staged.copy_(torch.from_numpy(observation))
+            end(~staged.isfinite().all(-1).numpy(), OBSERVATION)
+            seen = staged.to(self.device, non_blocking=True).reshape(*sizes, -1)
             observations[:, :, t] = seen if normalizer is None else normalizer.normalize(seen)
-            end(~observations[:, :, t].isfinite().all(-1).flatten().cpu().numpy(), OBSERVATION)
             if cause.any():  # the policy sees no number that is none
                 observations[:, :, t].masked_fill_(self._of_tasks(cause > 0)[..., None], 0.0)
             action = distribution(self.policy, stack, observations[:, :, t]).sample(noise[:, :, t])

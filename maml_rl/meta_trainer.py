@@ -21,7 +21,7 @@ from maml_rl.policies import Params
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.ranks import Ranks
 from maml_rl.stopwatch import Stopwatch
-from maml_rl.task_blocks import TASKS_PER_BLOCK
+from maml_rl.task_blocks import tasks_per_block
 
 MAX_FAILED_OUTER_STEPS = 10
 """So many that fail one after the other stop the run."""
@@ -102,7 +102,9 @@ class MetaTrainer:
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.
         *supports, query = episodes = _without_failed(episodes, own_failures)
         batch = MetaBatch(tuple(supports), query)
-        objective = MetaObjective(self.collector.policy, batch, self.inner, TASKS_PER_BLOCK, self.ranks)
+        objective = MetaObjective(
+            self.collector.policy, batch, self.inner, tasks_per_block(self.collector.device), self.ranks
+        )
         theta, outer_state, metrics, problem = self._outer_step(state, objective)
         failed_outer_steps = state.failed_outer_steps + 1 if problem else 0
         if problem:

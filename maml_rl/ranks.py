@@ -150,7 +150,7 @@ def _unused_part(store: dist.TCPStore, rank: int, number: int) -> dist.PrefixSto
     if rank == 0:
         part = store.add(_ATTEMPTS, 1)
         for other in range(1, number):
-            store.set(f"{part}/answer/{other}", store.get(f"{part}/word/{other}"))
+            store.set(f"{part}/answer/{other}", store.get(f"{part}/word/{other}").decode())
         return dist.PrefixStore(str(part), store)
     word = uuid.uuid4().hex
     end = time.monotonic() + _LONGEST_WAIT_S

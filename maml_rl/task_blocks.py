@@ -10,8 +10,14 @@ import torch
 
 TASKS_PER_BLOCK = 4
 """Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
+_TASKS_PER_BLOCK_ON_GPU = 64
 
 Result = TypeVar("Result")
+
+
+def tasks_per_block(device: torch.device) -> int:
+    """Tasks that the learner handles at once; it bounds memory, and results depend on it by rounding at most."""
+    return TASKS_PER_BLOCK if device.type == "cpu" else _TASKS_PER_BLOCK_ON_GPU
 
 
 def block_ends(num_tasks: int, block_size: int) -> list[tuple[int, int]]:
