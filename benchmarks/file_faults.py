@@ -18,6 +18,7 @@ from maml_rl.config import Config
 from maml_rl.failures import REWARD, Failure
 from maml_rl.maml import initial_theta
 from maml_rl.meta_trainer import MetaIteration, MetaTrainer, TrainingState
+from maml_rl.outer.adam import initial_state
 from maml_rl.training import resume, train
 
 _NEED_ROOM = ("open", "write", "fsync", "mkdir")
@@ -123,10 +124,10 @@ def faults_of(operations: list[str]) -> list[Fault]:
 
 
 def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
-    """Stands for a meta-iteration where only files matter: theta' = theta / 2 + iteration, momentum, and the rest."""
+    """A meta-iteration where only files matter: theta' = theta / 2 + iteration, Adam's state, and the rest."""
     start = initial_theta(self.collector.policy, self.inner)
     theta = {name: value / 2 + state.iteration + start[name] for name, value in state.theta.items()}
-    outer = {"momentum": state.outer_state.get("momentum", next(iter(theta.values()))) * 0.9 + 1.0}
+    outer = {name: value * 0.9 + 1.0 for name, value in (state.outer_state or initial_state(theta)).items()}
     done = state.iteration + 1
     metrics = {"train/return_after_0_steps": float(next(iter(theta.values())).sum()), "time/num_env_steps": done * 10}
     if done % 2 == 0:

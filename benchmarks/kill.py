@@ -49,7 +49,8 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
 
     def config(name: str):
         output = str(folder / name)
-        return load_config(env="PointNavigation", policy={"hidden_sizes": [4]}, logging=logging, output=output, **sizes)
+        settings = {"env": "PointNavigation", "policy": {"hidden_sizes": [4]}, "outer": "adam"}
+        return load_config(**settings, logging=logging, output=output, **sizes)
 
     with mock.patch.object(MetaTrainer, "meta_iteration", toy_iteration):
         with faulty() as operations:

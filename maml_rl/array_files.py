@@ -51,7 +51,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         content = stream.read(member.file_size)
     if math.prod(shape) * dtype.itemsize != len(content):
         raise ValueError(f"{member.filename} announces {shape} {dtype}, and holds {len(content)} bytes")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
+    return np.frombuffer(bytearray(content), dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -33,7 +33,7 @@ leaks = _benchmark()
 
 @pytest.mark.parametrize("family", ["PointNavigation", "HalfCheetahVel"])
 def test_runs_close_what_they_open(tmp_path, family):
-    """Files, threads and processes after the first run, which loads what stays, and after ten more."""
+    """Files, threads and processes after the first run, which loads what stays, and after four more."""
 
     def run(name: str) -> None:
         logging = {"evaluate_every": 1, "video_every": 1}
@@ -41,7 +41,7 @@ def test_runs_close_what_they_open(tmp_path, family):
 
     run("first")
     before = leaks.Usage.now()
-    for i in range(10):
+    for i in range(4):
         run(str(i))
     assert leaks.Usage.now()[1:] == before[1:]
 

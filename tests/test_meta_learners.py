@@ -174,7 +174,7 @@ def test_gradients_flow_into_step_sizes_where_theta_is_a_value() -> None:
 def test_exploration_credit_is_emamls_term() -> None:
     """Its gradient at the sampling parameters: mean_t ∇log π(a_t | s_t), times what adaptation led to."""
     objective, theta = make_variant("MAML")
-    credit = objective.batch.credit
+    credit = objective.credit
     returns = objective.batch.query.returns.nanmean(1)
     torch.testing.assert_close(credit, (returns - returns.mean()) / returns.std(correction=0))
     [support] = objective.batch.supports

@@ -48,7 +48,8 @@ file_faults = _load("file_faults")
 
 def smallest(output: Path, **settings: Any) -> Config:
     """Five iterations with checkpoints of the second, fourth and fifth, two of which stay."""
-    return tiny(output, **SMALLEST | settings, logging={"checkpoint_every": 2, "keep_checkpoints": 2})
+    values = SMALLEST | {"outer": "adam"} | settings  # an outer step with a state
+    return tiny(output, **values, logging={"checkpoint_every": 2, "keep_checkpoints": 2})
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_where_no_checkpoint_is_sound_each_is_named(reference):
     assert sorted((run / "checkpoints").iterdir()) == before
 
 
-@pytest.mark.parametrize("other", [{"env": {"name": "HalfCheetahVel"}}, {"outer": {"name": "adam"}}])
+@pytest.mark.parametrize("other", [{"env": {"name": "HalfCheetahVel"}}, {"outer": {"name": "ppo"}}])
 def test_the_checkpoint_of_another_run_is_refused(reference, tmp_path, other):
     """Its parameters may well fit: two families on one body, two outer steps."""
     run, _ = reference
@@ -165,7 +166,7 @@ def test_the_checkpoint_of_another_run_is_refused(reference, tmp_path, other):
 
 
 def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(toy, tmp_path, monkeypatch):
-    config = tiny(tmp_path / "run", **SMALLEST, logging={"final_evaluation": True})
+    config = tiny(tmp_path / "run", **SMALLEST, outer="adam", logging={"final_evaluation": True})
     run = train(config)
     old = (run / "evaluation" / "results.json").read_bytes()
     with monkeypatch.context() as patched:
