@@ -32,12 +32,16 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
     every processor busy, and results do not depend on the number of threads.
     """
     blocks = list(blocks)
-    num_threads = min(torch.get_num_threads(), len(blocks))
+    num_torch_threads = torch.get_num_threads()
     is_grad_enabled = torch.is_grad_enabled()
 
     def work(block: tuple[Any, ...]) -> Result:
         with torch.set_grad_enabled(is_grad_enabled):  # every thread has its own
             return function(*block)
 
-    with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-        return list(threads.map(work, blocks))
+    size = min(num_torch_threads, len(blocks))
+    try:
+        with ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            return list(threads.map(work, blocks))
+    finally:
+        torch.set_num_threads(num_torch_threads)  # those of threads that others start from now on are as before
