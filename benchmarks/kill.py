@@ -77,12 +77,16 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
 def _kills(folder: Path, wanted: int, seed: int) -> int:
     rng, killed, different = random.Random(seed), 0, 0
     flags = ["--env=PointNavigation", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5", "--device=cpu"]
-    flags += ["--policy.hidden_sizes=[8]", "--num_iterations=200", "--logging.checkpoint_every=2"]
+    flags += ["--policy.hidden_sizes=[8]", "--num_iterations=1000", "--logging.checkpoint_every=2"]
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     command = [sys.executable, "-m", "maml_rl.train"]
     start = time.perf_counter()
+    subprocess.run(
+        [*command, *flags, "--num_iterations=1", "--output", str(folder / "one")], check=True, capture_output=True
+    )
+    started_s = time.perf_counter() - start
     subprocess.run([*command, *flags, "--output", str(folder / "whole")], check=True, capture_output=True)
-    longest_s = time.perf_counter() - start
+    iterating_s = time.perf_counter() - start - 2 * started_s
     for number in itertools.count():
         run = folder / str(number)
         while killed < wanted:
@@ -90,7 +94,8 @@ def _kills(folder: Path, wanted: int, seed: int) -> int:
             arguments = [*flags, "--output", str(run)] if new else ["--resume", str(run)]
             process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             try:
-                process.communicate(timeout=rng.uniform(0.3, 1.0) * longest_s)
+                # From shortly before the first iteration on, so that a run is killed about ten times.
+                process.communicate(timeout=0.8 * started_s + rng.uniform(0.0, 0.2) * iterating_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
