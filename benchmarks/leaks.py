@@ -11,8 +11,10 @@ tenth of the samples is above that over the tenth that follows the middle, for m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +44,7 @@ class Usage(NamedTuple):
     """Resident."""
     open_files: int
     threads: int
+    """Of Python."""
     children: int
     """Processes that it started and that have not ended."""
 
@@ -49,11 +52,12 @@ class Usage(NamedTuple):
     def now(cls) -> Usage:
         """Read it from Linux's /proc."""
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        threads = list(Path("/proc/self/task").iterdir())
-        children = sum(len((thread / "children").read_text().split()) for thread in threads)
-        return cls(
-            int(status["VmRSS"].split()[0]) / 1024, len(list(Path("/proc/self/fd").iterdir())), len(threads), children
-        )
+        children = 0
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                children += len((thread / "children").read_text().split())
+        num_files = len(list(Path("/proc/self/fd").iterdir()))
+        return cls(int(status["VmRSS"].split()[0]) / 1024, num_files, threading.active_count(), children)
 
 
 def main() -> int:

@@ -121,7 +121,7 @@ def test_the_number_of_processes_changes_nothing(num_ranks: int, alone: Path, tm
 
 def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) -> None:
     """It is the one that leads; the run folder's name is the default one, which holds the time."""
-    arguments = command(2, *flags(num_iterations=200), max_restarts=1)
+    arguments = command(2, *flags(num_iterations=60), max_restarts=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -132,8 +132,8 @@ def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) ->
     os.kill(leader, signal.SIGKILL)
     assert process.wait(timeout=300) == 0
     (run,) = tmp_path.glob("runs/*/*")
-    assert [int(row["time/iteration"]) for row in rows_of(run)] == list(range(1, 201))
-    assert (run / "checkpoints" / "000200").is_dir()
+    assert [int(row["time/iteration"]) for row in rows_of(run)] == list(range(1, 61))
+    assert (run / "checkpoints" / "000060").is_dir()
 
 
 def _child_of_rank_0(launcher: int) -> int:

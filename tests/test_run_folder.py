@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_a_new_folder_describes_the_run(tmp_path):
     assert yaml.safe_load((folder / "config.yaml").read_text()) == config
     assert read_config(folder) == config
     versions = json.loads((folder / "versions.json").read_text())
-    assert versions["torch"] == __import__("torch").__version__
+    assert versions["torch"] == importlib.metadata.version("torch")
     assert {"python", "maml-rl", "gymnasium", "mujoco", "numpy"} <= {key for key, value in versions.items() if value}
 
 
