@@ -121,7 +121,7 @@ class MetaPolicy:
             The action (action_size,) or actions (N, action_size), as the environment takes them, and ``state``.
 
         Raises:
-            UserError: the observation has another size than the policy's, or is no array.
+            UserError: the observation has another size than the policy's, is no array, or is not finite.
         """
         size = self.policy.observation_size
         if isinstance(observation, (Mapping, tuple)):
@@ -133,6 +133,8 @@ class MetaPolicy:
         if observation.ndim not in (1, 2) or observation.shape[-1] != size:
             raise UserError(f"expected observations of shape ({size},) or (N, {size}), got {observation.shape}")
         batch = np.atleast_2d(observation)
+        if not np.isfinite(batch).all():
+            raise UserError(f"the observation is not finite: {batch[~np.isfinite(batch).all(axis=1)][0]}")
         seen = torch.from_numpy(batch).to(self.device, torch.float32)
         if self.normalizer is not None:
             seen = self.normalizer.normalize(seen)
@@ -330,19 +332,31 @@ class MetaPolicy:
         if action_space != self.action_space:
             raise UserError(f"the actions are {action_space}; the policy expects {self.action_space}")
 
-    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    def check_spaces(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        given: str = "the environment",
+        own: str = "the policy",
+    ) -> None:
         """Refuse an environment that the policy was not made for.
+
+        Args:
+            observation_space: of the environment.
+            action_space: of the environment.
+            given: what has these spaces, for the message.
+            own: what has the policy's.
 
         Raises:
             UserError: the spaces differ; both pairs are named.
         """
         pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
-        is_other = any(given.shape != own.shape or type(given) is not type(own) for given, own in pairs)
+        is_other = any(one.shape != other.shape or type(one) is not type(other) for one, other in pairs)
         if is_other or (not isinstance(action_space, spaces.Box) and action_space != self.action_space):
             told = ": it is told the task (env.observe_task)" if self.config.env.observe_task else ""
             raise UserError(
-                f"the environment has observations {observation_space} and actions {action_space}; "
-                f"the policy expects {self.observation_space} and {self.action_space}{told}"
+                f"{given} has observations {observation_space} and actions {action_space}; "
+                f"{own} expects {self.observation_space} and {self.action_space}{told}"
             )
 
     def save(self, folder: str | Path) -> Path:

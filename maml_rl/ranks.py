@@ -54,7 +54,7 @@ class Ranks:
         blocks = block_ends(num_tasks, TASKS_PER_BLOCK)
         if len(blocks) < self.number:
             raise UserError(
-                f"meta_batch_size {num_tasks} makes {len(blocks)} blocks of {TASKS_PER_BLOCK} tasks, too few for "
+                f"meta_batch_size {num_tasks} makes too few blocks of {TASKS_PER_BLOCK} tasks ({len(blocks)}) for "
                 f"{self.number} processes: give at least {self.number * TASKS_PER_BLOCK} tasks, or fewer processes"
             )
         cuts = [blocks[len(blocks) * i // self.number][0] for i in range(self.number)] + [num_tasks]

@@ -63,9 +63,8 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
-        run = (folder / "config.yaml").is_file()
-        way = f"go on with it by --resume {folder}" if run else "it is no run"
-        raise UserError(f"output {folder} exists and is not empty: {way}, or choose another, or delete it")
+        go_on = f", or go on with the run in it by --resume {folder}" if (folder / "config.yaml").is_file() else ""
+        raise UserError(f"output {folder} exists and is not empty: choose another{go_on}")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

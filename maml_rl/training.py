@@ -81,6 +81,8 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
         TooManyFailures: numbers went wrong too often; the last finished iteration is saved, as after any other error.
     """
+    if not isinstance(config, Config):
+        raise UserError(f"train takes a Config, as maml_rl.load_config(env=...) makes one; got {config!r:.100}")
     with joined(resolve_device(config.device)) as ranks:
         made = remembered_run_folder()
         if made is not None:
@@ -274,6 +276,8 @@ class TrainingRun:
     def _save_after(self, error: BaseException, say: Say) -> None:
         """Write the last finished iteration, if there is one."""
         if self.state.iteration == 0:
+            if not isinstance(error, (KeyboardInterrupt, _CannotWriteError, TooManyFailures)):
+                say(f"stopped by an error in the first iteration. Once it is mended: {_resume_command(self.folder)}")
             return
         told = isinstance(error, (KeyboardInterrupt, _CannotWriteError))  # with how to go on, by what is raised
         try:
@@ -426,7 +430,11 @@ def _unwritable_told(run: Path) -> Iterator[None]:
 
 
 def _advice(run: Path) -> str:
-    return f"Go on with: python -m maml_rl.train --resume {shlex.quote(str(run))}"
+    return f"Go on with: {_resume_command(run)}"
+
+
+def _resume_command(run: Path) -> str:
+    return f"python -m maml_rl.train --resume {shlex.quote(str(run))}"
 
 
 def _number(count: int, noun: str) -> str:

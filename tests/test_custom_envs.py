@@ -335,7 +335,8 @@ class TestMistakes:
         flags = [f"--{name}={value}" for name, value in TINY.items()]
         env = ["--env", "GoalWithTasks-v0", "--env.kwargs", f"{{wrong: {wrong}}}", "--env.vectorization", vectorization]
         assert main(["train", *env, *flags, "--output", str(tmp_path / "run")]) == status
-        output = capfd.readouterr().err
+        said, output = capfd.readouterr()
+        assert ("--resume" in said) == (status == 2 and (tmp_path / "run").exists())
         (line,) = [line for line in output.splitlines() if line.startswith("error:")]
         assert "GoalWithTasks-v0" in line
         assert named in line

@@ -128,6 +128,20 @@ def test_an_observation_of_another_size_is_refused(policy, shape):
         policy.predict(np.zeros(shape))
 
 
+def test_an_observation_that_is_none_is_refused(policy):
+    with pytest.raises(UserError, match=r"not finite.*nan"):
+        policy.predict(np.array([[0.0, 0.0], [np.nan, 0.0]]))
+
+
+def test_the_package_lists_its_names():
+    assert dir(maml_rl) == sorted(maml_rl.__all__)
+
+
+def test_training_takes_a_configuration():
+    with pytest.raises(UserError, match="load_config"):
+        maml_rl.train({"env": "PointNavigation"})
+
+
 @pytest.mark.parametrize("observation", [{"a": np.zeros(2)}, (np.zeros(1), np.zeros(1))], ids=["dict", "tuple"])
 def test_an_observation_that_is_not_flattened_is_refused(policy, observation):
     with pytest.raises(UserError, match=r"gymnasium\.spaces\.flatten"):

@@ -170,7 +170,7 @@ def test_failures_are_told_as_by_one_process(tmp_path: Path) -> None:
 def test_too_few_tasks_are_refused(tmp_path: Path) -> None:
     done = launch(2, *flags(meta_batch_size=4), "--output=run", folder=tmp_path)
     assert done.returncode != 0
-    assert "meta_batch_size 4 makes 1 blocks of 4 tasks, too few for 2 processes" in done.stderr
+    assert "meta_batch_size 4 makes too few blocks of 4 tasks (1) for 2 processes" in done.stderr
     assert "Traceback" not in done.stderr.partition("ChildFailedError")[0].partition("error:")[0]
     assert not (tmp_path / "run").exists()
 
