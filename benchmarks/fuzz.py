@@ -47,8 +47,14 @@ def main() -> int:
         if not args.atheris:
             print(_ROW.format("loader", "inputs", "refused", "findings", "slowest s"))
         elif len(names) > 1:  # atheris ends the process
-            command = [sys.executable, *sys.argv]
-            return max([subprocess.run([*command, "--loader", name], check=False).returncode for name in names])
+            numbers = {name: getattr(args, name) for name in ("inputs", "seed", "memory", "slow")}
+            command = [
+                sys.executable,
+                sys.argv[0],
+                "--atheris",
+                *(f"--{key}={value}" for key, value in numbers.items()),
+            ]
+            return max([subprocess.run([*command, f"--loader={name}"], check=False).returncode for name in names])
         return max([_fuzz(name, loaders[name], Path(folder), args) for name in names])
 
 

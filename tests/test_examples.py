@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,30 +10,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 from maml_rl.policies import make_stack
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where its dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def sine() -> ModuleType:
-    return _load("sine_regression")
+    return load_script("examples/sine_regression.py")
 
 
 @pytest.fixture(scope="module")
 def digits() -> ModuleType:
-    return _load("digits")
+    return load_script("examples/digits.py")
 
 
 def _cells(line: str) -> list[str]:
@@ -123,7 +110,7 @@ def test_digits(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_own_environment(capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        before, after = _load("adapt_custom_env").main(["--num_iterations=12"])
+        before, after = load_script("examples/adapt_custom_env.py").main(["--num_iterations=12"])
     finally:
         gym.registry.pop("PushedMass-v0", None)
     assert after > before + 2
@@ -132,21 +119,21 @@ def test_own_environment(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_pendulum_gravity(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--num_iterations=2", "--meta_batch_size=3", "--num_episodes=2", "--horizon=8"]
-    _load("pendulum_gravity").main([*sizes, "--gravity", "7", "8"])
+    load_script("examples/pendulum_gravity.py").main([*sizes, "--gravity", "7", "8"])
     out = capsys.readouterr().out
     low, high = re.search(r"gravities from ([\d.]+) to ([\d.]+)", out).groups()  # type: ignore[union-attr]
     assert 7 <= float(low) <= float(high) <= 8
 
 
 def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _load("adapt_from_log").main(["--num_episodes", "10", "--log", str(tmp_path / "log.npz")])
+    load_script("examples/adapt_from_log.py").main(["--num_episodes", "10", "--log", str(tmp_path / "log.npz")])
     before, after = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
     assert before < 100 < 200 < after
 
 
 def test_sb3_finetune(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--num_env_steps", "2400", "--num_points", "1", "--num_envs", "2", "--n_steps", "32", "--num_tasks", "2"]
-    _load("sb3_finetune").main(["--policy", "PointNavigation", *sizes])
+    load_script("examples/sb3_finetune.py").main(["--policy", "PointNavigation", *sizes])
     table = capsys.readouterr().out.splitlines()[3:]
     rows = [[float(cell) for cell in _cells(line.rpartition("|")[0])] for line in table]
     assert [row[0] for row in rows] == [0, 2400]

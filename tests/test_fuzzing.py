@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
 import struct
-import sys
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,6 +18,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripts import load_script
 
 import maml_rl
 from maml_rl import array_files
@@ -36,18 +34,7 @@ CPU = torch.device("cpu")
 SMALL = 64 << 20  # bytes, beyond what a loader needs for the small files here
 
 
-def _load(name: str) -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzz_loaders = _load("fuzz_loaders")
+fuzz_loaders = load_script("benchmarks/fuzz_loaders.py")
 SLOW = {"config.yaml of a run", "--config"}
 NAMES = (
     *("tensors.safetensors", "values.json", "tensors.safetensors, format 1", "values.json, format 1", "SHA256SUMS"),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import load_script
 from test_training import MODULE, tiny
 
 from maml_rl.errors import UserError
@@ -17,18 +15,7 @@ from maml_rl.training import train
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 
 
-def _benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "leaks.py"
-    spec = importlib.util.spec_from_file_location("leaks", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["leaks"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-leaks = _benchmark()
+leaks = load_script("benchmarks/leaks.py")
 
 
 @pytest.mark.parametrize("family", ["PointNavigation", "HalfCheetahVel"])

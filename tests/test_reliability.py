@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib.util
 import itertools
 import json
 import os
@@ -15,10 +14,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import load_script
 from test_training import MODULE, assert_equal_runs, tiny
 
 import maml_rl
@@ -29,21 +28,10 @@ from maml_rl.errors import UserError
 from maml_rl.meta_trainer import MetaTrainer
 from maml_rl.training import resume, train
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 SMALLEST: dict[str, Any] = {"num_iterations": 5, "meta_batch_size": 1, "num_episodes": 1, "horizon": 2}
 
 
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-file_faults = _load("file_faults")
+file_faults = load_script("benchmarks/file_faults.py")
 
 
 def smallest(output: Path, **settings: Any) -> Config:
