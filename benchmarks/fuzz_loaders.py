@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -198,7 +199,9 @@ def _copy(source: Path, target: Path) -> None:
 def damaged(sound: bytes, rng: random.Random) -> bytes:
     """Bytes that are nearly sound: one to four changes of any kind, or another value where there are values."""
     if rng.random() < 0.4:
-        changed = _other_value(sound, rng)
+        changed = None
+        with contextlib.suppress(Exception):  # it may be damaged already, in any way
+            changed = _other_value(sound, rng)
         if changed is not None:
             return changed
     content = bytearray(sound)
@@ -227,16 +230,13 @@ def damaged(sound: bytes, rng: random.Random) -> bytes:
 
 
 def _other_value(sound: bytes, rng: random.Random) -> bytes | None:
-    """JSON, YAML or the header of safetensors with one value replaced; ``None`` for other files."""
+    """JSON, YAML or the header of safetensors with one value replaced; ``None`` or an exception for other files."""
     length = int.from_bytes(sound[:8], "little")
     if 8 + length <= len(sound) and sound[8:9] == b"{":
         header = json.loads(sound[8 : 8 + length])
         text = json.dumps(_replaced(header, rng)).encode()
         return len(text).to_bytes(8, "little") + text + sound[8 + length :]
-    try:
-        values = yaml.safe_load(sound.decode())
-    except (UnicodeDecodeError, yaml.YAMLError):
-        return None
+    values = yaml.safe_load(sound.decode())
     if not isinstance(values, dict):
         return None
     text = json.dumps(_replaced(values, rng)) if sound[:1] == b"{" else yaml.safe_dump(_replaced(values, rng))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
@@ -24,6 +25,8 @@ Params = Mapping[str, Tensor]
 
 Nonlinearity = Literal["tanh", "relu", "elu", "silu"]
 _MIN_LOG_STD = math.log(1e-6)
+_ONE_AT_A_TIME = threading.Lock()
+"""Threads that work on blocks share a module, and ``functional_call`` exchanges its parameters while it runs."""
 
 
 class Gaussian(NamedTuple):
@@ -266,7 +269,8 @@ def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Dist
     """
     if isinstance(policy, MLPPolicy):
         return policy.forward_stack(stack, observations)
-    return vmap(lambda params, obs: functional_call(policy, dict(params), (obs,)))(dict(stack), observations)
+    with _ONE_AT_A_TIME:
+        return vmap(lambda params, obs: functional_call(policy, dict(params), (obs,)))(dict(stack), observations)
 
 
 def parameters(policy: nn.Module) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from synthetic import (
     with_garbage,
 )
 
+from maml_rl.devices import torch_threads
 from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective, adapt
 from maml_rl.meta_fisher import fisher_vector_product
 from maml_rl.policies import Gaussian, make_stack
@@ -381,6 +382,20 @@ def test_any_module_has_a_meta_gradient_and_a_fisher_product():
     assert float(vector @ product) == pytest.approx(sum(along) / eps**2, rel=1e-4)
     matrix = explicit_matrix(fisher_vector_product(objective, theta), len(at))
     torch.testing.assert_close(matrix, matrix.T, rtol=1e-10, atol=1e-13)
+
+
+def test_threads_may_share_any_module():
+    """``functional_call`` exchanges the module's parameters while it runs."""
+    policy = StateDependentStd()
+    theta, inner = make_theta(policy), InnerConfig(num_steps=1, step_size=0.1)
+    stack = make_stack(theta, 12)
+    batch = MetaBatch((make_episodes(policy, stack, seed=1),), make_episodes(policy, stack, seed=2))
+    objective = MetaObjective(policy, batch, inner, 1)
+    with torch_threads(1):
+        _, expected = objective.surrogate_and_gradient(theta)
+    with torch_threads(4):
+        for _ in range(10):
+            torch.testing.assert_close(objective.surrogate_and_gradient(theta)[1], expected, rtol=0, atol=0)
 
 
 class TestBlocks:
