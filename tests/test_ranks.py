@@ -124,13 +124,16 @@ def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) ->
     arguments = command(2, *flags(num_iterations=60), max_restarts=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/*/*/checkpoints/0000[0-9][1-9]")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    leader = _child_of_rank_0(process.pid)
-    os.kill(leader, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/*/*/checkpoints/0000[0-9][1-9]")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(_child_of_rank_0(process.pid), signal.SIGKILL)
+        assert process.wait(timeout=300) == 0
+    finally:
+        process.terminate()  # it ends its processes
+        process.wait()
     (run,) = tmp_path.glob("runs/*/*")
     assert [int(row["time/iteration"]) for row in rows_of(run)] == list(range(1, 61))
     assert (run / "checkpoints" / "000060").is_dir()
