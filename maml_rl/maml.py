@@ -352,7 +352,7 @@ class MetaObjective:
         for start, stop in block_ends(self.num_tasks, self.block_size):
             yield self.batch.tasks(start, stop), credit[start:stop]
 
-    @property
+    @functools.cached_property
     def credit(self) -> Tensor:
         """Mean query return of each task, standardised over all tasks, (T,): what adaptation is credited with."""
         returns = self.batch.query.returns.nanmean(1)
