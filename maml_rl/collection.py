@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,11 +43,18 @@ class ActionMap:
         if isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)):
             return (actions + self.space.start).astype(self.space.dtype, copy=False)
         assert isinstance(self.space, spaces.Box), "policies.action_size refuses other spaces"
-        actions = actions.reshape(len(actions), *self.space.shape)
+        middle, half_range = self._middle_and_half_range
+        actions = middle + half_range * actions.reshape(len(actions), *self.space.shape)
+        return actions.clip(self.space.low, self.space.high)
+
+    @functools.cached_property
+    def _middle_and_half_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of a Box, the half-range times the scale; 0 and 1 where bounds are infinite."""
+        assert isinstance(self.space, spaces.Box)
         low, high = self.space.low, self.space.high
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            return np.clip(actions, low, high)
-        return np.clip((low + high) / 2 + self.scale * (high - low) / 2 * actions, low, high)
+            return np.zeros_like(low), np.ones_like(high)
+        return (low + high) / 2, self.scale * (high - low) / 2
 
 
 @dataclass(frozen=True)
@@ -179,18 +188,18 @@ class Collector:
         actions: list[Tensor] = []
         observation, _ = self.env.reset(seed=seed)
 
-        def end(where: np.ndarray, what: str) -> None:
+        def end(is_wrong: np.ndarray, what: str) -> None:
             """Make live episodes void."""
-            ended = live & where
-            if ended.any():
-                cause[ended] = _CAUSES.index(what)
-                live[ended] = False
+            ended = live & is_wrong
+            cause[ended] = _CAUSES.index(what)
+            live[ended] = False
 
         # To a GPU goes one copy per step, from memory that it reads by itself; from it, the outputs.
         staged = torch.empty(num_envs, observations.shape[-1], dtype=noise.dtype, pin_memory=noise.is_cuda)
         for t in range(horizon):
             staged.copy_(torch.from_numpy(observation))
-            end(~staged.isfinite().all(-1).numpy(), OBSERVATION)
+            if not math.isfinite(staged.sum()):  # one number tells whether a look at each is worth it
+                end(~staged.isfinite().all(-1).numpy(), OBSERVATION)
             seen = staged.to(self.device, non_blocking=True).reshape(*sizes, -1)
             observations[:, :, t] = seen if normalizer is None else normalizer.normalize(seen)
             if cause.any():  # the policy sees no number that is none
@@ -198,12 +207,16 @@ class Collector:
             action = distribution(self.policy, stack, observations[:, :, t]).sample(noise[:, :, t])
             actions.append(action)
             outputs = action.flatten(0, 1).cpu().numpy()
-            end(~np.isfinite(outputs).reshape(num_envs, -1).all(1), ACTION)
-            outputs[cause > 0] = 0  # nor is one sent to an environment, which might choke on it
+            if not math.isfinite(outputs.sum()):
+                end(~np.isfinite(outputs).reshape(num_envs, -1).all(1), ACTION)
+            if cause.any():  # nor is one sent to an environment, which might choke on it
+                outputs[cause > 0] = 0
             mask[t] = live
             observation, rewards[t], terminated, truncated, info = self.env.step(self.action_map(outputs))
-            end(np.broadcast_to(info.get("void", False), (num_envs,)), SIMULATION)
-            end(~np.isfinite(rewards[t]), REWARD)
+            if np.any(void := info.get("void", False)):
+                end(void, SIMULATION)
+            if not math.isfinite(rewards[t].sum()):
+                end(~np.isfinite(rewards[t]), REWARD)
             if "is_success" in info:
                 success = np.where(live, info["is_success"], success)
             live &= ~(terminated | truncated)

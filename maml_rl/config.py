@@ -94,6 +94,8 @@ class Config:
     """Where policies live: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
     torch_threads: int | None = None
     """Torch's threads in the learner; another number may change last bits. Default: OMP_NUM_THREADS, or all cores."""
+    tasks_per_block: int | None = None
+    """Tasks that the outer step handles at once: fewer take less memory. Default: 4, on a GPU 64."""
     output: str | None = None
     """The run folder; default is runs/FAMILY/date-time-seed."""
     num_iterations: int = 300
@@ -127,6 +129,7 @@ class Config:
         "seed": Whole(0, (1 << 63) - 1),
         "num_iterations": Whole(1, MOST_ITERATIONS),
         "torch_threads": OrNone(Whole(1, 1024)),
+        "tasks_per_block": OrNone(Whole(1, 1_000_000)),
         "max_failed_share": Real(0, 1),
         **dict.fromkeys(("meta_batch_size", "num_episodes", "horizon"), Whole(1, 1_000_000)),
     }

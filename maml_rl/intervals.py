@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 _NUM_RESAMPLES = 10_000
 _CONFIDENCE = 0.95
@@ -44,6 +44,8 @@ def interquartile_mean(scores: np.ndarray) -> float:
     Args:
         scores: (S, N), of S runs on N tasks. A task that has NaN for any run is left out.
     """
+    from scipy import stats  # here, since it takes a second to load
+
     return float(stats.trim_mean(_whole_tasks(scores), 0.25, axis=None))
 
 
@@ -59,6 +61,8 @@ def interquartile_mean_interval(scores: np.ndarray) -> np.ndarray:
     Returns:
         (2,): the ends. NaN for one run, which says nothing about others.
     """
+    from scipy import stats
+
     scores = _whole_tasks(scores)
     num_runs, num_tasks = scores.shape
     if num_runs < 2:
@@ -85,7 +89,7 @@ def mean_interval_over_seeds(values: np.ndarray) -> np.ndarray:
         (..., 2): the ends.
     """
     num_runs = values.shape[-1]
-    half = stats.t.ppf((1 + _CONFIDENCE) / 2, num_runs - 1) * values.std(axis=-1, ddof=1) / np.sqrt(num_runs)
+    half = stdtrit(num_runs - 1, (1 + _CONFIDENCE) / 2) * values.std(axis=-1, ddof=1) / np.sqrt(num_runs)
     return np.stack([values.mean(axis=-1) - half, values.mean(axis=-1) + half], axis=-1)
 
 

@@ -64,6 +64,8 @@ class MetaTrainer:
         seed: of all random streams.
         max_failed_share: of void episodes, and of failed tasks, in one meta-iteration; more stop it.
         ranks: the processes that share the tasks.
+        tasks_per_block: tasks that the outer step handles at once; default depends on the device. It bounds memory, and
+            results depend on it by rounding at most.
     """
 
     collector: Collector
@@ -73,6 +75,7 @@ class MetaTrainer:
     seed: int
     max_failed_share: float
     ranks: Ranks = field(default_factory=Ranks)
+    tasks_per_block: int | None = None
 
     def meta_iteration(self, state: TrainingState) -> MetaIteration:
         """Sample tasks, collect, adapt, collect, and take the outer step.
@@ -102,9 +105,8 @@ class MetaTrainer:
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.
         *supports, query = episodes = _without_failed(episodes, own_failures)
         batch = MetaBatch(tuple(supports), query)
-        objective = MetaObjective(
-            self.collector.policy, batch, self.inner, tasks_per_block(self.collector.device), self.ranks
-        )
+        block_size = self.tasks_per_block or tasks_per_block(self.collector.device)
+        objective = MetaObjective(self.collector.policy, batch, self.inner, block_size, self.ranks)
         theta, outer_state, metrics, problem = self._outer_step(state, objective)
         failed_outer_steps = state.failed_outer_steps + 1 if problem else 0
         if problem:

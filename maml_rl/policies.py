@@ -151,8 +151,13 @@ class Tanh(torch.autograd.Function):
         return torch.ops.aten.tanh_backward(gradients[0], y)
 
 
+def tanh(x: Tensor) -> Tensor:
+    """As :class:`Tanh`, without what a gradient would need where none is wanted."""
+    return Tanh.apply(x) if torch.is_grad_enabled() else Tanh.forward(x)
+
+
 _NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
-    "tanh": Tanh.apply,
+    "tanh": tanh,
     "relu": torch.relu,
     "elu": nn.functional.elu,
     "silu": nn.functional.silu,

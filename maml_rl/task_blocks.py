@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from maml_rl.devices import torch_threads
+
 TASKS_PER_BLOCK = 4
 """Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
 _TASKS_PER_BLOCK_ON_GPU = 64
@@ -33,13 +35,16 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
     """
     blocks = list(blocks)
     num_torch_threads = torch.get_num_threads()
+    size = min(num_torch_threads, len(blocks))
+    if size == 1:
+        with torch_threads(1):
+            return [function(*block) for block in blocks]
     is_grad_enabled = torch.is_grad_enabled()
 
     def work(block: tuple[Any, ...]) -> Result:
         with torch.set_grad_enabled(is_grad_enabled):  # every thread has its own
             return function(*block)
 
-    size = min(num_torch_threads, len(blocks))
     try:
         with ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,)) as threads:
             return list(threads.map(work, blocks))

@@ -17,18 +17,21 @@ def command(argv: list[str]) -> int:
 
     from maml_rl.config import to_mapping
     from maml_rl.config_files import parse_training_arguments, take_option
-    from maml_rl.training import Interrupted, resume, train
 
     run, rest = take_option(argv, "--resume")
-    try:
-        if run is not None:
-            resume(run, _iterations_to_resume(rest), say=say, progress_bar=True)
-            return 0
+    if run is None:
         config = parse_training_arguments([token for token in rest if token != "--print_config"])
         if "--print_config" in rest:
             say(yaml.safe_dump(to_mapping(config), sort_keys=False).rstrip())
             return 0
-        train(config, say=say, progress_bar=True)
+
+    from maml_rl.training import Interrupted, resume, train  # here, since --help has no use for it
+
+    try:
+        if run is None:
+            train(config, say=say, progress_bar=True)
+        else:
+            resume(run, _iterations_to_resume(rest), say=say, progress_bar=True)
     except Interrupted as error:
         say(str(error))
         return error.exit_status

@@ -24,7 +24,6 @@ from maml_rl.checkpoint import (
     set_aside,
 )
 from maml_rl.collection import Collector
-from maml_rl.comparison import META_TRAINED, Comparison, Entry
 from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device, torch_threads
@@ -41,7 +40,6 @@ from maml_rl.outer import check_state
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.ranks import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.recording import play, record, rendering_problem
-from maml_rl.report import write_report
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.task_vector_env import as_task_vector_env
@@ -208,7 +206,7 @@ def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[M
         share = (first_task, config.meta_batch_size)
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
         settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share, ranks)
-        trainer = MetaTrainer(collector, *settings)
+        trainer = MetaTrainer(collector, *settings, config.tasks_per_block)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy
 
 
@@ -395,6 +393,9 @@ class TrainingRun:
         policy, seed, logging = _policy_of(self.policy, self.state), self.config.seed, self.config.logging
         report, video = self._results()
         if logging.final_evaluation and not report.exists():
+            from maml_rl.comparison import META_TRAINED, Comparison, Entry
+            from maml_rl.report import write_report  # here, since Matplotlib takes its time to load
+
             say("evaluating on fresh tasks ...")
             result = evaluate(policy, seed=seed)
             with _writing():

@@ -10,11 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
-    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes", "task_blocks"}
+    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"}
     | {"durable_files", "stop_signals", "bounded_files", "setting_checks"},
+    {"devices"},
+    {"task_blocks"},
     {"ranks", "safe_yaml", "array_files"},
     {"failures", "normalizer"},
-    {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "devices", "policies", "baseline"}
+    {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "policies", "baseline"}
     | {"video_grid", "drawn_tasks", "task_observer"},
     {"advantages", "surrogates", "task_setter"},
     {"maml", "collection", "task_vector_env"},

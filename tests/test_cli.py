@@ -757,3 +757,11 @@ def test_the_modules_run(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: python -m maml_rl.record" in done.stdout
+
+
+def test_help_does_not_import_what_it_does_not_need():
+    code = "import sys; from maml_rl.cli import main; main(['train', '--print_config']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "torch" in loaded
+    assert not loaded & {"matplotlib", "scipy.stats", "stable_baselines3", "tensorboard", "imageio", "onnx"}

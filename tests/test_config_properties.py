@@ -37,6 +37,7 @@ SIZES = {
     ("", "num_episodes"): st.integers(1, 3),
     ("", "horizon"): st.integers(1, 6),
     ("", "torch_threads"): st.none() | st.integers(1, 3),
+    ("", "tasks_per_block"): st.none() | st.integers(1, 5),
     ("inner.", "num_steps"): st.integers(0, 2),
     ("policy.", "hidden_sizes"): st.lists(st.integers(1, 5), max_size=3),
     ("policy.", "context_size"): st.integers(0, 3),

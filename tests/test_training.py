@@ -29,6 +29,7 @@ from maml_rl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from maml_rl.cli import main
 from maml_rl.config import Config, to_mapping
 from maml_rl.errors import UserError
+from maml_rl.maml import MetaObjective
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.policies import parameters
@@ -662,3 +663,13 @@ def test_tasks_that_are_no_mappings_are_refused_before_training(tmp_path, monkey
     config = maml_rl.load_config(env="numbered:Numbered-v0", output=str(tmp_path / "run"), meta_batch_size=2)
     with pytest.raises(UserError, match="mapping from names to values"):
         train(config)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 4), (1, 1), (100, 100)])
+def test_tasks_per_block_are_those_of_the_configuration(tmp_path, monkeypatch, given, used):
+    seen = set()
+    blocks = MetaObjective.blocks
+    monkeypatch.setattr(MetaObjective, "blocks", lambda self: seen.add(self.block_size) or blocks(self))
+    outer = {"name": "promp", "num_epochs": 2}  # of which no block is made larger, as TRPO's thinned ones are
+    train(tiny(tmp_path / "run", num_iterations=1, tasks_per_block=given, outer=outer))
+    assert seen == {used}

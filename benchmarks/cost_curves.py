@@ -1,0 +1,130 @@
+"""What a meta-iteration costs as it grows: tasks, episodes, horizon, inner steps, and width of the network.
+
+Every point is a process of its own, which runs a second-order MAML-TRPO iteration as training does, after one that
+warms up, and then replays its physics (the floor). Times are given as ratios to the point in the middle, 40 tasks x 20
+episodes x 100 steps, one inner step, 64 x 64: a cost that is linear has the same ratio as its size.
+
+    python benchmarks/cost_curves.py --plot docs/images/cost_curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from floor import Recorder, peak_memory_gib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from maml_rl.config_files import load_config
+from maml_rl.durable_files import write_whole
+from maml_rl.figures import COLORS, encoded
+from maml_rl.training import open_trainer
+
+MIDDLE = {"tasks": 40, "episodes": 20, "horizon": 100, "inner steps": 1, "width": 64}
+CURVES = {
+    "tasks": (10, 20, 40, 80, 160, 320),
+    "episodes": (5, 10, 20, 40, 80),
+    "horizon": (25, 50, 100, 200, 400),
+    "inner steps": (1, 2, 3, 4, 5),
+    "width": (16, 32, 64, 128, 256),
+}
+
+
+class Cost(NamedTuple):
+    """Of one point."""
+
+    seconds: float
+    """Of the meta-iteration."""
+    floor_s: float
+    """Of its physics alone."""
+    memory_gib: float
+    """Peak of the process."""
+
+
+def cost(sizes: dict[str, int], env: str) -> Cost:
+    """Run the second meta-iteration of a run, and replay it."""
+    config = load_config(
+        env=env,
+        meta_batch_size=sizes["tasks"],
+        num_episodes=sizes["episodes"],
+        horizon=sizes["horizon"],
+        inner={"num_steps": sizes["inner steps"]},
+        policy={"hidden_sizes": [sizes["width"]] * 2},
+        device="cpu",
+    )
+    with open_trainer(config) as (trainer, state, _):
+        state = trainer.meta_iteration(state).state
+        recorder = Recorder(trainer.collector.env)
+        start = time.perf_counter()
+        trainer.meta_iteration(state)
+        seconds, memory = time.perf_counter() - start, peak_memory_gib()
+        return Cost(seconds, recorder.replay_s(), memory)
+
+
+def cost_in_a_process(sizes: dict[str, int], env: str) -> Cost:
+    """As :func:`cost`, with a peak of memory that nothing else has raised."""
+    command = [sys.executable, __file__, "--env", env, "--point", json.dumps(sizes)]
+    return Cost(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def main() -> None:
+    """Measure, print and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="HalfCheetahVel")
+    parser.add_argument("--curves", nargs="+", choices=list(CURVES), default=list(CURVES))
+    parser.add_argument("--plot", type=Path, help="a PNG file to write")
+    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.point is not None:
+        print(json.dumps(cost(args.point, args.env)))
+        return
+    measured: dict[str, dict[int, Cost]] = {}
+    for name in args.curves:
+        print(f"| {name} | size | time | floor / iteration | peak memory (GiB) |\n| --- | --- | --- | --- | --- |")
+        # The middle beside every curve, since a machine's speed drifts.
+        middle = cost_in_a_process(MIDDLE, args.env)
+        measured[name] = {}
+        for value in CURVES[name]:
+            point = middle if value == MIDDLE[name] else cost_in_a_process({**MIDDLE, name: value}, args.env)
+            measured[name][value] = point
+            ratio, share = point.seconds / middle.seconds, point.floor_s / point.seconds
+            size = f"{value / MIDDLE[name]:.2f}"
+            print(f"| {value} | {size} | {ratio:.2f} | {share:.2f} | {point.memory_gib:.2f} |", flush=True)
+    if args.plot is not None:
+        write_whole(args.plot, encoded(cost_figure(measured), "png"))
+
+
+def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
+    """Time over the middle's against size, and memory below, one column for each curve."""
+    figure = Figure(figsize=(2.6 * len(measured), 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows: Any = figure.subplots(2, len(measured), squeeze=False)
+    for column, (name, points) in enumerate(measured.items()):
+        top, bottom = rows[:, column]
+        values = list(points)
+        middle = points[MIDDLE[name]].seconds
+        top.loglog(values, [value / MIDDLE[name] for value in values], color="0.6", linestyle="--", label="linear")
+        for label, seconds, color in (
+            ("iteration", [point.seconds for point in points.values()], COLORS[0]),
+            ("physics alone", [point.floor_s for point in points.values()], COLORS[1]),
+        ):
+            top.loglog(values, [s / middle for s in seconds], color=color, marker="o", label=label)
+        bottom.plot(values, [point.memory_gib for point in points.values()], color=COLORS[0], marker="o")
+        bottom.set_ylim(bottom=0)
+        bottom.set_xlabel(name)
+        for axes in (top, bottom):
+            axes.grid(alpha=0.3)
+    rows[0, 0].set_ylabel("time / time of the middle")
+    rows[1, 0].set_ylabel("peak memory (GiB)")
+    rows[0, 0].legend(fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
