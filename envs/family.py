@@ -181,6 +181,10 @@ def check_settings(family: Any) -> None:
                     f"low and high must satisfy {low:g} <= low <= high <= {high:g} ({family.task_units[name]}), "
                     f"got {family.low}, {family.high}"
                 )
+    if hasattr(family, "goal_radius"):
+        most = min(high for _, high in family.task_limits.values())
+        if family.goal_radius > most:
+            raise ValueError(f"goal_radius must be at most {most:g} m, got {family.goal_radius}")
     both = family.task_units.keys() & parse(family.dynamics, family.body.parameters).keys()
     if both:
         raise ValueError(f"{type(family).__name__} draws {', '.join(both)} itself: leave it out of dynamics")
