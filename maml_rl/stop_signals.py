@@ -20,10 +20,6 @@ class StopSignal(KeyboardInterrupt):
         self.number = number
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise StopSignal(number)
-
-
 @contextlib.contextmanager
 def _handled(handle: Callable[[int, FrameType | None], Any], wanted: Callable[[int, Any], bool]) -> Iterator[None]:
     """Handle those signals whose handler so far is ``wanted``, until the end of the block."""
@@ -41,9 +37,26 @@ def _handled(handle: Callable[[int, FrameType | None], Any], wanted: Callable[[i
             signal.signal(number, handler)
 
 
-def stop_signals_raise() -> contextlib.AbstractContextManager[None]:
-    """Have SIGTERM and SIGHUP raise :class:`StopSignal` in the main thread, unless someone handles or ignores them."""
-    return _handled(_stop, lambda number, handler: handler is signal.SIG_DFL)
+@contextlib.contextmanager
+def stop_signals_raise() -> Iterator[Callable[[], None]]:
+    """Have SIGTERM and SIGHUP raise :class:`StopSignal` in the main thread, unless someone handles or ignores them.
+
+    Yields:
+        A function that raises it again for a signal that has come: Python drops what is raised while an object is
+        deleted, or in a callback of a weak reference.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise StopSignal(number)
+
+    def raise_dropped() -> None:
+        if received:
+            raise StopSignal(received[0])
+
+    with _handled(stop, lambda number, handler: handler is signal.SIG_DFL):
+        yield raise_dropped
 
 
 @contextlib.contextmanager

@@ -150,8 +150,9 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progr
 def _follow(config: Config, trainer: MetaTrainer, state: TrainingState, policy: MetaPolicy) -> Path:
     """Take part in the iterations of a run that another process leads, and writes."""
     every = config.logging.evaluate_every
-    with stop_signals_raise():
+    with stop_signals_raise() as raise_dropped:
         while state.iteration < config.num_iterations:
+            raise_dropped()
             state = trainer.meta_iteration(state).state
             if every and state.iteration % every == 0:
                 _evaluation_metrics(trainer, policy, state)
@@ -258,10 +259,10 @@ class TrainingRun:
     def train(self, say: Say, progress_bar: bool) -> Path:
         """Iterate to the end, write what the configuration asks for, and return the folder."""
         extended = self.state.iteration < self.config.num_iterations
-        with stop_signals_raise(), _unwritable_told(self.folder):
+        with stop_signals_raise() as raise_dropped, _unwritable_told(self.folder):
             try:
                 if extended:
-                    self._iterate(say, progress_bar)
+                    self._iterate(say, progress_bar, raise_dropped)
                 self._finish(say, anew=extended)
             except BaseException as error:  # whatever it is, no finished iteration is lost
                 self._save_after(error, say)
@@ -292,7 +293,7 @@ class TrainingRun:
         elif not told:
             say(f"stopped by an error; iteration {self.state.iteration} is saved. {_advice(self.folder)}")
 
-    def _iterate(self, say: Say, progress_bar: bool) -> None:
+    def _iterate(self, say: Say, progress_bar: bool, raise_dropped: Callable[[], None]) -> None:
         config, logging = self.config, self.config.logging
         self._announce(say)
         can_draw = self._can_draw(say)
@@ -302,6 +303,7 @@ class TrainingRun:
         bar = tqdm(total=config.num_iterations, initial=self.state.iteration, disable=not progress_bar, unit="it")
         try:
             while self.state.iteration < config.num_iterations:
+                raise_dropped()
                 started = time.perf_counter()
                 try:
                     state, metrics, failed = self.trainer.meta_iteration(self.state)

@@ -312,6 +312,23 @@ def test_a_real_process_killed_and_terminated(tmp_path, capsys):
     assert_equal_runs(run, whole)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(tmp_path, monkeypatch):
+    """Python prints what is raised there, and goes on."""
+
+    class Deleted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def progress(metrics):
+        Deleted()
+        return ""
+
+    monkeypatch.setattr("maml_rl.training._progress", progress)
+    with pytest.raises(maml_rl.Interrupted, match="after iteration 1"):
+        train(smallest(tmp_path / "run"))
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="POSIX signals")
 def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path, monkeypatch):
     """As under nohup."""
