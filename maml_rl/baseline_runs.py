@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from maml_rl.bounded_files import LONGEST_TABLE, read_json
-from maml_rl.checkpoint import latest_checkpoint
+from maml_rl.checkpoint import load_newest
 from maml_rl.config import Config, LoggingConfig
 from maml_rl.config_files import load, run_config
 from maml_rl.durable_files import write_whole
@@ -88,11 +89,11 @@ def baseline_config(
 
 
 def _finished_iterations(run: Path) -> int:
-    """Of the newest checkpoint; the configuration may name more than there are."""
-    path = latest_checkpoint(run / "checkpoints")
-    if path is None:
+    """Of the newest sound checkpoint; the configuration may name more than there are."""
+    found = load_newest(run / "checkpoints", torch.device("cpu"))
+    if found is None:
         raise UserError(f"{run} has no checkpoint yet: say how long to train by --num_iterations")
-    return int(path.name)
+    return found.checkpoint.counter("iteration", found.path)
 
 
 def make_policy_baseline(
@@ -141,11 +142,12 @@ def make_policy_baseline(
 
 
 def check_ppo(run: Path, *, num_env_steps: int, seed: int = 0, settings: PPOSettings | None = None) -> None:
-    """Refuse before any training what :func:`train_ppo` would refuse for the results that are there.
+    """Refuse before any training what :func:`train_ppo` would refuse.
 
     Raises:
-        UserError: they are of other settings.
+        UserError: they are of other settings, or the run has no policy.
     """
+    load(run)
     description = _ppo_description(run_config(run), num_env_steps, seed, settings or PPOSettings())
     _results_so_far(folder_of(run, "ppo") / "results.json", description)
 

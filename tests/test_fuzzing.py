@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import struct
 import tracemalloc
 import zipfile
@@ -23,6 +24,7 @@ from scripts import load_script
 import maml_rl
 from maml_rl import array_files
 from maml_rl.checkpoint import load_checkpoint
+from maml_rl.cli import main
 from maml_rl.config_files import parse_training_arguments, run_config
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
@@ -108,6 +110,24 @@ def test_a_pickle_under_any_name_is_refused(name, loaders, tmp_path):
     else:
         with pytest.raises(UserError):
             loaders[name].load(fuzz_loaders.hostile_pickle(marker))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record", "baselines", "plot", "train --resume", "train --init_from"])
+@pytest.mark.parametrize("name", ["config.yaml", "tensors.safetensors", "values.json"])
+def test_every_command_refuses_a_hostile_run(command, name, run, tmp_path, monkeypatch, capsys):
+    hostile, marker = shutil.copytree(run, tmp_path / "hostile"), tmp_path / "executed"
+    for path in hostile.rglob(name):
+        path.write_bytes(fuzz_loaders.hostile_pickle(marker))
+        if path.parent.parent.name == "checkpoints":
+            fuzz_loaders.reseal(path.parent)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    status = main([*command.split(" "), "hostile"])
+    if (command, name) != ("plot", name) or name == "config.yaml":  # a plot reads progress.csv and settings only
+        assert status == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before
     assert not marker.exists()
 
 
