@@ -1,9 +1,10 @@
 """A whole meta-iteration against the floor, with where the time goes.
 
-Every round runs one meta-iteration as training does (second-order MAML-TRPO), then replays all its controls through
-bare ``Batch.step``; the ratio of the two times is printed, and the share of each part.
+Every round runs one second-order meta-iteration as training does, then replays all its controls through bare
+``Batch.step``; the ratio of the two times is printed, and the share of each part.
 
     python benchmarks/meta_iteration.py --env HalfCheetahVel
+    python benchmarks/meta_iteration.py --env HalfCheetahVel --outer promp
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from floor import Recorder, peak_memory_gib, summary
 from maml_rl.config_files import load_config
 from maml_rl.training import open_trainer
 
-_PARTS = ("collection", "advantages", "adaptation", "gradient", "conjugate_gradient", "line_search")
-
 
 def main() -> None:
     """Measure and print."""
@@ -28,9 +27,12 @@ def main() -> None:
     parser.add_argument("--num_tasks", type=int, default=40)
     parser.add_argument("--num_episodes", type=int, default=20)
     parser.add_argument("--horizon", type=int, default=100)
-    parser.add_argument("--fisher_state_stride", type=int, help="default: the preset's")
+    parser.add_argument("--outer", default="trpo", help="with its default settings; trpo with the preset's")
+    parser.add_argument("--fisher_state_stride", type=int, help="of trpo; default: the preset's")
     args = parser.parse_args()
-    outer = {} if args.fisher_state_stride is None else {"fisher_state_stride": args.fisher_state_stride}
+    outer: dict[str, object] = {"name": args.outer}
+    if args.fisher_state_stride is not None:
+        outer["fisher_state_stride"] = args.fisher_state_stride
     config = load_config(
         env=args.env,
         meta_batch_size=args.num_tasks,
@@ -39,6 +41,7 @@ def main() -> None:
         outer=outer,
     )
     ratios, seconds, shares = [], [], []
+    parts: list[str] = []
     with open_trainer(config) as (trainer, state, _):
         engine = trainer.collector.env.unwrapped.engine
         if not hasattr(engine, "batch"):
@@ -52,12 +55,13 @@ def main() -> None:
             if i > 0:  # the first round warms up
                 seconds.append(total)
                 ratios.append(recorder.replay_s() / total)
-                shares.append([metrics[f"time/{part}_s"] / total for part in _PARTS])
-    print(f"{args.env}, {args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps")
+                parts = [name for name in metrics if name.startswith("time/") and name.endswith("_s")]
+                shares.append([metrics[name] / total for name in parts])
+    print(f"{args.env}, {args.outer}, {args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps")
     print(f"floor / meta-iteration: {summary(ratios)}")
     print(f"seconds:                {summary(seconds)}")
-    for part, share in zip(_PARTS, np.median(shares, axis=0), strict=True):
-        print(f"  {part:<20} {100 * share:5.1f} %")
+    for name, share in zip(parts, np.median(shares, axis=0), strict=True):
+        print(f"  {name.removeprefix('time/').removesuffix('_s'):<20} {100 * share:5.1f} %")
     print(f"peak memory:            {peak_memory_gib():.2f} GiB")
 
 

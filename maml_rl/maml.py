@@ -331,7 +331,7 @@ class MetaObjective:
             gradients = torch.autograd.grad(
                 surrogates.sum(), list(stack.values()), allow_unused=True, materialize_grads=True
             )
-            return surrogates.detach(), flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1)
+            return surrogates.detach(), flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1).detach()
 
         values, per_task = zip(*map_blocks(of_block, self.blocks()), strict=True)
         return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(per_task))

@@ -24,7 +24,20 @@ from maml_rl.task_blocks import map_blocks
 TangentMap = Callable[[Params], dict[str, Tensor]]
 
 
-def fisher_vector_product(objective: MetaObjective, theta: Params, state_stride: int = 1) -> Callable[[Tensor], Tensor]:
+STATES_PER_TASK = 100
+MOST_STATE_STRIDE = 20
+
+
+def default_state_stride(objective: MetaObjective) -> int:
+    """So many that about ``STATES_PER_TASK`` states of a task remain, at most ``MOST_STATE_STRIDE``."""
+    query = objective.batch.query
+    num_states = float(objective.ranks.mean(query.mask.sum((1, 2))[:, None]))
+    return max(1, min(MOST_STATE_STRIDE, int(num_states) // STATES_PER_TASK))
+
+
+def fisher_vector_product(
+    objective: MetaObjective, theta: Params, state_stride: int | None = 1
+) -> Callable[[Tensor], Tensor]:
     """The Hessian of the KL at the sampling parameters, as a product with a vector.
 
     There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ: Fᵢ is the Fisher matrix of the action distribution's own parameters, and Jᵢ
@@ -36,18 +49,19 @@ def fisher_vector_product(objective: MetaObjective, theta: Params, state_stride:
     Args:
         objective: whose KL.
         theta: where the episodes were sampled.
-        state_stride: take Fᵢ and Hₖ over every ``state_stride``-th state only; an estimate where it is above 1. DiCE's
-            Hessian needs the states of whole episodes, and takes all.
+        state_stride: take Fᵢ and Hₖ over every ``state_stride``-th state only; an estimate where it is above 1.
+            ``None``: :func:`default_state_stride`. DiCE's Hessian needs the states of whole episodes, and takes all.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
     """
+    stride = default_state_stride(objective) if state_stride is None else state_stride
 
     def of_block(block: MetaBatch, _: Tensor) -> Callable[[Params], Tensor]:
-        return _block_product(objective, theta, block, state_stride)
+        return _block_product(objective, theta, block, stride)
 
     # Thinned blocks are small: more tasks fit where those of all states do. Four blocks still keep threads busy.
-    size = max(objective.block_size, min(objective.block_size * state_stride, objective.num_tasks // 4))
+    size = max(objective.block_size, min(objective.block_size * stride, objective.num_tasks // 4))
     products = map_blocks(of_block, dataclasses.replace(objective, block_size=size).blocks())
     dtype = next(iter(theta.values())).dtype
 
@@ -165,4 +179,5 @@ def _gradients(
         allow_unused=True,
         materialize_grads=True,
     )
-    return dict(zip(leaves, found, strict=True))
+    # Detached: torch 2.8 has zeros for no dependence, which require gradients themselves.
+    return {name: value if create_graph else value.detach() for name, value in zip(leaves, found, strict=True)}

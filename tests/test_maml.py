@@ -24,6 +24,7 @@ from synthetic import (
     with_garbage,
 )
 
+from maml_rl import meta_fisher
 from maml_rl.devices import torch_threads
 from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective, adapt
 from maml_rl.meta_fisher import fisher_vector_product
@@ -311,6 +312,20 @@ class TestFisherVectorProduct:
         torch.testing.assert_close(matrix, self.plain_strided_matrix(objective, theta), rtol=1e-9, atol=1e-12)
         full = explicit_matrix(fisher_vector_product(objective, theta), len(to_vector(theta)))
         assert (matrix - full).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("stride", [1, 2, 3])
+    def test_default_stride_keeps_so_many_states_of_a_task(self, monkeypatch, stride):
+        objective, theta = make_objective(False)
+        num_states = float(objective.batch.query.mask.sum()) / NUM_TASKS
+        monkeypatch.setattr(meta_fisher, "STATES_PER_TASK", int(num_states / stride))
+        vector = torch.ones(len(to_vector(theta)), dtype=torch.float64)
+        chosen = fisher_vector_product(objective, theta, state_stride=None)(vector)
+        assert torch.equal(chosen, fisher_vector_product(objective, theta, state_stride=stride)(vector))
+        monkeypatch.setattr(meta_fisher, "STATES_PER_TASK", 1)
+        monkeypatch.setattr(meta_fisher, "MOST_STATE_STRIDE", 2)
+        assert meta_fisher.default_state_stride(objective) == 2
+        monkeypatch.setattr(meta_fisher, "STATES_PER_TASK", 10**6)
+        assert meta_fisher.default_state_stride(objective) == 1
 
     @staticmethod
     def plain_strided_matrix(objective, theta):
