@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--num_tasks", type=int, default=40)
     parser.add_argument("--num_episodes", type=int, default=20)
     parser.add_argument("--horizon", type=int, default=100)
+    parser.add_argument("--hidden_sizes", type=int, nargs="*", default=[64, 64])
     parser.add_argument("--outer", default="trpo", help="with its default settings; trpo with the preset's")
     parser.add_argument("--fisher_state_stride", type=int, help="of trpo; default: the preset's")
     args = parser.parse_args()
@@ -38,6 +39,7 @@ def main() -> None:
         meta_batch_size=args.num_tasks,
         num_episodes=args.num_episodes,
         horizon=args.horizon,
+        policy={"hidden_sizes": args.hidden_sizes},
         outer=outer,
     )
     ratios, seconds, shares = [], [], []
@@ -57,7 +59,8 @@ def main() -> None:
                 ratios.append(recorder.replay_s() / total)
                 parts = [name for name in metrics if name.startswith("time/") and name.endswith("_s")]
                 shares.append([metrics[name] / total for name in parts])
-    print(f"{args.env}, {args.outer}, {args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps")
+    sizes = f"{args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps"
+    print(f"{args.env}, {args.outer}, {sizes}, hidden sizes {args.hidden_sizes}")
     print(f"floor / meta-iteration: {summary(ratios)}")
     print(f"seconds:                {summary(seconds)}")
     for name, share in zip(parts, np.median(shares, axis=0), strict=True):

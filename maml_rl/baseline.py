@@ -57,12 +57,12 @@ def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
     Returns:
         (T, E, H).
     """
-    out = torch.empty_like(rewards)
-    running = torch.zeros_like(rewards[..., 0])
-    for t in reversed(range(rewards.shape[-1])):
-        running = rewards[..., t] + discount * running
-        out[..., t] = running
-    return out
+    *earlier, running = rewards.unbind(-1)
+    found = [running]
+    for reward in reversed(earlier):
+        running = torch.add(reward, running, alpha=discount)
+        found.append(running)
+    return torch.stack(found[::-1], dim=-1)
 
 
 def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:

@@ -1,0 +1,201 @@
+"""Break the mathematics in small ways, and see whether the tests notice.
+
+Every mutant changes one expression of a loss, an estimator, an advantage, a mask or an outer step: a sign, a term, a
+detach, a sum for a mean, an index off by one. It lives in a copy of the repository; the tests run there until one
+fails. Prints those that survive; the exit status is 1 where there are any.
+
+    python benchmarks/mutants.py
+    python benchmarks/mutants.py --file maml_rl/maml.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+_LONGEST_S = 600
+
+
+class Mutant(NamedTuple):
+    """One change."""
+
+    file: str
+    old: str
+    new: str
+    what: str
+
+
+MUTANTS = [
+    Mutant("maml_rl/policies.py", "-0.5 * (z * z)", "0.5 * (z * z)", "sign of the log-probability's square"),
+    Mutant("maml_rl/policies.py", "- constant", "", "log-probability without its normalisation"),
+    Mutant("maml_rl/policies.py", "(self.mean - other.mean) ** 2) * precision", "0) * precision", "KL without means"),
+    Mutant("maml_rl/policies.py", "+ other.log_std - self.log_std", "", "KL without the log ratio of deviations"),
+    Mutant("maml_rl/policies.py", "-2 * other.log_std)", "-2 * self.log_std)", "KL with the other precision"),
+    Mutant("maml_rl/policies.py", "w_log_std * 2 * d_log_std", "w_log_std * d_log_std", "Fisher matrix of log sigma"),
+    Mutant("maml_rl/policies.py", "torch.exp(-2 * self.log_std), w", "torch.exp(-self.log_std), w", "Fisher of the mean"),
+    Mutant("maml_rl/policies.py", "(d_logits - (p *", "(d_logits + 0 * (p *", "categorical Fisher without p pT"),
+    Mutant("maml_rl/policies.py", "torch.ops.aten.tanh_backward(gradients[0], y)", "gradients[0] * (1 - y)", "tanh'"),
+    Mutant("maml_rl/surrogates.py", "return -(episodes", "return (episodes", "sign of the inner loss"),
+    Mutant("maml_rl/surrogates.py", "log_prob - episodes.flat", "log_prob.detach() - episodes.flat", "detached ratio"),
+    Mutant("maml_rl/surrogates.py", "(until.exp() - (until - log_ratio).exp())", "until.exp()", "DiCE without its difference"),
+    Mutant("maml_rl/surrogates.py", "log_ratio.cumsum(-1)", "log_ratio.cumsum(1)", "DiCE over episodes in place of time"),
+    Mutant("maml_rl/surrogates.py", "episodes.flat(episodes.mask) == 0, 0.0", "episodes.flat(episodes.mask) < 0, 0.0", "ratio unmasked"),
+    Mutant("maml_rl/surrogates.py", "old.kl(dist)", "dist.kl(old)", "KL the other way round"),
+    Mutant("maml_rl/maml.py", "value - along(alpha[name], value) * gradient", "value + along(alpha[name], value) * gradient", "ascent"),
+    Mutant("maml_rl/maml.py", "create_graph=differentiable and not first_order", "create_graph=False", "always first order"),
+    Mutant("maml_rl/maml.py", "create_graph=differentiable and not first_order", "create_graph=differentiable", "never first order"),
+    Mutant("maml_rl/maml.py", "if differentiable and value.requires_grad else", "if False else", "adaptation cut off from theta"),
+    Mutant("maml_rl/maml.py", "adapted.query_ratio).sum(-1)", "adapted.query_ratio).mean(-1)", "surrogate averaged twice"),
+    Mutant("maml_rl/maml.py", "self.policy, self.stacks[-1], self.batch.query", "self.policy, self.stacks[0], self.batch.query", "theta for theta'"),
+    Mutant("maml_rl/maml.py", "zip(self.stacks[:-1], self.batch.supports", "zip(self.stacks[1:], self.batch.supports", "supports off by one step"),
+    Mutant("maml_rl/maml.py", "torch.stack(kls).mean(0)", "torch.stack(kls).sum(0)", "inner KL summed over steps"),
+    Mutant("maml_rl/maml.py", "return total * adapted.credit", "return total", "E-MAML's term without credit"),
+    Mutant("maml_rl/maml.py", "surrogates + self.inner.exploration_credit *", "surrogates - self.inner.exploration_credit *", "sign of E-MAML's term"),
+    Mutant("maml_rl/maml.py", "returns - of_all.mean()", "returns", "credit that is not centred"),
+    Mutant("maml_rl/maml.py", "end[name] - value for", "value - end[name] for", "movement the other way"),
+    Mutant("maml_rl/maml.py", "credit[start:stop]", "credit[: stop - start]", "credit of other tasks"),
+    Mutant("maml_rl/maml.py", "min(step, len(inner.test_step_sizes) - 1)", "0", "only the first step size of the test"),
+    Mutant("maml_rl/meta_fisher.py", "v[name] - along(size, v[name]) * hv[name]", "v[name] + along(size, v[name]) * hv[name]", "Jacobian I + AH"),
+    Mutant("maml_rl/meta_fisher.py", "value - hu[name]", "value", "transposed Jacobian without the Hessian"),
+    Mutant("maml_rl/meta_fisher.py", "for _, transposed in reversed(steps)", "for _, transposed in steps", "order of the transposed steps"),
+    Mutant("maml_rl/meta_fisher.py", "moved[key] - (", "moved[key] + (", "sign of a learned step size's column"),
+    Mutant("maml_rl/meta_fisher.py", "dist.fisher_product(tangents, query.step_weights)", "dist.fisher_product(tangents, torch.ones_like(query.step_weights))", "Fisher matrix over padding"),
+    Mutant("maml_rl/meta_fisher.py", "1 if objective.inner.surrogate", "state_stride if objective.inner.surrogate", "thinned DiCE"),
+    Mutant("maml_rl/advantages.py", "discount * next_values - values", "discount * next_values", "advantage without V(s_t)"),
+    Mutant("maml_rl/advantages.py", "values[..., 1:], torch.zeros_like(values[..., :1])", "values[..., 1:], values[..., -1:]", "value after the end"),
+    Mutant("maml_rl/advantages.py", "discount * gae_lambda)", "gae_lambda)", "lambda without gamma"),
+    Mutant("maml_rl/advantages.py", "(advantages - mean) * mask", "advantages - mean", "normalisation unmasked"),
+    Mutant("maml_rl/advantages.py", "centred / (std + 1e-8)", "centred", "advantages not scaled"),
+    Mutant("maml_rl/advantages.py", "    advantages = advantages * episodes.mask\n", "", "advantages after the end"),
+    Mutant("maml_rl/baseline.py", "torch.add(reward, running, alpha=discount)", "torch.add(reward, running)", "returns without discount"),
+    Mutant("maml_rl/baseline.py", "found[::-1]", "found", "returns in reversed time"),
+    Mutant("maml_rl/baseline.py", "dtype, device=observations.device) / 100", "dtype, device=observations.device) / 10", "unit of time"),
+    Mutant("maml_rl/baseline.py", "[observations, observations**2, time]", "[observations, observations, time]", "features without squares"),
+    Mutant("maml_rl/baseline.py", ".double() * episodes.flat(episodes.mask)[..., None]", ".double()", "baseline fitted to padding"),
+    Mutant("maml_rl/baseline.py", "gram + ridges * eye", "gram", "no ridge"),
+    Mutant("maml_rl/episodes.py", "self.mask / self.num_steps", "1 / self.num_steps", "weights of padding"),
+    Mutant("maml_rl/episodes.py", "(self.mask / self.num_steps.clamp(min=1)[:, None, None])", "self.mask", "sum over steps for a mean"),
+    Mutant("maml_rl/episodes.py", "mask=thin(self.mask) * inside", "mask=thin(self.mask)", "last steps counted twice when thinned"),
+    Mutant("maml_rl/episodes.py", "(self.rewards * self.mask).sum(-1)", "self.rewards.sum(-1)", "returns over padding"),
+    Mutant("maml_rl/outer/trpo.py", "residual - step * a_direction", "residual + step * a_direction", "sign in conjugate gradient"),
+    Mutant("maml_rl/outer/trpo.py", "(squared / previous)", "(previous / squared)", "conjugate direction"),
+    Mutant("maml_rl/outer/trpo.py", "+ config.cg_damping * vector", "", "no damping"),
+    Mutant("maml_rl/outer/trpo.py", "(2 * config.max_kl / curvature) ** 0.5", "(config.max_kl / curvature) ** 0.5", "length of the step"),
+    Mutant("maml_rl/outer/trpo.py", "surrogate > old_surrogate and kl", "kl", "line search without improvement"),
+    Mutant("maml_rl/outer/trpo.py", "surrogate > old_surrogate and kl <= config.max_kl", "surrogate > old_surrogate", "line search without bound"),
+    Mutant("maml_rl/outer/trpo.py", "line_search_shrink**i", "line_search_shrink ** (i + 1)", "line search off by one"),
+    Mutant("maml_rl/outer/ppo.py", "torch.minimum(ratio", "torch.maximum(ratio", "the optimistic bound"),
+    Mutant("maml_rl/outer/ppo.py", "ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(max=1 + clip_range)", "clipped above only"),
+    Mutant("maml_rl/outer/ppo.py", "gradient = objective.surrogate_and_gradient(theta, surrogate)", "gradient = objective.surrogate_and_gradient(theta)", "no clipping"),
+    Mutant("maml_rl/outer/promp.py", "clipped(adapted) - float(eta)", "clipped(adapted) + float(eta)", "sign of the penalty"),
+    Mutant("maml_rl/outer/promp.py", "return eta * 2 if", "return eta / 2 if", "the weight never grows"),
+    Mutant("maml_rl/outer/adam.py", "maximize=True", "maximize=False", "downhill"),
+    Mutant("maml_rl/outer/adam.py", '"exp_avg", "exp_avg_sq", "step")}', '"exp_avg", "exp_avg_sq", "step")} | {"step": torch.ones(())}', "Adam's step count forgotten"),
+    Mutant("maml_rl/outer/reptile.py", "+ config.step_size * movement", "+ movement", "Reptile's step size ignored"),
+    Mutant("maml_rl/ranks.py", "total[:-1] / total[-1]", "total[:-1]", "sum over tasks for a mean"),
+    Mutant("maml_rl/normalizer.py", "self.squares + ranks.sum((raw - mean).square()) + between", "self.squares + ranks.sum((raw - mean).square())", "variance between batches"),
+    Mutant("maml_rl/normalizer.py", "episodes.mask > 0", "episodes.mask >= 0", "statistics of padding"),
+    Mutant("maml_rl/collection.py", "live &= ~(terminated | truncated)", "live &= ~terminated", "episodes that do not end at the horizon"),
+    Mutant("maml_rl/collection.py", "            mask[t] = live\n", "            mask[t] = True\n", "mask of finished episodes"),
+    Mutant("maml_rl/adaptation.py", "streams, step, normalizer, failures)", "streams, 0, normalizer, failures)", "the same noise after every inner step"),
+]  # fmt: skip
+
+TESTS = {
+    "maml_rl/policies.py": ["test_policies.py", "test_maml.py"],
+    "maml_rl/surrogates.py": ["test_maml.py", "test_estimators.py"],
+    "maml_rl/maml.py": ["test_maml.py", "test_estimators.py", "test_meta_learners.py", "test_outer_steps.py"],
+    "maml_rl/meta_fisher.py": ["test_maml.py", "test_trpo.py", "test_meta_learners.py"],
+    "maml_rl/advantages.py": ["test_advantages.py"],
+    "maml_rl/baseline.py": ["test_baseline.py", "test_advantages.py"],
+    "maml_rl/episodes.py": ["test_episodes.py", "test_maml.py"],
+    "maml_rl/ranks.py": ["test_maml.py"],
+    "maml_rl/normalizer.py": ["test_normalizer.py"],
+    "maml_rl/collection.py": ["test_collection.py"],
+    "maml_rl/adaptation.py": ["test_meta_policy.py", "test_training.py", "test_evaluation.py"],
+}
+"""Where a mutant should be noticed first; those of outer steps in their own tests. What survives is tried on all."""
+_OUTER = ["test_trpo.py", "test_outer_steps.py", "test_meta_learners.py"]
+
+
+def main() -> int:
+    """Try every mutant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", help="only mutants of this file")
+    args = parser.parse_args()
+    mutants = [mutant for mutant in MUTANTS if args.file in (None, mutant.file)]
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = _copy(Path(folder) / "tree")
+        _check(tree, mutants)
+        for mutant in mutants:
+            started = time.perf_counter()
+            where = TESTS.get(mutant.file, _OUTER)
+            is_noticed = _is_noticed(tree, mutant, [f"tests/{name}" for name in where]) or _is_noticed(
+                tree, mutant, ["tests"]
+            )
+            if not is_noticed:
+                survivors.append(mutant)
+            seconds = f"{time.perf_counter() - started:.0f} s"
+            print(f"{'caught' if is_noticed else 'SURVIVES':<9} {seconds:>6}  {mutant.file}: {mutant.what}", flush=True)
+    print(f"{len(mutants)} mutants, {len(survivors)} survive")
+    return int(bool(survivors))
+
+
+def _copy(tree: Path) -> Path:
+    """The tracked files, importable as they are installed."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tree / name)
+    for package, source in (("maml_envs", "envs"), ("maml_configs", "configs")):
+        (tree / package).symlink_to(source)
+    return tree
+
+
+def _check(tree: Path, mutants: list[Mutant]) -> None:
+    """Refuse to start where a mutant would change nothing, or where its tests fail as they are.
+
+    Raises:
+        SystemExit: says which.
+    """
+    for mutant in mutants:
+        number = (tree / mutant.file).read_text().count(mutant.old)
+        if number != 1:
+            raise SystemExit(f"{mutant.file}: {mutant.old!r} is there {number} times: the mutant is out of date")
+    names = {name for mutant in mutants for name in TESTS.get(mutant.file, _OUTER)}
+    if not _passes(tree, [f"tests/{name}" for name in sorted(names)]):
+        raise SystemExit("the tests fail without any mutant")
+
+
+def _is_noticed(tree: Path, mutant: Mutant, tests: list[str]) -> bool:
+    path = tree / mutant.file
+    sound = path.read_text()
+    path.write_text(sound.replace(mutant.old, mutant.new))
+    try:
+        return not _passes(tree, tests)
+    finally:
+        path.write_text(sound)
+
+
+def _passes(tree: Path, tests: list[str]) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=environment, check=False, capture_output=True, timeout=_LONGEST_S * len(tests)
+        )
+    except subprocess.TimeoutExpired:
+        return False  # as good as a failure: it would not go unnoticed
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
