@@ -16,7 +16,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 from maml_rl.config import Config
 from maml_rl.failures import REWARD, Failure
-from maml_rl.maml import initial_theta
+from maml_rl.inner import initial_theta
 from maml_rl.meta_trainer import MetaIteration, MetaTrainer, TrainingState
 from maml_rl.outer.adam import initial_state
 from maml_rl.training import resume, train

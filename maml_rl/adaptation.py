@@ -14,13 +14,13 @@ from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.failures import BASELINE, INNER_STEP, NO_EPISODE, Failures
-from maml_rl.maml import InnerConfig, adapt, step_sizes, with_context
+from maml_rl.inner import InnerConfig, step_sizes, with_context
+from maml_rl.maml import adapt, policy_gradient_loss
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Params, make_stack
 from maml_rl.protocols import Task
 from maml_rl.random_streams import RandomStreams
 from maml_rl.stopwatch import Stopwatch
-from maml_rl.surrogates import policy_gradient_loss
 from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
 
 

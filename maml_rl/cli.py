@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import importlib.metadata
 import math
 import os
 import re
@@ -35,10 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # as the installed command: a module of the user's is found here, as with python -m
         sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        print(f"maml-rl {importlib.metadata.version('maml-rl')}")  # noqa: T201
+        return 0
     if not argv or argv[0] not in COMMANDS:
         wanted = argv and argv[0] not in ("-h", "--help")
         text = f"maml-rl {{{','.join(COMMANDS)}}} ...; each explains itself with --help"
-        print(f"error: unknown command {argv[0]!r}; usage: {text}" if wanted else text, file=sys.stderr)  # noqa: T201
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1) if wanted else []
+        hint = f". Did you mean {close[0]}?" if close else ";"
+        print(f"error: unknown command {argv[0]!r}{hint} usage: {text}" if wanted else text, file=sys.stderr)  # noqa: T201
         return 2 if wanted or not argv else 0
     try:
         return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])

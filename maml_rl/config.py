@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from maml_rl.baseline import BaselineConfig
-from maml_rl.maml import InnerConfig
+from maml_rl.inner import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig

@@ -30,7 +30,7 @@ from maml_rl.baseline import BaselineConfig
 from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.devices import resolve_device
 from maml_rl.errors import UserError
-from maml_rl.maml import InnerConfig
+from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.pretrained_runs import find_run
@@ -56,6 +56,8 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
     Raises:
         UserError: no such run, no checkpoint, or one that does not fit.
     """
+    if not isinstance(run, (str, os.PathLike)):
+        raise UserError(f"a run is given by its folder, or by a name of maml_rl.pretrained_names(); got {run!r:.100}")
     return load_run(Path(run), resolve_device(device))
 
 
@@ -181,6 +183,9 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
 def _plain(message: str) -> str:
     """A parser's message in words that do not need Python."""
     text = " ".join(message.split()).removeprefix("Parser key ")
+    text = text.replace("Expected a int.", "Expected a whole number.").replace(
+        "Expected a float.", "Expected a number."
+    )
     text = re.sub(r"<class 'tuple'>", "list such as [64,64]", text)
     text = re.sub(r"<class 'collections.abc.Mapping'>", "mapping such as {body_mass: [0.5, 2.0]}", text)
     return re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ")
@@ -359,7 +364,11 @@ def _read_config_file(name: str) -> dict[str, Any]:
         return read_yaml(Path(name))
     if name in preset_names():
         return read_yaml(Path(str(importlib.resources.files("maml_configs"))) / f"{name}.yaml")
-    raise UserError(f"there is no file {name}, and no preset of that name; presets are {', '.join(preset_names())}")
+    close = difflib.get_close_matches(name, preset_names(), n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(
+        f"there is no file {name}, and no preset of that name.{hint} Presets are {', '.join(preset_names())}"
+    )
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

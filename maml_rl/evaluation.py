@@ -11,10 +11,12 @@ import numpy as np
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
 from maml_rl.devices import torch_threads
+from maml_rl.errors import UserError
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, resolve_env_id
 
 
@@ -159,7 +161,14 @@ def evaluate(
         num_episodes: per task and adaptation step.
         num_steps: inner steps.
         seed: of tasks and episodes.
+
+    Raises:
+        UserError: an argument is none, or the environment cannot be used.
     """
+    if not isinstance(policy, MetaPolicy):
+        raise UserError(f"evaluate takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}")
+    check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)
+    check_whole_numbers(0, num_steps=num_steps, seed=seed)
     horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
     config = held_out(policy.config.env) if env is None else env
     num_envs = num_tasks * config.side_by_side(num_episodes)

@@ -9,69 +9,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from maml_rl.episodes import Episodes
+from maml_rl.inner import InnerConfig, StepSize, Surrogate, step_sizes, with_context
 from maml_rl.policies import (
     Distribution,
-    MLPPolicy,
     Params,
     distribution,
     flatten,
-    initial_context,
     make_stack,
-    parameters,
 )
 from maml_rl.ranks import Ranks
-from maml_rl.setting_checks import Each, Positive, Range, Real, Whole, check_ranges
-from maml_rl.surrogates import Surrogate, mean_kl, policy_gradient_loss, step_ratio
 from maml_rl.task_blocks import block_ends, map_blocks
 
-Adapts = Literal["all", "head", "context"]
-LearnedStepSize = Literal["none", "scalar", "per_layer", "per_parameter"]
 Batch = TypeVar("Batch")
-StepSize = float | Mapping[str, float | Tensor]
-"""One for all parameters, or one for each that adapts, (T, ...) where tasks or entries have their own."""
-
-STEP_SIZE = "step_size"
-"""Name of the learned step size, or the beginning of its names: ``step_size/weight_0``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InnerConfig:
-    """Adaptation to one task."""
-
-    num_steps: int = 1
-    """Inner policy-gradient steps, each on fresh episodes."""
-    step_size: float = 0.1
-    """Step size alpha of each inner step; where it is learned, its initial value."""
-    learned_step_size: LearnedStepSize = "none"
-    """What the outer step learns beside theta: no step size, one, one per layer, or one per parameter (Meta-SGD)."""
-    test_step_sizes: tuple[float, ...] = ()
-    """Step sizes of inner steps 1, 2, ... outside training, the last one for all that follow; none: as in training."""
-    adapts: Adapts = "all"
-    """What adapts: all parameters, the last layer with the log standard deviation (ANIL), or the context (CAVIA)."""
-    first_order: bool = False
-    """Take adaptation's Jacobian for the identity (first-order MAML): cheaper, and less exact."""
-    surrogate: Surrogate = "log_prob"
-    """Inner loss. All have the policy gradient at the sampling parameters; their Hessians differ."""
-    exploration_credit: float = 0.0
-    """Weight of E-MAML's term, which credits the episodes that adaptation learned from with what it gained."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "num_steps": Whole(0, 1000),
-        "step_size": Positive(),
-        "test_step_sizes": Each(Positive(), most=1000),
-        "exploration_credit": Real(0),
-    }
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "inner.")
-        if self.test_step_sizes and self.learned_step_size != "none":
-            raise ValueError("inner.test_step_sizes have no meaning where the step size is learned")
 
 
 def adapt(
@@ -132,57 +87,65 @@ def along(size: float | Tensor, value: Tensor) -> float | Tensor:
     return size
 
 
-def adapting(policy: nn.Module, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters that inner steps change."""
-    if inner.adapts == "context":
-        return {name: tuple(value.shape[1:]) for name, value in initial_context(policy, 1).items()}
-    own = {name: tuple(value.shape) for name, value in policy.named_parameters()}
-    if inner.adapts == "all":
-        return own
-    assert isinstance(policy, MLPPolicy), "only an MLP says which parameters are its head"
-    return {name: own[name] for name in policy.head}
+def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[Params, Episodes], Tensor]:
+    """The inner loss of every task, to be minimised.
 
+    The means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
 
-def initial_theta(policy: nn.Module, inner: InnerConfig) -> dict[str, Tensor]:
-    """The meta-parameters: the policy's, and the step sizes that are learned beside them."""
-    theta = parameters(policy)
-    like = next(iter(theta.values()))
-    if inner.learned_step_size == "scalar":
-        theta[STEP_SIZE] = like.new_full((1,), inner.step_size)
-    elif inner.learned_step_size != "none":
-        for name, shape in adapting(policy, inner).items():
-            size = (1,) if inner.learned_step_size == "per_layer" else shape
-            theta[f"{STEP_SIZE}/{name}"] = like.new_full(size, inner.step_size)
-    return theta
+    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t as constant and
+      leaves out that theta decides which actions are drawn.
+    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the step's own
+      ∇log π ∇log πᵀ, but not the products of different time steps.
+    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar et al. 2019,
+      equation 13). All products are there: the Hessian is unbiased where the advantages are exact.
 
-
-def step_sizes(policy: nn.Module, inner: InnerConfig, stack: Params, step: int = 0) -> dict[str, float | Tensor]:
-    """The step size of each parameter that adapts: the setting, or what ``stack`` holds where it is learned.
-
-    Args:
-        policy: the architecture.
-        inner: settings.
-        stack: parameters, each (T, ...).
-        step: number of inner steps before, for ``inner.test_step_sizes``.
+    Returns:
+        A function of a stack of parameters and the episodes of T tasks; its value is (T,).
     """
-    size = (
-        inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)] if inner.test_step_sizes else inner.step_size
-    )
-    names = adapting(policy, inner)
-    return {name: size if (key := step_size_key(name, inner)) is None else stack[key] for name in names}
+
+    def loss(stack: Params, episodes: Episodes) -> Tensor:
+        log_prob = distribution(policy, stack, episodes.flat(episodes.observations)).log_prob(
+            episodes.flat(episodes.actions)
+        )
+        factor = _FACTORS[surrogate](log_prob, episodes)
+        return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
+
+    return loss
 
 
-def step_size_key(name: str, inner: InnerConfig) -> str | None:
-    """The meta-parameter that is the step size of parameter ``name``; ``None`` where it is not learned."""
-    if inner.learned_step_size == "none":
-        return None
-    return STEP_SIZE if inner.learned_step_size == "scalar" else f"{STEP_SIZE}/{name}"
+def step_ratio(dist: Distribution, episodes: Episodes) -> Tensor:
+    """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
+    return _ratio(dist.log_prob(episodes.flat(episodes.actions)), episodes)
 
 
-def with_context(policy: nn.Module, stack: Params) -> dict[str, Tensor]:
-    """``stack`` with every task's context at zero, unless it has adapted already (CAVIA)."""
-    num_tasks = next(iter(stack.values())).shape[0]
-    return {**initial_context(policy, num_tasks), **stack}
+def _log_ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
+    """Log-ratio log π − log π_old at real steps, 0 at others (where it could overflow in a ratio), (T, E·H)."""
+    log_ratio = log_prob - episodes.flat(episodes.log_probs)
+    return log_ratio.masked_fill(episodes.flat(episodes.mask) == 0, 0.0)
+
+
+def _ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
+    return _log_ratio(log_prob, episodes).exp()
+
+
+def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
+    """□_t − □_{t−1} at every step, (T, E·H)."""
+    log_ratio = _log_ratio(log_prob, episodes).unflatten(1, episodes.mask.shape[1:])
+    until = log_ratio.cumsum(-1)
+    return (until.exp() - (until - log_ratio).exp()).flatten(1)
+
+
+_FACTORS: dict[Surrogate, Callable[[Tensor, Episodes], Tensor]] = {
+    "log_prob": lambda log_prob, episodes: log_prob,
+    "likelihood_ratio": _ratio,
+    "dice": _dice,
+}
+
+
+def mean_kl(dist: Distribution, episodes: Episodes) -> Tensor:
+    """mean_t KL(π_old ‖ dist) of each task, (T,)."""
+    old: Any = type(dist)(*episodes.distribution)
+    return (episodes.step_weights * old.kl(dist)).sum(-1)
 
 
 class MetaBatch(NamedTuple):
@@ -240,19 +203,6 @@ def ratio_surrogate(adapted: Adapted) -> Tensor:
 def query_kl(adapted: Adapted) -> Tensor:
     """mean_t KL(π_old ‖ π_θ') over the query episodes of each task, (T,)."""
     return mean_kl(adapted.query_distribution, adapted.batch.query)
-
-
-def inner_kl(adapted: Adapted) -> Tensor:
-    """Mean over inner steps k of mean_t KL(π_old ‖ π_θₖ) over the support episodes of step k, (T,).
-
-    θ₀ is theta and θₖ what k inner steps make of it, each on the episodes that it was to sample (Rothfuss et al. 2019,
-    equation 11).
-    """
-    kls = [
-        mean_kl(distribution(adapted.policy, stack, support.flat(support.observations)), support)
-        for stack, support in adapted.sampled
-    ]
-    return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
 
 
 def exploration_surrogate(adapted: Adapted) -> Tensor:

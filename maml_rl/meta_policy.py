@@ -25,12 +25,13 @@ from maml_rl.errors import UserError
 from maml_rl.export import PlainPolicy, export
 from maml_rl.failures import Failures
 from maml_rl.folding import PlainNetwork, folded
-from maml_rl.maml import InnerConfig, initial_theta, with_context
+from maml_rl.inner import InnerConfig, initial_theta, with_context
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.run_folder import create_run_folder
+from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_vector_env import as_task_vector_env
 
 if TYPE_CHECKING:
@@ -191,9 +192,8 @@ class MetaPolicy:
             raise UserError(f"a task is given as task={dict(env)!r}; the first argument is an environment")
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
-        for name, value, least in (("num_episodes", num_episodes, 1), ("num_steps", num_steps, 0)):
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        check_whole_numbers(1, num_episodes=num_episodes)
+        check_whole_numbers(0, num_steps=num_steps, seed=seed)
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
         side_by_side = self.config.env.side_by_side(num_episodes)
         threads = torch_threads(self.config.torch_threads)
@@ -291,6 +291,7 @@ class MetaPolicy:
         from maml_rl import sb3  # here, since Stable-Baselines3 takes its time to load
 
         self.check_plain_actions()
+        check_whole_numbers(1, num_envs=num_envs)
         if env is None or isinstance(env, str):
             env = sb3.make_vec_env(
                 env,

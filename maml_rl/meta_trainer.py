@@ -14,7 +14,8 @@ from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
 from maml_rl.episodes import Episodes
 from maml_rl.failures import LINE_SEARCH, OUTER_STEP, Failure, Failures
-from maml_rl.maml import STEP_SIZE, InnerConfig, MetaBatch, MetaObjective
+from maml_rl.inner import STEP_SIZE, InnerConfig
+from maml_rl.maml import MetaBatch, MetaObjective
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import OUTER_STEPS
 from maml_rl.policies import Params

@@ -11,7 +11,7 @@ import torch
 from maml_rl.config_files import load_config, merged
 from maml_rl.errors import UserError
 from maml_rl.folding import unfolded
-from maml_rl.maml import initial_theta
+from maml_rl.inner import initial_theta
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.sb3 import network_of

@@ -15,6 +15,7 @@ from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_setter import TaskSetter
 from maml_rl.task_vector_env import EnvConfig, make_single_env, resolve_env_id
 from maml_rl.video_grid import Clip, Frame, Grid, playable_fps, steps_shown, whole_file
@@ -138,6 +139,9 @@ def record(
     Raises:
         UserError: the environment cannot draw, or not like that, or has no such task; the file cannot be written.
     """
+    if not isinstance(policy, MetaPolicy):
+        raise UserError(f"record takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}")
+    check_whole_numbers(0, seed=seed)
     path = Path(path)
     with whole_file(path) as temporary:
         grid = play(

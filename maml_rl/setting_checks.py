@@ -7,6 +7,10 @@ import functools
 import math
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+import numpy as np
+
+from maml_rl.errors import UserError
+
 LARGEST = 1e6
 """The upper end of step sizes, scales, weights and the like: more than any could mean."""
 
@@ -103,6 +107,18 @@ class _Text(NamedTuple):
 
     def accepts(self, value: Any) -> bool:
         return (value is None and self.is_optional) or (isinstance(value, str) and value != "" and "\0" not in value)
+
+
+def check_whole_numbers(least: int, **given: Any) -> None:
+    """Check arguments of a function, by their names.
+
+    Raises:
+        UserError: one is no whole number of at least ``least``.
+    """
+    for name, value in given.items():
+        is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not (is_whole and value >= least):
+            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r:.100}")
 
 
 def check_ranges(config: Any, group: str) -> None:

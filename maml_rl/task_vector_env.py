@@ -205,6 +205,8 @@ def as_task_vector_env(
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
         with_tasks: Any = env if hasattr(env, "set_tasks") else GymTaskVectorEnv(_with_vector_observations(env), None)
         yield with_tasks
+    elif not isinstance(env, str | None):
+        raise UserError(f"an environment is given as an id, or as one that is made already; got {env!r:.100}")
     else:
         same = env is None or resolve_env_id(env) == resolve_env_id(config.name)
         wanted = config if same or env is None else EnvConfig(name=env)

@@ -30,8 +30,8 @@ from maml_rl.devices import resolve_device, torch_threads
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
 from maml_rl.failures import Failure, TooManyFailures, summary
+from maml_rl.inner import initial_theta
 from maml_rl.intervals import mean_of_valid
-from maml_rl.maml import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.metrics_writers import AnimatedImage, failures_table, make_logger, sync_metrics

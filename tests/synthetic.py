@@ -14,7 +14,8 @@ from torch import Tensor
 from torch import distributions as td
 
 from maml_rl.episodes import Episodes
-from maml_rl.maml import InnerConfig, MetaBatch
+from maml_rl.inner import InnerConfig
+from maml_rl.maml import MetaBatch
 from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
 
 OBSERVATION_SIZE = 3

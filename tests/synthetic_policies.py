@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 
 from maml_rl.config import Config, PolicyConfig
-from maml_rl.maml import InnerConfig
+from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.task_vector_env import EnvConfig

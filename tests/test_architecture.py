@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import operator
+import re
 from pathlib import Path
 
 import pytest
@@ -11,16 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
     {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"}
-    | {"durable_files", "stop_signals", "bounded_files", "setting_checks"},
-    {"devices"},
+    | {"durable_files", "stop_signals", "bounded_files"},
+    {"devices", "setting_checks"},
     {"task_blocks"},
     {"ranks", "safe_yaml", "array_files"},
     {"failures", "normalizer"},
     {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "policies", "baseline"}
     | {"video_grid", "drawn_tasks", "task_observer"},
-    {"advantages", "surrogates", "task_setter"},
+    {"advantages", "inner", "task_setter"},
     {"maml", "collection", "task_vector_env"},
-    {"meta_fisher", "adaptation", "outer.adam", "folding"},
+    {"adaptation", "outer.adam", "folding"},
     {"outer.trpo", "outer.ppo", "outer.reptile", "sb3", "episode_log", "export"},
     {"outer.promp"},
     {"outer"},
@@ -92,3 +95,20 @@ def test_stable_baselines3_is_used_for_its_logger_and_in_sb3_alone() -> None:
 def test_tests_and_benchmarks_are_not_imported_by_the_packages() -> None:
     for path in MODULES.values():
         assert not any(name.split(".")[0] in {"tests", "benchmarks"} for name in imported(path)), path
+
+
+def test_the_walk_passes_functions_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    walk = text[text.index("## The walk of a task") : text.index("## Layers")]
+    names = re.findall(r"`((?:\w+\.)+\w+)`", walk)
+    assert len(names) > 20
+    for name in names:
+        module, _, attribute = name.partition(".") if not name.startswith(("outer.", "maml_envs.")) else split(name)
+        package = module if module.startswith("maml_envs") else f"maml_rl.{module}"
+        assert callable(operator.attrgetter(attribute)(importlib.import_module(package))), name
+
+
+def split(name: str) -> tuple[str, str, str]:
+    """outer.trpo.trpo_step: two parts are the module."""
+    first, second, attribute = name.split(".", 2)
+    return f"{first}.{second}", ".", attribute

@@ -26,7 +26,7 @@ from maml_rl.config import Config, to_mapping
 from maml_rl.config_files import load_config, parse_training_arguments, resolve, run_config
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate
-from maml_rl.maml import InnerConfig
+from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import make_policy
 from maml_rl.meta_trainer import MetaTrainer
 from maml_rl.outer.adam import AdamConfig

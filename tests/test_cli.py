@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import itertools
 import json
 import re
@@ -23,7 +24,7 @@ from maml_rl.baseline import BaselineConfig
 from maml_rl.cli import main
 from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.config_files import load_config, preset
-from maml_rl.maml import InnerConfig
+from maml_rl.inner import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
 
 SIZES = "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 --policy.hidden_sizes=[4] --device=cpu"
@@ -765,3 +766,20 @@ def test_help_does_not_import_what_it_does_not_need():
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "torch" in loaded
     assert not loaded & {"matplotlib", "scipy.stats", "stable_baselines3", "tensorboard", "imageio", "onnx"}
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"maml-rl {importlib.metadata.version('maml-rl')}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["trian"], "Did you mean train?"),
+        (["train", "--config", "pytorch_maml_rl/HalfCheetahDri"], "Did you mean pytorch_maml_rl/HalfCheetahDir?"),
+    ],
+)
+def test_a_name_with_a_slip_is_recognised(argv, hint, capsys):
+    assert main(argv) == 2
+    assert hint in capsys.readouterr().err

@@ -15,8 +15,9 @@ import maml_rl
 from maml_rl.config_files import load_config
 from maml_rl.episodes import Episodes
 from maml_rl.evaluation import evaluate
-from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective
-from maml_rl.meta_fisher import fisher_vector_product
+from maml_rl.inner import InnerConfig
+from maml_rl.maml import MetaBatch, MetaObjective
+from maml_rl.outer.trpo import fisher_vector_product
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.training import open_trainer
 

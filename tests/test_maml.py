@@ -24,13 +24,13 @@ from synthetic import (
     with_garbage,
 )
 
-from maml_rl import meta_fisher
 from maml_rl.devices import torch_threads
-from maml_rl.maml import InnerConfig, MetaBatch, MetaObjective, adapt
-from maml_rl.meta_fisher import fisher_vector_product
+from maml_rl.inner import InnerConfig
+from maml_rl.maml import MetaBatch, MetaObjective, adapt, policy_gradient_loss
+from maml_rl.outer import trpo
+from maml_rl.outer.trpo import fisher_vector_product
 from maml_rl.policies import Gaussian, make_stack
 from maml_rl.ranks import Ranks
-from maml_rl.surrogates import policy_gradient_loss
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -317,15 +317,15 @@ class TestFisherVectorProduct:
     def test_default_stride_keeps_so_many_states_of_a_task(self, monkeypatch, stride):
         objective, theta = make_objective(False)
         num_states = float(objective.batch.query.mask.sum()) / NUM_TASKS
-        monkeypatch.setattr(meta_fisher, "STATES_PER_TASK", int(num_states / stride))
+        monkeypatch.setattr(trpo, "STATES_PER_TASK", int(num_states / stride))
         vector = torch.ones(len(to_vector(theta)), dtype=torch.float64)
         chosen = fisher_vector_product(objective, theta, state_stride=None)(vector)
         assert torch.equal(chosen, fisher_vector_product(objective, theta, state_stride=stride)(vector))
-        monkeypatch.setattr(meta_fisher, "STATES_PER_TASK", 1)
-        monkeypatch.setattr(meta_fisher, "MOST_STATE_STRIDE", 2)
-        assert meta_fisher.default_state_stride(objective) == 2
-        monkeypatch.setattr(meta_fisher, "STATES_PER_TASK", 10**6)
-        assert meta_fisher.default_state_stride(objective) == 1
+        monkeypatch.setattr(trpo, "STATES_PER_TASK", 1)
+        monkeypatch.setattr(trpo, "MOST_STATE_STRIDE", 2)
+        assert trpo.default_state_stride(objective) == 2
+        monkeypatch.setattr(trpo, "STATES_PER_TASK", 10**6)
+        assert trpo.default_state_stride(objective) == 1
 
     @staticmethod
     def plain_strided_matrix(objective, theta):

@@ -11,21 +11,18 @@ from synthetic import finite_difference_gradient, from_vector, make_episodes, ma
 from torch import Tensor
 
 from maml_rl.episodes import Episodes
+from maml_rl.inner import InnerConfig, initial_theta, step_sizes, with_context
 from maml_rl.maml import (
-    InnerConfig,
     MetaBatch,
     MetaObjective,
     adapt,
     exploration_surrogate,
-    initial_theta,
+    policy_gradient_loss,
     query_kl,
     ratio_surrogate,
-    step_sizes,
-    with_context,
 )
-from maml_rl.meta_fisher import fisher_vector_product
+from maml_rl.outer.trpo import fisher_vector_product
 from maml_rl.policies import MLPPolicy, distribution, make_stack
-from maml_rl.surrogates import policy_gradient_loss
 
 NUM_TASKS = 3
 VARIANTS: dict[str, dict[str, Any]] = {

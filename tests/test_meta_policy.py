@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import types
 from pathlib import Path
@@ -423,3 +424,25 @@ def test_the_commands_modules_do_not_hide_the_functions(policy):
     for name in ("train", "evaluate", "record"):
         importlib.import_module(f"maml_rl.{name}")
         assert isinstance(getattr(maml_rl, name), types.FunctionType)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda policy: maml_rl.load(None), "a run is given by its folder"),
+        (lambda policy: policy.adapt(gym.Env), "an environment is given as an id"),
+        (lambda policy: policy.adapt(seed="a"), "seed must be a whole number of at least 0, got 'a'"),
+        (lambda policy: policy.adapt(num_episodes=0), "num_episodes must be a whole number of at least 1, got 0"),
+        (lambda policy: policy.to_sb3(num_envs=2.5), "num_envs must be a whole number of at least 1, got 2.5"),
+        (lambda policy: maml_rl.evaluate(policy, num_tasks=0), "num_tasks must be"),
+        (lambda policy: maml_rl.evaluate(policy, num_steps=True), "num_steps must be"),
+        (lambda policy: maml_rl.evaluate("PointNavigation"), "evaluate takes a policy"),
+        (lambda policy: maml_rl.record("PointNavigation", "x.mp4"), "record takes a policy"),
+        (lambda policy: maml_rl.record(policy, "x.mp4", seed=-1), "seed must be"),
+    ],
+)
+def test_arguments_that_are_none_are_told(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(message)):
+        call(maml_rl.load("PointNavigation"))
+    assert list(tmp_path.iterdir()) == []

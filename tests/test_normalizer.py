@@ -14,7 +14,7 @@ from synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, 
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.episodes import Episodes
-from maml_rl.maml import InnerConfig
+from maml_rl.inner import InnerConfig
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer.trpo import TRPOConfig

@@ -12,11 +12,12 @@ from synthetic import make_episodes, make_meta_batch, make_policy, make_theta, p
 
 import maml_rl
 from maml_rl.evaluation import evaluate
-from maml_rl.maml import Adapted, InnerConfig, MetaBatch, MetaObjective, inner_kl, ratio_surrogate
+from maml_rl.inner import InnerConfig
+from maml_rl.maml import Adapted, MetaBatch, MetaObjective, ratio_surrogate
 from maml_rl.outer import OUTER
 from maml_rl.outer.adam import AdamConfig, adam_step, ascend
 from maml_rl.outer.ppo import PPOConfig, clipped_surrogate, ppo_step
-from maml_rl.outer.promp import ProMPConfig, adapted_coefficient, promp_step
+from maml_rl.outer.promp import ProMPConfig, adapted_coefficient, inner_kl, promp_step
 from maml_rl.outer.reptile import ReptileConfig, reptile_step
 from maml_rl.policies import make_stack
 

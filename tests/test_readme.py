@@ -1,4 +1,4 @@
-"""What the README shows exists and runs."""
+"""What the README and docs/training.md show exists and runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from maml_rl.cli import main
 from maml_rl.config_files import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+TEXTS = [(ROOT / name).read_text() for name in ("README.md", "docs/training.md")]
 TINY = {"meta_batch_size": 2, "num_episodes": 4, "horizon": 8, "num_iterations": 2}
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return [block for text in TEXTS for block in re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)]
 
 
 COMMANDS = [
@@ -32,7 +32,7 @@ def commands(start: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the runs that the README speaks of exist."""
+    """A folder in which the runs that the texts speak of exist."""
     folder = tmp_path_factory.mktemp("readme")
     logging = {"final_evaluation": False, "final_video": False}
     maml_rl.train(load_config(env="PointNavigation", output=str(folder / "runs/point"), logging=logging, **TINY))
@@ -87,15 +87,21 @@ def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.Mo
         assert list(folder.glob("evaluation/*.json" if command == "evaluate" else "videos/*.mp4"))
 
 
-def test_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = "\n".join(blocks("python"))
+@pytest.mark.parametrize("example", blocks("python"))
+def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(maml_rl, "load_config", lambda **settings: load_config(**{**settings, **TINY}), raising=False)
     names: dict[str, object] = {}
     exec(example, names)
-    assert isinstance(names["adapted"], maml_rl.MetaPolicy)
-    assert (tmp_path / "runs/adapted/config.yaml").is_file()
+    assert isinstance(names["policy"], maml_rl.MetaPolicy)
     assert (tmp_path / "runs/from_python/evaluation/results.json").is_file()
+    if "adapted" in names:
+        assert (tmp_path / "runs/adapted/config.yaml").is_file()
+
+
+def test_every_page_is_in_the_index() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"^\| \[(\S+)\]\(\1\)", (ROOT / "docs/README.md").read_text(), flags=re.MULTILINE)) == pages
 
 
 def test_benchmarks_and_links_exist() -> None:

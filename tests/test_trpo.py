@@ -9,9 +9,9 @@ import pytest
 import torch
 from synthetic import make_meta_batch, make_policy, make_theta
 
-from maml_rl.maml import InnerConfig, MetaObjective
-from maml_rl.meta_fisher import fisher_vector_product
-from maml_rl.outer.trpo import TRPOConfig, conjugate_gradient, trpo_step
+from maml_rl.inner import InnerConfig
+from maml_rl.maml import MetaObjective
+from maml_rl.outer.trpo import TRPOConfig, conjugate_gradient, fisher_vector_product, trpo_step
 
 
 def positive_definite(size: int, seed: int = 0) -> torch.Tensor:

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.maml import Adapted, MetaObjective, inner_kl
+from maml_rl.maml import Adapted, MetaObjective, mean_kl
 from maml_rl.outer.adam import initial_state as adam_initial_state
 from maml_rl.outer.ppo import PPOConfig, climb, clipped_surrogate
-from maml_rl.policies import Params
+from maml_rl.policies import Params, distribution
 from maml_rl.setting_checks import Positive, Range, Real
 
 _TOLERANCE = 1.5  # the penalty stays while the KL is within this factor of its target
@@ -39,6 +39,19 @@ class ProMPConfig(PPOConfig):
 def initial_state(theta: Params) -> dict[str, Tensor]:
     """The state that :func:`promp_step` returns, before any step: Adam's, and η () float64."""
     return {**adam_initial_state(theta), "kl_coefficient": torch.zeros((), dtype=torch.float64)}
+
+
+def inner_kl(adapted: Adapted) -> Tensor:
+    """Mean over inner steps k of mean_t KL(π_old ‖ π_θₖ) over the support episodes of step k, (T,).
+
+    θ₀ is theta and θₖ what k inner steps make of it, each on the episodes that it was to sample (Rothfuss et al. 2019,
+    equation 11).
+    """
+    kls = [
+        mean_kl(distribution(adapted.policy, stack, support.flat(support.observations)), support)
+        for stack, support in adapted.sampled
+    ]
+    return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
 
 
 def promp_step(
