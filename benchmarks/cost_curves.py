@@ -36,6 +36,13 @@ CURVES = {
 }
 
 
+def size(name: str, value: int) -> float:
+    """Of a point, relative to the middle; inner steps count by the collections that they need."""
+    if name == "inner steps":
+        return (value + 1) / (MIDDLE[name] + 1)
+    return value / MIDDLE[name]
+
+
 class Cost(NamedTuple):
     """Of one point."""
 
@@ -94,8 +101,10 @@ def main() -> None:
             point = middle if value == MIDDLE[name] else cost_in_a_process({**MIDDLE, name: value}, args.env)
             measured[name][value] = point
             ratio, share = point.seconds / middle.seconds, point.floor_s / point.seconds
-            size = f"{value / MIDDLE[name]:.2f}"
-            print(f"| {value} | {size} | {ratio:.2f} | {share:.2f} | {point.memory_gib:.2f} |", flush=True)
+            print(
+                f"| {value} | {size(name, value):.2f} | {ratio:.2f} | {share:.2f} | {point.memory_gib:.2f} |",
+                flush=True,
+            )
     if args.plot is not None:
         write_whole(args.plot, encoded(cost_figure(measured), "png"))
 
@@ -109,7 +118,7 @@ def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
         top, bottom = rows[:, column]
         values = list(points)
         middle = points[MIDDLE[name]].seconds
-        top.loglog(values, [value / MIDDLE[name] for value in values], color="0.6", linestyle="--", label="linear")
+        top.loglog(values, [size(name, value) for value in values], color="0.6", linestyle="--", label="linear")
         for label, seconds, color in (
             ("iteration", [point.seconds for point in points.values()], COLORS[0]),
             ("physics alone", [point.floor_s for point in points.values()], COLORS[1]),
