@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class ActionMap:
     Discrete choices, which the policy counts from 0, are counted from the space's ``start``.
     """
 
-    space: spaces.Space
+    space: spaces.Space[Any]
     scale: float
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class PlainPolicy(nn.Module):
     high: Tensor
     log_std: Tensor
 
-    def __init__(self, network: PlainNetwork, action_space: spaces.Space, with_distribution: bool = False) -> None:
+    def __init__(self, network: PlainNetwork, action_space: spaces.Space[Any], with_distribution: bool = False) -> None:
         super().__init__()
         modules: list[nn.Module] = []
         for weight, bias in network.layers:

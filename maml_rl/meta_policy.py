@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def make_policy(
-    config: PolicyConfig, observation_space: spaces.Space, action_space: spaces.Space, seed: int
+    config: PolicyConfig, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], seed: int
 ) -> MLPPolicy:
     """The policy that the settings describe, for these spaces, with the initial weights of ``seed``.
 
@@ -78,8 +78,8 @@ class MetaPolicy:
     policy: MLPPolicy
     theta: Params
     normalizer: ObservationNormalizer | None
-    observation_space: spaces.Space
-    action_space: spaces.Space
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
     config: Config
     num_adaptation_steps: int = 0
 
@@ -324,7 +324,7 @@ class MetaPolicy:
                 f"this policy's are {space}"
             )
 
-    def check_bounds(self, action_space: spaces.Space) -> None:
+    def check_bounds(self, action_space: spaces.Space[Any]) -> None:
         """Refuse actions of other bounds than the policy's.
 
         Raises:
@@ -335,8 +335,8 @@ class MetaPolicy:
 
     def check_spaces(
         self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         given: str = "the environment",
         own: str = "the policy",
     ) -> None:

@@ -153,7 +153,7 @@ class Tanh(torch.autograd.Function):
 
 def tanh(x: Tensor) -> Tensor:
     """As :class:`Tanh`, without what a gradient would need where none is wanted."""
-    return Tanh.apply(x) if torch.is_grad_enabled() else Tanh.forward(x)
+    return Tanh.apply(x) if torch.is_grad_enabled() else Tanh.forward(x)  # type: ignore[no-untyped-call]
 
 
 _NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
@@ -308,7 +308,7 @@ def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
     return {name: part.reshape(*lead, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
 
 
-def action_size(space: spaces.Space) -> tuple[int, bool | tuple[int, ...]]:
+def action_size(space: spaces.Space[Any]) -> tuple[int, bool | tuple[int, ...]]:
     """Outputs that a policy needs for a space, and what :class:`MLPPolicy` calls ``discrete``.
 
     A Box of any shape counts its entries; Discrete, and MultiDiscrete with one axis, the choices.

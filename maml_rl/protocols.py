@@ -22,8 +22,8 @@ class TaskVectorEnv(Protocol):
     """
 
     num_envs: int
-    single_observation_space: spaces.Space
-    single_action_space: spaces.Space
+    single_observation_space: spaces.Space[Any]
+    single_action_space: spaces.Space[Any]
     np_random: np.random.Generator
 
     def sample_tasks(self, num_tasks: int) -> Sequence[Task]:

@@ -135,14 +135,14 @@ def remember_run_folder(folder: str) -> None:
         store.set(_RUN_FOLDER, folder)
 
 
-def _launcher_store() -> dist.TCPStore | None:
+def _launcher_store() -> Any:
     """What ``torchrun`` itself keeps, beyond the life of the processes that it starts."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
 
 
-def _unused_part(store: dist.TCPStore, rank: int, number: int) -> dist.PrefixStore:
+def _unused_part(store: Any, rank: int, number: int) -> Any:
     """A part of ``torchrun``'s store of this attempt's own: in the whole, the addresses of processes that died remain.
 
     The first process opens the part, and answers each of the others there with the word that it gave.
@@ -151,7 +151,7 @@ def _unused_part(store: dist.TCPStore, rank: int, number: int) -> dist.PrefixSto
         part = store.add(_ATTEMPTS, 1)
         for other in range(1, number):
             store.set(f"{part}/answer/{other}", store.get(f"{part}/word/{other}").decode())
-        return dist.PrefixStore(str(part), store)
+        return dist.PrefixStore(str(part), store)  # type: ignore[attr-defined]
     word = uuid.uuid4().hex
     end = time.monotonic() + _LONGEST_WAIT_S
     while time.monotonic() < end:
@@ -159,6 +159,6 @@ def _unused_part(store: dist.TCPStore, rank: int, number: int) -> dist.PrefixSto
         store.set(f"{part}/word/{rank}", word)
         answer = f"{part}/answer/{rank}"
         if store.check([answer]) and store.get(answer).decode() == word:
-            return dist.PrefixStore(str(part), store)
+            return dist.PrefixStore(str(part), store)  # type: ignore[attr-defined]
         time.sleep(0.05)
     raise TimeoutError(f"process {rank} of {number} heard nothing from the first one within {_LONGEST_WAIT_S} s")

@@ -260,7 +260,7 @@ def _new_ppo(envs: TaskVecEnv, settings: PPOSettings, seed: int) -> PPO:
     return model
 
 
-def _check_bounded(space: spaces.Space) -> None:
+def _check_bounded(space: spaces.Space[Any]) -> None:
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise UserError(f"Stable-Baselines3's PPO and A2C need actions that are bounded, got {space}")
 

@@ -43,7 +43,7 @@ class TaskObserver:
         self._values: np.ndarray | None = None
         self._dtype = np.result_type(space.dtype, np.float32)
         unbounded = np.full(len(self._names), np.inf)
-        self.single_observation_space: spaces.Space = spaces.Box(
+        self.single_observation_space: spaces.Space[Any] = spaces.Box(
             np.concatenate([space.low, -unbounded]).astype(self._dtype),
             np.concatenate([space.high, unbounded]).astype(self._dtype),
             dtype=self._dtype.type,

@@ -152,7 +152,7 @@ class TaskSetter(gym.Wrapper):
         self._must_remake = False
         self._check_spaces()
 
-    def _current_spaces(self) -> tuple[spaces.Space, ...]:
+    def _current_spaces(self) -> tuple[spaces.Space[Any], ...]:
         """Those that are seen, and those that the environment itself shows now: a wrapper may remember old ones."""
         inner = self.unwrapped
         return self.env.observation_space, inner.observation_space, self.env.action_space, inner.action_space
@@ -224,7 +224,7 @@ def _method(env: gym.Env, name: str) -> Callable[..., Any] | None:
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
-def _size(space: spaces.Space) -> int | None:
+def _size(space: spaces.Space[Any]) -> int | None:
     return spaces.flatdim(space) if space.is_np_flattenable else None
 
 

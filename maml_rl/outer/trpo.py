@@ -20,8 +20,10 @@ from maml_rl.stopwatch import Stopwatch
 from maml_rl.task_blocks import map_blocks
 
 TangentMap = Callable[[Params], dict[str, Tensor]]
+"""A linear map of tangents, which are stacks like the parameters."""
 
 STATES_PER_TASK = 100
+"""So many remain at least, by default, where the Fisher product looks at some states only."""
 MOST_STATE_STRIDE = 20
 
 
