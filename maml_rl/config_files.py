@@ -325,7 +325,16 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
             if _ITEMS not in known:
                 raise UserError(f"{flag}: this environment has no dynamics that could be set")
         elif flag.startswith("--") and flag not in flags:
-            raise UserError(f"unknown flag {flag}.{closest(flag, sorted(flags))}")
+            raise UserError(f"unknown flag {flag}.{_of_other_step(flag) or closest(flag, sorted(flags))}")
+
+
+def _of_other_step(flag: str) -> str:
+    """What to say of a setting of outer steps that were not chosen; nothing where it is none."""
+    name_in_group = flag.removeprefix("--outer.")
+    names = [
+        name for name, config in OUTER_CONFIGS.items() if name_in_group in (field.name for field in fields(config))
+    ]
+    return f" It is a setting of --outer {' and '.join(names)}." if names and flag.startswith("--outer.") else ""
 
 
 def _is_item(flag: str) -> bool:

@@ -202,3 +202,8 @@ def test_another_outer_step_leaves_the_presets_behind(name: str) -> None:
     assert parse_training_arguments(["--env", "HalfCheetahVel", "--outer", name]).outer == default
     assert parse_training_arguments(["--config", "maml/HalfCheetahVel", "--outer", name]).outer == default
     assert parse_training_arguments(["--env", "HalfCheetahVel", "--outer", "trpo"]).outer.max_kl == 0.04
+
+
+def test_a_setting_of_another_outer_step_is_told_as_such() -> None:
+    with pytest.raises(UserError, match=r"It is a setting of --outer promp and ppo and adam and reptile\."):
+        parse_training_arguments(["--outer", "trpo", "--outer.step_size", "0.1"])

@@ -17,6 +17,7 @@ from maml_rl.episodes import Episodes
 from maml_rl.evaluation import evaluate
 from maml_rl.inner import InnerConfig
 from maml_rl.maml import MetaBatch, MetaObjective
+from maml_rl.outer import OUTER
 from maml_rl.outer.trpo import fisher_vector_product
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.training import open_trainer
@@ -73,7 +74,7 @@ def test_gradient_product_and_values(device: str, discrete: bool, nonlinearity: 
 
 
 @on_every_device
-@pytest.mark.parametrize("outer", ["trpo", "promp", "ppo", "adam", "reptile"])
+@pytest.mark.parametrize("outer", OUTER)
 def test_iterations(device: str, outer: str) -> None:
     thetas = []
     for name in ("cpu", device):

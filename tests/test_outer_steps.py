@@ -230,6 +230,7 @@ LEARNING = {
 
 @pytest.mark.parametrize("name", sorted(OUTER))
 def test_every_outer_step_learns(name, tmp_path):
+    assert name in LEARNING, f"add settings with which {name} learns"
     config = maml_rl.load_config(
         env="PointNavigation",
         device="cpu",

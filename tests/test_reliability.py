@@ -268,7 +268,11 @@ FLAGS += ["--device=cpu", "--logging.final_evaluation=false", "--logging.final_v
 def started(run: Path, *more: str) -> subprocess.Popen:
     """A training process, once it has written a few rows."""
     command = [sys.executable, "-m", "maml_rl.train", *more]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in the process
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     path = run / "progress.csv"
     wanted = 4 + (path.read_bytes().count(b"\n") if path.exists() else 0)
     deadline = time.monotonic() + 120

@@ -262,3 +262,11 @@ class TestConfig:
     def test_refuses_what_means_nothing(self, setting):
         with pytest.raises(ValueError, match=f"outer.{next(iter(setting))}"):
             TRPOConfig(**setting)
+
+
+def test_conjugate_gradient_solves_for_a_tiny_target_too() -> None:
+    matrix = torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64))
+    target = 1e-8 * torch.ones(5, dtype=torch.float64)
+    solution = conjugate_gradient(lambda vector: matrix @ vector, target, 10)
+    torch.testing.assert_close(solution, torch.linalg.solve(matrix, target), rtol=1e-4, atol=0)
+    assert conjugate_gradient(lambda vector: matrix @ vector, 0 * target, 10).tolist() == [0.0] * 5

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from maml_rl.errors import UserError
+from maml_rl.maml import MetaObjective
 from maml_rl.outer.adam import AdamConfig, adam_step
 from maml_rl.outer.adam import initial_state as adam_initial_state
 from maml_rl.outer.ppo import PPOConfig, ppo_step
@@ -18,12 +19,23 @@ from maml_rl.outer.reptile import ReptileConfig, reptile_step
 from maml_rl.outer.trpo import TRPOConfig, trpo_step
 from maml_rl.policies import Params
 
+Step = Callable[[Params, dict[str, Tensor], MetaObjective, Any], tuple[Params, dict[str, Tensor], dict[str, float]]]
+"""(theta, state, objective, settings) -> (theta, state, metrics).
+
+``state`` is what the last call returned, and an empty mapping at first; a checkpoint holds it. ``metrics`` are logged
+under the names that docs/metrics.md explains. A step that cannot be taken raises FloatingPointError: theta and the
+state stay as they were, as they do where theta, the state or a metric is not finite. One that searches and finds
+nothing returns theta, with the metrics ``outer/accepted`` 0 and ``outer/gradient_norm``. Both are counted as failures,
+of which ten in a row stop a run.
+"""
+
 
 class Outer(NamedTuple):
-    """An outer step: the type of its settings, and (theta, state, objective, settings) -> (theta, state, metrics)."""
+    """An outer step."""
 
     config: type
-    step: Callable[..., Any]
+    """Of its settings: a frozen dataclass with ``RANGES``."""
+    step: Step
     initial_state: Callable[[Params], dict[str, Tensor]] = lambda theta: {}
     """What a state has by name, shape and type."""
 
@@ -40,7 +52,7 @@ OUTER: dict[str, Outer] = {
 OUTER_CONFIGS: dict[str, type] = {name: outer.config for name, outer in OUTER.items()}
 """Settings of each outer step by name."""
 
-OUTER_STEPS: dict[type, Callable[..., Any]] = {outer.config: outer.step for outer in OUTER.values()}
+OUTER_STEPS: dict[type, Step] = {outer.config: outer.step for outer in OUTER.values()}
 """Each outer step by the type of its settings."""
 
 

@@ -67,7 +67,7 @@ def conjugate_gradient(
         product: v ↦ A v, (P,) to (P,).
         target: b, (P,).
         num_iterations: at most.
-        tolerance: stop when ‖b − A x‖² is below this.
+        tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖².
 
     Returns:
         x, (P,).
@@ -76,7 +76,7 @@ def conjugate_gradient(
     residual, direction = target.clone(), target.clone()
     squared = residual @ residual
     for _ in range(num_iterations):
-        if squared < tolerance:
+        if squared <= tolerance * (target @ target):
             break
         a_direction = product(direction)
         step = squared / (direction @ a_direction)
@@ -111,18 +111,25 @@ def trpo_step(
     watch.lap("time/gradient_s")
     if not gradient.isfinite().all():
         raise FloatingPointError("the meta-gradient is not finite")
+    direction, curvature = natural_direction(theta, objective, gradient, config)
+    watch.lap("time/conjugate_gradient_s")
+    new_theta, metrics = _line_search(theta, direction, curvature, old_surrogate, objective, config)
+    watch.lap("time/line_search_s")
+    metrics |= {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": old_surrogate}
+    return new_theta, state, metrics | watch.seconds
+
+
+def natural_direction(
+    theta: Params, objective: MetaObjective, gradient: Tensor, config: TRPOConfig
+) -> tuple[Tensor, float]:
+    """The natural gradient x, (P,), with F x = g, and xᵀ F x; F is the damped Fisher matrix, or its estimate."""
     fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
 
     def damped(vector: Tensor) -> Tensor:
         return fisher(vector) + config.cg_damping * vector
 
     direction = conjugate_gradient(damped, gradient, config.cg_iterations)
-    curvature = float(direction @ damped(direction))
-    watch.lap("time/conjugate_gradient_s")
-    new_theta, metrics = _line_search(theta, direction, curvature, old_surrogate, objective, config)
-    watch.lap("time/line_search_s")
-    metrics |= {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": old_surrogate}
-    return new_theta, state, metrics | watch.seconds
+    return direction, float(direction @ damped(direction))
 
 
 def _line_search(
