@@ -187,7 +187,9 @@ def check_settings(family: Any) -> None:
             raise ValueError(f"goal_radius must be at most {most:g} m, got {family.goal_radius}")
     both = family.task_units.keys() & parse(family.dynamics, family.body.parameters).keys()
     if both:
-        raise ValueError(f"{type(family).__name__} draws {', '.join(both)} itself: leave it out of dynamics")
+        raise ValueError(
+            f"{type(family).__name__} draws {', '.join(both)} itself, by its own settings: leave it out of dynamics"
+        )
 
 
 def sample_tasks(family: TaskFamily, rng: np.random.Generator, num_tasks: int) -> list[dict[str, float]]:

@@ -101,8 +101,15 @@ class Collector:
         return self.env.num_envs // self.num_tasks
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give task i, i < T, to the sub-environments that play it."""
-        self.env.set_tasks([task for task in tasks for _ in range(self.episodes_per_round)])
+        """Give task i, i < T, to the sub-environments that play it.
+
+        Raises:
+            UserError: the environment does not take one.
+        """
+        try:
+            self.env.set_tasks([task for task in tasks for _ in range(self.episodes_per_round)])
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     @torch.no_grad()
     def collect(

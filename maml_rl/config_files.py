@@ -183,9 +183,7 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
 def _plain(message: str) -> str:
     """A parser's message in words that do not need Python."""
     text = " ".join(message.split()).removeprefix("Parser key ")
-    text = text.replace("Expected a int.", "Expected a whole number.").replace(
-        "Expected a float.", "Expected a number."
-    )
+    text = re.sub(r"\ba <class 'int'>", "a whole number", re.sub(r"\ba <class 'float'>", "a number", text))
     text = re.sub(r"<class 'tuple'>", "list such as [64,64]", text)
     text = re.sub(r"<class 'collections.abc.Mapping'>", "mapping such as {body_mass: [0.5, 2.0]}", text)
     return re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ")
@@ -247,7 +245,9 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
         UserError: an unknown environment or outer step.
     """
     if outer_name not in OUTER_CONFIGS:
-        raise UserError(f"unknown outer step {outer_name!r}; valid are {', '.join(OUTER_CONFIGS)}")
+        close = difflib.get_close_matches(outer_name, OUTER_CONFIGS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"unknown outer step {outer_name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}")
     family = family_of(env_name)
     parser = ArgumentParser(
         prog="python -m maml_rl.train",

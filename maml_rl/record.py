@@ -83,12 +83,12 @@ def _task(text: str) -> dict[str, float]:
     task = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
         try:
             task[name.strip()] = float(value)
         except ValueError:
-            equals = ""
-        if not equals or not name.strip():
-            raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
+            raise argparse.ArgumentTypeError(f"{name.strip()} must be a number, got {value!r}") from None
     return task
 
 

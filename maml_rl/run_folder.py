@@ -80,7 +80,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     if not os.path.isfile(path):
-        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
+        runs = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
+        hint = f", but these runs are in it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}" if runs else ""
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml{hint}")
     config = read_yaml(path)
     if not config:
         raise UserError(f"{path} is empty")

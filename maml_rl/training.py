@@ -143,7 +143,7 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progr
                     write_config(run, to_mapping(config))
                 say(f"resuming {run} after iteration {done}")
             else:
-                say(f"{run} is finished: {done} iterations")
+                say(f"all {done} iterations of {run} are done")
             return resumed.train(say, progress_bar)
 
 
@@ -398,11 +398,15 @@ class TrainingRun:
             from maml_rl.comparison import META_TRAINED, Comparison, Entry
             from maml_rl.report import write_report  # here, since Matplotlib takes its time to load
 
-            say("evaluating on fresh tasks ...")
+            say(
+                "evaluating on fresh tasks, as maml_rl.evaluate does (--logging.final_evaluation false leaves it out) ..."
+            )
             result = evaluate(policy, seed=seed)
             with _writing():
                 write_report(report.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})]))
             say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {report.parent}")
+        elif logging.final_evaluation:
+            say(f"{report} is there already, and stays")
         if logging.final_video and not video.exists() and self._can_draw(None if anew else say):
             say("recording a video ...")
             say(f"video of an adapted policy: {record(policy, video, seed=seed)}")

@@ -15,7 +15,8 @@ from maml_envs.dynamics import parse
 from maml_rl.cli import main
 from maml_rl.config_files import load_config, preset_names
 
-DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "families.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = (ROOT / "docs" / "families.md").read_text()
 LINES = [[cell.strip() for cell in line.strip("|").split("|")] for line in DOCUMENT.splitlines() if line[:1] == "|"]
 FAMILIES = {cells[1]: cells for cells in LINES if "images/families" in cells[0]}
 TINY = ["--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "4", "--num_iterations", "1"]
@@ -27,6 +28,9 @@ def _block(language: str) -> str:
 
 def test_every_family_has_a_row_and_a_still() -> None:
     assert list(FAMILIES) == list(maml_envs.FAMILIES)
+    for name, cells in FAMILIES.items():
+        assert (ROOT / f"docs/images/families/{name}.png").is_file()
+        assert set(maml_envs.FAMILIES[name].task_units) == set(re.findall(r"`(\w+)`", cells[3])), name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
