@@ -90,9 +90,7 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
     """What the commands on a finished run, or on ``several``, share."""
     parser = Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
     if several:
-        parser.add_argument(
-            "runs", type=Path, metavar="RUN", nargs="+", help="run folders, or names of pretrained policies"
-        )
+        parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders, or pretrained policies")
     else:
         parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or the name of a pretrained policy")
     parser.add_argument("--seed", type=natural, default=0, help="of all random draws (default: 0)")

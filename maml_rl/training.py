@@ -398,9 +398,7 @@ class TrainingRun:
             from maml_rl.comparison import META_TRAINED, Comparison, Entry
             from maml_rl.report import write_report  # here, since Matplotlib takes its time to load
 
-            say(
-                "evaluating on fresh tasks, as maml_rl.evaluate does (--logging.final_evaluation false leaves it out) ..."
-            )
+            say("evaluating on fresh tasks (--logging.final_evaluation false leaves it out) ...")
             result = evaluate(policy, seed=seed)
             with _writing():
                 write_report(report.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})]))

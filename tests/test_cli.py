@@ -553,7 +553,7 @@ def test_evaluate_refuses_an_output_that_is_a_file(refused, run, tmp_path):
         ("goal=1", ["goal", "goal_x"]),
         ("goal_x=1", ["goal_x", "goal_y"]),
         ("goal_x=1,goal_y=2,goal_z=3", ["goal_z"]),
-        ("goal_x=east,goal_y=0", ["goal_x=east"]),
+        ("goal_x=east,goal_y=0", ["goal_x", "east"]),
         ("goal_x=nan,goal_y=0", ["goal_x", "nan"]),
         ("goal_x=inf,goal_y=0", ["goal_x", "inf"]),
         ("goal_x=1e9,goal_y=0", ["goal_x"]),

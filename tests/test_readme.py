@@ -94,7 +94,8 @@ def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.Monke
     names: dict[str, object] = {}
     exec(example, names)
     assert isinstance(names["policy"], maml_rl.MetaPolicy)
-    assert (tmp_path / "runs/from_python/evaluation/results.json").is_file()
+    if "maml_rl.train(" in example:
+        assert (tmp_path / "runs/from_python/evaluation/results.json").is_file()
     if "adapted" in names:
         assert (tmp_path / "runs/adapted/config.yaml").is_file()
 
