@@ -32,17 +32,21 @@ class StubVectorEnv:
         num_envs: sub-environments.
         action_space: of one of them.
         lengths: steps after which each terminates.
+        time_limits: steps after which each is truncated; default is H.
         void_at: (sub-environment, step) at which its simulation breaks down.
         nan: (name, sub-environment, step) where ``observation`` or ``reward`` is NaN.
         nan_after_end: an episode that has ended, or broken down, shows NaN from then on.
     """
 
-    def __init__(self, num_envs, action_space, *, lengths=None, void_at=None, nan=None, nan_after_end=False):
+    def __init__(
+        self, num_envs, action_space, *, lengths=None, time_limits=None, void_at=None, nan=None, nan_after_end=False
+    ):
         self.num_envs = num_envs
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (3,))
         self.single_action_space = action_space
         self.np_random = np.random.default_rng(0)
         self.lengths = np.full(num_envs, 1000) if lengths is None else np.array(lengths)
+        self.time_limits = np.full(num_envs, H) if time_limits is None else np.array(time_limits)
         self.void_at, self.nan, self.nan_after_end = void_at, nan, nan_after_end
         self.tasks, self.seeds, self.actions = None, [], []
 
@@ -76,7 +80,7 @@ class StubVectorEnv:
         if self.void_at:
             void[self.void_at[0]] = live[self.void_at[0]] and self.steps[self.void_at[0]] == self.void_at[1]
         self.terminated = self.terminated | (live & ~void & (self.steps >= self.lengths))
-        self.truncated = self.truncated | void | (live & (self.steps >= H))
+        self.truncated = self.truncated | void | (live & (self.steps >= self.time_limits))
         self.finished = self.terminated | self.truncated
         reward = np.where(live, 10.0 * np.arange(self.num_envs) + self.steps, 0.0)
         if self.nan and self.nan[0] == "reward" and self.steps.max() == self.nan[2]:
@@ -272,6 +276,10 @@ class TestOnAStub:
         assert (episodes.mask.diff(dim=-1) <= 0).all()
         assert (episodes.rewards[episodes.mask == 0] == 0).all()
         assert not episodes.void.any()
+
+    def test_an_episode_that_is_truncated_before_the_horizon_ends_there(self):
+        limits = [1, 3, H, 2, 5, 4]
+        assert collect(stub_collector(time_limits=limits)).mask.sum(-1).flatten().tolist() == limits
 
     def test_stops_early_when_every_episode_has_ended(self):
         collector = stub_collector(lengths=[2, 1, 2, 1, 1, 1])

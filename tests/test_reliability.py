@@ -201,7 +201,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("may not mount a file system")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # what an error's traceback holds open goes later
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
