@@ -1,6 +1,7 @@
 """A still of every family, drawn by the recorder: docs/images/families/.
 
-python benchmarks/family_stills.py --output docs/images/families
+python benchmarks/family_stills.py
+python benchmarks/family_stills.py --env AntGoal
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ _SIZE = {"width": 240, "height": 240}
 def main() -> None:
     """Draw the state after a few random control steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--env", nargs="+", default=list(maml_envs.FAMILIES), help="default: every family")
+    parser.add_argument("--output", type=Path, default=Path("docs/images/families"))
     parser.add_argument("--num_steps", type=int, default=12)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    for name in maml_envs.FAMILIES:
+    for name in args.env:
         env = make_rendering_env(EnvConfig(name=name, kwargs=_SIZE))
         env.reset(seed=1)
         rng = np.random.default_rng(1)

@@ -292,7 +292,9 @@ def _parse_one(name: str, value: Any, known: Mapping[str, Parameter]) -> dict[st
         is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
         numbers = list(value) if is_list else [value]
     if not all(parameter.accepts(number) for number in numbers):
-        raise ValueError(f"every value of dynamics {name!r} must be {parameter}, got {value!r}")
+        raise ValueError(
+            f"every value of dynamics {name!r} must be {parameter}, and a range a list of two, got {value!r}"
+        )
     numbers = [float(number) for number in numbers]
     is_range = isinstance(value, Mapping) or not parameter.is_whole
     if is_range and (len(numbers) > 2 or numbers[0] > numbers[-1]):

@@ -142,7 +142,7 @@ def check_class(family: type) -> None:
     """Refuse a class that is no task family.
 
     Raises:
-        TypeError: it is no dataclass, or lacks a member.
+        TypeError: it is no dataclass, or lacks a member, or its tasks' units and limits have other names.
     """
     if not dataclasses.is_dataclass(family):
         raise TypeError(f"task family {family.__name__} must be a dataclass (frozen, with keyword-only fields)")
@@ -150,6 +150,9 @@ def check_class(family: type) -> None:
     lacking = [name for name in _MEMBERS if name not in names and not hasattr(family, name)]
     if lacking:
         raise TypeError(f"task family {family.__name__} lacks {', '.join(lacking)}")
+    units, limits = list(getattr(family, "task_units", ())), list(getattr(family, "task_limits", ()))
+    if set(units) != set(limits):
+        raise TypeError(f"task_units and task_limits of {family.__name__} must have the same keys: {units}, {limits}")
 
 
 def check_settings(family: Any) -> None:

@@ -138,6 +138,8 @@ def _failed(failures: Failures, like: Tensor) -> Tensor:
 def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int) -> dict[str, Tensor]:
     """The stack after one inner step on episodes with advantages, taken in blocks of tasks; a value.
 
+    :meth:`maml_rl.maml.MetaObjective.inner_step` is the same as a function of theta.
+
     Args:
         policy: the architecture.
         stack: parameters, each (T, ...).

@@ -100,7 +100,7 @@ def test_tests_and_benchmarks_are_not_imported_by_the_packages() -> None:
 def test_the_walk_passes_functions_that_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     walk = text[text.index("## The walk of a task") : text.index("## Layers")]
-    names = re.findall(r"`((?:\w+\.)+\w+)`", walk)
+    names = [name for name in re.findall(r"`((?:\w+\.)+\w+)`", walk) if not name.endswith(".py")]
     assert len(names) > 20
     for name in names:
         module, _, attribute = name.partition(".") if not name.startswith(("outer.", "maml_envs.")) else split(name)

@@ -30,7 +30,9 @@ def test_every_family_has_a_row_and_a_still() -> None:
     assert list(FAMILIES) == list(maml_envs.FAMILIES)
     for name, cells in FAMILIES.items():
         assert (ROOT / f"docs/images/families/{name}.png").is_file()
-        assert set(maml_envs.FAMILIES[name].task_units) == set(re.findall(r"`(\w+)`", cells[3])), name
+        assert set(maml_envs.FAMILIES[name].task_units) == set(re.findall(r"`(\w+)`", cells[3])), (
+            f"{name}: task_units stand in code font"
+        )
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -26,7 +26,7 @@ Step = Callable[[Params, dict[str, Tensor], MetaObjective, Any], tuple[Params, d
 under the names that docs/metrics.md explains. A step that cannot be taken raises FloatingPointError: theta and the
 state stay as they were, as they do where theta, the state or a metric is not finite. One that searches and finds
 nothing returns theta, with the metrics ``outer/accepted`` 0 and ``outer/gradient_norm``. Both are counted as failures,
-of which ten in a row stop a run.
+of which ten in a row stop a run. Where the gradient is zero a step returns theta, which is no failure.
 """
 
 

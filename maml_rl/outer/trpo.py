@@ -111,7 +111,14 @@ def trpo_step(
     watch.lap("time/gradient_s")
     if not gradient.isfinite().all():
         raise FloatingPointError("the meta-gradient is not finite")
-    direction, curvature = natural_direction(theta, objective, gradient, config)
+    direction, curvature = natural_direction(
+        theta,
+        objective,
+        gradient,
+        cg_iterations=config.cg_iterations,
+        cg_damping=config.cg_damping,
+        state_stride=config.fisher_state_stride,
+    )
     watch.lap("time/conjugate_gradient_s")
     new_theta, metrics = _line_search(theta, direction, curvature, old_surrogate, objective, config)
     watch.lap("time/line_search_s")
@@ -120,15 +127,24 @@ def trpo_step(
 
 
 def natural_direction(
-    theta: Params, objective: MetaObjective, gradient: Tensor, config: TRPOConfig
+    theta: Params,
+    objective: MetaObjective,
+    gradient: Tensor,
+    *,
+    cg_iterations: int,
+    cg_damping: float,
+    state_stride: int | None,
 ) -> tuple[Tensor, float]:
-    """The natural gradient x, (P,), with F x = g, and xᵀ F x; F is the damped Fisher matrix, or its estimate."""
-    fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
+    """The natural gradient x, (P,), with F x = g, and xᵀ F x; F is the damped Fisher matrix, or its estimate.
+
+    Where the gradient is zero, so are both. xᵀ F x may be negative where rounding spoils F: then there is no step.
+    """
+    fisher = fisher_vector_product(objective, theta, state_stride)
 
     def damped(vector: Tensor) -> Tensor:
-        return fisher(vector) + config.cg_damping * vector
+        return fisher(vector) + cg_damping * vector
 
-    direction = conjugate_gradient(damped, gradient, config.cg_iterations)
+    direction = conjugate_gradient(damped, gradient, cg_iterations)
     return direction, float(direction @ damped(direction))
 
 
