@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-_LONGEST_S = 600
+_LONGEST_S = 3600
 
 
 class Mutant(NamedTuple):
@@ -87,7 +87,7 @@ MUTANTS = [
     Mutant("maml_rl/episodes.py", "(self.rewards * self.mask).sum(-1)", "self.rewards.sum(-1)", "returns over padding"),
     Mutant("maml_rl/outer/trpo.py", "residual - step * a_direction", "residual + step * a_direction", "sign in conjugate gradient"),
     Mutant("maml_rl/outer/trpo.py", "(squared / previous)", "(previous / squared)", "conjugate direction"),
-    Mutant("maml_rl/outer/trpo.py", "+ config.cg_damping * vector", "", "no damping"),
+    Mutant("maml_rl/outer/trpo.py", "+ cg_damping * vector", "", "no damping"),
     Mutant("maml_rl/outer/trpo.py", "(2 * config.max_kl / curvature) ** 0.5", "(config.max_kl / curvature) ** 0.5", "length of the step"),
     Mutant("maml_rl/outer/trpo.py", "surrogate > old_surrogate and kl", "kl", "line search without improvement"),
     Mutant("maml_rl/outer/trpo.py", "surrogate > old_surrogate and kl <= config.max_kl", "surrogate > old_surrogate", "line search without bound"),
@@ -189,9 +189,7 @@ def _passes(tree: Path, tests: list[str]) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, check=False, capture_output=True, timeout=_LONGEST_S * len(tests)
-        )
+        done = subprocess.run(command, cwd=tree, env=environment, check=False, capture_output=True, timeout=_LONGEST_S)
     except subprocess.TimeoutExpired:
         return False  # as good as a failure: it would not go unnoticed
     return done.returncode == 0

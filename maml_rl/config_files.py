@@ -317,6 +317,8 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
         UserError: an unknown flag.
     """
     flags = {f"--{key}" for key in known} | {"--config", "--resume", "--print_config", "--help", *_SHORTHANDS}
+    if argv and not argv[0].startswith("-"):
+        raise UserError(f"unexpected argument {argv[0]!r}: an environment is given as --env {argv[0]}")
     for token, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         flag, equals, value = token.partition("=")
         if re.fullmatch(rf"[-+]?\d{{{len(str(_TOO_LARGE))},}}", value if equals else following):

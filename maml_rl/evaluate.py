@@ -149,7 +149,11 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
     settings = [group_settings(policy.config) for policy in policies]
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
     names = labels_of(different) if len(different) > 1 else [META_TRAINED]
-    return [names[different.index(one)] for one in settings]
+    labels = [names[different.index(one)] for one in settings]
+    return [
+        f"{label}, adapted by {policy.num_adaptation_steps}" if policy.num_adaptation_steps else label
+        for label, policy in zip(labels, policies, strict=True)
+    ]
 
 
 def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:

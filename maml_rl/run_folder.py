@@ -63,7 +63,7 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
-        go_on = f", or go on with the run in it by --resume {folder}" if (folder / "config.yaml").is_file() else ""
+        go_on = f", or go on with the run in it by --resume {folder}" if (folder / "progress.csv").is_file() else ""
         raise UserError(f"output {folder} exists and is not empty: choose another{go_on}")
 
 

@@ -124,6 +124,12 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progr
     with locked(run) if ranks.leads else contextlib.nullcontext():
         checkpoints = run / "checkpoints"
         found = load_newest(checkpoints, resolve_device(config.device))
+        adapted = 0 if found is None else found.checkpoint.values.get("num_adaptation_steps", 0)
+        if adapted:
+            raise UserError(
+                f"{run} holds a policy after {_number(adapted, 'adaptation step')}, and no run to go on with: start a "
+                f"new one from it by --init_from {shlex.quote(str(run))}"
+            )
         # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
         start = config if found is None else dataclasses.replace(config, init_from=None)
         with open_trainer(start, ranks) as opened, _unwritable_told(run):

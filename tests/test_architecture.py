@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -112,3 +113,8 @@ def split(name: str) -> tuple[str, str, str]:
     """outer.trpo.trpo_step: two parts are the module."""
     first, second, attribute = name.split(".", 2)
     return f"{first}.{second}", ".", attribute
+
+
+def test_every_mutant_changes_one_place() -> None:
+    mutants = load_script("benchmarks/mutants.py").MUTANTS
+    assert [m for m in mutants if (ROOT / m.file).read_text().count(m.old) != 1] == []

@@ -24,6 +24,7 @@ from maml_rl.baseline import BaselineConfig
 from maml_rl.cli import main
 from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.config_files import load_config, preset
+from maml_rl.errors import UserError
 from maml_rl.inner import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
 
@@ -783,3 +784,22 @@ def test_the_version(capsys):
 def test_a_name_with_a_slip_is_recognised(argv, hint, capsys):
     assert main(argv) == 2
     assert hint in capsys.readouterr().err
+
+
+def test_an_adapted_policy_is_no_run_to_go_on_with(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapted = maml_rl.load(run).adapt(num_steps=1, num_episodes=2)
+    adapted.save(tmp_path / "adapted")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", "--resume", "adapted"]) == 2
+    assert "after 1 adaptation step," in capsys.readouterr().err
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before
+    with pytest.raises(UserError, match=r"choose another$"):
+        adapted.save(tmp_path / "adapted")
+    assert main(["evaluate", "adapted", "--num_tasks=2", "--num_episodes=2", "--num_steps=1"]) == 0
+    assert "meta-trained, adapted by 1" in capsys.readouterr().out
+
+
+def test_a_family_is_given_as_a_flag(capsys):
+    assert main(["train", "ReacherGoal"]) == 2
+    assert "--env ReacherGoal" in capsys.readouterr().err
