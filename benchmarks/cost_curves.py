@@ -124,6 +124,10 @@ def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
             ("physics alone", [point.floor_s for point in points.values()], COLORS[1]),
         ):
             top.loglog(values, [s / middle for s in seconds], color=color, marker="o", label=label)
+        top.set_xticks(values, [str(value) for value in values])
+        top.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
+        top.set_ylim(0.12, 10)
+        top.minorticks_off()
         bottom.plot(values, [point.memory_gib for point in points.values()], color=COLORS[0], marker="o")
         bottom.set_ylim(bottom=0)
         bottom.set_xlabel(name)
