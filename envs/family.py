@@ -217,7 +217,11 @@ def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarr
         if not isinstance(task, Mapping) or not set(own) <= set(task) <= set(known):
             quantities = [name for name in known if name not in own and "/" not in name]
             also = f", and any of {quantities}" if quantities else ""
-            raise ValueError(f"a task of {type(family).__name__} is a mapping with the keys {own}{also}, got {task!r}")
+            missing = [name for name in own if isinstance(task, Mapping) and name not in task]
+            lacks = f": {', '.join(missing)} missing" if missing else ""
+            raise ValueError(
+                f"a task of {type(family).__name__} is a mapping with the keys {own}{also}, got {task!r}{lacks}"
+            )
         for name, value in task.items():
             if not known[name].accepts(value):
                 raise ValueError(f"task parameter {name!r} of {type(family).__name__} is {known[name]}, got {value!r}")
