@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import itertools
 import json
 import os
@@ -125,7 +126,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, dam
     assert not file_faults.differences(run, run.with_name("whole"))
     assert (run / "checkpoints" / "000005.damaged").exists()
     resume(run, say=said.append)
-    assert any("are done" in line for line in said)
+    assert "are done" in said[-1]
 
 
 def test_where_no_checkpoint_is_sound_each_is_named(reference):
@@ -201,7 +202,8 @@ def small_disk(tmp_path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("may not mount a file system")
     yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # what an error's traceback holds open goes later
+    gc.collect()  # an error's traceback may hold a file open
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
