@@ -433,11 +433,18 @@ def test_a_model_becomes_a_policy_that_a_run_starts_from(name: str, model_class:
     back = parameters_of(policy.to_sb3(), observations)
     np.testing.assert_allclose(back[0], expected[0], rtol=1e-4, atol=1e-6)
     policy.save(tmp_path / "start")
-    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "outer": {"fisher_state_stride": 5}}
+    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5}
+    outer = {"fisher_state_stride": 5}
     off = {"final_evaluation": False, "final_video": False}
     settings = {"hidden_sizes": [7], "nonlinearity": "silu", "normalize_observations": True}
     config = maml_rl.load_config(
-        env=name, policy=settings, init_from=str(tmp_path / "start"), output=str(tmp_path / "run"), logging=off, **sizes
+        env=name,
+        policy=settings,
+        init_from=str(tmp_path / "start"),
+        output=str(tmp_path / "run"),
+        outer=outer,
+        logging=off,
+        **sizes,
     )
     trained = maml_rl.load(maml_rl.train(config))
     assert float((trained.theta["weight_0"] - policy.theta["weight_0"]).abs().max()) < 0.3
