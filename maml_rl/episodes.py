@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,3 +123,14 @@ class Episodes:
             success=self.success,
             advantages=thin(self.advantages),
         )
+
+
+class MetaBatch(NamedTuple):
+    """The episodes of one meta-iteration: one support set per inner step, and the query set after the last."""
+
+    supports: tuple[Episodes, ...]
+    query: Episodes
+
+    def tasks(self, start: int, stop: int) -> MetaBatch:
+        """The part of tasks start..stop−1."""
+        return MetaBatch(tuple(support.tasks(start, stop) for support in self.supports), self.query.tasks(start, stop))

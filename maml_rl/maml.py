@@ -9,20 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from maml_rl.episodes import Episodes
+from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig, StepSize, Surrogate, step_sizes, with_context
-from maml_rl.policies import (
-    Distribution,
-    Params,
-    distribution,
-    flatten,
-    make_stack,
-)
+from maml_rl.policies import Distribution, Params, distribution, flatten, make_stack
 from maml_rl.ranks import Ranks
 from maml_rl.task_blocks import block_ends, map_blocks
 
@@ -115,17 +109,13 @@ def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[P
 
 def step_ratio(dist: Distribution, episodes: Episodes) -> Tensor:
     """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
-    return _ratio(dist.log_prob(episodes.flat(episodes.actions)), episodes)
+    return _log_ratio(dist.log_prob(episodes.flat(episodes.actions)), episodes).exp()
 
 
 def _log_ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
     """Log-ratio log π − log π_old at real steps, 0 at others (where it could overflow in a ratio), (T, E·H)."""
     log_ratio = log_prob - episodes.flat(episodes.log_probs)
     return log_ratio.masked_fill(episodes.flat(episodes.mask) == 0, 0.0)
-
-
-def _ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
-    return _log_ratio(log_prob, episodes).exp()
 
 
 def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
@@ -137,7 +127,7 @@ def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
 
 _FACTORS: dict[Surrogate, Callable[[Tensor, Episodes], Tensor]] = {
     "log_prob": lambda log_prob, episodes: log_prob,
-    "likelihood_ratio": _ratio,
+    "likelihood_ratio": lambda log_prob, episodes: _log_ratio(log_prob, episodes).exp(),
     "dice": _dice,
 }
 
@@ -146,21 +136,6 @@ def mean_kl(dist: Distribution, episodes: Episodes) -> Tensor:
     """mean_t KL(π_old ‖ dist) of each task, (T,)."""
     old: Any = type(dist)(*episodes.distribution)
     return (episodes.step_weights * old.kl(dist)).sum(-1)
-
-
-class MetaBatch(NamedTuple):
-    """The episodes of one meta-iteration: one support set per inner step, and the query set after the last."""
-
-    supports: tuple[Episodes, ...]
-    query: Episodes
-
-    def chosen(self, tasks: Tensor) -> MetaBatch:
-        """The tasks that ``tasks`` (T,) bool marks."""
-        return MetaBatch(tuple(support.chosen(tasks) for support in self.supports), self.query.chosen(tasks))
-
-    def tasks(self, start: int, stop: int) -> MetaBatch:
-        """The part of tasks start..stop−1."""
-        return MetaBatch(tuple(support.tasks(start, stop) for support in self.supports), self.query.tasks(start, stop))
 
 
 @dataclass(frozen=True)
@@ -235,11 +210,6 @@ class MetaObjective:
     block_size: int
     ranks: Ranks = field(default_factory=Ranks)
 
-    @property
-    def num_tasks(self) -> int:
-        """T, of this process."""
-        return self.batch.query.num_tasks
-
     def value(self, theta: Params) -> tuple[float, float]:
         """Surrogate and KL, each a mean over tasks.
 
@@ -247,16 +217,14 @@ class MetaObjective:
         the query episodes, θ'ᵢ being theta adapted to task i and π_old the policy that sampled them. With
         ``inner.exploration_credit`` the surrogate holds E-MAML's term too.
         """
-        surrogate, kl = self.mean(theta, ratio_surrogate, query_kl)
-        if self.inner.exploration_credit:
-            surrogate += self.inner.exploration_credit * self.mean(theta, exploration_surrogate)[0]
+        surrogate, kl = self.mean(theta, self._with_exploration(ratio_surrogate), query_kl)
         return surrogate, kl
 
     def mean(self, theta: Params, *quantities: Quantity) -> list[float]:
         """Means over tasks of quantities after adaptation, without gradients."""
 
         def of_block(block: MetaBatch, credit: Tensor) -> list[Tensor]:
-            adapted = self._adapted(make_stack(theta, block.query.num_tasks), block, credit)
+            adapted = self.adapted(make_stack(theta, block.query.num_tasks), block, credit)
             with torch.no_grad():
                 return [quantity(adapted) for quantity in quantities]
 
@@ -274,32 +242,24 @@ class MetaObjective:
 
         def of_block(block: MetaBatch, credit: Tensor) -> tuple[Tensor, Tensor]:
             stack = requiring_grad(make_stack(theta, block.query.num_tasks))
-            adapted = self._adapted(stack, block, credit)
-            surrogates = surrogate(adapted)
-            if self.inner.exploration_credit:
-                surrogates = surrogates + self.inner.exploration_credit * exploration_surrogate(adapted)
-            gradients = torch.autograd.grad(
-                surrogates.sum(), list(stack.values()), allow_unused=True, materialize_grads=True
-            )
+            adapted = self.adapted(stack, block, credit)
+            surrogates = self._with_exploration(surrogate)(adapted)
+            leaves = list(stack.values())
+            gradients = torch.autograd.grad(surrogates.sum(), leaves, allow_unused=True, materialize_grads=True)
             return surrogates.detach(), flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1).detach()
 
         values, per_task = zip(*map_blocks(of_block, self.blocks()), strict=True)
         return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(per_task))
 
-    def mean_movement(self, theta: Params) -> Tensor:
-        """Mean over tasks of θ'ᵢ − θ, (P,) float64: where adaptation goes (Nichol et al. 2018)."""
-
-        def of_block(block: MetaBatch, credit: Tensor) -> Tensor:
-            stack = make_stack(theta, block.query.num_tasks)
-            end = self._adapted(stack, block, credit).stacks[-1]
-            return flatten({name: end[name] - value for name, value in stack.items()}, batch_dims=1)
-
-        return self.ranks.mean(torch.cat(map_blocks(of_block, self.blocks())))
+    def _with_exploration(self, surrogate: Quantity) -> Quantity:
+        """``surrogate``, with E-MAML's term if the settings ask for it."""
+        weight = self.inner.exploration_credit
+        return (lambda adapted: surrogate(adapted) + weight * exploration_surrogate(adapted)) if weight else surrogate
 
     def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
         """Parts of the batch of ``block_size`` tasks, with the credit of each task, which is relative to all."""
         credit = self.credit
-        for start, stop in block_ends(self.num_tasks, self.block_size):
+        for start, stop in block_ends(self.batch.query.num_tasks, self.block_size):
             yield self.batch.tasks(start, stop), credit[start:stop]
 
     @functools.cached_property
@@ -319,7 +279,8 @@ class MetaObjective:
         sizes = step_sizes(self.policy, self.inner, stack)
         return adapt(stack, [support], self.inner_loss, step_size=sizes, first_order=self.inner.first_order)
 
-    def _adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
+    def adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
+        """Adaptation of a block of tasks, a function of ``stack`` where that requires gradients."""
         stacks = [with_context(self.policy, stack)]
         for support in block.supports:
             stacks.append(self.inner_step(stacks[-1], support))

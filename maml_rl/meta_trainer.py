@@ -12,15 +12,16 @@ from torch import Tensor
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
-from maml_rl.episodes import Episodes
+from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.failures import LINE_SEARCH, OUTER_STEP, Failure, Failures
-from maml_rl.inner import STEP_SIZE, InnerConfig
-from maml_rl.maml import MetaBatch, MetaObjective
+from maml_rl.inner import InnerConfig
+from maml_rl.maml import MetaObjective
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import OUTER_STEPS
 from maml_rl.policies import Params
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.ranks import Ranks
+from maml_rl.sampling_metrics import sampling_metrics
 from maml_rl.stopwatch import Stopwatch
 from maml_rl.task_blocks import tasks_per_block
 
@@ -118,7 +119,7 @@ class MetaTrainer:
         lengths = self.ranks.gather(torch.stack([collected.mask.sum(-1) for collected in episodes], dim=1))
         num_env_steps = state.num_env_steps + int(lengths.sum())
         returns = self.ranks.gather(torch.stack([collected.returns for collected in episodes], dim=1))
-        metrics |= _sampling_metrics(returns, lengths, theta)
+        metrics |= sampling_metrics(returns, lengths, theta)
         metrics |= {
             "train/void_episodes": float(failures.num_void_episodes),
             "train/failed_tasks": float(failures.failed.sum()),
@@ -157,17 +158,3 @@ def _without_failed(episodes: list[Episodes], failures: Failures) -> list[Episod
         return episodes
     kept = torch.from_numpy(~failures.failed).to(episodes[0].mask.device)
     return [collected.chosen(kept) for collected in episodes]
-
-
-def _sampling_metrics(returns: Tensor, lengths: Tensor, theta: Params) -> dict[str, float]:
-    """From the returns and lengths of all episodes, each (T, K + 1, E)."""
-    metrics = {f"train/return_after_{k}_steps": float(returns[:, k].nanmean()) for k in range(returns.shape[1])}
-    metrics["train/episode_length"] = float(lengths.mean())
-    learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
-    if learned:
-        sizes = torch.cat(learned)
-        metrics |= {"train/step_size_mean": float(sizes.mean())}
-        metrics |= {"train/step_size_min": float(sizes.min()), "train/step_size_max": float(sizes.max())}
-    if "log_std" in theta:
-        metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
-    return metrics

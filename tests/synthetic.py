@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from maml_rl.episodes import Episodes
+from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaBatch
 from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
 
 OBSERVATION_SIZE = 3

@@ -23,7 +23,7 @@ LEVELS = [
     {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "policies", "baseline"}
     | {"video_grid", "drawn_tasks", "task_observer"},
     {"advantages", "inner", "task_setter"},
-    {"maml", "collection", "task_vector_env"},
+    {"maml", "sampling_metrics", "collection", "task_vector_env"},
     {"adaptation", "outer.adam", "folding"},
     {"outer.trpo", "outer.ppo", "outer.reptile", "sb3", "episode_log", "export"},
     {"outer.promp"},

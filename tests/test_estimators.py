@@ -15,9 +15,9 @@ import torch
 from synthetic import finite_difference_gradient, from_vector, to_vector
 from torch import Tensor
 
-from maml_rl.episodes import Episodes
+from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaBatch, MetaObjective
+from maml_rl.maml import MetaObjective
 from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
 
 RNG = np.random.default_rng(4)

@@ -25,8 +25,9 @@ from synthetic import (
 )
 
 from maml_rl.devices import torch_threads
+from maml_rl.episodes import MetaBatch
 from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaBatch, MetaObjective, adapt, policy_gradient_loss
+from maml_rl.maml import MetaObjective, adapt, policy_gradient_loss
 from maml_rl.outer import trpo
 from maml_rl.outer.trpo import fisher_vector_product
 from maml_rl.policies import Gaussian, make_stack

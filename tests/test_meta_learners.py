@@ -10,10 +10,9 @@ import torch
 from synthetic import finite_difference_gradient, from_vector, make_episodes, make_policy, to_vector
 from torch import Tensor
 
-from maml_rl.episodes import Episodes
+from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig, initial_theta, step_sizes, with_context
 from maml_rl.maml import (
-    MetaBatch,
     MetaObjective,
     adapt,
     exploration_surrogate,

@@ -22,6 +22,7 @@ from maml_rl.checkpoint import latest_checkpoint
 from maml_rl.cli import main
 from maml_rl.comparison import Comparison, Entry
 from maml_rl.config import Config
+from maml_rl.episodes import MetaBatch
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.failures import (
     BASELINE,
@@ -36,9 +37,9 @@ from maml_rl.failures import (
     TooManyFailures,
 )
 from maml_rl.intervals import interquartile_mean, interquartile_mean_interval, mean_interval, mean_of_valid
-from maml_rl.maml import MetaBatch, MetaObjective
+from maml_rl.maml import MetaObjective
 from maml_rl.meta_trainer import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
-from maml_rl.outer import OUTER, OUTER_STEPS
+from maml_rl.outer import OUTER, OUTER_STEPS, reptile
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.report import write_report
 from maml_rl.task_vector_env import GymTaskVectorEnv
@@ -323,14 +324,16 @@ def test_an_outer_step_that_is_not_finite_leaves_theta(tmp_path, monkeypatch, na
                 lambda result: ({**result[0], "weight_0": result[0]["weight_0"] / 0}, *result[1:]),
             )
         else:
-            method = "mean_movement" if name == "reptile" else "surrogate_and_gradient"
-            original = getattr(MetaObjective, method)
+            owner, method = (
+                (reptile, "mean_movement") if name == "reptile" else (MetaObjective, "surrogate_and_gradient")
+            )
+            original = getattr(owner, method)
 
-            def spoilt(self: MetaObjective, *args: Any) -> Any:
-                result = original(self, *args)
+            def spoilt(objective: MetaObjective, *args: Any) -> Any:
+                result = original(objective, *args)
                 return result * math.nan if name == "reptile" else (result[0], result[1] * math.nan)
 
-            monkeypatch.setattr(MetaObjective, method, spoilt)
+            monkeypatch.setattr(owner, method, spoilt)
         after, metrics, failures = trainer.meta_iteration(state)
     assert [(row.what, row.task) for row in failures] == [(OUTER_STEP, None)]
     assert metrics["outer/failed"] == 1

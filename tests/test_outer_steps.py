@@ -11,9 +11,10 @@ import torch
 from synthetic import make_episodes, make_meta_batch, make_policy, make_theta, plain_adapt, to_vector
 
 import maml_rl
+from maml_rl.episodes import MetaBatch
 from maml_rl.evaluation import evaluate
 from maml_rl.inner import InnerConfig
-from maml_rl.maml import Adapted, MetaBatch, MetaObjective, ratio_surrogate
+from maml_rl.maml import Adapted, MetaObjective, ratio_surrogate
 from maml_rl.outer import OUTER
 from maml_rl.outer.adam import AdamConfig, adam_step, ascend
 from maml_rl.outer.ppo import PPOConfig, clipped_surrogate, ppo_step
@@ -137,7 +138,7 @@ class TestProMP:
         objective, theta = make_objective(num_steps)
         far = moved(theta, 0.1)
         expected = []
-        for i in range(objective.num_tasks):
+        for i in range(objective.batch.query.num_tasks):
             for k, support in enumerate(objective.batch.supports):
                 at = plain_adapt(far, objective.batch.supports[:k], i, objective.inner)
                 real = (support.mask[i] > 0).flatten()
@@ -185,7 +186,7 @@ class TestReptile:
         objective, theta = make_objective(num_steps)
         ends = [
             to_vector(plain_adapt(theta, objective.batch.supports, i, objective.inner)).detach()
-            for i in range(objective.num_tasks)
+            for i in range(objective.batch.query.num_tasks)
         ]
         expected = to_vector(theta) + 0.25 * (torch.stack(ends).mean(0) - to_vector(theta))
         new, state, _ = reptile_step(theta, {}, objective, ReptileConfig(step_size=0.25))

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from maml_rl.episodes import MetaBatch
 from maml_rl.maml import MetaObjective
-from maml_rl.policies import Params, flatten, unflatten
+from maml_rl.policies import Params, flatten, make_stack, unflatten
 from maml_rl.setting_checks import Positive, Range, check_ranges
+from maml_rl.task_blocks import map_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,17 @@ class ReptileConfig:
         )
 
 
+def mean_movement(objective: MetaObjective, theta: Params) -> Tensor:
+    """Mean over tasks of θ'ᵢ − θ, (P,) float64: where adaptation goes."""
+
+    def of_block(block: MetaBatch, credit: Tensor) -> Tensor:
+        stack = make_stack(theta, block.query.num_tasks)
+        end = objective.adapted(stack, block, credit).stacks[-1]
+        return flatten({name: end[name] - value for name, value in stack.items()}, batch_dims=1)
+
+    return objective.ranks.mean(torch.cat(map_blocks(of_block, objective.blocks())))
+
+
 def reptile_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: ReptileConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
@@ -52,7 +66,7 @@ def reptile_step(
     Raises:
         FloatingPointError: an adapted parameter is not finite.
     """
-    movement = objective.mean_movement(theta)
+    movement = mean_movement(objective, theta)
     if not movement.isfinite().all():
         raise FloatingPointError("the adapted parameters are not finite")
     moved = flatten(theta).double() + config.step_size * movement

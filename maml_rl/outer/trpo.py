@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from maml_rl.episodes import Episodes
-from maml_rl.inner import step_size_key, step_sizes, with_context
-from maml_rl.maml import MetaBatch, MetaObjective, along, requiring_grad
+from maml_rl.episodes import MetaBatch
+from maml_rl.inner import with_context
+from maml_rl.maml import MetaObjective, requiring_grad
 from maml_rl.policies import Params, distribution, flatten, make_stack, unflatten
 from maml_rl.setting_checks import OrNone, Positive, Range, Real, Whole, check_ranges
 from maml_rl.stopwatch import Stopwatch
 from maml_rl.task_blocks import map_blocks
-
-TangentMap = Callable[[Params], dict[str, Tensor]]
-"""A linear map of tangents, which are stacks like the parameters."""
 
 STATES_PER_TASK = 100
 """So many remain at least, by default, where the Fisher product looks at some states only."""
@@ -111,14 +110,8 @@ def trpo_step(
     watch.lap("time/gradient_s")
     if not gradient.isfinite().all():
         raise FloatingPointError("the meta-gradient is not finite")
-    direction, curvature = natural_direction(
-        theta,
-        objective,
-        gradient,
-        cg_iterations=config.cg_iterations,
-        cg_damping=config.cg_damping,
-        state_stride=config.fisher_state_stride,
-    )
+    fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
+    direction, curvature = natural_direction(gradient, fisher, config.cg_iterations, config.cg_damping)
     watch.lap("time/conjugate_gradient_s")
     new_theta, metrics = _line_search(theta, direction, curvature, old_surrogate, objective, config)
     watch.lap("time/line_search_s")
@@ -127,24 +120,17 @@ def trpo_step(
 
 
 def natural_direction(
-    theta: Params,
-    objective: MetaObjective,
-    gradient: Tensor,
-    *,
-    cg_iterations: int,
-    cg_damping: float,
-    state_stride: int | None,
+    gradient: Tensor, fisher: Callable[[Tensor], Tensor], num_iterations: int, damping: float
 ) -> tuple[Tensor, float]:
     """The natural gradient x, (P,), with F x = g, and xᵀ F x; F is the damped Fisher matrix, or its estimate.
 
     Where the gradient is zero, so are both. xᵀ F x may be negative where rounding spoils F: then there is no step.
     """
-    fisher = fisher_vector_product(objective, theta, state_stride)
 
     def damped(vector: Tensor) -> Tensor:
-        return fisher(vector) + cg_damping * vector
+        return fisher(vector) + damping * vector
 
-    direction = conjugate_gradient(damped, gradient, cg_iterations)
+    direction = conjugate_gradient(damped, gradient, num_iterations)
     return direction, float(direction @ damped(direction))
 
 
@@ -157,6 +143,8 @@ def _line_search(
     config: TRPOConfig,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The first acceptable fraction of the full step, or theta itself."""
+    found = {"accepted": 0.0, "step_fraction": 0.0, "surrogate_after": old_surrogate, "kl": 0.0}
+    new_theta = dict(theta)
     # No step where the gradient is zero, or where the estimated Fisher matrix cannot judge the direction.
     num_fractions = config.line_search_steps if curvature > 0 else 0
     flat = flatten(theta).double()
@@ -166,18 +154,10 @@ def _line_search(
         candidate = unflatten((flat + step).to(next(iter(theta.values())).dtype), theta)
         surrogate, kl = objective.value(candidate)
         if surrogate > old_surrogate and kl <= config.max_kl:
-            return candidate, {
-                "outer/accepted": 1.0,
-                "outer/step_fraction": fraction,
-                "outer/surrogate_after": surrogate,
-                "outer/kl": kl,
-            }
-    return dict(theta), {
-        "outer/accepted": 0.0,
-        "outer/step_fraction": 0.0,
-        "outer/surrogate_after": old_surrogate,
-        "outer/kl": 0.0,
-    }
+            found = {"accepted": 1.0, "step_fraction": fraction, "surrogate_after": surrogate, "kl": kl}
+            new_theta = candidate
+            break
+    return new_theta, {f"outer/{name}": value for name, value in found.items()}
 
 
 def default_state_stride(objective: MetaObjective) -> int:
@@ -193,16 +173,14 @@ def fisher_vector_product(
     """The Hessian of the KL at the sampling parameters, as a product with a vector.
 
     There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ: Fᵢ is the Fisher matrix of the action distribution's own parameters, and Jᵢ
-    their Jacobian, the policy's at θ'ᵢ times adaptation's. Adaptation's Jacobian is a product of factors I − A Hₖ, Hₖ
-    the (symmetric) Hessian of inner loss k and A the diagonal matrix of step sizes, zero for what does not adapt; where
-    a step size is itself a meta-parameter, its column is minus the inner gradient. The graphs are built once, for all
-    products.
+    their Jacobian with respect to theta, through adaptation. The graphs are built once, for all products.
 
     Args:
         objective: whose KL.
         theta: where the episodes were sampled.
-        state_stride: take Fᵢ and Hₖ over every ``state_stride``-th state only; an estimate where it is above 1.
-            ``None``: :func:`default_state_stride`. DiCE's Hessian needs the states of whole episodes, and takes all.
+        state_stride: take Fᵢ, and the inner losses' Hessians in Jᵢ, over every ``state_stride``-th state only; an
+            estimate where it is above 1. ``None``: :func:`default_state_stride`. DiCE's Hessian needs the states of
+            whole episodes, and takes all.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
@@ -213,7 +191,7 @@ def fisher_vector_product(
         return _block_product(objective, theta, block, stride)
 
     # Thinned blocks are small: more tasks fit where those of all states do. Four blocks still keep threads busy.
-    size = max(objective.block_size, min(objective.block_size * stride, objective.num_tasks // 4))
+    size = max(objective.block_size, min(objective.block_size * stride, objective.batch.query.num_tasks // 4))
     products = map_blocks(of_block, dataclasses.replace(objective, block_size=size).blocks())
     dtype = next(iter(theta.values())).dtype
 
@@ -229,107 +207,38 @@ def _block_product(
     objective: MetaObjective, theta: Params, block: MetaBatch, state_stride: int
 ) -> Callable[[Params], Tensor]:
     """The map v ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
-    num_tasks = block.query.num_tasks
-    stack = with_context(objective.policy, make_stack(theta, num_tasks))
-    inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
-    steps = []
-    for support in block.supports:
-        steps.append(_step_jacobian(objective, stack, support.every(inner_stride)))
-        stack = objective.inner_step(stack, support)
-    fisher = _policy_fisher_product(objective, stack, block.query.every(state_stride))
-
-    def product(direction: Params) -> Tensor:
-        v = with_context(objective.policy, make_stack(direction, num_tasks))  # the context's start does not move
-        for jacobian, _ in steps:
-            v = jacobian(v)
-        v = fisher(v)
-        for _, transposed in reversed(steps):
-            v = transposed(v)
-        return flatten({name: v[name] for name in theta}, batch_dims=1)
-
-    return product
-
-
-def _step_jacobian(objective: MetaObjective, stack: Params, support: Episodes) -> tuple[TangentMap, TangentMap]:
-    """The Jacobian of one inner step at ``stack`` as a map of tangents, and its transpose."""
-    first_order = objective.inner.first_order
-    leaves = requiring_grad(stack)
-    losses = objective.inner_loss(leaves, support)
-    gradients = _gradients([losses.sum()], leaves, create_graph=not first_order)
-    alpha = step_sizes(objective.policy, objective.inner, stack)
-    learned = {name: key for name in alpha if (key := step_size_key(name, objective.inner)) is not None}
-
-    def hessian(v: Params) -> dict[str, Tensor]:
-        """H v; what the loss does not depend on has no curvature."""
-        curved = [name for name in stack if gradients[name].requires_grad]
-        return _gradients([gradients[name] for name in curved], leaves, [v[name] for name in curved], retain_graph=True)
-
-    def jacobian(v: Params) -> dict[str, Tensor]:
-        moved = dict(v)
-        if not first_order:
-            hv = hessian(v)
-            moved |= {name: v[name] - along(size, v[name]) * hv[name] for name, size in alpha.items()}
-        for name, key in learned.items():
-            moved[name] = moved[name] - along(v[key], v[name]) * gradients[name].detach()
-        return moved
-
-    def transposed(u: Params) -> dict[str, Tensor]:
-        moved = dict(u)
-        if not first_order:
-            scaled = {
-                name: along(alpha[name], value) * value if name in alpha else torch.zeros_like(value)
-                for name, value in u.items()
-            }
-            hu = hessian(scaled)
-            moved = {name: value - hu[name] for name, value in u.items()}
-        for name, key in learned.items():
-            change = u[name] * gradients[name].detach()
-            moved[key] = moved[key] - (
-                change if change.shape == u[key].shape else change.flatten(1).sum(1, keepdim=True)
-            )
-        return moved
-
-    return jacobian, transposed
-
-
-def _policy_fisher_product(objective: MetaObjective, theta_prime: Params, query: Episodes) -> TangentMap:
-    """The map v ↦ JᵀFJ v, J the Jacobian of the policy's distribution at ``theta_prime``."""
-    stack = requiring_grad(theta_prime)
-    dist = distribution(objective.policy, stack, query.flat(query.observations))
-    outputs = tuple(dist)
+    num_tasks, query = block.query.num_tasks, block.query.every(state_stride)
+    leaves = requiring_grad(make_stack(theta, num_tasks))
+    theta_prime = _adapted(objective, leaves, block, state_stride)
+    dist = distribution(objective.policy, theta_prime, query.flat(query.observations))
+    outputs, stack = tuple(dist), list(leaves.values())
     # Jᵀu is linear in u, so the derivative of its product with v with respect to u is J v.
     u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
     transposed = _gradients(outputs, stack, u, create_graph=True)
-    used = [name for name, value in transposed.items() if value.requires_grad]
+    moving = [value.requires_grad for value in transposed]  # the outputs need not depend on all parameters
 
-    def product(v: Params) -> dict[str, Tensor]:
-        tangents = torch.autograd.grad(
-            [transposed[name] for name in used], u, [v[name] for name in used], retain_graph=True
-        )
+    def product(direction: Params) -> Tensor:
+        v = make_stack(direction, num_tasks).values()
+        tangents = _gradients(list(compress(transposed, moving)), u, list(compress(v, moving)), retain_graph=True)
         with torch.no_grad():
             weighted = dist.fisher_product(tangents, query.step_weights)
-        return _gradients(outputs, stack, weighted, retain_graph=True)
+        found = _gradients(outputs, stack, weighted, retain_graph=True)
+        return flatten(dict(zip(leaves, found, strict=True)), batch_dims=1).detach()
 
     return product
 
 
-def _gradients(
-    outputs: Sequence[Tensor],
-    leaves: Params,
-    vectors: Sequence[Tensor] | None = None,
-    *,
-    create_graph: bool = False,
-    retain_graph: bool | None = None,
-) -> dict[str, Tensor]:
-    """Gradients of ``outputs``, weighted by ``vectors``, by name; zero for leaves that they do not depend on."""
-    found = torch.autograd.grad(
-        outputs,
-        list(leaves.values()),
-        vectors,
-        create_graph=create_graph,
-        retain_graph=retain_graph,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    # Detached: torch 2.8 has zeros for no dependence, which require gradients themselves.
-    return {name: value if create_graph else value.detach() for name, value in zip(leaves, found, strict=True)}
+def _adapted(objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int) -> Params:
+    """θ' with the value that all states give, and the derivative that every ``state_stride``-th gives."""
+    stack = with_context(objective.policy, stack)
+    inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
+    for support in block.supports:
+        value = objective.inner_step({name: start.detach() for name, start in stack.items()}, support)
+        thinned = objective.inner_step(stack, support.every(inner_stride))
+        # A difference that is zero: only its derivative counts.
+        stack = {name: value[name] + (end - end.detach()) for name, end in thinned.items()}
+    return stack
+
+
+_gradients = functools.partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
+"""Zero where the outputs do not depend on a parameter."""
