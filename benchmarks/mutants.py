@@ -42,7 +42,9 @@ MUTANTS = [
     Mutant("maml_rl/policies.py", "w_log_std * 2 * d_log_std", "w_log_std * d_log_std", "Fisher matrix of log sigma"),
     Mutant("maml_rl/policies.py", "torch.exp(-2 * self.log_std), w", "torch.exp(-self.log_std), w", "Fisher of the mean"),
     Mutant("maml_rl/policies.py", "(d_logits - (p *", "(d_logits + 0 * (p *", "categorical Fisher without p pT"),
-    Mutant("maml_rl/policies.py", "torch.ops.aten.tanh_backward(gradients[0], y)", "gradients[0] * (1 - y)", "tanh'"),
+    Mutant("maml_rl/cpu_operations.py", "narrow_product(gradient, b.mT)", "narrow_product(gradient, b.mT).detach()", "product cut off from its gradient"),
+    Mutant("maml_rl/cpu_operations.py", "narrow_product(a.mT, gradient)", "narrow_product(a.mT, gradient.detach())", "gradient of a product that has none"),
+    Mutant("maml_rl/cpu_operations.py", "torch.ops.aten.tanh_backward(gradients[0], y)", "gradients[0] * (1 - y)", "tanh'"),
     Mutant("maml_rl/maml.py", "return -(episodes", "return (episodes", "sign of the inner loss"),
     Mutant("maml_rl/maml.py", "log_prob - episodes.flat", "log_prob.detach() - episodes.flat", "detached ratio"),
     Mutant("maml_rl/maml.py", "(until.exp() - (until - log_ratio).exp())", "until.exp()", "DiCE without its difference"),
@@ -110,6 +112,7 @@ MUTANTS = [
 
 TESTS = {
     "maml_rl/policies.py": ["test_policies.py", "test_maml.py"],
+    "maml_rl/cpu_operations.py": ["test_cpu_operations.py"],
     "maml_rl/maml.py": ["test_maml.py", "test_estimators.py", "test_meta_learners.py", "test_outer_steps.py"],
     "maml_rl/inner.py": ["test_meta_learners.py", "test_meta_policy.py"],
     "maml_rl/outer/trpo.py": ["test_trpo.py", "test_maml.py", "test_meta_learners.py"],

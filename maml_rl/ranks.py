@@ -62,19 +62,22 @@ class Ranks:
 
     def sum(self, per_task: Tensor) -> Tensor:
         """Add (T, ...) over the tasks of all processes, float64: within a process in task order, then by rank."""
-        total = per_task.double().sum(0)
-        if self.number > 1:
-            place, total = total.device, total.to(self.device)
-            dist.all_reduce(total)
-            self.num_bytes += total.nbytes
-            total = total.to(place)
-        return total
+        return self._of_all(per_task.sum(0, dtype=torch.float64))
 
     def mean(self, per_task: Tensor) -> Tensor:
         """Mean of (T, ...) over the tasks of all processes, float64."""
-        one = torch.ones(per_task.shape[0], 1, dtype=torch.float64, device=per_task.device)
-        total = self.sum(torch.cat([per_task.double().reshape(per_task.shape[0], -1), one], dim=1))
-        return (total[:-1] / total[-1]).reshape(per_task.shape[1:])
+        own = per_task.sum(0, dtype=torch.float64)
+        total = self._of_all(torch.cat([own.flatten(), own.new_tensor([len(per_task)])]))
+        return (total[:-1] / total[-1]).reshape(own.shape)
+
+    def _of_all(self, own: Tensor) -> Tensor:
+        """The sum of what every process has."""
+        if self.number == 1:
+            return own
+        total = own.to(self.device)
+        dist.all_reduce(total)
+        self.num_bytes += total.nbytes
+        return total.to(own.device)
 
     def gather(self, values: Tensor) -> Tensor:
         """The values (N, ...) of all processes, in the order of their ranks; N may differ."""

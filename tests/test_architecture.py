@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"}
     | {"durable_files", "stop_signals", "bounded_files"},
-    {"devices", "setting_checks"},
+    {"devices", "setting_checks", "cpu_operations"},
     {"task_blocks"},
     {"ranks", "safe_yaml", "array_files"},
     {"failures", "normalizer"},

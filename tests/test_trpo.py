@@ -74,15 +74,23 @@ class TestConjugateGradient:
     def test_solves_a_positive_definite_system(self):
         matrix = positive_definite(12)
         target = torch.linspace(-1, 2, 12, dtype=torch.float64)
-        x = conjugate_gradient(lambda v: matrix @ v, target, 40, tolerance=1e-24)
+        x, residual = conjugate_gradient(lambda v: matrix @ v, target, 40, tolerance=1e-24)
         torch.testing.assert_close(x, torch.linalg.solve(matrix, target), rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(residual, target - matrix @ x, rtol=0, atol=1e-10)
+
+    def test_the_residual_of_few_iterations(self):
+        matrix = positive_definite(12)
+        target = torch.linspace(-1, 2, 12, dtype=torch.float64)
+        x, residual = conjugate_gradient(lambda v: matrix @ v, target, 3)
+        assert residual.norm() > 1e-2
+        torch.testing.assert_close(residual, target - matrix @ x, rtol=1e-10, atol=1e-12)
 
     def test_is_exact_after_as_many_iterations_as_distinct_eigenvalues(self):
         matrix = torch.diag(torch.tensor([1.0, 1.0, 3.0, 3.0, 3.0, 7.0], dtype=torch.float64))
         target = torch.arange(1.0, 7.0, dtype=torch.float64)
-        x = conjugate_gradient(lambda v: matrix @ v, target, 3)
+        x, _ = conjugate_gradient(lambda v: matrix @ v, target, 3)
         torch.testing.assert_close(x, target / matrix.diagonal())
-        early = conjugate_gradient(lambda v: matrix @ v, target, 2)
+        early, _ = conjugate_gradient(lambda v: matrix @ v, target, 2)
         assert (early - x).norm() > 1e-2
 
     def test_stops_at_the_tolerance_and_at_a_zero_target(self):
@@ -93,9 +101,9 @@ class TestConjugateGradient:
             return 2 * vector
 
         target = torch.ones(4, dtype=torch.float64)
-        torch.testing.assert_close(conjugate_gradient(product, target, 10), target / 2)
+        torch.testing.assert_close(conjugate_gradient(product, target, 10)[0], target / 2)
         assert len(calls) == 1
-        assert torch.equal(conjugate_gradient(product, torch.zeros(4), 10), torch.zeros(4))
+        assert torch.equal(conjugate_gradient(product, torch.zeros(4), 10)[0], torch.zeros(4))
         assert len(calls) == 1
 
 
@@ -267,6 +275,6 @@ class TestConfig:
 def test_conjugate_gradient_solves_for_a_tiny_target_too() -> None:
     matrix = torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64))
     target = 1e-8 * torch.ones(5, dtype=torch.float64)
-    solution = conjugate_gradient(lambda vector: matrix @ vector, target, 10)
+    solution, _ = conjugate_gradient(lambda vector: matrix @ vector, target, 10)
     torch.testing.assert_close(solution, torch.linalg.solve(matrix, target), rtol=1e-4, atol=0)
-    assert conjugate_gradient(lambda vector: matrix @ vector, 0 * target, 10).tolist() == [0.0] * 5
+    assert conjugate_gradient(lambda vector: matrix @ vector, 0 * target, 10)[0].tolist() == [0.0] * 5

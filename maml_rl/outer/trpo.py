@@ -59,7 +59,7 @@ class TRPOConfig:
 
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], target: Tensor, num_iterations: int, tolerance: float = 1e-10
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Solve A x = b for a symmetric positive definite A.
 
     Args:
@@ -69,7 +69,7 @@ def conjugate_gradient(
         tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖².
 
     Returns:
-        x, (P,).
+        x and the residual b − A x, each (P,).
     """
     x = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()
@@ -83,7 +83,7 @@ def conjugate_gradient(
         residual = residual - step * a_direction
         squared, previous = residual @ residual, squared
         direction = residual + (squared / previous) * direction
-    return x
+    return x, residual
 
 
 def trpo_step(
@@ -130,8 +130,8 @@ def natural_direction(
     def damped(vector: Tensor) -> Tensor:
         return fisher(vector) + damping * vector
 
-    direction = conjugate_gradient(damped, gradient, num_iterations)
-    return direction, float(direction @ damped(direction))
+    direction, residual = conjugate_gradient(damped, gradient, num_iterations)
+    return direction, float(direction @ (gradient - residual))  # g − r = F x
 
 
 def _line_search(
