@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,16 +41,16 @@ _BREAKDOWNS = [
 ]
 
 
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
+class _WithoutLog:
     """Keep MuJoCo from writing to stderr and MUJOCO_LOG.TXT about simulations that break down: they are counted."""
-    before, quiet = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
-    quiet.logto_console = quiet.logto_file = False
-    quiet.set()
-    try:
-        yield
-    finally:
-        before.set()
+
+    def __enter__(self) -> None:
+        self._before, quiet = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
+        quiet.logto_console = quiet.logto_file = False
+        quiet.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._before.set()
 
 
 def load_model(file: str) -> mujoco.MjModel:
@@ -192,12 +191,13 @@ class MujocoBatchEngine:
             self._control[ids] = action[ids]
         failed = None
         try:
-            with _without_log():
+            with _WithoutLog():
                 self.batch.step(ids, nstep=self._frame_skip)
         except SimulationError as error:
             failed = error.ids
         self._update(ids)
-        broken = self.batch.warning[:, _BREAKDOWNS, 1].any(axis=1)
+        counts = self.batch.warning[..., 1]
+        broken = counts[:, _BREAKDOWNS].any(axis=1) if counts.any() else np.zeros(self.num_sims, bool)
         if failed is not None:
             broken[failed] = True
         return broken

@@ -44,18 +44,20 @@ class ActionMap:
         if isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)):
             return (actions + self.space.start).astype(self.space.dtype, copy=False)
         assert isinstance(self.space, spaces.Box), "policies.action_size refuses other spaces"
-        middle, half_range = self._middle_and_half_range
+        low, high, middle, half_range = self._range
         actions = middle + half_range * actions.reshape(len(actions), *self.space.shape)
-        return actions.clip(self.space.low, self.space.high)
+        return actions.clip(low, high)
 
     @functools.cached_property
-    def _middle_and_half_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of a Box, the half-range times the scale; 0 and 1 where bounds are infinite."""
+    def _range(self) -> list[np.ndarray]:
+        """Of a Box: low, high, middle, and half-range times scale; these are 0 and 1 where bounds are infinite."""
         assert isinstance(self.space, spaces.Box)
         low, high = self.space.low, self.space.high
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            return np.zeros_like(low), np.ones_like(high)
-        return (low + high) / 2, self.scale * (high - low) / 2
+        middle, half_range = np.zeros_like(low), np.ones_like(high)
+        if np.isfinite(low).all() and np.isfinite(high).all():
+            middle, half_range = (low + high) / 2, self.scale * (high - low) / 2
+        # One number in place of equal ones: NumPy takes it several times as fast.
+        return [v.flat[0] if (v == v.flat[0]).all() else v for v in (low, high, middle, half_range)]
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,11 @@ class Collector:
         """One episode in every sub-environment; observations, actions, rewards, mask, cause, success, in task order."""
         sizes = (self.num_tasks, self.episodes_per_round)
         horizon, num_envs = self.horizon, self.env.num_envs
-        observations = noise.new_zeros(*sizes, horizon, self.policy.observation_size)
+        noise = noise.movedim(2, 0).contiguous()  # what belongs to one step lies side by side
         rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
         cause, live = np.zeros(num_envs, np.int8), np.ones(num_envs, bool)
         success = np.full(num_envs, np.nan)
+        observations: list[Tensor] = []
         actions: list[Tensor] = []
         observation, _ = self.env.reset(seed=seed)
 
@@ -203,18 +206,18 @@ class Collector:
             live[ended] = False
 
         # To a GPU goes one copy per step, from memory that it reads by itself; from it, the outputs.
-        staged = torch.empty(num_envs, observations.shape[-1], dtype=noise.dtype, pin_memory=noise.is_cuda)
+        staged = torch.empty(num_envs, self.policy.observation_size, dtype=noise.dtype, pin_memory=noise.is_cuda)
         for t in range(horizon):
             staged.copy_(torch.from_numpy(observation))
             if not math.isfinite(staged.sum()):  # one number tells whether a look at each is worth it
                 end(~staged.isfinite().all(-1).numpy(), OBSERVATION)
-            seen = staged.to(self.device, non_blocking=True).reshape(*sizes, -1)
-            observations[:, :, t] = seen if normalizer is None else normalizer.normalize(seen)
+            seen = staged.to(self.device, non_blocking=True, copy=True).view(*sizes, -1)
+            seen = seen if normalizer is None else normalizer.normalize(seen)
             if cause.any():  # the policy sees no number that is none
-                observations[:, :, t].masked_fill_(self._of_tasks(cause > 0)[..., None], 0.0)
-            action = distribution(self.policy, stack, observations[:, :, t]).sample(noise[:, :, t])
-            actions.append(action)
-            outputs = action.flatten(0, 1).cpu().numpy()
+                seen.masked_fill_(self._of_tasks(cause > 0)[..., None], 0.0)
+            observations.append(seen)
+            actions.append(distribution(self.policy, stack, seen).sample(noise[t]))
+            outputs = actions[-1].flatten(0, 1).cpu().numpy()
             if not math.isfinite(outputs.sum()):
                 end(~np.isfinite(outputs).reshape(num_envs, -1).all(1), ACTION)
             if cause.any():  # nor is one sent to an environment, which might choke on it
@@ -230,14 +233,18 @@ class Collector:
             live &= ~(terminated | truncated)
             if not live.any():
                 break
-        actions += [torch.zeros_like(actions[0])] * (horizon - len(actions))
         mask &= cause == 0
         real = self._of_tasks(mask).to(noise)
-        taken = torch.stack(actions, dim=2)
-        # Nothing of what a finished or broken simulation showed stays, not even as something times zero.
+
+        def of_steps(values: list[Tensor]) -> Tensor:
+            """(T, E, H, ...) from the (T, E, ...) of every step that was played."""
+            stacked = torch.stack(values + [torch.zeros_like(values[0])] * (horizon - len(values)), dim=2)
+            # Nothing of what a finished or broken simulation showed stays, not even as something times zero.
+            return stacked.masked_fill_(real.reshape(*real.shape, *[1] * (stacked.dim() - 3)) == 0, 0)
+
         return (
-            observations.masked_fill_(real[..., None] == 0, 0.0),
-            taken.masked_fill_(real.reshape(*real.shape, *[1] * (taken.dim() - 3)) == 0, 0),
+            of_steps(observations),
+            of_steps(actions),
             self._of_tasks(np.where(mask, rewards, 0.0)).to(noise),
             real,
             self._of_tasks(cause),
