@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from maml_rl.allocator import keep_freed_memory
 from maml_rl.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -189,6 +190,7 @@ def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[M
     Raises:
         UserError: something in the configuration cannot be used.
     """
+    keep_freed_memory()
     device = resolve_device(config.device)
     ranks = ranks or Ranks()
     first_task, end = ranks.share(config.meta_batch_size)

@@ -14,7 +14,7 @@ from scripts import load_script
 ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
-    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes"}
+    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes", "allocator"}
     | {"durable_files", "stop_signals", "bounded_files"},
     {"devices", "setting_checks", "cpu_operations"},
     {"task_blocks"},
