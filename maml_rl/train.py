@@ -6,6 +6,7 @@ import sys
 
 from maml_rl.cli import main, say
 from maml_rl.errors import UserError
+from maml_rl.torch_stand_in import torch_left_out
 
 _MOST_DIGITS = 20
 """Of a number of iterations; Python refuses to read thousands of them."""
@@ -13,6 +14,19 @@ _MOST_DIGITS = 20
 
 def command(argv: list[str]) -> int:
     """Train a run, or go on with one."""
+    if _asks_for_help(argv):
+        with torch_left_out():
+            return _command(argv)
+    return _command(argv)
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    """Whether help is wanted, and nothing that names a module of the user's, which may use torch."""
+    others = [word for word in argv if word not in ("-h", "--help")]
+    return len(others) < len(argv) and not any(":" in word or word.startswith("--config") for word in others)
+
+
+def _command(argv: list[str]) -> int:
     import yaml
 
     from maml_rl.config import to_mapping

@@ -14,7 +14,17 @@ from scripts import load_script
 ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
-    {"errors", "threads", "stopwatch", "intervals", "random_streams", "protocols", "episodes", "allocator"}
+    {
+        "errors",
+        "threads",
+        "stopwatch",
+        "intervals",
+        "random_streams",
+        "protocols",
+        "episodes",
+        "allocator",
+        "torch_stand_in",
+    }
     | {"durable_files", "stop_signals", "bounded_files"},
     {"devices", "setting_checks", "cpu_operations"},
     {"task_blocks"},

@@ -769,6 +769,47 @@ def test_help_does_not_import_what_it_does_not_need():
     assert not loaded & {"matplotlib", "scipy.stats", "stable_baselines3", "tensorboard", "imageio", "onnx"}
 
 
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["-h", "--env", "AntVel"], ["--env=PointNavigation", "--outer=promp", "--help"]]
+)
+def test_help_is_the_same_without_torch(argv):
+    """As a process, where torch is not there yet; and what computes afterwards computes with the real one."""
+    code = """if True:
+        import sys
+        from maml_rl.cli import main
+        if sys.argv[1] == "late":
+            import torch
+        try:
+            main(["train", *sys.argv[2:]])
+        except SystemExit as stopped:
+            assert not stopped.code
+        if sys.argv[1] == "early":
+            assert not [name for name in sys.modules if name.partition(".")[0] == "torch"], "torch is left out"
+            import maml_rl, torch
+            assert maml_rl.load_config(env="PointNavigation").policy.hidden_sizes == (64, 64)
+            from maml_rl.policies import MLPPolicy
+            assert issubclass(MLPPolicy, torch.nn.Module)
+    """
+    early, late = (
+        subprocess.run([sys.executable, "-c", code, when, *argv], capture_output=True, text=True, check=True)
+        for when in ("early", "late")
+    )
+    assert early.stdout == late.stdout
+    assert "--outer.name" in early.stdout
+
+
+def test_help_about_a_module_of_the_users_imports_what_it_needs(tmp_path):
+    (tmp_path / "with_torch.py").write_text(
+        "import gymnasium as gym\nimport torch\n\nSIZE = int(torch.ones(3).sum())\n"
+        "class Env(gym.Env):\n    observation_space = action_space = gym.spaces.Box(-1, 1, (SIZE,))\n"
+        "gym.register('WithTorch-v0', Env)\n"
+    )
+    command = [sys.executable, "-m", "maml_rl.train", "--env", "with_torch:WithTorch-v0", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--env.kwargs" in done.stdout
+
+
 def test_the_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"maml-rl {importlib.metadata.version('maml-rl')}\n"
