@@ -96,12 +96,13 @@ class Failures:
             self.rows.append(Failure(adaptation_step, what, 0, self.tasks[i]))
         self.failed |= failed
 
-    def outer_step(self, adaptation_step: int, what: str, number: int, most: int) -> None:
+    def outer_step(self, adaptation_step: int, what: str, detail: str, number: int, most: int) -> None:
         """Tell that the outer step failed.
 
         Args:
             adaptation_step: K.
             what: the cause.
+            detail: what the outer step itself says of it, if anything.
             number: of outer steps that have failed one after the other, with this one.
             most: of them that is too many.
 
@@ -110,8 +111,9 @@ class Failures:
         """
         self.rows.append(Failure(adaptation_step, what, 0, None))
         if number >= most:
+            cause = f"{what} ({detail})" if detail else what
             raise TooManyFailures(
-                f"{number} outer steps in a row failed, the last since {what}: {ADVICE[what]}", self.rows
+                f"{number} outer steps in a row failed, the last since {cause}: {ADVICE[what]}", self.rows
             )
 
     def check(self, max_share: float, where: str) -> None:

@@ -112,7 +112,7 @@ class MetaTrainer:
         theta, outer_state, metrics, problem = self._outer_step(state, objective)
         failed_outer_steps = state.failed_outer_steps + 1 if problem else 0
         if problem:
-            failures.outer_step(self.inner.num_steps, problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS)
+            failures.outer_step(self.inner.num_steps, *problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS)
         watch.lap("outer_step")
 
         normalizer = None if state.normalizer is None else state.normalizer.updated(episodes, self.ranks)
@@ -134,22 +134,22 @@ class MetaTrainer:
 
     def _outer_step(
         self, state: TrainingState, objective: MetaObjective
-    ) -> tuple[Params, dict[str, Tensor], dict[str, float], str | None]:
-        """Theta, the optimiser's state and metrics after the outer step, and why it failed, if it did.
+    ) -> tuple[Params, dict[str, Tensor], dict[str, float], tuple[str, str] | None]:
+        """Theta, the optimiser's state and metrics after the outer step; why it failed, if it did, and its own words.
 
         One that fails leaves theta and the optimiser as they were.
         """
         stays = state.theta, state.outer_state
         try:
             theta, outer_state, metrics = OUTER_STEPS[type(self.outer)](*stays, objective, self.outer)
-        except FloatingPointError:
-            return *stays, {}, OUTER_STEP
+        except FloatingPointError as error:
+            return *stays, {}, (OUTER_STEP, str(error))
         numbers = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()
         if not all(value.isfinite().all() for value in numbers):
-            return *stays, {name: value for name, value in metrics.items() if math.isfinite(value)}, OUTER_STEP
+            return *stays, {name: value for name, value in metrics.items() if math.isfinite(value)}, (OUTER_STEP, "")
         # Without a gradient there is nothing to search along: where every return is the same, nothing is wrong.
         is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
-        return theta, outer_state, metrics, LINE_SEARCH if is_rejected else None
+        return theta, outer_state, metrics, (LINE_SEARCH, "") if is_rejected else None
 
 
 def _without_failed(episodes: list[Episodes], failures: Failures) -> list[Episodes]:

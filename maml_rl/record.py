@@ -6,10 +6,14 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maml_rl.cli import add_env_flags, env_of, main, natural, parse, positive, run_parser, say, take_env_flags
 from maml_rl.errors import UserError
 from maml_rl.video_grid import FORMATS
+
+if TYPE_CHECKING:
+    from maml_rl.meta_policy import MetaPolicy
 
 
 def command(argv: list[str]) -> int:
@@ -48,7 +52,6 @@ def command(argv: list[str]) -> int:
     from maml_rl.config_files import load_run
     from maml_rl.devices import resolve_device
     from maml_rl.pretrained_runs import find_run, output_folder
-    from maml_rl.recording import record
 
     run = find_run(args.run)
     path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"
@@ -61,22 +64,42 @@ def command(argv: list[str]) -> int:
         raise UserError(
             "--task says all about the task, the body included (body_mass=2); leave out --dynamics and --tasks"
         )
-    env = env_of(policy.config, env_flags.flags)
-    record(
-        dataclasses.replace(policy, config=dataclasses.replace(policy.config, env=env)),
-        path,
-        tasks=args.task,
-        num_tasks=args.num_tasks,
-        num_steps=args.num_steps,
-        num_episodes=args.num_episodes,
-        camera=args.camera,
-        size=args.size,
-        fps=args.fps,
-        deterministic=not args.stochastic,
-        seed=args.seed,
+    policy = dataclasses.replace(
+        policy, config=dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags))
     )
+    _record(policy, path, args)
     say(f"written to {path}")
     return 0
+
+
+def _record(policy: MetaPolicy, path: Path, args: argparse.Namespace) -> None:
+    """Record, with a bar on the terminal meanwhile."""
+    from tqdm import tqdm
+
+    from maml_rl.recording import record
+
+    num_steps = policy.config.inner.num_steps if args.num_steps is None else args.num_steps
+    num_panels = len(args.task or range(args.num_tasks or 1)) * (num_steps + 1)
+    with tqdm(total=num_panels, disable=None, leave=False, unit="panel") as bar:
+
+        def progress(panel: str) -> None:
+            bar.update()
+            bar.set_postfix_str(panel)
+
+        record(
+            policy,
+            path,
+            tasks=args.task,
+            num_tasks=args.num_tasks,
+            num_steps=args.num_steps,
+            num_episodes=args.num_episodes,
+            camera=args.camera,
+            size=args.size,
+            fps=args.fps,
+            deterministic=not args.stochastic,
+            seed=args.seed,
+            progress=progress,
+        )
 
 
 def _task(text: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ def record(
     fps: float | None = None,
     deterministic: bool = True,
     seed: int = 0,
+    progress: Callable[[str], None] = lambda panel: None,
 ) -> Path:
     """Write a video of tasks (rows) before and after each adaptation step (columns).
 
@@ -132,6 +133,7 @@ def record(
             control step, up to 60 (.gif: 50). A GIF takes the nearest of 100 / n.
         deterministic: show the most probable actions (adaptation always explores).
         seed: of tasks, episodes and initial states.
+        progress: told the name of each panel when it has been played.
 
     Returns:
         ``path``.
@@ -156,6 +158,7 @@ def record(
             fps=fps,
             deterministic=deterministic,
             seed=seed,
+            progress=progress,
         )
         grid.save(temporary, fps)
     return path
@@ -174,6 +177,7 @@ def play(
     fps: float | None = None,
     deterministic: bool = True,
     seed: int = 0,
+    progress: Callable[[str], None] = lambda panel: None,
 ) -> Grid:
     """The episodes of :func:`record`, with the pictures that a file of ``file_format`` shows."""
     _check(tasks, num_tasks, size, fps)
@@ -185,13 +189,17 @@ def play(
         _check_tasks(env, tasks)
         dt = seconds_per_step(env)
         shown = set(steps_shown(horizon, dt, playable_fps(fps, dt, file_format)))
-        clips, labels = [], []
+        clips: list[list[Clip]] = []
+        labels: list[str] = []
         for task in tasks:
             policies = _adapted(policy, task, num_steps, num_episodes, seed)
             labels = [_label(adapted.num_adaptation_steps) for adapted in policies]
             if task:
                 env.assigned_task = task
-            clips.append([_clip(env, adapted, horizon, shown, deterministic, streams) for adapted in policies])
+            clips.append([])
+            for adapted, label in zip(policies, labels, strict=True):
+                clips[-1].append(_clip(env, adapted, horizon, shown, deterministic, streams))
+                progress(f"task {len(clips)} of {len(tasks)} {label}")
         return Grid(policy.config.env.name, [task_in_words(env, task) for task in tasks], labels, clips, dt)
     finally:
         env.close()

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,16 @@ def test_ten_failed_outer_steps_in_a_row_stop_the_run_over_a_resume_too(tmp_path
     assert f"iteration {most - 1} is saved" in said[-1]
     assert f"--init_from {run}" in said[-1]
     assert len(table(run)) == most
+
+
+def test_what_an_outer_step_says_of_its_failure_is_told(tmp_path, monkeypatch):
+    def failing(*_: Any) -> Any:
+        raise FloatingPointError("theta ran away")
+
+    config = tiny(tmp_path / "run", **POINT | {"num_iterations": MAX_FAILED_OUTER_STEPS})
+    monkeypatch.setitem(OUTER_STEPS, type(config.outer), failing)
+    with pytest.raises(TooManyFailures, match=re.escape(f"the last since {OUTER_STEP} (theta ran away)")):
+        train(config)
 
 
 def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeypatch):

@@ -404,3 +404,9 @@ def test_the_picture_goes_on_to_the_policys_horizon():
     ends = [env.step(env.action_space.sample())[3] for _ in range(130)]
     env.close()
     assert ends == [False] * 129 + [True]
+
+
+def test_progress_names_every_panel(policy, tmp_path) -> None:
+    told: list[str] = []
+    record(policy, tmp_path / "video.gif", tasks=[NEAR, FAR], num_steps=1, num_episodes=2, progress=told.append)
+    assert told == [f"task {row} of 2 {column}" for row in (1, 2) for column in ("before adaptation", "after 1 step")]
