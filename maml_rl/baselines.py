@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 
 from maml_rl.cli import main, parse, positive, run_parser, say
+from maml_rl.errors import did_you_mean
 
 BASELINES = ("random", "pretrained", "oracle", "ppo")
 
@@ -62,8 +62,7 @@ def command(argv: list[str]) -> int:
 
 def _baseline(name: str) -> str:
     if name not in BASELINES:
-        close = difflib.get_close_matches(name, BASELINES, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name, BASELINES)
         raise argparse.ArgumentTypeError(f"unknown baseline {name!r}.{hint} Valid are {', '.join(BASELINES)}")
     return name
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import importlib.metadata
 import math
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from maml_rl.config import Config
@@ -42,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] not in COMMANDS:
         wanted = argv and argv[0] not in ("-h", "--help")
         text = f"maml-rl {{{','.join(COMMANDS)}}} ...; each explains itself with --help"
-        close = difflib.get_close_matches(argv[0], COMMANDS, n=1) if wanted else []
-        hint = f". Did you mean {close[0]}?" if close else ";"
-        print(f"error: unknown command {argv[0]!r}{hint} usage: {text}" if wanted else text, file=sys.stderr)  # noqa: T201
+        if wanted:
+            text = f"error: unknown command {argv[0]!r}.{did_you_mean(argv[0], COMMANDS)} Usage: {text}"
+        print(text, file=sys.stderr)  # noqa: T201
         return 2 if wanted or not argv else 0
     try:
         return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
@@ -224,8 +223,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
     for token in argv:
         flag = token.partition("=")[0]
         if flag.startswith("--") and flag not in flags:
-            close = difflib.get_close_matches(flag, flags, n=1)
-            raise UserError(f"unknown flag {flag}." + (f" Did you mean {close[0]}?" if close else f" Valid: {flags}"))
+            raise UserError(f"unknown flag {flag}.{did_you_mean(flag, flags) or f' Valid: {flags}'}")
     return parser.parse_args(argv)
 
 

@@ -29,7 +29,7 @@ from maml_envs.dynamics import parse as parse_dynamics
 from maml_rl.baseline import BaselineConfig
 from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.devices import resolve_device
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.outer import OUTER_CONFIGS
@@ -245,8 +245,7 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
         UserError: an unknown environment or outer step.
     """
     if outer_name not in OUTER_CONFIGS:
-        close = difflib.get_close_matches(outer_name, OUTER_CONFIGS, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(outer_name, OUTER_CONFIGS)
         raise UserError(f"unknown outer step {outer_name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}")
     family = family_of(env_name)
     parser = ArgumentParser(
@@ -347,10 +346,9 @@ def closest(name: str, known: Sequence[str]) -> str:
     """`` Did you mean ...?``, or a pointer to the list of all."""
     # A setting's own name counts most: `num_step` is meant to be `inner.num_steps`.
     by_last = {key.rpartition(".")[2].lstrip("-"): key for key in reversed(known)}
-    matches = difflib.get_close_matches(name, known, n=1) or [
-        by_last[match] for match in difflib.get_close_matches(name.rpartition(".")[2].lstrip("-"), list(by_last), n=1)
-    ]
-    return f" Did you mean {matches[0]}?" if matches else " See --help for all settings."
+    own = difflib.get_close_matches(name.rpartition(".")[2].lstrip("-"), list(by_last), n=1)
+    like_own = f" Did you mean {by_last[own[0]]}?" if own else ""
+    return did_you_mean(name, known) or like_own or " See --help for all settings."
 
 
 def preset(env_name: str) -> dict[str, Any]:
@@ -375,8 +373,7 @@ def _read_config_file(name: str) -> dict[str, Any]:
         return read_yaml(Path(name))
     if name in preset_names():
         return read_yaml(Path(str(importlib.resources.files("maml_configs"))) / f"{name}.yaml")
-    close = difflib.get_close_matches(name, preset_names(), n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, preset_names())
     raise UserError(
         f"there is no file {name}, and no preset of that name.{hint} Presets are {', '.join(preset_names())}"
     )

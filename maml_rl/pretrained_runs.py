@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 
 _FOLDER = Path(__file__).parent / "pretrained"
 
@@ -27,8 +26,7 @@ def find_run(run: str | Path) -> Path:
         return folder
     if str(folder) in names:
         return _FOLDER / folder
-    close = difflib.get_close_matches(str(folder), names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(str(folder), names)
     raise UserError(
         f"there is no run folder {folder}, and no pretrained policy of that name.{hint} These are {', '.join(names)}"
     )

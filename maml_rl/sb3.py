@@ -6,7 +6,6 @@ The only file that imports its algorithms.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,7 @@ from torch import nn
 
 from maml_rl.collection import ActionMap
 from maml_rl.devices import torch_threads
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 from maml_rl.folding import ACTIVATIONS, PlainNetwork
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.random_streams import Phase, RandomStreams
@@ -369,8 +368,7 @@ def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None
     valid = [name for name in inspect.signature(algorithm).parameters if name not in ("env", *_SAID_BY_THE_ACTOR)]
     for name in settings:
         if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, valid, "'")
             raise UserError(f"{algorithm.__name__} has no setting {name!r}.{hint} Valid are {', '.join(valid)}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
 from maml_rl.drawn_tasks import DrawnTasks
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 from maml_rl.protocols import Task
 
 _PASSED_ON = (UserError, MemoryError)  # these are told as they are
@@ -209,8 +208,7 @@ def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
         return
     for name in drawn.names:
         if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, parameters, "'")
             valid = ", ".join(parameter for parameter in parameters if parameter != "render_mode") or "none"
             instead = ", nor has it set_task" if drawn.listed else ""
             raise UserError(

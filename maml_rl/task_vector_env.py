@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib
 import os
@@ -20,7 +19,7 @@ from gymnasium.wrappers.vector import FlattenObservation
 
 from maml_rl.drawn_tasks import DrawnTasks
 from maml_rl.drawn_tasks import parse as parse_tasks
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.setting_checks import check_ranges
 from maml_rl.task_observer import TaskObserver
@@ -91,8 +90,7 @@ def resolve_env_id(name: str) -> str:
     if name in gym.registry:
         return name
     families = [key.removeprefix("maml_rl/").removesuffix("-v0") for key in gym.registry if key.startswith("maml_rl/")]
-    close = difflib.get_close_matches(name, [*families, *gym.registry], n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, [*families, *gym.registry], "'")
     raise UserError(
         f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any id that Gymnasium "
         "has registered, and module:EnvId-v0."
