@@ -53,17 +53,23 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines")
     add_env_flags(parser)
     env_flags, argv = take_env_flags(argv)
+    if any(word.partition("=")[0] == "--task" for word in argv):
+        raise UserError(
+            "evaluate draws its tasks; --tasks.SETTING says from where (--tasks.low 1.5 --tasks.high 1.5 --num_tasks 1)"
+        )
     args = parse(parser, argv)
 
     from maml_rl.pretrained_runs import find_run, output_folder
 
     args.runs = [find_run(run) for run in args.runs]
     folder = args.output or output_folder(args.runs[0]) / "evaluation"
+    instead = ", in place of an earlier evaluation" if (folder / "report.html").exists() else ""
     comparison, env = _evaluated(args, env_flags, folder)
     changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags)
     kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
-    say(f"{env.name}{changed}: {args.num_tasks} fresh tasks{kept_back}, {args.num_episodes} episodes per task and step")
-    say(f"{comparison.table()}\nwritten to {folder}: report.html, results.json, results.csv, plots")
+    tasks = f"{args.num_tasks} fresh task{'' if args.num_tasks == 1 else 's'}"
+    say(f"{env.name}{changed}: {tasks}{kept_back}, {args.num_episodes} episodes per task and step")
+    say(f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, results.csv, plots")
     return 0
 
 

@@ -156,7 +156,8 @@ def evaluate(
 
     Args:
         policy: what to adapt.
-        env: where; default is the policy's own environment, on its held-out tasks where the family keeps some back.
+        env: where, as ``maml_rl.load_config(env={"name": ..., "low": ..., "dynamics": {...}}).env`` says it; default is
+            the policy's own environment, on its held-out tasks where the family keeps some back.
         num_tasks: tasks.
         num_episodes: per task and adaptation step.
         num_steps: inner steps.

@@ -21,7 +21,7 @@ NO_EPISODE = "no valid episode is left"
 BASELINE = "the baseline cannot be fitted"
 INNER_STEP = "the inner step is not finite"
 LINE_SEARCH = "the line search found no step"
-OUTER_STEP = "the outer step is not finite"
+OUTER_STEP = "the outer step cannot be taken"
 
 _ORDER = (SIMULATION, OBSERVATION, ACTION, REWARD, NO_EPISODE, BASELINE, INNER_STEP)
 """In which the failures of a collection, and of the inner step after it, are told."""
@@ -59,10 +59,14 @@ class Failure(NamedTuple):
     """Episodes that became void; 0 where a whole task or the outer step failed."""
     task: Task | None
     """Where it happened; ``None`` for the outer step."""
+    detail: str = ""
+    """What the outer step itself says of it, if anything; not in failures.csv."""
 
     def row(self) -> dict[str, Any]:
         """Its cells in failures.csv."""
-        return {**self._asdict(), "task": "" if self.task is None else as_json(self.task)}
+        cells = {**self._asdict(), "task": "" if self.task is None else as_json(self.task)}
+        del cells["detail"]
+        return cells
 
 
 class Failures:
@@ -109,7 +113,7 @@ class Failures:
         Raises:
             TooManyFailures: it has come to that.
         """
-        self.rows.append(Failure(adaptation_step, what, 0, None))
+        self.rows.append(Failure(adaptation_step, what, 0, None, detail))
         if number >= most:
             cause = f"{what} ({detail})" if detail else what
             raise TooManyFailures(
@@ -187,7 +191,7 @@ def summary(rows: Sequence[Failure]) -> str:
         same = [row for row in rows if row.what == what]
         num_episodes = sum(row.num_episodes for row in same)
         if same[0].task is None:
-            parts.append(f"outer step dropped ({what})")
+            parts.append(f"outer step dropped ({same[0].detail or what})")
         elif num_episodes:
             parts.append(f"{_counted(num_episodes, 'episode')} void ({what})")
         else:

@@ -275,7 +275,7 @@ class MetaObjective:
         return policy_gradient_loss(self.policy, self.inner.surrogate)
 
     def inner_step(self, stack: Params, support: Episodes) -> dict[str, Tensor]:
-        """One inner step."""
+        """One inner step; in training all have the same step sizes, so that the number of the step does not matter."""
         sizes = step_sizes(self.policy, self.inner, stack)
         return adapt(stack, [support], self.inner_loss, step_size=sizes, first_order=self.inner.first_order)
 

@@ -167,7 +167,7 @@ class MetaPolicy:
             task: the task to set; default is the one that the environment has.
             num_steps: inner steps; default as in training.
             num_episodes: episodes per step; default as in training.
-            seed: of the episodes.
+            seed: of the episodes. Those in an environment that is handed in are others than those of a task.
             episodes: what this policy has played already, in place of an environment: an
                 :class:`~maml_rl.episode_log.EpisodeLog` or a mapping of its fields, for one inner step, or one for
                 each inner step in turn, played by the policy that the steps before it lead to.

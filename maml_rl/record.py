@@ -43,7 +43,9 @@ def command(argv: list[str]) -> int:
     )
     parser.add_argument("--format", choices=FORMATS, help="default: the ending of --output, or mp4")
     parser.add_argument(
-        "--output", type=Path, help="video file, .mp4 or .gif (default: videos/adaptation.mp4 in RUN, or in runs/NAME)"
+        "--output",
+        type=Path,
+        help="video file, .mp4 or .gif, replaced if there (default: videos/adaptation.mp4 in RUN, or in runs/NAME)",
     )
     add_env_flags(parser)
     env_flags, argv = take_env_flags(argv)
@@ -68,7 +70,9 @@ def command(argv: list[str]) -> int:
         policy, config=dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags))
     )
     _record(policy, path, args)
-    say(f"written to {path}")
+    actions = "actions drawn" if args.stochastic else "the most probable actions"
+    adapted = f"adapted on {args.num_episodes or policy.config.num_episodes} episodes a step"
+    say(f"written to {path}: an episode a panel with {actions}, {adapted}")
     return 0
 
 

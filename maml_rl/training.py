@@ -333,7 +333,7 @@ class TrainingRun:
                     self.state = state
                     is_last = state.iteration == config.num_iterations
                     if is_last:
-                        self._forget_results()
+                        self._forget_results(say)
                     if is_last or state.iteration % logging.checkpoint_every == 0:
                         self.checkpoint()
                 if failed:
@@ -350,8 +350,10 @@ class TrainingRun:
     def _announce(self, say: Say) -> None:
         config, num_steps = self.config, self.config.training_inner.num_steps
         steps = config.meta_batch_size * config.num_episodes * config.horizon * (num_steps + 1)
+        rest = config.num_iterations - self.state.iteration
+        number = f"{rest} of " if self.state.iteration else ""
         say(
-            f"{config.env.name}: {_number(config.num_iterations, 'meta-iteration')} of "
+            f"{config.env.name}: {number}{_number(config.num_iterations, 'meta-iteration')} of "
             f"{_number(config.meta_batch_size, 'task')} x {_number(config.num_episodes, 'episode')} x "
             f"{_number(config.horizon, 'step')} x {_number(num_steps + 1, 'collection')} = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
@@ -384,9 +386,11 @@ class TrainingRun:
         """The files written last, of the final evaluation and of the video."""
         return self.folder / "evaluation" / "report.html", self.folder / "videos" / "final.mp4"
 
-    def _forget_results(self) -> None:
+    def _forget_results(self, say: Say) -> None:
         """Remove what a run had that is now extended: after a kill it would pass for that of the final policy."""
         report, video = self._results()
+        if self.config.logging.final_evaluation and report.exists():
+            say(f"{report.parent} is of the shorter run: its report.html is removed, and all of it replaced at the end")
         with _writing():
             if self.config.logging.final_evaluation:
                 report.unlink(missing_ok=True)
@@ -406,16 +410,18 @@ class TrainingRun:
             from maml_rl.comparison import META_TRAINED, Comparison, Entry
             from maml_rl.report import write_report  # here, since Matplotlib takes its time to load
 
-            say("evaluating on fresh tasks (--logging.final_evaluation false leaves it out) ...")
+            say("evaluating on fresh tasks (as logging.final_evaluation says) ...")
             result = evaluate(policy, seed=seed)
             with _writing():
                 write_report(report.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})]))
-            say(f"return on {len(result.tasks)} fresh tasks:\n{result.table()}\nwritten to {report.parent}")
+            sizes = f"{len(result.tasks)} fresh tasks, {result.returns.shape[-1]} episodes per task and step"
+            say(f"return on {sizes}:\n{result.table()}\nwritten to {report.parent}")
         elif logging.final_evaluation:
             say(f"{report} is there already, and stays")
         if logging.final_video and not video.exists() and self._can_draw(None if anew else say):
             say("recording a video ...")
-            say(f"video of an adapted policy: {record(policy, video, seed=seed)}")
+            shown = "an episode a panel, the most probable actions"
+            say(f"video of an adapted policy: {record(policy, video, seed=seed)} ({shown})")
 
 
 @contextlib.contextmanager

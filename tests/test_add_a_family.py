@@ -9,15 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio.v3
 import pytest
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "add_a_family.md").read_text()
 TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "6"]
 
 
-def _block(language: str) -> str:
-    [block] = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)
-    return block
+def _block(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)[number]
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,8 @@ def test_commands(folder: Path) -> None:
     results = json.loads((folder / "runs/cart/evaluation/results.json").read_text())
     assert all(entry["task"]["body_mass"] == 2 for entry in results["results"][0]["tasks"])
     assert "written to" in _run(folder, *record, "--num_episodes", "3")
+
+
+def test_a_picture_before_training(folder: Path) -> None:
+    _run(folder, "-c", _block("python", 1))
+    assert imageio.v3.imread(folder / "cart.png").std() > 0

@@ -1,4 +1,4 @@
-"""What the README and docs/training.md show exists and runs."""
+"""What the README and the pages of docs/ show exists and runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from maml_rl.cli import main
 from maml_rl.config_files import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = [(ROOT / name).read_text() for name in ("README.md", "docs/training.md")]
+TEXTS = [
+    (ROOT / name).read_text()
+    for name in ("README.md", *(f"docs/{n}.md" for n in ("training", "evaluation", "families")))
+]
 TINY = {"meta_batch_size": 2, "num_episodes": 4, "horizon": 8, "num_iterations": 2}
 
 
@@ -35,7 +38,9 @@ def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the runs that the texts speak of exist."""
     folder = tmp_path_factory.mktemp("readme")
     logging = {"final_evaluation": False, "final_video": False}
-    maml_rl.train(load_config(env="PointNavigation", output=str(folder / "runs/point"), logging=logging, **TINY))
+    for seed, name in enumerate(("point", "point-seed1")):
+        output = str(folder / "runs" / name)
+        maml_rl.train(load_config(env="PointNavigation", seed=seed, output=output, logging=logging, **TINY))
     masses = {"name": "HalfCheetahVel", "dynamics": {"body_mass": [0.5, 2.0]}}
     maml_rl.train(load_config(env=masses, output=str(folder / "runs/masses"), logging=logging, **TINY))
     return folder
@@ -50,6 +55,23 @@ def test_the_first_commands_are_the_two_that_set_up_everything() -> None:
 def test_ci_runs_the_test_command() -> None:
     assert "\nmake test" in (ROOT / ".ci" / "run").read_text()
     assert "run: make test" in (ROOT / ".github" / "workflows" / "test.yml").read_text()
+
+
+def test_every_training_command_of_the_documents_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = 0
+    for page in (ROOT / "docs").glob("*.md"):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                _, is_training, flags = line.partition("-m maml_rl.train ")
+                elsewhere = ("--resume", "--init_from runs/", "cart_place:", "my_package:", "--help")  # in other tests
+                if is_training and not any(part in flags for part in elsewhere):
+                    assert main(["train", *shlex.split(flags.partition("  #")[0]), "--print_config"]) == 0, line
+                    found += 1
+    assert found > 50
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("arguments", commands("python -m maml_rl.train"), ids=" ".join)
@@ -83,8 +105,9 @@ def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.Mo
     for arguments in commands(f"python -m maml_rl.{command}"):
         small = ["--num_episodes", "2", *(["--size", "160x128", "--fps", "2"] if command == "record" else [])]
         assert main([command, *arguments, *small]) == 0
-        folder = point_run / "runs" / arguments[0].removeprefix("runs/")
-        assert list(folder.glob("evaluation/*.json" if command == "evaluate" else "videos/*.mp4"))
+        where = arguments[arguments.index("--output") + 1] if "--output" in arguments else arguments[0]
+        folder = point_run / "runs" / where.removeprefix("runs/")
+        assert list(folder.rglob("results.json" if command == "evaluate" else "videos/*.mp4"))
 
 
 @pytest.mark.parametrize("example", blocks("python"))
@@ -93,7 +116,8 @@ def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(maml_rl, "load_config", lambda **settings: load_config(**{**settings, **TINY}), raising=False)
     names: dict[str, object] = {}
     exec(example, names)
-    assert isinstance(names["policy"], maml_rl.MetaPolicy)
+    if "import maml_rl\n" in example:  # and not the environments alone
+        assert isinstance(names["policy"], maml_rl.MetaPolicy)
     if "maml_rl.train(" in example:
         assert list(tmp_path.glob("runs/**/evaluation/results.json"))
     if "adapted" in names:

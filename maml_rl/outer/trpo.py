@@ -66,7 +66,7 @@ def conjugate_gradient(
         product: v ↦ A v, (P,) to (P,).
         target: b, (P,).
         num_iterations: at most.
-        tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖².
+        tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖²; 1e-10 is a relative residual of 1e-5.
 
     Returns:
         x and the residual b − A x, each (P,).
@@ -124,7 +124,8 @@ def natural_direction(
 ) -> tuple[Tensor, float]:
     """The natural gradient x, (P,), with F x = g, and xᵀ F x; F is the damped Fisher matrix, or its estimate.
 
-    Where the gradient is zero, so are both. xᵀ F x may be negative where rounding spoils F: then there is no step.
+    Where the gradient is zero, so are both. xᵀ F x may be negative where rounding spoils F: then no step can be taken
+    (TRPO returns theta, with ``outer/accepted`` 0).
     """
 
     def damped(vector: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ def _block_product(
     """The map v ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
     num_tasks, query = block.query.num_tasks, block.query.every(state_stride)
     leaves = requiring_grad(make_stack(theta, num_tasks))
-    theta_prime = _adapted(objective, leaves, block, state_stride)
+    theta_prime = _theta_prime(objective, leaves, block, state_stride)
     dist = distribution(objective.policy, theta_prime, query.flat(query.observations))
     outputs, stack = tuple(dist), list(leaves.values())
     # Jᵀu is linear in u, so the derivative of its product with v with respect to u is J v.
@@ -228,7 +229,7 @@ def _block_product(
     return product
 
 
-def _adapted(objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int) -> Params:
+def _theta_prime(objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int) -> Params:
     """θ' with the value that all states give, and the derivative that every ``state_stride``-th gives."""
     stack = with_context(objective.policy, stack)
     inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride

@@ -159,7 +159,10 @@ def test_start_of_the_reacher() -> None:
 
 
 class Step(NamedTuple):
-    """One control step: the place (m) of what the reward looks at after it, and its mean velocity (m/s)."""
+    """One control step: the place (m) of what the reward looks at after it, and its mean velocity (m/s).
+
+    The place of a planar root is what the first two of qpos say: y is the height of the walker and the hopper.
+    """
 
     x: float
     y: float
@@ -333,6 +336,7 @@ def _assert_uniform(values: np.ndarray, low: float, high: float) -> None:
     assert len(np.unique(values)) == len(values)
 
 
+# Of families with goal velocities between low and high; others have tests of their own.
 RANGES = {"AntVel": (0, 3), "Walker2dVel": (0, 10), "HopperVel": (0, 2), "SwimmerVel": (0.1, 0.2)}
 
 
