@@ -333,7 +333,7 @@ class TrainingRun:
                     self.state = state
                     is_last = state.iteration == config.num_iterations
                     if is_last:
-                        self._forget_results(say)
+                        self._forget_results()
                     if is_last or state.iteration % logging.checkpoint_every == 0:
                         self.checkpoint()
                 if failed:
@@ -358,6 +358,9 @@ class TrainingRun:
             f"{_number(config.horizon, 'step')} x {_number(num_steps + 1, 'collection')} = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
+        report, _ = self._results()
+        if self.state.iteration and config.logging.final_evaluation and report.exists():
+            say(f"{report.parent} will be replaced at the end")
         notice = config.outer.notice(num_steps) if hasattr(config.outer, "notice") else None
         if notice:
             say(notice)
@@ -386,11 +389,9 @@ class TrainingRun:
         """The files written last, of the final evaluation and of the video."""
         return self.folder / "evaluation" / "report.html", self.folder / "videos" / "final.mp4"
 
-    def _forget_results(self, say: Say) -> None:
+    def _forget_results(self) -> None:
         """Remove what a run had that is now extended: after a kill it would pass for that of the final policy."""
         report, video = self._results()
-        if self.config.logging.final_evaluation and report.exists():
-            say(f"{report.parent} is of the shorter run: its report.html is removed, and all of it replaced at the end")
         with _writing():
             if self.config.logging.final_evaluation:
                 report.unlink(missing_ok=True)

@@ -363,6 +363,17 @@ def test_resuming_a_finished_run_makes_up_for_missing_results(tmp_path):
     assert (run / "videos" / "final.mp4").stat().st_size > 0
 
 
+def test_a_longer_run_replaces_its_evaluation_and_says_so(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(run, num_iterations=1, logging={"final_evaluation": True}))
+    before = (run / "evaluation" / "results.json").read_bytes()
+    said: list[str] = []
+    resume(run, 3, say=said.append)
+    assert any("2 of 3 meta-iterations" in text for text in said)
+    assert f"{run / 'evaluation'} will be replaced at the end" in said
+    assert (run / "evaluation" / "results.json").read_bytes() != before
+
+
 def test_a_run_without_a_checkpoint_starts_over(whole, copy):
     shutil.rmtree(copy / "checkpoints")
     assert main(["train", "--resume", str(copy)]) == 0
