@@ -20,11 +20,15 @@ class Recorder:
     def __init__(self, env: Any) -> None:
         self._batch = env.unwrapped.engine.batch
         self._calls: list[tuple[Any, ...]] = []
+        self.inside_s = 0.0
+        """Seconds that the environment's own steps took inside ``Batch.step``."""
         step, forward = self._batch.step, self._batch.forward
 
         def noted_step(ids: np.ndarray | None = None, nstep: int = 1) -> None:
             self._calls.append((ids, nstep, self._batch.ctrl.copy()))
+            start = time.perf_counter()
             step(ids, nstep=nstep)
+            self.inside_s += time.perf_counter() - start
 
         def noted_forward(ids: np.ndarray | None = None, **stage: int) -> None:
             forward(ids, **stage)
@@ -36,6 +40,7 @@ class Recorder:
     def clear(self) -> None:
         """Forget what was noted."""
         self._calls.clear()
+        self.inside_s = 0.0
 
     @property
     def num_steps(self) -> int:

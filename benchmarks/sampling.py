@@ -34,6 +34,8 @@ class Rounds(NamedTuple):
     """Control steps per second."""
     ratios: list[float]
     """Floor over collection; empty for a body without physics."""
+    milliseconds: list[tuple[float, float, float]]
+    """Of a control step of all simulations: the whole, inside ``Batch.step``, and in the replay."""
     shares: list[float]
     """Control steps that were taken, of tasks x episodes x horizon."""
 
@@ -41,7 +43,7 @@ class Rounds(NamedTuple):
 def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
     """Collect and replay in turn."""
     sizes = {"meta_batch_size": args.num_tasks, "num_episodes": args.num_episodes, "horizon": args.horizon}
-    rounds = Rounds([], [], [])
+    rounds = Rounds([], [], [], [])
     with open_trainer(load_config(env=env, **sizes)) as (trainer, state, _):
         collector = trainer.collector
         recorder = Recorder(collector.env) if hasattr(collector.env.unwrapped.engine, "batch") else None
@@ -61,7 +63,9 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
             rounds.shares.append(num_steps / episodes.mask.numel())
             if recorder:
                 assert recorder.num_steps == num_steps or episodes.void.any(), "finished simulations were stepped"
-                rounds.ratios.append(recorder.replay_s() / seconds)
+                inside_s, replay_s = recorder.inside_s, recorder.replay_s()
+                rounds.ratios.append(replay_s / seconds)
+                rounds.milliseconds.append(tuple(1e3 * s / args.horizon for s in (seconds, inside_s, replay_s)))
     return rounds
 
 
@@ -82,6 +86,8 @@ def main() -> None:
         print(f"steps taken / all:      {summary(rounds.shares)}")
         if rounds.ratios:
             print(f"floor / collection:     {summary(rounds.ratios)}")
+            whole, inside, replay = np.median(rounds.milliseconds, axis=0)
+            print(f"ms per step of all:     {whole:.2f}, in Batch.step {inside:.2f}, in the replay {replay:.2f}")
         return
     cases: dict[str, dict[str, Any]] = {name: {"name": name} for name in maml_envs.FAMILIES}
     cases["AntVel, contact forces"] = {"name": "AntVel", **_CONTACT_FORCES}
