@@ -12,5 +12,6 @@ class UserError(ValueError):
 
 def did_you_mean(name: str, valid: Iterable[str], quotes: str = "") -> str:
     """`` Did you mean ...?`` with the valid name that is closest, or nothing where none is close."""
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f" Did you mean {quotes}{close[0]}{quotes}?" if close else ""
+    bare = {choice.lstrip("-"): choice for choice in valid}  # dashes are no likeness: --lr is not meant to be --help
+    close = difflib.get_close_matches(name.lstrip("-"), list(bare), n=1)
+    return f" Did you mean {quotes}{bare[close[0]]}{quotes}?" if close else ""

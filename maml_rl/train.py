@@ -14,20 +14,13 @@ _MOST_DIGITS = 20
 
 def command(argv: list[str]) -> int:
     """Train a run, or go on with one."""
+    import yaml
+
     if _asks_for_help(argv):
         with torch_left_out():
-            return _command(argv)
-    return _command(argv)
+            from maml_rl.config_files import parse_training_arguments
 
-
-def _asks_for_help(argv: list[str]) -> bool:
-    """Whether help is wanted, and nothing that names a module of the user's, which may use torch."""
-    others = [word for word in argv if word not in ("-h", "--help")]
-    return len(others) < len(argv) and not any(":" in word or word.startswith("--config") for word in others)
-
-
-def _command(argv: list[str]) -> int:
-    import yaml
+            parse_training_arguments(argv)  # shows help, and exits
 
     from maml_rl.config import to_mapping
     from maml_rl.config_files import parse_training_arguments, take_option
@@ -50,6 +43,12 @@ def _command(argv: list[str]) -> int:
         say(str(error))
         return error.exit_status
     return 0
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    """Whether help is wanted, and nothing that may name a module of the user's, which may use torch."""
+    others = [word for word in argv if word not in ("-h", "--help")]
+    return len(others) < len(argv) and not any(":" in word or word.startswith("--config") for word in others)
 
 
 def _iterations_to_resume(rest: list[str]) -> int | None:
