@@ -157,7 +157,7 @@ def _results(folder: Path, run: Path, policy: Any, replaced: Callable[..., Loade
     unfinished = folder / "unfinished"
 
     def evaluated() -> None:
-        found = comparison._evaluated(policy, policy.config.env, _SIZES, unfinished)
+        found = comparison._evaluated(policy, policy.config.env, _SIZES, None, unfinished)
         entry = comparison.Entry(comparison.META_TRAINED, (run,), (found,), {})
         _ = comparison.Comparison([entry]).settings
 

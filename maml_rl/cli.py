@@ -239,3 +239,29 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def task_values(text: str) -> dict[str, float]:
+    """``goal_x=0.3,body_mass=2`` as a task."""
+    task = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
+        try:
+            task[name.strip()] = float(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{name.strip()} must be a number, got {value!r}") from None
+    return task
+
+
+def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
+    """Refuse flags of the environment where a task is given.
+
+    Raises:
+        UserError: there is one.
+    """
+    if task is not None and (env_flags.flags or env_flags.sweeps):
+        raise UserError(
+            "--task says all about the task, the body included (body_mass=2); leave out --dynamics and --tasks"
+        )

@@ -25,6 +25,7 @@ from maml_rl.intervals import (
     written,
 )
 from maml_rl.meta_policy import MetaPolicy
+from maml_rl.protocols import Task
 from maml_rl.task_vector_env import EnvConfig
 
 META_TRAINED = "meta-trained"
@@ -194,6 +195,11 @@ class Comparison:
         return {name: described[0][name] for name in names} | {"task_units": units}
 
     @property
+    def kind_of_tasks(self) -> str:
+        """Whether they are fresh, or given."""
+        return "given" if self.entries[0].evaluations[0].description.get("tasks_are_given") else "fresh"
+
+    @property
     def main(self) -> list[Entry]:
         """The methods in the environment as it is."""
         return [entry for entry in self.entries if not entry.swept]
@@ -267,6 +273,7 @@ def compare(
     num_tasks: int,
     num_episodes: int,
     seed: int,
+    tasks: Sequence[Task] | None = None,
     unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
@@ -278,9 +285,10 @@ def compare(
     Args:
         subjects: the policies; those of one label must be adapted by equally many steps.
         conditions: the environments.
-        num_tasks: fresh tasks.
+        num_tasks: fresh tasks, or those that are given.
         num_episodes: per task and adaptation step.
         seed: of tasks and episodes.
+        tasks: in place of fresh ones.
         unfinished: folder that keeps what is done if this is interrupted, so that the next call goes on there.
         progress: told after every evaluation which one it was.
 
@@ -297,7 +305,7 @@ def compare(
                 continue
             sizes = {"num_tasks": num_tasks, "num_episodes": num_episodes, "num_steps": subject.num_steps, "seed": seed}
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
-            found[subject.label].append(_evaluated(subject.policy, env, sizes, unfinished))
+            found[subject.label].append(_evaluated(subject.policy, env, sizes, tasks, unfinished))
             progress(f"{subject.label}{' at ' if swept else ''}{swept}")
         evaluations = [evaluation for several in found.values() for evaluation in several]
         if any(list(evaluation.tasks) != list(evaluations[0].tasks) for evaluation in evaluations):
@@ -310,10 +318,17 @@ def compare(
     return Comparison(entries)
 
 
-def _evaluated(policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int], unfinished: Path | None) -> Evaluation:
+def _evaluated(
+    policy: MetaPolicy,
+    env: EnvConfig,
+    sizes: Mapping[str, int],
+    tasks: Sequence[Task] | None,
+    unfinished: Path | None,
+) -> Evaluation:
     """An evaluation, read from ``unfinished`` if it was made there already."""
+    drawn = dict(sizes) if tasks is None else {name: size for name, size in sizes.items() if name != "num_tasks"}
     if unfinished is None:
-        return evaluate(policy, env=env, **sizes)
+        return evaluate(policy, env=env, tasks=tasks, **drawn)
     digest = hashlib.sha256()
     for name, value in sorted(policy.theta.items()):
         digest.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
@@ -321,14 +336,16 @@ def _evaluated(policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int], unf
         digest.update(value.cpu().contiguous().numpy().tobytes())
     inner = dataclasses.asdict(policy.config.inner)
     baseline = dataclasses.asdict(policy.config.baseline)
-    digest.update(json.dumps([dataclasses.asdict(env), dict(sizes), inner, baseline, policy.config.horizon]).encode())
+    given = None if tasks is None else [dict(task) for task in tasks]
+    settings = [dataclasses.asdict(env), dict(sizes), given, inner, baseline, policy.config.horizon]
+    digest.update(json.dumps(settings).encode())
     path = unfinished / f"{digest.hexdigest()}.json"
     if path.exists():
         try:
             return _evaluation_of(read_json(path, LONGEST_TABLE), policy, env, sizes)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{path} of an interrupted evaluation is damaged ({error}): delete it") from error
-    result = evaluate(policy, env=env, **sizes)
+    result = evaluate(policy, env=env, tasks=tasks, **drawn)
     values = {
         "tasks": [dict(task) for task in result.tasks],
         "returns": result.returns.tolist(),

@@ -99,7 +99,7 @@ class Config:
     output: str | None = None
     """The run folder; default is runs/FAMILY/date-time-seed."""
     num_iterations: int = 300
-    """Meta-iterations."""
+    """Meta-iterations in all, with those before a resume."""
     meta_batch_size: int = 40
     """Tasks per meta-iteration."""
     num_episodes: int = 20

@@ -21,9 +21,11 @@ from maml_rl.cli import (
     natural,
     parse,
     positive,
+    refuse_flags_beside_task,
     run_parser,
     say,
     take_env_flags,
+    task_values,
 )
 from maml_rl.errors import UserError
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from maml_rl.comparison import Comparison, Condition, Subject
     from maml_rl.meta_policy import MetaPolicy
     from maml_rl.task_vector_env import EnvConfig
+
+
+_NUM_TASKS = 40
 
 
 def command(argv: list[str]) -> int:
@@ -42,7 +47,15 @@ def command(argv: list[str]) -> int:
         "the same command goes on where it was.",
         several=True,
     )
-    parser.add_argument("--num_tasks", type=positive, default=40, help="fresh tasks (default: 40)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--num_tasks", type=positive, help=f"fresh tasks (default: {_NUM_TASKS})")
+    which.add_argument(
+        "--task",
+        type=task_values,
+        action="append",
+        metavar="NAME=VALUE,...",
+        help="in place of fresh tasks this one, body included, or several where it is given again",
+    )
     parser.add_argument("--num_episodes", type=positive, default=20, help="per task and step (default: 20)")
     parser.add_argument("--num_steps", type=natural, default=3, help="adaptation steps K (default: 3)")
     parser.add_argument(
@@ -53,27 +66,27 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines")
     add_env_flags(parser)
     env_flags, argv = take_env_flags(argv)
-    if any(word.partition("=")[0] == "--task" for word in argv):
-        raise UserError(
-            "evaluate draws its tasks; --tasks.SETTING says from where (--tasks.low 1.5 --tasks.high 1.5 --num_tasks 1)"
-        )
     args = parse(parser, argv)
+    refuse_flags_beside_task(args.task, env_flags)
+    num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
     from maml_rl.pretrained_runs import find_run, output_folder
 
     args.runs = [find_run(run) for run in args.runs]
     folder = args.output or output_folder(args.runs[0]) / "evaluation"
     instead = ", in place of an earlier evaluation" if (folder / "report.html").exists() else ""
-    comparison, env = _evaluated(args, env_flags, folder)
+    comparison, env = _evaluated(args, num_tasks, env_flags, folder)
     changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags)
     kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
-    tasks = f"{args.num_tasks} fresh task{'' if args.num_tasks == 1 else 's'}"
+    tasks = f"{num_tasks} {comparison.kind_of_tasks} task{'' if num_tasks == 1 else 's'}"
     say(f"{env.name}{changed}: {tasks}{kept_back}, {args.num_episodes} episodes per task and step")
     say(f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, results.csv, plots")
     return 0
 
 
-def _evaluated(args: argparse.Namespace, env_flags: EnvFlags, folder: Path) -> tuple[Comparison, EnvConfig]:
+def _evaluated(
+    args: argparse.Namespace, num_tasks: int, env_flags: EnvFlags, folder: Path
+) -> tuple[Comparison, EnvConfig]:
     """Evaluate and write the files; the result, and the environment without a sweep."""
     from tqdm import tqdm
 
@@ -94,8 +107,8 @@ def _evaluated(args: argparse.Namespace, env_flags: EnvFlags, folder: Path) -> t
             bar.update()
             bar.set_postfix_str(done)
 
-        sizes = {"num_tasks": args.num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
-        comparison = compare(subjects, conditions, **sizes, unfinished=unfinished, progress=progress)
+        sizes = {"num_tasks": num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
+        comparison = compare(subjects, conditions, **sizes, tasks=args.task, unfinished=unfinished, progress=progress)
         scratch = args.runs[0] / "baselines" / "ppo" / "results.json"
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks

@@ -92,8 +92,9 @@ def evaluate_with(
     num_steps: int,
     streams: RandomStreams,
     env_settings: Mapping[str, object] | None = None,
+    tasks: Sequence[Task] | None = None,
 ) -> Evaluation:
-    """Evaluate on fresh tasks, one for each of the collector's T.
+    """Evaluate on T tasks, as many as the collector plays.
 
     Args:
         collector: plays T tasks, E episodes each.
@@ -101,13 +102,14 @@ def evaluate_with(
         num_steps: K; each step uses fresh episodes, and they are also what the return after step k is measured on.
         streams: of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the policy's own.
+        tasks: default is to draw fresh ones.
 
     Raises:
         TooManyFailures: more than ``max_failed_share`` of the episodes are void, or of the tasks failed.
     """
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
-    first = collector.first_task
-    tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks]
+    first, is_given = collector.first_task, tasks is not None
+    tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks] if tasks is None else tasks
     inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _, failures = collect_through_adaptation(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
@@ -126,6 +128,7 @@ def evaluate_with(
         "step_size": list(inner.test_step_sizes) or inner.step_size,
         "seed": streams.seed,
         "task_units": {name: units[name] for name in tasks[0] if name in units},
+        **({"tasks_are_given": True} if is_given else {}),
     }
     return Evaluation([_plain(task) for task in tasks], returns, success, description)
 
@@ -147,18 +150,20 @@ def evaluate(
     policy: MetaPolicy,
     *,
     env: EnvConfig | None = None,
-    num_tasks: int = 40,
+    tasks: Sequence[Task] | None = None,
+    num_tasks: int | None = None,
     num_episodes: int = 20,
     num_steps: int = 3,
     seed: int = 0,
 ) -> Evaluation:
-    """Evaluate a policy on fresh tasks.
+    """Evaluate a policy on fresh tasks, or on tasks of your choice.
 
     Args:
         policy: what to adapt.
         env: where, as ``maml_rl.load_config(env={"name": ..., "low": ..., "dynamics": {...}}).env`` says it; default is
             the policy's own environment, on its held-out tasks where the family keeps some back.
-        num_tasks: tasks.
+        tasks: each a mapping such as ``{"goal_velocity": 1.5}``; default is to draw ``num_tasks`` of them.
+        num_tasks: tasks to draw; default is 40.
         num_episodes: per task and adaptation step.
         num_steps: inner steps.
         seed: of tasks and episodes.
@@ -168,6 +173,12 @@ def evaluate(
     """
     if not isinstance(policy, MetaPolicy):
         raise UserError(f"evaluate takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}")
+    if tasks is not None:
+        if num_tasks is not None:
+            raise UserError(f"give tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}")
+        if isinstance(tasks, (Mapping, str)) or not tasks or not all(isinstance(task, Mapping) for task in tasks):
+            raise UserError(f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}")
+    num_tasks = len(tasks) if tasks is not None else 40 if num_tasks is None else num_tasks
     check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_whole_numbers(0, num_steps=num_steps, seed=seed)
     horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
@@ -177,4 +188,4 @@ def evaluate(
     with threads, as_task_vector_env(None, config, num_envs, horizon) as envs:
         policy.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = Collector(envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device)
-        return evaluate_with(collector, policy, num_steps, streams, config.kwargs)
+        return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks)

@@ -81,7 +81,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     by_steps.set(xlabel="adaptation steps", ylabel="return", xticks=range(last + 1))
     used = sorted({number for entry in comparison.main for number in entry.num_episodes.tolist()})
     by_episodes.set(xlabel="episodes used per task", xticks=used if len(used) <= 8 else used[:: len(used) // 6])
-    what = f"mean over {comparison.settings['num_tasks']} fresh tasks and 95 % interval over tasks"
+    what = f"mean over {comparison.settings['num_tasks']} {comparison.kind_of_tasks} tasks and 95 % interval over tasks"
     if any(len(entry.evaluations) > 1 for entry in comparison.main):
         what += "; of several runs\ninterquartile mean over runs and tasks and 95 % interval over runs"
     return _finish(figure, f"{_name(comparison)}: {what}")

@@ -8,7 +8,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maml_rl.cli import add_env_flags, env_of, main, natural, parse, positive, run_parser, say, take_env_flags
+from maml_rl.cli import (
+    add_env_flags,
+    env_of,
+    main,
+    natural,
+    parse,
+    positive,
+    refuse_flags_beside_task,
+    run_parser,
+    say,
+    take_env_flags,
+    task_values,
+)
 from maml_rl.errors import UserError
 from maml_rl.video_grid import FORMATS
 
@@ -24,7 +36,7 @@ def command(argv: list[str]) -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--task",
-        type=_task,
+        type=task_values,
         action="append",
         metavar="NAME=VALUE,...",
         help="task, body included, one row each time it is given; a body that it does not speak of is nominal",
@@ -62,10 +74,7 @@ def command(argv: list[str]) -> int:
     policy = load_run(run, resolve_device(args.device))
     if env_flags.sweeps:
         raise UserError("a video shows one body: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
-    if args.task is not None and env_flags.flags:
-        raise UserError(
-            "--task says all about the task, the body included (body_mass=2); leave out --dynamics and --tasks"
-        )
+    refuse_flags_beside_task(args.task, env_flags)
     policy = dataclasses.replace(
         policy, config=dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags))
     )
@@ -104,19 +113,6 @@ def _record(policy: MetaPolicy, path: Path, args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
-
-
-def _task(text: str) -> dict[str, float]:
-    task = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip():
-            raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
-        try:
-            task[name.strip()] = float(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{name.strip()} must be a number, got {value!r}") from None
-    return task
 
 
 def _size(text: str) -> tuple[int, int]:

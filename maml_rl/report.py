@@ -139,7 +139,8 @@ def _csv(comparison: Comparison) -> str:
 
 def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
     settings = comparison.settings
-    number = f"{settings['num_tasks']} fresh tasks, {settings['num_episodes']} episodes per task and adaptation step"
+    tasks = f"{settings['num_tasks']} {comparison.kind_of_tasks} tasks"
+    number = f"{tasks}, {settings['num_episodes']} episodes per task and adaptation step"
     facts = {
         "environment": settings["env"],
         "settings": ", ".join(f"{name} {value}" for name, value in settings["env_settings"].items()) or "default",

@@ -150,7 +150,8 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progr
                     write_config(run, to_mapping(config))
                 say(f"resuming {run} after iteration {done}")
             else:
-                say(f"all {done} iterations of {run} are done")
+                more = f"; --num_iterations {done + 2} would add two" if num_iterations is not None else ""
+                say(f"all {done} iterations of {run} are done{more}")
             return resumed.train(say, progress_bar)
 
 

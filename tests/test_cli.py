@@ -844,3 +844,31 @@ def test_an_adapted_policy_is_no_run_to_go_on_with(run, tmp_path, capsys, monkey
 def test_a_family_is_given_as_a_flag(capsys):
     assert main(["train", "ReacherGoal"]) == 2
     assert "--env ReacherGoal" in capsys.readouterr().err
+
+
+def test_evaluate_on_chosen_tasks(run, tmp_path, capsys):
+    folder = tmp_path / "evaluation"
+    chosen = ["--task", "goal_x=0.3,goal_y=-0.2", "--task=goal_x=0.1,goal_y=0"]
+    rest = ["--num_episodes=2", "--num_steps=1", "--output", str(folder)]
+    assert main(["evaluate", str(run), *chosen, *rest]) == 0
+    out = capsys.readouterr().out
+    assert "2 given tasks" in out
+    assert "in place of" not in out
+    tasks = [entry["task"] for entry in json.loads((folder / "results.json").read_text())["results"][0]["tasks"]]
+    assert tasks == [{"goal_x": 0.3, "goal_y": -0.2}, {"goal_x": 0.1, "goal_y": 0.0}]
+    assert "2 given tasks" in (folder / "report.html").read_text()
+    assert main(["evaluate", str(run), "--num_tasks=1", *rest]) == 0
+    out = capsys.readouterr().out
+    assert "1 fresh task," in out
+    assert "in place of an earlier evaluation" in out
+
+
+@pytest.mark.parametrize(
+    "others", [["--num_tasks", "2"], ["--tasks.high", "0.1"], ["--task", "goal_x=0.1"], ["--task", "x"]]
+)
+def test_a_chosen_task_stands_alone(run, tmp_path, capsys, others):
+    folder = tmp_path / "evaluation"
+    argv = ["evaluate", str(run), "--task", "goal_x=0.3,goal_y=-0.2", *others, "--output", str(folder)]
+    assert main(argv) == 2
+    assert "error:" in capsys.readouterr().err
+    assert not folder.exists()

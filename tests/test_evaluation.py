@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import maml_rl
+from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.random_streams import Phase, RandomStreams
@@ -162,3 +163,29 @@ def test_evaluating_changes_nothing_about_the_policy(policy):
     before = {name: value.clone() for name, value in policy.theta.items()}
     run_evaluation(policy, num_steps=1)
     assert all((policy.theta[name] == value).all() for name, value in before.items())
+
+
+def test_on_chosen_tasks(policy):
+    chosen = [{"goal_x": 0.3, "goal_y": -0.2}, {"goal_x": -0.1, "goal_y": 0.4}]
+    result = evaluate(policy, tasks=chosen, num_episodes=3, num_steps=1)
+    assert result.tasks == chosen
+    assert result.returns.shape == (2, 2, 3)
+    swapped = evaluate(policy, tasks=chosen[::-1], num_episodes=3, num_steps=0)
+    assert swapped.tasks == chosen[::-1]
+    alone = evaluate(policy, tasks=chosen[:1], num_episodes=3, num_steps=1)
+    np.testing.assert_allclose(alone.returns[:, 0], result.returns[:, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"tasks": [{"goal_x": 0.1, "goal_y": 0.1}], "num_tasks": 1}, "tasks or num_tasks"),
+        ({"tasks": []}, "at least one task"),
+        ({"tasks": {"goal_x": 0.1, "goal_y": 0.1}}, "a list of at least one task"),
+        ({"tasks": [{"goal_x": 0.1}]}, "goal_y missing"),
+        ({"tasks": [{"goal_z": 0.1}]}, "goal_x"),
+    ],
+)
+def test_tasks_that_are_none_are_refused(policy, given, told):
+    with pytest.raises(UserError, match=told):
+        evaluate(policy, num_episodes=2, num_steps=0, **given)
