@@ -45,7 +45,7 @@ def check_opengl() -> None:
     Raises:
         RuntimeError: none starts; says why for each, and what to install.
     """
-    wanted = os.environ.get("MUJOCO_GL")
+    wanted = os.environ.get("MUJOCO_GL") or None  # an empty one says nothing, as to MuJoCo itself
     platform = os.environ.get("PYOPENGL_PLATFORM")
     problems = []
     screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")

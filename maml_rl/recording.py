@@ -36,8 +36,8 @@ def _use_headless_renderer(env_id: str) -> None:
     Our families find out by themselves what works here.
     """
     screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if not (screen or env_id.startswith(_OUR_FAMILIES)):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    if not (screen or env_id.startswith(_OUR_FAMILIES) or os.environ.get("MUJOCO_GL")):
+        os.environ["MUJOCO_GL"] = "egl"
 
 
 def make_rendering_env(

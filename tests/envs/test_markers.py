@@ -221,6 +221,13 @@ def test_where_egl_works_nothing_else_is_tried(headless: Callable[..., list[str]
     assert os.environ["MUJOCO_GL"] == "egl"
 
 
+def test_an_empty_choice_is_none(headless: Callable[..., list[str]], monkeypatch: Any) -> None:
+    tried = headless("mujoco.egl")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    mujoco_pictures.check_opengl()
+    assert tried == ["mujoco.egl"]
+
+
 def test_without_opengl_the_package_to_install_is_named(headless: Callable[..., list[str]]) -> None:
     headless()
     with pytest.raises(RuntimeError, match=r"(?s)egl: no mujoco.egl here.*osmesa: .*Debian.*libegl1.*libosmesa6"):
