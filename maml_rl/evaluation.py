@@ -176,7 +176,7 @@ def evaluate(
     if tasks is not None:
         if num_tasks is not None:
             raise UserError(f"give tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}")
-        if isinstance(tasks, (Mapping, str)) or not tasks or not all(isinstance(task, Mapping) for task in tasks):
+        if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(task, Mapping) for task in tasks):
             raise UserError(f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}")
     num_tasks = len(tasks) if tasks is not None else 40 if num_tasks is None else num_tasks
     check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)

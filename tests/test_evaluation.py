@@ -181,6 +181,9 @@ def test_on_chosen_tasks(policy):
     [
         ({"tasks": [{"goal_x": 0.1, "goal_y": 0.1}], "num_tasks": 1}, "tasks or num_tasks"),
         ({"tasks": []}, "at least one task"),
+        ({"tasks": 7}, "at least one task"),
+        ({"tasks": "goal_x=0.1"}, "at least one task"),
+        ({"tasks": [{"goal_x": float("nan"), "goal_y": 0.1}]}, "goal_x"),
         ({"tasks": {"goal_x": 0.1, "goal_y": 0.1}}, "a list of at least one task"),
         ({"tasks": [{"goal_x": 0.1}]}, "goal_y missing"),
         ({"tasks": [{"goal_z": 0.1}]}, "goal_x"),
