@@ -19,13 +19,14 @@ class Recorder:
 
     def __init__(self, env: Any) -> None:
         self._batch = env.unwrapped.engine.batch
+        self._control = self._batch.bind("ctrl")
         self._calls: list[tuple[Any, ...]] = []
         self.inside_s = 0.0
         """Seconds that the environment's own steps took inside ``Batch.step``."""
         step, forward = self._batch.step, self._batch.forward
 
         def noted_step(ids: np.ndarray | None = None, nstep: int = 1) -> None:
-            self._calls.append((ids, nstep, self._batch.ctrl.copy()))
+            self._calls.append((ids, nstep, self._control.copy()))
             start = time.perf_counter()
             step(ids, nstep=nstep)
             self.inside_s += time.perf_counter() - start
@@ -50,14 +51,14 @@ class Recorder:
 
     def replay_s(self) -> float:
         """Seconds that the noted steps take with nothing around them."""
-        seconds, control = 0.0, self._batch.bind("ctrl")
+        seconds = 0.0
         for call in self._calls:
             if len(call) == 1:
                 self._batch.state[:] = call[0]
                 continue
             ids, nstep, ctrl = call
             start = time.perf_counter()
-            control[:] = ctrl
+            self._control[:] = ctrl
             self._step(ids, nstep=nstep)
             seconds += time.perf_counter() - start
         return seconds

@@ -196,8 +196,8 @@ class MujocoBatchEngine:
         except SimulationError as error:
             failed = error.ids
         self._update(ids)
-        counts = self.batch.warning[..., 1]
-        broken = counts[:, _BREAKDOWNS].any(axis=1) if counts.any() else np.zeros(self.num_sims, bool)
+        warnings = self.batch.warning
+        broken = warnings[:, _BREAKDOWNS, 1].any(axis=1) if warnings.any() else np.zeros(self.num_sims, bool)
         if failed is not None:
             broken[failed] = True
         return broken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -157,7 +158,8 @@ class FamilyVectorEnv(VectorEnv):
         if success is not None:
             info["is_success"] = success
         info.update({f"_{name}": live for name in info})
-        return observation, np.add.reduce(list(terms.values())), self._terminated.copy(), self._truncated.copy(), info
+        reward = functools.reduce(np.add, terms.values())
+        return observation, reward, self._terminated.copy(), self._truncated.copy(), info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the engine."""

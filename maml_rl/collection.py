@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from maml_rl.acting import actor
 from maml_rl.devices import torch_threads
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
@@ -41,9 +42,9 @@ class ActionMap:
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         """Map outputs (N, action_size), choices (N,) or (N, D) to actions (N, *shape of the space's)."""
-        if isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)):
+        if not isinstance(self.space, spaces.Box):
+            assert isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)), "action_size refuses other spaces"
             return (actions + self.space.start).astype(self.space.dtype, copy=False)
-        assert isinstance(self.space, spaces.Box), "policies.action_size refuses other spaces"
         low, high, middle, half_range = self._range
         actions = middle + half_range * actions.reshape(len(actions), *self.space.shape)
         return actions.clip(low, high)
@@ -189,14 +190,15 @@ class Collector:
         self, stack: Params, noise: Tensor, seed: int, normalizer: ObservationNormalizer | None
     ) -> tuple[Tensor, ...]:
         """One episode in every sub-environment; observations, actions, rewards, mask, cause, success, in task order."""
-        sizes = (self.num_tasks, self.episodes_per_round)
         horizon, num_envs = self.horizon, self.env.num_envs
-        noise = noise.movedim(2, 0).contiguous()  # what belongs to one step lies side by side
+        # What belongs to one step lies side by side. A GPU reads page-locked memory by itself.
+        act = actor(self.policy, stack, noise.movedim(2, 0).contiguous(), normalizer)
+        shape = (horizon, num_envs, self.policy.observation_size)
+        observations: np.ndarray = torch.zeros(shape, dtype=noise.dtype, pin_memory=noise.is_cuda).numpy()
+        actions: list[np.ndarray] = []
         rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
         cause, live = np.zeros(num_envs, np.int8), np.ones(num_envs, bool)
         success = np.full(num_envs, np.nan)
-        observations: list[Tensor] = []
-        actions: list[Tensor] = []
         observation, _ = self.env.reset(seed=seed)
 
         def end(is_wrong: np.ndarray, what: str) -> None:
@@ -205,26 +207,24 @@ class Collector:
             cause[ended] = _CAUSES.index(what)
             live[ended] = False
 
-        # To a GPU goes one copy per step, from memory that it reads by itself; from it, the outputs.
-        staged = torch.empty(num_envs, self.policy.observation_size, dtype=noise.dtype, pin_memory=noise.is_cuda)
         for t in range(horizon):
-            staged.copy_(torch.from_numpy(observation))
-            if not math.isfinite(staged.sum()):  # one number tells whether a look at each is worth it
-                end(~staged.isfinite().all(-1).numpy(), OBSERVATION)
-            seen = staged.to(self.device, non_blocking=True, copy=True).view(*sizes, -1)
-            seen = seen if normalizer is None else normalizer.normalize(seen)
+            seen = observations[t]
+            seen[:] = observation
+            if not math.isfinite(seen.sum()):  # one number tells whether a look at each is worth it
+                end(~np.isfinite(seen).all(1), OBSERVATION)
             if cause.any():  # the policy sees no number that is none
-                seen.masked_fill_(self._of_tasks(cause > 0)[..., None], 0.0)
-            observations.append(seen)
-            actions.append(distribution(self.policy, stack, seen).sample(noise[t]))
-            outputs = actions[-1].flatten(0, 1).cpu().numpy()
+                seen[cause > 0] = 0
+            outputs = act(seen, t)
             if not math.isfinite(outputs.sum()):
-                end(~np.isfinite(outputs).reshape(num_envs, -1).all(1), ACTION)
+                is_number: Any = np.isfinite(outputs)
+                end(~is_number.reshape(num_envs, -1).all(1), ACTION)
             if cause.any():  # nor is one sent to an environment, which might choke on it
                 outputs[cause > 0] = 0
+            actions.append(outputs)
             mask[t] = live
             observation, rewards[t], terminated, truncated, info = self.env.step(self.action_map(outputs))
-            if np.any(void := info.get("void", False)):
+            void: np.ndarray | None = info.get("void")
+            if void is not None and void.any():
                 end(void, SIMULATION)
             if not math.isfinite(rewards[t].sum()):
                 end(~np.isfinite(rewards[t]), REWARD)
@@ -236,15 +236,15 @@ class Collector:
         mask &= cause == 0
         real = self._of_tasks(mask).to(noise)
 
-        def of_steps(values: list[Tensor]) -> Tensor:
-            """(T, E, H, ...) from the (T, E, ...) of every step that was played."""
-            stacked = torch.stack(values + [torch.zeros_like(values[0])] * (horizon - len(values)), dim=2)
-            # Nothing of what a finished or broken simulation showed stays, not even as something times zero.
-            return stacked.masked_fill_(real.reshape(*real.shape, *[1] * (stacked.dim() - 3)) == 0, 0)
+        def kept(values: Tensor) -> Tensor:
+            """Values of all steps (T, E, H, ...), zero where an episode is over or void."""
+            return values.masked_fill_(real.reshape(*real.shape, *[1] * (values.dim() - 3)) == 0, 0)
 
+        seen = self._of_tasks(observations)
+        actions += [np.zeros_like(actions[0])] * (horizon - len(actions))
         return (
-            of_steps(observations),
-            of_steps(actions),
+            kept(seen if normalizer is None else normalizer.normalize(seen)),
+            kept(self._of_tasks(np.stack(actions))),
             self._of_tasks(np.where(mask, rewards, 0.0)).to(noise),
             real,
             self._of_tasks(cause),
@@ -252,9 +252,10 @@ class Collector:
         )
 
     def _of_tasks(self, values: np.ndarray) -> Tensor:
-        """A value of every sub-environment, ([H,] num_envs), by task and episode: (T, E[, H])."""
-        by_task = torch.from_numpy(values).to(self.device).unflatten(-1, (self.num_tasks, self.episodes_per_round))
-        return by_task if values.ndim == 1 else by_task.permute(1, 2, 0).contiguous()
+        """A value of every sub-environment, (num_envs,) or (H, num_envs, ...), by task: (T, E) or (T, E, H, ...)."""
+        sizes, per_step = (self.num_tasks, self.episodes_per_round), values.ndim > 1
+        by_task = torch.from_numpy(values).to(self.device).unflatten(int(per_step), sizes)
+        return by_task.movedim(0, 2).contiguous() if per_step else by_task
 
     def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
         """Action noise, (T, E, H, noise_size), drawn once per task."""

@@ -206,20 +206,27 @@ class MLPPolicy(nn.Module):
         """The action distributions of T policies, each at its own observations (T, N, observation_size)."""
         activation = _NONLINEARITIES[self.nonlinearity]
         x = observations
-        for i in range(self.num_layers):
-            if i > 0:
-                x = activation(x)
-            bias = stack[f"bias_{i}"][:, None]
-            if i == 0 and "context" in stack:
-                bias = torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"])
-            x = affine(x, stack[f"weight_{i}"], bias)
+        for i, (weight, bias) in enumerate(self.layers(stack)):
+            x = affine(activation(x) if i > 0 else x, weight, bias)
         if self.num_choices:
             most, parts = max(self.num_choices), x.split(self.num_choices, dim=-1)
             padded = [nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE) for part in parts]
             return MultiCategorical(torch.stack(padded, dim=-2))
         if self.discrete:
             return Categorical(x)
-        return Gaussian(x, stack["log_std"][:, None].clamp(min=_MIN_LOG_STD))
+        return Gaussian(x, self.log_std_of(stack))
+
+    def layers(self, stack: Params) -> list[tuple[Tensor, Tensor]]:
+        """Weight (T, fan_in, fan_out) and bias (T, 1, fan_out) per layer, the context's share in the first bias."""
+        layers = [(stack[f"weight_{i}"], stack[f"bias_{i}"][:, None]) for i in range(self.num_layers)]
+        if "context" in stack:
+            weight, bias = layers[0]
+            layers[0] = weight, torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"])
+        return layers
+
+    def log_std_of(self, stack: Params) -> Tensor:
+        """Log standard deviation of a Gaussian head, (T, 1, action_size)."""
+        return stack["log_std"][:, None].clamp(min=_MIN_LOG_STD)
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Standard noise for the ``sample`` of the distribution, float32: ``shape``, then one state's own.

@@ -32,7 +32,7 @@ LEVELS = [
     {"failures", "normalizer"},
     {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "policies", "baseline"}
     | {"video_grid", "drawn_tasks", "task_observer"},
-    {"advantages", "inner", "task_setter"},
+    {"advantages", "inner", "task_setter", "acting"},
     {"maml", "sampling_metrics", "collection", "task_vector_env"},
     {"adaptation", "outer.adam", "folding"},
     {"outer.trpo", "outer.ppo", "outer.reptile", "sb3", "episode_log", "export"},

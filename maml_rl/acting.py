@@ -1,0 +1,79 @@
+"""How a stack of policies chooses actions while episodes are collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies import MLPPolicy, Params, distribution
+
+Act = Callable[[np.ndarray, int], np.ndarray]
+"""From observations (T·E, observation_size) at step t, and t, to actions (T·E, ...)."""
+
+_IN_PLACE: dict[str, Callable[[np.ndarray], object]] = {
+    "tanh": lambda x: np.tanh(x, out=x),
+    "relu": lambda x: np.maximum(x, 0, out=x),
+}
+
+
+def actor(policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None) -> Act:
+    """What draws the actions of one round of episodes.
+
+    Args:
+        policy: the architecture.
+        stack: parameters, each (T, ...).
+        noise: standard noise, (H, T, E, ...).
+        normalizer: of observations.
+
+    Returns:
+        A function of the observations at step t, which are finite, and of t.
+    """
+    on_cpu = noise.device.type == "cpu"
+    if on_cpu and isinstance(policy, MLPPolicy) and not policy.discrete and policy.nonlinearity in _IN_PLACE:
+        return _numpy_actor(policy, stack, noise, normalizer)
+    return _torch_actor(policy, stack, noise, normalizer)
+
+
+def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None) -> Act:
+    """For Gaussian MLPs on a processor.
+
+    Between two steps of physics its caches are cold: what an operation costs is how much code it goes through, and that
+    is much less in NumPy than in torch.
+    """
+    num_tasks, num_episodes = noise.shape[1:3]
+    layers = [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in policy.layers(stack)]
+    disturbances = (policy.log_std_of(stack).detach().exp() * noise).numpy()
+    activate = _IN_PLACE[policy.nonlinearity]
+    if normalizer is not None:
+        mean, std = (value.to(noise).numpy() for value in (normalizer.mean, normalizer.std))
+
+    def act(observations: np.ndarray, t: int) -> np.ndarray:
+        x = observations.reshape(num_tasks, num_episodes, -1)
+        if normalizer is not None:
+            x = (x - mean) / std
+        with np.errstate(over="ignore", invalid="ignore"):  # who calls looks at the actions
+            for i, (weight, bias) in enumerate(layers):
+                if i > 0:
+                    activate(x)
+                x = x @ weight
+                x += bias
+            x += disturbances[t]
+        return x.reshape(len(observations), -1)
+
+    return act
+
+
+def _torch_actor(policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None) -> Act:
+    """For any policy, anywhere: to a GPU goes one copy per step, and the actions come back."""
+    num_tasks, num_episodes = noise.shape[1:3]
+
+    def act(observations: np.ndarray, t: int) -> np.ndarray:
+        x = torch.from_numpy(observations).to(noise.device, non_blocking=True).view(num_tasks, num_episodes, -1)
+        x = x if normalizer is None else normalizer.normalize(x)
+        return distribution(policy, stack, x).sample(noise[t]).flatten(0, 1).cpu().numpy()
+
+    return act

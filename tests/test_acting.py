@@ -1,0 +1,85 @@
+"""Actions drawn in NumPy are those that the policy's distribution draws in torch."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from maml_rl.acting import actor
+from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies import MLPPolicy, distribution, flatten, make_stack, parameters, unflatten
+
+H, T, E, OBSERVATION_SIZE, ACTION_SIZE = 3, 4, 5, 7, 2
+
+
+def draw(seed: int, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def make_policy(dtype: torch.dtype = torch.float64, discrete: bool = False, **settings: object) -> MLPPolicy:
+    chosen = {"hidden_sizes": (6, 8), "nonlinearity": "tanh", "init_std": 0.7} | settings
+    rng = np.random.default_rng(0)
+    return MLPPolicy(OBSERVATION_SIZE, ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **chosen)  # type: ignore[arg-type]
+
+
+def moved_stack(policy: MLPPolicy) -> dict[str, torch.Tensor]:
+    """Other parameters for every task, biases and standard deviations among them."""
+    stack = make_stack(parameters(policy), T)
+    flat = flatten(stack, batch_dims=1)
+    return unflatten(flat + 0.1 * draw(1, *flat.shape).to(flat), parameters(policy))
+
+
+CASES = {
+    "tanh": {},
+    "relu": {"nonlinearity": "relu"},
+    "elu": {"nonlinearity": "elu"},
+    "silu": {"nonlinearity": "silu"},
+    "one_layer": {"hidden_sizes": ()},
+    "context": {"context_size": 3},
+    "smallest_std": {"init_std": 1e-9},
+    "discrete": {"discrete": True},
+}
+
+
+@pytest.mark.parametrize("is_normalized", [False, True])
+@pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
+def test_actions_are_samples_of_the_distribution(settings: dict[str, object], is_normalized: bool) -> None:
+    policy = make_policy(**settings)  # type: ignore[arg-type]
+    stack, noise, observations = moved_stack(policy), draw(2, H, T, E, ACTION_SIZE), draw(3, H, T * E, OBSERVATION_SIZE)
+    if policy.context_size:
+        stack["context"] = draw(4, T, policy.context_size)
+    normalizer = None
+    if is_normalized:
+        mean, squares = draw(5, OBSERVATION_SIZE), draw(6, OBSERVATION_SIZE).abs()
+        normalizer = ObservationNormalizer(torch.tensor(2.0, dtype=torch.float64), mean, squares)
+    before = observations.clone()
+    act = actor(policy, stack, noise, normalizer)
+    for t in range(H):
+        seen = observations[t].view(T, E, -1)
+        seen = seen if normalizer is None else normalizer.normalize(seen)
+        expected = distribution(policy, stack, seen).sample(noise[t]).detach().flatten(0, 1).numpy()
+        np.testing.assert_allclose(act(observations[t].numpy(), t), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(observations, before)
+
+
+def test_in_single_precision_too() -> None:
+    policy = make_policy(torch.float32)
+    stack, noise = moved_stack(policy), draw(2, H, T, E, ACTION_SIZE).float()
+    observations = draw(3, T * E, OBSERVATION_SIZE).float()
+    actions = actor(policy, stack, noise, None)(observations.numpy(), 1)
+    assert actions.dtype == np.float32
+    expected = distribution(policy, stack, observations.view(T, E, -1)).sample(noise[1]).detach().flatten(0, 1)
+    np.testing.assert_allclose(actions, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_that_overflow_show_in_the_actions_and_nowhere_else() -> None:
+    policy = make_policy(torch.float32, nonlinearity="relu")
+    stack = {name: torch.full_like(value, 1e30) for name, value in make_stack(parameters(policy), T).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        act = actor(policy, stack, torch.zeros(H, T, E, ACTION_SIZE), None)
+        actions = act(np.ones((T * E, OBSERVATION_SIZE), np.float32), 0)
+    assert not np.isfinite(actions).any()
