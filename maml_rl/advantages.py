@@ -9,7 +9,6 @@ from torch import Tensor
 
 from maml_rl.baseline import BaselineConfig, fit_values, returns_to_go
 from maml_rl.episodes import Episodes
-from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
 
 
 def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
@@ -44,18 +43,9 @@ def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
 
     The advantages of a task whose baseline cannot be fitted, or does not fit into their type, are not finite.
     """
-
-    def of_block(start: int, stop: int) -> Tensor:
-        return _advantages(episodes.tasks(start, stop), config)
-
-    blocks = map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(episodes.mask.device)))
-    return dataclasses.replace(episodes, advantages=torch.cat(blocks))
-
-
-def _advantages(episodes: Episodes, config: BaselineConfig) -> Tensor:
     values = fit_values(episodes, config.discount, config.ridge)
     advantages = generalized_advantages(episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda)
     advantages = advantages * episodes.mask
     if config.normalize_advantages:
-        return normalized_per_task(advantages, episodes.mask)
-    return advantages
+        advantages = normalized_per_task(advantages, episodes.mask)
+    return dataclasses.replace(episodes, advantages=advantages)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maml_rl.episodes import Episodes
 from maml_rl.setting_checks import Positive, Range, Real, check_ranges
+from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +80,18 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     Returns:
         (T, E, H) values, zero after an episode's end.
     """
-    x = episodes.flat(baseline_features(episodes.observations)).double() * episodes.flat(episodes.mask)[..., None]
-    y = episodes.flat(returns_to_go(episodes.rewards * episodes.mask, discount)).double()[..., None]
+    returns = returns_to_go(episodes.rewards * episodes.mask, discount)
+
+    def of_block(start: int, stop: int) -> Tensor:
+        return _fitted(episodes.tasks(start, stop), returns[start:stop], ridge)
+
+    return torch.cat(map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(episodes.mask.device))))
+
+
+def _fitted(episodes: Episodes, returns: Tensor, ridge: float) -> Tensor:
+    """Values of a block of tasks, fitted to ``returns`` (T, E, H)."""
+    x = episodes.flat(baseline_features(episodes.observations)).double().mul_(episodes.flat(episodes.mask)[..., None])
+    y = episodes.flat(returns).double()[..., None]
     gram, moment = x.mT @ x, x.mT @ y
     unfit = ~(gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1))[:, None, None]
     if unfit.any():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maml_rl.cpu_operations import affine, narrow_product, tanh
+from maml_rl.cpu_operations import affine, tanh
 
 SHAPES = [(5, 7, 3), (20, 7, 3), (5, 20, 3), (5, 7, 20), (20, 20, 20), (1, 1, 1)]
 """N, K, M on both sides of what is narrow."""
@@ -29,20 +29,20 @@ def test_affine_is_the_product_and_the_bias(shape: tuple[int, int, int]) -> None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_of_a_product(shape: tuple[int, int, int]) -> None:
+def test_gradients_of_affine(shape: tuple[int, int, int]) -> None:
     n, k, m = shape
-    a, b = random(2, n, k), random(2, k, m)
-    assert torch.autograd.gradcheck(narrow_product, (a, b))
-    assert torch.autograd.gradgradcheck(narrow_product, (a, b))
+    inputs = random(2, n, k), random(2, k, m), random(2, 1, m)
+    assert torch.autograd.gradcheck(affine, inputs)
+    assert torch.autograd.gradgradcheck(affine, inputs)
 
 
-@pytest.mark.parametrize("constant", [0, 1])
-def test_only_one_factor_needs_a_gradient(constant: int) -> None:
-    factors = [random(2, 4, 5), random(2, 5, 3)]
-    factors[constant] = factors[constant].detach()
-    moving = factors[1 - constant]
-    (gradient,) = torch.autograd.grad(narrow_product(*factors).square().sum(), moving)
-    (expected,) = torch.autograd.grad((factors[0] @ factors[1]).square().sum(), moving)
+@pytest.mark.parametrize("moving", [0, 1, 2])
+def test_only_one_input_needs_a_gradient(moving: int) -> None:
+    inputs = [random(2, 4, 5), random(2, 5, 3), random(2, 1, 3)]
+    inputs = [value if i == moving else value.detach() for i, value in enumerate(inputs)]
+    (gradient,) = torch.autograd.grad(affine(*inputs).square().sum(), inputs[moving])
+    x, weight, bias = inputs
+    (expected,) = torch.autograd.grad((x @ weight + bias).square().sum(), inputs[moving])
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
