@@ -55,13 +55,12 @@ def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: Ob
         x = observations.reshape(num_tasks, num_episodes, -1)
         if normalizer is not None:
             x = (x - mean) / std
-        with np.errstate(over="ignore", invalid="ignore"):  # who calls looks at the actions
-            for i, (weight, bias) in enumerate(layers):
-                if i > 0:
-                    activate(x)
-                x = x @ weight
-                x += bias
-            x += disturbances[t]
+        for i, (weight, bias) in enumerate(layers):
+            if i > 0:
+                activate(x)
+            x = x @ weight
+            x += bias
+        x += disturbances[t]
         return x.reshape(len(observations), -1)
 
     return act

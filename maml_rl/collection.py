@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -209,14 +208,15 @@ class Collector:
 
         for t in range(horizon):
             seen = observations[t]
-            seen[:] = observation
-            if not math.isfinite(seen.sum()):  # one number tells whether a look at each is worth it
-                end(~np.isfinite(seen).all(1), OBSERVATION)
-            if cause.any():  # the policy sees no number that is none
-                seen[cause > 0] = 0
-            outputs = act(seen, t)
-            if not math.isfinite(outputs.sum()):
-                is_number: Any = np.isfinite(outputs)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is no number is dealt with here
+                seen[:] = observation
+                if not np.isfinite(seen).all():
+                    end(~np.isfinite(seen).all(1), OBSERVATION)
+                if cause.any():  # the policy sees no number that is none
+                    seen[cause > 0] = 0
+                outputs = act(seen, t)
+            is_number: Any = np.isfinite(outputs)
+            if not is_number.all():
                 end(~is_number.reshape(num_envs, -1).all(1), ACTION)
             if cause.any():  # nor is one sent to an environment, which might choke on it
                 outputs[cause > 0] = 0
@@ -226,7 +226,7 @@ class Collector:
             void: np.ndarray | None = info.get("void")
             if void is not None and void.any():
                 end(void, SIMULATION)
-            if not math.isfinite(rewards[t].sum()):
+            if not np.isfinite(rewards[t]).all():
                 end(~np.isfinite(rewards[t]), REWARD)
             if "is_success" in info:
                 success = np.where(live, info["is_success"], success)

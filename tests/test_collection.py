@@ -34,7 +34,7 @@ class StubVectorEnv:
         lengths: steps after which each terminates.
         time_limits: steps after which each is truncated; default is H.
         void_at: (sub-environment, step) at which its simulation breaks down.
-        nan: (name, sub-environment, step) where ``observation`` or ``reward`` is NaN.
+        nan: (name, sub-environment, step, value) where ``observation`` or ``reward`` is no number.
         nan_after_end: an episode that has ended, or broken down, shows NaN from then on.
     """
 
@@ -61,7 +61,7 @@ class StubVectorEnv:
         if self.nan_after_end:
             out[self.finished] = np.nan
         if self.nan and self.nan[0] == "observation" and self.steps.max() == self.nan[2]:
-            out[self.nan[1]] = np.nan
+            out[self.nan[1]] = self.nan[3]
         return out
 
     def reset(self, *, seed=None, options=None):
@@ -84,7 +84,7 @@ class StubVectorEnv:
         self.finished = self.terminated | self.truncated
         reward = np.where(live, 10.0 * np.arange(self.num_envs) + self.steps, 0.0)
         if self.nan and self.nan[0] == "reward" and self.steps.max() == self.nan[2]:
-            reward[self.nan[1]] = np.nan
+            reward[self.nan[1]] = self.nan[3]
         last = actions if actions.ndim == 1 else actions[:, 0]
         return self._observation(last), reward, self.terminated.copy(), self.truncated.copy(), {"void": void}
 
@@ -329,9 +329,18 @@ class TestOnAStub:
         loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
         assert loss.isfinite().all()
 
-    @pytest.mark.parametrize(("kind", "what"), [("observation", OBSERVATION), ("reward", REWARD)])
-    def test_a_number_that_is_none_makes_its_episode_void(self, kind, what):
-        collector, failures = stub_collector(nan=(kind, 5, 2)), Failures([{"goal": 1}, {"goal": 2}], 6)
+    @pytest.mark.parametrize(
+        ("kind", "value", "what"),
+        [
+            ("observation", np.nan, OBSERVATION),
+            ("observation", -np.inf, OBSERVATION),
+            ("observation", 1e300, OBSERVATION),  # too large for the policy's float32
+            ("reward", np.nan, REWARD),
+            ("reward", np.inf, REWARD),
+        ],
+    )
+    def test_a_number_that_is_none_makes_its_episode_void(self, kind, value, what):
+        collector, failures = stub_collector(nan=(kind, 5, 2, value)), Failures([{"goal": 1}, {"goal": 2}], 6)
         episodes = collector.collect(stack_of(collector), STREAMS, 0, None, failures)
         assert episodes.void.tolist() == [[False, False, False], [False, False, True]]
         assert failures.rows == [Failure(0, what, 1, {"goal": 2})]
@@ -351,6 +360,17 @@ class TestOnAStub:
         assert episodes.void.tolist() == [[False] * 3, [True] * 3]
         assert failures.rows == [Failure(0, ACTION, 3, {"goal": 2})]
         assert np.isfinite(np.stack(collector.env.actions[0])).all()
+
+    @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+    def test_parameters_that_overflow_warn_of_nothing_and_make_their_task_void(self, nonlinearity):
+        collector, failures = stub_collector(), Failures([{"goal": 1}, {"goal": 2}], 6)
+        collector.policy.nonlinearity = nonlinearity
+        stack = stack_of(collector)
+        for name in ("weight_0", "weight_1"):
+            stack[name][1] = 3e38
+        episodes = collector.collect(stack, STREAMS, 0, None, failures)
+        assert episodes.void.tolist() == [[False] * 3, [True] * 3]
+        assert failures.rows == [Failure(0, ACTION, 3, {"goal": 2})]
 
     @pytest.mark.parametrize("sizes", [(2, 3, 5), (2, 3, 4)])
     def test_uneven_shares_are_refused(self, sizes):
