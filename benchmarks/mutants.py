@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("maml_rl/cpu_operations.py", "weight.mT, x.mT).mT", "weight.mT.detach(), x.mT).mT", "narrow layer's weight cut off from its gradient"),
     Mutant("maml_rl/cpu_operations.py", "torch.ops.aten.tanh_backward(gradients[0], y)", "gradients[0] * (1 - y)", "tanh'"),
     Mutant("maml_rl/acting.py", "detach().exp() * noise", "detach() * noise", "log of the deviation for the deviation"),
-    Mutant("maml_rl/acting.py", "            x += disturbances[t]\n", "", "no exploration"),
+    Mutant("maml_rl/acting.py", "        x += disturbances[t]\n", "", "no exploration"),
     Mutant("maml_rl/acting.py", "disturbances[t]", "disturbances[0]", "the same noise at every step"),
     Mutant("maml_rl/acting.py", "x = (x - mean) / std", "x = x - mean", "NumPy's observations not scaled"),
     Mutant("maml_rl/acting.py", "x = x if normalizer is None else normalizer.normalize(x)", "pass", "torch's observations not normalised"),
