@@ -1,4 +1,4 @@
-"""Operations of the MLP that torch is slow at on a processor, done otherwise, with gradients of every order."""
+"""What torch is slow at on a processor, done otherwise, with gradients of every order."""
 
 from __future__ import annotations
 
@@ -33,18 +33,3 @@ class Tanh(torch.autograd.Function):
 def tanh(x: Tensor) -> Tensor:
     """As :class:`Tanh`, without what a gradient would need where none is wanted."""
     return Tanh.apply(x) if torch.is_grad_enabled() else Tanh.forward(x)  # type: ignore[no-untyped-call]
-
-
-_NARROW = 16
-"""Columns from which a matrix product is as fast as it is narrow."""
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The sum x @ weight + bias of a stack: (T, N, K), (T, K, M) and (T, 1, M) make (T, N, M).
-
-    A processor's matrix routines take as long for 6 columns as for 64, but gladly have 6 rows: where M is small, the
-    product is that of the transposes, and so are those of its gradients.
-    """
-    if x.device.type == "cpu" and weight.shape[-1] < _NARROW:
-        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT.contiguous()
-    return torch.baddbmm(bias, x, weight)

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from maml_rl.cpu_operations import affine, tanh
+from maml_rl.cpu_operations import tanh
 from maml_rl.errors import UserError
 
 Params = Mapping[str, Tensor]
@@ -205,9 +205,12 @@ class MLPPolicy(nn.Module):
     def forward_stack(self, stack: Params, observations: Tensor) -> Distribution:
         """The action distributions of T policies, each at its own observations (T, N, observation_size)."""
         activation = _NONLINEARITIES[self.nonlinearity]
-        x = observations
+        # Everything is transposed, (T, features, N): a processor's matrix routines gladly make the few rows of an
+        # action, and take as long for few columns as for many. So it is for the gradients.
+        x = observations.mT
         for i, (weight, bias) in enumerate(self.layers(stack)):
-            x = affine(activation(x) if i > 0 else x, weight, bias)
+            x = torch.baddbmm(bias.mT, weight.mT, activation(x) if i > 0 else x)
+        x = x.mT.contiguous()
         if self.num_choices:
             most, parts = max(self.num_choices), x.split(self.num_choices, dim=-1)
             padded = [nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE) for part in parts]

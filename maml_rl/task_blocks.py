@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
@@ -35,8 +37,7 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
     """
     blocks = list(blocks)
     num_torch_threads = torch.get_num_threads()
-    size = min(num_torch_threads, len(blocks))
-    if size == 1:
+    if min(num_torch_threads, len(blocks)) == 1:
         with torch_threads(1):
             return [function(*block) for block in blocks]
     is_grad_enabled = torch.is_grad_enabled()
@@ -45,8 +46,22 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
         with torch.set_grad_enabled(is_grad_enabled):  # every thread has its own
             return function(*block)
 
+    futures = [_threads(num_torch_threads).submit(work, block) for block in blocks]
     try:
-        with ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            return list(threads.map(work, blocks))
-    finally:
+        wait(futures, return_when=FIRST_EXCEPTION)
+    finally:  # nothing of this goes on behind the back of whoever deals with an exception
+        for future in futures:
+            future.cancel()
+        wait(futures)
         torch.set_num_threads(num_torch_threads)  # those of threads that others start from now on are as before
+    return [future.result() for future in futures]
+
+
+@functools.cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    """So many threads, on each of which torch computes alone. They sleep between calls: starting them takes longer."""
+    return ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not live on in a forked process

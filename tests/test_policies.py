@@ -257,6 +257,30 @@ class TestMLPPolicy:
             if not discrete:
                 torch.testing.assert_close(batch.log_std[i, 0], task["log_std"], **CLOSE)
 
+    @pytest.mark.parametrize("sizes", [(5, 7, 3), (20, 7, 3), (5, 20, 3), (5, 7, 20), (20, 20, 20), (1, 1, 1)])
+    def test_value_and_gradients_of_a_layer(self, sizes):
+        states, fan_in, fan_out = sizes
+        rng = np.random.default_rng(0)
+        settings = {"hidden_sizes": (), "nonlinearity": "tanh", "init_std": 1.0, "dtype": torch.float64}
+        policy = MLPPolicy(fan_in, fan_out, discrete=True, rng=rng, **settings)
+
+        def logits(x, weight, bias):
+            return policy.forward_stack({"weight_0": weight, "bias_0": bias}, x).logits
+
+        inputs = [randn(*shape).requires_grad_() for shape in ((2, states, fan_in), (2, fan_in, fan_out), (2, fan_out))]
+        x, weight, bias = inputs
+        expected = torch.einsum("tnk,tkm->tnm", x, weight) + bias[:, None]
+        found = logits(*inputs)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        assert torch.autograd.gradcheck(logits, inputs)
+        assert torch.autograd.gradgradcheck(logits, inputs)
+        for i, moving in enumerate(inputs):  # also where only one of them needs a gradient
+            only = [value if j == i else value.detach() for j, value in enumerate(inputs)]
+            (gradient,) = torch.autograd.grad(logits(*only).square().sum(), moving)
+            (wanted,) = torch.autograd.grad(expected.square().sum(), moving, retain_graph=True)
+            torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-12)
+
     def test_initial_parameters(self):
         rng = np.random.default_rng(0)
         policy = MLPPolicy(

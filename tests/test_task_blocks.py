@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -36,11 +39,47 @@ def test_gradients_are_taken_where_they_were(enabled: bool) -> None:
         assert map_blocks(lambda _: torch.is_grad_enabled(), [(0,), (1,)]) == [enabled, enabled]
 
 
-def test_what_a_block_raises_comes_out() -> None:
+def test_what_a_block_raises_comes_out_when_no_other_is_being_worked_on() -> None:
+    started: list[int] = []
+    ended: list[int] = []
+
     def fail(number: int) -> None:
+        started.append(number)
         if number == 2:
             raise ZeroDivisionError("of block 2")
+        time.sleep(0.02)
+        ended.append(number)
 
-    with pytest.raises(ZeroDivisionError, match="of block 2"):
-        map_blocks(fail, [(0,), (1,), (2,), (3,)])
-    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+    with torch_threads(2), pytest.raises(ZeroDivisionError, match="of block 2"):
+        map_blocks(fail, [(number,) for number in range(50)])
+    assert sorted(ended) == sorted(set(started) - {2})
+    assert len(started) < 50
+    with torch_threads(2):
+        assert map_blocks(lambda number: number, [(1,), (2,), (3,)]) == [1, 2, 3]
+
+
+def test_threads_are_started_once() -> None:
+    def name(_: int) -> str:
+        time.sleep(0.01)
+        return threading.current_thread().name
+
+    with torch_threads(3):
+        calls = [set(map_blocks(name, [(i,) for i in range(6)])) for _ in range(4)]
+    assert len(set.union(*calls)) == 3
+
+
+def test_a_forked_process_starts_its_own() -> None:
+    script = """
+import os
+import torch
+from maml_rl.task_blocks import map_blocks
+torch.set_num_threads(2)
+blocks = [(1,), (2,), (3,)]
+assert map_blocks(lambda n: n, blocks) == [1, 2, 3]
+child = os.fork()
+if child == 0:
+    os._exit(map_blocks(lambda n: 2 * n, blocks) != [2, 4, 6])
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("0\n", "")
