@@ -33,8 +33,8 @@ class Adaptation(NamedTuple):
 
     episodes: list[Episodes]
     """Those after 0, 1, ... inner steps, with advantages."""
-    stack: Params
-    """The last parameters, each (T, ...)."""
+    stacks: list[Params]
+    """The parameters after 0, 1, ... inner steps, each (T, ...)."""
     failures: Failures
     """What went wrong, and which tasks failed."""
 
@@ -91,17 +91,17 @@ def collect_through_adaptation(
     )
     if tasks is not None:
         collector.set_tasks(tasks)
-    stack: Params = with_context(collector.policy, make_stack(theta, collector.num_tasks))
+    stacks: list[Params] = [with_context(collector.policy, make_stack(theta, collector.num_tasks))]
     episodes: list[Episodes] = []
     for step in range(first_step, first_step + num_collections):
-        collected = collector.collect(stack, streams, step, normalizer, failures)
+        collected = collector.collect(stacks[-1], streams, step, normalizer, failures)
         watch.lap("collection")
         episodes.append(usable(collected, baseline, step, failures))
         watch.lap("advantages")
         if len(episodes) <= inner.num_steps:
-            stack = contained_step(collector.policy, stack, episodes[-1], inner, step, failures)
+            stacks.append(contained_step(collector.policy, stacks[-1], episodes[-1], inner, step, failures))
             watch.lap("adaptation")
-    return Adaptation(episodes, stack, failures)
+    return Adaptation(episodes, stacks, failures)
 
 
 def usable(collected: Episodes, baseline: BaselineConfig, step: int, failures: Failures) -> Episodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,13 +64,11 @@ class Episodes:
 
     def tasks(self, start: int, stop: int) -> Episodes:
         """The episodes of tasks start..stop−1, as views."""
-        return self._of(slice(start, stop))
+        return self.chosen(slice(start, stop))
 
-    def chosen(self, tasks: Tensor) -> Episodes:
-        """The episodes of those tasks that ``tasks`` (T,) bool marks."""
-        return self._of(tasks)
+    def chosen(self, tasks: slice | Tensor) -> Episodes:
+        """The episodes of some tasks: a slice, or those that ``tasks`` (T,) bool marks."""
 
-    def _of(self, tasks: slice | Tensor) -> Episodes:
         def part(value: Any) -> Any:
             return tuple(v[tasks] for v in value) if isinstance(value, tuple) else value[tasks]
 
@@ -130,7 +129,15 @@ class MetaBatch(NamedTuple):
 
     supports: tuple[Episodes, ...]
     query: Episodes
+    stacks: tuple[Mapping[str, Tensor], ...]
+    """The parameters that each of them was sampled with, (T, ...), those of the query last."""
 
     def tasks(self, start: int, stop: int) -> MetaBatch:
-        """The part of tasks start..stop−1."""
-        return MetaBatch(tuple(support.tasks(start, stop) for support in self.supports), self.query.tasks(start, stop))
+        """The part of tasks start..stop−1, as views."""
+        return self.chosen(slice(start, stop))
+
+    def chosen(self, tasks: slice | Tensor) -> MetaBatch:
+        """The part of some tasks: a slice, or those that ``tasks`` (T,) bool marks."""
+        *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
+        stacks = tuple({name: value[tasks] for name, value in stack.items()} for stack in self.stacks)
+        return MetaBatch(tuple(supports), query, stacks)

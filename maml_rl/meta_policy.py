@@ -200,7 +200,7 @@ class MetaPolicy:
         with threads, as_task_vector_env(env, self.config.env, side_by_side, self.config.horizon) as envs:
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
-            _, stack, failures = collect_through_adaptation(
+            _, stacks, failures = collect_through_adaptation(
                 collector,
                 self.theta,
                 None if task is None else [task],
@@ -212,7 +212,7 @@ class MetaPolicy:
                 final_episodes=False,
             )
         failures.refuse_failed_tasks()
-        return self._with(stack, inner.num_steps)
+        return self._with(stacks[-1], inner.num_steps)
 
     @torch.no_grad()
     def _adapted_to(self, logs: Any) -> MetaPolicy:

@@ -12,7 +12,7 @@ from torch import Tensor
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import Collector
-from maml_rl.episodes import Episodes, MetaBatch
+from maml_rl.episodes import MetaBatch
 from maml_rl.failures import LINE_SEARCH, OUTER_STEP, Failure, Failures
 from maml_rl.inner import InnerConfig
 from maml_rl.maml import MetaObjective
@@ -91,7 +91,7 @@ class MetaTrainer:
 
         # Sample tasks; play each with theta, adapt, and play again, each inner step on fresh episodes.
         drawn, first = sample_tasks(self.collector, streams), self.collector.first_task
-        episodes, _, own_failures = collect_through_adaptation(
+        episodes, stacks, own_failures = collect_through_adaptation(
             self.collector,
             state.theta,
             drawn[first : first + self.collector.num_tasks],
@@ -105,8 +105,8 @@ class MetaTrainer:
         failures.check(self.max_failed_share, f"meta-iteration {state.iteration + 1}")
 
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.
-        *supports, query = episodes = _without_failed(episodes, own_failures)
-        batch = MetaBatch(tuple(supports), query)
+        batch = _without_failed(MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)), own_failures)
+        episodes = [*batch.supports, batch.query]
         block_size = self.tasks_per_block or tasks_per_block(self.collector.device)
         objective = MetaObjective(self.collector.policy, batch, self.inner, block_size, self.ranks)
         theta, outer_state, metrics, problem = self._outer_step(state, objective)
@@ -152,9 +152,8 @@ class MetaTrainer:
         return theta, outer_state, metrics, (LINE_SEARCH, "") if is_rejected else None
 
 
-def _without_failed(episodes: list[Episodes], failures: Failures) -> list[Episodes]:
-    """The episodes of the tasks that did not fail."""
+def _without_failed(batch: MetaBatch, failures: Failures) -> MetaBatch:
+    """The part of the tasks that did not fail."""
     if not failures.failed.any():
-        return episodes
-    kept = torch.from_numpy(~failures.failed).to(episodes[0].mask.device)
-    return [collected.chosen(kept) for collected in episodes]
+        return batch
+    return batch.chosen(torch.from_numpy(~failures.failed).to(batch.query.mask.device))

@@ -108,15 +108,15 @@ def make_meta_batch(
     policy: torch.nn.Module, theta: Theta, inner: InnerConfig, *, num_tasks: int = NUM_TASKS, seed: int = 0
 ) -> MetaBatch:
     """Support sets sampled at each inner step's own parameters, and a query set sampled at the adapted ones."""
-    stack = make_stack(theta, num_tasks)
-    supports: list[Episodes] = []
+    stacks = [make_stack(theta, num_tasks)]
+    episodes: list[Episodes] = []
     for k in range(inner.num_steps + 1):
-        supports.append(make_episodes(policy, stack, seed=100 * seed + k))
+        episodes.append(make_episodes(policy, stacks[-1], seed=100 * seed + k))
         if k < inner.num_steps:
-            starts = [{name: value[i] for name, value in stack.items()} for i in range(num_tasks)]
-            tasks = [plain_adapt(start, supports[-1:], i, inner) for i, start in enumerate(starts)]
-            stack = {name: torch.stack([task[name] for task in tasks]).detach() for name in theta}
-    return MetaBatch(tuple(supports[:-1]), supports[-1])
+            starts = [{name: value[i] for name, value in stacks[-1].items()} for i in range(num_tasks)]
+            tasks = [plain_adapt(start, episodes[-1:], i, inner) for i, start in enumerate(starts)]
+            stacks.append({name: torch.stack([task[name] for task in tasks]).detach() for name in theta})
+    return MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks))
 
 
 def plain_distribution(theta: Theta, observations: Tensor) -> td.Distribution:

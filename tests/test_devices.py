@@ -42,7 +42,7 @@ def moved(value: Any, device: str) -> Any:
     if isinstance(value, Episodes):
         return Episodes(**{f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value)})
     if isinstance(value, MetaBatch):
-        return MetaBatch(moved(value.supports, device), moved(value.query, device))
+        return MetaBatch(*(moved(part, device) for part in value))
     if isinstance(value, dict):
         return {name: moved(part, device) for name, part in value.items()}
     return tuple(moved(part, device) for part in value)

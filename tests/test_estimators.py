@@ -105,8 +105,10 @@ def meta_gradient(surrogate: str, horizon: int, *, first_order: bool = False, wi
     theta = parameters(policy)
     inner = InnerConfig(step_size=ALPHA, surrogate=surrogate, first_order=first_order)
     support = every_trajectory(policy, theta, horizon, with_baseline)
-    query = every_trajectory(policy, true_adaptation(theta, horizon), horizon, with_baseline)
-    return MetaObjective(policy, MetaBatch((support,), query), inner, 1).surrogate_and_gradient(theta)[1]
+    adapted = true_adaptation(theta, horizon)
+    query = every_trajectory(policy, adapted, horizon, with_baseline)
+    stacks = make_stack(theta, 1), make_stack(adapted, 1)
+    return MetaObjective(policy, MetaBatch((support,), query, stacks), inner, 1).surrogate_and_gradient(theta)[1]
 
 
 def error(surrogate: str, horizon: int, **options: bool) -> float:

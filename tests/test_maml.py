@@ -65,7 +65,7 @@ def moved(theta, size: float = 0.05, seed: int = 5):
 
 
 def map_batch(batch: MetaBatch, function) -> MetaBatch:
-    return MetaBatch(tuple(function(support) for support in batch.supports), function(batch.query))
+    return batch._replace(supports=tuple(map(function, batch.supports)), query=function(batch.query))
 
 
 class TestInnerLoss:
@@ -383,8 +383,9 @@ def test_any_module_has_a_meta_gradient_and_a_fisher_product():
     stack = make_stack(theta, NUM_TASKS)
     support = make_episodes(policy, stack, seed=1)
     loss = policy_gradient_loss(policy, "log_prob")
-    query = make_episodes(policy, adapt(stack, [support], loss, step_size=0.1, first_order=True), seed=2)
-    objective = MetaObjective(policy, MetaBatch((support,), query), inner, 2)
+    adapted = adapt(stack, [support], loss, step_size=0.1, first_order=True)
+    query = make_episodes(policy, adapted, seed=2)
+    objective = MetaObjective(policy, MetaBatch((support,), query, (stack, adapted)), inner, 2)
     at = to_vector(theta)
     _, gradient = objective.surrogate_and_gradient(theta)
     expected = finite_difference_gradient(lambda v: objective.value(from_vector(v, theta))[0], at)
@@ -405,7 +406,8 @@ def test_threads_may_share_any_module():
     policy = StateDependentStd()
     theta, inner = make_theta(policy), InnerConfig(num_steps=1, step_size=0.1)
     stack = make_stack(theta, 12)
-    batch = MetaBatch((make_episodes(policy, stack, seed=1),), make_episodes(policy, stack, seed=2))
+    episodes = [make_episodes(policy, stack, seed=seed) for seed in (1, 2)]
+    batch = MetaBatch((episodes[0],), episodes[1], (stack, stack))
     objective = MetaObjective(policy, batch, inner, 1)
     with torch_threads(1):
         _, expected = objective.surrogate_and_gradient(theta)

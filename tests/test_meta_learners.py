@@ -48,14 +48,15 @@ def make_variant(
     theta = initial_theta(policy, inner)
     for i, name in enumerate(key for key in theta if key.startswith("step_size")):
         theta[name] = theta[name] + 0.02 * (i + 1)
-    stack = with_context(policy, make_stack(theta, NUM_TASKS))
+    stacks = [with_context(policy, make_stack(theta, NUM_TASKS))]
     episodes: list[Episodes] = []
     for k in range(num_steps + 1):
-        episodes.append(make_episodes(policy, stack, seed=k))
-        sizes = step_sizes(policy, inner, stack)
+        episodes.append(make_episodes(policy, stacks[-1], seed=k))
+        sizes = step_sizes(policy, inner, stacks[-1])
         loss = policy_gradient_loss(policy, inner.surrogate)
-        stack = adapt(stack, episodes[-1:], loss, step_size=sizes, first_order=True)
-    return MetaObjective(policy, MetaBatch(tuple(episodes[:-1]), episodes[-1]), inner, 2), theta
+        stacks.append(adapt(stacks[-1], episodes[-1:], loss, step_size=sizes, first_order=True))
+    batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks[:-1]))
+    return MetaObjective(policy, batch, inner, 2), theta
 
 
 @every_variant

@@ -71,7 +71,7 @@ def gradient_of(
         spoil(trainer)
         collector = trainer.collector
         streams = RandomStreams(trainer.seed, Phase.TRAINING, 0)
-        episodes, _, failures = collect_through_adaptation(
+        episodes, stacks, failures = collect_through_adaptation(
             collector,
             state.theta,
             sample_tasks(collector, streams),
@@ -83,8 +83,8 @@ def gradient_of(
         kept = torch.from_numpy(~failures.failed)
         if without is not None:
             kept[without] = False
-        *supports, query = [collected.chosen(kept) for collected in episodes]
-        objective = MetaObjective(collector.policy, MetaBatch(tuple(supports), query), trainer.inner, 4)
+        batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)).chosen(kept)
+        objective = MetaObjective(collector.policy, batch, trainer.inner, 4)
         return objective.surrogate_and_gradient(state.theta)[1], failures
 
 
@@ -276,12 +276,12 @@ def test_a_failed_task_keeps_its_parameters(tmp_path, monkeypatch):
     with open_trainer(config) as (trainer, state, _):
         streams = RandomStreams(0, Phase.TRAINING, 0)
         tasks = sample_tasks(trainer.collector, streams)
-        _, stack, _ = collect_through_adaptation(
+        _, stacks, _ = collect_through_adaptation(
             trainer.collector, state.theta, tasks, trainer.inner, trainer.baseline, streams=streams, normalizer=None
         )
     for name, value in state.theta.items():
-        assert torch.equal(stack[name][3], value)
-        assert name == "log_std" or not torch.equal(stack[name][2], value)
+        assert torch.equal(stacks[-1][name][3], value)
+        assert name == "log_std" or not torch.equal(stacks[-1][name][2], value)
 
 
 def test_a_baseline_that_cannot_be_fitted_sets_its_task_aside(tmp_path):

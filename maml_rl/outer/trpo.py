@@ -230,11 +230,10 @@ def _block_product(
 
 
 def _theta_prime(objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int) -> Params:
-    """θ' with the value that all states give, and the derivative that every ``state_stride``-th gives."""
+    """θ' with the value that sampled the query, and the derivative that every ``state_stride``-th state gives."""
     stack = with_context(objective.policy, stack)
     inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
-    for support in block.supports:
-        value = objective.inner_step({name: start.detach() for name, start in stack.items()}, support)
+    for support, value in zip(block.supports, block.stacks[1:], strict=True):
         thinned = objective.inner_step(stack, support.every(inner_stride))
         # A difference that is zero: only its derivative counts.
         stack = {name: value[name] + (end - end.detach()) for name, end in thinned.items()}
