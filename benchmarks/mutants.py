@@ -62,7 +62,7 @@ MUTANTS = [
     Mutant("maml_rl/maml.py", "if differentiable and value.requires_grad else", "if False else", "adaptation cut off from theta"),
     Mutant("maml_rl/maml.py", "adapted.query_ratio).sum(-1)", "adapted.query_ratio).mean(-1)", "surrogate averaged twice"),
     Mutant("maml_rl/maml.py", "self.policy, self.stacks[-1], self.batch.query", "self.policy, self.stacks[0], self.batch.query", "theta for theta'"),
-    Mutant("maml_rl/maml.py", "zip(self.stacks[:-1], self.batch.supports", "zip(self.stacks[1:], self.batch.supports", "supports off by one step"),
+    Mutant("maml_rl/maml.py", "self.inner_step(stacks[-1], support, seen)", "self.inner_step(stacks[0], support, seen)", "every inner step starts at theta"),
     Mutant("maml_rl/outer/promp.py", "torch.stack(kls).mean(0)", "torch.stack(kls).sum(0)", "inner KL summed over steps"),
     Mutant("maml_rl/maml.py", "return total * adapted.credit", "return total", "E-MAML's term without credit"),
     Mutant("maml_rl/maml.py", "surrogate(adapted) + weight", "surrogate(adapted) - weight", "sign of E-MAML's term"),

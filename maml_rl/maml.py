@@ -64,6 +64,7 @@ def adapt(
                 loss({**theta_prime, **start}, support).sum(),
                 list(start.values()),
                 create_graph=differentiable and not first_order,
+                retain_graph=differentiable,  # for what else follows from the same pass
             )
             theta_prime |= {
                 name: value - along(alpha[name], value) * gradient
@@ -81,7 +82,9 @@ def along(size: float | Tensor, value: Tensor) -> float | Tensor:
     return size
 
 
-def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[Params, Episodes], Tensor]:
+def policy_gradient_loss(
+    policy: nn.Module, surrogate: Surrogate, seen: list[Distribution] | None = None
+) -> Callable[[Params, Episodes], Tensor]:
     """The inner loss of every task, to be minimised.
 
     The means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
@@ -94,14 +97,15 @@ def policy_gradient_loss(policy: nn.Module, surrogate: Surrogate) -> Callable[[P
       equation 13). All products are there: the Hessian is unbiased where the advantages are exact.
 
     Returns:
-        A function of a stack of parameters and the episodes of T tasks; its value is (T,).
+        A function of a stack of parameters and the episodes of T tasks; its value is (T,). At every call it adds π at
+        the episodes' states to ``seen``.
     """
 
     def loss(stack: Params, episodes: Episodes) -> Tensor:
-        log_prob = distribution(policy, stack, episodes.flat(episodes.observations)).log_prob(
-            episodes.flat(episodes.actions)
-        )
-        factor = _FACTORS[surrogate](log_prob, episodes)
+        dist = distribution(policy, stack, episodes.flat(episodes.observations))
+        if seen is not None:
+            seen.append(dist)
+        factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
         return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
 
     return loss
@@ -148,11 +152,8 @@ class Adapted:
     """Parameters after 0, 1, ... K inner steps, as functions of theta."""
     credit: Tensor
     """What each task's adaptation led to, (T,)."""
-
-    @property
-    def sampled(self) -> list[tuple[Params, Episodes]]:
-        """The parameters that each inner step starts from, with the support episodes that they were to sample."""
-        return list(zip(self.stacks[:-1], self.batch.supports, strict=True))
+    sampled: list[tuple[Distribution, Episodes]]
+    """Of each inner step, the support episodes, and π at their states with the parameters that it starts from."""
 
     @functools.cached_property
     def query_distribution(self) -> Distribution:
@@ -187,8 +188,7 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
     5), up to the mean over steps in place of the sum.
     """
     total = torch.zeros_like(adapted.credit)
-    for stack, support in adapted.sampled:
-        dist = distribution(adapted.policy, stack, support.flat(support.observations))
+    for dist, support in adapted.sampled:
         total = total + (support.step_weights * step_ratio(dist, support)).sum(-1)
     return total * adapted.credit
 
@@ -269,22 +269,18 @@ class MetaObjective:
         of_all = self.ranks.gather(returns)
         return (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
 
-    @property
-    def inner_loss(self) -> Callable[[Params, Episodes], Tensor]:
-        """What inner steps minimise."""
-        return policy_gradient_loss(self.policy, self.inner.surrogate)
-
-    def inner_step(self, stack: Params, support: Episodes) -> dict[str, Tensor]:
+    def inner_step(self, stack: Params, support: Episodes, seen: list[Distribution] | None = None) -> dict[str, Tensor]:
         """One inner step; in training all have the same step sizes, so that the number of the step does not matter."""
+        loss = policy_gradient_loss(self.policy, self.inner.surrogate, seen)
         sizes = step_sizes(self.policy, self.inner, stack)
-        return adapt(stack, [support], self.inner_loss, step_size=sizes, first_order=self.inner.first_order)
+        return adapt(stack, [support], loss, step_size=sizes, first_order=self.inner.first_order)
 
     def adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
         """Adaptation of a block of tasks, a function of ``stack`` where that requires gradients."""
-        stacks = [with_context(self.policy, stack)]
+        stacks, seen = [with_context(self.policy, stack)], list[Distribution]()
         for support in block.supports:
-            stacks.append(self.inner_step(stacks[-1], support))
-        return Adapted(self.policy, block, tuple(stacks), credit)
+            stacks.append(self.inner_step(stacks[-1], support, seen))
+        return Adapted(self.policy, block, tuple(stacks), credit, list(zip(seen, block.supports, strict=True)))
 
 
 def requiring_grad(stack: Params) -> dict[str, Tensor]:

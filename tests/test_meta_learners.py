@@ -14,12 +14,14 @@ from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig, initial_theta, step_sizes, with_context
 from maml_rl.maml import (
     MetaObjective,
+    Quantity,
     adapt,
     exploration_surrogate,
     policy_gradient_loss,
     query_kl,
     ratio_surrogate,
 )
+from maml_rl.outer.promp import inner_kl
 from maml_rl.outer.trpo import fisher_vector_product
 from maml_rl.policies import MLPPolicy, distribution, make_stack
 
@@ -71,6 +73,28 @@ def test_meta_gradient_with_respect_to_everything_that_is_learned(variant: str, 
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
     for name, part in from_vector(gradient, theta).items():
         assert part.abs().max() > 1e-6, f"{name} is not learned"
+
+
+@every_variant
+@pytest.mark.parametrize("quantity", [inner_kl, exploration_surrogate])
+def test_gradient_of_what_is_taken_at_the_support_states(variant: str, quantity: Quantity) -> None:
+    """They share the inner step's own pass over these states."""
+    objective, theta = make_variant(variant, num_steps=2)
+    at = to_vector(theta) + 0.01
+    expected = finite_difference_gradient(lambda vector: objective.mean(from_vector(vector, theta), quantity)[0], at)
+    _, gradient = objective.surrogate_and_gradient(from_vector(at, theta), quantity)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+    assert gradient.norm() > 1e-3
+
+
+@pytest.mark.parametrize("quantity", [inner_kl, exploration_surrogate])
+def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(quantity: Quantity) -> None:
+    (exact, theta), (first_order, _) = (make_variant("MAML", first_order=order) for order in (False, True))
+    theta = from_vector(to_vector(theta) + 0.01, theta)
+    expected = exact.surrogate_and_gradient(theta, quantity)[1]
+    found = first_order.surrogate_and_gradient(theta, quantity)[1]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert found.norm() > 1e-3
 
 
 @every_variant

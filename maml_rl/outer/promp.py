@@ -12,7 +12,7 @@ from torch import Tensor
 from maml_rl.maml import Adapted, MetaObjective, mean_kl
 from maml_rl.outer.adam import initial_state as adam_initial_state
 from maml_rl.outer.ppo import PPOConfig, climb, clipped_surrogate
-from maml_rl.policies import Params, distribution
+from maml_rl.policies import Params
 from maml_rl.setting_checks import Positive, Range, Real
 
 _TOLERANCE = 1.5  # the penalty stays while the KL is within this factor of its target
@@ -47,10 +47,7 @@ def inner_kl(adapted: Adapted) -> Tensor:
     θ₀ is theta and θₖ what k inner steps make of it, each on the episodes that it was to sample (Rothfuss et al. 2019,
     equation 11).
     """
-    kls = [
-        mean_kl(distribution(adapted.policy, stack, support.flat(support.observations)), support)
-        for stack, support in adapted.sampled
-    ]
+    kls = [mean_kl(dist, support) for dist, support in adapted.sampled]
     return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
 
 
