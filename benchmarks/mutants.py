@@ -99,6 +99,7 @@ MUTANTS = [
     Mutant("maml_rl/outer/trpo.py", "surrogate > old_surrogate and kl", "kl", "line search without improvement"),
     Mutant("maml_rl/outer/trpo.py", "surrogate > old_surrogate and kl <= config.max_kl", "surrogate > old_surrogate", "line search without bound"),
     Mutant("maml_rl/outer/trpo.py", "line_search_shrink**i", "line_search_shrink ** (i + 1)", "line search off by one"),
+    Mutant("maml_rl/outer/trpo.py", "block.stacks[1:]", "block.stacks[:-1]", "the adapted policy at theta's value"),
     Mutant("maml_rl/outer/ppo.py", "torch.minimum(ratio", "torch.maximum(ratio", "the optimistic bound"),
     Mutant("maml_rl/outer/ppo.py", "ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(max=1 + clip_range)", "clipped above only"),
     Mutant("maml_rl/outer/ppo.py", "gradient = objective.surrogate_and_gradient(theta, surrogate)", "gradient = objective.surrogate_and_gradient(theta)", "no clipping"),
