@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -68,6 +71,66 @@ def test_threads_are_started_once() -> None:
     assert len(set.union(*calls)) == 3
 
 
+def test_torch_computes_alone_on_each_also_where_a_thread_comes_to_it_late() -> None:
+    with torch_threads(5):
+        map_blocks(lambda _: time.sleep(0.01), [(0,), (1,)])
+        numbers = map_blocks(lambda _: (time.sleep(0.01), torch.get_num_threads())[1], [(i,) for i in range(10)])
+        assert torch.get_num_threads() == 5
+    assert numbers == [1] * 10
+
+
+def test_nothing_of_a_failed_call_lives_on() -> None:
+    class Large:
+        pass
+
+    made: list[weakref.ref[Large]] = []
+
+    def fail(number: int) -> Large:
+        large = Large()
+        made.append(weakref.ref(large))
+        if number == 5:
+            raise ZeroDivisionError
+        return large
+
+    gc.disable()
+    try:
+        with torch_threads(2):
+            with contextlib.suppress(ZeroDivisionError):
+                map_blocks(fail, [(number,) for number in range(8)])
+            map_blocks(lambda _: time.sleep(0.01), [(0,), (1,)])  # both threads have other work
+        assert len(made) >= 6
+        assert [one() for one in made] == [None] * len(made)
+    finally:
+        gc.enable()
+
+
+def test_an_interrupt_leaves_nothing_locked() -> None:
+    script = """
+import random, signal, time
+import torch
+from maml_rl.task_blocks import map_blocks
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+torch.set_num_threads(4)
+blocks = [(number,) for number in range(16)]
+interrupted = 0
+for _ in range(100):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-3))
+        map_blocks(lambda _: time.sleep(1e-3), blocks)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupted += 1
+assert map_blocks(lambda n: n, blocks) == list(range(16))
+print(interrupted > 50)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_a_forked_process_starts_its_own() -> None:
     script = """
 import os
@@ -81,5 +144,7 @@ if child == 0:
     os._exit(map_blocks(lambda n: 2 * n, blocks) != [2, 4, 6])
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    # Newer Pythons warn of every fork beside threads.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("0\n", "")

@@ -178,7 +178,7 @@ def fisher_vector_product(
 
     Args:
         objective: whose KL.
-        theta: where the episodes were sampled.
+        theta: where the episodes were sampled; for any other the product means nothing.
         state_stride: take Fᵢ, and the inner losses' Hessians in Jᵢ, over every ``state_stride``-th state only; an
             estimate where it is above 1. ``None``: :func:`default_state_stride`. DiCE's Hessian needs the states of
             whole episodes, and takes all.
