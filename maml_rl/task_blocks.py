@@ -99,11 +99,13 @@ def _threads(number: int) -> SimpleQueue[Callable[[], None] | None]:
 
     threads = [threading.Thread(target=serve, name=f"blocks of tasks {i}", daemon=True) for i in range(number)]
     before = torch.get_num_threads()
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        ready.get()
-    torch.set_num_threads(before)  # those of threads that others start from now on are as before
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            ready.get()
+    finally:
+        torch.set_num_threads(before)  # those of threads that others start from now on are as before
 
     def close() -> None:
         for _ in threads:
