@@ -40,12 +40,13 @@ def baseline_features(observations: Tensor) -> Tensor:
         observations: (T, E, H, observation_size).
 
     Returns:
-        (T, E, H, 2 · observation_size + 4).
+        (T, 2 · observation_size + 4, E, H): features first, so that what is summed over states lies side by side.
     """
-    horizon = observations.shape[2]
+    num_tasks, num_episodes, horizon, _ = observations.shape
     t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
-    time = torch.stack([t, t**2, t**3, torch.ones_like(t)], dim=-1).expand(*observations.shape[:2], horizon, 4)
-    return torch.cat([observations, observations**2, time], dim=-1)
+    time = torch.stack([t, t**2, t**3, torch.ones_like(t)])[:, None].expand(num_tasks, 4, num_episodes, horizon)
+    s = observations.movedim(-1, 1)
+    return torch.cat([s, s**2, time], dim=1)
 
 
 def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
@@ -90,9 +91,9 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
 
 def _fitted(episodes: Episodes, returns: Tensor, ridge: float) -> Tensor:
     """Values of a block of tasks, fitted to ``returns`` (T, E, H)."""
-    x = episodes.flat(baseline_features(episodes.observations)).double().mul_(episodes.flat(episodes.mask)[..., None])
+    x = baseline_features(episodes.observations).double().mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
     y = episodes.flat(returns).double()[..., None]
-    gram, moment = x.mT @ x, x.mT @ y
+    gram, moment = x @ x.mT, x @ y
     unfit = ~(gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1))[:, None, None]
     if unfit.any():
         gram, moment = gram.masked_fill(unfit, 0.0), moment.masked_fill(unfit, torch.nan)
@@ -103,5 +104,5 @@ def _fitted(episodes: Episodes, returns: Tensor, ridge: float) -> Tensor:
         if not failed.any():
             break
         ridges = torch.where(failed[:, None, None] > 0, 10 * ridges, ridges)
-    values = (x @ torch.cholesky_solve(moment, factor))[..., 0]
+    values = torch.cholesky_solve(moment, factor).mT @ x
     return values.to(episodes.rewards.dtype).reshape(episodes.rewards.shape)

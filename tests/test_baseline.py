@@ -47,10 +47,10 @@ def plain_values(episodes: Episodes, task: int, ridge: float) -> np.ndarray:
 def test_features():
     observations = episodes_of().observations
     features = baseline_features(observations)
-    assert features.shape == (*observations.shape[:3], 2 * OBSERVATION_SIZE + 4)
+    assert features.shape == (len(observations), 2 * OBSERVATION_SIZE + 4, *observations.shape[1:3])
     s = observations[1, 2, 5].tolist()
     expected = [*s, *(value**2 for value in s), 0.05, 0.05**2, 0.05**3, 1.0]
-    assert features[1, 2, 5].tolist() == pytest.approx(expected)
+    assert features[1, :, 2, 5].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
 from maml_rl.cpu_operations import tanh
@@ -10,6 +13,14 @@ from maml_rl.cpu_operations import tanh
 def random(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(sum(shape))
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 3e-7), (torch.float64, 1e-15)])
+def test_tanh_is_right_to_rounding(dtype: torch.dtype, rtol: float) -> None:
+    x = torch.tensor([0.0, 1e-30, 1e-4, 0.5, 1.0, 3.0, 20.0, 1e30, math.inf, math.nan], dtype=dtype)
+    x = torch.cat([x, -x])
+    expected = torch.tensor([math.tanh(value) for value in x.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(tanh(x).double(), expected, rtol=rtol, atol=0, equal_nan=True)
 
 
 def test_tanh() -> None:
@@ -22,3 +33,13 @@ def test_tanh() -> None:
         value = tanh(x)
     torch.testing.assert_close(value, torch.tanh(before), rtol=1e-12, atol=1e-12)
     assert torch.equal(x.detach(), before)
+    assert torch.equal(tanh(x.mT), tanh(x).mT)
+
+
+def test_tanh_under_transformations() -> None:
+    x = random(3, 4).detach()
+    assert torch.equal(torch.vmap(tanh, in_dims=1)(x), tanh(x).mT)
+    slopes = torch.vmap(torch.vmap(torch.func.grad(tanh)), in_dims=1)(x)
+    torch.testing.assert_close(slopes, (1 - torch.tanh(x) ** 2).mT, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(torch.vmap(tanh)(x), tanh(x))
