@@ -197,7 +197,8 @@ class MujocoBatchEngine:
             failed = error.ids
         self._update(ids)
         warnings = self.batch.warning
-        broken = warnings[:, _BREAKDOWNS, 1].any(axis=1) if warnings.any() else np.zeros(self.num_sims, bool)
+        is_calm = np.count_nonzero(warnings) == 0
+        broken = np.zeros(self.num_sims, bool) if is_calm else warnings[:, _BREAKDOWNS, 1].any(axis=1)
         if failed is not None:
             broken[failed] = True
         return broken

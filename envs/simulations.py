@@ -116,7 +116,7 @@ class Simulations:
         """
         if self._tasks is None:
             raise gym.error.ResetNeeded("call reset() before step()")
-        all_live = bool(live.all())
+        all_live = np.count_nonzero(live) == len(live)
         actions = actions.clip(*self._action_range)
         state = self.engine.state
         before = {name: value.copy() for name, value in state.items()}

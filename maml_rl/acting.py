@@ -45,8 +45,8 @@ def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: Ob
     is much less in NumPy than in torch.
     """
     num_tasks, num_episodes = noise.shape[1:3]
-    layers = [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in policy.layers(stack)]
-    disturbances = (policy.log_std_of(stack).detach().exp() * noise).numpy()
+    *hidden, (head, head_bias) = [(w.detach().numpy(), b.detach().numpy()) for w, b in policy.layers(stack)]
+    disturbances = (policy.log_std_of(stack).detach().exp() * noise).numpy() + head_bias
     activate = _IN_PLACE[policy.nonlinearity]
     if normalizer is not None:
         mean, std = (value.to(noise).numpy() for value in (normalizer.mean, normalizer.std))
@@ -55,11 +55,11 @@ def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: Ob
         x = observations.reshape(num_tasks, num_episodes, -1)
         if normalizer is not None:
             x = (x - mean) / std
-        for i, (weight, bias) in enumerate(layers):
-            if i > 0:
-                activate(x)
+        for weight, bias in hidden:
             x = x @ weight
             x += bias
+            activate(x)
+        x = x @ head
         x += disturbances[t]
         return x.reshape(len(observations), -1)
 

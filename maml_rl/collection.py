@@ -146,7 +146,7 @@ class Collector:
                 for first in range(0, self.num_episodes, side_by_side)
             ]
         observations, actions, rewards, mask, cause, success = (
-            torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True)
+            torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in zip(*rounds, strict=True)
         )
         log_probs, dist = self._densities(stack, observations, actions)
         has_log_probs = (log_probs.isfinite() | (mask == 0)).all(-1)
@@ -206,38 +206,40 @@ class Collector:
             cause[ended] = _CAUSES.index(what)
             live[ended] = False
 
-        for t in range(horizon):
+        for t in range(horizon):  # counts stand for any() and all(), which take three times as long
             seen = observations[t]
             with np.errstate(over="ignore", invalid="ignore"):  # what is no number is dealt with here
                 seen[:] = observation
-                if not np.isfinite(seen).all():
+                if np.count_nonzero(np.isfinite(seen)) < seen.size:
                     end(~np.isfinite(seen).all(1), OBSERVATION)
-                if cause.any():  # the policy sees no number that is none
+                if np.count_nonzero(cause):  # the policy sees no number that is none
                     seen[cause > 0] = 0
                 outputs = act(seen, t)
             is_number: Any = np.isfinite(outputs)
-            if not is_number.all():
+            if np.count_nonzero(is_number) < is_number.size:
                 end(~is_number.reshape(num_envs, -1).all(1), ACTION)
-            if cause.any():  # nor is one sent to an environment, which might choke on it
+            if np.count_nonzero(cause):  # nor is one sent to an environment, which might choke on it
                 outputs[cause > 0] = 0
             actions.append(outputs)
             mask[t] = live
             observation, rewards[t], terminated, truncated, info = self.env.step(self.action_map(outputs))
             void: np.ndarray | None = info.get("void")
-            if void is not None and void.any():
+            if void is not None and np.count_nonzero(void):
                 end(void, SIMULATION)
-            if not np.isfinite(rewards[t]).all():
+            if np.count_nonzero(np.isfinite(rewards[t])) < num_envs:
                 end(~np.isfinite(rewards[t]), REWARD)
             if "is_success" in info:
                 success = np.where(live, info["is_success"], success)
             live &= ~(terminated | truncated)
-            if not live.any():
+            if not np.count_nonzero(live):
                 break
         mask &= cause == 0
-        real = self._of_tasks(mask).to(noise)
+        real, is_all_real = self._of_tasks(mask).to(noise), mask.all()
 
         def kept(values: Tensor) -> Tensor:
             """Values of all steps (T, E, H, ...), zero where an episode is over or void."""
+            if is_all_real:
+                return values
             return values.masked_fill_(real.reshape(*real.shape, *[1] * (values.dim() - 3)) == 0, 0)
 
         seen = self._of_tasks(observations)
@@ -259,7 +261,9 @@ class Collector:
 
     def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
         """Action noise, (T, E, H, noise_size), drawn once per task."""
-        shape = (self.num_episodes, self.horizon)
-        tasks = range(self.first_task, self.first_task + self.num_tasks)
-        noise = [self.policy.draw_noise(streams.actions(adaptation_step, i), shape) for i in tasks]
+
+        def of_task(i: int) -> np.ndarray:
+            return self.policy.draw_noise(streams.actions(adaptation_step, i), (self.num_episodes, self.horizon))
+
+        noise = map_blocks(of_task, [(self.first_task + i,) for i in range(self.num_tasks)])
         return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))
