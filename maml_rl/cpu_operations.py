@@ -14,8 +14,8 @@ class Tanh(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        """The value."""
-        if not x.is_cpu:
+        """The value; what NumPy does not have (a GPU's, a type of its own, a stand-in for a graph) is torch's."""
+        if type(x) is not Tensor or not x.is_cpu or x.dtype not in (torch.float32, torch.float64):
             return x.tanh()
         y = torch.empty_like(x)
         np.tanh(x.detach().numpy(), out=y.numpy())

@@ -43,3 +43,15 @@ def test_tanh_under_transformations() -> None:
     torch.testing.assert_close(slopes, (1 - torch.tanh(x) ** 2).mT, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
         assert torch.equal(torch.vmap(tanh)(x), tanh(x))
+
+
+def test_tanh_where_numpy_has_none() -> None:
+    x = torch.linspace(-2, 2, 5)
+    torch.testing.assert_close(tanh(x.bfloat16()), torch.tanh(x.bfloat16()))
+    assert tanh(x.to("meta")).shape == x.shape
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return tanh(x)
+
+    torch.testing.assert_close(torch.export.export(Layer(), (x,)).module()(x), torch.tanh(x))
