@@ -10,20 +10,21 @@ from torch import Tensor
 
 
 class Tanh(torch.autograd.Function):
-    """tanh x by NumPy, which on a processor takes a seventh of torch's time."""
+    """tanh x in place of x, by NumPy, which on a processor takes a seventh of torch's time."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         """The value; what NumPy does not have (a GPU's, a type of its own, a stand-in for a graph) is torch's."""
         if type(x) is not Tensor or not x.is_cpu or x.dtype not in (torch.float32, torch.float64):
-            return x.tanh()
-        y = torch.empty_like(x)
-        np.tanh(x.detach().numpy(), out=y.numpy())
-        return y
+            return x.tanh_()
+        values = x.detach().numpy()
+        np.tanh(values, out=values)
+        return x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         """Keep what the gradient needs."""
+        ctx.mark_dirty(output)
         ctx.save_for_backward(output)
 
     @staticmethod
@@ -35,9 +36,9 @@ class Tanh(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
         """The value under :func:`torch.vmap`: every entry's own, wherever the mapped axis is."""
-        return tanh(x), in_dims[0]
+        return tanh_(x), in_dims[0]
 
 
-def tanh(x: Tensor) -> Tensor:
-    """What :class:`Tanh` computes, which can be differentiated and mapped."""
+def tanh_(x: Tensor) -> Tensor:
+    """As ``x.tanh_()``: the values of ``x``, which nothing else may need, become tanh x."""
     return Tanh.apply(x)  # type: ignore[no-untyped-call]

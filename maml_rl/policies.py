@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from maml_rl.cpu_operations import tanh
+from maml_rl.cpu_operations import tanh_
 from maml_rl.errors import UserError
 
 Params = Mapping[str, Tensor]
@@ -131,7 +131,7 @@ Distribution = Gaussian | Categorical | MultiCategorical
 
 
 _NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
-    "tanh": tanh,
+    "tanh": tanh_,
     "relu": torch.relu,
     "elu": nn.functional.elu,
     "silu": nn.functional.silu,

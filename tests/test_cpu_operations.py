@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from maml_rl.cpu_operations import tanh
+from maml_rl.cpu_operations import tanh_
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -15,12 +15,16 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
+def tanh(x: torch.Tensor) -> torch.Tensor:
+    return tanh_(x.clone())
+
+
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 3e-7), (torch.float64, 1e-15)])
 def test_tanh_is_right_to_rounding(dtype: torch.dtype, rtol: float) -> None:
     x = torch.tensor([0.0, 1e-30, 1e-4, 0.5, 1.0, 3.0, 20.0, 1e30, math.inf, math.nan], dtype=dtype)
     x = torch.cat([x, -x])
     expected = torch.tensor([math.tanh(value) for value in x.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(tanh(x).double(), expected, rtol=rtol, atol=0, equal_nan=True)
+    torch.testing.assert_close(tanh_(x).double(), expected, rtol=rtol, atol=0, equal_nan=True)
 
 
 def test_tanh() -> None:
@@ -28,12 +32,17 @@ def test_tanh() -> None:
     torch.testing.assert_close(tanh(x), torch.tanh(x), rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(tanh, (x,))
     assert torch.autograd.gradgradcheck(tanh, (x,))
-    before = x.detach().clone()
-    with torch.no_grad():
-        value = tanh(x)
-    torch.testing.assert_close(value, torch.tanh(before), rtol=1e-12, atol=1e-12)
-    assert torch.equal(x.detach(), before)
     assert torch.equal(tanh(x.mT), tanh(x).mT)
+
+
+def test_tanh_takes_its_place() -> None:
+    x = random(3, 4)
+    expected = torch.tanh(x).detach()
+    for values in (x.detach().clone(), x.clone()):  # without and with a graph
+        assert tanh_(values) is values
+        torch.testing.assert_close(values.detach(), expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(RuntimeError, match="leaf"):
+        tanh_(x)
 
 
 def test_tanh_under_transformations() -> None:
