@@ -217,12 +217,13 @@ def _block_product(
     u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
     transposed = _gradients(outputs, stack, u, create_graph=True)
     moving = [value.requires_grad for value in transposed]  # the outputs need not depend on all parameters
+    weights = query.step_weights
 
     def product(direction: Params) -> Tensor:
         v = make_stack(direction, num_tasks).values()
         tangents = _gradients(list(compress(transposed, moving)), u, list(compress(v, moving)), retain_graph=True)
         with torch.no_grad():
-            weighted = dist.fisher_product(tangents, query.step_weights)
+            weighted = dist.fisher_product(tangents, weights)
         found = _gradients(outputs, stack, weighted, retain_graph=True)
         return flatten(dict(zip(leaves, found, strict=True)), batch_dims=1).detach()
 
