@@ -45,8 +45,11 @@ def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: Ob
     is much less in NumPy than in torch.
     """
     num_tasks, num_episodes = noise.shape[1:3]
-    *hidden, (head, head_bias) = [(w.detach().numpy(), b.detach().numpy()) for w, b in policy.layers(stack)]
-    disturbances = (policy.log_std_of(stack).detach().exp() * noise).numpy() + head_bias
+    *hidden, (head, head_bias) = [(weight.detach(), bias.detach()) for weight, bias in policy.layers(stack)]
+    layers = [(weight.numpy(), bias.numpy()) for weight, bias in hidden]
+    last = head.numpy()
+    # With the last bias; added in torch, which does not warn where it overflows.
+    disturbances = (policy.log_std_of(stack).detach().exp() * noise + head_bias).numpy()
     activate = _IN_PLACE[policy.nonlinearity]
     if normalizer is not None:
         mean, std = (value.to(noise).numpy() for value in (normalizer.mean, normalizer.std))
@@ -55,11 +58,11 @@ def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: Ob
         x = observations.reshape(num_tasks, num_episodes, -1)
         if normalizer is not None:
             x = (x - mean) / std
-        for weight, bias in hidden:
+        for weight, bias in layers:
             x = x @ weight
             x += bias
             activate(x)
-        x = x @ head
+        x = x @ last
         x += disturbances[t]
         return x.reshape(len(observations), -1)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 class Tanh(torch.autograd.Function):
@@ -26,6 +27,7 @@ class Tanh(torch.autograd.Function):
         """Keep what the gradient needs."""
         ctx.mark_dirty(output)
         ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -34,11 +36,20 @@ class Tanh(torch.autograd.Function):
         return torch.ops.aten.tanh_backward(gradients[0], y)
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        """The derivative along a direction, in its place as the value is."""
+        (y,) = ctx.saved_tensors
+        return tangents[0].mul_(1 - y * y)
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
         """The value under :func:`torch.vmap`: every entry's own, wherever the mapped axis is."""
         return tanh_(x), in_dims[0]
 
 
 def tanh_(x: Tensor) -> Tensor:
-    """As ``x.tanh_()``: the values of ``x``, which nothing else may need, become tanh x."""
+    """As ``x.tanh_()``: the values of ``x``, a result that nothing else needs, become tanh x."""
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if is_traced or is_in_torch_dispatch_mode():  # what NumPy does would not be seen
+        return x.tanh_()
     return Tanh.apply(x)  # type: ignore[no-untyped-call]

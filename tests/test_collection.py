@@ -362,12 +362,15 @@ class TestOnAStub:
         assert np.isfinite(np.stack(collector.env.actions[0])).all()
 
     @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-    def test_parameters_that_overflow_warn_of_nothing_and_make_their_task_void(self, nonlinearity):
+    @pytest.mark.parametrize(
+        "huge", [{"weight_0": 3e38, "weight_1": 3e38}, {"bias_1": 3.4e38, "log_std": 88.0}, {"bias_1": np.inf}]
+    )
+    def test_parameters_that_overflow_warn_of_nothing_and_make_their_task_void(self, nonlinearity, huge):
         collector, failures = stub_collector(), Failures([{"goal": 1}, {"goal": 2}], 6)
         collector.policy.nonlinearity = nonlinearity
         stack = stack_of(collector)
-        for name in ("weight_0", "weight_1"):
-            stack[name][1] = 3e38
+        for name, value in huge.items():
+            stack[name][1] = value
         episodes = collector.collect(stack, STREAMS, 0, None, failures)
         assert episodes.void.tolist() == [[False] * 3, [True] * 3]
         assert failures.rows == [Failure(0, ACTION, 3, {"goal": 2})]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from maml_rl.cpu_operations import tanh_
 
@@ -52,15 +53,28 @@ def test_tanh_under_transformations() -> None:
     torch.testing.assert_close(slopes, (1 - torch.tanh(x) ** 2).mT, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
         assert torch.equal(torch.vmap(tanh)(x), tanh(x))
+    direction = random(3, 4).detach() + 1
+    value, moved = torch.func.jvp(tanh, (x,), (direction,))
+    torch.testing.assert_close(value, torch.tanh(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(moved, direction * (1 - torch.tanh(x) ** 2), rtol=1e-12, atol=1e-12)
 
 
 def test_tanh_where_numpy_has_none() -> None:
     x = torch.linspace(-2, 2, 5)
-    torch.testing.assert_close(tanh(x.bfloat16()), torch.tanh(x.bfloat16()))
+    short = x.bfloat16().requires_grad_()
+    values = short.clone()
+    assert tanh_(values) is values
+    torch.testing.assert_close(values, torch.tanh(short))
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), short)[0] for y in (values, torch.tanh(short))))
     assert tanh(x.to("meta")).shape == x.shape
 
     class Layer(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return tanh(x)
 
-    torch.testing.assert_close(torch.export.export(Layer(), (x,)).module()(x), torch.tanh(x))
+    for graph in (
+        torch.export.export(Layer(), (x,)).module(),
+        torch.jit.trace(Layer(), (x,)),
+        make_fx(Layer())(x),
+    ):
+        torch.testing.assert_close(graph(x + 1), torch.tanh(x + 1))
