@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import importlib.metadata
+import logging
 import math
 import os
 import re
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr)  # noqa: T201
         return 2 if wanted or not argv else 0
     try:
-        return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
+        with _log_on_stdout():
+            return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -70,6 +72,20 @@ def _import_mujoco() -> None:
     importlib.import_module("mujoco")
     if wanted is not None:
         os.environ["MUJOCO_GL"] = wanted
+
+
+@contextlib.contextmanager
+def _log_on_stdout() -> Iterator[None]:
+    """Print what the package logs for information, as :func:`say` does."""
+    logger, handler = logging.getLogger("maml_rl"), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def say(text: str) -> None:

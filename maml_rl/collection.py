@@ -25,6 +25,8 @@ from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
 
 _CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
 """Why an episode is void, by number; 0 where it is not."""
+_LARGEST_BOUND = 1e10
+"""Larger bounds of actions mean that there is none, as ±float32's maximum does."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class ActionMap:
     """From the policy's outputs to the environment's actions.
 
     A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1 an output of ±1
-    spans a tenth of the range. The learner sees the output itself. Bounds that are infinite leave the output as it is.
+    spans a tenth of the range. The learner sees the output itself. An axis without a bound on
+    either side, or on both, has no range: there an action is the output itself, shifted by the
+    bound that is nearest to 0 where 0 is out of bounds. A bound beyond ±10¹⁰ counts as none.
     Discrete choices, which the policy counts from 0, are counted from the space's ``start``.
     """
 
@@ -44,20 +48,35 @@ class ActionMap:
         if not isinstance(self.space, spaces.Box):
             assert isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)), "action_size refuses other spaces"
             return (actions + self.space.start).astype(self.space.dtype, copy=False)
-        low, high, middle, half_range = self._range
-        actions = middle + half_range * actions.reshape(len(actions), *self.space.shape)
+        low, high, offset, gain = self._range
+        actions = offset + gain * actions.reshape(len(actions), *self.space.shape)
         return actions.clip(low, high)
+
+    @property
+    def gain_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of a Box action before clipping: gain · output + offset, float64, of the space's shape."""
+        assert isinstance(self.space, spaces.Box), "discrete actions are not mapped"
+        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        bounded = has_two_bounds(self.space)
+        offset = np.clip(np.zeros_like(low), low, high)
+        gain = np.ones_like(low)
+        offset[bounded] = (low[bounded] + high[bounded]) / 2
+        gain[bounded] = self.scale * (high[bounded] - low[bounded]) / 2
+        return gain, offset
 
     @functools.cached_property
     def _range(self) -> list[np.ndarray]:
-        """Of a Box: low, high, middle, and half-range times scale; these are 0 and 1 where bounds are infinite."""
+        """Of a Box: low, high, offset and gain, of the space's type."""
         assert isinstance(self.space, spaces.Box)
-        low, high = self.space.low, self.space.high
-        middle, half_range = np.zeros_like(low), np.ones_like(high)
-        if np.isfinite(low).all() and np.isfinite(high).all():
-            middle, half_range = (low + high) / 2, self.scale * (high - low) / 2
+        gain, offset = (values.astype(self.space.dtype) for values in self.gain_and_offset)
         # One number in place of equal ones: NumPy takes it several times as fast.
-        return [v.flat[0] if (v == v.flat[0]).all() else v for v in (low, high, middle, half_range)]
+        values = (self.space.low, self.space.high, offset, gain)
+        return [v.flat[0] if (v == v.flat[0]).all() else v for v in values]
+
+
+def has_two_bounds(space: spaces.Box) -> np.ndarray:
+    """Whether each axis of an action space has a lower and an upper bound, of the space's shape."""
+    return (space.low > -_LARGEST_BOUND) & (space.high < _LARGEST_BOUND)
 
 
 @dataclass(frozen=True)
@@ -137,14 +156,13 @@ class Collector:
         Returns:
             The episodes, without advantages.
         """
-        noise, side_by_side = self._noise(streams, adaptation_step, stack), self.episodes_per_round
-        seed = streams.reset_seed(adaptation_step) + self.first_task * side_by_side
-        num_tasks = self.num_tasks_of_all or self.num_tasks
+        noise = self._noise(streams, adaptation_step, stack)
+        seeds = self._reset_seeds(streams, adaptation_step)
         with torch_threads(1):  # idle workers spin, and would take the simulator's processors
-            rounds = [
-                self._round(stack, noise[:, first : first + side_by_side], seed + first * num_tasks, normalizer)
-                for first in range(0, self.num_episodes, side_by_side)
-            ]
+            rounds = []
+            for first in range(0, self.num_episodes, self.episodes_per_round):
+                part = slice(first, first + self.episodes_per_round)
+                rounds.append(self._round(stack, noise[:, part], seeds[:, part], normalizer))
         observations, actions, rewards, mask, cause, success = (
             torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in zip(*rounds, strict=True)
         )
@@ -171,6 +189,13 @@ class Collector:
             advantages=torch.zeros_like(rewards),
         )
 
+    def _reset_seeds(self, streams: RandomStreams, adaptation_step: int) -> np.ndarray:
+        """The reset seed of every episode, (T, E); it does not depend on the rounds."""
+        num_seeds = (self.num_tasks_of_all or self.num_tasks) * self.num_episodes
+        start = streams.reset_seed(adaptation_step, num_seeds) + self.first_task * self.num_episodes
+        sizes = self.num_tasks, self.num_episodes
+        return np.arange(start, start + self.num_tasks * self.num_episodes).reshape(sizes)
+
     def _densities(self, stack: Params, observations: Tensor, actions: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Log-probabilities (T, E, H) of actions, and what they were drawn from, as the learner computes it again."""
 
@@ -186,7 +211,11 @@ class Collector:
         return torch.cat(log_probs).reshape(shape), tuple(torch.cat(values) for values in zip(*dists, strict=True))
 
     def _round(
-        self, stack: Params, noise: Tensor, seed: int, normalizer: ObservationNormalizer | None
+        self,
+        stack: Params,
+        noise: Tensor,
+        seeds: np.ndarray,
+        normalizer: ObservationNormalizer | None,
     ) -> tuple[Tensor, ...]:
         """One episode in every sub-environment; observations, actions, rewards, mask, cause, success, in task order."""
         horizon, num_envs = self.horizon, self.env.num_envs
@@ -198,7 +227,9 @@ class Collector:
         rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
         cause, live = np.zeros(num_envs, np.int8), np.ones(num_envs, bool)
         success = np.full(num_envs, np.nan)
-        observation, _ = self.env.reset(seed=seed)
+        # One seed where they count up, since an environment need not take a list.
+        counts_up = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
+        observation, _ = self.env.reset(seed=int(seeds.flat[0]) if counts_up else seeds.ravel().tolist())
 
         def end(is_wrong: np.ndarray, what: str) -> None:
             """Make live episodes void."""
@@ -229,7 +260,9 @@ class Collector:
             if np.count_nonzero(np.isfinite(rewards[t])) < num_envs:
                 end(~np.isfinite(rewards[t]), REWARD)
             if "is_success" in info:
-                success = np.where(live, info["is_success"], success)
+                reported = np.asarray(info["is_success"], float)
+                is_reported = live & info.get("_is_success", True) & ~np.isnan(reported)
+                success = np.where(is_reported, reported, success)
             live &= ~(terminated | truncated)
             if not np.count_nonzero(live):
                 break

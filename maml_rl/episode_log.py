@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.array_files import read_npz
-from maml_rl.collection import ActionMap
+from maml_rl.collection import ActionMap, has_two_bounds
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.folding import gain_and_offset
@@ -179,8 +179,9 @@ def _outputs(given: Any, size: int, action_map: ActionMap) -> Tensor:
         assert isinstance(space, spaces.Box), "a policy has Box or Discrete actions"
         choices = _numbers(given, "actions", (size, *space.shape))
         # Bounds may have been rounded on their way through a log.
-        slack = 1e-4 * np.where(np.isfinite(space.high - space.low), space.high - space.low, 1.0)
-        wrong = ((choices < space.low - slack) | (choices > space.high + slack)).any(-1)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        slack = 1e-4 * np.where(has_two_bounds(space), high - low, 1.0)
+        wrong = ((choices < low - slack) | (choices > high + slack)).any(-1)
     if wrong.any():
         step = int(wrong.argmax())
         raise UserError(f"the action of step {step} of episodes, {choices[step]}, is none of {space}")

@@ -34,7 +34,7 @@ class Episodes:
     void: Tensor
     """(T, E) bool: episodes that mean nothing."""
     success: Tensor
-    """(T, E): 1 where the episode's last step showed success, else 0; NaN for void ones, and where nothing tells."""
+    """(T, E): an episode's last report, 1 for success and 0 for failure; NaN for void ones, and without a report."""
     advantages: Tensor
     """(T, E, H); zero until :func:`maml_rl.advantages.with_advantages` fills them."""
 
@@ -122,6 +122,21 @@ class Episodes:
             success=self.success,
             advantages=thin(self.advantages),
         )
+
+
+def success_of_all(success: Tensor, returns: Tensor) -> Tensor:
+    """Success where every episode counts: in an environment that reports it, an episode without a report has failed.
+
+    Args:
+        success: as in :class:`Episodes`, of all episodes that are to be averaged.
+        returns: of the same episodes and shape; NaN for those that are left out.
+
+    Returns:
+        1, 0, or NaN for those that are left out; NaN everywhere where no episode reports anything.
+    """
+    if success.isnan().all():
+        return success
+    return success.nan_to_num(0.0).masked_fill(returns.isnan(), torch.nan)
 
 
 class MetaBatch(NamedTuple):

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
 from maml_rl.devices import torch_threads
+from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
@@ -28,7 +30,8 @@ class Evaluation:
         tasks: N of them.
         returns: (K + 1, N, E): after step k, task i, episode j; NaN for void episodes, and for all of a task from where
             it failed on.
-        success: (K + 1, N, E): 1 where the episode ended in success, else 0; NaN as above, and where nothing tells.
+        success: (K + 1, N, E): 1 where the episode ended in success, else 0; NaN as above, and where the environment
+            reports none in any episode.
         description: what was evaluated, for the files: plain values.
     """
 
@@ -115,8 +118,8 @@ def evaluate_with(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
     )
     failures.check(policy.config.max_failed_share, "the evaluation")
-    returns = np.stack([collected.returns.cpu().numpy() for collected in episodes])
-    success = np.stack([collected.success.cpu().numpy() for collected in episodes])
+    returns = torch.stack([collected.returns for collected in episodes])
+    success = success_of_all(torch.stack([collected.success for collected in episodes]), returns)
     units = getattr(collector.env, "task_units", {})
     description = {
         "env": policy.config.env.name,
@@ -130,7 +133,8 @@ def evaluate_with(
         "task_units": {name: units[name] for name in tasks[0] if name in units},
         **({"tasks_are_given": True} if is_given else {}),
     }
-    return Evaluation([_plain(task) for task in tasks], returns, success, description)
+    plain_tasks = [_plain(task) for task in tasks]
+    return Evaluation(plain_tasks, returns.cpu().numpy(), success.cpu().numpy(), description)
 
 
 def _plain(task: Task) -> dict[str, Any]:
@@ -183,9 +187,9 @@ def evaluate(
     check_whole_numbers(0, num_steps=num_steps, seed=seed)
     horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
     config = held_out(policy.config.env) if env is None else env
-    num_envs = num_tasks * config.side_by_side(num_episodes)
+    num_envs = num_tasks * num_episodes
     threads = torch_threads(policy.config.torch_threads)
-    with threads, as_task_vector_env(None, config, num_envs, horizon) as envs:
+    with threads, as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks) as envs:
         policy.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = Collector(envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device)
         return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from maml_rl.collection import ActionMap
@@ -39,19 +37,16 @@ class PlainNetwork(NamedTuple):
 
 
 def gain_and_offset(action_map: ActionMap) -> tuple[Tensor, Tensor]:
-    """The affine part of an action map, before clipping: action = gain · output + offset; float64 (action_size,).
+    """:attr:`ActionMap.gain_and_offset` of actions of one axis; float64, each (action_size,).
 
     Raises:
         UserError: an action has no range, so that no output can be told from it.
     """
-    space = action_map.space
-    assert isinstance(space, spaces.Box), "discrete actions are not mapped"
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        return torch.ones(low.shape, dtype=torch.float64), torch.zeros(low.shape, dtype=torch.float64)
-    if (low == high).any():
-        raise UserError(f"actions of {space} have no range in dimension {int((low == high).argmax())}")
-    return torch.from_numpy(action_map.scale * (high - low) / 2), torch.from_numpy((low + high) / 2)
+    gain, offset = action_map.gain_and_offset
+    if (gain == 0).any():
+        dimension = int((gain == 0).argmax())
+        raise UserError(f"actions of {action_map.space} have no range in dimension {dimension}")
+    return torch.from_numpy(gain), torch.from_numpy(offset)
 
 
 def folded(

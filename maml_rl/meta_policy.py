@@ -195,9 +195,9 @@ class MetaPolicy:
         check_whole_numbers(1, num_episodes=num_episodes)
         check_whole_numbers(0, num_steps=num_steps, seed=seed)
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
-        side_by_side = self.config.env.side_by_side(num_episodes)
+        sizes = (num_episodes, self.config.horizon)
         threads = torch_threads(self.config.torch_threads)
-        with threads, as_task_vector_env(env, self.config.env, side_by_side, self.config.horizon) as envs:
+        with threads, as_task_vector_env(env, self.config.env, *sizes, num_tasks=1) as envs:
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
             _, stacks, failures = collect_through_adaptation(
@@ -305,7 +305,6 @@ class MetaPolicy:
             raise UserError("task and num_envs are for an environment that is made here: leave them out, or env")
         env = sb3.as_sb3_env(env)
         self.check_spaces(env.observation_space, env.action_space)
-        self.check_bounds(env.action_space)
         return sb3.model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
 
     def check_plain_actions(self) -> None:
@@ -324,15 +323,6 @@ class MetaPolicy:
                 f"this policy's are {space}"
             )
 
-    def check_bounds(self, action_space: spaces.Space[Any]) -> None:
-        """Refuse actions of other bounds than the policy's.
-
-        Raises:
-            UserError: they differ; both are named.
-        """
-        if action_space != self.action_space:
-            raise UserError(f"the actions are {action_space}; the policy expects {self.action_space}")
-
     def check_spaces(
         self,
         observation_space: spaces.Space[Any],
@@ -341,6 +331,9 @@ class MetaPolicy:
         own: str = "the policy",
     ) -> None:
         """Refuse an environment that the policy was not made for.
+
+        The bounds of actions must be the policy's: they say what an output of it means. Those of
+        observations may differ.
 
         Args:
             observation_space: of the environment.
@@ -353,7 +346,7 @@ class MetaPolicy:
         """
         pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
         is_other = any(one.shape != other.shape or type(one) is not type(other) for one, other in pairs)
-        if is_other or (not isinstance(action_space, spaces.Box) and action_space != self.action_space):
+        if is_other or not _same_actions(action_space, self.action_space):
             told = ": it is told the task (env.observe_task)" if self.config.env.observe_task else ""
             raise UserError(
                 f"{given} has observations {observation_space} and actions {action_space}; "
@@ -376,6 +369,13 @@ class MetaPolicy:
         }
         save_checkpoint(folder / "checkpoints", 0, policy_tensors(self.theta, self.normalizer), values)
         return folder
+
+
+def _same_actions(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    """Whether two spaces of one type hold the same actions; the type of a Box's numbers may differ."""
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
+    return one == other
 
 
 def policy_tensors(theta: Params, normalizer: ObservationNormalizer | None) -> dict[str, dict[str, Tensor]]:

@@ -119,7 +119,8 @@ class MetaTrainer:
         lengths = self.ranks.gather(torch.stack([collected.mask.sum(-1) for collected in episodes], dim=1))
         num_env_steps = state.num_env_steps + int(lengths.sum())
         returns = self.ranks.gather(torch.stack([collected.returns for collected in episodes], dim=1))
-        metrics |= sampling_metrics(returns, lengths, theta)
+        success = self.ranks.gather(torch.stack([collected.success for collected in episodes], dim=1))
+        metrics |= sampling_metrics(returns, success, lengths, theta)
         metrics |= {
             "train/void_episodes": float(failures.num_void_episodes),
             "train/failed_tasks": float(failures.failed.sum()),

@@ -48,5 +48,4 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaP
     policy = MetaPolicy(module, initial_theta(module, config.inner), normalizer, *spaces, config)
     policy.check_plain_actions()
     policy.check_spaces(model.observation_space, model.action_space, "the model", f"environment {config.env.name!r}")
-    policy.check_bounds(model.action_space)
     return dataclasses.replace(policy, theta={**policy.theta, **unfolded(network, module, policy.action_map)})

@@ -17,8 +17,9 @@ class TaskVectorEnv(Protocol):
 
     After an episode's end the sub-environment is left alone: its flags stay set and its reward is zero. One that shows
     an observation or reward that is not finite is left alone as well, or stepped on with zeros. ``info`` may hold
-    ``"void"``, (num_envs,) bool: episodes whose data mean nothing; and ``"is_success"``, (num_envs,) bool: the task is
-    fulfilled in this state.
+    ``"void"``, (num_envs,) bool: episodes whose data mean nothing; and ``"is_success"``, (num_envs,) bool, or numbers
+    that are NaN where nothing is reported: whether the task is fulfilled in this state. The last report of an episode
+    counts.
     """
 
     num_envs: int
@@ -32,8 +33,14 @@ class TaskVectorEnv(Protocol):
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give sub-environment i the task ``tasks[i]``."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``; i gets ``seed + i``."""
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``.
+
+        Sub-environment i gets ``seed + i``, or ``seed[i]``, which is asked for where there are several tasks and fewer
+        sub-environments than episodes.
+        """
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every unfinished sub-environment."""

@@ -11,6 +11,11 @@ from enum import IntEnum
 
 import numpy as np
 
+_NUM_RESET_SEEDS = 2**31
+"""Environments seed what takes 32 bits, or 31 with a sign: NumPy's RandomState, simulators in C."""
+_COLLECTIONS_PER_ITERATION = 32
+"""Room for the reset seeds of an iteration; those of later collections are the next iterations'."""
+
 
 class Phase(IntEnum):
     """What the draws are for. Phases never share a stream."""
@@ -44,9 +49,24 @@ class RandomStreams:
         """The stream that tasks are drawn from."""
         return np.random.default_rng(self._sequence(_Purpose.TASKS))
 
-    def reset_seed(self, adaptation_step: int) -> int:
-        """The seed of the first sub-environment's reset before a collection; the others count up from it."""
-        return int(self._sequence(_Purpose.RESET, adaptation_step).generate_state(1, np.uint64)[0] >> 16)
+    def reset_seed(self, adaptation_step: int, num_seeds: int) -> int:
+        """The first of the seeds that the episodes of a collection are reset with.
+
+        The collections of a phase follow each other from a random place on, so no two share a
+        seed before 2³¹ seeds are used up.
+
+        Args:
+            adaptation_step: of the collection.
+            num_seeds: N, the episodes of a collection, the same number in all of the phase.
+
+        Returns:
+            s, so that s, s + 1, ..., s + N − 1 are in [0, 2³¹).
+        """
+        num_places = _NUM_RESET_SEEDS // num_seeds
+        start = np.random.SeedSequence(self.seed, spawn_key=(self.phase, _Purpose.RESET))
+        first = int(start.generate_state(1, np.uint64)[0])
+        place = first + self.iteration * _COLLECTIONS_PER_ITERATION + adaptation_step
+        return place % num_places * num_seeds
 
     def actions(self, adaptation_step: int, task: int) -> np.random.Generator:
         """The stream of one task's action noise in one collection."""

@@ -284,7 +284,7 @@ def _clip(
 ) -> Clip:
     """One episode, with pictures of the control steps ``shown`` and of its last."""
     rng = streams.actions(0, 0)
-    observation, _ = env.reset(seed=streams.reset_seed(0))
+    observation, _ = env.reset(seed=streams.reset_seed(0, 1))
     total, frames, ended = 0.0, {0: Frame.of(env.render(), 0.0)}, False
     for step in range(1, horizon + 1):
         action, _ = policy.predict(observation, deterministic=deterministic, rng=rng)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from maml_rl.episodes import success_of_all
 from maml_rl.inner import STEP_SIZE
 from maml_rl.policies import Params
 
 
-def sampling_metrics(returns: Tensor, lengths: Tensor, theta: Params) -> dict[str, float]:
-    """From the returns and lengths of all episodes, each (T, K + 1, E)."""
-    metrics = {f"train/return_after_{k}_steps": float(returns[:, k].nanmean()) for k in range(returns.shape[1])}
+def per_stage(name: str, values: Tensor) -> dict[str, float]:
+    """The mean of what all episodes of a stage have, (T, K + 1, E), for each stage; none where nothing is known."""
+    means = [float(values[:, k].nanmean()) for k in range(values.shape[1])]
+    return {f"{name}_after_{k}_steps": mean for k, mean in enumerate(means) if not math.isnan(mean)}
+
+
+def sampling_metrics(returns: Tensor, success: Tensor, lengths: Tensor, theta: Params) -> dict[str, float]:
+    """From the returns, reports of success and lengths of all episodes, each (T, K + 1, E)."""
+    metrics = per_stage("train/return", returns)
+    metrics |= per_stage("train/success", success_of_all(success, returns))
     metrics["train/episode_length"] = float(lengths.mean())
     learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
     if learned:

@@ -25,7 +25,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import nn
 
-from maml_rl.collection import ActionMap
+from maml_rl.collection import ActionMap, has_two_bounds
 from maml_rl.devices import torch_threads
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.folding import ACTIVATIONS, PlainNetwork
@@ -64,7 +64,7 @@ class TaskVecEnv(VecEnv):
         if isinstance(space, spaces.Box):
             low, high = space.low, space.high
             self._action_map = lambda actions: np.clip(actions, low, high)
-            if normalize_actions and np.isfinite(low).all() and np.isfinite(high).all():
+            if normalize_actions and has_two_bounds(space).all():
                 self._action_map = ActionMap(space, 1.0)
                 space = spaces.Box(-1.0, 1.0, space.shape, np.float32)
         super().__init__(env.num_envs, env.single_observation_space, space)
@@ -223,13 +223,13 @@ def ppo_learning_curve(
         envs, episodes = (TaskVecEnv(env, normalize_actions=True) for env in (training, evaluation))
         model = _new_ppo(envs, settings, seed)
         callback = _Progress(progress)
-        curve = LearningCurve([0], [_mean_return(model, episodes, streams.reset_seed(0))])
+        curve = LearningCurve([0], [_mean_return(model, episodes, streams.reset_seed(0, num_episodes))])
         for point in range(1, num_points + 1):
             missing = num_env_steps * point // num_points - model.num_timesteps
             if missing > 0:
                 model.learn(missing, callback, reset_num_timesteps=False)
                 curve.num_env_steps.append(model.num_timesteps)
-                curve.returns.append(_mean_return(model, episodes, streams.reset_seed(point)))
+                curve.returns.append(_mean_return(model, episodes, streams.reset_seed(point, num_episodes)))
     return curve
 
 
@@ -260,7 +260,7 @@ def _new_ppo(envs: TaskVecEnv, settings: PPOSettings, seed: int) -> PPO:
 
 
 def _check_bounded(space: spaces.Space[Any]) -> None:
-    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    if isinstance(space, spaces.Box) and not has_two_bounds(space).all():
         raise UserError(f"Stable-Baselines3's PPO and A2C need actions that are bounded, got {space}")
 
 

@@ -83,7 +83,9 @@ class TaskObserver:
         self._env.set_tasks(tasks)
         self._values = values
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start episodes; tasks must have been set before.
 
         Raises:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import random
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +15,10 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
 from maml_rl.drawn_tasks import DrawnTasks
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError, did_you_mean, in_one_line
 from maml_rl.protocols import Task
 
-_PASSED_ON = (UserError, MemoryError)  # these are told as they are
+_PASSED_ON = (UserError, MemoryError)  # these are raised as they are
 
 
 class TaskSetter(gym.Wrapper):
@@ -26,6 +29,9 @@ class TaskSetter(gym.Wrapper):
     as the environment's.
 
     Observations that are no vectors are flattened: :class:`gymnasium.wrappers.FlattenObservation`.
+
+    Of an environment's infos only ``is_success`` and ``void`` are kept, as numbers (see :meth:`step`): the others may
+    change their shape from step to step, which no vector environment can hold.
 
     Args:
         env: any environment.
@@ -49,6 +55,8 @@ class TaskSetter(gym.Wrapper):
         self._task: Task | None = None
         self._spaces = self._current_spaces()
         self._shape = self.observation_space.shape
+        self.has_own_process = False
+        """Whether resets seed the process's global generators of Python, NumPy and torch too."""
 
     def draw_tasks(self, rng: np.random.Generator, num_tasks: int) -> list[Task]:
         """Draw tasks; empty mappings from an environment without tasks.
@@ -108,25 +116,32 @@ class TaskSetter(gym.Wrapper):
         Raises:
             UserError: the environment raises, cannot be made with this task, or its spaces changed.
         """
+        if self.has_own_process and seed is not None:
+            seed_global_generators(seed)
         if self._must_remake:
             self._make_again()
         if self._task and self._remake is None and _method(self.env, "set_task") is None:
             options = {**(options or {}), "task": self._task}
         try:
-            observation, info = self.env.reset(seed=seed, options=options)
+            observation, _ = self.env.reset(seed=seed, options=options)
         except _PASSED_ON:
             raise
         except Exception as error:
             raise self._raised("reset", error) from error
         self._check_spaces()
         self._check_observation(observation, "reset")
-        return observation, info
+        return observation, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step.
 
+        Returns:
+            As an environment's step. The info holds ``is_success`` and ``void``, each 1.0 or 0.0, or NaN where the
+            environment does not report it with this step.
+
         Raises:
-            UserError: the environment raises, or returns an observation of another shape.
+            UserError: the environment raises, or returns an observation of another shape, a reward that is not one
+                number, or a report that is not one truth value.
         """
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -135,7 +150,18 @@ class TaskSetter(gym.Wrapper):
         except Exception as error:
             raise self._raised("step", error) from error
         self._check_observation(observation, "step")
-        return observation, reward, terminated, truncated, info
+        number = np.asarray(reward)
+        if number.size != 1 or number.dtype.kind not in "biuf":
+            raise UserError(f"step of environment {self.name!r} returned {reward!r:.100} as reward, expected a number")
+        try:
+            reports = {name: truth_value(info.get(name)) for name in ("is_success", "void")}
+        except ValueError as error:
+            raise UserError(f"the info of environment {self.name!r}: {error}") from error
+        return observation, number.item(), bool(terminated), bool(truncated), reports
+
+    def close(self) -> None:
+        """Close the environment; one that raises is warned of."""
+        close_env(self.env, self.name)
 
     def _make_again(self) -> None:
         assert self._remake is not None
@@ -146,7 +172,7 @@ class TaskSetter(gym.Wrapper):
             raise
         except Exception as error:
             raise self._raised(f"its constructor, given the task {dict(self._task)!r:.200}", error) from error
-        self.env.close()
+        self.close()
         self.env = _with_vector_observations(env)
         self._must_remake = False
         self._check_spaces()
@@ -174,7 +200,40 @@ class TaskSetter(gym.Wrapper):
             )
 
     def _raised(self, doing: str, error: Exception) -> UserError:
-        return UserError(f"environment {self.name!r} raised in {doing}: {type(error).__name__}: {error}")
+        return UserError(f"environment {self.name!r} raised in {doing}: {in_one_line(error)}")
+
+
+def close_env(env: Any, name: str) -> None:
+    """Close an environment; one that raises is warned of, since nothing that was computed depends on it."""
+    try:
+        env.close()
+    except Exception as error:
+        warnings.warn(f"environment {name!r} raised in close: {in_one_line(error)}", stacklevel=2)
+
+
+def truth_value(value: Any) -> float:
+    """What an environment reports as true or false: 1 or 0, and NaN for ``None`` or NaN, which report nothing.
+
+    Args:
+        value: a bool, a number, or an array of one of them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value is None:
+        return np.nan
+    number = np.asarray(value)
+    if number.size != 1 or number.dtype.kind not in "biuf":
+        raise ValueError(f"expected true, false or None, got {value!r:.100}")
+    return np.nan if np.isnan(number.item()) else float(number.item() != 0)
+
+
+def seed_global_generators(seed: int) -> None:
+    """Seed what an environment may draw from beside its own generator, where it has the process for itself."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    if "torch" in sys.modules:  # else nobody draws from it
+        sys.modules["torch"].manual_seed(seed)
 
 
 def make_task_setter(make: Callable[..., gym.Env], drawn: DrawnTasks | None = None) -> TaskSetter:

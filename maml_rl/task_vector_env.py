@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
+import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,13 +22,22 @@ from gymnasium.wrappers.vector import FlattenObservation
 
 from maml_rl.drawn_tasks import DrawnTasks
 from maml_rl.drawn_tasks import parse as parse_tasks
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError, did_you_mean, in_one_line
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.setting_checks import check_ranges
 from maml_rl.task_observer import TaskObserver
-from maml_rl.task_setter import TaskSetter, check_arguments, make_task_setter
+from maml_rl.task_setter import (
+    TaskSetter,
+    check_arguments,
+    close_env,
+    make_task_setter,
+    seed_global_generators,
+    truth_value,
+)
 
 Vectorization = Literal["sync", "async"]
+
+_log = logging.getLogger("maml_rl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +71,6 @@ class EnvConfig:
         """The tasks that these settings describe, if any."""
         return parse_tasks(self.kwarg_ranges, self.task_list)
 
-    def side_by_side(self, num_episodes: int) -> int:
-        """Episodes of one task that are played at the same time: all, or one where each takes a process."""
-        return num_episodes if self.vectorization == "sync" else 1
-
 
 def resolve_env_id(name: str) -> str:
     """The registered id that ``name`` stands for.
@@ -79,7 +87,7 @@ def resolve_env_id(name: str) -> str:
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
-            problem = f"{type(error).__name__}: {error}"
+            problem = in_one_line(error)
             missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
             where = ": it is looked for in the current folder, and in what is installed" if missing else ""
             raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({problem}){where}") from error
@@ -97,12 +105,21 @@ def resolve_env_id(name: str) -> str:
     )
 
 
-def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> TaskVectorEnv:
+def make_task_vector_env(
+    config: EnvConfig, num_envs: int, horizon: int, *, num_tasks: int | None = None
+) -> TaskVectorEnv:
     """``num_envs`` sub-environments, truncated at ``horizon`` steps, each on a task of its own.
 
     An environment that registers a vector environment with tasks is used as it is. Any other one is run under
     Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`. With ``config.observe_task`` it is
     seen through a :class:`TaskObserver`.
+
+    Args:
+        config: the environment.
+        num_envs: sub-environments of a vector environment that steps them together.
+        horizon: longest episode.
+        num_tasks: sub-environments under Gymnasium's, which steps one after the other: further copies would cost memory
+            and gain nothing. Default is ``num_envs``.
 
     Raises:
         UserError: unknown environment, arguments or tasks that it refuses, observations that cannot be flattened, or
@@ -113,16 +130,17 @@ def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> Task
         env: Any = _own_vector_env(env_id, config.kwargs, num_envs, horizon)
         if env is None:
             make = _maker(config, env_id, horizon)
-            env = GymTaskVectorEnv.of(make, num_envs, config.vectorization, config.drawn_tasks)
+            num_copies = num_envs if num_tasks is None else num_tasks
+            env = GymTaskVectorEnv.of(make, num_copies, config.vectorization, config.drawn_tasks)
         elif config.drawn_tasks is not None:
-            env.close()
+            close_env(env, config.name)
             raise UserError(f"{config.drawn_tasks.setting}: environment {config.name!r} draws its tasks itself")
     if not config.observe_task:
         return env
     try:
         return TaskObserver(env, config.name)
     except UserError:
-        env.close()
+        close_env(env, config.name)
         raise
 
 
@@ -149,7 +167,7 @@ def _told_as_user_error(config: EnvConfig) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever the user's code raises
-        problem = str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}"
+        problem = in_one_line(error)
         raise UserError(
             f"environment {config.name!r} could not be made with {dict(config.kwargs)}: {problem}"
         ) from error
@@ -175,13 +193,18 @@ def _own_vector_env(env_id: str, kwargs: Mapping[str, Any], num_envs: int, horiz
         return None
     if hasattr(env, "sample_tasks") and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED:
         return env
-    env.close()
+    close_env(env, env_id)
     return None
 
 
 @contextlib.contextmanager
 def as_task_vector_env(
-    env: gym.Env | VectorEnv | str | None, config: EnvConfig, num_envs: int, horizon: int
+    env: gym.Env | VectorEnv | str | None,
+    config: EnvConfig,
+    num_envs: int,
+    horizon: int,
+    *,
+    num_tasks: int | None = None,
 ) -> Iterator[TaskVectorEnv]:
     """Whatever a user has at hand, as what collection needs.
 
@@ -191,6 +214,8 @@ def as_task_vector_env(
         config: the environment that a policy was trained on.
         num_envs: sub-environments to make.
         horizon: longest episode.
+        num_tasks: sub-environments to make of an environment that steps them one after the other; see
+            :func:`make_task_vector_env`.
 
     Raises:
         UserError: the environment cannot be used.
@@ -208,11 +233,11 @@ def as_task_vector_env(
     else:
         same = env is None or resolve_env_id(env) == resolve_env_id(config.name)
         wanted = config if same or env is None else EnvConfig(name=env)
-        made = make_task_vector_env(wanted, num_envs, horizon)
+        made = make_task_vector_env(wanted, num_envs, horizon, num_tasks=num_tasks)
         try:
             yield made
         finally:
-            made.close()
+            close_env(made, wanted.name)
 
 
 def _with_vector_observations(envs: VectorEnv) -> VectorEnv:
@@ -227,6 +252,8 @@ class GymTaskVectorEnv:
 
     Gymnasium's vector environments always step every sub-environment: finished ones are reset and their steps
     thrown away. So are those that showed an observation or a reward that is not finite, which is handed on as it is.
+
+    Of the infos, ``is_success`` and ``void`` are handed on.
 
     Args:
         envs: with autoreset disabled.
@@ -264,7 +291,10 @@ class GymTaskVectorEnv:
             drawn: tasks in place of the environment's own.
         """
         sampler = make_task_setter(make, drawn)  # the first one that is made, so that what is wrong is told here
-        functions = [functools.partial(_make_sub_environment, make, drawn, os.getpid())] * num_envs
+        functions = [functools.partial(_make_sub_environment, make, drawn, os.getpid(), i) for i in range(num_envs)]
+        copies = "1 copy" if num_envs == 1 else f"{num_envs} copies"
+        where = "in this process" if vectorization == "sync" else "in worker processes"
+        _log.info("making %s of environment %r %s, beside one that draws tasks", copies, sampler.name, where)
         try:
             if vectorization == "sync":
                 return cls(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED), sampler, takes_tasks=True)
@@ -302,8 +332,12 @@ class GymTaskVectorEnv:
             with self._errors("set_task"):
                 self.envs.set_attr("assigned_task", list(tasks))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``; i gets ``seed + i``.
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``.
+
+        Sub-environment i gets ``seed + i``, or ``seed[i]``.
 
         Raises:
             UserError: an environment raises.
@@ -328,15 +362,31 @@ class GymTaskVectorEnv:
                 self.envs.reset(options={"reset_mask": self._to_reset})
             observation, reward, terminated, truncated, info = self.envs.step(actions)
         live = ~(self._terminated | self._truncated | self._broken)
-        void = live & info.get("void", False)
+        void = live & (self._reports(info, "void") == 1)
+        is_success = self._reports(info, "is_success")
         broken = ~(np.isfinite(observation).all(1) & np.isfinite(reward))
         self._broken = self._broken | live & broken
         self._to_reset = terminated | truncated | broken
         self._observation = np.where(live[:, None], observation, self._observation)
         self._terminated = np.where(live, terminated, self._terminated)
         self._truncated = np.where(live, truncated, self._truncated)
-        info = {**info, "void": void}
-        return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, info
+        reports = {"void": void, "is_success": is_success}
+        return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, reports
+
+    def _reports(self, info: Mapping[str, Any], name: str) -> np.ndarray:
+        """An entry of the infos, 1 or 0 for each sub-environment, NaN where it does not report it, (num_envs,).
+
+        Raises:
+            UserError: it is not one truth value for each.
+        """
+        if name not in info:
+            return np.full(self.num_envs, np.nan)
+        values, is_there = info[name], info.get(f"_{name}", np.ones(self.num_envs, bool))
+        try:
+            pairs = zip(values, is_there, strict=True)
+            return np.array([truth_value(value) if there else np.nan for value, there in pairs])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{name!r} in the infos of {self._name}: {error}") from error
 
     @contextlib.contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
@@ -353,8 +403,7 @@ class GymTaskVectorEnv:
             self._failed = True
             if is_async and isinstance(error, (EOFError, OSError)):
                 raise UserError(f"a worker process of environment {self._name!r} died in {doing}") from error
-            problem = f"{type(error).__name__}: {error}"
-            raise UserError(f"environment {self._name!r} failed in {doing}: {problem}") from error
+            raise UserError(f"environment {self._name!r} failed in {doing}: {in_one_line(error)}") from error
         except BaseException:  # Ctrl-C: workers may be in the middle of a step
             self._failed = True
             raise
@@ -373,6 +422,7 @@ class _WorkersVectorEnv(AsyncVectorEnv):
     """Leaves no worker process behind, whatever happens."""
 
     def __init__(self, functions: Sequence[Callable[[], gym.Env]]) -> None:
+        gc.collect()  # in a forked process, to free what has threads here would wait for them for ever
         try:
             super().__init__(functions, autoreset_mode=AutoresetMode.DISABLED)
         except BaseException:
@@ -398,7 +448,23 @@ def _quiet_gymnasium() -> Iterator[None]:
         gym.logger.min_level = level
 
 
-def _make_sub_environment(make: Callable[..., gym.Env], drawn: DrawnTasks | None, parent: int) -> TaskSetter:
-    if os.getpid() != parent:
+def _make_sub_environment(
+    make: Callable[..., gym.Env], drawn: DrawnTasks | None, parent: int, index: int
+) -> TaskSetter:
+    """Sub-environment ``index``, in the process ``parent`` or in a worker of its own."""
+    is_worker = os.getpid() != parent
+    if is_worker:
+        gc.freeze()  # what the parent leaves behind is freed there
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its workers
-    return make_task_setter(make, drawn)
+        _use_one_torch_thread()
+        seed_global_generators(index)  # until the first reset
+    setter = make_task_setter(make, drawn)
+    setter.has_own_process = is_worker
+    return setter
+
+
+def _use_one_torch_thread() -> None:
+    """Keep torch to one thread: a forked process has none of its parent's threads, and would wait for them for ever."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # where it is imported later
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

@@ -28,11 +28,11 @@ from maml_rl.collection import Collector
 from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device, torch_threads
+from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
 from maml_rl.failures import Failure, TooManyFailures, summary
 from maml_rl.inner import initial_theta
-from maml_rl.intervals import mean_of_valid
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.metrics_writers import AnimatedImage, failures_table, make_logger, sync_metrics
@@ -42,6 +42,7 @@ from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.ranks import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
+from maml_rl.sampling_metrics import per_stage
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.task_vector_env import as_task_vector_env
 from maml_rl.video_grid import whole_file
@@ -176,8 +177,12 @@ def _evaluation_metrics(trainer: MetaTrainer, policy: MetaPolicy, state: Trainin
     streams = RandomStreams(trainer.seed, Phase.EVALUATION, state.iteration)
     num_steps = max(1, policy.config.inner.num_steps)
     result = evaluate_with(trainer.collector, _policy_of(policy, state), num_steps, streams)
-    returns = trainer.ranks.gather(torch.from_numpy(result.task_returns.T).double()).numpy()
-    return {f"evaluation/return_after_{k}_steps": float(mean) for k, mean in enumerate(mean_of_valid(returns, 0))}
+    returns, success = (
+        trainer.ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
+        for values in (result.returns, result.success)
+    )
+    rates = per_stage("evaluation/success", success_of_all(success, returns))
+    return per_stage("evaluation/return", returns) | rates
 
 
 @contextlib.contextmanager
@@ -195,8 +200,10 @@ def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[M
     device = resolve_device(config.device)
     ranks = ranks or Ranks()
     first_task, end = ranks.share(config.meta_batch_size)
-    num_envs = (end - first_task) * config.env.side_by_side(config.num_episodes)
-    with torch_threads(config.torch_threads), as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
+    num_tasks = end - first_task
+    num_envs = num_tasks * config.num_episodes
+    made = as_task_vector_env(None, config.env, num_envs, config.horizon, num_tasks=num_tasks)
+    with torch_threads(config.torch_threads), made as env:
         spaces = env.single_observation_space, env.single_action_space
         policy = make_policy(config.policy, *spaces, config.seed).to(device)
         theta, normalizer = initial_theta(policy, config.inner), None
@@ -212,7 +219,7 @@ def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[M
                 )
             theta, normalizer = dict(start.theta), start.normalizer
         meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
-        sizes = (end - first_task, config.num_episodes, config.horizon)
+        sizes = (num_tasks, config.num_episodes, config.horizon)
         share = (first_task, config.meta_batch_size)
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
         settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share, ranks)

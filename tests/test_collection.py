@@ -255,9 +255,9 @@ class TestOnAStub:
         episodes = collect(collector)
         assert collector.env.tasks == [{"goal": 0.0}] * 3 + [{"goal": 1.0}] * 3
         assert episodes.observations[..., 0, 0].tolist() == [[0, 1, 2] * 2, [3, 4, 5] * 2]
-        first, second = collector.env.seeds
-        assert first == STREAMS.reset_seed(0)
-        assert second == first + 6  # sub-environments count up from the seed
+        # The seeds of episodes count up by task and then by episode, whatever the rounds.
+        seeds = np.arange(12).reshape(2, 6) + STREAMS.reset_seed(0, 12)
+        assert collector.env.seeds == [seeds[:, :3].ravel().tolist(), seeds[:, 3:].ravel().tolist()]
         assert not torch.isclose(episodes.actions[:, :3], episodes.actions[:, 3:]).all(-1).any()
 
     def test_what_the_environment_gets_is_the_mapped_action(self):

@@ -68,7 +68,7 @@ def played(policy: MetaPolicy, make_env: Callable[[], gym.Env], step: int = 0) -
     rows: list[tuple[Any, ...]] = []
     env = make_env()
     for episode in range(NUM_EPISODES):
-        observation, _ = env.reset(seed=streams.reset_seed(step) + episode)
+        observation, _ = env.reset(seed=streams.reset_seed(step, NUM_EPISODES) + episode)
         rng: Any = _Drawn(noise[episode])
         ended = False
         while not ended:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
+import pytest
+
 from maml_rl.random_streams import Phase, RandomStreams
 
 
@@ -16,7 +19,7 @@ def draws() -> dict[tuple, tuple]:
         out[(*name, "tasks")] = tuple(streams.tasks().integers(2**62, size=2))
         out[(*name, "parameters")] = tuple(streams.parameters().integers(2**62, size=2))
         for step in range(3):
-            out[(*name, "reset", step)] = (streams.reset_seed(step),)
+            out[(*name, "reset", step)] = (streams.reset_seed(step, 1),)
             for task in range(3):
                 out[(*name, "actions", step, task)] = tuple(streams.actions(step, task).integers(2**62, size=2))
     return out
@@ -39,8 +42,20 @@ def test_a_stream_starts_afresh_each_time_it_is_asked_for():
     assert not (first.random(5) == expected).any()
 
 
-def test_reset_seeds_are_valid_and_far_apart():
-    seeds = sorted(RandomStreams(0, Phase.TRAINING, i).reset_seed(k) for i in range(200) for k in range(3))
-    assert all(isinstance(seed, int) and 0 <= seed < 2**48 for seed in seeds)
-    # Sub-environments count up from the seed: a batch of ten thousand must not reach into the next one's.
-    assert min(b - a for a, b in itertools.pairwise(seeds)) > 10_000
+@pytest.mark.parametrize("num_seeds", [1, 20, 800, 10_000])
+def test_reset_seeds_fit_into_31_bits_and_no_two_collections_share_one(num_seeds: int) -> None:
+    streams = [RandomStreams(7, Phase.TRAINING, i) for i in range(400)]
+    starts = sorted(one.reset_seed(k, num_seeds) for one in streams for k in range(4))
+    assert starts[0] >= 0
+    assert starts[-1] + num_seeds <= 2**31
+    assert min(b - a for a, b in itertools.pairwise(starts)) >= num_seeds
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
+def test_reset_seeds_seed_numpys_old_generators(seed: int) -> None:
+    for phase in Phase:
+        np.random.RandomState(RandomStreams(seed, phase, 10**9).reset_seed(1000, 800) + 799)
+
+
+def test_a_collection_as_large_as_all_seeds() -> None:
+    assert RandomStreams(0, Phase.TRAINING, 3).reset_seed(1, 2**31) == 0

@@ -498,6 +498,17 @@ def test_a_vector_environment_that_resets_by_itself_is_not_used() -> None:
         gym.registry.pop("NextStep-v0")
 
 
-def test_worker_processes_are_one_per_task() -> None:
-    assert EnvConfig(vectorization="async").side_by_side(20) == 1
-    assert EnvConfig(vectorization="sync").side_by_side(20) == 20
+@pytest.mark.parametrize(("name", "num_envs"), [("TestPlain-v0", 3), ("HalfCheetahVel", 60)])
+def test_copies_of_an_environment_are_one_per_task(name: str, num_envs: int) -> None:
+    """Those of a batch engine, which steps them together, are one per episode."""
+    env = make_task_vector_env(EnvConfig(name=name), 60, 5, num_tasks=3)
+    assert env.num_envs == num_envs
+    env.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_copies_are_announced_before_they_are_made(vectorization, caplog) -> None:
+    caplog.set_level("INFO", logger="maml_rl")
+    make_task_vector_env(EnvConfig(name="TestPlain-v0", vectorization=vectorization), 3, 5).close()
+    where = {"sync": "in this process", "async": "in worker processes"}[vectorization]
+    assert f"making 3 copies of environment 'TestPlain-v0' {where}" in caplog.text
