@@ -29,23 +29,40 @@ def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae
     return returns_to_go(rewards + discount * next_values - values, discount * gae_lambda)
 
 
-def normalized_per_task(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and standard deviation 1 over each task's real steps; zero elsewhere. (T, E, H)."""
+_ROUNDING = 5e-5
+"""Share of the values below which advantages are rounding errors; measured ones in float32 reach 3e-5."""
+
+
+def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | float = 0.0) -> Tensor:
+    """Shift and scale to mean 0 and standard deviation 1 over each task's real steps; zero elsewhere.
+
+    Args:
+        advantages: (T, E, H).
+        mask: (T, E, H).
+        smallest: standard deviation up to which a task's advantages are zero, (T, 1, 1) or one for all.
+
+    Returns:
+        (T, E, H).
+    """
     count = mask.sum((1, 2), keepdim=True).clamp(min=1)
     mean = (advantages * mask).sum((1, 2), keepdim=True) / count
     centred = (advantages - mean) * mask
     std = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
-    return centred / (std + 1e-8)
+    # Where it is NaN, so is what is returned.
+    return torch.where(std <= smallest, 0.0, centred / (std + 1e-8))
 
 
 def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     """The same episodes with their advantages over a baseline fitted to them, task by task.
 
+    Normalised, they are zero for a task whose returns the baseline explains to rounding, as those of a constant reward.
     The advantages of a task whose baseline cannot be fitted, or does not fit into their type, are not finite.
     """
     values = fit_values(episodes, config.discount, config.ridge)
     advantages = generalized_advantages(episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda)
     advantages = advantages * episodes.mask
     if config.normalize_advantages:
-        advantages = normalized_per_task(advantages, episodes.mask)
+        count = episodes.mask.sum((1, 2), keepdim=True).clamp(min=1)
+        size = (values.square().sum((1, 2), keepdim=True) / count).sqrt()
+        advantages = normalized_per_task(advantages, episodes.mask, _ROUNDING * size)
     return dataclasses.replace(episodes, advantages=advantages)

@@ -116,3 +116,41 @@ class TestWithAdvantages:
         found = with_advantages(episodes, BaselineConfig()).advantages
         assert not found[2].isfinite().any()
         assert torch.equal(found[:2], expected[:2])
+
+
+class TestConstantReward:
+    """A task whose reward does not depend on what is done has nothing to teach."""
+
+    @pytest.mark.parametrize("discount", [0.0, 0.9, 0.99, 0.999, 1.0])
+    @pytest.mark.parametrize("reward", [1.0, -1e4, 1e-3])
+    @pytest.mark.parametrize("horizon", [20, 100, 200])
+    def test_it_gives_no_advantage(self, discount: float, reward: float, horizon: int) -> None:
+        rng = torch.Generator().manual_seed(0)
+        shape = (2, 20, horizon)
+        episodes = whole_episodes(torch.randn(*shape, 4, generator=rng), torch.full(shape, reward))
+        out = with_advantages(episodes, BaselineConfig(discount=discount))
+        assert not out.advantages.any()
+
+    def test_a_small_signal_beside_it_is_kept(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        shape = (2, 20, 100)
+        rewards = 1.0 + 0.01 * torch.randn(shape, generator=rng)
+        episodes = whole_episodes(torch.randn(*shape, 4, generator=rng), rewards)
+        out = with_advantages(episodes, BaselineConfig())
+        torch.testing.assert_close(out.advantages.flatten(1).std(1), torch.ones(2), rtol=1e-3, atol=0)
+
+
+def whole_episodes(observations: torch.Tensor, rewards: torch.Tensor) -> Episodes:
+    """Whole episodes with these observations (T, E, H, 4) and rewards (T, E, H)."""
+    zeros = torch.zeros_like(rewards)
+    return Episodes(
+        observations=observations,
+        actions=observations,
+        rewards=rewards,
+        mask=torch.ones_like(rewards),
+        distribution=(),
+        log_probs=zeros,
+        void=torch.zeros(rewards.shape[:2], dtype=torch.bool),
+        success=zeros[..., 0],
+        advantages=zeros,
+    )
