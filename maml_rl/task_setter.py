@@ -153,11 +153,14 @@ class TaskSetter(gym.Wrapper):
         number = np.asarray(reward)
         if number.size != 1 or number.dtype.kind not in "biuf":
             raise UserError(f"step of environment {self.name!r} returned {reward!r:.100} as reward, expected a number")
-        try:
-            reports = {name: truth_value(info.get(name)) for name in ("is_success", "void")}
-        except ValueError as error:
-            raise UserError(f"the info of environment {self.name!r}: {error}") from error
+        reports = {name: self._report(info, name) for name in ("is_success", "void")}
         return observation, number.item(), bool(terminated), bool(truncated), reports
+
+    def _report(self, info: Mapping[str, Any], name: str) -> float:
+        try:
+            return truth_value(info.get(name))
+        except ValueError as error:
+            raise UserError(f"{name!r} in the info of environment {self.name!r}: {error}") from error
 
     def close(self) -> None:
         """Close the environment; one that raises is warned of."""

@@ -1,0 +1,186 @@
+"""Environments that behave as real ones were seen to: each is a walk on a line with one oddity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+
+LIMIT = 12
+"""Steps of an episode, as the environments are registered."""
+
+
+class Walk(gym.Env):
+    """A point on a line that must go to a goal; nothing odd about it."""
+
+    observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.goal = 0.0
+        self.position = 0.0
+        self.num_steps = 0
+
+    def sample_tasks(self, n: int) -> list[dict[str, Any]]:
+        return [{"goal": float(goal)} for goal in self.np_random.uniform(-1, 1, n)]
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        self.goal = task["goal"]
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.position, self.num_steps = float(self.np_random.normal()), 0
+        return self.observation(), self.info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        self.position += 0.2 * float(np.clip(action[0], -1, 1))
+        self.num_steps += 1
+        return self.observation(), -abs(self.position - self.goal), False, False, self.info()
+
+    def observation(self) -> np.ndarray:
+        return np.array([self.position], np.float32)
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+
+class Success(Walk):
+    """Succeeds at step 3 where an episode starts on the right; says so as ``how`` has it."""
+
+    def __init__(self, how: str = "every step", render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.how = how
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        observation, info = super().reset(seed=seed)
+        self.starts_right = self.position > 0
+        return observation, info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        observation, reward, _, truncated, _ = super().step(action)
+        is_success = self.starts_right and self.num_steps == 3
+        reports = {
+            "every step": {"is_success": self.starts_right and self.num_steps >= 3},
+            "only then, and ends": {"is_success": True} if is_success else {},
+            "only then, and goes on": {"is_success": True} if is_success else {},
+            "None until then": {"is_success": True if is_success else None},
+            "an array of one": {"is_success": np.array([self.starts_right and self.num_steps >= 3])},
+            "NumPy's bool": {"is_success": np.bool_(self.starts_right and self.num_steps >= 3)},
+            "a number": {"is_success": float(self.starts_right and self.num_steps >= 3)},
+            "never": {},
+            "in words": {"is_success": "yes"},
+        }
+        ends = is_success and self.how == "only then, and ends"
+        return observation, reward, ends, truncated, reports[self.how]
+
+
+class HalfBounded(Walk):
+    """One axis of actions has two bounds, one has a lower one, one has ±float32's maximum."""
+
+    huge = np.finfo(np.float32).max
+    action_space = spaces.Box(
+        np.array([0.0, -np.inf, 0.5, -huge], np.float32),
+        np.array([10.0, np.inf, np.inf, huge], np.float32),
+    )
+
+
+class TorchInside(Walk):
+    """Computes with torch's threads in every reset."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        matrix = torch.ones(800, 800)
+        assert float((matrix @ matrix).exp().sum()) > 0
+        return super().reset(seed=seed)
+
+
+class OldSeeding(Walk):
+    """Has a generator of NumPy's old kind, which takes 32 bits, and a simulator in C, which takes an int."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        if seed is not None:
+            np.int32(seed)  # raises OverflowError beyond 31 bits
+            self.old = np.random.RandomState(seed)
+        self.position = self.old.normal()
+        return self.observation(), {}
+
+
+class GlobalRandom(Walk):
+    """Draws from NumPy's, Python's and torch's global generators, and shows what it drew."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.position = np.random.uniform() + float(torch.rand(()))  # noqa: NPY002
+        return self.observation(), {}
+
+
+class RaisingClose(Walk):
+    """Raises when it is closed, and in a step if it is asked to."""
+
+    def __init__(self, raises_at: int = 1000, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.raises_at = raises_at
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        if self.num_steps == self.raises_at:
+            raise RuntimeError("the arm hit the table")
+        return super().step(action)
+
+    def close(self) -> None:
+        raise RuntimeError("the window is gone")
+
+
+class ChangingInfos(Walk):
+    """Infos whose arrays change in length, and whose entries change in type, from step to step."""
+
+    def info(self) -> dict[str, Any]:
+        contacts = np.zeros(int(self.np_random.integers(4)))
+        odd = [None, "text", 3, np.float32(2), {"nested": contacts}, [1, 2]][self.num_steps % 6]
+        return {"contacts": contacts, "odd": odd, f"only at {self.num_steps}": 1}
+
+
+class OddRewards(Walk):
+    """Rewards as NumPy's numbers, arrays of one and integers; ends as NumPy's bools."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        observation, reward, _, _, info = super().step(action)
+        kinds = [np.float64(reward), np.array([reward], np.float32), round(reward), torch.tensor(reward)]
+        return observation, kinds[self.num_steps % 4], np.bool_(False), np.bool_(False), info
+
+
+class BareAssertion(Walk):
+    """Checks something without a word about it."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        assert self.num_steps < 3
+        return super().step(action)
+
+
+class ConstantReward(Walk):
+    """Pays for staying alive alone."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, 1.0, terminated, truncated, info
+
+
+ODD = (
+    Walk,
+    Success,
+    HalfBounded,
+    TorchInside,
+    OldSeeding,
+    GlobalRandom,
+    RaisingClose,
+    ChangingInfos,
+    OddRewards,
+    BareAssertion,
+    ConstantReward,
+)
+
+for _environment in ODD:
+    gym.register(id=f"odd/{_environment.__name__}-v0", entry_point=_environment, max_episode_steps=LIMIT)
