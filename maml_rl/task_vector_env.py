@@ -292,9 +292,9 @@ class GymTaskVectorEnv:
         """
         sampler = make_task_setter(make, drawn)  # the first one that is made, so that what is wrong is told here
         functions = [functools.partial(_make_sub_environment, make, drawn, os.getpid(), i) for i in range(num_envs)]
-        copies = "1 copy" if num_envs == 1 else f"{num_envs} copies"
-        where = "in this process" if vectorization == "sync" else "in worker processes"
-        _log.info("making %s of environment %r %s, beside one that draws tasks", copies, sampler.name, where)
+        if num_envs > 1:
+            where = "in this process" if vectorization == "sync" else "in worker processes"
+            _log.info("making %d copies of environment %r %s, and one to draw tasks", num_envs, sampler.name, where)
         try:
             if vectorization == "sync":
                 return cls(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED), sampler, takes_tasks=True)
