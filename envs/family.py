@@ -17,8 +17,6 @@ from gymnasium import spaces
 from maml_envs.dynamics import DynamicsSetting, Parameter, parse
 from maml_envs.markers import Marker
 
-_MOST_FRAMES = 100  # a control step of a second, where videos have one picture a second
-
 Array = Any
 """A numpy array or a torch tensor, according to ``xp``."""
 
@@ -162,9 +160,8 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
     """Check the settings of a family, which is a dataclass, by their types and names; called when one is made.
 
     Choices must be among those of their ``Literal``; numbers finite; weights, scales, radii and tolerances at least 0;
-    ``min_...`` at most ``max_...`` of the same; ``frame_skip`` an integer, or ``None`` for the
-    body's own; ``low`` and ``high`` a range within the limits of every task parameter; ``dynamics``
-    what :func:`maml_envs.dynamics.parse` understands.
+    ``min_...`` at most ``max_...`` of the same; ``low`` and ``high`` a range within the limits of
+    every task parameter; ``dynamics`` what :func:`maml_envs.dynamics.parse` understands.
 
     Args:
         family: to check.
@@ -186,8 +183,7 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
             if not is_number or (name not in ("low", "high") and not (math.isfinite(value) and value >= least)):
                 expected = "finite and at least 0" if least == 0 else "finite" if is_number else "a number"
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
-    _check_frame_skip(getattr(family, "frame_skip", None))
-    _check_ends(family)
+    _check_ends({name: getattr(family, name) for name, kind in hints.items() if kind is float})
     if hasattr(family, "low"):
         for name, (low, high) in family.task_limits.items():
             if not low <= family.low <= family.high <= high:
@@ -206,18 +202,8 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
         )
 
 
-def _check_frame_skip(value: Any) -> None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (is_whole and 1 <= value <= _MOST_FRAMES):
-        raise ValueError(
-            f"frame_skip must be an integer from 1 to {_MOST_FRAMES} (MuJoCo steps per control "
-            f"step), or null for the body's own, got {value!r}"
-        )
-
-
-def _check_ends(family: Any) -> None:
+def _check_ends(values: Mapping[str, float]) -> None:
     """Refuse a setting ``min_...`` above the ``max_...`` of the same."""
-    values = {field.name: getattr(family, field.name) for field in dataclasses.fields(family)}
     for low, least in values.items():
         high = "max_" + low.removeprefix("min_")
         if low.startswith("min_") and high in values and least > values[high]:

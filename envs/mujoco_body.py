@@ -41,6 +41,8 @@ POSITION_FIELDS: Mapping[ObservedPosition, tuple[str, ...]] = {
 }
 """The derived field that each of them is in, (num_sims, num_bodies, 3), at ``ROOT_BODY``."""
 
+_MOST_FRAMES = 100  # a second of most models, and videos have at least one frame a second
+
 _DISABLED_COLOUR = (0.8, 0.1, 0.1)
 
 # MuJoCo resets a simulation whose state or control is not finite without raising: only these counters tell.
@@ -172,9 +174,20 @@ def set_frame_skip(family: Any) -> None:
     Args:
         family: a frozen dataclass with a ``body`` and a field ``frame_skip``: MuJoCo steps per
             control step, or ``None`` for the body's own.
+
+    Raises:
+        ValueError: ``frame_skip`` is neither ``None`` nor an integer in range.
     """
-    if family.frame_skip is not None:
-        object.__setattr__(family, "body", _with_frame_skip(family.body, family.frame_skip))
+    value = family.frame_skip
+    if value is None:
+        return
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or not 1 <= value <= _MOST_FRAMES:
+        raise ValueError(
+            f"frame_skip must be an integer from 1 to {_MOST_FRAMES} (MuJoCo steps per control "
+            f"step), or null for the body's own, got {value!r}"
+        )
+    object.__setattr__(family, "body", _with_frame_skip(family.body, int(value)))
 
 
 class MujocoBatchEngine:

@@ -113,6 +113,7 @@ def test_the_body_of_the_class_stays_as_it_is() -> None:
     assert Walker2dDir.body is Walker2dDir().body is body
     assert dataclasses.replace(family, frame_skip=None).body is body
     assert Walker2dDir(frame_skip=8).body is family.body  # its model is compiled once
+    assert Walker2dDir(frame_skip=np.int64(8)).body is family.body
     assert dataclasses.replace(family, survive_reward=2.0).body is family.body
     assert copy.deepcopy(family).body == family.body
 
