@@ -10,12 +10,16 @@ import numpy as np
 from maml_envs.dynamics import DynamicsSetting
 from maml_envs.family import Array, State, Task, Tasks, check_settings
 from maml_envs.markers import Arrow, Marker, Sphere, Vector, heading
-from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_body import (
+    POSITION_FIELDS,
+    ROOT_BODY,
+    MujocoBody,
+    ObservedPosition,
+    set_frame_skip,
+)
 from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import Split, alternating_directions, uniform_in_disc
 
-_TORSO_HEIGHT = (0.2, 1.0)  # m
-_CONTACT_FORCE_LIMIT = 1.0
 _ARROW_HEIGHT = 1.7  # m
 
 
@@ -27,12 +31,15 @@ class Ant:
     | --- | --- | --- |
     | action | torque at hip and ankle of legs 4, 1, 2, 3; ±1 is the whole range of an actuator | 8 |
     | observation | positions without the root's x and y (m, quaternion, rad), all velocities (m/s, rad/s) | 13 + 14 |
-    | with contact forces | external force and torque on each body but the world, clipped to ±1 | + 78 |
+    | with root position | x and y of the root, before the other positions (m) | + 2 |
+    | with contact forces | external torque and force on each body, clipped to ±1 | + 78 |
+    | with orientation | rotation matrix of the torso, row by row | + 9 |
+    | with a position | x, y and z of the torso or of the centre of mass (m) | + 3 |
 
     Every reward has the cost of actions and, where its weight is not zero, of contact forces
     (weight · ‖clip(cfrc_ext, ±1)‖²), and a constant for every step.
     One control step is 0.05 s (5 MuJoCo steps of 0.01 s). Horizon 200. Episode end: torso outside [0.2, 1] m, if
-    ``terminate_when_unhealthy``.
+    ``terminate_when_unhealthy``. Limits and control step are settings.
     """
 
     control_cost_weight: float = 0.005
@@ -43,10 +50,25 @@ class Ant:
     """Reward for every step."""
     observe_contact_forces: bool = False
     """Whether the observation holds the contact forces."""
+    contact_force_limit: float = 1.0
+    """Contact forces, observed and in their cost, are clipped to plus and minus this (N m, N)."""
+    observe_root_position: bool = False
+    """Whether the observed positions begin with the root's x and y."""
+    observe_orientation: bool = False
+    """Whether the observation holds the rotation matrix of the torso."""
+    observe_position: ObservedPosition = "nothing"
+    """Position that the observation ends with (x, y, z in m): of the torso, of the whole body's
+    centre of mass, or nothing."""
     terminate_when_unhealthy: bool = True
     """Whether an episode ends when the torso is too low or too high."""
+    min_torso_height: float = 0.2
+    """The episode ends where the torso is lower (m)."""
+    max_torso_height: float = 1.0
+    """The episode ends where the torso is higher (m)."""
     reset_noise_scale: float = 0.1
     """Initial positions are uniform within this of the model's (m, rad); velocities have it as standard deviation."""
+    frame_skip: int | None = None
+    """MuJoCo steps per control step; null is the body's own, 5."""
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
@@ -56,39 +78,44 @@ class Ant:
     max_episode_steps: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_settings(self, at_least_zero=("contact_force_limit",))
+        set_frame_skip(self)
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
-        """Contact forces, where something depends on them."""
-        return ("cfrc_ext",) if self.observe_contact_forces or self.contact_cost_weight > 0 else ()
+        """Contact forces, where something depends on them, and what else is observed."""
+        needs_forces = self.observe_contact_forces or self.contact_cost_weight > 0
+        contact_forces = ("cfrc_ext",) if needs_forces else ()
+        orientation = ("xmat",) if self.observe_orientation else ()
+        return (*contact_forces, *orientation, *POSITION_FIELDS[self.observe_position])
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Gymnasium's Ant-v5."""
         return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
 
     def observation(self, xp: Any, state: State) -> Array:
-        """Positions without the root's x and y, velocities, and contact forces if asked for."""
-        parts = [self._observed_position(state), state["qvel"]]
+        """Positions, velocities, and what else is asked for."""
+        position = state["qpos"] if self.observe_root_position else state["qpos"][:, 2:]
+        parts = [position, state["qvel"]]
         if self.observe_contact_forces:
             parts.append(self._contact_forces(state)[:, 1:].reshape(len(state["qpos"]), -1))
+        if self.observe_orientation:
+            parts.append(state["xmat"][:, ROOT_BODY])
+        parts += [state[field][:, ROOT_BODY] for field in POSITION_FIELDS[self.observe_position]]
         return xp.concat(parts, axis=-1)
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the torso's height is out of range, (num_sims,)."""
         height = state["qpos"][:, 2]
-        low, high = _TORSO_HEIGHT
-        return ~((low <= height) & (height <= high)) & self.terminate_when_unhealthy
-
-    def _observed_position(self, state: State) -> Array:
-        return state["qpos"][:, 2:]
+        is_healthy = (self.min_torso_height <= height) & (height <= self.max_torso_height)
+        return ~is_healthy & self.terminate_when_unhealthy
 
     def _velocity(self, before: State, after: State) -> Array:
         """Mean velocity of the torso in the plane over the control step, (num_sims, 2), in m/s."""
         return (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.body.dt
 
     def _contact_forces(self, state: State) -> Array:
-        return state["cfrc_ext"].clip(-_CONTACT_FORCE_LIMIT, _CONTACT_FORCE_LIMIT)
+        return state["cfrc_ext"].clip(-self.contact_force_limit, self.contact_force_limit)
 
     def _common_terms(self, xp: Any, after: State, action: Array) -> dict[str, Array]:
         """What every ant's reward holds: costs, and the constant, each (num_sims,)."""
@@ -222,6 +249,8 @@ class AntGoal(Ant):
         free_camera=FreeCamera(distance=10.0, elevation=-55.0, height=0.0, follows=False),
     )
 
+    observe_root_position: bool = True
+    """Whether the observed positions begin with the root's x and y."""
     goal_area: Literal["disc", "square"] = "disc"
     """Where goals are drawn from."""
     goal_radius: float = 3.0
@@ -253,9 +282,6 @@ class AntGoal(Ant):
         """Whether the torso is at the goal, (num_sims,)."""
         goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
         return xp.linalg.norm(state["qpos"][:, :2] - goal, axis=-1) <= self.success_radius
-
-    def _observed_position(self, state: State) -> Array:
-        return state["qpos"]
 
     def markers(self, state: State, task: Task) -> list[Marker]:
         """The goal."""

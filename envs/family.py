@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
@@ -87,6 +87,7 @@ class TaskFamily(Protocol):
     """
 
     body: ClassVar[Body]
+    """The robot; an object whose settings change it has a body of its own in its place."""
     max_episode_steps: ClassVar[int]
     """Default horizon."""
     task_units: ClassVar[Mapping[str, str]]
@@ -155,12 +156,16 @@ def check_class(family: type) -> None:
         raise TypeError(f"task_units and task_limits of {family.__name__} must have the same keys: {units}, {limits}")
 
 
-def check_settings(family: Any) -> None:
+def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
     """Check the settings of a family, which is a dataclass, by their types and names; called when one is made.
 
     Choices must be among those of their ``Literal``; numbers finite; weights, scales, radii and tolerances at least 0;
-    ``low`` and ``high`` a range within the limits of every task parameter; ``dynamics`` what
-    :func:`maml_envs.dynamics.parse` understands.
+    ``min_...`` at most ``max_...`` of the same; ``low`` and ``high`` a range within the limits of
+    every task parameter; ``dynamics`` what :func:`maml_envs.dynamics.parse` understands.
+
+    Args:
+        family: to check.
+        at_least_zero: names of further settings that must not be negative.
 
     Raises:
         ValueError: names the setting, its value, and what is expected.
@@ -172,11 +177,13 @@ def check_settings(family: Any) -> None:
         if choices is not None and not (isinstance(value, (bool, str)) and value in choices):
             raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
         if kind is float:
-            least = 0 if name.endswith(("_weight", "_scale", "radius", "_tolerance")) else -math.inf
+            is_size = name.endswith(("_weight", "_scale", "radius", "_tolerance"))
+            least = 0 if is_size or name in at_least_zero else -math.inf
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or (name not in ("low", "high") and not (math.isfinite(value) and value >= least)):
                 expected = "finite and at least 0" if least == 0 else "finite" if is_number else "a number"
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
+    _check_ends({name: getattr(family, name) for name, kind in hints.items() if kind is float})
     if hasattr(family, "low"):
         for name, (low, high) in family.task_limits.items():
             if not low <= family.low <= family.high <= high:
@@ -193,6 +200,14 @@ def check_settings(family: Any) -> None:
         raise ValueError(
             f"{type(family).__name__} draws {', '.join(both)} itself, by its own settings: leave it out of dynamics"
         )
+
+
+def _check_ends(values: Mapping[str, float]) -> None:
+    """Refuse a setting ``min_...`` above the ``max_...`` of the same."""
+    for low, least in values.items():
+        high = "max_" + low.removeprefix("min_")
+        if low.startswith("min_") and high in values and least > values[high]:
+            raise ValueError(f"{low} must be at most {high}, got {least} and {values[high]}")
 
 
 def sample_tasks(family: TaskFamily, rng: np.random.Generator, num_tasks: int) -> list[dict[str, float]]:

@@ -10,7 +10,13 @@ import numpy as np
 from maml_envs.dynamics import DynamicsSetting
 from maml_envs.family import Array, State, Task, Tasks, check_settings
 from maml_envs.markers import Arrow, Marker, Vector
-from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_body import (
+    POSITION_FIELDS,
+    ROOT_BODY,
+    MujocoBody,
+    ObservedPosition,
+    set_frame_skip,
+)
 from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import Split, alternating_directions
 
@@ -25,33 +31,46 @@ class HalfCheetah:
     | --- | --- | --- |
     | action | torque at back thigh, shin, foot, front thigh, shin, foot; ±1 is the whole range of an actuator | 6 |
     | observation | joint positions without the root's x (m, rad), then all joint velocities (m/s, rad/s) | 8 + 9 |
+    | with a position | x, y and z of the torso or of the centre of mass (m) | + 3 |
 
-    One control step is 0.05 s (5 MuJoCo steps of 0.01 s). An episode never ends before the horizon.
+    One control step is 0.05 s (5 MuJoCo steps of 0.01 s), which is a
+    setting. An episode never ends before the horizon.
     """
 
     control_cost_weight: float = 0.05
     """Weight of the squared norm of the action in the reward."""
     reset_noise_scale: float = 0.1
     """Initial positions are uniform within this of the model's (m, rad); velocities have it as standard deviation."""
+    observe_position: ObservedPosition = "nothing"
+    """Position that the observation ends with (x, y, z in m): of the torso, of the whole body's
+    centre of mass, or nothing."""
+    frame_skip: int | None = None
+    """MuJoCo steps per control step; null is the body's own, 5."""
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
     body: ClassVar[MujocoBody] = MujocoBody(
         "half_cheetah.xml", frame_skip=5, free_camera=FreeCamera(distance=5.0, height=0.75)
     )
-    derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 100
 
     def __post_init__(self) -> None:
         check_settings(self)
+        set_frame_skip(self)
+
+    @property
+    def derived_fields(self) -> tuple[str, ...]:
+        """The position that the observation ends with."""
+        return POSITION_FIELDS[self.observe_position]
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Gymnasium's HalfCheetah-v5."""
         return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
 
     def observation(self, xp: Any, state: State) -> Array:
-        """Positions without the root's x, and velocities, (num_sims, 17)."""
-        return xp.concat([state["qpos"][:, 1:], state["qvel"]], axis=-1)
+        """Positions without the root's x, velocities, and a position in the world if asked for."""
+        positions = [state[field][:, ROOT_BODY] for field in POSITION_FIELDS[self.observe_position]]
+        return xp.concat([state["qpos"][:, 1:], state["qvel"], *positions], axis=-1)
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Never."""

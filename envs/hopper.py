@@ -10,15 +10,11 @@ import numpy as np
 from maml_envs.dynamics import DynamicsSetting
 from maml_envs.family import Array, State, Task, Tasks, check_settings
 from maml_envs.markers import Arrow, Marker
-from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_body import MujocoBody, set_frame_skip
 from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import random_parameters
 
-_TORSO_HEIGHT = 0.7  # m
-_TORSO_ANGLE = 0.2  # rad
 _ARROW_HEIGHT = 1.9  # m
-_STATE_LIMIT = 100.0  # of every other position and velocity
-_VELOCITY_LIMIT = 10.0  # of an observed joint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +27,8 @@ class Hopper:
     | observation | positions without the root's x (m, rad), then all velocities clipped to ±10 (m/s, rad/s) | 5 + 6 |
 
     One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso at 0.7 m or lower, tilted
-    by 0.2 rad or more, or a position (but x and height) or velocity of 100 or more.
+    by 0.2 rad or more, or a position (but x and height) or velocity of 100 or more. Limits and
+    control step are settings.
     """
 
     control_cost_weight: float = 0.001
@@ -40,6 +37,16 @@ class Hopper:
     """Reward for every step."""
     reset_noise_scale: float = 0.005
     """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    min_torso_height: float = 0.7
+    """The episode ends where the torso is this low (m)."""
+    torso_angle_limit: float = 0.2
+    """The episode ends where the torso is tilted by as much (rad)."""
+    state_limit: float = 100.0
+    """The episode ends where another position (m, rad) or a velocity (m/s, rad/s) is as large."""
+    observed_velocity_limit: float = 10.0
+    """Observed velocities are clipped to plus and minus this (m/s, rad/s)."""
+    frame_skip: int | None = None
+    """MuJoCo steps per control step; null is the body's own, 4."""
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
@@ -50,7 +57,9 @@ class Hopper:
     max_episode_steps: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        sizes = ("torso_angle_limit", "state_limit", "observed_velocity_limit")
+        check_settings(self, at_least_zero=sizes)
+        set_frame_skip(self)
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Gymnasium's Hopper-v5."""
@@ -58,13 +67,15 @@ class Hopper:
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x, and clipped velocities, (num_sims, 11)."""
-        return xp.concat([state["qpos"][:, 1:], state["qvel"].clip(-_VELOCITY_LIMIT, _VELOCITY_LIMIT)], axis=-1)
+        limit = self.observed_velocity_limit
+        return xp.concat([state["qpos"][:, 1:], state["qvel"].clip(-limit, limit)], axis=-1)
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the torso is too low or tilted too far, or the state out of bounds, (num_sims,)."""
         height, angle = state["qpos"][:, 1], state["qpos"][:, 2]
         others = xp.concat([state["qpos"][:, 2:], state["qvel"]], axis=-1)
-        return ~((height > _TORSO_HEIGHT) & (abs(angle) < _TORSO_ANGLE) & (abs(others) < _STATE_LIMIT).all(-1))
+        is_upright = (height > self.min_torso_height) & (abs(angle) < self.torso_angle_limit)
+        return ~(is_upright & (abs(others) < self.state_limit).all(-1))
 
     def _forward_velocity(self, before: State, after: State) -> Array:
         """Mean velocity of the root over the control step, (num_sims,), in m/s."""

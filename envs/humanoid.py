@@ -10,13 +10,11 @@ import numpy as np
 from maml_envs.dynamics import DynamicsSetting
 from maml_envs.family import Array, State, Task, Tasks, check_settings
 from maml_envs.markers import Arrow, Marker, heading
-from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_body import ROOT_BODY, MujocoBody, set_frame_skip
 from maml_envs.mujoco_pictures import FreeCamera
 
-_TORSO_HEIGHT = (1.0, 2.0)  # m
 _ARROW_HEIGHT = 2.1  # m
-_MAX_CONTACT_COST = 10.0
-_ROOT_BODY, _ROOT_DOFS = 1, 6
+_ROOT_DOFS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +32,7 @@ class HumanoidDir:
     and w = 0 by default (5e-7 in the paper).
     Task distribution: φ uniform in [0, 2π).
     One control step is 0.015 s (5 MuJoCo steps of 0.003 s). Horizon 200. Episode end: torso outside (1, 2) m.
+    Limits and control step are settings.
 
     Version history: v0, first.
     """
@@ -44,14 +43,22 @@ class HumanoidDir:
     """Weight of the squared norm of the action in the reward."""
     contact_cost_weight: float = 0.0
     """Weight of the squared norm of the contact forces in the reward."""
+    contact_cost_limit: float = 10.0
+    """Most that the contact forces cost in a step."""
     survive_reward: float = 5.0
     """Reward for every step."""
     observe_body_quantities: bool = False
     """Whether the observation holds inertias, velocities and actuator forces of the bodies."""
     observe_contact_forces: bool = False
     """Whether the observation holds the contact forces."""
+    min_torso_height: float = 1.0
+    """The episode ends where the torso is this low (m)."""
+    max_torso_height: float = 2.0
+    """The episode ends where the torso is this high (m)."""
     reset_noise_scale: float = 0.01
     """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    frame_skip: int | None = None
+    """MuJoCo steps per control step; null is the body's own, 5."""
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
@@ -63,7 +70,8 @@ class HumanoidDir:
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_settings(self, at_least_zero=("contact_cost_limit",))
+        set_frame_skip(self)
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
@@ -91,7 +99,7 @@ class HumanoidDir:
 
     def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
         """Velocity in the wanted direction, constant and costs, each (num_sims,)."""
-        moved = after["subtree_com"][:, _ROOT_BODY] - before["subtree_com"][:, _ROOT_BODY]
+        moved = after["subtree_com"][:, ROOT_BODY] - before["subtree_com"][:, ROOT_BODY]
         angle = task["direction_angle"]
         velocity = (moved[:, 0] * xp.cos(angle) + moved[:, 1] * xp.sin(angle)) / self.body.dt
         terms = {
@@ -101,14 +109,13 @@ class HumanoidDir:
         }
         if self.contact_cost_weight > 0:
             cost = self.contact_cost_weight * (after["cfrc_ext"] ** 2).sum(-1).sum(-1)
-            terms["reward_contact"] = -cost.clip(0.0, _MAX_CONTACT_COST)
+            terms["reward_contact"] = -cost.clip(0.0, self.contact_cost_limit)
         return terms
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the torso's height is out of range, (num_sims,)."""
         height = state["qpos"][:, 2]
-        low, high = _TORSO_HEIGHT
-        return ~((low < height) & (height < high))
+        return ~((self.min_torso_height < height) & (height < self.max_torso_height))
 
     def markers(self, state: State, task: Task) -> list[Marker]:
         """The wanted direction, above the humanoid."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,27 @@ from maml_envs.mujoco_pictures import FreeCamera, MujocoPictures
 from mujoco.batch import Batch, SimulationError
 
 STATE_FIELDS = ("qpos", "qvel")
-DERIVED_FIELDS = ("subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+DERIVED_FIELDS = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 """What a family may ask for beside the state.
 
 Positions and velocities are those of the new state, not of the substep before it as in MuJoCo's data after a step.
 Forces are those of the last substep; contact forces are computed for real.
 """
+
+ROOT_BODY = 1
+"""Number of the body that the others hang from: the torso of a walking robot."""
+
+ObservedPosition = Literal["nothing", "torso", "centre_of_mass"]
+"""Which position in the world an observation holds beside the joints'."""
+
+POSITION_FIELDS: Mapping[ObservedPosition, tuple[str, ...]] = {
+    "nothing": (),
+    "torso": ("xpos",),
+    "centre_of_mass": ("subtree_com",),
+}
+"""The derived field that each of them is in, (num_sims, num_bodies, 3), at ``ROOT_BODY``."""
+
+_MOST_FRAMES = 100  # a second of most models, and videos have at least one frame a second
 
 _DISABLED_COLOUR = (0.8, 0.1, 0.1)
 
@@ -141,6 +157,37 @@ class MujocoBody:
     ) -> MujocoSingleEngine:
         """One simulation with ``model`` and ``data``, drawn by Gymnasium's renderer."""
         return MujocoSingleEngine(self, derived, render_mode, **render_options)
+
+
+@functools.cache
+def _with_frame_skip(body: MujocoBody, frame_skip: int) -> MujocoBody:
+    """``body`` with other control steps; cached, so that its model is compiled once."""
+    return dataclasses.replace(body, frame_skip=frame_skip)
+
+
+def set_frame_skip(family: Any) -> None:
+    """Give a family that sets ``frame_skip`` a body of its own, in place of its class's.
+
+    Call it when a family is made, after ``check_settings``. Engines, rewards and videos take the
+    time step from the body, so all of them follow the setting.
+
+    Args:
+        family: a frozen dataclass with a ``body`` and a field ``frame_skip``: MuJoCo steps per
+            control step, or ``None`` for the body's own.
+
+    Raises:
+        ValueError: ``frame_skip`` is neither ``None`` nor an integer in range.
+    """
+    value = family.frame_skip
+    if value is None:
+        return
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or not 1 <= value <= _MOST_FRAMES:
+        raise ValueError(
+            f"frame_skip must be an integer from 1 to {_MOST_FRAMES} (MuJoCo steps per control "
+            f"step), or null for the body's own, got {value!r}"
+        )
+    object.__setattr__(family, "body", _with_frame_skip(family.body, int(value)))
 
 
 class MujocoBatchEngine:

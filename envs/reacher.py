@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.dynamics import DynamicsSetting
 from maml_envs.family import Array, State, Task, Tasks, check_settings
 from maml_envs.markers import Marker, Sphere
-from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_body import MujocoBody, set_frame_skip
 from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import uniform_in_disc
 
@@ -30,7 +30,8 @@ class ReacherGoal:
     Reward: −‖fingertip − goal‖₂ − ‖a‖², as in Gymnasium's Reacher-v5, but for the fingertip of the new state, where
     Gymnasium takes the one of the substep before.
     Task distribution: the goal uniform in the disc of radius 0.2 m around the shoulder.
-    One control step is 0.02 s (2 MuJoCo steps of 0.01 s). An episode never ends before the horizon (50).
+    One control step is 0.02 s (2 MuJoCo steps of 0.01 s), which is a
+    setting. An episode never ends before the horizon (50).
 
     Version history: v0, first.
     """
@@ -41,6 +42,8 @@ class ReacherGoal:
     """Success is a fingertip this close to the goal at the episode's end (m); the reward does not know it."""
     control_cost_weight: float = 1.0
     """Weight of the squared norm of the action in the reward."""
+    frame_skip: int | None = None
+    """MuJoCo steps per control step; null is the body's own, 2."""
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
@@ -58,6 +61,7 @@ class ReacherGoal:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        set_frame_skip(self)
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal positions, each coordinate (num_tasks,), in m."""

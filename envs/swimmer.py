@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.dynamics import DynamicsSetting
 from maml_envs.family import Array, State, Task, Tasks, check_settings
 from maml_envs.markers import Arrow, Marker
-from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_body import MujocoBody, set_frame_skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class SwimmerVel:
     Reward: −abs(v − g) − 0.0001 ‖a‖², with v the root's velocity along x over the control step. (ProMP's code adds the
     distance, which rewards missing the goal.)
     Task distribution: g uniform in [low, high] m/s, by default [0.1, 0.2].
-    One control step is 0.04 s (4 MuJoCo steps of 0.01 s). An episode never ends before the horizon (200).
+    One control step is 0.04 s (4 MuJoCo steps of 0.01 s), which is a
+    setting. An episode never ends before the horizon (200).
 
     Version history: v0, first.
     """
@@ -38,6 +39,8 @@ class SwimmerVel:
     """Weight of the squared norm of the action in the reward."""
     reset_noise_scale: float = 0.1
     """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    frame_skip: int | None = None
+    """MuJoCo steps per control step; null is the body's own, 4."""
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
@@ -49,6 +52,7 @@ class SwimmerVel:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        set_frame_skip(self)
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal velocities (num_tasks,), in m/s."""

@@ -10,14 +10,11 @@ import numpy as np
 from maml_envs.dynamics import DynamicsSetting
 from maml_envs.family import Array, State, Task, Tasks, check_settings
 from maml_envs.markers import Arrow, Marker, Vector
-from maml_envs.mujoco_body import MujocoBody
+from maml_envs.mujoco_body import MujocoBody, set_frame_skip
 from maml_envs.mujoco_pictures import FreeCamera
 from maml_envs.task_distributions import alternating_directions, random_parameters
 
-_TORSO_HEIGHT = (0.8, 2.0)  # m
-_TORSO_ANGLE = 1.0  # rad
 _ARROW_HEIGHT = 1.9  # m
-_VELOCITY_LIMIT = 10.0  # of an observed joint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +27,23 @@ class Walker2d:
     | observation | positions without the root's x (m, rad), then all velocities clipped to ±10 (m/s, rad/s) | 8 + 9 |
 
     One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso outside (0.8, 2) m, or
-    tilted by 1 rad or more.
+    tilted by 1 rad or more. Limits and control step are settings.
     """
 
     control_cost_weight: float = 0.001
     """Weight of the squared norm of the action in the reward."""
     reset_noise_scale: float = 0.005
     """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    min_torso_height: float = 0.8
+    """The episode ends where the torso is this low (m)."""
+    max_torso_height: float = 2.0
+    """The episode ends where the torso is this high (m)."""
+    torso_angle_limit: float = 1.0
+    """The episode ends where the torso is tilted by as much (rad)."""
+    observed_velocity_limit: float = 10.0
+    """Observed velocities are clipped to plus and minus this (m/s, rad/s)."""
+    frame_skip: int | None = None
+    """MuJoCo steps per control step; null is the body's own, 4."""
     dynamics: DynamicsSetting = field(default_factory=dict)
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
@@ -47,7 +54,8 @@ class Walker2d:
     max_episode_steps: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_settings(self, at_least_zero=("torso_angle_limit", "observed_velocity_limit"))
+        set_frame_skip(self)
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Gymnasium's Walker2d-v5."""
@@ -55,13 +63,14 @@ class Walker2d:
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x, and clipped velocities, (num_sims, 17)."""
-        return xp.concat([state["qpos"][:, 1:], state["qvel"].clip(-_VELOCITY_LIMIT, _VELOCITY_LIMIT)], axis=-1)
+        limit = self.observed_velocity_limit
+        return xp.concat([state["qpos"][:, 1:], state["qvel"].clip(-limit, limit)], axis=-1)
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the torso is too low, too high, or tilted too far, (num_sims,)."""
         height, angle = state["qpos"][:, 1], state["qpos"][:, 2]
-        low, high = _TORSO_HEIGHT
-        return ~((low < height) & (height < high) & (abs(angle) < _TORSO_ANGLE))
+        is_upright = abs(angle) < self.torso_angle_limit
+        return ~((self.min_torso_height < height) & (height < self.max_torso_height) & is_upright)
 
     def _forward_velocity(self, before: State, after: State) -> Array:
         """Mean velocity of the root over the control step, (num_sims,), in m/s."""

@@ -180,9 +180,19 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
             )
 
 
+# What jsonargparse says of a setting that takes values of several kinds, and the kinds in words.
+_SEVERAL_KINDS = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: (.*)"
+_KINDS = {"int": "an integer", "float": "a number", "str": "a text", "NoneType": "null"}
+
+
 def _plain(message: str) -> str:
     """A parser's message in words that do not need Python."""
     text = " ".join(message.split()).removeprefix("Parser key ")
+    several = re.fullmatch(_SEVERAL_KINDS, text)
+    if several is not None:
+        setting, kinds, value = several.groups()
+        expected = " or ".join(_KINDS.get(kind, kind) for kind in re.findall(r"'(\w+)'", kinds))
+        return f"{setting}: Expected {expected}. Got value: {value}"
     text = re.sub(r"\ba <class 'int'>", "a whole number", re.sub(r"\ba <class 'float'>", "a number", text))
     text = re.sub(r"<class 'tuple'>", "list such as [64,64]", text)
     text = re.sub(r"<class 'collections.abc.Mapping'>", "mapping such as {body_mass: [0.5, 2.0]}", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import maml_configs
@@ -155,6 +156,13 @@ def test_a_value_that_makes_no_sense_is_refused(settings):
     values = {"env": {"name": "PointNavigation"}} | settings
     with pytest.raises(UserError):
         resolve(values, [], source="test")
+
+
+@pytest.mark.parametrize("setting", ["env.frame_skip", "torch_threads"])
+def test_a_setting_that_may_be_null_says_what_it_takes(setting):
+    expected = re.escape(f'"{setting}": Expected an integer or null. Got value: 2.5')
+    with pytest.raises(UserError, match=f"^{expected}$"):
+        parse_training_arguments(["--env", "HalfCheetahVel", f"--{setting}", "2.5"])
 
 
 def test_an_unknown_environment_is_refused_with_the_closest():

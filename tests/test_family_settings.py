@@ -53,8 +53,13 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
             found[name] = st.floats(least, default) if name == "low" else st.floats(default, most)
         elif name == "goal_radius":
             found[name] = st.floats(0, most)
+        elif kind is float and name.startswith(("min_", "max_")):  # the two ends of a range
+            default = getattr(family, name)
+            found[name] = st.floats(0, default) if name[:4] == "min_" else st.floats(default, 1e6)
         elif kind is float:
             found[name] = st.floats(0, 2) | st.floats(0, 1e6)
+        elif name == "frame_skip":
+            found[name] = st.none() | st.integers(1, 20)
         else:
             assert name == "dynamics", f"a kind of setting that is not drawn yet: {name}"
             known = {key: value for key, value in family.body.parameters.items() if key not in family.task_units}
@@ -82,10 +87,12 @@ def wrong_arguments(family: type) -> list[tuple[str, str]]:
     for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
         if kind is float:
             found += [(name, text) for text in ("x", ".nan", ".inf", "-.inf", "null", "true", "[1]", "{a: 1}")]
-            if name.endswith(("_weight", "_scale", "radius", "_tolerance")):
+            if name.endswith(("_weight", "_scale", "radius", "_tolerance", "_limit")):
                 found.append((name, str(math.nextafter(0, -1))))
             if name == "goal_radius":
                 found.append((name, "101"))
+        elif name == "frame_skip":
+            found += [(name, text) for text in ("x", "0", "101", "2.5", "true", "[1]")]
         elif kind is bool or typing.get_origin(kind) is typing.Literal:
             found += [(name, text) for text in ("x", "null", "2", "[true]")]
     return found

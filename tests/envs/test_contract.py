@@ -30,6 +30,13 @@ EVERYTHING_VARIES = {
     "action_delay": [0, 1, 3],
     "observation_noise": [0.0, 0.01],
 }
+ANT_OF_FINN = {
+    "observe_contact_forces": True,
+    "observe_root_position": True,
+    "observe_orientation": True,
+    "observe_position": "centre_of_mass",
+    "frame_skip": 2,
+}
 # Every family as it is, and what settings change about some.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sorted(maml_envs.FAMILIES)} | {
     "AntVel, contact forces": ("AntVel", {"observe_contact_forces": True, "contact_cost_weight": 5e-4}),
@@ -37,6 +44,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sor
     "HumanoidDir, all quantities": (
         "HumanoidDir",
         {"observe_body_quantities": True, "observe_contact_forces": True, "contact_cost_weight": 5e-7},
+    ),
+    "HalfCheetahVel, torso": ("HalfCheetahVel", {"observe_position": "torso", "frame_skip": 2}),
+    "AntVel, Finn et al.": ("AntVel", ANT_OF_FINN),
+    "Walker2dVel, ProMP": (
+        "Walker2dVel",
+        {"frame_skip": 8, "min_torso_height": -1.0, "torso_angle_limit": 9.0},
     ),
     "CrippledAnt, held out": ("CrippledAnt", {"split": "held_out"}),
     "CrippledHalfCheetah, held out": ("CrippledHalfCheetah", {"split": "held_out"}),
@@ -48,8 +61,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sor
 STARTS_AT_ONE_STATE = {"PointNavigation", "PointNavigationSparse"}
 ONE_TASK = {"CrippledAnt, held out", "CrippledHalfCheetah, held out"}
 SAME_TASKS_AGAIN = ONE_TASK | {"HalfCheetahDir", "AntDir", "Walker2dDir"}  # whatever the generator
-# Entries of the contact forces and inertias are constant where nothing touches a body, or by their nature.
+# Entries of contact forces, inertias and a planar robot's y are constant, at times or always.
 HAS_CONSTANT_ENTRIES = {"AntVel, contact forces", "HumanoidDir, all quantities", "AntDir, dynamics"}
+HAS_CONSTANT_ENTRIES |= {"AntVel, Finn et al.", "HalfCheetahVel, torso"}
 
 every_family = pytest.mark.parametrize("name", CASES)
 # Gymnasium advises bounds for every observation; its own robots, HalfCheetah-v5 among them, do not follow it either.
