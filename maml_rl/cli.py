@@ -78,14 +78,16 @@ def _import_mujoco() -> None:
 def _log_on_stdout() -> Iterator[None]:
     """Print what the package logs for information, as :func:`say` does."""
     logger, handler = logging.getLogger("maml_rl"), logging.StreamHandler(sys.stdout)
-    level = logger.level
+    level, propagates = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # a user's module may have a handler at the root, which would repeat it
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagates
 
 
 def say(text: str) -> None:
