@@ -125,7 +125,7 @@ def tasks_figures(comparison: Comparison) -> list[Figure]:
     if not numeric:
         return []
     others = ", ".join(name for name in varying if name not in numeric)
-    note = f"\nnot drawn, since no numbers: {others}" if others else ""
+    note = f"\nnot drawn, since not numeric: {others}" if others else ""
     units = comparison.settings["task_units"]
     axes = {_spoken(name, units): np.array([float(task[name]) for task in tasks]) for name in numeric}
     is_place = len(numeric) == 2 and units.get(numeric[0], "") == units.get(numeric[1], "") != ""
@@ -151,7 +151,7 @@ def _task_panels(title: str, values: Mapping[str, np.ndarray], shown: Mapping[st
     for axes, name in zip(panels.flat, names, strict=False):
         _task_curve(axes, name, values[name], shown)
     for axes in panels[:, 0]:
-        axes.set_ylabel("return" if num_rows > 1 else "return (mean over the task's episodes)")
+        axes.set_ylabel("return" if len(names) > 1 else "return (mean over the task's episodes)")
     what = "before and after adaptation" if len(shown) == 2 else next(iter(shown))
     left_out = f"\nthe first {len(names)} of {len(values)} values" if len(names) < len(values) else ""
     return _finish(figure, f"{title}\neach task {what}{left_out}")

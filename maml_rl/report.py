@@ -229,15 +229,18 @@ def _run(source: Path, evaluation: Evaluation) -> str:
 
 
 _NOTE = (
-    "Undiscounted return of the raw reward, mean over tasks, and over runs where a policy was trained with several "
-    "seeds; in brackets the 95 % interval by Student's t: over tasks for one run, else over the runs' means on these "
-    "tasks, since a run is one policy on all of them. Every policy is adapted on the same tasks with the same random "
-    "seeds; each adaptation step takes fresh episodes, and the return after it is that of the episodes played next."
+    "Undiscounted return of the raw reward, mean over tasks, and over runs where a policy was "
+    "trained with several seeds; in brackets the 95 % interval by Student's t: over tasks for one "
+    "run, else over the runs' means on these tasks, since a run is one policy on all of them. "
+    "Every policy is adapted on the same tasks with the same random seeds; each adaptation step "
+    "takes fresh episodes, and the return after it is that of the episodes played next."
 )
 _DIFFERENCE_NOTE = (
-    "Return of the first method minus that of the other, in brackets its 95 % interval: over runs, by Welch's t, where "
-    "both have several, else over tasks, for these runs only. Below it the probability of improvement: the share of "
-    "tasks and pairs of runs in which the first has the higher return (Agarwal et al. 2021)."
+    "Return of the first method minus that of the other, in brackets its 95 % interval: over runs, "
+    "by Welch's t, where a method has several (a single run of the other counts as that one "
+    "policy), else over tasks, for these two runs. Below it the probability of improvement: the "
+    "share of tasks and pairs of runs in which the first has the higher return (Agarwal et al. "
+    "2021)."
 )
 
 

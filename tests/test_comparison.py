@@ -302,7 +302,7 @@ def two_methods(num_ours: int, num_others: int) -> Comparison:
     return Comparison(entries)
 
 
-@pytest.mark.parametrize(("num_ours", "num_others", "over"), [(1, 1, "tasks"), (3, 1, "tasks"), (3, 2, "runs")])
+@pytest.mark.parametrize(("num_ours", "num_others", "over"), [(1, 1, "tasks"), (3, 1, "runs"), (3, 2, "runs")])
 def test_the_first_method_is_compared_with_each_other_one(num_ours, num_others, over, tmp_path):
     comparison = two_methods(num_ours, num_others)
     ours, others, oracle = comparison.main

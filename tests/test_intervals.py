@@ -97,14 +97,24 @@ def test_a_difference_over_runs_is_welchs():
     np.testing.assert_allclose(found.interval, expected)
 
 
-@pytest.mark.parametrize("num_runs", [1, 3])
-def test_where_a_method_has_one_run_its_difference_is_paired_over_tasks(num_runs):
+def test_a_difference_of_two_runs_is_paired_over_tasks():
     rng = np.random.default_rng(4)
-    first, second = rng.normal(size=(num_runs, 9)), rng.normal(size=(1, 9))
+    first, second = rng.normal(size=(1, 9)), rng.normal(size=(1, 9))
     found = difference(first, second)
     assert found.over == "tasks"
-    expected = stats.ttest_rel(first.mean(axis=0), second[0]).confidence_interval()
+    expected = stats.ttest_rel(first[0], second[0]).confidence_interval()
     np.testing.assert_allclose(found.interval, expected)
+
+
+def test_a_single_run_is_one_policy_to_which_several_runs_are_compared():
+    """Over tasks alone the difference would leave out that the several runs differ."""
+    rng = np.random.default_rng(4)
+    first, second = rng.normal(size=(3, 9)) + 5 * rng.normal(size=(3, 1)), rng.normal(size=(1, 9))
+    found, reverse = difference(first, second), difference(second, first)
+    assert found.over == reverse.over == "runs"
+    expected = stats.ttest_1samp(first.mean(axis=1), second.mean()).confidence_interval()
+    np.testing.assert_allclose(found.interval, np.array(expected) - second.mean())
+    np.testing.assert_allclose(reverse.interval, -found.interval[::-1])
 
 
 def test_the_probability_of_improvement_counts_pairs_of_runs_within_each_task():
