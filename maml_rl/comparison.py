@@ -16,7 +16,15 @@ from maml_rl.bounded_files import LONGEST_TABLE, read_json
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate, failed_note, origin_of
-from maml_rl.intervals import FEW_RUNS, Difference, Over, difference, mean_interval, mean_of_valid, written
+from maml_rl.intervals import (
+    FEW_RUNS,
+    Difference,
+    Over,
+    difference,
+    mean_interval,
+    mean_of_valid,
+    written,
+)
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.task_vector_env import EnvConfig
@@ -106,7 +114,7 @@ class Entry:
     def run_returns(self) -> np.ndarray:
         """Return of each run, mean over the tasks that failed in none of them, (S, K + 1)."""
         failed = np.isnan(self.task_returns)
-        return np.stack([mean_of_valid(np.where(failed, np.nan, scores), 1) for scores in self._scores])
+        return mean_of_valid(np.where(failed, np.nan, self._scores), 2)
 
     @property
     def center(self) -> np.ndarray:
@@ -225,7 +233,7 @@ class Comparison:
 
     @property
     def differences(self) -> list[tuple[Entry, Entry, list[Difference]]]:
-        """The first method against each other one in the environment as it is: both, and their difference by step."""
+        """The first method and each other one in the environment as it is, and how they differ."""
         first, *others = self.main
         return [(first, other, first.minus(other)) for other in others]
 
@@ -241,10 +249,13 @@ class Comparison:
             lines += [*_aligned([head, *rows]), *run_notes(entries), *failed_notes(entries), ""]
         if self.differences:
             k = self.main[0].shown_step
-            rows = [["difference", "steps", "return", "95 % interval", "over", "probability of improvement"]]
+            head = ["difference", "steps", "return", "95 % interval", "over"]
+            rows = [[*head, "probability of improvement"]]
             for first, second, steps in self.differences:
-                numbers = f"{steps[k].mean:.1f}", written(steps[k].interval), steps[k].over
-                rows.append([f"{first.name} − {second.name}", str(k), *numbers, f"{steps[k].probability:.2f}"])
+                mean, interval, over, probability = steps[k]
+                name = f"{first.name} − {second.name}"
+                numbers = f"{mean:.1f}", written(interval), over, f"{probability:.2f}"
+                rows.append([name, str(k), *numbers])
             lines += [*_aligned(rows), ""]
         if self.scratch is not None:
             learned = self.scratch_rows()
@@ -273,7 +284,8 @@ def run_notes(entries: Sequence[Entry]) -> list[str]:
         if 1 < len(entry.evaluations) <= FEW_RUNS:
             k = entry.shown_step
             returns = ", ".join(f"{value:.1f}" for value in entry.run_returns[:, k])
-            notes.append(f"{entry.name}{_version(entry)}, each run after {k} step{'s' * (k != 1)}: {returns}")
+            after = f"after {k} step{'s' * (k != 1)}"
+            notes.append(f"{entry.name}{_version(entry)}, each run {after}: {returns}")
     return notes
 
 
@@ -299,10 +311,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _rows(entry: Entry) -> list[list[str]]:
     swept = [f"{value:.4g}" for value in entry.swept.values()]
     success = ["–" if np.isnan(share) else f"{100 * share:.0f} %" for share in entry.success]
-    return [
-        [*swept, entry.name, str(k), f"{entry.center[k]:.1f}", written(entry.interval[k]), entry.over, success[k]]
-        for k in range(len(entry.center))
-    ]
+    rows = []
+    for k, center in enumerate(entry.center):
+        interval = written(entry.interval[k])
+        rows.append([*swept, entry.name, str(k), f"{center:.1f}", interval, entry.over, success[k]])
+    return rows
 
 
 def compare(

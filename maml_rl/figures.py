@@ -49,7 +49,9 @@ def _style(i: int) -> dict[str, Any]:
 
 
 def _draw(axes: Axes, x: Any, points: Sequence[tuple[Entry, int]], i: int, label: str) -> None:
-    """A line through the returns of entries after so many steps, with their intervals as a band or each run thinly.
+    """A line through the returns of entries after so many steps, and their spread.
+
+    That is a band of their intervals, or of a few runs each as a thin line.
 
     Args:
         axes: to draw on.
@@ -116,18 +118,21 @@ def adaptation_figure(comparison: Comparison) -> Figure:
 def tasks_figures(comparison: Comparison) -> list[Figure]:
     """Return on each task before and after adaptation, a figure per method.
 
-    Over the value in which the tasks differ, on a map where they differ in two, and from three on a panel per value.
-    Values that are no numbers are not drawn, and the title names them. No figures where no number differs.
+    Over the value in which the tasks differ, on a map where they differ in two, and from three on
+    a panel per value. Values that are not numeric are not drawn, and the title names them. There
+    are no figures where no numeric value differs.
     """
     tasks = comparison.main[0].evaluations[0].tasks
     varying = [name for name in tasks[0] if any(task[name] != tasks[0][name] for task in tasks)]
-    numeric = [name for name in varying if all(isinstance(task[name], (int, float)) for task in tasks)]
+    numbers = (int, float)
+    numeric = [name for name in varying if all(isinstance(task[name], numbers) for task in tasks)]
     if not numeric:
         return []
     others = ", ".join(name for name in varying if name not in numeric)
     note = f"\nnot drawn, since not numeric: {others}" if others else ""
     units = comparison.settings["task_units"]
-    axes = {_spoken(name, units): np.array([float(task[name]) for task in tasks]) for name in numeric}
+    columns = {name: np.array([float(task[name]) for task in tasks]) for name in numeric}
+    axes = {_spoken(name, units): values for name, values in columns.items()}
     is_place = len(numeric) == 2 and units.get(numeric[0], "") == units.get(numeric[1], "") != ""
     found = []
     for entry in comparison.main:
@@ -135,16 +140,24 @@ def tasks_figures(comparison: Comparison) -> list[Figure]:
         shown = {_after(k): entry.task_returns[k] for k in (0, entry.shown_step)}
         if len(entry.center) == 1:
             shown = {"without adaptation": entry.task_returns[0]}
-        found.append(_task_map(title, axes, shown, is_place) if len(axes) == 2 else _task_panels(title, axes, shown))
+        if len(axes) == 2:
+            found.append(_task_map(title, axes, shown, is_place))
+        else:
+            found.append(_task_panels(title, axes, shown))
     return found
 
 
-def _task_panels(title: str, values: Mapping[str, np.ndarray], shown: Mapping[str, np.ndarray]) -> Figure:
+def _task_panels(
+    title: str,
+    values: Mapping[str, np.ndarray],
+    shown: Mapping[str, np.ndarray],
+) -> Figure:
     """A panel per value of a task: return against it."""
     names = list(values)[:_MAX_PANELS]
     num_columns = min(4, len(names))
     num_rows = -(-len(names) // num_columns)
-    figure = _figure(6, 4) if len(names) == 1 else _figure(1 + 2.5 * num_columns, 1 + 2.2 * num_rows)
+    size = (6, 4) if len(names) == 1 else (1 + 2.5 * num_columns, 1 + 2.2 * num_rows)
+    figure = _figure(*size)
     panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
         axes.remove()
@@ -153,7 +166,9 @@ def _task_panels(title: str, values: Mapping[str, np.ndarray], shown: Mapping[st
     for axes in panels[:, 0]:
         axes.set_ylabel("return" if len(names) > 1 else "return (mean over the task's episodes)")
     what = "before and after adaptation" if len(shown) == 2 else next(iter(shown))
-    left_out = f"\nthe first {len(names)} of {len(values)} values" if len(names) < len(values) else ""
+    left_out = ""
+    if len(names) < len(values):
+        left_out = f"\nthe first {len(names)} of {len(values)} values"
     return _finish(figure, f"{title}\neach task {what}{left_out}")
 
 
@@ -174,7 +189,12 @@ def _task_curve(axes: Axes, name: str, values: np.ndarray, shown: Mapping[str, n
     axes.set_xlabel(name)
 
 
-def _task_map(title: str, values: Mapping[str, np.ndarray], shown: Mapping[str, np.ndarray], is_place: bool) -> Figure:
+def _task_map(
+    title: str,
+    values: Mapping[str, np.ndarray],
+    shown: Mapping[str, np.ndarray],
+    is_place: bool,
+) -> Figure:
     figure = _figure(1 + 4 * len(shown), 4)
     both = np.concatenate(list(shown.values()))
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
@@ -247,13 +267,15 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         x = [entry.swept[name] for entry in several]
         after = several[0].shown_step
         for k in dict.fromkeys((0, after)):
-            _draw(axes, x, [(entry, k) for entry in several], 2 * i + (k != 0), f"{several[0].name}, {_after(k)}")
+            line = f"{several[0].name}, {_after(k)}"
+            _draw(axes, x, [(entry, k) for entry in several], 2 * i + (k != 0), line)
     if trained[0] < trained[1]:
         axes.axvspan(*trained, color="0.88", zorder=0, label="in training")
     else:
         axes.axvline(trained[0], color="0.5", linewidth=1.5, zorder=0, label="in training")
     axes.set(xlabel=_spoken(name, comparison.settings["task_units"]), ylabel="return")
-    return _finish(figure, f"{_name(comparison)}: bodies that training did not see\n{_spread(entries)}")
+    title = f"{_name(comparison)}: bodies that training did not see"
+    return _finish(figure, f"{title}\n{_spread(entries)}")
 
 
 def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:

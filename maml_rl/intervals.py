@@ -99,9 +99,8 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     ours, others = (scores[:, valid].astype(np.float64) for scores in (first, second))
     wins = (ours[:, None] > others).mean() + 0.5 * (ours[:, None] == others).mean()
     of_tasks = ours.mean(axis=0) - others.mean(axis=0)
-    if over == "tasks":
-        interval = mean_interval(of_tasks)
-    else:
+    interval = mean_interval(of_tasks)
+    if over == "runs":
         interval = _welch_interval(ours.mean(axis=1), others.mean(axis=1))
     return Difference(float(of_tasks.mean()), interval, over, float(wins))
 

@@ -244,10 +244,8 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
     """The groups in numbers, as text: how long they trained, and the final value of what is shown."""
     width = max(len(label) for label in labels)
     columns = f"{{:<{width}}}  {{:>5}}  {{:>10}}  {{:>9}}  {{:>7}}  {{:>9}}  {{}}"
-    lines, notes = (
-        [columns.format("", "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval over runs")],
-        [],
-    )
+    head = "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval over runs"
+    lines, notes = [columns.format("", *head)], []
     for group, label in zip(groups, labels, strict=True):
         metric = view.metric_of(group)
         curve, hours = group.curve(metric, "steps"), group.curve(metric, "time").x[-1]
@@ -259,15 +257,16 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
         if longest > last:
             notes.append(f"{label}: cut to {last} iterations, which all its runs have; the longest has {longest}")
     tags = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
-    notes.append(f"final: {tags}, mean over the last 5 % of the iterations; interval over runs by Student's t")
+    what = "mean over the last 5 % of the iterations; interval over runs by Student's t"
+    notes.append(f"final: {tags}, {what}")
     return "\n".join([*lines, *notes])
 
 
 def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str | None) -> Figure:
     """Draw a line per group: the mean over its runs.
 
-    Of two or three runs each is drawn too, whole; of more, the 95 % interval over runs by Student's t as a band. The
-    interval of two or three is in the table: as a band it would be the figure.
+    Of two or three runs each is drawn too, whole; of more, the 95 % interval over runs by Student's
+    t as a band. That of two or three is in the table alone: its band would cover the figure.
 
     Args:
         groups: of runs.
@@ -305,7 +304,8 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
     colour, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
     num_runs = len(curve.series)
     if num_runs > FEW_RUNS:
-        axes.fill_between(curve.x, *mean_interval(curve.values.T).T, color=colour, alpha=0.15, linewidth=0)
+        ends = mean_interval(curve.values.T).T
+        axes.fill_between(curve.x, *ends, color=colour, alpha=0.15, linewidth=0)
     elif num_runs > 1:
         for one in curve.series:
             axes.plot(one.x, one.y, color=colour, linewidth=0.7, alpha=0.6)

@@ -459,4 +459,5 @@ def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
     theta, normalizer = policy_state(checkpoint, policy, config, path)
     steps = checkpoint.counter("num_adaptation_steps", path) if "num_adaptation_steps" in checkpoint.values else 0
     iterations = checkpoint.counter("iteration", path) or None  # MetaPolicy.save begins at 0 again
-    return MetaPolicy(policy, theta, normalizer, observation_space, action_space, config, steps, iterations)
+    spaces = observation_space, action_space
+    return MetaPolicy(policy, theta, normalizer, *spaces, config, steps, iterations)

@@ -38,7 +38,10 @@ def output_folder(run: Path) -> Path:
 
 
 def run_name(run: Path) -> str:
-    """What to call a run in a report: a pretrained policy's name, else its path, relative where it is below here."""
+    """What to call a run in a report: a pretrained policy's name, or the path.
+
+    A path below the current directory is made relative.
+    """
     here = Path.cwd()
     if run.parent == _FOLDER:
         return run.name

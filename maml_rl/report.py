@@ -103,15 +103,19 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         **comparison.settings,
         "scratch": learned,
         "differences": [
-            {"first": first.label, "second": second.label, "steps": [_plain_difference(step) for step in steps]}
+            {
+                "first": first.label,
+                "second": second.label,
+                "steps": [_plain_difference(step) for step in steps],
+            }
             for first, second, steps in comparison.differences
         ],
         "results": [
             {
                 "policy": entry.label,
                 "sources": [run_name(source) for source in entry.sources],
-                "training_seeds": [evaluation.description["training_seed"] for evaluation in entry.evaluations],
-                "num_iterations": [evaluation.description["num_iterations"] for evaluation in entry.evaluations],
+                "training_seeds": [e.description["training_seed"] for e in entry.evaluations],
+                "num_iterations": [e.description["num_iterations"] for e in entry.evaluations],
                 "swept": dict(entry.swept),
                 "return": _plain(entry.center.tolist()),
                 "interval_95": _plain(entry.interval.tolist()),
@@ -156,7 +160,8 @@ def _csv(comparison: Comparison) -> str:
             returns, success = evaluation.task_returns, evaluation.task_success
             for i, task in enumerate(evaluation.tasks):
                 version = [entry.swept.get(name, "") for name in swept]
-                row = [entry.label, run_name(source), *version, i, *(task.get(name, "") for name in names)]
+                row = [entry.label, run_name(source), *version, i]
+                row += [task.get(name, "") for name in names]
                 for k, used in enumerate(entry.num_episodes):
                     found = ["" if math.isnan(value) else value for value in (returns[k, i], success[k, i])]
                     writer.writerow([*row, k, used, *found])
@@ -182,7 +187,8 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes], command: str | Non
     facts |= {"command": command} if command is not None else {}
     packages = versions()
     commit = packages.pop("commit", None)
-    facts |= {"versions": ", ".join(f"{name} {version}" for name, version in packages.items() if version)}
+    installed = [f"{name} {version}" for name, version in packages.items() if version]
+    facts |= {"versions": ", ".join(installed)}
     facts |= {"commit": commit} if commit else {}
     title = f"Adaptation of {settings['env']}"
     parts = [
@@ -196,10 +202,12 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes], command: str | Non
         _image(drawn, "adaptation"),
     ]
     if comparison.differences:
-        parts += ["<h2>Differences on the same tasks</h2>", _difference_table(comparison.differences)]
+        parts += ["<h2>Differences on the same tasks</h2>"]
+        parts += [_difference_table(comparison.differences)]
         parts += [f'<p class="note">{html.escape(_DIFFERENCE_NOTE)}</p>']
     if "tasks" in drawn:
-        parts += ["<h2>Task by task</h2>", *(_image(drawn, name) for name in drawn if name.startswith("tasks"))]
+        parts += ["<h2>Task by task</h2>"]
+        parts += [_image(drawn, name) for name in drawn if name.startswith("tasks")]
     if comparison.scratch is not None:
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{steps:,}</td><td>{value:.1f}</td></tr>"
@@ -225,7 +233,8 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes], command: str | Non
 def _run(source: Path, evaluation: Evaluation) -> str:
     """A run in words: where it is, its seed, and its length where that is known."""
     seed, length = (evaluation.description[name] for name in ("training_seed", "num_iterations"))
-    return f"{run_name(source)}, seed {seed}" + (f", {length} iterations" if length is not None else "")
+    trained = "" if length is None else f", {length} iterations"
+    return f"{run_name(source)}, seed {seed}{trained}"
 
 
 _NOTE = (
@@ -250,7 +259,8 @@ def _difference_table(differences: Sequence[tuple[Entry, Entry, Sequence[Differe
         cells = [html.escape(f"{first.name} − {second.name}")]
         for step in steps:
             probability = "–" if math.isnan(step.probability) else f"{step.probability:.2f}"
-            cells.append(f"{step.mean:.1f} <small>{written(step.interval)}<br>{probability}</small>")
+            small = f"<small>{written(step.interval)}<br>{probability}</small>"
+            cells.append(f"{step.mean:.1f} {small}")
         rows.append([*cells, steps[0].over])
     return _markup(["difference", *_steps(len(differences[0][2])), "interval over"], rows)
 
@@ -284,7 +294,8 @@ def _table(entries: Sequence[Entry], swept: Sequence[str]) -> str:
             ]
         rows.append(cells)
     notes = [*run_notes(entries), *failed_notes(entries)]
-    return _markup(head, rows) + "".join(f'\n<p class="note">{html.escape(note)}.</p>' for note in notes)
+    lines = [f'\n<p class="note">{html.escape(note)}.</p>' for note in notes]
+    return _markup(head, rows) + "".join(lines)
 
 
 def _image(drawn: Mapping[str, bytes], name: str) -> str:

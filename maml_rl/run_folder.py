@@ -90,7 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that decide about results, and the commit where the source has one."""
+    """Versions of Python and of the packages that decide about results, and the source's commit."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

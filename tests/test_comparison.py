@@ -23,7 +23,13 @@ from maml_rl.comparison import Comparison, Condition, Entry, Scratch, Subject, c
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.figures import adaptation_figure, grid_figure, scratch_figure, sweep_figure, tasks_figures
+from maml_rl.figures import (
+    adaptation_figure,
+    grid_figure,
+    scratch_figure,
+    sweep_figure,
+    tasks_figures,
+)
 from maml_rl.intervals import difference, mean_interval
 from maml_rl.report import write_report
 
@@ -139,8 +145,9 @@ def test_what_was_interrupted_goes_on(runs, tmp_path, monkeypatch):
     assert main([*flags[:-1], str(tmp_path / "whole")]) == 0
     for name in ("results.json", "results.csv", "adaptation.svg"):
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    facts = re.compile(r"<dt>(date|command)</dt><dd>[^<]*</dd>")  # the two say where it went, and when
-    first, second = (facts.sub("", (part / "report.html").read_text()) for part in (output, tmp_path / "whole"))
+    facts = re.compile(r"<dt>(date|command)</dt><dd>[^<]*</dd>")  # when, and where to
+    folders = output, tmp_path / "whole"
+    first, second = (facts.sub("", (part / "report.html").read_text()) for part in folders)
     assert first == second
 
 
@@ -218,7 +225,8 @@ def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
     assert main(["evaluate", "seed0", str(runs[1]), *flags]) == 0
     page = html.unescape((tmp_path / "an output" / "report.html").read_text())
     facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
-    assert shlex.split(facts["command"]) == ["python", "-m", "maml_rl.evaluate", "seed0", str(runs[1]), *flags]
+    typed = ["python", "-m", "maml_rl.evaluate", "seed0", str(runs[1]), *flags]
+    assert shlex.split(facts["command"]) == typed
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", facts["date"])
     assert f"torch {importlib.metadata.version('torch')}" in facts["versions"]
     assert facts["meta-trained"] == "seed0, seed 0, 1 iterations; seed1, seed 1, 1 iterations"
@@ -232,7 +240,8 @@ def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
     folder = str(Path(maml_rl.__file__).parent)
     for name in ("report.html", "results.json", "results.csv"):
         assert folder not in (tmp_path / "out" / name).read_text(), name
-    assert "<dd>PointNavigation, seed 0, 100 iterations</dd>" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<dd>PointNavigation, seed 0, 100 iterations</dd>" in page
     (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert result["sources"] == ["PointNavigation"]
 
@@ -244,7 +253,10 @@ def test_a_name_is_text_and_no_markup(tmp_path):
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("sources", "num_bands", "num_lines"), [(1, 1, 1), (2, 0, 3), (3, 0, 4), (4, 1, 1)])
+@pytest.mark.parametrize(
+    ("sources", "num_bands", "num_lines"),
+    [(1, 1, 1), (2, 0, 3), (3, 0, 4), (4, 1, 1)],
+)
 def test_the_curve_shows_what_the_table_says(sources, num_bands, num_lines):
     comparison = made_up(sources)
     by_steps, by_episodes = adaptation_figure(comparison).axes
@@ -256,13 +268,17 @@ def test_the_curve_shows_what_the_table_says(sources, num_bands, num_lines):
     assert ("over tasks" in title, "over runs" in title) == (sources == 1, sources == 4)
     if num_lines > 1:
         assert "single runs" in title
-        np.testing.assert_allclose([line.get_ydata() for line in by_steps.lines[1:]], entry.run_returns)
+        thin = [line.get_ydata() for line in by_steps.lines[1:]]
+        np.testing.assert_allclose(thin, entry.run_returns)
     else:
         band = by_steps.collections[0].get_datalim(by_steps.transData)
         np.testing.assert_allclose([band.y0, band.y1], [entry.interval.min(), entry.interval.max()])
 
 
-@pytest.mark.parametrize(("sources", "over"), [(1, "over tasks"), (2, "single runs"), (4, "over runs")])
+@pytest.mark.parametrize(
+    ("sources", "over"),
+    [(1, "over tasks"), (2, "single runs"), (4, "over runs")],
+)
 def test_the_picture_of_a_sweep_says_what_its_spread_is(sources, over):
     figure = sweep_figure(made_up(sources), "mass", (0.5, 1.5))
     assert over in figure.get_suptitle()
@@ -295,23 +311,29 @@ def two_methods(num_ours: int, num_others: int) -> Comparison:
     rng = np.random.default_rng(1)
     tasks = [{"goal": float(i)} for i in range(5)]
     entries = []
-    for label, number, steps in (("ours", num_ours, 3), ("others", num_others, 3), ("oracle", 1, 1)):
-        evaluations = [make_evaluation(rng.normal(size=(steps, 5, 2)), tasks) for _ in range(number)]
+    methods = ("ours", num_ours, 3), ("others", num_others, 3), ("oracle", 1, 1)
+    for label, number, steps in methods:
+        returns = rng.normal(size=(number, steps, 5, 2))
+        evaluations = [make_evaluation(each, tasks) for each in returns]
         sources = tuple(Path(f"{label}{i}") for i in range(number))
         entries.append(Entry(label, sources, tuple(evaluations), {}))
     return Comparison(entries)
 
 
-@pytest.mark.parametrize(("num_ours", "num_others", "over"), [(1, 1, "tasks"), (3, 1, "runs"), (3, 2, "runs")])
+@pytest.mark.parametrize(
+    ("num_ours", "num_others", "over"),
+    [(1, 1, "tasks"), (3, 1, "runs"), (3, 2, "runs")],
+)
 def test_the_first_method_is_compared_with_each_other_one(num_ours, num_others, over, tmp_path):
     comparison = two_methods(num_ours, num_others)
-    ours, others, oracle = comparison.main
-    scores = [np.stack([e.task_returns for e in entry.evaluations], axis=1) for entry in (ours, others, oracle)]
+    ours, others, _ = comparison.main
+    scores = [entry._scores.swapaxes(0, 1) for entry in comparison.main]
     write_report(tmp_path, comparison)
     first, second = json.loads((tmp_path / "results.json").read_text())["differences"]
     assert (first["first"], first["second"], second["second"]) == ("ours", "others", "oracle")
     for k in range(3):
-        for written, there in ((first, scores[1][k]), (second, scores[2][0])):  # the oracle has one stage
+        # The oracle has one stage.
+        for written, there in ((first, scores[1][k]), (second, scores[2][0])):
             expected, step = difference(scores[0][k], there), written["steps"][k]
             assert step["return"] == pytest.approx(expected.mean)
             np.testing.assert_allclose(step["interval_95"], expected.interval)
@@ -364,11 +386,11 @@ def test_tasks_are_shown_by_their_parameters():
 def with_tasks(tasks: list[dict]) -> Comparison:
     """Two methods on these tasks, and one without adaptation."""
     rng = np.random.default_rng(2)
-    shapes = {"ours": 3, "random": 3, "oracle": 1}
-    evaluations = {
-        label: make_evaluation(rng.normal(size=(steps, len(tasks), 2)), tasks) for label, steps in shapes.items()
-    }
-    return Comparison([Entry(label, (Path(label),), (each,), {}) for label, each in evaluations.items()])
+    entries = []
+    for label, num_stages in (("ours", 3), ("random", 3), ("oracle", 1)):
+        evaluation = make_evaluation(rng.normal(size=(num_stages, len(tasks), 2)), tasks)
+        entries.append(Entry(label, (Path(label),), (evaluation,), {}))
+    return Comparison(entries)
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 3, 6])
@@ -385,25 +407,32 @@ def test_each_method_has_its_picture_of_the_tasks(num_values, tmp_path):
             shown = [axes.collections[0].get_array() for axes in panels]
             np.testing.assert_allclose(shown, stages)
         else:
-            assert [axes.get_xlabel() for axes in figure.axes] == [f"value {i}" for i in range(num_values)]
+            names = [f"value {i}" for i in range(num_values)]
+            assert [axes.get_xlabel() for axes in figure.axes] == names
             for i, axes in enumerate(figure.axes):
-                np.testing.assert_allclose(axes.lines[0].get_xdata(), [task[f"value_{i}"] for task in tasks])
+                values = [task[f"value_{i}"] for task in tasks]
+                np.testing.assert_allclose(axes.lines[0].get_xdata(), values)
                 np.testing.assert_allclose([line.get_ydata() for line in axes.lines], stages)
     write_report(tmp_path, comparison)
-    assert {path.name for path in tmp_path.glob("tasks*.svg")} == {"tasks.svg", "tasks_2.svg", "tasks_3.svg"}
+    written = {path.stem for path in tmp_path.glob("tasks*.svg")}
+    assert written == {"tasks", "tasks_2", "tasks_3"}
     assert (tmp_path / "report.html").read_text().count('alt="tasks') == 3
     write_report(tmp_path, Comparison(comparison.main[:1]))
     assert {path.name for path in tmp_path.glob("tasks*.svg")} == {"tasks.svg"}
 
 
 def test_more_values_than_panels_are_counted():
-    (figure, *_) = tasks_figures(with_tasks([{f"value_{i}": float(i * j) for i in range(1, 51)} for j in range(3)]))
+    tasks = [{f"value_{i}": float(i * j) for i in range(1, 51)} for j in range(3)]
+    (figure, *_) = tasks_figures(with_tasks(tasks))
     assert len(figure.axes) == 40
     assert "the first 40 of 50 values" in figure.get_suptitle()
 
 
 def test_values_of_tasks_that_are_no_numbers_are_named_and_not_drawn():
-    tasks = [{"gait": "trot", "speed": 1.0, "links": [1]}, {"gait": "walk", "speed": 2.0, "links": [2]}]
+    tasks = [
+        {"gait": "trot", "speed": 1.0, "links": [1]},
+        {"gait": "walk", "speed": 2.0, "links": [2]},
+    ]
     (figure, *_) = tasks_figures(with_tasks(tasks))
     (axes,) = figure.axes
     assert axes.get_xlabel() == "speed"

@@ -1,4 +1,4 @@
-"""Intervals: against closed forms, against SciPy, and that they hold the true mean as often as they say."""
+"""Intervals: against closed forms and SciPy, and that they hold the mean as often as they say."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from maml_rl.comparison import Entry
 from maml_rl.evaluation import Evaluation
 from maml_rl.intervals import difference, mean_interval, written
 
-T_2, T_3 = 12.7062, 4.3027  # 97.5 % quantiles of Student's t with 1 and 2 degrees of freedom, from a table
+# 97.5 % quantiles of Student's t with 1 and 2 degrees of freedom, from a table
+T_2, T_3 = 12.7062, 4.3027
 
 
 def test_the_interval_of_the_mean_by_hand():
     ends = mean_interval(np.array([[1.0, 3.0], [5.0, 5.0]]))
-    np.testing.assert_allclose(ends, [[2 - T_2, 2 + T_2], [5, 5]], rtol=1e-4)  # std sqrt(2), over sqrt(2)
+    # The standard deviation is sqrt(2), over sqrt(2).
+    np.testing.assert_allclose(ends, [[2 - T_2, 2 + T_2], [5, 5]], rtol=1e-4)
     half = T_3 * np.sqrt(7) / np.sqrt(3)  # (4 + 1 + 9) / 2 = 7
-    np.testing.assert_allclose(mean_interval(np.array([1.0, 2.0, 6.0])), [3 - half, 3 + half], rtol=1e-4)
+    ends = mean_interval(np.array([1.0, 2.0, 6.0]))
+    np.testing.assert_allclose(ends, [3 - half, 3 + half], rtol=1e-4)
 
 
 def test_the_interval_of_the_mean_is_scipys():
     values = np.random.default_rng(1).normal(3.0, 2.0, 40)
-    np.testing.assert_allclose(mean_interval(values), stats.ttest_1samp(values, 0).confidence_interval())
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    np.testing.assert_allclose(mean_interval(values), expected)
 
 
 def test_leading_axes_are_kept():
@@ -43,10 +47,12 @@ def test_one_value_has_no_interval():
 # --- coverage ---
 
 
-def simulated(rng: np.random.Generator, num_runs: int, num_tasks: int, task_effects: np.ndarray) -> Entry:
+def simulated(rng: np.random.Generator, num_runs: int, task_effects: np.ndarray) -> Entry:
     """Runs of a method whose mean is 0 on these tasks: a run's effect is the same on all tasks."""
+    num_tasks = len(task_effects)
     run_effects = rng.normal(0.0, 1.0, (num_runs, 1))
-    returns = run_effects + task_effects - task_effects.mean() + rng.normal(0.0, 0.5, (num_runs, num_tasks))
+    noise = rng.normal(0.0, 0.5, (num_runs, num_tasks))
+    returns = run_effects + task_effects - task_effects.mean() + noise
     nothing = np.full((1, num_tasks, 1), np.nan)
     evaluations = [Evaluation([{}] * num_tasks, row[None, :, None], nothing, {}) for row in returns]
     return Entry("method", (Path("run"),) * num_runs, tuple(evaluations), {})
@@ -57,7 +63,7 @@ def test_the_interval_over_runs_holds_the_mean_of_the_method(num_runs):
     rng = np.random.default_rng(num_runs)
     hits = []
     for _ in range(400):
-        (low, high), *_ = simulated(rng, num_runs, 40, rng.normal(0.0, 3.0, 40)).interval
+        (low, high), *_ = simulated(rng, num_runs, rng.normal(0.0, 3.0, 40)).interval
         hits.append(low <= 0 <= high)
     assert 0.92 < np.mean(hits) < 0.98  # 0.95 with a standard error of 0.011
 
@@ -75,9 +81,8 @@ def test_the_interval_of_a_difference_over_runs_holds_it(num_first, num_second):
     hits = []
     for _ in range(2000):
         tasks = rng.normal(0.0, 9.0, 8)
-        first, second = (
-            rng.normal(0.0, spread, (number, 1)) + tasks for spread, number in ((3.0, num_first), (0.5, num_second))
-        )
+        first = rng.normal(0.0, 3.0, (num_first, 1)) + tasks
+        second = rng.normal(0.0, 0.5, (num_second, 1)) + tasks
         low, high = difference(first, second).interval
         hits.append(low <= 0 <= high)
     assert 0.935 < np.mean(hits) < 0.97
@@ -120,9 +125,11 @@ def test_a_single_run_is_one_policy_to_which_several_runs_are_compared():
 def test_the_probability_of_improvement_counts_pairs_of_runs_within_each_task():
     first = np.array([[1.0, 10.0], [3.0, 10.0]])
     second = np.array([[2.0, 10.0], [0.0, 11.0], [3.0, 0.0]])
-    # Task 0: 1 wins over 0; 3 wins over 2 and 0, and ties with 3. Task 1: each 10 ties, loses and wins.
-    assert difference(first, second).probability == pytest.approx(((1 + 2.5) / 6 + (0.5 + 0 + 1) / 3) / 2)
-    assert difference(second, first).probability == pytest.approx(1 - difference(first, second).probability)
+    # Task 0: 1 wins over 0; 3 wins over 2 and 0, and ties with 3.
+    # Task 1: each 10 ties, loses and wins.
+    expected = ((1 + 2.5) / 6 + (0.5 + 0 + 1) / 3) / 2
+    assert difference(first, second).probability == pytest.approx(expected)
+    assert difference(second, first).probability == pytest.approx(1 - expected)
 
 
 def test_runs_that_agree_differ_by_exactly_so_much():
