@@ -327,7 +327,7 @@ def two_methods(num_ours: int, num_others: int) -> Comparison:
 def test_the_first_method_is_compared_with_each_other_one(num_ours, num_others, over, tmp_path):
     comparison = two_methods(num_ours, num_others)
     ours, others, _ = comparison.main
-    scores = [entry._scores.swapaxes(0, 1) for entry in comparison.main]
+    scores = [np.stack([e.task_returns for e in m.evaluations], axis=1) for m in comparison.main]
     write_report(tmp_path, comparison)
     first, second = json.loads((tmp_path / "results.json").read_text())["differences"]
     assert (first["first"], first["second"], second["second"]) == ("ours", "others", "oracle")
