@@ -254,7 +254,8 @@ class Comparison:
             for first, second, steps in self.differences:
                 mean, interval, over, probability = steps[k]
                 name = f"{first.name} − {second.name}"
-                numbers = f"{mean:.1f}", written(interval), over, f"{probability:.2f}"
+                share = "–" if np.isnan(probability) else f"{probability:.2f}"
+                numbers = f"{mean:.1f}", written(interval), over, share
                 rows.append([name, str(k), *numbers])
             lines += [*_aligned(rows), ""]
         if self.scratch is not None:

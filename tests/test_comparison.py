@@ -167,6 +167,22 @@ def test_other_parameters_are_not_taken_for_the_same(runs, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_part_that_another_run_left_has_the_facts_of_this_run(runs, tmp_path):
+    (first,) = subjects(runs[:1], "a")
+    policy = dataclasses.replace(first.policy, num_iterations=7)
+    for subject, expected in ((first, 1), (dataclasses.replace(first, policy=policy), 7)):
+        sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
+        (entry,) = compare([subject], [CONDITION], **sizes).main
+        assert entry.evaluations[0].description["num_iterations"] == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_saved_policy_does_not_say_how_long_it_was_trained(runs, tmp_path):
+    policy = maml_rl.load(runs[0])
+    assert policy.num_iterations == 1
+    assert maml_rl.load(policy.save(tmp_path / "saved")).num_iterations is None
+
+
 def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
     flags = ["--dynamics", "body_mass=0.5:2:3,slope=0:0.1:2", "--dynamics", "gravity=9"]
     assert main(["evaluate", str(runs[0]), *SMALL, "--output", str(tmp_path), *flags]) == 0
