@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +15,12 @@ import numpy as np
 from maml_rl.bounded_files import LONGEST_TABLE, read_json
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
-from maml_rl.evaluation import Evaluation, evaluate, failed_note
+from maml_rl.evaluation import Evaluation, evaluate, failed_note, origin_of
 from maml_rl.intervals import (
-    interquartile_mean,
-    interquartile_mean_interval,
+    FEW_RUNS,
+    Difference,
+    Over,
+    difference,
     mean_interval,
     mean_of_valid,
     written,
@@ -110,23 +111,40 @@ class Entry:
         return min(last, self.evaluations[0].description["num_steps_in_training"] or last)
 
     @property
-    def center(self) -> np.ndarray:
-        """Of one run the mean over tasks, of several the interquartile mean over runs and tasks, (K + 1,)."""
-        if len(self.evaluations) == 1:
-            return self.evaluations[0].mean
-        return np.array([interquartile_mean(scores) for scores in self._scores])
+    def run_returns(self) -> np.ndarray:
+        """Return of each run, mean over the tasks that failed in none of them, (S, K + 1)."""
+        failed = np.isnan(self.task_returns)
+        return mean_of_valid(np.where(failed, np.nan, self._scores), 2)
 
-    @functools.cached_property
+    @property
+    def center(self) -> np.ndarray:
+        """Mean over tasks, and over runs where there are several, (K + 1,)."""
+        return mean_of_valid(self.task_returns, 1)
+
+    @property
+    def over(self) -> Over:
+        """What :attr:`interval` is over."""
+        return "tasks" if len(self.evaluations) == 1 else "runs"
+
+    @property
     def interval(self) -> np.ndarray:
-        """95 % interval of :attr:`center`: over tasks for one run, over runs for several, (K + 1, 2)."""
-        if len(self.evaluations) == 1:
-            return mean_interval(self.evaluations[0].task_returns)
-        return np.stack([interquartile_mean_interval(scores) for scores in self._scores])
+        """95 % interval of :attr:`center`, (K + 1, 2); of several runs that on just these tasks."""
+        return mean_interval(self.task_returns if self.over == "tasks" else self.run_returns.T)
+
+    def minus(self, other: Entry) -> list[Difference]:
+        """The difference to another method after each step, K + 1 of them.
+
+        A method that has fewer steps, as an oracle has none, is taken after its last one.
+        """
+        return [
+            difference(scores, other._scores[:, min(k, len(other.center) - 1)])
+            for k, scores in enumerate(self._scores.swapaxes(0, 1))
+        ]
 
     @property
     def _scores(self) -> np.ndarray:
-        """(K + 1, S, N)."""
-        return np.stack([evaluation.task_returns for evaluation in self.evaluations], axis=1)
+        """(S, K + 1, N)."""
+        return np.stack([evaluation.task_returns for evaluation in self.evaluations])
 
 
 @dataclass(frozen=True)
@@ -213,25 +231,38 @@ class Comparison:
         """The parameters of each sweep: one of them, or two where a grid was evaluated."""
         return list(dict.fromkeys(tuple(entry.swept) for entry in self.entries if entry.swept))
 
+    @property
+    def differences(self) -> list[tuple[Entry, Entry, list[Difference]]]:
+        """The first method and each other one in the environment as it is, and how they differ."""
+        first, *others = self.main
+        return [(first, other, first.minus(other)) for other in others]
+
     def table(self) -> str:
         """Returns after each step as text: a row per method, and for the versions of a sweep one per version."""
         lines = []
         for names in [(), *self.sweeps]:
             entries = self.main if not names else self.sweep(*names)
             rows = [row for entry in entries for row in _rows(entry)]
-            head = [*names, "policy", "steps", "return", "95 % interval over tasks", "success"]
+            head = [*names, "policy", "steps", "return", "95 % interval", "over", "success"]
             if all(row[-1] == "–" for row in rows):
                 head, rows = head[:-1], [row[:-1] for row in rows]
-            widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-            lines += ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in [head, *rows]]
-            lines += [*failed_notes(entries), ""]
+            lines += [*_aligned([head, *rows]), *run_notes(entries), *failed_notes(entries), ""]
+        if self.differences:
+            k = self.main[0].shown_step
+            head = ["difference", "steps", "return", "95 % interval", "over"]
+            rows = [[*head, "probability of improvement"]]
+            for first, second, steps in self.differences:
+                mean, interval, over, probability = steps[k]
+                name = f"{first.name} − {second.name}"
+                share = "–" if np.isnan(probability) else f"{probability:.2f}"
+                numbers = f"{mean:.1f}", written(interval), over, share
+                rows.append([name, str(k), *numbers])
+            lines += [*_aligned(rows), ""]
         if self.scratch is not None:
             learned = self.scratch_rows()
             width = max(len(name) for name, _, _ in learned)
             lines += [f"on {len(self.scratch.tasks)} of these tasks, return after so many control steps in each:"]
             lines += [f"{name:>{width}}  {steps:>9,}  {value:.1f}" for name, steps, value in learned]
-        if any(len(entry.evaluations) > 1 for entry in self.entries):
-            lines += ["", "of several runs: interquartile mean over runs and tasks, and its interval over runs"]
         return "\n".join(lines).rstrip()
 
     def scratch_rows(self) -> list[tuple[str, int, float]]:
@@ -247,23 +278,45 @@ class Comparison:
         return found + [(scratch.label, int(scratch.num_env_steps[p]), float(returns[p])) for p in points]
 
 
+def run_notes(entries: Sequence[Entry]) -> list[str]:
+    """A line with the return of each run, for each entry of a few runs: their interval is wide."""
+    notes = []
+    for entry in entries:
+        if 1 < len(entry.evaluations) <= FEW_RUNS:
+            k = entry.shown_step
+            returns = ", ".join(f"{value:.1f}" for value in entry.run_returns[:, k])
+            after = f"after {k} step{'s' * (k != 1)}"
+            notes.append(f"{entry.name}{_version(entry)}, each run {after}: {returns}")
+    return notes
+
+
 def failed_notes(entries: Sequence[Entry]) -> list[str]:
     """A line for each entry whose means leave tasks out."""
     notes = []
     for entry in entries:
-        version = "".join(f" at {name} {value:.4g}" for name, value in entry.swept.items())
         found = failed_note(entry.num_failed_tasks, len(entry.evaluations[0].tasks))
-        notes += [f"{entry.name}{version}: {note}" for note in found]
+        notes += [f"{entry.name}{_version(entry)}: {note}" for note in found]
     return notes
+
+
+def _version(entry: Entry) -> str:
+    return "".join(f" at {name} {value:.4g}" for name, value in entry.swept.items())
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines of text."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows]
 
 
 def _rows(entry: Entry) -> list[list[str]]:
     swept = [f"{value:.4g}" for value in entry.swept.values()]
     success = ["–" if np.isnan(share) else f"{100 * share:.0f} %" for share in entry.success]
-    return [
-        [*swept, entry.name, str(k), f"{entry.center[k]:.1f}", written(entry.interval[k]), success[k]]
-        for k in range(len(entry.center))
-    ]
+    rows = []
+    for k, center in enumerate(entry.center):
+        interval = written(entry.interval[k])
+        rows.append([*swept, entry.name, str(k), f"{center:.1f}", interval, entry.over, success[k]])
+    return rows
 
 
 def compare(
@@ -387,4 +440,5 @@ def _evaluation_of(values: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mappi
     units = description["task_units"]
     if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
         raise ValueError(f"task_units must be texts by name, got {units!r:.100}")
-    return Evaluation(tasks, arrays["returns"], arrays["success"], description)
+    # The file is found by its parameters, and another run may have the same ones.
+    return Evaluation(tasks, arrays["returns"], arrays["success"], description | origin_of(policy))

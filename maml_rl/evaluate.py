@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -65,8 +66,8 @@ def command(argv: list[str]) -> int:
     )
     parser.add_argument("--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines")
     add_env_flags(parser)
-    env_flags, argv = take_env_flags(argv)
-    args = parse(parser, argv)
+    env_flags, rest = take_env_flags(argv)
+    args = parse(parser, rest)
     refuse_flags_beside_task(args.task, env_flags)
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
@@ -75,7 +76,8 @@ def command(argv: list[str]) -> int:
     args.runs = [find_run(run) for run in args.runs]
     folder = args.output or output_folder(args.runs[0]) / "evaluation"
     instead = ", in place of an earlier evaluation" if (folder / "report.html").exists() else ""
-    comparison, env = _evaluated(args, num_tasks, env_flags, folder)
+    typed = shlex.join(["python", "-m", "maml_rl.evaluate", *argv])
+    comparison, env = _evaluated(args, num_tasks, env_flags, folder, typed)
     changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags)
     kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
     tasks = f"{num_tasks} {comparison.kind_of_tasks} task{'' if num_tasks == 1 else 's'}"
@@ -85,7 +87,7 @@ def command(argv: list[str]) -> int:
 
 
 def _evaluated(
-    args: argparse.Namespace, num_tasks: int, env_flags: EnvFlags, folder: Path
+    args: argparse.Namespace, num_tasks: int, env_flags: EnvFlags, folder: Path, typed: str
 ) -> tuple[Comparison, EnvConfig]:
     """Evaluate and write the files; the result, and the environment without a sweep."""
     from tqdm import tqdm
@@ -113,7 +115,7 @@ def _evaluated(
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks
             comparison = dataclasses.replace(comparison, scratch=Scratch.read(scratch, tasks))
-        write_report(folder, comparison, trained)
+        write_report(folder, comparison, trained, typed)
     if unfinished.exists():
         shutil.rmtree(unfinished)
     return comparison, conditions[0].env_of(subjects[0].policy)

@@ -130,11 +130,17 @@ def evaluate_with(
         "num_steps_in_training": policy.config.inner.num_steps,
         "step_size": list(inner.test_step_sizes) or inner.step_size,
         "seed": streams.seed,
+        **origin_of(policy),
         "task_units": {name: units[name] for name in tasks[0] if name in units},
         **({"tasks_are_given": True} if is_given else {}),
     }
     plain_tasks = [_plain(task) for task in tasks]
     return Evaluation(plain_tasks, returns.cpu().numpy(), success.cpu().numpy(), description)
+
+
+def origin_of(policy: MetaPolicy) -> dict[str, int | None]:
+    """Seed and length of the training that a policy comes from, as a description has them."""
+    return {"training_seed": policy.config.seed, "num_iterations": policy.num_iterations}
 
 
 def _plain(task: Task) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.comparison import Comparison
-from maml_rl.intervals import mean_of_valid
+from maml_rl.comparison import Comparison, Entry
+from maml_rl.intervals import FEW_RUNS, mean_of_valid
 
 COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
 """Of Okabe and Ito (2008), without the yellow, which is hardly seen on white; neighbours differ in lightness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 """As many as have no divisor in common with the colours, so that 63 lines look different."""
+_MAX_PANELS = 40
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -47,12 +48,40 @@ def _style(i: int) -> dict[str, Any]:
     return {"color": color, "linestyle": line, "marker": marker, "markersize": 5}
 
 
-def _draw(axes: Axes, x: Any, center: np.ndarray, interval: np.ndarray, i: int, label: str) -> None:
-    """A line with its interval as a band."""
+def _draw(axes: Axes, x: Any, points: Sequence[tuple[Entry, int]], i: int, label: str) -> None:
+    """A line through the returns of entries after so many steps, and their spread.
+
+    That is a band of their intervals, or of a few runs each as a thin line.
+
+    Args:
+        axes: to draw on.
+        x: of each point.
+        points: entries of as many runs each, and a step of each.
+        i: of the line among the others.
+        label: in the legend.
+    """
     style = _style(i)
-    axes.plot(x, center, label=label, **style)
-    if np.isfinite(interval).all():
-        axes.fill_between(x, interval[:, 0], interval[:, 1], color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(x, [entry.center[k] for entry, k in points], label=label, **style)
+    if 1 < len(points[0][0].evaluations) <= FEW_RUNS:
+        runs = np.stack([entry.run_returns[:, k] for entry, k in points])
+        axes.plot(x, runs, color=style["color"], linewidth=0.7, alpha=0.6)
+        return
+    intervals = np.stack([entry.interval[k] for entry, k in points])
+    if np.isfinite(intervals).all():
+        axes.fill_between(x, *intervals.T, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _spread(entries: Sequence[Entry]) -> str:
+    """What the bands and the thin lines of :func:`_draw` are."""
+    num_runs = {len(entry.evaluations) for entry in entries}
+    parts = []
+    if 1 in num_runs and max(num_runs) > FEW_RUNS:
+        parts.append("band: 95 % interval, over tasks for one run, else over runs")
+    elif 1 in num_runs or max(num_runs) > FEW_RUNS:
+        parts.append(f"band: 95 % interval over {'tasks' if 1 in num_runs else 'runs'}")
+    if any(1 < number <= FEW_RUNS for number in num_runs):
+        parts.append("thin lines: single runs")
+    return "; ".join(parts)
 
 
 def _finish(figure: Figure, title: str) -> Figure:
@@ -74,75 +103,119 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     for i, entry in enumerate(comparison.main):
         if len(entry.center) == 1:  # told the task, so there is nothing to adapt to
             for axes, end in ((by_steps, last), (by_episodes, last * entry.evaluations[0].returns.shape[2])):
-                _draw(axes, [0, end], entry.center.repeat(2), entry.interval.repeat(2, axis=0), i, entry.name)
+                _draw(axes, [0, end], [(entry, 0)] * 2, i, entry.name)
         else:
-            _draw(by_steps, np.arange(len(entry.center)), entry.center, entry.interval, i, entry.name)
-            _draw(by_episodes, entry.num_episodes, entry.center, entry.interval, i, entry.name)
+            points = [(entry, k) for k in range(len(entry.center))]
+            _draw(by_steps, np.arange(len(points)), points, i, entry.name)
+            _draw(by_episodes, entry.num_episodes, points, i, entry.name)
     by_steps.set(xlabel="adaptation steps", ylabel="return", xticks=range(last + 1))
     used = sorted({number for entry in comparison.main for number in entry.num_episodes.tolist()})
     by_episodes.set(xlabel="episodes used per task", xticks=used if len(used) <= 8 else used[:: len(used) // 6])
-    what = f"mean over {comparison.settings['num_tasks']} {comparison.kind_of_tasks} tasks and 95 % interval over tasks"
-    if any(len(entry.evaluations) > 1 for entry in comparison.main):
-        what += "; of several runs\ninterquartile mean over runs and tasks and 95 % interval over runs"
-    return _finish(figure, f"{_name(comparison)}: {what}")
+    what = f"mean over {comparison.settings['num_tasks']} {comparison.kind_of_tasks} tasks"
+    return _finish(figure, f"{_name(comparison)}: {what}\n{_spread(comparison.main)}")
 
 
-def tasks_figure(comparison: Comparison) -> Figure | None:
-    """Each task's return before and after adaptation: over its parameter, or on the map of goals.
+def tasks_figures(comparison: Comparison) -> list[Figure]:
+    """Return on each task before and after adaptation, a figure per method.
 
-    ``None`` for tasks that differ in nothing, in more than two parameters, or in ones that are no numbers.
+    Over the value in which the tasks differ, on a map where they differ in two, and from three on
+    a panel per value. Values that are not numeric are not drawn, and the title names them. There
+    are no figures where no numeric value differs.
     """
-    entry = comparison.main[0]
-    units = comparison.settings["task_units"]
-    tasks = entry.evaluations[0].tasks
+    tasks = comparison.main[0].evaluations[0].tasks
     varying = [name for name in tasks[0] if any(task[name] != tasks[0][name] for task in tasks)]
-    if not all(isinstance(task[name], (int, float)) for task in tasks for name in varying):
-        return None
-    values = np.array([[float(task[name]) for name in varying] for task in tasks])
-    after = entry.shown_step
-    shown = {_after(0): entry.task_returns[0], _after(after): entry.task_returns[after]}
-    if len(shown) == 2 and len(varying) == 1:
-        return _task_curve(f"{_name(comparison)}, {entry.label}", _spoken(varying[0], units), values[:, 0], shown)
-    if len(shown) == 2 and len(varying) == 2:
-        is_place = units.get(varying[0], "") == units.get(varying[1], "") != ""
-        names = [_spoken(name, units) for name in varying]
-        return _task_map(f"{_name(comparison)}, {entry.label}", names, values, shown, is_place)
-    return None
+    numbers = (int, float)
+    numeric = [name for name in varying if all(isinstance(task[name], numbers) for task in tasks)]
+    if not numeric:
+        return []
+    others = ", ".join(name for name in varying if name not in numeric)
+    note = f"\nnot drawn, since not numeric: {others}" if others else ""
+    units = comparison.settings["task_units"]
+    columns = {name: np.array([float(task[name]) for task in tasks]) for name in numeric}
+    axes = {_spoken(name, units): values for name, values in columns.items()}
+    is_place = len(numeric) == 2 and units.get(numeric[0], "") == units.get(numeric[1], "") != ""
+    found = []
+    for entry in comparison.main:
+        title = f"{_name(comparison)}, {entry.name}{note}"
+        shown = {_after(k): entry.task_returns[k] for k in (0, entry.shown_step)}
+        if len(entry.center) == 1:
+            shown = {"without adaptation": entry.task_returns[0]}
+        if len(axes) == 2:
+            found.append(_task_map(title, axes, shown, is_place))
+        else:
+            found.append(_task_panels(title, axes, shown))
+    return found
 
 
-def _task_curve(title: str, name: str, values: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
-    figure = _figure(6, 4)
-    axes = figure.subplots()
+def _task_panels(
+    title: str,
+    values: Mapping[str, np.ndarray],
+    shown: Mapping[str, np.ndarray],
+) -> Figure:
+    """A panel per value of a task: return against it."""
+    names = list(values)[:_MAX_PANELS]
+    num_columns = min(4, len(names))
+    num_rows = -(-len(names) // num_columns)
+    size = (6, 4) if len(names) == 1 else (1 + 2.5 * num_columns, 1 + 2.2 * num_rows)
+    figure = _figure(*size)
+    panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.remove()
+    for axes, name in zip(panels.flat, names, strict=False):
+        _task_curve(axes, name, values[name], shown)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("return" if len(names) > 1 else "return (mean over the task's episodes)")
+    what = "before and after adaptation" if len(shown) == 2 else next(iter(shown))
+    left_out = ""
+    if len(names) < len(values):
+        left_out = f"\nthe first {len(names)} of {len(values)} values"
+    return _finish(figure, f"{title}\neach task {what}{left_out}")
+
+
+def _task_curve(axes: Axes, name: str, values: np.ndarray, shown: Mapping[str, np.ndarray]) -> None:
     different = np.unique(values)
     jitter = np.zeros(len(values))
     if len(different) < len(values):  # tasks that coincide would hide each other
         gap = np.diff(different).min()
         jitter = gap * np.linspace(-0.12, 0.12, len(values))
-        axes.set_xticks(different)
+        if len(different) <= 10:
+            axes.set_xticks(different)
     for i, (label, returns) in enumerate(shown.items()):
         style = _style(i) | {"linestyle": "none"}
         axes.plot(values + jitter, returns, label=label, alpha=0.8, **style)
-    before, after = shown.values()
-    axes.vlines(values + jitter, before, after, color="0.6", linewidth=0.8, zorder=0)
-    axes.set(xlabel=name, ylabel="return (mean over the task's episodes)")
-    return _finish(figure, f"{title}: each task before and after adaptation")
+    if len(shown) == 2:
+        before, after = shown.values()
+        axes.vlines(values + jitter, before, after, color="0.6", linewidth=0.8, zorder=0)
+    axes.set_xlabel(name)
 
 
 def _task_map(
-    title: str, names: list[str], values: np.ndarray, shown: Mapping[str, np.ndarray], is_place: bool
+    title: str,
+    values: Mapping[str, np.ndarray],
+    shown: Mapping[str, np.ndarray],
+    is_place: bool,
 ) -> Figure:
-    figure = _figure(9, 4)
+    figure = _figure(1 + 4 * len(shown), 4)
     both = np.concatenate(list(shown.values()))
-    for axes, (label, returns) in zip(figure.subplots(1, 2, sharex=True, sharey=True), shown.items(), strict=True):
+    panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
+    (across, up), (x, y) = values.keys(), values.values()
+    for axes, (label, returns) in zip(panels, shown.items(), strict=True):
         points = axes.scatter(
-            *values.T, c=returns, vmin=np.nanmin(both), vmax=np.nanmax(both), cmap="cividis", s=45, edgecolors="black"
+            x,
+            y,
+            c=returns,
+            vmin=np.nanmin(both),
+            vmax=np.nanmax(both),
+            cmap="cividis",
+            s=45,
+            edgecolors="black",
         )
-        axes.set(xlabel=names[0], title=label)
+        axes.set(xlabel=across, title=label)
         if is_place:
             axes.set_aspect("equal", adjustable="box")
         axes.margins(0.1)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel(names[1])
+    figure.axes[0].set_ylabel(up)
     figure.colorbar(points, ax=figure.axes, label="return")
     figure.suptitle(title, fontsize=10)
     return figure
@@ -194,14 +267,15 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         x = [entry.swept[name] for entry in several]
         after = several[0].shown_step
         for k in dict.fromkeys((0, after)):
-            center, interval = (np.stack([getattr(e, what)[k] for e in several]) for what in ("center", "interval"))
-            _draw(axes, x, center, interval, 2 * i + (k != 0), f"{label}, {_after(k)}")
+            line = f"{several[0].name}, {_after(k)}"
+            _draw(axes, x, [(entry, k) for entry in several], 2 * i + (k != 0), line)
     if trained[0] < trained[1]:
         axes.axvspan(*trained, color="0.88", zorder=0, label="in training")
     else:
         axes.axvline(trained[0], color="0.5", linewidth=1.5, zorder=0, label="in training")
     axes.set(xlabel=_spoken(name, comparison.settings["task_units"]), ylabel="return")
-    return _finish(figure, f"{_name(comparison)}: bodies that training did not see")
+    title = f"{_name(comparison)}: bodies that training did not see"
+    return _finish(figure, f"{title}\n{_spread(entries)}")
 
 
 def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:

@@ -26,7 +26,7 @@ from maml_rl.config_files import run_config
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.figures import COLORS, MARKERS, encoded
-from maml_rl.intervals import mean_interval_over_seeds
+from maml_rl.intervals import FEW_RUNS, mean_interval
 from maml_rl.pretrained_runs import find_run
 from maml_rl.run_groups import Settings, group_settings
 
@@ -39,7 +39,6 @@ _X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]
     "iterations": ("meta-iterations", lambda columns: columns[_ITERATION]),
 }
 _FINAL_PART = 20  # the last 5 % of the iterations are one part of so many
-_MAX_SHOWN_RUNS = 3  # of a group, as lines of their own
 _FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -245,27 +244,29 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
     """The groups in numbers, as text: how long they trained, and the final value of what is shown."""
     width = max(len(label) for label in labels)
     columns = f"{{:<{width}}}  {{:>5}}  {{:>10}}  {{:>9}}  {{:>7}}  {{:>9}}  {{}}"
-    lines, notes = [columns.format("", "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval")], []
+    head = "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval over runs"
+    lines, notes = [columns.format("", *head)], []
     for group, label in zip(groups, labels, strict=True):
         metric = view.metric_of(group)
         curve, hours = group.curve(metric, "steps"), group.curve(metric, "time").x[-1]
         final, last = curve.final, int(curve.iteration[-1])
-        ends = "" if len(final) == 1 else "[{:.4g}, {:.4g}]".format(*mean_interval_over_seeds(final))
+        ends = "" if len(final) == 1 else "[{:.4g}, {:.4g}]".format(*mean_interval(final))
         numbers = len(final), last, f"{curve.x[-1]:.4g}", f"{hours:.3g}", f"{final.mean():.4g}", ends
         lines.append(columns.format(label, *numbers).rstrip())
         longest = int(max(one.iteration[-1] for one in curve.series))
         if longest > last:
             notes.append(f"{label}: cut to {last} iterations, which all its runs have; the longest has {longest}")
     tags = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
-    notes.append(f"final: {tags}, mean over the last 5 % of the iterations; interval over seeds by Student's t")
+    what = "mean over the last 5 % of the iterations; interval over runs by Student's t"
+    notes.append(f"final: {tags}, {what}")
     return "\n".join([*lines, *notes])
 
 
 def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str | None) -> Figure:
-    """Draw a line per group: the mean over its runs, with its 95 % interval by Student's t as a band.
+    """Draw a line per group: the mean over its runs.
 
-    Of two or three runs each is drawn too, whole. The vertical axis spans the runs: the band of two is often far wider,
-    and then cut off.
+    Of two or three runs each is drawn too, whole; of more, the 95 % interval over runs by Student's
+    t as a band. That of two or three is in the table alone: its band would cover the figure.
 
     Args:
         groups: of runs.
@@ -280,20 +281,15 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     entries: list[tuple[Artist, str]] = []
-    heights = np.empty(0)
     for i, (group, label) in enumerate(zip(groups, labels, strict=True)):
         curve = group.curve(view.metric_of(group), view.x, view.smooth)
         start = group.curve(_return_after(0), view.x, view.smooth) if view.before else None
         line = _draw_curve(axes, curve, start, i, len(groups))
         seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
         entries.append((line, textwrap.fill(label + seeds, 80)))
-        heights = np.concatenate([heights, *(one.y for one in curve.series), start.mean if start else []])
-    margin = 0.05 * (np.ptp(heights) or 1.0)
-    axes.set_ylim(heights.min() - margin, heights.max() + margin)
     steps = " or ".join(f"{num}" for num in sorted({group.num_steps for group in groups}))
     returns = f"return after {steps} adaptation step{'' if steps == '1' else 's'}"
-    shown = "return" if view.before else returns  # the legend says which is which
-    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or shown)
+    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
     axes.grid(alpha=0.3)
     families = {group.settings["env.name"] for group in groups}
     if title is None and len(families) == 1 < len(groups):
@@ -307,9 +303,10 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
     """Draw the curve of the ``i``-th group, and the one before adaptation; the line of its mean."""
     colour, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
     num_runs = len(curve.series)
-    if num_runs > 1:
-        axes.fill_between(curve.x, *mean_interval_over_seeds(curve.values.T).T, color=colour, alpha=0.15, linewidth=0)
-    if 1 < num_runs <= _MAX_SHOWN_RUNS:
+    if num_runs > FEW_RUNS:
+        ends = mean_interval(curve.values.T).T
+        axes.fill_between(curve.x, *ends, color=colour, alpha=0.15, linewidth=0)
+    elif num_runs > 1:
         for one in curve.series:
             axes.plot(one.x, one.y, color=colour, linewidth=0.7, alpha=0.6)
     if start is not None:
@@ -325,10 +322,10 @@ def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist,
     if view.before:
         yield Line2D([], [], color="grey", linewidth=1.3, linestyle="--"), "before adaptation"
     nums = [len(group.runs) for group in groups]
-    if any(1 < num <= _MAX_SHOWN_RUNS for num in nums):
+    if any(1 < num <= FEW_RUNS for num in nums):
         yield Line2D([], [], color="grey", linewidth=0.7), "single runs"
-    if max(nums) > 1:
-        yield Patch(color="grey", alpha=0.3, linewidth=0), "95 % interval over seeds (Student's t)"
+    if max(nums) > FEW_RUNS:
+        yield Patch(color="grey", alpha=0.3, linewidth=0), "95 % interval over runs (Student's t)"
 
 
 def _add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:

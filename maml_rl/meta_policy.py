@@ -73,6 +73,7 @@ class MetaPolicy:
         action_space: of one environment.
         config: of the run that the parameters come from.
         num_adaptation_steps: inner steps that lie behind ``theta``.
+        num_iterations: meta-iterations that lie behind it; ``None`` where that is not known.
     """
 
     policy: MLPPolicy
@@ -82,6 +83,7 @@ class MetaPolicy:
     action_space: spaces.Space[Any]
     config: Config
     num_adaptation_steps: int = 0
+    num_iterations: int | None = None
 
     def __repr__(self) -> str:
         """What it is, without its numbers."""
@@ -456,4 +458,6 @@ def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
     policy = make_policy(config.policy, observation_space, action_space, config.seed)
     theta, normalizer = policy_state(checkpoint, policy, config, path)
     steps = checkpoint.counter("num_adaptation_steps", path) if "num_adaptation_steps" in checkpoint.values else 0
-    return MetaPolicy(policy, theta, normalizer, observation_space, action_space, config, steps)
+    iterations = checkpoint.counter("iteration", path) or None  # MetaPolicy.save begins at 0 again
+    spaces = observation_space, action_space
+    return MetaPolicy(policy, theta, normalizer, *spaces, config, steps, iterations)

@@ -43,8 +43,9 @@ def _parser() -> Parser:
         prog="python -m maml_rl.plot",
         description="Learning curves of runs, as a picture and a table. Runs whose settings agree in all but seed (and "
         "output, device, num_iterations, logging) are one line: their mean at each iteration that all of them have, "
-        "at their mean x, with the 95 % interval over seeds by Student's t as a band; two or three runs are also "
-        "drawn thinly, whole. The table's final value is the mean over the last 5 % of these iterations.",
+        "at their mean x. Two or three runs are also drawn thinly, whole; more have the 95 % "
+        "interval over runs by Student's t as a band. The table's final value is the mean over the "
+        "last 5 % of these iterations, and has that interval from two runs on.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")

@@ -35,3 +35,14 @@ def find_run(run: str | Path) -> Path:
 def output_folder(run: Path) -> Path:
     """Where to put what is made of a run: in its folder, or in runs/NAME for a pretrained policy."""
     return Path("runs") / run.name if run.parent == _FOLDER else run
+
+
+def run_name(run: Path) -> str:
+    """What to call a run in a report: a pretrained policy's name, or the path.
+
+    A path below the current directory is made relative.
+    """
+    here = Path.cwd()
+    if run.parent == _FOLDER:
+        return run.name
+    return str(run.relative_to(here)) if run.is_relative_to(here) else str(run)

@@ -9,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maml_rl import figures
-from maml_rl.comparison import Comparison, Entry, failed_notes
+from maml_rl.comparison import Comparison, Entry, failed_notes, run_notes
 from maml_rl.durable_files import write_whole
-from maml_rl.intervals import written
+from maml_rl.evaluation import Evaluation
+from maml_rl.intervals import Difference, written
+from maml_rl.pretrained_runs import run_name
+from maml_rl.run_folder import versions
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -35,7 +39,10 @@ dt, summary, p.note { color: #57606a; }
 
 
 def write_report(
-    folder: Path, comparison: Comparison, trained: Mapping[str, tuple[float, float]] | None = None
+    folder: Path,
+    comparison: Comparison,
+    trained: Mapping[str, tuple[float, float]] | None = None,
+    command: str | None = None,
 ) -> None:
     """Write every file, each whole or not at all; plots of an earlier report that this one lacks go away.
 
@@ -43,6 +50,7 @@ def write_report(
         folder: where to.
         comparison: what to report.
         trained: the range in training of each parameter of the body that is swept.
+        command: that asked for it, as typed, for report.html.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(comparison, trained or {})
@@ -53,15 +61,17 @@ def write_report(
         drawn[name] = figures.encoded(figure, "svg")
         write_whole(folder / f"{name}.svg", drawn[name])
         write_whole(folder / f"{name}.png", figures.encoded(figure, "png"))
-    write_whole(folder / "report.html", _html(comparison, drawn))
-    for pattern in ("adaptation.*", "tasks.*", "scratch.*", "sweep_*.*", "grid_*.*"):
+    write_whole(folder / "report.html", _html(comparison, drawn, command))
+    for pattern in ("adaptation.*", "tasks.*", "tasks_*.*", "scratch.*", "sweep_*.*", "grid_*.*"):
         for path in folder.glob(pattern):
             if path.stem not in pictures:
                 path.unlink()
 
 
 def _pictures(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
-    found = {"adaptation": figures.adaptation_figure(comparison), "tasks": figures.tasks_figure(comparison)}
+    found = {"adaptation": figures.adaptation_figure(comparison)}
+    for i, figure in enumerate(figures.tasks_figures(comparison)):
+        found[f"tasks_{i + 1}" if i else "tasks"] = figure
     if comparison.scratch is not None:
         found["scratch"] = figures.scratch_figure(comparison)
     for names in comparison.sweeps:
@@ -70,7 +80,7 @@ def _pictures(comparison: Comparison, trained: Mapping[str, tuple[float, float]]
             found[f"sweep_{file}"] = figures.sweep_figure(comparison, names[0], trained[names[0]])
         else:
             found[f"grid_{file}"] = figures.grid_figure(comparison, (names[0], names[1]))
-    return {name: figure for name, figure in found.items() if figure is not None}
+    return found
 
 
 def _plain(values: Any) -> Any:
@@ -84,7 +94,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     scratch = comparison.scratch
     learned = scratch and {
         "policy": scratch.label,
-        "source": str(scratch.source),
+        "source": run_name(scratch.source),
         "tasks": list(scratch.tasks),
         "num_env_steps": scratch.num_env_steps.tolist(),
         "returns": scratch.returns.tolist(),
@@ -92,14 +102,25 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     return {
         **comparison.settings,
         "scratch": learned,
+        "differences": [
+            {
+                "first": first.label,
+                "second": second.label,
+                "steps": [_plain_difference(step) for step in steps],
+            }
+            for first, second, steps in comparison.differences
+        ],
         "results": [
             {
                 "policy": entry.label,
-                "sources": [str(source) for source in entry.sources],
+                "sources": [run_name(source) for source in entry.sources],
+                "training_seeds": [e.description["training_seed"] for e in entry.evaluations],
+                "num_iterations": [e.description["num_iterations"] for e in entry.evaluations],
                 "swept": dict(entry.swept),
-                "statistic": "mean" if len(entry.evaluations) == 1 else "interquartile mean",
                 "return": _plain(entry.center.tolist()),
                 "interval_95": _plain(entry.interval.tolist()),
+                "interval_over": entry.over,
+                "run_returns": _plain(entry.run_returns.tolist()),
                 "std_over_tasks": np.nanstd(entry.task_returns, axis=1).tolist(),
                 "success": _plain(entry.success.tolist()),
                 "num_episodes": entry.num_episodes.tolist(),
@@ -113,6 +134,15 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             }
             for entry in comparison.entries
         ],
+    }
+
+
+def _plain_difference(step: Difference) -> dict[str, Any]:
+    return {
+        "return": _plain(step.mean),
+        "interval_95": _plain(step.interval.tolist()),
+        "interval_over": step.over,
+        "probability_of_improvement": _plain(step.probability),
     }
 
 
@@ -130,14 +160,15 @@ def _csv(comparison: Comparison) -> str:
             returns, success = evaluation.task_returns, evaluation.task_success
             for i, task in enumerate(evaluation.tasks):
                 version = [entry.swept.get(name, "") for name in swept]
-                row = [entry.label, source, *version, i, *(task.get(name, "") for name in names)]
+                row = [entry.label, run_name(source), *version, i]
+                row += [task.get(name, "") for name in names]
                 for k, used in enumerate(entry.num_episodes):
                     found = ["" if math.isnan(value) else value for value in (returns[k, i], success[k, i])]
                     writer.writerow([*row, k, used, *found])
     return buffer.getvalue()
 
 
-def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
+def _html(comparison: Comparison, drawn: Mapping[str, bytes], command: str | None) -> str:
     settings = comparison.settings
     tasks = f"{settings['num_tasks']} {comparison.kind_of_tasks} tasks"
     number = f"{tasks}, {settings['num_episodes']} episodes per task and adaptation step"
@@ -147,9 +178,18 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
         "episodes": f"{number}, of at most {settings['horizon']} control steps",
         "random seed": settings["seed"],
     }
-    facts |= {entry.label: ", ".join(map(str, entry.sources)) for entry in comparison.main}
+    for entry in comparison.main:
+        runs = zip(entry.sources, entry.evaluations, strict=True)
+        facts[entry.label] = "; ".join(_run(source, evaluation) for source, evaluation in runs)
     if comparison.scratch is not None:
-        facts[comparison.scratch.label] = comparison.scratch.source
+        facts[comparison.scratch.label] = run_name(comparison.scratch.source)
+    facts |= {"date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"}
+    facts |= {"command": command} if command is not None else {}
+    packages = versions()
+    commit = packages.pop("commit", None)
+    installed = [f"{name} {version}" for name, version in packages.items() if version]
+    facts |= {"versions": ", ".join(installed)}
+    facts |= {"commit": commit} if commit else {}
     title = f"Adaptation of {settings['env']}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -158,11 +198,16 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
         + "</dl>",
         "<h2>Return after 0, 1, ... adaptation steps</h2>",
         _table(comparison.main, ()),
-        f'<p class="note">{_note(comparison)}</p>',
+        f'<p class="note">{html.escape(_NOTE)}</p>',
         _image(drawn, "adaptation"),
     ]
+    if comparison.differences:
+        parts += ["<h2>Differences on the same tasks</h2>"]
+        parts += [_difference_table(comparison.differences)]
+        parts += [f'<p class="note">{html.escape(_DIFFERENCE_NOTE)}</p>']
     if "tasks" in drawn:
-        parts += ["<h2>Task by task</h2>", _image(drawn, "tasks")]
+        parts += ["<h2>Task by task</h2>"]
+        parts += [_image(drawn, name) for name in drawn if name.startswith("tasks")]
     if comparison.scratch is not None:
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{steps:,}</td><td>{value:.1f}</td></tr>"
@@ -185,39 +230,72 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes]) -> str:
     )
 
 
-def _note(comparison: Comparison) -> str:
-    several = any(len(entry.evaluations) > 1 for entry in comparison.main)
-    over_runs = (
-        " Where a policy was trained with several seeds: interquartile mean over runs and tasks, with its interval "
-        "over runs by the stratified bootstrap (Agarwal et al. 2021)."
-    )
-    text = (
-        "Undiscounted return of the raw reward, mean over tasks; in brackets the 95 % bootstrap interval over tasks."
-        f"{over_runs if several else ''} Every policy is adapted on the same tasks with the same random seeds; each "
-        "adaptation step takes fresh episodes, and the return after it is that of the episodes played next."
-    )
-    return html.escape(text)
+def _run(source: Path, evaluation: Evaluation) -> str:
+    """A run in words: where it is, its seed, and its length where that is known."""
+    seed, length = (evaluation.description[name] for name in ("training_seed", "num_iterations"))
+    trained = "" if length is None else f", {length} iterations"
+    return f"{run_name(source)}, seed {seed}{trained}"
+
+
+_NOTE = (
+    "Undiscounted return of the raw reward, mean over tasks, and over runs where a policy was "
+    "trained with several seeds; in brackets the 95 % interval by Student's t: over tasks for one "
+    "run, else over the runs' means on these tasks, since a run is one policy on all of them. "
+    "Every policy is adapted on the same tasks with the same random seeds; each adaptation step "
+    "takes fresh episodes, and the return after it is that of the episodes played next."
+)
+_DIFFERENCE_NOTE = (
+    "Return of the first method minus that of the other, in brackets its 95 % interval: over runs, "
+    "by Welch's t, where a method has several (a single run of the other counts as that one "
+    "policy), else over tasks, for these two runs. Below it the probability of improvement: the "
+    "share of tasks and pairs of runs in which the first has the higher return (Agarwal et al. "
+    "2021)."
+)
+
+
+def _difference_table(differences: Sequence[tuple[Entry, Entry, Sequence[Difference]]]) -> str:
+    rows = []
+    for first, second, steps in differences:
+        cells = [html.escape(f"{first.name} − {second.name}")]
+        for step in steps:
+            probability = "–" if math.isnan(step.probability) else f"{step.probability:.2f}"
+            small = f"<small>{written(step.interval)}<br>{probability}</small>"
+            cells.append(f"{step.mean:.1f} {small}")
+        rows.append([*cells, steps[0].over])
+    return _markup(["difference", *_steps(len(differences[0][2])), "interval over"], rows)
+
+
+def _steps(number: int) -> list[str]:
+    """What the columns of so many steps are called."""
+    return ["before", *(f"{k} step{'' if k == 1 else 's'}" for k in range(1, number))]
+
+
+def _markup(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the cells of its rows are markup already."""
+    header = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{header}</tr>\n{body}</table></div>'
 
 
 def _table(entries: Sequence[Entry], swept: Sequence[str]) -> str:
     num_steps = max(len(entry.center) for entry in entries)
     has_success = any(not math.isnan(share) for entry in entries for share in entry.success)
-    steps = ["before", *(f"{k} step{'' if k == 1 else 's'}" for k in range(1, num_steps))]
-    head = ["policy", *swept, *steps, *(["success before", "success after"] if has_success else [])]
+    head = ["policy", *swept, *_steps(num_steps), "interval over"]
+    head += ["success before", "success after"] if has_success else []
     rows = []
     for entry in entries:
         cells = [html.escape(entry.name), *(f"{value:.4g}" for value in entry.swept.values())]
         for center, interval in zip(entry.center, entry.interval, strict=True):
             cells.append(f"{center:.1f} <small>{written(interval)}</small>")
-        cells += [""] * (num_steps - len(entry.center))
+        cells += [""] * (num_steps - len(entry.center)) + [entry.over]
         if has_success:
             cells += [
                 "–" if math.isnan(share) else f"{100 * share:.0f} %" for share in entry.success[[0, entry.shown_step]]
             ]
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    header = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    notes = "".join(f'\n<p class="note">{html.escape(note)}.</p>' for note in failed_notes(entries))
-    return f'<div class="wide"><table><tr>{header}</tr>\n' + "\n".join(rows) + f"</table></div>{notes}"
+        rows.append(cells)
+    notes = [*run_notes(entries), *failed_notes(entries)]
+    lines = [f'\n<p class="note">{html.escape(note)}.</p>' for note in notes]
+    return _markup(head, rows) + "".join(lines)
 
 
 def _image(drawn: Mapping[str, bytes], name: str) -> str:

@@ -58,7 +58,7 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
         )
         if not occupied:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+            write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
             write_config(folder, config)
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
@@ -89,20 +89,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that decide about results, and the source's commit."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+            found[package] = None
     source = Path(__file__).resolve().parent.parent
     if (source / ".git").exists():
         command = ["git", "-C", str(source), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError):
             commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-            versions["commit"] = commit or None
-    return versions
+            found["commit"] = commit or None
+    return found
 
 
 @contextlib.contextmanager

@@ -169,7 +169,12 @@ def _follow(config: Config, trainer: MetaTrainer, state: TrainingState, policy: 
 
 
 def _policy_of(policy: MetaPolicy, state: TrainingState) -> MetaPolicy:
-    return dataclasses.replace(policy, theta=state.theta, normalizer=state.normalizer)
+    return dataclasses.replace(
+        policy,
+        theta=state.theta,
+        normalizer=state.normalizer,
+        num_iterations=state.iteration,
+    )
 
 
 def _evaluation_metrics(trainer: MetaTrainer, policy: MetaPolicy, state: TrainingState) -> dict[str, float]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
+import importlib.metadata
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -20,8 +23,14 @@ from maml_rl.comparison import Comparison, Condition, Entry, Scratch, Subject, c
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.figures import adaptation_figure, grid_figure, scratch_figure, sweep_figure, tasks_figure
-from maml_rl.intervals import interquartile_mean
+from maml_rl.figures import (
+    adaptation_figure,
+    grid_figure,
+    scratch_figure,
+    sweep_figure,
+    tasks_figures,
+)
+from maml_rl.intervals import difference, mean_interval
 from maml_rl.report import write_report
 
 SMALL = ["--num_tasks=3", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
@@ -59,6 +68,7 @@ CONDITION = Condition(lambda policy: policy.config.env)
 def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evaluation:
     description = {"env": "Test", "env_settings": {}, "horizon": 5, "num_tasks": len(tasks), "num_episodes": 2}
     description |= {"seed": 0, "task_units": {"goal": "m"}, "num_steps_in_training": 1, "step_size": 0.1}
+    description |= {"training_seed": 7, "num_iterations": 30}
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
 
 
@@ -90,8 +100,14 @@ def test_every_policy_sees_the_same_tasks_as_alone(runs):
 def test_seeds_of_one_method_make_one_row(runs):
     (entry,) = compare(subjects(runs, "a", "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0).main
     scores = np.stack([evaluation.task_returns for evaluation in entry.evaluations], axis=1)
-    np.testing.assert_allclose(entry.center, [interquartile_mean(step) for step in scores])
+    np.testing.assert_allclose(entry.center, scores.mean(axis=(1, 2)), rtol=1e-6)
     np.testing.assert_allclose(entry.task_returns, scores.mean(axis=1))
+    np.testing.assert_allclose(entry.run_returns, scores.mean(axis=2).T, rtol=1e-6)
+    np.testing.assert_allclose(entry.interval, mean_interval(scores.mean(axis=2)), rtol=1e-5)
+    assert entry.over == "runs"
+    for step, k in zip(entry.interval, range(2), strict=True):
+        assert (step[0] <= entry.run_returns[:, k]).all(), "two runs are inside their own interval"
+        assert (entry.run_returns[:, k] <= step[1]).all()
 
 
 def test_runs_with_other_tasks_are_refused(runs):
@@ -127,8 +143,12 @@ def test_what_was_interrupted_goes_on(runs, tmp_path, monkeypatch):
     assert played == [0, 1]
     assert not (output / "unfinished").exists()
     assert main([*flags[:-1], str(tmp_path / "whole")]) == 0
-    for name in ("results.json", "results.csv", "report.html", "adaptation.svg"):
+    for name in ("results.json", "results.csv", "adaptation.svg"):
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    facts = re.compile(r"<dt>(date|command)</dt><dd>[^<]*</dd>")  # when, and where to
+    folders = output, tmp_path / "whole"
+    first, second = (facts.sub("", (part / "report.html").read_text()) for part in folders)
+    assert first == second
 
 
 def test_a_damaged_part_is_named(runs, tmp_path):
@@ -145,6 +165,22 @@ def test_other_parameters_are_not_taken_for_the_same(runs, tmp_path):
     for run in runs:
         compare(subjects([run], "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0, unfinished=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_part_that_another_run_left_has_the_facts_of_this_run(runs, tmp_path):
+    (first,) = subjects(runs[:1], "a")
+    policy = dataclasses.replace(first.policy, num_iterations=7)
+    for subject, expected in ((first, 1), (dataclasses.replace(first, policy=policy), 7)):
+        sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
+        (entry,) = compare([subject], [CONDITION], **sizes).main
+        assert entry.evaluations[0].description["num_iterations"] == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_saved_policy_does_not_say_how_long_it_was_trained(runs, tmp_path):
+    policy = maml_rl.load(runs[0])
+    assert policy.num_iterations == 1
+    assert maml_rl.load(policy.save(tmp_path / "saved")).num_iterations is None
 
 
 def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
@@ -198,6 +234,34 @@ def test_the_report_holds_everything_it_shows(tmp_path):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
 
 
+def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
+    """Command, date, versions, and seed and length of each run."""
+    monkeypatch.chdir(runs[0].parent)
+    flags = [*SMALL, "--output", str(tmp_path / "an output")]
+    assert main(["evaluate", "seed0", str(runs[1]), *flags]) == 0
+    page = html.unescape((tmp_path / "an output" / "report.html").read_text())
+    facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
+    typed = ["python", "-m", "maml_rl.evaluate", "seed0", str(runs[1]), *flags]
+    assert shlex.split(facts["command"]) == typed
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", facts["date"])
+    assert f"torch {importlib.metadata.version('torch')}" in facts["versions"]
+    assert facts["meta-trained"] == "seed0, seed 0, 1 iterations; seed1, seed 1, 1 iterations"
+    result = json.loads((tmp_path / "an output" / "results.json").read_text())["results"][0]
+    assert (result["training_seeds"], result["num_iterations"]) == ([0, 1], [1, 1])
+
+
+def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "PointNavigation", *SMALL, "--output", "out"]) == 0
+    folder = str(Path(maml_rl.__file__).parent)
+    for name in ("report.html", "results.json", "results.csv"):
+        assert folder not in (tmp_path / "out" / name).read_text(), name
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<dd>PointNavigation, seed 0, 100 iterations</dd>" in page
+    (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert result["sources"] == ["PointNavigation"]
+
+
 def test_a_name_is_text_and_no_markup(tmp_path):
     comparison = made_up()
     entries = [dataclasses.replace(entry, label="<script>alert(1)</script>") for entry in comparison.main]
@@ -205,15 +269,109 @@ def test_a_name_is_text_and_no_markup(tmp_path):
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("sources", [1, 3])
-def test_the_curve_shows_what_the_table_says(sources):
+@pytest.mark.parametrize(
+    ("sources", "num_bands", "num_lines"),
+    [(1, 1, 1), (2, 0, 3), (3, 0, 4), (4, 1, 1)],
+)
+def test_the_curve_shows_what_the_table_says(sources, num_bands, num_lines):
     comparison = made_up(sources)
     by_steps, by_episodes = adaptation_figure(comparison).axes
     (entry,) = comparison.main
     np.testing.assert_allclose(by_steps.lines[0].get_xydata(), np.stack([[0, 1, 2], entry.center], axis=1))
     np.testing.assert_allclose(by_episodes.lines[0].get_xdata(), [0, 2, 4])
-    assert len(by_steps.collections) == 1  # the interval
-    assert ("runs" in adaptation_figure(comparison).get_suptitle()) == (sources > 1)
+    assert (len(by_steps.collections), len(by_steps.lines)) == (num_bands, num_lines)
+    title = adaptation_figure(comparison).get_suptitle()
+    assert ("over tasks" in title, "over runs" in title) == (sources == 1, sources == 4)
+    if num_lines > 1:
+        assert "single runs" in title
+        thin = [line.get_ydata() for line in by_steps.lines[1:]]
+        np.testing.assert_allclose(thin, entry.run_returns)
+    else:
+        band = by_steps.collections[0].get_datalim(by_steps.transData)
+        np.testing.assert_allclose([band.y0, band.y1], [entry.interval.min(), entry.interval.max()])
+
+
+@pytest.mark.parametrize(
+    ("sources", "over"),
+    [(1, "over tasks"), (2, "single runs"), (4, "over runs")],
+)
+def test_the_picture_of_a_sweep_says_what_its_spread_is(sources, over):
+    figure = sweep_figure(made_up(sources), "mass", (0.5, 1.5))
+    assert over in figure.get_suptitle()
+    num_runs = sources if sources == 2 else 0
+    assert len(figure.axes[0].lines) == 2 * (1 + num_runs)
+
+
+@pytest.mark.parametrize(("sources", "over"), [(1, "tasks"), (2, "runs"), (4, "runs")])
+def test_every_interval_says_over_what_it_is(sources, over, tmp_path):
+    comparison = made_up(sources)
+    head, *rows = comparison.table().splitlines()
+    assert head.split()[-1] == "over"
+    assert {row.split()[-1] for row in rows[:3]} == {over}
+    assert ("each run after 1 step" in comparison.table()) == (sources == 2)
+    write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert {result["interval_over"] for result in results} == {over}
+    for result, entry in zip(results, comparison.entries, strict=True):
+        np.testing.assert_allclose(result["interval_95"], entry.interval)
+        np.testing.assert_allclose(result["run_returns"], entry.run_returns)
+    page = (tmp_path / "report.html").read_text()
+    assert "<th>interval over</th>" in page
+    assert f"<td>{over}</td>" in page
+
+
+# --- a method against another ---
+
+
+def two_methods(num_ours: int, num_others: int) -> Comparison:
+    rng = np.random.default_rng(1)
+    tasks = [{"goal": float(i)} for i in range(5)]
+    entries = []
+    methods = ("ours", num_ours, 3), ("others", num_others, 3), ("oracle", 1, 1)
+    for label, number, steps in methods:
+        returns = rng.normal(size=(number, steps, 5, 2))
+        evaluations = [make_evaluation(each, tasks) for each in returns]
+        sources = tuple(Path(f"{label}{i}") for i in range(number))
+        entries.append(Entry(label, sources, tuple(evaluations), {}))
+    return Comparison(entries)
+
+
+@pytest.mark.parametrize(
+    ("num_ours", "num_others", "over"),
+    [(1, 1, "tasks"), (3, 1, "runs"), (3, 2, "runs")],
+)
+def test_the_first_method_is_compared_with_each_other_one(num_ours, num_others, over, tmp_path):
+    comparison = two_methods(num_ours, num_others)
+    ours, others, _ = comparison.main
+    scores = [np.stack([e.task_returns for e in m.evaluations], axis=1) for m in comparison.main]
+    write_report(tmp_path, comparison)
+    first, second = json.loads((tmp_path / "results.json").read_text())["differences"]
+    assert (first["first"], first["second"], second["second"]) == ("ours", "others", "oracle")
+    for k in range(3):
+        # The oracle has one stage.
+        for written, there in ((first, scores[1][k]), (second, scores[2][0])):
+            expected, step = difference(scores[0][k], there), written["steps"][k]
+            assert step["return"] == pytest.approx(expected.mean)
+            np.testing.assert_allclose(step["interval_95"], expected.interval)
+            assert step["probability_of_improvement"] == pytest.approx(expected.probability)
+    assert first["steps"][0]["interval_over"] == over
+    expected = difference(scores[0][1], scores[1][1])
+    name, number = f"{ours.name} − {others.name}", f"{expected.mean:.1f}"
+    line = next(line for line in comparison.table().splitlines() if line.strip().startswith(name))
+    assert line.replace(name, "").split()[:2] == ["1", number]
+    assert line.split()[-2:] == [over, f"{expected.probability:.2f}"]
+    assert f"<td>{name}</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_one_method_has_no_differences(tmp_path):
+    comparison = made_up()
+    assert "difference" not in comparison.table()
+    write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    assert json.loads((tmp_path / "results.json").read_text())["differences"] == []
+    assert "Differences" not in (tmp_path / "report.html").read_text()
+
+
+# --- pictures ---
 
 
 def test_a_policy_that_is_told_the_task_is_a_level_line():
@@ -230,25 +388,78 @@ def test_a_policy_that_is_told_the_task_is_a_level_line():
 
 
 def test_tasks_are_shown_by_their_parameters():
-    curve = tasks_figure(made_up())
-    assert curve is not None
+    (curve,) = tasks_figures(made_up())
     assert curve.axes[0].get_xlabel() == "goal (m)"
     returns = made_up().main[0].task_returns
     np.testing.assert_allclose(curve.axes[0].lines[1].get_ydata(), returns[1])  # as many steps as in training
-    goals = tasks_figure(made_up(names=("goal", "other")))
-    assert goals is not None
+    (goals,) = tasks_figures(made_up(names=("goal", "other")))
     np.testing.assert_allclose(
         goals.axes[1].collections[0].get_array(), made_up(names=("goal", "other")).main[0].task_returns[1]
     )
-    same = made_up(num_tasks=1)
-    assert tasks_figure(same) is None
+    assert tasks_figures(made_up(num_tasks=1)) == []
+
+
+def with_tasks(tasks: list[dict]) -> Comparison:
+    """Two methods on these tasks, and one without adaptation."""
+    rng = np.random.default_rng(2)
+    entries = []
+    for label, num_stages in (("ours", 3), ("random", 3), ("oracle", 1)):
+        evaluation = make_evaluation(rng.normal(size=(num_stages, len(tasks), 2)), tasks)
+        entries.append(Entry(label, (Path(label),), (evaluation,), {}))
+    return Comparison(entries)
+
+
+@pytest.mark.parametrize("num_values", [1, 2, 3, 6])
+def test_each_method_has_its_picture_of_the_tasks(num_values, tmp_path):
+    rng = np.random.default_rng(0)
+    tasks = [{f"value_{i}": float(rng.normal()) for i in range(num_values)} for _ in range(5)]
+    comparison = with_tasks(tasks)
+    figures = tasks_figures(comparison)
+    for entry, figure in zip(comparison.main, figures, strict=True):
+        assert entry.label in figure.get_suptitle()
+        stages = entry.task_returns[: 2 if len(entry.center) > 1 else 1]
+        if num_values == 2:
+            panels = figure.axes[: len(stages)]
+            shown = [axes.collections[0].get_array() for axes in panels]
+            np.testing.assert_allclose(shown, stages)
+        else:
+            names = [f"value {i}" for i in range(num_values)]
+            assert [axes.get_xlabel() for axes in figure.axes] == names
+            for i, axes in enumerate(figure.axes):
+                values = [task[f"value_{i}"] for task in tasks]
+                np.testing.assert_allclose(axes.lines[0].get_xdata(), values)
+                np.testing.assert_allclose([line.get_ydata() for line in axes.lines], stages)
+    write_report(tmp_path, comparison)
+    written = {path.stem for path in tmp_path.glob("tasks*.svg")}
+    assert written == {"tasks", "tasks_2", "tasks_3"}
+    assert (tmp_path / "report.html").read_text().count('alt="tasks') == 3
+    write_report(tmp_path, Comparison(comparison.main[:1]))
+    assert {path.name for path in tmp_path.glob("tasks*.svg")} == {"tasks.svg"}
+
+
+def test_more_values_than_panels_are_counted():
+    tasks = [{f"value_{i}": float(i * j) for i in range(1, 51)} for j in range(3)]
+    (figure, *_) = tasks_figures(with_tasks(tasks))
+    assert len(figure.axes) == 40
+    assert "the first 40 of 50 values" in figure.get_suptitle()
+
+
+def test_values_of_tasks_that_are_no_numbers_are_named_and_not_drawn():
+    tasks = [
+        {"gait": "trot", "speed": 1.0, "links": [1]},
+        {"gait": "walk", "speed": 2.0, "links": [2]},
+    ]
+    (figure, *_) = tasks_figures(with_tasks(tasks))
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "speed"
+    assert "gait, links" in figure.get_suptitle()
 
 
 def test_tasks_of_other_values_than_numbers_are_reported_without_a_picture(tmp_path):
     tasks = [{"gait": "trot", "links": [1, 2]}, {"gait": "walk", "links": [1, 3]}]
     evaluation = make_evaluation(np.zeros((2, 2, 2)), tasks)
     comparison = Comparison([Entry("ours", (tmp_path,), (evaluation,), {})])
-    assert tasks_figure(comparison) is None
+    assert tasks_figures(comparison) == []
     write_report(tmp_path / "out", comparison)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["tasks"][1]["task"] == tasks[1]
 

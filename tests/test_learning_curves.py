@@ -23,7 +23,7 @@ from maml_rl.cli import main
 from maml_rl.config import to_mapping
 from maml_rl.config_files import load_config
 from maml_rl.errors import UserError
-from maml_rl.intervals import mean_interval_over_seeds
+from maml_rl.intervals import mean_interval
 from maml_rl.learning_curves import (
     Group,
     View,
@@ -267,25 +267,35 @@ def two_groups(three_runs) -> list[Group]:
     return read_groups(*three_runs)
 
 
-def test_lines_bands_and_legend(two_groups):
+def test_lines_and_legend(two_groups):
     figure, axes = drawn(two_groups)
     lines = {line.get_linewidth(): [] for line in axes.lines}
     for line in axes.lines:
         lines[line.get_linewidth()].append(np.asarray(line.get_ydata()).tolist())
     assert lines == {1.8: [[2, 3, 4], [2, 8, 2]], 0.7: [[1, 2, 3], [3, 4, 5, 9]]}
-    (band,) = axes.collections
-    low, high = mean_interval_over_seeds(np.array([[1.0, 3], [2, 4], [3, 5]])).T
-    np.testing.assert_allclose(
-        [band.get_datalim(axes.transData).y0, band.get_datalim(axes.transData).y1], [low[0], high[-1]]
-    )
     horizon = two_groups[0].settings["horizon"]
     assert legend_of(figure)[:2] == [f"horizon {horizon} (2 seeds)", "horizon 50"]
-    assert any("Student's t" in text for text in legend_of(figure))
+    assert legend_of(figure)[2:] == ["single runs"]
     low, high = axes.get_ylim()
     assert 0 < low < 1
     assert 9 < high < 10
     assert axes.get_title() == "PointNavigation"
     assert axes.get_ylabel() == "return after 1 adaptation step"
+
+
+@pytest.mark.parametrize("num_runs", [2, 3])
+def test_the_interval_of_a_few_runs_is_no_band(num_runs):
+    """It would be the figure: of two runs 18 of their standard deviations."""
+    groups = read_groups(
+        *(write_run(f"run{i}", columns_of([i, i]), seed=i) for i in range(num_runs)),
+    )
+    figure, axes = drawn(groups)
+    assert not axes.collections
+    assert legend_of(figure)[1:] == ["single runs"]
+    low, high = axes.get_ylim()
+    assert high - low < 1.2 * (num_runs - 1)
+    text = table(groups, ["two"], VIEW)
+    assert "95 % interval over runs" in text.splitlines()[0]
 
 
 def test_the_return_before_adaptation_is_dashed(two_groups):
@@ -296,13 +306,20 @@ def test_the_return_before_adaptation_is_dashed(two_groups):
     assert [line.get_color() for line in dashed] == colours
     assert "before adaptation" in legend_of(figure)
     assert axes.get_ylim()[0] < -8
+    assert axes.get_ylabel() == "return after 1 adaptation step"
 
 
 def test_from_four_runs_on_the_band_stands_alone():
     groups = read_groups(*(write_run(f"run{i}", columns_of([i, 2 * i]), seed=i) for i in range(4)))
     figure, axes = drawn(groups)
     assert (len(axes.lines), len(axes.collections)) == (1, 1)
-    assert "single runs" not in legend_of(figure)
+    (band,) = axes.collections
+    (low, high), *_ = mean_interval(np.array([[0.0, 1, 2, 3]]))
+    extent = band.get_datalim(axes.transData)
+    np.testing.assert_allclose([extent.y0, extent.y1], [min(low, 2 * low), 2 * high])
+    bottom, top = axes.get_ylim()
+    assert (bottom < extent.y0) & (extent.y1 < top), "the band is inside the axes"
+    assert legend_of(figure)[1:] == ["95 % interval over runs (Student's t)"]
     assert axes.get_title() == ""  # its label says the family
 
 
