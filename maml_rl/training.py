@@ -82,6 +82,7 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
     """
     if not isinstance(config, Config):
         raise UserError(f"train takes a Config, as maml_rl.load_config(env=...) makes one; got {config!r:.100}")
+    mapping = to_mapping(config)  # before anything is opened or made: it refuses what config.yaml cannot hold
     with joined(resolve_device(config.device)) as ranks:
         made = remembered_run_folder()
         if made is not None:
@@ -90,7 +91,7 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
             if not ranks.leads:
                 return _follow(config, *opened)
             run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
-            create_run_folder(run, to_mapping(config))
+            create_run_folder(run, mapping)
             remember_run_folder(str(run.resolve()))
             with locked(run):
                 return TrainingRun(config, run, *opened).train(say, progress_bar)
