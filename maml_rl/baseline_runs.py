@@ -234,7 +234,8 @@ def _seed_of(seed: int, task: int) -> int:
 
 
 def _words(task: Task) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in task.items()) or "the only task"
+    parts = [f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in task.items()]
+    return ", ".join(parts) or "the only task"
 
 
 def _results_so_far(path: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.safe_yaml import check_types, plain_values
 from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, resolve_env_id
 
@@ -110,6 +111,7 @@ def evaluate_with(
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     first, is_given = collector.first_task, tasks is not None
     tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks] if tasks is None else tasks
+    plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]  # refuses before anything is played
     inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _, failures = collect_through_adaptation(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
@@ -130,14 +132,22 @@ def evaluate_with(
         "task_units": {name: units[name] for name in tasks[0] if name in units},
         **({"tasks_are_given": True} if is_given else {}),
     }
-    return Evaluation([_plain(task) for task in tasks], returns, success, description)
+    return Evaluation(plain_tasks, returns, success, description)
 
 
-def _plain(task: Task) -> dict[str, Any]:
-    """A task without NumPy's types, which files do not know."""
-    return {
-        name: value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value for name, value in task.items()
-    }
+def plain_task(task: Task, env_name: str) -> dict[str, Any]:
+    """A task as results hold it: plain values, with NumPy's numbers and arrays as numbers and lists.
+
+    Args:
+        task: as an environment draws it, or as it was given.
+        env_name: what the user calls the environment.
+
+    Raises:
+        UserError: it holds something that no file can.
+    """
+    plain: dict[str, Any] = plain_values(task)
+    check_types(plain, f"a task of environment {env_name!r}: task")
+    return plain
 
 
 def held_out(env: EnvConfig) -> EnvConfig:

@@ -90,11 +90,13 @@ def adaptation_figure(comparison: Comparison) -> Figure:
 def tasks_figure(comparison: Comparison) -> Figure | None:
     """Each task's return before and after adaptation: over its parameter, or on the map of goals.
 
-    ``None`` for tasks that differ in nothing, in more than two parameters, or in ones that are no numbers.
+    ``None`` for tasks that differ in nothing, in names, in more than two parameters, or in ones that are no numbers.
     """
     entry = comparison.main[0]
     units = comparison.settings["task_units"]
     tasks = entry.evaluations[0].tasks
+    if any(task.keys() != tasks[0].keys() for task in tasks):
+        return None
     varying = [name for name in tasks[0] if any(task[name] != tasks[0][name] for task in tasks)]
     if not all(isinstance(task[name], (int, float)) for task in tasks for name in varying):
         return None

@@ -115,7 +115,7 @@ def check_plain(value: Any, what: str) -> None:
     Raises:
         UserError: something in it is of another type, or it is too large or too deep; says what, and where.
     """
-    _check_types(value, what, 0)
+    check_types(value, what)
     try:
         text = to_yaml(value)
         if len(text) > LONGEST_TEXT // 2:  # a configuration has other settings too
@@ -127,17 +127,24 @@ def check_plain(value: Any, what: str) -> None:
         raise UserError(f"{what} cannot be written to a file: {value!r:.100} would be read back as {read!r:.100}")
 
 
-def _check_types(value: Any, what: str, depth: int) -> None:
+def check_types(value: Any, what: str, depth: int = 0) -> None:
+    """As :func:`check_plain`, of types and depth alone.
+
+    Args:
+        value: as there.
+        what: as there.
+        depth: lists and mappings that ``value`` is within.
+    """
     if depth > _DEEPEST:
         raise UserError(f"{what:.100}... is nested more than {_DEEPEST} deep: no file can hold it")
     if type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise UserError(f"{what} has the key {key!r:.100}, a {_type_name(key)}: in a file keys are text")
-            _check_types(item, f"{what}.{key}", depth + 1)
+            check_types(item, f"{what}.{key}", depth + 1)
     elif type(value) is list:
         for i, item in enumerate(value):
-            _check_types(item, f"{what}[{i}]", depth + 1)
+            check_types(item, f"{what}[{i}]", depth + 1)
     elif value is not None and type(value) not in (bool, int, float, str):
         raise UserError(
             f"{what} is {value!r:.100}, a {_type_name(value)}, which a file cannot hold: expected text, a number, "

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from maml_rl.adaptation import sample_tasks
 from maml_rl.allocator import keep_freed_memory
 from maml_rl.checkpoint import (
     Checkpoint,
@@ -29,7 +30,7 @@ from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device, torch_threads
 from maml_rl.errors import UserError
-from maml_rl.evaluation import evaluate, evaluate_with
+from maml_rl.evaluation import evaluate, evaluate_with, plain_task
 from maml_rl.failures import Failure, TooManyFailures, summary
 from maml_rl.inner import initial_theta
 from maml_rl.intervals import mean_of_valid
@@ -216,6 +217,8 @@ def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[M
         sizes = (end - first_task, config.num_episodes, config.horizon)
         share = (first_task, config.meta_batch_size)
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
+        for task in sample_tasks(collector, RandomStreams(config.seed, Phase.INITIALISATION)):
+            plain_task(task, config.env.name)  # else the evaluation at the end could not be written
         settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share, ranks)
         trainer = MetaTrainer(collector, *settings, config.tasks_per_block)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy
