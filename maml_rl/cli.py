@@ -24,14 +24,29 @@ if TYPE_CHECKING:
 
 COMMANDS = ("train", "evaluate", "record", "plot", "baselines")
 """Each is the module of that name, whose function ``command`` takes the arguments and returns the exit status."""
+_SIGPIPE = 13
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit status 2.
 
+    Where the reader of stdout has gone, as in ``| head -1``, it ends without a word, with the status of SIGPIPE.
+
     Args:
         argv: the command and its arguments; default is the command line.
     """
+    try:
+        try:
+            return _main(argv)
+        finally:
+            print(end="", flush=True)  # noqa: T201  what --help printed may still be in the buffer
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + _SIGPIPE
+
+
+def _main(argv: Sequence[str] | None) -> int:
     _import_mujoco()
     if argv is None:  # as the installed command: a module of the user's is found here, as with python -m
         sys.path.insert(0, os.getcwd())

@@ -6,7 +6,6 @@ Values win in this order: flag, ``--config`` file, preset of the environment, de
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import importlib.resources
 import inspect
@@ -394,8 +393,8 @@ def closest(name: str, known: Sequence[str]) -> str:
     """`` Did you mean ...?``, or a pointer to the list of all."""
     # A setting's own name counts most: `num_step` is meant to be `inner.num_steps`.
     by_last = {key.rpartition(".")[2].lstrip("-"): key for key in reversed(known)}
-    own = difflib.get_close_matches(name.rpartition(".")[2].lstrip("-"), list(by_last), n=1)
-    like_own = f" Did you mean {by_last[own[0]]}?" if own else ""
+    own = did_you_mean(name.rpartition(".")[2], by_last).removeprefix(" Did you mean ").removesuffix("?")
+    like_own = f" Did you mean {by_last[own]}?" if own else ""
     return did_you_mean(name, known) or like_own or " See --help for all settings."
 
 
