@@ -107,7 +107,7 @@ class Config:
     num_episodes: int = 20
     """Episodes per task and adaptation step."""
     horizon: int = 100
-    """Control steps after which an episode is truncated."""
+    """Control steps after which an episode is truncated. Default: the environment's own, or 100 where it has none."""
     max_failed_share: float = 0.25
     """Share of void episodes, or of failed tasks, above which an iteration or an evaluation stops (reliability.md)."""
     init_from: str | None = None

@@ -35,7 +35,7 @@ from maml_rl.pretrained_runs import find_run
 from maml_rl.run_folder import read_config
 from maml_rl.safe_yaml import check_plain, plain_values, read_value, read_yaml
 from maml_rl.task_setter import check_kwargs
-from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig, resolve_env_id
+from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig, registered_horizon, resolve_env_id
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
@@ -399,10 +399,11 @@ def closest(name: str, known: Sequence[str]) -> str:
 
 
 def preset(env_name: str) -> dict[str, Any]:
-    """The preset of a task family, however it is named: its file in configs/, or else its horizon."""
+    """What an environment brings along, however it is named: a family's file in configs/, or else its own horizon."""
     family = family_of(env_name)
     if family is None:
-        return {}
+        horizon = registered_horizon(env_name)
+        return {} if horizon is None else {"horizon": horizon}
     file = importlib.resources.files("maml_configs") / f"{family.__name__}.yaml"
     if file.is_file():
         return yaml.safe_load(file.read_text()) or {}

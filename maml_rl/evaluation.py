@@ -18,7 +18,7 @@ from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.safe_yaml import check_types, plain_values
 from maml_rl.setting_checks import check_whole_numbers
-from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, resolve_env_id
+from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, is_family
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def plain_task(task: Task, env_name: str) -> dict[str, Any]:
 
 def held_out(env: EnvConfig) -> EnvConfig:
     """The environment on tasks that training did not draw, where a task family keeps some back by its ``split``."""
-    keeps_back = resolve_env_id(env.name).startswith("maml_rl/") and env.kwargs.get("split") == "train"
+    keeps_back = is_family(env.name) and env.kwargs.get("split") == "train"
     return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if keeps_back else env
 
 

@@ -103,6 +103,17 @@ def resolve_env_id(name: str) -> str:
     )
 
 
+def is_family(name: str) -> bool:
+    """Whether ``name`` stands for a task family, built in or added to those."""
+    return resolve_env_id(name).startswith("maml_rl/")
+
+
+def registered_horizon(name: str) -> int | None:
+    """The ``max_episode_steps`` that an environment is registered with; ``None`` where it has none."""
+    steps = gym.spec(resolve_env_id(name)).max_episode_steps
+    return steps if steps is not None and steps > 0 else None
+
+
 def make_task_vector_env(config: EnvConfig, num_envs: int, horizon: int) -> TaskVectorEnv:
     """``num_envs`` sub-environments, truncated at ``horizon`` steps, each on a task of its own.
 

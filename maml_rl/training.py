@@ -44,7 +44,7 @@ from maml_rl.ranks import Ranks, joined, remember_run_folder, remembered_run_fol
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
-from maml_rl.task_vector_env import as_task_vector_env
+from maml_rl.task_vector_env import as_task_vector_env, is_family, registered_horizon
 from maml_rl.video_grid import whole_file
 
 Say = Callable[[str], None]
@@ -360,7 +360,7 @@ class TrainingRun:
         say(
             f"{config.env.name}: {number}{_number(config.num_iterations, 'meta-iteration')} of "
             f"{_number(config.meta_batch_size, 'task')} x {_number(config.num_episodes, 'episode')} x "
-            f"{_number(config.horizon, 'step')} x {_number(num_steps + 1, 'collection')} = "
+            f"{_number(config.horizon, 'step')}{_horizon_source(config)} x {_number(num_steps + 1, 'collection')} = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
         report, _ = self._results()
@@ -452,6 +452,18 @@ def _unwritable_told(run: Path) -> Iterator[None]:
         path = latest_checkpoint(run / "checkpoints")
         last = "there is no checkpoint yet" if path is None else f"the last checkpoint is of iteration {int(path.name)}"
         raise UserError(f"{run} cannot be written: {error}; {last}. {_advice(run)}") from error
+
+
+def _horizon_source(config: Config) -> str:
+    """Where the horizon of an environment that is not built in comes from; nothing for one that is."""
+    if is_family(config.env.name):
+        return ""
+    registered = registered_horizon(config.env.name)
+    if config.horizon == registered:
+        return " (its max_episode_steps)"
+    other = "it is registered without max_episode_steps" if registered is None else f"its own are {registered}"
+    is_default = registered is None and config.horizon == Config.horizon
+    return f" ({'by default' if is_default else 'as set'}; {other})"
 
 
 def _advice(run: Path) -> str:

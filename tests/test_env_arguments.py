@@ -206,3 +206,69 @@ def test_arguments_beside_the_name_are_read_as_earlier_versions_wrote_them() -> 
 def test_an_unknown_argument_is_refused_with_the_closest(flags: list[str]) -> None:
     with pytest.raises(UserError, match=r"TwoArguments-v0 takes no argument 'mas'\. Did you mean 'mass'\?"):
         parse_training_arguments(["--env=TwoArguments-v0", *flags])
+
+
+class OfItsOwn(AnyArguments):
+    """Registered with a time limit of its own."""
+
+
+@pytest.mark.parametrize(("registered", "horizon"), [(50, 50), (200, 200), (None, 100), (-1, 100)])
+def test_the_horizon_is_the_environments_own(registered: int | None, horizon: int) -> None:
+    gym.register(id="OfItsOwn-v0", entry_point=OfItsOwn, max_episode_steps=registered)
+    Path("my.yaml").write_text("env: OfItsOwn-v0\nhorizon: 30")
+    assert maml_rl.load_config(env="OfItsOwn-v0").horizon == horizon
+    assert maml_rl.load_config(env="OfItsOwn-v0", horizon=7).horizon == 7
+    assert maml_rl.load_config("my.yaml").horizon == 30
+    assert parse_training_arguments(["--env=OfItsOwn-v0"]).horizon == horizon
+    assert parse_training_arguments(["--env=OfItsOwn-v0", "--horizon=7"]).horizon == 7
+    assert parse_training_arguments(["--config=my.yaml"]).horizon == 30
+    assert maml_rl.load_config(env="PointNavigation").horizon == 100
+
+
+@pytest.mark.parametrize(
+    ("registered", "flags", "words"),
+    [
+        (4, [], "4 steps (its max_episode_steps)"),
+        (4, ["--horizon=3"], "3 steps (as set; its own are 4)"),
+        (None, ["--horizon=3"], "3 steps (as set; it is registered without max_episode_steps)"),
+        (None, [], "100 steps (by default; it is registered without max_episode_steps)"),
+    ],
+)
+def test_the_first_line_says_where_the_horizon_is_from(
+    registered: int | None, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gym.register(id="OfItsOwn-v0", entry_point=OfItsOwn, max_episode_steps=registered)
+    small = [flag for flag in SMALL if not flag.startswith("--horizon")]
+    assert main(["train", "--env=OfItsOwn-v0", "--output=run", *small, *flags]) == 0
+    assert words in capsys.readouterr().out.splitlines()[0]
+    kept = run_config(Path("run"))
+    assert f"{kept.horizon} steps" in words
+    gym.registry["OfItsOwn-v0"].max_episode_steps = 9  # a run keeps its own
+    assert run_config(Path("run")) == kept
+
+
+class Camera(AnyArguments):
+    def __init__(self, shape: list[int]) -> None:
+        self.observation_space = spaces.Box(0, 255, tuple(shape), np.uint8)  # type: ignore[assignment]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("shape", [[64, 64, 3], [2001]])
+def test_observations_that_are_too_large_are_refused(shape: list[int]) -> None:
+    gym.register(id="Camera-v0", entry_point=Camera)
+    config = maml_rl.load_config(env={"name": "Camera-v0", "shape": shape}, output="run", logging=QUIET, **TINY)
+    with pytest.raises(UserError, match=f"observations of {np.prod(shape)} entries .* at most 2000"):
+        maml_rl.train(config)
+    assert not Path("run").exists()
+
+
+def test_small_images_are_observations() -> None:
+    gym.register(id="Camera-v0", entry_point=Camera)
+    maml_rl.train(
+        maml_rl.load_config(env={"name": "Camera-v0", "shape": [4, 4, 3]}, output="run", logging=QUIET, **TINY)
+    )
