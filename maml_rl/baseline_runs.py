@@ -26,6 +26,7 @@ from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, held_out
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
+from maml_rl.pretrained_runs import output_folder
 from maml_rl.protocols import Task
 from maml_rl.run_folder import locked
 from maml_rl.sb3 import PPOSettings, ppo_learning_curve
@@ -42,8 +43,8 @@ POLICIES = ("random", "pretrained", "oracle")
 
 
 def folder_of(run: Path, name: str) -> Path:
-    """Where a run's baseline is."""
-    return run / "baselines" / name
+    """Where a run's baseline is; that of a pretrained policy is in runs/NAME, as its evaluation."""
+    return output_folder(run) / "baselines" / name
 
 
 def baseline_config(
@@ -234,7 +235,8 @@ def _seed_of(seed: int, task: int) -> int:
 
 
 def _words(task: Task) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in task.items()) or "the only task"
+    parts = [f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in task.items()]
+    return ", ".join(parts) or "the only task"
 
 
 def _results_so_far(path: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,13 +7,18 @@ import sys
 
 from maml_rl.cli import main, parse, positive, run_parser, say
 from maml_rl.errors import did_you_mean
+from maml_rl.pretrained_runs import find_run
 
 BASELINES = ("random", "pretrained", "oracle", "ppo")
 
 
 def command(argv: list[str]) -> int:
     """Train what a run is compared with."""
-    parser = run_parser("baselines", "Train what a run's fast adaptation is compared with, into RUN/baselines.")
+    parser = run_parser(
+        "baselines",
+        "Train what a run's fast adaptation is compared with, into RUN/baselines (into runs/NAME/baselines for a "
+        "pretrained policy).",
+    )
     parser.add_argument(
         "--baseline",
         type=_baseline,
@@ -33,6 +38,7 @@ def command(argv: list[str]) -> int:
         "--ppo_env_steps", type=positive, default=1_000_000, help="control steps of PPO per task (default: 1000000)"
     )
     args = parse(parser, argv)
+    args.run = find_run(args.run)
 
     from maml_rl.baseline_runs import baseline_config, check_ppo, make_policy_baseline, train_ppo
     from maml_rl.training import Interrupted

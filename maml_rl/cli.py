@@ -13,9 +13,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from maml_rl.errors import UserError, did_you_mean
+from maml_rl.safe_yaml import read_value
 
 if TYPE_CHECKING:
     from maml_rl.config import Config
@@ -24,14 +25,29 @@ if TYPE_CHECKING:
 
 COMMANDS = ("train", "evaluate", "record", "plot", "baselines")
 """Each is the module of that name, whose function ``command`` takes the arguments and returns the exit status."""
+_SIGPIPE = 13
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit status 2.
 
+    Where the reader of stdout has gone, as in ``| head -1``, it ends without a word, with the status of SIGPIPE.
+
     Args:
         argv: the command and its arguments; default is the command line.
     """
+    try:
+        try:
+            return _main(argv)
+        finally:
+            print(end="", flush=True)  # noqa: T201  what --help printed may still be in the buffer
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + _SIGPIPE
+
+
+def _main(argv: Sequence[str] | None) -> int:
     _import_mujoco()
     if argv is None:  # as the installed command: a module of the user's is found here, as with python -m
         sys.path.insert(0, os.getcwd())
@@ -205,7 +221,7 @@ def _dynamics(text: str) -> EnvFlags:
         UserError: it reads otherwise.
     """
     found = EnvFlags([], {})
-    for part in re.split(r",(?![^\[]*\])", text):  # not at the commas of a list
+    for part in _parts(text):
         name, equals, value = (word.strip() for word in part.partition("="))
         low, *others = (word.strip() for word in value.split(":"))
         if not (equals and name and low and all(others)) or len(others) > 2 or "{" in value:
@@ -259,18 +275,31 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def task_values(text: str) -> dict[str, float]:
-    """``goal_x=0.3,body_mass=2`` as a task."""
-    task = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip():
+def task_values(text: str) -> dict[str, Any]:
+    """``goal_x=0.3,gait=trot,waypoints=[1,2]`` as a task; values are read as in a YAML file."""
+    task: dict[str, Any] = {}
+    for part in _parts(text):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (equals and name and value):
             raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
-        try:
-            task[name.strip()] = float(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{name.strip()} must be a number, got {value!r}") from None
+        if name in task:
+            raise argparse.ArgumentTypeError(f"{name} is in {text!r} twice")
+        task[name] = read_value(value, f"--task {name}")
     return task
+
+
+def _parts(text: str) -> list[str]:
+    """``text`` at its commas, but not at those within brackets, braces or quotes."""
+    quoted = r"""(?<=[=,:\s\[{])(?:"(?:\\.|[^"\\])*"|'[^']*')"""
+    items = re.findall(f"{quoted}|.", text, re.DOTALL)
+    parts, depth = [""], 0
+    for item in items:
+        depth += (item in "[{") - (item in "]}")
+        if item == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += item
+    return parts
 
 
 def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:

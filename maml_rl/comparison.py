@@ -15,7 +15,7 @@ import numpy as np
 from maml_rl.bounded_files import LONGEST_TABLE, read_json
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
-from maml_rl.evaluation import Evaluation, evaluate, failed_note, origin_of
+from maml_rl.evaluation import Evaluation, evaluate, failed_note, origin_of, plain_task
 from maml_rl.intervals import (
     FEW_RUNS,
     Difference,
@@ -389,7 +389,7 @@ def _evaluated(
         digest.update(value.cpu().contiguous().numpy().tobytes())
     inner = dataclasses.asdict(policy.config.inner)
     baseline = dataclasses.asdict(policy.config.baseline)
-    given = None if tasks is None else [dict(task) for task in tasks]
+    given = None if tasks is None else [plain_task(task, env.name) for task in tasks]
     settings = [dataclasses.asdict(env), dict(sizes), given, inner, baseline, policy.config.horizon]
     digest.update(json.dumps(settings).encode())
     path = unfinished / f"{digest.hexdigest()}.json"

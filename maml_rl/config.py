@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.policies import Nonlinearity
+from maml_rl.safe_yaml import check_plain
 from maml_rl.setting_checks import Each, OrNone, Positive, Range, Real, Whole, check_ranges
-from maml_rl.task_vector_env import EnvConfig
+from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig
 
 MOST_ITERATIONS = 10**9
 _MOST_WEIGHTS = 1 << 26  # between hidden layers; a policy is made before a checkpoint is compared with it
@@ -105,7 +107,7 @@ class Config:
     num_episodes: int = 20
     """Episodes per task and adaptation step."""
     horizon: int = 100
-    """Control steps after which an episode is truncated."""
+    """Control steps after which an episode is truncated. Default: the environment's own, or 100 where it has none."""
     max_failed_share: float = 0.25
     """Share of void episodes, or of failed tasks, above which an iteration or an evaluation stops (reliability.md)."""
     init_from: str | None = None
@@ -175,19 +177,25 @@ def origin(config: Config) -> dict[str, str]:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain nested dictionaries, as in config.yaml.
 
-    The arguments of the environment and of the outer step stand in their group beside its ``name``.
+    The arguments of the environment and of the outer step stand in their group beside its ``name``. Where one of the
+    environment's is called like a setting, all of them are in ``env.kwargs``.
+
+    Raises:
+        UserError: the settings of the environment hold something that a file cannot; says what, and where.
     """
-    values = dataclasses.asdict(config)
-    env = values["env"]
-    values["env"] = {"name": env["name"], **env["kwargs"]}
-    if env["vectorization"] != "sync":
-        values["env"]["vectorization"] = env["vectorization"]
-    if env["observe_task"]:
+    env, kwargs = config.env, dict(config.env.kwargs)
+    values = dataclasses.asdict(dataclasses.replace(config, env=EnvConfig()))
+    values["env"] = {"name": env.name, **(kwargs if kwargs.keys().isdisjoint(ENV_SETTINGS) else {"kwargs": kwargs})}
+    if env.vectorization != "sync":
+        values["env"]["vectorization"] = env.vectorization
+    if env.observe_task:
         values["env"]["observe_task"] = True
-    if env["kwarg_ranges"]:
-        values["env"]["kwarg_ranges"] = dict(env["kwarg_ranges"])
-    if env["task_list"]:
-        values["env"]["task_list"] = list(env["task_list"])
+    if env.kwarg_ranges:
+        values["env"]["kwarg_ranges"] = dict(env.kwarg_ranges)
+    if env.task_list:
+        values["env"]["task_list"] = list(env.task_list)
+    check_plain(values["env"], "env")
+    values["env"] = copy.deepcopy(values["env"])
     values["outer"] = {"name": outer_name(config.outer), **values["outer"]}
     values["policy"]["hidden_sizes"] = list(values["policy"]["hidden_sizes"])
     values["inner"]["test_step_sizes"] = list(values["inner"]["test_step_sizes"])

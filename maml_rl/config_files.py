@@ -6,7 +6,6 @@ Values win in this order: flag, ``--config`` file, preset of the environment, de
 from __future__ import annotations
 
 import argparse
-import difflib
 import functools
 import importlib.resources
 import inspect
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import docstring_parser
-import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -35,8 +33,9 @@ from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.pretrained_runs import find_run
 from maml_rl.run_folder import read_config
-from maml_rl.safe_yaml import read_yaml
-from maml_rl.task_vector_env import EnvConfig, resolve_env_id
+from maml_rl.safe_yaml import check_plain, plain_values, read_value, read_yaml
+from maml_rl.task_setter import check_kwargs
+from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig, registered_horizon, resolve_env_id
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
@@ -113,8 +112,13 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
     Raises:
         UserError: an unknown setting (the closest match is named), or a value of the wrong type or range.
     """
-    given = merged(_as_file(_read_config_file(str(file))) if file is not None else {}, _as_file(settings))
-    return resolve(merged(preset(_name(given, "env", EnvConfig.name)), given), [], source="the settings given")
+    from_file = _as_file(_read_config_file(str(file))) if file is not None else {}
+    settings = _as_file(settings)
+    env_name = _name(settings, "env", _name(from_file, "env", EnvConfig.name))
+    if family_of(env_name) is None:
+        from_file, settings = _with_kwargs(from_file), _with_kwargs(settings)
+    given = merged(from_file, settings)
+    return resolve(merged(preset(env_name), given), [], source="the settings given")
 
 
 def parse_training_arguments(argv: Sequence[str]) -> Config:
@@ -145,7 +149,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         values = {**values, "outer": {"name": outer_name}}
     parser = training_parser(env_name, outer_name)
     known = known_settings(parser)
-    if family_of(env_name) is None:
+    is_family = family_of(env_name) is not None
+    if not is_family:
         values = _with_kwargs(values)
     else:
         _refuse_tasks(env_name, values, argv)
@@ -157,11 +162,16 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
             raise UserError(f"setting {key!r} in {source} must be a smaller number, got one beyond {_TOO_LARGE:g}")
         if value is None and key not in optional:
             raise UserError(f"setting {key!r} in {source} must have a value, got null")
+    plain: dict[str, Any] = {}
+    if not is_family:
+        plain, argv = _plain_settings(values["env"], argv)
+        values = {**values, "env": {key: value for key, value in values["env"].items() if key not in plain}}
     check_flags(argv, known)
+    check_kwargs(env_name, resolve_env_id(env_name), plain.get("kwargs", {}))
     try:
         base = parser.parse_object(dict(values), defaults=True)
         parser.set_defaults({key: base[key] for key in known})
-        return _config(parser.parse_args(list(argv)))
+        return _config(parser.parse_args(list(argv)), plain)
     except argparse.ArgumentError as error:
         raise UserError(_plain(str(error))) from error
     except OverflowError as error:  # a whole number within a list or a mapping that no float can hold
@@ -200,42 +210,79 @@ def _plain(message: str) -> str:
 
 
 def _with_kwargs(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an environment that is not ours: what stands beside its name are its arguments."""
-    own = {field.name for field in fields(EnvConfig)}
+    """Settings of an environment that is not ours, with the arguments that are beside its name in ``env.kwargs``."""
     env = dict(values.get("env", {}))
-    kwargs = {key: env.pop(key) for key in list(env) if key not in own}
-    return {**values, "env": {**env, "kwargs": {**env.get("kwargs", {}), **kwargs}}}
+    beside = {key: env.pop(key) for key in list(env) if key not in ENV_SETTINGS}
+    if not beside:
+        return {**values, "env": env}
+    within = _mapping(env.get("kwargs", {}), "env.kwargs")
+    twice = sorted(beside.keys() & within.keys())
+    if twice:
+        raise UserError(f"env.{twice[0]} is also in env.kwargs: give it once")
+    return {**values, "env": {**env, "kwargs": {**within, **beside}}}
 
 
-def _config(namespace: Namespace) -> Config:
+def _plain_settings(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Arguments and tasks of an environment that is not ours: those in ``env``, and over them those of flags.
+
+    The parser does not see them, since it would read text as YAML a second time.
+
+    Returns:
+        kwargs, kwarg_ranges and task_list by name, and the other flags.
+
+    Raises:
+        UserError: a flag has no value, or one that is no YAML, or a setting is no mapping where one is expected.
+    """
+    settings = {name: _mapping(env.get(name, {}), f"env.{name}") for name in ("kwargs", "kwarg_ranges")}
+    task_list, rest, words = env.get("task_list", ()), list[str](), iter(argv)
+    for word in words:
+        flag, equals, text = word.partition("=")
+        name = flag.removeprefix("--env.")
+        if name == flag or name in ENV_SETTINGS - {*settings, "task_list"}:
+            rest.append(word)
+            continue
+        text = text if equals else next(words, "--")
+        if not equals and text.startswith("--"):
+            raise UserError(f"{flag} needs a value")
+        value = read_value(text, flag)
+        group, dot, item = name.partition(".")
+        if name == "task_list":
+            task_list = value
+        elif name in settings:
+            settings[name] |= _mapping(value, flag)
+        elif dot and group in settings:
+            settings[group][item] = value
+        else:
+            settings["kwargs"][name] = value
+    return {**settings, "task_list": task_list}, rest
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{what} must be a mapping such as {{g: 9.8}}, got {value!r:.100}")
+    return dict(value)
+
+
+def _config(namespace: Namespace, plain: Mapping[str, Any]) -> Config:
+    """The configuration from what the parser understood, and the settings that it did not see."""
     values = {key: value for key, value in namespace.as_dict().items() if key not in _NOT_SETTINGS}
     env, outer = values.pop("env"), values.pop("outer")
     name, observe_task = env.pop("name"), env.pop("observe_task")
     family = family_of(name)
-    general: dict[str, Any] = {"observe_task": observe_task}
-    kwargs = env
     if family is None:
-        kwargs = env.pop("kwargs")
-        general |= {key: _plain_values(env.pop(key)) for key in _OF_OTHER_ENVS - {"kwargs"}}
+        config = EnvConfig(name=name, observe_task=observe_task, vectorization=env["vectorization"], **plain)
     else:
-        kwargs = _plain_values(kwargs)
-        family(**kwargs)  # its own checks
+        config = EnvConfig(name=name, observe_task=observe_task, kwargs=plain_values(env))
+        family(**config.kwargs)  # its own checks
+    settings = {"kwargs": dict(config.kwargs), "kwarg_ranges": config.kwarg_ranges, "task_list": [*config.task_list]}
+    check_plain(settings, "env")
     groups = {group: cls(**values.pop(group)) for group, cls in _GROUPS.items()}
     return Config(
         **values,
         **groups,
-        env=EnvConfig(name=name, kwargs=kwargs, **general),
+        env=config,
         outer=OUTER_CONFIGS[outer.pop("name")](**outer),
     )
-
-
-def _plain_values(value: Any) -> Any:
-    """Settings given in Python as YAML has them: numpy's numbers and arrays, tuples and ranges as plain values."""
-    if isinstance(value, Mapping):
-        return {key: _plain_values(item) for key, item in value.items()}
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return [_plain_values(item) for item in value] if isinstance(value, (list, tuple, range)) else value
 
 
 def family_of(env_name: str) -> type | None:
@@ -356,16 +403,17 @@ def closest(name: str, known: Sequence[str]) -> str:
     """`` Did you mean ...?``, or a pointer to the list of all."""
     # A setting's own name counts most: `num_step` is meant to be `inner.num_steps`.
     by_last = {key.rpartition(".")[2].lstrip("-"): key for key in reversed(known)}
-    own = difflib.get_close_matches(name.rpartition(".")[2].lstrip("-"), list(by_last), n=1)
-    like_own = f" Did you mean {by_last[own[0]]}?" if own else ""
+    own = did_you_mean(name.rpartition(".")[2], by_last).removeprefix(" Did you mean ").removesuffix("?")
+    like_own = f" Did you mean {by_last[own]}?" if own else ""
     return did_you_mean(name, known) or like_own or " See --help for all settings."
 
 
 def preset(env_name: str) -> dict[str, Any]:
-    """The preset of a task family, however it is named: its file in configs/, or else its horizon."""
+    """What an environment brings along, however it is named: a family's file in configs/, or else its own horizon."""
     family = family_of(env_name)
     if family is None:
-        return {}
+        horizon = registered_horizon(env_name)
+        return {} if horizon is None else {"horizon": horizon}
     file = importlib.resources.files("maml_configs") / f"{family.__name__}.yaml"
     if file.is_file():
         return yaml.safe_load(file.read_text()) or {}
@@ -392,13 +440,17 @@ def _read_config_file(name: str) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings, with the values of ``over`` in place of those of ``base``.
 
-    Another outer step has settings of its own: it replaces the one of ``base`` whole.
+    Another outer step has settings of its own: it replaces the one of ``base`` whole. So does an argument of an
+    environment that is not ours, and where a task's values come from.
     """
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         both = both and not (key == "outer" and value.get("name") not in (None, result[key].get("name")))
-        result[key] = merged(result[key], value) if both and key not in ("kwargs", "kwarg_ranges") else value
+        if both and key in ("kwargs", "kwarg_ranges"):
+            result[key] = {**result[key], **value}
+        else:
+            result[key] = merged(result[key], value) if both else value
     return result
 
 

@@ -72,6 +72,9 @@ def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
     is_list = isinstance(task_list, Sequence) and not isinstance(task_list, str)
     if not is_list or not all(isinstance(task, Mapping) and task for task in task_list):
         raise ValueError(f"env.task_list must be a list of tasks such as [{{goal: 1}}, {{goal: 2}}], got {task_list!r}")
+    for names in (kwarg_ranges, *task_list):
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"names in env.kwarg_ranges and env.task_list are text, got {list(names)!r:.200}")
     if kwarg_ranges and task_list:
         raise ValueError("tasks are drawn from env.kwarg_ranges or from env.task_list: give one of the two")
     if not kwarg_ranges and not task_list:

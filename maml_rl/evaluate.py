@@ -92,6 +92,7 @@ def _evaluated(
     """Evaluate and write the files; the result, and the environment without a sweep."""
     from tqdm import tqdm
 
+    from maml_rl.baseline_runs import folder_of
     from maml_rl.comparison import Scratch, compare
     from maml_rl.config_files import trained_range
     from maml_rl.report import write_report
@@ -111,7 +112,7 @@ def _evaluated(
 
         sizes = {"num_tasks": num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
         comparison = compare(subjects, conditions, **sizes, tasks=args.task, unfinished=unfinished, progress=progress)
-        scratch = args.runs[0] / "baselines" / "ppo" / "results.json"
+        scratch = folder_of(args.runs[0], "ppo") / "results.json"
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks
             comparison = dataclasses.replace(comparison, scratch=Scratch.read(scratch, tasks))

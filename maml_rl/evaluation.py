@@ -18,8 +18,9 @@ from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.safe_yaml import check_types, plain_values
 from maml_rl.setting_checks import check_whole_numbers
-from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, resolve_env_id
+from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, is_family
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def evaluate_with(
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     first, is_given = collector.first_task, tasks is not None
     tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks] if tasks is None else tasks
+    plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]  # refuses before anything is played
     inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _, failures = collect_through_adaptation(
         collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
@@ -134,7 +136,6 @@ def evaluate_with(
         "task_units": {name: units[name] for name in tasks[0] if name in units},
         **({"tasks_are_given": True} if is_given else {}),
     }
-    plain_tasks = [_plain(task) for task in tasks]
     return Evaluation(plain_tasks, returns.cpu().numpy(), success.cpu().numpy(), description)
 
 
@@ -143,16 +144,24 @@ def origin_of(policy: MetaPolicy) -> dict[str, int | None]:
     return {"training_seed": policy.config.seed, "num_iterations": policy.num_iterations}
 
 
-def _plain(task: Task) -> dict[str, Any]:
-    """A task without NumPy's types, which files do not know."""
-    return {
-        name: value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value for name, value in task.items()
-    }
+def plain_task(task: Task, env_name: str) -> dict[str, Any]:
+    """A task as results hold it: plain values, with NumPy's numbers and arrays as numbers and lists.
+
+    Args:
+        task: as an environment draws it, or as it was given.
+        env_name: what the user calls the environment.
+
+    Raises:
+        UserError: it holds something that no file can.
+    """
+    plain: dict[str, Any] = plain_values(task)
+    check_types(plain, f"a task of environment {env_name!r}: task")
+    return plain
 
 
 def held_out(env: EnvConfig) -> EnvConfig:
     """The environment on tasks that training did not draw, where a task family keeps some back by its ``split``."""
-    keeps_back = resolve_env_id(env.name).startswith("maml_rl/") and env.kwargs.get("split") == "train"
+    keeps_back = is_family(env.name) and env.kwargs.get("split") == "train"
     return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if keeps_back else env
 
 

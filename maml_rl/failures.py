@@ -12,6 +12,7 @@ import torch
 
 from maml_rl.protocols import Task
 from maml_rl.ranks import Ranks
+from maml_rl.safe_yaml import plain_values
 
 SIMULATION = "the simulation broke down"
 OBSERVATION = "an observation is not finite"
@@ -205,4 +206,4 @@ def _counted(number: int, name: str) -> str:
 
 def as_json(task: Mapping[str, Any]) -> str:
     """A task as JSON; what JSON does not know as its ``repr``."""
-    return json.dumps(dict(task), default=lambda value: value.tolist() if hasattr(value, "tolist") else repr(value))
+    return json.dumps(plain_values(task), default=repr)

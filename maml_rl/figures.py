@@ -120,9 +120,11 @@ def tasks_figures(comparison: Comparison) -> list[Figure]:
 
     Over the value in which the tasks differ, on a map where they differ in two, and from three on
     a panel per value. Values that are not numeric are not drawn, and the title names them. There
-    are no figures where no numeric value differs.
+    are no figures where no numeric value differs, or tasks hold different names.
     """
     tasks = comparison.main[0].evaluations[0].tasks
+    if any(task.keys() != tasks[0].keys() for task in tasks):
+        return []
     varying = [name for name in tasks[0] if any(task[name] != tasks[0][name] for task in tasks)]
     numbers = (int, float)
     numeric = [name for name in varying if all(isinstance(task[name], numbers) for task in tasks)]

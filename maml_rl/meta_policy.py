@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from maml_rl.sb3 import Model, SB3Env
 
 
+MOST_OBSERVATION_ENTRIES = 2000
+"""Of an observation after flattening: the linear baseline's normal equations grow with their square, its time with the
+cube."""
+
+
 def make_policy(
     config: PolicyConfig, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], seed: int
 ) -> MLPPolicy:
@@ -48,6 +53,12 @@ def make_policy(
     """
     if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1):
         raise UserError(f"observation space {observation_space} is not supported: expected a one-dimensional Box")
+    num_entries = observation_space.shape[0]
+    if num_entries > MOST_OBSERVATION_ENTRIES:
+        raise UserError(
+            f"observations of {num_entries} entries (flattened) are not supported: at most {MOST_OBSERVATION_ENTRIES}, "
+            "since the linear baseline solves a system of 2 x entries + 4 unknowns for every task; images are too large"
+        )
     size, discrete = action_size(action_space)
     return MLPPolicy(
         observation_space.shape[0],

@@ -14,11 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
-from maml_rl.safe_yaml import read_yaml
+from maml_rl.safe_yaml import read_yaml, to_yaml
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
 """What a process leaves behind that was killed while it made a run folder; config.yaml comes last."""
@@ -69,7 +67,7 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the resolved configuration to ``config.yaml``, whole or not at all."""
-    write_whole(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    write_whole(folder / "config.yaml", to_yaml(dict(config)))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

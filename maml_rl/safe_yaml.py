@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
-from maml_rl.bounded_files import read_text
+from maml_rl.bounded_files import LONGEST_TEXT, read_text
 from maml_rl.errors import UserError
 
 _MOST_NODES = 200_000
@@ -17,6 +20,33 @@ _LONGEST_SCALAR = 10_000
 _DEEPEST = 50
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
+
+
+_NUMBERS = {
+    "int": r"^[-+]?(?:0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$",
+    "float": r"^[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+    r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads numbers, true and false as YAML 1.2 does: 1e-3 is a number; on, off, yes, no and 12:30 are text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in ("bool", *_NUMBERS)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(f"{_TAG}bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+for _kind, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(_pattern), list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 takes for something else."""
+
+
+_Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(_NUMBERS["float"]), list("-+.0123456789"))
 
 
 class _Size(NamedTuple):
@@ -41,8 +71,94 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_value(text: str, what: str) -> Any:
+    """One value of a flag, as it would be read in a file: ``2``, ``[1, 2]``, ``{a: off}``, ``"2"``.
+
+    Args:
+        text: what was typed.
+        what: the flag, for the message.
+
+    Raises:
+        UserError: it is no YAML, or no plain value.
+    """
+    try:
+        return _plain(text)
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{what} {text!r:.100} cannot be read as YAML ({problem}): quote text, as '\"...\"'") from error
+
+
+def to_yaml(values: Any) -> str:
+    """Plain values as YAML that :func:`read_yaml` reads back as they are."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+
+
+def plain_values(value: Any) -> Any:
+    """``value`` as a file has it: NumPy's numbers and arrays, tuples and ranges become plain numbers and lists.
+
+    What no file can hold stays as it is; see :func:`check_plain`.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain_values(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain_values(value.tolist()) if value.dtype != object else value
+    return [plain_values(item) for item in value] if isinstance(value, (list, tuple, range)) else value
+
+
+def check_plain(value: Any, what: str) -> None:
+    """Refuse a value that a file cannot hold.
+
+    Args:
+        value: lists and mappings of text, numbers, true, false and null are held.
+        what: its setting, for the message.
+
+    Raises:
+        UserError: something in it is of another type, or it is too large or too deep; says what, and where.
+    """
+    check_types(value, what)
+    try:
+        text = to_yaml(value)
+        if len(text) > LONGEST_TEXT // 2:  # a configuration has other settings too
+            raise ValueError(f"it is longer than {LONGEST_TEXT // 2} characters")
+        read = _plain(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{what} cannot be written to a file: {' '.join(str(error).split())}") from error
+    if repr(read) != repr(value):  # NaN equals itself here, and 1 is not True
+        raise UserError(f"{what} cannot be written to a file: {value!r:.100} would be read back as {read!r:.100}")
+
+
+def check_types(value: Any, what: str, depth: int = 0) -> None:
+    """As :func:`check_plain`, of types and depth alone.
+
+    Args:
+        value: as there.
+        what: as there.
+        depth: lists and mappings that ``value`` is within.
+    """
+    if depth > _DEEPEST:
+        raise UserError(f"{what:.100}... is nested more than {_DEEPEST} deep: no file can hold it")
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise UserError(f"{what} has the key {key!r:.100}, a {_type_name(key)}: in a file keys are text")
+            check_types(item, f"{what}.{key}", depth + 1)
+    elif type(value) is list:
+        for i, item in enumerate(value):
+            check_types(item, f"{what}[{i}]", depth + 1)
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise UserError(
+            f"{what} is {value!r:.100}, a {_type_name(value)}, which a file cannot hold: expected text, a number, "
+            "true, false, null, or a list or mapping of them"
+        )
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
 def _plain(text: str) -> Any:
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:

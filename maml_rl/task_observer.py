@@ -53,6 +53,8 @@ class TaskObserver:
         try:
             if set(task) != set(self._names):
                 raise KeyError
+            if any(isinstance(value, str) for value in task.values()):  # float would read a number in text
+                raise TypeError
             return [float(task[name]) for name in self._names]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(

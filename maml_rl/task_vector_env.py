@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import importlib
@@ -11,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -24,6 +25,7 @@ from maml_rl.drawn_tasks import DrawnTasks
 from maml_rl.drawn_tasks import parse as parse_tasks
 from maml_rl.errors import UserError, did_you_mean, in_one_line
 from maml_rl.protocols import Task, TaskVectorEnv
+from maml_rl.safe_yaml import plain_values
 from maml_rl.setting_checks import check_ranges
 from maml_rl.task_observer import TaskObserver
 from maml_rl.task_setter import (
@@ -47,7 +49,7 @@ class EnvConfig:
     name: str = "HalfCheetahVel"
     """A task family, an id registered with Gymnasium, or module:EnvId-v0."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Its arguments."""
+    """Its arguments: --env.ARG VALUE gives one, --env.kwargs.ARG VALUE one that is called like a setting."""
     vectorization: Vectorization = "sync"
     """How an environment without a batch engine is run: in this process, or in one worker process per task."""
     observe_task: bool = False
@@ -61,15 +63,19 @@ class EnvConfig:
         check_ranges(self, "env.")
         if not (isinstance(self.kwargs, Mapping) and all(isinstance(name, str) for name in self.kwargs)):
             raise ValueError(f"env.kwargs must be a mapping from names to values, got {self.kwargs!r:.200}")
-        object.__setattr__(
-            self, "task_list", self.task_list if isinstance(self.task_list, str) else tuple(self.task_list)
-        )
+        object.__setattr__(self, "kwarg_ranges", plain_values(self.kwarg_ranges))
+        task_list = plain_values(self.task_list)
+        object.__setattr__(self, "task_list", tuple(task_list) if isinstance(task_list, list) else task_list)
         parse_tasks(self.kwarg_ranges, self.task_list)
 
     @property
     def drawn_tasks(self) -> DrawnTasks | None:
         """The tasks that these settings describe, if any."""
         return parse_tasks(self.kwarg_ranges, self.task_list)
+
+
+ENV_SETTINGS = frozenset(field.name for field in fields(EnvConfig))
+"""Names that an argument of an environment can only have within ``env.kwargs``."""
 
 
 def resolve_env_id(name: str) -> str:
@@ -103,6 +109,17 @@ def resolve_env_id(name: str) -> str:
         f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any id that Gymnasium "
         "has registered, and module:EnvId-v0."
     )
+
+
+def is_family(name: str) -> bool:
+    """Whether ``name`` stands for a task family, built in or added to those."""
+    return resolve_env_id(name).startswith("maml_rl/")
+
+
+def registered_horizon(name: str) -> int | None:
+    """The ``max_episode_steps`` that an environment is registered with; ``None`` where it has none."""
+    steps = gym.spec(resolve_env_id(name)).max_episode_steps
+    return steps if steps is not None and steps > 0 else None
 
 
 def make_task_vector_env(
@@ -177,10 +194,16 @@ def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[...,
     if config.drawn_tasks is not None:
         check_arguments(env_id, config.drawn_tasks)
     # A worker process may have to import the module that registers the id, so the module goes there too.
-    module, colon, _ = config.name.rpartition(":")
-    gym_name = f"{module}{colon}{env_id}"
-    limit: dict[str, Any] = {} if horizon is None else {"max_episode_steps": horizon}
-    return functools.partial(gym.make, gym_name, **limit, **config.kwargs)
+    return functools.partial(_make, config.name.rpartition(":")[0], env_id, horizon, **config.kwargs)
+
+
+def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) -> gym.Env:
+    """As :func:`gymnasium.make`, whose own arguments (id, max_episode_steps, ...) an environment may have too."""
+    if module:
+        importlib.import_module(module)
+    spec = copy.copy(gym.spec(env_id))
+    spec.kwargs = {**spec.kwargs, **arguments}
+    return gym.make(spec, max_episode_steps=horizon)
 
 
 def _own_vector_env(env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int) -> VectorEnv | None:

@@ -14,8 +14,6 @@ _MOST_DIGITS = 20
 
 def command(argv: list[str]) -> int:
     """Train a run, or go on with one."""
-    import yaml
-
     if _asks_for_help(argv):
         with torch_left_out():
             from maml_rl.config_files import parse_training_arguments
@@ -24,12 +22,13 @@ def command(argv: list[str]) -> int:
 
     from maml_rl.config import to_mapping
     from maml_rl.config_files import parse_training_arguments, take_option
+    from maml_rl.safe_yaml import to_yaml
 
     run, rest = take_option(argv, "--resume")
     if run is None:
         config = parse_training_arguments([token for token in rest if token != "--print_config"])
         if "--print_config" in rest:
-            say(yaml.safe_dump(to_mapping(config), sort_keys=False).rstrip())
+            say(to_yaml(to_mapping(config)).rstrip())
             return 0
 
     from maml_rl.training import Interrupted, resume, train  # here, since --help has no use for it

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from maml_rl.adaptation import sample_tasks
 from maml_rl.allocator import keep_freed_memory
 from maml_rl.checkpoint import (
     Checkpoint,
@@ -30,7 +31,7 @@ from maml_rl.config_files import load_run, run_config
 from maml_rl.devices import resolve_device, torch_threads
 from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
-from maml_rl.evaluation import evaluate, evaluate_with
+from maml_rl.evaluation import evaluate, evaluate_with, plain_task
 from maml_rl.failures import Failure, TooManyFailures, summary
 from maml_rl.inner import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
@@ -44,7 +45,7 @@ from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.sampling_metrics import per_stage
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
-from maml_rl.task_vector_env import as_task_vector_env
+from maml_rl.task_vector_env import as_task_vector_env, is_family, registered_horizon
 from maml_rl.video_grid import whole_file
 
 Say = Callable[[str], None]
@@ -83,6 +84,7 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
     """
     if not isinstance(config, Config):
         raise UserError(f"train takes a Config, as maml_rl.load_config(env=...) makes one; got {config!r:.100}")
+    mapping = to_mapping(config)  # before anything is opened or made: it refuses what config.yaml cannot hold
     with joined(resolve_device(config.device)) as ranks:
         made = remembered_run_folder()
         if made is not None:
@@ -91,7 +93,7 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
             if not ranks.leads:
                 return _follow(config, *opened)
             run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
-            create_run_folder(run, to_mapping(config))
+            create_run_folder(run, mapping)
             remember_run_folder(str(run.resolve()))
             with locked(run):
                 return TrainingRun(config, run, *opened).train(say, progress_bar)
@@ -227,6 +229,8 @@ def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[M
         sizes = (num_tasks, config.num_episodes, config.horizon)
         share = (first_task, config.meta_batch_size)
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
+        for task in sample_tasks(collector, RandomStreams(config.seed, Phase.INITIALISATION)):
+            plain_task(task, config.env.name)  # else the evaluation at the end could not be written
         settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share, ranks)
         trainer = MetaTrainer(collector, *settings, config.tasks_per_block)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy
@@ -368,7 +372,7 @@ class TrainingRun:
         say(
             f"{config.env.name}: {number}{_number(config.num_iterations, 'meta-iteration')} of "
             f"{_number(config.meta_batch_size, 'task')} x {_number(config.num_episodes, 'episode')} x "
-            f"{_number(config.horizon, 'step')} x {_number(num_steps + 1, 'collection')} = "
+            f"{_number(config.horizon, 'step')}{_horizon_source(config)} x {_number(num_steps + 1, 'collection')} = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
         report, _ = self._results()
@@ -460,6 +464,18 @@ def _unwritable_told(run: Path) -> Iterator[None]:
         path = latest_checkpoint(run / "checkpoints")
         last = "there is no checkpoint yet" if path is None else f"the last checkpoint is of iteration {int(path.name)}"
         raise UserError(f"{run} cannot be written: {error}; {last}. {_advice(run)}") from error
+
+
+def _horizon_source(config: Config) -> str:
+    """Where the horizon of an environment that is not built in comes from; nothing for one that is."""
+    if is_family(config.env.name):
+        return ""
+    registered = registered_horizon(config.env.name)
+    if config.horizon == registered:
+        return " (its max_episode_steps)"
+    other = "it is registered without max_episode_steps" if registered is None else f"its own are {registered}"
+    is_default = registered is None and config.horizon == Config.horizon
+    return f" ({'by default' if is_default else 'as set'}; {other})"
 
 
 def _advice(run: Path) -> str:

@@ -32,6 +32,7 @@ from maml_rl.meta_trainer import MetaTrainer
 from maml_rl.outer.adam import AdamConfig
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
+from maml_rl.pretrained_runs import find_run
 from maml_rl.recording import record
 from maml_rl.sb3 import LearningCurve, PPOSettings
 from maml_rl.task_vector_env import EnvConfig, TaskObserver, make_task_vector_env
@@ -432,3 +433,19 @@ def test_results_of_another_ppo_are_refused_before_anything_is_trained(run: Path
     result = cli(str(run))
     assert "give the same, or delete the file" in str(result)
     assert contents(run) == before
+
+
+def test_baselines_of_a_pretrained_policy_are_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(baseline_runs, "ppo_learning_curve", lambda *_, **__: LearningCurve([0, 5], [-1.0, -2.0]))
+    packaged = contents(find_run("PointNavigation"))
+    result = cli("PointNavigation", "--baseline", "random", "ppo", "--num_tasks=1")
+    assert result.code == 0, result.err
+    folder = Path("runs/PointNavigation/baselines")
+    assert sorted(path.name for path in folder.iterdir()) == ["ppo", "random"]
+    assert contents(find_run("PointNavigation")) == packaged
+    assert main(["evaluate", "PointNavigation", "--num_episodes=2", "--num_steps=1"]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in ("meta-trained", "random", "PPO from scratch"))

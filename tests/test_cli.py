@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -759,6 +760,28 @@ def test_the_modules_run(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: python -m maml_rl.record" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["train", "--print_config"], ["train", "--help"], ["evaluate", "--help"], ["--version"]),
+        ["train", *TINY, "--logging.final_video=false"],
+    ],
+    ids=" ".join,
+)
+def test_nobody_reads_the_output(argv, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "maml_rl", *argv]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    streams = {"stdout": write, "stderr": subprocess.PIPE, "text": True}
+    try:
+        done = subprocess.run(command, **streams, check=False, cwd=tmp_path, env=buffered)
+    finally:
+        os.close(write)
+    assert done.stderr == ""
+    assert done.returncode in ((0, 141) if "--help" in argv else (141,))  # argparse passes over it with a long text
 
 
 def test_help_does_not_import_what_it_does_not_need():

@@ -1,0 +1,211 @@
+"""Values of tasks: any plain value reaches the environment and the results with its type."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import maml_rl
+from maml_rl.baseline_runs import train_ppo
+from maml_rl.cli import main, task_values
+from maml_rl.errors import UserError
+from maml_rl.failures import as_json
+from maml_rl.sb3 import PPOSettings
+from maml_rl.task_observer import TaskObserver
+from maml_rl.task_vector_env import EnvConfig, make_task_vector_env
+
+TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "num_iterations": 1, "device": "cpu"}
+QUIET = {"final_evaluation": False, "final_video": False}
+PLAIN = {"k": 2, "x": 2.0, "gait": "off", "on": True, "none": None, "at": [1, [2.5, "3"]], "more": {"a": {"b": [1]}}}
+DRAWN: dict[str, Any] = {
+    "numpy": {"k": np.int64(3), "x": np.float32(0.5), "on": np.bool_(True), "at": np.array([[1, 2]])},
+    "tuple of numpy": {"at": (np.float64(1.5), np.int32(2)), "more": {"a": [np.array([1.0])]}},
+    "text": {"gait": "trot"},
+    "set": {"at": {1, 2}},
+    "object": {"at": [object()]},
+    "array of objects": {"at": np.array([{1}, None])},
+    "key": {1: 2},
+    "nested key": {"at": {1: 2}},
+}
+"""What the environment of the tests draws, by the name of the kind."""
+WRITTEN = {
+    "numpy": {"k": 3, "x": 0.5, "on": True, "at": [[1, 2]]},
+    "tuple of numpy": {"at": [1.5, 2], "more": {"a": [[1.0]]}},
+    "text": {"gait": "trot"},
+}
+SET: list[Any] = []
+"""Every task that was set, in order."""
+
+
+class WithoutTasks(gym.Env):
+    observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(2, np.float32), -float(np.abs(action).sum()), False, False, {}
+
+
+class OfArguments(WithoutTasks):
+    def __init__(self, **task: Any) -> None:
+        SET.append(task)
+
+
+class FromAList(WithoutTasks):
+    def set_task(self, task: Any) -> None:
+        SET.append(task)
+
+
+class TakesTasks(FromAList):
+    def __init__(self, kind: str = "text") -> None:
+        self.kind = kind
+
+    def sample_tasks(self, num_tasks: int) -> list[Any]:
+        return [DRAWN[self.kind]] * num_tasks
+
+
+@pytest.fixture(autouse=True)
+def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    before = dict(gym.registry)
+    for env in (OfArguments, FromAList, TakesTasks):
+        gym.register(id=f"{env.__name__}-v0", entry_point=env)
+    SET.clear()
+    yield
+    gym.registry.clear()
+    gym.registry.update(before)
+
+
+def train(env: dict[str, Any], **settings: Any) -> Path:
+    return maml_rl.train(maml_rl.load_config(env=env, **{"logging": QUIET, "output": "run", **TINY, **settings}))
+
+
+def evaluated(*argv: str) -> list[dict[str, Any]]:
+    """The tasks in results.json of an evaluation."""
+    small = ["--num_episodes=2", "--num_steps=1", "--device=cpu", "--output=results"]
+    assert main(["evaluate", "run", *argv, *small]) == 0
+    content = json.loads(Path("results/results.json").read_text())
+    return [entry["task"] for entry in content["results"][0]["tasks"]]
+
+
+FLAG = "k=2, x=2.0, gait=off, on=true, none=null, at=[1, [2.5, '3']], more={a: {b: [1]}}"
+
+
+def test_a_task_on_the_command_line_keeps_its_types() -> None:
+    assert repr(task_values(FLAG)) == repr(PLAIN)
+    train({"name": "TakesTasks-v0"})
+    SET.clear()
+    assert repr(evaluated("--task", FLAG)) == repr([PLAIN])
+    assert {repr(task) for task in SET} == {repr(PLAIN)}
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("a='x,y',b=1", {"a": "x,y", "b": 1}),
+        ('a="q\\",r",b="2"', {"a": 'q",r', "b": "2"}),
+        ("a=it's,b=don't", {"a": "it's", "b": "don't"}),
+        ("a=1e-3,b=-2,c=.inf", {"a": 1e-3, "b": -2, "c": float("inf")}),
+        ("a=12:30,b=2:3:4", {"a": "12:30", "b": "2:3:4"}),
+        ("a=b=c", {"a": "b=c"}),
+    ],
+)
+def test_values_of_a_task_are_read_as_yaml(text: str, task: dict[str, Any]) -> None:
+    assert repr(task_values(text)) == repr(task)
+
+
+@pytest.mark.parametrize("text", ["a=1,a=2", "a", "a=", "=1", ",", "a=[1", "a=]", "a=1,,b=2"])
+def test_a_task_that_does_not_read_is_refused(text: str) -> None:
+    with pytest.raises((UserError, argparse.ArgumentTypeError)):
+        task_values(text)
+
+
+def test_a_list_of_tasks_keeps_their_types() -> None:
+    task_list = [PLAIN, {**PLAIN, "k": 3}]
+    Path("my.yaml").write_text(json.dumps({"env": {"name": "FromAList-v0", "task_list": task_list}}))
+    flags = [f"--{name}={value}" for name, value in TINY.items()] + ["--output=run", "--config=my.yaml"]
+    assert main(["train", *flags, *[f"--logging.{name}=false" for name in QUIET]]) == 0
+    kept = maml_rl.load("run").config.env.task_list
+    tasks = {repr(task) for task in task_list}
+    assert [repr(task) for task in kept] == [repr(task) for task in task_list]
+    assert {repr(task) for task in SET} <= tasks
+    assert {repr(task) for task in evaluated("--num_tasks=3")} <= tasks
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_choices_of_an_argument_keep_their_types(vectorization: str) -> None:
+    ranges = {"value": {"choices": ["off", "2", 2, [1, "on"], {"a": "12:30"}]}}
+    train({"name": "OfArguments-v0", "kwarg_ranges": ranges, "vectorization": vectorization})
+    kept = maml_rl.load("run").config.env.kwarg_ranges
+    assert repr(kept) == repr(ranges)
+    choices = {repr(choice) for choice in ranges["value"]["choices"]}
+    assert {repr(task["value"]) for task in SET} <= choices
+    assert {repr(task["value"]) for task in evaluated("--num_tasks=6")} <= choices
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None:
+    train({"name": "TakesTasks-v0", "kwargs": {"kind": kind}}, logging={"final_video": False})
+    assert all(task is DRAWN[kind] for task in SET), "it is played as it was drawn"
+    content = json.loads(Path("run/evaluation/results.json").read_text())
+    assert [entry["task"] for entry in content["results"][0]["tasks"]] == [WRITTEN[kind]] * 40
+    assert evaluated("--num_tasks=2") == [WRITTEN[kind]] * 2
+    assert json.loads(as_json(DRAWN[kind])) == WRITTEN[kind]
+    settings = PPOSettings(num_envs=1, n_steps=4, batch_size=4, n_epochs=1)
+    train_ppo(Path("run"), num_tasks=1, num_env_steps=4, settings=settings)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DRAWN if kind not in WRITTEN])
+def test_tasks_that_cannot_be_written_are_refused_before_there_is_a_folder(kind: str) -> None:
+    with pytest.raises(UserError, match=r"TakesTasks-v0.*task.* file"):
+        train({"name": "TakesTasks-v0", "kwargs": {"kind": kind}})
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_task_of_python_is_written_as_plain_values_or_refused_before_it_is_played(kind: str) -> None:
+    train({"name": "TakesTasks-v0"})
+    SET.clear()
+    policy = maml_rl.load("run")
+    if kind in WRITTEN:
+        assert maml_rl.evaluate(policy, tasks=[DRAWN[kind]], num_episodes=1).tasks == [WRITTEN[kind]]
+        return
+    with pytest.raises(UserError, match="a file"):
+        maml_rl.evaluate(policy, tasks=[DRAWN[kind]], num_episodes=1)
+    assert SET == []
+
+
+@pytest.mark.parametrize(
+    "task", ["goal_x=east,goal_y=0", "goal_x='1',goal_y=0", "goal_x=[1],goal_y=0", "goal=1", "goal_x=null,goal_y=0"]
+)
+def test_a_family_of_ours_takes_numbers(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    train({"name": "PointNavigation"})
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--task", task, "--num_episodes=2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "PointNavigation" in line
+    assert not Path("run/evaluation").exists()
+
+
+def test_a_policy_does_not_observe_a_number_in_text() -> None:
+    env = make_task_vector_env(EnvConfig(name="FromAList-v0", task_list=({"k": "2"},)), 1, 3)
+    with pytest.raises(UserError, match="one number for each"):
+        TaskObserver(env, "FromAList-v0")
+    env.close()
+
+
+def test_tasks_of_different_names_are_evaluated() -> None:
+    train({"name": "FromAList-v0", "task_list": [{"a": 1}, {"b": "x"}]})
+    assert {repr(task) for task in evaluated("--num_tasks=8")} == {"{'a': 1}", "{'b': 'x'}"}
