@@ -10,9 +10,10 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from maml_rl.errors import UserError, did_you_mean
 
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr)  # noqa: T201
         return 2 if wanted or not argv else 0
     try:
-        return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
+        with _warnings_in_one_line():
+            return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -70,6 +72,23 @@ def _import_mujoco() -> None:
     importlib.import_module("mujoco")
     if wanted is not None:
         os.environ["MUJOCO_GL"] = wanted
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print a warning for the user without file, line and source of the code that gives it."""
+    original = warnings.formatwarning
+
+    def format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if category is UserWarning:
+            return f"warning: {message}\n"
+        return original(message, category, *place, **line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original
 
 
 def say(text: str) -> None:
