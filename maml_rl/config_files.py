@@ -28,7 +28,7 @@ from maml_envs.dynamics import parse as parse_dynamics
 
 from maml_rl.baseline import BaselineConfig
 from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
-from maml_rl.devices import resolve_device
+from maml_rl.devices import resolve_device, standard_torch
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
@@ -61,6 +61,7 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
     return load_run(Path(run), resolve_device(device))
 
 
+@standard_torch()
 def load_run(run: Path, device: torch.device) -> MetaPolicy:
     """As :func:`load`, with a torch device."""
     folder = find_run(run)

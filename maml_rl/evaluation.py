@@ -10,7 +10,7 @@ import numpy as np
 
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
-from maml_rl.devices import torch_threads
+from maml_rl.devices import standard_torch, torch_threads
 from maml_rl.errors import UserError
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
@@ -146,6 +146,7 @@ def held_out(env: EnvConfig) -> EnvConfig:
     return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if keeps_back else env
 
 
+@standard_torch()
 def evaluate(
     policy: MetaPolicy,
     *,

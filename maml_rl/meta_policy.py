@@ -19,7 +19,7 @@ from maml_rl.adaptation import collect_through_adaptation, contained_step, usabl
 from maml_rl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.config import Config, PolicyConfig, origin, to_mapping
-from maml_rl.devices import torch_threads
+from maml_rl.devices import standard_torch, torch_threads
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import UserError
 from maml_rl.export import PlainPolicy, export
@@ -100,6 +100,7 @@ class MetaPolicy:
         """From the policy's outputs to the environment's actions."""
         return ActionMap(self.action_space, self.config.policy.action_scale)
 
+    @standard_torch()
     @torch.no_grad()
     def predict(
         self,
@@ -148,6 +149,7 @@ class MetaPolicy:
         actions = self.action_map(action.cpu().numpy())
         return (actions if observation.ndim == 2 else actions[0]), state
 
+    @standard_torch()
     def adapt(
         self,
         env: gym.Env | gym.vector.VectorEnv | str | None = None,
@@ -245,6 +247,7 @@ class MetaPolicy:
         self.check_plain_actions()
         return folded(self.policy, self.theta, self.normalizer, self.action_map)
 
+    @standard_torch()
     def module(self, with_distribution: bool = False) -> PlainPolicy:
         """A plain ``nn.Module`` on the CPU: raw observations (N, observation_size) to the most probable actions.
 

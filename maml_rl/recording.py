@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from maml_rl.devices import standard_torch
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
@@ -101,6 +102,7 @@ def rendering_problem(config: EnvConfig) -> str | None:
     return None
 
 
+@standard_torch()
 def record(
     policy: MetaPolicy,
     path: str | Path,

@@ -27,7 +27,7 @@ from maml_rl.checkpoint import (
 from maml_rl.collection import Collector
 from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
-from maml_rl.devices import resolve_device, torch_threads
+from maml_rl.devices import resolve_device, standard_torch, torch_threads
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with
 from maml_rl.failures import Failure, TooManyFailures, summary
@@ -49,8 +49,8 @@ from maml_rl.video_grid import whole_file
 Say = Callable[[str], None]
 
 
-class Interrupted(Exception):
-    """Training was stopped by a signal; ``run`` can be resumed."""
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal; ``run`` can be resumed. ``except Exception`` does not catch it."""
 
     def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
         super().__init__(f"stopped after iteration {iteration}. {_advice(run)}")
@@ -63,6 +63,7 @@ class _CannotWriteError(Exception):
     """A file of the run could not be written."""
 
 
+@standard_torch()
 def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = False) -> Path:
     """Meta-train, as ``python -m maml_rl.train`` does.
 
@@ -96,6 +97,7 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
                 return TrainingRun(config, run, *opened).train(say, progress_bar)
 
 
+@standard_torch()
 def resume(
     run: str | Path,
     num_iterations: int | None = None,

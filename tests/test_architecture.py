@@ -24,6 +24,7 @@ LEVELS = [
         "episodes",
         "allocator",
         "torch_stand_in",
+        "matplotlib_backend",
     }
     | {"durable_files", "stop_signals", "bounded_files"},
     {"devices", "setting_checks", "cpu_operations"},
