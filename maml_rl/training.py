@@ -44,7 +44,7 @@ from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.task_vector_env import as_task_vector_env
-from maml_rl.video_grid import whole_file
+from maml_rl.video_grid import remove_unfinished, whole_file
 
 Say = Callable[[str], None]
 
@@ -272,6 +272,8 @@ class TrainingRun:
         extended = self.state.iteration < self.config.num_iterations
         with stop_signals_raise() as raise_dropped, _unwritable_told(self.folder):
             try:
+                with _writing():
+                    remove_unfinished(self.folder / "videos")
                 if extended:
                     self._iterate(say, progress_bar, raise_dropped)
                 self._finish(say, anew=extended)
@@ -326,7 +328,10 @@ class TrainingRun:
                 if logging.evaluate_every and state.iteration % logging.evaluate_every == 0:
                     metrics |= _evaluation_metrics(self.trainer, self.policy, state)
                 draws = can_draw and logging.video_every and state.iteration % logging.video_every == 0
-                pictures = self._record(state) if draws else {}
+                pictures: dict[str, AnimatedImage] = {}
+                if draws:
+                    with _video_failure_said(lambda text: _beside(bar, say, text), state.iteration):
+                        pictures = self._record(state)
                 with stop_signals_wait() as received:  # an iteration is logged, counted and saved, or it never began
                     for name, value in [*metrics.items(), *pictures.items()]:
                         logger.record(name, value)
@@ -340,8 +345,7 @@ class TrainingRun:
                     if is_last or state.iteration % logging.checkpoint_every == 0:
                         self.checkpoint()
                 if failed:
-                    with bar.external_write_mode():
-                        say(f"iteration {state.iteration}: {summary(failed)}")
+                    _beside(bar, say, f"iteration {state.iteration}: {summary(failed)}")
                 if received:
                     signal.raise_signal(received[0])
                 bar.set_postfix_str(_progress(metrics))
@@ -425,7 +429,8 @@ class TrainingRun:
         if logging.final_video and not video.exists() and self._can_draw(None if anew else say):
             say("recording a video ...")
             shown = "an episode a panel, the most probable actions"
-            say(f"video of an adapted policy: {record(policy, video, seed=seed)} ({shown})")
+            with _video_failure_said(say, self.state.iteration):
+                say(f"video of an adapted policy: {record(policy, video, seed=seed)} ({shown})")
 
 
 @contextlib.contextmanager
@@ -435,6 +440,22 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         raise _CannotWriteError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _video_failure_said(say: Say, iteration: int) -> Iterator[None]:
+    """Continue without a video where none can be made, whatever the reason: what was learned is worth more."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        say(f"no video of iteration {iteration}: {reason}")
+
+
+def _beside(bar: tqdm[Any], say: Say, text: str) -> None:
+    """Say something while a progress bar is shown."""
+    with bar.external_write_mode():
+        say(text)
 
 
 @contextlib.contextmanager
