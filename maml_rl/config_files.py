@@ -37,6 +37,7 @@ from maml_rl.pretrained_runs import find_run
 from maml_rl.run_folder import read_config
 from maml_rl.safe_yaml import read_yaml
 from maml_rl.task_vector_env import EnvConfig, resolve_env_id
+from maml_rl.user_paths import user_path
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
@@ -74,6 +75,7 @@ def run_config(run: Path) -> Config:
     Raises:
         UserError: there is no such run.
     """
+    run = user_path(run)
     if not os.path.isdir(run):
         raise UserError(f"there is no run folder {run}")
     return resolve(read_config(run), [], source=str(run / "config.yaml"))
@@ -359,7 +361,7 @@ def preset(env_name: str) -> dict[str, Any]:
         return {}
     file = importlib.resources.files("maml_configs") / f"{family.__name__}.yaml"
     if file.is_file():
-        return yaml.safe_load(file.read_text()) or {}
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return {"horizon": family.max_episode_steps}  # type: ignore[attr-defined]
 
 
@@ -370,8 +372,9 @@ def preset_names() -> list[str]:
 
 
 def _read_config_file(name: str) -> dict[str, Any]:
-    if os.path.isfile(name):
-        return read_yaml(Path(name))
+    path = user_path(name)
+    if os.path.isfile(path):
+        return read_yaml(path)
     if name in preset_names():
         return read_yaml(Path(str(importlib.resources.files("maml_configs"))) / f"{name}.yaml")
     hint = did_you_mean(name, preset_names())

@@ -20,6 +20,7 @@ from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_setter import TaskSetter
 from maml_rl.task_vector_env import EnvConfig, make_single_env, resolve_env_id
+from maml_rl.user_paths import user_path
 from maml_rl.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown, whole_file
 
 FREE_CAMERA = "free"
@@ -161,7 +162,7 @@ def record(
     if not isinstance(policy, MetaPolicy):
         raise UserError(f"record takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}")
     check_whole_numbers(0, seed=seed)
-    path = Path(path)
+    path = user_path(path)
     with whole_file(path) as temporary:
         grid = play(
             policy,

@@ -44,6 +44,7 @@ from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.task_vector_env import as_task_vector_env
+from maml_rl.user_paths import user_path
 from maml_rl.video_grid import remove_unfinished, whole_file
 
 Say = Callable[[str], None]
@@ -87,10 +88,11 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         made = remembered_run_folder()
         if made is not None:
             return _resume(ranks, Path(made), None, say, progress_bar)
+        output = user_path(config.output) if config.output else None
         with open_trainer(config, ranks) as opened:
             if not ranks.leads:
                 return _follow(config, *opened)
-            run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
+            run = output or new_default_folder(config.env.name, config.seed)
             create_run_folder(run, to_mapping(config))
             remember_run_folder(str(run.resolve()))
             with locked(run):
@@ -113,8 +115,9 @@ def resume(
         say: where to tell the user what happens.
         progress_bar: show one on stderr.
     """
-    with joined(resolve_device(run_config(Path(run)).device)) as ranks:
-        return _resume(ranks, Path(run), num_iterations, say, progress_bar)
+    run = user_path(run)
+    with joined(resolve_device(run_config(run).device)) as ranks:
+        return _resume(ranks, run, num_iterations, say, progress_bar)
 
 
 def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progress_bar: bool) -> Path:
