@@ -7,6 +7,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from maml_rl.matplotlib_backend import ignore_missing_backend
 from maml_rl.threads import let_idle_threads_sleep
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 let_idle_threads_sleep()
+ignore_missing_backend()
 
 
 class _Package(types.ModuleType):

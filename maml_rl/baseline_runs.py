@@ -21,7 +21,7 @@ from maml_rl.bounded_files import LONGEST_TABLE, read_json
 from maml_rl.checkpoint import load_newest
 from maml_rl.config import Config, LoggingConfig
 from maml_rl.config_files import load, run_config
-from maml_rl.durable_files import write_whole
+from maml_rl.durable_files import unwritable_refused, write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, held_out
 from maml_rl.outer.reptile import ReptileConfig
@@ -201,7 +201,8 @@ def train_ppo(
         raise UserError(f"num_tasks must be at most {len(tasks)}, the tasks of an evaluation, got {num_tasks}")
     env, horizon = held_out(policy.config.env), policy.config.horizon
     folder = folder_of(run, "ppo")
-    folder.mkdir(parents=True, exist_ok=True)
+    with unwritable_refused(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     description = _ppo_description(policy.config, num_env_steps, seed, settings)
     with locked(folder):
@@ -224,7 +225,8 @@ def train_ppo(
                     progress=bar.update,
                 )
             results.append({"task": dict(task), **curve._asdict()})
-            write_whole(path, json.dumps({**description, "tasks": results}, indent=2) + "\n")
+            with unwritable_refused(path):
+                write_whole(path, json.dumps({**description, "tasks": results}, indent=2) + "\n")
             say(f"PPO, {_words(task)}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}")
     say(f"learning curves: {path}")
     return path

@@ -6,6 +6,7 @@ A checkpoint is the folder ``NNNNNN``. One that is being written is ``.NNNNNN.tm
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -115,7 +116,7 @@ def save_checkpoint(
         for name, content in _files(tensors, values).items():
             write_synced(temporary / name, content)
         sync(temporary)
-        if target.exists():
+        if os.path.lexists(target):
             _retire(target)
         os.rename(temporary, target)
     except OSError:
@@ -143,9 +144,14 @@ def _retire(path: Path) -> None:
     _delete(old)
 
 
-def _delete(folder: Path) -> None:
+def _delete(path: Path) -> None:
+    """Delete a folder, or a file or link in place of one; what a link leads to stays."""
     # What cannot be deleted, as a file that someone reads over NFS, is under no checkpoint's name, and goes next time.
-    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -165,8 +171,18 @@ def set_aside(path: Path) -> Path:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("*") if path.name.isdecimal()]
-    return sorted(found, key=lambda path: int(path.name), reverse=True)
+    """Everything that has a checkpoint's name, sound or not; nothing where there is no folder.
+
+    Raises:
+        UserError: the folder is a dangling link or no folder, or may not be read.
+    """
+    if not os.path.lexists(folder):
+        return []
+    try:
+        names = [name for name in os.listdir(folder) if name.isdecimal()]
+    except OSError as error:  # taken for a run without checkpoints, it would be trained from scratch
+        raise UserError(f"checkpoints {folder} cannot be read: {error}") from error
+    return [folder / name for name in sorted(names, key=int, reverse=True)]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -178,16 +194,23 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
     """Read the newest sound checkpoint; ``None`` where there is no checkpoint at all.
 
     Raises:
-        UserError: all are damaged (each is named), or one that is newer than the sound ones has a newer format.
+        UserError: all are damaged (each is named), one that is newer than the sound ones has a newer format, or the
+            folder cannot be read.
     """
     damaged: list[DamagedCheckpoint] = []
-    for path in _newest_first(folder):
-        try:
-            return Found(path, load_checkpoint(path, device), tuple(damaged))
-        except DamagedCheckpoint as error:
-            if not path.exists():  # removed by the training that goes on meanwhile, which has written a newer one
-                return load_newest(folder, device)
-            damaged.append(error)
+    paths, is_complete = _newest_first(folder), False
+    while not is_complete:
+        damaged, is_complete = [], True
+        for path in paths:
+            try:
+                return Found(path, load_checkpoint(path, device), tuple(damaged))
+            except DamagedCheckpoint as error:
+                damaged.append(error)
+                is_complete &= os.path.lexists(path)
+        # One that is gone was removed by a training in progress, which has written a newer one. A list that stays
+        # the same says nothing new, whatever the file system answers about its entries.
+        before, paths = paths, _newest_first(folder)
+        is_complete |= paths == before
     if damaged:
         raise UserError(f"no sound checkpoint is left in {folder}: " + "; ".join(str(error) for error in damaged))
     return None
@@ -197,8 +220,9 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedCheckpoint: it is not as it was written, or none at all.
-        UserError: it has a newer format, or may not be read.
+        DamagedCheckpoint: it is not as it was written, may not be read, or is something else: a link that leads
+            nowhere, a file, an empty folder.
+        UserError: it has a newer format.
     """
     try:
         has_sums = (path / _SUMS).exists()
@@ -215,8 +239,6 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
                 raise ValueError(f"{_SUMS} is missing")
             check_regular(path / _TENSORS)
             return Checkpoint(_grouped(load_file(path / _TENSORS, device=str(device))), values)
-    except PermissionError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error}") from error
     except (OSError, ValueError, SafetensorError) as error:
         raise DamagedCheckpoint(path, error) from error
     raise UserError(f"checkpoint {path} has format {version}; this version reads formats up to {FORMAT_VERSION}")

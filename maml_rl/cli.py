@@ -6,23 +6,29 @@ import argparse
 import contextlib
 import importlib
 import importlib.metadata
+import io
 import logging
 import math
 import os
 import re
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from maml_rl.durable_files import unwritable_refused
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.safe_yaml import read_value
+from maml_rl.user_paths import check_text, user_path
 
 if TYPE_CHECKING:
     from maml_rl.config import Config
     from maml_rl.task_vector_env import EnvConfig
 
 
+OTHER_OUTPUT = "name another folder by --output"
 COMMANDS = ("train", "evaluate", "record", "plot", "baselines")
 """Each is the module of that name, whose function ``command`` takes the arguments and returns the exit status."""
 _SIGPIPE = 13
@@ -36,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the command and its arguments; default is the command line.
     """
+    _print_anything()
     try:
         try:
             return _main(argv)
@@ -63,7 +70,9 @@ def _main(argv: Sequence[str] | None) -> int:
         print(text, file=sys.stderr)  # noqa: T201
         return 2 if wanted or not argv else 0
     try:
-        with _log_on_stdout():
+        for word in argv:
+            check_text(word)
+        with _warnings_in_one_line(), _log_on_stdout():
             return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -79,6 +88,13 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
 
 
+def _print_anything() -> None:
+    """Have output that the locale cannot encode, such as a dash in an ASCII locale, escaped and not refused."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _import_mujoco() -> None:
     """Import MuJoCo without its OpenGL: it loads what MUJOCO_GL names at once, and fails where that is not there.
 
@@ -90,10 +106,18 @@ def _import_mujoco() -> None:
         os.environ["MUJOCO_GL"] = wanted
 
 
+class _Said(logging.Handler):
+    """Prints what is logged as :func:`say` does, and raises what that raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        say(record.getMessage())
+
+
 @contextlib.contextmanager
 def _log_on_stdout() -> Iterator[None]:
-    """Print what the package logs for information, as :func:`say` does."""
-    logger, handler = logging.getLogger("maml_rl"), logging.StreamHandler(sys.stdout)
+    """Print what the package logs for information."""
+    logger, handler = logging.getLogger("maml_rl"), _Said()
     level, propagates = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -104,6 +128,23 @@ def _log_on_stdout() -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagates
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print a warning for the user without file, line and source of the code that gives it."""
+    original = warnings.formatwarning
+
+    def format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if category is UserWarning:
+            return f"warning: {message}\n"
+        return original(message, category, *place, **line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original
 
 
 def say(text: str) -> None:
@@ -123,9 +164,13 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
     """What the commands on a finished run, or on ``several``, share."""
     parser = Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
     if several:
-        parser.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="run folders, or pretrained policies")
+        parser.add_argument(
+            "runs", type=path_argument, metavar="RUN", nargs="+", help="run folders, or pretrained policies"
+        )
     else:
-        parser.add_argument("run", type=Path, metavar="RUN", help="run folder, or the name of a pretrained policy")
+        parser.add_argument(
+            "run", type=path_argument, metavar="RUN", help="run folder, or the name of a pretrained policy"
+        )
     parser.add_argument("--seed", type=natural, default=0, help="of all random draws (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
     return parser
@@ -136,14 +181,16 @@ def made_folder(folder: Path) -> Iterator[None]:
     """A folder to write into, which goes away again where nothing came to be in it.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or not be written into.
     """
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"output {folder} cannot be a folder: {error}") from error
+        raise UserError(f"output {folder} cannot be a folder: {error}; {OTHER_OUTPUT}") from error
     try:
+        with unwritable_refused(folder, f"; {OTHER_OUTPUT}"), tempfile.TemporaryFile(dir=folder):
+            pass  # refused now, and not after everything has been computed
         yield
     finally:
         if is_new and not any(folder.iterdir()):
@@ -259,6 +306,14 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         if flag.startswith("--") and flag not in flags:
             raise UserError(f"unknown flag {flag}.{did_you_mean(flag, flags) or f' Valid: {flags}'}")
     return parser.parse_args(argv)
+
+
+def path_argument(text: str) -> Path:
+    """A path, with ``~`` as the home folder."""
+    try:
+        return user_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def natural(text: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maml_rl.bounded_files import LONGEST_TABLE, read_json
-from maml_rl.durable_files import write_whole
+from maml_rl.durable_files import unwritable_refused, write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate, failed_note, origin_of, plain_task
 from maml_rl.intervals import (
@@ -405,8 +405,9 @@ def _evaluated(
         "success": result.success.tolist(),
         "description": result.description,
     }
-    unfinished.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(values))
+    with unwritable_refused(unfinished):
+        unfinished.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(values))
     return result
 
 

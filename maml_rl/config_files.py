@@ -26,7 +26,7 @@ from maml_envs.dynamics import parse as parse_dynamics
 
 from maml_rl.baseline import BaselineConfig
 from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
-from maml_rl.devices import resolve_device
+from maml_rl.devices import resolve_device, standard_torch
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
@@ -36,6 +36,7 @@ from maml_rl.run_folder import read_config
 from maml_rl.safe_yaml import check_plain, plain_values, read_value, read_yaml
 from maml_rl.task_setter import check_kwargs
 from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig, registered_horizon, resolve_env_id
+from maml_rl.user_paths import user_path
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
@@ -60,6 +61,7 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
     return load_run(Path(run), resolve_device(device))
 
 
+@standard_torch()
 def load_run(run: Path, device: torch.device) -> MetaPolicy:
     """As :func:`load`, with a torch device."""
     folder = find_run(run)
@@ -72,6 +74,7 @@ def run_config(run: Path) -> Config:
     Raises:
         UserError: there is no such run.
     """
+    run = user_path(run)
     if not os.path.isdir(run):
         raise UserError(f"there is no run folder {run}")
     return resolve(read_config(run), [], source=str(run / "config.yaml"))
@@ -416,7 +419,7 @@ def preset(env_name: str) -> dict[str, Any]:
         return {} if horizon is None else {"horizon": horizon}
     file = importlib.resources.files("maml_configs") / f"{family.__name__}.yaml"
     if file.is_file():
-        return yaml.safe_load(file.read_text()) or {}
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return {"horizon": family.max_episode_steps}  # type: ignore[attr-defined]
 
 
@@ -427,8 +430,9 @@ def preset_names() -> list[str]:
 
 
 def _read_config_file(name: str) -> dict[str, Any]:
-    if os.path.isfile(name):
-        return read_yaml(Path(name))
+    path = user_path(name)
+    if os.path.isfile(path):
+        return read_yaml(path)
     if name in preset_names():
         return read_yaml(Path(str(importlib.resources.files("maml_configs"))) / f"{name}.yaml")
     hint = did_you_mean(name, preset_names())

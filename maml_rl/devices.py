@@ -1,4 +1,4 @@
-"""Where policies live, and on how many threads torch computes."""
+"""Where policies live, on how many threads torch computes, and with which defaults."""
 
 from __future__ import annotations
 
@@ -34,3 +34,27 @@ def torch_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def standard_torch() -> Iterator[None]:
+    """Use torch's standard settings, whatever the caller's program has set: float32, CPU, gradients.
+
+    The caller's default dtype, default device, gradient mode, inference mode and autocast apply again afterwards. The
+    default dtype is one for all threads of the process; the others are the calling thread's own.
+    """
+    with contextlib.ExitStack() as settings:
+        if torch.is_inference_mode_enabled():
+            settings.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            settings.enter_context(torch.enable_grad())
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            settings.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                settings.enter_context(torch.autocast(kind, enabled=False))
+        yield

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+from maml_rl.errors import UserError
+
+UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Errors that say that a file system cannot do something at all."""
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
@@ -25,7 +33,7 @@ def write_synced(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
     try:
         _write_all(descriptor, content)
-        os.fsync(descriptor)
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -51,6 +59,37 @@ def sync(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
+    """Sync what is open; where the file system cannot, warn once."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {*UNSUPPORTED, errno.EINVAL}:
+            raise
+        warnings.warn(
+            f"the file system cannot sync files or folders ({error.strerror}): after a power cut the newest files "
+            "may be missing",
+            stacklevel=3,
+        )
+
+
+@contextlib.contextmanager
+def unwritable_refused(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn a failure to write into one line.
+
+    Args:
+        path: what is written, for the message.
+        advice: what to do about it, for its end.
+
+    Raises:
+        UserError: in place of an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}{advice}") from error

@@ -20,6 +20,7 @@ from maml_rl.errors import UserError
 from maml_rl.folding import gain_and_offset
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, Params, distribution
+from maml_rl.user_paths import user_path
 
 _ENDS = ("terminated", "truncated", "episode_ends")
 
@@ -57,7 +58,7 @@ class EpisodeLog:
             UserError: it cannot be read, or is larger than a log (see :func:`maml_rl.array_files.read_npz`); or as
                 :meth:`of`.
         """
-        return cls.of(read_npz(Path(path)))
+        return cls.of(read_npz(user_path(path)))
 
     @classmethod
     def of(cls, given: Any) -> EpisodeLog:

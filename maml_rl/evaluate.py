@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maml_rl.cli import (
+    OTHER_OUTPUT,
     EnvFlags,
     add_env_flags,
     dynamics_flag,
@@ -21,6 +22,7 @@ from maml_rl.cli import (
     main,
     natural,
     parse,
+    path_argument,
     positive,
     refuse_flags_beside_task,
     run_parser,
@@ -28,6 +30,7 @@ from maml_rl.cli import (
     take_env_flags,
     task_values,
 )
+from maml_rl.durable_files import unwritable_refused
 from maml_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--num_steps", type=natural, default=3, help="adaptation steps K (default: 3)")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_argument,
         help="folder for the files, replaced there (default: evaluation in the first RUN, or in runs/NAME)",
     )
     parser.add_argument("--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines")
@@ -116,9 +119,10 @@ def _evaluated(
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks
             comparison = dataclasses.replace(comparison, scratch=Scratch.read(scratch, tasks))
-        write_report(folder, comparison, trained, typed)
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+        with unwritable_refused(folder, f"; {OTHER_OUTPUT}"):
+            write_report(folder, comparison, trained, typed)
+            if unfinished.exists():
+                shutil.rmtree(unfinished)
     return comparison, conditions[0].env_of(subjects[0].policy)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
-from maml_rl.devices import torch_threads
+from maml_rl.devices import standard_torch, torch_threads
 from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
 from maml_rl.intervals import mean_interval, mean_of_valid, written
@@ -165,6 +165,7 @@ def held_out(env: EnvConfig) -> EnvConfig:
     return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if keeps_back else env
 
 
+@standard_torch()
 def evaluate(
     policy: MetaPolicy,
     *,

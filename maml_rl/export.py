@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from maml_rl.durable_files import unwritable_refused
 from maml_rl.errors import UserError
 from maml_rl.folding import ACTIVATIONS, PlainNetwork
 
@@ -87,8 +88,9 @@ def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
         raise UserError(f"cannot export to {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        _WRITERS[path.suffix](module.eval().requires_grad_(False), torch.zeros(2, observation_size), temporary)
-        os.replace(temporary, path)
+        with unwritable_refused(path):
+            _WRITERS[path.suffix](module.eval().requires_grad_(False), torch.zeros(2, observation_size), temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -19,7 +19,8 @@ from maml_rl.adaptation import collect_through_adaptation, contained_step, usabl
 from maml_rl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.config import Config, PolicyConfig, origin, to_mapping
-from maml_rl.devices import torch_threads
+from maml_rl.devices import standard_torch, torch_threads
+from maml_rl.durable_files import unwritable_refused
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import UserError
 from maml_rl.export import PlainPolicy, export
@@ -33,6 +34,7 @@ from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.run_folder import create_run_folder
 from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_vector_env import as_task_vector_env
+from maml_rl.user_paths import user_path
 
 if TYPE_CHECKING:
     from maml_rl.sb3 import Model, SB3Env
@@ -113,6 +115,7 @@ class MetaPolicy:
         """From the policy's outputs to the environment's actions."""
         return ActionMap(self.action_space, self.config.policy.action_scale)
 
+    @standard_torch()
     @torch.no_grad()
     def predict(
         self,
@@ -161,6 +164,7 @@ class MetaPolicy:
         actions = self.action_map(action.cpu().numpy())
         return (actions if observation.ndim == 2 else actions[0]), state
 
+    @standard_torch()
     def adapt(
         self,
         env: gym.Env | gym.vector.VectorEnv | str | None = None,
@@ -258,6 +262,7 @@ class MetaPolicy:
         self.check_plain_actions()
         return folded(self.policy, self.theta, self.normalizer, self.action_map)
 
+    @standard_torch()
     def module(self, with_distribution: bool = False) -> PlainPolicy:
         """A plain ``nn.Module`` on the CPU: raw observations (N, observation_size) to the most probable actions.
 
@@ -273,7 +278,7 @@ class MetaPolicy:
         Raises:
             UserError: another ending, no such folder, or packages that are missing.
         """
-        path = Path(path)
+        path = user_path(path)
         export(self.module(with_distribution), self.policy.observation_size, path)
         return path
 
@@ -370,9 +375,9 @@ class MetaPolicy:
         """Write the policy as a run folder that :func:`maml_rl.load` reads.
 
         Raises:
-            UserError: the folder exists and is not empty.
+            UserError: the folder exists and is not empty, or cannot be written.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         create_run_folder(folder, to_mapping(self.config))
         values = {
             "iteration": 0,
@@ -380,7 +385,8 @@ class MetaPolicy:
             "num_adaptation_steps": self.num_adaptation_steps,
             "run": origin(self.config),
         }
-        save_checkpoint(folder / "checkpoints", 0, policy_tensors(self.theta, self.normalizer), values)
+        with unwritable_refused(folder):
+            save_checkpoint(folder / "checkpoints", 0, policy_tensors(self.theta, self.normalizer), values)
         return folder
 
 

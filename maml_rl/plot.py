@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from maml_rl.cli import Parser, main, parse, positive, say
+from maml_rl.cli import Parser, main, parse, path_argument, positive, say
 from maml_rl.errors import UserError
 
 
@@ -48,7 +48,7 @@ def _parser() -> Parser:
         "last 5 % of these iterations, and has that interval from two runs on.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("runs", nargs="+", type=path_argument, metavar="RUN", help="run folders")
     parser.add_argument(
         "--x",
         choices=["steps", "time", "iterations"],
@@ -79,7 +79,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_argument,
         default=Path("learning_curve.png"),
         help="picture, .png, .svg or .pdf (default: %(default)s)",
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from maml_rl.config_files import load_config, merged
+from maml_rl.devices import standard_torch
 from maml_rl.errors import UserError
 from maml_rl.folding import unfolded
 from maml_rl.inner import initial_theta
@@ -18,6 +19,7 @@ from maml_rl.sb3 import network_of
 from maml_rl.task_vector_env import as_task_vector_env
 
 
+@standard_torch()
 def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaPolicy:
     """The actor of a Stable-Baselines3 model as a policy, with the same distribution of actions.
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from maml_rl.errors import UserError, did_you_mean
+from maml_rl.user_paths import user_path
 
 _FOLDER = Path(__file__).parent / "pretrained"
 
@@ -21,7 +22,7 @@ def find_run(run: str | Path) -> Path:
     Raises:
         UserError: there is neither.
     """
-    folder, names = Path(run), pretrained_names()
+    folder, names = user_path(run), pretrained_names()
     if os.path.isdir(folder):
         return folder
     if str(folder) in names:

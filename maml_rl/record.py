@@ -14,6 +14,7 @@ from maml_rl.cli import (
     main,
     natural,
     parse,
+    path_argument,
     positive,
     refuse_flags_beside_task,
     run_parser,
@@ -56,7 +57,7 @@ def command(argv: list[str]) -> int:
     parser.add_argument("--format", choices=FORMATS, help="default: the ending of --output, or mp4")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_argument,
         help="video file, .mp4 or .gif, replaced if there (default: videos/adaptation.mp4 in RUN, or in runs/NAME)",
     )
     add_env_flags(parser)

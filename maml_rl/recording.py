@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
+from maml_rl.devices import standard_torch
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
@@ -18,7 +20,8 @@ from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_setter import TaskSetter
 from maml_rl.task_vector_env import EnvConfig, make_single_env, resolve_env_id
-from maml_rl.video_grid import Clip, Frame, Grid, playable_fps, steps_shown, whole_file
+from maml_rl.user_paths import user_path
+from maml_rl.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown, whole_file
 
 FREE_CAMERA = "free"
 """Stands for the camera that belongs to no model: from above, at an angle."""
@@ -70,14 +73,28 @@ def make_rendering_env(
         env = make_single_env(config, horizon, render_mode="rgb_array", **picture) if draws else None
         if env is not None:
             env.reset(seed=0)
-            env.render()
-    except UserError:
+            _picture(env)
+    except (UserError, MemoryError):
         raise
-    except (TypeError, ValueError, RuntimeError, ImportError, AttributeError, gym.error.Error) as error:
+    except Exception as error:  # constructors and OpenGL's loaders fail in as many ways as there are
         raise UserError(f"environment {config.name!r} cannot draw here: {error}") from error
     if env is None:
         raise UserError(f"environment {config.name!r} draws no rgb_array frames")
     return env
+
+
+def _picture(env: TaskSetter) -> np.ndarray:
+    """The environment as it is now, (height, width, 3) uint8.
+
+    Raises:
+        UserError: it cannot draw, or what it returns is no picture.
+    """
+    try:
+        return picture_of(env.render())
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"environment {env.name!r} cannot draw here: {error}") from error
 
 
 def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:
@@ -101,6 +118,7 @@ def rendering_problem(config: EnvConfig) -> str | None:
     return None
 
 
+@standard_torch()
 def record(
     policy: MetaPolicy,
     path: str | Path,
@@ -144,7 +162,7 @@ def record(
     if not isinstance(policy, MetaPolicy):
         raise UserError(f"record takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}")
     check_whole_numbers(0, seed=seed)
-    path = Path(path)
+    path = user_path(path)
     with whole_file(path) as temporary:
         grid = play(
             policy,
@@ -285,14 +303,14 @@ def _clip(
     """One episode, with pictures of the control steps ``shown`` and of its last."""
     rng = streams.actions(0, 0)
     observation, _ = env.reset(seed=streams.reset_seed(0, 1))
-    total, frames, ended = 0.0, {0: Frame.of(env.render(), 0.0)}, False
+    total, frames, ended = 0.0, {0: Frame.of(_picture(env), 0.0)}, False
     for step in range(1, horizon + 1):
         action, _ = policy.predict(observation, deterministic=deterministic, rng=rng)
         observation, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
         ended = terminated or truncated
         if step in shown or ended:
-            frames[step] = Frame.of(env.render(), total)
+            frames[step] = Frame.of(_picture(env), total)
         if ended:
             break
     return Clip(frames, ended and step < horizon)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import itertools
 import json
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maml_rl.durable_files import write_whole
+from maml_rl.durable_files import UNSUPPORTED, write_whole
 from maml_rl.errors import UserError
 from maml_rl.safe_yaml import read_yaml, to_yaml
 
@@ -108,6 +110,8 @@ def versions() -> dict[str, str | None]:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; the kernel lets go when the process ends, however it ends.
 
+    A file system without locks is warned of, and then nothing is held.
+
     Raises:
         UserError: another process holds it, or it cannot be written.
     """
@@ -126,5 +130,11 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"another process is training in {folder}") from error
         except OSError as error:
-            raise UserError(f"{folder} cannot be locked for training: {error}") from error
+            if error.errno not in {*UNSUPPORTED, errno.ENOLCK}:
+                raise UserError(f"{folder} cannot be locked for training: {error}") from error
+            warnings.warn(
+                f"the file system of {folder} has no locks ({error.strerror}): a second training in this folder would "
+                "not be noticed",
+                stacklevel=4,  # of whoever enters the context
+            )
         yield

@@ -28,7 +28,7 @@ from maml_rl.checkpoint import (
 from maml_rl.collection import Collector
 from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
-from maml_rl.devices import resolve_device, torch_threads
+from maml_rl.devices import resolve_device, standard_torch, torch_threads
 from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with, plain_task
@@ -46,13 +46,14 @@ from maml_rl.run_folder import create_run_folder, locked, new_default_folder, wr
 from maml_rl.sampling_metrics import per_stage
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.task_vector_env import as_task_vector_env, is_family, registered_horizon
-from maml_rl.video_grid import whole_file
+from maml_rl.user_paths import user_path
+from maml_rl.video_grid import remove_unfinished, whole_file
 
 Say = Callable[[str], None]
 
 
-class Interrupted(Exception):
-    """Training was stopped by a signal; ``run`` can be resumed."""
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal; ``run`` can be resumed. ``except Exception`` does not catch it."""
 
     def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
         super().__init__(f"stopped after iteration {iteration}. {_advice(run)}")
@@ -65,6 +66,7 @@ class _CannotWriteError(Exception):
     """A file of the run could not be written."""
 
 
+@standard_torch()
 def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = False) -> Path:
     """Meta-train, as ``python -m maml_rl.train`` does.
 
@@ -89,16 +91,18 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         made = remembered_run_folder()
         if made is not None:
             return _resume(ranks, Path(made), None, say, progress_bar)
+        output = user_path(config.output) if config.output else None
         with open_trainer(config, ranks) as opened:
             if not ranks.leads:
                 return _follow(config, *opened)
-            run = Path(config.output) if config.output else new_default_folder(config.env.name, config.seed)
+            run = output or new_default_folder(config.env.name, config.seed)
             create_run_folder(run, mapping)
             remember_run_folder(str(run.resolve()))
             with locked(run):
                 return TrainingRun(config, run, *opened).train(say, progress_bar)
 
 
+@standard_torch()
 def resume(
     run: str | Path,
     num_iterations: int | None = None,
@@ -114,8 +118,9 @@ def resume(
         say: where to tell the user what happens.
         progress_bar: show one on stderr.
     """
-    with joined(resolve_device(run_config(Path(run)).device)) as ranks:
-        return _resume(ranks, Path(run), num_iterations, say, progress_bar)
+    run = user_path(run)
+    with joined(resolve_device(run_config(run).device)) as ranks:
+        return _resume(ranks, run, num_iterations, say, progress_bar)
 
 
 def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progress_bar: bool) -> Path:
@@ -286,6 +291,8 @@ class TrainingRun:
         extended = self.state.iteration < self.config.num_iterations
         with stop_signals_raise() as raise_dropped, _unwritable_told(self.folder):
             try:
+                with _writing():
+                    remove_unfinished(self.folder / "videos")
                 if extended:
                     self._iterate(say, progress_bar, raise_dropped)
                 self._finish(say, anew=extended)
@@ -340,7 +347,10 @@ class TrainingRun:
                 if logging.evaluate_every and state.iteration % logging.evaluate_every == 0:
                     metrics |= _evaluation_metrics(self.trainer, self.policy, state)
                 draws = can_draw and logging.video_every and state.iteration % logging.video_every == 0
-                pictures = self._record(state) if draws else {}
+                pictures: dict[str, AnimatedImage] = {}
+                if draws:
+                    with _video_failure_said(lambda text: _beside(bar, say, text), state.iteration):
+                        pictures = self._record(state)
                 with stop_signals_wait() as received:  # an iteration is logged, counted and saved, or it never began
                     for name, value in [*metrics.items(), *pictures.items()]:
                         logger.record(name, value)
@@ -354,8 +364,7 @@ class TrainingRun:
                     if is_last or state.iteration % logging.checkpoint_every == 0:
                         self.checkpoint()
                 if failed:
-                    with bar.external_write_mode():
-                        say(f"iteration {state.iteration}: {summary(failed)}")
+                    _beside(bar, say, f"iteration {state.iteration}: {summary(failed)}")
                 if received:
                     signal.raise_signal(received[0])
                 bar.set_postfix_str(_progress(metrics))
@@ -439,7 +448,8 @@ class TrainingRun:
         if logging.final_video and not video.exists() and self._can_draw(None if anew else say):
             say("recording a video ...")
             shown = "an episode a panel, the most probable actions"
-            say(f"video of an adapted policy: {record(policy, video, seed=seed)} ({shown})")
+            with _video_failure_said(say, self.state.iteration):
+                say(f"video of an adapted policy: {record(policy, video, seed=seed)} ({shown})")
 
 
 @contextlib.contextmanager
@@ -449,6 +459,22 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         raise _CannotWriteError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _video_failure_said(say: Say, iteration: int) -> Iterator[None]:
+    """Continue without a video where none can be made, whatever the reason: what was learned is worth more."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        say(f"no video of iteration {iteration}: {reason}")
+
+
+def _beside(bar: tqdm[Any], say: Say, text: str) -> None:
+    """Say something while a progress bar is shown."""
+    with bar.external_write_mode():
+        say(text)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,11 @@ import io
 import itertools
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -22,10 +24,45 @@ from maml_rl.errors import UserError
 FORMATS = ("mp4", "gif")
 _MAX_FPS = {"mp4": 60.0, "gif": 50.0}  # of a default; a browser slows down a GIF whose frames are shorter than 20 ms
 _BACKGROUND, _TEXT, _ENDED = (24, 28, 36), (235, 238, 242), (250, 190, 90)
+_CRF = "23"
+"""The encoder's constant quality: text of captions stays sharp; lower is better and larger."""
+_ROUNDING = 1e-3
+"""By how much floats of a picture may leave their range."""
 _GAP = 4  # pixels between panels
 _FONT_SIZES = (11, 22)
 _SMALLEST_FONT = 7
 _TASK_LINES = 2
+
+
+def picture_of(rendered: Any) -> np.ndarray:
+    """What an environment's ``render`` returned as a picture (height, width, 3) uint8.
+
+    Args:
+        rendered: (height, width), or with a last axis of 1, 3 or 4, of which the fourth (opacity) is left out: integers
+            from 0 to 255, booleans, or floats, from 0 to 1 where none is above 1 and else from 0 to 255. Of a list of
+            frames the last one counts.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(rendered, (list, tuple)) and rendered and isinstance(rendered[-1], np.ndarray):
+        rendered = rendered[-1]
+    frame = np.asarray(rendered)
+    expected = "expected an array (height, width), or (height, width, 1, 3 or 4)"
+    if rendered is None or frame.ndim not in (2, 3) or not frame.size or frame.shape[2:] not in ((), (1,), (3,), (4,)):
+        got = f"an array of shape {frame.shape}" if isinstance(rendered, np.ndarray) else f"{rendered!r:.100}"
+        raise UserError(f"render returned {got}; {expected}")
+    if frame.dtype.kind not in "biuf":
+        raise UserError(f"render returned an array of {frame.dtype}; expected integers, booleans or floats")
+    low, high = float(frame.min()), float(frame.max())
+    if not (low >= -_ROUNDING and high <= 255 + _ROUNDING):  # NaN is neither
+        raise UserError(f"render returned values from {low:g} to {high:g}; expected 0 to 255, or 0 to 1")
+    if frame.dtype.kind == "b" or (frame.dtype.kind == "f" and high <= 1 + _ROUNDING):
+        frame = frame * 255.0
+    frame = np.atleast_3d(frame)[..., :3]
+    if frame.dtype != np.uint8:
+        frame = np.clip(np.round(frame), 0, 255).astype(np.uint8)
+    return np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame
 
 
 class Frame(NamedTuple):
@@ -37,7 +74,7 @@ class Frame(NamedTuple):
     """Sum of the rewards so far."""
 
     @classmethod
-    def of(cls, picture: Any, total: float) -> Frame:
+    def of(cls, picture: np.ndarray, total: float) -> Frame:
         """Pack ``picture`` (height, width, 3) uint8."""
         return cls(zlib.compress(np.ascontiguousarray(picture).tobytes(), 1), picture.shape, total)
 
@@ -118,20 +155,18 @@ class Grid:
             yield layout.image(step)
 
     def save(self, file: Path, fps: float | None = None) -> None:
-        """Write a video; its ending chooses the format."""
+        """Write a video; its ending chooses the format.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         file_format = file.suffix[1:].lower()
         rate = playable_fps(fps, self.dt, file_format)
         if file_format == "gif":
             with file.open("wb") as stream:
                 _write_gif(stream, self.images(rate), rate)
             return
-        import imageio.v2 as imageio
-
-        writer: Any
-        options: dict[str, Any] = {"fps": rate, "codec": "libx264", "macro_block_size": 2, "ffmpeg_log_level": "error"}
-        with imageio.get_writer(file, format="FFMPEG", **options) as writer:
-            for image in self.images(rate):
-                writer.append_data(image)
+        _write_mp4(file, self.images(rate), rate)
 
     def small_gif(self, panel_width: int = 240, fps: float = 10.0, max_frames: int = 50) -> tuple[bytes, int, int]:
         """A small animated GIF: its bytes, height and width.
@@ -250,10 +285,66 @@ def _task_lines(parts: Sequence[str], font: ImageFont.FreeTypeFont, room: float)
     return []
 
 
+def remove_unfinished(folder: Path, stem: str | None = None) -> None:
+    """Delete what recordings left that were killed; those of processes that are running here stay.
+
+    Args:
+        folder: of the videos.
+        stem: of one video's name; default is all videos.
+    """
+    pattern = re.compile(rf"\.{'.+' if stem is None else re.escape(stem)}\.(\d+)\.tmp\.({'|'.join(FORMATS)})")
+    if not os.path.isdir(folder):
+        return
+    for name in os.listdir(folder):
+        match = pattern.fullmatch(name)
+        if match and not _is_running(int(match[1])):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process of this number runs on this machine, other than this one."""
+    if pid == os.getpid():
+        return False
+    if os.name == "nt":  # where os.kill would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
 def _write_gif(stream: IO[bytes], images: Iterator[np.ndarray], fps: float) -> None:
     pictures = (Image.fromarray(image) for image in images)
     duration = round(1000 / fps)
     next(pictures).save(stream, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0)
+
+
+def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
+    """Write H.264 in 4:2:0, which every player shows, with the index in front, so that a browser need not read it all.
+
+    The encoder works in this process: the fork of a large process may be refused for want of memory. It has one thread,
+    since its output depends on their number.
+    """
+    import av  # here, since commands that write no video have no use for it
+
+    rate = Fraction(fps).limit_denominator(10_000)
+    try:
+        with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            first = next(images)
+            stream = container.add_stream("libx264", rate=rate, options={"crf": _CRF})
+            stream.height, stream.width = first.shape[:2]
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = 1
+            for image in itertools.chain([first], images):
+                # Converted here: what the encoder converts itself differs in its last bits from call to call.
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    except av.FFmpegError as error:
+        raise OSError(f"{file.name}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -266,10 +357,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.suffix[1:].lower() not in FORMATS or os.path.isdir(path):
         raise UserError(f"video {path} must be a file that ends in {' or '.join(f'.{name}' for name in FORMATS)}")
     missing = [folder for folder in path.parents if not os.path.exists(folder)]
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix.lower()}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix.lower()}")  # two may record one file
     done = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, path.stem)
         temporary.touch()
         yield temporary
         os.replace(temporary, path)

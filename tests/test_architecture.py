@@ -14,8 +14,8 @@ from scripts import load_script
 ROOT = Path(__file__).resolve().parent.parent
 
 LEVELS = [
+    {"errors"},
     {
-        "errors",
         "threads",
         "stopwatch",
         "intervals",
@@ -24,8 +24,9 @@ LEVELS = [
         "episodes",
         "allocator",
         "torch_stand_in",
+        "matplotlib_backend",
     }
-    | {"durable_files", "stop_signals", "bounded_files"},
+    | {"durable_files", "stop_signals", "bounded_files", "user_paths"},
     {"devices", "setting_checks", "cpu_operations"},
     {"task_blocks"},
     {"ranks", "safe_yaml", "array_files"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,9 @@ from maml_rl.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     load_newest,
+    remove_leftovers,
     save_checkpoint,
+    set_aside,
 )
 from maml_rl.errors import UserError
 
@@ -249,3 +252,130 @@ def test_a_newer_format_is_not_passed_over(tmp_path):
     reseal(path)
     with pytest.raises(UserError, match="000004 has format 3"):
         load_newest(tmp_path, CPU)
+
+
+def make_odd(path: Path, kind: str) -> None:
+    """Put something that is no checkpoint where the name of one is."""
+    if kind == "dangling link":
+        path.symlink_to(path.with_name("unmounted"))
+    elif kind == "link loop":
+        path.symlink_to(path)
+    elif kind == "file":
+        path.write_text("")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "files that are fifos":
+        path.mkdir()
+        for name in ("tensors.safetensors", "values.json", "SHA256SUMS"):
+            os.mkfifo(path / name)
+    else:
+        path.mkdir()
+    if kind == "files that are dangling links":
+        for name in ("tensors.safetensors", "values.json", "SHA256SUMS"):
+            (path / name).symlink_to(path / "unmounted")
+
+
+ODD_KINDS = [
+    "dangling link",
+    "link loop",
+    "file",
+    "fifo",
+    "empty folder",
+    "files that are fifos",
+    "files that are dangling links",
+]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links and pipes")
+@pytest.mark.parametrize("name", ["000005", "9" * 200])
+@pytest.mark.parametrize("kind", ODD_KINDS)
+def test_an_odd_entry_is_named_and_the_sound_one_before_is_used(tmp_path, kind, name):
+    sound = save_checkpoint(tmp_path, 4, TENSORS, VALUES)
+    odd = tmp_path / name
+    make_odd(odd, kind)
+    checkpoint = load_newest(tmp_path, CPU)
+    assert checkpoint is not None
+    assert checkpoint.path == sound
+    assert [error.path for error in checkpoint.damaged] == [odd]
+    assert "\n" not in str(checkpoint.damaged[0])
+    # Twice: the second one replaces what the first one left.
+    for _ in range(2):
+        aside = set_aside(odd)
+        assert os.path.lexists(aside)
+        assert not os.path.lexists(odd)
+        make_odd(odd, kind)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links and pipes")
+@pytest.mark.parametrize("kind", ODD_KINDS)
+def test_odd_entries_alone_are_each_named(tmp_path, kind):
+    for name in ("000004", "000005"):
+        make_odd(tmp_path / name, kind)
+    with pytest.raises(UserError, match=r"no sound checkpoint.*000005.*000004"):
+        load_newest(tmp_path, CPU)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links and pipes")
+@pytest.mark.parametrize("kind", ODD_KINDS)
+@pytest.mark.parametrize("name", ["000005", ".000005.tmp", ".000005.old"])
+def test_odd_entries_are_replaced_by_what_is_written(tmp_path, kind, name):
+    make_odd(tmp_path / name, kind)
+    path = save_checkpoint(tmp_path, 5, TENSORS, VALUES, keep=2)
+    assert torch.equal(load_checkpoint(path, CPU).tensors["theta"]["weight"], TENSORS["theta"]["weight"])
+    remove_leftovers(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["000005"]
+
+
+def test_a_checkpoint_that_may_not_be_read_is_named_and_the_one_before_is_used(tmp_path, monkeypatch):
+    sound = save_checkpoint(tmp_path, 4, TENSORS, VALUES)
+    unreadable = save_checkpoint(tmp_path, 5, TENSORS, VALUES)
+    original = checkpoint_module.read_text
+
+    def read_text(path: Path) -> str:
+        if path.parent == unreadable:  # permissions do not bind every user that tests
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path)
+
+    monkeypatch.setattr(checkpoint_module, "read_text", read_text)
+    checkpoint = load_newest(tmp_path, CPU)
+    assert checkpoint is not None
+    assert checkpoint.path == sound
+    assert "Permission denied" in str(checkpoint.damaged[0])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+@pytest.mark.parametrize("kind", ["dangling link", "link loop", "file", "unreadable"])
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_not_an_empty_one(tmp_path, monkeypatch, kind):
+    """Taken for a run without checkpoints, it would be trained again from scratch."""
+    folder = tmp_path / "checkpoints"
+    if kind == "unreadable":
+        save_checkpoint(folder, 4, TENSORS, VALUES)
+
+        def refuse(*arguments, **options):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+        monkeypatch.setattr(os, "listdir", refuse)
+        monkeypatch.setattr(os, "scandir", refuse)
+    else:
+        make_odd(folder, kind)
+    for read in (lambda: load_newest(folder, CPU), lambda: latest_checkpoint(folder)):
+        with pytest.raises(UserError, match="checkpoints cannot be read"):
+            read()
+    assert load_newest(tmp_path / "none", CPU) is None
+
+
+def test_a_checkpoint_that_a_training_removes_while_it_is_read_is_passed_over(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 4, TENSORS, VALUES)
+    original = checkpoint_module.load_checkpoint
+
+    def load(path: Path, device: torch.device):
+        if path.name == "000004":
+            shutil.rmtree(path)
+            save_checkpoint(tmp_path, 5, TENSORS, VALUES)
+        return original(path, device)
+
+    monkeypatch.setattr(checkpoint_module, "load_checkpoint", load)
+    checkpoint = load_newest(tmp_path, CPU)
+    assert checkpoint is not None
+    assert checkpoint.path.name == "000005"
+    assert checkpoint.damaged == ()

@@ -789,7 +789,7 @@ def test_help_does_not_import_what_it_does_not_need():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "torch" in loaded
-    assert not loaded & {"matplotlib", "scipy.stats", "stable_baselines3", "tensorboard", "imageio", "onnx"}
+    assert not loaded & {"matplotlib", "scipy.stats", "stable_baselines3", "tensorboard", "imageio", "av", "onnx"}
 
 
 @pytest.mark.parametrize(

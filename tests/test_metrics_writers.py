@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from maml_rl.metrics_writers import STEP, AnimatedImage, AppendingCSVWriter, TensorBoardWriter, make_logger
+from maml_rl.errors import UserError
+from maml_rl.metrics_writers import (
+    STEP,
+    AnimatedImage,
+    AppendingCSV,
+    AppendingCSVWriter,
+    TensorBoardWriter,
+    make_logger,
+)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -156,3 +165,12 @@ def test_an_empty_file_is_survived(tmp_path, name):
     log(tmp_path, 2, range(3, 4))
     assert rows(tmp_path)[-1] == {STEP: "3", "train/x": "3.0"}
     assert scalars(tmp_path)["train/x"][-1] == (3, 3.0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+def test_a_table_on_a_disk_that_is_not_mounted_is_not_begun_again(tmp_path):
+    path = tmp_path / "progress.csv"
+    path.symlink_to(tmp_path / "unmounted" / "progress.csv")
+    with pytest.raises(UserError, match=r"progress\.csv cannot be read"):
+        AppendingCSV(path, 3)
+    assert path.is_symlink()

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
+import errno
 import io
+import os
+import subprocess
 import sys
-import warnings
 from pathlib import Path
+from typing import Any, ClassVar
 
-import imageio.v2 as imageio
+import av
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import maml_rl
 from maml_rl import recording, video_grid
 from maml_rl.cli import main
+from maml_rl.config import LoggingConfig
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.recording import make_rendering_env, play, record, rendering_problem, task_in_words
 from maml_rl.task_vector_env import EnvConfig
-from maml_rl.video_grid import Clip, Frame, Grid, playable_fps, steps_shown
+from maml_rl.training import resume, train
+from maml_rl.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown
 
 HORIZON = 6
 FAR, NEAR = {"goal_x": 0.5, "goal_y": -0.5}, {"goal_x": 0.1, "goal_y": 0.2}
@@ -59,13 +64,14 @@ def cheetah(cheetah_run) -> MetaPolicy:
 
 
 def read(path: Path) -> tuple[np.ndarray, dict]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the reader leaves its pipes to the garbage collector
-        with imageio.get_reader(path) as reader:
-            result = np.stack([frame[..., :3] for frame in reader]), reader.get_meta_data()
-        del reader
-        gc.collect()
-    return result
+    """Every frame, and frames per second of an MP4 or milliseconds per frame of a GIF."""
+    if path.suffix == ".gif":
+        with Image.open(path) as image:
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+            return np.stack(frames), {"duration": image.info["duration"]}
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        return np.stack(frames), {"fps": float(container.streams.video[0].average_rate)}
 
 
 def played(policy: MetaPolicy, **options) -> Grid:
@@ -352,7 +358,7 @@ def test_an_existing_video_is_replaced_whole(policy, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(imageio, "get_writer", fail)
+        patched.setattr(av, "open", fail)
         with pytest.raises(UserError, match="no space"):
             record(policy, path)
     assert path.read_text() == "old"
@@ -410,3 +416,219 @@ def test_progress_names_every_panel(policy, tmp_path) -> None:
     told: list[str] = []
     record(policy, tmp_path / "video.gif", tasks=[NEAR, FAR], num_steps=1, num_episodes=2, progress=told.append)
     assert told == [f"task {row} of 2 {column}" for row in (1, 2) for column in ("before adaptation", "after 1 step")]
+
+
+def moving(height: int = 130, width: int = 146, num_frames: int = 20) -> Grid:
+    """A pattern that moves, of a size that is no multiple of the encoder's blocks."""
+    pattern = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)[..., None].repeat(3, axis=2)
+    frames = {i: Frame.of(np.roll(pattern, 5 * i, axis=1), float(i)) for i in range(num_frames)}
+    return Grid("moving", [["a task"]], ["before adaptation"], [[Clip(frames, ended=False)]], 0.05)
+
+
+def test_a_video_plays_everywhere_and_is_the_same_each_time(tmp_path):
+    """H.264 in 4:2:0, the index in front of the frames, and the same bytes."""
+    for i in range(4):
+        moving().save(tmp_path / f"{i}.mp4")
+    first, *others = [(tmp_path / f"{i}.mp4").read_bytes() for i in range(4)]
+    assert others == [first] * 3
+    assert 0 < first.find(b"moov") < first.find(b"mdat")
+    with av.open(str(tmp_path / "0.mp4")) as container:
+        (stream,) = container.streams
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+    frames, meta = read(tmp_path / "0.mp4")
+    assert meta["fps"] == 20
+    images = np.stack(list(moving().images(20.0)))
+    assert frames.shape == images.shape
+    assert np.abs(frames.astype(int) - images).mean() < 6
+
+
+@pytest.mark.parametrize("fps", [7.5, 29.97, 1 / 0.024, 60.0])
+def test_frames_per_second_of_a_file_may_be_fractions(tmp_path, fps):
+    moving(num_frames=5).save(tmp_path / "video.mp4", fps)
+    assert read(tmp_path / "video.mp4")[1]["fps"] == pytest.approx(fps, rel=1e-4)
+
+
+def test_a_video_needs_no_process_of_its_own(policy, tmp_path, monkeypatch):
+    """The fork of a large process is refused where memory is short, at the end of a training."""
+
+    def refuse(*arguments, **options):
+        raise MemoryError("fork")
+
+    for name in ("Popen", "run", "_fork_exec"):
+        monkeypatch.setattr(subprocess, name, refuse)
+    for name in ("fork", "posix_spawn", "posix_spawnp", "system"):
+        monkeypatch.setattr(os, name, refuse, raising=False)
+    assert len(read(record(policy, tmp_path / "video.mp4"))[0]) == HORIZON + 1
+
+
+COLOURS = np.arange(2 * 3 * 3).reshape(2, 3, 3) * 10 + 5  # up to 175
+GRAY = COLOURS[..., :1].repeat(3, axis=2)
+OPAQUE = np.concatenate([COLOURS, np.full((2, 3, 1), 255)], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "expected"),
+    [
+        (COLOURS.astype(np.uint8), COLOURS),
+        (COLOURS, COLOURS),
+        (COLOURS.astype(np.float32), COLOURS),
+        (COLOURS / 255, COLOURS),
+        ((COLOURS / 255).astype(np.float32), COLOURS),
+        (COLOURS / 175 * (1 + 1e-6), np.round(COLOURS / 175 * 255)),
+        (COLOURS > 50, (COLOURS > 50) * 255),
+        (COLOURS[..., 0], GRAY),
+        (COLOURS[..., :1] / 255, GRAY),
+        (OPAQUE.astype(np.uint8), COLOURS),
+        ([COLOURS * 0, COLOURS], COLOURS),
+        (COLOURS.tolist(), COLOURS),
+        (np.zeros((2, 3, 3)), COLOURS * 0),
+    ],
+)
+def test_what_render_returns_becomes_a_picture(rendered, expected):
+    picture = picture_of(rendered)
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, expected)
+
+
+@pytest.mark.parametrize(
+    ("rendered", "part"),
+    [
+        (None, "None"),
+        ([], r"\[\]"),
+        ("a frame", "a frame"),
+        (3, "3"),
+        (COLOURS - 100, "-95"),
+        (COLOURS * 2, "350"),
+        (COLOURS / 175 * 256, "256"),
+        (COLOURS * float("nan"), "nan"),
+        (COLOURS.astype(complex), "complex"),
+        (COLOURS.astype(str), "U"),
+        (COLOURS.astype(object), "object"),
+        (np.zeros((3, 64, 64)), r"\(3, 64, 64\)"),
+        (np.zeros((2, 2, 2)), r"\(2, 2, 2\)"),
+        (np.zeros((0, 3, 3)), r"\(0, 3, 3\)"),
+        (np.zeros(5), r"\(5,\)"),
+    ],
+)
+def test_what_render_returns_may_be_no_picture(rendered, part):
+    with pytest.raises(UserError, match=f"render returned .*{part}.*expected") as refused:
+        picture_of(rendered)
+    assert "\n" not in str(refused.value)
+
+
+class Drawn(gym.Env):
+    """One step moves nothing; ``render`` returns what ``draw`` returns, or raises what it raises."""
+
+    metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    draw: ClassVar[Any] = None
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.num_steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.num_steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.num_steps += 1
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return type(self).draw(self.num_steps)
+
+
+def fails_later(num_steps: int) -> np.ndarray:
+    if num_steps == 2:
+        raise KeyError("no such buffer")
+    return np.zeros((160, 160, 3), np.uint8)
+
+
+def fails(num_steps: int) -> np.ndarray:
+    raise OSError("no display")
+
+
+DRAWN = {
+    "a list": (lambda num_steps: [np.zeros((160, 160, 3), np.uint8)], None),
+    "floats": (lambda num_steps: np.full((160, 160, 3), num_steps / 10), None),
+    "gray": (lambda num_steps: np.full((160, 160), num_steps), None),
+    "None": (lambda num_steps: None, "render returned None"),
+    "out of range": (lambda num_steps: np.full((160, 160, 3), -1), "render returned values from -1 to -1"),
+    "an error": (fails, "no display"),
+    "an error in the middle": (fails_later, "no such buffer"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*[Rr]ender")
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_default_training_ends_well_whatever_render_returns(tmp_path, monkeypatch, capsys, kind):
+    draw, problem = DRAWN[kind]
+    monkeypatch.setattr(Drawn, "draw", draw)
+    if "Drawn-v0" not in gym.registry:
+        gym.register("Drawn-v0", entry_point=Drawn)
+    flags = ["--env=Drawn-v0", "--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=4"]
+    flags += ["--policy.hidden_sizes=[4]", "--device=cpu", "--logging.final_evaluation=false"]
+    run = tmp_path / "run"
+    assert main(["train", *flags, "--logging.video_every=1", "--output", str(run)]) == 0
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    if problem is None:
+        assert "no video" not in out
+        assert len(read(run / "videos" / "final.mp4")[0]) == 5
+    else:
+        (line, *others) = [line for line in out.splitlines() if "no video" in line]
+        assert problem in line
+        assert len(others) == (2 if kind == "an error in the middle" else 0)
+        assert not list((run / "videos").glob("*"))
+
+
+def test_a_video_that_cannot_be_written_ends_no_training(tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        maml_rl.load_config(env="PointNavigation", num_iterations=2, meta_batch_size=2, num_episodes=2, horizon=4),
+        output=str(tmp_path / "run"),
+        device="cpu",
+        logging=LoggingConfig(final_evaluation=False, video_every=1),
+    )
+
+    def fail(self, file, fps=None):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Grid, "save", fail)
+        run = train(config, say=said.append)
+    failures = [text for text in said if text.startswith("no video")]
+    assert [text[: text.index(":")] for text in failures] == [f"no video of iteration {i}" for i in (1, 2, 2)]
+    assert all("Cannot allocate memory" in text and "\n" not in text for text in failures)
+    resume(run, say=said.append)
+    assert (run / "videos" / "final.mp4").exists()
+
+
+def test_what_a_killed_recording_left_is_removed(policy, tmp_path):
+    """By the next recording of that file; one that is in progress stays, and so does whatever else is there."""
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        ended.wait()
+    killed = [tmp_path / f".video.{ended.pid}.tmp.{ending}" for ending in ("mp4", "gif")]
+    kept = [
+        tmp_path / f".video.{os.getppid()}.tmp.mp4",
+        tmp_path / f".other.{ended.pid}.tmp.mp4",
+        tmp_path / f"video.{ended.pid}.tmp.mp4",
+        tmp_path / ".video.tmp.mp4",
+    ]
+    for path in [*killed, *kept]:
+        path.write_text("")
+    record(policy, tmp_path / "video.gif")
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in [*kept, tmp_path / "video.gif"]}
+
+
+def test_the_next_training_removes_what_a_killed_recording_left(cheetah_run):
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        ended.wait()
+    left = cheetah_run / "videos" / f".000001.{ended.pid}.tmp.mp4"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text("")
+    resume(cheetah_run)
+    assert not left.exists()

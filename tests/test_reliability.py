@@ -129,6 +129,35 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, dam
     assert "are done" in said[-1]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+def test_links_that_lead_nowhere_are_named_and_the_run_goes_on(reference, capsys):
+    run, _ = reference
+    shutil.copytree(run, run.with_name("whole"))
+    checkpoints = run / "checkpoints"
+    shutil.rmtree(checkpoints / "000005")
+    (checkpoints / "000005").symlink_to(run / "unmounted")
+    (checkpoints / "000006").symlink_to("000006")
+    with pytest.warns(UserWarning, match=r"0000\d\d is damaged.*000004 is used"):
+        maml_rl.load(run)
+    assert main(["train", "--resume", str(run)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [number in line for number, line in zip(("000006", "000005"), said, strict=False)] == [True, True]
+    assert (checkpoints / "000005.damaged").is_symlink()
+    assert not file_faults.differences(run, run.with_name("whole"))
+
+
+def test_a_command_warns_in_one_line(reference, tmp_path):
+    """As a user sees it: without file, line and source."""
+    run, _ = reference
+    flip(run / "checkpoints" / "000005" / "values.json")
+    flags = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
+    command = [sys.executable, "-m", "maml_rl.evaluate", str(run), *flags, "--output", str(tmp_path / "evaluation")]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    (line,) = [line for line in finished.stderr.splitlines() if "warning" in line.lower() or "warn(" in line]
+    assert line.startswith("warning: checkpoint ")
+    assert line.endswith("000004 is used")
+
+
 def test_where_no_checkpoint_is_sound_each_is_named(reference):
     run, _ = reference
     for path in (run / "checkpoints").iterdir():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
+import os
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,3 +121,50 @@ def test_a_lock_dies_with_its_process(tmp_path):
     assert (Path(tmp_path) / ".lock").exists()
     with locked(tmp_path):
         pass
+
+
+def raising(name: str) -> Callable[..., None]:
+    """A system call that fails."""
+    number = getattr(errno, name)
+
+    def call(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"])
+def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", raising(name))
+    with pytest.warns(UserWarning, match="has no locks") as warned, locked(tmp_path):
+        pass
+    assert "\n" not in str(warned[0].message)
+
+
+def test_another_failure_to_lock_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", raising("EIO"))
+    with pytest.raises(UserError, match="cannot be locked"), locked(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows syncs no folders")
+@pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_that_cannot_sync_folders_is_warned_of_and_used(tmp_path, monkeypatch, name):
+    original = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raising(name)()
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.warns(UserWarning, match="cannot sync") as warned:
+        create_run_folder(tmp_path / "run", {"seed": 1})
+    assert "\n" not in str(warned[0].message)
+    assert read_config(tmp_path / "run") == {"seed": 1}
+
+
+def test_another_failure_to_sync_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", raising("EIO"))
+    with pytest.raises(UserError, match="cannot be written"):
+        create_run_folder(tmp_path / "run", {"seed": 1})
