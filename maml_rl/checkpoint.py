@@ -180,7 +180,7 @@ def _newest_first(folder: Path) -> list[Path]:
         return []
     try:
         names = [name for name in os.listdir(folder) if name.isdecimal()]
-    except OSError as error:  # taken for a run without checkpoints, it would be trained from scratch
+    except OSError as error:  # not an empty folder: the run would be trained again from scratch
         raise UserError(f"checkpoints {folder} cannot be read: {error}") from error
     return [folder / name for name in sorted(names, key=int, reverse=True)]
 
@@ -194,8 +194,8 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
     """Read the newest sound checkpoint; ``None`` where there is no checkpoint at all.
 
     Raises:
-        UserError: all are damaged (each is named), one that is newer than the sound ones has a newer format, or the
-            folder cannot be read.
+        UserError: all are damaged (each is named), one that is newer than the sound ones has a
+            newer format, or the folder cannot be read.
     """
     damaged: list[DamagedCheckpoint] = []
     paths, is_complete = _newest_first(folder), False
@@ -207,8 +207,8 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
             except DamagedCheckpoint as error:
                 damaged.append(error)
                 is_complete &= os.path.lexists(path)
-        # One that is gone was removed by a training in progress, which has written a newer one. A list that stays
-        # the same says nothing new, whatever the file system answers about its entries.
+        # One that is gone was removed by a training in progress, which has written a newer one. A
+        # list that stays the same says nothing new, whatever the file system answers about it.
         before, paths = paths, _newest_first(folder)
         is_complete |= paths == before
     if damaged:
@@ -220,8 +220,8 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedCheckpoint: it is not as it was written, may not be read, or is something else: a link that leads
-            nowhere, a file, an empty folder.
+        DamagedCheckpoint: it is not as it was written, may not be read, or is something else: a
+            link that leads nowhere, a file, an empty folder.
         UserError: it has a newer format.
     """
     try:

@@ -89,7 +89,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _print_anything() -> None:
-    """Have output that the locale cannot encode, such as a dash in an ASCII locale, escaped and not refused."""
+    """Escape what the locale cannot encode, such as a dash in an ASCII locale, and do not fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -135,7 +135,7 @@ def _warnings_in_one_line() -> Iterator[None]:
     """Print a warning for the user without file, line and source of the code that gives it."""
     original = warnings.formatwarning
 
-    def format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    def format_warning(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
         if category is UserWarning:
             return f"warning: {message}\n"
         return original(message, category, *place, **line)
@@ -164,13 +164,11 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
     """What the commands on a finished run, or on ``several``, share."""
     parser = Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
     if several:
-        parser.add_argument(
-            "runs", type=path_argument, metavar="RUN", nargs="+", help="run folders, or pretrained policies"
-        )
+        text = "run folders, or pretrained policies"
+        parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help=text)
     else:
-        parser.add_argument(
-            "run", type=path_argument, metavar="RUN", help="run folder, or the name of a pretrained policy"
-        )
+        text = "run folder, or the name of a pretrained policy"
+        parser.add_argument("run", type=path_argument, metavar="RUN", help=text)
     parser.add_argument("--seed", type=natural, default=0, help="of all random draws (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
     return parser

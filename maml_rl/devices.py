@@ -38,10 +38,11 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def standard_torch() -> Iterator[None]:
-    """Use torch's standard settings, whatever the caller's program has set: float32, CPU, gradients.
+    """Use torch's standard settings, whatever the caller has set: float32, CPU, gradients.
 
-    The caller's default dtype, default device, gradient mode, inference mode and autocast apply again afterwards. The
-    default dtype is one for all threads of the process; the others are the calling thread's own.
+    The caller's default dtype, default device, gradient mode, inference mode and autocast apply
+    again afterwards. The default dtype is one for all threads of the process; the others are the
+    calling thread's own.
     """
     with contextlib.ExitStack() as settings:
         if torch.is_inference_mode_enabled():

@@ -72,8 +72,8 @@ def _fsync(descriptor: int) -> None:
         if error.errno not in {*UNSUPPORTED, errno.EINVAL}:
             raise
         warnings.warn(
-            f"the file system cannot sync files or folders ({error.strerror}): after a power cut the newest files "
-            "may be missing",
+            f"the file system cannot sync files or folders ({error.strerror}): after a power cut "
+            "the newest files may be missing",
             stacklevel=3,
         )
 

@@ -89,7 +89,8 @@ def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         with unwritable_refused(path):
-            _WRITERS[path.suffix](module.eval().requires_grad_(False), torch.zeros(2, observation_size), temporary)
+            example = torch.zeros(2, observation_size)
+            _WRITERS[path.suffix](module.eval().requires_grad_(False), example, temporary)
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

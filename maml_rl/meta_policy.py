@@ -385,8 +385,9 @@ class MetaPolicy:
             "num_adaptation_steps": self.num_adaptation_steps,
             "run": origin(self.config),
         }
+        tensors = policy_tensors(self.theta, self.normalizer)
         with unwritable_refused(folder):
-            save_checkpoint(folder / "checkpoints", 0, policy_tensors(self.theta, self.normalizer), values)
+            save_checkpoint(folder / "checkpoints", 0, tensors, values)
         return folder
 
 

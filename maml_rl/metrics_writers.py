@@ -71,7 +71,7 @@ class AppendingCSV:
 
     def _read(self, last_step: int) -> list[dict[str, Any]]:
         """The rows on disk up to ``last_step``; their columns come first from now on."""
-        if not os.path.lexists(self._path):  # a link that leads nowhere, as onto another disk, is refused below
+        if not os.path.lexists(self._path):  # a link to a disk that is not mounted is refused below
             return []
         try:
             check_regular(self._path)

@@ -76,7 +76,7 @@ def make_rendering_env(
             _picture(env)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # constructors and OpenGL's loaders fail in as many ways as there are
+    except Exception as error:  # constructors and OpenGL's loaders fail in many ways
         raise UserError(f"environment {config.name!r} cannot draw here: {error}") from error
     if env is None:
         raise UserError(f"environment {config.name!r} draws no rgb_array frames")

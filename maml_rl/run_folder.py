@@ -133,8 +133,8 @@ def locked(folder: Path) -> Iterator[None]:
             if error.errno not in {*UNSUPPORTED, errno.ENOLCK}:
                 raise UserError(f"{folder} cannot be locked for training: {error}") from error
             warnings.warn(
-                f"the file system of {folder} has no locks ({error.strerror}): a second training in this folder would "
-                "not be noticed",
+                f"the file system of {folder} has no locks ({error.strerror}): a second training "
+                "in this folder would not be noticed",
                 stacklevel=4,  # of whoever enters the context
             )
         yield

@@ -53,7 +53,10 @@ Say = Callable[[str], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal; ``run`` can be resumed. ``except Exception`` does not catch it."""
+    """Training was stopped by a signal; ``run`` can be resumed.
+
+    ``except Exception``, as around a run of a sweep, does not catch it.
+    """
 
     def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
         super().__init__(f"stopped after iteration {iteration}. {_advice(run)}")
@@ -463,7 +466,7 @@ def _writing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _video_failure_said(say: Say, iteration: int) -> Iterator[None]:
-    """Continue without a video where none can be made, whatever the reason: what was learned is worth more."""
+    """Continue without a video where none can be made, whatever the reason."""
     try:
         yield
     except Exception as error:

@@ -8,7 +8,7 @@ from maml_rl.errors import UserError
 
 
 def check_text(word: str) -> None:
-    """Refuse bytes that are no text here: Python keeps them, but neither prints nor writes nor draws them.
+    """Refuse bytes that are no text here: Python keeps them, but cannot print, write or draw them.
 
     Raises:
         UserError: the word is not UTF-8, or the locale does not have its letters.
@@ -16,14 +16,16 @@ def check_text(word: str) -> None:
     try:
         word.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{word!a} is not UTF-8: give another name, or use a UTF-8 locale") from error
+        advice = "give another name, or use a UTF-8 locale"
+        raise UserError(f"{word!a} is not UTF-8: {advice}") from error
 
 
 def user_path(path: str | Path) -> Path:
     """A path of a setting, a flag or a function, with ``~`` as the home folder.
 
     Raises:
-        UserError: there is no such home folder, or the name is not UTF-8: safetensors cannot read such a file.
+        UserError: there is no such home folder, or the name is not UTF-8, which safetensors cannot
+            read.
     """
     check_text(str(path))
     try:

@@ -38,9 +38,9 @@ def picture_of(rendered: Any) -> np.ndarray:
     """What an environment's ``render`` returned as a picture (height, width, 3) uint8.
 
     Args:
-        rendered: (height, width), or with a last axis of 1, 3 or 4, of which the fourth (opacity) is left out: integers
-            from 0 to 255, booleans, or floats, from 0 to 1 where none is above 1 and else from 0 to 255. Of a list of
-            frames the last one counts.
+        rendered: (height, width), or with a last axis of 1, 3 or 4, of which the fourth (opacity)
+            is left out: integers from 0 to 255, booleans, or floats, from 0 to 1 where none is
+            above 1 and else from 0 to 255. Of a list of frames the last one is taken.
 
     Raises:
         UserError: it is something else.
@@ -49,14 +49,18 @@ def picture_of(rendered: Any) -> np.ndarray:
         rendered = rendered[-1]
     frame = np.asarray(rendered)
     expected = "expected an array (height, width), or (height, width, 1, 3 or 4)"
-    if rendered is None or frame.ndim not in (2, 3) or not frame.size or frame.shape[2:] not in ((), (1,), (3,), (4,)):
-        got = f"an array of shape {frame.shape}" if isinstance(rendered, np.ndarray) else f"{rendered!r:.100}"
+    has_channels = frame.ndim == 3 and frame.shape[2] in (1, 3, 4)
+    if not (frame.size and (frame.ndim == 2 or has_channels)):
+        is_array = isinstance(rendered, np.ndarray)
+        got = f"an array of shape {frame.shape}" if is_array else f"{rendered!r:.100}"
         raise UserError(f"render returned {got}; {expected}")
     if frame.dtype.kind not in "biuf":
-        raise UserError(f"render returned an array of {frame.dtype}; expected integers, booleans or floats")
+        kinds = "integers, booleans or floats"
+        raise UserError(f"render returned an array of {frame.dtype}; expected {kinds}")
     low, high = float(frame.min()), float(frame.max())
     if not (low >= -_ROUNDING and high <= 255 + _ROUNDING):  # NaN is neither
-        raise UserError(f"render returned values from {low:g} to {high:g}; expected 0 to 255, or 0 to 1")
+        got = f"values from {low:g} to {high:g}"
+        raise UserError(f"render returned {got}; expected 0 to 255, or 0 to 1")
     if frame.dtype.kind == "b" or (frame.dtype.kind == "f" and high <= 1 + _ROUNDING):
         frame = frame * 255.0
     frame = np.atleast_3d(frame)[..., :3]
@@ -292,7 +296,8 @@ def remove_unfinished(folder: Path, stem: str | None = None) -> None:
         folder: of the videos.
         stem: of one video's name; default is all videos.
     """
-    pattern = re.compile(rf"\.{'.+' if stem is None else re.escape(stem)}\.(\d+)\.tmp\.({'|'.join(FORMATS)})")
+    name_of_video = ".+" if stem is None else re.escape(stem)
+    pattern = re.compile(rf"\.{name_of_video}\.(\d+)\.tmp\.({'|'.join(FORMATS)})")
     if not os.path.isdir(folder):
         return
     for name in os.listdir(folder):
@@ -323,10 +328,10 @@ def _write_gif(stream: IO[bytes], images: Iterator[np.ndarray], fps: float) -> N
 
 
 def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
-    """Write H.264 in 4:2:0, which every player shows, with the index in front, so that a browser need not read it all.
+    """Write H.264 in 4:2:0, which every player shows, with the index in front, as browsers need it.
 
-    The encoder works in this process: the fork of a large process may be refused for want of memory. It has one thread,
-    since its output depends on their number.
+    The encoder works in this process: the fork of a large process may be refused for want of
+    memory. It has one thread, since its output depends on their number.
     """
     import av  # here, since commands that write no video have no use for it
 
@@ -339,7 +344,7 @@ def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
             stream.pix_fmt = "yuv420p"
             stream.codec_context.thread_count = 1
             for image in itertools.chain([first], images):
-                # Converted here: what the encoder converts itself differs in its last bits from call to call.
+                # Converted here: what the encoder converts itself differs from call to call.
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
@@ -357,7 +362,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.suffix[1:].lower() not in FORMATS or os.path.isdir(path):
         raise UserError(f"video {path} must be a file that ends in {' or '.join(f'.{name}' for name in FORMATS)}")
     missing = [folder for folder in path.parents if not os.path.exists(folder)]
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix.lower()}")  # two may record one file
+    # Two processes may record one file.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix.lower()}")
     done = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

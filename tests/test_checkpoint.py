@@ -321,12 +321,13 @@ def test_odd_entries_alone_are_each_named(tmp_path, kind):
 def test_odd_entries_are_replaced_by_what_is_written(tmp_path, kind, name):
     make_odd(tmp_path / name, kind)
     path = save_checkpoint(tmp_path, 5, TENSORS, VALUES, keep=2)
-    assert torch.equal(load_checkpoint(path, CPU).tensors["theta"]["weight"], TENSORS["theta"]["weight"])
+    weight = load_checkpoint(path, CPU).tensors["theta"]["weight"]
+    assert torch.equal(weight, TENSORS["theta"]["weight"])
     remove_leftovers(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["000005"]
 
 
-def test_a_checkpoint_that_may_not_be_read_is_named_and_the_one_before_is_used(tmp_path, monkeypatch):
+def test_an_unreadable_checkpoint_is_named_and_the_one_before_is_used(tmp_path, monkeypatch):
     sound = save_checkpoint(tmp_path, 4, TENSORS, VALUES)
     unreadable = save_checkpoint(tmp_path, 5, TENSORS, VALUES)
     original = checkpoint_module.read_text
@@ -345,7 +346,7 @@ def test_a_checkpoint_that_may_not_be_read_is_named_and_the_one_before_is_used(t
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX links")
 @pytest.mark.parametrize("kind", ["dangling link", "link loop", "file", "unreadable"])
-def test_a_folder_of_checkpoints_that_cannot_be_read_is_not_an_empty_one(tmp_path, monkeypatch, kind):
+def test_an_unreadable_folder_of_checkpoints_is_not_an_empty_one(tmp_path, monkeypatch, kind):
     """Taken for a run without checkpoints, it would be trained again from scratch."""
     folder = tmp_path / "checkpoints"
     if kind == "unreadable":
@@ -364,7 +365,7 @@ def test_a_folder_of_checkpoints_that_cannot_be_read_is_not_an_empty_one(tmp_pat
     assert load_newest(tmp_path / "none", CPU) is None
 
 
-def test_a_checkpoint_that_a_training_removes_while_it_is_read_is_passed_over(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_passed_over(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 4, TENSORS, VALUES)
     original = checkpoint_module.load_checkpoint
 

@@ -1,4 +1,4 @@
-"""Calls from a program or a notebook that has settings of its own: torch's, Matplotlib's, threads, an event loop."""
+"""Calls from a program or a notebook with settings of its own: torch's, Matplotlib's, threads."""
 
 from __future__ import annotations
 
@@ -137,9 +137,10 @@ def test_training_in_another_thread_than_the_main_one(plain, tmp_path):
 
 
 def test_a_command_in_a_notebooks_environment_draws_its_figures(plain, tmp_path):
-    """A kernel exports MPLBACKEND, and the module that it names need not be installed for the command."""
+    """A kernel exports MPLBACKEND, and its module need not be installed for the command."""
     flags = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
-    command = [sys.executable, "-m", "maml_rl.evaluate", str(plain[0]), *flags, "--output", str(tmp_path / "new")]
+    flags += ["--output", str(tmp_path / "new")]
+    command = [sys.executable, "-m", "maml_rl.evaluate", str(plain[0]), *flags]
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr

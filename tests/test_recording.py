@@ -420,7 +420,8 @@ def test_progress_names_every_panel(policy, tmp_path) -> None:
 
 def moving(height: int = 130, width: int = 146, num_frames: int = 20) -> Grid:
     """A pattern that moves, of a size that is no multiple of the encoder's blocks."""
-    pattern = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)[..., None].repeat(3, axis=2)
+    gray = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
+    pattern = gray[..., None].repeat(3, axis=2)
     frames = {i: Frame.of(np.roll(pattern, 5 * i, axis=1), float(i)) for i in range(num_frames)}
     return Grid("moving", [["a task"]], ["before adaptation"], [[Clip(frames, ended=False)]], 0.05)
 
@@ -517,7 +518,7 @@ def test_what_render_returns_may_be_no_picture(rendered, part):
 
 
 class Drawn(gym.Env):
-    """One step moves nothing; ``render`` returns what ``draw`` returns, or raises what it raises."""
+    """A step moves nothing; ``render`` returns what ``draw`` returns, or raises what it raises."""
 
     metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 10}
     observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
@@ -556,7 +557,7 @@ DRAWN = {
     "floats": (lambda num_steps: np.full((160, 160, 3), num_steps / 10), None),
     "gray": (lambda num_steps: np.full((160, 160), num_steps), None),
     "None": (lambda num_steps: None, "render returned None"),
-    "out of range": (lambda num_steps: np.full((160, 160, 3), -1), "render returned values from -1 to -1"),
+    "out of range": (lambda num_steps: np.full((160, 160, 3), -1), "values from -1 to -1"),
     "an error": (fails, "no display"),
     "an error in the middle": (fails_later, "no such buffer"),
 }
@@ -569,7 +570,8 @@ def test_a_default_training_ends_well_whatever_render_returns(tmp_path, monkeypa
     monkeypatch.setattr(Drawn, "draw", draw)
     if "Drawn-v0" not in gym.registry:
         gym.register("Drawn-v0", entry_point=Drawn)
-    flags = ["--env=Drawn-v0", "--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=4"]
+    flags = ["--env=Drawn-v0", "--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2"]
+    flags += ["--horizon=4"]
     flags += ["--policy.hidden_sizes=[4]", "--device=cpu", "--logging.final_evaluation=false"]
     run = tmp_path / "run"
     assert main(["train", *flags, "--logging.video_every=1", "--output", str(run)]) == 0
@@ -587,7 +589,7 @@ def test_a_default_training_ends_well_whatever_render_returns(tmp_path, monkeypa
 
 def test_a_video_that_cannot_be_written_ends_no_training(tmp_path, monkeypatch):
     config = dataclasses.replace(
-        maml_rl.load_config(env="PointNavigation", num_iterations=2, meta_batch_size=2, num_episodes=2, horizon=4),
+        maml_rl.load_config(env="PointNavigation", num_iterations=2, meta_batch_size=2, horizon=4),
         output=str(tmp_path / "run"),
         device="cpu",
         logging=LoggingConfig(final_evaluation=False, video_every=1),
@@ -601,14 +603,15 @@ def test_a_video_that_cannot_be_written_ends_no_training(tmp_path, monkeypatch):
         patched.setattr(Grid, "save", fail)
         run = train(config, say=said.append)
     failures = [text for text in said if text.startswith("no video")]
-    assert [text[: text.index(":")] for text in failures] == [f"no video of iteration {i}" for i in (1, 2, 2)]
+    expected = [f"no video of iteration {i}" for i in (1, 2, 2)]
+    assert [text[: text.index(":")] for text in failures] == expected
     assert all("Cannot allocate memory" in text and "\n" not in text for text in failures)
     resume(run, say=said.append)
     assert (run / "videos" / "final.mp4").exists()
 
 
 def test_what_a_killed_recording_left_is_removed(policy, tmp_path):
-    """By the next recording of that file; one that is in progress stays, and so does whatever else is there."""
+    """By the next recording of that file; one that is in progress stays, as all else does."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
         ended.wait()
     killed = [tmp_path / f".video.{ended.pid}.tmp.{ending}" for ending in ("mp4", "gif")]
@@ -621,7 +624,8 @@ def test_what_a_killed_recording_left_is_removed(policy, tmp_path):
     for path in [*killed, *kept]:
         path.write_text("")
     record(policy, tmp_path / "video.gif")
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in [*kept, tmp_path / "video.gif"]}
+    expected = {path.name for path in kept} | {"video.gif"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
 
 
 def test_the_next_training_removes_what_a_killed_recording_left(cheetah_run):

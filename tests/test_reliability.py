@@ -141,7 +141,8 @@ def test_links_that_lead_nowhere_are_named_and_the_run_goes_on(reference, capsys
         maml_rl.load(run)
     assert main(["train", "--resume", str(run)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [number in line for number, line in zip(("000006", "000005"), said, strict=False)] == [True, True]
+    assert "000006" in said[0]
+    assert "000005" in said[1]
     assert (checkpoints / "000005.damaged").is_symlink()
     assert not file_faults.differences(run, run.with_name("whole"))
 
@@ -151,9 +152,10 @@ def test_a_command_warns_in_one_line(reference, tmp_path):
     run, _ = reference
     flip(run / "checkpoints" / "000005" / "values.json")
     flags = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
-    command = [sys.executable, "-m", "maml_rl.evaluate", str(run), *flags, "--output", str(tmp_path / "evaluation")]
+    flags += ["--output", str(tmp_path / "evaluation")]
+    command = [sys.executable, "-m", "maml_rl.evaluate", str(run), *flags]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    (line,) = [line for line in finished.stderr.splitlines() if "warning" in line.lower() or "warn(" in line]
+    (line,) = [line for line in finished.stderr.splitlines() if "warn" in line.lower()]
     assert line.startswith("warning: checkpoint ")
     assert line.endswith("000004 is used")
 

@@ -1,4 +1,4 @@
-"""Paths that users give: their home folder, names that are not UTF-8, folders that cannot be written, any locale."""
+"""Paths that users give: home folder, names that are not UTF-8, read-only folders, any locale."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from maml_rl.user_paths import user_path
 
 EVALUATION = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
 VIDEO = ["--num_steps", "0", "--size", "128x128", "--device", "cpu"]
-TRAINING = ["--env=PointNavigation", "--num_iterations=1", "--meta_batch_size=2", "--num_episodes=2", "--horizon=4"]
+TRAINING = ["--env=PointNavigation", "--num_iterations=1", "--meta_batch_size=2", "--num_episodes=2"]
+TRAINING += ["--horizon=4"]
 TRAINING += ["--policy.hidden_sizes=[4]", "--device=cpu", "--logging.final_video=false"]
 TRAINING += ["--logging.final_evaluation=false"]
 
@@ -54,8 +55,8 @@ def test_the_home_folder_in_every_setting_and_function(home):
     train(tiny(Path("~/warm"), num_iterations=1, init_from="~/saved"))
     (home / "settings.yaml").write_text("seed: 7\n")
     assert maml_rl.load_config("~/settings.yaml").seed == 7
-    fields = {"observations": np.zeros((1, 2, 2)), "actions": np.zeros((1, 2, 2)), "rewards": np.zeros((1, 2))}
-    np.savez(home / "log.npz", **fields)
+    vectors, rewards = np.zeros((1, 2, 2)), np.zeros((1, 2))
+    np.savez(home / "log.npz", observations=vectors, actions=vectors, rewards=rewards)
     assert maml_rl.EpisodeLog.load("~/log.npz").rewards.shape == (1, 2)
     expected = {"run", "saved", "policy.ts", "video.gif", "warm", "settings.yaml", "log.npz"}
     assert {path.name for path in home.iterdir() if not path.name.startswith(".")} == expected
@@ -69,7 +70,8 @@ def test_the_home_folder_in_every_command(home):
     assert main(["record", "~/run", *VIDEO, "--output=~/video.gif"]) == 0
     assert main(["plot", "~/run", "--output", "~/curve.png"]) == 0
     assert main(["baselines", "~/run", "--baseline", "random"]) == 0
-    names = {path.name for path in home.iterdir() if not path.name.startswith(".")}  # not Matplotlib's caches
+    # Without Matplotlib's caches.
+    names = {path.name for path in home.iterdir() if not path.name.startswith(".")}
     assert names == {"run", "evaluation", "video.gif", "curve.png"}
     assert not list(Path.cwd().iterdir())
 
@@ -112,7 +114,7 @@ def test_a_name_that_is_not_utf_8_is_refused_at_the_start(home, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
-def test_below_a_folder_whose_name_is_not_utf_8_a_run_is_used_by_its_relative_path(home, monkeypatch):
+def test_a_relative_path_works_below_a_folder_that_is_not_utf_8(home, monkeypatch):
     (home / NOT_UTF_8).mkdir()
     monkeypatch.chdir(home / NOT_UTF_8)
     assert main(["train", *TRAINING, "--output", "run"]) == 0
@@ -140,8 +142,9 @@ def test_every_command_in_an_ascii_locale(tmp_path):
     ]
     for command in commands:
         encoded = [word.encode() for word in [sys.executable, "-m", "maml_rl", *command]]
-        finished = subprocess.run(encoded, env={**os.environ, **locale}, cwd=tmp_path, capture_output=True, check=False)
-        expected = 2 if command[-1] == "Läufe → θ" else 0  # no text in this locale: refused in one line
+        environment = {**os.environ, **locale}
+        finished = subprocess.run(encoded, env=environment, cwd=tmp_path, capture_output=True, check=False)
+        expected = 2 if command[-1] == "Läufe → θ" else 0  # no text in this locale
         assert finished.returncode == expected, (command, finished.stderr)
         assert b"Traceback" not in finished.stderr, (command, finished.stderr)
         assert finished.stdout.isascii()
@@ -152,8 +155,9 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     """Before it plays anything: a run on a read-only disk may have an evaluation already."""
     train(tiny(Path("run"), num_iterations=1))
     Path("run/evaluation").mkdir()
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # permissions do not bind every user that tests
-    monkeypatch.setattr("maml_rl.comparison.evaluate", lambda *arguments, **options: pytest.fail("played"))
+    # Permissions do not bind every user that runs the tests.
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("maml_rl.comparison.evaluate", lambda *_, **__: pytest.fail("played"))
     assert main(["evaluate", "run", *EVALUATION]) == 2
     err = capsys.readouterr().err
     assert "run/evaluation cannot be written" in err
