@@ -11,7 +11,7 @@ import numpy as np
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
 from maml_rl.devices import torch_threads
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
@@ -94,6 +94,7 @@ def evaluate_with(
     streams: RandomStreams,
     env_settings: Mapping[str, object] | None = None,
     tasks: Sequence[Task] | None = None,
+    fixed: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Evaluate on T tasks, as many as the collector plays.
 
@@ -104,13 +105,16 @@ def evaluate_with(
         streams: of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the policy's own.
         tasks: default is to draw fresh ones.
+        fixed: numbers that replace those of every task, by name.
 
     Raises:
+        UserError: a task cannot be written, or has no number of such a name.
         TooManyFailures: more than ``max_failed_share`` of the episodes are void, or of the tasks failed.
     """
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     first, is_given = collector.first_task, tasks is not None
     tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks] if tasks is None else tasks
+    tasks = [with_fixed(task, fixed or {}, policy.config.env.name) for task in tasks]
     plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]  # refuses before anything is played
     inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _, failures = collect_through_adaptation(
@@ -133,6 +137,24 @@ def evaluate_with(
         **({"tasks_are_given": True} if is_given else {}),
     }
     return Evaluation(plain_tasks, returns, success, description)
+
+
+def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
+    """``task`` with other numbers; an integer stays one where the number in its place is one too.
+
+    Raises:
+        UserError: the task has no number of such a name.
+    """
+    changed = dict(task)
+    for name, value in fixed.items():
+        old = task.get(name)
+        if not isinstance(old, (int, float, np.integer, np.floating)) or isinstance(old, bool):
+            numbers = [key for key, entry in plain_values(task).items() if type(entry) in (int, float)]
+            valid = f"Valid are {', '.join(numbers)}." if numbers else "Its tasks hold none."
+            raise UserError(f"a task of {env_name} has no number {name!r}.{did_you_mean(name, numbers)} {valid}")
+        is_whole = isinstance(old, (int, np.integer)) and float(value).is_integer()
+        changed[name] = int(value) if is_whole else value
+    return changed if fixed else task
 
 
 def plain_task(task: Task, env_name: str) -> dict[str, Any]:
@@ -165,6 +187,7 @@ def evaluate(
     num_episodes: int = 20,
     num_steps: int = 3,
     seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Evaluate a policy on fresh tasks, or on tasks of your choice.
 
@@ -177,6 +200,7 @@ def evaluate(
         num_episodes: per task and adaptation step.
         num_steps: inner steps.
         seed: of tasks and episodes.
+        fixed: numbers that replace those of every task, as ``{"goal_velocity": 1.5}``; default is none.
 
     Raises:
         UserError: an argument is none, or the environment cannot be used.
@@ -198,4 +222,4 @@ def evaluate(
     with threads, as_task_vector_env(None, config, num_envs, horizon) as envs:
         policy.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = Collector(envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device)
-        return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks)
+        return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks, fixed)

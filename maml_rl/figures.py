@@ -186,8 +186,8 @@ def scratch_figure(comparison: Comparison) -> Figure:
     return _finish(figure, f"{_name(comparison)}: {where}")
 
 
-def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]) -> Figure:
-    """Return before and after adaptation against one parameter of the body, with the range of training shaded."""
+def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float] | None) -> Figure:
+    """Return before and after adaptation against one number of the tasks, with the range of training shaded."""
     figure = _figure(6, 4.2)
     axes = figure.subplots()
     entries = comparison.sweep(name)
@@ -198,12 +198,14 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         for k in dict.fromkeys((0, after)):
             center, interval = (np.stack([getattr(e, what)[k] for e in several]) for what in ("center", "interval"))
             _draw(axes, x, center, interval, 2 * i + (k != 0), f"{label}, {_after(k)}")
-    if trained[0] < trained[1]:
+    if trained is None:
+        pass
+    elif trained[0] < trained[1]:
         axes.axvspan(*trained, color="0.88", zorder=0, label="in training")
     else:
         axes.axvline(trained[0], color="0.5", linewidth=1.5, zorder=0, label="in training")
     axes.set(xlabel=_spoken(name, comparison.settings["task_units"]), ylabel="return")
-    return _finish(figure, f"{_name(comparison)}: bodies that training did not see")
+    return _finish(figure, f"{_name(comparison)}: tasks with {name.replace('_', ' ')} fixed")
 
 
 def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
