@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -37,13 +38,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            return _main(argv)
+            with _warnings_in_one_line():
+                return _main(argv)
         finally:
             print(end="", flush=True)  # noqa: T201  what --help printed may still be in the buffer
     except BrokenPipeError:
         # Python flushes stdout once more at its end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + _SIGPIPE
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show each warning as one line, once, without the line of code that it is from."""
+    before, shown = warnings.formatwarning, set[str]()
+
+    def formatwarning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        text = _warning_line(str(message), category, f"{filename}:{lineno}")
+        is_new = text not in shown
+        shown.add(text)
+        return text if is_new else ""
+
+    warnings.formatwarning = formatwarning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _warning_line(message: str, category: type[Warning], where: str) -> str:
+    """``warning: ...``, with where it is from; Gymnasium's own, which are coloured, are from Gymnasium."""
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", message).split())
+    if "\x1b" in message:
+        return f"warning: {text.removeprefix('WARN: ')}\n"
+    kind = "" if category is UserWarning else f"{category.__name__}: "
+    return f"warning: {kind}{text} ({where})\n"
 
 
 def _main(argv: Sequence[str] | None) -> int:
