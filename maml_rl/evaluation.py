@@ -20,6 +20,9 @@ from maml_rl.safe_yaml import check_types, plain_values
 from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, is_family
 
+NUM_TASKS = 40
+"""Tasks that an evaluation draws by default."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -178,6 +181,22 @@ def held_out(env: EnvConfig) -> EnvConfig:
     return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if keeps_back else env
 
 
+def fresh_tasks(policy: MetaPolicy, seed: int, num_tasks: int = NUM_TASKS) -> list[Task]:
+    """The tasks that :func:`evaluate` draws by default, as the environment draws them.
+
+    Args:
+        policy: of whose environment.
+        seed: of the tasks.
+        num_tasks: that are drawn at once, which what a family draws may depend on.
+
+    Raises:
+        UserError: the environment cannot be used.
+    """
+    with as_task_vector_env(None, held_out(policy.config.env), 1, policy.config.horizon) as envs:
+        envs.np_random = RandomStreams(seed, Phase.EVALUATION).tasks()
+        return list(envs.sample_tasks(num_tasks))
+
+
 def evaluate(
     policy: MetaPolicy,
     *,
@@ -212,7 +231,7 @@ def evaluate(
             raise UserError(f"give tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}")
         if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(task, Mapping) for task in tasks):
             raise UserError(f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}")
-    num_tasks = len(tasks) if tasks is not None else 40 if num_tasks is None else num_tasks
+    num_tasks = len(tasks) if tasks is not None else NUM_TASKS if num_tasks is None else num_tasks
     check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_whole_numbers(0, num_steps=num_steps, seed=seed)
     horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
