@@ -23,7 +23,7 @@ from maml_rl.config import Config, LoggingConfig
 from maml_rl.config_files import load, run_config
 from maml_rl.durable_files import unwritable_refused, write_whole
 from maml_rl.errors import UserError
-from maml_rl.evaluation import evaluate, held_out
+from maml_rl.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.pretrained_runs import output_folder
@@ -195,8 +195,8 @@ def train_ppo(
     """
     settings = settings or PPOSettings()
     policy = load(run)
-    # Drawn by an evaluation itself, since what a family draws may depend on how many are drawn at once.
-    tasks = evaluate(policy, num_episodes=1, num_steps=0, seed=seed).tasks
+    tasks = fresh_tasks(policy, seed)
+    plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]
     if num_tasks > len(tasks):
         raise UserError(f"num_tasks must be at most {len(tasks)}, the tasks of an evaluation, got {num_tasks}")
     env, horizon = held_out(policy.config.env), policy.config.horizon
@@ -224,10 +224,10 @@ def train_ppo(
                     settings=settings,
                     progress=bar.update,
                 )
-            results.append({"task": dict(task), **curve._asdict()})
+            results.append({"task": plain_tasks[i], **curve._asdict()})
             with unwritable_refused(path):
                 write_whole(path, json.dumps({**description, "tasks": results}, indent=2) + "\n")
-            say(f"PPO, {_words(task)}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}")
+            say(f"PPO, {_words(plain_tasks[i])}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}")
     say(f"learning curves: {path}")
     return path
 

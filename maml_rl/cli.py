@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from maml_rl.durable_files import unwritable_refused
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
 from maml_rl.safe_yaml import read_value
 from maml_rl.user_paths import check_text, user_path
 
@@ -45,13 +45,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_anything()
     try:
         try:
-            return _main(argv)
+            with _warnings_in_one_line():
+                return _main(argv)
         finally:
             print(end="", flush=True)  # noqa: T201  what --help printed may still be in the buffer
     except BrokenPipeError:
         # Python flushes stdout once more at its end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + _SIGPIPE
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show each warning as one line, once, without the line of code that it is from."""
+    before, shown = warnings.formatwarning, set[str]()
+
+    def formatwarning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        text = _warning_line(str(message), category, f"{filename}:{lineno}")
+        is_new = text not in shown
+        shown.add(text)
+        return text if is_new else ""
+
+    warnings.formatwarning = formatwarning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _warning_line(message: str, category: type[Warning], where: str) -> str:
+    """``warning: ...``, with where it is from where that is not the package, nor Gymnasium, whose own are coloured."""
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", message).split())
+    if "\x1b" in message:
+        return f"warning: {text.removeprefix('WARN: ')}\n"
+    if issubclass(category, MamlRLWarning):
+        return f"warning: {text}\n"
+    kind = "" if category is UserWarning else f"{category.__name__}: "
+    return f"warning: {kind}{text} ({where})\n"
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -72,7 +104,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         for word in argv:
             check_text(word)
-        with _warnings_in_one_line(), _log_on_stdout():
+        with _log_on_stdout():
             return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -130,23 +162,6 @@ def _log_on_stdout() -> Iterator[None]:
         logger.propagate = propagates
 
 
-@contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Print a warning for the user without file, line and source of the code that gives it."""
-    original = warnings.formatwarning
-
-    def format_warning(message: Any, category: type[Warning], *place: Any, **line: Any) -> str:
-        if category is UserWarning:
-            return f"warning: {message}\n"
-        return original(message, category, *place, **line)
-
-    warnings.formatwarning = format_warning
-    try:
-        yield
-    finally:
-        warnings.formatwarning = original
-
-
 def say(text: str) -> None:
     """Tell the user on stdout, at once."""
     print(text, flush=True)  # noqa: T201
@@ -196,33 +211,42 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 
 class EnvFlags(NamedTuple):
-    """What ``--tasks.*`` and ``--dynamics`` say."""
+    """What ``--tasks.*``, ``--env.*`` and ``--dynamics`` say."""
 
     flags: list[str]
     """The settings, as flags of training: ``--env.*``."""
     sweeps: dict[str, tuple[float, ...]]
-    """Values of each parameter of the body that a sweep fixes one after the other."""
+    """Values of each number of a task that a sweep fixes one after the other."""
+    of_tasks: list[str]
+    """Those that were given as ``--tasks.*`` or ``--dynamics``."""
 
 
 def add_env_flags(parser: argparse.ArgumentParser) -> None:
     """Describe the flags that :func:`take_env_flags` takes."""
-    parser.add_argument("--tasks.SETTING", metavar="VALUE", help="another setting of the family, as --tasks.high 3")
+    parser.add_argument(
+        "--tasks.SETTING",
+        metavar="VALUE",
+        help="another setting of the family, as --tasks.high 3, or other tasks, as --tasks.kwarg_ranges.g [15,20]",
+    )
+    parser.add_argument(
+        "--env.ARG", metavar="VALUE", help="another argument of an environment that is not built in, as --env.g 15"
+    )
     parser.add_argument(
         "--dynamics",
         metavar="NAME=VALUE,...",
         help="another body: fixed, in a range, or one of a list, as body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; "
-        "LOW:HIGH:POINTS sweeps over values, as body_mass=0.5:3:6 (evaluate)",
+        "LOW:HIGH:POINTS sweeps over values, as body_mass=0.5:3:6 (evaluate), of any number in a task",
     )
 
 
 def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
-    """What ``--tasks.*`` and ``--dynamics`` say, and the other arguments."""
-    taken = EnvFlags([], {})
+    """What ``--tasks.*``, ``--env.*`` and ``--dynamics`` say, and the other arguments."""
+    taken = EnvFlags([], {}, [])
     rest: list[str] = []
     words = iter(argv)
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag != "--dynamics" and not flag.startswith("--tasks."):
+        if flag != "--dynamics" and not flag.startswith(("--tasks.", "--env.")):
             rest.append(word)
             continue
         if not equals:
@@ -234,29 +258,61 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
             taken.flags.extend(more.flags)
             taken.sweeps.update(more.sweeps)
         else:
-            taken.flags.append(f"--env.{flag.removeprefix('--tasks.')}={value}")
+            taken.flags.append(f"--env.{flag.removeprefix('--tasks.').removeprefix('--env.')}={value}")
+        if not flag.startswith("--env."):
+            taken.of_tasks.append(flag)
     return taken, rest
 
 
 def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     """The environment of a run, changed by ``flags``; what is wrong with them is told in the user's terms."""
-    from maml_rl.config_files import closest, with_env_flags
+    from maml_rl.config_files import with_env_flags
+    from maml_rl.task_vector_env import is_family
 
-    settings = [name for name in config.env.kwargs if name != "dynamics"]
-    settings += [name for name in ("kwarg_ranges", "task_list") if getattr(config.env, name)]
+    check = _check_family_flag if is_family(config.env.name) else _check_env_flag
     for flag in flags:
-        name = flag.partition("=")[0].removeprefix("--env.")
-        if name.startswith("dynamics."):
-            if "dynamics" not in config.env.kwargs:
-                raise UserError(f"{config.env.name} has no dynamics that could be set")
-        elif name not in settings:
-            hint = closest(name, settings).replace(" See --help for all settings.", "")
-            valid = f"{hint} Valid are {', '.join(settings)}." if settings else " It has none that could be set here."
-            raise UserError(f"{config.env.name} has no setting {name!r}.{valid}")
+        check(config.env, flag.partition("=")[0].removeprefix("--env."))
     try:
         return with_env_flags(config, flags).env
     except UserError as error:
         raise UserError(str(error).replace('"env.', '"tasks.')) from error
+
+
+def _check_family_flag(env: EnvConfig, name: str) -> None:
+    """Refuse what is no setting of a run's task family."""
+    from maml_rl.config_files import closest
+
+    settings = [setting for setting in env.kwargs if setting != "dynamics"]
+    if name.startswith("dynamics."):
+        if "dynamics" not in env.kwargs:
+            raise UserError(f"{env.name} has no dynamics that could be set")
+    elif name not in settings:
+        hint = closest(name, settings).replace(" See --help for all settings.", "")
+        valid = f"{hint} Valid are {', '.join(settings)}." if settings else " It has none that could be set here."
+        raise UserError(f"{env.name} has no setting {name!r}.{valid}")
+
+
+def _check_env_flag(env: EnvConfig, name: str) -> None:
+    """Refuse what is no argument of a run's environment that is not built in, nor describes its tasks.
+
+    Arguments that its constructor does not take are refused with those that it takes where they are resolved.
+    """
+    group, _, argument = name.partition(".")
+    if group == "dynamics" and argument:
+        raise UserError(
+            f"{env.name} has no dynamics that could be set; a number of its tasks can be swept "
+            f"({argument}=LOW:HIGH:POINTS), and an argument of its constructor set (--env.{argument} VALUE)"
+        )
+    if name in ("name", "vectorization", "observe_task"):
+        raise UserError(f"env.{name} is the run's own: it has no setting {name!r} that could be set here")
+    if group in ("kwarg_ranges", "task_list") and not getattr(env, group):
+        raise UserError(f"the tasks of this run are not from env.{group}, so it cannot be set here")
+    argument = argument if group == "kwargs" else name
+    if argument in env.kwarg_ranges:
+        raise UserError(
+            f"{argument} is drawn for each task (env.kwarg_ranges): give --tasks.kwarg_ranges.{argument} [LOW,HIGH], "
+            f"or --dynamics {argument}=LOW:HIGH:POINTS"
+        )
 
 
 def _dynamics(text: str) -> EnvFlags:
@@ -265,7 +321,7 @@ def _dynamics(text: str) -> EnvFlags:
     Raises:
         UserError: it reads otherwise.
     """
-    found = EnvFlags([], {})
+    found = EnvFlags([], {}, [])
     for part in _parts(text):
         name, equals, value = (word.strip() for word in part.partition("="))
         low, *others = (word.strip() for word in value.split(":"))
@@ -361,7 +417,7 @@ def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
     Raises:
         UserError: there is one.
     """
-    if task is not None and (env_flags.flags or env_flags.sweeps):
+    if task is not None and env_flags.of_tasks:
         raise UserError(
             "--task says all about the task, the body included (body_mass=2); leave out --dynamics and --tasks"
         )

@@ -56,11 +56,13 @@ class Condition:
 
     Args:
         env_of: the environment for a policy, which may be told the task.
-        swept: the parameters of the body that a sweep fixes, by name; empty for the environment as it is.
+        swept: the numbers of a task that a sweep fixes, by name; empty for the environment as it is.
+        fixed: those of them that replace the numbers of each task; the others are in the environment's settings.
     """
 
     env_of: Callable[[MetaPolicy], EnvConfig]
     swept: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -358,7 +360,7 @@ def compare(
                 continue
             sizes = {"num_tasks": num_tasks, "num_episodes": num_episodes, "num_steps": subject.num_steps, "seed": seed}
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
-            found[subject.label].append(_evaluated(subject.policy, env, sizes, tasks, unfinished))
+            found[subject.label].append(_evaluated(subject.policy, env, sizes, tasks, condition.fixed, unfinished))
             progress(f"{subject.label}{' at ' if swept else ''}{swept}")
         evaluations = [evaluation for several in found.values() for evaluation in several]
         if any(list(evaluation.tasks) != list(evaluations[0].tasks) for evaluation in evaluations):
@@ -376,12 +378,13 @@ def _evaluated(
     env: EnvConfig,
     sizes: Mapping[str, int],
     tasks: Sequence[Task] | None,
+    fixed: Mapping[str, float],
     unfinished: Path | None,
 ) -> Evaluation:
     """An evaluation, read from ``unfinished`` if it was made there already."""
     drawn = dict(sizes) if tasks is None else {name: size for name, size in sizes.items() if name != "num_tasks"}
     if unfinished is None:
-        return evaluate(policy, env=env, tasks=tasks, **drawn)
+        return evaluate(policy, env=env, tasks=tasks, fixed=fixed, **drawn)
     digest = hashlib.sha256()
     for name, value in sorted(policy.theta.items()):
         digest.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
@@ -390,7 +393,7 @@ def _evaluated(
     inner = dataclasses.asdict(policy.config.inner)
     baseline = dataclasses.asdict(policy.config.baseline)
     given = None if tasks is None else [plain_task(task, env.name) for task in tasks]
-    settings = [dataclasses.asdict(env), dict(sizes), given, inner, baseline, policy.config.horizon]
+    settings = [dataclasses.asdict(env), dict(sizes), given, dict(fixed), inner, baseline, policy.config.horizon]
     digest.update(json.dumps(settings).encode())
     path = unfinished / f"{digest.hexdigest()}.json"
     if path.exists():
@@ -398,7 +401,7 @@ def _evaluated(
             return _evaluation_of(read_json(path, LONGEST_TABLE), policy, env, sizes)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{path} of an interrupted evaluation is damaged ({error}): delete it") from error
-    result = evaluate(policy, env=env, tasks=tasks, **drawn)
+    result = evaluate(policy, env=env, tasks=tasks, fixed=fixed, **drawn)
     values = {
         "tasks": [dict(task) for task in result.tasks],
         "returns": result.returns.tolist(),

@@ -89,20 +89,47 @@ def with_env_flags(config: Config, flags: Sequence[str]) -> Config:
     return resolve(to_mapping(config), flags, source="the run")
 
 
-def trained_range(config: Config, name: str) -> tuple[float, float]:
-    """The values that a parameter of the body had in training, from the lowest to the highest.
+def is_dynamics(env_name: str, name: str) -> bool:
+    """Whether ``env.dynamics`` sets this number of a task, rather than the environment on its own."""
+    family: Any = family_of(env_name)
+    return family is not None and name not in family.task_units
+
+
+def trained_range(config: Config, name: str) -> tuple[float, float] | None:
+    """The values that a number of a task had in training, from the lowest to the highest.
 
     Args:
-        config: of a run on one of our families.
-        name: of the parameter.
+        config: of a run.
+        name: of the number.
+
+    Returns:
+        The range; ``None`` where the settings do not say it, as where an environment draws its tasks itself.
     """
     family: Any = family_of(config.env.name)
+    if family is None:
+        return _drawn_range(config.env, name)
+    if not is_dynamics(config.env.name, name):
+        settings = config.env.kwargs
+        return (settings["low"], settings["high"]) if {"low", "high"} <= settings.keys() else None
     known = family.body.parameters
     setting = parse_dynamics(config.env.kwargs.get("dynamics", {}), known)
     if name not in setting:
         return known[name].nominal, known[name].nominal
     drawn = setting[name]
     return (min(drawn.choices), max(drawn.choices)) if drawn.choices else (drawn.low, drawn.high)
+
+
+def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
+    """The range that ``env.kwarg_ranges`` or ``env.task_list`` draw a number from."""
+    drawn = env.drawn_tasks
+    if drawn is None or name not in drawn.names:
+        return None
+    values = [task[name] for task in drawn.listed if name in task]
+    if not drawn.listed:
+        distribution = drawn.distributions[name]
+        values = list(distribution.choices) or [distribution.low, distribution.high]
+    numbers = [value for value in values if type(value) in (int, float)]
+    return (min(numbers), max(numbers)) if numbers else None
 
 
 def load_config(file: str | Path | None = None, **settings: Any) -> Config:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
 
 UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors that say that a file system cannot do something at all."""
@@ -74,6 +74,7 @@ def _fsync(descriptor: int) -> None:
         warnings.warn(
             f"the file system cannot sync files or folders ({error.strerror}): after a power cut "
             "the newest files may be missing",
+            MamlRLWarning,
             stacklevel=3,
         )
 

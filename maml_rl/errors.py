@@ -12,6 +12,10 @@ class UserError(ValueError):
     """Something that the user gave cannot be used. The command line prints its text without a traceback."""
 
 
+class MamlRLWarning(UserWarning):
+    """Something went wrong that does not change what is computed. The command line prints its text alone."""
+
+
 def in_one_line(error: BaseException) -> str:
     """An error of code that is not ours: its type, its message, and the file and line that raised it."""
     message = " ".join(str(error).split())

@@ -105,7 +105,8 @@ def _evaluated(
     if not args.no_baselines:
         subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
     conditions = _conditions(subjects[0].policy, env_flags)
-    trained = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
+    ranges = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
+    trained = {name: values for name, values in ranges.items() if values is not None}
     unfinished, num_parts = folder / "unfinished", len(subjects) * len(conditions)
     with made_folder(folder), tqdm(total=num_parts, disable=None, leave=False, unit="evaluation") as bar:
 
@@ -185,6 +186,7 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
 def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
     """The environment as the flags have it; then a sweep over each parameter, and a grid where there are two."""
     from maml_rl.comparison import Condition
+    from maml_rl.config_files import is_dynamics
 
     def env(flags: Sequence[str], policy: MetaPolicy) -> EnvConfig:
         from maml_rl.evaluation import held_out
@@ -197,10 +199,33 @@ def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
         versions += [{first: value, second: other} for value in values for other in others]
     conditions = [Condition(functools.partial(env, env_flags.flags))]
     for version in versions:
-        flags = [*env_flags.flags, *(f"{dynamics_flag(name)}={value!r}" for name, value in version.items())]
-        conditions.append(Condition(functools.partial(env, flags), version))
-        conditions[-1].env_of(policy)  # what is wrong with a value is told before anything is evaluated
+        fixed = {name: value for name, value in version.items() if not is_dynamics(policy.config.env.name, name)}
+        bodies = {name: value for name, value in version.items() if name not in fixed}
+        flags = [*env_flags.flags, *(f"{dynamics_flag(name)}={value!r}" for name, value in bodies.items())]
+        conditions.append(Condition(functools.partial(env, flags), version, fixed))
+    _check_conditions(policy, conditions)
     return conditions
+
+
+def _check_conditions(policy: MetaPolicy, conditions: Sequence[Condition]) -> None:
+    """Tell what is wrong with an environment or with a swept value before anything is evaluated."""
+    import numpy as np
+
+    from maml_rl.evaluation import with_fixed
+    from maml_rl.task_vector_env import as_task_vector_env
+
+    envs = [condition.env_of(policy) for condition in conditions]
+    changed = [condition.fixed for condition in conditions if condition.fixed]
+    if not changed:
+        return
+    with as_task_vector_env(None, envs[0], 1, policy.config.horizon) as env:
+        env.np_random = np.random.default_rng(0)
+        (task,) = env.sample_tasks(1)
+        for fixed in changed:
+            try:
+                env.set_tasks([with_fixed(task, fixed, envs[0].name)])
+            except ValueError as error:
+                raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

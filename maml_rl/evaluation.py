@@ -13,7 +13,7 @@ from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.collection import Collector
 from maml_rl.devices import standard_torch, torch_threads
 from maml_rl.episodes import success_of_all
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, did_you_mean
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
@@ -21,6 +21,9 @@ from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.safe_yaml import check_types, plain_values
 from maml_rl.setting_checks import check_whole_numbers
 from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, is_family
+
+NUM_TASKS = 40
+"""Tasks that an evaluation draws by default."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ def evaluate_with(
     streams: RandomStreams,
     env_settings: Mapping[str, object] | None = None,
     tasks: Sequence[Task] | None = None,
+    fixed: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Evaluate on T tasks, as many as the collector plays.
 
@@ -107,13 +111,16 @@ def evaluate_with(
         streams: of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the policy's own.
         tasks: default is to draw fresh ones.
+        fixed: numbers that replace those of every task, by name.
 
     Raises:
+        UserError: a task cannot be written, or has no number of such a name.
         TooManyFailures: more than ``max_failed_share`` of the episodes are void, or of the tasks failed.
     """
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     first, is_given = collector.first_task, tasks is not None
     tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks] if tasks is None else tasks
+    tasks = [with_fixed(task, fixed or {}, policy.config.env.name) for task in tasks]
     plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]  # refuses before anything is played
     inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _, failures = collect_through_adaptation(
@@ -144,6 +151,24 @@ def origin_of(policy: MetaPolicy) -> dict[str, int | None]:
     return {"training_seed": policy.config.seed, "num_iterations": policy.num_iterations}
 
 
+def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
+    """``task`` with other numbers; an integer stays one where the number in its place is one too.
+
+    Raises:
+        UserError: the task has no number of such a name.
+    """
+    changed = dict(task)
+    for name, value in fixed.items():
+        old = task.get(name)
+        if not isinstance(old, (int, float, np.integer, np.floating)) or isinstance(old, bool):
+            numbers = [key for key, entry in plain_values(task).items() if type(entry) in (int, float)]
+            valid = f"Valid are {', '.join(numbers)}." if numbers else "Its tasks hold none."
+            raise UserError(f"a task of {env_name} has no number {name!r}.{did_you_mean(name, numbers)} {valid}")
+        is_whole = isinstance(old, (int, np.integer)) and float(value).is_integer()
+        changed[name] = int(value) if is_whole else value
+    return changed if fixed else task
+
+
 def plain_task(task: Task, env_name: str) -> dict[str, Any]:
     """A task as results hold it: plain values, with NumPy's numbers and arrays as numbers and lists.
 
@@ -165,6 +190,22 @@ def held_out(env: EnvConfig) -> EnvConfig:
     return replace(env, kwargs={**env.kwargs, "split": "held_out"}) if keeps_back else env
 
 
+def fresh_tasks(policy: MetaPolicy, seed: int, num_tasks: int = NUM_TASKS) -> list[Task]:
+    """The tasks that :func:`evaluate` draws by default, as the environment draws them.
+
+    Args:
+        policy: of whose environment.
+        seed: of the tasks.
+        num_tasks: that are drawn at once, which what a family draws may depend on.
+
+    Raises:
+        UserError: the environment cannot be used.
+    """
+    with as_task_vector_env(None, held_out(policy.config.env), 1, policy.config.horizon) as envs:
+        envs.np_random = RandomStreams(seed, Phase.EVALUATION).tasks()
+        return list(envs.sample_tasks(num_tasks))
+
+
 @standard_torch()
 def evaluate(
     policy: MetaPolicy,
@@ -175,6 +216,7 @@ def evaluate(
     num_episodes: int = 20,
     num_steps: int = 3,
     seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Evaluate a policy on fresh tasks, or on tasks of your choice.
 
@@ -187,6 +229,7 @@ def evaluate(
         num_episodes: per task and adaptation step.
         num_steps: inner steps.
         seed: of tasks and episodes.
+        fixed: numbers that replace those of every task, as ``{"goal_velocity": 1.5}``; default is none.
 
     Raises:
         UserError: an argument is none, or the environment cannot be used.
@@ -198,7 +241,7 @@ def evaluate(
             raise UserError(f"give tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}")
         if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(task, Mapping) for task in tasks):
             raise UserError(f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}")
-    num_tasks = len(tasks) if tasks is not None else 40 if num_tasks is None else num_tasks
+    num_tasks = len(tasks) if tasks is not None else NUM_TASKS if num_tasks is None else num_tasks
     check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_whole_numbers(0, num_steps=num_steps, seed=seed)
     horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
@@ -208,4 +251,4 @@ def evaluate(
     with threads, as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks) as envs:
         policy.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = Collector(envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device)
-        return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks)
+        return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks, fixed)

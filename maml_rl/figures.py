@@ -259,8 +259,8 @@ def scratch_figure(comparison: Comparison) -> Figure:
     return _finish(figure, f"{_name(comparison)}: {where}")
 
 
-def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]) -> Figure:
-    """Return before and after adaptation against one parameter of the body, with the range of training shaded."""
+def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float] | None) -> Figure:
+    """Return before and after adaptation against one number of the tasks, with the range of training shaded."""
     figure = _figure(6, 4.2)
     axes = figure.subplots()
     entries = comparison.sweep(name)
@@ -271,12 +271,14 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         for k in dict.fromkeys((0, after)):
             line = f"{several[0].name}, {_after(k)}"
             _draw(axes, x, [(entry, k) for entry in several], 2 * i + (k != 0), line)
-    if trained[0] < trained[1]:
+    if trained is None:
+        pass
+    elif trained[0] < trained[1]:
         axes.axvspan(*trained, color="0.88", zorder=0, label="in training")
     else:
         axes.axvline(trained[0], color="0.5", linewidth=1.5, zorder=0, label="in training")
     axes.set(xlabel=_spoken(name, comparison.settings["task_units"]), ylabel="return")
-    title = f"{_name(comparison)}: bodies that training did not see"
+    title = f"{_name(comparison)}: tasks with {name.replace('_', ' ')} fixed"
     return _finish(figure, f"{title}\n{_spread(entries)}")
 
 

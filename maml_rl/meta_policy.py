@@ -22,7 +22,7 @@ from maml_rl.config import Config, PolicyConfig, origin, to_mapping
 from maml_rl.devices import standard_torch, torch_threads
 from maml_rl.durable_files import unwritable_refused
 from maml_rl.episode_log import EpisodeLog, to_episodes
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.export import PlainPolicy, export
 from maml_rl.failures import Failures
 from maml_rl.folding import PlainNetwork, folded
@@ -469,7 +469,7 @@ def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
         raise UserError(f"{run} has no checkpoint yet")
     path, checkpoint, damaged = found
     for error in damaged:
-        warnings.warn(f"{error}; {path.name} is used", stacklevel=2)
+        warnings.warn(f"{error}; {path.name} is used", MamlRLWarning, stacklevel=2)
     checkpoint.check_run(origin(config), path)
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         observation_space, action_space = env.single_observation_space, env.single_action_space

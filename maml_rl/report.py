@@ -49,7 +49,7 @@ def write_report(
     Args:
         folder: where to.
         comparison: what to report.
-        trained: the range in training of each parameter of the body that is swept.
+        trained: the range in training of each number that is swept, where it is known.
         command: that asked for it, as typed, for report.html.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def _pictures(comparison: Comparison, trained: Mapping[str, tuple[float, float]]
     for names in comparison.sweeps:
         file = "_".join(names).replace("/", ".")
         if len(names) == 1:
-            found[f"sweep_{file}"] = figures.sweep_figure(comparison, names[0], trained[names[0]])
+            found[f"sweep_{file}"] = figures.sweep_figure(comparison, names[0], trained.get(names[0]))
         else:
             found[f"grid_{file}"] = figures.grid_figure(comparison, (names[0], names[1]))
     return found

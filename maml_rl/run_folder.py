@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_rl.durable_files import UNSUPPORTED, write_whole
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.safe_yaml import read_yaml, to_yaml
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
@@ -135,6 +135,7 @@ def locked(folder: Path) -> Iterator[None]:
             warnings.warn(
                 f"the file system of {folder} has no locks ({error.strerror}): a second training "
                 "in this folder would not be noticed",
+                MamlRLWarning,
                 stacklevel=4,  # of whoever enters the context
             )
         yield

@@ -101,7 +101,8 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
-        return plain_values(value.tolist()) if value.dtype != object else value
+        plain = value.tolist()  # of a long double that is no Python number
+        return value if value.dtype == object or isinstance(plain, np.generic) else plain_values(plain)
     return [plain_values(item) for item in value] if isinstance(value, (list, tuple, range)) else value
 
 

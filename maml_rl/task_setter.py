@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
 from maml_rl.drawn_tasks import DrawnTasks
-from maml_rl.errors import UserError, did_you_mean, in_one_line
+from maml_rl.errors import MamlRLWarning, UserError, did_you_mean, in_one_line
 from maml_rl.protocols import Task
 
 _PASSED_ON = (UserError, MemoryError)  # these are raised as they are
@@ -211,7 +211,7 @@ def close_env(env: Any, name: str) -> None:
     try:
         env.close()
     except Exception as error:
-        warnings.warn(f"environment {name!r} raised in close: {in_one_line(error)}", stacklevel=2)
+        warnings.warn(f"environment {name!r} raised in close: {in_one_line(error)}", MamlRLWarning, stacklevel=2)
 
 
 def truth_value(value: Any) -> float:

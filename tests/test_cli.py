@@ -784,6 +784,42 @@ def test_nobody_reads_the_output(argv, tmp_path):
     assert done.returncode in ((0, 141) if "--help" in argv else (141,))  # argparse passes over it with a long text
 
 
+NOISY = """
+import warnings
+import gymnasium as gym, numpy as np
+from gymnasium import spaces
+class Noisy(gym.Env):
+    observation_space, action_space = spaces.Box(-1, 1, (2,), np.float64), spaces.Box(-1, 1, (1,), np.float32)
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        return np.full(2, 3.0, np.float32), 1.0, False, False, {}
+gym.register("Noisy-v0", Noisy)
+gym.register("Noisy-v0", Noisy)
+warnings.warn("the robot\\nis old")
+warnings.warn("soon gone", FutureWarning)
+"""
+
+
+def test_warnings_are_one_line_each(tmp_path):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    sizes = [flag for flag in SIZES.split() if not flag.startswith("--policy")]
+    argv = ["--env=noisy:Noisy-v0", *sizes, "--output=run", "--logging.final_video=false"]
+    command = [sys.executable, "-m", "maml_rl.train", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.rpartition("it/s]")[2] for line in done.stderr.replace("\r", "\n").splitlines()]
+    lines = [line for line in lines if line.strip() and "%|" not in line]
+    assert all(line.startswith("warning: ") for line in lines), done.stderr
+    assert "\x1b" not in done.stderr
+    assert lines[:3] == [
+        "warning: Overriding environment Noisy-v0 already in registry.",
+        f"warning: the robot is old ({tmp_path / 'noisy.py'}:13)",
+        f"warning: FutureWarning: soon gone ({tmp_path / 'noisy.py'}:14)",
+    ]
+    assert len(lines) == len(set(lines))
+
+
 def test_help_does_not_import_what_it_does_not_need():
     code = "import sys; from maml_rl.cli import main; main(['train', '--print_config']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

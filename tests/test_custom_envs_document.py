@@ -17,6 +17,7 @@ from maml_rl.drawn_tasks import parse
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "custom_envs.md").read_text()
 TINY = ["--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "4", "--num_iterations", "1"]
+SHORT = ["--num_tasks", "2", "--num_episodes", "2", "--num_steps", "1"]
 QUIET = ["--logging.final_video", "false", "--logging.final_evaluation", "false"]
 
 
@@ -36,14 +37,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         for command in COMMANDS:
-            assert main(["train", *shlex.split(command)[3:], *TINY, *QUIET]) == 0
+            name, argv = command.split()[2].removeprefix("maml_rl."), shlex.split(command)[3:]
+            assert main([name, *argv, *(TINY + QUIET if name == "train" else SHORT)]) == 0
         yield folder
     sys.modules.pop("my_package", None)
     gym.registry.pop("MyEnv-v0", None)
 
 
 def test_commands(folder: Path) -> None:
-    assert all(command.startswith("python -m maml_rl.train --env ") for command in COMMANDS)
+    names = {command.partition(" runs/")[0].partition(" --env ")[0] for command in COMMANDS}
+    assert names == {"python -m maml_rl.train", "python -m maml_rl.evaluate"}
+    assert (folder / "runs" / "pendulum" / "evaluation" / "sweep_g.png").exists()
     runs = {path.name for path in (folder / "runs").iterdir() if (path / "checkpoints" / "000001").is_dir()}
     assert runs == {"cartpole", "mine", "pendulum", "planets"}
 

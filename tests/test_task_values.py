@@ -163,7 +163,10 @@ def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None
     assert evaluated("--num_tasks=2") == [WRITTEN[kind]] * 2
     assert json.loads(as_json(DRAWN[kind])) == WRITTEN[kind]
     settings = PPOSettings(num_envs=1, n_steps=4, batch_size=4, n_epochs=1)
-    train_ppo(Path("run"), num_tasks=1, num_env_steps=4, settings=settings)
+    SET.clear()
+    path = train_ppo(Path("run"), num_tasks=1, num_env_steps=4, settings=settings)
+    assert all(task is DRAWN[kind] for task in SET)
+    assert [curve["task"] for curve in json.loads(path.read_text())["tasks"]] == [WRITTEN[kind]]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DRAWN if kind not in WRITTEN])
