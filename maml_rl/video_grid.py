@@ -335,7 +335,7 @@ def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
     """
     import av  # here, since commands that write no video have no use for it
 
-    rate = Fraction(fps).limit_denominator(10_000)
+    rate = max(Fraction(fps).limit_denominator(10_000), Fraction(1, 10_000))
     try:
         with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             first = next(images)
