@@ -360,7 +360,7 @@ def compare(
                 continue
             sizes = {"num_tasks": num_tasks, "num_episodes": num_episodes, "num_steps": subject.num_steps, "seed": seed}
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
-            found[subject.label].append(_evaluated(subject.policy, env, sizes, tasks, condition.fixed, unfinished))
+            found[subject.label].append(_evaluated(subject.policy, env, sizes, tasks, unfinished, condition.fixed))
             progress(f"{subject.label}{' at ' if swept else ''}{swept}")
         evaluations = [evaluation for several in found.values() for evaluation in several]
         if any(list(evaluation.tasks) != list(evaluations[0].tasks) for evaluation in evaluations):
@@ -378,8 +378,8 @@ def _evaluated(
     env: EnvConfig,
     sizes: Mapping[str, int],
     tasks: Sequence[Task] | None,
-    fixed: Mapping[str, float],
     unfinished: Path | None,
+    fixed: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """An evaluation, read from ``unfinished`` if it was made there already."""
     drawn = dict(sizes) if tasks is None else {name: size for name, size in sizes.items() if name != "num_tasks"}
@@ -393,7 +393,7 @@ def _evaluated(
     inner = dataclasses.asdict(policy.config.inner)
     baseline = dataclasses.asdict(policy.config.baseline)
     given = None if tasks is None else [plain_task(task, env.name) for task in tasks]
-    settings = [dataclasses.asdict(env), dict(sizes), given, dict(fixed), inner, baseline, policy.config.horizon]
+    settings = [dataclasses.asdict(env), dict(sizes), given, dict(fixed or {}), inner, baseline, policy.config.horizon]
     digest.update(json.dumps(settings).encode())
     path = unfinished / f"{digest.hexdigest()}.json"
     if path.exists():
