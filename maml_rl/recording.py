@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from maml_rl.devices import standard_torch
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, in_one_line
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
 from maml_rl.random_streams import Phase, RandomStreams
@@ -77,7 +77,7 @@ def make_rendering_env(
     except (UserError, MemoryError):
         raise
     except Exception as error:  # constructors and OpenGL's loaders fail in many ways
-        raise UserError(f"environment {config.name!r} cannot draw here: {error}") from error
+        raise UserError(f"environment {config.name!r} cannot draw here: {in_one_line(error)}") from error
     if env is None:
         raise UserError(f"environment {config.name!r} draws no rgb_array frames")
     return env
@@ -94,7 +94,7 @@ def _picture(env: TaskSetter) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:
-        raise UserError(f"environment {env.name!r} cannot draw here: {error}") from error
+        raise UserError(f"environment {env.name!r} cannot draw here: {in_one_line(error)}") from error
 
 
 def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:

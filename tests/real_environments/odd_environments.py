@@ -16,6 +16,7 @@ LIMIT = 12
 class Walk(gym.Env):
     """A point on a line that must go to a goal; nothing odd about it."""
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (1,), np.float32)
     action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -46,6 +47,11 @@ class Walk(gym.Env):
 
     def info(self) -> dict[str, Any]:
         return {}
+
+    def render(self) -> Any:
+        frame = np.full((64, 128, 3), 255, np.uint8)
+        frame[:, int(np.clip(64 + 20 * self.position, 0, 127))] = 0
+        return frame
 
 
 class Success(Walk):
@@ -152,6 +158,61 @@ class OddRewards(Walk):
         return observation, kinds[self.num_steps % 4], np.bool_(False), np.bool_(False), info
 
 
+class OddFrames(Walk):
+    """Frames as a list, in gray, with an opacity, as integers and as numbers up to 1."""
+
+    def __init__(self, kind: str = "list", render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.kind = kind
+
+    def render(self) -> Any:
+        frame = super().render()
+        kinds = {
+            "list": [frame],
+            "gray": frame[..., :1],
+            "flat": frame[..., 0],
+            "opacity": np.concatenate([frame, frame[..., :1]], axis=-1),
+            "int64": frame.astype(np.int64),
+            "float": frame / 255,
+            "None": None,
+        }
+        return kinds[self.kind]
+
+
+class OddNames(Walk):
+    """Its arguments are called as settings of the package are; they say how rewards are scaled."""
+
+    def __init__(
+        self,
+        name: str = "one",
+        kwargs: dict[str, float] | None = None,
+        task_list: list[str] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(render_mode)
+        assert name == "on"
+        assert kwargs == {"off": 2}
+        assert task_list == ["12:30", "null", "2"]
+
+
+class OddTasks(Walk):
+    """Tasks of text, integers, NumPy's numbers and nested lists."""
+
+    def sample_tasks(self, n: int) -> list[dict[str, Any]]:
+        goals = self.np_random.uniform(-1, 1, n)
+        names = ["left", "on"]
+        return [
+            {"goal": np.float32(g), "gait": names[i % 2], "legs": np.int64(4), "path": [[1, 2], ()]}
+            for i, g in enumerate(goals)
+        ]
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        self.goal = float(task["goal"])
+        assert task["gait"] in ("left", "on")
+        assert task["legs"] == 4
+        assert not isinstance(task["legs"], float)
+
+
 class BareAssertion(Walk):
     """Checks something without a word about it."""
 
@@ -178,6 +239,9 @@ ODD = (
     RaisingClose,
     ChangingInfos,
     OddRewards,
+    OddFrames,
+    OddNames,
+    OddTasks,
     BareAssertion,
     ConstantReward,
 )

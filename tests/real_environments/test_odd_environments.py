@@ -28,7 +28,13 @@ QUIET = {"final_evaluation": False, "final_video": False}
 SIZES = {"meta_batch_size": 2, "num_episodes": 3, "horizon": LIMIT}
 pytestmark = [  # what Gymnasium's own checker says of them
     pytest.mark.filterwarnings(f"ignore:.*{words}:UserWarning")
-    for words in ("The reward returned", "Expects `terminated`", "Expects `truncated`", "The obs returned")
+    for words in (
+        "The reward returned",
+        "Expects `terminated`",
+        "Expects `truncated`",
+        "The obs returned",
+        "RGB-array rendering",
+    )
 ]
 both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
 
@@ -65,19 +71,27 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         "RaisingClose",
         "ChangingInfos",
         "OddRewards",
+        "OddFrames",
+        "OddNames",
+        "OddTasks",
         "ConstantReward",
     ],
 )
 def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(name: str, tmp_path: Path) -> None:
+    odd_names = {"name": "on", "kwargs": {"off": 2}, "task_list": ["12:30", "null", "2"]}
+    settings: dict[str, Any] = {"kwargs": odd_names} if name == "OddNames" else {}
+    task = {"goal": 0.5, "gait": "on", "legs": 4} if name == "OddTasks" else {"goal": 0.5}
     thetas, means = [], []
     for vectorization in ("sync", "async"):
-        run = maml_rl.train(config_of(name, tmp_path / vectorization, vectorization=vectorization))
+        run = maml_rl.train(config_of(name, tmp_path / vectorization, vectorization=vectorization, **settings))
         maml_rl.resume(run, num_iterations=2)
         policy = maml_rl.load(run)
         thetas.append(policy.theta)
         means.append(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2, num_steps=1).mean)
         assert policy.adapt(num_episodes=2).num_adaptation_steps == 1
-        assert policy.adapt(task={"goal": 0.5}, num_episodes=2).num_adaptation_steps == 1
+        assert policy.adapt(task=task, num_episodes=2).num_adaptation_steps == 1
+        video = maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2)
+        assert video.stat().st_size > 1000
         assert multiprocessing.active_children() == []
     for key, value in thetas[0].items():
         assert value.isfinite().all()
@@ -215,6 +229,25 @@ class TestGlobalGenerators:
         expected = np.random.RandomState(3).uniform()
         collected(EnvConfig(name="odd/Walk-v0"), num_tasks=2)
         assert np.random.uniform() == expected  # noqa: NPY002
+
+
+class TestFrames:
+    @pytest.mark.parametrize("kind", ["list", "gray", "flat", "opacity", "int64", "float"])
+    def test_what_has_one_meaning_is_drawn(self, kind: str, tmp_path: Path) -> None:
+        run = maml_rl.train(with_a_video("OddFrames", tmp_path / "run", kind=kind))
+        assert (run / "videos" / "final.mp4").stat().st_size > 1000
+
+    def test_what_has_none_ends_no_training(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        run = maml_rl.train(with_a_video("OddFrames", tmp_path / "run", kind="None"), say=said.append)
+        assert not (run / "videos" / "final.mp4").exists()
+        assert any("no video will be made" in text and "OddFrames" in text for text in said)
+
+
+def with_a_video(name: str, folder: Path, **env: Any) -> maml_rl.Config:
+    logging = {"final_evaluation": False, "final_video": True}
+    settings = {"env": {"name": f"odd/{name}-v0", **env}, "logging": logging, "output": str(folder)}
+    return maml_rl.load_config(**settings, **SIZES, num_iterations=1)
 
 
 class TestErrors:
