@@ -19,7 +19,6 @@ from typing import Any, Literal, get_type_hints
 
 import docstring_parser
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from maml_envs import FAMILIES, env_id
 from maml_envs.dynamics import parse as parse_dynamics
@@ -446,7 +445,7 @@ def preset(env_name: str) -> dict[str, Any]:
         return {} if horizon is None else {"horizon": horizon}
     file = importlib.resources.files("maml_configs") / f"{family.__name__}.yaml"
     if file.is_file():
-        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        return read_yaml(Path(str(file)))
     return {"horizon": family.max_episode_steps}  # type: ignore[attr-defined]
 
 

@@ -59,7 +59,7 @@ def make_policy(
     if num_entries > MOST_OBSERVATION_ENTRIES:
         raise UserError(
             f"observations of {num_entries} entries (flattened) are not supported: at most {MOST_OBSERVATION_ENTRIES}, "
-            "since the linear baseline solves a system of 2 x entries + 4 unknowns for every task; images are too large"
+            "since the linear baseline solves a system of 2 x entries + 5 unknowns for every task; images are too large"
         )
     size, discrete = action_size(action_space)
     return MLPPolicy(
