@@ -240,7 +240,10 @@ def test_the_first_line_says_where_the_horizon_is_from(
     gym.register(id="OfItsOwn-v0", entry_point=OfItsOwn, max_episode_steps=registered)
     small = [flag for flag in SMALL if not flag.startswith("--horizon")]
     assert main(["train", "--env=OfItsOwn-v0", "--output=run", *small, *flags]) == 0
-    assert words in capsys.readouterr().out.splitlines()[0]
+    copies, announcement, *_ = capsys.readouterr().out.splitlines()
+    assert copies.startswith("making ")
+    assert announcement.startswith("OfItsOwn-v0: ")
+    assert words in announcement
     kept = run_config(Path("run"))
     assert f"{kept.horizon} steps" in words
     gym.registry["OfItsOwn-v0"].max_episode_steps = 9  # a run keeps its own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import maml_envs
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 
 import maml_rl
 from maml_rl.errors import UserError
@@ -43,9 +44,19 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
     return make(tmp_path_factory.mktemp("context") / "run", "PointNavigation", **settings)
 
 
+class UprightCartPole(CartPoleEnv):
+    """Pays for being upright: with a constant reward there would be nothing to adapt to."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, _, *rest = super().step(action)
+        return observation, -abs(float(observation[2])), *rest
+
+
 @pytest.fixture(scope="module")
-def cartpole(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
-    return make(tmp_path_factory.mktemp("cartpole") / "run", "CartPole-v1")
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MetaPolicy]:
+    gym.register("UprightCartPole-v0", UprightCartPole)
+    yield make(tmp_path_factory.mktemp("cartpole") / "run", "UprightCartPole-v0")
+    gym.registry.pop("UprightCartPole-v0")
 
 
 class _Drawn:
@@ -88,7 +99,7 @@ def point_env() -> gym.Env:
 
 
 def cartpole_env() -> gym.Env:
-    return gym.make("CartPole-v1", max_episode_steps=HORIZON)
+    return gym.make("UprightCartPole-v0", max_episode_steps=HORIZON)
 
 
 def assert_same(a: MetaPolicy, b: MetaPolicy, start: MetaPolicy) -> None:
