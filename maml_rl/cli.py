@@ -88,6 +88,7 @@ def _warning_line(message: str, category: type[Warning], where: str) -> str:
 
 def _main(argv: Sequence[str] | None) -> int:
     _import_mujoco()
+    os.environ["MPLBACKEND"] = "agg"  # one that is inherited, from a notebook say, may not be installed here
     if argv is None:  # as the installed command: a module of the user's is found here, as with python -m
         sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import os
 import shlex
 import shutil
 import sys
@@ -108,6 +109,9 @@ def _evaluated(
     ranges = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
     trained = {name: values for name, values in ranges.items() if values is not None}
     unfinished, num_parts = folder / "unfinished", len(subjects) * len(conditions)
+    is_sound = unfinished.is_dir() and not unfinished.is_symlink() and os.access(unfinished, os.W_OK)
+    if os.path.lexists(unfinished) and not is_sound:
+        raise UserError(f"{unfinished} is not a folder that can be written to: delete it, or {OTHER_OUTPUT}")
     with made_folder(folder), tqdm(total=num_parts, disable=None, leave=False, unit="evaluation") as bar:
 
         def progress(done: str) -> None:
@@ -144,27 +148,41 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
     names = {policy.config.env.name for policy in policies}
     if len(names) > 1:
         raise UserError(f"runs of one environment can be compared, got runs of {' and '.join(sorted(names))}")
-    return [
-        Subject(label, run, policy, num_steps)
-        for label, run, policy in zip(_labels(policies), runs, policies, strict=True)
-    ]
+    subjects: list[Subject] = []
+    for label, run, policy in zip(_labels(policies), runs, policies, strict=True):
+        copies = [other.source for other in subjects if other.label == label and _are_equal(other.policy, policy)]
+        if copies:
+            raise UserError(
+                f"{run} holds the same policy as {copies[0]}: as two runs they would feign certainty; give one of them"
+            )
+        subjects.append(Subject(label, run, policy, num_steps))
+    return subjects
+
+
+def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
+    """Whether two policies have the same parameters."""
+    if one.theta.keys() != other.theta.keys():
+        return False
+    return all(value.equal(other.theta[name].to(value)) for name, value in one.theta.items())
 
 
 def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool) -> list[Subject]:
-    """The baselines that the runs have, by name and then by run."""
+    """The baselines that the runs have, by name and then by run; of several with the same parameters the first."""
     from maml_rl.baseline_runs import POLICIES, folder_of
     from maml_rl.checkpoint import latest_checkpoint
     from maml_rl.comparison import Subject
     from maml_rl.config_files import load_run
     from maml_rl.devices import resolve_device
 
-    found = []
+    found: list[Subject] = []
     for name in POLICIES:
         folders = [folder_of(run, name) for run in runs]
         for folder in folders:
             if latest_checkpoint(folder / "checkpoints") is not None and (with_oracle or name != "oracle"):
                 policy = load_run(folder, resolve_device(device))
-                found.append(Subject(name, folder, policy, 0 if name == "oracle" else num_steps))
+                is_new = not any(other.label == name and _are_equal(other.policy, policy) for other in found)
+                if is_new:
+                    found.append(Subject(name, folder, policy, 0 if name == "oracle" else num_steps))
     return found
 
 

@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import math
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 def _read_progress(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "progress.csv"
     if not path.is_file():
+        if os.path.lexists(path):
+            raise UserError(f"{path} is not a file that can be read")
         raise UserError(f"{folder} has no progress.csv: it has not finished an iteration yet")
     try:
         rows = list(csv.reader(io.StringIO(read_text(path, LONGEST_TABLE), newline="")))

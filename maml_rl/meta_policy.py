@@ -272,6 +272,7 @@ class MetaPolicy:
         """
         return PlainPolicy(self.plain_network, self.action_space, with_distribution)
 
+    @standard_torch()
     def export(self, path: str | Path, with_distribution: bool = False) -> Path:
         """Write :meth:`module` to a file: ``.onnx``, ``.ts`` (TorchScript) or ``.pt2`` (torch.export).
 
@@ -282,6 +283,7 @@ class MetaPolicy:
         export(self.module(with_distribution), self.policy.observation_size, path)
         return path
 
+    @standard_torch()
     def to_sb3(
         self,
         env: SB3Env | str | None = None,

@@ -80,7 +80,7 @@ class AppendingCSV:
                 self._columns = list(reader.fieldnames or self._columns)
                 return [row for row in reader if _is_step(row, last_step)]
         except (OSError, ValueError, csv.Error) as error:
-            raise UserError(f"{self._path} cannot be read: {error}") from error
+            raise UserError(f"{self._path} cannot be read: {error}; delete it to continue without its rows") from error
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         header = dict(zip(self._columns, self._columns, strict=True))
@@ -192,7 +192,7 @@ def _cut_events(path: Path, last_step: int) -> None:
         size = check_regular(path)
         kept = _records(raw for raw in _whole_records(path, size) if Event.FromString(raw).step <= last_step)
     except (OSError, ValueError, DecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}; delete it to continue without its events") from error
     if len(kept) != size:
         write_whole(path, kept)
 

@@ -432,13 +432,14 @@ class GymTaskVectorEnv:
             raise
 
     def close(self) -> None:
-        """Close every sub-environment and the sampler; workers that something went wrong with are ended."""
+        """Close every sub-environment and the sampler, once; workers that something went wrong with are ended."""
         if self._failed and isinstance(self.envs, _WorkersVectorEnv):
             self.envs.end()
         else:
             self.envs.close()
-        if self._sampler is not None:
-            self._sampler.close()
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            sampler.close()
 
 
 class _WorkersVectorEnv(AsyncVectorEnv):

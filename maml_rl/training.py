@@ -45,6 +45,7 @@ from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.sampling_metrics import per_stage
 from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
+from maml_rl.task_setter import close_env
 from maml_rl.task_vector_env import as_task_vector_env, is_family, registered_horizon
 from maml_rl.user_paths import user_path
 from maml_rl.video_grid import remove_unfinished, whole_file
@@ -298,6 +299,7 @@ class TrainingRun:
                     remove_unfinished(self.folder / "videos")
                 if extended:
                     self._iterate(say, progress_bar, raise_dropped)
+                close_env(self.trainer.collector.env, self.config.env.name)  # the evaluation makes its own
                 self._finish(say, anew=extended)
             except BaseException as error:  # whatever it is, no finished iteration is lost
                 self._save_after(error, say)

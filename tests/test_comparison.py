@@ -598,3 +598,45 @@ def test_the_commands_of_the_document(runs, tmp_path, monkeypatch):
 def test_the_document_names_every_file(name):
     text = (Path(__file__).resolve().parent.parent / "docs" / "evaluation.md").read_text()
     assert f"`{name}`" in text
+
+
+def test_copies_of_a_policy_are_not_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their spread is zero, and so would be the interval."""
+    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "device": "cpu"}
+    off = {"final_evaluation": False, "final_video": False}
+    run = maml_rl.train(maml_rl.load_config(env="PointNavigation", output=str(tmp_path / "run"), logging=off, **sizes))
+    shutil.copytree(run, tmp_path / "copy")
+    assert main(["evaluate", str(run), str(tmp_path / "copy"), "--num_tasks", "2", "--num_episodes", "2"]) == 2
+    assert "holds the same policy as" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
+
+
+def test_baselines_that_are_one_policy_count_once(tmp_path: Path) -> None:
+    from maml_rl.evaluate import _baselines
+
+    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "device": "cpu"}
+    off = {"final_evaluation": False, "final_video": False}
+    runs = []
+    for seed in (1, 2):
+        folder = tmp_path / f"run{seed}"
+        config = maml_rl.load_config(env="PointNavigation", seed=seed, output=str(folder), logging=off, **sizes)
+        runs.append(maml_rl.train(config))
+        shutil.copytree(runs[0], folder / "baselines" / "random")
+    assert [subject.label for subject in _baselines(runs, "cpu", 1, with_oracle=True)] == ["random"]
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_an_unfinished_folder_that_is_none_is_refused_before_anything_is_played(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "link":
+        (folder / "unfinished").symlink_to(tmp_path / "elsewhere")
+    else:
+        (folder / "unfinished").write_text("")
+    arguments = ["PointNavigation", "--num_tasks", "2", "--num_episodes", "2", "--output", str(folder)]
+    assert main(["evaluate", *arguments]) == 2
+    assert "unfinished is not a folder that can be written to: delete it" in capsys.readouterr().err
+    assert not list((tmp_path / "elsewhere").iterdir())
