@@ -37,11 +37,14 @@ class BaselineConfig:
         check_ranges(self, "baseline.")
 
 
-def baseline_features(observations: Tensor, discount: float) -> Tensor:
-    """[s, s², t, t², t³, 1, g_t] with t in units of 100 steps, and g_t the sum of γ^k over the H − t steps left.
+def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """[s, s², t, t², t³, 1, g_t] with t in units of 100 steps.
+
+    g_t is the return-to-go of a constant reward in the task's longest episode, the sum of γ^k over the steps left.
 
     Args:
         observations: (T, E, H, observation_size).
+        mask: (T, E, H), 1 for real steps.
         discount: γ.
 
     Returns:
@@ -49,9 +52,9 @@ def baseline_features(observations: Tensor, discount: float) -> Tensor:
     """
     num_tasks, num_episodes, horizon, _ = observations.shape
     t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
-    constant = torch.ones_like(t)
-    time = torch.stack([t, t**2, t**3, constant, returns_to_go(constant, discount)])
-    time = time[:, None].expand(num_tasks, len(time), num_episodes, horizon)
+    time = torch.stack([t, t**2, t**3, torch.ones_like(t)]).expand(num_tasks, 4, horizon)
+    constant = returns_to_go(mask.amax(dim=1).to(t), discount)  # (T, H): the longest episode has all steps
+    time = torch.cat([time, constant[:, None]], dim=1)[:, :, None].expand(-1, -1, num_episodes, -1)
     s = observations.movedim(-1, 1)
     return torch.cat([s, s**2, time], dim=1)
 
@@ -98,7 +101,7 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
 
 def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) -> Tensor:
     """Values of a block of tasks, fitted to ``returns`` (T, E, H)."""
-    features = baseline_features(episodes.observations, discount)
+    features = baseline_features(episodes.observations, episodes.mask, discount)
     x = features.double().mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
     y = episodes.flat(returns).double()[..., None]
     gram, moment = x @ x.mT, x @ y

@@ -311,8 +311,8 @@ def _check_env_flag(env: EnvConfig, name: str) -> None:
     argument = argument if group == "kwargs" else name
     if argument in env.kwarg_ranges:
         raise UserError(
-            f"{argument} is drawn for each task (env.kwarg_ranges): give --tasks.kwarg_ranges.{argument} [LOW,HIGH], "
-            f"or --dynamics {argument}=LOW:HIGH:POINTS"
+            f"{argument} is drawn for each task (env.kwarg_ranges): give --tasks.kwarg_ranges.{argument} [LOW,HIGH] "
+            f"or '{{choices: [...]}}', or, of a number, --dynamics {argument}=LOW:HIGH:POINTS"
         )
 
 

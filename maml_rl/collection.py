@@ -229,7 +229,8 @@ class Collector:
         success = np.full(num_envs, np.nan)
         # One seed where they count up, since an environment need not take a list.
         counts_up = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
-        observation, _ = self.env.reset(seed=int(seeds.flat[0]) if counts_up else seeds.ravel().tolist())
+        with torch.enable_grad():  # an environment may differentiate
+            observation, _ = self.env.reset(seed=int(seeds.flat[0]) if counts_up else seeds.ravel().tolist())
 
         def end(is_wrong: np.ndarray, what: str) -> None:
             """Make live episodes void."""
@@ -253,7 +254,9 @@ class Collector:
                 outputs[cause > 0] = 0
             actions.append(outputs)
             mask[t] = live
-            observation, rewards[t], terminated, truncated, info = self.env.step(self.action_map(outputs))
+            actions_sent = self.action_map(outputs)
+            with torch.enable_grad():
+                observation, rewards[t], terminated, truncated, info = self.env.step(actions_sent)
             void: np.ndarray | None = info.get("void")
             if void is not None and np.count_nonzero(void):
                 end(void, SIMULATION)

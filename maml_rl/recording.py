@@ -72,6 +72,7 @@ def make_rendering_env(
         draws = "rgb_array" in modes
         env = make_single_env(config, horizon, render_mode="rgb_array", **picture) if draws else None
         if env is not None:
+            (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)  # a reset may need one
             env.reset(seed=0)
             _picture(env)
     except (UserError, MemoryError):

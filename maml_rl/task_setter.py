@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import random
 import sys
@@ -93,7 +94,8 @@ class TaskSetter(gym.Wrapper):
     def assigned_task(self, task: Task) -> None:
         if not isinstance(task, Mapping):
             raise UserError(f"a task of environment {self.name!r} is a mapping from names to values, got {task!r:.200}")
-        self._task = task
+        # Copies: an environment may change what it is given, and others play the same task.
+        self._task = copy.deepcopy(task)
         set_task = _method(self.env, "set_task")
         if not task:
             return
@@ -101,7 +103,7 @@ class TaskSetter(gym.Wrapper):
             self._must_remake = True
         elif set_task is not None:
             try:
-                set_task(task)
+                set_task(copy.deepcopy(task))
             except _PASSED_ON:
                 raise
             except ValueError as error:
@@ -121,7 +123,7 @@ class TaskSetter(gym.Wrapper):
         if self._must_remake:
             self._make_again()
         if self._task and self._remake is None and _method(self.env, "set_task") is None:
-            options = {**(options or {}), "task": self._task}
+            options = {**(options or {}), "task": copy.deepcopy(self._task)}
         try:
             observation, _ = self.env.reset(seed=seed, options=options)
         except _PASSED_ON:
@@ -170,7 +172,7 @@ class TaskSetter(gym.Wrapper):
         assert self._remake is not None
         assert self._task is not None
         try:
-            env = self._remake(**self._task)
+            env = self._remake(**copy.deepcopy(self._task))
         except _PASSED_ON:
             raise
         except Exception as error:

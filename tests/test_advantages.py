@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from synthetic import make_episodes, make_policy, make_theta, with_garbage
@@ -130,6 +132,16 @@ class TestConstantReward:
         episodes = whole_episodes(torch.randn(*shape, 4, generator=rng), torch.full(shape, reward))
         out = with_advantages(episodes, BaselineConfig(discount=discount))
         assert not out.advantages.any()
+
+    @pytest.mark.parametrize("horizon", [100, 1000])
+    @pytest.mark.parametrize("length", [2, 3, 5, 8, 12, 14, 20, 50, 99])
+    def test_it_gives_none_where_all_episodes_end_before_the_horizon(self, length: int, horizon: int) -> None:
+        rng = torch.Generator().manual_seed(0)
+        shape = (2, 20, horizon)
+        mask = (torch.arange(horizon) < length).float().expand(shape).clone()
+        observations = torch.randn(*shape, 4, generator=rng) * mask[..., None]
+        episodes = dataclasses.replace(whole_episodes(observations, mask.clone()), mask=mask)
+        assert not with_advantages(episodes, BaselineConfig()).advantages.any()
 
     def test_a_small_signal_beside_it_is_kept(self) -> None:
         rng = torch.Generator().manual_seed(0)

@@ -25,11 +25,12 @@ def task_rows(episodes: Episodes, task: int) -> tuple[np.ndarray, np.ndarray, li
     """Features and returns of one task's real steps, and where they are."""
     features, returns, places = [], [], []
     mask, rewards = episodes.mask[task].numpy(), episodes.rewards[task].numpy()
+    longest = int(mask.sum(-1).max())
     for e in range(mask.shape[0]):
         length = int(mask[e].sum())
         for t in range(length):
             s = episodes.observations[task, e, t].numpy()
-            constant = (1 - DISCOUNT ** (mask.shape[1] - t)) / (1 - DISCOUNT)
+            constant = (1 - DISCOUNT ** (longest - t)) / (1 - DISCOUNT)
             features.append([*s, *(s * s), t / 100, (t / 100) ** 2, (t / 100) ** 3, 1.0, constant])
             returns.append(sum(DISCOUNT ** (u - t) * rewards[e, u] for u in range(t, length)))
             places.append((e, t))
@@ -47,10 +48,12 @@ def plain_values(episodes: Episodes, task: int, ridge: float) -> np.ndarray:
 
 def test_features():
     observations = episodes_of().observations
-    features = baseline_features(observations, DISCOUNT)
+    mask = torch.ones_like(observations[..., 0])
+    mask[1, :, 6:] = 0  # every episode of this task ends before the horizon
+    features = baseline_features(observations, mask, DISCOUNT)
     assert features.shape == (len(observations), 2 * OBSERVATION_SIZE + 5, *observations.shape[1:3])
     s = observations[1, 2, 5].tolist()
-    left = observations.shape[2] - 5
+    left = 6 - 5
     expected = [*s, *(value**2 for value in s), 0.05, 0.05**2, 0.05**3, 1.0]
     expected.append((1 - DISCOUNT**left) / (1 - DISCOUNT))
     assert features[1, :, 2, 5].tolist() == pytest.approx(expected)

@@ -213,6 +213,36 @@ class OddTasks(Walk):
         assert not isinstance(task["legs"], float)
 
 
+class ChangesTasks(Walk):
+    """Empties the task that it is given, and adds to what it holds."""
+
+    def sample_tasks(self, n: int) -> list[dict[str, Any]]:
+        return [{**task, "path": []} for task in super().sample_tasks(n)]
+
+    def set_task(self, task: dict[str, Any]) -> None:
+        task["path"].append(1)
+        self.goal = task.pop("goal") + len(task["path"])
+
+
+class Differentiates(Walk):
+    """Takes a gradient in every step."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        x = torch.tensor(self.position, requires_grad=True)
+        (x**2).backward()
+        return super().step(action)
+
+
+class NeedsTask(Walk):
+    """Is given its task by each reset, and by nothing else."""
+
+    set_task = None  # type: ignore[assignment]
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.goal = (options or {})["task"]["goal"]
+        return super().reset(seed=seed)
+
+
 class BareAssertion(Walk):
     """Checks something without a word about it."""
 
@@ -242,6 +272,9 @@ ODD = (
     OddFrames,
     OddNames,
     OddTasks,
+    ChangesTasks,
+    Differentiates,
+    NeedsTask,
     BareAssertion,
     ConstantReward,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import multiprocessing
 import re
@@ -74,13 +75,17 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         "OddFrames",
         "OddNames",
         "OddTasks",
+        "ChangesTasks",
+        "Differentiates",
         "ConstantReward",
     ],
 )
 def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(name: str, tmp_path: Path) -> None:
     odd_names = {"name": "on", "kwargs": {"off": 2}, "task_list": ["12:30", "null", "2"]}
     settings: dict[str, Any] = {"kwargs": odd_names} if name == "OddNames" else {}
-    task = {"goal": 0.5, "gait": "on", "legs": 4} if name == "OddTasks" else {"goal": 0.5}
+    task: dict[str, Any] = {"goal": 0.5}
+    task |= {"OddTasks": {"gait": "on", "legs": 4}, "ChangesTasks": {"path": []}}.get(name, {})
+    given = copy.deepcopy(task)
     thetas, means = [], []
     for vectorization in ("sync", "async"):
         run = maml_rl.train(config_of(name, tmp_path / vectorization, vectorization=vectorization, **settings))
@@ -90,6 +95,7 @@ def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(n
         means.append(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2, num_steps=1).mean)
         assert policy.adapt(num_episodes=2).num_adaptation_steps == 1
         assert policy.adapt(task=task, num_episodes=2).num_adaptation_steps == 1
+        assert task == given
         video = maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2)
         assert video.stat().st_size > 1000
         assert multiprocessing.active_children() == []
@@ -229,6 +235,13 @@ class TestGlobalGenerators:
         expected = np.random.RandomState(3).uniform()
         collected(EnvConfig(name="odd/Walk-v0"), num_tasks=2)
         assert np.random.uniform() == expected  # noqa: NPY002
+
+
+@both_ways
+def test_an_environment_that_is_given_its_task_by_each_reset(vectorization: Any, tmp_path: Path) -> None:
+    policy = maml_rl.load(maml_rl.train(config_of("NeedsTask", tmp_path / "run", vectorization=vectorization)))
+    assert np.isfinite(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2).mean).all()
+    assert maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2).stat().st_size > 1000
 
 
 class TestFrames:
