@@ -157,7 +157,9 @@ def test_choices_of_an_argument_keep_their_types(vectorization: str) -> None:
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None:
     train({"name": "TakesTasks-v0", "kwargs": {"kind": kind}}, logging={"final_video": False})
-    assert all(task is DRAWN[kind] for task in SET), "it is played as it was drawn"
+    drawn = repr(DRAWN[kind])
+    assert {repr(task) for task in SET} == {drawn}, "a copy of it is played, with its types"
+    assert not any(task is DRAWN[kind] for task in SET)
     content = json.loads(Path("run/evaluation/results.json").read_text())
     assert [entry["task"] for entry in content["results"][0]["tasks"]] == [WRITTEN[kind]] * 40
     assert evaluated("--num_tasks=2") == [WRITTEN[kind]] * 2
@@ -165,7 +167,7 @@ def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None
     settings = PPOSettings(num_envs=1, n_steps=4, batch_size=4, n_epochs=1)
     SET.clear()
     path = train_ppo(Path("run"), num_tasks=1, num_env_steps=4, settings=settings)
-    assert all(task is DRAWN[kind] for task in SET)
+    assert {repr(task) for task in SET} == {drawn}
     assert [curve["task"] for curve in json.loads(path.read_text())["tasks"]] == [WRITTEN[kind]]
 
 
