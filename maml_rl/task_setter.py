@@ -92,6 +92,11 @@ class TaskSetter(gym.Wrapper):
 
     @assigned_task.setter
     def assigned_task(self, task: Task) -> None:
+        """Give the environment a copy of the task, at once or at the next reset.
+
+        Raises:
+            UserError: it is not a mapping, or the environment refuses it.
+        """
         if not isinstance(task, Mapping):
             raise UserError(f"a task of environment {self.name!r} is a mapping from names to values, got {task!r:.200}")
         # Copies: an environment may change what it is given, and others play the same task.

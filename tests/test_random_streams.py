@@ -54,7 +54,8 @@ def test_reset_seeds_fit_into_31_bits_and_no_two_collections_share_one(num_seeds
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
 def test_reset_seeds_seed_numpys_old_generators(seed: int) -> None:
     for phase in Phase:
-        np.random.RandomState(RandomStreams(seed, phase, 10**9).reset_seed(1000, 800) + 799)
+        last = RandomStreams(seed, phase, 10**9).reset_seed(1000, 800) + 799
+        assert np.random.RandomState(last).uniform() < 1  # refuses seeds of more than 32 bits
 
 
 def test_a_collection_as_large_as_all_seeds() -> None:
