@@ -22,8 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.config_files import load_config
-from maml_rl.durable_files import write_whole
 from maml_rl.figures import COLORS, encoded
+from maml_rl.system.atomic_files import write_whole
 from maml_rl.training import open_trainer
 
 MIDDLE = {"tasks": 40, "episodes": 20, "horizon": 100, "inner steps": 1, "width": 64}

@@ -26,9 +26,9 @@ from matplotlib.figure import Figure
 
 from maml_rl.config import Config
 from maml_rl.config_files import load_config
-from maml_rl.durable_files import write_whole
 from maml_rl.figures import COLORS, encoded
 from maml_rl.meta_trainer import MetaTrainer
+from maml_rl.system.atomic_files import write_whole
 from maml_rl.training import train
 
 MEMORY_MAY_GROW_BY = 0.01

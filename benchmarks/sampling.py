@@ -21,7 +21,7 @@ from floor import Recorder, summary
 from maml_rl.adaptation import sample_tasks
 from maml_rl.config_files import load_config
 from maml_rl.policies import make_stack
-from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training import open_trainer
 
 _CONTACT_FORCES = {"observe_contact_forces": True, "contact_cost_weight": 5e-4}

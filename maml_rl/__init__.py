@@ -7,8 +7,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from maml_rl.matplotlib_backend import ignore_missing_backend
-from maml_rl.threads import let_idle_threads_sleep
+from maml_rl.system.matplotlib_backend import ignore_missing_backend
+from maml_rl.system.threads import let_idle_threads_sleep
 
 if TYPE_CHECKING:
     from maml_rl.config import Config as Config

@@ -19,9 +19,9 @@ from maml_rl.maml import adapt, policy_gradient_loss
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Params, make_stack
 from maml_rl.protocols import Task
-from maml_rl.random_streams import RandomStreams
-from maml_rl.stopwatch import Stopwatch
-from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
+from maml_rl.system.random_streams import RandomStreams
+from maml_rl.system.stopwatch import Stopwatch
+from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 
 class Adaptation(NamedTuple):

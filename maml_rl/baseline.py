@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maml_rl.episodes import Episodes
 from maml_rl.setting_checks import Positive, Range, Real, check_ranges
-from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
+from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from maml_rl.bounded_files import check_regular, read_json, read_text
-from maml_rl.durable_files import sync, write_synced
 from maml_rl.errors import UserError
+from maml_rl.system.atomic_files import sync, write_synced
+from maml_rl.system.untrusted_files import check_regular, read_json, read_text
 
 FORMAT_VERSION = 2
 """1 had no SHA256SUMS; it still loads."""

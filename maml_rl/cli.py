@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from maml_rl.durable_files import unwritable_refused
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
-from maml_rl.safe_yaml import read_value
-from maml_rl.user_paths import check_text, user_path
+from maml_rl.system.atomic_files import unwritable_refused
+from maml_rl.system.safe_yaml import read_value
+from maml_rl.system.user_paths import check_text, user_path
 
 if TYPE_CHECKING:
     from maml_rl.config import Config

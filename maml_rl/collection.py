@@ -13,15 +13,15 @@ from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.acting import actor
-from maml_rl.devices import torch_threads
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import Distribution, MLPPolicy, Params, distribution
 from maml_rl.protocols import Task, TaskVectorEnv
-from maml_rl.random_streams import RandomStreams
-from maml_rl.task_blocks import block_ends, map_blocks, tasks_per_block
+from maml_rl.system.random_streams import RandomStreams
+from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
+from maml_rl.system.torch_runtime import torch_threads
 
 _CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
 """Why an episode is void, by number; 0 where it is not."""

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.bounded_files import LONGEST_TABLE, read_json
-from maml_rl.durable_files import unwritable_refused, write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate, failed_note, origin_of, plain_task
 from maml_rl.intervals import (
@@ -27,6 +25,8 @@ from maml_rl.intervals import (
 )
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
+from maml_rl.system.atomic_files import unwritable_refused, write_whole
+from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 from maml_rl.task_vector_env import EnvConfig
 
 META_TRAINED = "meta-trained"

@@ -13,14 +13,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.array_files import read_npz
 from maml_rl.collection import ActionMap, has_two_bounds
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.folding import gain_and_offset
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, Params, distribution
-from maml_rl.user_paths import user_path
+from maml_rl.system.array_files import read_npz
+from maml_rl.system.user_paths import user_path
 
 _ENDS = ("terminated", "truncated", "episode_ends")
 
@@ -55,7 +55,7 @@ class EpisodeLog:
         """A log from a ``.npz`` file that holds an array for each field (``np.savez(path, observations=..., ...)``).
 
         Raises:
-            UserError: it cannot be read, or is larger than a log (see :func:`maml_rl.array_files.read_npz`); or as
+            UserError: it cannot be read, or is larger than a log (see :func:`maml_rl.system.array_files.read_npz`); or as
                 :meth:`of`.
         """
         return cls.of(read_npz(user_path(path)))

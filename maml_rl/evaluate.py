@@ -31,8 +31,8 @@ from maml_rl.cli import (
     take_env_flags,
     task_values,
 )
-from maml_rl.durable_files import unwritable_refused
 from maml_rl.errors import UserError
+from maml_rl.system.atomic_files import unwritable_refused
 
 if TYPE_CHECKING:
     from maml_rl.comparison import Comparison, Condition, Subject
@@ -139,7 +139,7 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
     """
     from maml_rl.comparison import Subject
     from maml_rl.config_files import load_run
-    from maml_rl.devices import resolve_device
+    from maml_rl.system.torch_runtime import resolve_device
 
     twice = [run for i, run in enumerate(runs) if run.resolve() in [other.resolve() for other in runs[:i]]]
     if twice:
@@ -172,7 +172,7 @@ def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: b
     from maml_rl.checkpoint import latest_checkpoint
     from maml_rl.comparison import Subject
     from maml_rl.config_files import load_run
-    from maml_rl.devices import resolve_device
+    from maml_rl.system.torch_runtime import resolve_device
 
     found: list[Subject] = []
     for name in POLICIES:

@@ -16,9 +16,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from maml_rl.durable_files import unwritable_refused
 from maml_rl.errors import UserError
 from maml_rl.folding import ACTIVATIONS, PlainNetwork
+from maml_rl.system.atomic_files import unwritable_refused
 
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 

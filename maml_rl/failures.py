@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from maml_rl.protocols import Task
-from maml_rl.ranks import Ranks
-from maml_rl.safe_yaml import plain_values
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.safe_yaml import plain_values
 
 SIMULATION = "the simulation broke down"
 OBSERVATION = "an observation is not finite"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig, StepSize, Surrogate, step_sizes, with_context
 from maml_rl.policies import Distribution, Params, distribution, flatten, make_stack
-from maml_rl.ranks import Ranks
-from maml_rl.task_blocks import block_ends, map_blocks
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.thread_pool import block_ends, map_blocks
 
 Batch = TypeVar("Batch")
 

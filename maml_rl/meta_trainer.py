@@ -19,11 +19,11 @@ from maml_rl.maml import MetaObjective
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import OUTER_STEPS
 from maml_rl.policies import Params
-from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.ranks import Ranks
 from maml_rl.sampling_metrics import sampling_metrics
-from maml_rl.stopwatch import Stopwatch
-from maml_rl.task_blocks import tasks_per_block
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.system.stopwatch import Stopwatch
+from maml_rl.system.thread_pool import tasks_per_block
 
 MAX_FAILED_OUTER_STEPS = 10
 """So many that fail one after the other stop the run."""

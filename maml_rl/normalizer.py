@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.episodes import Episodes
-from maml_rl.ranks import Ranks
+from maml_rl.system.distributed import Ranks
 
 
 class ObservationNormalizer(NamedTuple):

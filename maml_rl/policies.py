@@ -18,8 +18,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from maml_rl.cpu_operations import tanh_
 from maml_rl.errors import UserError
+from maml_rl.system.cpu_operations import tanh_
 
 Params = Mapping[str, Tensor]
 """Parameters by name."""

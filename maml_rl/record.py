@@ -65,8 +65,8 @@ def command(argv: list[str]) -> int:
     args = parse(parser, argv)
 
     from maml_rl.config_files import load_run
-    from maml_rl.devices import resolve_device
     from maml_rl.pretrained_runs import find_run, output_folder
+    from maml_rl.system.torch_runtime import resolve_device
 
     run = find_run(args.run)
     path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 
 from maml_rl import figures
 from maml_rl.comparison import Comparison, Entry, failed_notes, run_notes
-from maml_rl.durable_files import write_whole
 from maml_rl.evaluation import Evaluation
 from maml_rl.intervals import Difference, written
 from maml_rl.pretrained_runs import run_name
 from maml_rl.run_folder import versions
+from maml_rl.system.atomic_files import write_whole
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }

@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maml_rl.durable_files import UNSUPPORTED, write_whole
 from maml_rl.errors import MamlRLWarning, UserError
-from maml_rl.safe_yaml import read_yaml, to_yaml
+from maml_rl.system.atomic_files import UNSUPPORTED, write_whole
+from maml_rl.system.safe_yaml import read_yaml, to_yaml
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
 """What a process leaves behind that was killed while it made a run folder; config.yaml comes last."""

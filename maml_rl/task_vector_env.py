@@ -25,8 +25,8 @@ from maml_rl.drawn_tasks import DrawnTasks
 from maml_rl.drawn_tasks import parse as parse_tasks
 from maml_rl.errors import UserError, did_you_mean, in_one_line
 from maml_rl.protocols import Task, TaskVectorEnv
-from maml_rl.safe_yaml import plain_values
 from maml_rl.setting_checks import check_ranges
+from maml_rl.system.safe_yaml import plain_values
 from maml_rl.task_observer import TaskObserver
 from maml_rl.task_setter import (
     TaskSetter,

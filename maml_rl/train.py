@@ -6,7 +6,7 @@ import sys
 
 from maml_rl.cli import main, say
 from maml_rl.errors import UserError
-from maml_rl.torch_stand_in import torch_left_out
+from maml_rl.system.torch_stand_in import torch_left_out
 
 _MOST_DIGITS = 20
 """Of a number of iterations; Python refuses to read thousands of them."""
@@ -22,7 +22,7 @@ def command(argv: list[str]) -> int:
 
     from maml_rl.config import to_mapping
     from maml_rl.config_files import parse_training_arguments, take_option
-    from maml_rl.safe_yaml import to_yaml
+    from maml_rl.system.safe_yaml import to_yaml
 
     run, rest = take_option(argv, "--resume")
     if run is None:

@@ -16,7 +16,6 @@ import torch
 from tqdm import tqdm
 
 from maml_rl.adaptation import sample_tasks
-from maml_rl.allocator import keep_freed_memory
 from maml_rl.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -28,7 +27,6 @@ from maml_rl.checkpoint import (
 from maml_rl.collection import Collector
 from maml_rl.config import Config, origin, outer_name, to_mapping
 from maml_rl.config_files import load_run, run_config
-from maml_rl.devices import resolve_device, standard_torch, torch_threads
 from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with, plain_task
@@ -39,15 +37,17 @@ from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.metrics_writers import AnimatedImage, failures_table, make_logger, sync_metrics
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import check_state
-from maml_rl.random_streams import Phase, RandomStreams
-from maml_rl.ranks import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.sampling_metrics import per_stage
-from maml_rl.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
+from maml_rl.system.allocator import keep_freed_memory
+from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remembered_run_folder
+from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.system.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
+from maml_rl.system.torch_runtime import resolve_device, standard_torch, torch_threads
+from maml_rl.system.user_paths import user_path
 from maml_rl.task_setter import close_env
 from maml_rl.task_vector_env import as_task_vector_env, is_family, registered_horizon
-from maml_rl.user_paths import user_path
 from maml_rl.video_grid import remove_unfinished, whole_file
 
 Say = Callable[[str], None]

@@ -12,13 +12,13 @@ from gymnasium import spaces
 from maml_rl.advantages import with_advantages
 from maml_rl.baseline import BaselineConfig
 from maml_rl.collection import ActionMap, Collector
-from maml_rl.devices import torch_threads
 from maml_rl.errors import UserError
 from maml_rl.failures import ACTION, OBSERVATION, REWARD, Failure, Failures
 from maml_rl.maml import policy_gradient_loss
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
-from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.system.torch_runtime import torch_threads
 
 CPU = torch.device("cpu")
 STREAMS = RandomStreams(0, Phase.TRAINING, 3)

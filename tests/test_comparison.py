@@ -20,7 +20,6 @@ import maml_rl
 from maml_rl import comparison as comparison_module
 from maml_rl.cli import main
 from maml_rl.comparison import Comparison, Condition, Entry, Scratch, Subject, compare
-from maml_rl.durable_files import write_whole
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.figures import (
@@ -32,6 +31,7 @@ from maml_rl.figures import (
 )
 from maml_rl.intervals import difference, mean_interval
 from maml_rl.report import write_report
+from maml_rl.system.atomic_files import write_whole
 
 SMALL = ["--num_tasks=3", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from maml_rl.cpu_operations import tanh_
+from maml_rl.system.cpu_operations import tanh_
 
 
 def random(*shape: int) -> torch.Tensor:

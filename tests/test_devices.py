@@ -19,7 +19,7 @@ from maml_rl.inner import InnerConfig
 from maml_rl.maml import MetaObjective
 from maml_rl.outer import OUTER
 from maml_rl.outer.trpo import fisher_vector_product
-from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training import open_trainer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

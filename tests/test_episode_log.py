@@ -16,7 +16,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 import maml_rl
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
-from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.system.random_streams import Phase, RandomStreams
 
 GOAL = {"goal_x": 0.4, "goal_y": -0.3}
 HORIZON, NUM_EPISODES = 6, 4

@@ -19,7 +19,7 @@ from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.policies import MLPPolicy, make_stack, parameters
-from maml_rl.ranks import Ranks
+from maml_rl.system.distributed import Ranks
 
 CPU = torch.device("cpu")
 SCALE = torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)

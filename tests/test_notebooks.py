@@ -18,7 +18,7 @@ import torch
 from test_training import assert_equal_runs, tiny
 
 import maml_rl
-from maml_rl.matplotlib_backend import ignore_missing_backend
+from maml_rl.system.matplotlib_backend import ignore_missing_backend
 from maml_rl.training import Interrupted, train
 
 

@@ -41,8 +41,8 @@ from maml_rl.intervals import mean_interval, mean_of_valid
 from maml_rl.maml import MetaObjective
 from maml_rl.meta_trainer import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
 from maml_rl.outer import OUTER, OUTER_STEPS, reptile
-from maml_rl.random_streams import Phase, RandomStreams
 from maml_rl.report import write_report
+from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import GymTaskVectorEnv
 from maml_rl.training import open_trainer, resume, train
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.system.random_streams import Phase, RandomStreams
 
 
 def draws() -> dict[tuple, tuple]:

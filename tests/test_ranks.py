@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.ranks import Ranks
+from maml_rl.system.distributed import Ranks
 
 SETTINGS = {
     "env": "PointNavigation",

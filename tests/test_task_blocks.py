@@ -13,8 +13,8 @@ import weakref
 import pytest
 import torch
 
-from maml_rl.devices import torch_threads
-from maml_rl.task_blocks import block_ends, map_blocks
+from maml_rl.system.thread_pool import block_ends, map_blocks
+from maml_rl.system.torch_runtime import torch_threads
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -108,7 +108,7 @@ def test_an_interrupt_leaves_nothing_locked() -> None:
     script = """
 import random, signal, time
 import torch
-from maml_rl.task_blocks import map_blocks
+from maml_rl.system.thread_pool import map_blocks
 
 def interrupt(*_):
     raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_a_forked_process_starts_its_own() -> None:
     script = """
 import os
 import torch
-from maml_rl.task_blocks import map_blocks
+from maml_rl.system.thread_pool import map_blocks
 torch.set_num_threads(2)
 blocks = [(1,), (2,), (3,)]
 assert map_blocks(lambda n: n, blocks) == [1, 2, 3]

@@ -12,7 +12,7 @@ from torch import Tensor
 from maml_rl.maml import MetaObjective
 from maml_rl.policies import Params, flatten, unflatten
 from maml_rl.setting_checks import Positive, Range, check_ranges
-from maml_rl.stopwatch import Stopwatch
+from maml_rl.system.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)

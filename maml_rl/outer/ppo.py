@@ -13,7 +13,7 @@ from maml_rl.maml import Adapted, MetaObjective, Quantity
 from maml_rl.outer.adam import ascend
 from maml_rl.policies import Params
 from maml_rl.setting_checks import Positive, Range, Whole, check_ranges
-from maml_rl.stopwatch import Stopwatch
+from maml_rl.system.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from maml_rl.episodes import MetaBatch
 from maml_rl.maml import MetaObjective
 from maml_rl.policies import Params, flatten, make_stack, unflatten
 from maml_rl.setting_checks import Positive, Range, check_ranges
-from maml_rl.task_blocks import map_blocks
+from maml_rl.system.thread_pool import map_blocks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from maml_rl.inner import with_context
 from maml_rl.maml import MetaObjective, requiring_grad
 from maml_rl.policies import Params, distribution, flatten, make_stack, unflatten
 from maml_rl.setting_checks import OrNone, Positive, Range, Real, Whole, check_ranges
-from maml_rl.stopwatch import Stopwatch
-from maml_rl.task_blocks import map_blocks
+from maml_rl.system.stopwatch import Stopwatch
+from maml_rl.system.thread_pool import map_blocks
 
 STATES_PER_TASK = 100
 """So many remain at least, by default, where the Fisher product looks at some states only."""

@@ -22,7 +22,7 @@ from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies import make_stack
-from maml_rl.random_streams import Phase, RandomStreams
+from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import EnvConfig, as_task_vector_env
 
 QUIET = {"final_evaluation": False, "final_video": False}

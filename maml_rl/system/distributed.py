@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from maml_rl.errors import UserError
-from maml_rl.task_blocks import TASKS_PER_BLOCK, block_ends
+from maml_rl.system.thread_pool import TASKS_PER_BLOCK, block_ends
 
 _RUN_FOLDER, _ATTEMPTS = "maml_rl/run_folder", "maml_rl/attempts"
 _LONGEST_WAIT_S = 300.0

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from maml_rl.bounded_files import LONGEST_TEXT, read_text
 from maml_rl.errors import UserError
+from maml_rl.system.untrusted_files import LONGEST_TEXT, read_text
 
 _MOST_NODES = 200_000
 """Values that a file may hold, each alias counted as what it stands for."""

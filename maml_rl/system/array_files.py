@@ -11,8 +11,8 @@ from typing import IO
 
 import numpy as np
 
-from maml_rl.bounded_files import check_regular
 from maml_rl.errors import UserError
+from maml_rl.system.untrusted_files import check_regular
 
 MOST_BYTES = 1 << 30
 """That the arrays of a file may have."""

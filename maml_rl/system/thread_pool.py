@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from maml_rl.devices import torch_threads
+from maml_rl.system.torch_runtime import torch_threads
 
 TASKS_PER_BLOCK = 4
 """Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
