@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.config_files import load_config
+from maml_rl.settings.parser import load_config
 from maml_rl.training import open_trainer
 
 _SIZES = ((40, 20, 100, (64, 64)), (40, 20, 200, (100, 100)), (160, 20, 100, (64, 64)), (40, 20, 100, (256, 256)))

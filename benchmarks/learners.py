@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from maml_rl.config_files import load_config
+from maml_rl.settings.parser import load_config
 from maml_rl.training import open_trainer
 
 REFERENCE = "first-order MAML (adam)"

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from floor import Recorder, peak_memory_gib, summary
 
-from maml_rl.config_files import load_config
+from maml_rl.settings.parser import load_config
 from maml_rl.training import open_trainer
 
 

@@ -11,9 +11,6 @@ from maml_rl.system.matplotlib_backend import ignore_missing_backend
 from maml_rl.system.threads import let_idle_threads_sleep
 
 if TYPE_CHECKING:
-    from maml_rl.config import Config as Config
-    from maml_rl.config_files import load as load
-    from maml_rl.config_files import load_config as load_config
     from maml_rl.episode_log import EpisodeLog as EpisodeLog
     from maml_rl.errors import UserError as UserError
     from maml_rl.evaluation import evaluate as evaluate
@@ -21,21 +18,24 @@ if TYPE_CHECKING:
     from maml_rl.policy_import import from_sb3 as from_sb3
     from maml_rl.pretrained_runs import pretrained_names as pretrained_names
     from maml_rl.recording import record as record
+    from maml_rl.settings.config import Config as Config
+    from maml_rl.settings.parser import load as load
+    from maml_rl.settings.parser import load_config as load_config
     from maml_rl.training import Interrupted as Interrupted
     from maml_rl.training import resume as resume
     from maml_rl.training import train as train
 
 # Imported on first use: `python -m maml_rl.train --help` should not wait for torch.
 _HOMES = {
-    "Config": "config",
+    "Config": "settings.config",
     "EpisodeLog": "episode_log",
     "Interrupted": "training",
     "MetaPolicy": "meta_policy",
     "UserError": "errors",
     "evaluate": "evaluation",
     "from_sb3": "policy_import",
-    "load": "config_files",
-    "load_config": "config_files",
+    "load": "settings.parser",
+    "load_config": "settings.parser",
     "pretrained_names": "pretrained_runs",
     "record": "recording",
     "resume": "training",

@@ -18,8 +18,6 @@ import torch
 from tqdm import tqdm
 
 from maml_rl.checkpoint import load_newest
-from maml_rl.config import Config, LoggingConfig
-from maml_rl.config_files import load, run_config
 from maml_rl.errors import UserError
 from maml_rl.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.outer.reptile import ReptileConfig
@@ -28,6 +26,8 @@ from maml_rl.pretrained_runs import output_folder
 from maml_rl.protocols import Task
 from maml_rl.run_folder import locked
 from maml_rl.sb3 import PPOSettings, ppo_learning_curve
+from maml_rl.settings.config import Config, LoggingConfig
+from maml_rl.settings.parser import load, run_config
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 from maml_rl.task_vector_env import as_task_vector_env

@@ -24,7 +24,7 @@ from maml_rl.system.safe_yaml import read_value
 from maml_rl.system.user_paths import check_text, user_path
 
 if TYPE_CHECKING:
-    from maml_rl.config import Config
+    from maml_rl.settings.config import Config
     from maml_rl.task_vector_env import EnvConfig
 
 
@@ -267,7 +267,7 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
 
 def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     """The environment of a run, changed by ``flags``; what is wrong with them is told in the user's terms."""
-    from maml_rl.config_files import with_env_flags
+    from maml_rl.settings.parser import with_env_flags
     from maml_rl.task_vector_env import is_family
 
     check = _check_family_flag if is_family(config.env.name) else _check_env_flag
@@ -281,7 +281,7 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
 
 def _check_family_flag(env: EnvConfig, name: str) -> None:
     """Refuse what is no setting of a run's task family."""
-    from maml_rl.config_files import closest
+    from maml_rl.settings.parser import closest
 
     settings = [setting for setting in env.kwargs if setting != "dynamics"]
     if name.startswith("dynamics."):

@@ -98,8 +98,8 @@ def _evaluated(
 
     from maml_rl.baseline_runs import folder_of
     from maml_rl.comparison import Scratch, compare
-    from maml_rl.config_files import trained_range
     from maml_rl.report import write_report
+    from maml_rl.settings.parser import trained_range
 
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps)
@@ -138,7 +138,7 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
         UserError: a run cannot be loaded, is named twice, or is one of another environment.
     """
     from maml_rl.comparison import Subject
-    from maml_rl.config_files import load_run
+    from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
 
     twice = [run for i, run in enumerate(runs) if run.resolve() in [other.resolve() for other in runs[:i]]]
@@ -171,7 +171,7 @@ def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: b
     from maml_rl.baseline_runs import POLICIES, folder_of
     from maml_rl.checkpoint import latest_checkpoint
     from maml_rl.comparison import Subject
-    from maml_rl.config_files import load_run
+    from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
 
     found: list[Subject] = []
@@ -204,7 +204,7 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
 def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
     """The environment as the flags have it; then a sweep over each parameter, and a grid where there are two."""
     from maml_rl.comparison import Condition
-    from maml_rl.config_files import is_dynamics
+    from maml_rl.settings.parser import is_dynamics
 
     def env(flags: Sequence[str], policy: MetaPolicy) -> EnvConfig:
         from maml_rl.evaluation import held_out

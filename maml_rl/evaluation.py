@@ -16,7 +16,7 @@ from maml_rl.errors import UserError, did_you_mean
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
-from maml_rl.setting_checks import check_whole_numbers
+from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.safe_yaml import check_types, plain_values
 from maml_rl.system.torch_runtime import standard_torch, torch_threads

@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from maml_rl.config import Config
-from maml_rl.config_files import run_config
 from maml_rl.errors import UserError
 from maml_rl.figures import COLORS, MARKERS, encoded
 from maml_rl.intervals import FEW_RUNS, mean_interval
 from maml_rl.pretrained_runs import find_run
 from maml_rl.run_groups import Settings, group_settings
+from maml_rl.settings.config import Config
+from maml_rl.settings.parser import run_config
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_text
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from maml_rl.adaptation import collect_through_adaptation, contained_step, usable
 from maml_rl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
-from maml_rl.config import Config, PolicyConfig, origin, to_mapping
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.export import PlainPolicy, export
@@ -29,7 +28,8 @@ from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
 from maml_rl.protocols import Task
 from maml_rl.run_folder import create_run_folder
-from maml_rl.setting_checks import check_whole_numbers
+from maml_rl.settings.config import Config, PolicyConfig, origin, to_mapping
+from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch, torch_threads

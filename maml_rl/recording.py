@@ -15,7 +15,7 @@ import numpy as np
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.protocols import Task
-from maml_rl.setting_checks import check_whole_numbers
+from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch
 from maml_rl.system.user_paths import user_path

@@ -15,9 +15,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
-from maml_rl.drawn_tasks import DrawnTasks
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean, in_one_line
 from maml_rl.protocols import Task
+from maml_rl.settings.drawn_tasks import DrawnTasks
 
 _PASSED_ON = (UserError, MemoryError)  # these are raised as they are
 

@@ -21,11 +21,11 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import FlattenObservation
 
-from maml_rl.drawn_tasks import DrawnTasks
-from maml_rl.drawn_tasks import parse as parse_tasks
 from maml_rl.errors import UserError, did_you_mean, in_one_line
 from maml_rl.protocols import Task, TaskVectorEnv
-from maml_rl.setting_checks import check_ranges
+from maml_rl.settings.drawn_tasks import DrawnTasks
+from maml_rl.settings.drawn_tasks import parse as parse_tasks
+from maml_rl.settings.ranges import check_ranges
 from maml_rl.system.safe_yaml import plain_values
 from maml_rl.task_observer import TaskObserver
 from maml_rl.task_setter import (

@@ -16,12 +16,12 @@ def command(argv: list[str]) -> int:
     """Train a run, or go on with one."""
     if _asks_for_help(argv):
         with torch_left_out():
-            from maml_rl.config_files import parse_training_arguments
+            from maml_rl.settings.parser import parse_training_arguments
 
             parse_training_arguments(argv)  # shows help, and exits
 
-    from maml_rl.config import to_mapping
-    from maml_rl.config_files import parse_training_arguments, take_option
+    from maml_rl.settings.config import to_mapping
+    from maml_rl.settings.parser import parse_training_arguments, take_option
     from maml_rl.system.safe_yaml import to_yaml
 
     run, rest = take_option(argv, "--resume")
@@ -52,7 +52,7 @@ def _asks_for_help(argv: list[str]) -> bool:
 
 def _iterations_to_resume(rest: list[str]) -> int | None:
     """The only setting that may stand beside --resume."""
-    from maml_rl.config_files import take_option
+    from maml_rl.settings.parser import take_option
 
     iterations, others = take_option(rest, "--num_iterations")
     if others:

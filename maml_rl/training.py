@@ -25,8 +25,6 @@ from maml_rl.checkpoint import (
     set_aside,
 )
 from maml_rl.collection import Collector
-from maml_rl.config import Config, origin, outer_name, to_mapping
-from maml_rl.config_files import load_run, run_config
 from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with, plain_task
@@ -40,6 +38,8 @@ from maml_rl.outer import check_state
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.sampling_metrics import per_stage
+from maml_rl.settings.config import Config, origin, outer_name, to_mapping
+from maml_rl.settings.parser import load_run, run_config
 from maml_rl.system.allocator import keep_freed_memory
 from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.system.random_streams import Phase, RandomStreams

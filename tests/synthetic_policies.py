@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from maml_rl.config import Config, PolicyConfig
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.settings.config import Config, PolicyConfig
 from maml_rl.task_vector_env import EnvConfig
 
 SETTINGS: dict[str, PolicyConfig] = {

@@ -10,8 +10,8 @@ import pytest
 from test_estimators import error
 
 from maml_rl.cli import main
-from maml_rl.config_files import load_config
 from maml_rl.outer import OUTER
+from maml_rl.settings.parser import load_config
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "algorithms.md").read_text()
 [COMMANDS] = re.findall(r"```sh\n(.*?)```", DOCUMENT, flags=re.DOTALL)

@@ -22,8 +22,6 @@ import maml_rl
 from maml_rl import baseline_runs
 from maml_rl.baseline_runs import baseline_config, make_policy_baseline, train_ppo
 from maml_rl.cli import main
-from maml_rl.config import Config, to_mapping
-from maml_rl.config_files import load_config, parse_training_arguments, resolve, run_config
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate
 from maml_rl.inner import InnerConfig
@@ -35,6 +33,8 @@ from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.pretrained_runs import find_run
 from maml_rl.recording import record
 from maml_rl.sb3 import LearningCurve, PPOSettings
+from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.parser import load_config, parse_training_arguments, resolve, run_config
 from maml_rl.task_vector_env import EnvConfig, TaskObserver, make_task_vector_env
 
 SIZES: dict[str, Any] = {

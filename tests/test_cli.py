@@ -23,11 +23,11 @@ from maml_envs import FAMILIES
 import maml_rl
 from maml_rl.baseline import BaselineConfig
 from maml_rl.cli import main
-from maml_rl.config import Config, LoggingConfig, PolicyConfig, to_mapping
-from maml_rl.config_files import load_config, preset
 from maml_rl.errors import UserError
 from maml_rl.inner import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig, to_mapping
+from maml_rl.settings.parser import load_config, preset
 
 SIZES = "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 --policy.hidden_sizes=[4] --device=cpu"
 TINY = ("--env", "PointNavigation", *SIZES.split(" "))

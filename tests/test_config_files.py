@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 import maml_rl
-from maml_rl.config import Config, to_mapping
-from maml_rl.config_files import load_config, parse_training_arguments, preset, preset_names, resolve
 from maml_rl.errors import UserError
 from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.parser import load_config, parse_training_arguments, preset, preset_names, resolve
 from maml_rl.task_vector_env import EnvConfig, resolve_env_id
 
 CONFIGS = Path(maml_configs.__path__[0])

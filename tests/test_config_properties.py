@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from maml_rl.baseline import BaselineConfig
 from maml_rl.cli import main
-from maml_rl.config import Config, LoggingConfig, PolicyConfig
-from maml_rl.config_files import load_config
 from maml_rl.errors import UserError
 from maml_rl.inner import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
-from maml_rl.setting_checks import Each, OrNone, Positive, Whole
+from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig
+from maml_rl.settings.parser import load_config
+from maml_rl.settings.ranges import Each, OrNone, Positive, Whole
 from maml_rl.training import open_trainer
 
 GROUPS: dict[str, type] = {

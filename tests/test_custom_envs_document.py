@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from maml_rl.cli import main
-from maml_rl.drawn_tasks import parse
+from maml_rl.settings.drawn_tasks import parse
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "custom_envs.md").read_text()
 TINY = ["--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "4", "--num_iterations", "1"]

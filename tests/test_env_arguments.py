@@ -14,9 +14,9 @@ from gymnasium import spaces
 
 import maml_rl
 from maml_rl.cli import main
-from maml_rl.config import Config, to_mapping
-from maml_rl.config_files import parse_training_arguments, run_config
 from maml_rl.errors import UserError
+from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.parser import parse_training_arguments, run_config
 from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig, make_task_vector_env
 from maml_rl.training import resume
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from maml_rl.config_files import closest, known_settings, preset_names, training_parser
 from maml_rl.errors import did_you_mean
+from maml_rl.settings.parser import closest, known_settings, preset_names, training_parser
 
 SETTINGS = [f"--{name}" for name in known_settings(training_parser("HalfCheetahVel", "trpo"))]
 ENVS = ["HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir", "Pendulum-v1", "CartPole-v1", "PointNavigation"]

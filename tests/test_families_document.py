@@ -13,7 +13,7 @@ import yaml
 from maml_envs.dynamics import parse
 
 from maml_rl.cli import main
-from maml_rl.config_files import load_config, preset_names
+from maml_rl.settings.parser import load_config, preset_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "families.md").read_text()

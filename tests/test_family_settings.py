@@ -15,7 +15,7 @@ from maml_envs.dynamics import Parameter
 from test_config_properties import OPTIONS
 
 from maml_rl.cli import main
-from maml_rl.config_files import load_config
+from maml_rl.settings.parser import load_config
 from maml_rl.training import open_trainer
 
 SIZES: dict[str, Any] = {

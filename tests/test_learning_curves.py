@@ -20,8 +20,6 @@ from PIL import Image
 
 import maml_rl
 from maml_rl.cli import main
-from maml_rl.config import to_mapping
-from maml_rl.config_files import load_config
 from maml_rl.errors import UserError
 from maml_rl.intervals import mean_interval
 from maml_rl.learning_curves import (
@@ -36,6 +34,8 @@ from maml_rl.learning_curves import (
     table,
 )
 from maml_rl.run_groups import labels_of
+from maml_rl.settings.config import to_mapping
+from maml_rl.settings.parser import load_config
 
 VIEW = View(metric=None, x="iterations", smooth=1, before=False)
 ADAPTED = "train/return_after_1_steps"

@@ -10,7 +10,7 @@ import pytest
 
 import maml_rl
 from maml_rl.cli import main
-from maml_rl.config_files import load_config
+from maml_rl.settings.parser import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 import maml_rl
-from maml_rl.config import to_mapping
 from maml_rl.errors import UserError
 from maml_rl.run_folder import create_run_folder, locked, new_default_folder, read_config, read_yaml
+from maml_rl.settings.config import to_mapping
 
 
 @pytest.mark.parametrize("name", ["PointNavigation", "Pendulum-v1", "my_package:envs/Reach-v0"])

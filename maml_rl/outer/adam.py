@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maml_rl.maml import MetaObjective
 from maml_rl.policies import Params, flatten, unflatten
-from maml_rl.setting_checks import Positive, Range, check_ranges
+from maml_rl.settings.ranges import Positive, Range, check_ranges
 from maml_rl.system.stopwatch import Stopwatch
 
 
