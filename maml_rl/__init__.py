@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from maml_rl.evaluation import evaluate as evaluate
     from maml_rl.meta_policy import MetaPolicy as MetaPolicy
     from maml_rl.policy_import import from_sb3 as from_sb3
-    from maml_rl.pretrained_runs import pretrained_names as pretrained_names
     from maml_rl.recording import record as record
+    from maml_rl.runs.pretrained import pretrained_names as pretrained_names
     from maml_rl.settings.config import Config as Config
     from maml_rl.settings.parser import load as load
     from maml_rl.settings.parser import load_config as load_config
@@ -36,7 +36,7 @@ _HOMES = {
     "from_sb3": "policy_import",
     "load": "settings.parser",
     "load_config": "settings.parser",
-    "pretrained_names": "pretrained_runs",
+    "pretrained_names": "runs.pretrained",
     "record": "recording",
     "resume": "training",
     "train": "training",

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from maml_rl.checkpoint import load_newest
 from maml_rl.errors import UserError
 from maml_rl.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
-from maml_rl.pretrained_runs import output_folder
 from maml_rl.protocols import Task
-from maml_rl.run_folder import locked
+from maml_rl.runs.checkpoint import load_newest
+from maml_rl.runs.pretrained import output_folder
+from maml_rl.runs.run_folder import locked
 from maml_rl.sb3 import PPOSettings, ppo_learning_curve
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.parser import load, run_config

@@ -7,7 +7,7 @@ import sys
 
 from maml_rl.cli import main, parse, positive, run_parser, say
 from maml_rl.errors import did_you_mean
-from maml_rl.pretrained_runs import find_run
+from maml_rl.runs.pretrained import find_run
 
 BASELINES = ("random", "pretrained", "oracle", "ppo")
 

@@ -75,7 +75,7 @@ def command(argv: list[str]) -> int:
     refuse_flags_beside_task(args.task, env_flags)
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
-    from maml_rl.pretrained_runs import find_run, output_folder
+    from maml_rl.runs.pretrained import find_run, output_folder
 
     args.runs = [find_run(run) for run in args.runs]
     folder = args.output or output_folder(args.runs[0]) / "evaluation"
@@ -169,8 +169,8 @@ def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
 def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool) -> list[Subject]:
     """The baselines that the runs have, by name and then by run; of several with the same parameters the first."""
     from maml_rl.baseline_runs import POLICIES, folder_of
-    from maml_rl.checkpoint import latest_checkpoint
     from maml_rl.comparison import Subject
+    from maml_rl.runs.checkpoint import latest_checkpoint
     from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
 

@@ -24,8 +24,8 @@ from matplotlib.patches import Patch
 from maml_rl.errors import UserError
 from maml_rl.figures import COLORS, MARKERS, encoded
 from maml_rl.intervals import FEW_RUNS, mean_interval
-from maml_rl.pretrained_runs import find_run
 from maml_rl.run_groups import Settings, group_settings
+from maml_rl.runs.pretrained import find_run
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import run_config
 from maml_rl.system.atomic_files import write_whole

@@ -16,7 +16,6 @@ from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.adaptation import collect_through_adaptation, contained_step, usable
-from maml_rl.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import MamlRLWarning, UserError
@@ -27,7 +26,8 @@ from maml_rl.inner import InnerConfig, initial_theta, with_context
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.policies import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
 from maml_rl.protocols import Task
-from maml_rl.run_folder import create_run_folder
+from maml_rl.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
+from maml_rl.runs.run_folder import create_run_folder
 from maml_rl.settings.config import Config, PolicyConfig, origin, to_mapping
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.atomic_files import unwritable_refused

@@ -20,8 +20,8 @@ from maml_rl import figures
 from maml_rl.comparison import Comparison, Entry, failed_notes, run_notes
 from maml_rl.evaluation import Evaluation
 from maml_rl.intervals import Difference, written
-from maml_rl.pretrained_runs import run_name
-from maml_rl.run_folder import versions
+from maml_rl.runs.pretrained import run_name
+from maml_rl.runs.run_folder import versions
 from maml_rl.system.atomic_files import write_whole
 
 _STYLE = """

@@ -16,14 +16,6 @@ import torch
 from tqdm import tqdm
 
 from maml_rl.adaptation import sample_tasks
-from maml_rl.checkpoint import (
-    Checkpoint,
-    latest_checkpoint,
-    load_newest,
-    remove_leftovers,
-    save_checkpoint,
-    set_aside,
-)
 from maml_rl.collection import Collector
 from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
@@ -32,11 +24,19 @@ from maml_rl.failures import Failure, TooManyFailures, summary
 from maml_rl.inner import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.metrics_writers import AnimatedImage, failures_table, make_logger, sync_metrics
 from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import check_state
 from maml_rl.recording import play, record, rendering_problem
-from maml_rl.run_folder import create_run_folder, locked, new_default_folder, write_config
+from maml_rl.runs.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    load_newest,
+    remove_leftovers,
+    save_checkpoint,
+    set_aside,
+)
+from maml_rl.runs.progress_log import AnimatedImage, failures_table, make_logger, sync_metrics
+from maml_rl.runs.run_folder import create_run_folder, locked, new_default_folder, write_config
 from maml_rl.sampling_metrics import per_stage
 from maml_rl.settings.config import Config, origin, outer_name, to_mapping
 from maml_rl.settings.parser import load_run, run_config

@@ -30,8 +30,8 @@ from maml_rl.meta_trainer import MetaTrainer
 from maml_rl.outer.adam import AdamConfig
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
-from maml_rl.pretrained_runs import find_run
 from maml_rl.recording import record
+from maml_rl.runs.pretrained import find_run
 from maml_rl.sb3 import LearningCurve, PPOSettings
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve, run_config

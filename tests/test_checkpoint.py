@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from maml_rl import checkpoint as checkpoint_module
-from maml_rl.checkpoint import (
+from maml_rl.errors import UserError
+from maml_rl.runs import checkpoint as checkpoint_module
+from maml_rl.runs.checkpoint import (
     FORMAT_VERSION,
     DamagedCheckpoint,
     latest_checkpoint,
@@ -24,7 +25,6 @@ from maml_rl.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from maml_rl.errors import UserError
 
 CPU = torch.device("cpu")
 TENSORS = {

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from scripts import load_script
 
 import maml_rl
-from maml_rl.checkpoint import load_checkpoint
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.metrics_writers import AppendingCSVWriter, TensorBoardWriter
-from maml_rl.run_folder import locked
+from maml_rl.runs.checkpoint import load_checkpoint
+from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter
+from maml_rl.runs.run_folder import locked
 from maml_rl.settings.parser import parse_training_arguments, run_config
 from maml_rl.system import array_files
 from maml_rl.system.atomic_files import write_whole

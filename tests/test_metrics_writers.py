@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 from maml_rl.errors import UserError
-from maml_rl.metrics_writers import (
+from maml_rl.runs.progress_log import (
     STEP,
     AnimatedImage,
     AppendingCSV,

@@ -19,7 +19,6 @@ from test_training import MODULE, assert_same_state, last, tiny
 
 import maml_rl
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
-from maml_rl.checkpoint import latest_checkpoint
 from maml_rl.cli import main
 from maml_rl.comparison import Comparison, Entry
 from maml_rl.episodes import MetaBatch
@@ -41,6 +40,7 @@ from maml_rl.maml import MetaObjective
 from maml_rl.meta_trainer import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
 from maml_rl.outer import OUTER, OUTER_STEPS, reptile
 from maml_rl.report import write_report
+from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.settings.config import Config
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.task_vector_env import GymTaskVectorEnv

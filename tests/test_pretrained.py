@@ -13,7 +13,7 @@ import pytest
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.pretrained_runs import find_run
+from maml_rl.runs.pretrained import find_run
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "maml_rl" / "pretrained"

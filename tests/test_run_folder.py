@@ -17,7 +17,7 @@ import yaml
 
 import maml_rl
 from maml_rl.errors import UserError
-from maml_rl.run_folder import create_run_folder, locked, new_default_folder, read_config, read_yaml
+from maml_rl.runs.run_folder import create_run_folder, locked, new_default_folder, read_config, read_yaml
 from maml_rl.settings.config import to_mapping
 
 
@@ -106,7 +106,7 @@ def test_the_lock_is_held_and_released(tmp_path):
 
 def test_a_lock_dies_with_its_process(tmp_path):
     script = (
-        "import os, sys; from pathlib import Path; from maml_rl.run_folder import locked\n"
+        "import os, sys; from pathlib import Path; from maml_rl.runs.run_folder import locked\n"
         "with locked(Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"

@@ -25,14 +25,14 @@ from test_checkpoint import reseal
 
 import maml_rl
 from maml_rl import training
-from maml_rl.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.maml import MetaObjective
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.policies import parameters
-from maml_rl.run_folder import locked
+from maml_rl.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.training import Interrupted, resolve_device, resume, train
 

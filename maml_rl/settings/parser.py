@@ -28,8 +28,8 @@ from maml_rl.errors import UserError, did_you_mean
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.outer import OUTER_CONFIGS
-from maml_rl.pretrained_runs import find_run
-from maml_rl.run_folder import read_config
+from maml_rl.runs.pretrained import find_run
+from maml_rl.runs.run_folder import read_config
 from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.system.safe_yaml import check_plain, plain_values, read_value, read_yaml
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
