@@ -19,7 +19,7 @@ import numpy as np
 from floor import Recorder, summary
 
 from maml_rl.adaptation import sample_tasks
-from maml_rl.policies import make_stack
+from maml_rl.policies.mlp import make_stack
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training import open_trainer

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from maml_rl.maml import adapt
-from maml_rl.policies import Params, make_stack
+from maml_rl.policies.mlp import Params, make_stack
 
 NUM_PIXELS, WIDTH, NUM_INNER_STEPS, STEP_SIZE = 64, 64, 5, 0.1
 TRUNK = ("weight_0", "bias_0", "weight_1", "bias_1")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.maml import adapt
-from maml_rl.policies import Params, make_stack
+from maml_rl.policies.mlp import Params, make_stack
 
 Method = Literal["MAML", "First-order MAML", "Pretrained on all tasks"]
 METHODS: tuple[Method, ...] = ("MAML", "First-order MAML", "Pretrained on all tasks")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import MLPPolicy, Params, distribution
+from maml_rl.policies.mlp import MLPPolicy, Params, distribution
+from maml_rl.policies.normalizer import ObservationNormalizer
 
 Act = Callable[[np.ndarray, int], np.ndarray]
 """From observations (T·E, observation_size) at step t, and t, to actions (T·E, ...)."""

@@ -16,8 +16,8 @@ from maml_rl.errors import UserError
 from maml_rl.failures import BASELINE, INNER_STEP, NO_EPISODE, Failures
 from maml_rl.inner import InnerConfig, step_sizes, with_context
 from maml_rl.maml import adapt, policy_gradient_loss
-from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import Params, make_stack
+from maml_rl.policies.mlp import Params, make_stack
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.protocols import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch

@@ -16,8 +16,8 @@ from maml_rl.acting import actor
 from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
-from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import Distribution, MLPPolicy, Params, distribution
+from maml_rl.policies.mlp import Distribution, MLPPolicy, Params, distribution
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block

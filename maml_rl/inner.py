@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from maml_rl.policies import MLPPolicy, Params, initial_context, parameters
+from maml_rl.policies.mlp import MLPPolicy, Params, initial_context, parameters
 from maml_rl.settings.ranges import Each, Positive, Range, Real, Whole, check_ranges
 
 Surrogate = Literal["log_prob", "likelihood_ratio", "dice"]

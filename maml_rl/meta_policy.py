@@ -19,12 +19,12 @@ from maml_rl.adaptation import collect_through_adaptation, contained_step, usabl
 from maml_rl.collection import ActionMap, Collector
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import MamlRLWarning, UserError
-from maml_rl.export import PlainPolicy, export
 from maml_rl.failures import Failures
-from maml_rl.folding import PlainNetwork, folded
 from maml_rl.inner import InnerConfig, initial_theta, with_context
-from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
+from maml_rl.policies.export import PlainPolicy, export
+from maml_rl.policies.mlp import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
+from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.plain_network import PlainNetwork, folded
 from maml_rl.protocols import Task
 from maml_rl.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
@@ -268,7 +268,7 @@ class MetaPolicy:
 
         Args:
             with_distribution: give the parameters of the action distribution instead; see
-                :class:`~maml_rl.export.PlainPolicy`.
+                :class:`~maml_rl.policies.export.PlainPolicy`.
         """
         return PlainPolicy(self.plain_network, self.action_space, with_distribution)
 

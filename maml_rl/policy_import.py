@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from maml_rl.errors import UserError
-from maml_rl.folding import unfolded
 from maml_rl.inner import initial_theta
 from maml_rl.meta_policy import MetaPolicy, make_policy
-from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.plain_network import unfolded
 from maml_rl.sb3 import network_of
 from maml_rl.settings.parser import load_config, merged
 from maml_rl.system.torch_runtime import standard_torch

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maml_rl.episodes import success_of_all
 from maml_rl.inner import STEP_SIZE
-from maml_rl.policies import Params
+from maml_rl.policies.mlp import Params
 
 
 def per_stage(name: str, values: Tensor) -> dict[str, float]:

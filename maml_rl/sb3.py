@@ -27,7 +27,7 @@ from torch import nn
 
 from maml_rl.collection import ActionMap, has_two_bounds
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.folding import ACTIVATIONS, PlainNetwork
+from maml_rl.policies.plain_network import ACTIVATIONS, PlainNetwork
 from maml_rl.protocols import Task, TaskVectorEnv
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import torch_threads

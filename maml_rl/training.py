@@ -24,8 +24,8 @@ from maml_rl.failures import Failure, TooManyFailures, summary
 from maml_rl.inner import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.normalizer import ObservationNormalizer
 from maml_rl.outer import check_state
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.runs.checkpoint import (
     Checkpoint,

@@ -15,7 +15,7 @@ from torch import distributions as td
 
 from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig
-from maml_rl.policies import MLPPolicy, distribution, make_stack, parameters
+from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, make_policy
-from maml_rl.normalizer import ObservationNormalizer
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config, PolicyConfig
 from maml_rl.task_vector_env import EnvConfig
 

@@ -11,7 +11,7 @@ from synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, 
 
 from maml_rl.baseline import BaselineConfig, baseline_features, fit_values, returns_to_go
 from maml_rl.episodes import Episodes
-from maml_rl.policies import make_stack
+from maml_rl.policies.mlp import make_stack
 
 DISCOUNT, RIDGE = 0.9, 1e-3
 

@@ -846,7 +846,7 @@ def test_help_is_the_same_without_torch(argv):
             assert not [name for name in sys.modules if name.partition(".")[0] == "torch"], "torch is left out"
             import maml_rl, torch
             assert maml_rl.load_config(env="PointNavigation").policy.hidden_sizes == (64, 64)
-            from maml_rl.policies import MLPPolicy
+            from maml_rl.policies.mlp import MLPPolicy
             assert issubclass(MLPPolicy, torch.nn.Module)
     """
     early, late = (

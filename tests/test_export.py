@@ -17,8 +17,8 @@ from synthetic_policies import KINDS, make_meta_policy, observations_of
 import maml_rl
 from maml_rl.collection import ActionMap
 from maml_rl.errors import UserError
-from maml_rl.folding import gain_and_offset, unfolded
 from maml_rl.meta_policy import MetaPolicy
+from maml_rl.policies.plain_network import gain_and_offset, unfolded
 
 
 @pytest.fixture(params=KINDS)
@@ -34,7 +34,7 @@ def test_the_module_gives_the_policys_actions(policy: MetaPolicy) -> None:
     observations = observations_of(policy)
     actions = policy.module()(torch.from_numpy(observations)).detach().numpy()
     np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
-    assert type(policy.module()).__module__ == "maml_rl.export"
+    assert type(policy.module()).__module__ == "maml_rl.policies.export"
 
 
 def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: MetaPolicy) -> None:

@@ -23,7 +23,7 @@ from maml_rl.maml import (
 )
 from maml_rl.outer.promp import inner_kl
 from maml_rl.outer.trpo import fisher_vector_product
-from maml_rl.policies import MLPPolicy, distribution, make_stack
+from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack
 
 NUM_TASKS = 3
 VARIANTS: dict[str, dict[str, Any]] = {

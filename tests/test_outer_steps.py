@@ -20,7 +20,7 @@ from maml_rl.outer.adam import AdamConfig, adam_step, ascend
 from maml_rl.outer.ppo import PPOConfig, clipped_surrogate, ppo_step
 from maml_rl.outer.promp import ProMPConfig, adapted_coefficient, inner_kl, promp_step
 from maml_rl.outer.reptile import ReptileConfig, reptile_step
-from maml_rl.policies import make_stack
+from maml_rl.policies.mlp import make_stack
 
 
 def make_objective(num_steps: int = 1, **inner_settings) -> tuple[MetaObjective, dict[str, torch.Tensor]]:

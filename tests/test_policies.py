@@ -13,7 +13,7 @@ from torch import distributions as td
 from torch.func import functional_call
 
 from maml_rl.errors import UserError
-from maml_rl.policies import (
+from maml_rl.policies.mlp import (
     Categorical,
     Gaussian,
     MLPPolicy,

@@ -30,7 +30,7 @@ from maml_rl.errors import UserError
 from maml_rl.maml import MetaObjective
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.policies import parameters
+from maml_rl.policies.mlp import parameters
 from maml_rl.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping

@@ -17,7 +17,7 @@ from maml_rl.outer.promp import ProMPConfig, promp_step
 from maml_rl.outer.promp import initial_state as promp_initial_state
 from maml_rl.outer.reptile import ReptileConfig, reptile_step
 from maml_rl.outer.trpo import TRPOConfig, trpo_step
-from maml_rl.policies import Params
+from maml_rl.policies.mlp import Params
 
 Step = Callable[[Params, dict[str, Tensor], MetaObjective, Any], tuple[Params, dict[str, Tensor], dict[str, float]]]
 """(theta, state, objective, settings) -> (theta, state, metrics).

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.maml import MetaObjective
-from maml_rl.policies import Params, flatten, unflatten
+from maml_rl.policies.mlp import Params, flatten, unflatten
 from maml_rl.settings.ranges import Positive, Range, check_ranges
 from maml_rl.system.stopwatch import Stopwatch
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maml_rl.maml import Adapted, MetaObjective, Quantity
 from maml_rl.outer.adam import ascend
-from maml_rl.policies import Params
+from maml_rl.policies.mlp import Params
 from maml_rl.settings.ranges import Positive, Range, Whole, check_ranges
 from maml_rl.system.stopwatch import Stopwatch
 

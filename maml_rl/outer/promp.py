@@ -12,7 +12,7 @@ from torch import Tensor
 from maml_rl.maml import Adapted, MetaObjective, mean_kl
 from maml_rl.outer.adam import initial_state as adam_initial_state
 from maml_rl.outer.ppo import PPOConfig, climb, clipped_surrogate
-from maml_rl.policies import Params
+from maml_rl.policies.mlp import Params
 from maml_rl.settings.ranges import Positive, Range, Real
 
 _TOLERANCE = 1.5  # the penalty stays while the KL is within this factor of its target

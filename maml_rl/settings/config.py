@@ -14,7 +14,7 @@ from maml_rl.inner import InnerConfig
 from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
-from maml_rl.policies import Nonlinearity
+from maml_rl.policies.mlp import Nonlinearity
 from maml_rl.settings.ranges import Each, OrNone, Positive, Range, Real, Whole, check_ranges
 from maml_rl.system.safe_yaml import check_plain
 from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig

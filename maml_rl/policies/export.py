@@ -17,7 +17,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from maml_rl.errors import UserError
-from maml_rl.folding import ACTIVATIONS, PlainNetwork
+from maml_rl.policies.plain_network import ACTIVATIONS, PlainNetwork
 from maml_rl.system.atomic_files import unwritable_refused
 
 _ONNX_PACKAGES = ("onnx", "onnxscript")

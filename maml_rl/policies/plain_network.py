@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from maml_rl.collection import ActionMap
 from maml_rl.errors import UserError
-from maml_rl.normalizer import ObservationNormalizer
-from maml_rl.policies import Gaussian, MLPPolicy, Nonlinearity, Params, distribution, make_stack
+from maml_rl.policies.mlp import Gaussian, MLPPolicy, Nonlinearity, Params, distribution, make_stack
+from maml_rl.policies.normalizer import ObservationNormalizer
 
 ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {
     "tanh": nn.Tanh,

@@ -1,0 +1,1 @@
+"""Policies: networks, action distributions, parameters as values, and what surrounds a network."""
