@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from maml_rl.recording import make_rendering_env
-from maml_rl.task_vector_env import EnvConfig
+from maml_rl.sampling.environments import EnvConfig
 
 _SIZE = {"width": 240, "height": 240}
 

@@ -18,8 +18,8 @@ import numpy as np
 from floor import summary
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
 from maml_rl.sb3 import TaskVecEnv
-from maml_rl.task_vector_env import EnvConfig, make_task_vector_env
 
 
 def single(name: str, horizon: int) -> gym.Env:

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from maml_rl.advantages import with_advantages
 from maml_rl.baseline import BaselineConfig
-from maml_rl.collection import Collector
-from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
-from maml_rl.failures import BASELINE, INNER_STEP, NO_EPISODE, Failures
 from maml_rl.inner import InnerConfig, step_sizes, with_context
 from maml_rl.maml import adapt, policy_gradient_loss
 from maml_rl.policies.mlp import Params, make_stack
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.protocols import Task
+from maml_rl.sampling.collector import Collector
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import BASELINE, INNER_STEP, NO_EPISODE, Failures
+from maml_rl.sampling.task_vector_env import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.baseline import BaselineConfig, fit_values, returns_to_go
-from maml_rl.episodes import Episodes
+from maml_rl.sampling.episodes import Episodes
 
 
 def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:

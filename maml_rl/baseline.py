@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.episodes import Episodes
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.ranges import Positive, Range, Real, check_ranges
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 

@@ -21,16 +21,16 @@ from maml_rl.errors import UserError
 from maml_rl.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
-from maml_rl.protocols import Task
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.pretrained import output_folder
 from maml_rl.runs.run_folder import locked
+from maml_rl.sampling.environments import as_task_vector_env
+from maml_rl.sampling.task_vector_env import Task
 from maml_rl.sb3 import PPOSettings, ppo_learning_curve
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.parser import load, run_config
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
-from maml_rl.task_vector_env import as_task_vector_env
 from maml_rl.training import open_trainer, resume, train
 
 Say = Callable[[str], None]

@@ -24,10 +24,10 @@ from maml_rl.intervals import (
     written,
 )
 from maml_rl.meta_policy import MetaPolicy
-from maml_rl.protocols import Task
+from maml_rl.sampling.environments import EnvConfig
+from maml_rl.sampling.task_vector_env import Task
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
-from maml_rl.task_vector_env import EnvConfig
 
 META_TRAINED = "meta-trained"
 """What runs of one configuration are called beside baselines."""

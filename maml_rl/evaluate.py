@@ -37,7 +37,7 @@ from maml_rl.system.atomic_files import unwritable_refused
 if TYPE_CHECKING:
     from maml_rl.comparison import Comparison, Condition, Subject
     from maml_rl.meta_policy import MetaPolicy
-    from maml_rl.task_vector_env import EnvConfig
+    from maml_rl.sampling.environments import EnvConfig
 
 
 _NUM_TASKS = 40
@@ -230,7 +230,7 @@ def _check_conditions(policy: MetaPolicy, conditions: Sequence[Condition]) -> No
     import numpy as np
 
     from maml_rl.evaluation import with_fixed
-    from maml_rl.task_vector_env import as_task_vector_env
+    from maml_rl.sampling.environments import as_task_vector_env
 
     envs = [condition.env_of(policy) for condition in conditions]
     changed = [condition.fixed for condition in conditions if condition.fixed]

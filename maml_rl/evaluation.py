@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
-from maml_rl.collection import Collector
-from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.meta_policy import MetaPolicy
-from maml_rl.protocols import Task
+from maml_rl.sampling.collector import Collector
+from maml_rl.sampling.environments import EnvConfig, as_task_vector_env, is_family
+from maml_rl.sampling.episodes import success_of_all
+from maml_rl.sampling.task_vector_env import Task
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.safe_yaml import check_types, plain_values
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
-from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, is_family
 
 NUM_TASKS = 40
 """Tasks that an evaluation draws by default."""

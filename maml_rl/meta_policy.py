@@ -16,25 +16,25 @@ from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.adaptation import collect_through_adaptation, contained_step, usable
-from maml_rl.collection import ActionMap, Collector
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import MamlRLWarning, UserError
-from maml_rl.failures import Failures
 from maml_rl.inner import InnerConfig, initial_theta, with_context
 from maml_rl.policies.export import PlainPolicy, export
 from maml_rl.policies.mlp import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import PlainNetwork, folded
-from maml_rl.protocols import Task
 from maml_rl.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
+from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.sampling.environments import as_task_vector_env
+from maml_rl.sampling.failures import Failures
+from maml_rl.sampling.task_vector_env import Task
 from maml_rl.settings.config import Config, PolicyConfig, origin, to_mapping
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
 from maml_rl.system.user_paths import user_path
-from maml_rl.task_vector_env import as_task_vector_env
 
 if TYPE_CHECKING:
     from maml_rl.sb3 import Model, SB3Env

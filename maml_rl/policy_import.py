@@ -13,10 +13,10 @@ from maml_rl.inner import initial_theta
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import unfolded
+from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sb3 import network_of
 from maml_rl.settings.parser import load_config, merged
 from maml_rl.system.torch_runtime import standard_torch
-from maml_rl.task_vector_env import as_task_vector_env
 
 
 @standard_torch()

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from maml_rl.episodes import success_of_all
 from maml_rl.inner import STEP_SIZE
 from maml_rl.policies.mlp import Params
+from maml_rl.sampling.episodes import success_of_all
 
 
 def per_stage(name: str, values: Tensor) -> dict[str, float]:

@@ -25,13 +25,13 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import nn
 
-from maml_rl.collection import ActionMap, has_two_bounds
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.policies.plain_network import ACTIVATIONS, PlainNetwork
-from maml_rl.protocols import Task, TaskVectorEnv
+from maml_rl.sampling.collector import ActionMap, has_two_bounds
+from maml_rl.sampling.environments import EnvConfig, as_task_vector_env, make_task_vector_env, resolve_env_id
+from maml_rl.sampling.task_vector_env import Task, TaskVectorEnv
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import torch_threads
-from maml_rl.task_vector_env import EnvConfig, as_task_vector_env, make_task_vector_env, resolve_env_id
 
 Model = OnPolicyAlgorithm
 """A model of Stable-Baselines3 with an actor and a value network."""

@@ -16,11 +16,8 @@ import torch
 from tqdm import tqdm
 
 from maml_rl.adaptation import sample_tasks
-from maml_rl.collection import Collector
-from maml_rl.episodes import success_of_all
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with, plain_task
-from maml_rl.failures import Failure, TooManyFailures, summary
 from maml_rl.inner import initial_theta
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
@@ -37,6 +34,11 @@ from maml_rl.runs.checkpoint import (
 )
 from maml_rl.runs.progress_log import AnimatedImage, failures_table, make_logger, sync_metrics
 from maml_rl.runs.run_folder import create_run_folder, locked, new_default_folder, write_config
+from maml_rl.sampling.collector import Collector
+from maml_rl.sampling.environments import as_task_vector_env, is_family, registered_horizon
+from maml_rl.sampling.episodes import success_of_all
+from maml_rl.sampling.failures import Failure, TooManyFailures, summary
+from maml_rl.sampling.single_env import close_env
 from maml_rl.sampling_metrics import per_stage
 from maml_rl.settings.config import Config, origin, outer_name, to_mapping
 from maml_rl.settings.parser import load_run, run_config
@@ -46,8 +48,6 @@ from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.system.torch_runtime import resolve_device, standard_torch, torch_threads
 from maml_rl.system.user_paths import user_path
-from maml_rl.task_setter import close_env
-from maml_rl.task_vector_env import as_task_vector_env, is_family, registered_horizon
 from maml_rl.video_grid import remove_unfinished, whole_file
 
 Say = Callable[[str], None]

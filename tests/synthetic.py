@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig
 from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
+from maml_rl.sampling.episodes import Episodes, MetaBatch
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.sampling.environments import EnvConfig
 from maml_rl.settings.config import Config, PolicyConfig
-from maml_rl.task_vector_env import EnvConfig
 
 SETTINGS: dict[str, PolicyConfig] = {
     "plain": PolicyConfig(hidden_sizes=(8, 6), action_scale=0.2),

@@ -32,10 +32,10 @@ from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.recording import record
 from maml_rl.runs.pretrained import find_run
+from maml_rl.sampling.environments import EnvConfig, TaskObserver, make_task_vector_env
 from maml_rl.sb3 import LearningCurve, PPOSettings
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve, run_config
-from maml_rl.task_vector_env import EnvConfig, TaskObserver, make_task_vector_env
 
 SIZES: dict[str, Any] = {
     "num_iterations": 2,

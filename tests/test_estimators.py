@@ -15,10 +15,10 @@ import torch
 from synthetic import finite_difference_gradient, from_vector, to_vector
 from torch import Tensor
 
-from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig
 from maml_rl.maml import MetaObjective
 from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
+from maml_rl.sampling.episodes import Episodes, MetaBatch
 
 RNG = np.random.default_rng(4)
 TRANSITION = torch.from_numpy(RNG.dirichlet([1.0, 1.0], (2, 2)))  # (state, action, next state)

@@ -11,8 +11,8 @@ import maml_rl
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.meta_policy import MetaPolicy
+from maml_rl.sampling.environments import EnvConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.task_vector_env import EnvConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import torch
 from synthetic import finite_difference_gradient, from_vector, make_episodes, make_policy, to_vector
 from torch import Tensor
 
-from maml_rl.episodes import Episodes, MetaBatch
 from maml_rl.inner import InnerConfig, initial_theta, step_sizes, with_context
 from maml_rl.maml import (
     MetaObjective,
@@ -24,6 +23,7 @@ from maml_rl.maml import (
 from maml_rl.outer.promp import inner_kl
 from maml_rl.outer.trpo import fisher_vector_product
 from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack
+from maml_rl.sampling.episodes import Episodes, MetaBatch
 
 NUM_TASKS = 3
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -12,13 +12,13 @@ import torch
 from synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
 from maml_rl.baseline import BaselineConfig
-from maml_rl.collection import ActionMap, Collector
-from maml_rl.episodes import Episodes
 from maml_rl.inner import InnerConfig
 from maml_rl.meta_trainer import MetaTrainer, TrainingState
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.policies.mlp import MLPPolicy, make_stack, parameters
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.distributed import Ranks
 
 CPU = torch.device("cpu")

@@ -21,9 +21,16 @@ import maml_rl
 from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.cli import main
 from maml_rl.comparison import Comparison, Entry
-from maml_rl.episodes import MetaBatch
 from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.failures import (
+from maml_rl.intervals import mean_interval, mean_of_valid
+from maml_rl.maml import MetaObjective
+from maml_rl.meta_trainer import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
+from maml_rl.outer import OUTER, OUTER_STEPS, reptile
+from maml_rl.report import write_report
+from maml_rl.runs.checkpoint import latest_checkpoint
+from maml_rl.sampling.environments import GymTaskVectorEnv
+from maml_rl.sampling.episodes import MetaBatch
+from maml_rl.sampling.failures import (
     BASELINE,
     INNER_STEP,
     LINE_SEARCH,
@@ -35,15 +42,8 @@ from maml_rl.failures import (
     Failures,
     TooManyFailures,
 )
-from maml_rl.intervals import mean_interval, mean_of_valid
-from maml_rl.maml import MetaObjective
-from maml_rl.meta_trainer import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
-from maml_rl.outer import OUTER, OUTER_STEPS, reptile
-from maml_rl.report import write_report
-from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.settings.config import Config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.task_vector_env import GymTaskVectorEnv
 from maml_rl.training import open_trainer, resume, train
 
 T, E = 5, 4
@@ -232,7 +232,7 @@ def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch
     """It is reset, and what it shows then is thrown away."""
     spoil = "return self.x.copy(), float('inf') if self.x[0] < 8 else 1 / 0, False, False, {}"
     name = breaking(tmp_path, monkeypatch, "Inf", spoil, -9.0)
-    made = maml_rl.task_vector_env.make_task_vector_env(maml_rl.task_vector_env.EnvConfig(name=name), 2, 50)
+    made = maml_rl.sampling.environments.make_task_vector_env(maml_rl.sampling.environments.EnvConfig(name=name), 2, 50)
     assert isinstance(made, GymTaskVectorEnv)
     made.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
     made.reset(seed=0)

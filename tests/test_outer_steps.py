@@ -11,7 +11,6 @@ import torch
 from synthetic import make_episodes, make_meta_batch, make_policy, make_theta, plain_adapt, to_vector
 
 import maml_rl
-from maml_rl.episodes import MetaBatch
 from maml_rl.evaluation import evaluate
 from maml_rl.inner import InnerConfig
 from maml_rl.maml import Adapted, MetaObjective, ratio_surrogate
@@ -21,6 +20,7 @@ from maml_rl.outer.ppo import PPOConfig, clipped_surrogate, ppo_step
 from maml_rl.outer.promp import ProMPConfig, adapted_coefficient, inner_kl, promp_step
 from maml_rl.outer.reptile import ReptileConfig, reptile_step
 from maml_rl.policies.mlp import make_stack
+from maml_rl.sampling.episodes import MetaBatch
 
 
 def make_objective(num_steps: int = 1, **inner_settings) -> tuple[MetaObjective, dict[str, torch.Tensor]]:

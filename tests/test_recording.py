@@ -24,8 +24,8 @@ from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy
 from maml_rl.recording import make_rendering_env, play, record, rendering_problem, task_in_words
+from maml_rl.sampling.environments import EnvConfig
 from maml_rl.settings.config import LoggingConfig
-from maml_rl.task_vector_env import EnvConfig
 from maml_rl.training import resume, train
 from maml_rl.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown
 

@@ -23,8 +23,8 @@ from synthetic_policies import KINDS, make_meta_policy, observations_of
 
 import maml_rl
 from maml_rl.errors import UserError
+from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
 from maml_rl.sb3 import PPOSettings, TaskVecEnv, ppo_learning_curve
-from maml_rl.task_vector_env import EnvConfig, make_task_vector_env
 
 NUM_ENVS = 5
 

@@ -17,10 +17,10 @@ import maml_rl
 from maml_rl.baseline_runs import train_ppo
 from maml_rl.cli import main, task_values
 from maml_rl.errors import UserError
-from maml_rl.failures import as_json
+from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
+from maml_rl.sampling.failures import as_json
+from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.sb3 import PPOSettings
-from maml_rl.task_observer import TaskObserver
-from maml_rl.task_vector_env import EnvConfig, make_task_vector_env
 
 TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "num_iterations": 1, "device": "cpu"}
 QUIET = {"final_evaluation": False, "final_video": False}

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from maml_rl.errors import UserError
-from maml_rl.task_vector_env import (
+from maml_rl.sampling.environments import (
     EnvConfig,
     GymTaskVectorEnv,
     Vectorization,

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.episodes import MetaBatch
 from maml_rl.inner import with_context
 from maml_rl.maml import MetaObjective, requiring_grad
 from maml_rl.policies.mlp import Params, distribution, flatten, make_stack, unflatten
+from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.ranges import OrNone, Positive, Range, Real, Whole, check_ranges
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maml_rl.episodes import Episodes
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.distributed import Ranks
 
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from maml_rl.collection import ActionMap
 from maml_rl.errors import UserError
 from maml_rl.policies.mlp import Gaussian, MLPPolicy, Nonlinearity, Params, distribution, make_stack
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.sampling.collector import ActionMap
 
 ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {
     "tanh": nn.Tanh,

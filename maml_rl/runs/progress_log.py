@@ -25,7 +25,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter, masked_crc32c
 
 from maml_rl.errors import UserError
-from maml_rl.failures import Failure
+from maml_rl.sampling.failures import Failure
 from maml_rl.system.atomic_files import append, sync, write_whole
 from maml_rl.system.untrusted_files import check_regular
 

@@ -15,9 +15,9 @@ from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.outer.reptile import ReptileConfig
 from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.policies.mlp import Nonlinearity
+from maml_rl.sampling.environments import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.ranges import Each, OrNone, Positive, Range, Real, Whole, check_ranges
 from maml_rl.system.safe_yaml import check_plain
-from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig
 
 MOST_ITERATIONS = 10**9
 _MOST_WEIGHTS = 1 << 26  # between hidden layers; a policy is made before a checkpoint is compared with it

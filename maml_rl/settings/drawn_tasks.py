@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.protocols import Task
+from maml_rl.sampling.task_vector_env import Task
 
 
 @dataclass(frozen=True)

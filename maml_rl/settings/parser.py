@@ -30,12 +30,12 @@ from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.outer import OUTER_CONFIGS
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import read_config
+from maml_rl.sampling.environments import ENV_SETTINGS, EnvConfig, registered_horizon, resolve_env_id
+from maml_rl.sampling.single_env import check_kwargs
 from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.system.safe_yaml import check_plain, plain_values, read_value, read_yaml
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.user_paths import user_path
-from maml_rl.task_setter import check_kwargs
-from maml_rl.task_vector_env import ENV_SETTINGS, EnvConfig, registered_horizon, resolve_env_id
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}

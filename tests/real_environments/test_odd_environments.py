@@ -16,14 +16,14 @@ import torch
 from odd_environments import LIMIT, HalfBounded, RaisingClose, Success, Walk
 
 import maml_rl
-from maml_rl.collection import ActionMap, Collector
-from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.mlp import make_stack
+from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.sampling.environments import EnvConfig, as_task_vector_env
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.config import PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.task_vector_env import EnvConfig, as_task_vector_env
 
 QUIET = {"final_evaluation": False, "final_video": False}
 SIZES = {"meta_batch_size": 2, "num_episodes": 3, "horizon": LIMIT}

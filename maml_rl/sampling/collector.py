@@ -12,13 +12,13 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.acting import actor
-from maml_rl.episodes import Episodes
 from maml_rl.errors import UserError
-from maml_rl.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
 from maml_rl.policies.mlp import Distribution, MLPPolicy, Params, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.protocols import Task, TaskVectorEnv
+from maml_rl.sampling.actors import actor
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
+from maml_rl.sampling.task_vector_env import Task, TaskVectorEnv
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 from maml_rl.system.torch_runtime import torch_threads

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from maml_rl.errors import UserError
-from maml_rl.protocols import Task, TaskVectorEnv
+from maml_rl.sampling.task_vector_env import Task, TaskVectorEnv
 
 
 class TaskObserver:

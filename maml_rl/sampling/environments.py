@@ -22,13 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers.vector import FlattenObservation
 
 from maml_rl.errors import UserError, did_you_mean, in_one_line
-from maml_rl.protocols import Task, TaskVectorEnv
-from maml_rl.settings.drawn_tasks import DrawnTasks
-from maml_rl.settings.drawn_tasks import parse as parse_tasks
-from maml_rl.settings.ranges import check_ranges
-from maml_rl.system.safe_yaml import plain_values
-from maml_rl.task_observer import TaskObserver
-from maml_rl.task_setter import (
+from maml_rl.sampling.single_env import (
     TaskSetter,
     check_arguments,
     close_env,
@@ -36,6 +30,12 @@ from maml_rl.task_setter import (
     seed_global_generators,
     truth_value,
 )
+from maml_rl.sampling.task_in_observation import TaskObserver
+from maml_rl.sampling.task_vector_env import Task, TaskVectorEnv
+from maml_rl.settings.drawn_tasks import DrawnTasks
+from maml_rl.settings.drawn_tasks import parse as parse_tasks
+from maml_rl.settings.ranges import check_ranges
+from maml_rl.system.safe_yaml import plain_values
 
 Vectorization = Literal["sync", "async"]
 

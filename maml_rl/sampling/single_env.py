@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean, in_one_line
-from maml_rl.protocols import Task
+from maml_rl.sampling.task_vector_env import Task
 from maml_rl.settings.drawn_tasks import DrawnTasks
 
 _PASSED_ON = (UserError, MemoryError)  # these are raised as they are

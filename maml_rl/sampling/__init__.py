@@ -1,0 +1,1 @@
+"""Environments with tasks, and episodes collected in them."""
