@@ -14,9 +14,9 @@ from unittest import mock
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from maml_rl.inner import initial_theta
-from maml_rl.meta_trainer import MetaIteration, MetaTrainer, TrainingState
-from maml_rl.outer.adam import initial_state
+from maml_rl.learners.maml.inner_step import initial_theta
+from maml_rl.learners.maml.learner import MetaIteration, MetaTrainer, TrainingState
+from maml_rl.learners.maml.outer.adam import initial_state
 from maml_rl.sampling.failures import REWARD, Failure
 from maml_rl.settings.config import Config
 from maml_rl.training import resume, train

@@ -22,7 +22,7 @@ from unittest import mock
 
 from file_faults import Killed, differences, faults_of, faulty, go_on, toy_iteration
 
-from maml_rl.meta_trainer import MetaTrainer
+from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.settings.parser import load_config
 
 _NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}

@@ -25,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.figures import COLORS, encoded
-from maml_rl.meta_trainer import MetaTrainer
+from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole

@@ -18,7 +18,7 @@ import maml_envs
 import numpy as np
 from floor import Recorder, summary
 
-from maml_rl.adaptation import sample_tasks
+from maml_rl.learners.trials import sample_tasks
 from maml_rl.policies.mlp import make_stack
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams

@@ -1,4 +1,4 @@
-"""Few-shot regression of sinusoids with ``maml_rl.maml.adapt`` (Finn et al. 2017, section 5.1): no environment, no RL.
+"""Few-shot regression of sinusoids with ``maml_rl.learners.maml.objective.adapt`` (Finn et al. 2017, section 5.1): no environment, no RL.
 
 A task is a sinusoid of unknown amplitude and phase. From a few of its points a network adapts by gradient descent;
 MAML, its first-order approximation and pre-training on all tasks each seek weights to start from.
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.maml import adapt
+from maml_rl.learners.maml.objective import adapt
 from maml_rl.policies.mlp import Params, make_stack
 
 Method = Literal["MAML", "First-order MAML", "Pretrained on all tasks"]

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from maml_rl.errors import UserError
 from maml_rl.evaluation import fresh_tasks, held_out, plain_task
-from maml_rl.outer.reptile import ReptileConfig
-from maml_rl.outer.trpo import TRPOConfig
+from maml_rl.learners.maml.outer.reptile import ReptileConfig
+from maml_rl.learners.maml.outer.trpo import TRPOConfig
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.pretrained import output_folder
 from maml_rl.runs.run_folder import locked

@@ -15,10 +15,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.adaptation import collect_through_adaptation, contained_step, usable
 from maml_rl.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import MamlRLWarning, UserError
-from maml_rl.inner import InnerConfig, initial_theta, with_context
+from maml_rl.learners.maml.inner_step import InnerConfig, initial_theta, with_context
+from maml_rl.learners.trials import collect_through_adaptation, contained_step, usable
 from maml_rl.policies.export import PlainPolicy, export
 from maml_rl.policies.mlp import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
 from maml_rl.policies.normalizer import ObservationNormalizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from maml_rl.errors import UserError
-from maml_rl.inner import initial_theta
+from maml_rl.learners.maml.inner_step import initial_theta
 from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import unfolded

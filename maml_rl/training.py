@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from maml_rl.adaptation import sample_tasks
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with, plain_task
-from maml_rl.inner import initial_theta
+from maml_rl.learners.maml.inner_step import initial_theta
+from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
+from maml_rl.learners.maml.metrics import per_stage
+from maml_rl.learners.maml.outer import check_state
+from maml_rl.learners.trials import sample_tasks
 from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
-from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.outer import check_state
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.runs.checkpoint import (
@@ -39,7 +40,6 @@ from maml_rl.sampling.environments import as_task_vector_env, is_family, registe
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.sampling.failures import Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
-from maml_rl.sampling_metrics import per_stage
 from maml_rl.settings.config import Config, origin, outer_name, to_mapping
 from maml_rl.settings.parser import load_run, run_config
 from maml_rl.system.allocator import keep_freed_memory

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from maml_rl.inner import InnerConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from synthetic import make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.advantages import generalized_advantages, normalized_per_task, with_advantages
-from maml_rl.baseline import BaselineConfig, fit_values, returns_to_go
+from maml_rl.learners.advantages import generalized_advantages, normalized_per_task, with_advantages
+from maml_rl.learners.linear_baseline import BaselineConfig, fit_values, returns_to_go
 from maml_rl.policies.mlp import make_stack
 from maml_rl.sampling.episodes import Episodes
 

@@ -10,7 +10,7 @@ import pytest
 from test_estimators import error
 
 from maml_rl.cli import main
-from maml_rl.outer import OUTER
+from maml_rl.learners.maml.outer import OUTER
 from maml_rl.settings.parser import load_config
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs" / "algorithms.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.baseline import BaselineConfig, baseline_features, fit_values, returns_to_go
+from maml_rl.learners.linear_baseline import BaselineConfig, baseline_features, fit_values, returns_to_go
 from maml_rl.policies.mlp import make_stack
 from maml_rl.sampling.episodes import Episodes
 

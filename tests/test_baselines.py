@@ -24,12 +24,12 @@ from maml_rl.baseline_runs import baseline_config, make_policy_baseline, train_p
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate
-from maml_rl.inner import InnerConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.learners.maml.outer.adam import AdamConfig
+from maml_rl.learners.maml.outer.reptile import ReptileConfig
+from maml_rl.learners.maml.outer.trpo import TRPOConfig
 from maml_rl.meta_policy import make_policy
-from maml_rl.meta_trainer import MetaTrainer
-from maml_rl.outer.adam import AdamConfig
-from maml_rl.outer.reptile import ReptileConfig
-from maml_rl.outer.trpo import TRPOConfig
 from maml_rl.recording import record
 from maml_rl.runs.pretrained import find_run
 from maml_rl.sampling.environments import EnvConfig, TaskObserver, make_task_vector_env

@@ -21,11 +21,11 @@ import yaml
 from maml_envs import FAMILIES
 
 import maml_rl
-from maml_rl.baseline import BaselineConfig
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.inner import InnerConfig
-from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.outer import OUTER_CONFIGS
 from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig, to_mapping
 from maml_rl.settings.parser import load_config, preset
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from maml_rl.advantages import with_advantages
-from maml_rl.baseline import BaselineConfig
 from maml_rl.errors import UserError
-from maml_rl.maml import policy_gradient_loss
+from maml_rl.learners.advantages import with_advantages
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.objective import policy_gradient_loss
 from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.collector import ActionMap, Collector

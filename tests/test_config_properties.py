@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from maml_rl.baseline import BaselineConfig
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.inner import InnerConfig
-from maml_rl.outer import OUTER_CONFIGS
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.outer import OUTER_CONFIGS
 from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.ranges import Each, OrNone, Positive, Whole

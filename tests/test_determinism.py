@@ -14,7 +14,7 @@ from test_training import assert_equal_runs, tiny
 
 import maml_rl
 from maml_rl.cli import main
-from maml_rl.meta_trainer import MetaTrainer
+from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.training import resume, train
 
 FLAGS = ["--env=HalfCheetahVel", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5", "--policy.hidden_sizes=[8]"]

@@ -13,10 +13,10 @@ from synthetic import make_meta_batch, make_policy, make_theta
 
 import maml_rl
 from maml_rl.evaluation import evaluate
-from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaObjective
-from maml_rl.outer import OUTER
-from maml_rl.outer.trpo import fisher_vector_product
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.outer import OUTER
+from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams

@@ -15,8 +15,8 @@ import torch
 from synthetic import finite_difference_gradient, from_vector, to_vector
 from torch import Tensor
 
-from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaObjective
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 

@@ -24,10 +24,10 @@ from synthetic import (
     with_garbage,
 )
 
-from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaObjective, adapt, policy_gradient_loss
-from maml_rl.outer import trpo
-from maml_rl.outer.trpo import fisher_vector_product
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.objective import MetaObjective, adapt, policy_gradient_loss
+from maml_rl.learners.maml.outer import trpo
+from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.mlp import Gaussian, make_stack
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.system.distributed import Ranks

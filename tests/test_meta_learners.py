@@ -10,8 +10,8 @@ import torch
 from synthetic import finite_difference_gradient, from_vector, make_episodes, make_policy, to_vector
 from torch import Tensor
 
-from maml_rl.inner import InnerConfig, initial_theta, step_sizes, with_context
-from maml_rl.maml import (
+from maml_rl.learners.maml.inner_step import InnerConfig, initial_theta, step_sizes, with_context
+from maml_rl.learners.maml.objective import (
     MetaObjective,
     Quantity,
     adapt,
@@ -20,8 +20,8 @@ from maml_rl.maml import (
     query_kl,
     ratio_surrogate,
 )
-from maml_rl.outer.promp import inner_kl
-from maml_rl.outer.trpo import fisher_vector_product
+from maml_rl.learners.maml.outer.promp import inner_kl
+from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.baseline import BaselineConfig
-from maml_rl.inner import InnerConfig
-from maml_rl.meta_trainer import MetaTrainer, TrainingState
-from maml_rl.outer.trpo import TRPOConfig
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
+from maml_rl.learners.maml.outer.trpo import TRPOConfig
 from maml_rl.policies.mlp import MLPPolicy, make_stack, parameters
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.collector import ActionMap, Collector

@@ -18,14 +18,14 @@ from mujoco.batch import SimulationError
 from test_training import MODULE, assert_same_state, last, tiny
 
 import maml_rl
-from maml_rl.adaptation import collect_through_adaptation, sample_tasks
 from maml_rl.cli import main
 from maml_rl.comparison import Comparison, Entry
 from maml_rl.evaluation import Evaluation, evaluate
 from maml_rl.intervals import mean_interval, mean_of_valid
-from maml_rl.maml import MetaObjective
-from maml_rl.meta_trainer import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
-from maml_rl.outer import OUTER, OUTER_STEPS, reptile
+from maml_rl.learners.maml.learner import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.outer import OUTER, OUTER_STEPS, reptile
+from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
 from maml_rl.report import write_report
 from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.sampling.environments import GymTaskVectorEnv
@@ -244,7 +244,7 @@ def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch
 
 def spoil_inner_step(task: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first inner step explodes for one task."""
-    original = maml_rl.adaptation.inner_step
+    original = maml_rl.learners.trials.inner_step
 
     def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int) -> Any:
         adapted = original(policy, stack, support, inner, step)
@@ -252,7 +252,7 @@ def spoil_inner_step(task: int, monkeypatch: pytest.MonkeyPatch) -> None:
             adapted["weight_0"][task] = float("inf")
         return adapted
 
-    monkeypatch.setattr(maml_rl.adaptation, "inner_step", spoilt)
+    monkeypatch.setattr(maml_rl.learners.trials, "inner_step", spoilt)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
@@ -412,14 +412,14 @@ def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeyp
 
 def spoil_some(monkeypatch: pytest.MonkeyPatch, num_tasks: int = 1) -> None:
     """In every second iteration the inner steps of the first so many tasks explode."""
-    original = maml_rl.adaptation.contained_step
+    original = maml_rl.learners.trials.contained_step
 
     def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int, failures: Failures) -> Any:
         if float(support.rewards.sum()) % 0.02 < 0.01:
             failures.set_aside(step, INNER_STEP, np.arange(T) < num_tasks)
         return original(policy, stack, support, inner, step, failures)
 
-    monkeypatch.setattr(maml_rl.adaptation, "contained_step", spoilt)
+    monkeypatch.setattr(maml_rl.learners.trials, "contained_step", spoilt)
 
 
 def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monkeypatch):

@@ -12,13 +12,13 @@ from synthetic import make_episodes, make_meta_batch, make_policy, make_theta, p
 
 import maml_rl
 from maml_rl.evaluation import evaluate
-from maml_rl.inner import InnerConfig
-from maml_rl.maml import Adapted, MetaObjective, ratio_surrogate
-from maml_rl.outer import OUTER
-from maml_rl.outer.adam import AdamConfig, adam_step, ascend
-from maml_rl.outer.ppo import PPOConfig, clipped_surrogate, ppo_step
-from maml_rl.outer.promp import ProMPConfig, adapted_coefficient, inner_kl, promp_step
-from maml_rl.outer.reptile import ReptileConfig, reptile_step
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.objective import Adapted, MetaObjective, ratio_surrogate
+from maml_rl.learners.maml.outer import OUTER
+from maml_rl.learners.maml.outer.adam import AdamConfig, adam_step, ascend
+from maml_rl.learners.maml.outer.ppo import PPOConfig, clipped_surrogate, ppo_step
+from maml_rl.learners.maml.outer.promp import ProMPConfig, adapted_coefficient, inner_kl, promp_step
+from maml_rl.learners.maml.outer.reptile import ReptileConfig, reptile_step
 from maml_rl.policies.mlp import make_stack
 from maml_rl.sampling.episodes import MetaBatch
 

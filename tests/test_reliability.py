@@ -24,7 +24,7 @@ from test_training import MODULE, assert_equal_runs, tiny
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.meta_trainer import MetaTrainer
+from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.settings.config import Config
 from maml_rl.training import resume, train

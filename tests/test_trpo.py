@@ -9,9 +9,9 @@ import pytest
 import torch
 from synthetic import make_meta_batch, make_policy, make_theta
 
-from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaObjective
-from maml_rl.outer.trpo import TRPOConfig, conjugate_gradient, fisher_vector_product, trpo_step
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.outer.trpo import TRPOConfig, conjugate_gradient, fisher_vector_product, trpo_step
 
 
 def positive_definite(size: int, seed: int = 0) -> torch.Tensor:
@@ -53,7 +53,7 @@ def _own_fisher_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
         own = getattr(objective, "fisher_vector_product", None)
         return (own or functools.partial(fisher_vector_product, objective))(theta, state_stride)
 
-    monkeypatch.setattr("maml_rl.outer.trpo.fisher_vector_product", product)
+    monkeypatch.setattr("maml_rl.learners.maml.outer.trpo.fisher_vector_product", product)
 
 
 def quadratic(**options) -> tuple[QuadraticObjective, dict[str, torch.Tensor]]:

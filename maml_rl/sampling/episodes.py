@@ -36,7 +36,7 @@ class Episodes:
     success: Tensor
     """(T, E): an episode's last report, 1 for success and 0 for failure; NaN for void ones, and without a report."""
     advantages: Tensor
-    """(T, E, H); zero until :func:`maml_rl.advantages.with_advantages` fills them."""
+    """(T, E, H); zero until :func:`maml_rl.learners.advantages.with_advantages` fills them."""
 
     @property
     def num_tasks(self) -> int:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from maml_rl.baseline import BaselineConfig
-from maml_rl.inner import InnerConfig
-from maml_rl.outer import OUTER_CONFIGS
-from maml_rl.outer.reptile import ReptileConfig
-from maml_rl.outer.trpo import TRPOConfig
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.outer import OUTER_CONFIGS
+from maml_rl.learners.maml.outer.reptile import ReptileConfig
+from maml_rl.learners.maml.outer.trpo import TRPOConfig
 from maml_rl.policies.mlp import Nonlinearity
 from maml_rl.sampling.environments import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.ranges import Each, OrNone, Positive, Range, Real, Whole, check_ranges

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maml_rl.adaptation import collect_through_adaptation, sample_tasks
-from maml_rl.baseline import BaselineConfig
-from maml_rl.inner import InnerConfig
-from maml_rl.maml import MetaObjective
-from maml_rl.outer import OUTER_STEPS
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.metrics import sampling_metrics
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.outer import OUTER_STEPS
+from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
 from maml_rl.policies.mlp import Params
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP, Failure, Failures
-from maml_rl.sampling_metrics import sampling_metrics
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch

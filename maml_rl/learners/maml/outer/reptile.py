@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.maml import MetaObjective
+from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.policies.mlp import Params, flatten, make_stack, unflatten
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.ranges import Positive, Range, check_ranges

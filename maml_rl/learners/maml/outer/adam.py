@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.maml import MetaObjective
+from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.policies.mlp import Params, flatten, unflatten
 from maml_rl.settings.ranges import Positive, Range, check_ranges
 from maml_rl.system.stopwatch import Stopwatch

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from maml_rl.advantages import with_advantages
-from maml_rl.baseline import BaselineConfig
 from maml_rl.errors import UserError
-from maml_rl.inner import InnerConfig, step_sizes, with_context
-from maml_rl.maml import adapt, policy_gradient_loss
+from maml_rl.learners.advantages import with_advantages
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.inner_step import InnerConfig, step_sizes, with_context
+from maml_rl.learners.maml.objective import adapt, policy_gradient_loss
 from maml_rl.policies.mlp import Params, make_stack
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.collector import Collector
@@ -138,7 +138,7 @@ def _failed(failures: Failures, like: Tensor) -> Tensor:
 def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int) -> dict[str, Tensor]:
     """The stack after one inner step on episodes with advantages, taken in blocks of tasks; a value.
 
-    :meth:`maml_rl.maml.MetaObjective.inner_step` is the same as a function of theta.
+    :meth:`maml_rl.learners.maml.objective.MetaObjective.inner_step` is the same as a function of theta.
 
     Args:
         policy: the architecture.

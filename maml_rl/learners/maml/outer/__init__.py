@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from maml_rl.errors import UserError
-from maml_rl.maml import MetaObjective
-from maml_rl.outer.adam import AdamConfig, adam_step
-from maml_rl.outer.adam import initial_state as adam_initial_state
-from maml_rl.outer.ppo import PPOConfig, ppo_step
-from maml_rl.outer.promp import ProMPConfig, promp_step
-from maml_rl.outer.promp import initial_state as promp_initial_state
-from maml_rl.outer.reptile import ReptileConfig, reptile_step
-from maml_rl.outer.trpo import TRPOConfig, trpo_step
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.outer.adam import AdamConfig, adam_step
+from maml_rl.learners.maml.outer.adam import initial_state as adam_initial_state
+from maml_rl.learners.maml.outer.ppo import PPOConfig, ppo_step
+from maml_rl.learners.maml.outer.promp import ProMPConfig, promp_step
+from maml_rl.learners.maml.outer.promp import initial_state as promp_initial_state
+from maml_rl.learners.maml.outer.reptile import ReptileConfig, reptile_step
+from maml_rl.learners.maml.outer.trpo import TRPOConfig, trpo_step
 from maml_rl.policies.mlp import Params
 
 Step = Callable[[Params, dict[str, Tensor], MetaObjective, Any], tuple[Params, dict[str, Tensor], dict[str, float]]]

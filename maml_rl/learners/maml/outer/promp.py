@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.maml import Adapted, MetaObjective, mean_kl
-from maml_rl.outer.adam import initial_state as adam_initial_state
-from maml_rl.outer.ppo import PPOConfig, climb, clipped_surrogate
+from maml_rl.learners.maml.objective import Adapted, MetaObjective, mean_kl
+from maml_rl.learners.maml.outer.adam import initial_state as adam_initial_state
+from maml_rl.learners.maml.outer.ppo import PPOConfig, climb, clipped_surrogate
 from maml_rl.policies.mlp import Params
 from maml_rl.settings.ranges import Positive, Range, Real
 

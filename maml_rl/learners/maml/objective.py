@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from maml_rl.inner import InnerConfig, StepSize, Surrogate, step_sizes, with_context
+from maml_rl.learners.maml.inner_step import InnerConfig, StepSize, Surrogate, step_sizes, with_context
 from maml_rl.policies.mlp import Distribution, Params, distribution, flatten, make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.system.distributed import Ranks

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.inner import with_context
-from maml_rl.maml import MetaObjective, requiring_grad
+from maml_rl.learners.maml.inner_step import with_context
+from maml_rl.learners.maml.objective import MetaObjective, requiring_grad
 from maml_rl.policies.mlp import Params, distribution, flatten, make_stack, unflatten
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.ranges import OrNone, Positive, Range, Real, Whole, check_ranges

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maml_rl.maml import Adapted, MetaObjective, Quantity
-from maml_rl.outer.adam import ascend
+from maml_rl.learners.maml.objective import Adapted, MetaObjective, Quantity
+from maml_rl.learners.maml.outer.adam import ascend
 from maml_rl.policies.mlp import Params
 from maml_rl.settings.ranges import Positive, Range, Whole, check_ranges
 from maml_rl.system.stopwatch import Stopwatch

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from maml_rl.baseline import BaselineConfig, fit_values, returns_to_go
+from maml_rl.learners.linear_baseline import BaselineConfig, fit_values, returns_to_go
 from maml_rl.sampling.episodes import Episodes
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from maml_rl.inner import STEP_SIZE
+from maml_rl.learners.maml.inner_step import STEP_SIZE
 from maml_rl.policies.mlp import Params
 from maml_rl.sampling.episodes import success_of_all
 

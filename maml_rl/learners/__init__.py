@@ -1,0 +1,1 @@
+"""Learners: from episodes to adapted and to meta-trained parameters."""

@@ -1,0 +1,1 @@
+"""MAML over policy-gradient learners (Finn et al. 2017)."""
