@@ -19,9 +19,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 import maml_rl
 from maml_rl import baseline_runs, comparison, learning_curves
+from maml_rl.agents.agent import policy_state
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.outer import check_state
-from maml_rl.meta_policy import policy_state
 from maml_rl.runs.checkpoint import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter, _records
 from maml_rl.settings.parser import parse_training_arguments, run_config

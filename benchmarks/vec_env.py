@@ -18,8 +18,8 @@ import numpy as np
 from floor import summary
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from maml_rl.agents.sb3_env import TaskVecEnv
 from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
-from maml_rl.sb3 import TaskVecEnv
 
 
 def single(name: str, horizon: int) -> gym.Env:

@@ -16,7 +16,7 @@ import maml_envs  # registers the environments
 import numpy as np
 
 import maml_rl
-from maml_rl.meta_policy import MetaPolicy
+from maml_rl.agents.agent import MetaPolicy
 
 
 def play(policy: MetaPolicy, env: gym.Env, num_episodes: int, seed: int) -> dict[str, np.ndarray]:

@@ -11,11 +11,11 @@ from maml_rl.system.matplotlib_backend import ignore_missing_backend
 from maml_rl.system.threads import let_idle_threads_sleep
 
 if TYPE_CHECKING:
-    from maml_rl.episode_log import EpisodeLog as EpisodeLog
+    from maml_rl.agents.agent import MetaPolicy as MetaPolicy
+    from maml_rl.agents.episode_log import EpisodeLog as EpisodeLog
+    from maml_rl.agents.sb3_models import from_sb3 as from_sb3
     from maml_rl.errors import UserError as UserError
     from maml_rl.evaluation import evaluate as evaluate
-    from maml_rl.meta_policy import MetaPolicy as MetaPolicy
-    from maml_rl.policy_import import from_sb3 as from_sb3
     from maml_rl.recording import record as record
     from maml_rl.runs.pretrained import pretrained_names as pretrained_names
     from maml_rl.settings.config import Config as Config
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 # Imported on first use: `python -m maml_rl.train --help` should not wait for torch.
 _HOMES = {
     "Config": "settings.config",
-    "EpisodeLog": "episode_log",
+    "EpisodeLog": "agents.episode_log",
     "Interrupted": "training",
-    "MetaPolicy": "meta_policy",
+    "MetaPolicy": "agents.agent",
     "UserError": "errors",
     "evaluate": "evaluation",
-    "from_sb3": "policy_import",
+    "from_sb3": "agents.sb3_models",
     "load": "settings.parser",
     "load_config": "settings.parser",
     "pretrained_names": "runs.pretrained",

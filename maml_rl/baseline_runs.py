@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from maml_rl.agents.sb3_env import PPOSettings, ppo_learning_curve
 from maml_rl.errors import UserError
 from maml_rl.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.learners.maml.outer.reptile import ReptileConfig
@@ -26,7 +27,6 @@ from maml_rl.runs.pretrained import output_folder
 from maml_rl.runs.run_folder import locked
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.task_vector_env import Task
-from maml_rl.sb3 import PPOSettings, ppo_learning_curve
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.parser import load, run_config
 from maml_rl.system.atomic_files import unwritable_refused, write_whole

@@ -35,8 +35,8 @@ from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import unwritable_refused
 
 if TYPE_CHECKING:
+    from maml_rl.agents.agent import MetaPolicy
     from maml_rl.comparison import Comparison, Condition, Subject
-    from maml_rl.meta_policy import MetaPolicy
     from maml_rl.sampling.environments import EnvConfig
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
-from maml_rl.meta_policy import MetaPolicy
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import EnvConfig, as_task_vector_env, is_family
 from maml_rl.sampling.episodes import success_of_all

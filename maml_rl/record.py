@@ -26,7 +26,7 @@ from maml_rl.errors import UserError
 from maml_rl.video_grid import FORMATS
 
 if TYPE_CHECKING:
-    from maml_rl.meta_policy import MetaPolicy
+    from maml_rl.agents.agent import MetaPolicy
 
 
 def command(argv: list[str]) -> int:

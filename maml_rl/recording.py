@@ -12,8 +12,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.errors import UserError, in_one_line
-from maml_rl.meta_policy import MetaPolicy
 from maml_rl.sampling.environments import EnvConfig, make_single_env, resolve_env_id
 from maml_rl.sampling.single_env import TaskSetter
 from maml_rl.sampling.task_vector_env import Task

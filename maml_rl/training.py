@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from maml_rl.agents.agent import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.errors import UserError
 from maml_rl.evaluation import evaluate, evaluate_with, plain_task
 from maml_rl.learners.maml.inner_step import initial_theta
@@ -22,7 +23,6 @@ from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
 from maml_rl.learners.maml.metrics import per_stage
 from maml_rl.learners.maml.outer import check_state
 from maml_rl.learners.trials import sample_tasks
-from maml_rl.meta_policy import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.recording import play, record, rendering_problem
 from maml_rl.runs.checkpoint import (

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from maml_rl.agents.agent import MetaPolicy, make_policy
 from maml_rl.learners.maml.inner_step import InnerConfig
-from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.environments import EnvConfig
 from maml_rl.settings.config import Config, PolicyConfig

@@ -14,8 +14,8 @@ import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
 import maml_rl
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.errors import UserError
-from maml_rl.meta_policy import MetaPolicy
 from maml_rl.system.random_streams import Phase, RandomStreams
 
 GOAL = {"goal_x": 0.4, "goal_y": -0.3}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import maml_rl
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.errors import UserError
 from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.meta_policy import MetaPolicy
 from maml_rl.sampling.environments import EnvConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 

@@ -18,8 +18,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from safetensors.torch import load_file, save_file
 
 import maml_rl
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.errors import UserError
-from maml_rl.meta_policy import MetaPolicy
 
 GOAL = {"goal_x": 0.4, "goal_y": -0.3}
 ENV_ID = maml_envs.env_id("PointNavigation")

@@ -20,9 +20,9 @@ from PIL import Image, ImageSequence
 
 import maml_rl
 from maml_rl import recording, video_grid
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.meta_policy import MetaPolicy
 from maml_rl.recording import make_rendering_env, play, record, rendering_problem, task_in_words
 from maml_rl.sampling.environments import EnvConfig
 from maml_rl.settings.config import LoggingConfig

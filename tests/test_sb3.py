@@ -22,9 +22,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from synthetic_policies import KINDS, make_meta_policy, observations_of
 
 import maml_rl
+from maml_rl.agents.sb3_env import PPOSettings, TaskVecEnv, ppo_learning_curve
 from maml_rl.errors import UserError
 from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
-from maml_rl.sb3 import PPOSettings, TaskVecEnv, ppo_learning_curve
 
 NUM_ENVS = 5
 

@@ -25,11 +25,11 @@ from test_checkpoint import reseal
 
 import maml_rl
 from maml_rl import training
+from maml_rl.agents.agent import MetaPolicy, make_policy
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.mlp import parameters
 from maml_rl.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from maml_rl.runs.run_folder import locked

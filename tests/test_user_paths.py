@@ -179,7 +179,7 @@ def test_a_disk_that_fills_up_during_an_evaluation_is_one_line(home, capsys, mon
 def test_a_policy_that_cannot_be_saved_or_exported_is_one_line(home, monkeypatch):
     policy = maml_rl.load(train(tiny(Path("run"), num_iterations=1)))
     with monkeypatch.context() as patched:
-        patched.setattr("maml_rl.meta_policy.save_checkpoint", refuse)
+        patched.setattr("maml_rl.agents.agent.save_checkpoint", refuse)
         with pytest.raises(UserError, match=r"saved cannot be written.*No space"):
             policy.save("saved")
     monkeypatch.setattr("maml_rl.policies.export.os.replace", refuse)

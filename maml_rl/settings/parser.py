@@ -23,11 +23,11 @@ from jsonargparse import ArgumentParser, Namespace
 from maml_envs import FAMILIES, env_id
 from maml_envs.dynamics import parse as parse_dynamics
 
+from maml_rl.agents.agent import MetaPolicy, load_policy
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.learners.linear_baseline import BaselineConfig
 from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.outer import OUTER_CONFIGS
-from maml_rl.meta_policy import MetaPolicy, load_policy
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import read_config
 from maml_rl.sampling.environments import ENV_SETTINGS, EnvConfig, registered_horizon, resolve_env_id

@@ -16,8 +16,8 @@ import torch
 from odd_environments import LIMIT, HalfBounded, RaisingClose, Success, Walk
 
 import maml_rl
+from maml_rl.agents.agent import MetaPolicy, make_policy
 from maml_rl.errors import UserError
-from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.mlp import make_stack
 from maml_rl.sampling.collector import ActionMap, Collector
 from maml_rl.sampling.environments import EnvConfig, as_task_vector_env

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.episode_log import EpisodeLog, to_episodes
+from maml_rl.agents.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.learners.maml.inner_step import InnerConfig, initial_theta, with_context
 from maml_rl.learners.trials import collect_through_adaptation, contained_step, usable
@@ -37,7 +37,7 @@ from maml_rl.system.torch_runtime import standard_torch, torch_threads
 from maml_rl.system.user_paths import user_path
 
 if TYPE_CHECKING:
-    from maml_rl.sb3 import Model, SB3Env
+    from maml_rl.agents.sb3_env import Model, SB3Env
 
 
 MOST_OBSERVATION_ENTRIES = 2000
@@ -186,7 +186,7 @@ class MetaPolicy:
             num_episodes: episodes per step; default as in training.
             seed: of the episodes. Those in an environment that is handed in are others than those of a task.
             episodes: what this policy has played already, in place of an environment: an
-                :class:`~maml_rl.episode_log.EpisodeLog` or a mapping of its fields, for one inner step, or one for
+                :class:`~maml_rl.agents.episode_log.EpisodeLog` or a mapping of its fields, for one inner step, or one for
                 each inner step in turn, played by the policy that the steps before it lead to.
 
         Returns:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from maml_rl.agents.agent import MetaPolicy, make_policy
+from maml_rl.agents.sb3_env import network_of
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.inner_step import initial_theta
-from maml_rl.meta_policy import MetaPolicy, make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import unfolded
 from maml_rl.sampling.environments import as_task_vector_env
-from maml_rl.sb3 import network_of
 from maml_rl.settings.parser import load_config, merged
 from maml_rl.system.torch_runtime import standard_torch
 

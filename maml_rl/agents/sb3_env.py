@@ -330,7 +330,7 @@ def as_sb3_env(env: object) -> SB3Env:
     if not isinstance(env, SB3Env):
         raise UserError(
             f"env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got {env!r:.100}; "
-            "maml_rl.sb3.TaskVecEnv makes a VecEnv of a vector environment with tasks"
+            "maml_rl.agents.sb3_env.TaskVecEnv makes a VecEnv of a vector environment with tasks"
         )
     return env
 
