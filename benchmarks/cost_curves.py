@@ -21,7 +21,7 @@ from floor import Recorder, peak_memory_gib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.figures import COLORS, encoded
+from maml_rl.analysis.figures import COLORS, encoded
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.training import open_trainer

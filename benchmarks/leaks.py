@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.figures import COLORS, encoded
+from maml_rl.analysis.figures import COLORS, encoded
 from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config

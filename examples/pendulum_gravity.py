@@ -6,7 +6,7 @@ import argparse
 import tempfile
 
 import maml_rl
-from maml_rl.evaluation import evaluate
+from maml_rl.analysis.evaluation import evaluate
 
 
 def main(argv: list[str] | None = None) -> None:

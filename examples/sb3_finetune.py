@@ -16,8 +16,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import maml_rl
 from maml_rl.agents.sb3_env import make_vec_env
-from maml_rl.evaluation import held_out
-from maml_rl.intervals import mean_interval
+from maml_rl.analysis.evaluation import held_out
+from maml_rl.analysis.statistics import mean_interval
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from maml_rl.agents.agent import MetaPolicy as MetaPolicy
     from maml_rl.agents.episode_log import EpisodeLog as EpisodeLog
     from maml_rl.agents.sb3_models import from_sb3 as from_sb3
+    from maml_rl.analysis.evaluation import evaluate as evaluate
+    from maml_rl.analysis.recording import record as record
     from maml_rl.errors import UserError as UserError
-    from maml_rl.evaluation import evaluate as evaluate
-    from maml_rl.recording import record as record
     from maml_rl.runs.pretrained import pretrained_names as pretrained_names
     from maml_rl.settings.config import Config as Config
     from maml_rl.settings.parser import load as load
@@ -32,12 +32,12 @@ _HOMES = {
     "Interrupted": "training",
     "MetaPolicy": "agents.agent",
     "UserError": "errors",
-    "evaluate": "evaluation",
+    "evaluate": "analysis.evaluation",
     "from_sb3": "agents.sb3_models",
     "load": "settings.parser",
     "load_config": "settings.parser",
     "pretrained_names": "runs.pretrained",
-    "record": "recording",
+    "record": "analysis.recording",
     "resume": "training",
     "train": "training",
 }

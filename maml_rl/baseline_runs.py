@@ -18,8 +18,8 @@ import torch
 from tqdm import tqdm
 
 from maml_rl.agents.sb3_env import PPOSettings, ppo_learning_curve
+from maml_rl.analysis.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.errors import UserError
-from maml_rl.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.learners.maml.outer.reptile import ReptileConfig
 from maml_rl.learners.maml.outer.trpo import TRPOConfig
 from maml_rl.runs.checkpoint import load_newest

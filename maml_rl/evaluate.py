@@ -36,7 +36,7 @@ from maml_rl.system.atomic_files import unwritable_refused
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import MetaPolicy
-    from maml_rl.comparison import Comparison, Condition, Subject
+    from maml_rl.analysis.comparison import Comparison, Condition, Subject
     from maml_rl.sampling.environments import EnvConfig
 
 
@@ -96,9 +96,9 @@ def _evaluated(
     """Evaluate and write the files; the result, and the environment without a sweep."""
     from tqdm import tqdm
 
+    from maml_rl.analysis.comparison import Scratch, compare
+    from maml_rl.analysis.report import write_report
     from maml_rl.baseline_runs import folder_of
-    from maml_rl.comparison import Scratch, compare
-    from maml_rl.report import write_report
     from maml_rl.settings.parser import trained_range
 
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
@@ -137,7 +137,7 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
     Raises:
         UserError: a run cannot be loaded, is named twice, or is one of another environment.
     """
-    from maml_rl.comparison import Subject
+    from maml_rl.analysis.comparison import Subject
     from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
 
@@ -168,8 +168,8 @@ def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
 
 def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool) -> list[Subject]:
     """The baselines that the runs have, by name and then by run; of several with the same parameters the first."""
+    from maml_rl.analysis.comparison import Subject
     from maml_rl.baseline_runs import POLICIES, folder_of
-    from maml_rl.comparison import Subject
     from maml_rl.runs.checkpoint import latest_checkpoint
     from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
@@ -188,8 +188,8 @@ def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: b
 
 def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
     """What each run is called: one name where they differ in the seed alone, else what tells them from the others."""
-    from maml_rl.comparison import META_TRAINED
-    from maml_rl.run_groups import group_settings, labels_of
+    from maml_rl.analysis.comparison import META_TRAINED
+    from maml_rl.analysis.run_labels import group_settings, labels_of
 
     settings = [group_settings(policy.config) for policy in policies]
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
@@ -203,11 +203,11 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
 
 def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
     """The environment as the flags have it; then a sweep over each parameter, and a grid where there are two."""
-    from maml_rl.comparison import Condition
+    from maml_rl.analysis.comparison import Condition
     from maml_rl.settings.parser import is_dynamics
 
     def env(flags: Sequence[str], policy: MetaPolicy) -> EnvConfig:
-        from maml_rl.evaluation import held_out
+        from maml_rl.analysis.evaluation import held_out
 
         return env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), flags)
 
@@ -229,7 +229,7 @@ def _check_conditions(policy: MetaPolicy, conditions: Sequence[Condition]) -> No
     """Tell what is wrong with an environment or with a swept value before anything is evaluated."""
     import numpy as np
 
-    from maml_rl.evaluation import with_fixed
+    from maml_rl.analysis.evaluation import with_fixed
     from maml_rl.sampling.environments import as_task_vector_env
 
     envs = [condition.env_of(policy) for condition in conditions]

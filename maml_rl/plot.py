@@ -17,8 +17,8 @@ def command(argv: list[str]) -> int:
             "--before draws the return before adaptation, which has no place beside --metric: give one of them"
         )
 
-    from maml_rl import learning_curves
-    from maml_rl.run_groups import labels_of
+    from maml_rl.analysis import learning_curves
+    from maml_rl.analysis.run_labels import labels_of
 
     learning_curves.check_picture(args.output)
     groups = learning_curves.group_runs(learning_curves.read_runs(args.runs))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maml_rl.analysis.video_grid import FORMATS
 from maml_rl.cli import (
     add_env_flags,
     env_of,
@@ -23,7 +24,6 @@ from maml_rl.cli import (
     task_values,
 )
 from maml_rl.errors import UserError
-from maml_rl.video_grid import FORMATS
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import MetaPolicy
@@ -90,7 +90,7 @@ def _record(policy: MetaPolicy, path: Path, args: argparse.Namespace) -> None:
     """Record, with a bar on the terminal meanwhile."""
     from tqdm import tqdm
 
-    from maml_rl.recording import record
+    from maml_rl.analysis.recording import record
 
     num_steps = policy.config.inner.num_steps if args.num_steps is None else args.num_steps
     num_panels = len(args.task or range(args.num_tasks or 1)) * (num_steps + 1)

@@ -16,15 +16,16 @@ import torch
 from tqdm import tqdm
 
 from maml_rl.agents.agent import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
+from maml_rl.analysis.evaluation import evaluate, evaluate_with, plain_task
+from maml_rl.analysis.recording import play, record, rendering_problem
+from maml_rl.analysis.video_grid import remove_unfinished, whole_file
 from maml_rl.errors import UserError
-from maml_rl.evaluation import evaluate, evaluate_with, plain_task
 from maml_rl.learners.maml.inner_step import initial_theta
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
 from maml_rl.learners.maml.metrics import per_stage
 from maml_rl.learners.maml.outer import check_state
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.recording import play, record, rendering_problem
 from maml_rl.runs.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -48,7 +49,6 @@ from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
 from maml_rl.system.torch_runtime import resolve_device, standard_torch, torch_threads
 from maml_rl.system.user_paths import user_path
-from maml_rl.video_grid import remove_unfinished, whole_file
 
 Say = Callable[[str], None]
 
@@ -439,8 +439,8 @@ class TrainingRun:
         policy, seed, logging = _policy_of(self.policy, self.state), self.config.seed, self.config.logging
         report, video = self._results()
         if logging.final_evaluation and not report.exists():
-            from maml_rl.comparison import META_TRAINED, Comparison, Entry
-            from maml_rl.report import write_report  # here, since Matplotlib takes its time to load
+            from maml_rl.analysis.comparison import META_TRAINED, Comparison, Entry
+            from maml_rl.analysis.report import write_report  # here, since Matplotlib takes its time to load
 
             say("evaluating on fresh tasks (as logging.final_evaluation says) ...")
             result = evaluate(policy, seed=seed)

@@ -17,20 +17,20 @@ import pytest
 from PIL import Image
 
 import maml_rl
-from maml_rl import comparison as comparison_module
-from maml_rl.cli import main
-from maml_rl.comparison import Comparison, Condition, Entry, Scratch, Subject, compare
-from maml_rl.errors import UserError
-from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.figures import (
+from maml_rl.analysis import comparison as comparison_module
+from maml_rl.analysis.comparison import Comparison, Condition, Entry, Scratch, Subject, compare
+from maml_rl.analysis.evaluation import Evaluation, evaluate
+from maml_rl.analysis.figures import (
     adaptation_figure,
     grid_figure,
     scratch_figure,
     sweep_figure,
     tasks_figures,
 )
-from maml_rl.intervals import difference, mean_interval
-from maml_rl.report import write_report
+from maml_rl.analysis.report import write_report
+from maml_rl.analysis.statistics import difference, mean_interval
+from maml_rl.cli import main
+from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import write_whole
 
 SMALL = ["--num_tasks=3", "--num_episodes=2", "--num_steps=1", "--device=cpu"]

@@ -12,7 +12,7 @@ import torch
 from synthetic import make_meta_batch, make_policy, make_theta
 
 import maml_rl
-from maml_rl.evaluation import evaluate
+from maml_rl.analysis.evaluation import evaluate
 from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from maml_rl.comparison import Entry
-from maml_rl.evaluation import Evaluation
-from maml_rl.intervals import difference, mean_interval, written
+from maml_rl.analysis.comparison import Entry
+from maml_rl.analysis.evaluation import Evaluation
+from maml_rl.analysis.statistics import difference, mean_interval, written
 
 # 97.5 % quantiles of Student's t with 1 and 2 degrees of freedom, from a table
 T_2, T_3 = 12.7062, 4.3027

@@ -19,10 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import maml_rl
-from maml_rl.cli import main
-from maml_rl.errors import UserError
-from maml_rl.intervals import mean_interval
-from maml_rl.learning_curves import (
+from maml_rl.analysis.learning_curves import (
     Group,
     View,
     check_columns,
@@ -33,7 +30,10 @@ from maml_rl.learning_curves import (
     save,
     table,
 )
-from maml_rl.run_groups import labels_of
+from maml_rl.analysis.run_labels import labels_of
+from maml_rl.analysis.statistics import mean_interval
+from maml_rl.cli import main
+from maml_rl.errors import UserError
 from maml_rl.settings.config import to_mapping
 from maml_rl.settings.parser import load_config
 

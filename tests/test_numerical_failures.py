@@ -18,15 +18,15 @@ from mujoco.batch import SimulationError
 from test_training import MODULE, assert_same_state, last, tiny
 
 import maml_rl
+from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.evaluation import Evaluation, evaluate
+from maml_rl.analysis.report import write_report
+from maml_rl.analysis.statistics import mean_interval, mean_of_valid
 from maml_rl.cli import main
-from maml_rl.comparison import Comparison, Entry
-from maml_rl.evaluation import Evaluation, evaluate
-from maml_rl.intervals import mean_interval, mean_of_valid
 from maml_rl.learners.maml.learner import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER, OUTER_STEPS, reptile
 from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
-from maml_rl.report import write_report
 from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.sampling.environments import GymTaskVectorEnv
 from maml_rl.sampling.episodes import MetaBatch

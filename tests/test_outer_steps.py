@@ -11,7 +11,7 @@ import torch
 from synthetic import make_episodes, make_meta_batch, make_policy, make_theta, plain_adapt, to_vector
 
 import maml_rl
-from maml_rl.evaluation import evaluate
+from maml_rl.analysis.evaluation import evaluate
 from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.objective import Adapted, MetaObjective, ratio_surrogate
 from maml_rl.learners.maml.outer import OUTER

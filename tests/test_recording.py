@@ -19,15 +19,15 @@ import torch
 from PIL import Image, ImageSequence
 
 import maml_rl
-from maml_rl import recording, video_grid
 from maml_rl.agents.agent import MetaPolicy
+from maml_rl.analysis import recording, video_grid
+from maml_rl.analysis.recording import make_rendering_env, play, record, rendering_problem, task_in_words
+from maml_rl.analysis.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.recording import make_rendering_env, play, record, rendering_problem, task_in_words
 from maml_rl.sampling.environments import EnvConfig
 from maml_rl.settings.config import LoggingConfig
 from maml_rl.training import resume, train
-from maml_rl.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown
 
 HORIZON = 6
 FAR, NEAR = {"goal_x": 0.5, "goal_y": -0.5}, {"goal_x": 0.1, "goal_y": 0.2}

@@ -157,7 +157,7 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     Path("run/evaluation").mkdir()
     # Permissions do not bind every user that runs the tests.
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr("maml_rl.comparison.evaluate", lambda *_, **__: pytest.fail("played"))
+    monkeypatch.setattr("maml_rl.analysis.comparison.evaluate", lambda *_, **__: pytest.fail("played"))
     assert main(["evaluate", "run", *EVALUATION]) == 2
     err = capsys.readouterr().err
     assert "run/evaluation cannot be written" in err
@@ -166,7 +166,7 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     assert list(Path("run/evaluation").iterdir()) == []
 
 
-@pytest.mark.parametrize("failing", ["maml_rl.report.write_whole", "maml_rl.comparison.write_whole"])
+@pytest.mark.parametrize("failing", ["maml_rl.analysis.report.write_whole", "maml_rl.analysis.comparison.write_whole"])
 def test_a_disk_that_fills_up_during_an_evaluation_is_one_line(home, capsys, monkeypatch, failing):
     train(tiny(Path("run"), num_iterations=1))
     monkeypatch.setattr(failing, refuse)

@@ -16,9 +16,9 @@ from maml_envs.half_cheetah import HalfCheetahVel
 from maml_envs.mujoco_body import MujocoBody
 from maml_envs.walker2d import Walker2dDir
 
-from maml_rl.recording import seconds_per_step
+from maml_rl.analysis.recording import seconds_per_step
+from maml_rl.analysis.video_grid import steps_shown
 from maml_rl.settings.parser import load_config, parse_training_arguments, preset_names
-from maml_rl.video_grid import steps_shown
 
 NEVER_ENDING = {"terminate_when_unhealthy": False}
 ANT = {

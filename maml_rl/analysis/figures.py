@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.comparison import Comparison, Entry
-from maml_rl.intervals import FEW_RUNS, mean_of_valid
+from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.statistics import FEW_RUNS, mean_of_valid
 
 COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
 """Of Okabe and Ito (2008), without the yellow, which is hardly seen on white; neighbours differ in lightness."""

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from maml_rl.analysis.figures import COLORS, MARKERS, encoded
+from maml_rl.analysis.run_labels import Settings, group_settings
+from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
 from maml_rl.errors import UserError
-from maml_rl.figures import COLORS, MARKERS, encoded
-from maml_rl.intervals import FEW_RUNS, mean_interval
-from maml_rl.run_groups import Settings, group_settings
 from maml_rl.runs.pretrained import find_run
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import run_config

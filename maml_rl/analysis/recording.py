@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from maml_rl.agents.agent import MetaPolicy
+from maml_rl.analysis.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown, whole_file
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.sampling.environments import EnvConfig, make_single_env, resolve_env_id
 from maml_rl.sampling.single_env import TaskSetter
@@ -21,7 +22,6 @@ from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch
 from maml_rl.system.user_paths import user_path
-from maml_rl.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown, whole_file
 
 FREE_CAMERA = "free"
 """Stands for the camera that belongs to no model: from above, at an angle."""

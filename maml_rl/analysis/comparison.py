@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from maml_rl.agents.agent import MetaPolicy
-from maml_rl.errors import UserError
-from maml_rl.evaluation import Evaluation, evaluate, failed_note, origin_of, plain_task
-from maml_rl.intervals import (
+from maml_rl.analysis.evaluation import Evaluation, evaluate, failed_note, origin_of, plain_task
+from maml_rl.analysis.statistics import (
     FEW_RUNS,
     Difference,
     Over,
@@ -24,6 +23,7 @@ from maml_rl.intervals import (
     mean_of_valid,
     written,
 )
+from maml_rl.errors import UserError
 from maml_rl.sampling.environments import EnvConfig
 from maml_rl.sampling.task_vector_env import Task
 from maml_rl.system.atomic_files import unwritable_refused, write_whole

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from maml_rl import figures
-from maml_rl.comparison import Comparison, Entry, failed_notes, run_notes
-from maml_rl.evaluation import Evaluation
-from maml_rl.intervals import Difference, written
+from maml_rl.analysis import figures
+from maml_rl.analysis.comparison import Comparison, Entry, failed_notes, run_notes
+from maml_rl.analysis.evaluation import Evaluation
+from maml_rl.analysis.statistics import Difference, written
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions
 from maml_rl.system.atomic_files import write_whole

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from maml_rl.agents.agent import MetaPolicy
+from maml_rl.analysis.statistics import mean_interval, mean_of_valid, written
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.intervals import mean_interval, mean_of_valid, written
 from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import EnvConfig, as_task_vector_env, is_family
@@ -56,7 +56,7 @@ class Evaluation:
 
     @property
     def interval(self) -> np.ndarray:
-        """95 % interval of the mean over tasks after each step, (K + 1, 2); see :mod:`maml_rl.intervals`."""
+        """95 % interval of the mean over tasks after each step, (K + 1, 2); see :mod:`maml_rl.analysis.statistics`."""
         return mean_interval(self.task_returns)
 
     @property

@@ -1,0 +1,1 @@
+"""Evaluation, comparison, figures, reports and videos."""
