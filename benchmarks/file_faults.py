@@ -19,7 +19,7 @@ from maml_rl.learners.maml.learner import MetaIteration, MetaTrainer, TrainingSt
 from maml_rl.learners.maml.outer.adam import initial_state
 from maml_rl.sampling.failures import REWARD, Failure
 from maml_rl.settings.config import Config
-from maml_rl.training import resume, train
+from maml_rl.training.loop import resume, train
 
 _NEED_ROOM = ("open", "write", "fsync", "mkdir")
 OPERATIONS = (*_NEED_ROOM, "rename", "replace", "rmdir", "unlink")
@@ -140,7 +140,9 @@ def go_on(config: Config) -> None:
     """What a cluster's script does each time that it is started: resume the run that is there, or begin."""
     run = Path(str(config.output))
     if (run / "config.yaml").exists():
-        with mock.patch("maml_rl.training.run_config", return_value=config):  # parsing takes longer than all the rest
+        with mock.patch(
+            "maml_rl.training.loop.run_config", return_value=config
+        ):  # parsing takes longer than all the rest
             resume(run)
     else:
         train(config)

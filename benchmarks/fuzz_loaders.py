@@ -18,7 +18,6 @@ import yaml
 from tensorboard.compat.proto.event_pb2 import Event
 
 import maml_rl
-from maml_rl import baseline_runs
 from maml_rl.agents.agent import policy_state
 from maml_rl.analysis import comparison, learning_curves
 from maml_rl.errors import UserError
@@ -26,6 +25,7 @@ from maml_rl.learners.maml.outer import check_state
 from maml_rl.runs.checkpoint import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter, _records
 from maml_rl.settings.parser import parse_training_arguments, run_config
+from maml_rl.training.loop import comparison_runs as baseline_runs
 
 SETTINGS: dict[str, Any] = {
     "env": {"name": "PointNavigation"},

@@ -29,7 +29,7 @@ from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole
-from maml_rl.training import train
+from maml_rl.training.loop import train
 
 MEMORY_MAY_GROW_BY = 0.01
 """Over the second half, as a share."""

@@ -22,7 +22,7 @@ from maml_rl.learners.trials import sample_tasks
 from maml_rl.policies.mlp import make_stack
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training import open_trainer
+from maml_rl.training.loop import open_trainer
 
 _CONTACT_FORCES = {"observe_contact_forces": True, "contact_cost_weight": 5e-4}
 

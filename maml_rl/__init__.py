@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from maml_rl.settings.config import Config as Config
     from maml_rl.settings.parser import load as load
     from maml_rl.settings.parser import load_config as load_config
-    from maml_rl.training import Interrupted as Interrupted
-    from maml_rl.training import resume as resume
-    from maml_rl.training import train as train
+    from maml_rl.training.loop import Interrupted as Interrupted
+    from maml_rl.training.loop import resume as resume
+    from maml_rl.training.loop import train as train
 
 # Imported on first use: `python -m maml_rl.train --help` should not wait for torch.
 _HOMES = {
     "Config": "settings.config",
     "EpisodeLog": "agents.episode_log",
-    "Interrupted": "training",
+    "Interrupted": "training.loop",
     "MetaPolicy": "agents.agent",
     "UserError": "errors",
     "evaluate": "analysis.evaluation",
@@ -38,8 +38,8 @@ _HOMES = {
     "load_config": "settings.parser",
     "pretrained_names": "runs.pretrained",
     "record": "analysis.recording",
-    "resume": "training",
-    "train": "training",
+    "resume": "training.loop",
+    "train": "training.loop",
 }
 
 __all__ = [

@@ -40,8 +40,8 @@ def command(argv: list[str]) -> int:
     args = parse(parser, argv)
     args.run = find_run(args.run)
 
-    from maml_rl.baseline_runs import baseline_config, check_ppo, make_policy_baseline, train_ppo
-    from maml_rl.training import Interrupted
+    from maml_rl.training.comparison_runs import baseline_config, check_ppo, make_policy_baseline, train_ppo
+    from maml_rl.training.loop import Interrupted
 
     policies = [name for name in BASELINES if name in args.baseline and name != "ppo"]
     options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}

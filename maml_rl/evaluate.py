@@ -98,8 +98,8 @@ def _evaluated(
 
     from maml_rl.analysis.comparison import Scratch, compare
     from maml_rl.analysis.report import write_report
-    from maml_rl.baseline_runs import folder_of
     from maml_rl.settings.parser import trained_range
+    from maml_rl.training.comparison_runs import folder_of
 
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps)
@@ -169,10 +169,10 @@ def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
 def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool) -> list[Subject]:
     """The baselines that the runs have, by name and then by run; of several with the same parameters the first."""
     from maml_rl.analysis.comparison import Subject
-    from maml_rl.baseline_runs import POLICIES, folder_of
     from maml_rl.runs.checkpoint import latest_checkpoint
     from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
+    from maml_rl.training.comparison_runs import POLICIES, folder_of
 
     found: list[Subject] = []
     for name in POLICIES:

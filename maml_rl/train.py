@@ -31,7 +31,7 @@ def command(argv: list[str]) -> int:
             say(to_yaml(to_mapping(config)).rstrip())
             return 0
 
-    from maml_rl.training import Interrupted, resume, train  # here, since --help has no use for it
+    from maml_rl.training.loop import Interrupted, resume, train  # here, since --help has no use for it
 
     try:
         if run is None:

@@ -22,7 +22,7 @@ from maml_rl.learners.maml.outer import OUTER_CONFIGS
 from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.ranges import Each, OrNone, Positive, Whole
-from maml_rl.training import open_trainer
+from maml_rl.training.loop import open_trainer
 
 GROUPS: dict[str, type] = {
     "": Config,

@@ -15,7 +15,7 @@ from test_training import assert_equal_runs, tiny
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.learners.maml.learner import MetaTrainer
-from maml_rl.training import resume, train
+from maml_rl.training.loop import resume, train
 
 FLAGS = ["--env=HalfCheetahVel", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5", "--policy.hidden_sizes=[8]"]
 FLAGS += ["--num_iterations=2", "--device=cpu", "--logging.final_evaluation=false", "--logging.final_video=false"]

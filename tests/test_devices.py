@@ -20,7 +20,7 @@ from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training import open_trainer
+from maml_rl.training.loop import open_trainer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 on_every_device = pytest.mark.parametrize("device", DEVICES)

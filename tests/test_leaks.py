@@ -10,7 +10,7 @@ from scripts import load_script
 from test_training import MODULE, tiny
 
 from maml_rl.errors import UserError
-from maml_rl.training import train
+from maml_rl.training.loop import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 

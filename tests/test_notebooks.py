@@ -19,7 +19,7 @@ from test_training import assert_equal_runs, tiny
 
 import maml_rl
 from maml_rl.system.matplotlib_backend import ignore_missing_backend
-from maml_rl.training import Interrupted, train
+from maml_rl.training.loop import Interrupted, train
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def test_a_sweep_does_not_swallow_an_interrupt(tmp_path, monkeypatch):
             with contextlib.suppress(Exception):
                 train(tiny(tmp_path / str(i), num_iterations=2))
 
-    monkeypatch.setattr("maml_rl.training._progress", interrupt)
+    monkeypatch.setattr("maml_rl.training.loop._progress", interrupt)
     with pytest.raises(KeyboardInterrupt) as stopped:
         sweep()
     assert stopped.type is Interrupted

@@ -44,7 +44,7 @@ from maml_rl.sampling.failures import (
 )
 from maml_rl.settings.config import Config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training import open_trainer, resume, train
+from maml_rl.training.loop import open_trainer, resume, train
 
 T, E = 5, 4
 CHEETAH = {"env": {"name": "HalfCheetahVel"}, "meta_batch_size": T, "num_episodes": E, "horizon": 6}
@@ -398,13 +398,13 @@ def test_what_an_outer_step_says_of_its_failure_is_told(tmp_path, monkeypatch):
 
 def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeypatch):
     whole = train(tiny(tmp_path / "whole", num_iterations=4))
-    save = maml_rl.training.save_checkpoint
+    save = maml_rl.training.loop.save_checkpoint
 
     def as_before(folder: Path, iteration: int, tensors: Any, values: Any, keep: int = 0) -> Path:
         return save(folder, iteration, tensors, {k: v for k, v in values.items() if k != "failed_outer_steps"}, keep)
 
     with monkeypatch.context() as patched:
-        patched.setattr("maml_rl.training.save_checkpoint", as_before)
+        patched.setattr("maml_rl.training.loop.save_checkpoint", as_before)
         run = train(tiny(tmp_path / "run", num_iterations=2))
     assert "failed_outer_steps" not in last(run).values
     assert_same_state(resume(run, 4), whole)
@@ -445,7 +445,7 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(MetaTrainer, "meta_iteration", meta_iteration)
-        patched.setattr("maml_rl.training.TrainingRun._save_after", lambda *args: None)
+        patched.setattr("maml_rl.training.loop.TrainingRun._save_after", lambda *args: None)
         with pytest.raises(Killed):
             train(config)
     run = tmp_path / "run"

@@ -27,7 +27,7 @@ from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.sampling.environments import EnvConfig
 from maml_rl.settings.config import LoggingConfig
-from maml_rl.training import resume, train
+from maml_rl.training.loop import resume, train
 
 HORIZON = 6
 FAR, NEAR = {"goal_x": 0.5, "goal_y": -0.5}, {"goal_x": 0.1, "goal_y": 0.2}

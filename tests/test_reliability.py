@@ -27,7 +27,7 @@ from maml_rl.errors import UserError
 from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.settings.config import Config
-from maml_rl.training import resume, train
+from maml_rl.training.loop import resume, train
 
 SMALLEST: dict[str, Any] = {"num_iterations": 5, "meta_batch_size": 1, "num_episodes": 1, "horizon": 2}
 
@@ -190,7 +190,7 @@ def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(toy, tm
     run = train(config)
     old = (run / "evaluation" / "results.json").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("maml_rl.training.evaluate", lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit))
+        patched.setattr("maml_rl.training.loop.evaluate", lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             resume(run, 7)
     resume(run)
@@ -361,7 +361,7 @@ def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(tmp_path, mo
         Deleted()
         return ""
 
-    monkeypatch.setattr("maml_rl.training._progress", progress)
+    monkeypatch.setattr("maml_rl.training.loop._progress", progress)
     with pytest.raises(maml_rl.Interrupted, match="after iteration 1"):
         train(smallest(tmp_path / "run"))
 
@@ -371,7 +371,7 @@ def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path, monkeypatch):
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        monkeypatch.setattr("maml_rl.training._progress", lambda metrics: signal.raise_signal(signal.SIGHUP) or "")
+        monkeypatch.setattr("maml_rl.training.loop._progress", lambda metrics: signal.raise_signal(signal.SIGHUP) or "")
         run = train(smallest(tmp_path / "run"))
     finally:
         signal.signal(signal.SIGHUP, before)

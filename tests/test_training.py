@@ -24,7 +24,6 @@ from tensorboard.compat.proto.event_pb2 import Event
 from test_checkpoint import reseal
 
 import maml_rl
-from maml_rl import training
 from maml_rl.agents.agent import MetaPolicy, make_policy
 from maml_rl.cli import main
 from maml_rl.errors import UserError
@@ -34,7 +33,8 @@ from maml_rl.policies.mlp import parameters
 from maml_rl.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
-from maml_rl.training import Interrupted, resolve_device, resume, train
+from maml_rl.training.loop import Interrupted, resolve_device, resume, train
+from maml_rl.training.loop import loop as training
 
 NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
 

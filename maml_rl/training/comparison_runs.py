@@ -31,7 +31,7 @@ from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.parser import load, run_config
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
-from maml_rl.training import open_trainer, resume, train
+from maml_rl.training.loop import open_trainer, resume, train
 
 Say = Callable[[str], None]
 
