@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import gymnasium as gym
-from maml_envs.ant import AntDir, AntDir2D, AntGoal, AntVel, CrippledAnt
+import gymnasium
+from maml_envs.families.ant import AntDir, AntDir2D, AntGoal, AntVel, CrippledAnt
+from maml_envs.families.half_cheetah import CrippledHalfCheetah, HalfCheetahDir, HalfCheetahVel
+from maml_envs.families.hopper import HopperRandParams, HopperVel
+from maml_envs.families.humanoid import HumanoidDir
+from maml_envs.families.point_navigation import PointNavigation, PointNavigationSparse
+from maml_envs.families.reacher import ReacherGoal
+from maml_envs.families.swimmer import SwimmerVel
+from maml_envs.families.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
 from maml_envs.family import Task, TaskFamily, check_class
-from maml_envs.half_cheetah import CrippledHalfCheetah, HalfCheetahDir, HalfCheetahVel
-from maml_envs.hopper import HopperRandParams, HopperVel
-from maml_envs.humanoid import HumanoidDir
-from maml_envs.point_navigation import PointNavigation, PointNavigationSparse
-from maml_envs.reacher import ReacherGoal
-from maml_envs.single_env import FamilyEnv
-from maml_envs.swimmer import SwimmerVel
-from maml_envs.vector_env import FamilyVectorEnv
-from maml_envs.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
+from maml_envs.gym.single_env import FamilyEnv
+from maml_envs.gym.vector_env import FamilyVectorEnv
 
 FAMILIES: dict[str, type[Any]] = {}
 """Every task family by name."""
@@ -76,7 +76,7 @@ def register(family: _Family) -> _Family:
     if name in FAMILIES and FAMILIES[name].__module__ != family.__module__:
         raise ValueError(f"there is a task family {name} already, in {FAMILIES[name].__module__}")
     FAMILIES[name] = family
-    gym.register(
+    gymnasium.register(
         id=env_id(name),
         entry_point="maml_envs:make_single_env",
         vector_entry_point="maml_envs:make_vector_env",

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_t
 
 import numpy as np
 from gymnasium import spaces
-from maml_envs.dynamics import DynamicsSetting, Parameter, parse
-from maml_envs.markers import Marker
+from maml_envs.engines.dynamics import DynamicsSetting, Parameter, parse
+from maml_envs.engines.markers import Marker
 
 Array = Any
 """A numpy array or a torch tensor, according to ``xp``."""
@@ -161,7 +161,7 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
 
     Choices must be among those of their ``Literal``; numbers finite; weights, scales, radii and tolerances at least 0;
     ``min_...`` at most ``max_...`` of the same; ``low`` and ``high`` a range within the limits of
-    every task parameter; ``dynamics`` what :func:`maml_envs.dynamics.parse` understands.
+    every task parameter; ``dynamics`` what :func:`maml_envs.engines.dynamics.parse` understands.
 
     Args:
         family: to check.

@@ -10,7 +10,7 @@ import gymnasium as gym
 import maml_envs
 import pytest
 import yaml
-from maml_envs.dynamics import parse
+from maml_envs.engines.dynamics import parse
 
 from maml_rl.cli import main
 from maml_rl.settings.parser import load_config, preset_names

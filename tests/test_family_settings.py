@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maml_envs import FAMILIES
-from maml_envs.dynamics import Parameter
+from maml_envs.engines.dynamics import Parameter
 from test_config_properties import OPTIONS
 
 from maml_rl.cli import main

@@ -8,7 +8,7 @@ from pathlib import Path
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.system.user_paths import user_path
 
-_FOLDER = Path(__file__).parent / "pretrained"
+_FOLDER = Path(__file__).parents[1] / "pretrained"
 
 
 def pretrained_names() -> list[str]:

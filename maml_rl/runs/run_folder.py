@@ -97,7 +97,7 @@ def versions() -> dict[str, str | None]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
-    source = Path(__file__).resolve().parent.parent
+    source = Path(__file__).resolve().parents[2]
     if (source / ".git").exists():
         command = ["git", "-C", str(source), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError):

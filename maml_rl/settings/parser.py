@@ -21,7 +21,7 @@ import docstring_parser
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from maml_envs import FAMILIES, env_id
-from maml_envs.dynamics import parse as parse_dynamics
+from maml_envs.engines.dynamics import parse as parse_dynamics
 
 from maml_rl.agents.agent import MetaPolicy, load_policy
 from maml_rl.errors import UserError, did_you_mean

@@ -11,9 +11,9 @@ import maml_envs
 import mujoco
 import numpy as np
 import pytest
-from maml_envs.dynamics import limbs
+from maml_envs.engines.dynamics import limbs
+from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoBody
 from maml_envs.family import sample_tasks
-from maml_envs.mujoco_body import DERIVED_FIELDS, MujocoBody
 
 G = 9.81  # m/s²
 MU = 0.4

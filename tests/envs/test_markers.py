@@ -13,9 +13,9 @@ import gymnasium as gym
 import maml_envs
 import numpy as np
 import pytest
-from maml_envs import mujoco_pictures
+from maml_envs.engines import rendering
+from maml_envs.engines.markers import Arrow, Sphere, heading
 from maml_envs.family import HasMarkers
-from maml_envs.markers import Arrow, Sphere, heading
 
 DIRECTIONS = ("HalfCheetahDir", "AntDir", "Walker2dDir")
 ANGLES = ("AntDir2D", "HumanoidDir")

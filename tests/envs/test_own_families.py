@@ -11,9 +11,9 @@ import gymnasium as gym
 import maml_envs
 import numpy as np
 import pytest
-from maml_envs.dynamics import limbs, parameters
-from maml_envs.half_cheetah import HalfCheetahVel
-from maml_envs.mujoco_body import MujocoBody, load_model
+from maml_envs.engines.dynamics import limbs, parameters
+from maml_envs.engines.mujoco import MujocoBody, load_model
+from maml_envs.families.half_cheetah import HalfCheetahVel
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import maml_envs
 import mujoco
 import numpy as np
 import pytest
-from maml_envs.half_cheetah import HalfCheetahVel
-from maml_envs.mujoco_body import MujocoBody
-from maml_envs.walker2d import Walker2dDir
+from maml_envs.engines.mujoco import MujocoBody
+from maml_envs.families.half_cheetah import HalfCheetahVel
+from maml_envs.families.walker2d import Walker2dDir
 
 from maml_rl.analysis.recording import seconds_per_step
 from maml_rl.analysis.video_grid import steps_shown

@@ -11,7 +11,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from maml_envs.markers import COLOUR, Arrow, Marker
+from maml_envs.engines.markers import COLOUR, Arrow, Marker
 
 _MARKER_RGBA = np.array([*COLOUR, 1.0])
 _ARROW_SCALE = 2.0  # MuJoCo draws an arrow half as long as its size says

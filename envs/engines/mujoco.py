@@ -14,10 +14,10 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from maml_envs.dynamics import Parameter, disabled_geoms, model_field, model_fields, needs_set_const, parameters
+from maml_envs.engines.dynamics import Parameter, disabled_geoms, model_field, model_fields, needs_set_const, parameters
+from maml_envs.engines.markers import Marker
+from maml_envs.engines.rendering import FreeCamera, MujocoPictures
 from maml_envs.family import Tasks
-from maml_envs.markers import Marker
-from maml_envs.mujoco_pictures import FreeCamera, MujocoPictures
 from mujoco.batch import Batch, SimulationError
 
 STATE_FIELDS = ("qpos", "qvel")

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from maml_envs.family import Engine, Task, TaskFamily, sample_tasks, stack_tasks, task_parameters, unstack_tasks
-from maml_envs.imperfections import ActionDelay, ObservationNoise
+from maml_envs.gym.imperfections import ActionDelay, ObservationNoise
 
 
 class Simulations:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from maml_envs.dynamics import Parameter
+from maml_envs.engines.dynamics import Parameter
+from maml_envs.engines.markers import COLOUR, Arrow, Marker
 from maml_envs.family import Tasks
-from maml_envs.markers import COLOUR, Arrow, Marker
 
 _MARKER_COLOUR = tuple(round(255 * part) for part in COLOUR)
 _TRAIL_COLOUR, _POINT_COLOUR, _START_COLOUR = (150, 180, 220), (20, 80, 180), (120, 120, 120)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from maml_envs.dynamics import DynamicsSetting
+from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.markers import Marker, Sphere
+from maml_envs.engines.point import PointBody
 from maml_envs.family import Array, State, Task, Tasks, check_settings
-from maml_envs.markers import Marker, Sphere
-from maml_envs.point_body import PointBody
 
 
 @dataclass(frozen=True, kw_only=True)

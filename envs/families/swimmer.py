@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from maml_envs.dynamics import DynamicsSetting
+from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.markers import Arrow, Marker
+from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
 from maml_envs.family import Array, State, Task, Tasks, check_settings
-from maml_envs.markers import Arrow, Marker
-from maml_envs.mujoco_body import MujocoBody, set_frame_skip
 
 
 @dataclass(frozen=True, kw_only=True)

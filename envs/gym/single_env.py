@@ -8,10 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from maml_envs.engines.markers import Marker
+from maml_envs.engines.mujoco import MujocoSingleEngine
 from maml_envs.family import HasMarkers, Task, TaskFamily, sample_tasks
-from maml_envs.markers import Marker
-from maml_envs.mujoco_body import MujocoSingleEngine
-from maml_envs.simulations import Simulations
+from maml_envs.gym.simulations import Simulations
 
 
 class FamilyEnv(gym.Env):

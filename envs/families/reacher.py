@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from maml_envs.dynamics import DynamicsSetting
+from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.markers import Marker, Sphere
+from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
+from maml_envs.engines.rendering import FreeCamera
+from maml_envs.families.task_distributions import uniform_in_disc
 from maml_envs.family import Array, State, Task, Tasks, check_settings
-from maml_envs.markers import Marker, Sphere
-from maml_envs.mujoco_body import MujocoBody, set_frame_skip
-from maml_envs.mujoco_pictures import FreeCamera
-from maml_envs.task_distributions import uniform_in_disc
 
 _LINKS = (0.1, 0.11)  # m, from joint to joint and from there to the fingertip
 _NUM_JOINTS = 2  # the model's other two positions are those of Gymnasium's target, which is not the task's

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from maml_envs.dynamics import DynamicsSetting
+from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.markers import Arrow, Marker
+from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
+from maml_envs.engines.rendering import FreeCamera
+from maml_envs.families.task_distributions import random_parameters
 from maml_envs.family import Array, State, Task, Tasks, check_settings
-from maml_envs.markers import Arrow, Marker
-from maml_envs.mujoco_body import MujocoBody, set_frame_skip
-from maml_envs.mujoco_pictures import FreeCamera
-from maml_envs.task_distributions import random_parameters
 
 _ARROW_HEIGHT = 1.9  # m
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from maml_envs.dynamics import DynamicsSetting
+from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.markers import Arrow, Marker, heading
+from maml_envs.engines.mujoco import ROOT_BODY, MujocoBody, set_frame_skip
+from maml_envs.engines.rendering import FreeCamera
 from maml_envs.family import Array, State, Task, Tasks, check_settings
-from maml_envs.markers import Arrow, Marker, heading
-from maml_envs.mujoco_body import ROOT_BODY, MujocoBody, set_frame_skip
-from maml_envs.mujoco_pictures import FreeCamera
 
 _ARROW_HEIGHT = 2.1  # m
 _ROOT_DOFS = 6

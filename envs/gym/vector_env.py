@@ -13,7 +13,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.family import Task, TaskFamily, sample_tasks
-from maml_envs.simulations import Simulations
+from maml_envs.gym.simulations import Simulations
 
 
 def available_cpus() -> int:

@@ -1,0 +1,1 @@
+"""The Gymnasium environments: one simulation, or a batch of them."""
