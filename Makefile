@@ -28,7 +28,7 @@ types: $(VENV)/.installed
 
 check-gpu: $(VENV)/.installed
 	$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("check-gpu needs a GPU that torch can use")'
-	$(BIN)/python -m pytest tests/test_devices.py tests/test_maml.py
+	$(BIN)/python -m pytest tests/learners/test_devices.py tests/learners/test_maml.py
 	$(BIN)/python benchmarks/device.py
 
 bench: $(VENV)/.installed

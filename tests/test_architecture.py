@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from scripts import load_script
+from helpers.scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,9 +17,9 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from helpers.scripts import load_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripts import load_script
 
 import maml_rl
 from maml_rl.cli import main

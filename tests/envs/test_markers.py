@@ -199,9 +199,9 @@ def headless(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
                 raise AttributeError(f"no {name} here")
             return SimpleNamespace(GLContext=lambda width, height: SimpleNamespace(free=lambda: None))
 
-        monkeypatch.setattr(mujoco_pictures.importlib, "import_module", start)
-        monkeypatch.setattr(mujoco_pictures.sys, "modules", {**sys.modules})
-        monkeypatch.setattr(mujoco_pictures.sys, "platform", "linux")
+        monkeypatch.setattr(rendering.importlib, "import_module", start)
+        monkeypatch.setattr(rendering.sys, "modules", {**sys.modules})
+        monkeypatch.setattr(rendering.sys, "platform", "linux")
         return tried
 
     return only
@@ -209,14 +209,14 @@ def headless(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def test_egl_comes_first_and_osmesa_next(headless: Callable[..., list[str]]) -> None:
     tried = headless("mujoco.osmesa")
-    mujoco_pictures.check_opengl()
+    rendering.check_opengl()
     assert tried == ["mujoco.egl", "mujoco.osmesa"]
     assert os.environ["MUJOCO_GL"] == "osmesa"
 
 
 def test_where_egl_works_nothing_else_is_tried(headless: Callable[..., list[str]]) -> None:
     tried = headless("mujoco.egl", "mujoco.osmesa")
-    mujoco_pictures.check_opengl()
+    rendering.check_opengl()
     assert tried == ["mujoco.egl"]
     assert os.environ["MUJOCO_GL"] == "egl"
 
@@ -224,14 +224,14 @@ def test_where_egl_works_nothing_else_is_tried(headless: Callable[..., list[str]
 def test_an_empty_choice_is_none(headless: Callable[..., list[str]], monkeypatch: Any) -> None:
     tried = headless("mujoco.egl")
     monkeypatch.setenv("MUJOCO_GL", "")
-    mujoco_pictures.check_opengl()
+    rendering.check_opengl()
     assert tried == ["mujoco.egl"]
 
 
 def test_without_opengl_the_package_to_install_is_named(headless: Callable[..., list[str]]) -> None:
     headless()
     with pytest.raises(RuntimeError, match=r"(?s)egl: no mujoco.egl here.*osmesa: .*Debian.*libegl1.*libosmesa6"):
-        mujoco_pictures.check_opengl()
+        rendering.check_opengl()
     assert not {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & set(os.environ)
 
 
@@ -239,7 +239,7 @@ def test_what_the_user_chose_is_not_replaced(headless: Callable[..., list[str]],
     tried = headless("mujoco.egl")
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(RuntimeError, match="libosmesa6"):
-        mujoco_pictures.check_opengl()
+        rendering.check_opengl()
     assert tried == ["mujoco.osmesa"]
 
 

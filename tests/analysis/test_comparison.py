@@ -1,0 +1,642 @@
+"""Several policies on the same tasks: one table, files that agree with it, and nothing lost when interrupted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html
+import importlib.metadata
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import maml_rl
+from maml_rl.analysis import comparison as comparison_module
+from maml_rl.analysis.comparison import Comparison, Condition, Entry, Scratch, Subject, compare
+from maml_rl.analysis.evaluation import Evaluation, evaluate
+from maml_rl.analysis.figures import (
+    adaptation_figure,
+    grid_figure,
+    scratch_figure,
+    sweep_figure,
+    tasks_figures,
+)
+from maml_rl.analysis.report import write_report
+from maml_rl.analysis.statistics import difference, mean_interval
+from maml_rl.cli import main
+from maml_rl.errors import UserError
+from maml_rl.system.atomic_files import write_whole
+
+SMALL = ["--num_tasks=3", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
+
+
+def make_run(output: Path, seed: int, env: dict) -> Path:
+    config = maml_rl.load_config(
+        env=env,
+        device="cpu",
+        seed=seed,
+        num_iterations=1,
+        meta_batch_size=2,
+        num_episodes=2,
+        horizon=4,
+        policy={"hidden_sizes": [4]},
+        logging={"final_evaluation": False, "final_video": False},
+        output=str(output),
+    )
+    return maml_rl.train(config)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("comparison")
+    return [make_run(folder / f"seed{seed}", seed, {"name": "HalfCheetahVel"}) for seed in (0, 1)]
+
+
+def subjects(runs: list[Path], *labels: str) -> list[Subject]:
+    return [Subject(label, run, maml_rl.load(run), 1) for label, run in zip(labels, runs, strict=True)]
+
+
+CONDITION = Condition(lambda policy: policy.config.env)
+
+
+def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evaluation:
+    description = {"env": "Test", "env_settings": {}, "horizon": 5, "num_tasks": len(tasks), "num_episodes": 2}
+    description |= {"seed": 0, "task_units": {"goal": "m"}, "num_steps_in_training": 1, "step_size": 0.1}
+    description |= {"training_seed": 7, "num_iterations": 30}
+    return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
+
+
+def made_up(sources: int = 1, num_tasks: int = 4, names: tuple[str, ...] = ("goal",)) -> Comparison:
+    rng = np.random.default_rng(0)
+    tasks = [
+        {name: float(value) for name, value in zip(names, rng.normal(size=2), strict=False)} for _ in range(num_tasks)
+    ]
+    entries = []
+    versions: list[dict[str, float]] = [{}, {"mass": 1.0}, {"mass": 2.0}, {"slope": 0.0}, {"slope": 0.1}]
+    versions += [{"mass": m, "slope": s} for m in (1.0, 2.0) for s in (0.0, 0.1)]
+    for swept in versions:
+        evaluations = [make_evaluation(rng.normal(size=(3, num_tasks, 2)), tasks) for _ in range(sources)]
+        entries.append(Entry("ours", tuple(Path(f"run{i}") for i in range(sources)), tuple(evaluations), swept))
+    return Comparison(entries)
+
+
+def test_every_policy_sees_the_same_tasks_as_alone(runs):
+    several = compare(subjects(runs, "a", "b"), [CONDITION], num_tasks=3, num_episodes=2, seed=4)
+    assert [entry.label for entry in several.main] == ["a", "b"]
+    for run, entry in zip(runs, several.main, strict=True):
+        alone = evaluate(maml_rl.load(run), num_tasks=3, num_episodes=2, num_steps=1, seed=4)
+        np.testing.assert_array_equal(entry.evaluations[0].returns, alone.returns)
+        assert list(entry.evaluations[0].tasks) == list(alone.tasks)
+        np.testing.assert_array_equal(entry.center, alone.mean)
+        np.testing.assert_array_equal(entry.interval, alone.interval)
+
+
+def test_seeds_of_one_method_make_one_row(runs):
+    (entry,) = compare(subjects(runs, "a", "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0).main
+    scores = np.stack([evaluation.task_returns for evaluation in entry.evaluations], axis=1)
+    np.testing.assert_allclose(entry.center, scores.mean(axis=(1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(entry.task_returns, scores.mean(axis=1))
+    np.testing.assert_allclose(entry.run_returns, scores.mean(axis=2).T, rtol=1e-6)
+    np.testing.assert_allclose(entry.interval, mean_interval(scores.mean(axis=2)), rtol=1e-5)
+    assert entry.over == "runs"
+    for step, k in zip(entry.interval, range(2), strict=True):
+        assert (step[0] <= entry.run_returns[:, k]).all(), "two runs are inside their own interval"
+        assert (entry.run_returns[:, k] <= step[1]).all()
+
+
+def test_runs_with_other_tasks_are_refused(runs):
+    first, second = subjects(runs, "a", "b")
+    env = dataclasses.replace(first.policy.config.env, kwargs={"high": 1.0})
+    other = dataclasses.replace(second.policy, config=dataclasses.replace(second.policy.config, env=env))
+    with pytest.raises(UserError, match="different tasks"):
+        compare([first, dataclasses.replace(second, policy=other)], [CONDITION], num_tasks=3, num_episodes=2, seed=0)
+
+
+def test_what_was_interrupted_goes_on(runs, tmp_path, monkeypatch):
+    """Ctrl-C in the second evaluation keeps the first, and the end is as if nothing had happened."""
+    output = tmp_path / "out"
+    flags = ["evaluate", *map(str, runs), *SMALL, "--output", str(output)]
+    played = []
+    original = comparison_module.evaluate
+
+    def interrupted(policy, **options):
+        if played:
+            raise KeyboardInterrupt
+        played.append(policy.config.seed)
+        return original(policy, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison_module, "evaluate", interrupted)
+        assert main(flags) == 130
+    assert len(list((output / "unfinished").iterdir())) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            comparison_module, "evaluate", lambda p, **o: (played.append(p.config.seed), original(p, **o))[1]
+        )
+        assert main(flags) == 0
+    assert played == [0, 1]
+    assert not (output / "unfinished").exists()
+    assert main([*flags[:-1], str(tmp_path / "whole")]) == 0
+    for name in ("results.json", "results.csv", "adaptation.svg"):
+        assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    facts = re.compile(r"<dt>(date|command)</dt><dd>[^<]*</dd>")  # when, and where to
+    folders = output, tmp_path / "whole"
+    first, second = (facts.sub("", (part / "report.html").read_text()) for part in folders)
+    assert first == second
+
+
+def test_a_damaged_part_is_named(runs, tmp_path):
+    first = subjects(runs[:1], "a")
+    sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
+    compare(first, [CONDITION], **sizes)
+    (part,) = tmp_path.iterdir()
+    part.write_text(part.read_text()[:-20])
+    with pytest.raises(UserError, match=r"damaged.*delete it"):
+        compare(first, [CONDITION], **sizes)
+
+
+def test_other_parameters_are_not_taken_for_the_same(runs, tmp_path):
+    for run in runs:
+        compare(subjects([run], "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0, unfinished=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_part_that_another_run_left_has_the_facts_of_this_run(runs, tmp_path):
+    (first,) = subjects(runs[:1], "a")
+    policy = dataclasses.replace(first.policy, num_iterations=7)
+    for subject, expected in ((first, 1), (dataclasses.replace(first, policy=policy), 7)):
+        sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
+        (entry,) = compare([subject], [CONDITION], **sizes).main
+        assert entry.evaluations[0].description["num_iterations"] == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_saved_policy_does_not_say_how_long_it_was_trained(runs, tmp_path):
+    policy = maml_rl.load(runs[0])
+    assert policy.num_iterations == 1
+    assert maml_rl.load(policy.save(tmp_path / "saved")).num_iterations is None
+
+
+def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
+    flags = ["--dynamics", "body_mass=0.5:2:3,slope=0:0.1:2", "--dynamics", "gravity=9"]
+    assert main(["evaluate", str(runs[0]), *SMALL, "--output", str(tmp_path), *flags]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    masses, slopes = [0.5, 1.25, 2.0], [0.0, 0.1]
+    expected = [{}, *({"body_mass": m} for m in masses), *({"slope": s} for s in slopes)]
+    expected += [{"body_mass": m, "slope": s} for m in masses for s in slopes]
+    assert [result["swept"] for result in results] == expected
+    for result in results:
+        assert all(entry["task"].items() >= {**result["swept"], "gravity": 9.0}.items() for entry in result["tasks"])
+    for name in ("sweep_body_mass", "sweep_slope", "grid_body_mass_slope"):
+        assert (tmp_path / f"{name}.png").exists()
+    assert re.search(r"^ +0.5 +meta-trained", capsys.readouterr().out, re.MULTILINE)
+    assert main(["evaluate", str(runs[0]), *SMALL, "--output", str(tmp_path)]) == 0
+    assert not list(tmp_path.glob("sweep_*")) + list(tmp_path.glob("grid_*"))
+
+
+def test_the_files_agree_with_the_comparison(tmp_path):
+    comparison = made_up()
+    write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    content = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert content.items() >= {"env": "Test", "num_tasks": 4, "seed": 0}.items()
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert len(rows) == len(comparison.entries) * 4 * 3
+    for entry, result in zip(comparison.entries, content["results"], strict=True):
+        returns = entry.evaluations[0].returns.mean(axis=2)
+        np.testing.assert_allclose(result["return"], returns.mean(axis=1))
+        np.testing.assert_allclose(result["std_over_tasks"], returns.std(axis=1))
+        assert result["success"] == [None] * 3
+        assert result["num_episodes"] == [0, 2, 4]
+        for i, task in enumerate(result["tasks"]):
+            np.testing.assert_allclose(task["returns"], returns[:, i])
+        written = [
+            row for row in rows if all(row[f"swept_{k}"] == str(entry.swept.get(k, "")) for k in ("mass", "slope"))
+        ]
+        np.testing.assert_allclose([float(row["return"]) for row in written], returns.T.ravel())
+        assert [row["step"] for row in written] == ["0", "1", "2"] * 4
+
+
+def test_the_report_holds_everything_it_shows(tmp_path):
+    write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    page = (tmp_path / "report.html").read_text()
+    links = re.findall(r"(?:src|href)=[\"']([^\"']{,30})", page)
+    assert len(links) == 5  # adaptation, tasks, two sweeps, a grid
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in links)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    first = made_up().main[0]
+    assert f"{first.center[1]:.1f}" in page
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
+    """Command, date, versions, and seed and length of each run."""
+    monkeypatch.chdir(runs[0].parent)
+    flags = [*SMALL, "--output", str(tmp_path / "an output")]
+    assert main(["evaluate", "seed0", str(runs[1]), *flags]) == 0
+    page = html.unescape((tmp_path / "an output" / "report.html").read_text())
+    facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
+    typed = ["python", "-m", "maml_rl.evaluate", "seed0", str(runs[1]), *flags]
+    assert shlex.split(facts["command"]) == typed
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", facts["date"])
+    assert f"torch {importlib.metadata.version('torch')}" in facts["versions"]
+    assert facts["meta-trained"] == "seed0, seed 0, 1 iterations; seed1, seed 1, 1 iterations"
+    result = json.loads((tmp_path / "an output" / "results.json").read_text())["results"][0]
+    assert (result["training_seeds"], result["num_iterations"]) == ([0, 1], [1, 1])
+
+
+def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "PointNavigation", *SMALL, "--output", "out"]) == 0
+    folder = str(Path(maml_rl.__file__).parent)
+    for name in ("report.html", "results.json", "results.csv"):
+        assert folder not in (tmp_path / "out" / name).read_text(), name
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<dd>PointNavigation, seed 0, 100 iterations</dd>" in page
+    (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert result["sources"] == ["PointNavigation"]
+
+
+def test_a_name_is_text_and_no_markup(tmp_path):
+    comparison = made_up()
+    entries = [dataclasses.replace(entry, label="<script>alert(1)</script>") for entry in comparison.main]
+    write_report(tmp_path, Comparison(entries))
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sources", "num_bands", "num_lines"),
+    [(1, 1, 1), (2, 0, 3), (3, 0, 4), (4, 1, 1)],
+)
+def test_the_curve_shows_what_the_table_says(sources, num_bands, num_lines):
+    comparison = made_up(sources)
+    by_steps, by_episodes = adaptation_figure(comparison).axes
+    (entry,) = comparison.main
+    np.testing.assert_allclose(by_steps.lines[0].get_xydata(), np.stack([[0, 1, 2], entry.center], axis=1))
+    np.testing.assert_allclose(by_episodes.lines[0].get_xdata(), [0, 2, 4])
+    assert (len(by_steps.collections), len(by_steps.lines)) == (num_bands, num_lines)
+    title = adaptation_figure(comparison).get_suptitle()
+    assert ("over tasks" in title, "over runs" in title) == (sources == 1, sources == 4)
+    if num_lines > 1:
+        assert "single runs" in title
+        thin = [line.get_ydata() for line in by_steps.lines[1:]]
+        np.testing.assert_allclose(thin, entry.run_returns)
+    else:
+        band = by_steps.collections[0].get_datalim(by_steps.transData)
+        np.testing.assert_allclose([band.y0, band.y1], [entry.interval.min(), entry.interval.max()])
+
+
+@pytest.mark.parametrize(
+    ("sources", "over"),
+    [(1, "over tasks"), (2, "single runs"), (4, "over runs")],
+)
+def test_the_picture_of_a_sweep_says_what_its_spread_is(sources, over):
+    figure = sweep_figure(made_up(sources), "mass", (0.5, 1.5))
+    assert over in figure.get_suptitle()
+    num_runs = sources if sources == 2 else 0
+    assert len(figure.axes[0].lines) == 2 * (1 + num_runs)
+
+
+@pytest.mark.parametrize(("sources", "over"), [(1, "tasks"), (2, "runs"), (4, "runs")])
+def test_every_interval_says_over_what_it_is(sources, over, tmp_path):
+    comparison = made_up(sources)
+    head, *rows = comparison.table().splitlines()
+    assert head.split()[-1] == "over"
+    assert {row.split()[-1] for row in rows[:3]} == {over}
+    assert ("each run after 1 step" in comparison.table()) == (sources == 2)
+    write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert {result["interval_over"] for result in results} == {over}
+    for result, entry in zip(results, comparison.entries, strict=True):
+        np.testing.assert_allclose(result["interval_95"], entry.interval)
+        np.testing.assert_allclose(result["run_returns"], entry.run_returns)
+    page = (tmp_path / "report.html").read_text()
+    assert "<th>interval over</th>" in page
+    assert f"<td>{over}</td>" in page
+
+
+# --- a method against another ---
+
+
+def two_methods(num_ours: int, num_others: int) -> Comparison:
+    rng = np.random.default_rng(1)
+    tasks = [{"goal": float(i)} for i in range(5)]
+    entries = []
+    methods = ("ours", num_ours, 3), ("others", num_others, 3), ("oracle", 1, 1)
+    for label, number, steps in methods:
+        returns = rng.normal(size=(number, steps, 5, 2))
+        evaluations = [make_evaluation(each, tasks) for each in returns]
+        sources = tuple(Path(f"{label}{i}") for i in range(number))
+        entries.append(Entry(label, sources, tuple(evaluations), {}))
+    return Comparison(entries)
+
+
+@pytest.mark.parametrize(
+    ("num_ours", "num_others", "over"),
+    [(1, 1, "tasks"), (3, 1, "runs"), (3, 2, "runs")],
+)
+def test_the_first_method_is_compared_with_each_other_one(num_ours, num_others, over, tmp_path):
+    comparison = two_methods(num_ours, num_others)
+    ours, others, _ = comparison.main
+    scores = [np.stack([e.task_returns for e in m.evaluations], axis=1) for m in comparison.main]
+    write_report(tmp_path, comparison)
+    first, second = json.loads((tmp_path / "results.json").read_text())["differences"]
+    assert (first["first"], first["second"], second["second"]) == ("ours", "others", "oracle")
+    for k in range(3):
+        # The oracle has one stage.
+        for written, there in ((first, scores[1][k]), (second, scores[2][0])):
+            expected, step = difference(scores[0][k], there), written["steps"][k]
+            assert step["return"] == pytest.approx(expected.mean)
+            np.testing.assert_allclose(step["interval_95"], expected.interval)
+            assert step["probability_of_improvement"] == pytest.approx(expected.probability)
+    assert first["steps"][0]["interval_over"] == over
+    expected = difference(scores[0][1], scores[1][1])
+    name, number = f"{ours.name} − {others.name}", f"{expected.mean:.1f}"
+    line = next(line for line in comparison.table().splitlines() if line.strip().startswith(name))
+    assert line.replace(name, "").split()[:2] == ["1", number]
+    assert line.split()[-2:] == [over, f"{expected.probability:.2f}"]
+    assert f"<td>{name}</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_one_method_has_no_differences(tmp_path):
+    comparison = made_up()
+    assert "difference" not in comparison.table()
+    write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    assert json.loads((tmp_path / "results.json").read_text())["differences"] == []
+    assert "Differences" not in (tmp_path / "report.html").read_text()
+
+
+# --- pictures ---
+
+
+def test_a_policy_that_is_told_the_task_is_a_level_line():
+    comparison = made_up()
+    (entry,) = comparison.main
+    told = dataclasses.replace(
+        entry,
+        label="oracle",
+        evaluations=(make_evaluation(entry.evaluations[0].returns[:1], entry.evaluations[0].tasks),),
+    )
+    by_steps, by_episodes = adaptation_figure(Comparison([entry, told])).axes
+    for axes, end in ((by_steps, 2), (by_episodes, 4)):
+        np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0, told.center[0]], [end, told.center[0]]])
+
+
+def test_tasks_are_shown_by_their_parameters():
+    (curve,) = tasks_figures(made_up())
+    assert curve.axes[0].get_xlabel() == "goal (m)"
+    returns = made_up().main[0].task_returns
+    np.testing.assert_allclose(curve.axes[0].lines[1].get_ydata(), returns[1])  # as many steps as in training
+    (goals,) = tasks_figures(made_up(names=("goal", "other")))
+    np.testing.assert_allclose(
+        goals.axes[1].collections[0].get_array(), made_up(names=("goal", "other")).main[0].task_returns[1]
+    )
+    assert tasks_figures(made_up(num_tasks=1)) == []
+
+
+def with_tasks(tasks: list[dict]) -> Comparison:
+    """Two methods on these tasks, and one without adaptation."""
+    rng = np.random.default_rng(2)
+    entries = []
+    for label, num_stages in (("ours", 3), ("random", 3), ("oracle", 1)):
+        evaluation = make_evaluation(rng.normal(size=(num_stages, len(tasks), 2)), tasks)
+        entries.append(Entry(label, (Path(label),), (evaluation,), {}))
+    return Comparison(entries)
+
+
+@pytest.mark.parametrize("num_values", [1, 2, 3, 6])
+def test_each_method_has_its_picture_of_the_tasks(num_values, tmp_path):
+    rng = np.random.default_rng(0)
+    tasks = [{f"value_{i}": float(rng.normal()) for i in range(num_values)} for _ in range(5)]
+    comparison = with_tasks(tasks)
+    figures = tasks_figures(comparison)
+    for entry, figure in zip(comparison.main, figures, strict=True):
+        assert entry.label in figure.get_suptitle()
+        stages = entry.task_returns[: 2 if len(entry.center) > 1 else 1]
+        if num_values == 2:
+            panels = figure.axes[: len(stages)]
+            shown = [axes.collections[0].get_array() for axes in panels]
+            np.testing.assert_allclose(shown, stages)
+        else:
+            names = [f"value {i}" for i in range(num_values)]
+            assert [axes.get_xlabel() for axes in figure.axes] == names
+            for i, axes in enumerate(figure.axes):
+                values = [task[f"value_{i}"] for task in tasks]
+                np.testing.assert_allclose(axes.lines[0].get_xdata(), values)
+                np.testing.assert_allclose([line.get_ydata() for line in axes.lines], stages)
+    write_report(tmp_path, comparison)
+    written = {path.stem for path in tmp_path.glob("tasks*.svg")}
+    assert written == {"tasks", "tasks_2", "tasks_3"}
+    assert (tmp_path / "report.html").read_text().count('alt="tasks') == 3
+    write_report(tmp_path, Comparison(comparison.main[:1]))
+    assert {path.name for path in tmp_path.glob("tasks*.svg")} == {"tasks.svg"}
+
+
+def test_more_values_than_panels_are_counted():
+    tasks = [{f"value_{i}": float(i * j) for i in range(1, 51)} for j in range(3)]
+    (figure, *_) = tasks_figures(with_tasks(tasks))
+    assert len(figure.axes) == 40
+    assert "the first 40 of 50 values" in figure.get_suptitle()
+
+
+def test_values_of_tasks_that_are_no_numbers_are_named_and_not_drawn():
+    tasks = [
+        {"gait": "trot", "speed": 1.0, "links": [1]},
+        {"gait": "walk", "speed": 2.0, "links": [2]},
+    ]
+    (figure, *_) = tasks_figures(with_tasks(tasks))
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "speed"
+    assert "gait, links" in figure.get_suptitle()
+
+
+def test_tasks_of_other_values_than_numbers_are_reported_without_a_picture(tmp_path):
+    tasks = [{"gait": "trot", "links": [1, 2]}, {"gait": "walk", "links": [1, 3]}]
+    evaluation = make_evaluation(np.zeros((2, 2, 2)), tasks)
+    comparison = Comparison([Entry("ours", (tmp_path,), (evaluation,), {})])
+    assert tasks_figures(comparison) == []
+    write_report(tmp_path / "out", comparison)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["tasks"][1]["task"] == tasks[1]
+
+
+def test_a_sweep_shades_what_training_saw():
+    comparison = made_up()
+    figure = sweep_figure(comparison, "mass", (0.5, 1.5))
+    np.testing.assert_allclose(sorted(figure.axes[0].lines[0].get_xdata()), [1.0, 2.0])
+    assert [patch.get_width() for patch in figure.axes[0].patches] == [1.0]
+    at_one_value = sweep_figure(comparison, "mass", (1.0, 1.0))
+    assert not at_one_value.axes[0].patches
+    before, after, trained = at_one_value.axes[0].lines
+    np.testing.assert_allclose(trained.get_xdata(), 1.0)
+    entries = comparison.sweep("mass")
+    np.testing.assert_allclose(before.get_ydata(), [entry.center[0] for entry in entries])
+    np.testing.assert_allclose(after.get_ydata(), [entry.center[1] for entry in entries])
+
+
+def test_a_grid_has_each_pair_in_its_place():
+    comparison = made_up()
+    figure = grid_figure(comparison, ("mass", "slope"))
+    values = figure.axes[1].images[0].get_array()
+    assert values is not None
+    for entry in comparison.sweep("mass", "slope"):
+        row, column = [0.0, 0.1].index(entry.swept["slope"]), [1.0, 2.0].index(entry.swept["mass"])
+        assert values[row, column] == pytest.approx(entry.center[1])
+
+
+def test_pictures_are_not_blank(tmp_path):
+    write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert len(pictures) == 5
+    for path in pictures:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        assert min(pixels.shape[:2]) > 200
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+
+
+def test_the_same_run_twice_is_refused(runs, capsys):
+    assert main(["evaluate", str(runs[0]), str(runs[0]), *SMALL]) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+def test_runs_of_two_families_are_refused(runs, tmp_path, capsys):
+    other = make_run(tmp_path / "point", 0, {"name": "PointNavigation"})
+    assert main(["evaluate", str(runs[0]), str(other), *SMALL]) == 2
+    assert "HalfCheetahVel and PointNavigation" in capsys.readouterr().err
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_whole(path, "old")
+    monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+
+
+# --- baselines ---
+
+
+@pytest.fixture(scope="module")
+def run_with_baselines(tmp_path_factory) -> Path:
+    run = make_run(tmp_path_factory.mktemp("baselines") / "run", 0, {"name": "PointNavigation"})
+    assert (
+        main(["baselines", str(run), "--num_iterations=1", "--num_tasks=2", "--ppo_env_steps=4096", "--device=cpu"])
+        == 0
+    )
+    return run
+
+
+def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, capsys):
+    flags = ["--num_tasks=40", "--num_episodes=2", "--num_steps=2", "--device=cpu"]
+    assert main(["evaluate", str(run_with_baselines), *flags, "--output", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    steps = {result["policy"]: len(result["return"]) for result in content["results"]}
+    assert steps == {"meta-trained": 3, "random": 3, "pretrained": 3, "oracle": 1}
+    assert content["scratch"]["tasks"] == [0, 1]
+    first = content["results"][0]["tasks"]
+    mean = np.mean([first[i]["returns"][1] for i in (0, 1)])
+    said = capsys.readouterr().out
+    assert re.search(rf"^ *meta-trained +8 +{mean:.1f}$", said, re.MULTILINE), said  # 2 episodes of 4 steps
+    assert (tmp_path / "scratch.png").exists()
+    assert "Against learning from scratch" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--no_baselines"], ["meta-trained"]),
+        (["--tasks.high=1.0"], ["meta-trained", "random", "pretrained", "oracle"]),
+        (["--seed=5"], ["meta-trained", "random", "pretrained", "oracle"]),
+    ],
+)
+def test_learning_from_scratch_is_shown_on_its_own_tasks_alone(run_with_baselines, tmp_path, flags, expected):
+    assert main(["evaluate", str(run_with_baselines), *SMALL, "--output", str(tmp_path), *flags]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [result["policy"] for result in content["results"]] == expected
+    assert content["scratch"] is None
+    assert not (tmp_path / "scratch.png").exists()
+
+
+def test_the_picture_of_learning_from_scratch_is_of_the_same_tasks():
+    comparison = made_up()
+    scratch = Scratch("PPO", Path("results.json"), (1, 3), np.array([0.0, 50.0]), np.array([[1.0, 2.0], [3.0, 6.0]]))
+    (axes,) = scratch_figure(Comparison(comparison.main, scratch)).axes
+    ours, from_scratch = axes.lines
+    np.testing.assert_allclose(ours.get_xdata(), [0, 10, 20])  # 2 episodes of 5 steps each
+    np.testing.assert_allclose(ours.get_ydata(), comparison.main[0].task_returns[:, [1, 3]].mean(axis=1))
+    np.testing.assert_allclose(from_scratch.get_ydata(), [2.0, 4.0])
+
+
+def test_a_damaged_learning_curve_is_named(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"tasks": [{"task"')
+    with pytest.raises(UserError, match=r"results.json cannot be read"):
+        Scratch.read(path, [{}])
+
+
+def test_the_commands_of_the_document(runs, tmp_path, monkeypatch):
+    """docs/evaluation.md, with small numbers."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
+    commands = [line.split()[3:] for line in text.splitlines() if line.startswith("python -m maml_rl.evaluate")]
+    monkeypatch.chdir(tmp_path)
+    for name, run in (("point", runs[0]), ("point-seed1", runs[1]), ("masses", runs[0])):
+        shutil.copytree(run, f"runs/{name}")
+    assert len(commands) == 4
+    for arguments in commands:
+        assert main(["evaluate", *arguments, *SMALL[:2]]) == 0
+    for folder in ("runs/point/evaluation", "runs/both", "runs/masses/evaluation"):
+        assert (Path(folder) / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["adaptation", "tasks", "scratch", "sweep_NAME", "report.html", "results.csv"])
+def test_the_document_names_every_file(name):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
+    assert f"`{name}`" in text
+
+
+def test_copies_of_a_policy_are_not_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their spread is zero, and so would be the interval."""
+    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "device": "cpu"}
+    off = {"final_evaluation": False, "final_video": False}
+    run = maml_rl.train(maml_rl.load_config(env="PointNavigation", output=str(tmp_path / "run"), logging=off, **sizes))
+    shutil.copytree(run, tmp_path / "copy")
+    assert main(["evaluate", str(run), str(tmp_path / "copy"), "--num_tasks", "2", "--num_episodes", "2"]) == 2
+    assert "holds the same policy as" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
+
+
+def test_baselines_that_are_one_policy_count_once(tmp_path: Path) -> None:
+    from maml_rl.evaluate import _baselines
+
+    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "device": "cpu"}
+    off = {"final_evaluation": False, "final_video": False}
+    runs = []
+    for seed in (1, 2):
+        folder = tmp_path / f"run{seed}"
+        config = maml_rl.load_config(env="PointNavigation", seed=seed, output=str(folder), logging=off, **sizes)
+        runs.append(maml_rl.train(config))
+        shutil.copytree(runs[0], folder / "baselines" / "random")
+    assert [subject.label for subject in _baselines(runs, "cpu", 1, with_oracle=True)] == ["random"]
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_an_unfinished_folder_that_is_none_is_refused_before_anything_is_played(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "link":
+        (folder / "unfinished").symlink_to(tmp_path / "elsewhere")
+    else:
+        (folder / "unfinished").write_text("")
+    arguments = ["PointNavigation", "--num_tasks", "2", "--num_episodes", "2", "--output", str(folder)]
+    assert main(["evaluate", *arguments]) == 2
+    assert "unfinished is not a folder that can be written to: delete it" in capsys.readouterr().err
+    assert not list((tmp_path / "elsewhere").iterdir())

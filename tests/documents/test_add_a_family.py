@@ -1,0 +1,64 @@
+"""docs/add_a_family.md, followed literally."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3
+import pytest
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "add_a_family.md").read_text()
+TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "6"]
+
+
+def _block(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)[number]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "cart_place.py").write_text(_block("python"))
+    return folder
+
+
+def _run(folder: Path, *command: str) -> str:
+    result = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_family_takes_less_than_60_lines() -> None:
+    assert len(_block("python").splitlines()) < 60
+
+
+def test_gymnasiums_checker(folder: Path) -> None:
+    script = (
+        "import cart_place, gymnasium, warnings\n"
+        "from gymnasium.utils.env_checker import check_env\n"
+        "warnings.filterwarnings('error')\n"
+        "warnings.filterwarnings('ignore', message='.*A Box observation space')\n"
+        "warnings.filterwarnings('ignore', message='.*For Box action spaces')\n"  # the file's actuator has ±3
+        "check_env(gymnasium.make('maml_rl/CartPlace-v0').unwrapped, skip_render_check=True)\n"
+    )
+    _run(folder, "-c", script)
+
+
+def test_commands(folder: Path) -> None:
+    train, evaluate, record = (shlex.split(line)[1:] for line in _block("sh").splitlines())
+    _run(folder, *train, *TINY)
+    assert len((folder / "runs/cart/progress.csv").read_text().splitlines()) == 3  # a header and two iterations
+    _run(folder, *evaluate, "--num_episodes", "3")
+    results = json.loads((folder / "runs/cart/evaluation/results.json").read_text())
+    assert all(entry["task"]["body_mass"] == 2 for entry in results["results"][0]["tasks"])
+    assert "written to" in _run(folder, *record, "--num_episodes", "3")
+
+
+def test_a_picture_before_training(folder: Path) -> None:
+    _run(folder, "-c", _block("python", 1))
+    assert imageio.v3.imread(folder / "cart.png").std() > 0

@@ -1,0 +1,54 @@
+"""docs/algorithms.md: its commands run, and its table of errors is what the enumeration gives."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers.enumeration import error
+
+from maml_rl.cli import main
+from maml_rl.learners.maml.outer import OUTER
+from maml_rl.settings.parser import load_config
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "algorithms.md").read_text()
+[COMMANDS] = re.findall(r"```sh\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "5", "--num_iterations", "2"]
+QUIET = ["--logging.final_evaluation", "false", "--logging.final_video", "false", "--output", "run"]
+
+
+@pytest.mark.parametrize("command", COMMANDS.splitlines())
+def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(command.removeprefix("python -m maml_rl.train"))
+    assert main(["train", *arguments, *TINY, *QUIET]) == 0
+    assert len((tmp_path / "run/progress.csv").read_text().splitlines()) == 3
+
+
+def test_every_outer_step_and_its_settings_are_listed() -> None:
+    rows = {name: row for row in DOCUMENT.splitlines() for name in re.findall(r"^\| `(\w+)` \| .*`outer/\w+\.py`", row)}
+    assert list(rows) == list(OUTER)
+    for name, row in rows.items():
+        outer = load_config(env="HalfCheetahVel", outer=name).outer
+        for setting in re.findall(r"`(\w+)`", row.rsplit(" | ", 1)[1]):
+            assert hasattr(outer, setting), setting
+
+
+def test_table_of_errors() -> None:
+    rows = re.findall(r"^\| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", DOCUMENT, flags=re.MULTILINE)
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    for horizon, log_prob, likelihood_ratio, dice, first_order in rows:
+        found = [error(name, int(horizon)) for name in ("log_prob", "likelihood_ratio", "dice")]
+        found.append(error("dice", int(horizon), first_order=True))
+        shown = [float(log_prob), float(likelihood_ratio), float(dice), float(first_order)]
+        assert found == pytest.approx(shown, rel=0.02, abs=1e-6)
+
+
+def test_reptile_with_one_inner_step_runs_with_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--env", "PointNavigation", "--outer", "reptile", *TINY, *QUIET]) == 0
+    assert "notice: with fewer than two inner steps Reptile" in capsys.readouterr().out

@@ -1,0 +1,136 @@
+"""Small training runs, what they wrote, and an environment to train on."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+
+import maml_rl
+from maml_rl.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from maml_rl.settings.config import Config
+
+NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
+
+
+def tiny(output: Path, **settings: Any) -> Config:
+    """A run of PointNavigation that takes a fraction of a second."""
+    values: dict[str, Any] = {
+        "env": {"name": "PointNavigation"},
+        "device": "cpu",
+        "num_iterations": 6,
+        "meta_batch_size": 3,
+        "num_episodes": 2,
+        "horizon": 5,
+        "policy": {"hidden_sizes": [8]},
+        "logging": NOTHING_AT_THE_END,
+    }
+    logging = values["logging"] | settings.pop("logging", {})
+    return maml_rl.load_config(**values | settings | {"logging": logging}, output=str(output))
+
+
+def last(run: Path) -> Checkpoint:
+    path = latest_checkpoint(run / "checkpoints")
+    assert path is not None
+    return load_checkpoint(path, torch.device("cpu"))
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    """Bit for bit."""
+    first, second = last(a), last(b)
+    assert first.values == second.values
+    assert first.tensors.keys() == second.tensors.keys()
+    for group, tensors in first.tensors.items():
+        assert tensors.keys() == second.tensors[group].keys()
+        for name, value in tensors.items():
+            assert torch.equal(value, second.tensors[group][name]), f"{group}/{name}"
+
+
+def same_theta(a: Path, b: Path) -> bool:
+    first, second = last(a).tensors["theta"], last(b).tensors["theta"]
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def is_clock(name: str) -> bool:
+    return name.startswith("time/") and name.endswith("_s")
+
+
+def progress(run: Path) -> list[dict[str, str]]:
+    """The rows of progress.csv, without those columns that a clock filled."""
+    with (run / "progress.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if not is_clock(k)} for row in csv.DictReader(file)]
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every TensorBoard scalar by tag, in order of steps; duplicates would stay."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in run.glob("events.out.tfevents.*"):
+        for raw in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(raw)
+            for value in event.summary.value:
+                if not is_clock(value.tag):
+                    found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return {tag: sorted(points) for tag, points in found.items()}
+
+
+def animations(run: Path) -> list[tuple[int, bytes]]:
+    """Step and content of every image in TensorBoard."""
+    return [
+        (event.step, value.image.encoded_image_string)
+        for path in run.glob("events.out.tfevents.*")
+        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
+        for value in event.summary.value
+        if value.HasField("image")
+    ]
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Same parameters, same metrics, and each step of each metric once."""
+    assert_same_state(a, b)
+    assert progress(a) == progress(b)
+    assert scalars(a) == scalars(b)
+    for tag, points in scalars(a).items():
+        steps = [step for step, _ in points]
+        assert len(set(steps)) == len(steps), tag
+
+
+MODULE = """
+import gymnasium as gym
+import numpy as np
+
+
+class Line(gym.Env):
+    observation_space = gym.spaces.Box(-9.0, 9.0, (1,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    goal = 0.0
+
+    def sample_tasks(self, num_tasks):
+        return [{"goal": float(goal)} for goal in self.np_random.uniform(-1, 1, num_tasks)]
+
+    def set_task(self, task):
+        self.goal = task["goal"]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = np.zeros(1, np.float32)
+        return self.x.copy(), {}
+
+    def step(self, action):
+        self.x = np.clip(self.x + 0.1 * action, -9, 9).astype(np.float32)
+        return self.x.copy(), -abs(float(self.x[0]) - self.goal), False, False, {}
+
+
+gym.register("Line-v0", entry_point=Line)
+"""
+
+
+def reseal(path: Path) -> None:
+    """Write SHA256SUMS anew, as if the checkpoint had been written like this."""
+    names = ("tensors.safetensors", "values.json")
+    sums = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (path / "SHA256SUMS").write_text("".join(sums))

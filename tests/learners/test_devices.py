@@ -1,0 +1,123 @@
+"""On every device that is here: the same numbers as in float64 on the CPU, up to float32's rounding."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.synthetic import make_meta_batch, make_policy, make_theta
+
+import maml_rl
+from maml_rl.analysis.evaluation import evaluate
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.outer import OUTER
+from maml_rl.learners.maml.outer.trpo import fisher_vector_product
+from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.settings.parser import load_config
+from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.training.loop import open_trainer
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+on_every_device = pytest.mark.parametrize("device", DEVICES)
+SIZES: dict[str, Any] = {
+    "env": "PointNavigation",
+    "meta_batch_size": 6,
+    "num_episodes": 4,
+    "horizon": 8,
+    "num_iterations": 2,
+    "policy": {"hidden_sizes": [16], "normalize_observations": True},
+    "logging": {"final_evaluation": False, "final_video": False},
+}
+
+
+def moved(value: Any, device: str) -> Any:
+    """Episodes, batches and parameters as float32 on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, torch.float32 if value.is_floating_point() else value.dtype)
+    if isinstance(value, Episodes):
+        return Episodes(**{f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value)})
+    if isinstance(value, MetaBatch):
+        return MetaBatch(*(moved(part, device) for part in value))
+    if isinstance(value, dict):
+        return {name: moved(part, device) for name, part in value.items()}
+    return tuple(moved(part, device) for part in value)
+
+
+def assert_close(ours: torch.Tensor, exact: torch.Tensor) -> None:
+    assert (ours.cpu().double() - exact).norm() <= 1e-4 * exact.norm()
+
+
+@on_every_device
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "silu"])
+def test_gradient_product_and_values(device: str, discrete: bool, nonlinearity: str) -> None:
+    inner = InnerConfig(num_steps=2, step_size=0.2)
+    policy = make_policy(discrete, nonlinearity=nonlinearity)
+    theta = make_theta(policy)
+    batch = make_meta_batch(policy, theta, inner)
+    exact = MetaObjective(policy, batch, inner, 2)
+    objective = MetaObjective(policy.to(device, torch.float32), moved(batch, device), inner, 2)
+    theta_here = moved(theta, device)
+    value, gradient = exact.surrogate_and_gradient(theta)
+    ours, our_gradient = objective.surrogate_and_gradient(theta_here)
+    assert our_gradient.device.type == device
+    assert ours == pytest.approx(value, abs=1e-5)
+    assert_close(our_gradient, gradient)
+    product = fisher_vector_product(exact, theta)(gradient)
+    assert_close(fisher_vector_product(objective, theta_here)(gradient.to(device)), product)
+    assert objective.value(theta_here) == pytest.approx(exact.value(theta), abs=1e-5)
+
+
+@on_every_device
+@pytest.mark.parametrize("outer", OUTER)
+def test_iterations(device: str, outer: str) -> None:
+    thetas = []
+    for name in ("cpu", device):
+        with open_trainer(load_config(**SIZES, outer=outer, device=name)) as (trainer, state, _):
+            for _ in range(2):
+                state, metrics, failures = trainer.meta_iteration(state)
+            assert not failures
+            assert np.isfinite(list(metrics.values())).all()
+            assert {value.device.type for value in state.theta.values()} == {name}
+            thetas.append(state.theta)
+    for name, value in thetas[0].items():
+        torch.testing.assert_close(thetas[1][name].cpu(), value, rtol=1e-2, atol=1e-3)
+
+
+@on_every_device
+def test_collection_is_that_of_the_cpu(device: str) -> None:
+    collected = []
+    for name in ("cpu", device):
+        with open_trainer(load_config(**SIZES, device=name)) as (trainer, state, _):
+            streams = RandomStreams(0, Phase.TRAINING)
+            collector = trainer.collector
+            collector.env.np_random = streams.tasks()
+            collector.set_tasks(collector.env.sample_tasks(6))
+            stack = {key: value[None].expand(6, *value.shape).contiguous() for key, value in state.theta.items()}
+            collected.append(collector.collect(stack, streams, 0, state.normalizer))
+    assert collected[1].rewards.device.type == device
+    for field in ("observations", "actions", "rewards", "mask", "log_probs"):
+        torch.testing.assert_close(
+            getattr(collected[1], field).cpu(), getattr(collected[0], field), rtol=1e-4, atol=1e-4
+        )
+
+
+@on_every_device
+def test_a_run_moves_between_devices(device: str, tmp_path: Path) -> None:
+    run = maml_rl.train(load_config(**SIZES, device=device, output=str(tmp_path / "run")))
+    here, there = maml_rl.load(run, device=device), maml_rl.load(run, device="cpu")
+    assert here.device.type == device
+    observation = np.array([0.1, -0.2], np.float32)
+    action, _ = here.predict(observation, deterministic=True)
+    np.testing.assert_allclose(action, there.predict(observation, deterministic=True)[0], rtol=1e-4, atol=1e-6)
+    returns = [evaluate(policy, num_tasks=3, num_episodes=4, num_steps=1).mean for policy in (here, there)]
+    np.testing.assert_allclose(*returns, rtol=1e-2)
+    adapted = here.adapt(task={"goal_x": 0.3, "goal_y": 0.2})
+    reloaded = maml_rl.load(adapted.save(tmp_path / "adapted"), device="cpu")
+    for name, value in adapted.theta.items():
+        torch.testing.assert_close(reloaded.theta[name], value.cpu(), rtol=0, atol=0)

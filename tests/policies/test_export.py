@@ -1,0 +1,151 @@
+"""A policy without this package: its plain module, and files that are loaded back."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from helpers.synthetic_policies import KINDS, make_meta_policy, observations_of
+
+import maml_rl
+from maml_rl.agents.agent import MetaPolicy
+from maml_rl.errors import UserError
+from maml_rl.policies.plain_network import gain_and_offset, unfolded
+from maml_rl.sampling.collector import ActionMap
+
+
+@pytest.fixture(params=KINDS)
+def policy(request: pytest.FixtureRequest) -> MetaPolicy:
+    return make_meta_policy(request.param)
+
+
+def expected(policy: MetaPolicy, observations: np.ndarray) -> np.ndarray:
+    return policy.predict(observations, deterministic=True)[0]
+
+
+def test_the_module_gives_the_policys_actions(policy: MetaPolicy) -> None:
+    observations = observations_of(policy)
+    actions = policy.module()(torch.from_numpy(observations)).detach().numpy()
+    np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
+    assert type(policy.module()).__module__ == "maml_rl.policies.export"
+
+
+def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: MetaPolicy) -> None:
+    observation = observations_of(policy)[:1]
+    given = policy.module(with_distribution=True)(torch.from_numpy(observation))
+    drawn, _ = policy.predict(observation.repeat(20_000, 0), rng=np.random.default_rng(0))
+    if policy.policy.discrete:
+        share = np.bincount(drawn, minlength=3) / len(drawn)
+        np.testing.assert_allclose(given.softmax(-1)[0].detach(), share, atol=0.02)
+    else:
+        mean, std = (value[0].detach().numpy() for value in given)
+        low, high = policy.action_space.low, policy.action_space.high
+        clipped = np.clip(mean + std * np.random.default_rng(1).normal(size=(20_000, len(mean))), low, high)
+        np.testing.assert_allclose(clipped.mean(0), drawn.mean(0), atol=0.03 * std.max())
+        np.testing.assert_allclose(clipped.std(0), drawn.std(0), rtol=0.03)
+
+
+def test_unfolding_undoes_folding() -> None:
+    policy = make_meta_policy("plain")
+    theta = unfolded(policy.plain_network, policy.policy, policy.action_map)
+    assert theta.keys() == policy.theta.keys()
+    for name, value in theta.items():
+        torch.testing.assert_close(value, policy.theta[name])
+
+
+def test_gain_and_offset_are_the_action_maps() -> None:
+    action_map = ActionMap(make_meta_policy("plain").action_space, 0.3)
+    gain, offset = gain_and_offset(action_map)
+    for outputs in (np.zeros((1, 2), np.float32), np.array([[0.5, -0.7]], np.float32)):
+        np.testing.assert_allclose(action_map(outputs), gain * outputs + offset.numpy(), rtol=1e-6)
+
+
+def _run(path: Path, observations: np.ndarray) -> list[np.ndarray]:
+    """What an exported file gives."""
+    if path.suffix == ".onnx":
+        runtime = pytest.importorskip("onnxruntime")
+        outputs = runtime.InferenceSession(path).run(None, {"observation": observations})
+        return [np.asarray(output) for output in outputs]
+    module: Any = torch.jit.load(path) if path.suffix == ".ts" else torch.export.load(path).module()
+    outputs = module(torch.from_numpy(observations))
+    return [output.detach().numpy() for output in (outputs if isinstance(outputs, tuple) else [outputs])]
+
+
+@pytest.mark.parametrize("ending", [".ts", ".pt2", ".onnx"])
+@pytest.mark.parametrize("kind", ["normalized", "discrete"])
+def test_files_give_the_policys_actions_at_any_batch_size(
+    kind: str, ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnxscript")
+    policy = make_meta_policy(kind)
+    path = policy.export(tmp_path / f"policy{ending}")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    for size in (1, 2, 5):
+        observations = observations_of(policy)[:size]
+        (actions,) = _run(path, observations)
+        np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
+    path = policy.export(str(tmp_path / f"distribution{ending}"), with_distribution=True)
+    wanted: Any = policy.module(with_distribution=True)(torch.from_numpy(observations))
+    for given, value in zip(_run(path, observations), [wanted] if policy.policy.discrete else wanted, strict=True):
+        np.testing.assert_allclose(given, value.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name))
+    with pytest.raises(UserError, match=r"onnx and onnxscript.*maml-rl\[export\]"):
+        make_meta_policy("plain").export(tmp_path / "policy.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("path", "told"), [("policy.pb", r"\.onnx, \.ts, \.pt2"), ("no/policy.ts", "no folder")])
+def test_what_cannot_be_written_is_refused(path: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        make_meta_policy("plain").export(tmp_path / path)
+
+
+def test_actions_without_a_range_are_refused() -> None:
+    policy = make_meta_policy("plain")
+    space = type(policy.action_space)(np.float32([0, 1]), np.float32([0, 2]))
+    with pytest.raises(UserError, match="no range in dimension 0"):
+        dataclasses.replace(policy, action_space=space).module()
+
+
+def test_the_package_offers_what_the_documents_name() -> None:
+    for name in ("EpisodeLog", "from_sb3", "pretrained_names"):
+        assert callable(getattr(maml_rl, name))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [spaces.MultiDiscrete([2, 3]), spaces.Discrete(3, start=1), spaces.Box(-1.0, 1.0, (2, 2), np.float32)],
+    ids=str,
+)
+def test_actions_that_are_not_plain_are_refused(space: spaces.Space, tmp_path: Path) -> None:
+    policy = dataclasses.replace(make_meta_policy("plain"), action_space=space)
+    log = {"observations": [], "actions": [], "rewards": [], "terminated": []}
+    for use in (
+        policy.module,
+        lambda: policy.export(tmp_path / "policy.ts"),
+        lambda: policy.to_sb3(),
+        lambda: policy.adapt(episodes=log),
+    ):
+        with pytest.raises(UserError, match="Box of one axis, or Discrete from 0"):
+            use()
+
+
+def test_another_number_of_choices_is_refused() -> None:
+    policy = dataclasses.replace(make_meta_policy("plain"), action_space=spaces.Discrete(3))
+    policy.check_spaces(policy.observation_space, spaces.Discrete(3))
+    for other in (spaces.Discrete(4), spaces.Discrete(3, start=1)):
+        with pytest.raises(UserError, match="the policy expects"):
+            policy.check_spaces(policy.observation_space, other)

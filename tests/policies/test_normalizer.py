@@ -1,0 +1,169 @@
+"""Running statistics against numpy on all raw data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gymnasium as gym
+import maml_envs  # noqa: F401  registers the families
+import numpy as np
+import pytest
+import torch
+from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
+
+from maml_rl.learners.linear_baseline import BaselineConfig
+from maml_rl.learners.maml.inner_step import InnerConfig
+from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
+from maml_rl.learners.maml.outer.trpo import TRPOConfig
+from maml_rl.policies.mlp import MLPPolicy, make_stack, parameters
+from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.system.distributed import Ranks
+
+CPU = torch.device("cpu")
+SCALE = torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)
+SHIFT = torch.tensor([0.5, -2.0, 1.0], dtype=torch.float64)
+
+
+def raw_episodes(seed: int) -> Episodes:
+    """Episodes of raw observations, |observation| < 10, with means and spreads that differ."""
+    policy = make_policy()
+    episodes = make_episodes(policy, make_stack(make_theta(policy), 2), seed=seed)
+    raw = torch.tanh(episodes.observations) * SCALE * (1 + 0.3 * seed) + SHIFT * (1 - 0.4 * seed)
+    return with_garbage(dataclasses.replace(episodes, observations=raw), 1e4)
+
+
+def seen_by(normalizer: ObservationNormalizer, episodes: Episodes) -> Episodes:
+    return dataclasses.replace(episodes, observations=normalizer.normalize(episodes.observations))
+
+
+def real(episodes: Episodes) -> np.ndarray:
+    return episodes.observations[episodes.mask > 0].numpy()
+
+
+def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
+    normalizer, raw = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), []
+    for seed in range(4):
+        episodes = raw_episodes(seed)
+        normalizer = normalizer.updated([seen_by(normalizer, episodes)], Ranks())
+        raw.append(real(episodes))
+        everything = np.concatenate(raw)
+        assert int(normalizer.num_states) == len(everything)
+        np.testing.assert_allclose(normalizer.mean.numpy(), everything.mean(0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(normalizer.std.numpy(), everything.std(0), rtol=1e-9)
+
+
+def test_round_trip_and_unit_spread():
+    episodes = raw_episodes(0)
+    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([episodes], Ranks())
+    normalized = normalizer.normalize(torch.from_numpy(real(episodes)))
+    np.testing.assert_allclose(normalized.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(normalized.std(0, correction=0), 1, rtol=1e-9)
+    np.testing.assert_allclose((normalized * normalizer.std + normalizer.mean).numpy(), real(episodes), rtol=1e-9)
+
+
+def test_an_update_leaves_the_old_statistics_as_they_are():
+    old = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
+    before = [value.clone() for value in old]
+    old.updated([seen_by(old, raw_episodes(1))], Ranks())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(old, before, strict=True))
+
+
+def test_statistics_of_nothing_change_nothing():
+    observations = torch.tensor([[25.0, -3.0, 0.5], [-400.0, 0.0, 9.0]], dtype=torch.float64)
+    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU)
+    assert torch.equal(normalizer.normalize(observations), observations)
+
+
+def test_far_observations_count_as_they_are():
+    """Observations of several tens, as velocities of a robot are, must not bias the statistics."""
+    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU)
+    raw = []
+    for seed in range(2):
+        episodes = raw_episodes(seed)
+        episodes = dataclasses.replace(episodes, observations=20 * episodes.observations)
+        normalizer = normalizer.updated([seen_by(normalizer, episodes)], Ranks())
+        raw.append(real(episodes))
+    np.testing.assert_allclose(normalizer.mean.numpy(), np.concatenate(raw).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(normalizer.std.numpy(), np.concatenate(raw).std(0), rtol=1e-6)
+
+
+def test_several_collections_at_once_equal_all_their_data():
+    base = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
+    collections = [raw_episodes(1), raw_episodes(2)]
+    updated = base.updated([seen_by(base, episodes) for episodes in collections], Ranks())
+    raw = np.concatenate([real(episodes) for episodes in [raw_episodes(0), *collections]])
+    np.testing.assert_allclose(updated.mean.numpy(), raw.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(updated.std.numpy(), raw.std(0), rtol=1e-6)
+
+
+def test_a_constant_entry_is_only_shifted():
+    episodes = raw_episodes(0)
+    observations = episodes.observations.clone()
+    observations[..., 1] = 4.0
+    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated(
+        [dataclasses.replace(episodes, observations=observations)], Ranks()
+    )
+    assert float(normalizer.std[1]) == 1.0
+    assert normalizer.normalize(torch.full((1, 3), 4.5, dtype=torch.float64))[0, 1] == pytest.approx(0.5)
+
+
+def test_keeps_the_dtype_of_observations():
+    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
+    assert normalizer.normalize(torch.zeros(2, 3)).dtype == torch.float32
+
+
+class RecordingEnv:
+    """Passes everything on to a vector environment, and keeps the observations that unfinished episodes act on."""
+
+    def __init__(self, env) -> None:
+        self._env = env
+        self.raw: list[np.ndarray] = []
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+    def __setattr__(self, name, value):
+        if name == "np_random":
+            self._env.np_random = value
+        else:
+            super().__setattr__(name, value)
+
+    def reset(self, **options):
+        observation, info = self._env.reset(**options)
+        self._acting_on = observation.copy()
+        self._live = np.ones(self._env.num_envs, bool)
+        return observation, info
+
+    def step(self, actions):
+        self.raw.append(self._acting_on[self._live])
+        observation, reward, terminated, truncated, info = self._env.step(actions)
+        self._acting_on, self._live = observation.copy(), ~(terminated | truncated)
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_meta_iterations_count_every_raw_state_once(num_steps):
+    env = RecordingEnv(gym.make_vec("maml_rl/PointNavigation-v0", num_envs=4, max_episode_steps=6))
+    policy = MLPPolicy(
+        2,
+        2,
+        discrete=False,
+        hidden_sizes=(4,),
+        nonlinearity="tanh",
+        init_std=1.0,
+        rng=np.random.default_rng(0),
+        dtype=torch.float64,
+    )
+    collector = Collector(env, policy, 2, 2, 6, ActionMap(env.single_action_space, 0.5), CPU)
+    trainer = MetaTrainer(
+        collector, InnerConfig(num_steps=num_steps), TRPOConfig(), BaselineConfig(), seed=0, max_failed_share=0.25
+    )
+    state = TrainingState(parameters(policy), {}, ObservationNormalizer.empty(2, CPU))
+    for _ in range(3):
+        state = trainer.meta_iteration(state).state
+    raw = np.concatenate(env.raw)
+    assert int(state.normalizer.num_states) == len(raw)
+    np.testing.assert_allclose(state.normalizer.mean.numpy(), raw.mean(0), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(state.normalizer.std.numpy(), raw.std(0), rtol=1e-6)

@@ -1,0 +1,101 @@
+"""The policies that come with the package, by name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import maml_rl
+from maml_rl.cli import main
+from maml_rl.errors import UserError
+from maml_rl.runs.pretrained import find_run
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "maml_rl" / "pretrained"
+NAMES = maml_rl.pretrained_names()
+
+
+def test_the_names_are_the_folders() -> None:
+    assert set(NAMES) == {path.name for path in FOLDER.iterdir()}
+    assert {"HalfCheetahDir", "HalfCheetahVel", "PointNavigation"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_loaded_by_its_name_and_acts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    policy = maml_rl.load(name)
+    assert policy.config.env.name == name
+    assert policy.num_adaptation_steps == 0
+    action, _ = policy.predict(np.zeros(policy.policy.observation_size), deterministic=True)
+    assert np.isfinite(action).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_its_curve_its_evaluation_and_its_command(name: str) -> None:
+    with (FOLDER / name / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (checkpoint,) = (FOLDER / name / "checkpoints").iterdir()
+    assert len(rows) >= int(checkpoint.name) >= 50
+    results = json.loads((FOLDER / name / "evaluation" / "results.json").read_text())
+    assert results["env"] == name
+    returns = results["return"] if "return" in results else results["results"][0]["return"]
+    assert returns[1] > returns[0], "adaptation helps"
+    document = (ROOT / "docs" / "pretrained.md").read_text()
+    assert re.search(rf"python -m maml_rl.train --env {name}( .*)?\n", document)
+    absolute = re.compile(rb"(^|[^\w.~-])/[A-Za-z]{3,}/", re.MULTILINE)  # a path of the machine that it was trained on
+    assert not [path for path in (FOLDER / name).rglob("*") if path.is_file() and absolute.search(path.read_bytes())]
+
+
+def test_adaptation_brings_the_point_to_its_goal() -> None:
+    policy, task = maml_rl.load("PointNavigation"), {"goal_x": 0.4, "goal_y": -0.3}
+    evaluated = [p.predict(np.zeros(2), deterministic=True)[0] @ [0.8, -0.6] for p in (policy, policy.adapt(task=task))]
+    assert evaluated[1] > evaluated[0] + 0.02
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    for call in (lambda: maml_rl.load("HalfCheetahDri"), lambda: find_run("HalfCheetahDri")):
+        with pytest.raises(UserError, match="there is no run folder HalfCheetahDri") as refused:
+            call()
+        assert all(name in str(refused.value) for name in NAMES)
+
+
+def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = maml_rl.load("PointNavigation").adapt(task={"goal_x": 0.1, "goal_y": 0.1})
+    own.save("PointNavigation")
+    assert maml_rl.load("PointNavigation").num_adaptation_steps == 1
+    Path("HalfCheetahDir").mkdir()
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        maml_rl.load("HalfCheetahDir")
+
+
+def _files() -> set[Path]:
+    return set(FOLDER.rglob("*"))
+
+
+def test_the_commands_write_beside_and_not_into_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = _files()
+    sizes = ["--num_tasks", "2", "--num_episodes", "2", "--num_steps", "1"]
+    assert main(["evaluate", "PointNavigation", *sizes]) == 0
+    assert (tmp_path / "runs" / "PointNavigation" / "evaluation" / "results.json").is_file()
+    arguments = ["--num_steps", "0", "--num_episodes", "2", "--size", "128x128", "--format", "gif"]
+    assert main(["record", "PointNavigation", *arguments]) == 0
+    assert (tmp_path / "runs" / "PointNavigation" / "videos" / "adaptation.gif").is_file()
+    assert _files() == before
+
+
+def test_training_starts_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--num_iterations", "1", "--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "5"]
+    off = ["--logging.final_evaluation", "false", "--logging.final_video", "false", "--output", "run"]
+    assert (
+        main(["train", "--env", "PointNavigation", "--seed", "7", "--init_from", "PointNavigation", *sizes, *off]) == 0
+    )
+    trained, start = maml_rl.load("run").theta["weight_0"], maml_rl.load("PointNavigation").theta["weight_0"]
+    assert float((trained - start).abs().max()) < 0.2

@@ -1,0 +1,559 @@
+"""Numbers that go wrong are contained, counted and logged, and stop a run only where they are too many."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.runs import MODULE, assert_same_state, last, tiny
+from mujoco.batch import SimulationError
+
+import maml_rl
+from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.evaluation import Evaluation, evaluate
+from maml_rl.analysis.report import write_report
+from maml_rl.analysis.statistics import mean_interval, mean_of_valid
+from maml_rl.cli import main
+from maml_rl.learners.maml.learner import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.outer import OUTER, OUTER_STEPS, reptile
+from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
+from maml_rl.runs.checkpoint import latest_checkpoint
+from maml_rl.sampling.environments import GymTaskVectorEnv
+from maml_rl.sampling.episodes import MetaBatch
+from maml_rl.sampling.failures import (
+    BASELINE,
+    INNER_STEP,
+    LINE_SEARCH,
+    NO_EPISODE,
+    OBSERVATION,
+    OUTER_STEP,
+    REWARD,
+    SIMULATION,
+    Failures,
+    TooManyFailures,
+)
+from maml_rl.settings.config import Config
+from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.training.loop import open_trainer, resume, train
+
+T, E = 5, 4
+CHEETAH = {"env": {"name": "HalfCheetahVel"}, "meta_batch_size": T, "num_episodes": E, "horizon": 6}
+POINT = {"meta_batch_size": T, "num_episodes": E, "horizon": 6, "max_failed_share": 0.3}
+
+
+def table(run: Path) -> list[dict[str, str]]:
+    with (run / "failures.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def iterate(config: Config, spoil: Callable[[MetaTrainer], None] = lambda trainer: None) -> MetaIteration:
+    """One meta-iteration, with something spoilt."""
+    with open_trainer(config) as (trainer, state, _):
+        spoil(trainer)
+        return trainer.meta_iteration(state)
+
+
+def gradient_of(
+    config: Config, spoil: Callable[[MetaTrainer], None] = lambda trainer: None, without: int | None = None
+) -> tuple[torch.Tensor, Failures]:
+    """The meta-gradient of the tasks that did not fail, or of all but ``without``, and what failed."""
+    with open_trainer(config) as (trainer, state, _):
+        spoil(trainer)
+        collector = trainer.collector
+        streams = RandomStreams(trainer.seed, Phase.TRAINING, 0)
+        episodes, stacks, failures = collect_through_adaptation(
+            collector,
+            state.theta,
+            sample_tasks(collector, streams),
+            trainer.inner,
+            trainer.baseline,
+            streams=streams,
+            normalizer=state.normalizer,
+        )
+        kept = torch.from_numpy(~failures.failed)
+        if without is not None:
+            kept[without] = False
+        batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)).chosen(kept)
+        objective = MetaObjective(collector.policy, batch, trainer.inner, 4)
+        return objective.surrogate_and_gradient(state.theta)[1], failures
+
+
+def assert_contained(config: Config, spoil: Callable[[MetaTrainer], None], task: int, what: list[str]) -> None:
+    """Task ``task`` fails for these reasons, and the gradient is that of the others."""
+    found, failures = gradient_of(config, spoil)
+    expected, none = gradient_of(config, without=task)
+    assert none.rows == []
+    assert [row.what for row in failures.rows] == what
+    assert failures.failed.tolist() == [i == task for i in range(T)]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def spoil_simulation(sims: list[int], at: int, how: str = "nan") -> Callable[[MetaTrainer], None]:
+    """Simulations that diverge, or that MuJoCo refuses to step, at step ``at`` of the first collection."""
+
+    def spoil(trainer: MetaTrainer) -> None:
+        engine = trainer.collector.env.engine
+        step, count = engine.batch.step, 0
+
+        class Spoilt:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(batch, name)
+
+            def step(self, ids: Any = None, **kwargs: Any) -> None:
+                nonlocal count
+                count += 1
+                if count == at and how == "nan":
+                    engine.state["qvel"][sims, 0] = np.nan
+                if count == at and how == "huge":
+                    engine.state["qvel"][sims] = 1e9
+                step(ids, **kwargs)
+                if count == at and how == "error":
+                    raise SimulationError(np.array(sims), "the arena is full")
+
+        batch, engine.batch = engine.batch, Spoilt()
+
+    return spoil
+
+
+@pytest.mark.parametrize("how", ["nan", "huge", "error"])
+def test_a_simulation_that_diverges_costs_its_episode(tmp_path, how):
+    config = tiny(tmp_path / "run", **CHEETAH)
+    _, metrics, failures = iterate(config, spoil_simulation([E + 1], 3, how))
+    assert [(row.adaptation_step, row.what, row.num_episodes) for row in failures] == [(0, SIMULATION, 1)]
+    assert "goal_velocity" in failures[0].task
+    assert (metrics["train/void_episodes"], metrics["train/failed_tasks"], metrics["outer/failed"]) == (1, 0, 0)
+
+
+def test_mujoco_writes_nothing_of_its_own_about_what_is_counted(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert iterate(tiny(tmp_path / "run", **CHEETAH), spoil_simulation([1], 3, "huge")).failures
+    assert capfd.readouterr().err == ""
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+
+
+def test_a_void_episode_leaves_the_others_as_they_were(tmp_path):
+    config = tiny(tmp_path / "run", **CHEETAH)
+    with open_trainer(config) as (trainer, state, _), open_trainer(config) as (intact, _, _):
+        spoil_simulation([E + 1], 3)(trainer)
+        streams = RandomStreams(0, Phase.TRAINING, 0)
+        found = []
+        for one in (trainer, intact):
+            one.collector.set_tasks(sample_tasks(one.collector, streams))
+            stack = {name: value.expand(T, *value.shape).contiguous() for name, value in state.theta.items()}
+            found.append(one.collector.collect(stack, streams, 0, None))
+    spoilt, whole = found
+    valid = ~spoilt.void
+    assert valid.sum() == T * E - 1
+    for name in ("observations", "actions", "rewards", "mask", "log_probs"):
+        assert torch.equal(getattr(spoilt, name)[valid], getattr(whole, name)[valid])
+
+
+@pytest.mark.parametrize("how", ["nan", "error"])
+def test_a_task_without_a_valid_episode_is_set_aside(tmp_path, how):
+    config = tiny(tmp_path / "run", **CHEETAH)
+    everything = list(range(2 * E, 3 * E))
+    assert_contained(config, spoil_simulation(everything, 2, how), 2, [SIMULATION, NO_EPISODE])
+
+
+BREAKING = MODULE.replace("Line-v0", "{id}").replace(
+    "        return self.x.copy(), -abs",
+    "        if self.goal > {above}:\n            {spoil}\n        return self.x.copy(), -abs",
+)
+
+
+def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spoil: str, above: float) -> str:
+    """An environment that goes wrong where the goal is beyond ``above``; a second step after that would raise."""
+    text = BREAKING.replace("{id}", f"{name}-v0").replace("{above}", str(above)).replace("{spoil}", spoil)
+    module = f"env_{name.lower()}"
+    (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return f"{module}:{name}-v0"
+
+
+@pytest.mark.filterwarnings("ignore:.*(NaN|not within)")
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        ("return self.x.copy(), float('nan'), False, False, {}", REWARD),
+        ("return self.x * np.float32('nan'), 0.0, False, False, {}", OBSERVATION),
+    ],
+    ids=["reward", "observation"],
+)
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_that_returns_no_number_costs_its_task(tmp_path, monkeypatch, spoil, what, vectorization):
+    env = {"name": "", "vectorization": vectorization}
+    probe = tiny(
+        tmp_path / "probe", env={"name": breaking(tmp_path, monkeypatch, "Fine" + what.split()[1], spoil, 1e9)}, **POINT
+    )
+    with open_trainer(probe) as (trainer, _, _):
+        goals = [task["goal"] for task in sample_tasks(trainer.collector, RandomStreams(0, Phase.TRAINING, 0))]
+    above = sorted(goals)[-2]
+    env["name"] = breaking(tmp_path, monkeypatch, f"Bad{what.split()[1]}{vectorization}", spoil, above)
+    config = tiny(tmp_path / "run", env=env, **POINT)
+    _, failures = gradient_of(config)
+    assert [(row.what, row.num_episodes) for row in failures.rows] == [(what, E), (NO_EPISODE, 0)]
+    assert failures.failed.tolist() == [goal > above for goal in goals]
+    expected, _ = gradient_of(probe, without=goals.index(max(goals)))
+    torch.testing.assert_close(gradient_of(config)[0], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_an_episode_that_starts_with_no_number_is_void(tmp_path, monkeypatch):
+    config = tiny(tmp_path / "run", **POINT)
+    reset = None
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        observation, info = reset(*args, **kwargs)
+        observation = observation.copy()
+        observation[1] = np.inf
+        return observation, info
+
+    def spoil(trainer: MetaTrainer) -> None:
+        nonlocal reset
+        reset = trainer.collector.env.reset
+        monkeypatch.setattr(trainer.collector.env, "reset", spoilt)
+
+    _, metrics, failures = iterate(config, spoil)
+    assert [(row.what, row.num_episodes) for row in failures] == [(OBSERVATION, 1), (OBSERVATION, 1)]
+    assert metrics["train/void_episodes"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*inf value")
+def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch):
+    """It is reset, and what it shows then is thrown away."""
+    spoil = "return self.x.copy(), float('inf') if self.x[0] < 8 else 1 / 0, False, False, {}"
+    name = breaking(tmp_path, monkeypatch, "Inf", spoil, -9.0)
+    made = maml_rl.sampling.environments.make_task_vector_env(maml_rl.sampling.environments.EnvConfig(name=name), 2, 50)
+    assert isinstance(made, GymTaskVectorEnv)
+    made.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
+    made.reset(seed=0)
+    assert np.isinf(made.step(np.full((2, 1), 1.0, np.float32))[1]).all()
+    for _ in range(40):
+        assert (made.step(np.full((2, 1), 1.0, np.float32))[1] == 0).all()
+    made.close()
+
+
+def spoil_inner_step(task: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first inner step explodes for one task."""
+    original = maml_rl.learners.trials.inner_step
+
+    def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int) -> Any:
+        adapted = original(policy, stack, support, inner, step)
+        if step == 0:
+            adapted["weight_0"][task] = float("inf")
+        return adapted
+
+    monkeypatch.setattr(maml_rl.learners.trials, "inner_step", spoilt)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_an_inner_step_that_explodes_sets_its_task_aside(tmp_path, monkeypatch, num_steps):
+    config = tiny(tmp_path / "run", **POINT, inner={"num_steps": num_steps})
+    expected, _ = gradient_of(config, without=3)
+    spoil_inner_step(3, monkeypatch)
+    found, failures = gradient_of(config)
+    assert [(row.adaptation_step, row.what) for row in failures.rows] == [(0, INNER_STEP)]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    _, metrics, rows = iterate(config)
+    assert metrics["train/failed_tasks"] == 1
+    assert metrics["train/void_episodes"] == 0
+    assert math.isfinite(metrics["train/return_after_1_steps"])
+    assert [row.what for row in rows] == [INNER_STEP]
+
+
+def test_a_failed_task_keeps_its_parameters(tmp_path, monkeypatch):
+    config = tiny(tmp_path / "run", **POINT)
+    spoil_inner_step(3, monkeypatch)
+    with open_trainer(config) as (trainer, state, _):
+        streams = RandomStreams(0, Phase.TRAINING, 0)
+        tasks = sample_tasks(trainer.collector, streams)
+        _, stacks, _ = collect_through_adaptation(
+            trainer.collector, state.theta, tasks, trainer.inner, trainer.baseline, streams=streams, normalizer=None
+        )
+    for name, value in state.theta.items():
+        assert torch.equal(stacks[-1][name][3], value)
+        assert name == "log_std" or not torch.equal(stacks[-1][name][2], value)
+
+
+def test_a_baseline_that_cannot_be_fitted_sets_its_task_aside(tmp_path):
+    """Rewards that are numbers, and whose sum is none."""
+
+    def spoil(trainer: MetaTrainer) -> None:
+        env, step = trainer.collector.env, trainer.collector.env.step
+
+        def spoilt(actions: Any) -> Any:
+            observation, reward, *rest = step(actions)
+            reward = reward.copy()
+            reward[E : 2 * E] = 3e38
+            return observation, reward, *rest
+
+        env.step = spoilt
+
+    assert_contained(tiny(tmp_path / "run", **POINT), spoil, 1, [BASELINE])
+
+
+def outer_config(tmp_path: Path, name: str) -> Config:
+    inner = {"num_steps": 2 if name == "reptile" else 1}
+    return tiny(tmp_path / name, **POINT, outer={"name": name}, inner=inner)
+
+
+def patch_outer(monkeypatch: pytest.MonkeyPatch, config: Config, spoil: Callable[[Any], Any]) -> None:
+    """Let the outer step return something else."""
+    original = OUTER_STEPS[type(config.outer)]
+    monkeypatch.setitem(OUTER_STEPS, type(config.outer), lambda *args: spoil(original(*args)))
+
+
+@pytest.mark.parametrize("name", OUTER)
+@pytest.mark.parametrize("where", ["gradient", "theta"])
+def test_an_outer_step_that_is_not_finite_leaves_theta(tmp_path, monkeypatch, name, where):
+    config = outer_config(tmp_path, name)
+    with open_trainer(config) as (trainer, state, _):
+        state = trainer.meta_iteration(state).state
+        if where == "theta":
+            patch_outer(
+                monkeypatch,
+                config,
+                lambda result: ({**result[0], "weight_0": result[0]["weight_0"] / 0}, *result[1:]),
+            )
+        else:
+            owner, method = (
+                (reptile, "mean_movement") if name == "reptile" else (MetaObjective, "surrogate_and_gradient")
+            )
+            original = getattr(owner, method)
+
+            def spoilt(objective: MetaObjective, *args: Any) -> Any:
+                result = original(objective, *args)
+                return result * math.nan if name == "reptile" else (result[0], result[1] * math.nan)
+
+            monkeypatch.setattr(owner, method, spoilt)
+        after, metrics, failures = trainer.meta_iteration(state)
+    assert [(row.what, row.task) for row in failures] == [(OUTER_STEP, None)]
+    assert metrics["outer/failed"] == 1
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert after.failed_outer_steps == 1
+    assert after.iteration == 2
+    for before, now in ((state.theta, after.theta), (state.outer_state, after.outer_state)):
+        assert before.keys() == now.keys()
+        assert all(torch.equal(before[key], now[key]) for key in before)
+
+
+def reject(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No candidate of a line search is better."""
+    monkeypatch.setattr(MetaObjective, "value", lambda self, theta: (-math.inf, 0.0))
+
+
+def test_a_rejected_line_search_is_counted_and_told(tmp_path, monkeypatch):
+    with open_trainer(tiny(tmp_path / "run", **POINT)) as (trainer, state, _):
+        with monkeypatch.context() as patched:
+            reject(patched)
+            after, metrics, failures = trainer.meta_iteration(state)
+        assert [row.what for row in failures] == [LINE_SEARCH]
+        assert metrics["outer/failed"] == 1
+        assert metrics["outer/accepted"] == 0
+        assert all(torch.equal(after.theta[name], value) for name, value in state.theta.items())
+        fine = trainer.meta_iteration(after)
+        assert fine.state.failed_outer_steps == 0
+        assert fine.failures == []
+
+
+def test_without_a_gradient_no_outer_step_fails(tmp_path):
+    """Where every return is the same, as before a sparse reward is first met, there is no step to take."""
+    config = tiny(tmp_path / "run", **POINT | {"horizon": 1, "num_episodes": 1})
+    _, metrics, failures = iterate(config)
+    assert metrics["outer/accepted"] == metrics["outer/gradient_norm"] == 0
+    assert failures == []
+
+
+def test_ten_failed_outer_steps_in_a_row_stop_the_run_over_a_resume_too(tmp_path, monkeypatch):
+    reject(monkeypatch)
+    most = MAX_FAILED_OUTER_STEPS
+    run = train(tiny(tmp_path / "run", **POINT | {"num_iterations": most - 2}))
+    assert last(run).values["failed_outer_steps"] == most - 2
+    said: list[str] = []
+    with pytest.raises(TooManyFailures, match=f"{most} outer steps in a row failed.*{LINE_SEARCH}.*lower"):
+        resume(run, most + 5, say=said.append)
+    assert f"iteration {most - 1} is saved" in said[-1]
+    assert f"--init_from {run}" in said[-1]
+    assert len(table(run)) == most
+
+
+def test_what_an_outer_step_says_of_its_failure_is_told(tmp_path, monkeypatch):
+    def failing(*_: Any) -> Any:
+        raise FloatingPointError("theta ran away")
+
+    config = tiny(tmp_path / "run", **POINT | {"num_iterations": MAX_FAILED_OUTER_STEPS})
+    monkeypatch.setitem(OUTER_STEPS, type(config.outer), failing)
+    with pytest.raises(TooManyFailures, match=re.escape(f"the last since {OUTER_STEP} (theta ran away)")):
+        train(config)
+
+
+def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeypatch):
+    whole = train(tiny(tmp_path / "whole", num_iterations=4))
+    save = maml_rl.training.loop.save_checkpoint
+
+    def as_before(folder: Path, iteration: int, tensors: Any, values: Any, keep: int = 0) -> Path:
+        return save(folder, iteration, tensors, {k: v for k, v in values.items() if k != "failed_outer_steps"}, keep)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("maml_rl.training.loop.save_checkpoint", as_before)
+        run = train(tiny(tmp_path / "run", num_iterations=2))
+    assert "failed_outer_steps" not in last(run).values
+    assert_same_state(resume(run, 4), whole)
+
+
+def spoil_some(monkeypatch: pytest.MonkeyPatch, num_tasks: int = 1) -> None:
+    """In every second iteration the inner steps of the first so many tasks explode."""
+    original = maml_rl.learners.trials.contained_step
+
+    def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int, failures: Failures) -> Any:
+        if float(support.rewards.sum()) % 0.02 < 0.01:
+            failures.set_aside(step, INNER_STEP, np.arange(T) < num_tasks)
+        return original(policy, stack, support, inner, step, failures)
+
+    monkeypatch.setattr(maml_rl.learners.trials, "contained_step", spoilt)
+
+
+def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monkeypatch):
+    spoil_some(monkeypatch)
+    said: list[str] = []
+    whole = train(tiny(tmp_path / "whole", **POINT | {"num_iterations": 12}), say=said.append)
+    rows = table(whole)
+    assert 0 < len(rows) < 12
+    assert {row["what"] for row in rows} == {INNER_STEP}
+    assert all("goal_x" in json.loads(row["task"]) for row in rows)
+    assert len([text for text in said if "1 task set aside" in text]) == len(rows)
+    # Rows beyond the checkpoint are there when the run is killed, and come again.
+    config = tiny(tmp_path / "run", **POINT | {"num_iterations": 12}, logging={"checkpoint_every": 5})
+    original = MetaTrainer.meta_iteration
+
+    class Killed(BaseException):
+        pass
+
+    def meta_iteration(self: MetaTrainer, state: Any) -> Any:
+        if state.iteration == 9:
+            raise Killed
+        return original(self, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MetaTrainer, "meta_iteration", meta_iteration)
+        patched.setattr("maml_rl.training.loop.TrainingRun._save_after", lambda *args: None)
+        with pytest.raises(Killed):
+            train(config)
+    run = tmp_path / "run"
+    newest = latest_checkpoint(run / "checkpoints")
+    assert newest is not None
+    assert newest.name == "000005"
+    assert table(run) == [row for row in rows if int(row["time/iteration"]) <= 9]
+    resume(run)
+    assert table(run) == rows
+    assert_same_state(run, whole)
+
+
+def test_more_than_the_share_stops_with_a_line_that_says_why(tmp_path, monkeypatch):
+    spoil_some(monkeypatch, 2)
+    said: list[str] = []
+    with pytest.raises(TooManyFailures) as stopped:
+        train(tiny(tmp_path / "run", **POINT | {"num_iterations": 12}), say=said.append)
+    text = str(stopped.value)
+    assert "\n" not in text
+    assert "2 of 5 tasks failed in meta-iteration" in text
+    assert "max_failed_share 0.3" in text
+    assert INNER_STEP in text
+    assert "goal_x" in text
+    assert "lower inner.step_size" in text
+    assert len(table(tmp_path / "run")) == 2
+    train(tiny(tmp_path / "more", **POINT | {"num_iterations": 12, "max_failed_share": 0.4}))
+
+
+@pytest.mark.filterwarnings("ignore:.*(NaN|not within)")
+def test_on_the_command_line_it_is_one_line(tmp_path, monkeypatch, capsys):
+    spoil = "return self.x.copy(), float('nan'), False, False, {}"
+    name = breaking(tmp_path, monkeypatch, "Nan", spoil, -9.0)
+    flags = ["--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=5", "--device=cpu"]
+    flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
+    assert main(["train", "--env", name, *flags, "--output", str(tmp_path / "run")]) == 1
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+    assert err.startswith(f"error: {name}: 2 of 2 tasks failed in meta-iteration 1, ")
+    assert REWARD in err
+    assert "goal" in err
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(tmp_path, share):
+    with pytest.raises(ValueError, match="max_failed_share"):
+        dataclasses.replace(tiny(tmp_path / "run"), max_failed_share=share)
+
+
+def test_evaluation_leaves_failed_tasks_out(tmp_path, monkeypatch):
+    policy = maml_rl.load(train(tiny(tmp_path / "run", **POINT | {"num_iterations": 1})))
+    whole = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
+    spoil_inner_step(3, monkeypatch)
+    found = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
+    others = [0, 1, 2, 4]
+    np.testing.assert_array_equal(found.returns[:, others], whole.returns[:, others])
+    np.testing.assert_array_equal(found.returns[0, 3], whole.returns[0, 3])
+    assert np.isnan(found.returns[1:, 3]).all()
+    np.testing.assert_allclose(found.mean[1:], whole.task_returns[1:, others].mean(axis=1), rtol=1e-6)
+    assert found.failed.tolist() == [i == 3 for i in range(T)]
+    assert "1 of 5 tasks failed" in found.table()
+    assert "nan" not in found.table()
+    assert "failed" not in whole.table()
+    folder = tmp_path / "report"
+    comparison = Comparison([Entry("one", (Path("a"),), (found,), {}), Entry("two", (Path("b"),), (whole,), {})])
+    write_report(folder, comparison)
+    assert "one: 1 of 5 tasks failed" in comparison.table()
+    assert "two: " not in comparison.table()
+    results = json.loads((folder / "results.json").read_text())["results"]
+    assert [result["num_failed_tasks"] for result in results] == [1, 0]
+    assert results[0]["tasks"][3]["returns"][1:] == [None, None]
+    assert "one: 1 of 5 tasks failed" in (folder / "report.html").read_text()
+    with (folder / "results.csv").open(newline="") as file:
+        assert [row["return"] == "" for row in csv.DictReader(file)].count(True) == 2
+
+
+def test_an_evaluation_with_too_many_failed_tasks_stops(tmp_path, monkeypatch):
+    policy = maml_rl.load(train(tiny(tmp_path / "run", **POINT | {"num_iterations": 1})))
+    spoil_inner_step(0, monkeypatch)
+    with pytest.raises(TooManyFailures, match=r"1 of 2 tasks failed in the evaluation.*max_failed_share 0\.3"):
+        evaluate(policy, num_tasks=2, num_episodes=E, num_steps=1)
+    with pytest.raises(
+        TooManyFailures, match=r"adaptation failed: the inner step is not finite.*lower inner\.step_size"
+    ):
+        policy.adapt()
+
+
+def test_means_and_intervals_leave_out_what_is_nan():
+    values = np.random.default_rng(0).normal(size=(2, 12))
+    holes = values.copy()
+    holes[1, [2, 5]] = np.nan
+    kept = np.delete(values[1], [2, 5])
+    np.testing.assert_allclose(mean_of_valid(holes, 1), [values[0].mean(), kept.mean()])
+    expected = [mean_interval(values[0]), mean_interval(kept)]
+    np.testing.assert_allclose(mean_interval(holes), expected)
+    assert np.isnan(mean_of_valid(np.full((1, 3), np.nan), 1)).all()
+    assert np.isnan(mean_interval(np.array([1.0, np.nan]))).all()
+
+
+def test_a_task_that_failed_in_one_of_several_runs_is_left_out():
+    returns = np.arange(24.0).reshape(2, 6, 2)
+    broken = returns.copy()
+    broken[1, 4] = np.nan
+    success = np.full_like(returns, np.nan)
+    runs = [Evaluation([{}] * 6, each, success, {}) for each in (returns, broken)]
+    entry = Entry("several", (Path("a"), Path("b")), tuple(runs), {})
+    assert entry.num_failed_tasks == 1
+    assert np.isfinite(entry.center).all()
+    assert np.isfinite(entry.interval).all()
+    assert np.isnan(entry.task_returns).sum() == 1
+    others = np.delete(returns[1], 4, axis=0).mean()
+    np.testing.assert_allclose(entry.run_returns[:, 1], [others, others])
+    np.testing.assert_allclose(entry.interval[1], [others, others])

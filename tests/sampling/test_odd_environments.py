@@ -1,0 +1,313 @@
+"""Odd environments through all that users do with one: train, resume, evaluate, adapt; sync and async."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from helpers.odd_environments import LIMIT, HalfBounded, RaisingClose, Success, Walk
+
+import maml_rl
+from maml_rl.agents.agent import MetaPolicy, make_policy
+from maml_rl.errors import UserError
+from maml_rl.policies.mlp import make_stack
+from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.sampling.environments import EnvConfig, as_task_vector_env
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.settings.config import PolicyConfig
+from maml_rl.system.random_streams import Phase, RandomStreams
+
+QUIET = {"final_evaluation": False, "final_video": False}
+SIZES = {"meta_batch_size": 2, "num_episodes": 3, "horizon": LIMIT}
+pytestmark = [  # what Gymnasium's own checker says of them
+    pytest.mark.filterwarnings(f"ignore:.*{words}:UserWarning")
+    for words in (
+        "The reward returned",
+        "Expects `terminated`",
+        "Expects `truncated`",
+        "The obs returned",
+        "RGB-array rendering",
+    )
+]
+both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
+
+
+def config_of(name: str, folder: Path, **env: Any) -> maml_rl.Config:
+    settings = {"name": f"odd/{name}-v0", **env}
+    return maml_rl.load_config(
+        env=settings, **SIZES, num_iterations=1, logging=QUIET, output=str(folder), device="cpu", torch_threads=2
+    )
+
+
+def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Episodes:
+    """Episodes of an untrained policy, in rounds of one for each task."""
+    sizes = (num_tasks * num_episodes, LIMIT)
+    with as_task_vector_env(None, env, *sizes, num_tasks=num_tasks) as envs:
+        spaces = envs.single_observation_space, envs.single_action_space
+        policy = make_policy(PolicyConfig(), *spaces, 0)
+        action_map = ActionMap(envs.single_action_space, 0.1)
+        cpu = torch.device("cpu")
+        collector = Collector(envs, policy, num_tasks, num_episodes, LIMIT, action_map, cpu)
+        stack = make_stack(dict(policy.named_parameters()), num_tasks)
+        return collector.collect(stack, RandomStreams(0, Phase.EVALUATION), 0, None)
+
+
+@pytest.mark.filterwarnings("ignore:environment .* raised in close:UserWarning")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Walk",
+        "Success",
+        "HalfBounded",
+        "TorchInside",
+        "OldSeeding",
+        "RaisingClose",
+        "ChangingInfos",
+        "OddRewards",
+        "OddFrames",
+        "OddNames",
+        "OddTasks",
+        "ChangesTasks",
+        "Differentiates",
+        "ConstantReward",
+    ],
+)
+def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(name: str, tmp_path: Path) -> None:
+    odd_names = {"name": "on", "kwargs": {"off": 2}, "task_list": ["12:30", "null", "2"]}
+    settings: dict[str, Any] = {"kwargs": odd_names} if name == "OddNames" else {}
+    task: dict[str, Any] = {"goal": 0.5}
+    task |= {"OddTasks": {"gait": "on", "legs": 4}, "ChangesTasks": {"path": []}}.get(name, {})
+    given = copy.deepcopy(task)
+    thetas, means = [], []
+    for vectorization in ("sync", "async"):
+        run = maml_rl.train(config_of(name, tmp_path / vectorization, vectorization=vectorization, **settings))
+        maml_rl.resume(run, num_iterations=2)
+        policy = maml_rl.load(run)
+        thetas.append(policy.theta)
+        means.append(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2, num_steps=1).mean)
+        assert policy.adapt(num_episodes=2).num_adaptation_steps == 1
+        assert policy.adapt(task=task, num_episodes=2).num_adaptation_steps == 1
+        assert task == given
+        video = maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2)
+        assert video.stat().st_size > 1000
+        assert multiprocessing.active_children() == []
+    for key, value in thetas[0].items():
+        assert value.isfinite().all()
+        assert torch.equal(value, thetas[1][key])
+    np.testing.assert_array_equal(*means)
+
+
+class TestSuccess:
+    """The rate is the share of episodes that start on the right, however that is reported."""
+
+    @both_ways
+    @pytest.mark.parametrize(
+        "how",
+        [
+            "every step",
+            "only then, and ends",
+            "only then, and goes on",
+            "None until then",
+            "an array of one",
+            "NumPy's bool",
+            "a number",
+        ],
+    )
+    def test_each_episode_has_its_own(self, how: str, vectorization: Any) -> None:
+        env = EnvConfig(name="odd/Success-v0", kwargs={"how": how}, vectorization=vectorization)
+        episodes = collected(env, num_tasks=6)
+        starts_right = episodes.observations[:, :, 0, 0] > 0
+        assert 0 < starts_right.sum() < starts_right.numel()
+        assert torch.equal(episodes.success == 1, starts_right)
+
+    @pytest.mark.parametrize("how", ["only then, and ends", "only then, and goes on", "every step"])
+    def test_the_rate_of_an_evaluation_counts_episodes_without_a_report(self, how: str, tmp_path: Path) -> None:
+        policy = maml_rl.load(maml_rl.train(config_of("Success", tmp_path / "run", how=how)))
+        result = maml_rl.evaluate(policy, num_tasks=20, num_episodes=10, num_steps=1)
+        assert np.isin(result.success, (0, 1)).all()
+        assert 0.3 < result.task_success.mean() < 0.7
+
+    def test_it_is_logged_for_each_stage(self, tmp_path: Path) -> None:
+        settings = {"how": "only then, and goes on"}
+        config = config_of("Success", tmp_path / "run", **settings)
+        config = maml_rl.load_config(
+            **{
+                **SIZES,
+                "env": {"name": config.env.name, **settings},
+                "num_iterations": 2,
+                "num_episodes": 20,
+                "logging": {**QUIET, "evaluate_every": 1},
+                "output": config.output,
+            }
+        )
+        run = maml_rl.train(config)
+        with (run / "progress.csv").open(newline="") as file:
+            row = list(csv.DictReader(file))[-1]
+        for stage in ("train", "evaluation"):
+            for k in range(2):
+                assert 0.2 < float(row[f"{stage}/success_after_{k}_steps"]) < 0.8
+
+    def test_an_environment_that_reports_none_has_no_rate(self, tmp_path: Path) -> None:
+        run = maml_rl.train(config_of("Success", tmp_path / "run", how="never"))
+        assert "success" not in (run / "progress.csv").read_text()
+        assert np.isnan(maml_rl.evaluate(maml_rl.load(run), num_tasks=2, num_episodes=2).success).all()
+
+    @both_ways
+    def test_what_is_no_truth_value_is_refused(self, vectorization: Any) -> None:
+        env = EnvConfig(name="odd/Success-v0", kwargs={"how": "in words"}, vectorization=vectorization)
+        with pytest.raises(UserError, match=r"is_success.*'odd/Success-v0': expected true, false or None, got 'yes'"):
+            collected(env, num_tasks=2)
+
+    def test_of_a_vector_environment_at_hand(self) -> None:
+        """Gymnasium fills the infos that an environment does not give with zeros, and marks them."""
+        single = gym.vector.SyncVectorEnv(
+            [lambda: Success("only then, and goes on")] * 8,
+            autoreset_mode=gym.vector.AutoresetMode.DISABLED,
+        )
+        with as_task_vector_env(single, EnvConfig(), 8, LIMIT) as envs:
+            observation, _ = envs.reset(seed=0)
+            reports = [envs.step(np.zeros((8, 1), np.float32))[4]["is_success"] for _ in range(4)]
+        starts_right = observation[:, 0] > 0
+        np.testing.assert_array_equal(reports[2], np.where(starts_right, 1.0, np.nan))
+        assert np.isnan([reports[i] for i in (0, 1, 3)]).all()
+
+
+class TestBounds:
+    def test_each_axis_is_mapped_by_its_own_bounds(self) -> None:
+        action_map = ActionMap(HalfBounded.action_space, 0.1)
+        outputs = np.array([[0, 0, 0, 0], [1, 2, 3, 4], [-20, -20, -20, -20]], np.float32)
+        expected = [[5, 0, 0.5, 0], [5.5, 2, 3.5, 4], [0, -20, 0.5, -20]]
+        np.testing.assert_allclose(action_map(outputs), expected, rtol=1e-6)
+
+    def test_a_policy_as_a_plain_network_acts_alike(self, tmp_path: Path) -> None:
+        policy = maml_rl.load(maml_rl.train(config_of("HalfBounded", tmp_path / "run")))
+        observations = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
+        actions, _ = policy.predict(observations, deterministic=True)
+        with torch.no_grad():
+            ours = policy.module()(torch.from_numpy(observations)).numpy()
+        np.testing.assert_allclose(actions, ours, rtol=1e-5)
+
+    @pytest.fixture
+    def policy(self, tmp_path: Path) -> MetaPolicy:
+        return maml_rl.load(maml_rl.train(config_of("Walk", tmp_path / "run")))
+
+    def test_adapt_refuses_other_bounds(self, policy: MetaPolicy) -> None:
+        env = Walk()
+        env.action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
+        with pytest.raises(UserError, match=r"the environment has .*-2.*the policy expects.*-1"):
+            policy.adapt(env)
+
+    def test_evaluate_refuses_other_bounds(self, policy: MetaPolicy) -> None:
+        gym.register("odd/Wide-v0", lambda: Wide())
+        try:
+            with pytest.raises(UserError, match=r"the environment has .*-2.*the policy expects.*-1"):
+                maml_rl.evaluate(policy, env=EnvConfig(name="odd/Wide-v0"), num_tasks=2)
+        finally:
+            gym.registry.pop("odd/Wide-v0")
+
+    def test_numbers_of_another_type_are_the_same_bounds(self, policy: MetaPolicy) -> None:
+        env = Walk()
+        env.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float64)
+        assert policy.adapt(env, num_episodes=2).num_adaptation_steps == 1
+
+
+class Wide(Walk):
+    action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+
+class TestGlobalGenerators:
+    def test_workers_draw_different_numbers_and_the_same_again(self) -> None:
+        env = EnvConfig(name="odd/GlobalRandom-v0", vectorization="async")
+        first, second = (collected(env, num_tasks=4).observations[:, :, 0, 0] for _ in range(2))
+        assert len(first.unique()) == first.numel()
+        assert torch.equal(first, second)
+
+    def test_in_this_process_they_stay_the_users(self) -> None:
+        np.random.seed(3)  # noqa: NPY002
+        expected = np.random.RandomState(3).uniform()
+        collected(EnvConfig(name="odd/Walk-v0"), num_tasks=2)
+        assert np.random.uniform() == expected  # noqa: NPY002
+
+
+@both_ways
+def test_an_environment_that_is_given_its_task_by_each_reset(vectorization: Any, tmp_path: Path) -> None:
+    policy = maml_rl.load(maml_rl.train(config_of("NeedsTask", tmp_path / "run", vectorization=vectorization)))
+    assert np.isfinite(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2).mean).all()
+    assert maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2).stat().st_size > 1000
+
+
+class TestFrames:
+    @pytest.mark.parametrize("kind", ["list", "gray", "flat", "opacity", "int64", "float"])
+    def test_what_has_one_meaning_is_drawn(self, kind: str, tmp_path: Path) -> None:
+        run = maml_rl.train(with_a_video("OddFrames", tmp_path / "run", kind=kind))
+        assert (run / "videos" / "final.mp4").stat().st_size > 1000
+
+    def test_what_has_none_ends_no_training(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        run = maml_rl.train(with_a_video("OddFrames", tmp_path / "run", kind="None"), say=said.append)
+        assert not (run / "videos" / "final.mp4").exists()
+        assert any("no video will be made" in text and "OddFrames" in text for text in said)
+
+
+def with_a_video(name: str, folder: Path, **env: Any) -> maml_rl.Config:
+    logging = {"final_evaluation": False, "final_video": True}
+    settings = {"env": {"name": f"odd/{name}-v0", **env}, "logging": logging, "output": str(folder)}
+    return maml_rl.load_config(**settings, **SIZES, num_iterations=1)
+
+
+class TestErrors:
+    @both_ways
+    def test_a_bare_assertion_is_named_with_its_place(self, vectorization: Any) -> None:
+        env = EnvConfig(name="odd/BareAssertion-v0", vectorization=vectorization)
+        line = r"raised in step: AssertionError \(.*odd_environments\.py, line \d+\)$"
+        with pytest.raises(UserError, match=line):
+            collected(env, num_tasks=2)
+
+    @both_ways
+    def test_close_does_not_hide_what_a_step_raised(self, vectorization: Any) -> None:
+        env = EnvConfig(name="odd/RaisingClose-v0", kwargs={"raises_at": 2}, vectorization=vectorization)
+        warned = pytest.warns(UserWarning, match="raised in close: RuntimeError: the window is gone")
+        with warned, pytest.raises(UserError, match="raised in step: RuntimeError: the arm hit"):
+            collected(env, num_tasks=2)
+        assert multiprocessing.active_children() == []
+
+    def test_close_of_an_environment_that_is_made_again_for_a_task(self) -> None:
+        env = EnvConfig(name="odd/Again-v0", task_list=({"raises_at": 500}, {"raises_at": 600}))
+        gym.register("odd/Again-v0", Again)
+        try:
+            with pytest.warns(UserWarning, match="raised in close"):
+                run_tasks(env)
+        finally:
+            gym.registry.pop("odd/Again-v0")
+
+    @pytest.mark.parametrize("reward", [None, "much", np.zeros(2)])
+    def test_a_reward_that_is_no_number(self, reward: Any) -> None:
+        env = Walk()
+        step = env.step
+        env.step = lambda action: (step(action)[0], reward, False, False, {})
+        with as_task_vector_env(env, EnvConfig(), 1, LIMIT) as envs:
+            envs.reset(seed=0)
+            named = f"step of environment 'Walk' returned {re.escape(repr(reward))} as reward"
+            with pytest.raises(UserError, match=named):
+                envs.step(np.zeros((1, 1), np.float32))
+
+
+class Again(RaisingClose):
+    """Its tasks are arguments of the constructor."""
+
+    sample_tasks = None
+    set_task = None
+
+
+def run_tasks(env: EnvConfig) -> None:
+    with as_task_vector_env(None, env, 2, LIMIT) as envs:
+        envs.set_tasks([{"raises_at": 500}, {"raises_at": 600}])
+        envs.reset(seed=0)

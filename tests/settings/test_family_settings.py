@@ -1,0 +1,110 @@
+"""Any arguments that a family accepts train; one that it does not is refused by name, before any file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+import pytest
+from helpers.hypothesis_options import OPTIONS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from maml_envs import FAMILIES
+from maml_envs.engines.dynamics import Parameter
+
+from maml_rl.cli import main
+from maml_rl.settings.parser import load_config
+from maml_rl.training.loop import open_trainer
+
+SIZES: dict[str, Any] = {
+    **{"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "policy": {"hidden_sizes": [4]}, "device": "cpu"},
+    **{"max_failed_share": 1.0, "inner": {"num_steps": 1}},
+}
+
+
+def dynamics_of(known: dict[str, Parameter]) -> st.SearchStrategy[dict[str, Any]]:
+    """A range, within what has a meaning, of up to two quantities."""
+
+    def ends(name: str) -> st.SearchStrategy[Any]:
+        parameter = known[name]
+        whole = st.integers(int(parameter.low), int(parameter.high))
+        number = whole if parameter.is_whole else st.floats(parameter.low, parameter.high)
+        return number | st.lists(number, min_size=2, max_size=2, unique=not parameter.is_whole).map(sorted)
+
+    names = st.lists(st.sampled_from(sorted(known)), max_size=2, unique=True)
+    return names.flatmap(lambda chosen: st.fixed_dictionaries({name: ends(name) for name in chosen}))
+
+
+def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
+    """Arguments of a family; any of them may be left at its default."""
+    hints = typing.get_type_hints(family)
+    limits = family.task_limits.values()
+    least, most = max((low for low, _ in limits), default=0), min((high for _, high in limits), default=0)
+    found: dict[str, st.SearchStrategy[Any]] = {}
+    for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
+        if kind is bool:
+            found[name] = st.booleans()
+        elif typing.get_origin(kind) is typing.Literal:
+            found[name] = st.sampled_from(typing.get_args(kind))
+        elif name in ("low", "high"):
+            default = getattr(family, name)
+            found[name] = st.floats(least, default) if name == "low" else st.floats(default, most)
+        elif name == "goal_radius":
+            found[name] = st.floats(0, most)
+        elif kind is float and name.startswith(("min_", "max_")):  # the two ends of a range
+            default = getattr(family, name)
+            found[name] = st.floats(0, default) if name[:4] == "min_" else st.floats(default, 1e6)
+        elif kind is float:
+            found[name] = st.floats(0, 2) | st.floats(0, 1e6)
+        elif name == "frame_skip":
+            found[name] = st.none() | st.integers(1, 20)
+        else:
+            assert name == "dynamics", f"a kind of setting that is not drawn yet: {name}"
+            known = {key: value for key, value in family.body.parameters.items() if key not in family.task_units}
+            found[name] = dynamics_of(known)
+    return st.fixed_dictionaries({}, optional=found)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=8, **OPTIONS)
+@given(data=st.data())
+def test_what_a_family_accepts_trains(name, data):
+    arguments = data.draw(arguments_of(FAMILIES[name]))
+    try:
+        with open_trainer(load_config(env={"name": name, **arguments}, **SIZES)) as (trainer, state, _):
+            after, *_ = trainer.meta_iteration(state)
+    except FloatingPointError:
+        return  # bodies that no simulation can hold together, as documented
+    assert after.iteration == 1
+
+
+def wrong_arguments(family: type) -> list[tuple[str, str]]:
+    """(setting, text of a value that it cannot have)."""
+    hints = typing.get_type_hints(family)
+    found = [("dynamics.no_such_quantity", "1")] if hasattr(family, "dynamics") else []
+    for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
+        if kind is float:
+            found += [(name, text) for text in ("x", ".nan", ".inf", "-.inf", "null", "true", "[1]", "{a: 1}")]
+            if name.endswith(("_weight", "_scale", "radius", "_tolerance", "_limit")):
+                found.append((name, str(math.nextafter(0, -1))))
+            if name == "goal_radius":
+                found.append((name, "101"))
+        elif name == "frame_skip":
+            found += [(name, text) for text in ("x", "0", "101", "2.5", "true", "[1]")]
+        elif kind is bool or typing.get_origin(kind) is typing.Literal:
+            found += [(name, text) for text in ("x", "null", "2", "[true]")]
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_family_does_not_accept_is_refused_before_any_file(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cases = wrong_arguments(FAMILIES[name])
+    for setting, text in [*cases[:: max(1, len(cases) // 12)], cases[-1]]:
+        status = main(["train", f"--env={name}", "--num_iterations=1", f"--env.{setting}={text}"])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert (status, list(tmp_path.iterdir())) == (2, []), (setting, text)
+        assert line.startswith("error: ")
+        assert setting.rpartition(".")[2] in line
