@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from maml_rl.analysis.figures import COLORS, encoded
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 MIDDLE = {"tasks": 40, "episodes": 20, "horizon": 100, "inner steps": 1, "width": 64}
 CURVES = {

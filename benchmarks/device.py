@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from maml_rl.settings.parser import load_config
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 _SIZES = ((40, 20, 100, (64, 64)), (40, 20, 200, (100, 100)), (160, 20, 100, (64, 64)), (40, 20, 100, (256, 256)))
 _PARTS = ("collection", "advantages", "adaptation", "outer_step")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from maml_rl.analysis.recording import make_rendering_env
-from maml_rl.sampling.environments import EnvConfig
+from maml_rl.settings.env import EnvConfig
 
 _SIZE = {"width": 240, "height": 240}
 

@@ -24,7 +24,8 @@ from maml_rl.errors import UserError
 from maml_rl.learners.maml.outer import check_state
 from maml_rl.runs.checkpoint import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter, _records
-from maml_rl.settings.parser import parse_training_arguments, run_config
+from maml_rl.runs.run_folder import run_config
+from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.training import comparison_runs as baseline_runs
 
 SETTINGS: dict[str, Any] = {

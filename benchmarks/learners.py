@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from maml_rl.settings.parser import load_config
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 REFERENCE = "first-order MAML (adam)"
 LEARNERS: dict[str, dict] = {

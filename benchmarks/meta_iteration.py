@@ -16,7 +16,7 @@ import numpy as np
 from floor import Recorder, peak_memory_gib, summary
 
 from maml_rl.settings.parser import load_config
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ import numpy as np
 from floor import Recorder, summary
 
 from maml_rl.learners.trials import sample_tasks
-from maml_rl.policies.mlp import make_stack
+from maml_rl.policies.parameters import make_stack
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 _CONTACT_FORCES = {"observe_contact_forces": True, "contact_cost_weight": 5e-4}
 

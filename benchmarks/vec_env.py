@@ -19,7 +19,8 @@ from floor import summary
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from maml_rl.agents.sb3_env import TaskVecEnv
-from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
+from maml_rl.sampling.environments import make_task_vector_env
+from maml_rl.settings.env import EnvConfig
 
 
 def single(name: str, horizon: int) -> gym.Env:

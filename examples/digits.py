@@ -3,7 +3,7 @@
 The images (8 × 8, real handwriting) come with scikit-learn; nothing is downloaded. A task is to tell a few digits apart
 from one or a few images of each. Learners meta-train on some digits and are tested on the others, which they have never
 seen. All have the same trunk, see the same tasks, and share the outer optimiser; every one that adapts by gradients
-does so in ``maml_rl.learners.maml.objective.adapt``. Few classes are left to learn from: compare with the pixels, which learn nothing.
+does so in ``maml_rl.learners.maml.adapt.adapt``. Few classes are left to learn from: compare with the pixels, which learn nothing.
 
 python examples/digits.py
 """
@@ -23,8 +23,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from maml_rl.learners.maml.objective import adapt
-from maml_rl.policies.mlp import Params, make_stack
+from maml_rl.learners.maml.adapt import adapt
+from maml_rl.policies.parameters import Params, make_stack
 
 NUM_PIXELS, WIDTH, NUM_INNER_STEPS, STEP_SIZE = 64, 64, 5, 0.1
 TRUNK = ("weight_0", "bias_0", "weight_1", "bias_1")

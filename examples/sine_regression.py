@@ -1,4 +1,4 @@
-"""Few-shot regression of sinusoids with ``maml_rl.learners.maml.objective.adapt`` (Finn et al. 2017, section 5.1): no environment, no RL.
+"""Few-shot regression of sinusoids with ``maml_rl.learners.maml.adapt.adapt`` (Finn et al. 2017, section 5.1): no environment, no RL.
 
 A task is a sinusoid of unknown amplitude and phase. From a few of its points a network adapts by gradient descent;
 MAML, its first-order approximation and pre-training on all tasks each seek weights to start from.
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.objective import adapt
-from maml_rl.policies.mlp import Params, make_stack
+from maml_rl.learners.maml.adapt import adapt
+from maml_rl.policies.parameters import Params, make_stack
 
 Method = Literal["MAML", "First-order MAML", "Pretrained on all tasks"]
 METHODS: tuple[Method, ...] = ("MAML", "First-order MAML", "Pretrained on all tasks")

@@ -13,13 +13,13 @@ from maml_rl.system.threads import let_idle_threads_sleep
 if TYPE_CHECKING:
     from maml_rl.agents.agent import MetaPolicy as MetaPolicy
     from maml_rl.agents.episode_log import EpisodeLog as EpisodeLog
-    from maml_rl.agents.sb3_models import from_sb3 as from_sb3
+    from maml_rl.agents.load import load as load
+    from maml_rl.agents.sb3_import import from_sb3 as from_sb3
     from maml_rl.analysis.evaluation import evaluate as evaluate
     from maml_rl.analysis.recording import record as record
     from maml_rl.errors import UserError as UserError
     from maml_rl.runs.pretrained import pretrained_names as pretrained_names
     from maml_rl.settings.config import Config as Config
-    from maml_rl.settings.parser import load as load
     from maml_rl.settings.parser import load_config as load_config
     from maml_rl.training.loop import Interrupted as Interrupted
     from maml_rl.training.loop import resume as resume

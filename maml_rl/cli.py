@@ -24,8 +24,8 @@ from maml_rl.system.safe_yaml import read_value
 from maml_rl.system.user_paths import check_text, user_path
 
 if TYPE_CHECKING:
-    from maml_rl.sampling.environments import EnvConfig
     from maml_rl.settings.config import Config
+    from maml_rl.settings.env import EnvConfig
 
 
 OTHER_OUTPUT = "name another folder by --output"
@@ -267,7 +267,7 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
 
 def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     """The environment of a run, changed by ``flags``; what is wrong with them is told in the user's terms."""
-    from maml_rl.sampling.environments import is_family
+    from maml_rl.settings.env import is_family
     from maml_rl.settings.parser import with_env_flags
 
     check = _check_family_flag if is_family(config.env.name) else _check_env_flag

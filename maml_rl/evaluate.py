@@ -37,7 +37,7 @@ from maml_rl.system.atomic_files import unwritable_refused
 if TYPE_CHECKING:
     from maml_rl.agents.agent import MetaPolicy
     from maml_rl.analysis.comparison import Comparison, Condition, Subject
-    from maml_rl.sampling.environments import EnvConfig
+    from maml_rl.settings.env import EnvConfig
 
 
 _NUM_TASKS = 40
@@ -137,8 +137,8 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
     Raises:
         UserError: a run cannot be loaded, is named twice, or is one of another environment.
     """
+    from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
-    from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
 
     twice = [run for i, run in enumerate(runs) if run.resolve() in [other.resolve() for other in runs[:i]]]
@@ -168,9 +168,9 @@ def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
 
 def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool) -> list[Subject]:
     """The baselines that the runs have, by name and then by run; of several with the same parameters the first."""
+    from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
     from maml_rl.runs.checkpoint import latest_checkpoint
-    from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
     from maml_rl.training.comparison_runs import POLICIES, folder_of
 

@@ -64,8 +64,8 @@ def command(argv: list[str]) -> int:
     env_flags, argv = take_env_flags(argv)
     args = parse(parser, argv)
 
+    from maml_rl.agents.load import load_run
     from maml_rl.runs.pretrained import find_run, output_folder
-    from maml_rl.settings.parser import load_run
     from maml_rl.system.torch_runtime import resolve_device
 
     run = find_run(args.run)

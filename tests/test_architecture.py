@@ -1,4 +1,4 @@
-"""Imports point one way: each module may import only modules of lower levels."""
+"""Imports point one way: a room imports only rooms that stand before it."""
 
 from __future__ import annotations
 
@@ -6,53 +6,41 @@ import ast
 import importlib
 import operator
 import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from helpers.scripts import load_script
+from helpers.scripts import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parent.parent
-
-LEVELS = [
-    {"errors"},
-    {
-        "threads",
-        "stopwatch",
-        "intervals",
-        "random_streams",
-        "protocols",
-        "episodes",
-        "allocator",
-        "torch_stand_in",
-        "matplotlib_backend",
-    }
-    | {"durable_files", "stop_signals", "bounded_files", "user_paths"},
-    {"devices", "setting_checks", "cpu_operations"},
-    {"task_blocks"},
-    {"ranks", "safe_yaml", "array_files"},
-    {"failures", "normalizer"},
-    {"checkpoint", "run_folder", "pretrained_runs", "metrics_writers", "policies", "baseline"}
-    | {"video_grid", "drawn_tasks", "task_observer"},
-    {"advantages", "inner", "task_setter", "acting"},
-    {"maml", "sampling_metrics", "collection", "task_vector_env"},
-    {"adaptation", "outer.adam", "folding"},
-    {"outer.trpo", "outer.ppo", "outer.reptile", "sb3", "episode_log", "export"},
-    {"outer.promp"},
-    {"outer"},
-    {"config"},
-    {"meta_policy", "meta_trainer"},
-    {"evaluation", "recording"},
-    {"comparison"},
-    {"figures"},
-    {"report"},
-    {"config_files"},
-    {"run_groups", "policy_import"},
-    {"training", "learning_curves"},
-    {"baseline_runs"},
-    {"cli"},
-    {"train", "evaluate", "record", "plot", "baselines", "__main__"},
+ROOMS = [
+    "system",
+    "settings",
+    "runs",
+    "policies",
+    "sampling",
+    "learners",
+    "agents",
+    "analysis",
+    "training",
 ]
-LEVEL_OF = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+COMMANDS = {"__main__", "cli", "train", "evaluate", "record", "plot", "baselines"}
+ENV_ROOMS = ["engines", "family", "families", "gym"]
+DOCUMENT = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def modules_of(folder: Path, package: str) -> dict[str, Path]:
+    """The modules of a package by dotted name."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        parts = [package, *path.relative_to(folder).with_suffix("").parts]
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules_of(ROOT / "maml_rl", "maml_rl")
+ENV_MODULES = modules_of(ROOT / "envs", "maml_envs")
 
 
 def imported(path: Path) -> set[str]:
@@ -67,63 +55,111 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def module_name(path: Path) -> str:
-    return str(path.relative_to(ROOT / "maml_rl").with_suffix("")).replace("/", ".").removesuffix(".__init__")
+def room_of(module: str) -> str:
+    """``system`` of ``maml_rl.system.stopwatch``, and ``cli`` of ``maml_rl.cli``."""
+    return module.split(".")[1] if "." in module else ""
 
 
-MODULES = {module_name(path): path for path in (ROOT / "maml_rl").rglob("*.py") if path.parent.name != "__pycache__"}
-MODULES.pop("__init__")
+def test_every_module_is_in_a_room_or_a_command() -> None:
+    rooms = {room_of(module) for module in MODULES} - {""}
+    assert rooms == {*ROOMS, *COMMANDS, "errors"}
 
 
-def test_every_module_has_a_level() -> None:
-    assert set(MODULES) == set(LEVEL_OF)
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_point_down(module: str) -> None:
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if room_of(module) in ROOMS))
+def test_a_room_imports_only_earlier_rooms(module: str) -> None:
+    allowed = {"errors", *ROOMS[: ROOMS.index(room_of(module)) + 1]}
     for name in imported(MODULES[module]):
-        if name.startswith("maml_rl."):
-            used = name.removeprefix("maml_rl.")
-            assert LEVEL_OF[used] < LEVEL_OF[module], f"{module} imports {used}, which does not stand below it"
+        if name.partition(".")[0] == "maml_rl":
+            assert room_of(name) in allowed, f"{module} imports {name}"
 
 
-def test_the_packages_meet_only_in_config_files() -> None:
+@pytest.mark.parametrize("module", sorted(module for module in ENV_MODULES if room_of(module) in ENV_ROOMS))
+def test_environments_import_one_way(module: str) -> None:
+    allowed = ENV_ROOMS[: ENV_ROOMS.index(room_of(module)) + 1]
+    for name in imported(ENV_MODULES[module]):
+        if name.partition(".")[0] == "maml_envs":
+            assert room_of(name) in allowed, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("modules", [MODULES, ENV_MODULES], ids=["maml_rl", "maml_envs"])
+def test_no_modules_import_each_other(modules: dict[str, Path]) -> None:
+    graph = {module: imported(path) & modules.keys() - {"maml_rl", "maml_envs"} for module, path in modules.items()}
+    graph.pop("maml_rl", None)
+    graph.pop("maml_envs", None)
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_the_packages_meet_only_in_the_settings() -> None:
     users = {module for module, path in MODULES.items() if any(n.startswith("maml_envs") for n in imported(path))}
-    assert users == {"config_files"}
-    for path in (ROOT / "envs").glob("*.py"):
-        assert not any(name.startswith("maml_rl") for name in imported(path)), path
+    assert {room_of(module) for module in users} == {"settings"}
+    for path in ENV_MODULES.values():
+        assert not any(name.partition(".")[0] == "maml_rl" for name in imported(path)), path
 
 
-def test_stable_baselines3_is_used_for_its_logger_and_in_sb3_alone() -> None:
+def test_settings_and_commands_import_no_torch() -> None:
+    code = "import sys; import maml_rl.cli, maml_rl.train, maml_rl.settings.parser; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_room_is_crowded() -> None:
+    for room in ROOMS:
+        files = [path for path in (ROOT / "maml_rl" / room).glob("*.py") if path.stem != "__init__"]
+        assert 3 <= len(files) <= 11, room
+
+
+def test_the_document_draws_the_rooms_in_their_order() -> None:
+    rows = re.findall(r"^\| `(\w+)/` \|", DOCUMENT, re.MULTILINE)
+    assert rows[: len(ROOMS)] == ROOMS
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_document_names_every_module_of_a_room(room: str) -> None:
+    row = next(line for line in DOCUMENT.splitlines() if line.startswith(f"| `{room}/` |"))
+    named = set(re.findall(r"`(\w+)(?:/)?`", row.split("|")[3]))
+    folder = ROOT / "maml_rl" / room
+    there = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert named == there - {"__init__"}
+
+
+def test_stable_baselines3_is_used_by_agents_and_for_its_logger() -> None:
     users = {
-        (module, name)
+        (room_of(module), name)
         for module, path in MODULES.items()
         for name in imported(path)
-        if name.startswith("stable_baselines3") and module != "sb3"
+        if name.startswith("stable_baselines3") and room_of(module) != "agents"
     }
-    assert users == {("metrics_writers", "stable_baselines3.common.logger")}
+    assert users == {("runs", "stable_baselines3.common.logger")}
 
 
 def test_tests_and_benchmarks_are_not_imported_by_the_packages() -> None:
     for path in MODULES.values():
-        assert not any(name.split(".")[0] in {"tests", "benchmarks"} for name in imported(path)), path
+        assert not any(name.split(".")[0] in {"tests", "benchmarks", "helpers"} for name in imported(path)), path
+
+
+def test_no_test_module_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not any(name.rpartition(".")[2].startswith("test_") for name in imported(path)), path
+
+
+def test_tests_mirror_the_rooms() -> None:
+    folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")} - {"tests"}
+    assert folders >= {*ROOMS, "envs", "documents"}
 
 
 def test_the_walk_passes_functions_that_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    walk = text[text.index("## The walk of a task") : text.index("## Layers")]
+    walk = DOCUMENT[DOCUMENT.index("## The walk of a task") : DOCUMENT.index("## Decisions")]
     names = [name for name in re.findall(r"`((?:\w+\.)+\w+)`", walk) if not name.endswith(".py")]
     assert len(names) > 20
     for name in names:
-        module, _, attribute = name.partition(".") if not name.startswith(("outer.", "maml_envs.")) else split(name)
-        package = module if module.startswith("maml_envs") else f"maml_rl.{module}"
-        assert callable(operator.attrgetter(attribute)(importlib.import_module(package))), name
+        assert callable(resolved(name)), name
 
 
-def split(name: str) -> tuple[str, str, str]:
-    """outer.trpo.trpo_step: two parts are the module."""
-    first, second, attribute = name.split(".", 2)
-    return f"{first}.{second}", ".", attribute
+def resolved(name: str) -> object:
+    """The function that ``learners.maml.adapt.adapt`` or ``maml_envs.gym.vector_env.FamilyVectorEnv.step`` names."""
+    full = name if name.startswith("maml_envs") else f"maml_rl.{name}"
+    modules = {**MODULES, **ENV_MODULES}
+    module = max((m for m in modules if full.startswith(f"{m}.")), key=len)
+    return operator.attrgetter(full.removeprefix(f"{module}."))(importlib.import_module(module))
 
 
 def test_every_mutant_changes_one_place() -> None:

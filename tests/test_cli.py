@@ -23,11 +23,10 @@ from maml_envs import FAMILIES
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.inner_step import InnerConfig
-from maml_rl.learners.maml.outer import OUTER_CONFIGS
-from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig, to_mapping
+from maml_rl.settings.config import Config, LoggingConfig, to_mapping
+from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config, preset
+from maml_rl.settings.policy import PolicyConfig
 
 SIZES = "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 --policy.hidden_sizes=[4] --device=cpu"
 TINY = ("--env", "PointNavigation", *SIZES.split(" "))

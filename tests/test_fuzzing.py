@@ -26,8 +26,8 @@ from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter
-from maml_rl.runs.run_folder import locked
-from maml_rl.settings.parser import parse_training_arguments, run_config
+from maml_rl.runs.run_folder import locked, run_config
+from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.system import array_files
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.system.safe_yaml import read_yaml

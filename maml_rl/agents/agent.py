@@ -17,19 +17,23 @@ from torch import Tensor
 
 from maml_rl.agents.episode_log import EpisodeLog, to_episodes
 from maml_rl.errors import MamlRLWarning, UserError
-from maml_rl.learners.maml.inner_step import InnerConfig, initial_theta, with_context
+from maml_rl.learners.maml.inner_step import initial_theta, with_context
 from maml_rl.learners.trials import collect_through_adaptation, contained_step, usable
+from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.export import PlainPolicy, export
-from maml_rl.policies.mlp import MLPPolicy, Params, action_size, distribution, initial_context, make_stack
+from maml_rl.policies.mlp import MLPPolicy, action_size, distribution, initial_context
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params, make_stack
 from maml_rl.policies.plain_network import PlainNetwork, folded
 from maml_rl.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
-from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.failures import Failures
-from maml_rl.sampling.task_vector_env import Task
-from maml_rl.settings.config import Config, PolicyConfig, origin, to_mapping
+from maml_rl.settings.config import Config, origin, to_mapping
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -37,7 +41,8 @@ from maml_rl.system.torch_runtime import standard_torch, torch_threads
 from maml_rl.system.user_paths import user_path
 
 if TYPE_CHECKING:
-    from maml_rl.agents.sb3_env import Model, SB3Env
+    from maml_rl.agents.sb3_env import SB3Env
+    from maml_rl.agents.sb3_models import Model
 
 
 MOST_OBSERVATION_ENTRIES = 2000
@@ -308,12 +313,14 @@ class MetaPolicy:
         Raises:
             UserError: another algorithm, or an environment that does not fit.
         """
-        from maml_rl import sb3  # here, since Stable-Baselines3 takes its time to load
+        # Imported here: Stable-Baselines3 is slow to import.
+        from maml_rl.agents.sb3_env import as_sb3_env, make_vec_env
+        from maml_rl.agents.sb3_models import model_of
 
         self.check_plain_actions()
         check_whole_numbers(1, num_envs=num_envs)
         if env is None or isinstance(env, str):
-            env = sb3.make_vec_env(
+            env = make_vec_env(
                 env,
                 self.config.env,
                 self.config.horizon,
@@ -323,9 +330,9 @@ class MetaPolicy:
             )
         elif task is not None or num_envs != 1:
             raise UserError("task and num_envs are for an environment that is made here: leave them out, or env")
-        env = sb3.as_sb3_env(env)
+        env = as_sb3_env(env)
         self.check_spaces(env.observation_space, env.action_space)
-        return sb3.model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
+        return model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
 
     def check_plain_actions(self) -> None:
         """Refuse actions that logs, exported policies and Stable-Baselines3's cannot have here.

@@ -14,10 +14,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.errors import UserError
-from maml_rl.policies.mlp import MLPPolicy, Params, distribution
+from maml_rl.policies.action_map import ActionMap, has_two_bounds
+from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import gain_and_offset
-from maml_rl.sampling.collector import ActionMap, has_two_bounds
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.array_files import read_npz
 from maml_rl.system.user_paths import user_path

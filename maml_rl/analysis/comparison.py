@@ -24,8 +24,8 @@ from maml_rl.analysis.statistics import (
     written,
 )
 from maml_rl.errors import UserError
-from maml_rl.sampling.environments import EnvConfig
-from maml_rl.sampling.task_vector_env import Task
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.env import EnvConfig
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 

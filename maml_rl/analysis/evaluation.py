@@ -14,9 +14,10 @@ from maml_rl.analysis.statistics import mean_interval, mean_of_valid, written
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
 from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.environments import EnvConfig, as_task_vector_env, is_family
+from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
-from maml_rl.sampling.task_vector_env import Task
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.safe_yaml import check_types, plain_values

@@ -26,8 +26,8 @@ from maml_rl.analysis.run_labels import Settings, group_settings
 from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
 from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run
+from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.config import Config
-from maml_rl.settings.parser import run_config
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_text
 

@@ -15,9 +15,10 @@ import numpy as np
 from maml_rl.agents.agent import MetaPolicy
 from maml_rl.analysis.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown, whole_file
 from maml_rl.errors import UserError, in_one_line
-from maml_rl.sampling.environments import EnvConfig, make_single_env, resolve_env_id
+from maml_rl.sampling.environments import make_single_env
 from maml_rl.sampling.single_env import TaskSetter
-from maml_rl.sampling.task_vector_env import Task
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.env import EnvConfig, resolve_env_id
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch

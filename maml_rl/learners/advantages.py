@@ -7,8 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from maml_rl.learners.linear_baseline import BaselineConfig, fit_values, returns_to_go
+from maml_rl.learners.linear_baseline import fit_values, returns_to_go
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.settings.maml import BaselineConfig
 
 
 def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:

@@ -6,35 +6,11 @@ it by up to a thousandth, and normalised advantages would turn the rest into a f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.ranges import Positive, Range, Real, check_ranges
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaselineConfig:
-    """Returns, baseline and advantages."""
-
-    discount: float = 0.99
-    """Discount of rewards per control step, gamma."""
-    gae_lambda: float = 1.0
-    """Lambda of generalised advantage estimation; 1 gives returns minus baseline."""
-    ridge: float = 1e-5
-    """Added to the diagonal of the baseline's normal equations."""
-    normalize_advantages: bool = True
-    """Give the advantages of each task mean 0 and standard deviation 1."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {"discount": Real(0, 1), "gae_lambda": Real(0, 1), "ridge": Positive()}
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "baseline.")
 
 
 def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Tensor:

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 from maml_rl.errors import UserError
 from maml_rl.learners.advantages import with_advantages
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.inner_step import InnerConfig, step_sizes, with_context
-from maml_rl.learners.maml.objective import adapt, policy_gradient_loss
-from maml_rl.policies.mlp import Params, make_stack
+from maml_rl.learners.maml.adapt import adapt
+from maml_rl.learners.maml.inner_step import step_sizes, with_context
+from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params, make_stack
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import BASELINE, INNER_STEP, NO_EPISODE, Failures
-from maml_rl.sampling.task_vector_env import Task
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.maml import BaselineConfig, InnerConfig
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block

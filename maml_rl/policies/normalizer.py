@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.distributed import Ranks
 
 
@@ -38,15 +36,14 @@ class ObservationNormalizer(NamedTuple):
         """(observation − mean) / std; (..., observation_size)."""
         return (observations - self.mean.to(observations)) / self.std.to(observations)
 
-    def updated(self, collections: Sequence[Episodes], ranks: Ranks) -> ObservationNormalizer:
-        """Statistics that include the real steps of ``collections`` (Chan et al. 1979, parallel variance).
+    def updated(self, normalized: Tensor, ranks: Ranks) -> ObservationNormalizer:
+        """Statistics that include further observations (Chan et al. 1979, parallel variance).
 
-        Those of all ``ranks`` count.
-
-        The episodes hold observations normalised by these statistics; they are mapped back.
+        Args:
+            normalized: (N, observation_size), normalised by these statistics; they are mapped back.
+            ranks: the processes, whose observations all count.
         """
-        seen = torch.cat([episodes.observations[episodes.mask > 0] for episodes in collections])
-        raw = seen.double() * self.std + self.mean
+        raw = normalized.double() * self.std + self.mean
         num_new = ranks.sum(torch.ones_like(raw[:, 0]))
         num_states = self.num_states + num_new
         mean = ranks.sum(raw) / num_new

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from maml_rl.errors import UserError
-from maml_rl.policies.mlp import Gaussian, MLPPolicy, Nonlinearity, Params, distribution, make_stack
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.distributions import Gaussian
+from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.sampling.collector import ActionMap
+from maml_rl.policies.parameters import Params, make_stack
+from maml_rl.settings.policy import Nonlinearity
 
 ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {
     "tanh": nn.Tanh,

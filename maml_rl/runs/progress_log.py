@@ -25,7 +25,6 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter, masked_crc32c
 
 from maml_rl.errors import UserError
-from maml_rl.sampling.failures import Failure
 from maml_rl.system.atomic_files import append, sync, write_whole
 from maml_rl.system.untrusted_files import check_regular
 
@@ -224,8 +223,3 @@ def make_logger(folder: Path, last_step: int) -> Logger:
         str(folder),
         [AppendingCSVWriter(folder / "progress.csv", last_step), TensorBoardWriter(folder, last_step)],
     )
-
-
-def failures_table(folder: Path, last_step: int) -> AppendingCSV:
-    """failures.csv of a run folder: a row for every failure (docs/reliability.md)."""
-    return AppendingCSV(folder / "failures.csv", last_step, Failure._fields)

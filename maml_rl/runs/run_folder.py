@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.metadata
+import importlib.resources
 import itertools
 import json
 import os
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from maml_rl.errors import MamlRLWarning, UserError
+from maml_rl.settings.config import Config
+from maml_rl.settings.parser import resolve
 from maml_rl.system.atomic_files import UNSUPPORTED, write_whole
 from maml_rl.system.safe_yaml import read_yaml, to_yaml
+from maml_rl.system.user_paths import user_path
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
 """What a process leaves behind that was killed while it made a run folder; config.yaml comes last."""
@@ -139,3 +143,15 @@ def locked(folder: Path) -> Iterator[None]:
                 stacklevel=4,  # of whoever enters the context
             )
         yield
+
+
+def run_config(run: Path) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run = user_path(run)
+    if not os.path.isdir(run):
+        raise UserError(f"there is no run folder {run}")
+    return resolve(read_config(run), [], source=str(run / "config.yaml"))

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maml_rl.policies.mlp import MLPPolicy, Params, distribution
+from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params
 
 Act = Callable[[np.ndarray, int], np.ndarray]
 """From observations (T·E, observation_size) at step t, and t, to actions (T·E, ...)."""

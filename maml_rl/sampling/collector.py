@@ -2,81 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.errors import UserError
-from maml_rl.policies.mlp import Distribution, MLPPolicy, Params, distribution
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params
 from maml_rl.sampling.actors import actor
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
-from maml_rl.sampling.task_vector_env import Task, TaskVectorEnv
+from maml_rl.sampling.task_vector_env import TaskVectorEnv
+from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 from maml_rl.system.torch_runtime import torch_threads
 
 _CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
 """Why an episode is void, by number; 0 where it is not."""
-_LARGEST_BOUND = 1e10
-"""Larger bounds of actions mean that there is none, as ±float32's maximum does."""
-
-
-@dataclass(frozen=True)
-class ActionMap:
-    """From the policy's outputs to the environment's actions.
-
-    A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1 an output of ±1
-    spans a tenth of the range. The learner sees the output itself. An axis without a bound on
-    either side, or on both, has no range: there an action is the output itself, shifted by the
-    bound that is nearest to 0 where 0 is out of bounds. A bound beyond ±10¹⁰ counts as none.
-    Discrete choices, which the policy counts from 0, are counted from the space's ``start``.
-    """
-
-    space: spaces.Space[Any]
-    scale: float
-
-    def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """Map outputs (N, action_size), choices (N,) or (N, D) to actions (N, *shape of the space's)."""
-        if not isinstance(self.space, spaces.Box):
-            assert isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)), "action_size refuses other spaces"
-            return (actions + self.space.start).astype(self.space.dtype, copy=False)
-        low, high, offset, gain = self._range
-        actions = offset + gain * actions.reshape(len(actions), *self.space.shape)
-        return actions.clip(low, high)
-
-    @property
-    def gain_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of a Box action before clipping: gain · output + offset, float64, of the space's shape."""
-        assert isinstance(self.space, spaces.Box), "discrete actions are not mapped"
-        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
-        bounded = has_two_bounds(self.space)
-        offset = np.clip(np.zeros_like(low), low, high)
-        gain = np.ones_like(low)
-        offset[bounded] = (low[bounded] + high[bounded]) / 2
-        gain[bounded] = self.scale * (high[bounded] - low[bounded]) / 2
-        return gain, offset
-
-    @functools.cached_property
-    def _range(self) -> list[np.ndarray]:
-        """Of a Box: low, high, offset and gain, of the space's type."""
-        assert isinstance(self.space, spaces.Box)
-        gain, offset = (values.astype(self.space.dtype) for values in self.gain_and_offset)
-        # One number in place of equal ones: NumPy takes it several times as fast.
-        values = (self.space.low, self.space.high, offset, gain)
-        return [v.flat[0] if (v == v.flat[0]).all() else v for v in values]
-
-
-def has_two_bounds(space: spaces.Box) -> np.ndarray:
-    """Whether each axis of an action space has a lower and an upper bound, of the space's shape."""
-    return (space.low > -_LARGEST_BOUND) & (space.high < _LARGEST_BOUND)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ class Episodes:
         return self.mask.sum((1, 2))
 
     @property
+    def real_observations(self) -> Tensor:
+        """Observations of the real steps, (N, observation_size)."""
+        return self.observations[self.mask > 0]
+
+    @property
     def returns(self) -> Tensor:
         """Undiscounted return of each episode, (T, E); NaN for void ones."""
         return (self.rewards * self.mask).sum(-1).masked_fill(self.void, torch.nan)

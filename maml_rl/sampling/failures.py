@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from maml_rl.sampling.task_vector_env import Task
+from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.safe_yaml import plain_values
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import random
 import sys
 import warnings
@@ -15,9 +14,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 
-from maml_rl.errors import MamlRLWarning, UserError, did_you_mean, in_one_line
-from maml_rl.sampling.task_vector_env import Task
-from maml_rl.settings.drawn_tasks import DrawnTasks
+from maml_rl.errors import MamlRLWarning, UserError, in_one_line
+from maml_rl.settings.drawn_tasks import DrawnTasks, Task
 
 _PASSED_ON = (UserError, MemoryError)  # these are raised as they are
 
@@ -259,59 +257,6 @@ def make_task_setter(make: Callable[..., gym.Env], drawn: DrawnTasks | None = No
         return TaskSetter(make(**drawn.sample(np.random.default_rng(0), 1)[0]), drawn, make)
     env = make()
     return TaskSetter(env, drawn, None if _method(env, "set_task") is not None else make)
-
-
-def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
-    """Refuse tasks whose values the constructor of a registered environment does not take.
-
-    Raises:
-        UserError: an unknown argument; the closest match is named.
-    """
-    if drawn.listed and hasattr(_creator(env_id), "set_task"):
-        return
-    instead = ", nor has it set_task" if drawn.listed else ""
-    for name in drawn.names:
-        _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", instead)
-
-
-def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that the constructor of a registered environment does not take.
-
-    Args:
-        name: what the user calls it.
-        env_id: as it is registered.
-        kwargs: the arguments by name.
-
-    Raises:
-        UserError: an unknown argument; the closest match is named.
-    """
-    for argument in kwargs:
-        _check_argument(env_id, argument, f"env.{argument}: {name}")
-
-
-def _check_argument(env_id: str, name: str, who: str, instead: str = "") -> None:
-    parameters = inspect.signature(_creator(env_id)).parameters
-    if name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    hint = did_you_mean(name, parameters, "'")
-    valid = ", ".join(parameter for parameter in parameters if parameter != "render_mode") or "none"
-    raise UserError(f"{who} takes no argument {name!r}{instead}.{hint} Its arguments: {valid}.")
-
-
-def _creator(env_id: str) -> Any:
-    """What makes a registered environment: its class, or a function.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
-    creator: Any = gym.spec(env_id).entry_point
-    if not isinstance(creator, str):
-        return creator
-    try:
-        return gym.envs.registration.load_env_creator(creator)
-    except Exception as error:  # whatever the user's code raises
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"environment {env_id!r} cannot be made: {creator} cannot be imported ({problem})") from error
 
 
 def _method(env: gym.Env, name: str) -> Callable[..., Any] | None:

@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 from maml_rl.errors import UserError
-from maml_rl.sampling.task_vector_env import Task, TaskVectorEnv
+from maml_rl.sampling.task_vector_env import TaskVectorEnv
+from maml_rl.settings.drawn_tasks import Task
 
 
 class TaskObserver:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
 
-Task = Mapping[str, Any]
-"""One task by the names of what varies; its values are plain numbers for our families."""
+from maml_rl.settings.drawn_tasks import Task
 
 
 class TaskVectorEnv(Protocol):

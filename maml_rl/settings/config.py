@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.inner_step import InnerConfig
-from maml_rl.learners.maml.outer import OUTER_CONFIGS
-from maml_rl.learners.maml.outer.reptile import ReptileConfig
-from maml_rl.learners.maml.outer.trpo import TRPOConfig
-from maml_rl.policies.mlp import Nonlinearity
-from maml_rl.sampling.environments import ENV_SETTINGS, EnvConfig
-from maml_rl.settings.ranges import Each, OrNone, Positive, Range, Real, Whole, check_ranges
+from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
+from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig, OuterConfig, TRPOConfig
+from maml_rl.settings.policy import PolicyConfig
+from maml_rl.settings.ranges import OrNone, Range, Real, Whole, check_ranges
 from maml_rl.system.safe_yaml import check_plain
 
 MOST_ITERATIONS = 10**9
-_MOST_WEIGHTS = 1 << 26  # between hidden layers; a policy is made before a checkpoint is compared with it
 _MOST_STEPS = 10**9  # of a collection, each of which takes a hundred bytes or more
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-    """The policy: a multilayer perceptron."""
-
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Width of each hidden layer."""
-    nonlinearity: Nonlinearity = "tanh"
-    """Between layers."""
-    init_std: float = 1.0
-    """Initial standard deviation of a Gaussian policy, in units of its output."""
-    action_scale: float = 0.1
-    """Share of the half action range that an output of ±1 spans (Box actions)."""
-    context_size: int = 0
-    """Length of the context that is fed to the first layer and adapts where inner.adapts is context (CAVIA)."""
-    normalize_observations: bool = False
-    """Normalise observations by their running mean and standard deviation, fixed within an iteration."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "hidden_sizes": Each(Whole(1, 1 << 16), most=64),
-        "init_std": Positive(),
-        "action_scale": Positive(),
-        "context_size": Whole(0, 1 << 16),
-    }
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "policy.")
-        sizes = [self.context_size, *self.hidden_sizes]
-        if sum(before * after for before, after in itertools.pairwise(sizes)) > _MOST_WEIGHTS:
-            raise ValueError(
-                f"policy.hidden_sizes {list(self.hidden_sizes)} with policy.context_size {self.context_size} make more "
-                f"than {_MOST_WEIGHTS} weights"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +80,8 @@ class Config:
     """The policy."""
     inner: InnerConfig = InnerConfig()
     """Adaptation."""
-    outer: Any = TRPOConfig()
-    """Settings of the outer step; their type says which one."""
+    outer: OuterConfig = TRPOConfig()
+    """Settings of the outer step; their class says which one."""
     baseline: BaselineConfig = BaselineConfig()
     """Returns and advantages."""
     logging: LoggingConfig = LoggingConfig()
@@ -151,7 +111,7 @@ class Config:
             )
         if not self.adapt_in_training and self.inner.learned_step_size != "none":
             raise ValueError("inner.learned_step_size must be none where adapt_in_training is false: nothing learns it")
-        if not self.adapt_in_training and isinstance(self.outer, ReptileConfig):
+        if not self.adapt_in_training and self.outer.name == "reptile":
             raise ValueError("outer reptile follows adaptation: choose another where adapt_in_training is false")
         if type(self.outer) not in OUTER_CONFIGS.values():
             names = [config.__name__ for config in OUTER_CONFIGS.values()]
@@ -162,11 +122,6 @@ class Config:
         """How training adapts."""
         num_steps = self.inner.num_steps if self.adapt_in_training else 0
         return dataclasses.replace(self.inner, num_steps=num_steps, test_step_sizes=())
-
-
-def outer_name(outer: Any) -> str:
-    """The name under which an outer step's settings are known."""
-    return next(name for name, config in OUTER_CONFIGS.items() if config is type(outer))
 
 
 def origin(config: Config) -> dict[str, str]:
@@ -196,7 +151,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
         values["env"]["task_list"] = list(env.task_list)
     check_plain(values["env"], "env")
     values["env"] = copy.deepcopy(values["env"])
-    values["outer"] = {"name": outer_name(config.outer), **values["outer"]}
+    values["outer"] = {"name": config.outer.name, **values["outer"]}
     values["policy"]["hidden_sizes"] = list(values["policy"]["hidden_sizes"])
     values["inner"]["test_step_sizes"] = list(values["inner"]["test_step_sizes"])
     return values

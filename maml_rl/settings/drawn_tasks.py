@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.sampling.task_vector_env import Task
-
 
 @dataclass(frozen=True)
 class ArgumentDistribution:
@@ -109,3 +107,7 @@ def _distribution(name: str, value: Any) -> ArgumentDistribution:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Task = Mapping[str, Any]
+"""One task by the names of what varies; its values are plain numbers for our families."""

@@ -18,23 +18,16 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import docstring_parser
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from maml_envs import FAMILIES, env_id
 from maml_envs.engines.dynamics import parse as parse_dynamics
 
-from maml_rl.agents.agent import MetaPolicy, load_policy
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.inner_step import InnerConfig
-from maml_rl.learners.maml.outer import OUTER_CONFIGS
-from maml_rl.runs.pretrained import find_run
-from maml_rl.runs.run_folder import read_config
-from maml_rl.sampling.environments import ENV_SETTINGS, EnvConfig, registered_horizon, resolve_env_id
-from maml_rl.sampling.single_env import check_kwargs
-from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig, to_mapping
+from maml_rl.settings.config import Config, LoggingConfig, to_mapping
+from maml_rl.settings.env import ENV_SETTINGS, EnvConfig, check_kwargs, registered_horizon, resolve_env_id
+from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.policy import PolicyConfig
 from maml_rl.system.safe_yaml import check_plain, plain_values, read_value, read_yaml
-from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.user_paths import user_path
 
 _GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
@@ -43,40 +36,6 @@ _ITEMS = "env.dynamics"  # a mapping, whose items are flags too: --env.dynamics.
 _OF_OTHER_ENVS = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}  # settings that families of ours do not have
 _TOO_LARGE = 10**20  # beyond every whole number that is a setting; a float can hold no more than 10**308
 _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
-
-
-def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
-    """The policy of a run's last checkpoint, or one of those that come with the package.
-
-    Args:
-        run: the run folder, or a name of :func:`maml_rl.pretrained_names`. A folder of that name wins.
-        device: where the policy shall live: cpu, cuda, cuda:1, ..., or auto.
-
-    Raises:
-        UserError: no such run, no checkpoint, or one that does not fit.
-    """
-    if not isinstance(run, (str, os.PathLike)):
-        raise UserError(f"a run is given by its folder, or by a name of maml_rl.pretrained_names(); got {run!r:.100}")
-    return load_run(Path(run), resolve_device(device))
-
-
-@standard_torch()
-def load_run(run: Path, device: torch.device) -> MetaPolicy:
-    """As :func:`load`, with a torch device."""
-    folder = find_run(run)
-    return load_policy(folder, run_config(folder), device)
-
-
-def run_config(run: Path) -> Config:
-    """The configuration of a run.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    run = user_path(run)
-    if not os.path.isdir(run):
-        raise UserError(f"there is no run folder {run}")
-    return resolve(read_config(run), [], source=str(run / "config.yaml"))
 
 
 def with_env_flags(config: Config, flags: Sequence[str]) -> Config:

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from maml_rl.agents.sb3_env import PPOSettings, ppo_learning_curve
+from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
+from maml_rl.agents.load import load
 from maml_rl.analysis.evaluation import fresh_tasks, held_out, plain_task
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.outer.reptile import ReptileConfig
-from maml_rl.learners.maml.outer.trpo import TRPOConfig
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.pretrained import output_folder
-from maml_rl.runs.run_folder import locked
+from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.sampling.environments import as_task_vector_env
-from maml_rl.sampling.task_vector_env import Task
 from maml_rl.settings.config import Config, LoggingConfig
-from maml_rl.settings.parser import load, run_config
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.maml import ReptileConfig, TRPOConfig
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
-from maml_rl.training.loop import open_trainer, resume, train
+from maml_rl.training.compose import open_trainer
+from maml_rl.training.loop import resume, train
 
 Say = Callable[[str], None]
 

@@ -15,17 +15,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from maml_rl.agents.agent import MetaPolicy, check_parameters, make_policy, policy_state, policy_tensors
-from maml_rl.analysis.evaluation import evaluate, evaluate_with, plain_task
+from maml_rl.agents.agent import MetaPolicy, policy_state, policy_tensors
+from maml_rl.analysis.evaluation import evaluate, evaluate_with
 from maml_rl.analysis.recording import play, record, rendering_problem
 from maml_rl.analysis.video_grid import remove_unfinished, whole_file
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.inner_step import initial_theta
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
 from maml_rl.learners.maml.metrics import per_stage
 from maml_rl.learners.maml.outer import check_state
-from maml_rl.learners.trials import sample_tasks
-from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.runs.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -34,21 +31,19 @@ from maml_rl.runs.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from maml_rl.runs.progress_log import AnimatedImage, failures_table, make_logger, sync_metrics
-from maml_rl.runs.run_folder import create_run_folder, locked, new_default_folder, write_config
-from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.environments import as_task_vector_env, is_family, registered_horizon
+from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger, sync_metrics
+from maml_rl.runs.run_folder import create_run_folder, locked, new_default_folder, run_config, write_config
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.sampling.failures import Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
-from maml_rl.settings.config import Config, origin, outer_name, to_mapping
-from maml_rl.settings.parser import load_run, run_config
-from maml_rl.system.allocator import keep_freed_memory
+from maml_rl.settings.config import Config, origin, to_mapping
+from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
-from maml_rl.system.torch_runtime import resolve_device, standard_torch, torch_threads
+from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.user_paths import user_path
+from maml_rl.training.compose import open_trainer
 
 Say = Callable[[str], None]
 
@@ -201,50 +196,6 @@ def _evaluation_metrics(trainer: MetaTrainer, policy: MetaPolicy, state: Trainin
     return per_stage("evaluation/return", returns) | rates
 
 
-@contextlib.contextmanager
-def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[MetaTrainer, TrainingState, MetaPolicy]]:
-    """Open everything that training needs, without writing anything.
-
-    Args:
-        config: of the run.
-        ranks: the processes that share its tasks; default is this one alone.
-
-    Raises:
-        UserError: something in the configuration cannot be used.
-    """
-    keep_freed_memory()
-    device = resolve_device(config.device)
-    ranks = ranks or Ranks()
-    first_task, end = ranks.share(config.meta_batch_size)
-    num_tasks = end - first_task
-    num_envs = num_tasks * config.num_episodes
-    made = as_task_vector_env(None, config.env, num_envs, config.horizon, num_tasks=num_tasks)
-    with torch_threads(config.torch_threads), made as env:
-        spaces = env.single_observation_space, env.single_action_space
-        policy = make_policy(config.policy, *spaces, config.seed).to(device)
-        theta, normalizer = initial_theta(policy, config.inner), None
-        if config.policy.normalize_observations:
-            normalizer = ObservationNormalizer.empty(policy.observation_size, device)
-        if config.init_from is not None:
-            start = load_run(Path(config.init_from), device)
-            check_parameters(policy, config.inner, start.theta, Path(config.init_from))
-            if (start.normalizer is not None) != config.policy.normalize_observations:
-                raise UserError(
-                    f"{config.init_from} was trained with policy.normalize_observations "
-                    f"{start.config.policy.normalize_observations}: set it likewise"
-                )
-            theta, normalizer = dict(start.theta), start.normalizer
-        meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
-        sizes = (num_tasks, config.num_episodes, config.horizon)
-        share = (first_task, config.meta_batch_size)
-        collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
-        for task in sample_tasks(collector, RandomStreams(config.seed, Phase.INITIALISATION)):
-            plain_task(task, config.env.name)  # else the evaluation at the end could not be written
-        settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share, ranks)
-        trainer = MetaTrainer(collector, *settings, config.tasks_per_block)
-        yield trainer, TrainingState(theta, {}, normalizer), meta_policy
-
-
 @dataclass
 class TrainingRun:
     """A run in progress: what is open, and the state after the last finished iteration."""
@@ -272,7 +223,7 @@ class TrainingRun:
         self.state = TrainingState(theta, outer_state, normalizer, **counters)
 
     def _origin(self) -> dict[str, str]:
-        return {**origin(self.config), "outer step": outer_name(self.config.outer)}
+        return {**origin(self.config), "outer step": self.config.outer.name}
 
     def checkpoint(self) -> None:
         """Write the state, unless it is on disk already."""
@@ -336,7 +287,7 @@ class TrainingRun:
         can_draw = self._can_draw(say)
         with _writing():
             logger = make_logger(self.folder, self.state.iteration)
-            failures = failures_table(self.folder, self.state.iteration)
+            failures = AppendingCSV(self.folder / "failures.csv", self.state.iteration, Failure._fields)
         bar = tqdm(total=config.num_iterations, initial=self.state.iteration, disable=not progress_bar, unit="it")
         try:
             while self.state.iteration < config.num_iterations:

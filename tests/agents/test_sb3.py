@@ -22,9 +22,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 import maml_rl
-from maml_rl.agents.sb3_env import PPOSettings, TaskVecEnv, ppo_learning_curve
+from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
+from maml_rl.agents.sb3_env import TaskVecEnv
 from maml_rl.errors import UserError
-from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
+from maml_rl.sampling.environments import make_task_vector_env
+from maml_rl.settings.env import EnvConfig
 
 NUM_ENVS = 5
 

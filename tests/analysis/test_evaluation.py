@@ -11,7 +11,7 @@ import maml_rl
 from maml_rl.agents.agent import MetaPolicy
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.errors import UserError
-from maml_rl.sampling.environments import EnvConfig
+from maml_rl.settings.env import EnvConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 
 

@@ -25,8 +25,8 @@ from maml_rl.analysis.recording import make_rendering_env, play, record, renderi
 from maml_rl.analysis.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.sampling.environments import EnvConfig
 from maml_rl.settings.config import LoggingConfig
+from maml_rl.settings.env import EnvConfig
 from maml_rl.training.loop import resume, train
 
 HORIZON = 6

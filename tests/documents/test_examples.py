@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.scripts import load_script
 
-from maml_rl.policies.mlp import make_stack
+from maml_rl.policies.parameters import make_stack
 
 
 @pytest.fixture(scope="module")

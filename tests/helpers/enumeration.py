@@ -10,10 +10,11 @@ import torch
 from helpers.synthetic import finite_difference_gradient, from_vector, to_vector
 from torch import Tensor
 
-from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
+from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.settings.maml import InnerConfig
 
 RNG = np.random.default_rng(4)
 

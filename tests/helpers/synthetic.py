@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from maml_rl.learners.maml.inner_step import InnerConfig
-from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
+from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.settings.maml import InnerConfig
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2

@@ -7,10 +7,11 @@ import torch
 from gymnasium import spaces
 
 from maml_rl.agents.agent import MetaPolicy, make_policy
-from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.sampling.environments import EnvConfig
-from maml_rl.settings.config import Config, PolicyConfig
+from maml_rl.settings.config import Config
+from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.policy import PolicyConfig
 
 SETTINGS: dict[str, PolicyConfig] = {
     "plain": PolicyConfig(hidden_sizes=(8, 6), action_scale=0.2),

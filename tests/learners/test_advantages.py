@@ -9,9 +9,10 @@ import torch
 from helpers.synthetic import make_episodes, make_policy, make_theta, with_garbage
 
 from maml_rl.learners.advantages import generalized_advantages, normalized_per_task, with_advantages
-from maml_rl.learners.linear_baseline import BaselineConfig, fit_values, returns_to_go
-from maml_rl.policies.mlp import make_stack
+from maml_rl.learners.linear_baseline import fit_values, returns_to_go
+from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.settings.maml import BaselineConfig
 
 
 def episodes_of(seed: int = 0) -> Episodes:

@@ -13,14 +13,14 @@ from helpers.synthetic import make_meta_batch, make_policy, make_theta
 
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
-from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.settings.maml import InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 on_every_device = pytest.mark.parametrize("device", DEVICES)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.learners.linear_baseline import BaselineConfig, baseline_features, fit_values, returns_to_go
-from maml_rl.policies.mlp import make_stack
+from maml_rl.learners.linear_baseline import baseline_features, fit_values, returns_to_go
+from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.settings.maml import BaselineConfig
 
 DISCOUNT, RIDGE = 0.9, 1e-3
 

@@ -24,12 +24,15 @@ from helpers.synthetic import (
     with_garbage,
 )
 
-from maml_rl.learners.maml.inner_step import InnerConfig
-from maml_rl.learners.maml.objective import MetaObjective, adapt, policy_gradient_loss
+from maml_rl.learners.maml.adapt import adapt
+from maml_rl.learners.maml.losses import policy_gradient_loss
+from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import trpo
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
-from maml_rl.policies.mlp import Gaussian, make_stack
+from maml_rl.policies.distributions import Gaussian
+from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import MetaBatch
+from maml_rl.settings.maml import InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.torch_runtime import torch_threads
 

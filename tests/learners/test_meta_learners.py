@@ -10,20 +10,16 @@ import torch
 from helpers.synthetic import finite_difference_gradient, from_vector, make_episodes, make_policy, to_vector
 from torch import Tensor
 
-from maml_rl.learners.maml.inner_step import InnerConfig, initial_theta, step_sizes, with_context
-from maml_rl.learners.maml.objective import (
-    MetaObjective,
-    Quantity,
-    adapt,
-    exploration_surrogate,
-    policy_gradient_loss,
-    query_kl,
-    ratio_surrogate,
-)
+from maml_rl.learners.maml.adapt import adapt
+from maml_rl.learners.maml.inner_step import initial_theta, step_sizes, with_context
+from maml_rl.learners.maml.losses import policy_gradient_loss
+from maml_rl.learners.maml.objective import MetaObjective, Quantity, exploration_surrogate, query_kl, ratio_surrogate
 from maml_rl.learners.maml.outer.promp import inner_kl
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
-from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack
+from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.settings.maml import InnerConfig
 
 NUM_TASKS = 3
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -12,15 +12,15 @@ from helpers.synthetic import make_episodes, make_meta_batch, make_policy, make_
 
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
-from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.objective import Adapted, MetaObjective, ratio_surrogate
 from maml_rl.learners.maml.outer import OUTER
-from maml_rl.learners.maml.outer.adam import AdamConfig, adam_step, ascend
-from maml_rl.learners.maml.outer.ppo import PPOConfig, clipped_surrogate, ppo_step
-from maml_rl.learners.maml.outer.promp import ProMPConfig, adapted_coefficient, inner_kl, promp_step
-from maml_rl.learners.maml.outer.reptile import ReptileConfig, reptile_step
-from maml_rl.policies.mlp import make_stack
+from maml_rl.learners.maml.outer.adam import adam_step, ascend
+from maml_rl.learners.maml.outer.ppo import clipped_surrogate, ppo_step
+from maml_rl.learners.maml.outer.promp import adapted_coefficient, inner_kl, promp_step
+from maml_rl.learners.maml.outer.reptile import reptile_step
+from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import MetaBatch
+from maml_rl.settings.maml import AdamConfig, InnerConfig, PPOConfig, ProMPConfig, ReptileConfig
 
 
 def make_objective(num_steps: int = 1, **inner_settings) -> tuple[MetaObjective, dict[str, torch.Tensor]]:

@@ -17,8 +17,8 @@ from helpers.synthetic_policies import KINDS, make_meta_policy, observations_of
 import maml_rl
 from maml_rl.agents.agent import MetaPolicy
 from maml_rl.errors import UserError
+from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.plain_network import gain_and_offset, unfolded
-from maml_rl.sampling.collector import ActionMap
 
 
 @pytest.fixture(params=KINDS)

@@ -13,18 +13,9 @@ from torch import distributions as td
 from torch.func import functional_call
 
 from maml_rl.errors import UserError
-from maml_rl.policies.mlp import (
-    Categorical,
-    Gaussian,
-    MLPPolicy,
-    MultiCategorical,
-    action_size,
-    distribution,
-    flatten,
-    make_stack,
-    parameters,
-    unflatten,
-)
+from maml_rl.policies.distributions import Categorical, Gaussian, MultiCategorical
+from maml_rl.policies.mlp import MLPPolicy, action_size, distribution
+from maml_rl.policies.parameters import flatten, make_stack, parameters, unflatten
 
 T, N, A = 3, 7, 2
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}

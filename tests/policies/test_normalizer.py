@@ -11,14 +11,14 @@ import pytest
 import torch
 from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
-from maml_rl.learners.maml.outer.trpo import TRPOConfig
-from maml_rl.policies.mlp import MLPPolicy, make_stack, parameters
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.policies.parameters import make_stack, parameters
+from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.settings.maml import BaselineConfig, InnerConfig, TRPOConfig
 from maml_rl.system.distributed import Ranks
 
 CPU = torch.device("cpu")
@@ -38,6 +38,10 @@ def seen_by(normalizer: ObservationNormalizer, episodes: Episodes) -> Episodes:
     return dataclasses.replace(episodes, observations=normalizer.normalize(episodes.observations))
 
 
+def updated(normalizer: ObservationNormalizer, collections: list[Episodes]) -> ObservationNormalizer:
+    return normalizer.updated(torch.cat([episodes.real_observations for episodes in collections]), Ranks())
+
+
 def real(episodes: Episodes) -> np.ndarray:
     return episodes.observations[episodes.mask > 0].numpy()
 
@@ -46,7 +50,7 @@ def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
     normalizer, raw = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), []
     for seed in range(4):
         episodes = raw_episodes(seed)
-        normalizer = normalizer.updated([seen_by(normalizer, episodes)], Ranks())
+        normalizer = updated(normalizer, [seen_by(normalizer, episodes)])
         raw.append(real(episodes))
         everything = np.concatenate(raw)
         assert int(normalizer.num_states) == len(everything)
@@ -56,7 +60,7 @@ def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
 
 def test_round_trip_and_unit_spread():
     episodes = raw_episodes(0)
-    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([episodes], Ranks())
+    normalizer = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [episodes])
     normalized = normalizer.normalize(torch.from_numpy(real(episodes)))
     np.testing.assert_allclose(normalized.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(normalized.std(0, correction=0), 1, rtol=1e-9)
@@ -64,9 +68,9 @@ def test_round_trip_and_unit_spread():
 
 
 def test_an_update_leaves_the_old_statistics_as_they_are():
-    old = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
+    old = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [raw_episodes(0)])
     before = [value.clone() for value in old]
-    old.updated([seen_by(old, raw_episodes(1))], Ranks())
+    updated(old, [seen_by(old, raw_episodes(1))])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(old, before, strict=True))
 
 
@@ -83,34 +87,35 @@ def test_far_observations_count_as_they_are():
     for seed in range(2):
         episodes = raw_episodes(seed)
         episodes = dataclasses.replace(episodes, observations=20 * episodes.observations)
-        normalizer = normalizer.updated([seen_by(normalizer, episodes)], Ranks())
+        normalizer = updated(normalizer, [seen_by(normalizer, episodes)])
         raw.append(real(episodes))
     np.testing.assert_allclose(normalizer.mean.numpy(), np.concatenate(raw).mean(0), rtol=1e-6)
     np.testing.assert_allclose(normalizer.std.numpy(), np.concatenate(raw).std(0), rtol=1e-6)
 
 
 def test_several_collections_at_once_equal_all_their_data():
-    base = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
+    base = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [raw_episodes(0)])
     collections = [raw_episodes(1), raw_episodes(2)]
-    updated = base.updated([seen_by(base, episodes) for episodes in collections], Ranks())
+    after = updated(base, [seen_by(base, episodes) for episodes in collections])
     raw = np.concatenate([real(episodes) for episodes in [raw_episodes(0), *collections]])
-    np.testing.assert_allclose(updated.mean.numpy(), raw.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(updated.std.numpy(), raw.std(0), rtol=1e-6)
+    np.testing.assert_allclose(after.mean.numpy(), raw.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(after.std.numpy(), raw.std(0), rtol=1e-6)
 
 
 def test_a_constant_entry_is_only_shifted():
     episodes = raw_episodes(0)
     observations = episodes.observations.clone()
     observations[..., 1] = 4.0
-    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated(
-        [dataclasses.replace(episodes, observations=observations)], Ranks()
+    normalizer = updated(
+        ObservationNormalizer.empty(OBSERVATION_SIZE, CPU),
+        [dataclasses.replace(episodes, observations=observations)],
     )
     assert float(normalizer.std[1]) == 1.0
     assert normalizer.normalize(torch.full((1, 3), 4.5, dtype=torch.float64))[0, 1] == pytest.approx(0.5)
 
 
 def test_keeps_the_dtype_of_observations():
-    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU).updated([raw_episodes(0)], Ranks())
+    normalizer = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [raw_episodes(0)])
     assert normalizer.normalize(torch.zeros(2, 3)).dtype == torch.float32
 
 

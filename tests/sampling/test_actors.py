@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from maml_rl.policies.mlp import MLPPolicy, distribution, flatten, make_stack, parameters, unflatten
+from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import flatten, make_stack, parameters, unflatten
 from maml_rl.sampling.actors import actor
 
 H, T, E, OBSERVATION_SIZE, ACTION_SIZE = 3, 4, 5, 7, 2

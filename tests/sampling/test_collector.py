@@ -11,12 +11,14 @@ from gymnasium import spaces
 
 from maml_rl.errors import UserError
 from maml_rl.learners.advantages import with_advantages
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.objective import policy_gradient_loss
-from maml_rl.policies.mlp import MLPPolicy, distribution, make_stack, parameters
+from maml_rl.learners.maml.losses import policy_gradient_loss
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.sampling.collector import ActionMap, Collector
+from maml_rl.policies.parameters import make_stack, parameters
+from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.failures import ACTION, OBSERVATION, REWARD, Failure, Failures
+from maml_rl.settings.maml import BaselineConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import torch_threads
 

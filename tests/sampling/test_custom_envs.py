@@ -22,8 +22,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.sampling.collector import ActionMap
-from maml_rl.sampling.environments import EnvConfig, as_task_vector_env, make_single_env, make_task_vector_env
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.sampling.environments import as_task_vector_env, make_single_env, make_task_vector_env
+from maml_rl.settings.env import EnvConfig
 
 TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "num_iterations": 2, "device": "cpu"}
 QUIET = {"final_evaluation": False, "final_video": False, "checkpoint_every": 1}

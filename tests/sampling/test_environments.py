@@ -14,14 +14,9 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from maml_rl.errors import UserError
-from maml_rl.sampling.environments import (
-    EnvConfig,
-    GymTaskVectorEnv,
-    Vectorization,
-    as_task_vector_env,
-    make_task_vector_env,
-    resolve_env_id,
-)
+from maml_rl.sampling.environments import as_task_vector_env, make_task_vector_env
+from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
+from maml_rl.settings.env import EnvConfig, Vectorization, resolve_env_id
 
 NEVER = 1000
 

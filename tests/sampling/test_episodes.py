@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.synthetic import make_episodes, make_policy, make_theta
 
-from maml_rl.policies.mlp import make_stack
+from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes
 
 T, E, H = 3, 4, 5

@@ -25,10 +25,9 @@ from maml_rl.analysis.statistics import mean_interval, mean_of_valid
 from maml_rl.cli import main
 from maml_rl.learners.maml.learner import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.learners.maml.outer import OUTER, OUTER_STEPS, reptile
+from maml_rl.learners.maml.outer import OUTER, reptile
 from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
 from maml_rl.runs.checkpoint import latest_checkpoint
-from maml_rl.sampling.environments import GymTaskVectorEnv
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.sampling.failures import (
     BASELINE,
@@ -42,9 +41,11 @@ from maml_rl.sampling.failures import (
     Failures,
     TooManyFailures,
 )
+from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
 from maml_rl.settings.config import Config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training.loop import open_trainer, resume, train
+from maml_rl.training.compose import open_trainer
+from maml_rl.training.loop import resume, train
 
 T, E = 5, 4
 CHEETAH = {"env": {"name": "HalfCheetahVel"}, "meta_batch_size": T, "num_episodes": E, "horizon": 6}
@@ -232,7 +233,7 @@ def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch
     """It is reset, and what it shows then is thrown away."""
     spoil = "return self.x.copy(), float('inf') if self.x[0] < 8 else 1 / 0, False, False, {}"
     name = breaking(tmp_path, monkeypatch, "Inf", spoil, -9.0)
-    made = maml_rl.sampling.environments.make_task_vector_env(maml_rl.sampling.environments.EnvConfig(name=name), 2, 50)
+    made = maml_rl.sampling.environments.make_task_vector_env(maml_rl.settings.env.EnvConfig(name=name), 2, 50)
     assert isinstance(made, GymTaskVectorEnv)
     made.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
     made.reset(seed=0)
@@ -308,8 +309,9 @@ def outer_config(tmp_path: Path, name: str) -> Config:
 
 def patch_outer(monkeypatch: pytest.MonkeyPatch, config: Config, spoil: Callable[[Any], Any]) -> None:
     """Let the outer step return something else."""
-    original = OUTER_STEPS[type(config.outer)]
-    monkeypatch.setitem(OUTER_STEPS, type(config.outer), lambda *args: spoil(original(*args)))
+    outer = OUTER[config.outer.name]
+    spoiled = outer._replace(step=lambda *args: spoil(outer.step(*args)))
+    monkeypatch.setitem(OUTER, config.outer.name, spoiled)
 
 
 @pytest.mark.parametrize("name", OUTER)
@@ -391,7 +393,7 @@ def test_what_an_outer_step_says_of_its_failure_is_told(tmp_path, monkeypatch):
         raise FloatingPointError("theta ran away")
 
     config = tiny(tmp_path / "run", **POINT | {"num_iterations": MAX_FAILED_OUTER_STEPS})
-    monkeypatch.setitem(OUTER_STEPS, type(config.outer), failing)
+    monkeypatch.setitem(OUTER, config.outer.name, OUTER[config.outer.name]._replace(step=failing))
     with pytest.raises(TooManyFailures, match=re.escape(f"the last since {OUTER_STEP} (theta ran away)")):
         train(config)
 

@@ -18,11 +18,13 @@ from helpers.odd_environments import LIMIT, HalfBounded, RaisingClose, Success, 
 import maml_rl
 from maml_rl.agents.agent import MetaPolicy, make_policy
 from maml_rl.errors import UserError
-from maml_rl.policies.mlp import make_stack
-from maml_rl.sampling.collector import ActionMap, Collector
-from maml_rl.sampling.environments import EnvConfig, as_task_vector_env
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.parameters import make_stack
+from maml_rl.sampling.collector import Collector
+from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.config import PolicyConfig
+from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.policy import PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 
 QUIET = {"final_evaluation": False, "final_video": False}

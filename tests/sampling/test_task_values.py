@@ -14,12 +14,13 @@ import pytest
 from gymnasium import spaces
 
 import maml_rl
-from maml_rl.agents.sb3_env import PPOSettings
+from maml_rl.agents.from_scratch import PPOSettings
 from maml_rl.cli import main, task_values
 from maml_rl.errors import UserError
-from maml_rl.sampling.environments import EnvConfig, make_task_vector_env
+from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.failures import as_json
 from maml_rl.sampling.task_in_observation import TaskObserver
+from maml_rl.settings.env import EnvConfig
 from maml_rl.training.comparison_runs import train_ppo
 
 TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "num_iterations": 1, "device": "cpu"}

@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.inner_step import InnerConfig
-from maml_rl.learners.maml.outer import OUTER_CONFIGS
-from maml_rl.settings.config import Config, LoggingConfig, PolicyConfig
+from maml_rl.settings.config import Config, LoggingConfig
+from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
+from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import Each, OrNone, Positive, Whole
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 GROUPS: dict[str, type] = {
     "": Config,

@@ -15,9 +15,11 @@ from gymnasium import spaces
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.sampling.environments import ENV_SETTINGS, EnvConfig, make_task_vector_env
+from maml_rl.runs.run_folder import run_config
+from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.settings.config import Config, to_mapping
-from maml_rl.settings.parser import parse_training_arguments, run_config
+from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
+from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.training.loop import resume
 
 TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "num_iterations": 1, "device": "cpu"}

@@ -16,7 +16,7 @@ from maml_envs.engines.dynamics import Parameter
 
 from maml_rl.cli import main
 from maml_rl.settings.parser import load_config
-from maml_rl.training.loop import open_trainer
+from maml_rl.training.compose import open_trainer
 
 SIZES: dict[str, Any] = {
     **{"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "policy": {"hidden_sizes": [4]}, "device": "cpu"},

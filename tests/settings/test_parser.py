@@ -12,9 +12,9 @@ import yaml
 
 import maml_rl
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.outer import OUTER_CONFIGS
-from maml_rl.sampling.environments import EnvConfig, resolve_env_id
 from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.env import EnvConfig, resolve_env_id
+from maml_rl.settings.maml import OUTER_CONFIGS
 from maml_rl.settings.parser import load_config, parse_training_arguments, preset, preset_names, resolve
 
 CONFIGS = Path(maml_configs.__path__[0])

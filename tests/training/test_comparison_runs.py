@@ -20,20 +20,19 @@ from gymnasium import spaces
 
 import maml_rl
 from maml_rl.agents.agent import make_policy
-from maml_rl.agents.sb3_env import LearningCurve, PPOSettings
+from maml_rl.agents.from_scratch import LearningCurve, PPOSettings
 from maml_rl.analysis.evaluation import evaluate
 from maml_rl.analysis.recording import record
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.learner import MetaTrainer
-from maml_rl.learners.maml.outer.adam import AdamConfig
-from maml_rl.learners.maml.outer.reptile import ReptileConfig
-from maml_rl.learners.maml.outer.trpo import TRPOConfig
 from maml_rl.runs.pretrained import find_run
-from maml_rl.sampling.environments import EnvConfig, TaskObserver, make_task_vector_env
+from maml_rl.runs.run_folder import run_config
+from maml_rl.sampling.environments import TaskObserver, make_task_vector_env
 from maml_rl.settings.config import Config, to_mapping
-from maml_rl.settings.parser import load_config, parse_training_arguments, resolve, run_config
+from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.maml import AdamConfig, InnerConfig, ReptileConfig, TRPOConfig
+from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
 from maml_rl.training import comparison_runs as baseline_runs
 from maml_rl.training.comparison_runs import baseline_config, make_policy_baseline, train_ppo
 

@@ -37,7 +37,7 @@ from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.mlp import parameters
+from maml_rl.policies.parameters import parameters
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.training import loop as training

@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from maml_rl.policies.mlp import MLPPolicy, Params, initial_context, parameters
-from maml_rl.settings.ranges import Each, Positive, Range, Real, Whole, check_ranges
+from maml_rl.policies.mlp import MLPPolicy, initial_context
+from maml_rl.policies.parameters import Params, parameters
+from maml_rl.settings.maml import InnerConfig
 
-Surrogate = Literal["log_prob", "likelihood_ratio", "dice"]
-Adapts = Literal["all", "head", "context"]
-LearnedStepSize = Literal["none", "scalar", "per_layer", "per_parameter"]
 StepSize = float | Mapping[str, float | Tensor]
 """One for all parameters, or one for each that adapts, (T, ...) where tasks or entries have their own."""
 
 STEP_SIZE = "step_size"
 """Name of the learned step size, or the beginning of its names: ``step_size/weight_0``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InnerConfig:
-    """Adaptation to one task."""
-
-    num_steps: int = 1
-    """Inner policy-gradient steps, each on fresh episodes."""
-    step_size: float = 0.1
-    """Step size alpha of each inner step; where it is learned, its initial value."""
-    learned_step_size: LearnedStepSize = "none"
-    """What the outer step learns beside theta: no step size, one, one per layer, or one per parameter (Meta-SGD)."""
-    test_step_sizes: tuple[float, ...] = ()
-    """Step sizes of inner steps 1, 2, ... outside training, the last one for all that follow; none: as in training."""
-    adapts: Adapts = "all"
-    """What adapts: all parameters, the last layer with the log standard deviation (ANIL), or the context (CAVIA)."""
-    first_order: bool = False
-    """Take adaptation's Jacobian for the identity (first-order MAML): cheaper, and less exact."""
-    surrogate: Surrogate = "log_prob"
-    """Inner loss. All have the policy gradient at the sampling parameters; their Hessians differ."""
-    exploration_credit: float = 0.0
-    """Weight of E-MAML's term, which credits the episodes that adaptation learned from with what it gained."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "num_steps": Whole(0, 1000),
-        "step_size": Positive(),
-        "test_step_sizes": Each(Positive(), most=1000),
-        "exploration_credit": Real(0),
-    }
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "inner.")
-        if self.test_step_sizes and self.learned_step_size != "none":
-            raise ValueError("inner.test_step_sizes have no meaning where the step size is learned")
 
 
 def adapting(policy: nn.Module, inner: InnerConfig) -> dict[str, tuple[int, ...]]:

@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maml_rl.learners.linear_baseline import BaselineConfig
-from maml_rl.learners.maml.inner_step import InnerConfig
 from maml_rl.learners.maml.metrics import sampling_metrics
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.learners.maml.outer import OUTER_STEPS
+from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
-from maml_rl.policies.mlp import Params
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP, Failure, Failures
+from maml_rl.settings.maml import BaselineConfig, InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
@@ -115,7 +114,9 @@ class MetaTrainer:
             failures.outer_step(self.inner.num_steps, *problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS)
         watch.lap("outer_step")
 
-        normalizer = None if state.normalizer is None else state.normalizer.updated(episodes, self.ranks)
+        normalizer = state.normalizer
+        if normalizer is not None:
+            normalizer = normalizer.updated(torch.cat([part.real_observations for part in episodes]), self.ranks)
         lengths = self.ranks.gather(torch.stack([collected.mask.sum(-1) for collected in episodes], dim=1))
         num_env_steps = state.num_env_steps + int(lengths.sum())
         returns = self.ranks.gather(torch.stack([collected.returns for collected in episodes], dim=1))
@@ -142,7 +143,7 @@ class MetaTrainer:
         """
         stays = state.theta, state.outer_state
         try:
-            theta, outer_state, metrics = OUTER_STEPS[type(self.outer)](*stays, objective, self.outer)
+            theta, outer_state, metrics = OUTER[self.outer.name].step(*stays, objective, self.outer)
         except FloatingPointError as error:
             return *stays, {}, (OUTER_STEP, str(error))
         numbers = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()

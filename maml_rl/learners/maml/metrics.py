@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.learners.maml.inner_step import STEP_SIZE
-from maml_rl.policies.mlp import Params
+from maml_rl.policies.parameters import Params
 from maml_rl.sampling.episodes import success_of_all
 
 

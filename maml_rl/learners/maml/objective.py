@@ -7,139 +7,22 @@ the summed losses holds every task's own gradient.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from maml_rl.learners.maml.inner_step import InnerConfig, StepSize, Surrogate, step_sizes, with_context
-from maml_rl.policies.mlp import Distribution, Params, distribution, flatten, make_stack
+from maml_rl.learners.maml.adapt import adapt, requiring_grad
+from maml_rl.learners.maml.inner_step import step_sizes, with_context
+from maml_rl.learners.maml.losses import mean_kl, policy_gradient_loss, step_ratio
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.mlp import distribution
+from maml_rl.policies.parameters import Params, flatten, make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.settings.maml import InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
-
-Batch = TypeVar("Batch")
-
-
-def adapt(
-    theta: Params,
-    supports: Sequence[Batch],
-    loss: Callable[[Params, Batch], Tensor],
-    *,
-    step_size: StepSize | Sequence[StepSize],
-    first_order: bool,
-) -> dict[str, Tensor]:
-    """theta_prime = theta − α ∇L(theta), once for each support batch (equation 1).
-
-    Where theta (or a step size) requires gradients, theta_prime is a function of it: differentiated through the inner
-    gradients, or, with ``first_order``, as if they were constant. Otherwise theta_prime is a value.
-
-    Args:
-        theta: a stack of parameters, each (T, ...).
-        supports: a batch per inner step; batch k was sampled at the parameters that step k starts from.
-        loss: the losses (T,) of a stack on a batch.
-        step_size: α, the same for every inner step or one for each. A mapping names the parameters that adapt; the
-            others stay. Gradients flow into tensors.
-        first_order: leave the inner gradients out of the graph.
-
-    Returns:
-        theta_prime, a stack.
-    """
-    steps = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(supports)
-    learned = [a for size in steps if isinstance(size, Mapping) for a in size.values() if isinstance(a, Tensor)]
-    differentiable = any(value.requires_grad for value in (*theta.values(), *learned))
-    theta_prime = dict(theta)
-    for support, size in zip(supports, steps, strict=True):
-        alpha = size if isinstance(size, Mapping) else dict.fromkeys(theta, size)
-        with torch.enable_grad():
-            # A value has no graph yet: this step's own, for its gradient.
-            start = {name: theta_prime[name] for name in alpha}
-            start = {
-                name: value if differentiable and value.requires_grad else value.detach().requires_grad_()
-                for name, value in start.items()
-            }
-            gradients = torch.autograd.grad(
-                loss({**theta_prime, **start}, support).sum(),
-                list(start.values()),
-                create_graph=differentiable and not first_order,
-                retain_graph=differentiable,  # for what else follows from the same pass
-            )
-            theta_prime |= {
-                name: value - along(alpha[name], value) * gradient
-                for (name, value), gradient in zip(start.items(), gradients, strict=True)
-            }
-        if not differentiable:  # a value was given, a value is returned
-            theta_prime = {name: value.detach() for name, value in theta_prime.items()}
-    return theta_prime
-
-
-def along(size: float | Tensor, value: Tensor) -> float | Tensor:
-    """A step size, of which a tensor (T, 1) is one per task, in a shape that multiplies ``value`` (T, ...)."""
-    if isinstance(size, Tensor) and size.shape != value.shape:
-        return size.reshape(-1, *[1] * (value.dim() - 1))
-    return size
-
-
-def policy_gradient_loss(
-    policy: nn.Module, surrogate: Surrogate, seen: list[Distribution] | None = None
-) -> Callable[[Params, Episodes], Tensor]:
-    """The inner loss of every task, to be minimised.
-
-    The means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
-
-    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t as constant and
-      leaves out that theta decides which actions are drawn.
-    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the step's own
-      ∇log π ∇log πᵀ, but not the products of different time steps.
-    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar et al. 2019,
-      equation 13). All products are there: the Hessian is unbiased where the advantages are exact.
-
-    Returns:
-        A function of a stack of parameters and the episodes of T tasks; its value is (T,). At every call it adds π at
-        the episodes' states to ``seen``.
-    """
-
-    def loss(stack: Params, episodes: Episodes) -> Tensor:
-        dist = distribution(policy, stack, episodes.flat(episodes.observations))
-        if seen is not None:
-            seen.append(dist)
-        factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
-        return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
-
-    return loss
-
-
-def step_ratio(dist: Distribution, episodes: Episodes) -> Tensor:
-    """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
-    return _log_ratio(dist.log_prob(episodes.flat(episodes.actions)), episodes).exp()
-
-
-def _log_ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
-    """Log-ratio log π − log π_old at real steps, 0 at others (where it could overflow in a ratio), (T, E·H)."""
-    log_ratio = log_prob - episodes.flat(episodes.log_probs)
-    return log_ratio.masked_fill(episodes.flat(episodes.mask) == 0, 0.0)
-
-
-def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
-    """□_t − □_{t−1} at every step, (T, E·H)."""
-    log_ratio = _log_ratio(log_prob, episodes).unflatten(1, episodes.mask.shape[1:])
-    until = log_ratio.cumsum(-1)
-    return (until.exp() - (until - log_ratio).exp()).flatten(1)
-
-
-_FACTORS: dict[Surrogate, Callable[[Tensor, Episodes], Tensor]] = {
-    "log_prob": lambda log_prob, episodes: log_prob,
-    "likelihood_ratio": lambda log_prob, episodes: _log_ratio(log_prob, episodes).exp(),
-    "dice": _dice,
-}
-
-
-def mean_kl(dist: Distribution, episodes: Episodes) -> Tensor:
-    """mean_t KL(π_old ‖ dist) of each task, (T,)."""
-    old: Any = type(dist)(*episodes.distribution)
-    return (episodes.step_weights * old.kl(dist)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -281,8 +164,3 @@ class MetaObjective:
         for support in block.supports:
             stacks.append(self.inner_step(stacks[-1], support, seen))
         return Adapted(self.policy, block, tuple(stacks), credit, list(zip(seen, block.supports, strict=True)))
-
-
-def requiring_grad(stack: Params) -> dict[str, Tensor]:
-    """The same values as leaves of a new graph: detached, so that gradients stop here."""
-    return {name: value.detach().requires_grad_() for name, value in stack.items()}

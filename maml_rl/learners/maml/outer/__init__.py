@@ -10,14 +10,14 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.learners.maml.outer.adam import AdamConfig, adam_step
+from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.adam import initial_state as adam_initial_state
-from maml_rl.learners.maml.outer.ppo import PPOConfig, ppo_step
-from maml_rl.learners.maml.outer.promp import ProMPConfig, promp_step
+from maml_rl.learners.maml.outer.ppo import ppo_step
 from maml_rl.learners.maml.outer.promp import initial_state as promp_initial_state
-from maml_rl.learners.maml.outer.reptile import ReptileConfig, reptile_step
-from maml_rl.learners.maml.outer.trpo import TRPOConfig, trpo_step
-from maml_rl.policies.mlp import Params
+from maml_rl.learners.maml.outer.promp import promp_step
+from maml_rl.learners.maml.outer.reptile import reptile_step
+from maml_rl.learners.maml.outer.trpo import trpo_step
+from maml_rl.policies.parameters import Params
 
 Step = Callable[[Params, dict[str, Tensor], MetaObjective, Any], tuple[Params, dict[str, Tensor], dict[str, float]]]
 """(theta, state, objective, settings) -> (theta, state, metrics).
@@ -33,27 +33,19 @@ of which ten in a row stop a run. Where the gradient is zero a step returns thet
 class Outer(NamedTuple):
     """An outer step."""
 
-    config: type
-    """Of its settings: a frozen dataclass with ``RANGES``."""
     step: Step
     initial_state: Callable[[Params], dict[str, Tensor]] = lambda theta: {}
     """What a state has by name, shape and type."""
 
 
 OUTER: dict[str, Outer] = {
-    "trpo": Outer(TRPOConfig, trpo_step),
-    "promp": Outer(ProMPConfig, promp_step, promp_initial_state),
-    "ppo": Outer(PPOConfig, ppo_step, adam_initial_state),
-    "adam": Outer(AdamConfig, adam_step, adam_initial_state),
-    "reptile": Outer(ReptileConfig, reptile_step),
+    "trpo": Outer(trpo_step),
+    "promp": Outer(promp_step, promp_initial_state),
+    "ppo": Outer(ppo_step, adam_initial_state),
+    "adam": Outer(adam_step, adam_initial_state),
+    "reptile": Outer(reptile_step),
 }
-"""Every outer step by name."""
-
-OUTER_CONFIGS: dict[str, type] = {name: outer.config for name, outer in OUTER.items()}
-"""Settings of each outer step by name."""
-
-OUTER_STEPS: dict[type, Step] = {outer.config: outer.step for outer in OUTER.values()}
-"""Each outer step by the type of its settings."""
+"""Each outer step by the name that its settings carry (:data:`maml_rl.settings.maml.OUTER_CONFIGS`)."""
 
 
 def check_state(state: Mapping[str, Tensor], theta: Params, config: Any, source: Path) -> None:
@@ -62,7 +54,7 @@ def check_state(state: Mapping[str, Tensor], theta: Params, config: Any, source:
     Raises:
         UserError: names, shapes or types differ, or a number is not finite; ``source`` is named.
     """
-    make = next(outer.initial_state for outer in OUTER.values() if outer.config is type(config))
+    make = OUTER[config.name].initial_state
     expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in make(theta).items()}
     got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in state.items()}
     if got and got != expected:

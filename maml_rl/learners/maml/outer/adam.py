@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.mlp import Params, flatten, unflatten
-from maml_rl.settings.ranges import Positive, Range, check_ranges
+from maml_rl.policies.parameters import Params, flatten, unflatten
+from maml_rl.settings.maml import AdamConfig
 from maml_rl.system.stopwatch import Stopwatch
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamConfig:
-    """Plain policy-gradient outer step, one of Adam's for each batch of episodes."""
-
-    step_size: float = 1e-3
-    """Adam's step size."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {"step_size": Positive()}
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
 
 
 def adam_step(

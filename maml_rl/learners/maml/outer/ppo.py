@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from maml_rl.learners.maml.objective import Adapted, MetaObjective, Quantity
 from maml_rl.learners.maml.outer.adam import ascend
-from maml_rl.policies.mlp import Params
-from maml_rl.settings.ranges import Positive, Range, Whole, check_ranges
+from maml_rl.policies.parameters import Params
+from maml_rl.settings.maml import PPOConfig
 from maml_rl.system.stopwatch import Stopwatch
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOConfig:
-    """Clipped outer steps, several on the same episodes."""
-
-    step_size: float = 1e-3
-    """Adam's step size."""
-    num_epochs: int = 5
-    """Gradient steps on the same episodes."""
-    clip_range: float = 0.3
-    """A likelihood ratio further than this from 1 earns nothing more."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "step_size": Positive(),
-        "num_epochs": Whole(1, 10_000),
-        "clip_range": Positive(),
-    }
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
 
 
 def clipped_surrogate(clip_range: float) -> Quantity:

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.objective import Adapted, MetaObjective, mean_kl
+from maml_rl.learners.maml.losses import mean_kl
+from maml_rl.learners.maml.objective import Adapted, MetaObjective
 from maml_rl.learners.maml.outer.adam import initial_state as adam_initial_state
-from maml_rl.learners.maml.outer.ppo import PPOConfig, climb, clipped_surrogate
-from maml_rl.policies.mlp import Params
-from maml_rl.settings.ranges import Positive, Range, Real
+from maml_rl.learners.maml.outer.ppo import climb, clipped_surrogate
+from maml_rl.policies.parameters import Params
+from maml_rl.settings.maml import ProMPConfig
 
 _TOLERANCE = 1.5  # the penalty stays while the KL is within this factor of its target
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProMPConfig(PPOConfig):
-    """Clipped outer steps with a penalty on how far the policy before adaptation moves."""
-
-    kl_coefficient: float = 5e-4
-    """Weight eta of the inner KL divergence; where it adapts, its initial value."""
-    adaptive_kl: bool = False
-    """Halve or double the weight after each iteration whose inner KL is far from the target."""
-    target_kl: float = 0.01
-    """What the adaptive weight aims at."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        **PPOConfig.RANGES,
-        "kl_coefficient": Real(0),
-        "target_kl": Positive(),
-    }
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:

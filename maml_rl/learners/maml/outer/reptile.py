@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.mlp import Params, flatten, make_stack, unflatten
+from maml_rl.policies.parameters import Params, flatten, make_stack, unflatten
 from maml_rl.sampling.episodes import MetaBatch
-from maml_rl.settings.ranges import Positive, Range, check_ranges
+from maml_rl.settings.maml import ReptileConfig
 from maml_rl.system.thread_pool import map_blocks
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReptileConfig:
-    """Interpolation between theta and the mean of the adapted parameters; meant for several inner steps."""
-
-    step_size: float = 1.0
-    """Share epsilon of the way from theta to the mean of the adapted parameters."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {"step_size": Positive()}
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
-
-    def notice(self, num_inner_steps: int) -> str | None:
-        """What the user should know about these settings with so many inner steps."""
-        if num_inner_steps > 1:
-            return None
-        return (
-            "notice: with fewer than two inner steps Reptile trains on all tasks jointly; it needs several "
-            "(--inner.num_steps 3) to learn to adapt"
-        )
 
 
 def mean_movement(objective: MetaObjective, theta: Params) -> Tensor:

@@ -4,57 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import compress
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from maml_rl.learners.maml.adapt import requiring_grad
 from maml_rl.learners.maml.inner_step import with_context
-from maml_rl.learners.maml.objective import MetaObjective, requiring_grad
-from maml_rl.policies.mlp import Params, distribution, flatten, make_stack, unflatten
+from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.policies.mlp import distribution
+from maml_rl.policies.parameters import Params, flatten, make_stack, unflatten
 from maml_rl.sampling.episodes import MetaBatch
-from maml_rl.settings.ranges import OrNone, Positive, Range, Real, Whole, check_ranges
+from maml_rl.settings.maml import TRPOConfig
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
 
 STATES_PER_TASK = 100
 """So many remain at least, by default, where the Fisher product looks at some states only."""
 MOST_STATE_STRIDE = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class TRPOConfig:
-    """Trust-region outer step."""
-
-    max_kl: float = 0.01
-    """Bound on the mean KL divergence from the sampling policy after adaptation."""
-    cg_iterations: int = 10
-    """Conjugate-gradient iterations."""
-    cg_damping: float = 1e-5
-    """Multiple of the identity added to the Fisher matrix."""
-    line_search_steps: int = 15
-    """Step fractions tried before the step is rejected."""
-    line_search_shrink: float = 0.8
-    """Each step fraction is this multiple of the one before."""
-    # Deviation: TRPO's product takes every state, because a twentieth of them learned as well (docs/results.md).
-    fisher_state_stride: int | None = None
-    """The Fisher-vector product uses every so manyth state; 1 is exact. Default: 20, or less to keep 100 per task."""
-
-    RANGES: ClassVar[Mapping[str, Range]] = {
-        "max_kl": Positive(),
-        "cg_iterations": Whole(1, 10_000),
-        "cg_damping": Real(0),
-        "line_search_steps": Whole(1, 10_000),
-        "line_search_shrink": Positive(math.nextafter(1, 0)),
-        "fisher_state_stride": OrNone(Whole(1, 1_000_000)),
-    }
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
 
 
 def conjugate_gradient(

@@ -1,0 +1,74 @@
+"""Inner losses and divergences, each as one value per task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.mlp import distribution
+from maml_rl.policies.parameters import Params
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.settings.maml import Surrogate
+
+
+def policy_gradient_loss(
+    policy: nn.Module, surrogate: Surrogate, seen: list[Distribution] | None = None
+) -> Callable[[Params, Episodes], Tensor]:
+    """The inner loss of every task, to be minimised.
+
+    The means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
+
+    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t as constant and
+      leaves out that theta decides which actions are drawn.
+    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the step's own
+      ∇log π ∇log πᵀ, but not the products of different time steps.
+    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar et al. 2019,
+      equation 13). All products are there: the Hessian is unbiased where the advantages are exact.
+
+    Returns:
+        A function of a stack of parameters and the episodes of T tasks; its value is (T,). At every call it adds π at
+        the episodes' states to ``seen``.
+    """
+
+    def loss(stack: Params, episodes: Episodes) -> Tensor:
+        dist = distribution(policy, stack, episodes.flat(episodes.observations))
+        if seen is not None:
+            seen.append(dist)
+        factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
+        return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
+
+    return loss
+
+
+def step_ratio(dist: Distribution, episodes: Episodes) -> Tensor:
+    """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
+    return _log_ratio(dist.log_prob(episodes.flat(episodes.actions)), episodes).exp()
+
+
+def _log_ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
+    """Log-ratio log π − log π_old at real steps, 0 at others (where it could overflow in a ratio), (T, E·H)."""
+    log_ratio = log_prob - episodes.flat(episodes.log_probs)
+    return log_ratio.masked_fill(episodes.flat(episodes.mask) == 0, 0.0)
+
+
+def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
+    """□_t − □_{t−1} at every step, (T, E·H)."""
+    log_ratio = _log_ratio(log_prob, episodes).unflatten(1, episodes.mask.shape[1:])
+    until = log_ratio.cumsum(-1)
+    return (until.exp() - (until - log_ratio).exp()).flatten(1)
+
+
+_FACTORS: dict[Surrogate, Callable[[Tensor, Episodes], Tensor]] = {
+    "log_prob": lambda log_prob, episodes: log_prob,
+    "likelihood_ratio": lambda log_prob, episodes: _log_ratio(log_prob, episodes).exp(),
+    "dice": _dice,
+}
+
+
+def mean_kl(dist: Distribution, episodes: Episodes) -> Tensor:
+    """mean_t KL(π_old ‖ dist) of each task, (T,)."""
+    old: Any = type(dist)(*episodes.distribution)
+    return (episodes.step_weights * old.kl(dist)).sum(-1)

@@ -1,0 +1,250 @@
+"""Single environments under Gymnasium's vector environments, one task each."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from maml_rl.errors import UserError, in_one_line
+from maml_rl.sampling.single_env import TaskSetter, make_task_setter, seed_global_generators, truth_value
+from maml_rl.settings.drawn_tasks import DrawnTasks, Task
+from maml_rl.settings.env import Vectorization
+
+_log = logging.getLogger("maml_rl")
+
+
+class GymTaskVectorEnv:
+    """Single environments under Gymnasium's Sync or Async vector environment, one task each.
+
+    :class:`TaskSetter` says how they draw and take tasks. An environment without tasks is a family of one.
+
+    Gymnasium's vector environments always step every sub-environment: finished ones are reset and their steps
+    thrown away. So are those that showed an observation or a reward that is not finite, which is handed on as it is.
+
+    Of the infos, ``is_success`` and ``void`` are handed on.
+
+    Args:
+        envs: with autoreset disabled.
+        sampler: draws tasks, or ``None`` where none are drawn.
+        takes_tasks: whether every sub-environment is a :class:`TaskSetter`.
+    """
+
+    def __init__(self, envs: VectorEnv, sampler: TaskSetter | None, takes_tasks: bool = False) -> None:
+        self.envs: Any = envs
+        self.num_envs = envs.num_envs
+        self.single_observation_space = envs.single_observation_space
+        self.single_action_space = envs.single_action_space
+        self.np_random = np.random.default_rng()
+        self._name = str(envs) if sampler is None else sampler.name
+        self._sampler = sampler
+        self._takes_tasks = takes_tasks
+        self._failed = False
+        self._observation: Any = None
+        self._terminated, self._truncated, self._broken, self._to_reset = np.zeros((4, self.num_envs), bool)
+
+    @classmethod
+    def of(
+        cls,
+        make: Callable[..., gym.Env],
+        num_envs: int,
+        vectorization: Vectorization,
+        drawn: DrawnTasks | None = None,
+    ) -> GymTaskVectorEnv:
+        """``num_envs`` environments from ``make``, in this process or in one worker process each.
+
+        Args:
+            make: with the arguments that a task of ``drawn`` holds.
+            num_envs: how many.
+            vectorization: where they run.
+            drawn: tasks in place of the environment's own.
+        """
+        sampler = make_task_setter(make, drawn)  # the first one that is made, so that what is wrong is told here
+        functions = [functools.partial(_make_sub_environment, make, drawn, os.getpid(), i) for i in range(num_envs)]
+        if num_envs > 1:
+            where = "in this process" if vectorization == "sync" else "in worker processes"
+            _log.info("making %d copies of environment %r %s, and one to draw tasks", num_envs, sampler.name, where)
+        try:
+            if vectorization == "sync":
+                return cls(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED), sampler, takes_tasks=True)
+            with _quiet_gymnasium():
+                return cls(_WorkersVectorEnv(functions), sampler, takes_tasks=True)
+        except (EOFError, OSError) as error:
+            sampler.close()
+            raise UserError(
+                f"environment {sampler.name!r} could not be made in a worker process; what it says of the reason "
+                'stands above. A script that starts workers does so under `if __name__ == "__main__":`'
+            ) from error
+        except BaseException:
+            sampler.close()
+            raise
+
+    def sample_tasks(self, num_tasks: int) -> list[Task]:
+        """Draw tasks with ``self.np_random``; empty mappings from an environment without tasks.
+
+        Raises:
+            UserError: what the environment draws are no tasks.
+        """
+        return [{}] * num_tasks if self._sampler is None else self._sampler.draw_tasks(self.np_random, num_tasks)
+
+    def set_tasks(self, tasks: Sequence[Task]) -> None:
+        """Give sub-environment i the task ``tasks[i]``; empty mappings leave it alone.
+
+        Raises:
+            UserError: the sub-environments have no way to take a task, or refuse theirs.
+        """
+        if any(tasks):
+            if not self._takes_tasks:
+                raise UserError(f"{self.envs} takes no tasks: set them before you hand it over, and give none here")
+            if len(tasks) != self.num_envs:
+                raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
+            with self._errors("set_task"):
+                self.envs.set_attr("assigned_task", list(tasks))
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``.
+
+        Sub-environment i gets ``seed + i``, or ``seed[i]``.
+
+        Raises:
+            UserError: an environment raises.
+        """
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        with self._errors("reset"):
+            observation, info = self.envs.reset(seed=seed, options=None if options is None else dict(options))
+        self._observation = observation if mask.all() else np.where(mask[:, None], observation, self._observation)
+        self._terminated, self._truncated = self._terminated & ~mask, self._truncated & ~mask
+        self._broken = np.where(mask, ~np.isfinite(observation).all(1), self._broken)
+        self._to_reset = self._to_reset & ~mask | mask & self._broken
+        return self._observation.copy(), info
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step every unfinished sub-environment.
+
+        Raises:
+            UserError: an environment raises.
+        """
+        with self._errors("step"):
+            if self._to_reset.any():
+                self.envs.reset(options={"reset_mask": self._to_reset})
+            observation, reward, terminated, truncated, info = self.envs.step(actions)
+        live = ~(self._terminated | self._truncated | self._broken)
+        void = live & (self._reports(info, "void") == 1)
+        is_success = self._reports(info, "is_success")
+        broken = ~(np.isfinite(observation).all(1) & np.isfinite(reward))
+        self._broken = self._broken | live & broken
+        self._to_reset = terminated | truncated | broken
+        self._observation = np.where(live[:, None], observation, self._observation)
+        self._terminated = np.where(live, terminated, self._terminated)
+        self._truncated = np.where(live, truncated, self._truncated)
+        reports = {"void": void, "is_success": is_success}
+        return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, reports
+
+    def _reports(self, info: Mapping[str, Any], name: str) -> np.ndarray:
+        """An entry of the infos, 1 or 0 for each sub-environment, NaN where it does not report it, (num_envs,).
+
+        Raises:
+            UserError: it is not one truth value for each.
+        """
+        if name not in info:
+            return np.full(self.num_envs, np.nan)
+        values, is_there = info[name], info.get(f"_{name}", np.ones(self.num_envs, bool))
+        try:
+            pairs = zip(values, is_there, strict=True)
+            return np.array([truth_value(value) if there else np.nan for value, there in pairs])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{name!r} in the infos of {self._name}: {error}") from error
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """Tell whatever goes wrong in the sub-environments, or with their processes, in one line."""
+        is_async = isinstance(self.envs.unwrapped, AsyncVectorEnv)
+        try:
+            # Gymnasium prints the tracebacks of workers, and raises what they raised besides.
+            with _quiet_gymnasium() if is_async else contextlib.nullcontext():
+                yield
+        except (UserError, MemoryError):
+            self._failed = True
+            raise
+        except Exception as error:
+            self._failed = True
+            if is_async and isinstance(error, (EOFError, OSError)):
+                raise UserError(f"a worker process of environment {self._name!r} died in {doing}") from error
+            raise UserError(f"environment {self._name!r} failed in {doing}: {in_one_line(error)}") from error
+        except BaseException:  # Ctrl-C: workers may be in the middle of a step
+            self._failed = True
+            raise
+
+    def close(self) -> None:
+        """Close every sub-environment and the sampler, once; workers that something went wrong with are ended."""
+        if self._failed and isinstance(self.envs, _WorkersVectorEnv):
+            self.envs.end()
+        else:
+            self.envs.close()
+        sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            sampler.close()
+
+
+class _WorkersVectorEnv(AsyncVectorEnv):
+    """Leaves no worker process behind, whatever happens."""
+
+    def __init__(self, functions: Sequence[Callable[[], gym.Env]]) -> None:
+        gc.collect()  # in a forked process, to free what has threads here would wait for them for ever
+        try:
+            super().__init__(functions, autoreset_mode=AutoresetMode.DISABLED)
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """End the processes without asking them."""
+        for process in getattr(self, "processes", []):
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+        self.closed = True
+
+
+@contextlib.contextmanager
+def _quiet_gymnasium() -> Iterator[None]:
+    level = gym.logger.min_level
+    gym.logger.min_level = gym.logger.ERROR + 1
+    try:
+        yield
+    finally:
+        gym.logger.min_level = level
+
+
+def _make_sub_environment(
+    make: Callable[..., gym.Env], drawn: DrawnTasks | None, parent: int, index: int
+) -> TaskSetter:
+    """Sub-environment ``index``, in the process ``parent`` or in a worker of its own."""
+    is_worker = os.getpid() != parent
+    if is_worker:
+        gc.freeze()  # what the parent leaves behind is freed there
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its workers
+        _use_one_torch_thread()
+        seed_global_generators(index)  # until the first reset
+    setter = make_task_setter(make, drawn)
+    setter.has_own_process = is_worker
+    return setter
+
+
+def _use_one_torch_thread() -> None:
+    """Keep torch to one thread: a forked process has none of its parent's threads, and would wait for them for ever."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # where it is imported later
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

@@ -1,0 +1,152 @@
+"""The environment: its settings, and the registered id that a name stands for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import gymnasium as gym
+
+from maml_rl.errors import UserError, did_you_mean, in_one_line
+from maml_rl.settings.drawn_tasks import DrawnTasks
+from maml_rl.settings.drawn_tasks import parse as parse_tasks
+from maml_rl.settings.ranges import check_ranges
+from maml_rl.system.safe_yaml import plain_values
+
+Vectorization = Literal["sync", "async"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The environment."""
+
+    name: str = "HalfCheetahVel"
+    """A task family, an id registered with Gymnasium, or module:EnvId-v0."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Its arguments: --env.ARG VALUE gives one, --env.kwargs.ARG VALUE one that is called like a setting."""
+    vectorization: Vectorization = "sync"
+    """How an environment without a batch engine is run: in this process, or in one worker process per task."""
+    observe_task: bool = False
+    """Append the task's values to every observation: for an oracle, a policy that is told the task."""
+    kwarg_ranges: Mapping[str, Any] = field(default_factory=dict)
+    """Tasks as arguments, over kwargs: {g: [5, 15]}, {g: {low: 5, high: 15, log: true}} or {g: {choices: [5, 9]}}."""
+    task_list: tuple[Mapping[str, Any], ...] = ()
+    """The tasks to draw from: [{goal: 1}, {goal: 2}]; for set_task, or arguments of the constructor."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "env.")
+        if not (isinstance(self.kwargs, Mapping) and all(isinstance(name, str) for name in self.kwargs)):
+            raise ValueError(f"env.kwargs must be a mapping from names to values, got {self.kwargs!r:.200}")
+        object.__setattr__(self, "kwarg_ranges", plain_values(self.kwarg_ranges))
+        task_list = plain_values(self.task_list)
+        object.__setattr__(self, "task_list", tuple(task_list) if isinstance(task_list, list) else task_list)
+        parse_tasks(self.kwarg_ranges, self.task_list)
+
+    @property
+    def drawn_tasks(self) -> DrawnTasks | None:
+        """The tasks that these settings describe, if any."""
+        return parse_tasks(self.kwarg_ranges, self.task_list)
+
+
+ENV_SETTINGS = frozenset(field.name for field in fields(EnvConfig))
+"""Names that an argument of an environment can only have within ``env.kwargs``."""
+
+
+def resolve_env_id(name: str) -> str:
+    """The registered id that ``name`` stands for.
+
+    Args:
+        name: a family of ours (``HalfCheetahVel``), a registered id (``Pendulum-v1``), or ``module:EnvId-v0``, whose
+            module is imported first.
+
+    Raises:
+        UserError: nothing of that name is registered, or its module cannot be imported.
+    """
+    if ":" in name:
+        module, _, name_in_module = name.partition(":")
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            problem = in_one_line(error)
+            missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+            where = ": it is looked for in the current folder, and in what is installed" if missing else ""
+            raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({problem}){where}") from error
+        name = name_in_module
+    family_id = f"maml_rl/{name}-v0"
+    if family_id in gym.registry:
+        return family_id
+    if name in gym.registry:
+        return name
+    families = [key.removeprefix("maml_rl/").removesuffix("-v0") for key in gym.registry if key.startswith("maml_rl/")]
+    hint = did_you_mean(name, [*families, *gym.registry], "'")
+    raise UserError(
+        f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any id that Gymnasium "
+        "has registered, and module:EnvId-v0."
+    )
+
+
+def is_family(name: str) -> bool:
+    """Whether ``name`` stands for a task family, built in or added to those."""
+    return resolve_env_id(name).startswith("maml_rl/")
+
+
+def registered_horizon(name: str) -> int | None:
+    """The ``max_episode_steps`` that an environment is registered with; ``None`` where it has none."""
+    steps = gym.spec(resolve_env_id(name)).max_episode_steps
+    return steps if steps is not None and steps > 0 else None
+
+
+def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
+    """Refuse tasks whose values the constructor of a registered environment does not take.
+
+    Raises:
+        UserError: an unknown argument; the closest match is named.
+    """
+    if drawn.listed and hasattr(_creator(env_id), "set_task"):
+        return
+    instead = ", nor has it set_task" if drawn.listed else ""
+    for name in drawn.names:
+        _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", instead)
+
+
+def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that the constructor of a registered environment does not take.
+
+    Args:
+        name: what the user calls it.
+        env_id: as it is registered.
+        kwargs: the arguments by name.
+
+    Raises:
+        UserError: an unknown argument; the closest match is named.
+    """
+    for argument in kwargs:
+        _check_argument(env_id, argument, f"env.{argument}: {name}")
+
+
+def _check_argument(env_id: str, name: str, who: str, instead: str = "") -> None:
+    parameters = inspect.signature(_creator(env_id)).parameters
+    if name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    hint = did_you_mean(name, parameters, "'")
+    valid = ", ".join(parameter for parameter in parameters if parameter != "render_mode") or "none"
+    raise UserError(f"{who} takes no argument {name!r}{instead}.{hint} Its arguments: {valid}.")
+
+
+def _creator(env_id: str) -> Any:
+    """What makes a registered environment: its class, or a function.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    creator: Any = gym.spec(env_id).entry_point
+    if not isinstance(creator, str):
+        return creator
+    try:
+        return gym.envs.registration.load_env_creator(creator)
+    except Exception as error:  # whatever the user's code raises
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"environment {env_id!r} cannot be made: {creator} cannot be imported ({problem})") from error
