@@ -82,7 +82,9 @@ def cost_in_a_process(sizes: dict[str, int], env: str) -> Cost:
 
 def main() -> None:
     """Measure, print and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--curves", nargs="+", choices=list(CURVES), default=list(CURVES))
     parser.add_argument("--plot", type=Path, help="a PNG file to write")
@@ -93,12 +95,18 @@ def main() -> None:
         return
     measured: dict[str, dict[int, Cost]] = {}
     for name in args.curves:
-        print(f"| {name} | size | time | floor / iteration | peak memory (GiB) |\n| --- | --- | --- | --- | --- |")
+        print(
+            f"| {name} | size | time | floor / iteration | peak memory (GiB) |\n| --- | --- | --- | --- | --- |"
+        )
         # The middle beside every curve, since a machine's speed drifts.
         middle = cost_in_a_process(MIDDLE, args.env)
         measured[name] = {}
         for value in CURVES[name]:
-            point = middle if value == MIDDLE[name] else cost_in_a_process({**MIDDLE, name: value}, args.env)
+            point = (
+                middle
+                if value == MIDDLE[name]
+                else cost_in_a_process({**MIDDLE, name: value}, args.env)
+            )
             measured[name][value] = point
             ratio, share = point.seconds / middle.seconds, point.floor_s / point.seconds
             print(
@@ -118,7 +126,13 @@ def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
         top, bottom = rows[:, column]
         values = list(points)
         middle = points[MIDDLE[name]].seconds
-        top.loglog(values, [size(name, value) for value in values], color="0.6", linestyle="--", label="linear")
+        top.loglog(
+            values,
+            [size(name, value) for value in values],
+            color="0.6",
+            linestyle="--",
+            label="linear",
+        )
         for label, seconds, color in (
             ("iteration", [point.seconds for point in points.values()], COLORS[0]),
             ("physics alone", [point.floor_s for point in points.values()], COLORS[1]),
@@ -128,7 +142,9 @@ def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
         top.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
         top.set_ylim(0.12, 10)
         top.minorticks_off()
-        bottom.plot(values, [point.memory_gib for point in points.values()], color=COLORS[0], marker="o")
+        bottom.plot(
+            values, [point.memory_gib for point in points.values()], color=COLORS[0], marker="o"
+        )
         bottom.set_ylim(bottom=0)
         bottom.set_xlabel(name)
         for axes in (top, bottom):

@@ -18,7 +18,12 @@ import numpy as np
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_trainer
 
-_SIZES = ((40, 20, 100, (64, 64)), (40, 20, 200, (100, 100)), (160, 20, 100, (64, 64)), (40, 20, 100, (256, 256)))
+_SIZES = (
+    (40, 20, 100, (64, 64)),
+    (40, 20, 200, (100, 100)),
+    (160, 20, 100, (64, 64)),
+    (40, 20, 100, (256, 256)),
+)
 _PARTS = ("collection", "advantages", "adaptation", "outer_step")
 _COMPARED = (
     "train/return_after_0_steps",
@@ -28,7 +33,9 @@ _COMPARED = (
 )
 
 
-def measure(device: str, rounds: int, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, float]]:
+def measure(
+    device: str, rounds: int, settings: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, float]]:
     """Median seconds of each part, and metrics of the first iteration."""
     with open_trainer(load_config(**settings, device=device)) as (trainer, state, _):
         _, first, _ = trainer.meta_iteration(state)  # warms up
@@ -41,23 +48,34 @@ def measure(device: str, rounds: int, settings: dict[str, Any]) -> tuple[np.ndar
 
 def main() -> int:
     """Measure, compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--devices", nargs=2, default=("cpu", "cuda"), metavar="DEVICE")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     different = 0
-    print(f"{args.env}\n{'tasks x episodes x steps, network':<34} {'device':>6} {'total':>7}  " + "  ".join(_PARTS))
+    print(
+        f"{args.env}\n{'tasks x episodes x steps, network':<34} {'device':>6} {'total':>7}  "
+        + "  ".join(_PARTS)
+    )
     for num_tasks, num_episodes, horizon, hidden_sizes in _SIZES:
         name = f"{num_tasks} x {num_episodes} x {horizon}, {' x '.join(map(str, hidden_sizes))}"
         sizes = {"meta_batch_size": num_tasks, "num_episodes": num_episodes, "horizon": horizon}
         settings = {"env": args.env, **sizes, "policy": {"hidden_sizes": list(hidden_sizes)}}
         results = [measure(device, args.rounds, settings) for device in args.devices]
         for device, (seconds, _) in zip(args.devices, results, strict=True):
-            parts = "  ".join(f"{value:{len(part)}.3f}" for part, value in zip(_PARTS, seconds, strict=True))
+            parts = "  ".join(
+                f"{value:{len(part)}.3f}" for part, value in zip(_PARTS, seconds, strict=True)
+            )
             print(f"{name:<34} {device:>6} {seconds.sum():7.3f}  {parts}")
         (cpu, expected), (gpu, found) = results
-        wrong = [key for key in _COMPARED if not np.isclose(found[key], expected[key], rtol=1e-2, atol=1e-4)]
+        wrong = [
+            key
+            for key in _COMPARED
+            if not np.isclose(found[key], expected[key], rtol=1e-2, atol=1e-4)
+        ]
         different += len(wrong)
         verdict = f"differs in {', '.join(wrong)}" if wrong else "the same numbers"
         print(f"{'':<34} {'ratio':>6} {cpu.sum() / gpu.sum():7.3f}  {verdict}", flush=True)

@@ -21,8 +21,12 @@ _SIZE = {"width": 240, "height": 240}
 
 def main() -> None:
     """Draw the state after a few random control steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", nargs="+", default=list(maml_envs.FAMILIES), help="default: every family")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--env", nargs="+", default=list(maml_envs.FAMILIES), help="default: every family"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/images/families"))
     parser.add_argument("--num_steps", type=int, default=12)
     args = parser.parse_args()

@@ -100,7 +100,11 @@ def full_disk(after: int) -> Iterator[list[str]]:
                 return original(*args, **kwargs)
             failed.append(name)
             if name == "write" and len(failed) == 1:
-                return original(args[0], args[1][: (len(args[1]) + 1) // 2]) if len(args[1]) > 1 else _no_room()
+                return (
+                    original(args[0], args[1][: (len(args[1]) + 1) // 2])
+                    if len(args[1]) > 1
+                    else _no_room()
+                )
             return _no_room()
 
         return call
@@ -127,13 +131,23 @@ def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
     """A meta-iteration where only files matter: theta' = theta / 2 + iteration, Adam's state, and the rest."""
     start = initial_theta(self.collector.policy, self.inner)
     theta = {name: value / 2 + state.iteration + start[name] for name, value in state.theta.items()}
-    outer = {name: value * 0.9 + 1.0 for name, value in (state.outer_state or initial_state(theta)).items()}
+    outer = {
+        name: value * 0.9 + 1.0
+        for name, value in (state.outer_state or initial_state(theta)).items()
+    }
     done = state.iteration + 1
-    metrics = {"train/return_after_0_steps": float(next(iter(theta.values())).sum()), "time/num_env_steps": done * 10}
+    metrics = {
+        "train/return_after_0_steps": float(next(iter(theta.values())).sum()),
+        "time/num_env_steps": done * 10,
+    }
     if done % 2 == 0:
         metrics["evaluation/return_after_0_steps"] = done / 7
-    failures = [Failure(0, REWARD, done, {"goal": done}), Failure(1, REWARD, 1, {"goal": 0})][: done % 3]
-    return MetaIteration(TrainingState(theta, outer, state.normalizer, done, done * 10), metrics, failures)
+    failures = [Failure(0, REWARD, done, {"goal": done}), Failure(1, REWARD, 1, {"goal": 0})][
+        : done % 3
+    ]
+    return MetaIteration(
+        TrainingState(theta, outer, state.normalizer, done, done * 10), metrics, failures
+    )
 
 
 def go_on(config: Config) -> None:
@@ -159,7 +173,11 @@ def differences(run: Path, reference: Path) -> list[str]:
             found.append(f"{path.name} of the last checkpoint")
     if [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]:
         found.append("leftovers in checkpoints")
-    found += [name for name in ("progress.csv", "failures.csv") if _rows(run / name) != _rows(reference / name)]
+    found += [
+        name
+        for name in ("progress.csv", "failures.csv")
+        if _rows(run / name) != _rows(reference / name)
+    ]
     if _scalars(run) != _scalars(reference):
         found.append("TensorBoard")
     return found
@@ -171,7 +189,10 @@ def _is_clock(name: str) -> bool:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return [{key: value for key, value in row.items() if not _is_clock(key)} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if not _is_clock(key)}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _scalars(run: Path) -> list[tuple[int, str, float]]:

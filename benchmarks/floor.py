@@ -47,7 +47,9 @@ class Recorder:
     def num_steps(self) -> int:
         """Control steps noted, over all simulations."""
         num_sims = len(self._batch.state)
-        return sum(num_sims if call[0] is None else len(call[0]) for call in self._calls if len(call) > 1)
+        return sum(
+            num_sims if call[0] is None else len(call[0]) for call in self._calls if len(call) > 1
+        )
 
     def replay_s(self) -> float:
         """Seconds that the noted steps take with nothing around them."""

@@ -24,12 +24,21 @@ _ROW = "{:<32} {:>8} {:>8} {:>8} {:>9}"
 
 def main() -> int:
     """Fuzz what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=10_000, help="for each loader")
-    parser.add_argument("--loader", action="append", help="only this one; may be given several times")
+    parser.add_argument(
+        "--loader", action="append", help="only this one; may be given several times"
+    )
     parser.add_argument("--atheris", action="store_true", help="let coverage choose the inputs")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--memory", type=float, default=16, help="GiB of address space; torch alone reserves several")
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=16,
+        help="GiB of address space; torch alone reserves several",
+    )
     parser.add_argument("--slow", type=float, default=20, help="seconds that one input may take")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (int(args.memory * 2**30),) * 2)
@@ -54,7 +63,12 @@ def main() -> int:
                 "--atheris",
                 *(f"--{key}={value}" for key, value in numbers.items()),
             ]
-            return max([subprocess.run([*command, f"--loader={name}"], check=False).returncode for name in names])
+            return max(
+                [
+                    subprocess.run([*command, f"--loader={name}"], check=False).returncode
+                    for name in names
+                ]
+            )
         return max([_fuzz(name, loaders[name], Path(folder), args) for name in names])
 
 
@@ -89,7 +103,11 @@ def _fuzz(name: str, loader: object, folder: Path, args: argparse.Namespace) -> 
     rng = random.Random(f"{args.seed} {name}")
     feed(hostile)
     for _ in range(args.inputs - 1):
-        feed(rng.randbytes(rng.randint(0, 300)) if rng.random() < 0.05 else fuzz_loaders.damaged(loader.sound, rng))
+        feed(
+            rng.randbytes(rng.randint(0, 300))
+            if rng.random() < 0.05
+            else fuzz_loaders.damaged(loader.sound, rng)
+        )
     return int(bool(findings.errors))
 
 

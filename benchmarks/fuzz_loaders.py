@@ -40,8 +40,33 @@ SETTINGS: dict[str, Any] = {
     "logging": {"final_evaluation": False, "final_video": False},
 }
 _SIZES = {"num_tasks": 2, "num_episodes": 2, "num_steps": 1, "seed": 0}
-_VALUES: list[Any] = [None, True, -1, 0, 1e308, 10**400, float("nan"), float("inf"), "", "\0", "../x", [], {}, [[]]]
-_VALUES += [{"a": {"b": 1}}, 1.5, "x" * 300, ["a", 1], 2**63, -(2**63), "auto", [1, [2, [3]]], {"name": None}]
+_VALUES: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "\0",
+    "../x",
+    [],
+    {},
+    [[]],
+]
+_VALUES += [
+    {"a": {"b": 1}},
+    1.5,
+    "x" * 300,
+    ["a", 1],
+    2**63,
+    -(2**63),
+    "auto",
+    [1, [2, [3]]],
+    {"name": None},
+]
 _TEXTS = (
     b"1e999",
     b"9" * 5000,
@@ -52,8 +77,28 @@ _TEXTS = (
     b"*a",
     b"&a [*a]",
 )
-_TEXTS += (b"[" * 3000, b"{" * 3000, b"\xff\xfe", b"\0", b"null", b"{}", b"18446744073709551615", b"1:59:59", b"<<: *a")
-_TEXTS += (b"\xc2\xb2", b"!!int ''", b"!!bool x", b"!!binary x", b"2001-99-99", b"? [a]\n: b", b"'\"", b"\r\n", b",,,,")
+_TEXTS += (
+    b"[" * 3000,
+    b"{" * 3000,
+    b"\xff\xfe",
+    b"\0",
+    b"null",
+    b"{}",
+    b"18446744073709551615",
+    b"1:59:59",
+    b"<<: *a",
+)
+_TEXTS += (
+    b"\xc2\xb2",
+    b"!!int ''",
+    b"!!bool x",
+    b"!!binary x",
+    b"2001-99-99",
+    b"? [a]\n: b",
+    b"'\"",
+    b"\r\n",
+    b",,,,",
+)
 
 
 class Loader(NamedTuple):
@@ -83,7 +128,10 @@ def hostile_pickle(marker: Path) -> bytes:
 def reseal(checkpoint: Path) -> None:
     """Write SHA256SUMS anew, as if the checkpoint had been written like this."""
     names = ("tensors.safetensors", "values.json")
-    sums = [f"{hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    sums = [
+        f"{hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in names
+    ]
     (checkpoint / "SHA256SUMS").write_text("".join(sums))
 
 
@@ -96,7 +144,9 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     values = json.loads((checkpoint / "values.json").read_text())
     for copy, version in ((new, 2), (old, 1)):
         copy.mkdir()
-        (copy / "tensors.safetensors").write_bytes((checkpoint / "tensors.safetensors").read_bytes())
+        (copy / "tensors.safetensors").write_bytes(
+            (checkpoint / "tensors.safetensors").read_bytes()
+        )
         (copy / "values.json").write_text(json.dumps({**values, "format_version": version}))
     reseal(new)
 
@@ -135,14 +185,18 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     settings = folder / "settings"
     settings.mkdir()
     (settings / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
-    loaders["config.yaml of a run"] = replaced(settings / "config.yaml", lambda: run_config(settings))
+    loaders["config.yaml of a run"] = replaced(
+        settings / "config.yaml", lambda: run_config(settings)
+    )
     given = settings / "given.yaml"
     given.write_text(yaml.safe_dump(SETTINGS))
     loaders["--config"] = replaced(given, lambda: parse_training_arguments([f"--config={given}"]))
     return loaders | _results(folder, run, policy, replaced)
 
 
-def _results(folder: Path, run: Path, policy: Any, replaced: Callable[..., Loader]) -> dict[str, Loader]:
+def _results(
+    folder: Path, run: Path, policy: Any, replaced: Callable[..., Loader]
+) -> dict[str, Loader]:
     """Readers of what a run has logged and found."""
     logs = folder / "logs"
     _copy(run, logs)
@@ -172,14 +226,20 @@ def _results(folder: Path, run: Path, policy: Any, replaced: Callable[..., Loade
             path.unlink()
 
     return {
-        "progress.csv, resumed": replaced(logs / "progress.csv", lambda: AppendingCSVWriter(logs / "progress.csv", 1)),
-        "progress.csv, drawn": replaced(logs / "progress.csv", lambda: learning_curves._read_progress(logs)),
+        "progress.csv, resumed": replaced(
+            logs / "progress.csv", lambda: AppendingCSVWriter(logs / "progress.csv", 1)
+        ),
+        "progress.csv, drawn": replaced(
+            logs / "progress.csv", lambda: learning_curves._read_progress(logs)
+        ),
         "TensorBoard events": replaced(events, tensorboard),
         "TensorBoard event, resealed": Loader(
             Event(step=1, wall_time=1.0, file_version="brain.Event:2").SerializeToString(),
             lambda content: (events.write_bytes(_records([content])), tensorboard()),
         ),
-        "episodes.npz": replaced(episodes, lambda: policy.adapt(episodes=maml_rl.EpisodeLog.load(episodes))),
+        "episodes.npz": replaced(
+            episodes, lambda: policy.adapt(episodes=maml_rl.EpisodeLog.load(episodes))
+        ),
         "results.json of PPO": replaced(
             ppo,
             lambda: (
@@ -222,7 +282,9 @@ def damaged(sound: bytes, rng: random.Random) -> bytes:
                 start = rng.randrange(len(content) + 1)
                 content[at:at] = content[start : start + length]
             case 5:
-                content[at : at + 8] = rng.choice([b"\xff" * 8, bytes(8), (1 << 62).to_bytes(8, "little")])
+                content[at : at + 8] = rng.choice(
+                    [b"\xff" * 8, bytes(8), (1 << 62).to_bytes(8, "little")]
+                )
             case 6:
                 numbers = [i for i, byte in enumerate(content) if 48 <= byte <= 57]
                 if numbers:
@@ -241,7 +303,11 @@ def _other_value(sound: bytes, rng: random.Random) -> bytes | None:
     values = yaml.safe_load(sound.decode())
     if not isinstance(values, dict):
         return None
-    text = json.dumps(_replaced(values, rng)) if sound[:1] == b"{" else yaml.safe_dump(_replaced(values, rng))
+    text = (
+        json.dumps(_replaced(values, rng))
+        if sound[:1] == b"{"
+        else yaml.safe_dump(_replaced(values, rng))
+    )
     return text.encode(errors="replace")
 
 
@@ -277,4 +343,6 @@ class Findings:
             if "\n" in str(error):
                 self.errors.append(f"{name}: several lines: {str(error)!r:.300}")
         except Exception as error:  # whatever it is, it is what is looked for
-            self.errors.append(f"{name}: {type(error).__name__}: {error!s:.300}; input {content!r:.2000}")
+            self.errors.append(
+                f"{name}: {type(error).__name__}: {error!s:.300}; input {content!r:.2000}"
+            )

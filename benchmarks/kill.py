@@ -30,10 +30,14 @@ _NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
 
 def main() -> int:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=0, help="real processes to kill")
     parser.add_argument("--faults", action="store_true", help="kill at every file operation")
-    parser.add_argument("--storms", type=int, default=20, help="with --faults: runs killed at random until they end")
+    parser.add_argument(
+        "--storms", type=int, default=20, help="with --faults: runs killed at random until they end"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +48,13 @@ def main() -> int:
 
 def _faults(folder: Path, num_storms: int, seed: int) -> int:
     rng, injected, different = random.Random(seed), 0, 0
-    sizes = {"num_iterations": 5, "meta_batch_size": 1, "num_episodes": 1, "horizon": 2, "device": "cpu"}
+    sizes = {
+        "num_iterations": 5,
+        "meta_batch_size": 1,
+        "num_episodes": 1,
+        "horizon": 2,
+        "device": "cpu",
+    }
     logging = {"checkpoint_every": 2, "keep_checkpoints": 2, **_NOTHING_AT_THE_END}
 
     def config(name: str):
@@ -57,7 +67,9 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
             go_on(config("left alone"))
         run = config("run")
         cases = [[fault] for fault in faults_of(operations)]
-        cases += [[rng.choice(faults_of(operations[:30])) for _ in range(20)] for _ in range(num_storms)]
+        cases += [
+            [rng.choice(faults_of(operations[:30])) for _ in range(20)] for _ in range(num_storms)
+        ]
         for case in cases:
             for fault in case:
                 with contextlib.suppress(Killed), faulty(fault):
@@ -70,29 +82,43 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
                 different += 1
                 print(f"after {case}: {', '.join(found)}")
             shutil.rmtree(folder / "run")
-    print(f"{injected} faults injected at {len(operations)} file operations, {len(cases)} runs, {different} differ")
+    print(
+        f"{injected} faults injected at {len(operations)} file operations, {len(cases)} runs, {different} differ"
+    )
     return different
 
 
 def _kills(folder: Path, wanted: int, seed: int) -> int:
     rng, killed, different = random.Random(seed), 0, 0
-    flags = ["--env=PointNavigation", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5", "--device=cpu"]
+    flags = [
+        "--env=PointNavigation",
+        "--meta_batch_size=3",
+        "--num_episodes=2",
+        "--horizon=5",
+        "--device=cpu",
+    ]
     flags += ["--policy.hidden_sizes=[8]", "--num_iterations=1000", "--logging.checkpoint_every=2"]
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     command = [sys.executable, "-m", "maml_rl.train"]
     start = time.perf_counter()
     subprocess.run(
-        [*command, *flags, "--num_iterations=1", "--output", str(folder / "one")], check=True, capture_output=True
+        [*command, *flags, "--num_iterations=1", "--output", str(folder / "one")],
+        check=True,
+        capture_output=True,
     )
     started_s = time.perf_counter() - start
-    subprocess.run([*command, *flags, "--output", str(folder / "whole")], check=True, capture_output=True)
+    subprocess.run(
+        [*command, *flags, "--output", str(folder / "whole")], check=True, capture_output=True
+    )
     iterating_s = time.perf_counter() - start - 2 * started_s
     for number in itertools.count():
         run = folder / str(number)
         while killed < wanted:
             new = not (run / "config.yaml").exists()
             arguments = [*flags, "--output", str(run)] if new else ["--resume", str(run)]
-            process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            process = subprocess.Popen(
+                [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
             try:
                 # From shortly before the first iteration on, so that a run is killed about ten times.
                 process.communicate(timeout=0.8 * started_s + rng.uniform(0.0, 0.2) * iterating_s)
@@ -106,7 +132,11 @@ def _kills(folder: Path, wanted: int, seed: int) -> int:
                 print(f"exit status {process.returncode} of {arguments}")
                 return different + 1
             break
-        arguments = ["--resume", str(run)] if (run / "config.yaml").exists() else [*flags, "--output", str(run)]
+        arguments = (
+            ["--resume", str(run)]
+            if (run / "config.yaml").exists()
+            else [*flags, "--output", str(run)]
+        )
         subprocess.run([*command, *arguments], check=True, capture_output=True)
         found = differences(run, folder / "whole")
         print(f"run {number} ended", flush=True)

@@ -51,7 +51,9 @@ class Usage(NamedTuple):
     @classmethod
     def now(cls) -> Usage:
         """Read it from Linux's /proc."""
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        status = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
         children = 0
         for thread in Path("/proc/self/task").iterdir():
             with contextlib.suppress(FileNotFoundError):  # it has just ended
@@ -71,7 +73,9 @@ def _num_threads() -> int:
 
 def main() -> int:
     """Run the cases and judge them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--iterations", type=int, default=2000, help="of each case")
     parser.add_argument("--plot", type=Path, help="a PNG file to write")
     args = parser.parse_args()
@@ -85,7 +89,10 @@ def main() -> int:
         cases[name] = sampled(run, args.iterations)
         print(f"{name}:", flush=True)
         for what, (first, second) in growth(cases[name]).items():
-            print(f"  {what:<12} {cases[name][-1][what]:8.1f}  grew by {first:.1f}, then by {second:.1f}", flush=True)
+            print(
+                f"  {what:<12} {cases[name][-1][what]:8.1f}  grew by {first:.1f}, then by {second:.1f}",
+                flush=True,
+            )
     if args.plot is not None:
         write_whole(args.plot, encoded(leaks_figure(cases), "png"))
     growing = {name: what for name, samples in cases.items() if (what := grows(samples))}
@@ -103,7 +110,10 @@ def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray
         samples.append(Usage.now())
         return original(self, state)
 
-    with mock.patch.object(MetaTrainer, "meta_iteration", meta_iteration), tempfile.TemporaryDirectory() as folder:
+    with (
+        mock.patch.object(MetaTrainer, "meta_iteration", meta_iteration),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         run(num_iterations, Path(folder))
     return np.array(samples, dtype=[(what, float) for what in Usage._fields])
 
@@ -127,12 +137,22 @@ def grows(samples: np.ndarray) -> list[str]:
 def config(family: str, output: Path, num_iterations: int) -> Config:
     """A run whose every iteration takes a few milliseconds: an evaluation every second one, a video every tenth."""
     logging = {"checkpoint_every": 2, "evaluate_every": 2, "video_every": 10}
-    sizes = {"num_iterations": num_iterations, "meta_batch_size": 2, "num_episodes": 2, "horizon": 2, "device": "cpu"}
-    return load_config(env=family, policy={"hidden_sizes": [8]}, logging=logging, output=str(output), **sizes)
+    sizes = {
+        "num_iterations": num_iterations,
+        "meta_batch_size": 2,
+        "num_episodes": 2,
+        "horizon": 2,
+        "device": "cpu",
+    }
+    return load_config(
+        env=family, policy={"hidden_sizes": [8]}, logging=logging, output=str(output), **sizes
+    )
 
 
 def _long_run(family: str) -> Callable[[int, Path], None]:
-    return lambda num_iterations, folder: train(config(family, folder / "run", num_iterations)) and None
+    return lambda num_iterations, folder: (
+        train(config(family, folder / "run", num_iterations)) and None
+    )
 
 
 def _short_runs(num_iterations: int, folder: Path) -> None:
@@ -145,7 +165,9 @@ def leaks_figure(cases: dict[str, np.ndarray]) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     labels = ("resident memory (MB)", "open files", "threads", "child processes")
-    for axes, what, label in zip(figure.subplots(2, 2, sharex=True).flat, Usage._fields, labels, strict=True):
+    for axes, what, label in zip(
+        figure.subplots(2, 2, sharex=True).flat, Usage._fields, labels, strict=True
+    ):
         for i, (name, samples) in enumerate(cases.items()):
             axes.plot(samples[what], color=COLORS[i], linestyle=("-", "--", ":")[i], label=name)
         axes.set_ylabel(label)
@@ -153,7 +175,9 @@ def leaks_figure(cases: dict[str, np.ndarray]) -> Figure:
         axes.grid(alpha=0.3)
     for axes in figure.axes[2:]:
         axes.set_xlabel("meta-iteration")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
+    )
     return figure
 
 

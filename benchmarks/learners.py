@@ -28,17 +28,26 @@ LEARNERS: dict[str, dict] = {
     "trpo, first order": {"outer": {"name": "trpo"}, "inner": {"first_order": True}},
     "reptile": {"outer": {"name": "reptile"}},
     "trpo, surrogate dice": {"outer": {"name": "trpo"}, "inner": {"surrogate": "dice"}},
-    "trpo, surrogate likelihood_ratio": {"outer": {"name": "trpo"}, "inner": {"surrogate": "likelihood_ratio"}},
+    "trpo, surrogate likelihood_ratio": {
+        "outer": {"name": "trpo"},
+        "inner": {"surrogate": "likelihood_ratio"},
+    },
     "trpo, Meta-SGD": {"outer": {"name": "trpo"}, "inner": {"learned_step_size": "per_parameter"}},
     "trpo, ANIL": {"outer": {"name": "trpo"}, "inner": {"adapts": "head"}},
-    "trpo, CAVIA": {"outer": {"name": "trpo"}, "inner": {"adapts": "context"}, "policy": {"context_size": 8}},
+    "trpo, CAVIA": {
+        "outer": {"name": "trpo"},
+        "inner": {"adapts": "context"},
+        "policy": {"context_size": 8},
+    },
     "trpo, E-MAML": {"outer": {"name": "trpo"}, "inner": {"exploration_credit": 1.0}},
 }
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="HalfCheetahDir")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num_tasks", type=int, default=40)
@@ -58,7 +67,9 @@ def main() -> None:
                 if i > 0:  # the first round warms up
                     seconds[name].append((total, total - metrics["time/collection_s"]))
     reference = np.array(seconds[REFERENCE])
-    print(f"{args.env}, {args.num_tasks} tasks: median (range) over {args.rounds} rounds of the ratio to {REFERENCE}")
+    print(
+        f"{args.env}, {args.num_tasks} tasks: median (range) over {args.rounds} rounds of the ratio to {REFERENCE}"
+    )
     print(f"{'':<34} {'iteration':<20} learner alone")
     for name, values in seconds.items():
         ratios = np.array(values) / reference

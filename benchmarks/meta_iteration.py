@@ -21,14 +21,18 @@ from maml_rl.training.compose import open_trainer
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num_tasks", type=int, default=40)
     parser.add_argument("--num_episodes", type=int, default=20)
     parser.add_argument("--horizon", type=int, default=100)
     parser.add_argument("--hidden_sizes", type=int, nargs="*", default=[64, 64])
-    parser.add_argument("--outer", default="trpo", help="with its default settings; trpo with the preset's")
+    parser.add_argument(
+        "--outer", default="trpo", help="with its default settings; trpo with the preset's"
+    )
     parser.add_argument("--fisher_state_stride", type=int, help="of trpo; default: the preset's")
     args = parser.parse_args()
     outer: dict[str, object] = {"name": args.outer}
@@ -57,7 +61,9 @@ def main() -> None:
             if i > 0:  # the first round warms up
                 seconds.append(total)
                 ratios.append(recorder.replay_s() / total)
-                parts = [name for name in metrics if name.startswith("time/") and name.endswith("_s")]
+                parts = [
+                    name for name in metrics if name.startswith("time/") and name.endswith("_s")
+                ]
                 shares.append([metrics[name] / total for name in parts])
     sizes = f"{args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps"
     print(f"{args.env}, {args.outer}, {sizes}, hidden sizes {args.hidden_sizes}")

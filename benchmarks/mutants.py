@@ -129,19 +129,29 @@ TESTS = {
         "learners/test_meta_learners.py",
         "learners/test_outer_steps.py",
     ],
-    "maml_rl/learners/maml/inner_step.py": ["learners/test_meta_learners.py", "agents/test_agent.py"],
+    "maml_rl/learners/maml/inner_step.py": [
+        "learners/test_meta_learners.py",
+        "agents/test_agent.py",
+    ],
     "maml_rl/learners/maml/outer/trpo.py": [
         "learners/test_trpo.py",
         "learners/test_maml.py",
         "learners/test_meta_learners.py",
     ],
     "maml_rl/learners/advantages.py": ["learners/test_advantages.py"],
-    "maml_rl/learners/linear_baseline.py": ["learners/test_linear_baseline.py", "learners/test_advantages.py"],
+    "maml_rl/learners/linear_baseline.py": [
+        "learners/test_linear_baseline.py",
+        "learners/test_advantages.py",
+    ],
     "maml_rl/sampling/episodes.py": ["sampling/test_episodes.py", "learners/test_maml.py"],
     "maml_rl/system/distributed.py": ["learners/test_maml.py"],
     "maml_rl/policies/normalizer.py": ["policies/test_normalizer.py"],
     "maml_rl/sampling/collector.py": ["sampling/test_collector.py"],
-    "maml_rl/learners/trials.py": ["agents/test_agent.py", "training/test_training.py", "analysis/test_evaluation.py"],
+    "maml_rl/learners/trials.py": [
+        "agents/test_agent.py",
+        "training/test_training.py",
+        "analysis/test_evaluation.py",
+    ],
 }
 """Where a mutant should be noticed first; outer steps without an entry by those of all outer steps. What survives is tried on all."""
 _OUTER = ["learners/test_trpo.py", "learners/test_outer_steps.py", "learners/test_meta_learners.py"]
@@ -149,7 +159,9 @@ _OUTER = ["learners/test_trpo.py", "learners/test_outer_steps.py", "learners/tes
 
 def main() -> int:
     """Try every mutant."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--file", help="only mutants of this file")
     args = parser.parse_args()
     mutants = [mutant for mutant in MUTANTS if args.file in (None, mutant.file)]
@@ -160,13 +172,16 @@ def main() -> int:
         for mutant in mutants:
             started = time.perf_counter()
             where = TESTS.get(mutant.file, _OUTER)
-            is_noticed = _is_noticed(tree, mutant, [f"tests/{name}" for name in where]) or _is_noticed(
-                tree, mutant, ["tests"]
-            )
+            is_noticed = _is_noticed(
+                tree, mutant, [f"tests/{name}" for name in where]
+            ) or _is_noticed(tree, mutant, ["tests"])
             if not is_noticed:
                 survivors.append(mutant)
             seconds = f"{time.perf_counter() - started:.0f} s"
-            print(f"{'caught' if is_noticed else 'SURVIVES':<9} {seconds:>6}  {mutant.file}: {mutant.what}", flush=True)
+            print(
+                f"{'caught' if is_noticed else 'SURVIVES':<9} {seconds:>6}  {mutant.file}: {mutant.what}",
+                flush=True,
+            )
     print(f"{len(mutants)} mutants, {len(survivors)} survive")
     return int(bool(survivors))
 
@@ -197,7 +212,9 @@ def _check(tree: Path, mutants: list[Mutant]) -> None:
     for mutant in mutants:
         number = (tree / mutant.file).read_text().count(mutant.old)
         if number != 1:
-            raise SystemExit(f"{mutant.file}: {mutant.old!r} is there {number} times: the mutant is out of date")
+            raise SystemExit(
+                f"{mutant.file}: {mutant.old!r} is there {number} times: the mutant is out of date"
+            )
     print("first without any mutant ...", flush=True)
     names = {name for mutant in mutants for name in TESTS.get(mutant.file, _OUTER)}
     if not _passes(tree, [f"tests/{name}" for name in sorted(names)]):
@@ -218,7 +235,9 @@ def _passes(tree: Path, tests: list[str]) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, cwd=tree, env=environment, check=False, capture_output=True, timeout=_LONGEST_S)
+        done = subprocess.run(
+            command, cwd=tree, env=environment, check=False, capture_output=True, timeout=_LONGEST_S
+        )
     except subprocess.TimeoutExpired:
         return False  # as good as a failure: it would not go unnoticed
     return done.returncode == 0

@@ -42,11 +42,17 @@ class Rounds(NamedTuple):
 
 def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
     """Collect and replay in turn."""
-    sizes = {"meta_batch_size": args.num_tasks, "num_episodes": args.num_episodes, "horizon": args.horizon}
+    sizes = {
+        "meta_batch_size": args.num_tasks,
+        "num_episodes": args.num_episodes,
+        "horizon": args.horizon,
+    }
     rounds = Rounds([], [], [], [])
     with open_trainer(load_config(env=env, **sizes)) as (trainer, state, _):
         collector = trainer.collector
-        recorder = Recorder(collector.env) if hasattr(collector.env.unwrapped.engine, "batch") else None
+        recorder = (
+            Recorder(collector.env) if hasattr(collector.env.unwrapped.engine, "batch") else None
+        )
         stack = make_stack(state.theta, args.num_tasks)
         for i in range(args.rounds + 1):
             streams = RandomStreams(0, Phase.TRAINING, i)
@@ -62,16 +68,22 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
             rounds.speeds.append(num_steps / seconds)
             rounds.shares.append(num_steps / episodes.mask.numel())
             if recorder:
-                assert recorder.num_steps == num_steps or episodes.void.any(), "finished simulations were stepped"
+                assert recorder.num_steps == num_steps or episodes.void.any(), (
+                    "finished simulations were stepped"
+                )
                 inside_s, replay_s = recorder.inside_s, recorder.replay_s()
                 rounds.ratios.append(replay_s / seconds)
-                rounds.milliseconds.append(tuple(1e3 * s / args.horizon for s in (seconds, inside_s, replay_s)))
+                rounds.milliseconds.append(
+                    tuple(1e3 * s / args.horizon for s in (seconds, inside_s, replay_s))
+                )
     return rounds
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--all", action="store_true", help="every family, as a table")
     parser.add_argument("--rounds", type=int, default=7)
@@ -81,25 +93,41 @@ def main() -> None:
     args = parser.parse_args()
     if not args.all:
         rounds = measure({"name": args.env}, args)
-        print(f"{args.env}, {args.num_tasks} x {args.num_episodes} simulations, horizon {args.horizon}")
+        print(
+            f"{args.env}, {args.num_tasks} x {args.num_episodes} simulations, horizon {args.horizon}"
+        )
         print(f"control steps/s:        {summary(rounds.speeds)}")
         print(f"steps taken / all:      {summary(rounds.shares)}")
         if rounds.ratios:
             print(f"floor / collection:     {summary(rounds.ratios)}")
             whole, inside, replay = np.median(rounds.milliseconds, axis=0)
-            print(f"ms per step of all:     {whole:.2f}, in Batch.step {inside:.2f}, in the replay {replay:.2f}")
+            print(
+                f"ms per step of all:     {whole:.2f}, in Batch.step {inside:.2f}, in the replay {replay:.2f}"
+            )
         return
     cases: dict[str, dict[str, Any]] = {name: {"name": name} for name in maml_envs.FAMILIES}
     cases["AntVel, contact forces"] = {"name": "AntVel", **_CONTACT_FORCES}
-    cases["HumanoidDir, contact forces"] = {"name": "HumanoidDir", **_CONTACT_FORCES, "contact_cost_weight": 5e-7}
-    cases["HalfCheetahVel, dynamics"] = {"name": "HalfCheetahVel", "dynamics": {"body_mass": [0.5, 2.0]}}
-    print("| family | floor / collection | control steps/s | steps taken / all |\n| --- | --- | --- | --- |")
+    cases["HumanoidDir, contact forces"] = {
+        "name": "HumanoidDir",
+        **_CONTACT_FORCES,
+        "contact_cost_weight": 5e-7,
+    }
+    cases["HalfCheetahVel, dynamics"] = {
+        "name": "HalfCheetahVel",
+        "dynamics": {"body_mass": [0.5, 2.0]},
+    }
+    print(
+        "| family | floor / collection | control steps/s | steps taken / all |\n| --- | --- | --- | --- |"
+    )
     for name, env in cases.items():
         rounds = measure(env, args)
         shown = "no physics"
         if rounds.ratios:
             shown = f"{np.median(rounds.ratios):.2f} ({min(rounds.ratios):.2f} to {max(rounds.ratios):.2f})"
-        print(f"| {name} | {shown} | {np.median(rounds.speeds):,.0f} | {np.median(rounds.shares):.2f} |", flush=True)
+        print(
+            f"| {name} | {shown} | {np.median(rounds.speeds):,.0f} | {np.median(rounds.shares):.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def steps_per_second(envs: VecEnv, actions: np.ndarray) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--num_envs", type=int, default=16)
     parser.add_argument("--num_steps", type=int, default=500, help="of each simulation and round")
@@ -57,7 +59,9 @@ def main() -> None:
     contestants: dict[str, VecEnv] = {"TaskVecEnv": TaskVecEnv(batch), **own}
     space = batch.single_action_space
     space.seed(0)
-    actions = np.array([[space.sample() for _ in range(args.num_envs)] for _ in range(args.num_steps)])
+    actions = np.array(
+        [[space.sample() for _ in range(args.num_envs)] for _ in range(args.num_steps)]
+    )
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(args.rounds + 1):
         for name, envs in contestants.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import gymnasium
+from maml_envs.engines.engine import Task
 from maml_envs.families.ant import AntDir, AntDir2D, AntGoal, AntVel, CrippledAnt
 from maml_envs.families.half_cheetah import CrippledHalfCheetah, HalfCheetahDir, HalfCheetahVel
 from maml_envs.families.hopper import HopperRandParams, HopperVel
@@ -17,7 +18,7 @@ from maml_envs.families.point_navigation import PointNavigation, PointNavigation
 from maml_envs.families.reacher import ReacherGoal
 from maml_envs.families.swimmer import SwimmerVel
 from maml_envs.families.walker2d import Walker2dDir, Walker2dRandParams, Walker2dVel
-from maml_envs.family import Task, TaskFamily, check_class
+from maml_envs.family import TaskFamily, check_class
 from maml_envs.gym.single_env import FamilyEnv
 from maml_envs.gym.vector_env import FamilyVectorEnv
 

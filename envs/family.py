@@ -10,73 +10,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import numpy as np
-from gymnasium import spaces
 from maml_envs.engines.dynamics import DynamicsSetting, Parameter, parse
+from maml_envs.engines.engine import Array, Body, State, Task, Tasks
 from maml_envs.engines.markers import Marker
-
-Array = Any
-"""A numpy array or a torch tensor, according to ``xp``."""
-
-State = Mapping[str, Array]
-"""State fields by name, each (num_sims, ...)."""
-
-Task = Mapping[str, float]
-"""One task: what varies between tasks, by name."""
-
-Tasks = Mapping[str, Array]
-"""Tasks of several simulations: each value is (num_sims,)."""
-
-
-class Engine(Protocol):
-    """Simulates ``num_sims`` copies of one body."""
-
-    num_sims: int
-    state: State
-    """Live arrays: the state of every simulation now."""
-
-    def set_dynamics(self, dynamics: Tasks) -> None:
-        """Change the body of every simulation, from now on: parameters of the body by name, each (num_sims,)."""
-
-    def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start simulations ``ids`` (n,) from the state fields ``initial``, each (n, ...)."""
-
-    def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance simulations ``ids`` (``None``: all) by one control step of ``action`` (num_sims, action_size).
-
-        Returns:
-            (num_sims,) bool: simulations that broke down, whose state now means nothing.
-        """
-
-    def render(self, markers: Sequence[Marker] = ()) -> Any:
-        """Whatever the render mode asks for, with ``markers`` in it; only engines of one simulation draw."""
-
-    def close(self) -> None:
-        """Free threads and rendering contexts."""
-
-
-class Body(Protocol):
-    """What moves: makes engines, and knows its action space and its time step."""
-
-    @property
-    def dt(self) -> float:
-        """Seconds per control step."""
-
-    @property
-    def action_space(self) -> spaces.Box:
-        """Bounds of one simulation's action, in actuator units."""
-
-    @property
-    def parameters(self) -> Mapping[str, Parameter]:
-        """What can differ between two of these bodies, by the name that a task gives it."""
-
-    def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> Engine:
-        """An engine for many simulations on ``num_threads`` threads, whose state holds the ``derived`` fields too."""
-
-    def single_engine(self, derived: Sequence[str], render_mode: str | None, **render_options: Any) -> Engine:
-        """An engine for one simulation, which can draw it."""
 
 
 class TaskFamily(Protocol):
@@ -112,7 +60,9 @@ class TaskFamily(Protocol):
     def observation(self, xp: Any, state: State) -> Array:
         """What the policy sees, (num_sims, observation_size). It never depends on the task."""
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Reward terms of one control step, each (num_sims,); the reward is their sum."""
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
@@ -129,7 +79,10 @@ class HasMarkers(Protocol):
 
 def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
     """Every parameter that a task of ``family`` may hold: the family's own, then those of the body's dynamics."""
-    own = {name: Parameter(unit, *family.task_limits[name], math.nan) for name, unit in family.task_units.items()}
+    own = {
+        name: Parameter(unit, *family.task_limits[name], math.nan)
+        for name, unit in family.task_units.items()
+    }
     return {**own, **family.body.parameters}
 
 
@@ -146,14 +99,21 @@ def check_class(family: type) -> None:
         TypeError: it is no dataclass, or lacks a member, or its tasks' units and limits have other names.
     """
     if not dataclasses.is_dataclass(family):
-        raise TypeError(f"task family {family.__name__} must be a dataclass (frozen, with keyword-only fields)")
+        raise TypeError(
+            f"task family {family.__name__} must be a dataclass (frozen, with keyword-only fields)"
+        )
     names = {field.name for field in dataclasses.fields(family)}
     lacking = [name for name in _MEMBERS if name not in names and not hasattr(family, name)]
     if lacking:
         raise TypeError(f"task family {family.__name__} lacks {', '.join(lacking)}")
-    units, limits = list(getattr(family, "task_units", ())), list(getattr(family, "task_limits", ()))
+    units, limits = (
+        list(getattr(family, "task_units", ())),
+        list(getattr(family, "task_limits", ())),
+    )
     if set(units) != set(limits):
-        raise TypeError(f"task_units and task_limits of {family.__name__} must have the same keys: {units}, {limits}")
+        raise TypeError(
+            f"task_units and task_limits of {family.__name__} must have the same keys: {units}, {limits}"
+        )
 
 
 def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
@@ -173,15 +133,25 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
     hints = get_type_hints(type(family))
     for field in dataclasses.fields(family):
         name, value, kind = field.name, getattr(family, field.name), hints[field.name]
-        choices = (True, False) if kind is bool else get_args(kind) if get_origin(kind) is Literal else None
+        choices = (
+            (True, False)
+            if kind is bool
+            else get_args(kind)
+            if get_origin(kind) is Literal
+            else None
+        )
         if choices is not None and not (isinstance(value, (bool, str)) and value in choices):
             raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
         if kind is float:
             is_size = name.endswith(("_weight", "_scale", "radius", "_tolerance"))
             least = 0 if is_size or name in at_least_zero else -math.inf
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or (name not in ("low", "high") and not (math.isfinite(value) and value >= least)):
-                expected = "finite and at least 0" if least == 0 else "finite" if is_number else "a number"
+            if not is_number or (
+                name not in ("low", "high") and not (math.isfinite(value) and value >= least)
+            ):
+                expected = (
+                    "finite and at least 0" if least == 0 else "finite" if is_number else "a number"
+                )
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
     _check_ends({name: getattr(family, name) for name, kind in hints.items() if kind is float})
     if hasattr(family, "low"):
@@ -210,7 +180,9 @@ def _check_ends(values: Mapping[str, float]) -> None:
             raise ValueError(f"{low} must be at most {high}, got {least} and {values[high]}")
 
 
-def sample_tasks(family: TaskFamily, rng: np.random.Generator, num_tasks: int) -> list[dict[str, float]]:
+def sample_tasks(
+    family: TaskFamily, rng: np.random.Generator, num_tasks: int
+) -> list[dict[str, float]]:
     """Draw tasks: the family's own parameters, then those that its ``dynamics`` setting names."""
     drawn = dict(family.sample_tasks(rng, num_tasks))
     for name, distribution in parse(family.dynamics, family.body.parameters).items():
@@ -239,10 +211,17 @@ def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarr
             )
         for name, value in task.items():
             if not known[name].accepts(value):
-                raise ValueError(f"task parameter {name!r} of {type(family).__name__} is {known[name]}, got {value!r}")
-    names = [name for name in (*own, *family.body.parameters) if any(name in task for task in tasks)]
+                raise ValueError(
+                    f"task parameter {name!r} of {type(family).__name__} is {known[name]}, got {value!r}"
+                )
+    names = [
+        name for name in (*own, *family.body.parameters) if any(name in task for task in tasks)
+    ]
     names = list(dict.fromkeys(names))
-    return {name: np.array([float(task.get(name, known[name].nominal)) for task in tasks]) for name in names}
+    return {
+        name: np.array([float(task.get(name, known[name].nominal)) for task in tasks])
+        for name in names
+    }
 
 
 def unstack_tasks(tasks: Tasks, num_tasks: int) -> list[dict[str, float]]:

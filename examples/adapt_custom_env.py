@@ -28,7 +28,9 @@ class PushedMass(gym.Env):
         """Where the mass shall go, m."""
         self.goal = task["goal"]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start at rest."""
         super().reset(seed=seed)
         self.state = np.zeros(2, np.float32)
@@ -50,16 +52,30 @@ def main(argv: list[str] | None = None) -> list[float]:
     parser.add_argument("--num_iterations", type=int, default=30)
     args = parser.parse_args(argv)
     quiet = {"final_evaluation": False, "final_video": False}
-    sizes = {"num_iterations": args.num_iterations, "meta_batch_size": 8, "num_episodes": 10, "horizon": 20}
+    sizes = {
+        "num_iterations": args.num_iterations,
+        "meta_batch_size": 8,
+        "num_episodes": 10,
+        "horizon": 20,
+    }
     with tempfile.TemporaryDirectory() as folder:
         # A scale of 1 lets an output of 1 push with the full force; the default, 0.1, is made for MuJoCo's motors.
-        settings = {"policy": {"action_scale": 1.0}, "baseline": {"normalize_advantages": True}, "logging": quiet}
-        config = maml_rl.load_config(env="PushedMass-v0", output=f"{folder}/run", **sizes, **settings)
+        settings = {
+            "policy": {"action_scale": 1.0},
+            "baseline": {"normalize_advantages": True},
+            "logging": quiet,
+        }
+        config = maml_rl.load_config(
+            env="PushedMass-v0", output=f"{folder}/run", **sizes, **settings
+        )
         policy = maml_rl.load(maml_rl.train(config))
     env = gym.make("PushedMass-v0", max_episode_steps=20)
     env.unwrapped.set_task({"goal": 1.0})
     adapted = policy.adapt(env, num_steps=1, num_episodes=20)
-    returns = [float(np.mean([episode(env, each, seed) for seed in range(20)])) for each in (policy, adapted)]
+    returns = [
+        float(np.mean([episode(env, each, seed) for seed in range(20)]))
+        for each in (policy, adapted)
+    ]
     print(f"return before adaptation {returns[0]:.2f}, after one step {returns[1]:.2f}")
     return returns
 

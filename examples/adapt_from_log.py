@@ -26,32 +26,44 @@ def play(policy: MetaPolicy, env: gym.Env, num_episodes: int, seed: int) -> dict
         observation, _ = env.reset(seed=1000 * seed + episode)
         ended = False
         while not ended:
-            action, _ = policy.predict(observation, rng=rng)  # drawn: adaptation learns from what chance has tried
+            action, _ = policy.predict(
+                observation, rng=rng
+            )  # drawn: adaptation learns from what chance has tried
             following, reward, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
             rows.append((observation, action, reward, ended))
             observation = following
     names = ("observations", "actions", "rewards", "episode_ends")
-    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Play, write, read, adapt, play again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--policy", default="HalfCheetahDir", help="a run or a pretrained policy")
     parser.add_argument("--task", default="direction=-1", help="NAME=VALUE,...")
     parser.add_argument("--num_episodes", type=int, default=20)
-    parser.add_argument("--log", type=Path, default=Path("episodes.npz"), help="the file in between")
+    parser.add_argument(
+        "--log", type=Path, default=Path("episodes.npz"), help="the file in between"
+    )
     args = parser.parse_args(arguments)
     policy = maml_rl.load(args.policy)
-    env = gym.make(maml_envs.env_id(policy.config.env.name), max_episode_steps=policy.config.horizon)
+    env = gym.make(
+        maml_envs.env_id(policy.config.env.name), max_episode_steps=policy.config.horizon
+    )
     task = dict(part.split("=") for part in args.task.split(","))
     env.unwrapped.set_task({name: float(value) for name, value in task.items()})
 
     np.savez(args.log, **play(policy, env, args.num_episodes, seed=0))
     adapted = policy.adapt(episodes=maml_rl.EpisodeLog.load(args.log))
     for name, one in (("before", policy), ("adapted", adapted)):
-        print(f"{name:<8} return {play(one, env, args.num_episodes, seed=1)['rewards'].sum() / args.num_episodes:8.1f}")
+        print(
+            f"{name:<8} return {play(one, env, args.num_episodes, seed=1)['rewards'].sum() / args.num_episodes:8.1f}"
+        )
 
 
 if __name__ == "__main__":

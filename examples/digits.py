@@ -88,7 +88,9 @@ def load_images() -> np.ndarray:
     """
     data = load_digits()
     by_digit = [data.images[data.target == digit] for digit in range(10)]
-    upright = np.stack([images[: min(map(len, by_digit))] for images in by_digit]).astype(np.float32) / 16
+    upright = (
+        np.stack([images[: min(map(len, by_digit))] for images in by_digit]).astype(np.float32) / 16
+    )
     turned = [np.rot90(upright, quarters, axes=(2, 3)) for quarters in range(4)]
     orientations = np.stack([*turned, *(images[..., ::-1] for images in turned)], axis=1)
     return orientations.reshape(*orientations.shape[:3], NUM_PIXELS)
@@ -124,7 +126,9 @@ def draw_tasks(
 
     def part(start: int, stop: int) -> Images:
         # Digit after digit, so that any num_ways images in a row hold one of each.
-        return Images(*(x[:, :, start:stop].transpose(1, 2).flatten(1, 2) for x in (pixels, labels)))
+        return Images(
+            *(x[:, :, start:stop].transpose(1, 2).flatten(1, 2) for x in (pixels, labels))
+        )
 
     return Tasks(part(0, num_shots), part(num_shots, per_digit), chosen)
 
@@ -132,17 +136,27 @@ def draw_tasks(
 def initial_theta(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
     """Glorot-uniform weights (fan_in, fan_out) and zero biases (fan_out,) of the trunk, the head and the pair score."""
     theta = {}
-    sizes = {"0": (NUM_PIXELS, WIDTH), "1": (WIDTH, WIDTH), "2": (WIDTH, num_ways), "pair": (WIDTH, 1)}
+    sizes = {
+        "0": (NUM_PIXELS, WIDTH),
+        "1": (WIDTH, WIDTH),
+        "2": (WIDTH, num_ways),
+        "pair": (WIDTH, 1),
+    }
     for name, (fan_in, fan_out) in sizes.items():
         bound = math.sqrt(6 / (fan_in + fan_out))
-        theta[f"weight_{name}"] = torch.from_numpy(rng.uniform(-bound, bound, (fan_in, fan_out))).float()
+        theta[f"weight_{name}"] = torch.from_numpy(
+            rng.uniform(-bound, bound, (fan_in, fan_out))
+        ).float()
         theta[f"bias_{name}"] = torch.zeros(fan_out)
     return theta
 
 
 def with_step_sizes(theta: Params) -> dict[str, Tensor]:
     """``theta`` with a step size for each entry of the trunk and the head beside it (Meta-SGD)."""
-    return {**theta, **{f"step_size/{name}": torch.full_like(theta[name], STEP_SIZE) for name in TRUNK + HEAD}}
+    return {
+        **theta,
+        **{f"step_size/{name}": torch.full_like(theta[name], STEP_SIZE) for name in TRUNK + HEAD},
+    }
 
 
 def linear(stack: Params, name: str, x: Tensor) -> Tensor:
@@ -175,7 +189,11 @@ def head_loss(stack: Params, images: Images) -> Tensor:
 
 
 def adapted(
-    stack: Params, supports: Sequence[Images], *, adapts: Sequence[str] = TRUNK + HEAD, first_order: bool = False
+    stack: Params,
+    supports: Sequence[Images],
+    *,
+    adapts: Sequence[str] = TRUNK + HEAD,
+    first_order: bool = False,
 ) -> dict[str, Tensor]:
     """``stack`` after a step on each support batch, with step sizes of its own where it holds them."""
     step_size = {name: stack.get(f"step_size/{name}", STEP_SIZE) for name in adapts}
@@ -186,7 +204,9 @@ def adapted_scores(
     stack: Params, tasks: Tasks, *, adapts: Sequence[str] = TRUNK + HEAD, first_order: bool = False
 ) -> Tensor:
     """The head's scores of the query images after adaptation, (T, N, num_ways)."""
-    theta_prime = adapted(stack, [tasks.support] * NUM_INNER_STEPS, adapts=adapts, first_order=first_order)
+    theta_prime = adapted(
+        stack, [tasks.support] * NUM_INNER_STEPS, adapts=adapts, first_order=first_order
+    )
     return head_scores(theta_prime, tasks.query.pixels)
 
 
@@ -199,7 +219,9 @@ def class_means(values: Tensor, labels: Tensor, num_ways: int) -> Tensor:
 def prototypical_scores(stack: Params, tasks: Tasks, *, embedding: Embedding = embed) -> Tensor:
     """−|f(x) − c_k|², c_k the mean embedding of class k, (T, N, num_ways) (Snell et al. 2017, equation 2)."""
     support, query = embedding(stack, tasks.support.pixels), embedding(stack, tasks.query.pixels)
-    prototypes = class_means(support.transpose(1, 2), tasks.support.labels, tasks.num_ways).transpose(1, 2)
+    prototypes = class_means(
+        support.transpose(1, 2), tasks.support.labels, tasks.num_ways
+    ).transpose(1, 2)
     return -((query[:, :, None] - prototypes[:, None]) ** 2).sum(-1)
 
 
@@ -209,10 +231,13 @@ def matching_scores(stack: Params, tasks: Tasks) -> Tensor:
     Without the embeddings that depend on the whole support set.
     """
     support, query = (
-        nn.functional.normalize(embed(stack, images.pixels), dim=-1) for images in (tasks.support, tasks.query)
+        nn.functional.normalize(embed(stack, images.pixels), dim=-1)
+        for images in (tasks.support, tasks.query)
     )
     attention = (query @ support.transpose(1, 2)).softmax(-1)
-    return class_means(attention, tasks.support.labels, tasks.num_ways).log()  # as many of each: the mean for the sum
+    return class_means(
+        attention, tasks.support.labels, tasks.num_ways
+    ).log()  # as many of each: the mean for the sum
 
 
 def pair_logits(stack: Params, tasks: Tasks) -> Tensor:
@@ -230,7 +255,9 @@ def siamese_scores(stack: Params, tasks: Tasks) -> Tensor:
 def pair_loss(stack: Params, tasks: Tasks) -> Tensor:
     """Cross-entropy of the pairs of query and support images, (T,)."""
     same = (tasks.query.labels[:, :, None] == tasks.support.labels[:, None]).float()
-    losses = nn.functional.binary_cross_entropy_with_logits(pair_logits(stack, tasks), same, reduction="none")
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        pair_logits(stack, tasks), same, reduction="none"
+    )
     return losses.mean((1, 2))
 
 
@@ -241,13 +268,17 @@ def nearest_pixels_scores(stack: Params, tasks: Tasks) -> Tensor:
     return -distance[..., None].masked_fill(other[:, None], torch.inf).amin(2)
 
 
-def meta_gradient(theta: Params, tasks: Tasks, *, loss: Callable[[Params, Tasks], Tensor]) -> dict[str, Tensor]:
+def meta_gradient(
+    theta: Params, tasks: Tasks, *, loss: Callable[[Params, Tasks], Tensor]
+) -> dict[str, Tensor]:
     """Gradient of the mean loss over tasks, through adaptation where the loss adapts; zero for what takes no part."""
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
     # Copies that stay on the graph of theta: their gradients add up over tasks.
     stack = {name: value.expand(len(tasks.digits), *value.shape) for name, value in leaves.items()}
     total = loss(stack, tasks).mean()
-    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(
+        total, list(leaves.values()), allow_unused=True, materialize_grads=True
+    )
     return dict(zip(leaves, gradients, strict=True))
 
 
@@ -257,7 +288,8 @@ def reptile_gradient(theta: Params, tasks: Tasks) -> dict[str, Tensor]:
     Support and query images are one training set, of which each inner step sees another part.
     """
     parts = [
-        torch.cat(pair, 1).tensor_split(NUM_INNER_STEPS, 1) for pair in zip(tasks.support, tasks.query, strict=True)
+        torch.cat(pair, 1).tensor_split(NUM_INNER_STEPS, 1)
+        for pair in zip(tasks.support, tasks.query, strict=True)
     ]
     batches = [Images(*part) for part in zip(*parts, strict=True)]
     theta_prime = adapted(make_stack(theta, len(tasks.digits)), batches)
@@ -276,7 +308,10 @@ def by_scores(scores: Scores, **fields: bool) -> Learner:
     """The learner that minimises the cross-entropy of its own scores."""
     return Learner(
         scores,
-        partial(meta_gradient, loss=lambda stack, tasks: cross_entropy(scores(stack, tasks), tasks.query.labels)),
+        partial(
+            meta_gradient,
+            loss=lambda stack, tasks: cross_entropy(scores(stack, tasks), tasks.query.labels),
+        ),
         **fields,
     )
 
@@ -297,7 +332,9 @@ BASELINES: dict[str, Scores] = {
 }
 
 
-def train(learner: Learner, images: np.ndarray, num_shots: int, settings: Settings) -> dict[str, Tensor]:
+def train(
+    learner: Learner, images: np.ndarray, num_shots: int, settings: Settings
+) -> dict[str, Tensor]:
     """Meta-train on tasks of the digits that are not held out; the seed draws the same for every learner."""
     digits = [digit for digit in range(10) if digit not in settings.held_out]
     theta = initial_theta(np.random.default_rng([settings.seed, 0]), settings.num_ways)
@@ -320,7 +357,9 @@ def train(learner: Learner, images: np.ndarray, num_shots: int, settings: Settin
     return theta
 
 
-def accuracy(scores: Scores, theta: Params, images: np.ndarray, num_shots: int, settings: Settings) -> str:
+def accuracy(
+    scores: Scores, theta: Params, images: np.ndarray, num_shots: int, settings: Settings
+) -> str:
     """Accuracy in per cent on tasks of the held-out digits, a mean and its 95% interval; the same tasks for all."""
     rng = np.random.default_rng([settings.seed, 2])
     tasks = draw_tasks(
@@ -332,16 +371,24 @@ def accuracy(scores: Scores, theta: Params, images: np.ndarray, num_shots: int, 
         num_shots=num_shots,
         num_orientations=1,
     )
-    correct = scores(make_stack(theta, settings.num_test_tasks), tasks).argmax(-1) == tasks.query.labels
+    correct = (
+        scores(make_stack(theta, settings.num_test_tasks), tasks).argmax(-1) == tasks.query.labels
+    )
     per_task = 100 * correct.double().mean(1)
     return f"{float(per_task.mean()):.1f} ± {1.96 * float(per_task.std()) / math.sqrt(len(per_task)):.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, a row as soon as its learner is trained."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for field in dataclasses.fields(Settings):
-        several = {"nargs": "+", "type": int} if field.name == "held_out" else {"type": type(field.default)}
+        several = (
+            {"nargs": "+", "type": int}
+            if field.name == "held_out"
+            else {"type": type(field.default)}
+        )
         parser.add_argument(f"--{field.name}", default=field.default, **several)
     settings = Settings(**vars(parser.parse_args(arguments)))
     images = load_images()
@@ -350,13 +397,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chance = f"{100 / settings.num_ways:.1f}"
     print(f"{'Chance':<23} | {chance:<11} | {chance:<11} | 0")
     for name, scores in BASELINES.items():
-        cells = [accuracy(scores, {"none": torch.zeros(())}, images, shots, settings) for shots in (1, 5)]
+        cells = [
+            accuracy(scores, {"none": torch.zeros(())}, images, shots, settings) for shots in (1, 5)
+        ]
         print(f"{name:<23} | {cells[0]:<11} | {cells[1]:<11} | 0")
     for name, learner in LEARNERS.items():
         start_s = time.perf_counter()
         thetas = {shots: train(learner, images, shots, settings) for shots in (1, 5)}
         trained_s = time.perf_counter() - start_s
-        cells = [accuracy(learner.scores, theta, images, shots, settings) for shots, theta in thetas.items()]
+        cells = [
+            accuracy(learner.scores, theta, images, shots, settings)
+            for shots, theta in thetas.items()
+        ]
         print(f"{name:<23} | {cells[0]:<11} | {cells[1]:<11} | {trained_s:.0f}", flush=True)
 
 

@@ -16,7 +16,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--meta_batch_size", type=int, default=10)
     parser.add_argument("--num_episodes", type=int, default=10)
     parser.add_argument("--horizon", type=int, default=100)
-    parser.add_argument("--gravity", type=float, nargs=2, default=(5.0, 15.0), metavar=("LOW", "HIGH"))
+    parser.add_argument(
+        "--gravity", type=float, nargs=2, default=(5.0, 15.0), metavar=("LOW", "HIGH")
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         config = maml_rl.load_config(
@@ -30,8 +32,12 @@ def main(argv: list[str] | None = None) -> None:
             output=f"{folder}/run",
         )
         policy = maml_rl.load(maml_rl.train(config, say=print))
-    result = evaluate(policy, num_tasks=args.meta_batch_size, num_episodes=args.num_episodes, num_steps=2)
-    print(f"gravities from {min(t['g'] for t in result.tasks):.1f} to {max(t['g'] for t in result.tasks):.1f} m/s²")
+    result = evaluate(
+        policy, num_tasks=args.meta_batch_size, num_episodes=args.num_episodes, num_steps=2
+    )
+    print(
+        f"gravities from {min(t['g'] for t in result.tasks):.1f} to {max(t['g'] for t in result.tasks):.1f} m/s²"
+    )
     print(result.table())
 
 

@@ -22,38 +22,62 @@ from maml_rl.analysis.statistics import mean_interval
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train both on each task and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--policy", default="HalfCheetahVel", help="a run or a pretrained policy")
-    parser.add_argument("--num_tasks", type=int, default=1, help="seeds SEED, SEED + 1, ..., each with its own task")
-    parser.add_argument("--num_env_steps", type=int, default=200_000, help="budget of each, in control steps")
-    parser.add_argument("--num_points", type=int, default=5, help="rows of the table after the first")
+    parser.add_argument(
+        "--num_tasks", type=int, default=1, help="seeds SEED, SEED + 1, ..., each with its own task"
+    )
+    parser.add_argument(
+        "--num_env_steps", type=int, default=200_000, help="budget of each, in control steps"
+    )
+    parser.add_argument(
+        "--num_points", type=int, default=5, help="rows of the table after the first"
+    )
     parser.add_argument("--num_envs", type=int, default=16)
-    parser.add_argument("--n_steps", type=int, default=128, help="steps of each simulation between updates")
+    parser.add_argument(
+        "--n_steps", type=int, default=128, help="steps of each simulation between updates"
+    )
     parser.add_argument("--learning_rate", type=float, default=3e-4, help="from scratch")
     parser.add_argument("--finetuning_rate", type=float, default=1e-4, help="from the meta-policy")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
     budgets = np.linspace(0, args.num_env_steps, args.num_points + 1).astype(int)
-    returns = np.stack([compare(args, seed, budgets) for seed in range(args.seed, args.seed + args.num_tasks)])
-    print(f"{'control steps':>13} | from the meta-policy | from scratch | difference and its 95 % interval over tasks")
+    returns = np.stack(
+        [compare(args, seed, budgets) for seed in range(args.seed, args.seed + args.num_tasks)]
+    )
+    print(
+        f"{'control steps':>13} | from the meta-policy | from scratch | difference and its 95 % interval over tasks"
+    )
     intervals = mean_interval(np.moveaxis(returns[..., 0] - returns[..., 1], 0, -1))
-    for budget, (ours, scratch), (low, high) in zip(budgets, returns.mean(0), intervals, strict=True):
-        print(f"{budget:13} | {ours:20.1f} | {scratch:12.1f} | {ours - scratch:.1f} [{low:.1f}, {high:.1f}]")
+    for budget, (ours, scratch), (low, high) in zip(
+        budgets, returns.mean(0), intervals, strict=True
+    ):
+        print(
+            f"{budget:13} | {ours:20.1f} | {scratch:12.1f} | {ours - scratch:.1f} [{low:.1f}, {high:.1f}]"
+        )
 
 
 def compare(args: argparse.Namespace, seed: int, budgets: np.ndarray) -> np.ndarray:
     """Mean returns after each budget, (len(budgets), 2): from the meta-policy, from scratch."""
     policy = maml_rl.load(args.policy)
     config, sizes = policy.config, {"num_envs": args.num_envs, "seed": seed}
-    drawn = make_vec_env(None, held_out(config.env), config.horizon, num_envs=1, task=None, seed=seed)
+    drawn = make_vec_env(
+        None, held_out(config.env), config.horizon, num_envs=1, task=None, seed=seed
+    )
     (task,) = drawn.get_attr("tasks")[0]
     drawn.close()
     adapted = policy.adapt(task=task, seed=seed)
     spent = config.inner.num_steps * config.num_episodes * config.horizon
-    ours = adapted.to_sb3(task=task, learning_rate=args.finetuning_rate, n_steps=args.n_steps, **sizes)
+    ours = adapted.to_sb3(
+        task=task, learning_rate=args.finetuning_rate, n_steps=args.n_steps, **sizes
+    )
     envs = make_vec_env(None, config.env, config.horizon, task=task, **sizes)
-    scratch = PPO("MlpPolicy", envs, learning_rate=args.learning_rate, n_steps=args.n_steps, seed=seed)
+    scratch = PPO(
+        "MlpPolicy", envs, learning_rate=args.learning_rate, n_steps=args.n_steps, seed=seed
+    )
     tests = make_vec_env(None, config.env, config.horizon, num_envs=20, task=task, seed=seed)
     returns = np.empty((len(budgets), 2))
     for i, budget in enumerate(budgets):
@@ -61,8 +85,13 @@ def compare(args: argparse.Namespace, seed: int, budgets: np.ndarray) -> np.ndar
             missing = int(budget) - before - model.num_timesteps
             if missing > 0:
                 model.learn(missing, reset_num_timesteps=False)
-            returns[i, j], _ = evaluate_policy(model, tests, n_eval_episodes=20, deterministic=False)
-    print(f"seed {seed}: {config.env.name} {task}: {returns[-1, 0]:.1f} | {returns[-1, 1]:.1f} at the end", flush=True)
+            returns[i, j], _ = evaluate_policy(
+                model, tests, n_eval_episodes=20, deterministic=False
+            )
+    print(
+        f"seed {seed}: {config.env.name} {task}: {returns[-1, 0]:.1f} | {returns[-1, 1]:.1f} at the end",
+        flush=True,
+    )
     return returns
 
 

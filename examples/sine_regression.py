@@ -83,7 +83,9 @@ def draw_points(rng: np.random.Generator, tasks: Tasks, num_points: int) -> Poin
 def initial_theta(rng: np.random.Generator) -> dict[str, Tensor]:
     """Weights (fan_in, fan_out) of variance 2 / fan_in, biases (fan_out,) at zero; all of them require gradients."""
     theta = {}
-    for i, (fan_in, fan_out) in enumerate([(1, HIDDEN_SIZE), (HIDDEN_SIZE, HIDDEN_SIZE), (HIDDEN_SIZE, 1)]):
+    for i, (fan_in, fan_out) in enumerate(
+        [(1, HIDDEN_SIZE), (HIDDEN_SIZE, HIDDEN_SIZE), (HIDDEN_SIZE, 1)]
+    ):
         weight = rng.standard_normal((fan_in, fan_out)) * math.sqrt(2 / fan_in)
         theta[f"weight_{i}"] = torch.from_numpy(weight).float().requires_grad_()
         theta[f"bias_{i}"] = torch.zeros(fan_out, requires_grad=True)
@@ -109,7 +111,9 @@ def meta_loss(
     """Mean over tasks of the query error after adaptation, one step per support batch; a function of theta."""
     # Copies that stay on theta's graph: what their gradients add up to is the gradient of theta.
     stack = {name: value.expand(len(query.x), *value.shape) for name, value in theta.items()}
-    theta_prime = adapt(stack, supports, squared_error, step_size=step_size, first_order=first_order)
+    theta_prime = adapt(
+        stack, supports, squared_error, step_size=step_size, first_order=first_order
+    )
     return squared_error(theta_prime, query).mean()
 
 
@@ -132,7 +136,9 @@ def train(method: Method, settings: Settings) -> dict[str, Tensor]:
         query = draw_points(rng, tasks, settings.num_queries)
         supports = [] if method == "Pretrained on all tasks" else [support]
         first_order = method == "First-order MAML"
-        loss = meta_loss(theta, supports, query, step_size=settings.step_size, first_order=first_order)
+        loss = meta_loss(
+            theta, supports, query, step_size=settings.step_size, first_order=first_order
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -169,7 +175,9 @@ def best_step_size(theta: Params, settings: Settings) -> float:
     def last_error(step_size: float) -> float:
         rng = np.random.default_rng([settings.seed, 2])
         return float(
-            np.nan_to_num(errors_while_adapting(theta, settings, rng, step_size=step_size)[-1], nan=np.inf).mean()
+            np.nan_to_num(
+                errors_while_adapting(theta, settings, rng, step_size=step_size)[-1], nan=np.inf
+            ).mean()
         )
 
     return min(CANDIDATE_STEP_SIZES, key=last_error)
@@ -185,19 +193,31 @@ def table_row(method: Method, settings: Settings) -> str:
     rng = np.random.default_rng([settings.seed, 3])
     errors = errors_while_adapting(theta, settings, rng, step_size=step_size)[list(REPORTED_STEPS)]
     half_widths = 1.96 * errors.std(1, ddof=1) / math.sqrt(errors.shape[1])
-    cells = [f"{mean:.2f} ± {half:.2f}" for mean, half in zip(errors.mean(1), half_widths, strict=True)]
-    return " | ".join([f"{method:<23}", f"{step_size:<9}", *(f"{cell:<11}" for cell in cells), f"{trained_s:.0f}"])
+    cells = [
+        f"{mean:.2f} ± {half:.2f}" for mean, half in zip(errors.mean(1), half_widths, strict=True)
+    ]
+    return " | ".join(
+        [f"{method:<23}", f"{step_size:<9}", *(f"{cell:<11}" for cell in cells), f"{trained_s:.0f}"]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, a row as soon as its method is trained."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for field in dataclasses.fields(Settings):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     settings = Settings(**vars(parser.parse_args(arguments)))
-    print(f"Mean squared error on {settings.num_test_tasks} fresh tasks, {settings.num_shots} points each; {settings}")
+    print(
+        f"Mean squared error on {settings.num_test_tasks} fresh tasks, {settings.num_shots} points each; {settings}"
+    )
     steps = [f"{count} steps" for count in REPORTED_STEPS]
-    print(" | ".join([f"{'method':<23}", "step size", *(f"{step:<11}" for step in steps), "training (s)"]))
+    print(
+        " | ".join(
+            [f"{'method':<23}", "step size", *(f"{step:<11}" for step in steps), "training (s)"]
+        )
+    )
     for method in METHODS:
         print(table_row(method, settings), flush=True)
 

@@ -33,14 +33,24 @@ def command(argv: list[str]) -> int:
         type=positive,
         help="of pretrained and oracle (default: as many as take the control steps that the meta-run has taken)",
     )
-    parser.add_argument("--num_tasks", type=positive, default=4, help="that PPO is trained on (default: 4)")
     parser.add_argument(
-        "--ppo_env_steps", type=positive, default=1_000_000, help="control steps of PPO per task (default: 1000000)"
+        "--num_tasks", type=positive, default=4, help="that PPO is trained on (default: 4)"
+    )
+    parser.add_argument(
+        "--ppo_env_steps",
+        type=positive,
+        default=1_000_000,
+        help="control steps of PPO per task (default: 1000000)",
     )
     args = parse(parser, argv)
     args.run = find_run(args.run)
 
-    from maml_rl.training.comparison_runs import baseline_config, check_ppo, make_policy_baseline, train_ppo
+    from maml_rl.training.comparison_runs import (
+        baseline_config,
+        check_ppo,
+        make_policy_baseline,
+        train_ppo,
+    )
     from maml_rl.training.loop import Interrupted
 
     policies = [name for name in BASELINES if name in args.baseline and name != "ppo"]
@@ -69,7 +79,9 @@ def command(argv: list[str]) -> int:
 def _baseline(name: str) -> str:
     if name not in BASELINES:
         hint = did_you_mean(name, BASELINES)
-        raise argparse.ArgumentTypeError(f"unknown baseline {name!r}.{hint} Valid are {', '.join(BASELINES)}")
+        raise argparse.ArgumentTypeError(
+            f"unknown baseline {name!r}.{hint} Valid are {', '.join(BASELINES)}"
+        )
     return name
 
 

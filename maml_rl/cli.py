@@ -61,7 +61,11 @@ def _warnings_in_one_line() -> Iterator[None]:
     before, shown = warnings.formatwarning, set[str]()
 
     def formatwarning(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
     ) -> str:
         text = _warning_line(str(message), category, f"{filename}:{lineno}")
         is_new = text not in shown
@@ -88,8 +92,12 @@ def _warning_line(message: str, category: type[Warning], where: str) -> str:
 
 def _main(argv: Sequence[str] | None) -> int:
     _import_mujoco()
-    os.environ["MPLBACKEND"] = "agg"  # one that is inherited, from a notebook say, may not be installed here
-    if argv is None:  # as the installed command: a module of the user's is found here, as with python -m
+    os.environ["MPLBACKEND"] = (
+        "agg"  # one that is inherited, from a notebook say, may not be installed here
+    )
+    if (
+        argv is None
+    ):  # as the installed command: a module of the user's is found here, as with python -m
         sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--version"]:
@@ -154,7 +162,9 @@ def _log_on_stdout() -> Iterator[None]:
     level, propagates = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # a user's module may have a handler at the root, which would repeat it
+    logger.propagate = (
+        False  # a user's module may have a handler at the root, which would repeat it
+    )
     try:
         yield
     finally:
@@ -178,7 +188,9 @@ class Parser(argparse.ArgumentParser):
 
 def run_parser(command: str, description: str, several: bool = False) -> argparse.ArgumentParser:
     """What the commands on a finished run, or on ``several``, share."""
-    parser = Parser(prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False)
+    parser = Parser(
+        prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False
+    )
     if several:
         text = "run folders, or pretrained policies"
         parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help=text)
@@ -230,7 +242,9 @@ def add_env_flags(parser: argparse.ArgumentParser) -> None:
         help="another setting of the family, as --tasks.high 3, or other tasks, as --tasks.kwarg_ranges.g [15,20]",
     )
     parser.add_argument(
-        "--env.ARG", metavar="VALUE", help="another argument of an environment that is not built in, as --env.g 15"
+        "--env.ARG",
+        metavar="VALUE",
+        help="another argument of an environment that is not built in, as --env.g 15",
     )
     parser.add_argument(
         "--dynamics",
@@ -259,7 +273,9 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
             taken.flags.extend(more.flags)
             taken.sweeps.update(more.sweeps)
         else:
-            taken.flags.append(f"--env.{flag.removeprefix('--tasks.').removeprefix('--env.')}={value}")
+            taken.flags.append(
+                f"--env.{flag.removeprefix('--tasks.').removeprefix('--env.')}={value}"
+            )
         if not flag.startswith("--env."):
             taken.of_tasks.append(flag)
     return taken, rest
@@ -289,7 +305,11 @@ def _check_family_flag(env: EnvConfig, name: str) -> None:
             raise UserError(f"{env.name} has no dynamics that could be set")
     elif name not in settings:
         hint = closest(name, settings).replace(" See --help for all settings.", "")
-        valid = f"{hint} Valid are {', '.join(settings)}." if settings else " It has none that could be set here."
+        valid = (
+            f"{hint} Valid are {', '.join(settings)}."
+            if settings
+            else " It has none that could be set here."
+        )
         raise UserError(f"{env.name} has no setting {name!r}.{valid}")
 
 
@@ -305,7 +325,9 @@ def _check_env_flag(env: EnvConfig, name: str) -> None:
             f"({argument}=LOW:HIGH:POINTS), and an argument of its constructor set (--env.{argument} VALUE)"
         )
     if name in ("name", "vectorization", "observe_task"):
-        raise UserError(f"env.{name} is the run's own: it has no setting {name!r} that could be set here")
+        raise UserError(
+            f"env.{name} is the run's own: it has no setting {name!r} that could be set here"
+        )
     if group in ("kwarg_ranges", "task_list") and not getattr(env, group):
         raise UserError(f"the tasks of this run are not from env.{group}, so it cannot be set here")
     argument = argument if group == "kwargs" else name
@@ -334,7 +356,9 @@ def _dynamics(text: str) -> EnvFlags:
         if len(others) == 2:
             found.sweeps[name] = _sweep(part, low, *others)
         else:
-            found.flags.append(f"{dynamics_flag(name)}={f'{{low: {low}, high: {others[0]}}}' if others else value}")
+            found.flags.append(
+                f"{dynamics_flag(name)}={f'{{low: {low}, high: {others[0]}}}' if others else value}"
+            )
     return found
 
 
@@ -344,7 +368,9 @@ def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
     except ValueError:
         first, last, number = math.nan, math.nan, 0
     if not (math.isfinite(first) and first < last and math.isfinite(last) and 2 <= number <= 1000):
-        raise UserError(f"a sweep is NAME=LOW:HIGH:POINTS with LOW < HIGH and 2 to 1000 points, got {text!r}")
+        raise UserError(
+            f"a sweep is NAME=LOW:HIGH:POINTS with LOW < HIGH and 2 to 1000 points, got {text!r}"
+        )
     return tuple(round(first + (last - first) * i / (number - 1), 12) for i in range(number))
 
 
@@ -359,7 +385,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
     for token in argv:
         flag = token.partition("=")[0]
         if flag.startswith("--") and flag not in flags:
-            raise UserError(f"unknown flag {flag}.{did_you_mean(flag, flags) or f' Valid: {flags}'}")
+            raise UserError(
+                f"unknown flag {flag}.{did_you_mean(flag, flags) or f' Valid: {flags}'}"
+            )
     return parser.parse_args(argv)
 
 

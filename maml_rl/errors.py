@@ -25,8 +25,37 @@ def in_one_line(error: BaseException) -> str:
 
 
 _GENERIC = {
-    *("at", "by", "for", "is", "of", "per", "to", "env", "every", "final", "init", "last", "max", "min", "new"),
-    *("num", "number", "share", "size", "sizes", "step", "steps", "task", "tasks", "total", "train", "training"),
+    *(
+        "at",
+        "by",
+        "for",
+        "is",
+        "of",
+        "per",
+        "to",
+        "env",
+        "every",
+        "final",
+        "init",
+        "last",
+        "max",
+        "min",
+        "new",
+    ),
+    *(
+        "num",
+        "number",
+        "share",
+        "size",
+        "sizes",
+        "step",
+        "steps",
+        "task",
+        "tasks",
+        "total",
+        "train",
+        "training",
+    ),
 }
 """Words that names share without meaning the same."""
 
@@ -38,7 +67,9 @@ def did_you_mean(name: str, valid: Iterable[str], quotes: str = "") -> str:
     ``num_iterations``); or where most letters agree and a word that is not generic (``hidden_layers`` and
     ``hidden_sizes``).
     """
-    bare = {choice.lstrip("-"): choice for choice in valid}  # dashes are no likeness: --lr is not meant to be --help
+    bare = {
+        choice.lstrip("-"): choice for choice in valid
+    }  # dashes are no likeness: --lr is not meant to be --help
     name = name.lstrip("-")
     like = [choice for choice in bare if _is_like(name, choice)]
     close = difflib.get_close_matches(name, like, n=1, cutoff=0)
@@ -55,7 +86,9 @@ def _is_like(name: str, other: str) -> bool:
         _ratio(*pair) >= 0.75 or _begins(*pair) for pair in zip(words, others, strict=True)
     ):
         return True
-    shared = {*_words(name.rpartition(".")[2])} & {*_words(other.rpartition(".")[2])}  # a group's name does not count
+    shared = {*_words(name.rpartition(".")[2])} & {
+        *_words(other.rpartition(".")[2])
+    }  # a group's name does not count
     return _ratio(name, other) >= 0.6 and not shared <= _GENERIC
 
 

@@ -61,14 +61,20 @@ def command(argv: list[str]) -> int:
         metavar="NAME=VALUE,...",
         help="in place of fresh tasks this one, body included, or several where it is given again",
     )
-    parser.add_argument("--num_episodes", type=positive, default=20, help="per task and step (default: 20)")
-    parser.add_argument("--num_steps", type=natural, default=3, help="adaptation steps K (default: 3)")
+    parser.add_argument(
+        "--num_episodes", type=positive, default=20, help="per task and step (default: 20)"
+    )
+    parser.add_argument(
+        "--num_steps", type=natural, default=3, help="adaptation steps K (default: 3)"
+    )
     parser.add_argument(
         "--output",
         type=path_argument,
         help="folder for the files, replaced there (default: evaluation in the first RUN, or in runs/NAME)",
     )
-    parser.add_argument("--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines")
+    parser.add_argument(
+        "--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines"
+    )
     add_env_flags(parser)
     env_flags, rest = take_env_flags(argv)
     args = parse(parser, rest)
@@ -82,11 +88,15 @@ def command(argv: list[str]) -> int:
     instead = ", in place of an earlier evaluation" if (folder / "report.html").exists() else ""
     typed = shlex.join(["python", "-m", "maml_rl.evaluate", *argv])
     comparison, env = _evaluated(args, num_tasks, env_flags, folder, typed)
-    changed = "".join(f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags)
+    changed = "".join(
+        f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags
+    )
     kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
     tasks = f"{num_tasks} {comparison.kind_of_tasks} task{'' if num_tasks == 1 else 's'}"
     say(f"{env.name}{changed}: {tasks}{kept_back}, {args.num_episodes} episodes per task and step")
-    say(f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, results.csv, plots")
+    say(
+        f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, results.csv, plots"
+    )
     return 0
 
 
@@ -109,17 +119,26 @@ def _evaluated(
     ranges = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
     trained = {name: values for name, values in ranges.items() if values is not None}
     unfinished, num_parts = folder / "unfinished", len(subjects) * len(conditions)
-    is_sound = unfinished.is_dir() and not unfinished.is_symlink() and os.access(unfinished, os.W_OK)
+    is_sound = (
+        unfinished.is_dir() and not unfinished.is_symlink() and os.access(unfinished, os.W_OK)
+    )
     if os.path.lexists(unfinished) and not is_sound:
-        raise UserError(f"{unfinished} is not a folder that can be written to: delete it, or {OTHER_OUTPUT}")
-    with made_folder(folder), tqdm(total=num_parts, disable=None, leave=False, unit="evaluation") as bar:
+        raise UserError(
+            f"{unfinished} is not a folder that can be written to: delete it, or {OTHER_OUTPUT}"
+        )
+    with (
+        made_folder(folder),
+        tqdm(total=num_parts, disable=None, leave=False, unit="evaluation") as bar,
+    ):
 
         def progress(done: str) -> None:
             bar.update()
             bar.set_postfix_str(done)
 
         sizes = {"num_tasks": num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
-        comparison = compare(subjects, conditions, **sizes, tasks=args.task, unfinished=unfinished, progress=progress)
+        comparison = compare(
+            subjects, conditions, **sizes, tasks=args.task, unfinished=unfinished, progress=progress
+        )
         scratch = folder_of(args.runs[0], "ppo") / "results.json"
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks
@@ -141,16 +160,26 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
     from maml_rl.analysis.comparison import Subject
     from maml_rl.system.torch_runtime import resolve_device
 
-    twice = [run for i, run in enumerate(runs) if run.resolve() in [other.resolve() for other in runs[:i]]]
+    twice = [
+        run
+        for i, run in enumerate(runs)
+        if run.resolve() in [other.resolve() for other in runs[:i]]
+    ]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
     policies = [load_run(run, resolve_device(device)) for run in runs]
     names = {policy.config.env.name for policy in policies}
     if len(names) > 1:
-        raise UserError(f"runs of one environment can be compared, got runs of {' and '.join(sorted(names))}")
+        raise UserError(
+            f"runs of one environment can be compared, got runs of {' and '.join(sorted(names))}"
+        )
     subjects: list[Subject] = []
     for label, run, policy in zip(_labels(policies), runs, policies, strict=True):
-        copies = [other.source for other in subjects if other.label == label and _are_equal(other.policy, policy)]
+        copies = [
+            other.source
+            for other in subjects
+            if other.label == label and _are_equal(other.policy, policy)
+        ]
         if copies:
             raise UserError(
                 f"{run} holds the same policy as {copies[0]}: as two runs they would feign certainty; give one of them"
@@ -166,7 +195,9 @@ def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
     return all(value.equal(other.theta[name].to(value)) for name, value in one.theta.items())
 
 
-def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool) -> list[Subject]:
+def _baselines(
+    runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool
+) -> list[Subject]:
     """The baselines that the runs have, by name and then by run; of several with the same parameters the first."""
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
@@ -178,11 +209,17 @@ def _baselines(runs: Sequence[Path], device: str, num_steps: int, with_oracle: b
     for name in POLICIES:
         folders = [folder_of(run, name) for run in runs]
         for folder in folders:
-            if latest_checkpoint(folder / "checkpoints") is not None and (with_oracle or name != "oracle"):
+            if latest_checkpoint(folder / "checkpoints") is not None and (
+                with_oracle or name != "oracle"
+            ):
                 policy = load_run(folder, resolve_device(device))
-                is_new = not any(other.label == name and _are_equal(other.policy, policy) for other in found)
+                is_new = not any(
+                    other.label == name and _are_equal(other.policy, policy) for other in found
+                )
                 if is_new:
-                    found.append(Subject(name, folder, policy, 0 if name == "oracle" else num_steps))
+                    found.append(
+                        Subject(name, folder, policy, 0 if name == "oracle" else num_steps)
+                    )
     return found
 
 
@@ -196,7 +233,9 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
     names = labels_of(different) if len(different) > 1 else [META_TRAINED]
     labels = [names[different.index(one)] for one in settings]
     return [
-        f"{label}, adapted by {policy.num_adaptation_steps}" if policy.num_adaptation_steps else label
+        f"{label}, adapted by {policy.num_adaptation_steps}"
+        if policy.num_adaptation_steps
+        else label
         for label, policy in zip(labels, policies, strict=True)
     ]
 
@@ -211,15 +250,24 @@ def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
 
         return env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), flags)
 
-    versions: list[dict[str, float]] = [{name: value} for name, values in env_flags.sweeps.items() for value in values]
+    versions: list[dict[str, float]] = [
+        {name: value} for name, values in env_flags.sweeps.items() for value in values
+    ]
     if len(env_flags.sweeps) == 2:
         (first, values), (second, others) = env_flags.sweeps.items()
         versions += [{first: value, second: other} for value in values for other in others]
     conditions = [Condition(functools.partial(env, env_flags.flags))]
     for version in versions:
-        fixed = {name: value for name, value in version.items() if not is_dynamics(policy.config.env.name, name)}
+        fixed = {
+            name: value
+            for name, value in version.items()
+            if not is_dynamics(policy.config.env.name, name)
+        }
         bodies = {name: value for name, value in version.items() if name not in fixed}
-        flags = [*env_flags.flags, *(f"{dynamics_flag(name)}={value!r}" for name, value in bodies.items())]
+        flags = [
+            *env_flags.flags,
+            *(f"{dynamics_flag(name)}={value!r}" for name, value in bodies.items()),
+        ]
         conditions.append(Condition(functools.partial(env, flags), version, fixed))
     _check_conditions(policy, conditions)
     return conditions

@@ -22,7 +22,9 @@ def command(argv: list[str]) -> int:
 
     learning_curves.check_picture(args.output)
     groups = learning_curves.group_runs(learning_curves.read_runs(args.runs))
-    view = learning_curves.View(metric=args.metric, x=args.x, smooth=args.smooth, before=args.before)
+    view = learning_curves.View(
+        metric=args.metric, x=args.x, smooth=args.smooth, before=args.before
+    )
     learning_curves.check_columns(groups, view)
     labels = labels_of([group.settings for group in groups])
     if args.labels is not None and len(args.labels) != len(labels):
@@ -60,7 +62,9 @@ def _parser() -> Parser:
         metavar="TAG",
         help="column of progress.csv to draw (default: the return after the last adaptation step of training)",
     )
-    parser.add_argument("--before", action="store_true", help="draw the return before adaptation too, dashed")
+    parser.add_argument(
+        "--before", action="store_true", help="draw the return before adaptation too, dashed"
+    )
     parser.add_argument(
         "--smooth",
         type=positive,
@@ -75,7 +79,8 @@ def _parser() -> Parser:
         help="one per line, in the order of their first runs (default: the settings in which the lines differ)",
     )
     parser.add_argument(
-        "--title", help="above the picture (default: the family, where several lines have one in common)"
+        "--title",
+        help="above the picture (default: the family, where several lines have one in common)",
     )
     parser.add_argument(
         "--output",

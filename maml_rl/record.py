@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 def command(argv: list[str]) -> int:
     """Record a run."""
     parser = run_parser(
-        "record", "Video in real time: tasks as rows, the policy after 0, 1, ... K adaptation steps as columns."
+        "record",
+        "Video in real time: tasks as rows, the policy after 0, 1, ... K adaptation steps as columns.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -42,12 +43,26 @@ def command(argv: list[str]) -> int:
         metavar="NAME=VALUE,...",
         help="task, body included, one row each time it is given; a body that it does not speak of is nominal",
     )
-    which.add_argument("--num_tasks", type=positive, help="tasks to draw from the family (default: 1)")
-    parser.add_argument("--num_steps", type=natural, help="adaptation steps K (default: as in training)")
-    parser.add_argument("--num_episodes", type=positive, help="episodes per step (default: as in training)")
-    parser.add_argument("--stochastic", action="store_true", help="draw actions; default shows the most probable ones")
-    parser.add_argument("--camera", help="a camera of the model, or free: from above (default: the family's)")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels of one panel (default: mostly 480x480)")
+    which.add_argument(
+        "--num_tasks", type=positive, help="tasks to draw from the family (default: 1)"
+    )
+    parser.add_argument(
+        "--num_steps", type=natural, help="adaptation steps K (default: as in training)"
+    )
+    parser.add_argument(
+        "--num_episodes", type=positive, help="episodes per step (default: as in training)"
+    )
+    parser.add_argument(
+        "--stochastic",
+        action="store_true",
+        help="draw actions; default shows the most probable ones",
+    )
+    parser.add_argument(
+        "--camera", help="a camera of the model, or free: from above (default: the family's)"
+    )
+    parser.add_argument(
+        "--size", type=_size, metavar="WxH", help="pixels of one panel (default: mostly 480x480)"
+    )
     parser.add_argument(
         "--fps",
         type=_fps,
@@ -77,7 +92,8 @@ def command(argv: list[str]) -> int:
         raise UserError("a video shows one body: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
     refuse_flags_beside_task(args.task, env_flags)
     policy = dataclasses.replace(
-        policy, config=dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags))
+        policy,
+        config=dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags)),
     )
     _record(policy, path, args)
     actions = "actions drawn" if args.stochastic else "the most probable actions"
@@ -119,7 +135,9 @@ def _record(policy: MetaPolicy, path: Path, args: argparse.Namespace) -> None:
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected width and height in pixels such as 480x480, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected width and height in pixels such as 480x480, got {text!r}"
+        )
     return int(width), int(height)
 
 

@@ -31,7 +31,11 @@ def command(argv: list[str]) -> int:
             say(to_yaml(to_mapping(config)).rstrip())
             return 0
 
-    from maml_rl.training.loop import Interrupted, resume, train  # here, since --help has no use for it
+    from maml_rl.training.loop import (
+        Interrupted,
+        resume,
+        train,
+    )  # here, since --help has no use for it
 
     try:
         if run is None:
@@ -47,7 +51,9 @@ def command(argv: list[str]) -> int:
 def _asks_for_help(argv: list[str]) -> bool:
     """Whether help is wanted, and nothing that may name a module of the user's, which may use torch."""
     others = [word for word in argv if word not in ("-h", "--help")]
-    return len(others) < len(argv) and not any(":" in word or word.startswith("--config") for word in others)
+    return len(others) < len(argv) and not any(
+        ":" in word or word.startswith("--config") for word in others
+    )
 
 
 def _iterations_to_resume(rest: list[str]) -> int | None:
@@ -62,7 +68,9 @@ def _iterations_to_resume(rest: list[str]) -> int | None:
     if iterations is None:
         return None
     if not iterations.isdecimal() or len(iterations) > _MOST_DIGITS or int(iterations) < 1:
-        raise UserError(f"--num_iterations must be a whole number of at least 1, got {iterations!r:.100}")
+        raise UserError(
+            f"--num_iterations must be a whole number of at least 1, got {iterations!r:.100}"
+        )
     return int(iterations)
 
 

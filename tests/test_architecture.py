@@ -73,7 +73,9 @@ def test_a_room_imports_only_earlier_rooms(module: str) -> None:
             assert room_of(name) in allowed, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", sorted(module for module in ENV_MODULES if room_of(module) in ENV_ROOMS))
+@pytest.mark.parametrize(
+    "module", sorted(module for module in ENV_MODULES if room_of(module) in ENV_ROOMS)
+)
 def test_environments_import_one_way(module: str) -> None:
     allowed = ENV_ROOMS[: ENV_ROOMS.index(room_of(module)) + 1]
     for name in imported(ENV_MODULES[module]):
@@ -83,14 +85,21 @@ def test_environments_import_one_way(module: str) -> None:
 
 @pytest.mark.parametrize("modules", [MODULES, ENV_MODULES], ids=["maml_rl", "maml_envs"])
 def test_no_modules_import_each_other(modules: dict[str, Path]) -> None:
-    graph = {module: imported(path) & modules.keys() - {"maml_rl", "maml_envs"} for module, path in modules.items()}
+    graph = {
+        module: imported(path) & modules.keys() - {"maml_rl", "maml_envs"}
+        for module, path in modules.items()
+    }
     graph.pop("maml_rl", None)
     graph.pop("maml_envs", None)
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_the_packages_meet_only_in_the_settings() -> None:
-    users = {module for module, path in MODULES.items() if any(n.startswith("maml_envs") for n in imported(path))}
+    users = {
+        module
+        for module, path in MODULES.items()
+        if any(n.startswith("maml_envs") for n in imported(path))
+    }
     assert {room_of(module) for module in users} == {"settings"}
     for path in ENV_MODULES.values():
         assert not any(name.partition(".")[0] == "maml_rl" for name in imported(path)), path
@@ -117,7 +126,9 @@ def test_the_document_names_every_module_of_a_room(room: str) -> None:
     row = next(line for line in DOCUMENT.splitlines() if line.startswith(f"| `{room}/` |"))
     named = set(re.findall(r"`(\w+)(?:/)?`", row.split("|")[3]))
     folder = ROOT / "maml_rl" / room
-    there = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    there = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
     assert named == there - {"__init__"}
 
 
@@ -133,7 +144,9 @@ def test_stable_baselines3_is_used_by_agents_and_for_its_logger() -> None:
 
 def test_tests_and_benchmarks_are_not_imported_by_the_packages() -> None:
     for path in MODULES.values():
-        assert not any(name.split(".")[0] in {"tests", "benchmarks", "helpers"} for name in imported(path)), path
+        assert not any(
+            name.split(".")[0] in {"tests", "benchmarks", "helpers"} for name in imported(path)
+        ), path
 
 
 def test_no_test_module_imports_another() -> None:

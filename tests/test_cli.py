@@ -30,7 +30,12 @@ from maml_rl.settings.policy import PolicyConfig
 
 SIZES = "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 --policy.hidden_sizes=[4] --device=cpu"
 TINY = ("--env", "PointNavigation", *SIZES.split(" "))
-GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
+GROUPS = {
+    "policy": PolicyConfig,
+    "inner": InnerConfig,
+    "baseline": BaselineConfig,
+    "logging": LoggingConfig,
+}
 
 
 class Result(NamedTuple):
@@ -43,7 +48,10 @@ Cli = Callable[..., Result]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +123,9 @@ def test_flag_over_file_over_preset_over_code_wherever_the_flag_stands(cli, tmp_
     assert own["meta_batch_size"] != Config.meta_batch_size
     assert own["policy"]["action_scale"] not in (0.3, PolicyConfig.action_scale)
     file = tmp_path / "my.yaml"
-    file.write_text("env: {name: PointNavigation}\nseed: 3\nhorizon: 33\npolicy: {action_scale: 0.3}\n")
+    file.write_text(
+        "env: {name: PointNavigation}\nseed: 3\nhorizon: 33\npolicy: {action_scale: 0.3}\n"
+    )
     parts = (("--env", "PointNavigation"), ("--config", str(file)), ("--seed", "5"))
     for order in itertools.permutations(parts):
         values = resolved(cli, *itertools.chain(*order))
@@ -128,20 +138,28 @@ def test_flag_over_file_over_preset_over_code_wherever_the_flag_stands(cli, tmp_
 
 
 def test_flags_are_spelled_with_a_space_or_an_equals_sign(cli):
-    spaced = resolved(cli, "--env", "PointNavigation", "--inner.num_steps", "2", "--policy.hidden_sizes", "[3, 5]")
-    assert spaced == resolved(cli, "--env=PointNavigation", "--inner.num_steps=2", "--policy.hidden_sizes=[3,5]")
+    spaced = resolved(
+        cli, "--env", "PointNavigation", "--inner.num_steps", "2", "--policy.hidden_sizes", "[3, 5]"
+    )
+    assert spaced == resolved(
+        cli, "--env=PointNavigation", "--inner.num_steps=2", "--policy.hidden_sizes=[3,5]"
+    )
     assert (spaced["inner"]["num_steps"], spaced["policy"]["hidden_sizes"]) == (2, [3, 5])
 
 
 def test_the_last_of_two_equal_flags_wins(cli):
-    values = resolved(cli, "--env=HalfCheetahVel", "--seed=1", "--env", "PointNavigation", "--seed", "2")
+    values = resolved(
+        cli, "--env=HalfCheetahVel", "--seed=1", "--env", "PointNavigation", "--seed", "2"
+    )
     assert (values["env"]["name"], values["seed"]) == ("PointNavigation", 2)
     assert values["meta_batch_size"] == preset("PointNavigation")["meta_batch_size"]
 
 
 def test_shorthands(cli):
     short = resolved(cli, "--env", "PointNavigation", "--outer", "trpo", "--outer.max_kl", "0.5")
-    long = resolved(cli, "--env.name", "PointNavigation", "--outer.name", "trpo", "--outer.max_kl", "0.5")
+    long = resolved(
+        cli, "--env.name", "PointNavigation", "--outer.name", "trpo", "--outer.max_kl", "0.5"
+    )
     assert short == long
     assert short["outer"]["max_kl"] == 0.5
 
@@ -176,7 +194,16 @@ def test_negative_numbers(cli):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--env", "PointNavigation", "--seed", "4", "--env.low", "-0.25", "--inner.first_order", "true"),
+        (
+            "--env",
+            "PointNavigation",
+            "--seed",
+            "4",
+            "--env.low",
+            "-0.25",
+            "--inner.first_order",
+            "true",
+        ),
         ("--env", "Pendulum-v1", "--env.kwargs", '{"g": 5.0}', "--env.vectorization", "async"),
         ("--env", "HalfCheetahDir", "--outer.max_kl", "0.5", "--output", "somewhere"),
         ("--config", "pytorch_maml_rl/HalfCheetahVel"),
@@ -232,7 +259,9 @@ def test_help_shows_every_setting_with_meaning_and_default(cli, monkeypatch, fam
             assert meanings[field.name], field.name
             assert " ".join(meanings[field.name].split()) in text
             assert "default: " in text
-            if field.default not in (None, dataclasses.MISSING) and field.name not in preset(family):
+            if field.default not in (None, dataclasses.MISSING) and field.name not in preset(
+                family
+            ):
                 in_preset = preset(family).get(prefix.rstrip("."), {})
                 if not (isinstance(in_preset, dict) and field.name in in_preset):
                     assert f"default: {field.default})" in text
@@ -246,7 +275,10 @@ def test_help_shows_the_defaults_that_the_preset_sets(cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "10000")
     shown = entries(cli("train", "--env", "PointNavigation", "-h").out)
     assert f"default: {preset('PointNavigation')['meta_batch_size']})" in shown["--meta_batch_size"]
-    assert f"default: {preset('PointNavigation')['policy']['action_scale']})" in shown["--policy.action_scale"]
+    assert (
+        f"default: {preset('PointNavigation')['policy']['action_scale']})"
+        in shown["--policy.action_scale"]
+    )
 
 
 def test_help_of_a_registered_environment(cli):
@@ -340,7 +372,9 @@ def test_an_unknown_flag_is_refused_with_the_closest(refused, flag, closest, equ
 )
 def test_a_bad_file_is_refused(refused, tmp_path, text, parts):
     (tmp_path / "my.yaml").write_text(text)
-    message = refused("train", "--env", "PointNavigation", "--num_iterations", "1", "--config", "my.yaml")
+    message = refused(
+        "train", "--env", "PointNavigation", "--num_iterations", "1", "--config", "my.yaml"
+    )
     for part in parts:
         assert part in message
     assert not (tmp_path / "hacked").exists()
@@ -425,7 +459,9 @@ def test_a_bad_flag_is_refused(refused, flags, parts):
         assert part in message
 
 
-@pytest.mark.parametrize(("env", "library"), [("LunarLander-v3", "Box2D"), ("phys2d/CartPole-v1", "jax")])
+@pytest.mark.parametrize(
+    ("env", "library"), [("LunarLander-v3", "Box2D"), ("phys2d/CartPole-v1", "jax")]
+)
 def test_an_environment_whose_library_is_missing_is_refused(refused, monkeypatch, env, library):
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
@@ -538,14 +574,18 @@ def test_evaluate_and_record_need_a_run(refused, command):
     assert "RUN" in refused(command)
 
 
-@pytest.mark.parametrize("flags", ["--num_tasks 0", "--num_tasks -1", "--num_task 3", "--num_tasks"])
+@pytest.mark.parametrize(
+    "flags", ["--num_tasks 0", "--num_tasks -1", "--num_task 3", "--num_tasks"]
+)
 def test_evaluate_refuses_bad_numbers_of_tasks(refused, run, flags):
     assert "--num_task" in refused("evaluate", run, *flags.split(" "))
 
 
 def test_evaluate_refuses_an_output_that_is_a_file(refused, run, tmp_path):
     (tmp_path / "file").write_text("precious")
-    assert "file" in refused("evaluate", run, "--num_tasks=2", "--num_episodes=2", "--num_steps=1", "--output", "file")
+    assert "file" in refused(
+        "evaluate", run, "--num_tasks=2", "--num_episodes=2", "--num_steps=1", "--output", "file"
+    )
 
 
 @pytest.mark.parametrize(
@@ -621,12 +661,26 @@ def test_two_runs_of_one_second_do_not_collide(cli, tmp_path):
 
 
 def test_evaluate_prints_and_writes(cli, run, tmp_path):
-    flags = ("--num_tasks=3", "--num_episodes=2", "--num_steps=2", "--seed=1", "--device=cpu", "--output", "results")
+    flags = (
+        "--num_tasks=3",
+        "--num_episodes=2",
+        "--num_steps=2",
+        "--seed=1",
+        "--device=cpu",
+        "--output",
+        "results",
+    )
     code, out, err = cli("evaluate", run, *flags)
     assert (code, err) == (0, "")
     assert "3 fresh tasks" in out
     written = {path.name for path in (tmp_path / "results").iterdir()}
-    assert written >= {"results.json", "results.csv", "report.html", "adaptation.png", "adaptation.svg"}
+    assert written >= {
+        "results.json",
+        "results.csv",
+        "report.html",
+        "adaptation.png",
+        "adaptation.svg",
+    }
     (result,) = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
     assert len(result["return"]) == 3
     for k, value in enumerate(result["return"]):
@@ -642,7 +696,13 @@ def walking_run(tmp_path_factory) -> Path:
     """A finished run of a family with dynamics and held-out tasks."""
     config = load_config(
         env={"name": "CrippledHalfCheetah", "dynamics": {"body_mass": [0.5, 2.0]}},
-        **{"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 4, "device": "cpu"},
+        **{
+            "num_iterations": 1,
+            "meta_batch_size": 2,
+            "num_episodes": 2,
+            "horizon": 4,
+            "device": "cpu",
+        },
         policy={"hidden_sizes": [4]},
         logging={"final_evaluation": False, "final_video": False},
         output=str(tmp_path_factory.mktemp("walking") / "run"),
@@ -671,7 +731,13 @@ def test_evaluate_draws_held_out_tasks_unless_told_otherwise(cli, walking_run, t
 
 
 def test_evaluate_on_another_body(cli, walking_run, tmp_path):
-    flags = ("--dynamics", "body_mass=3,slope=-0.1:0.1", "--dynamics=action_delay=[1,2]", "--dynamics", "gravity=9:9.5")
+    flags = (
+        "--dynamics",
+        "body_mass=3,slope=-0.1:0.1",
+        "--dynamics=action_delay=[1,2]",
+        "--dynamics",
+        "gravity=9:9.5",
+    )
     out, tasks = evaluated_tasks(cli, tmp_path, walking_run, *flags)
     assert "body_mass 3" in out
     for task in tasks:
@@ -717,30 +783,56 @@ def test_other_bodies_and_tasks_that_make_no_sense(refused, walking_run, command
 
 
 def test_a_body_without_dynamics(refused, run):
-    assert "PointNavigation has no dynamics" in refused("evaluate", run, "--dynamics", "body_mass=2")
-    assert "no dynamics" in refused("train", "--env", "PointNavigation", "--env.dynamics.body_mass", "2")
+    assert "PointNavigation has no dynamics" in refused(
+        "evaluate", run, "--dynamics", "body_mass=2"
+    )
+    assert "no dynamics" in refused(
+        "train", "--env", "PointNavigation", "--env.dynamics.body_mass", "2"
+    )
 
 
 def test_record_takes_a_task_or_a_body_to_draw_from(refused, walking_run):
-    message = refused("record", walking_run, "--task", "disabled_actuator=1", "--dynamics", "body_mass=2")
+    message = refused(
+        "record", walking_run, "--task", "disabled_actuator=1", "--dynamics", "body_mass=2"
+    )
     assert "--task" in message
 
 
 def test_items_of_the_dynamics_are_flags(cli):
-    flags = ("--env.dynamics.body_mass", "[0.5, 2]", "--env.dynamics.slope=0.1", "--env.dynamics.dof_damping=null")
+    flags = (
+        "--env.dynamics.body_mass",
+        "[0.5, 2]",
+        "--env.dynamics.slope=0.1",
+        "--env.dynamics.dof_damping=null",
+    )
     values = resolved(cli, "--env", "HopperRandParams", *flags)["env"]["dynamics"]
     assert (values["body_mass"], values["slope"], values["dof_damping"]) == ([0.5, 2], 0.1, None)
     assert values["geom_friction"]["each"]
 
 
 def test_numpys_numbers_are_settings_too(tmp_path):
-    dynamics = {"body_mass": np.array([0.5, 2.0]), "slope": np.float64(0.1), "action_delay": range(3)}
+    dynamics = {
+        "body_mass": np.array([0.5, 2.0]),
+        "slope": np.float64(0.1),
+        "action_delay": range(3),
+    }
     config = load_config(env={"name": "HopperVel", "dynamics": dynamics})
-    assert config.env.kwargs["dynamics"] == {"body_mass": [0.5, 2.0], "slope": 0.1, "action_delay": [0, 1, 2]}
+    assert config.env.kwargs["dynamics"] == {
+        "body_mass": [0.5, 2.0],
+        "slope": 0.1,
+        "action_delay": [0, 1, 2],
+    }
 
 
 def test_record_prints_and_writes(cli, run, tmp_path):
-    flags = ("--task", "goal_x=0.25,goal_y=-1e-1", "--num_steps=0", "--output", "videos/point.gif", "--stochastic")
+    flags = (
+        "--task",
+        "goal_x=0.25,goal_y=-1e-1",
+        "--num_steps=0",
+        "--output",
+        "videos/point.gif",
+        "--stochastic",
+    )
     code, out, err = cli("record", run, *flags)
     assert (code, err) == (0, "")
     assert "videos/point.gif" in out
@@ -780,7 +872,9 @@ def test_nobody_reads_the_output(argv, tmp_path):
     finally:
         os.close(write)
     assert done.stderr == ""
-    assert done.returncode in ((0, 141) if "--help" in argv else (141,))  # argparse passes over it with a long text
+    assert done.returncode in (
+        (0, 141) if "--help" in argv else (141,)
+    )  # argparse passes over it with a long text
 
 
 NOISY = """
@@ -824,11 +918,20 @@ def test_help_does_not_import_what_it_does_not_need():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "torch" in loaded
-    assert not loaded & {"matplotlib", "scipy.stats", "stable_baselines3", "tensorboard", "imageio", "av", "onnx"}
+    assert not loaded & {
+        "matplotlib",
+        "scipy.stats",
+        "stable_baselines3",
+        "tensorboard",
+        "imageio",
+        "av",
+        "onnx",
+    }
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["-h", "--env", "AntVel"], ["--env=PointNavigation", "--outer=promp", "--help"]]
+    "argv",
+    [["--help"], ["-h", "--env", "AntVel"], ["--env=PointNavigation", "--outer=promp", "--help"]],
 )
 def test_help_is_the_same_without_torch(argv):
     """As a process, where torch is not there yet; and what computes afterwards computes with the real one."""
@@ -849,7 +952,9 @@ def test_help_is_the_same_without_torch(argv):
             assert issubclass(MLPPolicy, torch.nn.Module)
     """
     early, late = (
-        subprocess.run([sys.executable, "-c", code, when, *argv], capture_output=True, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", code, when, *argv], capture_output=True, text=True, check=True
+        )
         for when in ("early", "late")
     )
     assert early.stdout == late.stdout
@@ -877,7 +982,10 @@ def test_the_version(capsys):
     ("argv", "hint"),
     [
         (["trian"], "Did you mean train?"),
-        (["train", "--config", "pytorch_maml_rl/HalfCheetahDri"], "Did you mean pytorch_maml_rl/HalfCheetahDir?"),
+        (
+            ["train", "--config", "pytorch_maml_rl/HalfCheetahDri"],
+            "Did you mean pytorch_maml_rl/HalfCheetahDir?",
+        ),
     ],
 )
 def test_a_name_with_a_slip_is_recognised(argv, hint, capsys):
@@ -912,7 +1020,10 @@ def test_evaluate_on_chosen_tasks(run, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "2 given tasks" in out
     assert "in place of" not in out
-    tasks = [entry["task"] for entry in json.loads((folder / "results.json").read_text())["results"][0]["tasks"]]
+    tasks = [
+        entry["task"]
+        for entry in json.loads((folder / "results.json").read_text())["results"][0]["tasks"]
+    ]
     assert tasks == [{"goal_x": 0.3, "goal_y": -0.2}, {"goal_x": 0.1, "goal_y": 0.0}]
     assert "2 given tasks" in (folder / "report.html").read_text()
     assert main(["evaluate", str(run), "--num_tasks=1", *rest]) == 0
@@ -922,11 +1033,20 @@ def test_evaluate_on_chosen_tasks(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "others", [["--num_tasks", "2"], ["--tasks.high", "0.1"], ["--task", "goal_x=0.1"], ["--task", "x"]]
+    "others",
+    [["--num_tasks", "2"], ["--tasks.high", "0.1"], ["--task", "goal_x=0.1"], ["--task", "x"]],
 )
 def test_a_chosen_task_stands_alone(run, tmp_path, capsys, others):
     folder = tmp_path / "evaluation"
-    argv = ["evaluate", str(run), "--task", "goal_x=0.3,goal_y=-0.2", *others, "--output", str(folder)]
+    argv = [
+        "evaluate",
+        str(run),
+        "--task",
+        "goal_x=0.3,goal_y=-0.2",
+        *others,
+        "--output",
+        str(folder),
+    ]
     assert main(argv) == 2
     assert "error:" in capsys.readouterr().err
     assert not folder.exists()

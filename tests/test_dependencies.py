@@ -12,7 +12,10 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME: list[str] = PROJECT["dependencies"]
-EXTRAS: list[str] = [*PROJECT["optional-dependencies"]["export"], *PROJECT["optional-dependencies"]["dev"]]
+EXTRAS: list[str] = [
+    *PROJECT["optional-dependencies"]["export"],
+    *PROJECT["optional-dependencies"]["dev"],
+]
 
 
 def _name(name: str) -> str:
@@ -25,7 +28,9 @@ def _bounds(requirements: list[str]) -> dict[str, str]:
 
 
 def _pinned(file: str) -> dict[str, str]:
-    lines = (line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#"))
+    lines = (
+        line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")
+    )
     return {_name(name): version for name, _, version in (line.partition("==") for line in lines)}
 
 
@@ -41,7 +46,9 @@ def test_every_runtime_dependency_has_a_lower_bound_and_no_other():
 def test_the_oldest_versions_are_the_lower_bounds():
     oldest, bounds = _pinned("constraints-oldest.txt"), _bounds([*RUNTIME, *EXTRAS])
     assert (
-        set(_bounds(RUNTIME)) | set(_bounds(PROJECT["optional-dependencies"]["export"])) <= set(oldest) <= set(bounds)
+        set(_bounds(RUNTIME)) | set(_bounds(PROJECT["optional-dependencies"]["export"]))
+        <= set(oldest)
+        <= set(bounds)
     )
     assert {name: _number(version) for name, version in oldest.items()} == {
         name: _number(bounds[name]) for name in oldest
@@ -57,7 +64,11 @@ def test_the_versions_that_set_up_installs_are_within_the_bounds():
 @pytest.mark.parametrize("requirement", [*RUNTIME, *PROJECT["optional-dependencies"]["export"]])
 def test_every_dependency_is_described(requirement):
     name = requirement.partition(">=")[0]
-    rows = [line for line in (ROOT / "docs" / "dependencies.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line
+        for line in (ROOT / "docs" / "dependencies.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
     assert sum(line.startswith(f"| {name} |") for line in rows) == 1
 
 

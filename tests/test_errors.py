@@ -8,7 +8,15 @@ from maml_rl.errors import did_you_mean
 from maml_rl.settings.parser import closest, known_settings, preset_names, training_parser
 
 SETTINGS = [f"--{name}" for name in known_settings(training_parser("HalfCheetahVel", "trpo"))]
-ENVS = ["HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir", "Pendulum-v1", "CartPole-v1", "PointNavigation"]
+ENVS = [
+    "HalfCheetahVel",
+    "HalfCheetahDir",
+    "AntVel",
+    "AntDir",
+    "Pendulum-v1",
+    "CartPole-v1",
+    "PointNavigation",
+]
 
 GOOD = {
     "--sed": "--seed",
@@ -36,8 +44,23 @@ GOOD = {
     "--batch_size": "--meta_batch_size",
 }
 BAD = [
-    *("--max_env_steps", "--num_env_steps", "--total_timesteps", "--num_tasks", "--max_steps", "--num_envs"),
-    *("--lr", "--learning_rate", "--epochs", "--num_epochs", "--num_workers", "--render", "--gamma"),
+    *(
+        "--max_env_steps",
+        "--num_env_steps",
+        "--total_timesteps",
+        "--num_tasks",
+        "--max_steps",
+        "--num_envs",
+    ),
+    *(
+        "--lr",
+        "--learning_rate",
+        "--epochs",
+        "--num_epochs",
+        "--num_workers",
+        "--render",
+        "--gamma",
+    ),
     *("--log_dir", "--train_steps", "--size", "--env_name_of_mine", "--x", "--entropy", "--train"),
 ]
 

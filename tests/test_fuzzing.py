@@ -39,8 +39,20 @@ SMALL = 64 << 20  # bytes, beyond what a loader needs for the small files here
 fuzz_loaders = load_script("benchmarks/fuzz_loaders.py")
 SLOW = {"config.yaml of a run", "--config"}
 NAMES = (
-    *("tensors.safetensors", "values.json", "tensors.safetensors, format 1", "values.json, format 1", "SHA256SUMS"),
-    *("config.yaml of a run", "--config", "progress.csv, resumed", "progress.csv, drawn", "TensorBoard events"),
+    *(
+        "tensors.safetensors",
+        "values.json",
+        "tensors.safetensors, format 1",
+        "values.json, format 1",
+        "SHA256SUMS",
+    ),
+    *(
+        "config.yaml of a run",
+        "--config",
+        "progress.csv, resumed",
+        "progress.csv, drawn",
+        "TensorBoard events",
+    ),
     *("TensorBoard event, resealed", "episodes.npz", "results.json of PPO", "unfinished/*.json"),
 )
 
@@ -113,7 +125,9 @@ def test_a_pickle_under_any_name_is_refused(name, loaders, tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "record", "baselines", "plot", "train --resume", "train --init_from"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "record", "baselines", "plot", "train --resume", "train --init_from"]
+)
 @pytest.mark.parametrize("name", ["config.yaml", "tensors.safetensors", "values.json"])
 def test_every_command_refuses_a_hostile_run(command, name, run, tmp_path, monkeypatch, capsys):
     hostile, marker = shutil.copytree(run, tmp_path / "hostile"), tmp_path / "executed"
@@ -124,7 +138,10 @@ def test_every_command_refuses_a_hostile_run(command, name, run, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     status = main([*command.split(" "), "hostile"])
-    if (command, name) != ("plot", name) or name == "config.yaml":  # a plot reads progress.csv and settings only
+    if (command, name) != (
+        "plot",
+        name,
+    ) or name == "config.yaml":  # a plot reads progress.csv and settings only
         assert status == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
         assert sorted(tmp_path.rglob("*")) == before
@@ -148,7 +165,9 @@ def test_an_object_array_is_not_unpickled(tmp_path):
 
 @pytest.mark.usefixtures("allocated")
 def test_sizes_in_an_npz_are_checked_before_anything_is_allocated(tmp_path, monkeypatch):
-    announced = npz(tmp_path / "a.npz", "{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,)}")
+    announced = npz(
+        tmp_path / "a.npz", "{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,)}"
+    )
     with pytest.raises(UserError, match="announces"):
         maml_rl.EpisodeLog.load(announced)
     bomb = tmp_path / "bomb.npz"
@@ -165,7 +184,11 @@ def test_sizes_in_an_npz_are_checked_before_anything_is_allocated(tmp_path, monk
 
 
 def test_a_log_comes_back_from_its_file(tmp_path):
-    arrays = {"observations": np.ones((3, 2)), "actions": np.zeros((3, 2), np.float32), "rewards": np.arange(3)}
+    arrays = {
+        "observations": np.ones((3, 2)),
+        "actions": np.zeros((3, 2), np.float32),
+        "rewards": np.arange(3),
+    }
     np.savez_compressed(tmp_path / "log.npz", **arrays, episode_ends=np.array([False, True, True]))
     log = maml_rl.EpisodeLog.load(tmp_path / "log.npz")
     assert all(np.array_equal(getattr(log, name), array) for name, array in arrays.items())
@@ -183,7 +206,11 @@ def test_a_header_that_announces_terabytes_is_refused(loaders):
 @pytest.mark.usefixtures("allocated")
 def test_a_policy_too_large_to_make_is_refused(run):
     values = yaml.safe_load((run / "config.yaml").read_text())
-    for wrong in ({"hidden_sizes": [60000, 60000]}, {"hidden_sizes": [1 << 40]}, {"context_size": 1 << 40}):
+    for wrong in (
+        {"hidden_sizes": [60000, 60000]},
+        {"hidden_sizes": [1 << 40]},
+        {"context_size": 1 << 40},
+    ):
         values["policy"] |= wrong
         (run / "config.yaml").write_text(yaml.safe_dump(values))
         with pytest.raises(UserError, match=r"policy\."):
@@ -202,11 +229,13 @@ def test_yaml_that_is_deeper_than_python_goes_is_refused(tmp_path):
     ("text", "why"),
     [
         (
-            "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
+            "a0: &a0 [x]\n"
+            + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
             "more than",
         ),
         (
-            "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40)),
+            "a0: &a0 {x: 1}\n"
+            + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40)),
             "more than",
         ),
         ("a0: &a0 []\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 400)), "deep"),
@@ -278,7 +307,9 @@ def test_output_in_a_runs_configuration_leads_nowhere(run, tmp_path):
     values = yaml.safe_load((run / "config.yaml").read_text())
     outside = tmp_path / "outside"
     for output in (str(outside), os.path.relpath(outside, run)):
-        (run / "config.yaml").write_text(yaml.safe_dump({**values, "output": output, "num_iterations": 2}))
+        (run / "config.yaml").write_text(
+            yaml.safe_dump({**values, "output": output, "num_iterations": 2})
+        )
         assert maml_rl.load(run).config.output == output
         assert maml_rl.resume(run) == run
     assert list(tmp_path.iterdir()) == []
@@ -303,7 +334,10 @@ def test_a_number_that_no_float_can_hold_is_refused():
 def test_a_state_of_the_outer_step_that_does_not_fit_is_refused(run, folder, loaders):
     content = loaders["tensors.safetensors"].sound
     tensors = dict(safetensors.torch.load(content))
-    for name, value in (("outer/exp_avg", torch.zeros(3)), ("outer/step", torch.tensor(float("nan")))):
+    for name, value in (
+        ("outer/exp_avg", torch.zeros(3)),
+        ("outer/step", torch.tensor(float("nan"))),
+    ):
         changed = safetensors.torch.save({**tensors, name: value})
         with pytest.raises(UserError, match="outer step's state"):
             loaders["tensors.safetensors"].load(changed)

@@ -26,19 +26,29 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     ).stdout.splitlines()
     for name in files:
-        if name.startswith(("maml_rl/", "envs/", "configs/")) or name in {"pyproject.toml", "README.md", "LICENSE"}:
+        if name.startswith(("maml_rl/", "envs/", "configs/")) or name in {
+            "pyproject.toml",
+            "README.md",
+            "LICENSE",
+        }:
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True, capture_output=True)
+    subprocess.run(
+        [*command, "--wheel-dir", str(folder), str(source)], check=True, capture_output=True
+    )
     (built,) = folder.glob("*.whl")
     return built
 
 
 def test_the_wheel_holds_every_module_preset_and_pretrained_policy(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder, package in (("maml_rl", "maml_rl"), ("envs", "maml_envs"), ("configs", "maml_configs")):
+    for folder, package in (
+        ("maml_rl", "maml_rl"),
+        ("envs", "maml_envs"),
+        ("configs", "maml_configs"),
+    ):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".yaml"} or ("pretrained" in path.parts and path.is_file()):
                 assert f"{package}/{path.relative_to(ROOT / folder)}" in names
@@ -63,10 +73,29 @@ def test_training_beside_a_folder_called_envs(wheel: Path, tmp_path: Path) -> No
     project = tmp_path / "project"
     (project / "envs").mkdir(parents=True)
     (project / "envs" / "__init__.py").write_text("raise RuntimeError('the decoy was imported')\n")
-    sizes = ["--num_iterations", "1", "--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "5"]
+    sizes = [
+        "--num_iterations",
+        "1",
+        "--meta_batch_size",
+        "2",
+        "--num_episodes",
+        "2",
+        "--horizon",
+        "5",
+    ]
     off = ["--logging.final_evaluation", "false", "--logging.final_video", "false"]
     done = subprocess.run(
-        [python, "-m", "maml_rl.train", "--env", "PointNavigation", "--output", "run", *sizes, *off],
+        [
+            python,
+            "-m",
+            "maml_rl.train",
+            "--env",
+            "PointNavigation",
+            "--output",
+            "run",
+            *sizes,
+            *off,
+        ],
         cwd=project,
         capture_output=True,
         text=True,

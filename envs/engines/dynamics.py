@@ -36,7 +36,10 @@ import numpy as np
 DynamicsSetting = Mapping[str, Any]
 """How the body varies between tasks: a distribution per parameter, see :func:`parse`."""
 
-_BLOCKED_ARMATURE, _BLOCKED_RATE = 1e4, 50.0  # rotor inertia (kg m²) and damping rate (1/s) of a blocked joint
+_BLOCKED_ARMATURE, _BLOCKED_RATE = (
+    1e4,
+    50.0,
+)  # rotor inertia (kg m²) and damping rate (1/s) of a blocked joint
 
 # A change of these, or of gravity, changes what MuJoCo derives from a model: inverse weights, subtree masses, ...
 _CONSTANT_INPUTS = frozenset(mujoco.MjModel._setconst_inputs) | {"opt.gravity"}
@@ -60,7 +63,11 @@ class Parameter:
             array = np.asarray(value)
         except ValueError:  # lists of different lengths
             return False
-        number = array.shape == () and array.dtype.kind in "iuf" and self.low <= float(array) <= self.high
+        number = (
+            array.shape == ()
+            and array.dtype.kind in "iuf"
+            and self.low <= float(array) <= self.high
+        )
         return bool(number) and (not self.is_whole or float(array).is_integer())
 
     def __str__(self) -> str:
@@ -113,14 +120,19 @@ def _geoms(model: mujoco.MjModel) -> tuple[str, list[tuple[int, list[int]]]]:
 
 
 def _damped_joints(model: mujoco.MjModel) -> tuple[str, list[tuple[int, list[int]]]]:
-    dofs = [(i, [int(dof) for dof in np.flatnonzero(model.dof_jntid == i)]) for i in range(model.njnt)]
+    dofs = [
+        (i, [int(dof) for dof in np.flatnonzero(model.dof_jntid == i)]) for i in range(model.njnt)
+    ]
     return "joint", [(i, rows) for i, rows in dofs if model.dof_damping[rows].any()]
 
 
 def _driven_joints(model: mujoco.MjModel) -> tuple[str, list[tuple[int, list[int]]]]:
     """Gymnasium's actuators have no names, so they go by the joint that they drive; one joint may have several."""
     driven = driven_joints(model)
-    return "joint", [(int(joint), list(np.flatnonzero(driven == joint))) for joint in np.unique(driven[driven >= 0])]
+    return "joint", [
+        (int(joint), list(np.flatnonzero(driven == joint)))
+        for joint in np.unique(driven[driven >= 0])
+    ]
 
 
 _ELEMENTS = {
@@ -187,7 +199,9 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         gravity = field("opt.gravity")
         size = tasks.get("gravity", np.linalg.norm(gravity, axis=1))
         slope = tasks.get("slope", np.zeros(num_sims))
-        gravity[:] = size[:, None] * np.stack([-np.sin(slope), np.zeros(num_sims), -np.cos(slope)], axis=1)
+        gravity[:] = size[:, None] * np.stack(
+            [-np.sin(slope), np.zeros(num_sims), -np.cos(slope)], axis=1
+        )
     for i, number in _chosen(tasks, "disabled_actuator"):
         field("actuator_gear")[i, number] = 0
     for i, number in _chosen(tasks, "disabled_joint"):
@@ -205,8 +219,14 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
 def disabled_geoms(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which geoms belong to something that simulation 0 has disabled, (ngeom,) bool: what a dead actuator moves, ..."""
     moved = _driven_bodies(model)
-    bodies = [moved[number] for name in ("disabled_actuator", "disabled_joint") for _, number in _chosen(tasks, name)]
-    bodies += [body for _, number in _chosen(tasks, "disabled_limb") for body in limbs(model)[number]]
+    bodies = [
+        moved[number]
+        for name in ("disabled_actuator", "disabled_joint")
+        for _, number in _chosen(tasks, name)
+    ]
+    bodies += [
+        body for _, number in _chosen(tasks, "disabled_limb") for body in limbs(model)[number]
+    ]
     return np.isin(model.geom_bodyid, bodies)
 
 
@@ -223,7 +243,11 @@ def needs_set_const(names: set[str]) -> bool:
 
 def model_field(model: mujoco.MjModel, name: str) -> np.ndarray:
     """A field of the model, or of its options where the name begins with ``opt.``, to read and to write."""
-    return getattr(model.opt, name.removeprefix("opt.")) if name.startswith("opt.") else getattr(model, name)
+    return (
+        getattr(model.opt, name.removeprefix("opt."))
+        if name.startswith("opt.")
+        else getattr(model, name)
+    )
 
 
 @dataclass(frozen=True)
@@ -264,12 +288,16 @@ def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str,
         ValueError: an unknown parameter (the closest match is named), or a distribution without meaning.
     """
     if not isinstance(setting, Mapping):
-        raise ValueError(f"dynamics is a mapping such as {{'body_mass': [0.5, 2.0]}}, got {setting!r}")
+        raise ValueError(
+            f"dynamics is a mapping such as {{'body_mass': [0.5, 2.0]}}, got {setting!r}"
+        )
     found: dict[str, Distribution] = {}
     for name in setting:
         if name not in known:
             raise ValueError(f"unknown dynamics {name!r}.{_hint(str(name), known)}")
-    for name in sorted(setting, key=lambda name: "/" in name):  # what is said of one element goes over `each`
+    for name in sorted(
+        setting, key=lambda name: "/" in name
+    ):  # what is said of one element goes over `each`
         found.pop(name, None)
         if setting[name] is not None:
             found |= _parse_one(name, setting[name], known)
@@ -299,16 +327,22 @@ def _parse_one(name: str, value: Any, known: Mapping[str, Parameter]) -> dict[st
     is_range = isinstance(value, Mapping) or not parameter.is_whole
     if is_range and (len(numbers) > 2 or numbers[0] > numbers[-1]):
         expected = "a list of choices" if parameter.is_whole else "a number"
-        raise ValueError(f"dynamics {name!r} must be {expected} or a range with low <= high, got {value!r}")
+        raise ValueError(
+            f"dynamics {name!r} must be {expected} or a range with low <= high, got {value!r}"
+        )
     if is_log and (parameter.is_whole or numbers[0] == 0):
         expected = "takes choices, and no log" if parameter.is_whole else "needs low > 0 where log"
         raise ValueError(f"dynamics {name!r} {expected}, got {value!r}")
     names = [key for key in known if key.startswith(f"{name}/")] if each else [name]
     if not names:
-        raise ValueError(f"dynamics {name!r} has no elements that could each have a value, got {value!r}")
+        raise ValueError(
+            f"dynamics {name!r} has no elements that could each have a value, got {value!r}"
+        )
     distribution = Distribution(numbers[0], numbers[-1], is_log)
     if parameter.is_whole:
-        choices = range(int(numbers[0]), int(numbers[1]) + 1) if isinstance(value, Mapping) else numbers
+        choices = (
+            range(int(numbers[0]), int(numbers[1]) + 1) if isinstance(value, Mapping) else numbers
+        )
         distribution = Distribution(choices=tuple(float(choice) for choice in choices))
     return dict.fromkeys(names, distribution)
 

@@ -14,10 +14,17 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from maml_envs.engines.dynamics import Parameter, disabled_geoms, model_field, model_fields, needs_set_const, parameters
+from maml_envs.engines.dynamics import (
+    Parameter,
+    disabled_geoms,
+    model_field,
+    model_fields,
+    needs_set_const,
+    parameters,
+)
+from maml_envs.engines.engine import Tasks
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.rendering import FreeCamera, MujocoPictures
-from maml_envs.family import Tasks
 from mujoco.batch import Batch, SimulationError
 
 STATE_FIELDS = ("qpos", "qvel")
@@ -75,7 +82,9 @@ def load_model(file: str) -> mujoco.MjModel:
     Gymnasium's files set the total mass by a compiler attribute that MuJoCo warns about on stderr; the function that it
     recommends in place of the attribute gives the same model, bit for bit.
     """
-    path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / file  # an absolute path stays itself
+    path = (
+        Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / file
+    )  # an absolute path stays itself
     spec = mujoco.MjSpec.from_file(str(path))
     total_mass = spec.compiler.settotalmass
     spec.compiler.settotalmass = -1
@@ -128,7 +137,9 @@ class MujocoBody:
         """
         unlimited = np.flatnonzero(np.logical_not(self.model.actuator_ctrllimited))
         if len(unlimited):
-            raise ValueError(f"actuators {unlimited.tolist()} of {self.model_file} have no control range (ctrlrange)")
+            raise ValueError(
+                f"actuators {unlimited.tolist()} of {self.model_file} have no control range (ctrlrange)"
+            )
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         return spaces.Box(low, high, dtype=np.float32)
 
@@ -148,7 +159,9 @@ class MujocoBody:
             return {"qpos": position, "qvel": scale * rng.standard_normal(self.model.nv)}
         return {"qpos": position, "qvel": rng.uniform(-scale, scale, self.model.nv)}
 
-    def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> MujocoBatchEngine:
+    def batch_engine(
+        self, num_sims: int, num_threads: int, derived: Sequence[str]
+    ) -> MujocoBatchEngine:
         """Many simulations on MuJoCo's thread pool."""
         return MujocoBatchEngine(self, num_sims, num_threads, derived)
 
@@ -200,7 +213,9 @@ class MujocoBatchEngine:
         derived: fields of ``DERIVED_FIELDS`` that ``state`` shall hold too.
     """
 
-    def __init__(self, body: MujocoBody, num_sims: int, num_threads: int, derived: Sequence[str] = ()) -> None:
+    def __init__(
+        self, body: MujocoBody, num_sims: int, num_threads: int, derived: Sequence[str] = ()
+    ) -> None:
         self.num_sims = num_sims
         self._model = body.model
         self.batch = Batch(body.model, num_sims, num_threads, persistent=bool(derived))
@@ -245,7 +260,9 @@ class MujocoBatchEngine:
         self._update(ids)
         warnings = self.batch.warning
         is_calm = np.count_nonzero(warnings) == 0
-        broken = np.zeros(self.num_sims, bool) if is_calm else warnings[:, _BREAKDOWNS, 1].any(axis=1)
+        broken = (
+            np.zeros(self.num_sims, bool) if is_calm else warnings[:, _BREAKDOWNS, 1].any(axis=1)
+        )
         if failed is not None:
             broken[failed] = True
         return broken
@@ -275,7 +292,11 @@ class MujocoSingleEngine:
     """One simulation on a plain ``MjData``; ``state`` holds views of it with a leading axis of length 1."""
 
     def __init__(
-        self, body: MujocoBody, derived: Sequence[str] = (), render_mode: str | None = None, **render_options: Any
+        self,
+        body: MujocoBody,
+        derived: Sequence[str] = (),
+        render_mode: str | None = None,
+        **render_options: Any,
     ) -> None:
         self.num_sims = 1
         self._nominal = body.model
@@ -299,7 +320,9 @@ class MujocoSingleEngine:
         """As the batch engine's."""
         fields = model_fields(self._nominal, dynamics)
         for name in self._varied | fields.keys():
-            model_field(self.model, name)[:] = fields[name][0] if name in fields else model_field(self._nominal, name)
+            model_field(self.model, name)[:] = (
+                fields[name][0] if name in fields else model_field(self._nominal, name)
+            )
         self._varied |= fields.keys()
         if needs_set_const(self._varied):
             mujoco.mj_setConst(self.model, mujoco.MjData(self.model))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from maml_envs.engines.dynamics import Parameter
+from maml_envs.engines.engine import Tasks
 from maml_envs.engines.markers import COLOUR, Arrow, Marker
-from maml_envs.family import Tasks
 
 _MARKER_COLOUR = tuple(round(255 * part) for part in COLOUR)
 _TRAIL_COLOUR, _POINT_COLOUR, _START_COLOUR = (150, 180, 220), (20, 80, 180), (120, 120, 120)
@@ -48,7 +48,9 @@ class PointBody:
         """Many points in one array; threads are not needed."""
         return PointEngine(self, num_sims)
 
-    def single_engine(self, derived: Sequence[str], render_mode: str | None, **render_options: Any) -> PointEngine:
+    def single_engine(
+        self, derived: Sequence[str], render_mode: str | None, **render_options: Any
+    ) -> PointEngine:
         """One point, drawn from above."""
         return PointEngine(self, 1, render_mode, **render_options)
 
@@ -57,7 +59,12 @@ class PointEngine:
     """``num_sims`` points: position ← position + action."""
 
     def __init__(
-        self, body: PointBody, num_sims: int, render_mode: str | None = None, width: int = 480, height: int = 480
+        self,
+        body: PointBody,
+        num_sims: int,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
     ) -> None:
         self.num_sims = num_sims
         self.state = {"position": np.zeros((num_sims, 2))}
@@ -93,8 +100,14 @@ class PointEngine:
 
         image = Image.new("RGB", self._size, "white")
         draw = ImageDraw.Draw(image)
-        reach = max((abs(part) + marker.radius for marker in markers for part in marker.centre[:2]), default=0.0)
-        scale, centre = min(self._size) / (2 * max(self._body.view, reach)), np.array(self._size) / 2
+        reach = max(
+            (abs(part) + marker.radius for marker in markers for part in marker.centre[:2]),
+            default=0.0,
+        )
+        scale, centre = (
+            min(self._size) / (2 * max(self._body.view, reach)),
+            np.array(self._size) / 2,
+        )
 
         def pixel(position: Any) -> tuple[float, float]:
             return centre[0] + scale * position[0], centre[1] - scale * position[1]

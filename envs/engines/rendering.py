@@ -48,8 +48,12 @@ def check_opengl() -> None:
     wanted = os.environ.get("MUJOCO_GL") or None  # an empty one says nothing, as to MuJoCo itself
     platform = os.environ.get("PYOPENGL_PLATFORM")
     problems = []
-    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    for backend in [wanted] if wanted is not None else [*(["glfw"] if screen else []), "egl", "osmesa"]:
+    screen = (
+        sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    for backend in (
+        [wanted] if wanted is not None else [*(["glfw"] if screen else []), "egl", "osmesa"]
+    ):
         try:
             importlib.import_module(f"mujoco.{backend}").GLContext(16, 16).free()
             os.environ["MUJOCO_GL"] = backend
@@ -92,7 +96,12 @@ class MujocoPictures:
     """
 
     def __init__(
-        self, model: mujoco.MjModel, data: mujoco.MjData, render_mode: str | None, free_camera: FreeCamera, options: Any
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        render_mode: str | None,
+        free_camera: FreeCamera,
+        options: Any,
     ) -> None:
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
@@ -103,16 +112,25 @@ class MujocoPictures:
         visual.offwidth = max(visual.offwidth, options["width"])
         visual.offheight = max(visual.offheight, options["height"])
         self._mode, self._model, self._data, self._camera = render_mode, model, data, free_camera
-        if "default_camera_config" in options:  # Gymnasium's environments and its renderer differ in the name
+        if (
+            "default_camera_config" in options
+        ):  # Gymnasium's environments and its renderer differ in the name
             options["default_cam_config"] = options.pop("default_camera_config")
-        uses_free_camera = options.get("camera_id", -1) == -1 and not {"camera_name", "default_cam_config"} & set(
-            options
-        )
+        uses_free_camera = options.get("camera_id", -1) == -1 and not {
+            "camera_name",
+            "default_cam_config",
+        } & set(options)
         if uses_free_camera:
             distance = model.stat.extent if free_camera.distance is None else free_camera.distance
             angles = {"elevation": free_camera.elevation, "azimuth": free_camera.azimuth}
-            options = {**options, "camera_id": -1, "default_cam_config": {"distance": distance, **angles}}
-        self._aims = uses_free_camera and render_mode != "human"  # in a window the user moves the camera
+            options = {
+                **options,
+                "camera_id": -1,
+                "default_cam_config": {"distance": distance, **angles},
+            }
+        self._aims = (
+            uses_free_camera and render_mode != "human"
+        )  # in a window the user moves the camera
         self._renderer = MujocoRenderer(model, data, **options)
 
     def draw(self, markers: Sequence[Marker]) -> Any:
@@ -131,7 +149,11 @@ class MujocoPictures:
     def _aim(self) -> Any:
         """The point that the free camera looks at, (3,), in m."""
         x, y = self._data.subtree_com[0, :2] if self._camera.follows else (0.0, 0.0)
-        return x, y, self._model.stat.center[2] if self._camera.height is None else self._camera.height
+        return (
+            x,
+            y,
+            self._model.stat.center[2] if self._camera.height is None else self._camera.height,
+        )
 
     def close(self) -> None:
         """Free the OpenGL context."""
@@ -146,7 +168,13 @@ def _marker_geom(marker: Marker) -> dict[str, Any]:
         mujoco.mju_quat2Mat(rotation, quaternion)
         size = np.array([marker.radius, marker.radius, _ARROW_SCALE * marker.length])
         kind, position = mujoco.mjtGeom.mjGEOM_ARROW, marker.tail
-        return {"type": kind, "size": size, "pos": np.array(position, float), "mat": rotation, "rgba": _MARKER_RGBA}
+        return {
+            "type": kind,
+            "size": size,
+            "pos": np.array(position, float),
+            "mat": rotation,
+            "rgba": _MARKER_RGBA,
+        }
     size = np.full(3, float(marker.radius))
     centre = np.array(marker.centre, float)
     return {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": size, "pos": centre, "rgba": _MARKER_RGBA}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Arrow, Marker, Sphere, Vector, heading
 from maml_envs.engines.mujoco import (
     POSITION_FIELDS,
@@ -18,7 +19,7 @@ from maml_envs.engines.mujoco import (
 )
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.task_distributions import Split, alternating_directions, uniform_in_disc
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 _ARROW_HEIGHT = 1.7  # m
 
@@ -157,7 +158,9 @@ class AntVel(Ant):
         """Goal velocities (num_tasks,), in m/s."""
         return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, costs and constant, each (num_sims,)."""
         velocity = self._velocity(before, after)[:, 0]
         return {
@@ -188,10 +191,15 @@ class AntDir(Ant):
         """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
         return {"direction": alternating_directions(rng, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Velocity in the wanted direction, costs and constant, each (num_sims,)."""
         velocity = self._velocity(before, after)[:, 0]
-        return {"reward_forward": task["direction"] * velocity, **self._common_terms(xp, after, action)}
+        return {
+            "reward_forward": task["direction"] * velocity,
+            **self._common_terms(xp, after, action),
+        }
 
     def markers(self, state: State, task: Task) -> list[Marker]:
         """The wanted direction, above the ant."""
@@ -220,7 +228,9 @@ class AntDir2D(Ant):
         """Angles (num_tasks,) between the wanted direction and the x-axis, in rad."""
         return {"direction_angle": rng.uniform(0, 2 * np.pi, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Velocity in the wanted direction, costs and constant, each (num_sims,)."""
         velocity, angle = self._velocity(before, after), task["direction_angle"]
         forward = velocity[:, 0] * xp.cos(angle) + velocity[:, 1] * xp.sin(angle)
@@ -261,7 +271,10 @@ class AntGoal(Ant):
     """Success is a torso this close to the goal at the episode's end (m); the reward does not know it."""
 
     task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_x": (-100.0, 100.0), "goal_y": (-100.0, 100.0)}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "goal_x": (-100.0, 100.0),
+        "goal_y": (-100.0, 100.0),
+    }
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal positions, each coordinate (num_tasks,), in m."""
@@ -272,7 +285,9 @@ class AntGoal(Ant):
             goals = rng.uniform(-radius, radius, (num_tasks, 2))
         return {"goal_x": goals[:, 0], "goal_y": goals[:, 1]}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Closeness to the goal, costs and constant, each (num_sims,)."""
         goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
         distance = abs(after["qpos"][:, :2] - goal).sum(-1)
@@ -309,9 +324,15 @@ class CrippledAnt(Ant):
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Numbers of the dead legs (num_tasks,)."""
-        return {"disabled_limb": rng.choice(np.arange(3.0) if self.split == "train" else np.array([3.0]), num_tasks)}
+        return {
+            "disabled_limb": rng.choice(
+                np.arange(3.0) if self.split == "train" else np.array([3.0]), num_tasks
+            )
+        }
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Forward velocity, costs and constant, each (num_sims,)."""
         velocity = self._velocity(before, after)[:, 0]
         return {"reward_forward": velocity, **self._common_terms(xp, after, action)}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Arrow, Marker, Vector
 from maml_envs.engines.mujoco import (
     POSITION_FIELDS,
@@ -18,7 +19,7 @@ from maml_envs.engines.mujoco import (
 )
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.task_distributions import Split, alternating_directions
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 _ARROW_HEIGHT = 1.5  # m
 
@@ -110,7 +111,9 @@ class HalfCheetahVel(HalfCheetah):
         """Goal velocities (num_tasks,), in m/s."""
         return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Distance from the goal velocity, and control cost, each (num_sims,)."""
         velocity = self._forward_velocity(before, after)
         return {
@@ -141,7 +144,9 @@ class HalfCheetahDir(HalfCheetah):
         """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
         return {"direction": alternating_directions(rng, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Velocity in the wanted direction, and control cost, each (num_sims,)."""
         return {
             "reward_forward": task["direction"] * self._forward_velocity(before, after),
@@ -176,7 +181,9 @@ class CrippledHalfCheetah(HalfCheetah):
         choices = np.arange(1.0, 6.0) if self.split == "train" else np.zeros(1)
         return {"disabled_actuator": rng.choice(choices, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Forward velocity, and control cost, each (num_sims,)."""
         return {
             "reward_forward": self._forward_velocity(before, after),

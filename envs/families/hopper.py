@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Arrow, Marker
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.task_distributions import random_parameters
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 _ARROW_HEIGHT = 1.9  # m
 
@@ -113,7 +114,9 @@ class HopperVel(Hopper):
         """Goal velocities (num_tasks,), in m/s."""
         return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, constant and control cost, each (num_sims,)."""
         velocity = self._forward_velocity(before, after)
         return {
@@ -123,7 +126,9 @@ class HopperVel(Hopper):
 
     def markers(self, state: State, task: Task) -> list[Marker]:
         """The way that the goal velocity covers in 0.5 s, above the hopper."""
-        return [Arrow((state["qpos"][0], 0.0, _ARROW_HEIGHT), (0.5 * task["goal_velocity"], 0.0, 0.0))]
+        return [
+            Arrow((state["qpos"][0], 0.0, _ARROW_HEIGHT), (0.5 * task["goal_velocity"], 0.0, 0.0))
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +151,9 @@ class HopperRandParams(Hopper):
         """No parameters beside those of the body."""
         return {}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Forward velocity, constant and control cost, each (num_sims,)."""
         return {
             "reward_forward": self._forward_velocity(before, after),

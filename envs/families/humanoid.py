@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Arrow, Marker, heading
 from maml_envs.engines.mujoco import ROOT_BODY, MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 _ARROW_HEIGHT = 2.1  # m
 _ROOT_DOFS = 6
@@ -63,7 +64,10 @@ class HumanoidDir:
     """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
 
     body: ClassVar[MujocoBody] = MujocoBody(
-        "humanoid.xml", frame_skip=5, camera_name=None, free_camera=FreeCamera(distance=5.0, height=1.0)
+        "humanoid.xml",
+        frame_skip=5,
+        camera_name=None,
+        free_camera=FreeCamera(distance=5.0, height=1.0),
     )
     max_episode_steps: ClassVar[int] = 200
     task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
@@ -76,8 +80,12 @@ class HumanoidDir:
     @property
     def derived_fields(self) -> tuple[str, ...]:
         """The centre of mass, and what the observation is asked to hold."""
-        body_quantities = ("cinert", "cvel", "qfrc_actuator") if self.observe_body_quantities else ()
-        contact_forces = ("cfrc_ext",) if self.observe_contact_forces or self.contact_cost_weight > 0 else ()
+        body_quantities = (
+            ("cinert", "cvel", "qfrc_actuator") if self.observe_body_quantities else ()
+        )
+        contact_forces = (
+            ("cfrc_ext",) if self.observe_contact_forces or self.contact_cost_weight > 0 else ()
+        )
         return ("subtree_com", *body_quantities, *contact_forces)
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
@@ -92,12 +100,18 @@ class HumanoidDir:
         """Positions without the root's x and y, velocities, and what else is asked for."""
         parts = [state["qpos"][:, 2:], state["qvel"]]
         if self.observe_body_quantities:
-            parts += [state["cinert"][:, 1:], state["cvel"][:, 1:], state["qfrc_actuator"][:, _ROOT_DOFS:]]
+            parts += [
+                state["cinert"][:, 1:],
+                state["cvel"][:, 1:],
+                state["qfrc_actuator"][:, _ROOT_DOFS:],
+            ]
         if self.observe_contact_forces:
             parts.append(state["cfrc_ext"][:, 1:])
         return xp.concat([part.reshape(len(part), -1) for part in parts], axis=-1)
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Velocity in the wanted direction, constant and costs, each (num_sims,)."""
         moved = after["subtree_com"][:, ROOT_BODY] - before["subtree_com"][:, ROOT_BODY]
         angle = task["direction_angle"]

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Marker, Sphere
 from maml_envs.engines.point import PointBody
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,10 @@ class Point:
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 100
     task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_x": (-100.0, 100.0), "goal_y": (-100.0, 100.0)}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "goal_x": (-100.0, 100.0),
+        "goal_y": (-100.0, 100.0),
+    }
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -71,7 +75,9 @@ class PointNavigation(Point):
         goals = rng.uniform(self.low, self.high, (num_tasks, 2))
         return {"goal_x": goals[:, 0], "goal_y": goals[:, 1]}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Distance to the goal, (num_sims,)."""
         return {"reward_distance": -xp.linalg.norm(self._offset(xp, after, task), axis=-1)}
 
@@ -109,10 +115,14 @@ class PointNavigationSparse(Point):
         angle = rng.uniform(0, np.pi, num_tasks)
         return {"goal_x": np.cos(angle), "goal_y": np.sin(angle)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Closeness to the goal where it is near, (num_sims,)."""
         distance = xp.linalg.norm(self._offset(xp, after, task), axis=-1)
-        return {"reward_near_goal": xp.where(distance <= self.goal_radius, 1 - distance, 0.0 * distance)}
+        return {
+            "reward_near_goal": xp.where(distance <= self.goal_radius, 1 - distance, 0.0 * distance)
+        }
 
     def success(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the point is where the reward is, (num_sims,)."""

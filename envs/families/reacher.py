@@ -8,14 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Marker, Sphere
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.task_distributions import uniform_in_disc
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 _LINKS = (0.1, 0.11)  # m, from joint to joint and from there to the fingertip
-_NUM_JOINTS = 2  # the model's other two positions are those of Gymnasium's target, which is not the task's
+_NUM_JOINTS = (
+    2  # the model's other two positions are those of Gymnasium's target, which is not the task's
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,10 @@ class ReacherGoal:
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 50
     task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_x": (-100.0, 100.0), "goal_y": (-100.0, 100.0)}
+    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "goal_x": (-100.0, 100.0),
+        "goal_y": (-100.0, 100.0),
+    }
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -79,9 +85,13 @@ class ReacherGoal:
     def observation(self, xp: Any, state: State) -> Array:
         """Cosines and sines of the joint angles, fingertip, and joint velocities, (num_sims, 8)."""
         angle, velocity = state["qpos"][:, :_NUM_JOINTS], state["qvel"][:, :_NUM_JOINTS]
-        return xp.concat([xp.cos(angle), xp.sin(angle), self._fingertip(xp, state), velocity], axis=-1)
+        return xp.concat(
+            [xp.cos(angle), xp.sin(angle), self._fingertip(xp, state), velocity], axis=-1
+        )
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Distance from the fingertip to the goal, and control cost, each (num_sims,)."""
         goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
         return {

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Arrow, Marker
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,9 @@ class SwimmerVel:
         """Positions without the root's x and y, and velocities, (num_sims, 8)."""
         return xp.concat([state["qpos"][:, 2:], state["qvel"]], axis=-1)
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Distance from the goal velocity, and control cost, each (num_sims,)."""
         velocity = (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.body.dt
         return {

@@ -27,4 +27,9 @@ def random_parameters() -> dict[str, dict[str, float | bool]]:
     """Factors on each body's mass and inertia, each geom's friction and each joint's damping (Rothfuss et al. 2019)."""
     wide = {"low": 1.5**-3, "high": 1.5**3, "log": True, "each": True}
     narrow = {**wide, "low": 1.3**-3, "high": 1.3**3}
-    return {"body_mass": dict(wide), "body_inertia": dict(wide), "geom_friction": dict(wide), "dof_damping": narrow}
+    return {
+        "body_mass": dict(wide),
+        "body_inertia": dict(wide),
+        "geom_friction": dict(wide),
+        "dof_damping": narrow,
+    }

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
+from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Arrow, Marker, Vector
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.task_distributions import alternating_directions, random_parameters
-from maml_envs.family import Array, State, Task, Tasks, check_settings
+from maml_envs.family import check_settings
 
 _ARROW_HEIGHT = 1.9  # m
 
@@ -108,7 +109,9 @@ class Walker2dVel(Walker2d):
         """Goal velocities (num_tasks,), in m/s."""
         return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, and control cost, each (num_sims,)."""
         velocity = self._forward_velocity(before, after)
         return {
@@ -142,7 +145,9 @@ class Walker2dDir(Walker2d):
         """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
         return {"direction": alternating_directions(rng, num_tasks)}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Velocity in the wanted direction, constant, and control cost, each (num_sims,)."""
         velocity = self._forward_velocity(before, after)
         return {
@@ -180,7 +185,9 @@ class Walker2dRandParams(Walker2d):
         """No parameters beside those of the body."""
         return {}
 
-    def reward_terms(self, xp: Any, before: State, after: State, action: Array, task: Tasks) -> Mapping[str, Array]:
+    def reward_terms(
+        self, xp: Any, before: State, after: State, action: Array, task: Tasks
+    ) -> Mapping[str, Array]:
         """Forward velocity, constant, and control cost, each (num_sims,)."""
         velocity = self._forward_velocity(before, after)
         return {

@@ -21,7 +21,9 @@ class ActionDelay:
         self._num_steps = num_steps.astype(int)
         self._in_force = np.zeros_like(self._num_steps)
         self._sims = np.arange(len(num_steps))
-        self._given = np.zeros((self._num_steps.max() + 1, len(num_steps), action_size))  # a ring over time
+        self._given = np.zeros(
+            (self._num_steps.max() + 1, len(num_steps), action_size)
+        )  # a ring over time
         self._now = 0
 
     def reset(self, ids: np.ndarray) -> None:

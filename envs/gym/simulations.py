@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from maml_envs.family import Engine, Task, TaskFamily, sample_tasks, stack_tasks, task_parameters, unstack_tasks
+from maml_envs.engines.engine import Engine, Task
+from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, task_parameters, unstack_tasks
 from maml_envs.gym.imperfections import ActionDelay, ObservationNoise
 
 
@@ -25,8 +26,12 @@ class Simulations:
         self.action_space = family.body.action_space
         low, high = self.action_space.low, self.action_space.high
         is_one_range = (low == low[0]).all() and (high == high[0]).all()
-        self._action_range = (low[0], high[0]) if is_one_range else (low, high)  # NumPy clips to numbers much faster
-        self.observation_space = spaces.Box(-np.inf, np.inf, (self._observation_size(),), np.float64)
+        self._action_range = (
+            (low[0], high[0]) if is_one_range else (low, high)
+        )  # NumPy clips to numbers much faster
+        self.observation_space = spaces.Box(
+            -np.inf, np.inf, (self._observation_size(),), np.float64
+        )
         self._tasks: dict[str, np.ndarray] | None = None
         self._delay: ActionDelay | None = None
         self._noise: ObservationNoise | None = None
@@ -55,10 +60,14 @@ class Simulations:
         results = {f"reward term {key!r}": term for key, term in terms.items()}
         for what, value in {**results, "terminated": family.terminated(np, state, tasks)}.items():
             if np.shape(value) != (num_sims,):
-                raise ValueError(f"{what} of {name} has shape {np.shape(value)}, expected {(num_sims,)}")
+                raise ValueError(
+                    f"{what} of {name} has shape {np.shape(value)}, expected {(num_sims,)}"
+                )
         shape = np.shape(family.observation(np, state))
         if len(shape) != 2 or shape[0] != num_sims:
-            raise ValueError(f"observation of {name} has shape {shape}, expected ({num_sims}, observation_size)")
+            raise ValueError(
+                f"observation of {name} has shape {shape}, expected ({num_sims}, observation_size)"
+            )
         return shape[1]
 
     @property
@@ -79,10 +88,14 @@ class Simulations:
         """
         self._tasks = stack_tasks(self.family, tasks)
         parameters = self.family.body.parameters
-        self.engine.set_dynamics({name: values for name, values in self._tasks.items() if name in parameters})
+        self.engine.set_dynamics(
+            {name: values for name, values in self._tasks.items() if name in parameters}
+        )
         delay, noise = self._tasks.get("action_delay"), self._tasks.get("observation_noise")
         self._delay = None if delay is None else ActionDelay(delay, self.action_space.shape[0])
-        self._noise = None if noise is None else ObservationNoise(noise, self.observation_space.shape[0])
+        self._noise = (
+            None if noise is None else ObservationNoise(noise, self.observation_space.shape[0])
+        )
 
     def reset(self, ids: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Start an episode in simulations ``ids``; returns the observations of all.
@@ -94,7 +107,9 @@ class Simulations:
         if self._tasks is None:
             self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in rngs])
         initial = [self.family.initial_state(rngs[i]) for i in ids]
-        self.engine.reset(ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]})
+        self.engine.reset(
+            ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]}
+        )
         if self._delay is not None:
             self._delay.reset(ids)
         if self._noise is not None:

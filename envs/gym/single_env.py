@@ -8,9 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from maml_envs.engines.engine import Task
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.mujoco import MujocoSingleEngine
-from maml_envs.family import HasMarkers, Task, TaskFamily, sample_tasks
+from maml_envs.family import HasMarkers, TaskFamily, sample_tasks
 from maml_envs.gym.simulations import Simulations
 
 
@@ -36,11 +37,19 @@ class FamilyEnv(gym.Env):
     observation_space: spaces.Box
     action_space: spaces.Box
 
-    def __init__(self, family: TaskFamily, render_mode: str | None = None, **render_options: Any) -> None:
+    def __init__(
+        self, family: TaskFamily, render_mode: str | None = None, **render_options: Any
+    ) -> None:
         self.family = family
         self.render_mode = render_mode
-        self.engine = family.body.single_engine(family.derived_fields, render_mode, **render_options)
-        modes = self.metadata["render_modes"] if isinstance(self.engine, MujocoSingleEngine) else ["rgb_array"]
+        self.engine = family.body.single_engine(
+            family.derived_fields, render_mode, **render_options
+        )
+        modes = (
+            self.metadata["render_modes"]
+            if isinstance(self.engine, MujocoSingleEngine)
+            else ["rgb_array"]
+        )
         self.metadata = {"render_modes": modes, "render_fps": max(1, round(1 / family.body.dt))}
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be one of {modes} or None, got {render_mode!r}")
@@ -94,8 +103,12 @@ class FamilyEnv(gym.Env):
         """Advance by one control step of ``action`` (action_size,), in actuator units, clipped to the action space."""
         action = np.asarray(action, np.float64)
         if action.shape != self.action_space.shape:
-            raise ValueError(f"expected an action of shape {self.action_space.shape}, got {action.shape}")
-        observation, terms, terminated, void = self._simulations.step(action[None], np.ones(1, bool))
+            raise ValueError(
+                f"expected an action of shape {self.action_space.shape}, got {action.shape}"
+            )
+        observation, terms, terminated, void = self._simulations.step(
+            action[None], np.ones(1, bool)
+        )
         info: dict[str, Any] = {name: float(term[0]) for name, term in terms.items()}
         reward = sum(info.values())
         info["void"] = bool(void[0])
@@ -109,7 +122,9 @@ class FamilyEnv(gym.Env):
     def render(self) -> Any:
         """Draw the scene as ``render_mode`` says; (height, width, 3) uint8 for ``"rgb_array"``."""
         if self.render_mode is None:
-            gym.logger.warn("render() needs a render_mode: gymnasium.make(id, render_mode='rgb_array')")
+            gym.logger.warn(
+                "render() needs a render_mode: gymnasium.make(id, render_mode='rgb_array')"
+            )
             return None
         return self.engine.render(self._markers())
 
@@ -117,7 +132,9 @@ class FamilyEnv(gym.Env):
         """What shows the task, computed from a copy of the state: drawing cannot touch the simulation."""
         if self.task is None or not isinstance(self.family, HasMarkers):
             return ()
-        return self.family.markers({name: values[0].copy() for name, values in self.engine.state.items()}, self.task)
+        return self.family.markers(
+            {name: values[0].copy() for name, values in self.engine.state.items()}, self.task
+        )
 
     def close(self) -> None:
         """Close the renderer."""

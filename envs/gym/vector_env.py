@@ -12,13 +12,16 @@ from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from maml_envs.family import Task, TaskFamily, sample_tasks
+from maml_envs.engines.engine import Task
+from maml_envs.family import TaskFamily, sample_tasks
 from maml_envs.gym.simulations import Simulations
 
 
 def available_cpus() -> int:
     """Number of processors that this process may use: its share, where ``torchrun`` started several on the machine."""
-    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, number // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -51,9 +54,13 @@ class FamilyVectorEnv(VectorEnv):
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.family = family
         self.num_envs = num_envs
-        self.max_episode_steps = family.max_episode_steps if max_episode_steps is None else max_episode_steps
+        self.max_episode_steps = (
+            family.max_episode_steps if max_episode_steps is None else max_episode_steps
+        )
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
-        self.engine = family.body.batch_engine(num_envs, num_threads or available_cpus(), family.derived_fields)
+        self.engine = family.body.batch_engine(
+            num_envs, num_threads or available_cpus(), family.derived_fields
+        )
         self._simulations = Simulations(family, self.engine)
         self.single_observation_space = self._simulations.observation_space
         self.single_action_space = self._simulations.action_space
@@ -77,7 +84,9 @@ class FamilyVectorEnv(VectorEnv):
             ValueError: not one task per sub-environment, or a task that is none of this family.
         """
         if len(tasks) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}")
+            raise ValueError(
+                f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}"
+            )
         self._simulations.set_tasks(list(tasks))
 
     @property
@@ -91,7 +100,10 @@ class FamilyVectorEnv(VectorEnv):
         return self._simulations.task_units
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes.
 
@@ -107,7 +119,9 @@ class FamilyVectorEnv(VectorEnv):
         self._seed_generators(seed)
         mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
-            raise ValueError(f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got {mask!r}")
+            raise ValueError(
+                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got {mask!r}"
+            )
         ids = np.flatnonzero(mask)
         if "tasks" in options:
             self.set_tasks(options["tasks"])
@@ -128,13 +142,18 @@ class FamilyVectorEnv(VectorEnv):
         else:
             return
         if len(seeds) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} seeds, one per sub-environment, got {len(seeds)}")
+            raise ValueError(
+                f"expected {self.num_envs} seeds, one per sub-environment, got {len(seeds)}"
+            )
         old: Sequence[np.random.Generator | None] = self._rngs or [None] * self.num_envs
         self._rngs = [
-            rng if s is None and rng is not None else seeding.np_random(s)[0] for s, rng in zip(seeds, old, strict=True)
+            rng if s is None and rng is not None else seeding.np_random(s)[0]
+            for s, rng in zip(seeds, old, strict=True)
         ]
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every unfinished simulation by one control step.
 
         Args:
@@ -147,7 +166,9 @@ class FamilyVectorEnv(VectorEnv):
         """
         actions = np.asarray(actions, np.float64)
         if actions.shape != self.action_space.shape:
-            raise ValueError(f"expected actions of shape {self.action_space.shape}, got {actions.shape}")
+            raise ValueError(
+                f"expected actions of shape {self.action_space.shape}, got {actions.shape}"
+            )
         live = ~(self._terminated | self._truncated)
         observation, terms, terminated, void = self._simulations.step(actions, live)
         self._num_steps += live

@@ -51,7 +51,10 @@ cube."""
 
 
 def make_policy(
-    config: PolicyConfig, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], seed: int
+    config: PolicyConfig,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    seed: int,
 ) -> MLPPolicy:
     """The policy that the settings describe, for these spaces, with the initial weights of ``seed``.
 
@@ -59,7 +62,9 @@ def make_policy(
         UserError: no policy exists for the spaces.
     """
     if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1):
-        raise UserError(f"observation space {observation_space} is not supported: expected a one-dimensional Box")
+        raise UserError(
+            f"observation space {observation_space} is not supported: expected a one-dimensional Box"
+        )
     num_entries = observation_space.shape[0]
     if num_entries > MOST_OBSERVATION_ENTRIES:
         raise UserError(
@@ -153,10 +158,14 @@ class MetaPolicy:
             )
         observation = np.asarray(observation)
         if observation.ndim not in (1, 2) or observation.shape[-1] != size:
-            raise UserError(f"expected observations of shape ({size},) or (N, {size}), got {observation.shape}")
+            raise UserError(
+                f"expected observations of shape ({size},) or (N, {size}), got {observation.shape}"
+            )
         batch = np.atleast_2d(observation)
         if not np.isfinite(batch).all():
-            raise UserError(f"the observation is not finite: {batch[~np.isfinite(batch).all(axis=1)][0]}")
+            raise UserError(
+                f"the observation is not finite: {batch[~np.isfinite(batch).all(axis=1)][0]}"
+            )
         seen = torch.from_numpy(batch).to(self.device, torch.float32)
         if self.normalizer is not None:
             seen = self.normalizer.normalize(seen)
@@ -178,7 +187,10 @@ class MetaPolicy:
         num_steps: int | None = None,
         num_episodes: int | None = None,
         seed: int = 0,
-        episodes: EpisodeLog | Mapping[str, Any] | Sequence[EpisodeLog | Mapping[str, Any]] | None = None,
+        episodes: EpisodeLog
+        | Mapping[str, Any]
+        | Sequence[EpisodeLog | Mapping[str, Any]]
+        | None = None,
     ) -> MetaPolicy:
         """Adapt by policy gradient to the task that an environment poses, or that episodes played elsewhere show.
 
@@ -203,15 +215,24 @@ class MetaPolicy:
             FloatingPointError: there is no valid episode to learn from, or the inner step is not finite.
         """
         if episodes is not None:
-            beside = {"env": env, "task": task, "num_steps": num_steps, "num_episodes": num_episodes}
+            beside = {
+                "env": env,
+                "task": task,
+                "num_steps": num_steps,
+                "num_episodes": num_episodes,
+            }
             given = [name for name, value in beside.items() if value is not None]
             if given:
                 raise UserError(
                     f"{', '.join(given)} cannot be given beside episodes, which say it: leave out one of them"
                 )
-            return self._adapted_to([episodes] if isinstance(episodes, (EpisodeLog, Mapping)) else episodes)
+            return self._adapted_to(
+                [episodes] if isinstance(episodes, (EpisodeLog, Mapping)) else episodes
+            )
         if isinstance(env, Mapping):
-            raise UserError(f"a task is given as task={dict(env)!r}; the first argument is an environment")
+            raise UserError(
+                f"a task is given as task={dict(env)!r}; the first argument is an environment"
+            )
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
         check_whole_numbers(1, num_episodes=num_episodes)
@@ -221,7 +242,15 @@ class MetaPolicy:
         threads = torch_threads(self.config.torch_threads)
         with threads, as_task_vector_env(env, self.config.env, *sizes, num_tasks=1) as envs:
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
-            collector = Collector(envs, self.policy, 1, num_episodes, self.config.horizon, self.action_map, self.device)
+            collector = Collector(
+                envs,
+                self.policy,
+                1,
+                num_episodes,
+                self.config.horizon,
+                self.action_map,
+                self.device,
+            )
             _, stacks, failures = collect_through_adaptation(
                 collector,
                 self.theta,
@@ -241,11 +270,15 @@ class MetaPolicy:
         """One inner step on each log."""
         self.check_plain_actions()
         if not isinstance(logs, Sequence) or len(logs) == 0:
-            raise UserError(f"episodes must be one log, or a sequence of one for each inner step; got {logs!r:.100}")
+            raise UserError(
+                f"episodes must be one log, or a sequence of one for each inner step; got {logs!r:.100}"
+            )
         stack: Params = with_context(self.policy, make_stack(self.theta, 1))
         failures = Failures([{}], 0)
         for k, log in enumerate(logs):
-            played = to_episodes(EpisodeLog.of(log), self.policy, stack, self.normalizer, self.action_map)
+            played = to_episodes(
+                EpisodeLog.of(log), self.policy, stack, self.normalizer, self.action_map
+            )
             step = self.num_adaptation_steps + k
             support = usable(played, self.config.baseline, step, failures)
             stack = contained_step(self.policy, stack, support, self.config.inner, step, failures)
@@ -255,7 +288,9 @@ class MetaPolicy:
     def _with(self, stack: Params, num_steps: int) -> MetaPolicy:
         """This policy ``num_steps`` inner steps later, with the parameters (1, ...) that they lead to."""
         theta_prime = {name: value[0] for name, value in stack.items()}
-        return dataclasses.replace(self, theta=theta_prime, num_adaptation_steps=self.num_adaptation_steps + num_steps)
+        return dataclasses.replace(
+            self, theta=theta_prime, num_adaptation_steps=self.num_adaptation_steps + num_steps
+        )
 
     @property
     def plain_network(self) -> PlainNetwork:
@@ -329,7 +364,9 @@ class MetaPolicy:
                 seed=settings.get("seed"),
             )
         elif task is not None or num_envs != 1:
-            raise UserError("task and num_envs are for an environment that is made here: leave them out, or env")
+            raise UserError(
+                "task and num_envs are for an environment that is made here: leave them out, or env"
+            )
         env = as_sb3_env(env)
         self.check_spaces(env.observation_space, env.action_space)
         return model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
@@ -372,9 +409,13 @@ class MetaPolicy:
             UserError: the spaces differ; both pairs are named.
         """
         pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
-        is_other = any(one.shape != other.shape or type(one) is not type(other) for one, other in pairs)
+        is_other = any(
+            one.shape != other.shape or type(one) is not type(other) for one, other in pairs
+        )
         if is_other or not _same_actions(action_space, self.action_space):
-            told = ": it is told the task (env.observe_task)" if self.config.env.observe_task else ""
+            told = (
+                ": it is told the task (env.observe_task)" if self.config.env.observe_task else ""
+            )
             raise UserError(
                 f"{given} has observations {observation_space} and actions {action_space}; "
                 f"{own} expects {self.observation_space} and {self.action_space}{told}"
@@ -407,12 +448,16 @@ def _same_actions(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
     return one == other
 
 
-def policy_tensors(theta: Params, normalizer: ObservationNormalizer | None) -> dict[str, dict[str, Tensor]]:
+def policy_tensors(
+    theta: Params, normalizer: ObservationNormalizer | None
+) -> dict[str, dict[str, Tensor]]:
     """Groups of tensors for a checkpoint."""
     return {"theta": dict(theta), "normalizer": {} if normalizer is None else normalizer._asdict()}
 
 
-def check_parameters(policy: MLPPolicy, inner: InnerConfig, theta: Params, source: Path) -> list[str]:
+def check_parameters(
+    policy: MLPPolicy, inner: InnerConfig, theta: Params, source: Path
+) -> list[str]:
     """Refuse parameters that do not fit the policy.
 
     Returns:
@@ -427,7 +472,9 @@ def check_parameters(policy: MLPPolicy, inner: InnerConfig, theta: Params, sourc
     expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in fitting.items()}
     got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in theta.items()}
     if expected != got:
-        differing = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
+        differing = sorted(
+            name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name)
+        )
         name = differing[0]
         raise UserError(
             f"the parameters in {source} do not fit the policy: {name} is {got.get(name, 'missing')}, expected "
@@ -450,14 +497,18 @@ def policy_state(
     _check_finite(ordered, path)
     if not config.policy.normalize_observations:
         return ordered, None
-    empty = ObservationNormalizer.empty(policy.observation_size, next(iter(ordered.values())).device)
+    empty = ObservationNormalizer.empty(
+        policy.observation_size, next(iter(ordered.values())).device
+    )
     tensors = checkpoint.tensors.get("normalizer", {})
     expected = {name: (value.shape, value.dtype) for name, value in empty._asdict().items()}
     if {name: (value.shape, value.dtype) for name, value in tensors.items()} != expected:
         raise UserError(f"checkpoint {path} is damaged: its normalizer must hold {expected}")
     _check_finite(tensors, path)
     if any((tensors[name] < 0).any() for name in ("num_states", "squares")):
-        raise UserError(f"checkpoint {path} is damaged: its normalizer has negative counts or squares")
+        raise UserError(
+            f"checkpoint {path} is damaged: its normalizer has negative counts or squares"
+        )
     return ordered, ObservationNormalizer(**tensors)
 
 
@@ -484,7 +535,11 @@ def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
         observation_space, action_space = env.single_observation_space, env.single_action_space
     policy = make_policy(config.policy, observation_space, action_space, config.seed)
     theta, normalizer = policy_state(checkpoint, policy, config, path)
-    steps = checkpoint.counter("num_adaptation_steps", path) if "num_adaptation_steps" in checkpoint.values else 0
+    steps = (
+        checkpoint.counter("num_adaptation_steps", path)
+        if "num_adaptation_steps" in checkpoint.values
+        else 0
+    )
     iterations = checkpoint.counter("iteration", path) or None  # MetaPolicy.save begins at 0 again
     spaces = observation_space, action_space
     return MetaPolicy(policy, theta, normalizer, *spaces, config, steps, iterations)

@@ -75,10 +75,14 @@ class EpisodeLog:
             raise UserError(
                 f"episodes must be a mapping or EpisodeLog of {', '.join(names)}; got {type(given).__name__}"
             )
-        wrong = [str(key) for key in given if key not in names] or [name for name in names[:3] if name not in given]
+        wrong = [str(key) for key in given if key not in names] or [
+            name for name in names[:3] if name not in given
+        ]
         if wrong:
             kind = "unknown" if wrong[0] not in names else "missing"
-            raise UserError(f"episodes have {kind} {', '.join(wrong)}; valid are {', '.join(names)}")
+            raise UserError(
+                f"episodes have {kind} {', '.join(wrong)}; valid are {', '.join(names)}"
+            )
         return cls(**given)
 
 
@@ -147,7 +151,9 @@ def _ends(log: EpisodeLog) -> np.ndarray:
     shapes = {values.shape for values in given.values()}
     for name, values in given.items():
         if values.ndim != 1 or len(shapes) > 1 or values.dtype != bool:
-            raise UserError(f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} {values.dtype}")
+            raise UserError(
+                f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} {values.dtype}"
+            )
     return np.logical_or.reduce(list(given.values()))
 
 
@@ -167,7 +173,9 @@ def _numbers(given: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if values.shape != shape:
         raise UserError(f"{name} of episodes must have shape {shape}, got {values.shape}")
     if not np.isfinite(values).all():
-        raise UserError(f"{name} of episodes are not finite at step {int(np.argwhere(~np.isfinite(values))[0][0])}")
+        raise UserError(
+            f"{name} of episodes are not finite at step {int(np.argwhere(~np.isfinite(values))[0][0])}"
+        )
     return values
 
 
@@ -186,7 +194,9 @@ def _outputs(given: Any, size: int, action_map: ActionMap) -> Tensor:
         wrong = ((choices < low - slack) | (choices > high + slack)).any(-1)
     if wrong.any():
         step = int(wrong.argmax())
-        raise UserError(f"the action of step {step} of episodes, {choices[step]}, is none of {space}")
+        raise UserError(
+            f"the action of step {step} of episodes, {choices[step]}, is none of {space}"
+        )
     actions = torch.from_numpy(choices)
     if isinstance(space, spaces.Discrete):
         return actions

@@ -107,13 +107,17 @@ def ppo_learning_curve(
         envs, episodes = (TaskVecEnv(env, normalize_actions=True) for env in (training, evaluation))
         model = _new_ppo(envs, settings, seed)
         callback = _Progress(progress)
-        curve = LearningCurve([0], [_mean_return(model, episodes, streams.reset_seed(0, num_episodes))])
+        curve = LearningCurve(
+            [0], [_mean_return(model, episodes, streams.reset_seed(0, num_episodes))]
+        )
         for point in range(1, num_points + 1):
             missing = num_env_steps * point // num_points - model.num_timesteps
             if missing > 0:
                 model.learn(missing, callback, reset_num_timesteps=False)
                 curve.num_env_steps.append(model.num_timesteps)
-                curve.returns.append(_mean_return(model, episodes, streams.reset_seed(point, num_episodes)))
+                curve.returns.append(
+                    _mean_return(model, episodes, streams.reset_seed(point, num_episodes))
+                )
     return curve
 
 
@@ -137,7 +141,9 @@ def _new_ppo(envs: TaskVecEnv, settings: PPOSettings, seed: int) -> PPO:
     _check_bounded(envs.action_space)
     options = asdict(settings)
     del options["num_envs"]
-    seed_32 = int(np.random.SeedSequence(seed).generate_state(1)[0])  # the largest that its generators take
+    seed_32 = int(
+        np.random.SeedSequence(seed).generate_state(1)[0]
+    )  # the largest that its generators take
     model = PPO("MlpPolicy", envs, seed=seed_32, device="cpu", **options)
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
@@ -145,14 +151,20 @@ def _new_ppo(envs: TaskVecEnv, settings: PPOSettings, seed: int) -> PPO:
 
 def _check_bounded(space: spaces.Space[Any]) -> None:
     if isinstance(space, spaces.Box) and not has_two_bounds(space).all():
-        raise UserError(f"Stable-Baselines3's PPO and A2C need actions that are bounded, got {space}")
+        raise UserError(
+            f"Stable-Baselines3's PPO and A2C need actions that are bounded, got {space}"
+        )
 
 
 def _mean_return(model: PPO, envs: TaskVecEnv, seed: int) -> float:
     """Mean undiscounted return of one stochastic episode in every sub-environment, without those that broke down."""
     envs.seed(seed)
     observation: Any = envs.reset()
-    total, void, live = np.zeros(envs.num_envs), np.zeros(envs.num_envs, bool), np.ones(envs.num_envs, bool)
+    total, void, live = (
+        np.zeros(envs.num_envs),
+        np.zeros(envs.num_envs, bool),
+        np.ones(envs.num_envs, bool),
+    )
     while live.any():
         actions, _ = model.predict(observation)
         observation, reward, ended, infos = envs.step(actions)

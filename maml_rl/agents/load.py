@@ -25,7 +25,9 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
         UserError: no such run, no checkpoint, or one that does not fit.
     """
     if not isinstance(run, (str, os.PathLike)):
-        raise UserError(f"a run is given by its folder, or by a name of maml_rl.pretrained_names(); got {run!r:.100}")
+        raise UserError(
+            f"a run is given by its folder, or by a name of maml_rl.pretrained_names(); got {run!r:.100}"
+        )
     return load_run(Path(run), resolve_device(device))
 
 

@@ -75,16 +75,24 @@ class TaskVecEnv(VecEnv):
         Raises:
             FloatingPointError: an observation or reward is not finite.
         """
-        observation, reward, terminated, truncated, info = self.env.step(self._action_map(self._actions))
+        observation, reward, terminated, truncated, info = self.env.step(
+            self._action_map(self._actions)
+        )
         void = np.broadcast_to(info.get("void", False), (self.num_envs,))
         observation = self._observations(np.where(void[:, None], self._observation, observation))
         reward = _finite(np.where(void, 0.0, reward), "reward")
         ended = terminated | truncated | void
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ended.any():
-            terms = {name: value for name, value in info.items() if np.shape(value)[:1] == (self.num_envs,)}
+            terms = {
+                name: value
+                for name, value in info.items()
+                if np.shape(value)[:1] == (self.num_envs,)
+            }
             for i in np.flatnonzero(ended):
-                infos[i] = {name: value[i] for name, value in terms.items() if not name.startswith("_")}
+                infos[i] = {
+                    name: value[i] for name, value in terms.items() if not name.startswith("_")
+                }
                 infos[i]["terminal_observation"] = observation[i].copy()
                 infos[i]["TimeLimit.truncated"] = bool(void[i] or not terminated[i])
             started, _ = self.env.reset(options={"reset_mask": ended})
@@ -107,11 +115,17 @@ class TaskVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> NoReturn:
         """Refused: sub-environments have no attributes of their own."""
-        raise NotImplementedError(f"cannot set {attr_name!r}: sub-environments of a batch have no attributes; use env")
+        raise NotImplementedError(
+            f"cannot set {attr_name!r}: sub-environments of a batch have no attributes; use env"
+        )
 
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> NoReturn:
+    def env_method(
+        self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any
+    ) -> NoReturn:
         """Refused: sub-environments have no methods of their own."""
-        raise NotImplementedError(f"cannot call {method_name!r}: sub-environments of a batch have no methods; use env")
+        raise NotImplementedError(
+            f"cannot call {method_name!r}: sub-environments of a batch have no methods; use env"
+        )
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """False for each: sub-environments of a batch have no wrappers."""
@@ -120,12 +134,20 @@ class TaskVecEnv(VecEnv):
 
 def _finite(values: np.ndarray, what: str) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise FloatingPointError(f"{what} of sub-environment {np.argwhere(~np.isfinite(values))[0][0]} is not finite")
+        raise FloatingPointError(
+            f"{what} of sub-environment {np.argwhere(~np.isfinite(values))[0][0]} is not finite"
+        )
     return values
 
 
 def make_vec_env(
-    name: str | None, config: EnvConfig, horizon: int, *, num_envs: int, task: Task | None, seed: int | None
+    name: str | None,
+    config: EnvConfig,
+    horizon: int,
+    *,
+    num_envs: int,
+    task: Task | None,
+    seed: int | None,
 ) -> VecEnv:
     """Simulations side by side, whose episodes Stable-Baselines3 logs.
 
@@ -143,7 +165,9 @@ def make_vec_env(
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1, got {num_envs}")
     same = name is None or resolve_env_id(name) == resolve_env_id(config.name)
-    env = make_task_vector_env(config if same or name is None else EnvConfig(name=name), num_envs, horizon)
+    env = make_task_vector_env(
+        config if same or name is None else EnvConfig(name=name), num_envs, horizon
+    )
     env.np_random = np.random.default_rng(seed)
     env.set_tasks(list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs)
     return VecMonitor(TaskVecEnv(env))

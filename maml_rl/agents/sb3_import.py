@@ -37,7 +37,10 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaP
     """
     network = network_of(model)
     given = settings.get("policy", {})
-    own = {"hidden_sizes": [len(bias) for _, bias in network.layers[:-1]], "nonlinearity": network.nonlinearity}
+    own = {
+        "hidden_sizes": [len(bias) for _, bias in network.layers[:-1]],
+        "nonlinearity": network.nonlinearity,
+    }
     if isinstance(given, Mapping) and given.keys() & own:
         raise UserError(f"policy.{sorted(given.keys() & own)[0]} is the model's: leave it out")
     config = load_config(env=env, **merged(settings, {"policy": own}))
@@ -49,5 +52,9 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaP
         normalizer = ObservationNormalizer.empty(module.observation_size, torch.device("cpu"))
     policy = MetaPolicy(module, initial_theta(module, config.inner), normalizer, *spaces, config)
     policy.check_plain_actions()
-    policy.check_spaces(model.observation_space, model.action_space, "the model", f"environment {config.env.name!r}")
-    return dataclasses.replace(policy, theta={**policy.theta, **unfolded(network, module, policy.action_map)})
+    policy.check_spaces(
+        model.observation_space, model.action_space, "the model", f"environment {config.env.name!r}"
+    )
+    return dataclasses.replace(
+        policy, theta={**policy.theta, **unfolded(network, module, policy.action_map)}
+    )

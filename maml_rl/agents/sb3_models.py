@@ -39,11 +39,16 @@ def model_of(
     chosen = _ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else algorithm
     if chosen is None or chosen not in _ALGORITHMS.values():
         name = getattr(algorithm, "__name__", algorithm)
-        raise UserError(f"algorithm {name} is not supported: a meta-policy can become the actor of PPO or A2C")
+        raise UserError(
+            f"algorithm {name} is not supported: a meta-policy can become the actor of PPO or A2C"
+        )
     _check_bounded(env.action_space)
     _check_settings(chosen, settings)
     hidden = [len(bias) for _, bias in network.layers[:-1]]
-    policy_kwargs = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.nonlinearity]}
+    policy_kwargs = {
+        "net_arch": {"pi": hidden, "vf": hidden},
+        "activation_fn": ACTIVATIONS[network.nonlinearity],
+    }
     model = chosen("MlpPolicy", env, policy_kwargs=policy_kwargs, **settings)
     with torch.no_grad():
         for linear, (weight, bias) in zip(_actor_layers(model.policy), network.layers, strict=True):
@@ -58,11 +63,17 @@ def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None
     refused = [name for name in settings if name in _SAID_BY_THE_ACTOR]
     if refused:
         raise UserError(f"{', '.join(refused)}: the meta-policy says what the actor is")
-    valid = [name for name in inspect.signature(algorithm).parameters if name not in ("env", *_SAID_BY_THE_ACTOR)]
+    valid = [
+        name
+        for name in inspect.signature(algorithm).parameters
+        if name not in ("env", *_SAID_BY_THE_ACTOR)
+    ]
     for name in settings:
         if name not in valid:
             hint = did_you_mean(name, valid, "'")
-            raise UserError(f"{algorithm.__name__} has no setting {name!r}.{hint} Valid are {', '.join(valid)}")
+            raise UserError(
+                f"{algorithm.__name__} has no setting {name!r}.{hint} Valid are {', '.join(valid)}"
+            )
 
 
 def network_of(model: object) -> PlainNetwork:
@@ -77,17 +88,23 @@ def network_of(model: object) -> PlainNetwork:
     normalized = model.get_vec_normalize_env()  # type: ignore[attr-defined]
     names = {activation: name for name, activation in ACTIVATIONS.items()}
     obstacles = {
-        f"its policy is a {type(policy).__name__}, not an MlpPolicy": type(policy) is not ActorCriticPolicy,
+        f"its policy is a {type(policy).__name__}, not an MlpPolicy": type(policy)
+        is not ActorCriticPolicy,
         "its exploration depends on the state (use_sde)": policy.use_sde,
-        f"its features come from a {type(policy.features_extractor).__name__}": type(policy.features_extractor)
+        f"its features come from a {type(policy.features_extractor).__name__}": type(
+            policy.features_extractor
+        )
         is not FlattenExtractor,
         f"its activation {policy.activation_fn} is none of {', '.join(names.values())}": policy.activation_fn
         not in names,
-        "its observations are normalised by VecNormalize": normalized is not None and normalized.norm_obs,
+        "its observations are normalised by VecNormalize": normalized is not None
+        and normalized.norm_obs,
     }
     for obstacle, applies in obstacles.items():
         if applies:
-            raise UserError(f"this {type(model).__name__} model cannot become a meta-policy: {obstacle}")
+            raise UserError(
+                f"this {type(model).__name__} model cannot become a meta-policy: {obstacle}"
+            )
     return PlainNetwork(
         layers=tuple(
             (linear.weight.detach().cpu().T.clone(), linear.bias.detach().cpu().clone())
@@ -99,4 +116,8 @@ def network_of(model: object) -> PlainNetwork:
 
 
 def _actor_layers(policy: Any) -> list[nn.Linear]:
-    return [layer for layer in [*policy.mlp_extractor.policy_net, policy.action_net] if isinstance(layer, nn.Linear)]
+    return [
+        layer
+        for layer in [*policy.mlp_extractor.policy_net, policy.action_net]
+        if isinstance(layer, nn.Linear)
+    ]

@@ -84,7 +84,11 @@ class Entry:
     @property
     def name(self) -> str:
         """The label, and how many runs there are where there are several."""
-        return self.label if len(self.evaluations) == 1 else f"{self.label} ({len(self.evaluations)} runs)"
+        return (
+            self.label
+            if len(self.evaluations) == 1
+            else f"{self.label} ({len(self.evaluations)} runs)"
+        )
 
     @property
     def task_returns(self) -> np.ndarray:
@@ -94,7 +98,9 @@ class Entry:
     @property
     def success(self) -> np.ndarray:
         """Share of episodes that ended in success, (K + 1,); NaN where the environment does not tell."""
-        return mean_of_valid(np.stack([evaluation.task_success for evaluation in self.evaluations]), (0, 2))
+        return mean_of_valid(
+            np.stack([evaluation.task_success for evaluation in self.evaluations]), (0, 2)
+        )
 
     @property
     def num_failed_tasks(self) -> int:
@@ -178,15 +184,28 @@ class Scratch:
         """
         try:
             curves = read_json(path, LONGEST_TABLE)["tasks"]
-            found = [(list(tasks).index(curve["task"]), curve) for curve in curves if curve["task"] in tasks]
+            found = [
+                (list(tasks).index(curve["task"]), curve)
+                for curve in curves
+                if curve["task"] in tasks
+            ]
             steps = np.array([curve["num_env_steps"] for _, curve in found], float)
             returns = np.array([curve["returns"] for _, curve in found], float)
-            if found and not (steps.ndim == 2 and steps.shape == returns.shape and steps.size and (steps >= 0).all()):
-                raise ValueError(f"num_env_steps {steps.shape} and returns {returns.shape} are no learning curves")
+            if found and not (
+                steps.ndim == 2
+                and steps.shape == returns.shape
+                and steps.size
+                and (steps >= 0).all()
+            ):
+                raise ValueError(
+                    f"num_env_steps {steps.shape} and returns {returns.shape} are no learning curves"
+                )
             if not (np.isfinite(steps).all() and np.isfinite(returns).all()):
                 raise ValueError("a learning curve is not finite")
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"{path} cannot be read ({error!r}): delete it and train the baseline anew") from error
+            raise UserError(
+                f"{path} cannot be read ({error!r}): delete it and train the baseline anew"
+            ) from error
         if not found:
             return None
         return cls("PPO from scratch", path, tuple(i for i, _ in found), steps[0], returns)
@@ -217,7 +236,11 @@ class Comparison:
     @property
     def kind_of_tasks(self) -> str:
         """Whether they are fresh, or given."""
-        return "given" if self.entries[0].evaluations[0].description.get("tasks_are_given") else "fresh"
+        return (
+            "given"
+            if self.entries[0].evaluations[0].description.get("tasks_are_given")
+            else "fresh"
+        )
 
     @property
     def main(self) -> list[Entry]:
@@ -263,8 +286,12 @@ class Comparison:
         if self.scratch is not None:
             learned = self.scratch_rows()
             width = max(len(name) for name, _, _ in learned)
-            lines += [f"on {len(self.scratch.tasks)} of these tasks, return after so many control steps in each:"]
-            lines += [f"{name:>{width}}  {steps:>9,}  {value:.1f}" for name, steps, value in learned]
+            lines += [
+                f"on {len(self.scratch.tasks)} of these tasks, return after so many control steps in each:"
+            ]
+            lines += [
+                f"{name:>{width}}  {steps:>9,}  {value:.1f}" for name, steps, value in learned
+            ]
         return "\n".join(lines).rstrip()
 
     def scratch_rows(self) -> list[tuple[str, int, float]]:
@@ -277,7 +304,9 @@ class Comparison:
             found.append((entry.name, used, float(mean_of_valid(entry.task_returns[k, tasks], 0))))
         points = range(0, len(scratch.num_env_steps), max(1, (len(scratch.num_env_steps) - 1) // 5))
         returns = scratch.returns.mean(axis=0)
-        return found + [(scratch.label, int(scratch.num_env_steps[p]), float(returns[p])) for p in points]
+        return found + [
+            (scratch.label, int(scratch.num_env_steps[p]), float(returns[p])) for p in points
+        ]
 
 
 def run_notes(entries: Sequence[Entry]) -> list[str]:
@@ -358,15 +387,29 @@ def compare(
             env = condition.env_of(subject.policy)
             if condition.swept and env.observe_task:
                 continue
-            sizes = {"num_tasks": num_tasks, "num_episodes": num_episodes, "num_steps": subject.num_steps, "seed": seed}
+            sizes = {
+                "num_tasks": num_tasks,
+                "num_episodes": num_episodes,
+                "num_steps": subject.num_steps,
+                "seed": seed,
+            }
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
-            found[subject.label].append(_evaluated(subject.policy, env, sizes, tasks, unfinished, condition.fixed))
+            found[subject.label].append(
+                _evaluated(subject.policy, env, sizes, tasks, unfinished, condition.fixed)
+            )
             progress(f"{subject.label}{' at ' if swept else ''}{swept}")
         evaluations = [evaluation for several in found.values() for evaluation in several]
         if any(list(evaluation.tasks) != list(evaluations[0].tasks) for evaluation in evaluations):
-            raise UserError("the runs draw different tasks: compare runs of one environment with the same settings")
+            raise UserError(
+                "the runs draw different tasks: compare runs of one environment with the same settings"
+            )
         entries += [
-            Entry(label, tuple(s.source for s in subjects if s.label == label), tuple(several), condition.swept)
+            Entry(
+                label,
+                tuple(s.source for s in subjects if s.label == label),
+                tuple(several),
+                condition.swept,
+            )
             for label, several in found.items()
             if several
         ]
@@ -382,25 +425,41 @@ def _evaluated(
     fixed: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """An evaluation, read from ``unfinished`` if it was made there already."""
-    drawn = dict(sizes) if tasks is None else {name: size for name, size in sizes.items() if name != "num_tasks"}
+    drawn = (
+        dict(sizes)
+        if tasks is None
+        else {name: size for name, size in sizes.items() if name != "num_tasks"}
+    )
     if unfinished is None:
         return evaluate(policy, env=env, tasks=tasks, fixed=fixed, **drawn)
     digest = hashlib.sha256()
     for name, value in sorted(policy.theta.items()):
-        digest.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
+        digest.update(
+            f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes()
+        )
     for value in policy.normalizer or ():
         digest.update(value.cpu().contiguous().numpy().tobytes())
     inner = dataclasses.asdict(policy.config.inner)
     baseline = dataclasses.asdict(policy.config.baseline)
     given = None if tasks is None else [plain_task(task, env.name) for task in tasks]
-    settings = [dataclasses.asdict(env), dict(sizes), given, dict(fixed or {}), inner, baseline, policy.config.horizon]
+    settings = [
+        dataclasses.asdict(env),
+        dict(sizes),
+        given,
+        dict(fixed or {}),
+        inner,
+        baseline,
+        policy.config.horizon,
+    ]
     digest.update(json.dumps(settings).encode())
     path = unfinished / f"{digest.hexdigest()}.json"
     if path.exists():
         try:
             return _evaluation_of(read_json(path, LONGEST_TABLE), policy, env, sizes)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"{path} of an interrupted evaluation is damaged ({error}): delete it") from error
+            raise UserError(
+                f"{path} of an interrupted evaluation is damaged ({error}): delete it"
+            ) from error
     result = evaluate(policy, env=env, tasks=tasks, fixed=fixed, **drawn)
     values = {
         "tasks": [dict(task) for task in result.tasks],
@@ -414,7 +473,9 @@ def _evaluated(
     return result
 
 
-def _evaluation_of(values: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]) -> Evaluation:
+def _evaluation_of(
+    values: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]
+) -> Evaluation:
     """An evaluation from what its file holds.
 
     Raises:
@@ -426,7 +487,10 @@ def _evaluation_of(values: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mappi
         raise ValueError(f"tasks must be {sizes['num_tasks']} mappings")
     shape = (sizes["num_steps"] + 1, sizes["num_tasks"], sizes["num_episodes"])
     with np.errstate(over="ignore"):  # told below
-        arrays = {name: np.array(values[name], float).astype(np.float32) for name in ("returns", "success")}
+        arrays = {
+            name: np.array(values[name], float).astype(np.float32)
+            for name in ("returns", "success")
+        }
     for name, array in arrays.items():
         if array.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {array.shape}")

@@ -81,17 +81,31 @@ class Evaluation:
         success = mean_of_valid(self.task_success, 1)
         for k, (mean, interval) in enumerate(zip(self.mean, self.interval, strict=True)):
             spread = np.nanstd(self.task_returns[k])
-            rows.append([str(k), f"{mean:.1f}", written(interval), f"{spread:.1f}", f"{100 * success[k]:.0f} %"])
+            rows.append(
+                [
+                    str(k),
+                    f"{mean:.1f}",
+                    written(interval),
+                    f"{spread:.1f}",
+                    f"{100 * success[k]:.0f} %",
+                ]
+            )
         if np.isnan(success).all():
             rows = [row[:-1] for row in rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows]
+        lines = [
+            "  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows
+        ]
         return "\n".join([*lines, *failed_note(int(self.failed.sum()), len(self.tasks))])
 
 
 def failed_note(num_failed: int, num_tasks: int) -> list[str]:
     """What to say beside means that leave tasks out: one line, or none."""
-    return [f"{num_failed} of {num_tasks} tasks failed and are left out from there on"] if num_failed else []
+    return (
+        [f"{num_failed} of {num_tasks} tasks failed and are left out from there on"]
+        if num_failed
+        else []
+    )
 
 
 def evaluate_with(
@@ -120,12 +134,24 @@ def evaluate_with(
     """
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     first, is_given = collector.first_task, tasks is not None
-    tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks] if tasks is None else tasks
+    tasks = (
+        sample_tasks(collector, streams)[first : first + collector.num_tasks]
+        if tasks is None
+        else tasks
+    )
     tasks = [with_fixed(task, fixed or {}, policy.config.env.name) for task in tasks]
-    plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]  # refuses before anything is played
+    plain_tasks = [
+        plain_task(task, policy.config.env.name) for task in tasks
+    ]  # refuses before anything is played
     inner = replace(policy.config.inner, num_steps=num_steps)
     episodes, _, failures = collect_through_adaptation(
-        collector, policy.theta, tasks, inner, policy.config.baseline, streams=streams, normalizer=policy.normalizer
+        collector,
+        policy.theta,
+        tasks,
+        inner,
+        policy.config.baseline,
+        streams=streams,
+        normalizer=policy.normalizer,
     )
     failures.check(policy.config.max_failed_share, "the evaluation")
     returns = torch.stack([collected.returns for collected in episodes])
@@ -162,9 +188,13 @@ def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
     for name, value in fixed.items():
         old = task.get(name)
         if not isinstance(old, (int, float, np.integer, np.floating)) or isinstance(old, bool):
-            numbers = [key for key, entry in plain_values(task).items() if type(entry) in (int, float)]
+            numbers = [
+                key for key, entry in plain_values(task).items() if type(entry) in (int, float)
+            ]
             valid = f"Valid are {', '.join(numbers)}." if numbers else "Its tasks hold none."
-            raise UserError(f"a task of {env_name} has no number {name!r}.{did_you_mean(name, numbers)} {valid}")
+            raise UserError(
+                f"a task of {env_name} has no number {name!r}.{did_you_mean(name, numbers)} {valid}"
+            )
         is_whole = isinstance(old, (int, np.integer)) and float(value).is_integer()
         changed[name] = int(value) if is_whole else value
     return changed if fixed else task
@@ -236,12 +266,22 @@ def evaluate(
         UserError: an argument is none, or the environment cannot be used.
     """
     if not isinstance(policy, MetaPolicy):
-        raise UserError(f"evaluate takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}")
+        raise UserError(
+            f"evaluate takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}"
+        )
     if tasks is not None:
         if num_tasks is not None:
-            raise UserError(f"give tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}")
-        if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(task, Mapping) for task in tasks):
-            raise UserError(f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}")
+            raise UserError(
+                f"give tasks or num_tasks, got both: {tasks!r:.100} and num_tasks {num_tasks}"
+            )
+        if (
+            not isinstance(tasks, Sequence)
+            or not tasks
+            or not all(isinstance(task, Mapping) for task in tasks)
+        ):
+            raise UserError(
+                f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}"
+            )
     num_tasks = len(tasks) if tasks is not None else NUM_TASKS if num_tasks is None else num_tasks
     check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_whole_numbers(0, num_steps=num_steps, seed=seed)
@@ -251,5 +291,7 @@ def evaluate(
     threads = torch_threads(policy.config.torch_threads)
     with threads, as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks) as envs:
         policy.check_spaces(envs.single_observation_space, envs.single_action_space)
-        collector = Collector(envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device)
+        collector = Collector(
+            envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device
+        )
         return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks, fixed)

@@ -31,7 +31,9 @@ def encoded(figure: Figure, kind: str) -> bytes:
         kind: png, svg or pdf.
     """
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[
+        kind
+    ]
     with rc_context({"svg.hashsalt": "maml_rl"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
@@ -44,7 +46,11 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _style(i: int) -> dict[str, Any]:
-    color, line, marker = COLORS[i % len(COLORS)], _LINES[i % len(_LINES)], MARKERS[i % len(MARKERS)]
+    color, line, marker = (
+        COLORS[i % len(COLORS)],
+        _LINES[i % len(_LINES)],
+        MARKERS[i % len(MARKERS)],
+    )
     return {"color": color, "linestyle": line, "marker": marker, "markersize": 5}
 
 
@@ -102,7 +108,10 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     last = max(len(entry.center) for entry in comparison.main) - 1
     for i, entry in enumerate(comparison.main):
         if len(entry.center) == 1:  # told the task, so there is nothing to adapt to
-            for axes, end in ((by_steps, last), (by_episodes, last * entry.evaluations[0].returns.shape[2])):
+            for axes, end in (
+                (by_steps, last),
+                (by_episodes, last * entry.evaluations[0].returns.shape[2]),
+            ):
                 _draw(axes, [0, end], [(entry, 0)] * 2, i, entry.name)
         else:
             points = [(entry, k) for k in range(len(entry.center))]
@@ -110,7 +119,9 @@ def adaptation_figure(comparison: Comparison) -> Figure:
             _draw(by_episodes, entry.num_episodes, points, i, entry.name)
     by_steps.set(xlabel="adaptation steps", ylabel="return", xticks=range(last + 1))
     used = sorted({number for entry in comparison.main for number in entry.num_episodes.tolist()})
-    by_episodes.set(xlabel="episodes used per task", xticks=used if len(used) <= 8 else used[:: len(used) // 6])
+    by_episodes.set(
+        xlabel="episodes used per task", xticks=used if len(used) <= 8 else used[:: len(used) // 6]
+    )
     what = f"mean over {comparison.settings['num_tasks']} {comparison.kind_of_tasks} tasks"
     return _finish(figure, f"{_name(comparison)}: {what}\n{_spread(comparison.main)}")
 
@@ -238,7 +249,9 @@ def scratch_figure(comparison: Comparison) -> Figure:
             axes.axhline(returns[0], label=entry.name, **(_style(i) | {"marker": ""}))
         else:
             axes.plot(entry.num_episodes * per_episode, returns, label=entry.name, **_style(i))
-    axes.plot(scratch.num_env_steps, scratch.returns.mean(axis=0), label=scratch.label, **_style(i + 1))
+    axes.plot(
+        scratch.num_env_steps, scratch.returns.mean(axis=0), label=scratch.label, **_style(i + 1)
+    )
     axes.fill_between(
         scratch.num_env_steps,
         scratch.returns.min(axis=0),
@@ -248,7 +261,10 @@ def scratch_figure(comparison: Comparison) -> Figure:
         zorder=0,
     )
     smallest = min(
-        [scratch.num_env_steps[1], *(e.num_episodes[1] * per_episode for e in comparison.main if len(e.center) > 1)]
+        [
+            scratch.num_env_steps[1],
+            *(e.num_episodes[1] * per_episode for e in comparison.main if len(e.center) > 1),
+        ]
     )
     axes.set_xscale("symlog", linthresh=smallest)  # with a place for 0
     axes.set_xlim(left=0)
@@ -265,7 +281,10 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
     axes = figure.subplots()
     entries = comparison.sweep(name)
     for i, label in enumerate(dict.fromkeys(entry.label for entry in entries)):
-        several = sorted((entry for entry in entries if entry.label == label), key=lambda entry: entry.swept[name])
+        several = sorted(
+            (entry for entry in entries if entry.label == label),
+            key=lambda entry: entry.swept[name],
+        )
         x = [entry.swept[name] for entry in several]
         after = several[0].shown_step
         for k in dict.fromkeys((0, after)):
@@ -289,20 +308,33 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
     first, second = (sorted({entry.swept[name] for entry in entries}) for name in names)
     cells = np.full((2, len(second), len(first)), np.nan)
     for entry in entries:
-        cells[:, second.index(entry.swept[names[1]]), first.index(entry.swept[names[0]])] = entry.center[
-            [0, entry.shown_step]
-        ]
+        cells[:, second.index(entry.swept[names[1]]), first.index(entry.swept[names[0]])] = (
+            entry.center[[0, entry.shown_step]]
+        )
     figure = _figure(2 + 1.2 * len(first) * 1.6, 1.8 + 0.6 * len(second))
     spoken = [_spoken(name, comparison.settings["task_units"]) for name in names]
     titles = (_after(0), _after(entries[0].shown_step))
     for axes, values, title in zip(figure.subplots(1, 2, sharey=True), cells, titles, strict=True):
         picture = axes.imshow(
-            values, cmap="cividis", origin="lower", aspect="auto", vmin=np.nanmin(cells), vmax=np.nanmax(cells)
+            values,
+            cmap="cividis",
+            origin="lower",
+            aspect="auto",
+            vmin=np.nanmin(cells),
+            vmax=np.nanmax(cells),
         )
         for (row, column), value in np.ndenumerate(values):
             is_bright = picture.norm(value) > 0.55
             text_color = "black" if is_bright else "white"
-            axes.text(column, row, f"{round(value) + 0}", ha="center", va="center", color=text_color, fontsize=9)
+            axes.text(
+                column,
+                row,
+                f"{round(value) + 0}",
+                ha="center",
+                va="center",
+                color=text_color,
+                fontsize=9,
+            )
         axes.set(title=title, xlabel=spoken[0])
         axes.set_xticks(range(len(first)), [f"{value:.3g}" for value in first])
         axes.set_yticks(range(len(second)), [f"{value:.3g}" for value in second])
@@ -317,7 +349,11 @@ def _name(comparison: Comparison) -> str:
 
 
 def _after(num_steps: int) -> str:
-    return f"after {num_steps} step{'' if num_steps == 1 else 's'}" if num_steps else "before adaptation"
+    return (
+        f"after {num_steps} step{'' if num_steps == 1 else 's'}"
+        if num_steps
+        else "before adaptation"
+    )
 
 
 def _spoken(name: str, units: Mapping[str, str]) -> str:

@@ -157,7 +157,12 @@ class Group:
             raise UserError(f"{names} have no iteration in common that has a value of {metric}")
         shared = [(one, np.isin(one.iteration, iteration)) for one in series]
         x_of_runs = np.stack([one.x[keep] for one, keep in shared])
-        return Curve(series, iteration, x_of_runs.mean(axis=0), np.stack([one.y[keep] for one, keep in shared]))
+        return Curve(
+            series,
+            iteration,
+            x_of_runs.mean(axis=0),
+            np.stack([one.y[keep] for one, keep in shared]),
+        )
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -170,8 +175,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         other = seen.setdefault(folder.resolve(), folder)
         if other is not folder:
-            raise UserError(f"run {folder} is given twice" + ("" if other == folder else f", also as {other}"))
-    return [Run(folder, run_config(find_run(folder)), _read_progress(find_run(folder))) for folder in folders]
+            raise UserError(
+                f"run {folder} is given twice" + ("" if other == folder else f", also as {other}")
+            )
+    return [
+        Run(folder, run_config(find_run(folder)), _read_progress(find_run(folder)))
+        for folder in folders
+    ]
 
 
 def _read_progress(folder: Path) -> dict[str, np.ndarray]:
@@ -189,7 +199,9 @@ def _read_progress(folder: Path) -> dict[str, np.ndarray]:
     header = rows[0]
     for line, row in enumerate(rows[1:], 2):
         if len(row) != len(header):
-            raise UserError(f"{path} is damaged: line {line} has {len(row)} values for {len(header)} columns")
+            raise UserError(
+                f"{path} is damaged: line {line} has {len(row)} values for {len(header)} columns"
+            )
     try:
         table = np.array([[float(cell or "nan") for cell in row] for row in rows[1:]])
     except ValueError as error:
@@ -240,7 +252,9 @@ def check_columns(groups: Sequence[Group], view: View) -> None:
         for tag in [view.metric_of(group)] + [_return_after(0)] * view.before:
             if tag not in run.columns:
                 shared = sorted(set.intersection(*(set(other.columns) for _, other in runs)))
-                raise UserError(f"{run.folder}/progress.csv has no column {tag!r}; all runs have {', '.join(shared)}")
+                raise UserError(
+                    f"{run.folder}/progress.csv has no column {tag!r}; all runs have {', '.join(shared)}"
+                )
 
 
 def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
@@ -254,11 +268,20 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
         curve, hours = group.curve(metric, "steps"), group.curve(metric, "time").x[-1]
         final, last = curve.final, int(curve.iteration[-1])
         ends = "" if len(final) == 1 else "[{:.4g}, {:.4g}]".format(*mean_interval(final))
-        numbers = len(final), last, f"{curve.x[-1]:.4g}", f"{hours:.3g}", f"{final.mean():.4g}", ends
+        numbers = (
+            len(final),
+            last,
+            f"{curve.x[-1]:.4g}",
+            f"{hours:.3g}",
+            f"{final.mean():.4g}",
+            ends,
+        )
         lines.append(columns.format(label, *numbers).rstrip())
         longest = int(max(one.iteration[-1] for one in curve.series))
         if longest > last:
-            notes.append(f"{label}: cut to {last} iterations, which all its runs have; the longest has {longest}")
+            notes.append(
+                f"{label}: cut to {last} iterations, which all its runs have; the longest has {longest}"
+            )
     tags = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
     what = "mean over the last 5 % of the iterations; interval over runs by Student's t"
     notes.append(f"final: {tags}, {what}")
@@ -315,7 +338,9 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
     if start is not None:
         axes.plot(start.x, start.mean, color=colour, linewidth=1.3, linestyle="--")
     spacing = max(1, len(curve.x) // 8)
-    (line,) = axes.plot(curve.x, curve.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, zorder=3)
+    (line,) = axes.plot(
+        curve.x, curve.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, zorder=3
+    )
     line.set_markevery((i * spacing // num_groups, spacing))  # beside those of the other groups
     return line
 
@@ -337,7 +362,12 @@ def _add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
     num_columns = 1 if max(len(text) for text in texts) > 40 else 2
     num_lines = sum(1 + text.count("\n") for text in texts) / num_columns
     figure.set_figheight(figure.get_figheight() + 0.2 * num_lines)
-    place: Any = {"loc": "outside lower center", "ncols": num_columns, "frameon": False, "fontsize": 9}
+    place: Any = {
+        "loc": "outside lower center",
+        "ncols": num_columns,
+        "frameon": False,
+        "fontsize": 9,
+    }
     legend = figure.legend([handle for handle, _ in entries], ["?"] * len(texts), **place)
     for entry, text in zip(legend.get_texts(), texts, strict=True):
         entry.set_text(text)  # given to the legend itself, one that begins with _ would be left out
@@ -351,7 +381,9 @@ def check_picture(path: Path) -> None:
         UserError: its ending is unknown, or it is a folder.
     """
     if path.suffix.lower() not in _FORMATS or path.is_dir():
-        raise UserError(f"picture {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
+        raise UserError(
+            f"picture {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+        )
 
 
 def save(figure: Figure, path: Path) -> None:

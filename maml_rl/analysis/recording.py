@@ -13,7 +13,15 @@ import gymnasium as gym
 import numpy as np
 
 from maml_rl.agents.agent import MetaPolicy
-from maml_rl.analysis.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown, whole_file
+from maml_rl.analysis.video_grid import (
+    Clip,
+    Frame,
+    Grid,
+    picture_of,
+    playable_fps,
+    steps_shown,
+    whole_file,
+)
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.sampling.environments import make_single_env
 from maml_rl.sampling.single_env import TaskSetter
@@ -39,7 +47,9 @@ def _use_headless_renderer(env_id: str) -> None:
 
     Our families find out by themselves what works here.
     """
-    screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    screen = (
+        sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
     if not (screen or env_id.startswith(_OUR_FAMILIES) or os.environ.get("MUJOCO_GL")):
         os.environ["MUJOCO_GL"] = "egl"
 
@@ -66,20 +76,29 @@ def make_rendering_env(
     picture: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
     try:
         plain = make_single_env(config, horizon)
-        modes, model = plain.metadata.get("render_modes", []), getattr(plain.unwrapped, "model", None)
+        modes, model = (
+            plain.metadata.get("render_modes", []),
+            getattr(plain.unwrapped, "model", None),
+        )
         plain.close()
         if camera is not None:
             picture |= _camera_options(config.name, model, camera)
         draws = "rgb_array" in modes
-        env = make_single_env(config, horizon, render_mode="rgb_array", **picture) if draws else None
+        env = (
+            make_single_env(config, horizon, render_mode="rgb_array", **picture) if draws else None
+        )
         if env is not None:
-            (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)  # a reset may need one
+            (env.assigned_task,) = env.draw_tasks(
+                np.random.default_rng(0), 1
+            )  # a reset may need one
             env.reset(seed=0)
             _picture(env)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # constructors and OpenGL's loaders fail in many ways
-        raise UserError(f"environment {config.name!r} cannot draw here: {in_one_line(error)}") from error
+        raise UserError(
+            f"environment {config.name!r} cannot draw here: {in_one_line(error)}"
+        ) from error
     if env is None:
         raise UserError(f"environment {config.name!r} draws no rgb_array frames")
     return env
@@ -96,7 +115,9 @@ def _picture(env: TaskSetter) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:
-        raise UserError(f"environment {env.name!r} cannot draw here: {in_one_line(error)}") from error
+        raise UserError(
+            f"environment {env.name!r} cannot draw here: {in_one_line(error)}"
+        ) from error
 
 
 def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:
@@ -107,7 +128,9 @@ def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:
     if camera == FREE_CAMERA:
         return {"camera_id": -1}
     if camera not in names:
-        raise UserError(f"{name} has no camera {camera!r}; valid are {', '.join([*names, FREE_CAMERA])}")
+        raise UserError(
+            f"{name} has no camera {camera!r}; valid are {', '.join([*names, FREE_CAMERA])}"
+        )
     return {"camera_name": camera}
 
 
@@ -162,7 +185,9 @@ def record(
         UserError: the environment cannot draw, or not like that, or has no such task; the file cannot be written.
     """
     if not isinstance(policy, MetaPolicy):
-        raise UserError(f"record takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}")
+        raise UserError(
+            f"record takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}"
+        )
     check_whole_numbers(0, seed=seed)
     path = user_path(path)
     with whole_file(path) as temporary:
@@ -220,24 +245,35 @@ def play(
             for adapted, label in zip(policies, labels, strict=True):
                 clips[-1].append(_clip(env, adapted, horizon, shown, deterministic, streams))
                 progress(f"task {len(clips)} of {len(tasks)} {label}")
-        return Grid(policy.config.env.name, [task_in_words(env, task) for task in tasks], labels, clips, dt)
+        return Grid(
+            policy.config.env.name, [task_in_words(env, task) for task in tasks], labels, clips, dt
+        )
     finally:
         env.close()
 
 
 def _check(
-    tasks: Sequence[Task] | None, num_tasks: int | None, size: tuple[int, int] | None, fps: float | None
+    tasks: Sequence[Task] | None,
+    num_tasks: int | None,
+    size: tuple[int, int] | None,
+    fps: float | None,
 ) -> None:
     """Refuse what makes no sense, whatever the environment."""
     if tasks is not None and num_tasks is not None:
-        raise UserError(f"give tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}")
+        raise UserError(
+            f"give tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
+        )
     if tasks is not None and (isinstance(tasks, Mapping) or not tasks):
         raise UserError(f"tasks must be a list of at least one task, got {tasks!r}")
     if num_tasks is not None and num_tasks < 1:
         raise UserError(f"num_tasks must be at least 1, got {num_tasks}")
-    if size is not None and (len(size) != 2 or min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE):
+    if size is not None and (
+        len(size) != 2 or min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE
+    ):
         given = "x".join(map(str, size))
-        raise UserError(f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got {given}")
+        raise UserError(
+            f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got {given}"
+        )
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise UserError(f"fps must be finite and above 0, got {fps}")
 
@@ -274,12 +310,20 @@ def _adapted(
     if num_steps < 0:
         raise UserError(f"num_steps must be at least 0, got {num_steps}")
     for _ in range(num_steps):
-        policies.append(policies[-1].adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed))
+        policies.append(
+            policies[-1].adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)
+        )
     return policies
 
 
 def _label(num_steps: int) -> str:
-    return "before adaptation" if num_steps == 0 else "after 1 step" if num_steps == 1 else f"after {num_steps} steps"
+    return (
+        "before adaptation"
+        if num_steps == 0
+        else "after 1 step"
+        if num_steps == 1
+        else f"after {num_steps} steps"
+    )
 
 
 def task_in_words(env: gym.Env, task: Task) -> list[str]:
@@ -289,7 +333,9 @@ def task_in_words(env: gym.Env, task: Task) -> list[str]:
     for name, value in task.items():
         unit = units.get(name, "")
         counts = isinstance(value, float) and value.is_integer() and not unit
-        number = f"{value:.0f}" if counts else f"{value:.2f}" if isinstance(value, float) else str(value)
+        number = (
+            f"{value:.0f}" if counts else f"{value:.2f}" if isinstance(value, float) else str(value)
+        )
         parts.append(f"{name.replace('_', ' ')} {number} {unit}".strip())
     return parts
 

@@ -68,7 +68,9 @@ def write_report(
                 path.unlink()
 
 
-def _pictures(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
+def _pictures(
+    comparison: Comparison, trained: Mapping[str, tuple[float, float]]
+) -> dict[str, Figure]:
     found = {"adaptation": figures.adaptation_figure(comparison)}
     for i, figure in enumerate(figures.tasks_figures(comparison)):
         found[f"tasks_{i + 1}" if i else "tasks"] = figure
@@ -77,7 +79,9 @@ def _pictures(comparison: Comparison, trained: Mapping[str, tuple[float, float]]
     for names in comparison.sweeps:
         file = "_".join(names).replace("/", ".")
         if len(names) == 1:
-            found[f"sweep_{file}"] = figures.sweep_figure(comparison, names[0], trained.get(names[0]))
+            found[f"sweep_{file}"] = figures.sweep_figure(
+                comparison, names[0], trained.get(names[0])
+            )
         else:
             found[f"grid_{file}"] = figures.grid_figure(comparison, (names[0], names[1]))
     return found
@@ -124,7 +128,9 @@ def _content(comparison: Comparison) -> dict[str, Any]:
                 "std_over_tasks": np.nanstd(entry.task_returns, axis=1).tolist(),
                 "success": _plain(entry.success.tolist()),
                 "num_episodes": entry.num_episodes.tolist(),
-                "num_void_episodes": sum(evaluation.num_void_episodes for evaluation in entry.evaluations),
+                "num_void_episodes": sum(
+                    evaluation.num_void_episodes for evaluation in entry.evaluations
+                ),
                 "num_failed_tasks": entry.num_failed_tasks,
                 "step_size": entry.evaluations[0].description["step_size"],
                 "tasks": [
@@ -163,7 +169,10 @@ def _csv(comparison: Comparison) -> str:
                 row = [entry.label, run_name(source), *version, i]
                 row += [task.get(name, "") for name in names]
                 for k, used in enumerate(entry.num_episodes):
-                    found = ["" if math.isnan(value) else value for value in (returns[k, i], success[k, i])]
+                    found = [
+                        "" if math.isnan(value) else value
+                        for value in (returns[k, i], success[k, i])
+                    ]
                     writer.writerow([*row, k, used, *found])
     return buffer.getvalue()
 
@@ -174,7 +183,8 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes], command: str | Non
     number = f"{tasks}, {settings['num_episodes']} episodes per task and adaptation step"
     facts = {
         "environment": settings["env"],
-        "settings": ", ".join(f"{name} {value}" for name, value in settings["env_settings"].items()) or "default",
+        "settings": ", ".join(f"{name} {value}" for name, value in settings["env_settings"].items())
+        or "default",
         "episodes": f"{number}, of at most {settings['horizon']} control steps",
         "random seed": settings["seed"],
     }
@@ -194,7 +204,9 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes], command: str | Non
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         "<dl>"
-        + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in facts.items())
+        + "".join(
+            f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in facts.items()
+        )
         + "</dl>",
         "<h2>Return after 0, 1, ... adaptation steps</h2>",
         _table(comparison.main, ()),
@@ -215,7 +227,10 @@ def _html(comparison: Comparison, drawn: Mapping[str, bytes], command: str | Non
         )
         head = "<tr><th>policy</th><th>control steps in each task</th><th>return</th></tr>"
         parts += ["<h2>Against learning from scratch</h2>"]
-        parts += [f"<p>On {len(comparison.scratch.tasks)} of these tasks.</p>", f"<table>{head}{rows}</table>"]
+        parts += [
+            f"<p>On {len(comparison.scratch.tasks)} of these tasks.</p>",
+            f"<table>{head}{rows}</table>",
+        ]
         parts += [_image(drawn, "scratch")]
     for names in comparison.sweeps:
         picture = ("sweep_" if len(names) == 1 else "grid_") + "_".join(names).replace("/", ".")
@@ -290,7 +305,8 @@ def _table(entries: Sequence[Entry], swept: Sequence[str]) -> str:
         cells += [""] * (num_steps - len(entry.center)) + [entry.over]
         if has_success:
             cells += [
-                "–" if math.isnan(share) else f"{100 * share:.0f} %" for share in entry.success[[0, entry.shown_step]]
+                "–" if math.isnan(share) else f"{100 * share:.0f} %"
+                for share in entry.success[[0, entry.shown_step]]
             ]
         rows.append(cells)
     notes = [*run_notes(entries), *failed_notes(entries)]

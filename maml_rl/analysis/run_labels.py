@@ -12,7 +12,14 @@ from maml_rl.settings.parser import family_of
 Settings = Mapping[str, Any]
 """Dotted names and values of the settings that runs of one group share."""
 
-_NO_SETTINGS_OF_A_GROUP = {"seed", "output", "device", "num_iterations", "logging", "max_failed_share"}
+_NO_SETTINGS_OF_A_GROUP = {
+    "seed",
+    "output",
+    "device",
+    "num_iterations",
+    "logging",
+    "max_failed_share",
+}
 
 
 def group_settings(config: Config) -> Settings:
@@ -61,7 +68,11 @@ def _differs(key: str, own: Settings, every: Sequence[Settings]) -> bool:
 
 
 def _short(key: str) -> str:
-    return key.removeprefix("env.dynamics.") if key.startswith("env.dynamics.") else key.rpartition(".")[2]
+    return (
+        key.removeprefix("env.dynamics.")
+        if key.startswith("env.dynamics.")
+        else key.rpartition(".")[2]
+    )
 
 
 def _in_words(key: str, value: Any, is_unique: bool) -> str:

@@ -26,7 +26,9 @@ def mean_of_valid(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray
     if valid.all():
         return values.mean(axis=axis)
     number = valid.sum(axis=axis)
-    return np.where(number > 0, np.where(valid, values, 0).sum(axis=axis) / np.maximum(number, 1), np.nan)
+    return np.where(
+        number > 0, np.where(valid, values, 0).sum(axis=axis) / np.maximum(number, 1), np.nan
+    )
 
 
 def mean_interval(values: np.ndarray) -> np.ndarray:

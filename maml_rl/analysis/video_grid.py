@@ -22,7 +22,10 @@ from PIL import Image, ImageDraw, ImageFont
 from maml_rl.errors import UserError
 
 FORMATS = ("mp4", "gif")
-_MAX_FPS = {"mp4": 60.0, "gif": 50.0}  # of a default; a browser slows down a GIF whose frames are shorter than 20 ms
+_MAX_FPS = {
+    "mp4": 60.0,
+    "gif": 50.0,
+}  # of a default; a browser slows down a GIF whose frames are shorter than 20 ms
 _BACKGROUND, _TEXT, _ENDED = (24, 28, 36), (235, 238, 242), (250, 190, 90)
 _CRF = "23"
 """The encoder's constant quality: text of captions stays sharp; lower is better and larger."""
@@ -172,7 +175,9 @@ class Grid:
             return
         _write_mp4(file, self.images(rate), rate)
 
-    def small_gif(self, panel_width: int = 240, fps: float = 10.0, max_frames: int = 50) -> tuple[bytes, int, int]:
+    def small_gif(
+        self, panel_width: int = 240, fps: float = 10.0, max_frames: int = 50
+    ) -> tuple[bytes, int, int]:
         """A small animated GIF: its bytes, height and width.
 
         Args:
@@ -181,7 +186,9 @@ class Grid:
             max_frames: how many at most.
         """
         duration = max(clip.last for row in self.clips for clip in row) * self.dt
-        rate = 100 / math.ceil(100 / min(fps, (max_frames - 1) / max(duration, self.dt)))  # as a GIF counts
+        rate = 100 / math.ceil(
+            100 / min(fps, (max_frames - 1) / max(duration, self.dt))
+        )  # as a GIF counts
         images = list(self.images(rate, min(panel_width, self.clips[0][0].frames[0].shape[1])))
         stream = io.BytesIO()
         _write_gif(stream, iter(images), rate)
@@ -207,20 +214,36 @@ class _Layout:
     def image(self, step: int) -> np.ndarray:
         """The grid at a control step."""
         rows, columns = len(self.grid.clips), len(self.grid.labels)
-        size = (columns * (self.width + _GAP) - _GAP, self.header + rows * (self.strip + self.height + _GAP) - _GAP)
-        image = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), _BACKGROUND)  # as codecs need it
+        size = (
+            columns * (self.width + _GAP) - _GAP,
+            self.header + rows * (self.strip + self.height + _GAP) - _GAP,
+        )
+        image = Image.new(
+            "RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), _BACKGROUND
+        )  # as codecs need it
         draw = ImageDraw.Draw(image)
         time = f"t = {step * self.grid.dt:.2f} s"
-        self._write(draw, time, (size[0] - self.pad, self.pad), self.font.getlength(time) + 1, anchor="ra")
+        self._write(
+            draw, time, (size[0] - self.pad, self.pad), self.font.getlength(time) + 1, anchor="ra"
+        )
         room = size[0] - 3 * self.pad - self.font.getlength(time)
         self._write(draw, self.grid.title, (self.pad, self.pad), room)
         for row, column in itertools.product(range(rows), range(columns)):
-            corner = column * (self.width + _GAP), self.header + row * (self.strip + self.height + _GAP)
+            corner = (
+                column * (self.width + _GAP),
+                self.header + row * (self.strip + self.height + _GAP),
+            )
             self._panel(image, draw, corner, step, row, column)
         return np.asarray(image)
 
     def _panel(
-        self, image: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], step: int, row: int, column: int
+        self,
+        image: Image.Image,
+        draw: ImageDraw.ImageDraw,
+        corner: tuple[int, int],
+        step: int,
+        row: int,
+        column: int,
     ) -> None:
         clip = self.grid.clips[row][column]
         frame = clip.frames[max(s for s in clip.frames if s <= step)]
@@ -275,7 +298,10 @@ def _return(total: float) -> str:
 def _task_lines(parts: Sequence[str], font: ImageFont.FreeTypeFont, room: float) -> list[str]:
     """As many parameters as fit into the lines of a caption, and how many there are beside them."""
     for shown in range(len(parts), 0, -1):
-        words = [*parts[:shown], *([f"and {len(parts) - shown} more"] if shown < len(parts) else [])]
+        words = [
+            *parts[:shown],
+            *([f"and {len(parts) - shown} more"] if shown < len(parts) else []),
+        ]
         words = [f"{word}," for word in words[:-1]] + words[-1:]
         lines = [words[0]]
         for word in words[1:]:
@@ -324,7 +350,9 @@ def _is_running(pid: int) -> bool:
 def _write_gif(stream: IO[bytes], images: Iterator[np.ndarray], fps: float) -> None:
     pictures = (Image.fromarray(image) for image in images)
     duration = round(1000 / fps)
-    next(pictures).save(stream, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0)
+    next(pictures).save(
+        stream, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0
+    )
 
 
 def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
@@ -360,7 +388,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         UserError: ``path`` is no video, or cannot be written.
     """
     if path.suffix[1:].lower() not in FORMATS or os.path.isdir(path):
-        raise UserError(f"video {path} must be a file that ends in {' or '.join(f'.{name}' for name in FORMATS)}")
+        raise UserError(
+            f"video {path} must be a file that ends in {' or '.join(f'.{name}' for name in FORMATS)}"
+        )
     missing = [folder for folder in path.parents if not os.path.exists(folder)]
     # Two processes may record one file.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix.lower()}")

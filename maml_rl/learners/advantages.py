@@ -12,7 +12,9 @@ from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.maml import BaselineConfig
 
 
-def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, discount: float, gae_lambda: float
+) -> Tensor:
     """Â_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V(s_{t+1}) − V(s_t) (equations 11 and 16).
 
     The value after an episode's last step is zero, at the horizon too: the objective is the finite-horizon return.
@@ -60,7 +62,9 @@ def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     The advantages of a task whose baseline cannot be fitted, or does not fit into their type, are not finite.
     """
     values = fit_values(episodes, config.discount, config.ridge)
-    advantages = generalized_advantages(episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda)
+    advantages = generalized_advantages(
+        episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda
+    )
     advantages = advantages * episodes.mask
     if config.normalize_advantages:
         count = episodes.mask.sum((1, 2), keepdim=True).clamp(min=1)

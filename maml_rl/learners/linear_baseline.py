@@ -29,7 +29,9 @@ def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Te
     num_tasks, num_episodes, horizon, _ = observations.shape
     t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
     time = torch.stack([t, t**2, t**3, torch.ones_like(t)]).expand(num_tasks, 4, horizon)
-    constant = returns_to_go(mask.amax(dim=1).to(t), discount)  # (T, H): the longest episode has all steps
+    constant = returns_to_go(
+        mask.amax(dim=1).to(t), discount
+    )  # (T, H): the longest episode has all steps
     time = torch.cat([time, constant[:, None]], dim=1)[:, :, None].expand(-1, -1, num_episodes, -1)
     s = observations.movedim(-1, 1)
     return torch.cat([s, s**2, time], dim=1)
@@ -72,7 +74,9 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     def of_block(start: int, stop: int) -> Tensor:
         return _fitted(episodes.tasks(start, stop), returns[start:stop], discount, ridge)
 
-    return torch.cat(map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(episodes.mask.device))))
+    return torch.cat(
+        map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(episodes.mask.device)))
+    )
 
 
 def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) -> Tensor:

@@ -100,23 +100,34 @@ def collect_through_adaptation(
         episodes.append(usable(collected, baseline, step, failures))
         watch.lap("advantages")
         if len(episodes) <= inner.num_steps:
-            stacks.append(contained_step(collector.policy, stacks[-1], episodes[-1], inner, step, failures))
+            stacks.append(
+                contained_step(collector.policy, stacks[-1], episodes[-1], inner, step, failures)
+            )
             watch.lap("adaptation")
     return Adaptation(episodes, stacks, failures)
 
 
-def usable(collected: Episodes, baseline: BaselineConfig, step: int, failures: Failures) -> Episodes:
+def usable(
+    collected: Episodes, baseline: BaselineConfig, step: int, failures: Failures
+) -> Episodes:
     """The episodes with advantages; tasks that have none to learn from are set aside, and their episodes void."""
     failures.set_aside(step, NO_EPISODE, (collected.num_steps == 0).cpu().numpy())
     episodes = with_advantages(collected, baseline)
-    failures.set_aside(step, BASELINE, ~episodes.advantages.isfinite().all(-1).all(-1).cpu().numpy())
+    failures.set_aside(
+        step, BASELINE, ~episodes.advantages.isfinite().all(-1).all(-1).cpu().numpy()
+    )
     if not failures.failed.any():
         return episodes
     return episodes.without(_failed(failures, collected.mask))
 
 
 def contained_step(
-    policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int, failures: Failures
+    policy: nn.Module,
+    stack: Params,
+    support: Episodes,
+    inner: InnerConfig,
+    step: int,
+    failures: Failures,
 ) -> Params:
     """:func:`inner_step`, in which tasks that it cannot take stay where they are and are set aside."""
     adapted = inner_step(policy, stack, support, inner, step)
@@ -136,7 +147,9 @@ def _failed(failures: Failures, like: Tensor) -> Tensor:
     return torch.from_numpy(failures.failed.copy()).to(like.device)
 
 
-def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int) -> dict[str, Tensor]:
+def inner_step(
+    policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int
+) -> dict[str, Tensor]:
     """The stack after one inner step on episodes with advantages, taken in blocks of tasks; a value.
 
     :meth:`maml_rl.learners.maml.objective.MetaObjective.inner_step` is the same as a function of theta.
@@ -156,5 +169,7 @@ def inner_step(policy: nn.Module, stack: Params, support: Episodes, inner: Inner
         # First order, since only the value is wanted here.
         return adapt(block, [support.tasks(start, stop)], loss, step_size=size, first_order=True)
 
-    blocks = map_blocks(of_block, block_ends(support.num_tasks, tasks_per_block(support.mask.device)))
+    blocks = map_blocks(
+        of_block, block_ends(support.num_tasks, tasks_per_block(support.mask.device))
+    )
     return {name: torch.cat([block[name] for block in blocks]) for name in stack}

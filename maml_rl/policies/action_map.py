@@ -30,7 +30,9 @@ class ActionMap:
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         """Map outputs (N, action_size), choices (N,) or (N, D) to actions (N, *shape of the space's)."""
         if not isinstance(self.space, spaces.Box):
-            assert isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)), "action_size refuses other spaces"
+            assert isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)), (
+                "action_size refuses other spaces"
+            )
             return (actions + self.space.start).astype(self.space.dtype, copy=False)
         low, high, offset, gain = self._range
         actions = offset + gain * actions.reshape(len(actions), *self.space.shape)

@@ -36,7 +36,12 @@ class PlainPolicy(nn.Module):
     high: Tensor
     log_std: Tensor
 
-    def __init__(self, network: PlainNetwork, action_space: spaces.Space[Any], with_distribution: bool = False) -> None:
+    def __init__(
+        self,
+        network: PlainNetwork,
+        action_space: spaces.Space[Any],
+        with_distribution: bool = False,
+    ) -> None:
         super().__init__()
         modules: list[nn.Module] = []
         for weight, bias in network.layers:
@@ -51,7 +56,9 @@ class PlainPolicy(nn.Module):
             assert isinstance(action_space, spaces.Box), "a Gaussian policy has Box actions"
             self.register_buffer("log_std", network.log_std.clone())
             for name in ("low", "high"):
-                self.register_buffer(name, torch.from_numpy(getattr(action_space, name).astype(np.float32)))
+                self.register_buffer(
+                    name, torch.from_numpy(getattr(action_space, name).astype(np.float32))
+                )
 
     @property
     def output_names(self) -> list[str]:
@@ -99,8 +106,13 @@ def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
 def _write_onnx(module: PlainPolicy, example: Tensor, path: Path) -> None:
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"ONNX needs {' and '.join(missing)}: install them with pip install 'maml-rl[export]'")
-    with warnings.catch_warnings(), _only_errors_of("torch.onnx"):  # it tells that torchvision is not there
+        raise UserError(
+            f"ONNX needs {' and '.join(missing)}: install them with pip install 'maml-rl[export]'"
+        )
+    with (
+        warnings.catch_warnings(),
+        _only_errors_of("torch.onnx"),
+    ):  # it tells that torchvision is not there
         warnings.simplefilter("ignore", FutureWarning)  # of torch's exporter about torch
         torch.onnx.export(
             module,
@@ -128,12 +140,16 @@ def _only_errors_of(name: str) -> Iterator[None]:
 
 def _write_torchscript(module: PlainPolicy, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch points to torch.export, which .pt2 is
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # torch points to torch.export, which .pt2 is
         torch.jit.trace(module, example).save(str(path))
 
 
 def _write_program(module: PlainPolicy, example: Tensor, path: Path) -> None:
-    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(
+        module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
     torch.export.save(program, path)
 
 

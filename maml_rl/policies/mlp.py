@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from maml_rl.errors import UserError
-from maml_rl.policies.distributions import NO_CHOICE, Categorical, Distribution, Gaussian, MultiCategorical
+from maml_rl.policies.distributions import (
+    NO_CHOICE,
+    Categorical,
+    Distribution,
+    Gaussian,
+    MultiCategorical,
+)
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.policy import Nonlinearity
 from maml_rl.system.cpu_operations import tanh_
@@ -84,7 +90,9 @@ class MLPPolicy(nn.Module):
         self.context_size = context_size
         if context_size > 0:
             bound = math.sqrt(6 / (context_size + sizes[1]))
-            weight = torch.from_numpy(rng.uniform(-bound, bound, (context_size, sizes[1]))).to(dtype)
+            weight = torch.from_numpy(rng.uniform(-bound, bound, (context_size, sizes[1]))).to(
+                dtype
+            )
             self.context_weight = nn.Parameter(weight)
         if not discrete:
             self.log_std = nn.Parameter(torch.full((action_size,), math.log(init_std), dtype=dtype))
@@ -112,7 +120,10 @@ class MLPPolicy(nn.Module):
         x = x.mT.contiguous()
         if self.num_choices:
             most, parts = max(self.num_choices), x.split(self.num_choices, dim=-1)
-            padded = [nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE) for part in parts]
+            padded = [
+                nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE)
+                for part in parts
+            ]
             return MultiCategorical(torch.stack(padded, dim=-2))
         if self.discrete:
             return Categorical(x)
@@ -120,10 +131,15 @@ class MLPPolicy(nn.Module):
 
     def layers(self, stack: Params) -> list[tuple[Tensor, Tensor]]:
         """Weight (T, fan_in, fan_out) and bias (T, 1, fan_out) per layer, the context's share in the first bias."""
-        layers = [(stack[f"weight_{i}"], stack[f"bias_{i}"][:, None]) for i in range(self.num_layers)]
+        layers = [
+            (stack[f"weight_{i}"], stack[f"bias_{i}"][:, None]) for i in range(self.num_layers)
+        ]
         if "context" in stack:
             weight, bias = layers[0]
-            layers[0] = weight, torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"])
+            layers[0] = (
+                weight,
+                torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"]),
+            )
         return layers
 
     def log_std_of(self, stack: Params) -> Tensor:
@@ -158,7 +174,9 @@ def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Dist
     if isinstance(policy, MLPPolicy):
         return policy.forward_stack(stack, observations)
     with _ONE_AT_A_TIME:
-        return vmap(lambda params, obs: functional_call(policy, dict(params), (obs,)))(dict(stack), observations)
+        return vmap(lambda params, obs: functional_call(policy, dict(params), (obs,)))(
+            dict(stack), observations
+        )
 
 
 def initial_context(policy: nn.Module, num_tasks: int) -> dict[str, Tensor]:

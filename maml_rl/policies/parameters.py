@@ -19,7 +19,10 @@ def parameters(policy: nn.Module) -> dict[str, Tensor]:
 def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
     """``num_tasks`` copies of ``theta`` side by side, each (T, ...), cut off from theta's graph."""
     # Detached: gradients are taken for each task's copy and added over tasks afterwards (ranks.Ranks.mean).
-    return {name: value.detach()[None].expand(num_tasks, *value.shape).contiguous() for name, value in theta.items()}
+    return {
+        name: value.detach()[None].expand(num_tasks, *value.shape).contiguous()
+        for name, value in theta.items()
+    }
 
 
 def flatten(theta: Params, batch_dims: int = 0) -> Tensor:
@@ -31,4 +34,7 @@ def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
     """The inverse of :func:`flatten`: shapes and names from ``like``, leading axes from ``vector``."""
     parts = vector.split([value.numel() for value in like.values()], dim=-1)
     lead = vector.shape[:-1]
-    return {name: part.reshape(*lead, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
+    return {
+        name: part.reshape(*lead, *value.shape)
+        for (name, value), part in zip(like.items(), parts, strict=True)
+    }

@@ -53,7 +53,10 @@ def gain_and_offset(action_map: ActionMap) -> tuple[Tensor, Tensor]:
 
 
 def folded(
-    policy: MLPPolicy, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
+    policy: MLPPolicy,
+    theta: Params,
+    normalizer: ObservationNormalizer | None,
+    action_map: ActionMap,
 ) -> PlainNetwork:
     """The same action distribution, from raw observations to the environment's actions, float32 on the CPU.
 
@@ -72,7 +75,9 @@ def folded(
         gain, offset = gain_and_offset(action_map)
         weights[-1], biases[-1] = weights[-1] * gain, biases[-1] * gain + offset
         log_std = (_log_std(policy, theta) + gain.log()).float()
-    layers = tuple((weight.float(), bias.float()) for weight, bias in zip(weights, biases, strict=True))
+    layers = tuple(
+        (weight.float(), bias.float()) for weight, bias in zip(weights, biases, strict=True)
+    )
     return PlainNetwork(layers, log_std, policy.nonlinearity)
 
 
@@ -90,7 +95,9 @@ def unfolded(network: PlainNetwork, policy: MLPPolicy, action_map: ActionMap) ->
         weights[-1], biases[-1] = weights[-1] / gain, (biases[-1] - offset) / gain
         theta["log_std"] = (network.log_std.double() - gain.log()).float()
         if not torch.allclose(_log_std(policy, theta), theta["log_std"].double()):
-            raise UserError(f"the standard deviation {math.exp(float(network.log_std.min())):g} is too small")
+            raise UserError(
+                f"the standard deviation {math.exp(float(network.log_std.min())):g} is too small"
+            )
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         theta |= {f"weight_{i}": weight.float(), f"bias_{i}": bias.float()}
     return theta

@@ -56,7 +56,11 @@ class Checkpoint(NamedTuple):
             UserError: it is missing or something else; ``path`` is named.
         """
         value = self.values.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNTER:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not 0 <= value <= _LARGEST_COUNTER
+        ):
             raise DamagedCheckpoint(path, f"{name} must be a whole number, got {value!r:.100}")
         return value
 
@@ -128,11 +132,21 @@ def save_checkpoint(
     return target
 
 
-def _files(tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> dict[str, bytes]:
-    flat = {f"{group}/{name}": t.contiguous().cpu() for group, part in tensors.items() for name, t in part.items()}
-    text = json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2, allow_nan=False) + "\n"
+def _files(
+    tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+) -> dict[str, bytes]:
+    flat = {
+        f"{group}/{name}": t.contiguous().cpu()
+        for group, part in tensors.items()
+        for name, t in part.items()
+    }
+    text = (
+        json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2, allow_nan=False) + "\n"
+    )
     files = {_TENSORS: safetensors_bytes(flat), _VALUES: text.encode()}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
+    )
     return {**files, _SUMS: sums.encode()}
 
 
@@ -212,7 +226,10 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
         before, paths = paths, _newest_first(folder)
         is_complete |= paths == before
     if damaged:
-        raise UserError(f"no sound checkpoint is left in {folder}: " + "; ".join(str(error) for error in damaged))
+        raise UserError(
+            f"no sound checkpoint is left in {folder}: "
+            + "; ".join(str(error) for error in damaged)
+        )
     return None
 
 
@@ -241,7 +258,9 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
             return Checkpoint(_grouped(load_file(path / _TENSORS, device=str(device))), values)
     except (OSError, ValueError, SafetensorError) as error:
         raise DamagedCheckpoint(path, error) from error
-    raise UserError(f"checkpoint {path} has format {version}; this version reads formats up to {FORMAT_VERSION}")
+    raise UserError(
+        f"checkpoint {path} has format {version}; this version reads formats up to {FORMAT_VERSION}"
+    )
 
 
 def _grouped(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

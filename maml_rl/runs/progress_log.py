@@ -30,7 +30,9 @@ from maml_rl.system.untrusted_files import check_regular
 
 STEP = "time/iteration"
 _EVENTS = "events.out.tfevents"
-_HEADER = struct.Struct("<QI")  # of a TensorBoard record: its length in bytes, and the checksum of that
+_HEADER = struct.Struct(
+    "<QI"
+)  # of a TensorBoard record: its length in bytes, and the checksum of that
 _MOST_DIGITS = 20
 """Of an iteration; Python refuses to read thousands of them."""
 
@@ -79,7 +81,9 @@ class AppendingCSV:
                 self._columns = list(reader.fieldnames or self._columns)
                 return [row for row in reader if _is_step(row, last_step)]
         except (OSError, ValueError, csv.Error) as error:
-            raise UserError(f"{self._path} cannot be read: {error}; delete it to continue without its rows") from error
+            raise UserError(
+                f"{self._path} cannot be read: {error}; delete it to continue without its rows"
+            ) from error
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         header = dict(zip(self._columns, self._columns, strict=True))
@@ -102,9 +106,13 @@ class AppendingCSVWriter(KVWriter):
     def __init__(self, path: Path, last_step: int) -> None:
         self._file = AppendingCSV(path, last_step)
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         """Append a row."""
-        row = {key: value for key, value in key_values.items() if not isinstance(value, AnimatedImage)}
+        row = {
+            key: value for key, value in key_values.items() if not isinstance(value, AnimatedImage)
+        }
         self._file.append(step, [row])
 
     def close(self) -> None:
@@ -135,13 +143,18 @@ class TensorBoardWriter(KVWriter):
         self._path = _new_event_file(folder)
         self._append(Event(file_version="brain.Event:2"))
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         """Write every metric at ``step``."""
         summary = Summary()
         for key, value in key_values.items():
             if isinstance(value, AnimatedImage):
                 image = Summary.Image(
-                    height=value.height, width=value.width, colorspace=3, encoded_image_string=value.gif
+                    height=value.height,
+                    width=value.width,
+                    colorspace=3,
+                    encoded_image_string=value.gif,
                 )
                 summary.value.add(tag=key, image=image)
             elif "tensorboard" not in (key_excluded.get(key) or ()):
@@ -189,9 +202,13 @@ def _cut_events(path: Path, last_step: int) -> None:
     """
     try:
         size = check_regular(path)
-        kept = _records(raw for raw in _whole_records(path, size) if Event.FromString(raw).step <= last_step)
+        kept = _records(
+            raw for raw in _whole_records(path, size) if Event.FromString(raw).step <= last_step
+        )
     except (OSError, ValueError, DecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}; delete it to continue without its events") from error
+        raise UserError(
+            f"{path} cannot be read: {error}; delete it to continue without its events"
+        ) from error
     if len(kept) != size:
         write_whole(path, kept)
 
@@ -221,5 +238,8 @@ def make_logger(folder: Path, last_step: int) -> Logger:
     """Stable-Baselines3's Logger, writing progress.csv and TensorBoard events into a run folder."""
     return Logger(
         str(folder),
-        [AppendingCSVWriter(folder / "progress.csv", last_step), TensorBoardWriter(folder, last_step)],
+        [
+            AppendingCSVWriter(folder / "progress.csv", last_step),
+            TensorBoardWriter(folder, last_step),
+        ],
     )

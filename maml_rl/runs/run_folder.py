@@ -67,7 +67,11 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
-        go_on = f", or go on with the run in it by --resume {folder}" if (folder / "progress.csv").is_file() else ""
+        go_on = (
+            f", or go on with the run in it by --resume {folder}"
+            if (folder / "progress.csv").is_file()
+            else ""
+        )
         raise UserError(f"output {folder} exists and is not empty: choose another{go_on}")
 
 
@@ -85,7 +89,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not os.path.isfile(path):
         runs = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
-        hint = f", but these runs are in it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}" if runs else ""
+        hint = (
+            f", but these runs are in it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}"
+            if runs
+            else ""
+        )
         raise UserError(f"{folder} is not a run folder: it has no config.yaml{hint}")
     config = read_yaml(path)
     if not config:
@@ -105,7 +113,9 @@ def versions() -> dict[str, str | None]:
     if (source / ".git").exists():
         command = ["git", "-C", str(source), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError):
-            commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            commit = subprocess.run(
+                command, capture_output=True, text=True, check=False
+            ).stdout.strip()
             found["commit"] = commit or None
     return found
 
@@ -121,7 +131,9 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no flock; two processes on one folder are not told apart there
+    except (
+        ImportError
+    ):  # Windows has no flock; two processes on one folder are not told apart there
         yield
         return
     with contextlib.ExitStack() as opened:

@@ -21,7 +21,9 @@ _IN_PLACE: dict[str, Callable[[np.ndarray], object]] = {
 }
 
 
-def actor(policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None) -> Act:
+def actor(
+    policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
+) -> Act:
     """What draws the actions of one round of episodes.
 
     Args:
@@ -34,19 +36,28 @@ def actor(policy: nn.Module, stack: Params, noise: Tensor, normalizer: Observati
         A function of the observations at step t, which are finite, and of t.
     """
     on_cpu = noise.device.type == "cpu"
-    if on_cpu and isinstance(policy, MLPPolicy) and not policy.discrete and policy.nonlinearity in _IN_PLACE:
+    if (
+        on_cpu
+        and isinstance(policy, MLPPolicy)
+        and not policy.discrete
+        and policy.nonlinearity in _IN_PLACE
+    ):
         return _numpy_actor(policy, stack, noise, normalizer)
     return _torch_actor(policy, stack, noise, normalizer)
 
 
-def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None) -> Act:
+def _numpy_actor(
+    policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
+) -> Act:
     """For Gaussian MLPs on a processor.
 
     Between two steps of physics its caches are cold: what an operation costs is how much code it goes through, and that
     is much less in NumPy than in torch.
     """
     num_tasks, num_episodes = noise.shape[1:3]
-    *hidden, (head, head_bias) = [(weight.detach(), bias.detach()) for weight, bias in policy.layers(stack)]
+    *hidden, (head, head_bias) = [
+        (weight.detach(), bias.detach()) for weight, bias in policy.layers(stack)
+    ]
     layers = [(weight.numpy(), bias.numpy()) for weight, bias in hidden]
     last = head.numpy()
     # With the last bias; added in torch, which does not warn where it overflows.
@@ -70,12 +81,18 @@ def _numpy_actor(policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: Ob
     return act
 
 
-def _torch_actor(policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None) -> Act:
+def _torch_actor(
+    policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
+) -> Act:
     """For any policy, anywhere: to a GPU goes one copy per step, and the actions come back."""
     num_tasks, num_episodes = noise.shape[1:3]
 
     def act(observations: np.ndarray, t: int) -> np.ndarray:
-        x = torch.from_numpy(observations).to(noise.device, non_blocking=True).view(num_tasks, num_episodes, -1)
+        x = (
+            torch.from_numpy(observations)
+            .to(noise.device, non_blocking=True)
+            .view(num_tasks, num_episodes, -1)
+        )
         x = x if normalizer is None else normalizer.normalize(x)
         return distribution(policy, stack, x).sample(noise[t]).flatten(0, 1).cpu().numpy()
 

@@ -114,11 +114,14 @@ class Collector:
                 part = slice(first, first + self.episodes_per_round)
                 rounds.append(self._round(stack, noise[:, part], seeds[:, part], normalizer))
         observations, actions, rewards, mask, cause, success = (
-            torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in zip(*rounds, strict=True)
+            torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            for parts in zip(*rounds, strict=True)
         )
         log_probs, dist = self._densities(stack, observations, actions)
         has_log_probs = (log_probs.isfinite() | (mask == 0)).all(-1)
-        if not has_log_probs.all():  # parameters so large that only the density of an action overflows
+        if (
+            not has_log_probs.all()
+        ):  # parameters so large that only the density of an action overflows
             cause = torch.where(has_log_probs, cause, _CAUSES.index(ACTION))
             mask = mask * has_log_probs[..., None]
             success = success.masked_fill(~has_log_probs, torch.nan)
@@ -146,7 +149,9 @@ class Collector:
         sizes = self.num_tasks, self.num_episodes
         return np.arange(start, start + self.num_tasks * self.num_episodes).reshape(sizes)
 
-    def _densities(self, stack: Params, observations: Tensor, actions: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _densities(
+        self, stack: Params, observations: Tensor, actions: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Log-probabilities (T, E, H) of actions, and what they were drawn from, as the learner computes it again."""
 
         def of_block(start: int, stop: int) -> tuple[Tensor, Distribution]:
@@ -155,10 +160,13 @@ class Collector:
             return dist.log_prob(actions[start:stop].flatten(1, 2)), dist
 
         log_probs, dists = zip(
-            *map_blocks(of_block, block_ends(self.num_tasks, tasks_per_block(self.device))), strict=True
+            *map_blocks(of_block, block_ends(self.num_tasks, tasks_per_block(self.device))),
+            strict=True,
         )
         shape = observations.shape[:3]
-        return torch.cat(log_probs).reshape(shape), tuple(torch.cat(values) for values in zip(*dists, strict=True))
+        return torch.cat(log_probs).reshape(shape), tuple(
+            torch.cat(values) for values in zip(*dists, strict=True)
+        )
 
     def _round(
         self,
@@ -172,7 +180,9 @@ class Collector:
         # What belongs to one step lies side by side. A GPU reads page-locked memory by itself.
         act = actor(self.policy, stack, noise.movedim(2, 0).contiguous(), normalizer)
         shape = (horizon, num_envs, self.policy.observation_size)
-        observations: np.ndarray = torch.zeros(shape, dtype=noise.dtype, pin_memory=noise.is_cuda).numpy()
+        observations: np.ndarray = torch.zeros(
+            shape, dtype=noise.dtype, pin_memory=noise.is_cuda
+        ).numpy()
         actions: list[np.ndarray] = []
         rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
         cause, live = np.zeros(num_envs, np.int8), np.ones(num_envs, bool)
@@ -180,7 +190,9 @@ class Collector:
         # One seed where they count up, since an environment need not take a list.
         counts_up = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
         with torch.enable_grad():  # an environment may differentiate
-            observation, _ = self.env.reset(seed=int(seeds.flat[0]) if counts_up else seeds.ravel().tolist())
+            observation, _ = self.env.reset(
+                seed=int(seeds.flat[0]) if counts_up else seeds.ravel().tolist()
+            )
 
         def end(is_wrong: np.ndarray, what: str) -> None:
             """Make live episodes void."""
@@ -190,7 +202,9 @@ class Collector:
 
         for t in range(horizon):  # counts stand for any() and all(), which take three times as long
             seen = observations[t]
-            with np.errstate(over="ignore", invalid="ignore"):  # what is no number is dealt with here
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # what is no number is dealt with here
                 seen[:] = observation
                 if np.count_nonzero(np.isfinite(seen)) < seen.size:
                     end(~np.isfinite(seen).all(1), OBSERVATION)
@@ -200,7 +214,9 @@ class Collector:
             is_number: Any = np.isfinite(outputs)
             if np.count_nonzero(is_number) < is_number.size:
                 end(~is_number.reshape(num_envs, -1).all(1), ACTION)
-            if np.count_nonzero(cause):  # nor is one sent to an environment, which might choke on it
+            if np.count_nonzero(
+                cause
+            ):  # nor is one sent to an environment, which might choke on it
                 outputs[cause > 0] = 0
             actions.append(outputs)
             mask[t] = live
@@ -249,7 +265,9 @@ class Collector:
         """Action noise, (T, E, H, noise_size), drawn once per task."""
 
         def of_task(i: int) -> np.ndarray:
-            return self.policy.draw_noise(streams.actions(adaptation_step, i), (self.num_episodes, self.horizon))
+            return self.policy.draw_noise(
+                streams.actions(adaptation_step, i), (self.num_episodes, self.horizon)
+            )
 
         noise = map_blocks(of_task, [(self.first_task + i,) for i in range(self.num_tasks)])
         return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))

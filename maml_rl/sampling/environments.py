@@ -51,7 +51,9 @@ def make_task_vector_env(
             env = GymTaskVectorEnv.of(make, num_copies, config.vectorization, config.drawn_tasks)
         elif config.drawn_tasks is not None:
             close_env(env, config.name)
-            raise UserError(f"{config.drawn_tasks.setting}: environment {config.name!r} draws its tasks itself")
+            raise UserError(
+                f"{config.drawn_tasks.setting}: environment {config.name!r} draws its tasks itself"
+            )
     if not config.observe_task:
         return env
     try:
@@ -94,7 +96,9 @@ def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[...,
     if config.drawn_tasks is not None:
         check_arguments(env_id, config.drawn_tasks)
     # A worker process may have to import the module that registers the id, so the module goes there too.
-    return functools.partial(_make, config.name.rpartition(":")[0], env_id, horizon, **config.kwargs)
+    return functools.partial(
+        _make, config.name.rpartition(":")[0], env_id, horizon, **config.kwargs
+    )
 
 
 def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) -> gym.Env:
@@ -106,15 +110,22 @@ def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) ->
     return gym.make(spec, max_episode_steps=horizon)
 
 
-def _own_vector_env(env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int) -> VectorEnv | None:
+def _own_vector_env(
+    env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int
+) -> VectorEnv | None:
     """The vector environment that an id registers, if it has tasks, takes a horizon, and leaves resets to us."""
     if gym.spec(env_id).vector_entry_point is None:
         return None
     try:
         env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
-    except TypeError:  # arguments that it does not take; where they are wrong, the single environment says so
+    except (
+        TypeError
+    ):  # arguments that it does not take; where they are wrong, the single environment says so
         return None
-    if hasattr(env, "sample_tasks") and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED:
+    if (
+        hasattr(env, "sample_tasks")
+        and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
+    ):
         return env
     close_env(env, env_id)
     return None
@@ -144,15 +155,23 @@ def as_task_vector_env(
         UserError: the environment cannot be used.
     """
     if isinstance(env, gym.Env):
-        single = SyncVectorEnv([functools.partial(TaskSetter, env)], autoreset_mode=AutoresetMode.DISABLED)
+        single = SyncVectorEnv(
+            [functools.partial(TaskSetter, env)], autoreset_mode=AutoresetMode.DISABLED
+        )
         yield GymTaskVectorEnv(single, None, takes_tasks=True)
     elif isinstance(env, VectorEnv):
         if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
-        with_tasks: Any = env if hasattr(env, "set_tasks") else GymTaskVectorEnv(_with_vector_observations(env), None)
+        with_tasks: Any = (
+            env
+            if hasattr(env, "set_tasks")
+            else GymTaskVectorEnv(_with_vector_observations(env), None)
+        )
         yield with_tasks
     elif not isinstance(env, str | None):
-        raise UserError(f"an environment is given as an id, or as one that is made already; got {env!r:.100}")
+        raise UserError(
+            f"an environment is given as an id, or as one that is made already; got {env!r:.100}"
+        )
     else:
         same = env is None or resolve_env_id(env) == resolve_env_id(config.name)
         wanted = config if same or env is None else EnvConfig(name=env)
@@ -165,4 +184,8 @@ def as_task_vector_env(
 
 def _with_vector_observations(envs: VectorEnv) -> VectorEnv:
     space = envs.single_observation_space
-    return envs if isinstance(space, spaces.Box) and len(space.shape) == 1 else FlattenObservation(envs)
+    return (
+        envs
+        if isinstance(space, spaces.Box) and len(space.shape) == 1
+        else FlattenObservation(envs)
+    )

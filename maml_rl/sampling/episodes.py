@@ -114,7 +114,11 @@ class Episodes:
             return value[:, episode, steps]
 
         def thin_flat(value: Tensor) -> Tensor:
-            return value if value.shape[1] == 1 else thin(value.unflatten(1, (num_episodes, horizon))).flatten(1, 2)
+            return (
+                value
+                if value.shape[1] == 1
+                else thin(value.unflatten(1, (num_episodes, horizon))).flatten(1, 2)
+            )
 
         return Episodes(
             observations=thin(self.observations),
@@ -159,5 +163,7 @@ class MetaBatch(NamedTuple):
     def chosen(self, tasks: slice | Tensor) -> MetaBatch:
         """The part of some tasks: a slice, or those that ``tasks`` (T,) bool marks."""
         *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
-        stacks = tuple({name: value[tasks] for name, value in stack.items()} for stack in self.stacks)
+        stacks = tuple(
+            {name: value[tasks] for name, value in stack.items()} for stack in self.stacks
+        )
         return MetaBatch(tuple(supports), query, stacks)

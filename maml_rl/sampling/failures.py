@@ -101,7 +101,9 @@ class Failures:
             self.rows.append(Failure(adaptation_step, what, 0, self.tasks[i]))
         self.failed |= failed
 
-    def outer_step(self, adaptation_step: int, what: str, detail: str, number: int, most: int) -> None:
+    def outer_step(
+        self, adaptation_step: int, what: str, detail: str, number: int, most: int
+    ) -> None:
         """Tell that the outer step failed.
 
         Args:
@@ -118,7 +120,8 @@ class Failures:
         if number >= most:
             cause = f"{what} ({detail})" if detail else what
             raise TooManyFailures(
-                f"{number} outer steps in a row failed, the last since {cause}: {ADVICE[what]}", self.rows
+                f"{number} outer steps in a row failed, the last since {cause}: {ADVICE[what]}",
+                self.rows,
             )
 
     def check(self, max_share: float, where: str) -> None:
@@ -162,14 +165,20 @@ class Failures:
             return self
         numbers = {id(task): first_task + i for i, task in enumerate(self.tasks)}
         own = [
-            (row.adaptation_step, _ORDER.index(row.what), numbers[id(row.task)], row.num_episodes) for row in self.rows
+            (row.adaptation_step, _ORDER.index(row.what), numbers[id(row.task)], row.num_episodes)
+            for row in self.rows
         ]
         told = ranks.gather(torch.tensor(own, dtype=torch.int64).reshape(-1, 4)).tolist()
         found = Failures(tasks, self.num_episodes * len(tasks) // len(self.tasks))
-        found.rows = [Failure(step, _ORDER[what], number, tasks[i]) for step, what, i, number in sorted(told)]
+        found.rows = [
+            Failure(step, _ORDER[what], number, tasks[i]) for step, what, i, number in sorted(told)
+        ]
         found.failed = ranks.gather(torch.from_numpy(self.failed)).numpy()
         if float(ranks.sum(torch.tensor([self.failed.all()]))) > 0:
-            raise TooManyFailures(f"all tasks of one of {ranks.number} processes failed: {found.example()}", found.rows)
+            raise TooManyFailures(
+                f"all tasks of one of {ranks.number} processes failed: {found.example()}",
+                found.rows,
+            )
         return found
 
     def _stop(self, counted: str, max_share: float, where: str) -> None:

@@ -17,7 +17,12 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from maml_rl.errors import UserError, in_one_line
-from maml_rl.sampling.single_env import TaskSetter, make_task_setter, seed_global_generators, truth_value
+from maml_rl.sampling.single_env import (
+    TaskSetter,
+    make_task_setter,
+    seed_global_generators,
+    truth_value,
+)
 from maml_rl.settings.drawn_tasks import DrawnTasks, Task
 from maml_rl.settings.env import Vectorization
 
@@ -40,7 +45,9 @@ class GymTaskVectorEnv:
         takes_tasks: whether every sub-environment is a :class:`TaskSetter`.
     """
 
-    def __init__(self, envs: VectorEnv, sampler: TaskSetter | None, takes_tasks: bool = False) -> None:
+    def __init__(
+        self, envs: VectorEnv, sampler: TaskSetter | None, takes_tasks: bool = False
+    ) -> None:
         self.envs: Any = envs
         self.num_envs = envs.num_envs
         self.single_observation_space = envs.single_observation_space
@@ -51,7 +58,9 @@ class GymTaskVectorEnv:
         self._takes_tasks = takes_tasks
         self._failed = False
         self._observation: Any = None
-        self._terminated, self._truncated, self._broken, self._to_reset = np.zeros((4, self.num_envs), bool)
+        self._terminated, self._truncated, self._broken, self._to_reset = np.zeros(
+            (4, self.num_envs), bool
+        )
 
     @classmethod
     def of(
@@ -69,14 +78,28 @@ class GymTaskVectorEnv:
             vectorization: where they run.
             drawn: tasks in place of the environment's own.
         """
-        sampler = make_task_setter(make, drawn)  # the first one that is made, so that what is wrong is told here
-        functions = [functools.partial(_make_sub_environment, make, drawn, os.getpid(), i) for i in range(num_envs)]
+        sampler = make_task_setter(
+            make, drawn
+        )  # the first one that is made, so that what is wrong is told here
+        functions = [
+            functools.partial(_make_sub_environment, make, drawn, os.getpid(), i)
+            for i in range(num_envs)
+        ]
         if num_envs > 1:
             where = "in this process" if vectorization == "sync" else "in worker processes"
-            _log.info("making %d copies of environment %r %s, and one to draw tasks", num_envs, sampler.name, where)
+            _log.info(
+                "making %d copies of environment %r %s, and one to draw tasks",
+                num_envs,
+                sampler.name,
+                where,
+            )
         try:
             if vectorization == "sync":
-                return cls(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED), sampler, takes_tasks=True)
+                return cls(
+                    SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED),
+                    sampler,
+                    takes_tasks=True,
+                )
             with _quiet_gymnasium():
                 return cls(_WorkersVectorEnv(functions), sampler, takes_tasks=True)
         except (EOFError, OSError) as error:
@@ -95,7 +118,11 @@ class GymTaskVectorEnv:
         Raises:
             UserError: what the environment draws are no tasks.
         """
-        return [{}] * num_tasks if self._sampler is None else self._sampler.draw_tasks(self.np_random, num_tasks)
+        return (
+            [{}] * num_tasks
+            if self._sampler is None
+            else self._sampler.draw_tasks(self.np_random, num_tasks)
+        )
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give sub-environment i the task ``tasks[i]``; empty mappings leave it alone.
@@ -105,7 +132,9 @@ class GymTaskVectorEnv:
         """
         if any(tasks):
             if not self._takes_tasks:
-                raise UserError(f"{self.envs} takes no tasks: set them before you hand it over, and give none here")
+                raise UserError(
+                    f"{self.envs} takes no tasks: set them before you hand it over, and give none here"
+                )
             if len(tasks) != self.num_envs:
                 raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
             with self._errors("set_task"):
@@ -123,8 +152,12 @@ class GymTaskVectorEnv:
         """
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
         with self._errors("reset"):
-            observation, info = self.envs.reset(seed=seed, options=None if options is None else dict(options))
-        self._observation = observation if mask.all() else np.where(mask[:, None], observation, self._observation)
+            observation, info = self.envs.reset(
+                seed=seed, options=None if options is None else dict(options)
+            )
+        self._observation = (
+            observation if mask.all() else np.where(mask[:, None], observation, self._observation)
+        )
         self._terminated, self._truncated = self._terminated & ~mask, self._truncated & ~mask
         self._broken = np.where(mask, ~np.isfinite(observation).all(1), self._broken)
         self._to_reset = self._to_reset & ~mask | mask & self._broken
@@ -150,7 +183,13 @@ class GymTaskVectorEnv:
         self._terminated = np.where(live, terminated, self._terminated)
         self._truncated = np.where(live, truncated, self._truncated)
         reports = {"void": void, "is_success": is_success}
-        return self._observation.copy(), np.where(live, reward, 0.0), self._terminated, self._truncated, reports
+        return (
+            self._observation.copy(),
+            np.where(live, reward, 0.0),
+            self._terminated,
+            self._truncated,
+            reports,
+        )
 
     def _reports(self, info: Mapping[str, Any], name: str) -> np.ndarray:
         """An entry of the infos, 1 or 0 for each sub-environment, NaN where it does not report it, (num_envs,).
@@ -181,8 +220,12 @@ class GymTaskVectorEnv:
         except Exception as error:
             self._failed = True
             if is_async and isinstance(error, (EOFError, OSError)):
-                raise UserError(f"a worker process of environment {self._name!r} died in {doing}") from error
-            raise UserError(f"environment {self._name!r} failed in {doing}: {in_one_line(error)}") from error
+                raise UserError(
+                    f"a worker process of environment {self._name!r} died in {doing}"
+                ) from error
+            raise UserError(
+                f"environment {self._name!r} failed in {doing}: {in_one_line(error)}"
+            ) from error
         except BaseException:  # Ctrl-C: workers may be in the middle of a step
             self._failed = True
             raise
@@ -235,7 +278,9 @@ def _make_sub_environment(
     is_worker = os.getpid() != parent
     if is_worker:
         gc.freeze()  # what the parent leaves behind is freed there
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends its workers
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C is the parent's to handle: it ends its workers
         _use_one_torch_thread()
         seed_global_generators(index)  # until the first reset
     setter = make_task_setter(make, drawn)

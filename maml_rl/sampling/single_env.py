@@ -42,12 +42,17 @@ class TaskSetter(gym.Wrapper):
     """
 
     def __init__(
-        self, env: gym.Env, drawn: DrawnTasks | None = None, remake: Callable[..., gym.Env] | None = None
+        self,
+        env: gym.Env,
+        drawn: DrawnTasks | None = None,
+        remake: Callable[..., gym.Env] | None = None,
     ) -> None:
         super().__init__(_with_vector_observations(env))
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         if drawn is not None and _method(env, "sample_tasks") is not None:
-            raise UserError(f"{drawn.setting}: environment {self.name!r} draws its tasks itself, by sample_tasks")
+            raise UserError(
+                f"{drawn.setting}: environment {self.name!r} draws its tasks itself, by sample_tasks"
+            )
         self._drawn = drawn
         self._remake = remake
         self._must_remake = False
@@ -76,7 +81,11 @@ class TaskSetter(gym.Wrapper):
             raise
         except Exception as error:
             raise self._raised(f"sample_tasks({num_tasks})", error) from error
-        if isinstance(tasks, Mapping) or len(drawn) != num_tasks or not all(isinstance(t, Mapping) for t in drawn):
+        if (
+            isinstance(tasks, Mapping)
+            or len(drawn) != num_tasks
+            or not all(isinstance(t, Mapping) for t in drawn)
+        ):
             raise UserError(
                 f"sample_tasks({num_tasks}) of environment {self.name!r} must return as many tasks, each a mapping "
                 f"from names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
@@ -96,7 +105,9 @@ class TaskSetter(gym.Wrapper):
             UserError: it is not a mapping, or the environment refuses it.
         """
         if not isinstance(task, Mapping):
-            raise UserError(f"a task of environment {self.name!r} is a mapping from names to values, got {task!r:.200}")
+            raise UserError(
+                f"a task of environment {self.name!r} is a mapping from names to values, got {task!r:.200}"
+            )
         # Copies: an environment may change what it is given, and others play the same task.
         self._task = copy.deepcopy(task)
         set_task = _method(self.env, "set_task")
@@ -110,12 +121,16 @@ class TaskSetter(gym.Wrapper):
             except _PASSED_ON:
                 raise
             except ValueError as error:
-                raise UserError(f"environment {self.name!r} does not take this task: {error}") from error
+                raise UserError(
+                    f"environment {self.name!r} does not take this task: {error}"
+                ) from error
             except Exception as error:
                 raise self._raised(f"set_task({dict(task)!r:.200})", error) from error
             self._check_spaces()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Reset; a task that the environment takes by ``options``, or by its constructor, goes there.
 
         Raises:
@@ -157,7 +172,9 @@ class TaskSetter(gym.Wrapper):
         self._check_observation(observation, "step")
         number = np.asarray(reward)
         if number.size != 1 or number.dtype.kind not in "biuf":
-            raise UserError(f"step of environment {self.name!r} returned {reward!r:.100} as reward, expected a number")
+            raise UserError(
+                f"step of environment {self.name!r} returned {reward!r:.100} as reward, expected a number"
+            )
         reports = {name: self._report(info, name) for name in ("is_success", "void")}
         return observation, number.item(), bool(terminated), bool(truncated), reports
 
@@ -165,7 +182,9 @@ class TaskSetter(gym.Wrapper):
         try:
             return truth_value(info.get(name))
         except ValueError as error:
-            raise UserError(f"{name!r} in the info of environment {self.name!r}: {error}") from error
+            raise UserError(
+                f"{name!r} in the info of environment {self.name!r}: {error}"
+            ) from error
 
     def close(self) -> None:
         """Close the environment; one that raises is warned of."""
@@ -179,7 +198,9 @@ class TaskSetter(gym.Wrapper):
         except _PASSED_ON:
             raise
         except Exception as error:
-            raise self._raised(f"its constructor, given the task {dict(self._task)!r:.200}", error) from error
+            raise self._raised(
+                f"its constructor, given the task {dict(self._task)!r:.200}", error
+            ) from error
         self.close()
         self.env = _with_vector_observations(env)
         self._must_remake = False
@@ -188,7 +209,12 @@ class TaskSetter(gym.Wrapper):
     def _current_spaces(self) -> tuple[spaces.Space[Any], ...]:
         """Those that are seen, and those that the environment itself shows now: a wrapper may remember old ones."""
         inner = self.unwrapped
-        return self.env.observation_space, inner.observation_space, self.env.action_space, inner.action_space
+        return (
+            self.env.observation_space,
+            inner.observation_space,
+            self.env.action_space,
+            inner.action_space,
+        )
 
     def _check_spaces(self) -> None:
         spaces_now = self._current_spaces()
@@ -216,7 +242,11 @@ def close_env(env: Any, name: str) -> None:
     try:
         env.close()
     except Exception as error:
-        warnings.warn(f"environment {name!r} raised in close: {in_one_line(error)}", MamlRLWarning, stacklevel=2)
+        warnings.warn(
+            f"environment {name!r} raised in close: {in_one_line(error)}",
+            MamlRLWarning,
+            stacklevel=2,
+        )
 
 
 def truth_value(value: Any) -> float:
@@ -274,5 +304,7 @@ def _with_vector_observations(env: gym.Env) -> gym.Env:
         return env
     if not space.is_np_flattenable:
         env.close()
-        raise UserError(f"observation space {space} is not supported: it cannot be flattened to a vector")
+        raise UserError(
+            f"observation space {space} is not supported: it cannot be flattened to a vector"
+        )
     return FlattenObservation(env)

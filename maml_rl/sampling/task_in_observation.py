@@ -38,7 +38,9 @@ class TaskObserver:
         (task,) = env.sample_tasks(1)
         env.np_random = generator
         if not task:
-            raise UserError(f"env.observe_task: {name!r} draws no tasks, so there is none to observe")
+            raise UserError(
+                f"env.observe_task: {name!r} draws no tasks, so there is none to observe"
+            )
         self._names = sorted(task)
         self._numbers(task)
         self._values: np.ndarray | None = None
@@ -54,7 +56,9 @@ class TaskObserver:
         try:
             if set(task) != set(self._names):
                 raise KeyError
-            if any(isinstance(value, str) for value in task.values()):  # float would read a number in text
+            if any(
+                isinstance(value, str) for value in task.values()
+            ):  # float would read a number in text
                 raise TypeError
             return [float(task[name]) for name in self._names]
         except (KeyError, TypeError, ValueError) as error:
@@ -95,7 +99,9 @@ class TaskObserver:
             UserError: they have not.
         """
         if self._values is None or any(name in (options or {}) for name in ("task", "tasks")):
-            raise UserError(f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a reset")
+            raise UserError(
+                f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a reset"
+            )
         observation, info = self._env.reset(seed=seed, options=options)
         return self._with_task(observation), info
 

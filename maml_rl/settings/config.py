@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig, OuterConfig, TRPOConfig
+from maml_rl.settings.maml import (
+    OUTER_CONFIGS,
+    BaselineConfig,
+    InnerConfig,
+    OuterConfig,
+    TRPOConfig,
+)
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import OrNone, Range, Real, Whole, check_ranges
 from maml_rl.system.safe_yaml import check_plain
@@ -110,9 +116,13 @@ class Config:
                 "context that adapts has a size of at least 1, and there is none otherwise"
             )
         if not self.adapt_in_training and self.inner.learned_step_size != "none":
-            raise ValueError("inner.learned_step_size must be none where adapt_in_training is false: nothing learns it")
+            raise ValueError(
+                "inner.learned_step_size must be none where adapt_in_training is false: nothing learns it"
+            )
         if not self.adapt_in_training and self.outer.name == "reptile":
-            raise ValueError("outer reptile follows adaptation: choose another where adapt_in_training is false")
+            raise ValueError(
+                "outer reptile follows adaptation: choose another where adapt_in_training is false"
+            )
         if type(self.outer) not in OUTER_CONFIGS.values():
             names = [config.__name__ for config in OUTER_CONFIGS.values()]
             raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
@@ -140,7 +150,10 @@ def to_mapping(config: Config) -> dict[str, Any]:
     """
     env, kwargs = config.env, dict(config.env.kwargs)
     values = dataclasses.asdict(dataclasses.replace(config, env=EnvConfig()))
-    values["env"] = {"name": env.name, **(kwargs if kwargs.keys().isdisjoint(ENV_SETTINGS) else {"kwargs": kwargs})}
+    values["env"] = {
+        "name": env.name,
+        **(kwargs if kwargs.keys().isdisjoint(ENV_SETTINGS) else {"kwargs": kwargs}),
+    }
     if env.vectorization != "sync":
         values["env"]["vectorization"] = env.vectorization
     if env.observe_task:

@@ -66,15 +66,23 @@ def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
         ValueError: they describe no tasks.
     """
     if not isinstance(kwarg_ranges, Mapping):
-        raise ValueError(f"env.kwarg_ranges must be a mapping such as {{g: [5, 15]}}, got {kwarg_ranges!r}")
+        raise ValueError(
+            f"env.kwarg_ranges must be a mapping such as {{g: [5, 15]}}, got {kwarg_ranges!r}"
+        )
     is_list = isinstance(task_list, Sequence) and not isinstance(task_list, str)
     if not is_list or not all(isinstance(task, Mapping) and task for task in task_list):
-        raise ValueError(f"env.task_list must be a list of tasks such as [{{goal: 1}}, {{goal: 2}}], got {task_list!r}")
+        raise ValueError(
+            f"env.task_list must be a list of tasks such as [{{goal: 1}}, {{goal: 2}}], got {task_list!r}"
+        )
     for names in (kwarg_ranges, *task_list):
         if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"names in env.kwarg_ranges and env.task_list are text, got {list(names)!r:.200}")
+            raise ValueError(
+                f"names in env.kwarg_ranges and env.task_list are text, got {list(names)!r:.200}"
+            )
     if kwarg_ranges and task_list:
-        raise ValueError("tasks are drawn from env.kwarg_ranges or from env.task_list: give one of the two")
+        raise ValueError(
+            "tasks are drawn from env.kwarg_ranges or from env.task_list: give one of the two"
+        )
     if not kwarg_ranges and not task_list:
         return None
     found = {name: _distribution(name, value) for name, value in kwarg_ranges.items()}
@@ -100,7 +108,9 @@ def _distribution(name: str, value: Any) -> ArgumentDistribution:
         low, high = value
     else:
         raise problem
-    if not (_is_finite(low) and _is_finite(high) and low <= high and isinstance(is_log, bool)) or (is_log and low <= 0):
+    if not (_is_finite(low) and _is_finite(high) and low <= high and isinstance(is_log, bool)) or (
+        is_log and low <= 0
+    ):
         raise problem
     return ArgumentDistribution(float(low), float(high), is_log)
 

@@ -38,11 +38,17 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "env.")
-        if not (isinstance(self.kwargs, Mapping) and all(isinstance(name, str) for name in self.kwargs)):
-            raise ValueError(f"env.kwargs must be a mapping from names to values, got {self.kwargs!r:.200}")
+        if not (
+            isinstance(self.kwargs, Mapping) and all(isinstance(name, str) for name in self.kwargs)
+        ):
+            raise ValueError(
+                f"env.kwargs must be a mapping from names to values, got {self.kwargs!r:.200}"
+            )
         object.__setattr__(self, "kwarg_ranges", plain_values(self.kwarg_ranges))
         task_list = plain_values(self.task_list)
-        object.__setattr__(self, "task_list", tuple(task_list) if isinstance(task_list, list) else task_list)
+        object.__setattr__(
+            self, "task_list", tuple(task_list) if isinstance(task_list, list) else task_list
+        )
         parse_tasks(self.kwarg_ranges, self.task_list)
 
     @property
@@ -71,16 +77,28 @@ def resolve_env_id(name: str) -> str:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
             problem = in_one_line(error)
-            missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-            where = ": it is looked for in the current folder, and in what is installed" if missing else ""
-            raise UserError(f"environment {name!r}: module {module!r} cannot be imported ({problem}){where}") from error
+            missing = (
+                isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+            )
+            where = (
+                ": it is looked for in the current folder, and in what is installed"
+                if missing
+                else ""
+            )
+            raise UserError(
+                f"environment {name!r}: module {module!r} cannot be imported ({problem}){where}"
+            ) from error
         name = name_in_module
     family_id = f"maml_rl/{name}-v0"
     if family_id in gym.registry:
         return family_id
     if name in gym.registry:
         return name
-    families = [key.removeprefix("maml_rl/").removesuffix("-v0") for key in gym.registry if key.startswith("maml_rl/")]
+    families = [
+        key.removeprefix("maml_rl/").removesuffix("-v0")
+        for key in gym.registry
+        if key.startswith("maml_rl/")
+    ]
     hint = did_you_mean(name, [*families, *gym.registry], "'")
     raise UserError(
         f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any id that Gymnasium "
@@ -129,7 +147,9 @@ def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
 
 def _check_argument(env_id: str, name: str, who: str, instead: str = "") -> None:
     parameters = inspect.signature(_creator(env_id)).parameters
-    if name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if name in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    ):
         return
     hint = did_you_mean(name, parameters, "'")
     valid = ", ".join(parameter for parameter in parameters if parameter != "render_mode") or "none"
@@ -149,4 +169,6 @@ def _creator(env_id: str) -> Any:
         return gym.envs.registration.load_env_creator(creator)
     except Exception as error:  # whatever the user's code raises
         problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"environment {env_id!r} cannot be made: {creator} cannot be imported ({problem})") from error
+        raise UserError(
+            f"environment {env_id!r} cannot be made: {creator} cannot be imported ({problem})"
+        ) from error

@@ -61,7 +61,11 @@ class BaselineConfig:
     normalize_advantages: bool = True
     """Give the advantages of each task mean 0 and standard deviation 1."""
 
-    RANGES: ClassVar[Mapping[str, Range]] = {"discount": Real(0, 1), "gae_lambda": Real(0, 1), "ridge": Positive()}
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "discount": Real(0, 1),
+        "gae_lambda": Real(0, 1),
+        "ridge": Positive(),
+    }
 
     def __post_init__(self) -> None:
         check_ranges(self, "baseline.")
@@ -186,6 +190,7 @@ OuterConfig = TRPOConfig | ProMPConfig | PPOConfig | AdamConfig | ReptileConfig
 """Settings of an outer step."""
 
 OUTER_CONFIGS: dict[str, type[OuterConfig]] = {
-    config.name: config for config in (TRPOConfig, ProMPConfig, PPOConfig, AdamConfig, ReptileConfig)
+    config.name: config
+    for config in (TRPOConfig, ProMPConfig, PPOConfig, AdamConfig, ReptileConfig)
 }
 """Settings of each outer step by its name."""

@@ -24,17 +24,35 @@ from maml_envs.engines.dynamics import parse as parse_dynamics
 
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
-from maml_rl.settings.env import ENV_SETTINGS, EnvConfig, check_kwargs, registered_horizon, resolve_env_id
+from maml_rl.settings.env import (
+    ENV_SETTINGS,
+    EnvConfig,
+    check_kwargs,
+    registered_horizon,
+    resolve_env_id,
+)
 from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.system.safe_yaml import check_plain, plain_values, read_value, read_yaml
 from maml_rl.system.user_paths import user_path
 
-_GROUPS = {"policy": PolicyConfig, "inner": InnerConfig, "baseline": BaselineConfig, "logging": LoggingConfig}
+_GROUPS = {
+    "policy": PolicyConfig,
+    "inner": InnerConfig,
+    "baseline": BaselineConfig,
+    "logging": LoggingConfig,
+}
 _NOT_SETTINGS = {"help", "config", "resume", "print_config"}
 _ITEMS = "env.dynamics"  # a mapping, whose items are flags too: --env.dynamics.body_mass
-_OF_OTHER_ENVS = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}  # settings that families of ours do not have
-_TOO_LARGE = 10**20  # beyond every whole number that is a setting; a float can hold no more than 10**308
+_OF_OTHER_ENVS = {
+    "kwargs",
+    "vectorization",
+    "kwarg_ranges",
+    "task_list",
+}  # settings that families of ours do not have
+_TOO_LARGE = (
+    10**20
+)  # beyond every whole number that is a setting; a float can hold no more than 10**308
 _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
 
 
@@ -120,7 +138,9 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
     given = _as_file(_read_config_file(config_file)) if config_file is not None else {}
     env_name = _option(argv, "--env.name") or _name(given, "env", EnvConfig.name)
     values = merged(preset(env_name), given)
-    if resolve_env_id(_name(values, "env", env_name)) != resolve_env_id(env_name):  # the flag's is not the file's
+    if resolve_env_id(_name(values, "env", env_name)) != resolve_env_id(
+        env_name
+    ):  # the flag's is not the file's
         values["env"] = {"name": env_name}
     return resolve(values, argv, source=config_file or "the preset")
 
@@ -147,13 +167,18 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         if key not in known:
             raise UserError(f"unknown setting {key!r} in {source}.{closest(key, known)}")
         if isinstance(value, int) and abs(value) >= _TOO_LARGE:
-            raise UserError(f"setting {key!r} in {source} must be a smaller number, got one beyond {_TOO_LARGE:g}")
+            raise UserError(
+                f"setting {key!r} in {source} must be a smaller number, got one beyond {_TOO_LARGE:g}"
+            )
         if value is None and key not in optional:
             raise UserError(f"setting {key!r} in {source} must have a value, got null")
     plain: dict[str, Any] = {}
     if not is_family:
         plain, argv = _plain_settings(values["env"], argv)
-        values = {**values, "env": {key: value for key, value in values["env"].items() if key not in plain}}
+        values = {
+            **values,
+            "env": {key: value for key, value in values["env"].items() if key not in plain},
+        }
     check_flags(argv, known)
     check_kwargs(env_name, resolve_env_id(env_name), plain.get("kwargs", {}))
     try:
@@ -162,7 +187,9 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         return _config(parser.parse_args(list(argv)), plain)
     except argparse.ArgumentError as error:
         raise UserError(_plain(str(error))) from error
-    except OverflowError as error:  # a whole number within a list or a mapping that no float can hold
+    except (
+        OverflowError
+    ) as error:  # a whole number within a list or a mapping that no float can hold
         raise UserError(f"a number in {source} or a flag is too large: {error}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -171,7 +198,9 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
 def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -> None:
     """A family of ours draws its tasks itself."""
     for name in ("kwarg_ranges", "task_list"):
-        if name in values.get("env", {}) or any(token.partition("=")[0] == f"--env.{name}" for token in argv):
+        if name in values.get("env", {}) or any(
+            token.partition("=")[0] == f"--env.{name}" for token in argv
+        ):
             raise UserError(
                 f"env.{name}: {family} draws its tasks itself; its own settings say from where (--help lists them), "
                 "and env.dynamics varies the body, as --env.dynamics.body_mass [0.5,2]"
@@ -191,9 +220,13 @@ def _plain(message: str) -> str:
         setting, kinds, value = several.groups()
         expected = " or ".join(_KINDS.get(kind, kind) for kind in re.findall(r"'(\w+)'", kinds))
         return f"{setting}: Expected {expected}. Got value: {value}"
-    text = re.sub(r"\ba <class 'int'>", "a whole number", re.sub(r"\ba <class 'float'>", "a number", text))
+    text = re.sub(
+        r"\ba <class 'int'>", "a whole number", re.sub(r"\ba <class 'float'>", "a number", text)
+    )
     text = re.sub(r"<class 'tuple'>", "list such as [64,64]", text)
-    text = re.sub(r"<class 'collections.abc.Mapping'>", "mapping such as {body_mass: [0.5, 2.0]}", text)
+    text = re.sub(
+        r"<class 'collections.abc.Mapping'>", "mapping such as {body_mass: [0.5, 2.0]}", text
+    )
     return re.sub(r"<class '(\w+)'>", r"\1", text).replace("a typing.Literal", "one of ")
 
 
@@ -210,7 +243,9 @@ def _with_kwargs(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "env": {**env, "kwargs": {**within, **beside}}}
 
 
-def _plain_settings(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def _plain_settings(
+    env: Mapping[str, Any], argv: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
     """Arguments and tasks of an environment that is not ours: those in ``env``, and over them those of flags.
 
     The parser does not see them, since it would read text as YAML a second time.
@@ -221,7 +256,9 @@ def _plain_settings(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[s
     Raises:
         UserError: a flag has no value, or one that is no YAML, or a setting is no mapping where one is expected.
     """
-    settings = {name: _mapping(env.get(name, {}), f"env.{name}") for name in ("kwargs", "kwarg_ranges")}
+    settings = {
+        name: _mapping(env.get(name, {}), f"env.{name}") for name in ("kwargs", "kwarg_ranges")
+    }
     task_list, rest, words = env.get("task_list", ()), list[str](), iter(argv)
     for word in words:
         flag, equals, text = word.partition("=")
@@ -258,11 +295,17 @@ def _config(namespace: Namespace, plain: Mapping[str, Any]) -> Config:
     name, observe_task = env.pop("name"), env.pop("observe_task")
     family = family_of(name)
     if family is None:
-        config = EnvConfig(name=name, observe_task=observe_task, vectorization=env["vectorization"], **plain)
+        config = EnvConfig(
+            name=name, observe_task=observe_task, vectorization=env["vectorization"], **plain
+        )
     else:
         config = EnvConfig(name=name, observe_task=observe_task, kwargs=plain_values(env))
         family(**config.kwargs)  # its own checks
-    settings = {"kwargs": dict(config.kwargs), "kwarg_ranges": config.kwarg_ranges, "task_list": [*config.task_list]}
+    settings = {
+        "kwargs": dict(config.kwargs),
+        "kwarg_ranges": config.kwarg_ranges,
+        "task_list": [*config.task_list],
+    }
     check_plain(settings, "env")
     groups = {group: cls(**values.pop(group)) for group, cls in _GROUPS.items()}
     return Config(
@@ -291,7 +334,9 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
     """
     if outer_name not in OUTER_CONFIGS:
         hint = did_you_mean(outer_name, OUTER_CONFIGS)
-        raise UserError(f"unknown outer step {outer_name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}")
+        raise UserError(
+            f"unknown outer step {outer_name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}"
+        )
     family = family_of(env_name)
     parser = ArgumentParser(
         prog="python -m maml_rl.train",
@@ -303,12 +348,24 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
     run = parser.add_argument_group("run")
     run.add_argument("-h", "--help", action="help", help="Show every setting and exit.")
     # Taken off the command line before this parser sees it; here for the help text.
-    run.add_argument("--config", metavar="FILE", help="YAML file of settings, or the name of a preset in configs/.")
-    run.add_argument("--resume", metavar="RUN", help="Go on with a run; only --num_iterations may be given with it.")
-    run.add_argument("--print_config", action="store_true", help="Print the resolved configuration and exit.")
+    run.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings, or the name of a preset in configs/.",
+    )
+    run.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="Go on with a run; only --num_iterations may be given with it.",
+    )
+    run.add_argument(
+        "--print_config", action="store_true", help="Print the resolved configuration and exit."
+    )
     _add_dataclass(run, Config, "", skip={"env", "outer", *_GROUPS})
     env = parser.add_argument_group(f"env: {env_name}")
-    env.add_argument("--env.name", type=str, default=env_name, help=_help(EnvConfig, "name") + " Short: --env.")
+    env.add_argument(
+        "--env.name", type=str, default=env_name, help=_help(EnvConfig, "name") + " Short: --env."
+    )
     if family is None:
         _add_dataclass(env, EnvConfig, "env.", skip={"name"})
     else:
@@ -318,17 +375,24 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
         _add_dataclass(parser.add_argument_group(f"{group}: {cls.__doc__}"), cls, f"{group}.")
     outer = parser.add_argument_group(f"outer: {outer_name}")
     choices = Literal[tuple(OUTER_CONFIGS)]  # type: ignore[valid-type]
-    outer.add_argument("--outer.name", type=choices, default=outer_name, help="The outer step. Short: --outer.")
+    outer.add_argument(
+        "--outer.name", type=choices, default=outer_name, help="The outer step. Short: --outer."
+    )
     _add_dataclass(outer, OUTER_CONFIGS[outer_name], "outer.")
     return parser
 
 
-def _add_dataclass(group: Any, cls: type, prefix: str, skip: set[str] | frozenset[str] = frozenset()) -> None:
+def _add_dataclass(
+    group: Any, cls: type, prefix: str, skip: set[str] | frozenset[str] = frozenset()
+) -> None:
     hints = get_type_hints(cls)
     for field in fields(cls):
         if field.name not in skip:
             group.add_argument(
-                f"--{prefix}{field.name}", type=hints[field.name], default=_default(field), help=_help(cls, field.name)
+                f"--{prefix}{field.name}",
+                type=hints[field.name],
+                default=_default(field),
+                help=_help(cls, field.name),
             )
 
 
@@ -360,27 +424,45 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
     Raises:
         UserError: an unknown flag.
     """
-    flags = {f"--{key}" for key in known} | {"--config", "--resume", "--print_config", "--help", *_SHORTHANDS}
+    flags = {f"--{key}" for key in known} | {
+        "--config",
+        "--resume",
+        "--print_config",
+        "--help",
+        *_SHORTHANDS,
+    }
     if argv and not argv[0].startswith("-"):
-        raise UserError(f"unexpected argument {argv[0]!r}: an environment is given as --env {argv[0]}")
+        raise UserError(
+            f"unexpected argument {argv[0]!r}: an environment is given as --env {argv[0]}"
+        )
     for token, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         flag, equals, value = token.partition("=")
         if re.fullmatch(rf"[-+]?\d{{{len(str(_TOO_LARGE))},}}", value if equals else following):
-            raise UserError(f"{flag} must be a smaller number, got {(value if equals else following):.30}...")
+            raise UserError(
+                f"{flag} must be a smaller number, got {(value if equals else following):.30}..."
+            )
         if _is_item(flag):
             if _ITEMS not in known:
                 raise UserError(f"{flag}: this environment has no dynamics that could be set")
         elif flag.startswith("--") and flag not in flags:
-            raise UserError(f"unknown flag {flag}.{_of_other_step(flag) or closest(flag, sorted(flags))}")
+            raise UserError(
+                f"unknown flag {flag}.{_of_other_step(flag) or closest(flag, sorted(flags))}"
+            )
 
 
 def _of_other_step(flag: str) -> str:
     """What to say of a setting of outer steps that were not chosen; nothing where it is none."""
     name_in_group = flag.removeprefix("--outer.")
     names = [
-        name for name, config in OUTER_CONFIGS.items() if name_in_group in (field.name for field in fields(config))
+        name
+        for name, config in OUTER_CONFIGS.items()
+        if name_in_group in (field.name for field in fields(config))
     ]
-    return f" It is a setting of --outer {' and '.join(names)}." if names and flag.startswith("--outer.") else ""
+    return (
+        f" It is a setting of --outer {' and '.join(names)}."
+        if names and flag.startswith("--outer.")
+        else ""
+    )
 
 
 def _is_item(flag: str) -> bool:
@@ -391,7 +473,11 @@ def closest(name: str, known: Sequence[str]) -> str:
     """`` Did you mean ...?``, or a pointer to the list of all."""
     # A setting's own name counts most: `num_step` is meant to be `inner.num_steps`.
     by_last = {key.rpartition(".")[2].lstrip("-"): key for key in reversed(known)}
-    own = did_you_mean(name.rpartition(".")[2], by_last).removeprefix(" Did you mean ").removesuffix("?")
+    own = (
+        did_you_mean(name.rpartition(".")[2], by_last)
+        .removeprefix(" Did you mean ")
+        .removesuffix("?")
+    )
     like_own = f" Did you mean {by_last[own]}?" if own else ""
     return did_you_mean(name, known) or like_own or " See --help for all settings."
 
@@ -435,7 +521,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        both = both and not (key == "outer" and value.get("name") not in (None, result[key].get("name")))
+        both = both and not (
+            key == "outer" and value.get("name") not in (None, result[key].get("name"))
+        )
         if both and key in ("kwargs", "kwarg_ranges"):
             result[key] = {**result[key], **value}
         else:
@@ -451,7 +539,9 @@ def _as_file(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _leaves(values: Mapping[str, Any], known: Sequence[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(
+    values: Mapping[str, Any], known: Sequence[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name not in known:
@@ -479,7 +569,12 @@ def _joined_numbers(argv: Sequence[str]) -> list[str]:
     """``--flag -1e-3`` as ``--flag=-1e-3``, since argparse takes such a number for a flag."""
     joined: list[str] = []
     for token in argv:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.fullmatch(r"-[\d.].*", token):
+        if (
+            joined
+            and joined[-1].startswith("--")
+            and "=" not in joined[-1]
+            and re.fullmatch(r"-[\d.].*", token)
+        ):
             joined[-1] += f"={token}"
         else:
             joined.append(token)

@@ -9,7 +9,9 @@ from typing import ClassVar, Literal
 
 from maml_rl.settings.ranges import Each, Positive, Range, Whole, check_ranges
 
-_MOST_WEIGHTS = 1 << 26  # between hidden layers; a policy is made before a checkpoint is compared with it
+_MOST_WEIGHTS = (
+    1 << 26
+)  # between hidden layers; a policy is made before a checkpoint is compared with it
 
 
 @dataclass(frozen=True, kw_only=True)

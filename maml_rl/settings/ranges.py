@@ -26,7 +26,11 @@ class Whole(NamedTuple):
 
     def accepts(self, value: Any) -> bool:
         """Whether ``value`` is one of them."""
-        return isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
+        return (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and self.least <= value <= self.most
+        )
 
 
 class Real(NamedTuple):
@@ -106,7 +110,9 @@ class _Text(NamedTuple):
         return "a text that is not empty and has no NUL" + (" or none" if self.is_optional else "")
 
     def accepts(self, value: Any) -> bool:
-        return (value is None and self.is_optional) or (isinstance(value, str) and value != "" and "\0" not in value)
+        return (value is None and self.is_optional) or (
+            isinstance(value, str) and value != "" and "\0" not in value
+        )
 
 
 def check_whole_numbers(least: int, **given: Any) -> None:
@@ -118,7 +124,9 @@ def check_whole_numbers(least: int, **given: Any) -> None:
     for name, value in given.items():
         is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not (is_whole and value >= least):
-            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r:.100}")
+            raise UserError(
+                f"{name} must be a whole number of at least {least}, got {value!r:.100}"
+            )
 
 
 def check_ranges(config: Any, group: str) -> None:
@@ -134,7 +142,9 @@ def check_ranges(config: Any, group: str) -> None:
     kind: Any = type(config)
     for name, expected in {**_by_type(kind), **getattr(config, "RANGES", {})}.items():
         if not expected.accepts(getattr(config, name)):
-            raise ValueError(f"{group}{name} must be {expected}, got {getattr(config, name)!r:.200}")
+            raise ValueError(
+                f"{group}{name} must be {expected}, got {getattr(config, name)!r:.200}"
+            )
 
 
 @functools.cache

@@ -19,7 +19,9 @@ _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # a link that leads elsewhere, in a folder that came from elsewhere
+    temporary.unlink(
+        missing_ok=True
+    )  # a link that leads elsewhere, in a folder that came from elsewhere
     try:
         write_synced(temporary, content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)

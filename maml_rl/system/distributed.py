@@ -93,7 +93,9 @@ class Ranks:
         parts = [torch.empty_like(padded) for _ in range(self.number)]
         dist.all_gather(parts, padded)
         self.num_bytes += padded.nbytes
-        return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)]).to(place)
+        return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)]).to(
+            place
+        )
 
     def wait(self) -> None:
         """Wait until every process has come here."""
@@ -128,7 +130,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 def remembered_run_folder() -> str | None:
     """The run folder that these processes made before ``torchrun`` started them again; ``None`` if they did not."""
     store = _launcher_store()
-    return store.get(_RUN_FOLDER).decode() if store is not None and store.check([_RUN_FOLDER]) else None
+    return (
+        store.get(_RUN_FOLDER).decode()
+        if store is not None and store.check([_RUN_FOLDER])
+        else None
+    )
 
 
 def remember_run_folder(folder: str) -> None:
@@ -164,4 +170,6 @@ def _unused_part(store: Any, rank: int, number: int) -> Any:
         if store.check([answer]) and store.get(answer).decode() == word:
             return dist.PrefixStore(str(part), store)  # type: ignore[attr-defined]
         time.sleep(0.05)
-    raise TimeoutError(f"process {rank} of {number} heard nothing from the first one within {_LONGEST_WAIT_S} s")
+    raise TimeoutError(
+        f"process {rank} of {number} heard nothing from the first one within {_LONGEST_WAIT_S} s"
+    )

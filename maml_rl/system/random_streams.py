@@ -42,8 +42,12 @@ class RandomStreams:
     phase: Phase
     iteration: int = 0
 
-    def _sequence(self, purpose: _Purpose, adaptation_step: int = 0, task: int = 0) -> np.random.SeedSequence:
-        return np.random.SeedSequence(self.seed, spawn_key=(self.phase, purpose, self.iteration, adaptation_step, task))
+    def _sequence(
+        self, purpose: _Purpose, adaptation_step: int = 0, task: int = 0
+    ) -> np.random.SeedSequence:
+        return np.random.SeedSequence(
+            self.seed, spawn_key=(self.phase, purpose, self.iteration, adaptation_step, task)
+        )
 
     def tasks(self) -> np.random.Generator:
         """The stream that tasks are drawn from."""

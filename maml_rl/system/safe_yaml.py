@@ -34,10 +34,16 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) not in ("bool", *_NUMBERS)]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.removeprefix(_TAG) not in ("bool", *_NUMBERS)
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(f"{_TAG}bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    f"{_TAG}bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 for _kind, _pattern in _NUMBERS.items():
     _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(_pattern), list("-+.0123456789"))
 
@@ -67,7 +73,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a mapping from settings to values, got {type(values).__name__}")
+        raise UserError(
+            f"{path} must hold a mapping from settings to values, got {type(values).__name__}"
+        )
     return values
 
 
@@ -85,7 +93,9 @@ def read_value(text: str, what: str) -> Any:
         return _plain(text)
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"{what} {text!r:.100} cannot be read as YAML ({problem}): quote text, as '\"...\"'") from error
+        raise UserError(
+            f"{what} {text!r:.100} cannot be read as YAML ({problem}): quote text, as '\"...\"'"
+        ) from error
 
 
 def to_yaml(values: Any) -> str:
@@ -102,8 +112,12 @@ def plain_values(value: Any) -> Any:
         return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
         plain = value.tolist()  # of a long double that is no Python number
-        return value if value.dtype == object or isinstance(plain, np.generic) else plain_values(plain)
-    return [plain_values(item) for item in value] if isinstance(value, (list, tuple, range)) else value
+        return (
+            value if value.dtype == object or isinstance(plain, np.generic) else plain_values(plain)
+        )
+    return (
+        [plain_values(item) for item in value] if isinstance(value, (list, tuple, range)) else value
+    )
 
 
 def check_plain(value: Any, what: str) -> None:
@@ -123,9 +137,13 @@ def check_plain(value: Any, what: str) -> None:
             raise ValueError(f"it is longer than {LONGEST_TEXT // 2} characters")
         read = _plain(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{what} cannot be written to a file: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{what} cannot be written to a file: {' '.join(str(error).split())}"
+        ) from error
     if repr(read) != repr(value):  # NaN equals itself here, and 1 is not True
-        raise UserError(f"{what} cannot be written to a file: {value!r:.100} would be read back as {read!r:.100}")
+        raise UserError(
+            f"{what} cannot be written to a file: {value!r:.100} would be read back as {read!r:.100}"
+        )
 
 
 def check_types(value: Any, what: str, depth: int = 0) -> None:
@@ -141,7 +159,9 @@ def check_types(value: Any, what: str, depth: int = 0) -> None:
     if type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
-                raise UserError(f"{what} has the key {key!r:.100}, a {_type_name(key)}: in a file keys are text")
+                raise UserError(
+                    f"{what} has the key {key!r:.100}, a {_type_name(key)}: in a file keys are text"
+                )
             check_types(item, f"{what}.{key}", depth + 1)
     elif type(value) is list:
         for i, item in enumerate(value):
@@ -180,7 +200,9 @@ def _check_size(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> 
         ValueError: too many values, too deep or too long, no plain ones, or an alias stands for what contains it.
     """
     if node.tag.removeprefix(_TAG) not in _PLAIN:
-        raise ValueError(f"a value is a {node.tag.removeprefix(_TAG)}, expected text, a number, a list or a mapping")
+        raise ValueError(
+            f"a value is a {node.tag.removeprefix(_TAG)}, expected text, a number, a list or a mapping"
+        )
     if isinstance(node, yaml.ScalarNode):
         if len(node.value) > _LONGEST_SCALAR:
             raise ValueError(f"a value is longer than {_LONGEST_SCALAR} characters")

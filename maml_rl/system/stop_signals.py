@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_STOP_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class StopSignal(KeyboardInterrupt):
@@ -21,13 +23,19 @@ class StopSignal(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def _handled(handle: Callable[[int, FrameType | None], Any], wanted: Callable[[int, Any], bool]) -> Iterator[None]:
+def _handled(
+    handle: Callable[[int, FrameType | None], Any], wanted: Callable[[int, Any], bool]
+) -> Iterator[None]:
     """Handle those signals whose handler so far is ``wanted``, until the end of the block."""
     if threading.current_thread() is not threading.main_thread():  # only there do signals arrive
         yield
         return
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
-    before = {number: handler for number, handler in before.items() if handler is not None and wanted(number, handler)}
+    before = {
+        number: handler
+        for number, handler in before.items()
+        if handler is not None and wanted(number, handler)
+    }
     try:
         for number in before:
             signal.signal(number, handle)
@@ -67,5 +75,8 @@ def stop_signals_wait() -> Iterator[list[int]]:
         Those that come meanwhile; ``signal.raise_signal`` has them take effect.
     """
     received: list[int] = []
-    with _handled(lambda number, frame: received.append(number), lambda number, handler: handler is not signal.SIG_IGN):
+    with _handled(
+        lambda number, frame: received.append(number),
+        lambda number, handler: handler is not signal.SIG_IGN,
+    ):
         yield received

@@ -28,7 +28,9 @@ def tasks_per_block(device: torch.device) -> int:
 
 def block_ends(num_tasks: int, block_size: int) -> list[tuple[int, int]]:
     """Where blocks of ``block_size`` tasks start and stop; the last one may be smaller."""
-    return [(start, min(start + block_size, num_tasks)) for start in range(0, num_tasks, block_size)]
+    return [
+        (start, min(start + block_size, num_tasks)) for start in range(0, num_tasks, block_size)
+    ]
 
 
 def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]]) -> list[Result]:
@@ -97,7 +99,10 @@ def _threads(number: int) -> SimpleQueue[Callable[[], None] | None]:
             work()
             del work  # and what it holds, while there is none
 
-    threads = [threading.Thread(target=serve, name=f"blocks of tasks {i}", daemon=True) for i in range(number)]
+    threads = [
+        threading.Thread(target=serve, name=f"blocks of tasks {i}", daemon=True)
+        for i in range(number)
+    ]
     before = torch.get_num_threads()
     try:
         for thread in threads:
@@ -105,7 +110,9 @@ def _threads(number: int) -> SimpleQueue[Callable[[], None] | None]:
         for _ in threads:
             ready.get()
     finally:
-        torch.set_num_threads(before)  # those of threads that others start from now on are as before
+        torch.set_num_threads(
+            before
+        )  # those of threads that others start from now on are as before
 
     def close() -> None:
         for _ in threads:
@@ -118,4 +125,6 @@ def _threads(number: int) -> SimpleQueue[Callable[[], None] | None]:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not live on in a forked process
+    os.register_at_fork(
+        after_in_child=_threads.cache_clear
+    )  # threads do not live on in a forked process

@@ -21,7 +21,9 @@ def resolve_device(name: str) -> torch.device:
     available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if name in available or (name == "cuda" and len(available) > 1):
         return torch.device(name)
-    raise UserError(f"device {name!r} is not available here; valid are auto, {', '.join(available)}")
+    raise UserError(
+        f"device {name!r} is not available here; valid are auto, {', '.join(available)}"
+    )
 
 
 @contextlib.contextmanager

@@ -42,7 +42,11 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, is_package=True) if fullname.partition(".")[0] == "torch" else None
+        return (
+            ModuleSpec(fullname, self, is_package=True)
+            if fullname.partition(".")[0] == "torch"
+            else None
+        )
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _StandIn(spec.name)

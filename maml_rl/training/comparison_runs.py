@@ -69,8 +69,12 @@ def baseline_config(
     """
     meta = run_config(run)
     if not meta.adapt_in_training:
-        raise UserError(f"{run} is a baseline itself, trained without adaptation: give the meta-trained run")
-    logging = LoggingConfig(checkpoint_every=meta.logging.checkpoint_every, final_evaluation=False, final_video=False)
+        raise UserError(
+            f"{run} is a baseline itself, trained without adaptation: give the meta-trained run"
+        )
+    logging = LoggingConfig(
+        checkpoint_every=meta.logging.checkpoint_every, final_evaluation=False, final_video=False
+    )
     output = str(folder_of(run, name))
     config = replace(meta, output=output, seed=seed, device=device, init_from=None, logging=logging)
     if name == "random":
@@ -80,7 +84,8 @@ def baseline_config(
         adapt_in_training=False,
         inner=replace(meta.inner, learned_step_size="none"),
         outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
-        num_iterations=num_iterations or _finished_iterations(run) * (meta.training_inner.num_steps + 1),
+        num_iterations=num_iterations
+        or _finished_iterations(run) * (meta.training_inner.num_steps + 1),
     )
     if name == "oracle":
         config = replace(config, env=replace(meta.env, observe_task=True))
@@ -126,7 +131,9 @@ def make_policy_baseline(
     if (folder / "config.yaml").exists():
         seed = run_config(folder).seed
         if seed != config.seed:
-            raise UserError(f"{folder} is there with seed {seed}, not {config.seed}: delete the folder to make it anew")
+            raise UserError(
+                f"{folder} is there with seed {seed}, not {config.seed}: delete the folder to make it anew"
+            )
         if name != "random":
             return resume(folder, num_iterations, say=say, progress_bar=progress_bar)
         say(f"{folder} is there already")
@@ -142,7 +149,9 @@ def make_policy_baseline(
     return folder
 
 
-def check_ppo(run: Path, *, num_env_steps: int, seed: int = 0, settings: PPOSettings | None = None) -> None:
+def check_ppo(
+    run: Path, *, num_env_steps: int, seed: int = 0, settings: PPOSettings | None = None
+) -> None:
     """Refuse before any training what :func:`train_ppo` would refuse.
 
     Raises:
@@ -153,7 +162,9 @@ def check_ppo(run: Path, *, num_env_steps: int, seed: int = 0, settings: PPOSett
     _results_so_far(folder_of(run, "ppo") / "results.json", description)
 
 
-def _ppo_description(config: Config, num_env_steps: int, seed: int, settings: PPOSettings) -> dict[str, Any]:
+def _ppo_description(
+    config: Config, num_env_steps: int, seed: int, settings: PPOSettings
+) -> dict[str, Any]:
     """What results must have in common to stand in one file."""
     env = held_out(config.env)
     return {
@@ -198,7 +209,9 @@ def train_ppo(
     tasks = fresh_tasks(policy, seed)
     plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]
     if num_tasks > len(tasks):
-        raise UserError(f"num_tasks must be at most {len(tasks)}, the tasks of an evaluation, got {num_tasks}")
+        raise UserError(
+            f"num_tasks must be at most {len(tasks)}, the tasks of an evaluation, got {num_tasks}"
+        )
     env, horizon = held_out(policy.config.env), policy.config.horizon
     folder = folder_of(run, "ppo")
     with unwritable_refused(folder):
@@ -211,7 +224,9 @@ def train_ppo(
             say(f"{path} holds {len(results)} tasks already, which are kept")
         whole = settings.whole_updates(num_env_steps)
         if whole != num_env_steps and len(results) < num_tasks:
-            say(f"PPO trains for {whole:,} control steps in each task: {num_env_steps:,}, rounded up to whole updates")
+            say(
+                f"PPO trains for {whole:,} control steps in each task: {num_env_steps:,}, rounded up to whole updates"
+            )
         for i, task in list(enumerate(tasks))[len(results) : num_tasks]:
             name, total = f"PPO, task {i + 1} of {num_tasks}", settings.whole_updates(num_env_steps)
             with tqdm(total=total, disable=not progress_bar, desc=name, unit="step") as bar:
@@ -227,7 +242,9 @@ def train_ppo(
             results.append({"task": plain_tasks[i], **curve._asdict()})
             with unwritable_refused(path):
                 write_whole(path, json.dumps({**description, "tasks": results}, indent=2) + "\n")
-            say(f"PPO, {_words(plain_tasks[i])}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}")
+            say(
+                f"PPO, {_words(plain_tasks[i])}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}"
+            )
     say(f"learning curves: {path}")
     return path
 
@@ -237,7 +254,10 @@ def _seed_of(seed: int, task: int) -> int:
 
 
 def _words(task: Task) -> str:
-    parts = [f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in task.items()]
+    parts = [
+        f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in task.items()
+    ]
     return ", ".join(parts) or "the only task"
 
 

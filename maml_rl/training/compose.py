@@ -24,7 +24,9 @@ from maml_rl.system.torch_runtime import resolve_device, torch_threads
 
 
 @contextlib.contextmanager
-def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[MetaTrainer, TrainingState, MetaPolicy]]:
+def open_trainer(
+    config: Config, ranks: Ranks | None = None
+) -> Iterator[tuple[MetaTrainer, TrainingState, MetaPolicy]]:
     """Open everything that training needs, without writing anything.
 
     Args:
@@ -62,6 +64,13 @@ def open_trainer(config: Config, ranks: Ranks | None = None) -> Iterator[tuple[M
         collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
         for task in sample_tasks(collector, RandomStreams(config.seed, Phase.INITIALISATION)):
             plain_task(task, config.env.name)  # else the evaluation at the end could not be written
-        settings = (config.training_inner, config.outer, config.baseline, config.seed, config.max_failed_share, ranks)
+        settings = (
+            config.training_inner,
+            config.outer,
+            config.baseline,
+            config.seed,
+            config.max_failed_share,
+            ranks,
+        )
         trainer = MetaTrainer(collector, *settings, config.tasks_per_block)
         yield trainer, TrainingState(theta, {}, normalizer), meta_policy

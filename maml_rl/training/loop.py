@@ -32,7 +32,13 @@ from maml_rl.runs.checkpoint import (
     set_aside,
 )
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger, sync_metrics
-from maml_rl.runs.run_folder import create_run_folder, locked, new_default_folder, run_config, write_config
+from maml_rl.runs.run_folder import (
+    create_run_folder,
+    locked,
+    new_default_folder,
+    run_config,
+    write_config,
+)
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.sampling.failures import Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
@@ -84,8 +90,12 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
         TooManyFailures: numbers went wrong too often; the last finished iteration is saved, as after any other error.
     """
     if not isinstance(config, Config):
-        raise UserError(f"train takes a Config, as maml_rl.load_config(env=...) makes one; got {config!r:.100}")
-    mapping = to_mapping(config)  # before anything is opened or made: it refuses what config.yaml cannot hold
+        raise UserError(
+            f"train takes a Config, as maml_rl.load_config(env=...) makes one; got {config!r:.100}"
+        )
+    mapping = to_mapping(
+        config
+    )  # before anything is opened or made: it refuses what config.yaml cannot hold
     with joined(resolve_device(config.device)) as ranks:
         made = remembered_run_folder()
         if made is not None:
@@ -122,7 +132,9 @@ def resume(
         return _resume(ranks, run, num_iterations, say, progress_bar)
 
 
-def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progress_bar: bool) -> Path:
+def _resume(
+    ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progress_bar: bool
+) -> Path:
     config = run_config(run)
     if num_iterations is not None:
         try:
@@ -157,7 +169,11 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None, say: Say, progr
                     write_config(run, to_mapping(config))
                 say(f"resuming {run} after iteration {done}")
             else:
-                more = f"; --num_iterations {done + 2} would add two" if num_iterations is not None else ""
+                more = (
+                    f"; --num_iterations {done + 2} would add two"
+                    if num_iterations is not None
+                    else ""
+                )
                 say(f"all {done} iterations of {run} are done{more}")
             return resumed.train(say, progress_bar)
 
@@ -183,7 +199,9 @@ def _policy_of(policy: MetaPolicy, state: TrainingState) -> MetaPolicy:
     )
 
 
-def _evaluation_metrics(trainer: MetaTrainer, policy: MetaPolicy, state: TrainingState) -> dict[str, float]:
+def _evaluation_metrics(
+    trainer: MetaTrainer, policy: MetaPolicy, state: TrainingState
+) -> dict[str, float]:
     """Returns on fresh tasks, played on the training environments of all processes."""
     streams = RandomStreams(trainer.seed, Phase.EVALUATION, state.iteration)
     num_steps = max(1, policy.config.inner.num_steps)
@@ -238,8 +256,12 @@ class TrainingRun:
             "run": self._origin(),
         }
         with _writing():
-            sync_metrics(self.folder)  # rows up to a checkpoint are there if it is: resuming writes none of them again
-            save_checkpoint(folder, state.iteration, tensors, values, self.config.logging.keep_checkpoints)
+            sync_metrics(
+                self.folder
+            )  # rows up to a checkpoint are there if it is: resuming writes none of them again
+            save_checkpoint(
+                folder, state.iteration, tensors, values, self.config.logging.keep_checkpoints
+            )
 
     def train(self, say: Say, progress_bar: bool) -> Path:
         """Iterate to the end, write what the configuration asks for, and return the folder."""
@@ -250,7 +272,9 @@ class TrainingRun:
                     remove_unfinished(self.folder / "videos")
                 if extended:
                     self._iterate(say, progress_bar, raise_dropped)
-                close_env(self.trainer.collector.env, self.config.env.name)  # the evaluation makes its own
+                close_env(
+                    self.trainer.collector.env, self.config.env.name
+                )  # the evaluation makes its own
                 self._finish(say, anew=extended)
             except BaseException as error:  # whatever it is, no finished iteration is lost
                 self._save_after(error, say)
@@ -264,9 +288,13 @@ class TrainingRun:
         """Write the last finished iteration, if there is one."""
         if self.state.iteration == 0:
             if not isinstance(error, (KeyboardInterrupt, _CannotWriteError, TooManyFailures)):
-                say(f"stopped by an error in the first iteration. Once it is mended: {_resume_command(self.folder)}")
+                say(
+                    f"stopped by an error in the first iteration. Once it is mended: {_resume_command(self.folder)}"
+                )
             return
-        told = isinstance(error, (KeyboardInterrupt, _CannotWriteError))  # with how to go on, by what is raised
+        told = isinstance(
+            error, (KeyboardInterrupt, _CannotWriteError)
+        )  # with how to go on, by what is raised
         try:
             with stop_signals_wait():
                 self.checkpoint()
@@ -277,9 +305,13 @@ class TrainingRun:
             return
         if isinstance(error, TooManyFailures):  # resumed, the same would happen again
             new = f"python -m maml_rl.train --init_from {shlex.quote(str(self.folder))}"
-            say(f"iteration {self.state.iteration} is saved. Go on from it with other settings: {new} ...")
+            say(
+                f"iteration {self.state.iteration} is saved. Go on from it with other settings: {new} ..."
+            )
         elif not told:
-            say(f"stopped by an error; iteration {self.state.iteration} is saved. {_advice(self.folder)}")
+            say(
+                f"stopped by an error; iteration {self.state.iteration} is saved. {_advice(self.folder)}"
+            )
 
     def _iterate(self, say: Say, progress_bar: bool, raise_dropped: Callable[[], None]) -> None:
         config, logging = self.config, self.config.logging
@@ -287,8 +319,15 @@ class TrainingRun:
         can_draw = self._can_draw(say)
         with _writing():
             logger = make_logger(self.folder, self.state.iteration)
-            failures = AppendingCSV(self.folder / "failures.csv", self.state.iteration, Failure._fields)
-        bar = tqdm(total=config.num_iterations, initial=self.state.iteration, disable=not progress_bar, unit="it")
+            failures = AppendingCSV(
+                self.folder / "failures.csv", self.state.iteration, Failure._fields
+            )
+        bar = tqdm(
+            total=config.num_iterations,
+            initial=self.state.iteration,
+            disable=not progress_bar,
+            unit="it",
+        )
         try:
             while self.state.iteration < config.num_iterations:
                 raise_dropped()
@@ -302,12 +341,16 @@ class TrainingRun:
                 metrics["time/meta_iteration_s"] = time.perf_counter() - started
                 if logging.evaluate_every and state.iteration % logging.evaluate_every == 0:
                     metrics |= _evaluation_metrics(self.trainer, self.policy, state)
-                draws = can_draw and logging.video_every and state.iteration % logging.video_every == 0
+                draws = (
+                    can_draw and logging.video_every and state.iteration % logging.video_every == 0
+                )
                 pictures: dict[str, AnimatedImage] = {}
                 if draws:
                     with _video_failure_said(lambda text: _beside(bar, say, text), state.iteration):
                         pictures = self._record(state)
-                with stop_signals_wait() as received:  # an iteration is logged, counted and saved, or it never began
+                with (
+                    stop_signals_wait() as received
+                ):  # an iteration is logged, counted and saved, or it never began
                     for name, value in [*metrics.items(), *pictures.items()]:
                         logger.record(name, value)
                     with _writing():
@@ -387,16 +430,24 @@ class TrainingRun:
             say: where to tell the user what happens.
             anew: after iterations, which have said already why no video can be made.
         """
-        policy, seed, logging = _policy_of(self.policy, self.state), self.config.seed, self.config.logging
+        policy, seed, logging = (
+            _policy_of(self.policy, self.state),
+            self.config.seed,
+            self.config.logging,
+        )
         report, video = self._results()
         if logging.final_evaluation and not report.exists():
             from maml_rl.analysis.comparison import META_TRAINED, Comparison, Entry
-            from maml_rl.analysis.report import write_report  # here, since Matplotlib takes its time to load
+            from maml_rl.analysis.report import (
+                write_report,
+            )  # here, since Matplotlib takes its time to load
 
             say("evaluating on fresh tasks (as logging.final_evaluation says) ...")
             result = evaluate(policy, seed=seed)
             with _writing():
-                write_report(report.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})]))
+                write_report(
+                    report.parent, Comparison([Entry(META_TRAINED, (self.folder,), (result,), {})])
+                )
             sizes = f"{len(result.tasks)} fresh tasks, {result.returns.shape[-1]} episodes per task and step"
             say(f"return on {sizes}:\n{result.table()}\nwritten to {report.parent}")
         elif logging.final_evaluation:
@@ -444,7 +495,11 @@ def _unwritable_told(run: Path) -> Iterator[None]:
         yield
     except _CannotWriteError as error:
         path = latest_checkpoint(run / "checkpoints")
-        last = "there is no checkpoint yet" if path is None else f"the last checkpoint is of iteration {int(path.name)}"
+        last = (
+            "there is no checkpoint yet"
+            if path is None
+            else f"the last checkpoint is of iteration {int(path.name)}"
+        )
         raise UserError(f"{run} cannot be written: {error}; {last}. {_advice(run)}") from error
 
 
@@ -455,7 +510,11 @@ def _horizon_source(config: Config) -> str:
     registered = registered_horizon(config.env.name)
     if config.horizon == registered:
         return " (its max_episode_steps)"
-    other = "it is registered without max_episode_steps" if registered is None else f"its own are {registered}"
+    other = (
+        "it is registered without max_episode_steps"
+        if registered is None
+        else f"its own are {registered}"
+    )
     is_default = registered is None and config.horizon == Config.horizon
     return f" ({'by default' if is_default else 'as set'}; {other})"
 

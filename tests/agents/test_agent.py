@@ -52,7 +52,11 @@ def policy(run) -> MetaPolicy:
 @pytest.fixture(scope="module")
 def cartpole(tmp_path_factory) -> MetaPolicy:
     # Long enough that poles fall: while every one stands, the reward is constant.
-    return maml_rl.load(make_run(tmp_path_factory.mktemp("discrete") / "run", env={"name": "CartPole-v1"}, horizon=60))
+    return maml_rl.load(
+        make_run(
+            tmp_path_factory.mktemp("discrete") / "run", env={"name": "CartPole-v1"}, horizon=60
+        )
+    )
 
 
 def equal(a: MetaPolicy, b: MetaPolicy) -> bool:
@@ -79,7 +83,9 @@ def test_many_observations_give_an_action_each(policy):
     actions, _ = policy.predict(observations, deterministic=True)
     assert actions.shape == (5, 2)
     for observation, action in zip(observations, actions, strict=True):
-        np.testing.assert_allclose(policy.predict(observation, deterministic=True)[0], action, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            policy.predict(observation, deterministic=True)[0], action, rtol=1e-5, atol=1e-7
+        )
     assert policy.predict(observations[:0], deterministic=True)[0].shape == (0, 2)
 
 
@@ -120,7 +126,8 @@ def test_predict_normalizes(policy):
     other = maml_rl.MetaPolicy(**{**vars(policy), "normalizer": shifted})
     observation = np.array([0.3, -0.1])
     assert not np.array_equal(
-        policy.predict(observation, deterministic=True)[0], other.predict(observation, deterministic=True)[0]
+        policy.predict(observation, deterministic=True)[0],
+        other.predict(observation, deterministic=True)[0],
     )
 
 
@@ -144,7 +151,9 @@ def test_training_takes_a_configuration():
         maml_rl.train({"env": "PointNavigation"})
 
 
-@pytest.mark.parametrize("observation", [{"a": np.zeros(2)}, (np.zeros(1), np.zeros(1))], ids=["dict", "tuple"])
+@pytest.mark.parametrize(
+    "observation", [{"a": np.zeros(2)}, (np.zeros(1), np.zeros(1))], ids=["dict", "tuple"]
+)
 def test_an_observation_that_is_not_flattened_is_refused(policy, observation):
     with pytest.raises(UserError, match=r"gymnasium\.spaces\.flatten"):
         policy.predict(observation)
@@ -195,7 +204,9 @@ def test_adapting_helps(policy):
         task = {"goal_x": 0.5 * float(np.cos(angle)), "goal_y": 0.5 * float(np.sin(angle))}
         goal = np.array(list(task.values()))
         adapted = policy.adapt(task=task, num_episodes=100)
-        before, after = (p.predict(np.zeros(2), deterministic=True)[0] @ goal for p in (policy, adapted))
+        before, after = (
+            p.predict(np.zeros(2), deterministic=True)[0] @ goal for p in (policy, adapted)
+        )
         better += after > before
     assert better >= 7
 
@@ -285,14 +296,23 @@ def test_bad_arguments_are_refused(policy, arguments):
     [
         {"inner": {"adapts": "context"}, "policy": {"hidden_sizes": [8], "context_size": 3}},
         {"inner": {"learned_step_size": "scalar"}, "policy": {"hidden_sizes": [8]}},
-        {"inner": {"adapts": "head", "test_step_sizes": [0.3, 0.1]}, "policy": {"hidden_sizes": [8]}},
+        {
+            "inner": {"adapts": "head", "test_step_sizes": [0.3, 0.1]},
+            "policy": {"hidden_sizes": [8]},
+        },
     ],
     ids=["context", "learned", "head"],
 )
 def test_every_kind_of_adapted_policy_is_saved_and_adapts_on(settings, tmp_path):
     config = maml_rl.load_config(
         env="PointNavigation",
-        **{"device": "cpu", "num_iterations": 1, "meta_batch_size": 2, "num_episodes": 4, "horizon": 8},
+        **{
+            "device": "cpu",
+            "num_iterations": 1,
+            "meta_batch_size": 2,
+            "num_episodes": 4,
+            "horizon": 8,
+        },
         logging={"final_evaluation": False, "final_video": False},
         output=str(tmp_path / "run"),
         **settings,
@@ -305,13 +325,16 @@ def test_every_kind_of_adapted_policy_is_saved_and_adapts_on(settings, tmp_path)
     action = adapted.predict(observation, deterministic=True)[0]
     assert not np.array_equal(action, policy.predict(observation, deterministic=True)[0])
     np.testing.assert_array_equal(
-        loaded.predict(observation, deterministic=True)[0], once.predict(observation, deterministic=True)[0]
+        loaded.predict(observation, deterministic=True)[0],
+        once.predict(observation, deterministic=True)[0],
     )
     again = loaded.adapt(task=GOAL, num_steps=1, seed=3)  # its second step
     np.testing.assert_allclose(again.predict(observation, deterministic=True)[0], action, atol=1e-6)
 
 
-@pytest.mark.parametrize("task", [{"goal": 1.0}, {"goal_x": float("nan"), "goal_y": 0.0}, {"goal_x": 0.0}])
+@pytest.mark.parametrize(
+    "task", [{"goal": 1.0}, {"goal_x": float("nan"), "goal_y": 0.0}, {"goal_x": 0.0}]
+)
 def test_a_task_of_another_family_is_refused(policy, task):
     with pytest.raises(ValueError, match="goal_x"):
         policy.adapt(task=task)
@@ -348,7 +371,8 @@ def test_saved_and_loaded_is_equal(policy, tmp_path):
         assert torch.equal(a, b)
     observations = np.random.default_rng(0).normal(size=(5, 2))
     np.testing.assert_array_equal(
-        loaded.predict(observations, deterministic=True)[0], adapted.predict(observations, deterministic=True)[0]
+        loaded.predict(observations, deterministic=True)[0],
+        adapted.predict(observations, deterministic=True)[0],
     )
     assert equal(loaded.adapt(task=GOAL), adapted.adapt(task=GOAL))
 
@@ -378,7 +402,9 @@ def test_a_policy_of_another_shape_is_refused(run, tmp_path):
         maml_rl.load(copy)
 
 
-@pytest.mark.parametrize("damage", ["tensor missing", "tensor too many", "other size", "all missing"])
+@pytest.mark.parametrize(
+    "damage", ["tensor missing", "tensor too many", "other size", "all missing"]
+)
 def test_a_damaged_normalizer_is_refused(run, tmp_path, damage):
     copy = shutil.copytree(run, tmp_path / "copy")
     (path,) = copy.rglob("tensors.safetensors")
@@ -432,9 +458,18 @@ def test_the_commands_modules_do_not_hide_the_functions(policy):
     [
         (lambda policy: maml_rl.load(None), "a run is given by its folder"),
         (lambda policy: policy.adapt(gym.Env), "an environment is given as an id"),
-        (lambda policy: policy.adapt(seed="a"), "seed must be a whole number of at least 0, got 'a'"),
-        (lambda policy: policy.adapt(num_episodes=0), "num_episodes must be a whole number of at least 1, got 0"),
-        (lambda policy: policy.to_sb3(num_envs=2.5), "num_envs must be a whole number of at least 1, got 2.5"),
+        (
+            lambda policy: policy.adapt(seed="a"),
+            "seed must be a whole number of at least 0, got 'a'",
+        ),
+        (
+            lambda policy: policy.adapt(num_episodes=0),
+            "num_episodes must be a whole number of at least 1, got 0",
+        ),
+        (
+            lambda policy: policy.to_sb3(num_envs=2.5),
+            "num_envs must be a whole number of at least 1, got 2.5",
+        ),
         (lambda policy: maml_rl.evaluate(policy, num_tasks=0), "num_tasks must be"),
         (lambda policy: maml_rl.evaluate(policy, num_steps=True), "num_steps must be"),
         (lambda policy: maml_rl.evaluate("PointNavigation"), "evaluate takes a policy"),

@@ -23,10 +23,19 @@ HORIZON, NUM_EPISODES = 6, 4
 
 
 def make(folder: Path, env: Any, **settings: Any) -> MetaPolicy:
-    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": NUM_EPISODES, "horizon": HORIZON}
+    sizes = {
+        "num_iterations": 1,
+        "meta_batch_size": 2,
+        "num_episodes": NUM_EPISODES,
+        "horizon": HORIZON,
+    }
     off = {"final_evaluation": False, "final_video": False}
     # At this scale a standard deviation is a tenth of the way to the bounds: nothing is clipped.
-    policy = {"hidden_sizes": [8], "normalize_observations": True, "action_scale": 0.1} | settings.pop("policy", {})
+    policy = {
+        "hidden_sizes": [8],
+        "normalize_observations": True,
+        "action_scale": 0.1,
+    } | settings.pop("policy", {})
     config = maml_rl.load_config(
         env=env, device="cpu", logging=off, output=str(folder), policy=policy, **sizes, **settings
     )
@@ -72,7 +81,9 @@ class _Drawn:
         return next(self.noise).reshape(size)
 
 
-def played(policy: MetaPolicy, make_env: Callable[[], gym.Env], step: int = 0) -> dict[str, np.ndarray]:
+def played(
+    policy: MetaPolicy, make_env: Callable[[], gym.Env], step: int = 0
+) -> dict[str, np.ndarray]:
     """The episodes that ``policy.adapt`` plays, stepped by hand: same seeds of resets, same noise of actions."""
     streams = RandomStreams(0, Phase.ADAPTATION)
     noise = policy.policy.draw_noise(streams.actions(step, 0), (NUM_EPISODES, HORIZON))
@@ -89,7 +100,9 @@ def played(policy: MetaPolicy, make_env: Callable[[], gym.Env], step: int = 0) -
             observation, ended = following, terminated or truncated
     env.close()
     names = ("observations", "actions", "rewards", "terminated", "truncated")
-    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
 def point_env() -> gym.Env:
@@ -107,7 +120,10 @@ def assert_same(a: MetaPolicy, b: MetaPolicy, start: MetaPolicy) -> None:
     assert a.theta.keys() == b.theta.keys()
     for name, value in a.theta.items():
         torch.testing.assert_close(value, b.theta[name], rtol=1e-3, atol=1e-5)
-    assert any(name not in start.theta or not torch.equal(value, start.theta[name]) for name, value in a.theta.items())
+    assert any(
+        name not in start.theta or not torch.equal(value, start.theta[name])
+        for name, value in a.theta.items()
+    )
 
 
 def test_a_log_of_the_same_episodes_adapts_alike(point: MetaPolicy) -> None:
@@ -115,7 +131,9 @@ def test_a_log_of_the_same_episodes_adapts_alike(point: MetaPolicy) -> None:
 
 
 def test_a_context_adapts_to_a_log(context: MetaPolicy) -> None:
-    assert_same(context.adapt(episodes=played(context, point_env)), context.adapt(task=GOAL), context)
+    assert_same(
+        context.adapt(episodes=played(context, point_env)), context.adapt(task=GOAL), context
+    )
 
 
 def test_discrete_actions_and_episodes_of_any_length(cartpole: MetaPolicy) -> None:
@@ -155,21 +173,42 @@ def changed(log: dict[str, Any], name: str, values: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "too few rewards": (lambda log: changed(log, "rewards", log["rewards"][:-1]), r"rewards .* shape \(24,\)"),
-    "other observations": (lambda log: changed(log, "observations", np.zeros((24, 3))), r"observations .* \(24, 2\)"),
+    "too few rewards": (
+        lambda log: changed(log, "rewards", log["rewards"][:-1]),
+        r"rewards .* shape \(24,\)",
+    ),
+    "other observations": (
+        lambda log: changed(log, "observations", np.zeros((24, 3))),
+        r"observations .* \(24, 2\)",
+    ),
     "other actions": (lambda log: changed(log, "actions", np.zeros(24)), r"actions .* \(24, 2\)"),
-    "no numbers": (lambda log: changed(log, "rewards", ["good"] * 24), "rewards .* no array of numbers"),
-    "NaN": (lambda log: changed(log, "observations", log["observations"] * np.nan), "observations .* step 0"),
+    "no numbers": (
+        lambda log: changed(log, "rewards", ["good"] * 24),
+        "rewards .* no array of numbers",
+    ),
+    "NaN": (
+        lambda log: changed(log, "observations", log["observations"] * np.nan),
+        "observations .* step 0",
+    ),
     "out of bounds": (lambda log: changed(log, "actions", log["actions"] + 7), "action of step 0"),
-    "ends that are no bools": (lambda log: changed(log, "truncated", np.full(24, 0.5)), "truncated .* bool"),
+    "ends that are no bools": (
+        lambda log: changed(log, "truncated", np.full(24, 0.5)),
+        "truncated .* bool",
+    ),
     "ends of another length": (lambda log: changed(log, "truncated", np.ones(23, bool)), "bool"),
-    "ends that are counted": (lambda log: changed(log, "truncated", np.arange(24)), "truncated .* bool"),
+    "ends that are counted": (
+        lambda log: changed(log, "truncated", np.arange(24)),
+        "truncated .* bool",
+    ),
     "no end": (lambda log: changed(log, "truncated", np.zeros(24, bool)), "no episode is complete"),
     "nothing of ends": (
         lambda log: {name: log[name] for name in ("observations", "actions", "rewards")},
         "terminated, truncated, episode_ends",
     ),
-    "a key missing": (lambda log: {"observations": log["observations"]}, "missing actions, rewards"),
+    "a key missing": (
+        lambda log: {"observations": log["observations"]},
+        "missing actions, rewards",
+    ),
     "a key too many": (lambda log: changed(log, "log_probs", log["rewards"]), "unknown log_probs"),
     "no log": (lambda log: [log["rewards"]], "mapping or EpisodeLog"),
     "no logs": (lambda log: [], "one for each inner step"),
@@ -198,7 +237,9 @@ def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: MetaPoli
         cartpole.adapt(episodes=changed(log, "actions", np.full(len(log["actions"]), choice)))
 
 
-@pytest.mark.parametrize("more", [{"env": "PointNavigation"}, {"task": GOAL}, {"num_steps": 1}, {"num_episodes": 4}])
+@pytest.mark.parametrize(
+    "more", [{"env": "PointNavigation"}, {"task": GOAL}, {"num_steps": 1}, {"num_episodes": 4}]
+)
 def test_episodes_and_an_environment_are_refused(more: dict[str, Any], point: MetaPolicy) -> None:
     with pytest.raises(UserError, match=f"^{next(iter(more))} cannot .* leave out"):
         point.adapt(episodes=played(point, point_env), **more)

@@ -44,7 +44,9 @@ class Walk(gym.Env):
     def set_task(self, task: dict[str, int]) -> None:
         self.length = task["length"]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.count, self.drawn = 0, self.np_random.random()
         return np.array([0, self.drawn], np.float32), {}
@@ -70,7 +72,9 @@ def tasks_of(name: str) -> list[Any]:
     return tasks
 
 
-def make(name: str, horizon: int, normalize_actions: bool = False, num_envs: int = NUM_ENVS) -> TaskVecEnv:
+def make(
+    name: str, horizon: int, normalize_actions: bool = False, num_envs: int = NUM_ENVS
+) -> TaskVecEnv:
     env = make_task_vector_env(EnvConfig(name=name), num_envs, horizon)
     env.set_tasks(tasks_of(name)[:num_envs])
     return TaskVecEnv(env, normalize_actions)
@@ -96,17 +100,28 @@ def make_dummy(name: str, horizon: int, normalize_actions: bool = False) -> Dumm
         ("PointNavigation", 9, True),
         ("HopperVel", 40, False),  # falls before
         ("HalfCheetahDir", 6, True),
-        ("TestWalk-v0", 4, False),  # under Gymnasium's vector environment; some end by themselves, some by time
+        (
+            "TestWalk-v0",
+            4,
+            False,
+        ),  # under Gymnasium's vector environment; some end by themselves, some by time
     ],
 )
-def test_every_step_equals_stable_baselines3s_own(name: str, horizon: int, normalize_actions: bool) -> None:
-    ours, theirs = make(name, horizon, normalize_actions), make_dummy(name, horizon, normalize_actions)
+def test_every_step_equals_stable_baselines3s_own(
+    name: str, horizon: int, normalize_actions: bool
+) -> None:
+    ours, theirs = (
+        make(name, horizon, normalize_actions),
+        make_dummy(name, horizon, normalize_actions),
+    )
     assert ours.action_space == theirs.action_space
     assert ours.observation_space == theirs.observation_space
     assert ours.seed(7) == theirs.seed(7)
     np.testing.assert_array_equal(ours.reset(), theirs.reset())
     # Scaling rounds in its own order of operations.
-    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6 if normalize_actions else 0)
+    close = functools.partial(
+        np.testing.assert_allclose, rtol=0, atol=1e-6 if normalize_actions else 0
+    )
     theirs.action_space.seed(0)
     num_ended, cut = 0, set()
     for _ in range(3 * horizon):
@@ -140,7 +155,9 @@ def test_actions_are_clipped_to_the_space() -> None:
         env.seed(0)
         env.reset()
     observation, *_ = first.step(np.full((NUM_ENVS, 2), 7.0))
-    np.testing.assert_array_equal(observation, second.step(np.full((NUM_ENVS, 2), 0.1, np.float32))[0])
+    np.testing.assert_array_equal(
+        observation, second.step(np.full((NUM_ENVS, 2), 0.1, np.float32))[0]
+    )
     np.testing.assert_allclose(observation, 0.1, rtol=1e-6)
 
 
@@ -211,7 +228,9 @@ class Breaking:
     def set_tasks(self, tasks: Any) -> None:
         pass
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         mask = (options or {}).get("reset_mask", np.ones(3, bool))
         self.count = np.where(mask, 0, self.count) if options else np.zeros(3)
         return self.count[:, None].copy(), {}
@@ -221,7 +240,13 @@ class Breaking:
         broken = np.array([False, self.count[1] == 3, False])
         observation = np.where(broken, np.nan, self.count)[:, None]
         info = {"void": broken} if self.says_void else {}
-        return observation, np.where(broken, np.inf, 1.0), np.zeros(3, bool), broken & self.says_void, info
+        return (
+            observation,
+            np.where(broken, np.inf, 1.0),
+            np.zeros(3, bool),
+            broken & self.says_void,
+            info,
+        )
 
     def close(self) -> None:
         pass
@@ -260,7 +285,14 @@ QUICK = PPOSettings(num_envs=8, n_steps=32, learning_rate=3e-3, n_epochs=5, gamm
 def test_ppo_learns_to_reach_a_goal() -> None:
     told: list[int] = []
     curve = curve_of(
-        GOAL, 20, num_env_steps=4000, seed=0, settings=QUICK, num_points=4, num_episodes=30, progress=told.append
+        GOAL,
+        20,
+        num_env_steps=4000,
+        seed=0,
+        settings=QUICK,
+        num_points=4,
+        num_episodes=30,
+        progress=told.append,
     )
     # To stand still returns −20 · 0.5 = −10; at full speed the goal is five steps away.
     assert curve.returns[0] < -9
@@ -271,7 +303,9 @@ def test_ppo_learns_to_reach_a_goal() -> None:
 
 def test_the_seed_says_everything_and_the_global_generators_stay() -> None:
     def run(seed: int) -> list[float]:
-        return curve_of(GOAL, 5, num_env_steps=300, seed=seed, settings=QUICK, num_points=1, num_episodes=4).returns
+        return curve_of(
+            GOAL, 5, num_env_steps=300, seed=seed, settings=QUICK, num_points=1, num_episodes=4
+        ).returns
 
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
@@ -287,7 +321,9 @@ def test_the_seed_says_everything_and_the_global_generators_stay() -> None:
 
 
 def test_points_that_lie_within_one_update_are_one() -> None:
-    curve = curve_of(GOAL, 5, num_env_steps=600, seed=0, settings=QUICK, num_points=6, num_episodes=2)
+    curve = curve_of(
+        GOAL, 5, num_env_steps=600, seed=0, settings=QUICK, num_points=6, num_episodes=2
+    )
     assert curve.num_env_steps == [0, 256, 512, 768]
     assert len(curve.returns) == 4
     assert (QUICK.whole_updates(600), QUICK.whole_updates(512)) == (768, 512)
@@ -300,7 +336,9 @@ def test_unbounded_actions_are_refused() -> None:
     gym.register(id="TestUnbounded-v0", entry_point=Unbounded)
     try:
         with pytest.raises(UserError, match="bounded"):
-            ppo_learning_curve(EnvConfig(name="TestUnbounded-v0"), {"length": 3}, 5, num_env_steps=1, seed=0)
+            ppo_learning_curve(
+                EnvConfig(name="TestUnbounded-v0"), {"length": 3}, 5, num_env_steps=1, seed=0
+            )
     finally:
         del gym.registry["TestUnbounded-v0"]
 
@@ -314,12 +352,20 @@ class Blank(gym.Env):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         self.observation_space, self.action_space = observation_space, action_space
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return self.np_random.normal(size=self.observation_space.shape), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return self.np_random.normal(size=self.observation_space.shape), 1.0, False, self.np_random.random() < 0.1, {}
+        return (
+            self.np_random.normal(size=self.observation_space.shape),
+            1.0,
+            False,
+            self.np_random.random() < 0.1,
+            {},
+        )
 
 
 def blank(kind: str) -> Blank:
@@ -347,7 +393,9 @@ def test_the_actor_has_the_policys_distribution(kind: str, algorithm: Any) -> No
     for value, wanted in zip(given, expected, strict=True):
         np.testing.assert_allclose(value, wanted.detach(), rtol=1e-4, atol=1e-5)
     actions, _ = model.predict(observations, deterministic=True)
-    np.testing.assert_allclose(actions, policy.predict(observations, deterministic=True)[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        actions, policy.predict(observations, deterministic=True)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["plain", "discrete"])
@@ -360,7 +408,9 @@ def test_the_model_learns_is_evaluated_and_survives_a_file(kind: str, tmp_path: 
     assert not np.array_equal(before, after)
     assert np.isfinite(evaluate_policy(model, Monitor(blank(kind)), n_eval_episodes=2)[0])
     model.save(tmp_path / "model")
-    np.testing.assert_array_equal(parameters_of(PPO.load(tmp_path / "model"), observations)[0], after)
+    np.testing.assert_array_equal(
+        parameters_of(PPO.load(tmp_path / "model"), observations)[0], after
+    )
 
 
 def test_an_adapted_policy_starts_where_it_stands_on_its_own_environment() -> None:
@@ -380,7 +430,9 @@ def test_an_adapted_policy_starts_where_it_stands_on_its_own_environment() -> No
 
 def test_tasks_are_drawn_where_none_is_given() -> None:
     policy = maml_rl.load("PointNavigation")
-    tasks = [policy.to_sb3(num_envs=3, seed=seed).get_env().get_attr("tasks", 0)[0] for seed in (0, 0, 1)]
+    tasks = [
+        policy.to_sb3(num_envs=3, seed=seed).get_env().get_attr("tasks", 0)[0] for seed in (0, 0, 1)
+    ]
     assert tasks[0] == tasks[1] != tasks[2]
     assert len({task["goal_x"] for task in tasks[0]}) == 3
 
@@ -419,14 +471,24 @@ def test_bounds_and_arguments_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("model_class", [PPO, A2C])
 @pytest.mark.parametrize("name", ["PointNavigation", "CartPole-v1"])
-def test_a_model_becomes_a_policy_that_a_run_starts_from(name: str, model_class: Any, tmp_path: Path) -> None:
+def test_a_model_becomes_a_policy_that_a_run_starts_from(
+    name: str, model_class: Any, tmp_path: Path
+) -> None:
     env_id = f"maml_rl/{name}-v0" if name == "PointNavigation" else name
-    kwargs = {"net_arch": {"pi": [7], "vf": [9, 5]}, "activation_fn": torch.nn.SiLU, "log_std_init": -1.5}
+    kwargs = {
+        "net_arch": {"pi": [7], "vf": [9, 5]},
+        "activation_fn": torch.nn.SiLU,
+        "log_std_init": -1.5,
+    }
     model = model_class("MlpPolicy", env_id, policy_kwargs=kwargs, seed=0, device="cpu")
-    policy = maml_rl.from_sb3(model, name, policy={"normalize_observations": True}, inner={"step_size": 0.3})
+    policy = maml_rl.from_sb3(
+        model, name, policy={"normalize_observations": True}, inner={"step_size": 0.3}
+    )
     assert policy.config.policy.hidden_sizes == (7,)
     assert policy.config.inner.step_size == 0.3
-    observations = np.random.default_rng(0).normal(size=(5, policy.policy.observation_size)).astype(np.float32)
+    observations = (
+        np.random.default_rng(0).normal(size=(5, policy.policy.observation_size)).astype(np.float32)
+    )
     expected = parameters_of(model, observations)
     given = policy.module(with_distribution=True)(torch.from_numpy(observations))
     given = [given.log_softmax(-1)] if policy.policy.discrete else given
@@ -454,14 +516,20 @@ def test_a_model_becomes_a_policy_that_a_run_starts_from(name: str, model_class:
 
 def test_models_that_do_not_fit_are_refused() -> None:
     def model(**kwargs: Any) -> PPO:
-        return PPO("MlpPolicy", kwargs.pop("env", "maml_rl/PointNavigation-v0"), device="cpu", **kwargs)
+        return PPO(
+            "MlpPolicy", kwargs.pop("env", "maml_rl/PointNavigation-v0"), device="cpu", **kwargs
+        )
 
     normalized = VecNormalize(DummyVecEnv([lambda: gym.make("maml_rl/PointNavigation-v0")]))
     refused: list[tuple[Any, str, str]] = [
         (model(use_sde=True), "PointNavigation", "use_sde"),
         (model(policy_kwargs={"activation_fn": torch.nn.GELU}), "PointNavigation", "GELU"),
         (model(env=normalized), "PointNavigation", "VecNormalize"),
-        (model(env=make("PointNavigation", 5, normalize_actions=True)), "PointNavigation", r"-1\.0, 1\.0"),
+        (
+            model(env=make("PointNavigation", 5, normalize_actions=True)),
+            "PointNavigation",
+            r"-1\.0, 1\.0",
+        ),
         (model(policy_kwargs={"log_std_init": -30.0}), "PointNavigation", "too small"),
         (model(env="CartPole-v1"), "PointNavigation", "Discrete"),
         (DQN("MlpPolicy", "CartPole-v1"), "CartPole-v1", "not from DQN"),
@@ -476,7 +544,9 @@ def test_models_that_do_not_fit_are_refused() -> None:
 
 def test_a_dict_environment_is_flattened_as_adapting_does(tmp_path):
     class Cart(gym.Env):
-        observation_space = spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,)), "v": spaces.Box(-1.0, 1.0, (1,))})
+        observation_space = spaces.Dict(
+            {"x": spaces.Box(-1.0, 1.0, (1,)), "v": spaces.Box(-1.0, 1.0, (1,))}
+        )
         action_space = spaces.Box(-1.0, 1.0, (1,))
 
         def reset(self, *, seed=None, options=None):
@@ -484,13 +554,21 @@ def test_a_dict_environment_is_flattened_as_adapting_does(tmp_path):
             return {"x": np.zeros(1, np.float32), "v": np.ones(1, np.float32)}, {}
 
         def step(self, action):
-            return {"x": np.zeros(1, np.float32), "v": np.ones(1, np.float32)}, 0.0, False, False, {}
+            return (
+                {"x": np.zeros(1, np.float32), "v": np.ones(1, np.float32)},
+                0.0,
+                False,
+                False,
+                {},
+            )
 
     gym.register("DictCart-v0", Cart)
     try:
         quiet = {"final_evaluation": False, "final_video": False}
         sizes = {"num_iterations": 1, "meta_batch_size": 1, "num_episodes": 2, "horizon": 3}
-        config = maml_rl.load_config(env="DictCart-v0", output=str(tmp_path / "run"), logging=quiet, **sizes)
+        config = maml_rl.load_config(
+            env="DictCart-v0", output=str(tmp_path / "run"), logging=quiet, **sizes
+        )
         policy = maml_rl.load(maml_rl.train(config))
         model = policy.to_sb3(gym.make("DictCart-v0", max_episode_steps=3), n_steps=4, batch_size=4)
         model.learn(8)

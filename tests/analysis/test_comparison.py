@@ -59,15 +59,28 @@ def runs(tmp_path_factory) -> list[Path]:
 
 
 def subjects(runs: list[Path], *labels: str) -> list[Subject]:
-    return [Subject(label, run, maml_rl.load(run), 1) for label, run in zip(labels, runs, strict=True)]
+    return [
+        Subject(label, run, maml_rl.load(run), 1) for label, run in zip(labels, runs, strict=True)
+    ]
 
 
 CONDITION = Condition(lambda policy: policy.config.env)
 
 
 def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evaluation:
-    description = {"env": "Test", "env_settings": {}, "horizon": 5, "num_tasks": len(tasks), "num_episodes": 2}
-    description |= {"seed": 0, "task_units": {"goal": "m"}, "num_steps_in_training": 1, "step_size": 0.1}
+    description = {
+        "env": "Test",
+        "env_settings": {},
+        "horizon": 5,
+        "num_tasks": len(tasks),
+        "num_episodes": 2,
+    }
+    description |= {
+        "seed": 0,
+        "task_units": {"goal": "m"},
+        "num_steps_in_training": 1,
+        "step_size": 0.1,
+    }
     description |= {"training_seed": 7, "num_iterations": 30}
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
 
@@ -75,14 +88,25 @@ def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evalu
 def made_up(sources: int = 1, num_tasks: int = 4, names: tuple[str, ...] = ("goal",)) -> Comparison:
     rng = np.random.default_rng(0)
     tasks = [
-        {name: float(value) for name, value in zip(names, rng.normal(size=2), strict=False)} for _ in range(num_tasks)
+        {name: float(value) for name, value in zip(names, rng.normal(size=2), strict=False)}
+        for _ in range(num_tasks)
     ]
     entries = []
-    versions: list[dict[str, float]] = [{}, {"mass": 1.0}, {"mass": 2.0}, {"slope": 0.0}, {"slope": 0.1}]
+    versions: list[dict[str, float]] = [
+        {},
+        {"mass": 1.0},
+        {"mass": 2.0},
+        {"slope": 0.0},
+        {"slope": 0.1},
+    ]
     versions += [{"mass": m, "slope": s} for m in (1.0, 2.0) for s in (0.0, 0.1)]
     for swept in versions:
-        evaluations = [make_evaluation(rng.normal(size=(3, num_tasks, 2)), tasks) for _ in range(sources)]
-        entries.append(Entry("ours", tuple(Path(f"run{i}") for i in range(sources)), tuple(evaluations), swept))
+        evaluations = [
+            make_evaluation(rng.normal(size=(3, num_tasks, 2)), tasks) for _ in range(sources)
+        ]
+        entries.append(
+            Entry("ours", tuple(Path(f"run{i}") for i in range(sources)), tuple(evaluations), swept)
+        )
     return Comparison(entries)
 
 
@@ -98,7 +122,9 @@ def test_every_policy_sees_the_same_tasks_as_alone(runs):
 
 
 def test_seeds_of_one_method_make_one_row(runs):
-    (entry,) = compare(subjects(runs, "a", "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0).main
+    (entry,) = compare(
+        subjects(runs, "a", "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0
+    ).main
     scores = np.stack([evaluation.task_returns for evaluation in entry.evaluations], axis=1)
     np.testing.assert_allclose(entry.center, scores.mean(axis=(1, 2)), rtol=1e-6)
     np.testing.assert_allclose(entry.task_returns, scores.mean(axis=1))
@@ -113,9 +139,17 @@ def test_seeds_of_one_method_make_one_row(runs):
 def test_runs_with_other_tasks_are_refused(runs):
     first, second = subjects(runs, "a", "b")
     env = dataclasses.replace(first.policy.config.env, kwargs={"high": 1.0})
-    other = dataclasses.replace(second.policy, config=dataclasses.replace(second.policy.config, env=env))
+    other = dataclasses.replace(
+        second.policy, config=dataclasses.replace(second.policy.config, env=env)
+    )
     with pytest.raises(UserError, match="different tasks"):
-        compare([first, dataclasses.replace(second, policy=other)], [CONDITION], num_tasks=3, num_episodes=2, seed=0)
+        compare(
+            [first, dataclasses.replace(second, policy=other)],
+            [CONDITION],
+            num_tasks=3,
+            num_episodes=2,
+            seed=0,
+        )
 
 
 def test_what_was_interrupted_goes_on(runs, tmp_path, monkeypatch):
@@ -137,7 +171,9 @@ def test_what_was_interrupted_goes_on(runs, tmp_path, monkeypatch):
     assert len(list((output / "unfinished").iterdir())) == 1
     with monkeypatch.context() as patched:
         patched.setattr(
-            comparison_module, "evaluate", lambda p, **o: (played.append(p.config.seed), original(p, **o))[1]
+            comparison_module,
+            "evaluate",
+            lambda p, **o: (played.append(p.config.seed), original(p, **o))[1],
         )
         assert main(flags) == 0
     assert played == [0, 1]
@@ -163,7 +199,14 @@ def test_a_damaged_part_is_named(runs, tmp_path):
 
 def test_other_parameters_are_not_taken_for_the_same(runs, tmp_path):
     for run in runs:
-        compare(subjects([run], "a"), [CONDITION], num_tasks=3, num_episodes=2, seed=0, unfinished=tmp_path)
+        compare(
+            subjects([run], "a"),
+            [CONDITION],
+            num_tasks=3,
+            num_episodes=2,
+            seed=0,
+            unfinished=tmp_path,
+        )
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -192,7 +235,10 @@ def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
     expected += [{"body_mass": m, "slope": s} for m in masses for s in slopes]
     assert [result["swept"] for result in results] == expected
     for result in results:
-        assert all(entry["task"].items() >= {**result["swept"], "gravity": 9.0}.items() for entry in result["tasks"])
+        assert all(
+            entry["task"].items() >= {**result["swept"], "gravity": 9.0}.items()
+            for entry in result["tasks"]
+        )
     for name in ("sweep_body_mass", "sweep_slope", "grid_body_mass_slope"):
         assert (tmp_path / f"{name}.png").exists()
     assert re.search(r"^ +0.5 +meta-trained", capsys.readouterr().out, re.MULTILINE)
@@ -216,7 +262,9 @@ def test_the_files_agree_with_the_comparison(tmp_path):
         for i, task in enumerate(result["tasks"]):
             np.testing.assert_allclose(task["returns"], returns[:, i])
         written = [
-            row for row in rows if all(row[f"swept_{k}"] == str(entry.swept.get(k, "")) for k in ("mass", "slope"))
+            row
+            for row in rows
+            if all(row[f"swept_{k}"] == str(entry.swept.get(k, "")) for k in ("mass", "slope"))
         ]
         np.testing.assert_allclose([float(row["return"]) for row in written], returns.T.ravel())
         assert [row["step"] for row in written] == ["0", "1", "2"] * 4
@@ -264,7 +312,9 @@ def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
 
 def test_a_name_is_text_and_no_markup(tmp_path):
     comparison = made_up()
-    entries = [dataclasses.replace(entry, label="<script>alert(1)</script>") for entry in comparison.main]
+    entries = [
+        dataclasses.replace(entry, label="<script>alert(1)</script>") for entry in comparison.main
+    ]
     write_report(tmp_path, Comparison(entries))
     assert "<script" not in (tmp_path / "report.html").read_text()
 
@@ -277,7 +327,9 @@ def test_the_curve_shows_what_the_table_says(sources, num_bands, num_lines):
     comparison = made_up(sources)
     by_steps, by_episodes = adaptation_figure(comparison).axes
     (entry,) = comparison.main
-    np.testing.assert_allclose(by_steps.lines[0].get_xydata(), np.stack([[0, 1, 2], entry.center], axis=1))
+    np.testing.assert_allclose(
+        by_steps.lines[0].get_xydata(), np.stack([[0, 1, 2], entry.center], axis=1)
+    )
     np.testing.assert_allclose(by_episodes.lines[0].get_xdata(), [0, 2, 4])
     assert (len(by_steps.collections), len(by_steps.lines)) == (num_bands, num_lines)
     title = adaptation_figure(comparison).get_suptitle()
@@ -380,21 +432,28 @@ def test_a_policy_that_is_told_the_task_is_a_level_line():
     told = dataclasses.replace(
         entry,
         label="oracle",
-        evaluations=(make_evaluation(entry.evaluations[0].returns[:1], entry.evaluations[0].tasks),),
+        evaluations=(
+            make_evaluation(entry.evaluations[0].returns[:1], entry.evaluations[0].tasks),
+        ),
     )
     by_steps, by_episodes = adaptation_figure(Comparison([entry, told])).axes
     for axes, end in ((by_steps, 2), (by_episodes, 4)):
-        np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0, told.center[0]], [end, told.center[0]]])
+        np.testing.assert_allclose(
+            axes.lines[1].get_xydata(), [[0, told.center[0]], [end, told.center[0]]]
+        )
 
 
 def test_tasks_are_shown_by_their_parameters():
     (curve,) = tasks_figures(made_up())
     assert curve.axes[0].get_xlabel() == "goal (m)"
     returns = made_up().main[0].task_returns
-    np.testing.assert_allclose(curve.axes[0].lines[1].get_ydata(), returns[1])  # as many steps as in training
+    np.testing.assert_allclose(
+        curve.axes[0].lines[1].get_ydata(), returns[1]
+    )  # as many steps as in training
     (goals,) = tasks_figures(made_up(names=("goal", "other")))
     np.testing.assert_allclose(
-        goals.axes[1].collections[0].get_array(), made_up(names=("goal", "other")).main[0].task_returns[1]
+        goals.axes[1].collections[0].get_array(),
+        made_up(names=("goal", "other")).main[0].task_returns[1],
     )
     assert tasks_figures(made_up(num_tasks=1)) == []
 
@@ -461,7 +520,12 @@ def test_tasks_of_other_values_than_numbers_are_reported_without_a_picture(tmp_p
     comparison = Comparison([Entry("ours", (tmp_path,), (evaluation,), {})])
     assert tasks_figures(comparison) == []
     write_report(tmp_path / "out", comparison)
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["tasks"][1]["task"] == tasks[1]
+    assert (
+        json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["tasks"][1][
+            "task"
+        ]
+        == tasks[1]
+    )
 
 
 def test_a_sweep_shades_what_training_saw():
@@ -526,7 +590,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def run_with_baselines(tmp_path_factory) -> Path:
     run = make_run(tmp_path_factory.mktemp("baselines") / "run", 0, {"name": "PointNavigation"})
     assert (
-        main(["baselines", str(run), "--num_iterations=1", "--num_tasks=2", "--ppo_env_steps=4096", "--device=cpu"])
+        main(
+            [
+                "baselines",
+                str(run),
+                "--num_iterations=1",
+                "--num_tasks=2",
+                "--ppo_env_steps=4096",
+                "--device=cpu",
+            ]
+        )
         == 0
     )
     return run
@@ -542,7 +615,9 @@ def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, ca
     first = content["results"][0]["tasks"]
     mean = np.mean([first[i]["returns"][1] for i in (0, 1)])
     said = capsys.readouterr().out
-    assert re.search(rf"^ *meta-trained +8 +{mean:.1f}$", said, re.MULTILINE), said  # 2 episodes of 4 steps
+    assert re.search(rf"^ *meta-trained +8 +{mean:.1f}$", said, re.MULTILINE), (
+        said
+    )  # 2 episodes of 4 steps
     assert (tmp_path / "scratch.png").exists()
     assert "Against learning from scratch" in (tmp_path / "report.html").read_text()
 
@@ -555,8 +630,12 @@ def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, ca
         (["--seed=5"], ["meta-trained", "random", "pretrained", "oracle"]),
     ],
 )
-def test_learning_from_scratch_is_shown_on_its_own_tasks_alone(run_with_baselines, tmp_path, flags, expected):
-    assert main(["evaluate", str(run_with_baselines), *SMALL, "--output", str(tmp_path), *flags]) == 0
+def test_learning_from_scratch_is_shown_on_its_own_tasks_alone(
+    run_with_baselines, tmp_path, flags, expected
+):
+    assert (
+        main(["evaluate", str(run_with_baselines), *SMALL, "--output", str(tmp_path), *flags]) == 0
+    )
     content = json.loads((tmp_path / "results.json").read_text())
     assert [result["policy"] for result in content["results"]] == expected
     assert content["scratch"] is None
@@ -565,11 +644,19 @@ def test_learning_from_scratch_is_shown_on_its_own_tasks_alone(run_with_baseline
 
 def test_the_picture_of_learning_from_scratch_is_of_the_same_tasks():
     comparison = made_up()
-    scratch = Scratch("PPO", Path("results.json"), (1, 3), np.array([0.0, 50.0]), np.array([[1.0, 2.0], [3.0, 6.0]]))
+    scratch = Scratch(
+        "PPO",
+        Path("results.json"),
+        (1, 3),
+        np.array([0.0, 50.0]),
+        np.array([[1.0, 2.0], [3.0, 6.0]]),
+    )
     (axes,) = scratch_figure(Comparison(comparison.main, scratch)).axes
     ours, from_scratch = axes.lines
     np.testing.assert_allclose(ours.get_xdata(), [0, 10, 20])  # 2 episodes of 5 steps each
-    np.testing.assert_allclose(ours.get_ydata(), comparison.main[0].task_returns[:, [1, 3]].mean(axis=1))
+    np.testing.assert_allclose(
+        ours.get_ydata(), comparison.main[0].task_returns[:, [1, 3]].mean(axis=1)
+    )
     np.testing.assert_allclose(from_scratch.get_ydata(), [2.0, 4.0])
 
 
@@ -583,7 +670,11 @@ def test_a_damaged_learning_curve_is_named(tmp_path):
 def test_the_commands_of_the_document(runs, tmp_path, monkeypatch):
     """docs/evaluation.md, with small numbers."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
-    commands = [line.split()[3:] for line in text.splitlines() if line.startswith("python -m maml_rl.evaluate")]
+    commands = [
+        line.split()[3:]
+        for line in text.splitlines()
+        if line.startswith("python -m maml_rl.evaluate")
+    ]
     monkeypatch.chdir(tmp_path)
     for name, run in (("point", runs[0]), ("point-seed1", runs[1]), ("masses", runs[0])):
         shutil.copytree(run, f"runs/{name}")
@@ -594,19 +685,46 @@ def test_the_commands_of_the_document(runs, tmp_path, monkeypatch):
         assert (Path(folder) / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["adaptation", "tasks", "scratch", "sweep_NAME", "report.html", "results.csv"])
+@pytest.mark.parametrize(
+    "name", ["adaptation", "tasks", "scratch", "sweep_NAME", "report.html", "results.csv"]
+)
 def test_the_document_names_every_file(name):
     text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()
     assert f"`{name}`" in text
 
 
-def test_copies_of_a_policy_are_not_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_of_a_policy_are_not_two_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Their spread is zero, and so would be the interval."""
-    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "device": "cpu"}
+    sizes = {
+        "num_iterations": 1,
+        "meta_batch_size": 2,
+        "num_episodes": 2,
+        "horizon": 5,
+        "device": "cpu",
+    }
     off = {"final_evaluation": False, "final_video": False}
-    run = maml_rl.train(maml_rl.load_config(env="PointNavigation", output=str(tmp_path / "run"), logging=off, **sizes))
+    run = maml_rl.train(
+        maml_rl.load_config(
+            env="PointNavigation", output=str(tmp_path / "run"), logging=off, **sizes
+        )
+    )
     shutil.copytree(run, tmp_path / "copy")
-    assert main(["evaluate", str(run), str(tmp_path / "copy"), "--num_tasks", "2", "--num_episodes", "2"]) == 2
+    assert (
+        main(
+            [
+                "evaluate",
+                str(run),
+                str(tmp_path / "copy"),
+                "--num_tasks",
+                "2",
+                "--num_episodes",
+                "2",
+            ]
+        )
+        == 2
+    )
     assert "holds the same policy as" in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
@@ -614,12 +732,20 @@ def test_copies_of_a_policy_are_not_two_runs(tmp_path: Path, capsys: pytest.Capt
 def test_baselines_that_are_one_policy_count_once(tmp_path: Path) -> None:
     from maml_rl.evaluate import _baselines
 
-    sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "device": "cpu"}
+    sizes = {
+        "num_iterations": 1,
+        "meta_batch_size": 2,
+        "num_episodes": 2,
+        "horizon": 5,
+        "device": "cpu",
+    }
     off = {"final_evaluation": False, "final_video": False}
     runs = []
     for seed in (1, 2):
         folder = tmp_path / f"run{seed}"
-        config = maml_rl.load_config(env="PointNavigation", seed=seed, output=str(folder), logging=off, **sizes)
+        config = maml_rl.load_config(
+            env="PointNavigation", seed=seed, output=str(folder), logging=off, **sizes
+        )
         runs.append(maml_rl.train(config))
         shutil.copytree(runs[0], folder / "baselines" / "random")
     assert [subject.label for subject in _baselines(runs, "cpu", 1, with_oracle=True)] == ["random"]
@@ -636,7 +762,15 @@ def test_an_unfinished_folder_that_is_none_is_refused_before_anything_is_played(
         (folder / "unfinished").symlink_to(tmp_path / "elsewhere")
     else:
         (folder / "unfinished").write_text("")
-    arguments = ["PointNavigation", "--num_tasks", "2", "--num_episodes", "2", "--output", str(folder)]
+    arguments = [
+        "PointNavigation",
+        "--num_tasks",
+        "2",
+        "--num_episodes",
+        "2",
+        "--output",
+        str(folder),
+    ]
     assert main(["evaluate", *arguments]) == 2
     assert "unfinished is not a folder that can be written to: delete it" in capsys.readouterr().err
     assert not list((tmp_path / "elsewhere").iterdir())

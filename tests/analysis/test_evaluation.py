@@ -52,11 +52,16 @@ def test_sizes(result):
 def test_returns_are_those_of_the_task(policy):
     """With a step that goes nowhere, the return follows from the goal alone."""
     still = maml_rl.MetaPolicy(
-        **{**vars(policy), "theta": {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()}}
+        **{
+            **vars(policy),
+            "theta": {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()},
+        }
     )
     result = run_evaluation(still, num_steps=0)
     for task, returns in zip(result.tasks, result.returns[0], strict=True):
-        np.testing.assert_allclose(returns, -6 * np.hypot(task["goal_x"], task["goal_y"]), rtol=1e-4)
+        np.testing.assert_allclose(
+            returns, -6 * np.hypot(task["goal_x"], task["goal_y"]), rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 3])
@@ -87,7 +92,8 @@ def test_tasks_are_not_those_of_training(policy):
     seed = policy.config.seed
     evaluated = run_evaluation(policy, seed=seed, num_steps=0).tasks
     assert (
-        RandomStreams(seed, Phase.EVALUATION).tasks().random() != RandomStreams(seed, Phase.TRAINING).tasks().random()
+        RandomStreams(seed, Phase.EVALUATION).tasks().random()
+        != RandomStreams(seed, Phase.TRAINING).tasks().random()
     )
     assert len({tuple(task.values()) for task in evaluated}) == 5
 
@@ -135,7 +141,9 @@ def test_success_is_that_of_the_last_step(policy):
     """A point that does not move is where it started: within the tolerance of the goal, or not."""
     theta = {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()}
     still = dataclasses.replace(policy, theta=theta)
-    env = EnvConfig(name="PointNavigation", kwargs={"low": -0.02, "high": 0.02, "goal_tolerance": 0.01})
+    env = EnvConfig(
+        name="PointNavigation", kwargs={"low": -0.02, "high": 0.02, "goal_tolerance": 0.01}
+    )
     result = evaluate(still, env=env, num_tasks=40, num_episodes=2, num_steps=0)
     reached = [max(abs(task["goal_x"]), abs(task["goal_y"])) < 0.01 for task in result.tasks]
     assert 0 < sum(reached) < 40

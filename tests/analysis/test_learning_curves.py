@@ -48,7 +48,9 @@ def in_an_empty_folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def columns_of(returns: Sequence[float], steps: float = 1e6, seconds: float = 1800) -> dict[str, Any]:
+def columns_of(
+    returns: Sequence[float], steps: float = 1e6, seconds: float = 1800
+) -> dict[str, Any]:
     """What a run logs whose return after adaptation is ``returns``, and 10 lower before."""
     count = np.arange(1, len(returns) + 1)
     return {
@@ -70,9 +72,15 @@ def write_run(name: str, columns: Mapping[str, Any], seed: int = 0, **settings: 
     """A run folder as training leaves it, without checkpoints."""
     folder = Path(name)
     folder.mkdir()
-    config = config_of(json.dumps({"env": "PointNavigation", **settings})) | {"seed": seed, "output": name}
+    config = config_of(json.dumps({"env": "PointNavigation", **settings})) | {
+        "seed": seed,
+        "output": name,
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = [",".join(columns), *(",".join(str(value) for value in row) for row in zip(*columns.values(), strict=True))]
+    rows = [
+        ",".join(columns),
+        *(",".join(str(value) for value in row) for row in zip(*columns.values(), strict=True)),
+    ]
     (folder / "progress.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -81,7 +89,9 @@ def read_groups(*folders: Path) -> list[Group]:
     return group_runs(read_runs(folders))
 
 
-def drawn(groups: Sequence[Group], view: View = VIEW, title: str | None = None) -> tuple[Figure, Axes]:
+def drawn(
+    groups: Sequence[Group], view: View = VIEW, title: str | None = None
+) -> tuple[Figure, Axes]:
     figure = draw(groups, labels_of([group.settings for group in groups]), view, title)
     (axes,) = figure.axes
     return figure, axes
@@ -123,7 +133,10 @@ def test_runs_that_differ_in_anything_else_are_two(settings):
 
 
 def test_two_runs_of_one_seed_are_no_two_samples():
-    runs = write_run("a", columns_of([1]), seed=3), write_run("b", columns_of([1]), seed=3, num_iterations=7)
+    runs = (
+        write_run("a", columns_of([1]), seed=3),
+        write_run("b", columns_of([1]), seed=3, num_iterations=7),
+    )
     with pytest.raises(UserError, match=r"a and b .* same seed 3"):
         read_groups(*runs)
 
@@ -132,7 +145,9 @@ def test_two_runs_of_one_seed_are_no_two_samples():
 
 
 def labels_for(*settings: Mapping[str, Any]) -> list[str]:
-    groups = read_groups(*(write_run(f"run{i}", columns_of([1]), **each) for i, each in enumerate(settings)))
+    groups = read_groups(
+        *(write_run(f"run{i}", columns_of([1]), **each) for i, each in enumerate(settings))
+    )
     return labels_of([group.settings for group in groups])
 
 
@@ -142,21 +157,39 @@ def test_a_single_group_is_called_by_its_family():
 
 def test_labels_say_what_differs_and_nothing_else():
     promp = {"outer": {"name": "promp"}, "inner": {"first_order": True}}
-    assert labels_for(promp, {}) == ["outer promp, first_order true", "outer trpo, first_order false"]
+    assert labels_for(promp, {}) == [
+        "outer promp, first_order true",
+        "outer trpo, first_order false",
+    ]
 
 
 def test_settings_of_an_outer_step_are_compared_within_it():
     settings = [{"outer": {"name": "promp", "step_size": size}} for size in (0.001, 0.003)]
-    assert labels_for(*settings, {}) == ["outer promp, step_size 0.001", "outer promp, step_size 0.003", "outer trpo"]
+    assert labels_for(*settings, {}) == [
+        "outer promp, step_size 0.001",
+        "outer promp, step_size 0.003",
+        "outer trpo",
+    ]
 
 
 def test_where_families_differ_their_names_stand_first():
-    labels = labels_for({"env": "HalfCheetahDir"}, {"env": "HalfCheetahVel"}, {"env": "HalfCheetahDir", "horizon": 50})
-    assert labels == ["HalfCheetahDir, horizon 100", "HalfCheetahVel, horizon 100", "HalfCheetahDir, horizon 50"]
+    labels = labels_for(
+        {"env": "HalfCheetahDir"},
+        {"env": "HalfCheetahVel"},
+        {"env": "HalfCheetahDir", "horizon": 50},
+    )
+    assert labels == [
+        "HalfCheetahDir, horizon 100",
+        "HalfCheetahVel, horizon 100",
+        "HalfCheetahDir, horizon 50",
+    ]
 
 
 def test_two_settings_of_one_name_are_told_apart():
-    settings = [{"outer": {"name": "adam", "step_size": size}, "inner": {"step_size": 2 * size}} for size in (0.1, 0.2)]
+    settings = [
+        {"outer": {"name": "adam", "step_size": size}, "inner": {"step_size": 2 * size}}
+        for size in (0.1, 0.2)
+    ]
     assert labels_for(*settings) == [
         "inner.step_size 0.2, outer.step_size 0.1",
         "inner.step_size 0.4, outer.step_size 0.2",
@@ -239,7 +272,14 @@ def test_the_table():
     groups = read_groups(*runs)
     text = table(groups, ["two", "one"], VIEW)
     two, one, *notes = text.splitlines()[1:]
-    assert two.split()[:6] == ["two", "2", "40", "40", "20", "39.5"]  # the last two of 40: 38.5 and 40.5
+    assert two.split()[:6] == [
+        "two",
+        "2",
+        "40",
+        "40",
+        "20",
+        "39.5",
+    ]  # the last two of 40: 38.5 and 40.5
     assert two.split("  ")[-1] == f"[{39.5 - T_2:.4g}, {39.5 + T_2:.4g}]"
     assert one.split() == ["one", "1", "1", "1", "0.5", "5"]
     assert "two: cut to 40 iterations" in notes[0]
@@ -301,7 +341,10 @@ def test_the_interval_of_a_few_runs_is_no_band(num_runs):
 def test_the_return_before_adaptation_is_dashed(two_groups):
     figure, axes = drawn(two_groups, dataclasses.replace(VIEW, before=True))
     dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert [np.asarray(line.get_ydata()).tolist() for line in dashed] == [[-8, -7, -6], [-8, -2, -8]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in dashed] == [
+        [-8, -7, -6],
+        [-8, -2, -8],
+    ]
     colours = [line.get_color() for line in axes.lines if line.get_linewidth() == 1.8]
     assert [line.get_color() for line in dashed] == colours
     assert "before adaptation" in legend_of(figure)
@@ -345,7 +388,9 @@ def test_horizontal_axes(two_groups, x, label, values):
 
 
 def test_another_metric_and_title(two_groups):
-    figure, axes = drawn(two_groups, dataclasses.replace(VIEW, metric="time/num_env_steps"), title="Costs $5 a_b")
+    figure, axes = drawn(
+        two_groups, dataclasses.replace(VIEW, metric="time/num_env_steps"), title="Costs $5 a_b"
+    )
     np.testing.assert_allclose(axes.lines[-1].get_ydata(), [1e6, 2e6, 3e6])
     assert axes.get_ylabel() == "time/num_env_steps"
     assert axes.get_title() == "Costs $5 a_b"
@@ -435,13 +480,27 @@ def refused(plot, tmp_path) -> Callable[..., str]:
 
 
 def test_runs_of_training_are_plotted(plot, tmp_path):
-    small: Any = {"num_iterations": 2, "meta_batch_size": 2, "num_episodes": 2, "horizon": 4, "device": "cpu"}
+    small: Any = {
+        "num_iterations": 2,
+        "meta_batch_size": 2,
+        "num_episodes": 2,
+        "horizon": 4,
+        "device": "cpu",
+    }
     logging = {"final_evaluation": False, "final_video": False}
     runs = [
-        str(maml_rl.train(load_config(env="PointNavigation", seed=seed, output=f"run{seed}", logging=logging, **small)))
+        str(
+            maml_rl.train(
+                load_config(
+                    env="PointNavigation", seed=seed, output=f"run{seed}", logging=logging, **small
+                )
+            )
+        )
         for seed in (0, 1)
     ]
-    code, out, err = plot(*runs, "--before", "--smooth", "2", "--x", "time", "--labels", "mine", "--title", "a title")
+    code, out, err = plot(
+        *runs, "--before", "--smooth", "2", "--x", "time", "--labels", "mine", "--title", "a title"
+    )
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split()[:3] == ["mine", "2", "2"]
     assert "written to learning_curve.png" in out
@@ -500,7 +559,10 @@ def test_a_metric_that_some_runs_lack(refused):
 
 def test_the_return_after_the_last_step_of_each_group():
     three = {"train/return_after_3_steps": [7]}
-    runs = write_run("a", columns_of([1])), write_run("b", columns_of([1]) | three, inner={"num_steps": 3})
+    runs = (
+        write_run("a", columns_of([1])),
+        write_run("b", columns_of([1]) | three, inner={"num_steps": 3}),
+    )
     groups = read_groups(*runs)
     check_columns(groups, VIEW)
     _, axes = drawn(groups)
@@ -524,8 +586,14 @@ def lines_of(columns: Mapping[str, Any]) -> list[str]:
         (lambda lines: [*lines[:2], "", *lines[2:]], ["line 3", "0 values"]),
         (lambda lines: [*lines[:3], lines[3].replace("3,", "three,", 1)], ["three"]),
         (lambda lines: [*lines, lines[1]], ["time/iteration", "rise"]),
-        (lambda lines: [*lines[:3], "," + lines[3].partition(",")[2]], ["every row of time/iteration"]),
-        (lambda lines: [lines[0].replace("num_env_steps", "steps"), *lines[1:]], ["time/num_env_steps"]),
+        (
+            lambda lines: [*lines[:3], "," + lines[3].partition(",")[2]],
+            ["every row of time/iteration"],
+        ),
+        (
+            lambda lines: [lines[0].replace("num_env_steps", "steps"), *lines[1:]],
+            ["time/num_env_steps"],
+        ),
         (lambda lines: [*lines, "\udcff"], ["cannot be read"]),
     ],
 )

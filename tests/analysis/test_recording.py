@@ -21,7 +21,13 @@ from PIL import Image, ImageSequence
 import maml_rl
 from maml_rl.agents.agent import MetaPolicy
 from maml_rl.analysis import recording, video_grid
-from maml_rl.analysis.recording import make_rendering_env, play, record, rendering_problem, task_in_words
+from maml_rl.analysis.recording import (
+    make_rendering_env,
+    play,
+    record,
+    rendering_problem,
+    task_in_words,
+)
 from maml_rl.analysis.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
@@ -50,7 +56,9 @@ def make_run(output: Path, env: dict) -> Path:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory) -> MetaPolicy:
-    return maml_rl.load(make_run(tmp_path_factory.mktemp("recording") / "run", {"name": "PointNavigation"}))
+    return maml_rl.load(
+        make_run(tmp_path_factory.mktemp("recording") / "run", {"name": "PointNavigation"})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +121,17 @@ def test_rows_are_tasks_and_columns_are_adaptation_steps(policy):
 
 
 def test_an_adapted_policy_counts_on(policy):
-    assert played(policy.adapt(num_steps=2), num_steps=1).labels == ["after 2 steps", "after 3 steps"]
+    assert played(policy.adapt(num_steps=2), num_steps=1).labels == [
+        "after 2 steps",
+        "after 3 steps",
+    ]
 
 
 @pytest.mark.parametrize("inner", [{}, {"test_step_sizes": [0.3, 0.1]}, {"surrogate": "dice"}])
 def test_single_steps_equal_one_call(policy, inner):
-    config = dataclasses.replace(policy.config, inner=dataclasses.replace(policy.config.inner, **inner))
+    config = dataclasses.replace(
+        policy.config, inner=dataclasses.replace(policy.config.inner, **inner)
+    )
     policy = dataclasses.replace(policy, config=config)
     shown = recording._adapted(policy, FAR, 3, 4, seed=5)
     for k, adapted in enumerate(shown):
@@ -126,7 +139,9 @@ def test_single_steps_equal_one_call(policy, inner):
         assert adapted.num_adaptation_steps == k
         for name, value in at_once.theta.items():
             assert torch.equal(value, adapted.theta[name]), (k, name)
-    assert not all(torch.equal(value, shown[2].theta[name]) for name, value in shown[3].theta.items())
+    assert not all(
+        torch.equal(value, shown[2].theta[name]) for name, value in shown[3].theta.items()
+    )
 
 
 def test_tasks_of_direction_families_alternate(cheetah):
@@ -151,10 +166,14 @@ def test_every_panel_says_task_step_and_return_and_the_grid_the_time(policy, mon
         assert texts.count(part) == 2 * (HORIZON + 1)
     assert texts.count("goal x 0.50 m, goal y -0.50 m") == 2 * (HORIZON + 1)
     assert texts.count("PointNavigation") == HORIZON + 1
-    assert [text for text in texts if text.startswith("t = ")] == [f"t = {step / 10:.2f} s" for step in range(7)]
+    assert [text for text in texts if text.startswith("t = ")] == [
+        f"t = {step / 10:.2f} s" for step in range(7)
+    ]
     totals = [float(text.split()[1].rstrip(",")) for text in texts if text.startswith("return")]
     assert len(totals) == 4 * (HORIZON + 1)
-    assert totals[-4:] == [round(clip.frames[clip.last].total, 1) for row in grid.clips for clip in row]
+    assert totals[-4:] == [
+        round(clip.frames[clip.last].total, 1) for row in grid.clips for clip in row
+    ]
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (480, 130), (201, 133)])
@@ -163,7 +182,11 @@ def test_captions_stand_in_their_panel_and_never_on_each_other(width, height):
     tasks = [[f"body mass/thigh left {i}.25" for i in range(30)]]
     clip = Clip({0: Frame.of(np.zeros((height, width, 3), np.uint8), -1234.5)}, ended=True)
     grid = Grid(
-        "my_package:MyVeryLongEnvironmentName-v0", tasks, ["before adaptation", "after 10 steps"], [[clip] * 2], 1.0
+        "my_package:MyVeryLongEnvironmentName-v0",
+        tasks,
+        ["before adaptation", "after 10 steps"],
+        [[clip] * 2],
+        1.0,
     )
     layout = video_grid._Layout(grid, width, height)
     image = layout.image(0)
@@ -171,7 +194,10 @@ def test_captions_stand_in_their_panel_and_never_on_each_other(width, height):
     assert layout.tasks[0][-1].endswith("more")
     for column in range(2):
         left = column * (width + 4)
-        strip = image[layout.header : layout.header + layout.strip, left : left + width].max(axis=-1) > 120
+        strip = (
+            image[layout.header : layout.header + layout.strip, left : left + width].max(axis=-1)
+            > 120
+        )
         assert not strip[:2].any()
         assert not strip[-2:].any()
         assert not strip[:, :2].any()
@@ -182,8 +208,14 @@ def test_captions_stand_in_their_panel_and_never_on_each_other(width, height):
 
 
 def test_an_episode_that_ended_waits_for_the_others():
-    long = Clip({step: Frame.of(np.full((128, 128, 3), 40 * step, np.uint8), step) for step in range(5)}, ended=False)
-    short = Clip({step: Frame.of(np.full((128, 128, 3), 40 * step, np.uint8), step) for step in range(3)}, ended=True)
+    long = Clip(
+        {step: Frame.of(np.full((128, 128, 3), 40 * step, np.uint8), step) for step in range(5)},
+        ended=False,
+    )
+    short = Clip(
+        {step: Frame.of(np.full((128, 128, 3), 40 * step, np.uint8), step) for step in range(3)},
+        ended=True,
+    )
     images = list(Grid("x", [[]], ["a", "b"], [[short, long]], 0.5).images(2.0))
     assert [int(image[-5, 5, 0]) for image in images[:3]] == [0, 40, 80]
     assert images[3][-5, 5, 0] == images[4][-5, 5, 0] != 80  # dimmed
@@ -241,7 +273,9 @@ def test_the_same_seed_gives_the_same_video(policy):
 
 def test_cameras(cheetah):
     def shown(camera: str | None) -> np.ndarray:
-        grid = played(cheetah, tasks=[{"direction": 1.0}], num_steps=0, camera=camera, size=(144, 128), fps=1)
+        grid = played(
+            cheetah, tasks=[{"direction": 1.0}], num_steps=0, camera=camera, size=(144, 128), fps=1
+        )
         return pictures(grid.clips[0][0])
 
     assert shown(None).shape[1:] == (128, 144, 3)
@@ -316,7 +350,9 @@ def test_an_interrupted_recording_leaves_nothing(policy, tmp_path, monkeypatch):
         ("--task direction=1 --task goal=1", ["goal", "direction"]),
     ],
 )
-def test_the_command_refuses_what_makes_no_sense(cheetah_run, tmp_path, monkeypatch, capsys, flags, parts):
+def test_the_command_refuses_what_makes_no_sense(
+    cheetah_run, tmp_path, monkeypatch, capsys, flags, parts
+):
     monkeypatch.chdir(tmp_path)
     assert main(["record", str(cheetah_run), *flags.split()]) == 2
     err = capsys.readouterr().err
@@ -327,12 +363,21 @@ def test_the_command_refuses_what_makes_no_sense(cheetah_run, tmp_path, monkeypa
 
 
 def test_the_command_takes_every_option(cheetah_run, tmp_path, capsys):
-    flags = (
-        "--task direction=1 --task direction=-1 --num_steps 1 --num_episodes 2 --camera free --size 160x128 --fps 10"
-    )
+    flags = "--task direction=1 --task direction=-1 --num_steps 1 --num_episodes 2 --camera free --size 160x128 --fps 10"
     path = tmp_path / "video.gif"
     assert (
-        main(["record", str(cheetah_run), *flags.split(), "--stochastic", "--format", "gif", "--output", str(path)])
+        main(
+            [
+                "record",
+                str(cheetah_run),
+                *flags.split(),
+                "--stochastic",
+                "--format",
+                "gif",
+                "--output",
+                str(path),
+            ]
+        )
         == 0
     )
     assert str(path) in capsys.readouterr().out
@@ -382,7 +427,10 @@ def test_a_task_of_another_family_is_refused(policy, tmp_path, task):
 
 def test_a_task_in_words():
     env = make_rendering_env(EnvConfig(name="PointNavigation"))
-    assert task_in_words(env, {"goal_x": 0.25, "goal_y": -1.0}) == ["goal x 0.25 m", "goal y -1.00 m"]
+    assert task_in_words(env, {"goal_x": 0.25, "goal_y": -1.0}) == [
+        "goal x 0.25 m",
+        "goal y -1.00 m",
+    ]
     assert task_in_words(env, {}) == []
     env.close()
 
@@ -414,8 +462,19 @@ def test_the_picture_goes_on_to_the_policys_horizon():
 
 def test_progress_names_every_panel(policy, tmp_path) -> None:
     told: list[str] = []
-    record(policy, tmp_path / "video.gif", tasks=[NEAR, FAR], num_steps=1, num_episodes=2, progress=told.append)
-    assert told == [f"task {row} of 2 {column}" for row in (1, 2) for column in ("before adaptation", "after 1 step")]
+    record(
+        policy,
+        tmp_path / "video.gif",
+        tasks=[NEAR, FAR],
+        num_steps=1,
+        num_episodes=2,
+        progress=told.append,
+    )
+    assert told == [
+        f"task {row} of 2 {column}"
+        for row in (1, 2)
+        for column in ("before adaptation", "after 1 step")
+    ]
 
 
 def moving(height: int = 130, width: int = 146, num_frames: int = 20) -> Grid:

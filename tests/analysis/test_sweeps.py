@@ -17,7 +17,13 @@ import maml_rl.settings.parser  # registers the built-in families, before the fi
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 
-TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "num_iterations": 1, "device": "cpu"}
+TINY: dict[str, Any] = {
+    "meta_batch_size": 2,
+    "num_episodes": 2,
+    "horizon": 3,
+    "num_iterations": 1,
+    "device": "cpu",
+}
 QUIET = {"final_evaluation": False, "final_video": False}
 
 
@@ -31,7 +37,9 @@ class Arm(gym.Env):
         self.gain, self.offset, self.link_mass = gain, len(name), link_mass
         self.num_links = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return np.zeros(2, np.float32), {}
 
@@ -64,11 +72,19 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def train(name: str, **env: Any) -> None:
-    maml_rl.train(maml_rl.load_config(env={"name": name, **env}, logging=QUIET, output="run", **TINY))
+    maml_rl.train(
+        maml_rl.load_config(env={"name": name, **env}, logging=QUIET, output="run", **TINY)
+    )
 
 
 def evaluated(*argv: str) -> list[dict[str, Any]]:
-    small = ["--num_tasks=2", "--num_episodes=1", "--num_steps=0", "--device=cpu", "--output=results"]
+    small = [
+        "--num_tasks=2",
+        "--num_episodes=1",
+        "--num_steps=0",
+        "--device=cpu",
+        "--output=results",
+    ]
     if "--task" in argv:
         del small[0]
     assert main(["evaluate", "run", *argv, *small]) == 0
@@ -94,7 +110,9 @@ def test_a_number_of_a_task_that_the_environment_draws_is_swept() -> None:
     assert all(5 <= value % 10 <= 6 for value in returns(plain))
     assert [result["swept"]["link_mass"] for result in swept] == [1, 2, 3, 4]
     assert [returns(result) for result in swept] == [[1320.0 + mass] * 2 for mass in (1, 2, 3, 4)]
-    assert [entry["task"] for entry in swept[1]["tasks"]] == [{"link_mass": 2.0, "num_links": 2, "gait": "trot"}] * 2
+    assert [entry["task"] for entry in swept[1]["tasks"]] == [
+        {"link_mass": 2.0, "num_links": 2, "gait": "trot"}
+    ] * 2
     assert Path("results/sweep_link_mass.png").exists()
 
 
@@ -109,7 +127,8 @@ def test_an_integer_stays_one_and_two_sweeps_make_a_grid() -> None:
 
 
 @pytest.mark.parametrize(
-    "tasks", [{"kwarg_ranges": {"link_mass": [5, 6]}}, {"task_list": [{"link_mass": 5}, {"link_mass": 6}]}]
+    "tasks",
+    [{"kwarg_ranges": {"link_mass": [5, 6]}}, {"task_list": [{"link_mass": 5}, {"link_mass": 6}]}],
 )
 def test_an_argument_that_is_drawn_is_swept(tasks: dict[str, Any]) -> None:
     train("Arm-v0", **tasks)
@@ -137,7 +156,11 @@ def test_a_number_that_the_family_draws_beside_its_body_is_swept() -> None:
 @pytest.mark.parametrize(
     ("env", "flags", "words"),
     [
-        ("ArmWithTasks-v0", ["--dynamics=link_mas=1:2:2"], ["no number 'link_mas'", "mean link_mass?", "num_links"]),
+        (
+            "ArmWithTasks-v0",
+            ["--dynamics=link_mas=1:2:2"],
+            ["no number 'link_mas'", "mean link_mass?", "num_links"],
+        ),
         ("ArmWithTasks-v0", ["--dynamics=gait=1:2:2"], ["no number 'gait'"]),
         ("ArmWithTasks-v0", ["--dynamics=link_mass=1:200:2"], ["too heavy"]),
         ("ArmWithTasks-v0", ["--dynamics=link_mass=3"], ["no dynamics", "LOW:HIGH:POINTS"]),
@@ -160,7 +183,9 @@ def test_what_cannot_be_set_is_refused_before_anything_is_played(
 
 
 @pytest.mark.parametrize("command", ["evaluate", "record"])
-def test_an_argument_that_is_drawn_is_not_set_in_silence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_argument_that_is_drawn_is_not_set_in_silence(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     train("Arm-v0", kwarg_ranges={"link_mass": [5, 6]})
     for flag in ("--env.link_mass=3", "--env.kwargs.link_mass=3", "--tasks.link_mass=3"):
         assert "link_mass is drawn for each task" in refused(capsys, command, flag)
@@ -182,7 +207,10 @@ def test_an_argument_is_changed() -> None:
 
 def test_ranges_are_merged_by_argument() -> None:
     train("Arm-v0", kwarg_ranges={"link_mass": [5, 6], "gain": [2, 2]})
-    for flag in ("--tasks.kwarg_ranges={link_mass: [1, 1]}", "--tasks.kwarg_ranges.link_mass=[1, 1]"):
+    for flag in (
+        "--tasks.kwarg_ranges={link_mass: [1, 1]}",
+        "--tasks.kwarg_ranges.link_mass=[1, 1]",
+    ):
         (result,) = evaluated(flag)
         assert returns(result) == [2301.0] * 2
 
@@ -190,7 +218,9 @@ def test_ranges_are_merged_by_argument() -> None:
 def test_numbers_of_every_task_are_replaced_from_python() -> None:
     train("ArmWithTasks-v0")
     policy = maml_rl.load("run")
-    evaluation = maml_rl.evaluate(policy, num_tasks=2, num_episodes=1, num_steps=0, fixed={"link_mass": 3})
+    evaluation = maml_rl.evaluate(
+        policy, num_tasks=2, num_episodes=1, num_steps=0, fixed={"link_mass": 3}
+    )
     assert [task["link_mass"] for task in evaluation.tasks] == [3, 3]
     with pytest.raises(UserError, match="no number 'gait'"):
         maml_rl.evaluate(policy, num_tasks=2, num_episodes=1, num_steps=0, fixed={"gait": 3})

@@ -52,7 +52,9 @@ def test_gymnasiums_checker(folder: Path) -> None:
 def test_commands(folder: Path) -> None:
     train, evaluate, record = (shlex.split(line)[1:] for line in _block("sh").splitlines())
     _run(folder, *train, *TINY)
-    assert len((folder / "runs/cart/progress.csv").read_text().splitlines()) == 3  # a header and two iterations
+    assert (
+        len((folder / "runs/cart/progress.csv").read_text().splitlines()) == 3
+    )  # a header and two iterations
     _run(folder, *evaluate, "--num_episodes", "3")
     results = json.loads((folder / "runs/cart/evaluation/results.json").read_text())
     assert all(entry["task"]["body_mass"] == 2 for entry in results["results"][0]["tasks"])

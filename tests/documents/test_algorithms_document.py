@@ -28,7 +28,11 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_outer_step_and_its_settings_are_listed() -> None:
-    rows = {name: row for row in DOCUMENT.splitlines() for name in re.findall(r"^\| `(\w+)` \| .*`outer/\w+\.py`", row)}
+    rows = {
+        name: row
+        for row in DOCUMENT.splitlines()
+        for name in re.findall(r"^\| `(\w+)` \| .*`outer/\w+\.py`", row)
+    }
     assert list(rows) == list(OUTER)
     for name, row in rows.items():
         outer = load_config(env="HalfCheetahVel", outer=name).outer
@@ -37,7 +41,11 @@ def test_every_outer_step_and_its_settings_are_listed() -> None:
 
 
 def test_table_of_errors() -> None:
-    rows = re.findall(r"^\| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", DOCUMENT, flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+        DOCUMENT,
+        flags=re.MULTILINE,
+    )
     assert [row[0] for row in rows] == ["1", "2", "3"]
     for horizon, log_prob, likelihood_ratio, dice, first_order in rows:
         found = [error(name, int(horizon)) for name in ("log_prob", "likelihood_ratio", "dice")]

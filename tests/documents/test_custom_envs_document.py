@@ -48,7 +48,11 @@ def test_commands(folder: Path) -> None:
     names = {command.partition(" runs/")[0].partition(" --env ")[0] for command in COMMANDS}
     assert names == {"python -m maml_rl.train", "python -m maml_rl.evaluate"}
     assert (folder / "runs" / "pendulum" / "evaluation" / "sweep_g.png").exists()
-    runs = {path.name for path in (folder / "runs").iterdir() if (path / "checkpoints" / "000001").is_dir()}
+    runs = {
+        path.name
+        for path in (folder / "runs").iterdir()
+        if (path / "checkpoints" / "000001").is_dir()
+    }
     assert runs == {"cartpole", "mine", "pendulum", "planets"}
 
 

@@ -30,7 +30,9 @@ def _cells(line: str) -> list[str]:
 
 
 def test_sine_regression(sine: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    sine.main(["--num_iterations=1200", "--num_test_tasks=200", "--learning_rate=0.01", "--num_shots=10"])
+    sine.main(
+        ["--num_iterations=1200", "--num_test_tasks=200", "--learning_rate=0.01", "--num_shots=10"]
+    )
     rows = {cells[0]: cells[2:6] for cells in map(_cells, capsys.readouterr().out.splitlines()[1:])}
     assert set(sine.METHODS) < set(rows)
     errors = {name: [float(cell.partition("±")[0]) for cell in rows[name]] for name in sine.METHODS}
@@ -74,15 +76,21 @@ def test_reptile_goes_where_adaptation_goes(digits: ModuleType) -> None:
     ends = []
     for i in range(2):
         end = {name: value.clone() for name, value in theta.items()}
-        pixels = torch.cat([tasks.support.pixels[i], tasks.query.pixels[i]]).tensor_split(digits.NUM_INNER_STEPS)
-        labels = torch.cat([tasks.support.labels[i], tasks.query.labels[i]]).tensor_split(digits.NUM_INNER_STEPS)
+        pixels = torch.cat([tasks.support.pixels[i], tasks.query.pixels[i]]).tensor_split(
+            digits.NUM_INNER_STEPS
+        )
+        labels = torch.cat([tasks.support.labels[i], tasks.query.labels[i]]).tensor_split(
+            digits.NUM_INNER_STEPS
+        )
         for x, y in zip(pixels, labels, strict=True):
             leaves = {name: value.requires_grad_() for name, value in end.items()}
             for name in ("0", "1", "2"):
                 x = x @ leaves[f"weight_{name}"] + leaves[f"bias_{name}"]
                 x = torch.relu(x) if name != "2" else x
             used = digits.TRUNK + digits.HEAD
-            gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(x, y), [leaves[name] for name in used])
+            gradients = torch.autograd.grad(
+                torch.nn.functional.cross_entropy(x, y), [leaves[name] for name in used]
+            )
             end = {name: value.detach() for name, value in leaves.items()}
             for name, gradient in zip(used, gradients, strict=True):
                 end[name] = end[name] - digits.STEP_SIZE * gradient
@@ -94,8 +102,12 @@ def test_reptile_goes_where_adaptation_goes(digits: ModuleType) -> None:
 
 def test_meta_sgd_learns_step_sizes(digits: ModuleType) -> None:
     learner = digits.LEARNERS["Meta-SGD"]
-    theta = digits.train(learner, digits.load_images(), 1, digits.Settings(num_iterations=5, meta_batch_size=4))
-    sizes = torch.cat([value.flatten() for name, value in theta.items() if name.startswith("step_size")])
+    theta = digits.train(
+        learner, digits.load_images(), 1, digits.Settings(num_iterations=5, meta_batch_size=4)
+    )
+    sizes = torch.cat(
+        [value.flatten() for name, value in theta.items() if name.startswith("step_size")]
+    )
     assert (sizes != digits.STEP_SIZE).float().mean() > 0.5
 
 
@@ -104,7 +116,13 @@ def test_digits(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {cells[0]: cells[1:3] for cells in map(_cells, capsys.readouterr().out.splitlines()[2:])}
     assert {*digits.LEARNERS, *digits.BASELINES, "Chance"} == set(rows)
     chance = float(rows["Chance"][0])
-    for name in ("MAML", "First-order MAML", "Meta-SGD", "Prototypical networks", "Matching networks"):
+    for name in (
+        "MAML",
+        "First-order MAML",
+        "Meta-SGD",
+        "Prototypical networks",
+        "Matching networks",
+    ):
         assert float(rows[name][1].partition("±")[0]) > chance + 10, name
 
 
@@ -126,13 +144,26 @@ def test_pendulum_gravity(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_script("examples/adapt_from_log.py").main(["--num_episodes", "10", "--log", str(tmp_path / "log.npz")])
+    load_script("examples/adapt_from_log.py").main(
+        ["--num_episodes", "10", "--log", str(tmp_path / "log.npz")]
+    )
     before, after = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
     assert before < 100 < 200 < after
 
 
 def test_sb3_finetune(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ["--num_env_steps", "2400", "--num_points", "1", "--num_envs", "2", "--n_steps", "32", "--num_tasks", "2"]
+    sizes = [
+        "--num_env_steps",
+        "2400",
+        "--num_points",
+        "1",
+        "--num_envs",
+        "2",
+        "--n_steps",
+        "32",
+        "--num_tasks",
+        "2",
+    ]
     load_script("examples/sb3_finetune.py").main(["--policy", "PointNavigation", *sizes])
     table = capsys.readouterr().out.splitlines()[3:]
     rows = [[float(cell) for cell in _cells(line.rpartition("|")[0])] for line in table]

@@ -17,7 +17,11 @@ from maml_rl.settings.parser import load_config, preset_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "families.md").read_text()
-LINES = [[cell.strip() for cell in line.strip("|").split("|")] for line in DOCUMENT.splitlines() if line[:1] == "|"]
+LINES = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in DOCUMENT.splitlines()
+    if line[:1] == "|"
+]
 FAMILIES = {cells[1]: cells for cells in LINES if "images/families" in cells[0]}
 TINY = ["--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "4", "--num_iterations", "1"]
 
@@ -50,17 +54,26 @@ def test_every_preset_of_a_paper_is_listed() -> None:
         if re.match(r"`\w+/\.\.\.`", cells[0]):
             folder, names = cells[0].strip("`.").rstrip("/"), cells[2]
             previous = [name.split("/")[1] for name in listed if name.startswith("maml/")]
-            listed += [f"{folder}/{name}" for name in (previous if names == "the same" else names.split(", "))]
+            listed += [
+                f"{folder}/{name}"
+                for name in (previous if names == "the same" else names.split(", "))
+            ]
     assert sorted(listed) == sorted(name for name in preset_names() if "/" in name)
 
 
 def test_every_quantity_is_listed_with_its_unit_and_nominal_value() -> None:
-    known = {k: v for k, v in maml_envs.FAMILIES["HalfCheetahVel"].body.parameters.items() if "/" not in k}
+    known = {
+        k: v
+        for k, v in maml_envs.FAMILIES["HalfCheetahVel"].body.parameters.items()
+        if "/" not in k
+    }
     rows = {cells[0].strip("`"): cells for cells in LINES if cells[0].strip("`") in known}
     assert list(rows) == list(known)
     for name, (_, _, unit, nominal) in rows.items():
         assert unit == known[name].unit or name == "observation_noise"
-        assert float(nominal.partition(",")[0].replace("−", "-")) == pytest.approx(known[name].nominal)
+        assert float(nominal.partition(",")[0].replace("−", "-")) == pytest.approx(
+            known[name].nominal
+        )
     for element in re.findall(r"`(\w+/\w+)`", DOCUMENT):
         assert element in maml_envs.FAMILIES["HalfCheetahVel"].body.parameters
 
@@ -74,9 +87,24 @@ def test_example_file() -> None:
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train, *others = [shlex.split(line)[3:] for line in _block("sh").splitlines()]
-    assert main(["train", *train, *TINY, "--logging.final_video", "false", "--logging.final_evaluation", "false"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                *train,
+                *TINY,
+                "--logging.final_video",
+                "false",
+                "--logging.final_evaluation",
+                "false",
+            ]
+        )
+        == 0
+    )
     for line, arguments in zip(_block("sh").splitlines()[1:], others, strict=True):
-        assert main([line.split()[2].removeprefix("maml_rl."), *arguments, "--num_episodes", "2"]) == 0
+        assert (
+            main([line.split()[2].removeprefix("maml_rl."), *arguments, "--num_episodes", "2"]) == 0
+        )
     assert (tmp_path / "runs/masses/evaluation/results.json").is_file()
     assert list((tmp_path / "runs/masses/videos").glob("*.mp4"))
 

@@ -38,12 +38,24 @@ ANT_OF_FINN = {
     "frame_skip": 2,
 }
 # Every family as it is, and what settings change about some.
-CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sorted(maml_envs.FAMILIES)} | {
-    "AntVel, contact forces": ("AntVel", {"observe_contact_forces": True, "contact_cost_weight": 5e-4}),
-    "AntGoal, ProMP": ("AntGoal", {"goal_area": "square", "goal_reward": 0.0, "terminate_when_unhealthy": False}),
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (name, {}) for name in sorted(maml_envs.FAMILIES)
+} | {
+    "AntVel, contact forces": (
+        "AntVel",
+        {"observe_contact_forces": True, "contact_cost_weight": 5e-4},
+    ),
+    "AntGoal, ProMP": (
+        "AntGoal",
+        {"goal_area": "square", "goal_reward": 0.0, "terminate_when_unhealthy": False},
+    ),
     "HumanoidDir, all quantities": (
         "HumanoidDir",
-        {"observe_body_quantities": True, "observe_contact_forces": True, "contact_cost_weight": 5e-7},
+        {
+            "observe_body_quantities": True,
+            "observe_contact_forces": True,
+            "contact_cost_weight": 5e-7,
+        },
     ),
     "HalfCheetahVel, torso": ("HalfCheetahVel", {"observe_position": "torso", "frame_skip": 2}),
     "AntVel, Finn et al.": ("AntVel", ANT_OF_FINN),
@@ -56,7 +68,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in sor
     "HalfCheetahVel, dynamics": ("HalfCheetahVel", {"dynamics": EVERYTHING_VARIES}),
     "AntDir, dynamics": ("AntDir", {"dynamics": EVERYTHING_VARIES, "observe_contact_forces": True}),
     "Walker2dDir, dynamics": ("Walker2dDir", {"dynamics": EVERYTHING_VARIES}),
-    "HopperVel, dynamics": ("HopperVel", {"dynamics": {**EVERYTHING_VARIES, "disabled_limb": None}}),
+    "HopperVel, dynamics": (
+        "HopperVel",
+        {"dynamics": {**EVERYTHING_VARIES, "disabled_limb": None}},
+    ),
 }
 STARTS_AT_ONE_STATE = {"PointNavigation", "PointNavigationSparse"}
 ONE_TASK = {"CrippledAnt, held out", "CrippledHalfCheetah, held out"}
@@ -67,7 +82,9 @@ HAS_CONSTANT_ENTRIES |= {"AntVel, Finn et al.", "HalfCheetahVel, torso"}
 
 every_family = pytest.mark.parametrize("name", CASES)
 # Gymnasium advises bounds for every observation; its own robots, HalfCheetah-v5 among them, do not follow it either.
-unbounded_observations = pytest.mark.filterwarnings("ignore:.*A Box observation space (min|max)imum value is")
+unbounded_observations = pytest.mark.filterwarnings(
+    "ignore:.*A Box observation space (min|max)imum value is"
+)
 
 
 def _family(name: str) -> Any:
@@ -94,13 +111,18 @@ def _actions(name: str, num_steps: int, num_envs: int, seed: int = 0) -> np.ndar
     """Random actions within the bounds, (num_steps, num_envs, action_size)."""
     space = _family(name).body.action_space
     rng = np.random.default_rng(seed)
-    return rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape)).astype(np.float32)
+    return rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape)).astype(
+        np.float32
+    )
 
 
 def _far_task(name: str) -> dict[str, float]:
     """A task that no short random rollout solves, and a body that lasts."""
     family = _family(name)
-    return {key: 0 if key in family.body.parameters else high for key, (_, high) in family.task_limits.items()}
+    return {
+        key: 0 if key in family.body.parameters else high
+        for key, (_, high) in family.task_limits.items()
+    }
 
 
 def test_families_are_registered() -> None:
@@ -230,7 +252,11 @@ def test_initial_state_is_random(name: str) -> None:
         np.testing.assert_array_equal(second, first)
     else:
         states = np.concatenate([first, second])
-        plain = _family(name).body.model.nq + _family(name).body.model.nv - 2 if name in HAS_CONSTANT_ENTRIES else None
+        plain = (
+            _family(name).body.model.nq + _family(name).body.model.nv - 2
+            if name in HAS_CONSTANT_ENTRIES
+            else None
+        )
         assert all(len(np.unique(column)) == len(states) for column in states.T[:plain])
     env.close()
 
@@ -241,7 +267,11 @@ def test_no_observation_entry_is_constant(name: str) -> None:
     env.reset(seed=0, options={"task": _far_task(name)})
     seen = np.concatenate([env.step(action)[0] for action in _actions(name, 50, 1)])
     sizes = np.ptp(seen, axis=0)
-    plain = _family(name).body.model.nq + _family(name).body.model.nv - 2 if name in HAS_CONSTANT_ENTRIES else None
+    plain = (
+        _family(name).body.model.nq + _family(name).body.model.nv - 2
+        if name in HAS_CONSTANT_ENTRIES
+        else None
+    )
     assert sizes[:plain].min() > 1e-3
     assert plain is None or (sizes[plain:] > 1e-3).any()
     env.close()
@@ -254,10 +284,15 @@ def test_observations_do_not_depend_on_the_task(name: str) -> None:
     first, *others = env.sample_tasks(9)
     tasks = [first, next((task for task in others if task != first), first)]
     assert (tasks[0] != tasks[1]) == (name not in ONE_TASK)
-    tasks = [{**task, "observation_noise": 0.0} if "observation_noise" in task else task for task in tasks]
+    tasks = [
+        {**task, "observation_noise": 0.0} if "observation_noise" in task else task
+        for task in tasks
+    ]
     observation, _ = env.reset(seed=[4, 4], options={"tasks": tasks})
     np.testing.assert_array_equal(observation[0], observation[1])
-    if _varies_the_body(name):  # then what is seen differs by what happens, and what is rewarded, too
+    if _varies_the_body(
+        name
+    ):  # then what is seen differs by what happens, and what is rewarded, too
         env.close()
         return
     for action in _actions(name, 10, 1):
@@ -376,7 +411,10 @@ def test_task_with_other_names_is_refused(name: str) -> None:
     lacking = [{key: value for key, value in good.items() if key != own[0]}, {}] if own else []
     first = own[0] if own else "body_mass"
     for bad in ({**good, "goal_colour": 1.0}, *lacking, [1.0], 3.0, None):
-        for attempt in (lambda bad=bad: single.set_task(bad), lambda bad=bad: batch.set_tasks([bad])):
+        for attempt in (
+            lambda bad=bad: single.set_task(bad),
+            lambda bad=bad: batch.set_tasks([bad]),
+        ):
             with pytest.raises(ValueError, match=first) as refusal:  # the names that are expected
                 attempt()
             assert repr(bad) in str(refusal.value)
@@ -420,7 +458,9 @@ def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
     actions = _actions(name, 20, 3)
     for action in actions[:2]:
         env.step(action)
-    env.reset(options={"reset_mask": np.array([False, True, False])})  # so that number 1 ends two steps later
+    env.reset(
+        options={"reset_mask": np.array([False, True, False])}
+    )  # so that number 1 ends two steps later
     for action in actions[2:4]:
         observation, _, terminated, truncated, _ = env.step(action)
     assert truncated.tolist() == [True, False, True]
@@ -433,7 +473,9 @@ def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
             np.testing.assert_array_equal(value[[0, 2]], rest[field][[0, 2]])
         np.testing.assert_array_equal(observation[[0, 2]], shown[[0, 2]])
         assert reward[[0, 2]].tolist() == [0, 0]
-        assert all(info[key][[0, 2]].tolist() == [0, 0] for key in info if key.startswith("reward_"))
+        assert all(
+            info[key][[0, 2]].tolist() == [0, 0] for key in info if key.startswith("reward_")
+        )
         assert not info["_void"][[0, 2]].any()
         assert truncated.tolist() == [True, t >= 1, True]
         assert not terminated.any()
@@ -497,7 +539,9 @@ def test_model_of_the_body_is_never_changed(name: str, egl: None) -> None:
         single.unwrapped.model.body_mass[:] *= 2  # a single environment has a copy of its own
         after = _model_values(body.model)
         assert after.keys() == untouched.keys()
-        assert [key for key in after if not np.array_equal(after[key], untouched[key], equal_nan=True)] == []
+        assert [
+            key for key in after if not np.array_equal(after[key], untouched[key], equal_nan=True)
+        ] == []
     single.close()
     batch.close()
 
@@ -522,7 +566,10 @@ def test_functions_agree_between_numpy_and_torch(name: str) -> None:
     env, rng = _batch(name, 4), np.random.default_rng(0)
     family = env.unwrapped.family
     before, after = (
-        {field: rng.standard_normal(value.shape) for field, value in env.unwrapped.engine.state.items()}
+        {
+            field: rng.standard_normal(value.shape)
+            for field, value in env.unwrapped.engine.state.items()
+        }
         for _ in range(2)
     )
     tasks = dict(family.sample_tasks(rng, 4))
@@ -535,7 +582,9 @@ def test_functions_agree_between_numpy_and_torch(name: str) -> None:
 
     torch_after, torch_tasks = to_torch(after), to_torch(tasks)
     expected = family.reward_terms(np, before, after, action, tasks)
-    terms = family.reward_terms(torch, to_torch(before), torch_after, torch.from_numpy(action), torch_tasks)
+    terms = family.reward_terms(
+        torch, to_torch(before), torch_after, torch.from_numpy(action), torch_tasks
+    )
     assert terms.keys() == expected.keys()
     for term, value in terms.items():
         assert value.shape == (4,)
@@ -570,7 +619,10 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
         "        env.close()\n"
     )
     result = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", script], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-W", "error::UserWarning", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []  # MuJoCo would leave a log of warnings

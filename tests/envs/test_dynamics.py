@@ -43,7 +43,11 @@ BENCH = f"""
 </mujoco>
 """
 Dynamics = Mapping[str, Any]
-BODIES = {family.body.model_file: name for name, family in maml_envs.FAMILIES.items() if family.body.parameters}
+BODIES = {
+    family.body.model_file: name
+    for name, family in maml_envs.FAMILIES.items()
+    if family.body.parameters
+}
 every_body = pytest.mark.parametrize("name", BODIES.values())
 
 
@@ -66,7 +70,13 @@ def _engine(body: MujocoBody, dynamics: Dynamics, derived: Sequence[str] = ()) -
 
 
 def _simulate(
-    body: MujocoBody, dynamics: Dynamics, num_steps: int, *, angle: float = 0.0, control: float = 0.0, **speeds: float
+    body: MujocoBody,
+    dynamics: Dynamics,
+    num_steps: int,
+    *,
+    angle: float = 0.0,
+    control: float = 0.0,
+    **speeds: float,
 ) -> Callable[[str], np.ndarray]:
     """Start the pendulum at an angle and other joints at speeds; returns what gives a joint's positions and velocities.
 
@@ -94,7 +104,9 @@ def _simulate(
         ({"body_inertia": [0.1, 2.0, 5.0]}, G, [0.1, 2.0, 5.0]),
     ],
 )
-def test_period_of_a_pendulum(bench: MujocoBody, dynamics: Dynamics, gravity: Any, inertia: Any) -> None:
+def test_period_of_a_pendulum(
+    bench: MujocoBody, dynamics: Dynamics, gravity: Any, inertia: Any
+) -> None:
     angles = _simulate(bench, dynamics, 9000, angle=0.02)("swing")[0].T
     total = PENDULUM_INERTIA * np.asarray(inertia) + PENDULUM_MASS * PENDULUM_LENGTH**2
     expected = 2 * np.pi * np.sqrt(total / (PENDULUM_MASS * np.asarray(gravity) * PENDULUM_LENGTH))
@@ -114,7 +126,9 @@ def test_a_slope_goes_uphill_along_x(bench: MujocoBody) -> None:
     slope, gravity = np.array([-0.3, 0.0, 0.1, 0.5, 0.5]), np.array([G, G, G, G, 2.0])
     for dynamics, size in (({"slope": slope}, G), ({"slope": slope, "gravity": gravity}, gravity)):
         run = _simulate(bench, dynamics, 1000)
-        np.testing.assert_allclose(run("glide")[1, -1], -size * np.sin(slope), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            run("glide")[1, -1], -size * np.sin(slope), rtol=1e-9, atol=1e-12
+        )
         np.testing.assert_allclose(run("fall")[1, -1], -size * np.cos(slope), rtol=1e-9)
 
 
@@ -144,21 +158,34 @@ def test_stopping_distance(bench: MujocoBody, name: str, factors: list[float]) -
 def test_damping(bench: MujocoBody, name: str) -> None:
     factors = np.array([0.0, 0.5, 1.0, 2.0])
     velocity = _simulate(bench, {name: factors}, 1000, spin=2.0)("spin")[1, -1]
-    np.testing.assert_allclose(velocity, 2.0 * np.exp(-factors * WHEEL_DAMPING / WHEEL_INERTIA), rtol=0.01)
+    np.testing.assert_allclose(
+        velocity, 2.0 * np.exp(-factors * WHEEL_DAMPING / WHEEL_INERTIA), rtol=0.01
+    )
 
 
 @pytest.mark.parametrize("name", ["actuator_gear", "actuator_gear/rail"])
 def test_gear(bench: MujocoBody, name: str) -> None:
-    factors, mass = np.array([0.0, 0.5, 1.0, 4.0, 1.0]), CART_MASS * np.array([1.0, 1.0, 1.0, 1.0, 2.0])
-    velocity = _simulate(bench, {name: factors, "body_mass": mass / CART_MASS}, 100, control=0.7)("rail")[1, -1]
+    factors, mass = (
+        np.array([0.0, 0.5, 1.0, 4.0, 1.0]),
+        CART_MASS * np.array([1.0, 1.0, 1.0, 1.0, 2.0]),
+    )
+    velocity = _simulate(bench, {name: factors, "body_mass": mass / CART_MASS}, 100, control=0.7)(
+        "rail"
+    )[1, -1]
     np.testing.assert_allclose(velocity, 0.1 * 0.7 * CART_GEAR * factors / mass, rtol=1e-9)
 
 
 def _model_values(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     named = {}
     for prefix, part in (("", model), ("opt.", model.opt), ("stat.", model.stat)):
-        named |= {prefix + name: getattr(part, name) for name in dir(part) if not name.startswith("_")}
-    return {name: np.array(value) for name, value in named.items() if isinstance(value, (np.ndarray, int, float))}
+        named |= {
+            prefix + name: getattr(part, name) for name in dir(part) if not name.startswith("_")
+        }
+    return {
+        name: np.array(value)
+        for name, value in named.items()
+        if isinstance(value, (np.ndarray, int, float))
+    }
 
 
 def _assert_equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> None:
@@ -176,15 +203,27 @@ CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
     ({"body_mass/torso": 3.0}, [("body_mass", TORSO, 3.0), ("body_inertia", TORSO, 3.0)]),
     (
         {"body_mass": 2.0, "body_mass/aux_1": 0.5, "body_inertia/aux_1": 8.0},
-        [("body_mass", ..., 2.0), ("body_mass", AUX_1, 0.5), ("body_inertia", ..., 2.0), ("body_inertia", AUX_1, 4.0)],
+        [
+            ("body_mass", ..., 2.0),
+            ("body_mass", AUX_1, 0.5),
+            ("body_inertia", ..., 2.0),
+            ("body_inertia", AUX_1, 4.0),
+        ],
     ),
     ({"geom_friction/floor": 2.0}, [("geom_friction", ANT.geom("floor").id, 2.0)]),
     ({"dof_damping/hip_2": 4.0}, [("dof_damping", ANT.joint("hip_2").dofadr, 4.0)]),
-    ({"actuator_gear": 0.25, "actuator_gear/hip_2": 2.0}, [("actuator_gear", ..., 0.25), ("actuator_gear", 4, 2.0)]),
+    (
+        {"actuator_gear": 0.25, "actuator_gear/hip_2": 2.0},
+        [("actuator_gear", ..., 0.25), ("actuator_gear", 4, 2.0)],
+    ),
     ({"disabled_actuator": 3}, [("actuator_gear", 3, 0.0)]),
     (
         {"disabled_limb": 2},
-        [("actuator_gear", [6, 7], 0.0), ("geom_contype", BACK_LEG, 0), ("geom_conaffinity", BACK_LEG, 0)],
+        [
+            ("actuator_gear", [6, 7], 0.0),
+            ("geom_contype", BACK_LEG, 0),
+            ("geom_conaffinity", BACK_LEG, 0),
+        ],
     ),
     ({"gravity": G / 4}, [("opt.gravity", ..., 0.25)]),
     ({"action_delay": 3, "observation_noise": 0.1, "disabled_joint": -1}, []),
@@ -208,16 +247,22 @@ def test_pictures_show_what_is_disabled(quantity: str, red: set[str]) -> None:
 
 
 @pytest.mark.parametrize(("task", "changes"), CHANGES, ids=[" ".join(task) for task, _ in CHANGES])
-def test_model_equals_one_edited_by_hand(task: dict[str, float], changes: list[tuple[str, Any, float]]) -> None:
+def test_model_equals_one_edited_by_hand(
+    task: dict[str, float], changes: list[tuple[str, Any, float]]
+) -> None:
     body, expected = _body("AntDir"), copy.copy(ANT)
     for field, rows, factor in changes:
         owner: Any = expected.opt if field.startswith("opt.") else expected
         getattr(owner, field.removeprefix("opt."))[rows] *= factor
     mujoco.mj_setConst(expected, mujoco.MjData(expected))
-    batch = _engine(body, {name: [body.parameters[name].nominal, value] for name, value in task.items()}).batch
+    batch = _engine(
+        body, {name: [body.parameters[name].nominal, value] for name, value in task.items()}
+    ).batch
     single = body.single_engine((), None)
     single.set_dynamics({name: np.array([value]) for name, value in task.items()})
-    assert {"body_mass", "body_subtreemass", "dof_invweight0", "opt.gravity"} <= _model_values(ANT).keys()
+    assert {"body_mass", "body_subtreemass", "dof_invweight0", "opt.gravity"} <= _model_values(
+        ANT
+    ).keys()
     _assert_equal(_model_values(batch.get_model(0)), _model_values(ANT))
     _assert_equal(_model_values(batch.get_model(1)), _model_values(expected))
     expected.geom_rgba[:] = single.model.geom_rgba  # pictures show what is disabled in red
@@ -231,22 +276,32 @@ def test_total_mass_follows_its_factor(name: str) -> None:
     single.set_dynamics({"body_mass": np.array([2.0])})
     models = [*map(_engine(body, {"body_mass": factors}).batch.get_model, range(3)), single.model]
     for model, factor in zip(models, [*factors, 2.0], strict=True):
-        assert mujoco.mj_getTotalmass(model) == pytest.approx(factor * mujoco.mj_getTotalmass(body.model), rel=1e-12)
-        np.testing.assert_allclose(model.body_subtreemass, factor * body.model.body_subtreemass, rtol=1e-12)
+        assert mujoco.mj_getTotalmass(model) == pytest.approx(
+            factor * mujoco.mj_getTotalmass(body.model), rel=1e-12
+        )
+        np.testing.assert_allclose(
+            model.body_subtreemass, factor * body.model.body_subtreemass, rtol=1e-12
+        )
 
 
 def _actions(body: MujocoBody, num_steps: int, num_sims: int) -> np.ndarray:
     space = body.action_space
-    return np.random.default_rng(0).uniform(space.low, space.high, (num_steps, num_sims, *space.shape))
+    return np.random.default_rng(0).uniform(
+        space.low, space.high, (num_steps, num_sims, *space.shape)
+    )
 
 
-def _trajectory(body: MujocoBody, engine: Any, tasks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _trajectory(
+    body: MujocoBody, engine: Any, tasks: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """Give an engine ``tasks`` one after the other; returns all state fields over time."""
     rng, n = np.random.default_rng(1), engine.num_sims
     for task in tasks:
         engine.set_dynamics({name: values[:n] for name, values in task.items()})
     starts = [body.noisy_start(rng, 0.05, "normal") for _ in range(2)][:n]
-    engine.reset(np.arange(n), {key: np.stack([start[key] for start in starts]) for key in starts[0]})
+    engine.reset(
+        np.arange(n), {key: np.stack([start[key] for start in starts]) for key in starts[0]}
+    )
     seen = []
     for action in _actions(body, 12, 2):
         assert not engine.step(None, action[:n]).any()
@@ -259,7 +314,9 @@ def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
     rng, scale, found = np.random.default_rng(2), {"gravity": G, "slope": 0.2}, {}
     for name, parameter in body.parameters.items():
         numbers, factors = rng.integers(0, min(parameter.high, 3) + 1, 2), rng.uniform(0.7, 1.3, 2)
-        found[name] = numbers.astype(float) if parameter.is_whole else scale.get(name, 1.0) * factors
+        found[name] = (
+            numbers.astype(float) if parameter.is_whole else scale.get(name, 1.0) * factors
+        )
     return found
 
 
@@ -271,7 +328,9 @@ def test_bodies_never_remember_another_task(name: str, kind: str) -> None:
     def run(*tasks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The trajectory in a new engine, whose state holds every field there is."""
         engine: Any = body.single_engine(DERIVED_FIELDS, None)
-        return _trajectory(body, body.batch_engine(2, 1, DERIVED_FIELDS) if kind == "batch" else engine, tasks)
+        return _trajectory(
+            body, body.batch_engine(2, 1, DERIVED_FIELDS) if kind == "batch" else engine, tasks
+        )
 
     untouched = _model_values(body.model)
     nominal = {key: np.full(2, parameter.nominal) for key, parameter in body.parameters.items()}
@@ -300,7 +359,10 @@ def test_disabled_actuator_exerts_no_force(name: str) -> None:
         positions, forces = np.full((2, len(actions), len(number), body.model.nq), np.nan)
         for t, action in enumerate(actions):
             engine.step(None, action)
-            positions[t], forces[t, :, : body.model.nv] = engine.state["qpos"], engine.state["qfrc_actuator"]
+            positions[t], forces[t, :, : body.model.nv] = (
+                engine.state["qpos"],
+                engine.state["qfrc_actuator"],
+            )
         return positions, forces
 
     positions, forces = run(actions)
@@ -322,7 +384,10 @@ def test_disabled_joint_hardly_moves(name: str) -> None:
     start = model.qpos0.copy()
     start[at] = model.jnt_range[joints].mean(axis=1)  # far from the limits, which push on their own
     engine = _engine(body, {"disabled_joint": [*range(nu), -1]})
-    engine.reset(np.arange(nu + 1), {"qpos": np.tile(start, (nu + 1, 1)), "qvel": np.zeros((nu + 1, model.nv))})
+    engine.reset(
+        np.arange(nu + 1),
+        {"qpos": np.tile(start, (nu + 1, 1)), "qvel": np.zeros((nu + 1, model.nv))},
+    )
     moved = np.zeros((nu + 1, nu))
     for _ in range(round(1 / body.dt)):
         engine.step(None, np.tile(body.action_space.high, (nu + 1, 1)))
@@ -332,13 +397,18 @@ def test_disabled_joint_hardly_moves(name: str) -> None:
     assert moved[~blocked].min() > 0.1
 
 
-@pytest.mark.parametrize(("name", "limb"), [*(("CrippledAnt", limb) for limb in range(4)), ("HumanoidDir", 1)])
+@pytest.mark.parametrize(
+    ("name", "limb"), [*(("CrippledAnt", limb) for limb in range(4)), ("HumanoidDir", 1)]
+)
 def test_disabled_limb_is_dead_and_carries_nothing(name: str, limb: int) -> None:
     body = _body(name)
     engine = body.single_engine((), None)
     engine.set_dynamics({"disabled_limb": np.array([float(limb)])})
     model = engine.model
-    dead = [model.joint(int(model.actuator_trnid[i, 0])).name for i in np.flatnonzero(model.actuator_gear[:, 0] == 0)]
+    dead = [
+        model.joint(int(model.actuator_trnid[i, 0])).name
+        for i in np.flatnonzero(model.actuator_gear[:, 0] == 0)
+    ]
     humanoid = ["right_shoulder1", "right_shoulder2", "right_elbow"]
     assert dead == ([f"hip_{limb + 1}", f"ankle_{limb + 1}"] if name == "CrippledAnt" else humanoid)
     engine.reset(np.zeros(1, int), {"qpos": model.qpos0[None]})
@@ -353,11 +423,27 @@ def test_disabled_limb_is_dead_and_carries_nothing(name: str, limb: int) -> None
 
 def test_limbs_are_numbered_in_the_models_order() -> None:
     models = {name: _body(name).model for name in ("AntDir", "HalfCheetahVel", "Walker2dDir")}
-    found = {name: [[model.body(i).name for i in limb] for limb in limbs(model)] for name, model in models.items()}
-    assert [limb[0] for limb in found["AntDir"]] == ["front_left_leg", "front_right_leg", "back_leg", "right_back_leg"]
-    assert [limb[1:] for limb in found["AntDir"]] == [["aux_1", ""], ["aux_2", ""], ["aux_3", ""], ["aux_4", ""]]
+    found = {
+        name: [[model.body(i).name for i in limb] for limb in limbs(model)]
+        for name, model in models.items()
+    }
+    assert [limb[0] for limb in found["AntDir"]] == [
+        "front_left_leg",
+        "front_right_leg",
+        "back_leg",
+        "right_back_leg",
+    ]
+    assert [limb[1:] for limb in found["AntDir"]] == [
+        ["aux_1", ""],
+        ["aux_2", ""],
+        ["aux_3", ""],
+        ["aux_4", ""],
+    ]
     assert found["HalfCheetahVel"] == [["bthigh", "bshin", "bfoot"], ["fthigh", "fshin", "ffoot"]]
-    assert found["Walker2dDir"] == [["thigh", "leg", "foot"], ["thigh_left", "leg_left", "foot_left"]]
+    assert found["Walker2dDir"] == [
+        ["thigh", "leg", "foot"],
+        ["thigh_left", "leg_left", "foot_left"],
+    ]
 
 
 EVERYTHING_VARIES: dict[str, Any] = {
@@ -374,7 +460,11 @@ EVERYTHING_VARIES: dict[str, Any] = {
     "action_delay": [0, 1, 3],
     "observation_noise": [0.0, 0.1],
 }
-WHOLE_HUMANOID = {"observe_body_quantities": True, "observe_contact_forces": True, "contact_cost_weight": 5e-7}
+WHOLE_HUMANOID = {
+    "observe_body_quantities": True,
+    "observe_contact_forces": True,
+    "contact_cost_weight": 5e-7,
+}
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -388,7 +478,9 @@ WHOLE_HUMANOID = {"observe_body_quantities": True, "observe_contact_forces": Tru
         ("HumanoidDir", WHOLE_HUMANOID),
     ],
 )
-def test_batch_equals_single_environments(name: str, settings: dict[str, Any], num_threads: int) -> None:
+def test_batch_equals_single_environments(
+    name: str, settings: dict[str, Any], num_threads: int
+) -> None:
     env_id, settings = maml_envs.env_id(name), {"dynamics": EVERYTHING_VARIES, **settings}
     batch = gym.make_vec(env_id, num_envs=4, num_threads=num_threads, **settings)
     singles = [gym.make(env_id, **settings) for _ in range(4)]
@@ -426,7 +518,10 @@ def test_no_model_is_made_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model is made")
 
     for owner, names in (
-        (mujoco.MjModel, ("__copy__", "__deepcopy__", "from_xml_path", "from_xml_string", "from_binary_path")),
+        (
+            mujoco.MjModel,
+            ("__copy__", "__deepcopy__", "from_xml_path", "from_xml_string", "from_binary_path"),
+        ),
         (mujoco.MjSpec, ("compile", "recompile", "from_file", "from_string")),
         (mujoco.batch.Batch, ("__init__", "get_model", "set_models")),
     ):
@@ -443,7 +538,9 @@ def test_no_model_is_made_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _drawn(dynamics: Dynamics, num_tasks: int = 2000) -> dict[str, np.ndarray]:
-    tasks = sample_tasks(maml_envs.FAMILIES["AntDir"](dynamics=dynamics), np.random.default_rng(0), num_tasks)
+    tasks = sample_tasks(
+        maml_envs.FAMILIES["AntDir"](dynamics=dynamics), np.random.default_rng(0), num_tasks
+    )
     assert all(type(value) is float for task in tasks for value in task.values())
     return {name: np.array([task[name] for task in tasks]) for name in tasks[0]}
 
@@ -466,18 +563,29 @@ def test_range(name: str, setting: Any, low: float, high: float, median: float) 
 
 
 def test_choices_are_equally_likely() -> None:
-    values, counts = np.unique(_drawn({"action_delay": [4, 0, 1]}, 3000)["action_delay"], return_counts=True)
+    values, counts = np.unique(
+        _drawn({"action_delay": [4, 0, 1]}, 3000)["action_delay"], return_counts=True
+    )
     assert values.tolist() == [0, 1, 4]
     assert abs(counts - 1000).max() < 120
     assert set(_drawn({"disabled_joint": 2})["disabled_joint"]) == {2.0}
-    assert set(_drawn({"disabled_joint": {"low": -1, "high": 2}})["disabled_joint"]) == {-1.0, 0.0, 1.0, 2.0}
+    assert set(_drawn({"disabled_joint": {"low": -1, "high": 2}})["disabled_joint"]) == {
+        -1.0,
+        0.0,
+        1.0,
+        2.0,
+    }
 
 
 def test_each_element_draws_a_factor_of_its_own() -> None:
     setting = {"low": 1.0, "high": 2.0, "each": True}
-    drawn = _drawn(dict.fromkeys(("body_mass", "dof_damping", "actuator_gear", "geom_friction"), setting))
+    drawn = _drawn(
+        dict.fromkeys(("body_mass", "dof_damping", "actuator_gear", "geom_friction"), setting)
+    )
     joints = [f"{kind}_{i}" for i in range(1, 5) for kind in ("hip", "ankle")]
-    expected = [f"{quantity}/{joint}" for quantity in ("dof_damping", "actuator_gear") for joint in joints]
+    expected = [
+        f"{quantity}/{joint}" for quantity in ("dof_damping", "actuator_gear") for joint in joints
+    ]
     expected += [f"geom_friction/{ANT.geom(i).name}" for i in range(ANT.ngeom)]
     expected += [f"body_mass/{ANT.body(i).name or i}" for i in range(1, ANT.nbody)]
     assert sorted(drawn) == sorted([*expected, "direction"])
@@ -489,11 +597,17 @@ def test_each_element_draws_a_factor_of_its_own() -> None:
     "setting",
     [
         {"gravity": [5.0, 10.0], "body_mass": [0.5, 2.0], "action_delay": [0, 1], "slope": None},
-        {"body_mass": {"low": 0.5, "high": 2.0, "each": True}, "body_mass/torso": 1.25, "gravity": [5.0, 10.0]},
+        {
+            "body_mass": {"low": 0.5, "high": 2.0, "each": True},
+            "body_mass/torso": 1.25,
+            "gravity": [5.0, 10.0],
+        },
     ],
 )
 def test_order_of_the_settings_does_not_matter(setting: dict[str, Any]) -> None:
-    drawn, reverse = (_drawn(dict(items), 50) for items in (setting.items(), reversed(setting.items())))
+    drawn, reverse = (
+        _drawn(dict(items), 50) for items in (setting.items(), reversed(setting.items()))
+    )
     assert "slope" not in drawn
     _assert_equal(drawn, reverse)
 
@@ -501,7 +615,10 @@ def test_order_of_the_settings_does_not_matter(setting: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["HalfCheetahVel", "Walker2dRandParams"])
 def test_drawn_tasks_are_accepted_back(name: str) -> None:
     options = {"dynamics": EVERYTHING_VARIES}
-    single, batch = gym.make(maml_envs.env_id(name), **options), gym.make_vec(maml_envs.env_id(name), 2, **options)
+    single, batch = (
+        gym.make(maml_envs.env_id(name), **options),
+        gym.make_vec(maml_envs.env_id(name), 2, **options),
+    )
     tasks = batch.sample_tasks(2)
     single.unwrapped.set_task(tasks[0])
     assert single.unwrapped.task == tasks[0]
@@ -519,9 +636,15 @@ def test_drawn_tasks_are_accepted_back(name: str) -> None:
 def test_a_task_that_does_not_name_a_quantity_has_its_nominal_value() -> None:
     env = gym.make_vec("maml_rl/HalfCheetahVel-v0", num_envs=3)
     task = {"goal_velocity": 1.0}
-    env.set_tasks([{**task, "gravity": 5.0}, {**task, "disabled_joint": 2, "body_mass/torso": 2.0}, task])
+    env.set_tasks(
+        [{**task, "gravity": 5.0}, {**task, "disabled_joint": 2, "body_mass/torso": 2.0}, task]
+    )
     nominal = {**task, "gravity": G, "disabled_joint": -1.0, "body_mass/torso": 1.0}
-    assert env.tasks == [{**nominal, "gravity": 5.0}, {**nominal, "disabled_joint": 2, "body_mass/torso": 2}, nominal]
+    assert env.tasks == [
+        {**nominal, "gravity": 5.0},
+        {**nominal, "disabled_joint": 2, "body_mass/torso": 2},
+        nominal,
+    ]
     untouched, *models = env.family.body.model, *map(env.engine.batch.get_model, range(3))
     assert models[0].opt.gravity.tolist() == [0, 0, -5]
     assert models[1].body("torso").mass == 2 * untouched.body("torso").mass
@@ -558,7 +681,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "named"), WRONG, ids=[f"{name}: {value}" for name, value, _ in WRONG])
+@pytest.mark.parametrize(
+    ("name", "value", "named"), WRONG, ids=[f"{name}: {value}" for name, value, _ in WRONG]
+)
 def test_wrong_settings_are_named(name: str, value: Any, named: str) -> None:
     with pytest.raises(ValueError, match=name) as refusal:
         maml_envs.FAMILIES["AntDir"](dynamics={name: value})

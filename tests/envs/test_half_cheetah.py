@@ -12,7 +12,9 @@ CONTROL_COST_WEIGHT = 0.05
 
 def _arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     attributes = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}
-    return {name: value.copy() for name, value in attributes.items() if isinstance(value, np.ndarray)}
+    return {
+        name: value.copy() for name, value in attributes.items() if isinstance(value, np.ndarray)
+    }
 
 
 def test_model_equals_gymnasiums() -> None:
@@ -28,15 +30,20 @@ def test_model_equals_gymnasiums() -> None:
 @pytest.mark.parametrize("seed", [0, 11])
 def test_batch_equals_gymnasiums_environment(seed: int) -> None:
     num_sims, num_steps, goals = 3, 200, (0.0, 1.0, 2.0)
-    batch = gym.make_vec("maml_rl/HalfCheetahVel-v0", num_envs=num_sims, max_episode_steps=num_steps)
-    batch.set_tasks([{"goal_velocity": goal} for goal in goals])  # so that no task is drawn before the state
+    batch = gym.make_vec(
+        "maml_rl/HalfCheetahVel-v0", num_envs=num_sims, max_episode_steps=num_steps
+    )
+    batch.set_tasks(
+        [{"goal_velocity": goal} for goal in goals]
+    )  # so that no task is drawn before the state
     references = [gym.make("HalfCheetah-v5") for _ in range(num_sims)]
     rng = np.random.default_rng(seed)
 
     for reset_seed in (seed, None):  # the generators go on in the second episode
         observation, _ = batch.reset(seed=reset_seed)
         expected = [
-            env.reset(seed=None if reset_seed is None else reset_seed + i)[0] for i, env in enumerate(references)
+            env.reset(seed=None if reset_seed is None else reset_seed + i)[0]
+            for i, env in enumerate(references)
         ]
         np.testing.assert_array_equal(observation, expected)
         for _ in range(num_steps):
@@ -45,8 +52,12 @@ def test_batch_equals_gymnasiums_environment(seed: int) -> None:
             steps = [env.step(action) for env, action in zip(references, actions, strict=True)]
             np.testing.assert_allclose(observation, [step[0] for step in steps], rtol=0, atol=1e-10)
             velocity = np.array([step[4]["x_velocity"] for step in steps])
-            np.testing.assert_allclose(info["reward_forward"], -abs(velocity - goals), rtol=0, atol=1e-10)
-            np.testing.assert_allclose(reward, info["reward_forward"] + info["reward_control"], rtol=0, atol=1e-12)
+            np.testing.assert_allclose(
+                info["reward_forward"], -abs(velocity - goals), rtol=0, atol=1e-10
+            )
+            np.testing.assert_allclose(
+                reward, info["reward_forward"] + info["reward_control"], rtol=0, atol=1e-12
+            )
     for env in (batch, *references):
         env.close()
 
@@ -108,7 +119,9 @@ def test_direction_reward(direction: float) -> None:
         velocity = (float(engine.state["qpos"][0, 0]) - x_before) / DT_S
         assert info["reward_forward"] == pytest.approx(direction * velocity, rel=0, abs=1e-10)
         assert info["reward_control"] == pytest.approx(-_control_cost(action), rel=0, abs=1e-10)
-        assert reward == pytest.approx(direction * velocity - _control_cost(action), rel=0, abs=1e-10)
+        assert reward == pytest.approx(
+            direction * velocity - _control_cost(action), rel=0, abs=1e-10
+        )
     env.close()
 
 
@@ -149,7 +162,9 @@ def test_goal_velocities_fill_their_range() -> None:
     assert 0 <= goals.min() < 0.01
     assert 1.99 < goals.max() <= 2
     assert goals.mean() == pytest.approx(1, abs=0.05)
-    goals = family(low=-3.0, high=-1.0).sample_tasks(np.random.default_rng(0), 2000)["goal_velocity"]
+    goals = family(low=-3.0, high=-1.0).sample_tasks(np.random.default_rng(0), 2000)[
+        "goal_velocity"
+    ]
     assert -3 <= goals.min() < -2.99
     assert -1.01 < goals.max() <= -1
 
@@ -183,7 +198,9 @@ def test_directions_alternate(num_tasks: int) -> None:
         ("HalfCheetahDir", {"reset_noise_scale": np.nan}, "reset_noise_scale.*nan"),
     ],
 )
-def test_contradicting_settings_are_refused(name: str, settings: dict[str, float], named: str) -> None:
+def test_contradicting_settings_are_refused(
+    name: str, settings: dict[str, float], named: str
+) -> None:
     with pytest.raises(ValueError, match=named):
         maml_envs.FAMILIES[name](**settings)
 
@@ -214,7 +231,9 @@ def test_render_options_reach_the_renderer(egl: None) -> None:
         {"max_geom": 1},
         {},
     ):
-        env = gym.make("maml_rl/HalfCheetahVel-v0", render_mode="rgb_array", width=64, height=48, **options)
+        env = gym.make(
+            "maml_rl/HalfCheetahVel-v0", render_mode="rgb_array", width=64, height=48, **options
+        )
         env.reset(seed=0)
         frames.append(env.render())
         env.close()

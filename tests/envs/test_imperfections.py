@@ -13,9 +13,12 @@ def _batch(num_envs: int, **task: Any) -> Any:
     """Each value of a task parameter is one number, or one for each simulation."""
     env = gym.make_vec(ENV_ID, num_envs=num_envs, max_episode_steps=100_000, num_threads=1)
     values = {
-        name: np.broadcast_to(np.float64(value), num_envs) for name, value in {"goal_velocity": 1, **task}.items()
+        name: np.broadcast_to(np.float64(value), num_envs)
+        for name, value in {"goal_velocity": 1, **task}.items()
     }
-    env.set_tasks([{name: float(value[i]) for name, value in values.items()} for i in range(num_envs)])
+    env.set_tasks(
+        [{name: float(value[i]) for name, value in values.items()} for i in range(num_envs)]
+    )
     return env
 
 
@@ -41,7 +44,9 @@ def test_delayed_actions_arrive_late_and_cost_at_once() -> None:
             expected, _, _, _, others = prompt.step(arrived)
             np.testing.assert_array_equal(observation, expected)
             np.testing.assert_array_equal(info["reward_forward"], others["reward_forward"])
-            np.testing.assert_allclose(info["reward_control"], -0.05 * (given**2).sum(-1), rtol=1e-12)
+            np.testing.assert_allclose(
+                info["reward_control"], -0.05 * (given**2).sum(-1), rtol=1e-12
+            )
 
 
 def test_reset_forgets_what_is_on_its_way_in_these_simulations_alone() -> None:
@@ -57,7 +62,9 @@ def test_reset_forgets_what_is_on_its_way_in_these_simulations_alone() -> None:
     others = np.stack([intact.step(action)[0] for action in actions[10:]])
     np.testing.assert_array_equal(observations[1:, [0, 2]], others[:, [0, 2]])
     fresh = _batch(1, action_delay=4)
-    np.testing.assert_array_equal(observations[:, [1]], _observations(fresh, actions[10:, [1]], seed=7))
+    np.testing.assert_array_equal(
+        observations[:, [1]], _observations(fresh, actions[10:, [1]], seed=7)
+    )
 
 
 def test_noise_is_white_and_as_large_as_asked() -> None:
@@ -65,7 +72,9 @@ def test_noise_is_white_and_as_large_as_asked() -> None:
     actions = np.zeros((num_steps, 3, 6))
     noise = _observations(_batch(3, observation_noise=std), actions, seed=[5, 5, 6])
     noise -= _observations(_batch(3), actions, seed=[5, 5, 6])
-    np.testing.assert_allclose(noise[:, 0], 5 * noise[:, 1], rtol=1e-9, atol=1e-9)  # the same seed, another size
+    np.testing.assert_allclose(
+        noise[:, 0], 5 * noise[:, 1], rtol=1e-9, atol=1e-9
+    )  # the same seed, another size
     noise = noise[:, [0, 2]].reshape(num_steps + 1, -1) / 0.5
     error = num_steps**-0.5
     assert abs(noise.mean(axis=0)).max() < 4.5 * error
@@ -79,7 +88,11 @@ def test_noise_is_white_and_as_large_as_asked() -> None:
 
 def test_noise_leaves_the_physics_alone() -> None:
     actions = _actions(NUM_STEPS, 2)
-    noisy, clean, silent = _batch(2, observation_noise=[0.0, 0.3]), _batch(2), _batch(2, observation_noise=0.0)
+    noisy, clean, silent = (
+        _batch(2, observation_noise=[0.0, 0.3]),
+        _batch(2),
+        _batch(2, observation_noise=0.0),
+    )
     for seed in (3, None):
         for env in (noisy, clean, silent):
             env.reset(seed=seed)
@@ -90,7 +103,9 @@ def test_noise_leaves_the_physics_alone() -> None:
             np.testing.assert_array_equal(observation[0], expected[0])
             assert (observation[1] != expected[1]).all()
             np.testing.assert_array_equal(silent.step(action)[0], expected)
-            np.testing.assert_array_equal(noisy.unwrapped.engine.state["qpos"], clean.unwrapped.engine.state["qpos"])
+            np.testing.assert_array_equal(
+                noisy.unwrapped.engine.state["qpos"], clean.unwrapped.engine.state["qpos"]
+            )
 
 
 def test_noise_comes_from_the_seed() -> None:
@@ -104,7 +119,10 @@ def test_noise_comes_from_the_seed() -> None:
 
 def test_single_environment_sees_what_the_batch_sees() -> None:
     task = {"goal_velocity": 1.0, "action_delay": 2.0, "observation_noise": 0.2}
-    batch, single = _batch(3, action_delay=[0, 2, 1], observation_noise=[0.0, 0.2, 0.1]), gym.make(ENV_ID).unwrapped
+    batch, single = (
+        _batch(3, action_delay=[0, 2, 1], observation_noise=[0.0, 0.2, 0.1]),
+        gym.make(ENV_ID).unwrapped,
+    )
     actions = _actions(NUM_STEPS, 3).astype(np.float32)
     for seed in (11, None):
         observation, _ = batch.reset(seed=seed)
@@ -133,11 +151,18 @@ def test_noise_of_a_finished_simulation_stays() -> None:
 def test_new_tasks_need_no_reset() -> None:
     env, actions = _batch(2, action_delay=[0, 3], observation_noise=[0.0, 0.1]), _actions(6, 2)
     _observations(env, actions, seed=0)
-    env.set_tasks([{"goal_velocity": 1.0, "action_delay": 2, "observation_noise": 0.1}, {"goal_velocity": 1.0}])
+    env.set_tasks(
+        [
+            {"goal_velocity": 1.0, "action_delay": 2, "observation_noise": 0.1},
+            {"goal_velocity": 1.0},
+        ]
+    )
     assert all(np.isfinite(env.step(action)[0]).all() for action in actions)
     mask = np.array([True, False])
     assert np.isfinite(_observations(env, actions, options={"reset_mask": mask})).all()
-    expected = _observations(_batch(2, action_delay=[2, 0], observation_noise=[0.1, 0.0]), actions, seed=1)
+    expected = _observations(
+        _batch(2, action_delay=[2, 0], observation_noise=[0.1, 0.0]), actions, seed=1
+    )
     np.testing.assert_array_equal(_observations(env, actions, seed=1), expected)
 
 
@@ -145,6 +170,11 @@ def test_new_delays_and_noise_begin_at_the_next_reset() -> None:
     env, plain = _batch(2), _batch(2)
     env.reset(seed=0)
     plain.reset(seed=0)
-    env.set_tasks([{"goal_velocity": 1.0, "observation_noise": 0.1}, {"goal_velocity": 1.0, "action_delay": 2}])
+    env.set_tasks(
+        [
+            {"goal_velocity": 1.0, "observation_noise": 0.1},
+            {"goal_velocity": 1.0, "action_delay": 2},
+        ]
+    )
     for action in _actions(6, 2):
         np.testing.assert_array_equal(env.step(action)[0], plain.step(action)[0])

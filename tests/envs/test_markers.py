@@ -19,7 +19,13 @@ from maml_envs.family import HasMarkers
 
 DIRECTIONS = ("HalfCheetahDir", "AntDir", "Walker2dDir")
 ANGLES = ("AntDir2D", "HumanoidDir")
-VELOCITIES = {"HalfCheetahVel": 2.0, "AntVel": 3.0, "Walker2dVel": 10.0, "HopperVel": 2.0, "SwimmerVel": 0.2}
+VELOCITIES = {
+    "HalfCheetahVel": 2.0,
+    "AntVel": 3.0,
+    "Walker2dVel": 10.0,
+    "HopperVel": 2.0,
+    "SwimmerVel": 0.2,
+}
 PLACES = {"AntGoal": 2.5, "ReacherGoal": 0.15, "PointNavigation": 0.4, "PointNavigationSparse": 1.0}
 MARKED = {*DIRECTIONS, *ANGLES, *VELOCITIES, *PLACES}
 
@@ -33,7 +39,11 @@ def changed(egl: None) -> Iterator[Changed]:
 
     def pixels(name: str, task: Mapping[str, float], **options: Any) -> np.ndarray:
         if not envs:
-            envs.append(gym.make(f"maml_rl/{name}-v0", render_mode="rgb_array", width=120, height=120, **options))
+            envs.append(
+                gym.make(
+                    f"maml_rl/{name}-v0", render_mode="rgb_array", width=120, height=120, **options
+                )
+            )
         env = envs[0]
         env.reset(seed=0, options={"task": task})
         with_markers, without = env.render().astype(int), env.unwrapped.engine.render().astype(int)
@@ -69,7 +79,9 @@ def test_an_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
 @pytest.mark.parametrize("name", ANGLES)
 def test_an_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
     arrows = [changed(name, {"direction_angle": angle}) for angle in (0.0, np.pi, np.pi / 2)]
-    right, left, away = (pixels[pixels[:, 1] > 0] for pixels in arrows)  # without what the floor mirrors
+    right, left, away = (
+        pixels[pixels[:, 1] > 0] for pixels in arrows
+    )  # without what the floor mirrors
     assert head(right) > 2
     assert head(left) < -2
     assert np.ptp(away[:, 1]) > np.ptp(right[:, 1])
@@ -78,7 +90,9 @@ def test_an_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
 
 @pytest.mark.parametrize(("name", "fast"), VELOCITIES.items())
 def test_an_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: Changed) -> None:
-    widths = [np.ptp(changed(name, {"goal_velocity": part * fast})[:, 0]) for part in (0.4, 0.7, 1.0)]
+    widths = [
+        np.ptp(changed(name, {"goal_velocity": part * fast})[:, 0]) for part in (0.4, 0.7, 1.0)
+    ]
     assert widths[0] + 2 < widths[1] < widths[2] - 2
     assert len(changed(name, {"goal_velocity": 0.0})) == 0
     assert head(changed(name, {"goal_velocity": fast})) > 3
@@ -107,7 +121,9 @@ def test_a_goal_out_of_the_usual_view_is_shown(changed: Changed) -> None:
 
 
 @pytest.mark.parametrize("camera", [{}, {"camera_id": -1}])
-def test_arrow_and_camera_go_with_the_robot(camera: dict[str, int], changed: Changed, monkeypatch: Any) -> None:
+def test_arrow_and_camera_go_with_the_robot(
+    camera: dict[str, int], changed: Changed, monkeypatch: Any
+) -> None:
     here = changed("HalfCheetahDir", {"direction": 1.0}, **camera)
     start = maml_envs.FAMILIES["HalfCheetahDir"].initial_state
 
@@ -126,7 +142,9 @@ def test_pictures_touch_nothing(name: str, egl: None) -> None:
     """Observations, rewards and the rest of the state are bit-identical with pictures and without."""
     trajectories = []
     for mode in ("rgb_array", None):
-        env = gym.make(f"maml_rl/{name}-v0", render_mode=mode, **({"width": 64, "height": 64} if mode else {}))
+        env = gym.make(
+            f"maml_rl/{name}-v0", render_mode=mode, **({"width": 64, "height": 64} if mode else {})
+        )
         observation, _ = env.reset(seed=3)
         env.action_space.seed(0)
         trajectory = [observation]
@@ -142,7 +160,9 @@ def test_pictures_touch_nothing(name: str, egl: None) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_family_cannot_reach_the_state_through_its_markers(egl: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_cannot_reach_the_state_through_its_markers(
+    egl: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def meddle(self: Any, state: Any, task: Any) -> list[Sphere]:
         state["qpos"][:] = 9.0
         return [Sphere((0.0, 0.0, 0.0), 0.1)]
@@ -197,7 +217,9 @@ def headless(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             os.environ["PYOPENGL_PLATFORM"] = name
             if name not in working:
                 raise AttributeError(f"no {name} here")
-            return SimpleNamespace(GLContext=lambda width, height: SimpleNamespace(free=lambda: None))
+            return SimpleNamespace(
+                GLContext=lambda width, height: SimpleNamespace(free=lambda: None)
+            )
 
         monkeypatch.setattr(rendering.importlib, "import_module", start)
         monkeypatch.setattr(rendering.sys, "modules", {**sys.modules})
@@ -230,12 +252,16 @@ def test_an_empty_choice_is_none(headless: Callable[..., list[str]], monkeypatch
 
 def test_without_opengl_the_package_to_install_is_named(headless: Callable[..., list[str]]) -> None:
     headless()
-    with pytest.raises(RuntimeError, match=r"(?s)egl: no mujoco.egl here.*osmesa: .*Debian.*libegl1.*libosmesa6"):
+    with pytest.raises(
+        RuntimeError, match=r"(?s)egl: no mujoco.egl here.*osmesa: .*Debian.*libegl1.*libosmesa6"
+    ):
         rendering.check_opengl()
     assert not {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & set(os.environ)
 
 
-def test_what_the_user_chose_is_not_replaced(headless: Callable[..., list[str]], monkeypatch: Any) -> None:
+def test_what_the_user_chose_is_not_replaced(
+    headless: Callable[..., list[str]], monkeypatch: Any
+) -> None:
     tried = headless("mujoco.egl")
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(RuntimeError, match="libosmesa6"):
@@ -263,5 +289,7 @@ def test_an_egl_that_starts_nothing_leaves_osmesa_or_one_error() -> None:
     environment = {**os.environ, "MUJOCO_EGL_DEVICE_ID": "99"}  # a device that is not there
     for variable in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
         environment.pop(variable, None)
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, env=environment
+    )
     assert (done.returncode, done.stderr) == (0, "")

@@ -37,7 +37,9 @@ def test_a_registered_family_is_made_like_ours() -> None:
 
 
 def test_two_families_of_one_name_are_refused() -> None:
-    clash = dataclass(frozen=True, kw_only=True)(type("HalfCheetahVel", (Trotter,), {"__module__": __name__}))
+    clash = dataclass(frozen=True, kw_only=True)(
+        type("HalfCheetahVel", (Trotter,), {"__module__": __name__})
+    )
     with pytest.raises(ValueError, match=r"HalfCheetahVel already, in maml_envs\.half_cheetah"):
         maml_envs.register(clash)
 
@@ -46,22 +48,56 @@ def test_a_class_that_is_no_family_is_refused() -> None:
     with pytest.raises(TypeError, match="Plain must be a dataclass"):
         maml_envs.register(type("Plain", (), {}))
     bare = dataclass(frozen=True)(type("Bare", (), {"body": Trotter.body, "task_units": {}}))
-    with pytest.raises(TypeError, match=r"Bare lacks dynamics, derived_fields, .*reward_terms, terminated"):
+    with pytest.raises(
+        TypeError, match=r"Bare lacks dynamics, derived_fields, .*reward_terms, terminated"
+    ):
         maml_envs.register(bare)
 
 
 @pytest.mark.parametrize(
     ("member", "result", "named"),
     [
-        ("observation", lambda self, xp, state: state["qpos"][:, 0], r"observation of Wrong has shape \(3,\)"),
-        ("reward_terms", lambda self, xp, b, a, action, t: a["qpos"][:, 0], "reward_terms of Wrong must be a mapping"),
-        ("reward_terms", lambda self, xp, b, a, action, t: {"reward_x": a["qpos"][:, :1]}, r"'reward_x'.*\(3, 1\)"),
-        ("reward_terms", lambda self, xp, b, a, action, t: {"reward_x": 1.0}, r"'reward_x' of Wrong has shape \(\)"),
-        ("terminated", lambda self, xp, state, t: state["qpos"] > 0, r"terminated of Wrong has shape \(3, 9\)"),
-        ("initial_state", lambda self, rng: {"pos": np.zeros(9)}, "initial_state of Wrong: 'pos'.*qpos"),
-        ("initial_state", lambda self, rng: {"qpos": np.zeros(3)}, r"initial_state of Wrong: 'qpos' has shape \(3,\)"),
+        (
+            "observation",
+            lambda self, xp, state: state["qpos"][:, 0],
+            r"observation of Wrong has shape \(3,\)",
+        ),
+        (
+            "reward_terms",
+            lambda self, xp, b, a, action, t: a["qpos"][:, 0],
+            "reward_terms of Wrong must be a mapping",
+        ),
+        (
+            "reward_terms",
+            lambda self, xp, b, a, action, t: {"reward_x": a["qpos"][:, :1]},
+            r"'reward_x'.*\(3, 1\)",
+        ),
+        (
+            "reward_terms",
+            lambda self, xp, b, a, action, t: {"reward_x": 1.0},
+            r"'reward_x' of Wrong has shape \(\)",
+        ),
+        (
+            "terminated",
+            lambda self, xp, state, t: state["qpos"] > 0,
+            r"terminated of Wrong has shape \(3, 9\)",
+        ),
+        (
+            "initial_state",
+            lambda self, rng: {"pos": np.zeros(9)},
+            "initial_state of Wrong: 'pos'.*qpos",
+        ),
+        (
+            "initial_state",
+            lambda self, rng: {"qpos": np.zeros(3)},
+            r"initial_state of Wrong: 'qpos' has shape \(3,\)",
+        ),
         ("sample_tasks", lambda self, rng, n: {"speed": rng.random(n)}, "goal_velocity.*speed"),
-        ("sample_tasks", lambda self, rng, n: {"goal_velocity": np.full(n, 1e9)}, "goal_velocity.*1000000000"),
+        (
+            "sample_tasks",
+            lambda self, rng, n: {"goal_velocity": np.full(n, 1e9)},
+            "goal_velocity.*1000000000",
+        ),
     ],
 )
 def test_what_gives_the_wrong_thing_is_named(member: str, result: Any, named: str) -> None:
@@ -93,7 +129,11 @@ def test_actuators_that_pull_at_a_tendon(tmp_path: Path) -> None:
     assert "disabled_limb" not in known
     engine = MujocoBody(str(path), frame_skip=1, camera_name=None).batch_engine(1, 1, ())
     engine.set_dynamics({"actuator_gear/slide": np.array([3.0])})
-    assert engine.batch.get_model(0).actuator_gear[:, 0].tolist() == [3, 3, 1]  # both motors of the joint
+    assert engine.batch.get_model(0).actuator_gear[:, 0].tolist() == [
+        3,
+        3,
+        1,
+    ]  # both motors of the joint
 
 
 def test_actuators_without_a_range_are_refused(tmp_path: Path) -> None:

@@ -30,11 +30,14 @@ def test_reward_is_the_distance_after_the_step() -> None:
         observation, reward, terminated, _, info = env.step(actions)
         assert not terminated.any()
         positions = [
-            (x + _clip(float(a[0])), y + _clip(float(a[1]))) for (x, y), a in zip(positions, actions, strict=True)
+            (x + _clip(float(a[0])), y + _clip(float(a[1])))
+            for (x, y), a in zip(positions, actions, strict=True)
         ]
         np.testing.assert_allclose(observation, positions, rtol=0, atol=1e-12)
         for i, ((x, y), (goal_x, goal_y)) in enumerate(zip(positions, goals, strict=True)):
-            assert reward[i] == pytest.approx(-math.sqrt((x - goal_x) ** 2 + (y - goal_y) ** 2), rel=0, abs=1e-12)
+            assert reward[i] == pytest.approx(
+                -math.sqrt((x - goal_x) ** 2 + (y - goal_y) ** 2), rel=0, abs=1e-12
+            )
         np.testing.assert_array_equal(reward, info["reward_distance"])
     env.close()
 
@@ -62,7 +65,9 @@ JUST_INSIDE, JUST_OUTSIDE = np.nextafter(0.01, 0), np.nextafter(0.01, 1)
     ],
 )
 @pytest.mark.parametrize("batch", [False, True])
-def test_episode_ends_within_a_hundredth_on_both_axes(offset: tuple[float, float], ends: bool, batch: bool) -> None:
+def test_episode_ends_within_a_hundredth_on_both_axes(
+    offset: tuple[float, float], ends: bool, batch: bool
+) -> None:
     task = {"goal_x": 0.0, "goal_y": 0.0}  # position minus goal is then exactly the action
     env: Any
     if batch:
@@ -91,7 +96,9 @@ def test_goal_tolerance_is_a_setting() -> None:
 def test_goals_fill_their_square() -> None:
     env = gym.make(ENV_ID)
     env.reset(seed=0)
-    goals = np.array([(task["goal_x"], task["goal_y"]) for task in env.unwrapped.sample_tasks(4000)])
+    goals = np.array(
+        [(task["goal_x"], task["goal_y"]) for task in env.unwrapped.sample_tasks(4000)]
+    )
     assert np.all(abs(goals) <= 0.5)
     np.testing.assert_allclose(goals.min(axis=0), -0.5, atol=0.01)
     np.testing.assert_allclose(goals.max(axis=0), 0.5, atol=0.01)

@@ -13,7 +13,14 @@ import mujoco
 import numpy as np
 import pytest
 
-DT_S = {"Ant": 0.05, "Walker2d": 0.008, "Hopper": 0.008, "Humanoid": 0.015, "Swimmer": 0.04, "Reacher": 0.02}
+DT_S = {
+    "Ant": 0.05,
+    "Walker2d": 0.008,
+    "Hopper": 0.008,
+    "Humanoid": 0.015,
+    "Swimmer": 0.04,
+    "Reacher": 0.02,
+}
 DT_S["HalfCheetah"] = 0.05
 ROBOT_OF = {name: robot for name in maml_envs.FAMILIES for robot in DT_S if robot in name}
 
@@ -33,7 +40,11 @@ def _batch(name: str, num_envs: int = 2, **settings: Any) -> Any:
 
 def _values(part: Any) -> dict[str, np.ndarray]:
     attributes = {name: getattr(part, name) for name in dir(part) if not name.startswith("_")}
-    return {name: np.array(value) for name, value in attributes.items() if isinstance(value, (np.ndarray, float, int))}
+    return {
+        name: np.array(value)
+        for name, value in attributes.items()
+        if isinstance(value, (np.ndarray, float, int))
+    }
 
 
 @pytest.mark.parametrize("name", ROBOT_OF)
@@ -41,17 +52,25 @@ def test_model_and_time_step_equal_gymnasiums(name: str) -> None:
     family = maml_envs.FAMILIES[name]
     reference = _reference(name)
     single = _single(name)
-    for model, unlike in ((family.body.model, set()), (single.model, family.body.hidden_geoms and {"geom_rgba"})):
+    for model, unlike in (
+        (family.body.model, set()),
+        (single.model, family.body.hidden_geoms and {"geom_rgba"}),
+    ):
         for ours, theirs in ((model, reference.model), (model.opt, reference.model.opt)):
             ours, theirs = _values(ours), _values(theirs)
             assert ours.keys() == theirs.keys()
             assert len(ours.keys() & {"body_mass", "nq", "gravity", "timestep"}) == 2
-            assert {key for key in ours if not np.array_equal(ours[key], theirs[key])} <= set(unlike)
+            assert {key for key in ours if not np.array_equal(ours[key], theirs[key])} <= set(
+                unlike
+            )
     assert family.body.action_space == reference.action_space
     assert family.body.dt == pytest.approx(reference.dt) == pytest.approx(DT_S[ROBOT_OF[name]])
 
 
-QUIET, EVERYTHING = {"include_cfrc_ext_in_observation": False}, {"exclude_current_positions_from_observation": False}
+QUIET, EVERYTHING = (
+    {"include_cfrc_ext_in_observation": False},
+    {"exclude_current_positions_from_observation": False},
+)
 NEVER_ENDING = {"terminate_when_unhealthy": False}
 # Settings of ours, of Gymnasium's, and the size of the observation.
 SIMULATED: list[tuple[str, dict[str, bool], dict[str, bool], int]] = [
@@ -75,7 +94,9 @@ def _expected_observation(reference: Any, size: int) -> np.ndarray:
     if len(theirs) == 10:  # the reacher's holds the target
         return np.concatenate([theirs[:4], data.body("fingertip").xpos[:2], theirs[6:8]])
     if size == 348:  # the humanoid's inertias and velocities of bodies lag one substep
-        return np.concatenate([theirs[:45], data.cinert[1:].ravel(), data.cvel[1:].ravel(), theirs[-95:]])
+        return np.concatenate(
+            [theirs[:45], data.cinert[1:].ravel(), data.cvel[1:].ravel(), theirs[-95:]]
+        )
     return theirs[:size]
 
 
@@ -85,7 +106,11 @@ def _set_state(engine: Any, sim: int, qpos: np.ndarray, qvel: np.ndarray) -> Non
 
 @pytest.mark.parametrize(("name", "settings", "theirs", "size"), SIMULATED)
 def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, size: int) -> None:
-    reference, batch, single = _reference(name, **theirs), _batch(name, **settings), _single(name, **settings)
+    reference, batch, single = (
+        _reference(name, **theirs),
+        _batch(name, **settings),
+        _single(name, **settings),
+    )
     rng, space, seen, qvels = np.random.default_rng(3), reference.action_space, [], []
     for env in (reference, batch, single):
         env.reset(seed=0)
@@ -98,7 +123,9 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
     _set_state(single.engine, 0, qpos, qvel)
     mujoco.mj_resetData(reference.model, reference.data)
     reference.set_state(qpos, qvel)
-    mujoco.mj_rnePostConstraint(reference.model, reference.data)  # Gymnasium does this only after a step
+    mujoco.mj_rnePostConstraint(
+        reference.model, reference.data
+    )  # Gymnasium does this only after a step
     for step in range(101):
         action = rng.uniform(space.low, space.high).astype(np.float32)
         actions = np.stack([-action, action])
@@ -110,12 +137,18 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
             if step > 0:
                 batch.engine.step(None, actions)
                 single.engine.step(None, action[None])
-            shown = tuple(env.family.observation(np, env.engine.state)[-1] for env in (batch, single))
+            shown = tuple(
+                env.family.observation(np, env.engine.state)[-1] for env in (batch, single)
+            )
         seen.append(_expected_observation(reference, size))
         qvels.append(reference.data.qvel.copy())
         for env, observation in zip((batch, single), shown, strict=True):
-            np.testing.assert_allclose(env.engine.state["qpos"][-1], reference.data.qpos, rtol=0, atol=1e-10)
-            np.testing.assert_allclose(env.engine.state["qvel"][-1], reference.data.qvel, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(
+                env.engine.state["qpos"][-1], reference.data.qpos, rtol=0, atol=1e-10
+            )
+            np.testing.assert_allclose(
+                env.engine.state["qvel"][-1], reference.data.qvel, rtol=0, atol=1e-10
+            )
             np.testing.assert_allclose(observation, seen[-1], rtol=0, atol=1e-10)
     assert np.shape(seen) == (101, size)
     forces = abs(np.array(seen)[:, -78:])  # where they are observed
@@ -127,7 +160,9 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
         assert np.max(np.abs(qvels)) > 10 == np.max(np.abs(seen))
 
 
-@pytest.mark.parametrize("name", ["AntDir", "AntGoal", "Walker2dVel", "HopperVel", "HumanoidDir", "SwimmerVel"])
+@pytest.mark.parametrize(
+    "name", ["AntDir", "AntGoal", "Walker2dVel", "HopperVel", "HumanoidDir", "SwimmerVel"]
+)
 @pytest.mark.parametrize("settings", [{}, {"reset_noise_scale": 0.03}])
 def test_start_equals_gymnasiums(name: str, settings: dict[str, float]) -> None:
     batch, single = _batch(name, **settings), _single(name, **settings)
@@ -136,7 +171,11 @@ def test_start_equals_gymnasiums(name: str, settings: dict[str, float]) -> None:
     for seed in (5, None):  # the generators go on in the second episode
         batch.reset(seed=seed)
         single.reset(seed=seed)
-        for i, state in ((0, batch.engine.state), (1, batch.engine.state), (0, single.engine.state)):
+        for i, state in (
+            (0, batch.engine.state),
+            (1, batch.engine.state),
+            (0, single.engine.state),
+        ):
             reference = _reference(name, **settings)
             reference.reset(seed=5 + i)
             if seed is None:
@@ -151,7 +190,9 @@ def test_start_of_the_reacher() -> None:
     for seed, start in enumerate(starts[:20]):  # Gymnasium draws its joint angles first
         reference.reset(seed=seed)
         np.testing.assert_array_equal(start["qpos"][:2], reference.data.qpos[:2])
-        np.testing.assert_array_equal(start["qpos"][2:], reference.init_qpos[2:])  # the target, which is not ours
+        np.testing.assert_array_equal(
+            start["qpos"][2:], reference.init_qpos[2:]
+        )  # the target, which is not ours
     qvel = np.array([start["qvel"] for start in starts])
     for column in qvel.T[:2]:
         _assert_uniform(column, -0.005, 0.005)
@@ -191,7 +232,13 @@ REWARDS: dict[str, tuple[dict[str, float], float, float, float, Callable[[Step, 
     "AntVel": ({"goal_velocity": 0.2}, 0.05, 0.005, 1.0, lambda s, w: w - abs(s.vx - 0.2)),
     "AntDir": ({"direction": -1.0}, 0.05, 0.005, 0.0, lambda s, w: -s.vx),
     "AntDir2D": ({"direction_angle": 2.0}, 1.0, 0.5, 0.0, lambda s, w: COS * s.vx + SIN * s.vy),
-    "AntGoal": ({"goal_x": 0.1, "goal_y": -2.0}, 0.05, 0.005, 4.0, lambda s, w: w - abs(s.x - 0.1) - abs(s.y + 2)),
+    "AntGoal": (
+        {"goal_x": 0.1, "goal_y": -2.0},
+        0.05,
+        0.005,
+        4.0,
+        lambda s, w: w - abs(s.x - 0.1) - abs(s.y + 2),
+    ),
     "CrippledAnt": ({"disabled_limb": -1}, 0.05, 0.005, 0.0, lambda s, w: s.vx),
     "CrippledHalfCheetah": ({"disabled_actuator": 2}, 0.0, 0.05, 0.0, lambda s, w: s.vx),
     "Walker2dVel": ({"goal_velocity": 0.1}, 0.0, 0.001, 15.0, lambda s, w: w - abs(s.vx - 0.1)),
@@ -199,24 +246,48 @@ REWARDS: dict[str, tuple[dict[str, float], float, float, float, Callable[[Step, 
     "Walker2dRandParams": ({"body_mass": 2.0}, 1.0, 0.001, 0.0, lambda s, w: s.vx),
     "HopperVel": ({"goal_velocity": 0.05}, 1.0, 0.001, 1.0, lambda s, w: w - abs(s.vx - 0.05)),
     "HopperRandParams": ({"geom_friction": 0.3}, 1.0, 0.001, 0.0, lambda s, w: s.vx),
-    "HumanoidDir": ({"direction_angle": 2.0}, 5.0, 0.1, 1.25, lambda s, w: w * (COS * s.vx + SIN * s.vy)),
+    "HumanoidDir": (
+        {"direction_angle": 2.0},
+        5.0,
+        0.1,
+        1.25,
+        lambda s, w: w * (COS * s.vx + SIN * s.vy),
+    ),
     "SwimmerVel": ({"goal_velocity": 0.01}, 0.0, 0.0001, 0.0, lambda s, w: -abs(s.vx - 0.01)),
-    "ReacherGoal": ({"goal_x": 0.1, "goal_y": -0.05}, 0.0, 1.0, 0.0, lambda s, w: -math.hypot(s.x - 0.1, s.y + 0.05)),
+    "ReacherGoal": (
+        {"goal_x": 0.1, "goal_y": -0.05},
+        0.0,
+        1.0,
+        0.0,
+        lambda s, w: -math.hypot(s.x - 0.1, s.y + 0.05),
+    ),
 }
-OTHERS = {"survive_reward": 0.7, "control_cost_weight": 0.3, "goal_reward": 2.5, "forward_reward_weight": 0.6}
+OTHERS = {
+    "survive_reward": 0.7,
+    "control_cost_weight": 0.3,
+    "goal_reward": 2.5,
+    "forward_reward_weight": 0.6,
+}
 CONTACT_COSTS = [(name, 0.02) for name in REWARDS if "Ant" in name]
-CONTACT_COSTS += [("HumanoidDir", 5e-7), ("HumanoidDir", 5e-3)]  # within, and beyond, the limit of the cost
+CONTACT_COSTS += [
+    ("HumanoidDir", 5e-7),
+    ("HumanoidDir", 5e-3),
+]  # within, and beyond, the limit of the cost
 
 
 @pytest.mark.parametrize(
-    ("name", "contact_weight"), [*[(name, weight) for name in REWARDS for weight in (None, 0.0)], *CONTACT_COSTS]
+    ("name", "contact_weight"),
+    [*[(name, weight) for name in REWARDS for weight in (None, 0.0)], *CONTACT_COSTS],
 )
 def test_reward(name: str, contact_weight: float | None) -> None:
     task, constant, control_weight, weight, formula = REWARDS[name]
     settings, family = {}, maml_envs.FAMILIES[name]
     if contact_weight is not None:  # all constants are others than the defaults
         settings = {key: value for key, value in OTHERS.items() if hasattr(family, key)}
-        constant, control_weight = settings.get("survive_reward", 0.0), settings["control_cost_weight"]
+        constant, control_weight = (
+            settings.get("survive_reward", 0.0),
+            settings["control_cost_weight"],
+        )
         weight = settings.get("goal_reward", settings.get("forward_reward_weight", 0.0))
         settings |= {"contact_cost_weight": contact_weight} if contact_weight else {}
     robot, rng, contact_costs, velocities = ROBOT_OF[name], np.random.default_rng(2), [0.0], set()
@@ -237,7 +308,12 @@ def test_reward(name: str, contact_weight: float | None) -> None:
         forces = _squared(reference.data.cfrc_ext.ravel(), 1.0 if robot == "Ant" else math.inf)
         control_cost = control_weight * _squared(actions[1], float(space.high[0]))
         contact_costs.append((contact_weight or 0) * forces)
-        expected = formula(Step(*after, *velocity), weight) + constant - control_cost - min(contact_costs[-1], 10.0)
+        expected = (
+            formula(Step(*after, *velocity), weight)
+            + constant
+            - control_cost
+            - min(contact_costs[-1], 10.0)
+        )
         assert reward[1] == pytest.approx(expected, rel=0, abs=1e-9)
         assert info["reward_control"][1] == pytest.approx(-control_cost, rel=0, abs=1e-12)
         velocities.add(velocity[0])
@@ -253,9 +329,16 @@ def test_sparse_reward_of_the_point() -> None:
     env.reset(options={"task": {"goal_x": 0.35, "goal_y": 0.0}})
     rewards = [env.step(np.array([9.0, 0.0]))[1] for _ in range(6)]  # clipped to 0.1
     np.testing.assert_allclose(rewards, [0, 0.85, 0.95, 0.95, 0.85, 0], rtol=0, atol=1e-7)
-    family, tasks = maml_envs.FAMILIES["PointNavigationSparse"](goal_radius=0.5), {"goal_x": np.full(3, 0.5)}
-    state = {"position": np.array([[0.0, 0.0], [-1e-9, 0.0], [0.5, 0.3]])}  # the first at the radius exactly
-    terms = family.reward_terms(np, state, state, np.zeros((3, 2)), {**tasks, "goal_y": np.zeros(3)})
+    family, tasks = (
+        maml_envs.FAMILIES["PointNavigationSparse"](goal_radius=0.5),
+        {"goal_x": np.full(3, 0.5)},
+    )
+    state = {
+        "position": np.array([[0.0, 0.0], [-1e-9, 0.0], [0.5, 0.3]])
+    }  # the first at the radius exactly
+    terms = family.reward_terms(
+        np, state, state, np.zeros((3, 2)), {**tasks, "goal_y": np.zeros(3)}
+    )
     np.testing.assert_allclose(terms["reward_near_goal"], [0.5, 0, 0.7], rtol=0, atol=1e-12)
 
 
@@ -264,12 +347,20 @@ def _open(low: float, high: float) -> tuple[tuple[float, float], tuple[float, fl
     return (float(np.nextafter(low, high)), float(np.nextafter(high, low))), (low, high)
 
 
-ENDING = [f"Ant{task}" for task in ("Vel", "Dir", "Dir2D", "Goal")] + ["HumanoidDir", "HopperVel", "HopperRandParams"]
+ENDING = [f"Ant{task}" for task in ("Vel", "Dir", "Dir2D", "Goal")] + [
+    "HumanoidDir",
+    "HopperVel",
+    "HopperRandParams",
+]
 ENDING += [f"Walker2d{task}" for task in ("Vel", "Dir", "RandParams")]
 ANY = _open(-500.0, 500.0)[0], ()
 # Per entry of (qpos, qvel): values with which an episode goes on, and values with which it ends.
 BOUNDS: dict[str, dict[int, tuple[tuple[float, ...], tuple[float, ...]]]] = {
-    "Ant": {0: ANY, 2: ((0.2, 1.0), (float(np.nextafter(0.2, 0)), float(np.nextafter(1, 2)))), 18: ANY},
+    "Ant": {
+        0: ANY,
+        2: ((0.2, 1.0), (float(np.nextafter(0.2, 0)), float(np.nextafter(1, 2)))),
+        18: ANY,
+    },
     "Walker2d": {0: ANY, 1: _open(0.8, 2.0), 2: _open(-1.0, 1.0), 12: ANY},
     "Hopper": {0: ANY, 1: (_open(0.7, 500.0)[0], (0.7,)), 2: _open(-0.2, 0.2)}
     | {i: _open(-100.0, 100.0) for i in range(3, 12)},
@@ -294,27 +385,41 @@ def test_episode_ends_at_the_bounds(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "inside", "outside"),  # heights and angles that one step does not take over the bound
-    [("AntDir", 0.9, 1.2), ("Walker2dDir", 0.9, 1.1), ("HopperVel", -0.15, -0.25), ("HumanoidDir", 1.9, 2.1)],
+    [
+        ("AntDir", 0.9, 1.2),
+        ("Walker2dDir", 0.9, 1.1),
+        ("HopperVel", -0.15, -0.25),
+        ("HumanoidDir", 1.9, 2.1),
+    ],
 )
 def test_step_out_of_bounds_terminates(name: str, inside: float, outside: float) -> None:
     batch, single = _batch(name), _single(name)
     batch.reset(seed=0)
     single.reset(seed=0)
     for sim, value in enumerate((inside, outside)):
-        qpos = np.where(np.arange(batch.family.body.model.nq) == 2, value, batch.engine.state["qpos"][sim])
+        qpos = np.where(
+            np.arange(batch.family.body.model.nq) == 2, value, batch.engine.state["qpos"][sim]
+        )
         _set_state(batch.engine, sim, qpos, batch.engine.state["qvel"][sim].copy())
         _set_state(single.engine, 0, qpos, batch.engine.state["qvel"][sim])
         assert single.step(np.zeros(single.action_space.shape))[2] is bool(sim)
     assert batch.step(np.zeros(batch.action_space.shape))[2].tolist() == [False, True]
 
 
-@pytest.mark.parametrize("name", [*ENDING[:4], *sorted(maml_envs.FAMILIES.keys() - {*ENDING, "PointNavigation"})])
+@pytest.mark.parametrize(
+    "name", [*ENDING[:4], *sorted(maml_envs.FAMILIES.keys() - {*ENDING, "PointNavigation"})]
+)
 def test_other_episodes_never_end(name: str) -> None:
     settings = NEVER_ENDING if name in ENDING else {}
     family, rng = maml_envs.FAMILIES[name](**settings), np.random.default_rng(0)
-    states = {key: rng.normal(0, 500, (100, len(value))) for key, value in family.initial_state(rng).items()}
+    states = {
+        key: rng.normal(0, 500, (100, len(value)))
+        for key, value in family.initial_state(rng).items()
+    }
     ends = family.terminated(np, states, family.sample_tasks(rng, 100))
-    assert not ends.any(), "where its episodes can end early, add it to ENDING, and its bounds to BOUNDS"
+    assert not ends.any(), (
+        "where its episodes can end early, add it to ENDING, and its bounds to BOUNDS"
+    )
     if "Ant" in name:  # whether it ends is a setting of all ants
         family = maml_envs.FAMILIES[name](terminate_when_unhealthy=True)
         assert family.terminated(np, states, family.sample_tasks(rng, 100)).any()
@@ -371,7 +476,10 @@ def test_goals_fill_their_area(goal_radius: float | None) -> None:
 def test_directions_alternate(name: str) -> None:
     assert _drawn(name, 5)["direction"].tolist() == [1, -1, 1, -1, 1]
     family = maml_envs.FAMILIES[name]()
-    alone = [family.sample_tasks(np.random.default_rng(seed), 1)["direction"].item() for seed in range(40)]
+    alone = [
+        family.sample_tasks(np.random.default_rng(seed), 1)["direction"].item()
+        for seed in range(40)
+    ]
     assert set(alone) == {1.0, -1.0}
     assert 10 < alone.count(1.0) < 30
 
@@ -386,19 +494,30 @@ DEAD = {
 @pytest.mark.parametrize("name", DEAD)
 def test_held_out_tasks(name: str) -> None:
     *train, held_out = DEAD[name]
-    for settings, expected in (({}, train), ({"split": "train"}, train), ({"split": "held_out"}, [held_out])):
+    for settings, expected in (
+        ({}, train),
+        ({"split": "train"}, train),
+        ({"split": "held_out"}, [held_out]),
+    ):
         found, counts = np.unique(*_drawn(name, **settings).values(), return_counts=True)
         assert found.tolist() == expected
         np.testing.assert_allclose(counts / 4000, 1 / len(expected), atol=0.03)
 
 
-@pytest.mark.parametrize(("name", "number"), [(name, number) for name, tasks in DEAD.items() for number in tasks])
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, number) for name, tasks in DEAD.items() for number in tasks]
+)
 def test_only_the_dead_actuators_do_nothing(name: str, number: int) -> None:
-    (key,), (size,) = maml_envs.FAMILIES[name].task_units, maml_envs.FAMILIES[name].body.action_space.shape
+    (key,), (size,) = (
+        maml_envs.FAMILIES[name].task_units,
+        maml_envs.FAMILIES[name].body.action_space.shape,
+    )
     env = _batch(name, size + 1)
     env.reset(seed=[0] * (size + 1), options={"task": {key: number}})
     for _ in range(3):
-        env.step(0.2 + 0.5 * np.eye(size + 1, size))  # simulation i differs from the last one in actuator i
+        env.step(
+            0.2 + 0.5 * np.eye(size + 1, size)
+        )  # simulation i differs from the last one in actuator i
     qpos = env.engine.state["qpos"]
     assert [i for i in range(size) if np.array_equal(qpos[i], qpos[-1])] == DEAD[name][number]
 
@@ -419,7 +538,12 @@ def test_dead_leg_touches_nothing() -> None:
         assert touching == {*legs} - {leg}
 
 
-FACTORS = {"mass": "body_mass", "inertia": "body_inertia", "friction": "geom_friction", "damping": "dof_damping"}
+FACTORS = {
+    "mass": "body_mass",
+    "inertia": "body_inertia",
+    "friction": "geom_friction",
+    "damping": "dof_damping",
+}
 
 
 @pytest.mark.parametrize("name", ["Walker2dRandParams", "HopperRandParams"])
@@ -428,7 +552,9 @@ def test_random_parameters(name: str) -> None:
     single.reset(seed=3)
     task, expected = single.task, set()
     old, new = (
-        [m.body(i) for i in range(m.nbody)] + [m.geom(i) for i in range(m.ngeom)] + [m.joint(i) for i in range(m.njnt)]
+        [m.body(i) for i in range(m.nbody)]
+        + [m.geom(i) for i in range(m.ngeom)]
+        + [m.joint(i) for i in range(m.njnt)]
         for m in (reference.model, single.model)
     )
     for before, after in zip(old, new, strict=True):
@@ -438,12 +564,19 @@ def test_random_parameters(name: str) -> None:
                 expected.add(key)
                 # The inertia scales with the mass, so that the body can exist.
                 factor = task[key] * (task[f"body_mass/{before.name}"] if field == "inertia" else 1)
-                np.testing.assert_allclose(getattr(after, field), factor * getattr(before, field), rtol=1e-12)
-    logs = {key: np.log(values) / math.log(1.3 if "damping" in key else 1.5) for key, values in _drawn(name).items()}
+                np.testing.assert_allclose(
+                    getattr(after, field), factor * getattr(before, field), rtol=1e-12
+                )
+    logs = {
+        key: np.log(values) / math.log(1.3 if "damping" in key else 1.5)
+        for key, values in _drawn(name).items()
+    }
     assert set(logs) == set(task) == expected
     for values in logs.values():
         _assert_uniform(values, -3, 3)
-    assert abs(np.corrcoef(list(logs.values())) - np.eye(len(logs))).max() < 0.08  # drawn one by one
+    assert (
+        abs(np.corrcoef(list(logs.values())) - np.eye(len(logs))).max() < 0.08
+    )  # drawn one by one
 
 
 NOT_NEGATIVE = {f"{kind}_weight" for kind in ("control_cost", "contact_cost", "forward_reward")}
@@ -453,19 +586,33 @@ NOT_NEGATIVE |= {"reset_noise_scale", "goal_radius"}
 @pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
 def test_settings_without_meaning_are_refused(name: str) -> None:
     family = maml_envs.FAMILIES[name]
-    for key in family.__dataclass_fields__.keys() & {"goal_reward", "survive_reward", *NOT_NEGATIVE}:
+    for key in family.__dataclass_fields__.keys() & {
+        "goal_reward",
+        "survive_reward",
+        *NOT_NEGATIVE,
+    }:
         for value in (math.nan, math.inf, -math.inf) + (-0.5,) * (key in NOT_NEGATIVE):
             with pytest.raises(ValueError, match=rf"^{key} must.* {value}"):
                 family(**{key: value})
     if "low" in family.__dataclass_fields__:
-        for low, high in ((2.0, 1.0), (-200.0, 1.0), (0.0, 200.0), (math.nan, 1.0), (0.0, math.nan)):
+        for low, high in (
+            (2.0, 1.0),
+            (-200.0, 1.0),
+            (0.0, 200.0),
+            (math.nan, 1.0),
+            (0.0, math.nan),
+        ):
             with pytest.raises(ValueError, match=f"^low and high .*{low}, {high}"):
                 family(low=low, high=high)
 
 
 def test_horizons() -> None:
-    horizons = {name: gym.spec(maml_envs.env_id(name)).max_episode_steps for name in maml_envs.FAMILIES}
-    short = dict.fromkeys(("HalfCheetahVel", "HalfCheetahDir", "PointNavigation", "PointNavigationSparse"), 100)
+    horizons = {
+        name: gym.spec(maml_envs.env_id(name)).max_episode_steps for name in maml_envs.FAMILIES
+    }
+    short = dict.fromkeys(
+        ("HalfCheetahVel", "HalfCheetahDir", "PointNavigation", "PointNavigationSparse"), 100
+    )
     assert horizons == {**dict.fromkeys(horizons, 200), **short, "ReacherGoal": 50}
 
 

@@ -14,7 +14,9 @@ def _actions(name: str, num_steps: int, num_envs: int) -> np.ndarray:
     """Random actions, a few of them beyond the bounds, (num_steps, num_envs, action_size)."""
     space = maml_envs.FAMILIES[name].body.action_space
     rng = np.random.default_rng(1)
-    return (1.2 * rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape))).astype(np.float32)
+    return (1.2 * rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape))).astype(
+        np.float32
+    )
 
 
 def _equal(results: tuple[Any, ...], others: tuple[Any, ...], rows: Any = slice(None)) -> None:
@@ -30,11 +32,15 @@ def _equal(results: tuple[Any, ...], others: tuple[Any, ...], rows: Any = slice(
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_batch_equals_single_environments(name: str, num_threads: int) -> None:
     env_id, num_envs, horizon = maml_envs.env_id(name), 4, 15
-    batch = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, num_threads=num_threads)
+    batch = gym.make_vec(
+        env_id, num_envs=num_envs, max_episode_steps=horizon, num_threads=num_threads
+    )
     singles = [gym.make(env_id, max_episode_steps=horizon) for _ in range(num_envs)]
     for seed in (20, None):  # the generators go on in the second episode
         observation, _ = batch.reset(seed=seed)
-        starts = [env.reset(seed=None if seed is None else seed + i)[0] for i, env in enumerate(singles)]
+        starts = [
+            env.reset(seed=None if seed is None else seed + i)[0] for i, env in enumerate(singles)
+        ]
         np.testing.assert_array_equal(observation, starts)
         assert batch.tasks == [env.unwrapped.task for env in singles]
         terminated = np.zeros(num_envs, bool)
@@ -65,7 +71,8 @@ def test_threads_do_not_change_results(name: str) -> None:
             mask = rng.random(7) < 0.4
             mask[t % 7] = True
             np.testing.assert_array_equal(
-                one.reset(options={"reset_mask": mask})[0], two.reset(options={"reset_mask": mask})[0]
+                one.reset(options={"reset_mask": mask})[0],
+                two.reset(options={"reset_mask": mask})[0],
             )
         results = one.step(actions)
         _equal(results, two.step(actions))
@@ -84,7 +91,9 @@ def test_a_subset_is_stepped_as_if_alone(name: str) -> None:
         batch.step(action)
     # Number 1 starts again and outlives the others.
     task = batch.tasks[1]
-    observation, _ = batch.reset(seed=[None, 50, None], options={"reset_mask": np.array([False, True, False])})
+    observation, _ = batch.reset(
+        seed=[None, 50, None], options={"reset_mask": np.array([False, True, False])}
+    )
     single = gym.make(env_id, max_episode_steps=horizon)
     start, _ = single.reset(seed=50, options={"task": task})
     np.testing.assert_array_equal(observation[1], start)
@@ -93,14 +102,21 @@ def test_a_subset_is_stepped_as_if_alone(name: str) -> None:
         expected = single.step(action[1])
         np.testing.assert_array_equal(observation[1], expected[0])
         assert reward[1] == expected[1]
-        assert truncated.tolist() == [t >= horizon - late - 1, t == horizon - 1, t >= horizon - late - 1]
+        assert truncated.tolist() == [
+            t >= horizon - late - 1,
+            t == horizon - 1,
+            t >= horizon - late - 1,
+        ]
     batch.close()
     single.close()
 
 
 def test_an_end_at_the_horizon_is_terminated_and_truncated_alike() -> None:
     env_id, task = "maml_rl/PointNavigation-v0", {"goal_x": 0.1, "goal_y": 0.0}
-    batch, single = gym.make_vec(env_id, num_envs=1, max_episode_steps=2), gym.make(env_id, max_episode_steps=2)
+    batch, single = (
+        gym.make_vec(env_id, num_envs=1, max_episode_steps=2),
+        gym.make(env_id, max_episode_steps=2),
+    )
     batch.reset(seed=0, options={"task": task})
     single.reset(seed=0, options={"task": task})
     for action in np.array([[0.05, 0.0], [0.05, 0.0]], np.float32):
@@ -113,7 +129,10 @@ def test_an_end_at_the_horizon_is_terminated_and_truncated_alike() -> None:
 
 def test_terminated_simulation_rests() -> None:
     env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=2, max_episode_steps=5)
-    env.reset(seed=0, options={"tasks": [{"goal_x": 0.05, "goal_y": 0.0}, {"goal_x": -0.5, "goal_y": 0.0}]})
+    env.reset(
+        seed=0,
+        options={"tasks": [{"goal_x": 0.05, "goal_y": 0.0}, {"goal_x": -0.5, "goal_y": 0.0}]},
+    )
     action = np.tile(np.float32([0.05, 0.0]), (2, 1))
     seen = [env.step(action) for _ in range(6)]
     for t, (observation, reward, terminated, truncated, _) in enumerate(seen):
@@ -125,7 +144,9 @@ def test_terminated_simulation_rests() -> None:
     env.close()
 
 
-def test_default_number_of_threads_is_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_number_of_threads_is_what_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
     family = maml_envs.FAMILIES["HalfCheetahVel"]()
     make = type(family.body).batch_engine
@@ -152,7 +173,9 @@ def test_one_seed_per_simulation(name: str) -> None:
     by_number, _ = other.reset(seed=7)
     np.testing.assert_array_equal(by_list, by_number)
     assert tasks == other.tasks
-    np.testing.assert_array_equal(env.reset(seed=[None, 8, None])[0][[0, 2]], other.reset()[0][[0, 2]])
+    np.testing.assert_array_equal(
+        env.reset(seed=[None, 8, None])[0][[0, 2]], other.reset()[0][[0, 2]]
+    )
     env.close()
     other.close()
 
@@ -173,7 +196,9 @@ def test_no_simulations_are_refused(num_envs: int) -> None:
         maml_envs.FamilyVectorEnv(maml_envs.FAMILIES["PointNavigation"](), num_envs)
 
 
-@pytest.mark.parametrize("mask", [[False] * 3, [True, False], [True] * 5], ids=["empty", "short", "long"])
+@pytest.mark.parametrize(
+    "mask", [[False] * 3, [True, False], [True] * 5], ids=["empty", "short", "long"]
+)
 def test_reset_mask_that_fits_no_simulation_is_refused(mask: list[bool]) -> None:
     env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=3)
     env.reset(seed=0)
@@ -185,7 +210,9 @@ def test_reset_mask_that_fits_no_simulation_is_refused(mask: list[bool]) -> None
 @every_family
 def test_broken_simulation_is_void(name: str) -> None:
     broken, others = 1, [0, 2, 3]
-    env, intact = (gym.make_vec(maml_envs.env_id(name), num_envs=4, max_episode_steps=20) for _ in range(2))
+    env, intact = (
+        gym.make_vec(maml_envs.env_id(name), num_envs=4, max_episode_steps=20) for _ in range(2)
+    )
     env.reset(seed=0)
     intact.reset(seed=0)
     actions = _actions(name, 12, 4)
@@ -205,7 +232,9 @@ def test_broken_simulation_is_void(name: str) -> None:
     mask = np.arange(4) == broken
     seed = [None, 30, None, None]
     observation, _ = env.reset(seed=seed, options={"reset_mask": mask})
-    np.testing.assert_array_equal(observation, intact.reset(seed=seed, options={"reset_mask": mask})[0])
+    np.testing.assert_array_equal(
+        observation, intact.reset(seed=seed, options={"reset_mask": mask})[0]
+    )
     assert np.isfinite(observation).all()
     for action in actions[8:]:
         results = env.step(action)

@@ -76,7 +76,9 @@ def true_meta_gradient(theta: dict[str, Tensor], horizon: int) -> Tensor:
     return finite_difference_gradient(after_adaptation, to_vector(theta))
 
 
-def every_trajectory(policy: MLPPolicy, theta: dict[str, Tensor], horizon: int, with_baseline: bool) -> Episodes:
+def every_trajectory(
+    policy: MLPPolicy, theta: dict[str, Tensor], horizon: int, with_baseline: bool
+) -> Episodes:
     """All trajectories as episodes of one task; advantages carry their probability, so that means are expectations."""
     paths = list(itertools.product(range(2), repeat=2 * horizon))  # s_0, a_0, s_1, a_1, ...
     states = torch.tensor([path[::2] for path in paths])
@@ -100,11 +102,15 @@ def every_trajectory(policy: MLPPolicy, theta: dict[str, Tensor], horizon: int, 
         log_probs=dist.log_prob(actions[None].flatten(1)).reshape(rewards[None].shape),
         void=torch.zeros(1, len(paths), dtype=torch.bool),
         success=torch.full((1, len(paths)), torch.nan),
-        advantages=(to_go * probability[:, None] * rewards.numel())[None],  # the loss divides by the number of steps
+        advantages=(to_go * probability[:, None] * rewards.numel())[
+            None
+        ],  # the loss divides by the number of steps
     )
 
 
-def meta_gradient(surrogate: str, horizon: int, *, first_order: bool = False, with_baseline: bool = True) -> Tensor:
+def meta_gradient(
+    surrogate: str, horizon: int, *, first_order: bool = False, with_baseline: bool = True
+) -> Tensor:
     policy = make_tabular_policy()
     theta = parameters(policy)
     inner = InnerConfig(step_size=ALPHA, surrogate=surrogate, first_order=first_order)
@@ -112,7 +118,9 @@ def meta_gradient(surrogate: str, horizon: int, *, first_order: bool = False, wi
     adapted = true_adaptation(theta, horizon)
     query = every_trajectory(policy, adapted, horizon, with_baseline)
     stacks = make_stack(theta, 1), make_stack(adapted, 1)
-    return MetaObjective(policy, MetaBatch((support,), query, stacks), inner, 1).surrogate_and_gradient(theta)[1]
+    return MetaObjective(
+        policy, MetaBatch((support,), query, stacks), inner, 1
+    ).surrogate_and_gradient(theta)[1]
 
 
 def error(surrogate: str, horizon: int, **options: bool) -> float:

@@ -32,7 +32,9 @@ class Walk(gym.Env):
     def set_task(self, task: dict[str, Any]) -> None:
         self.goal = task["goal"]
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.position, self.num_steps = float(self.np_random.normal()), 0
         return self.observation(), self.info()
@@ -61,7 +63,9 @@ class Success(Walk):
         super().__init__(render_mode)
         self.how = how
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         observation, info = super().reset(seed=seed)
         self.starts_right = self.position > 0
         return observation, info
@@ -74,7 +78,9 @@ class Success(Walk):
             "only then, and ends": {"is_success": True} if is_success else {},
             "only then, and goes on": {"is_success": True} if is_success else {},
             "None until then": {"is_success": True if is_success else None},
-            "an array of one": {"is_success": np.array([self.starts_right and self.num_steps >= 3])},
+            "an array of one": {
+                "is_success": np.array([self.starts_right and self.num_steps >= 3])
+            },
             "NumPy's bool": {"is_success": np.bool_(self.starts_right and self.num_steps >= 3)},
             "a number": {"is_success": float(self.starts_right and self.num_steps >= 3)},
             "never": {},
@@ -97,7 +103,9 @@ class HalfBounded(Walk):
 class TorchInside(Walk):
     """Computes with torch's threads in every reset."""
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         matrix = torch.ones(800, 800)
         assert float((matrix @ matrix).exp().sum()) > 0
         return super().reset(seed=seed)
@@ -106,7 +114,9 @@ class TorchInside(Walk):
 class OldSeeding(Walk):
     """Has a generator of NumPy's old kind, which takes 32 bits, and a simulator in C, which takes an int."""
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         if seed is not None:
             np.int32(seed)  # raises OverflowError beyond 31 bits
@@ -118,7 +128,9 @@ class OldSeeding(Walk):
 class GlobalRandom(Walk):
     """Draws from NumPy's, Python's and torch's global generators, and shows what it drew."""
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.position = np.random.uniform() + float(torch.rand(()))  # noqa: NPY002
         return self.observation(), {}
@@ -154,7 +166,12 @@ class OddRewards(Walk):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
         observation, reward, _, _, info = super().step(action)
-        kinds = [np.float64(reward), np.array([reward], np.float32), round(reward), torch.tensor(reward)]
+        kinds = [
+            np.float64(reward),
+            np.array([reward], np.float32),
+            round(reward),
+            torch.tensor(reward),
+        ]
         return observation, kinds[self.num_steps % 4], np.bool_(False), np.bool_(False), info
 
 
@@ -238,7 +255,9 @@ class NeedsTask(Walk):
 
     set_task = None  # type: ignore[assignment]
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         self.goal = (options or {})["task"]["goal"]
         return super().reset(seed=seed)
 
@@ -280,4 +299,6 @@ ODD = (
 )
 
 for _environment in ODD:
-    gym.register(id=f"odd/{_environment.__name__}-v0", entry_point=_environment, max_episode_steps=LIMIT)
+    gym.register(
+        id=f"odd/{_environment.__name__}-v0", entry_point=_environment, max_episode_steps=LIMIT
+    )

@@ -25,12 +25,19 @@ NUM_TASKS = 3
 Theta = Mapping[str, Tensor]
 
 
-def make_policy(discrete: bool = False, *, dtype: torch.dtype = torch.float64, seed: int = 0, **options) -> MLPPolicy:
+def make_policy(
+    discrete: bool = False, *, dtype: torch.dtype = torch.float64, seed: int = 0, **options
+) -> MLPPolicy:
     """A small policy whose biases and log_std are not at their initial values."""
     rng = np.random.default_rng(seed)
     settings = {"hidden_sizes": (4,), "nonlinearity": "tanh", "init_std": 0.7} | options
     policy = MLPPolicy(
-        OBSERVATION_SIZE, 3 if discrete else ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **settings
+        OBSERVATION_SIZE,
+        3 if discrete else ACTION_SIZE,
+        discrete=discrete,
+        rng=rng,
+        dtype=dtype,
+        **settings,
     )
     with torch.no_grad():
         for name, value in policy.named_parameters():
@@ -39,7 +46,9 @@ def make_policy(discrete: bool = False, *, dtype: torch.dtype = torch.float64, s
     return policy
 
 
-def make_mask(num_tasks: int, num_episodes: int, horizon: int, rng: np.random.Generator) -> np.ndarray:
+def make_mask(
+    num_tasks: int, num_episodes: int, horizon: int, rng: np.random.Generator
+) -> np.ndarray:
     """(T, E, H): episode 1 of each task is whole, the others end early."""
     lengths = rng.integers(1, horizon, (num_tasks, num_episodes))
     lengths[:, 1:2] = horizon
@@ -74,7 +83,9 @@ def make_episodes(
     mask = mask * ~is_void[..., None]
     with torch.no_grad():
         dist = distribution(policy, stack, observations.flatten(1, 2))
-        noise = torch.from_numpy(policy.draw_noise(rng, (num_tasks, num_episodes * horizon))).to(like)
+        noise = torch.from_numpy(policy.draw_noise(rng, (num_tasks, num_episodes * horizon))).to(
+            like
+        )
         actions = dist.sample(noise)
         log_probs = dist.log_prob(actions)
     episodes = Episodes(
@@ -106,7 +117,12 @@ def with_garbage(episodes: Episodes, size: float) -> Episodes:
 
 
 def make_meta_batch(
-    policy: torch.nn.Module, theta: Theta, inner: InnerConfig, *, num_tasks: int = NUM_TASKS, seed: int = 0
+    policy: torch.nn.Module,
+    theta: Theta,
+    inner: InnerConfig,
+    *,
+    num_tasks: int = NUM_TASKS,
+    seed: int = 0,
 ) -> MetaBatch:
     """Support sets sampled at each inner step's own parameters, and a query set sampled at the adapted ones."""
     stacks = [make_stack(theta, num_tasks)]
@@ -114,9 +130,13 @@ def make_meta_batch(
     for k in range(inner.num_steps + 1):
         episodes.append(make_episodes(policy, stacks[-1], seed=100 * seed + k))
         if k < inner.num_steps:
-            starts = [{name: value[i] for name, value in stacks[-1].items()} for i in range(num_tasks)]
+            starts = [
+                {name: value[i] for name, value in stacks[-1].items()} for i in range(num_tasks)
+            ]
             tasks = [plain_adapt(start, episodes[-1:], i, inner) for i, start in enumerate(starts)]
-            stacks.append({name: torch.stack([task[name] for task in tasks]).detach() for name in theta})
+            stacks.append(
+                {name: torch.stack([task[name] for task in tasks]).detach() for name in theta}
+            )
     return MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks))
 
 
@@ -146,7 +166,9 @@ def plain_inner_loss(theta: Theta, support: Episodes, task: int, surrogate: str)
     return -(factor * pick(support.advantages)).mean()
 
 
-def plain_adapt(theta: Theta, supports: Sequence[Episodes], task: int, inner: InnerConfig) -> dict[str, Tensor]:
+def plain_adapt(
+    theta: Theta, supports: Sequence[Episodes], task: int, inner: InnerConfig
+) -> dict[str, Tensor]:
     """theta adapted to one task; a function of theta where it requires gradients."""
     theta_prime = dict(theta)
     if not any(value.requires_grad for value in theta.values()):
@@ -166,7 +188,9 @@ def plain_adapt(theta: Theta, supports: Sequence[Episodes], task: int, inner: In
 def plain_task_surrogate(theta_prime: Theta, query: Episodes, task: int) -> Tensor:
     """Mean over real steps of ratio times advantage."""
     pick = real_steps(query, task)
-    log_prob = plain_distribution(theta_prime, pick(query.observations)).log_prob(pick(query.actions))
+    log_prob = plain_distribution(theta_prime, pick(query.observations)).log_prob(
+        pick(query.actions)
+    )
     return ((log_prob - pick(query.log_probs)).exp() * pick(query.advantages)).mean()
 
 
@@ -175,7 +199,9 @@ def plain_task_kl(theta_prime: Theta, query: Episodes, task: int) -> Tensor:
     real = (query.mask[task] > 0).flatten()
     old_parameters = [value[task].expand(len(real), -1)[real] for value in query.distribution]
     if len(old_parameters) == 2:
-        old: td.Distribution = td.Independent(td.Normal(old_parameters[0], old_parameters[1].exp()), 1)
+        old: td.Distribution = td.Independent(
+            td.Normal(old_parameters[0], old_parameters[1].exp()), 1
+        )
     else:
         old = td.Categorical(logits=old_parameters[0])
     new = plain_distribution(theta_prime, real_steps(query, task)(query.observations))
@@ -183,11 +209,17 @@ def plain_task_kl(theta_prime: Theta, query: Episodes, task: int) -> Tensor:
 
 
 def plain_meta_objective(
-    theta: Theta, batch: MetaBatch, inner: InnerConfig, of_task: Callable[[Theta, Episodes, int], Tensor]
+    theta: Theta,
+    batch: MetaBatch,
+    inner: InnerConfig,
+    of_task: Callable[[Theta, Episodes, int], Tensor],
 ) -> Tensor:
     """The mean over tasks of a quantity of the adapted parameters on the query set."""
     num_tasks = batch.query.mask.shape[0]
-    terms = [of_task(plain_adapt(theta, batch.supports, i, inner), batch.query, i) for i in range(num_tasks)]
+    terms = [
+        of_task(plain_adapt(theta, batch.supports, i, inner), batch.query, i)
+        for i in range(num_tasks)
+    ]
     return torch.stack(terms).mean()
 
 
@@ -203,10 +235,14 @@ def from_vector(vector: Tensor, like: Theta) -> dict[str, Tensor]:
     return out
 
 
-def finite_difference_gradient(function: Callable[[Tensor], float], at: Tensor, eps: float = 1e-5) -> Tensor:
+def finite_difference_gradient(
+    function: Callable[[Tensor], float], at: Tensor, eps: float = 1e-5
+) -> Tensor:
     """Central differences along every axis."""
     steps = eps * torch.eye(len(at), dtype=at.dtype)
-    return torch.tensor([(function(at + h) - function(at - h)) / (2 * eps) for h in steps], dtype=at.dtype)
+    return torch.tensor(
+        [(function(at + h) - function(at - h)) / (2 * eps) for h in steps], dtype=at.dtype
+    )
 
 
 def make_theta(policy: torch.nn.Module) -> dict[str, Tensor]:

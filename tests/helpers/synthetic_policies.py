@@ -16,7 +16,9 @@ from maml_rl.settings.policy import PolicyConfig
 SETTINGS: dict[str, PolicyConfig] = {
     "plain": PolicyConfig(hidden_sizes=(8, 6), action_scale=0.2),
     "normalized": PolicyConfig(hidden_sizes=(8,), nonlinearity="relu", normalize_observations=True),
-    "context": PolicyConfig(hidden_sizes=(8,), nonlinearity="elu", context_size=3, normalize_observations=True),
+    "context": PolicyConfig(
+        hidden_sizes=(8,), nonlinearity="elu", context_size=3, normalize_observations=True
+    ),
     "linear": PolicyConfig(hidden_sizes=(), init_std=0.5),
     "discrete": PolicyConfig(hidden_sizes=(8,), nonlinearity="silu"),
     "unbounded": PolicyConfig(hidden_sizes=(8,), action_scale=0.2),

@@ -17,7 +17,9 @@ from maml_rl.settings.maml import BaselineConfig
 
 def episodes_of(seed: int = 0) -> Episodes:
     policy = make_policy()
-    return make_episodes(policy, make_stack(make_theta(policy), 3), seed=seed, num_episodes=6, horizon=7)
+    return make_episodes(
+        policy, make_stack(make_theta(policy), 3), seed=seed, num_episodes=6, horizon=7
+    )
 
 
 def plain_advantages(rewards, values, discount, gae_lambda) -> list[float]:
@@ -25,7 +27,10 @@ def plain_advantages(rewards, values, discount, gae_lambda) -> list[float]:
     length = len(rewards)
     following = [*values[1:], 0.0]
     deltas = [rewards[t] + discount * following[t] - values[t] for t in range(length)]
-    return [sum((discount * gae_lambda) ** (u - t) * deltas[u] for u in range(t, length)) for t in range(length)]
+    return [
+        sum((discount * gae_lambda) ** (u - t) * deltas[u] for u in range(t, length))
+        for t in range(length)
+    ]
 
 
 def masked(episodes: Episodes) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +49,10 @@ class TestGeneralizedAdvantages:
             for e in range(6):
                 length = int(episodes.mask[i, e].sum())
                 expected = plain_advantages(
-                    rewards[i, e, :length].tolist(), values[i, e, :length].tolist(), discount, gae_lambda
+                    rewards[i, e, :length].tolist(),
+                    values[i, e, :length].tolist(),
+                    discount,
+                    gae_lambda,
                 )
                 assert out[i, e, :length].tolist() == pytest.approx(expected)
 
@@ -59,7 +67,9 @@ class TestGeneralizedAdvantages:
             generalized_advantages(rewards, values, 0.9, 1.0), returns_to_go(rewards, 0.9) - values
         )
         one_step = generalized_advantages(rewards, values, 0.9, 0.0)
-        torch.testing.assert_close(one_step[..., :-1], (rewards + 0.9 * values.roll(-1, -1) - values)[..., :-1])
+        torch.testing.assert_close(
+            one_step[..., :-1], (rewards + 0.9 * values.roll(-1, -1) - values)[..., :-1]
+        )
 
 
 class TestNormalizedPerTask:
@@ -85,7 +95,9 @@ class TestWithAdvantages:
     @pytest.mark.parametrize("normalize", [False, True])
     def test_puts_returns_baseline_and_advantages_together(self, normalize):
         episodes = episodes_of()
-        config = BaselineConfig(discount=0.9, gae_lambda=0.7, ridge=1e-3, normalize_advantages=normalize)
+        config = BaselineConfig(
+            discount=0.9, gae_lambda=0.7, ridge=1e-3, normalize_advantages=normalize
+        )
         out = with_advantages(episodes, config)
         values = fit_values(episodes, 0.9, 1e-3)
         for i in range(3):
@@ -98,7 +110,9 @@ class TestWithAdvantages:
             expected = torch.tensor(expected, dtype=torch.float64)
             if normalize:
                 expected = (expected - expected.mean()) / expected.std(correction=0)
-            torch.testing.assert_close(torch.tensor(actual, dtype=torch.float64), expected, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(
+                torch.tensor(actual, dtype=torch.float64), expected, rtol=1e-6, atol=1e-7
+            )
         assert (out.advantages[out.mask == 0] == 0).all()
 
     def test_masked_steps_do_not_matter_and_nothing_else_changes(self):
@@ -106,7 +120,8 @@ class TestWithAdvantages:
         before = episodes.advantages.clone()
         out = with_advantages(episodes, BaselineConfig())
         torch.testing.assert_close(
-            out.advantages, with_advantages(with_garbage(episodes, 9.0), BaselineConfig()).advantages
+            out.advantages,
+            with_advantages(with_garbage(episodes, 9.0), BaselineConfig()).advantages,
         )
         assert torch.equal(episodes.advantages, before)
         assert out.rewards is episodes.rewards
@@ -136,7 +151,9 @@ class TestConstantReward:
 
     @pytest.mark.parametrize("horizon", [100, 1000])
     @pytest.mark.parametrize("length", [2, 3, 5, 8, 12, 14, 20, 50, 99])
-    def test_it_gives_none_where_all_episodes_end_before_the_horizon(self, length: int, horizon: int) -> None:
+    def test_it_gives_none_where_all_episodes_end_before_the_horizon(
+        self, length: int, horizon: int
+    ) -> None:
         rng = torch.Generator().manual_seed(0)
         shape = (2, 20, horizon)
         mask = (torch.arange(horizon) < length).float().expand(shape).clone()
@@ -150,7 +167,9 @@ class TestConstantReward:
         rewards = 1.0 + 0.01 * torch.randn(shape, generator=rng)
         episodes = whole_episodes(torch.randn(*shape, 4, generator=rng), rewards)
         out = with_advantages(episodes, BaselineConfig())
-        torch.testing.assert_close(out.advantages.flatten(1).std(1), torch.ones(2), rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            out.advantages.flatten(1).std(1), torch.ones(2), rtol=1e-3, atol=0
+        )
 
 
 def whole_episodes(observations: torch.Tensor, rewards: torch.Tensor) -> Episodes:

@@ -40,7 +40,9 @@ def moved(value: Any, device: str) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device, torch.float32 if value.is_floating_point() else value.dtype)
     if isinstance(value, Episodes):
-        return Episodes(**{f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value)})
+        return Episodes(
+            **{f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
+        )
     if isinstance(value, MetaBatch):
         return MetaBatch(*(moved(part, device) for part in value))
     if isinstance(value, dict):
@@ -98,7 +100,10 @@ def test_collection_is_that_of_the_cpu(device: str) -> None:
             collector = trainer.collector
             collector.env.np_random = streams.tasks()
             collector.set_tasks(collector.env.sample_tasks(6))
-            stack = {key: value[None].expand(6, *value.shape).contiguous() for key, value in state.theta.items()}
+            stack = {
+                key: value[None].expand(6, *value.shape).contiguous()
+                for key, value in state.theta.items()
+            }
             collected.append(collector.collect(stack, streams, 0, state.normalizer))
     assert collected[1].rewards.device.type == device
     for field in ("observations", "actions", "rewards", "mask", "log_probs"):
@@ -114,8 +119,12 @@ def test_a_run_moves_between_devices(device: str, tmp_path: Path) -> None:
     assert here.device.type == device
     observation = np.array([0.1, -0.2], np.float32)
     action, _ = here.predict(observation, deterministic=True)
-    np.testing.assert_allclose(action, there.predict(observation, deterministic=True)[0], rtol=1e-4, atol=1e-6)
-    returns = [evaluate(policy, num_tasks=3, num_episodes=4, num_steps=1).mean for policy in (here, there)]
+    np.testing.assert_allclose(
+        action, there.predict(observation, deterministic=True)[0], rtol=1e-4, atol=1e-6
+    )
+    returns = [
+        evaluate(policy, num_tasks=3, num_episodes=4, num_steps=1).mean for policy in (here, there)
+    ]
     np.testing.assert_allclose(*returns, rtol=1e-2)
     adapted = here.adapt(task={"goal_x": 0.3, "goal_y": 0.2})
     reloaded = maml_rl.load(adapted.save(tmp_path / "adapted"), device="cpu")

@@ -32,7 +32,10 @@ def test_log_probability_is_biased_and_more_so(horizon: int) -> None:
 
 
 def test_first_order_is_further_from_the_truth_than_dice_and_shared_by_all_surrogates() -> None:
-    gradients = [meta_gradient(name, 3, first_order=True) for name in ("log_prob", "likelihood_ratio", "dice")]
+    gradients = [
+        meta_gradient(name, 3, first_order=True)
+        for name in ("log_prob", "likelihood_ratio", "dice")
+    ]
     for other in gradients[1:]:
         torch.testing.assert_close(gradients[0], other, rtol=1e-12, atol=1e-14)
     assert error("dice", 3, first_order=True) > 1e-2

@@ -19,10 +19,14 @@ DISCOUNT, RIDGE = 0.9, 1e-3
 
 def episodes_of(seed: int = 0, num_tasks: int = 3) -> Episodes:
     policy = make_policy()
-    return make_episodes(policy, make_stack(make_theta(policy), num_tasks), seed=seed, num_episodes=6, horizon=7)
+    return make_episodes(
+        policy, make_stack(make_theta(policy), num_tasks), seed=seed, num_episodes=6, horizon=7
+    )
 
 
-def task_rows(episodes: Episodes, task: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
+def task_rows(
+    episodes: Episodes, task: int
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
     """Features and returns of one task's real steps, and where they are."""
     features, returns, places = [], [], []
     mask, rewards = episodes.mask[task].numpy(), episodes.rewards[task].numpy()
@@ -77,21 +81,27 @@ class TestFitValues:
         episodes = episodes_of()
         values = fit_values(episodes, DISCOUNT, ridge)
         for i in range(3):
-            np.testing.assert_allclose(values[i].numpy(), plain_values(episodes, i, ridge), rtol=1e-7, atol=1e-9)
+            np.testing.assert_allclose(
+                values[i].numpy(), plain_values(episodes, i, ridge), rtol=1e-7, atol=1e-9
+            )
 
     def test_is_zero_on_masked_steps_and_ignores_what_they_hold(self):
         episodes = episodes_of()
         values = fit_values(episodes, DISCOUNT, RIDGE)
         assert (values[episodes.mask == 0] == 0).all()
         assert (values[episodes.mask > 0] != 0).all()
-        torch.testing.assert_close(fit_values(with_garbage(episodes, -50.0), DISCOUNT, RIDGE), values)
+        torch.testing.assert_close(
+            fit_values(with_garbage(episodes, -50.0), DISCOUNT, RIDGE), values
+        )
 
     def test_a_return_that_is_linear_in_the_features_is_fitted_exactly(self):
         episodes = episodes_of()
         horizon = episodes.mask.shape[-1]
         value = 2 * episodes.observations[..., 0] - episodes.observations[..., 1] ** 2 + 3
         following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
-        whole = dataclasses.replace(episodes, mask=torch.ones_like(episodes.mask), rewards=value - DISCOUNT * following)
+        whole = dataclasses.replace(
+            episodes, mask=torch.ones_like(episodes.mask), rewards=value - DISCOUNT * following
+        )
         assert horizon > 1
         torch.testing.assert_close(fit_values(whole, DISCOUNT, 1e-10), value, rtol=1e-5, atol=1e-5)
 
@@ -99,16 +109,23 @@ class TestFitValues:
         episodes = episodes_of()
         single = dataclasses.replace(
             episodes,
-            **{name: getattr(episodes, name).float() for name in ("observations", "rewards", "mask")},
+            **{
+                name: getattr(episodes, name).float()
+                for name in ("observations", "rewards", "mask")
+            },
         )
         values = fit_values(single, DISCOUNT, RIDGE)
         assert values.dtype == torch.float32
-        torch.testing.assert_close(values.double(), fit_values(episodes, DISCOUNT, RIDGE), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            values.double(), fit_values(episodes, DISCOUNT, RIDGE), rtol=1e-3, atol=1e-4
+        )
 
     @pytest.mark.parametrize("size", [0.0, 1.0, 1e4, 1e9])
     def test_singular_features_are_no_error(self, size):
         episodes = episodes_of()
-        same = dataclasses.replace(episodes, observations=torch.full_like(episodes.observations, size))
+        same = dataclasses.replace(
+            episodes, observations=torch.full_like(episodes.observations, size)
+        )
         values = fit_values(same, DISCOUNT, 1e-5)
         assert values.isfinite().all()
         if size <= 1:  # with a constant among the features, the values stay near the mean return
@@ -137,7 +154,14 @@ class TestFitValues:
 
 class TestConfig:
     @pytest.mark.parametrize(
-        "setting", [{"discount": 1.1}, {"discount": -0.1}, {"gae_lambda": 2.0}, {"ridge": 0.0}, {"ridge": float("nan")}]
+        "setting",
+        [
+            {"discount": 1.1},
+            {"discount": -0.1},
+            {"gae_lambda": 2.0},
+            {"ridge": 0.0},
+            {"ridge": float("nan")},
+        ],
     )
     def test_refuses_what_means_nothing(self, setting):
         with pytest.raises(ValueError, match=f"baseline.{next(iter(setting))}"):

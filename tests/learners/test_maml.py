@@ -40,7 +40,9 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 both_policies = pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
 both_surrogates = pytest.mark.parametrize("surrogate", ["log_prob", "likelihood_ratio"])
-both_orders = pytest.mark.parametrize("first_order", [False, True], ids=["second_order", "first_order"])
+both_orders = pytest.mark.parametrize(
+    "first_order", [False, True], ids=["second_order", "first_order"]
+)
 
 
 def make_objective(
@@ -54,7 +56,9 @@ def make_objective(
 ) -> tuple[MetaObjective, dict[str, torch.Tensor]]:
     policy = make_policy(discrete, dtype=dtype)
     theta = make_theta(policy)
-    inner = InnerConfig(num_steps=num_steps, step_size=0.3, first_order=first_order, surrogate=surrogate)
+    inner = InnerConfig(
+        num_steps=num_steps, step_size=0.3, first_order=first_order, surrogate=surrogate
+    )
     return MetaObjective(policy, make_meta_batch(policy, theta, inner), inner, block_size), theta
 
 
@@ -68,7 +72,9 @@ def moved(theta, size: float = 0.05, seed: int = 5):
 
 
 def map_batch(batch: MetaBatch, function) -> MetaBatch:
-    return batch._replace(supports=tuple(map(function, batch.supports)), query=function(batch.query))
+    return batch._replace(
+        supports=tuple(map(function, batch.supports)), query=function(batch.query)
+    )
 
 
 class TestInnerLoss:
@@ -83,21 +89,27 @@ class TestInnerLoss:
         torch.testing.assert_close(losses, torch.stack(expected), **CLOSE)
 
     @both_policies
-    def test_surrogates_share_their_gradient_but_not_their_hessian_at_the_sampling_parameters(self, discrete):
+    def test_surrogates_share_their_gradient_but_not_their_hessian_at_the_sampling_parameters(
+        self, discrete
+    ):
         policy = make_policy(discrete)
         theta = make_theta(policy)
         episodes = make_episodes(policy, make_stack(theta, 1), seed=2)
 
         def loss_of(surrogate):
             loss = policy_gradient_loss(policy, surrogate)
-            return lambda vector: loss(make_stack_with_graph(from_vector(vector, theta)), episodes).sum()
+            return lambda vector: loss(
+                make_stack_with_graph(from_vector(vector, theta)), episodes
+            ).sum()
 
         def make_stack_with_graph(values):
             return {name: value[None] for name, value in values.items()}
 
         gradients, hessians = [], []
         for surrogate in ("log_prob", "likelihood_ratio"):
-            gradients.append(torch.autograd.functional.jacobian(loss_of(surrogate), to_vector(theta)))
+            gradients.append(
+                torch.autograd.functional.jacobian(loss_of(surrogate), to_vector(theta))
+            )
             hessians.append(torch.autograd.functional.hessian(loss_of(surrogate), to_vector(theta)))
         torch.testing.assert_close(*gradients, **CLOSE)
         assert (hessians[0] - hessians[1]).abs().max() > 1e-2
@@ -109,13 +121,17 @@ class TestAdapt:
     def test_quadratic_closed_form(self, num_steps, first_order):
         """L(θ) = ½‖θ − c‖²: θ' − c = (1 − α)^K (θ − c); dθ'/dθ is (1 − α)^K, or 1 in first order."""
         alpha = 0.3
-        theta = {"x": torch.tensor([[1.0, -2.0], [0.5, 4.0]], dtype=torch.float64, requires_grad=True)}
+        theta = {
+            "x": torch.tensor([[1.0, -2.0], [0.5, 4.0]], dtype=torch.float64, requires_grad=True)
+        }
         centre = torch.tensor([[3.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
 
         def loss(stack, target):
             return 0.5 * (stack["x"] - target).square().sum(-1)
 
-        theta_prime = adapt(theta, [centre] * num_steps, loss, step_size=alpha, first_order=first_order)
+        theta_prime = adapt(
+            theta, [centre] * num_steps, loss, step_size=alpha, first_order=first_order
+        )
         shrunk = (1 - alpha) ** num_steps
         torch.testing.assert_close(theta_prime["x"] - centre, shrunk * (theta["x"] - centre))
         # Adaptation's end is shrunk once by its value, and in the full gradient once more by its Jacobian.
@@ -128,7 +144,9 @@ class TestAdapt:
         objective, theta = make_objective(discrete, num_steps=2)
         loss = policy_gradient_loss(objective.policy, "log_prob")
         supports = objective.batch.supports
-        adapted = adapt(make_stack(theta, NUM_TASKS), supports, loss, step_size=0.3, first_order=False)
+        adapted = adapt(
+            make_stack(theta, NUM_TASKS), supports, loss, step_size=0.3, first_order=False
+        )
         for i in range(NUM_TASKS):
             expected = plain_adapt(theta, supports, i, objective.inner)
             for name in theta:
@@ -138,7 +156,10 @@ class TestAdapt:
     @both_orders
     def test_leaves_its_inputs_unchanged(self, requires_grad, first_order):
         objective, theta = make_objective(num_steps=2)
-        stack = {name: value.requires_grad_(requires_grad) for name, value in make_stack(theta, NUM_TASKS).items()}
+        stack = {
+            name: value.requires_grad_(requires_grad)
+            for name, value in make_stack(theta, NUM_TASKS).items()
+        }
         before = {name: value.detach().clone() for name, value in stack.items()}
         module_before = make_theta(objective.policy)
         supports = objective.batch.supports
@@ -209,7 +230,9 @@ class TestValue:
         assert kl > 1e-4
 
     @both_policies
-    def test_at_the_sampling_parameters_kl_is_zero_and_the_surrogate_is_the_mean_advantage(self, discrete):
+    def test_at_the_sampling_parameters_kl_is_zero_and_the_surrogate_is_the_mean_advantage(
+        self, discrete
+    ):
         objective, theta = make_objective(discrete, num_steps=2)
         surrogate, kl = objective.value(theta)
         query = objective.batch.query
@@ -223,10 +246,14 @@ class TestValue:
         objective, theta = make_objective(discrete, num_steps=2, surrogate=surrogate)
         assert (objective.batch.query.mask == 0).any()
         assert objective.batch.query.void.any()
-        other = dataclasses.replace(objective, batch=map_batch(objective.batch, lambda e: with_garbage(e, -7.0)))
+        other = dataclasses.replace(
+            objective, batch=map_batch(objective.batch, lambda e: with_garbage(e, -7.0))
+        )
         at = moved(theta)
         assert other.value(at) == pytest.approx(objective.value(at), rel=1e-12)
-        for ours, theirs in zip(objective.surrogate_and_gradient(at), other.surrogate_and_gradient(at), strict=True):
+        for ours, theirs in zip(
+            objective.surrogate_and_gradient(at), other.surrogate_and_gradient(at), strict=True
+        ):
             torch.testing.assert_close(ours, theirs, **CLOSE)
         vector = torch.linspace(-1, 1, len(to_vector(theta)), dtype=torch.float64)
         products = [fisher_vector_product(o, theta)(vector) for o in (objective, other)]
@@ -237,7 +264,9 @@ class TestMetaGradient:
     @both_policies
     @both_surrogates
     @pytest.mark.parametrize("num_steps", [0, 1, 2])
-    def test_second_order_equals_finite_differences_of_the_surrogate(self, discrete, surrogate, num_steps):
+    def test_second_order_equals_finite_differences_of_the_surrogate(
+        self, discrete, surrogate, num_steps
+    ):
         objective, theta = make_objective(discrete, num_steps=num_steps, surrogate=surrogate)
         for at in (theta, moved(theta)):
             value, gradient = objective.surrogate_and_gradient(at)
@@ -250,10 +279,17 @@ class TestMetaGradient:
     @both_policies
     @both_surrogates
     @pytest.mark.parametrize("num_steps", [1, 2])
-    def test_first_order_equals_finite_differences_with_inner_gradients_frozen(self, discrete, surrogate, num_steps):
-        objective, theta = make_objective(discrete, num_steps=num_steps, surrogate=surrogate, first_order=True)
+    def test_first_order_equals_finite_differences_with_inner_gradients_frozen(
+        self, discrete, surrogate, num_steps
+    ):
+        objective, theta = make_objective(
+            discrete, num_steps=num_steps, surrogate=surrogate, first_order=True
+        )
         batch, inner = objective.batch, objective.inner
-        adapted = [to_vector(plain_adapt(theta, batch.supports, i, inner)).detach() for i in range(NUM_TASKS)]
+        adapted = [
+            to_vector(plain_adapt(theta, batch.supports, i, inner)).detach()
+            for i in range(NUM_TASKS)
+        ]
         shifts = [adapted[i] - to_vector(theta) for i in range(NUM_TASKS)]
 
         def frozen(vector):
@@ -265,7 +301,9 @@ class TestMetaGradient:
 
         value, gradient = objective.surrogate_and_gradient(theta)
         assert value == pytest.approx(frozen(to_vector(theta)), rel=1e-12)
-        torch.testing.assert_close(gradient, finite_difference_gradient(frozen, to_vector(theta)), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(
+            gradient, finite_difference_gradient(frozen, to_vector(theta)), rtol=1e-6, atol=1e-8
+        )
         exact = dataclasses.replace(objective, inner=dataclasses.replace(inner, first_order=False))
         assert (exact.surrogate_and_gradient(theta)[1] - gradient).abs().max() > 1e-3
 
@@ -286,11 +324,15 @@ class TestFisherVectorProduct:
     @both_policies
     @both_orders
     @pytest.mark.parametrize("num_steps", [0, 1, 2])
-    def test_is_the_hessian_of_the_kl_at_the_sampling_parameters(self, discrete, first_order, num_steps):
+    def test_is_the_hessian_of_the_kl_at_the_sampling_parameters(
+        self, discrete, first_order, num_steps
+    ):
         objective, theta = make_objective(discrete, num_steps=num_steps, first_order=first_order)
 
         def kl(vector):
-            return plain_meta_objective(from_vector(vector, theta), objective.batch, objective.inner, plain_task_kl)
+            return plain_meta_objective(
+                from_vector(vector, theta), objective.batch, objective.inner, plain_task_kl
+            )
 
         expected = torch.autograd.functional.hessian(kl, to_vector(theta))
         matrix = explicit_matrix(fisher_vector_product(objective, theta), len(expected))
@@ -302,7 +344,9 @@ class TestFisherVectorProduct:
         objective, theta = make_objective(num_steps=2, surrogate="likelihood_ratio")
 
         def kl(vector):
-            return plain_meta_objective(from_vector(vector, theta), objective.batch, objective.inner, plain_task_kl)
+            return plain_meta_objective(
+                from_vector(vector, theta), objective.batch, objective.inner, plain_task_kl
+            )
 
         expected = torch.autograd.functional.hessian(kl, to_vector(theta))
         matrix = explicit_matrix(fisher_vector_product(objective, theta), len(expected))
@@ -312,8 +356,12 @@ class TestFisherVectorProduct:
     @both_orders
     def test_state_stride_uses_only_every_other_state(self, discrete, first_order):
         objective, theta = make_objective(discrete, num_steps=2, first_order=first_order)
-        matrix = explicit_matrix(fisher_vector_product(objective, theta, state_stride=2), len(to_vector(theta)))
-        torch.testing.assert_close(matrix, self.plain_strided_matrix(objective, theta), rtol=1e-9, atol=1e-12)
+        matrix = explicit_matrix(
+            fisher_vector_product(objective, theta, state_stride=2), len(to_vector(theta))
+        )
+        torch.testing.assert_close(
+            matrix, self.plain_strided_matrix(objective, theta), rtol=1e-9, atol=1e-12
+        )
         full = explicit_matrix(fisher_vector_product(objective, theta), len(to_vector(theta)))
         assert (matrix - full).abs().max() > 1e-3
 
@@ -324,7 +372,9 @@ class TestFisherVectorProduct:
         monkeypatch.setattr(trpo, "STATES_PER_TASK", int(num_states / stride))
         vector = torch.ones(len(to_vector(theta)), dtype=torch.float64)
         chosen = fisher_vector_product(objective, theta, state_stride=None)(vector)
-        assert torch.equal(chosen, fisher_vector_product(objective, theta, state_stride=stride)(vector))
+        assert torch.equal(
+            chosen, fisher_vector_product(objective, theta, state_stride=stride)(vector)
+        )
         monkeypatch.setattr(trpo, "STATES_PER_TASK", 1)
         monkeypatch.setattr(trpo, "MOST_STATE_STRIDE", 2)
         assert trpo.default_state_stride(objective) == 2
@@ -348,7 +398,9 @@ class TestFisherVectorProduct:
                 if not inner.first_order:
                     thinned = thin(support)
                     hessian = torch.autograd.functional.hessian(
-                        lambda v: plain_inner_loss(from_vector(v, theta), thinned, i, inner.surrogate),  # noqa: B023
+                        lambda v: plain_inner_loss(
+                            from_vector(v, theta), thinned, i, inner.surrogate
+                        ),  # noqa: B023
                         to_vector(stage),
                     )
                     jacobian = jacobian - inner.step_size * hessian @ jacobian
@@ -370,8 +422,12 @@ class StateDependentStd(torch.nn.Module):
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(3)
-        self.mean = torch.nn.Parameter(torch.randn(OBSERVATION_SIZE, 2, generator=generator, dtype=torch.float64))
-        self.std = torch.nn.Parameter(0.3 * torch.randn(OBSERVATION_SIZE, 2, generator=generator, dtype=torch.float64))
+        self.mean = torch.nn.Parameter(
+            torch.randn(OBSERVATION_SIZE, 2, generator=generator, dtype=torch.float64)
+        )
+        self.std = torch.nn.Parameter(
+            0.3 * torch.randn(OBSERVATION_SIZE, 2, generator=generator, dtype=torch.float64)
+        )
 
     def forward(self, observations):
         return Gaussian(torch.sin(observations @ self.mean), observations @ self.std)
@@ -416,7 +472,9 @@ def test_threads_may_share_any_module():
         _, expected = objective.surrogate_and_gradient(theta)
     with torch_threads(4):
         for _ in range(10):
-            torch.testing.assert_close(objective.surrogate_and_gradient(theta)[1], expected, rtol=0, atol=0)
+            torch.testing.assert_close(
+                objective.surrogate_and_gradient(theta)[1], expected, rtol=0, atol=0
+            )
 
 
 class TestBlocks:
@@ -459,7 +517,9 @@ class TestBlocks:
 
 
 class TestInnerConfig:
-    @pytest.mark.parametrize("field", [{"num_steps": -1}, {"step_size": 0.0}, {"step_size": float("nan")}])
+    @pytest.mark.parametrize(
+        "field", [{"num_steps": -1}, {"step_size": 0.0}, {"step_size": float("nan")}]
+    )
     def test_refuses_what_means_nothing(self, field):
         with pytest.raises(ValueError, match=f"inner.{next(iter(field))}"):
             InnerConfig(**field)
@@ -474,4 +534,6 @@ def test_a_ratio_that_overflows_where_no_step_is_real_spoils_nothing():
     batch = objective.batch._replace(query=dataclasses.replace(query, log_probs=log_probs))
     spoiled = dataclasses.replace(objective, batch=batch)
     assert spoiled.surrogate_and_gradient(theta)[0] == objective.surrogate_and_gradient(theta)[0]
-    assert torch.equal(spoiled.surrogate_and_gradient(theta)[1], objective.surrogate_and_gradient(theta)[1])
+    assert torch.equal(
+        spoiled.surrogate_and_gradient(theta)[1], objective.surrogate_and_gradient(theta)[1]
+    )

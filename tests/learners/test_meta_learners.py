@@ -7,13 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.synthetic import finite_difference_gradient, from_vector, make_episodes, make_policy, to_vector
+from helpers.synthetic import (
+    finite_difference_gradient,
+    from_vector,
+    make_episodes,
+    make_policy,
+    to_vector,
+)
 from torch import Tensor
 
 from maml_rl.learners.maml.adapt import adapt
 from maml_rl.learners.maml.inner_step import initial_theta, step_sizes, with_context
 from maml_rl.learners.maml.losses import policy_gradient_loss
-from maml_rl.learners.maml.objective import MetaObjective, Quantity, exploration_surrogate, query_kl, ratio_surrogate
+from maml_rl.learners.maml.objective import (
+    MetaObjective,
+    Quantity,
+    exploration_surrogate,
+    query_kl,
+    ratio_surrogate,
+)
 from maml_rl.learners.maml.outer.promp import inner_kl
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.mlp import MLPPolicy, distribution
@@ -59,7 +71,9 @@ def make_variant(
 
 @every_variant
 @pytest.mark.parametrize("num_steps", [1, 2])
-def test_meta_gradient_with_respect_to_everything_that_is_learned(variant: str, num_steps: int) -> None:
+def test_meta_gradient_with_respect_to_everything_that_is_learned(
+    variant: str, num_steps: int
+) -> None:
     objective, theta = make_variant(variant, num_steps=num_steps)
     at = to_vector(theta) + 0.01
     expected = finite_difference_gradient(
@@ -77,15 +91,21 @@ def test_gradient_of_what_is_taken_at_the_support_states(variant: str, quantity:
     """They share the inner step's own pass over these states."""
     objective, theta = make_variant(variant, num_steps=2)
     at = to_vector(theta) + 0.01
-    expected = finite_difference_gradient(lambda vector: objective.mean(from_vector(vector, theta), quantity)[0], at)
+    expected = finite_difference_gradient(
+        lambda vector: objective.mean(from_vector(vector, theta), quantity)[0], at
+    )
     _, gradient = objective.surrogate_and_gradient(from_vector(at, theta), quantity)
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
     assert gradient.norm() > 1e-3
 
 
 @pytest.mark.parametrize("quantity", [inner_kl, exploration_surrogate])
-def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(quantity: Quantity) -> None:
-    (exact, theta), (first_order, _) = (make_variant("MAML", first_order=order) for order in (False, True))
+def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(
+    quantity: Quantity,
+) -> None:
+    (exact, theta), (first_order, _) = (
+        make_variant("MAML", first_order=order) for order in (False, True)
+    )
     theta = from_vector(to_vector(theta) + 0.01, theta)
     expected = exact.surrogate_and_gradient(theta, quantity)[1]
     found = first_order.surrogate_and_gradient(theta, quantity)[1]
@@ -96,7 +116,9 @@ def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(quant
 @every_variant
 @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
 @pytest.mark.parametrize("num_steps", [1, 2])
-def test_fisher_product_is_the_curvature_of_the_kl(variant: str, discrete: bool, num_steps: int) -> None:
+def test_fisher_product_is_the_curvature_of_the_kl(
+    variant: str, discrete: bool, num_steps: int
+) -> None:
     objective, theta = make_variant(variant, num_steps=num_steps, discrete=discrete)
     product, at, eps = fisher_vector_product(objective, theta), to_vector(theta), 1e-4
     generator = torch.Generator().manual_seed(0)
@@ -104,7 +126,10 @@ def test_fisher_product_is_the_curvature_of_the_kl(variant: str, discrete: bool,
         u, v = torch.randn(2, len(at), generator=generator, dtype=at.dtype)
 
         def curvature(direction: Tensor) -> float:
-            kls = [objective.mean(from_vector(at + sign * eps * direction, theta), query_kl)[0] for sign in (1.0, -1.0)]
+            kls = [
+                objective.mean(from_vector(at + sign * eps * direction, theta), query_kl)[0]
+                for sign in (1.0, -1.0)
+            ]
             return sum(kls) / eps**2
 
         assert float(v @ product(v)) == pytest.approx(curvature(v), rel=1e-3)
@@ -119,7 +144,9 @@ def test_first_order_still_learns_step_sizes(variant: str) -> None:
     objective, theta = make_variant(variant, first_order=True)
     gradient = from_vector(objective.surrogate_and_gradient(theta)[1], theta)
 
-    def surrogate(vector: Tensor) -> float:  # the step sizes alone move, so the inner gradients stay by themselves
+    def surrogate(
+        vector: Tensor,
+    ) -> float:  # the step sizes alone move, so the inner gradients stay by themselves
         moved = {**theta, **from_vector(vector, sizes)}
         return objective.mean(moved, ratio_surrogate)[0]
 
@@ -155,7 +182,10 @@ def test_context_is_fed_to_the_first_layer_beside_the_observation() -> None:
     theta = {name: value.detach() for name, value in policy.named_parameters()}
     generator = torch.Generator().manual_seed(0)
     x, c = (torch.randn(5, size, generator=generator, dtype=torch.float64) for size in (3, 2))
-    both = torch.cat([x, c], dim=-1) @ torch.cat([theta["weight_0"], theta["context_weight"]]) + theta["bias_0"]
+    both = (
+        torch.cat([x, c], dim=-1) @ torch.cat([theta["weight_0"], theta["context_weight"]])
+        + theta["bias_0"]
+    )
     expected = torch.tanh(both) @ theta["weight_1"] + theta["bias_1"]
     stack = {**make_stack(theta, 5), "context": c}
     torch.testing.assert_close(distribution(policy, stack, x[:, None]).mean[:, 0], expected)
@@ -168,7 +198,12 @@ def test_step_sizes_outside_training_have_their_own_schedule() -> None:
     policy: MLPPolicy = make_policy()
     inner = InnerConfig(step_size=0.1, test_step_sizes=(0.3, 0.05))
     stack = make_stack(initial_theta(policy, inner), 1)
-    assert [set(step_sizes(policy, inner, stack, k).values()) for k in range(4)] == [{0.3}, {0.05}, {0.05}, {0.05}]
+    assert [set(step_sizes(policy, inner, stack, k).values()) for k in range(4)] == [
+        {0.3},
+        {0.05},
+        {0.05},
+        {0.05},
+    ]
     training = dataclasses.replace(inner, test_step_sizes=())
     assert set(step_sizes(policy, training, stack, 3).values()) == {0.1}
 
@@ -176,7 +211,10 @@ def test_step_sizes_outside_training_have_their_own_schedule() -> None:
 def test_gradients_flow_into_step_sizes_where_theta_is_a_value() -> None:
     """L(θ) = ½ θ²: θ′ = (1 − α)² θ after two steps, dθ′/dα = −2 (1 − α) θ."""
     alpha = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
-    theta = {"x": torch.tensor([[2.0, -1.0]], dtype=torch.float64), "y": torch.ones(1, 1, dtype=torch.float64)}
+    theta = {
+        "x": torch.tensor([[2.0, -1.0]], dtype=torch.float64),
+        "y": torch.ones(1, 1, dtype=torch.float64),
+    }
 
     def loss(stack: dict[str, Tensor], support: None) -> Tensor:
         return 0.5 * stack["x"].square().sum(-1)
@@ -211,8 +249,13 @@ def test_exploration_credit_is_emamls_term() -> None:
 
 def test_exploration_credit_is_added_to_surrogate_and_gradient() -> None:
     objective, theta = make_variant("MAML")
-    with_credit = dataclasses.replace(objective, inner=dataclasses.replace(objective.inner, exploration_credit=0.7))
-    parts = [objective.surrogate_and_gradient(theta, term) for term in (ratio_surrogate, exploration_surrogate)]
+    with_credit = dataclasses.replace(
+        objective, inner=dataclasses.replace(objective.inner, exploration_credit=0.7)
+    )
+    parts = [
+        objective.surrogate_and_gradient(theta, term)
+        for term in (ratio_surrogate, exploration_surrogate)
+    ]
     value, gradient = with_credit.surrogate_and_gradient(theta)
     assert value == pytest.approx(parts[0][0] + 0.7 * parts[1][0], rel=1e-12)
     torch.testing.assert_close(gradient, parts[0][1] + 0.7 * parts[1][1], rtol=1e-10, atol=1e-12)

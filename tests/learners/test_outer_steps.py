@@ -8,7 +8,14 @@ import maml_envs  # noqa: F401  registers the families
 import numpy as np
 import pytest
 import torch
-from helpers.synthetic import make_episodes, make_meta_batch, make_policy, make_theta, plain_adapt, to_vector
+from helpers.synthetic import (
+    make_episodes,
+    make_meta_batch,
+    make_policy,
+    make_theta,
+    plain_adapt,
+    to_vector,
+)
 
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
@@ -23,7 +30,9 @@ from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.maml import AdamConfig, InnerConfig, PPOConfig, ProMPConfig, ReptileConfig
 
 
-def make_objective(num_steps: int = 1, **inner_settings) -> tuple[MetaObjective, dict[str, torch.Tensor]]:
+def make_objective(
+    num_steps: int = 1, **inner_settings
+) -> tuple[MetaObjective, dict[str, torch.Tensor]]:
     policy = make_policy()
     theta = make_theta(policy)
     inner = InnerConfig(num_steps=num_steps, step_size=0.3, **inner_settings)
@@ -56,7 +65,9 @@ class TestAdam:
         before, gradient = objective.surrogate_and_gradient(theta)
         new, state, metrics = adam_step(theta, {}, objective, AdamConfig(step_size=1e-4))
         step = to_vector(new) - to_vector(theta)
-        torch.testing.assert_close(step, 1e-4 * gradient.sign(), rtol=1e-3, atol=1e-9)  # Adam's first step
+        torch.testing.assert_close(
+            step, 1e-4 * gradient.sign(), rtol=1e-3, atol=1e-9
+        )  # Adam's first step
         assert objective.value(new)[0] > before
         assert metrics["outer/gradient_norm"] == pytest.approx(float(gradient.norm()))
         again, _, _ = adam_step(new, state, objective, AdamConfig(step_size=1e-4))
@@ -118,7 +129,9 @@ class TestPPO:
         for _ in range(3):
             _, gradient = objective.surrogate_and_gradient(by_hand, clipped_surrogate(0.2))
             by_hand, state = ascend(by_hand, gradient, state, 1e-3)
-        new, new_state, metrics = ppo_step(theta, {}, objective, PPOConfig(num_epochs=3, clip_range=0.2))
+        new, new_state, metrics = ppo_step(
+            theta, {}, objective, PPOConfig(num_epochs=3, clip_range=0.2)
+        )
         torch.testing.assert_close(to_vector(new), to_vector(by_hand), rtol=0, atol=0)
         assert float(new_state["step"]) == 3
         assert metrics["outer/surrogate_after"] > metrics["outer/surrogate_before"]
@@ -142,27 +155,34 @@ class TestProMP:
             for k, support in enumerate(objective.batch.supports):
                 at = plain_adapt(far, objective.batch.supports[:k], i, objective.inner)
                 real = (support.mask[i] > 0).flatten()
-                mean, log_std = (value[i].expand(len(real), -1)[real] for value in support.distribution)
+                mean, log_std = (
+                    value[i].expand(len(real), -1)[real] for value in support.distribution
+                )
                 x = support.observations[i].flatten(0, 1)[real]
-                new_mean = torch.tanh(x @ at["weight_0"] + at["bias_0"]) @ at["weight_1"] + at["bias_1"]
+                new_mean = (
+                    torch.tanh(x @ at["weight_0"] + at["bias_0"]) @ at["weight_1"] + at["bias_1"]
+                )
                 old = torch.distributions.Normal(mean, log_std.exp())
                 new = torch.distributions.Normal(new_mean, at["log_std"].exp().expand_as(new_mean))
-                expected.append(float(torch.distributions.kl_divergence(old, new).sum(-1).mean().detach()))
+                expected.append(
+                    float(torch.distributions.kl_divergence(old, new).sum(-1).mean().detach())
+                )
         assert objective.mean(far, inner_kl)[0] == pytest.approx(np.mean(expected), rel=1e-9)
         assert objective.mean(theta, inner_kl)[0] == pytest.approx(0, abs=1e-12)
 
     def test_the_penalty_holds_the_policy_back(self):
         objective, theta = make_objective()
         kls = [
-            promp_step(theta, {}, objective, ProMPConfig(kl_coefficient=eta, step_size=0.02, num_epochs=20))[2][
-                "outer/inner_kl"
-            ]
+            promp_step(
+                theta, {}, objective, ProMPConfig(kl_coefficient=eta, step_size=0.02, num_epochs=20)
+            )[2]["outer/inner_kl"]
             for eta in (0.0, 1.0, 10.0)
         ]
         assert kls[0] > 1.2 * kls[1] > 1.5 * kls[2]
 
     @pytest.mark.parametrize(
-        ("kl", "factor"), [(0.001, 0.5), (0.0066, 0.5), (0.0067, 1), (0.0149, 1), (0.0151, 2), (1.0, 2)]
+        ("kl", "factor"),
+        [(0.001, 0.5), (0.0066, 0.5), (0.0067, 1), (0.0149, 1), (0.0151, 2), (1.0, 2)],
     )
     def test_coefficient_adapts_by_the_rule(self, kl, factor):
         eta = adapted_coefficient(torch.tensor(0.3, dtype=torch.float64), kl, target=0.01)
@@ -177,7 +197,9 @@ class TestProMP:
         _, state, metrics = promp_step(theta, state, objective, config)
         assert metrics["outer/kl_coefficient"] == pytest.approx(0.2)
         still = dataclasses.replace(config, adaptive_kl=False)
-        assert float(promp_step(theta, {}, objective, still)[1]["kl_coefficient"]) == pytest.approx(0.4)
+        assert float(promp_step(theta, {}, objective, still)[1]["kl_coefficient"]) == pytest.approx(
+            0.4
+        )
 
 
 class TestReptile:

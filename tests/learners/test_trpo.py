@@ -57,7 +57,10 @@ def _own_fisher_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quadratic(**options) -> tuple[QuadraticObjective, dict[str, torch.Tensor]]:
-    theta = {"a": torch.tensor([0.5, -1.0], dtype=torch.float64), "b": torch.ones(2, 2, dtype=torch.float64)}
+    theta = {
+        "a": torch.tensor([0.5, -1.0], dtype=torch.float64),
+        "b": torch.ones(2, 2, dtype=torch.float64),
+    }
     origin = torch.cat([theta["a"], theta["b"].flatten()])
     gradient = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 0.25], dtype=torch.float64)
     return QuadraticObjective(origin, gradient, positive_definite(6), **options), theta
@@ -115,14 +118,23 @@ class TestStepOnAQuadratic:
         natural = torch.linalg.solve(objective.fisher, objective.gradient)
         full = natural * (2 * 0.02 / (objective.gradient @ natural)).sqrt()
         moved = torch.cat([new["a"], new["b"].flatten()]) - objective.origin
-        torch.testing.assert_close(moved, metrics["outer/step_fraction"] * full, rtol=1e-8, atol=1e-10)
-        assert metrics["outer/step_fraction"] in (1.0, 0.8)  # 1 reaches the bound, and rounding decides on which side
+        torch.testing.assert_close(
+            moved, metrics["outer/step_fraction"] * full, rtol=1e-8, atol=1e-10
+        )
+        assert metrics["outer/step_fraction"] in (
+            1.0,
+            0.8,
+        )  # 1 reaches the bound, and rounding decides on which side
         assert metrics["outer/accepted"] == 1.0
         assert metrics["outer/kl"] <= 0.02
-        assert metrics["outer/kl"] == pytest.approx(0.02 * metrics["outer/step_fraction"] ** 2, rel=1e-6)
+        assert metrics["outer/kl"] == pytest.approx(
+            0.02 * metrics["outer/step_fraction"] ** 2, rel=1e-6
+        )
         assert metrics["outer/gradient_norm"] == pytest.approx(float(objective.gradient.norm()))
         assert state == {}
-        assert {name: value.shape for name, value in new.items()} == {name: v.shape for name, v in theta.items()}
+        assert {name: value.shape for name, value in new.items()} == {
+            name: v.shape for name, v in theta.items()
+        }
         assert objective.strides == [3]
 
     def test_damping_shortens_and_turns_the_step(self):
@@ -139,7 +151,9 @@ class TestStepOnAQuadratic:
 
     def test_line_search_takes_the_first_fraction_that_holds_both_conditions(self):
         objective, theta = quadratic(curvature=60.0)
-        config = TRPOConfig(max_kl=0.5, cg_iterations=20, line_search_shrink=0.7, line_search_steps=30)
+        config = TRPOConfig(
+            max_kl=0.5, cg_iterations=20, line_search_shrink=0.7, line_search_steps=30
+        )
         _, _, metrics = trpo_step(theta, {}, objective, config)
         tried = objective.values
         assert len(tried) > 2
@@ -163,7 +177,9 @@ class TestStepOnAQuadratic:
         assert metrics["outer/step_fraction"] == pytest.approx(0.8**3)
         assert metrics["outer/kl"] <= 0.02
 
-    @pytest.mark.parametrize("answer", [(-1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (float("nan"), 0.0), (1.0, float("nan"))])
+    @pytest.mark.parametrize(
+        "answer", [(-1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (float("nan"), 0.0), (1.0, float("nan"))]
+    )
     def test_a_rejected_line_search_returns_theta_unchanged(self, answer):
         objective, theta = quadratic()
         tried = []
@@ -231,7 +247,9 @@ class TestStepOnAMetaObjective:
         assert metrics["outer/accepted"] == 1.0
         surrogate, kl = objective.value(new)
         assert surrogate == metrics["outer/surrogate_after"] > metrics["outer/surrogate_before"]
-        assert metrics["outer/surrogate_before"] == pytest.approx(objective.value(theta)[0], rel=1e-12)
+        assert metrics["outer/surrogate_before"] == pytest.approx(
+            objective.value(theta)[0], rel=1e-12
+        )
         assert kl == metrics["outer/kl"] <= 0.01
         assert kl > 0.2 * 0.01
         assert all(torch.equal(theta[name], before[name]) for name in before)
@@ -277,4 +295,6 @@ def test_conjugate_gradient_solves_for_a_tiny_target_too() -> None:
     target = 1e-8 * torch.ones(5, dtype=torch.float64)
     solution, _ = conjugate_gradient(lambda vector: matrix @ vector, target, 10)
     torch.testing.assert_close(solution, torch.linalg.solve(matrix, target), rtol=1e-4, atol=0)
-    assert conjugate_gradient(lambda vector: matrix @ vector, 0 * target, 10)[0].tolist() == [0.0] * 5
+    assert (
+        conjugate_gradient(lambda vector: matrix @ vector, 0 * target, 10)[0].tolist() == [0.0] * 5
+    )

@@ -47,7 +47,9 @@ def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: Met
     else:
         mean, std = (value[0].detach().numpy() for value in given)
         low, high = policy.action_space.low, policy.action_space.high
-        clipped = np.clip(mean + std * np.random.default_rng(1).normal(size=(20_000, len(mean))), low, high)
+        clipped = np.clip(
+            mean + std * np.random.default_rng(1).normal(size=(20_000, len(mean))), low, high
+        )
         np.testing.assert_allclose(clipped.mean(0), drawn.mean(0), atol=0.03 * std.max())
         np.testing.assert_allclose(clipped.std(0), drawn.std(0), rtol=0.03)
 
@@ -75,7 +77,9 @@ def _run(path: Path, observations: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(output) for output in outputs]
     module: Any = torch.jit.load(path) if path.suffix == ".ts" else torch.export.load(path).module()
     outputs = module(torch.from_numpy(observations))
-    return [output.detach().numpy() for output in (outputs if isinstance(outputs, tuple) else [outputs])]
+    return [
+        output.detach().numpy() for output in (outputs if isinstance(outputs, tuple) else [outputs])
+    ]
 
 
 @pytest.mark.parametrize("ending", [".ts", ".pt2", ".onnx"])
@@ -95,19 +99,25 @@ def test_files_give_the_policys_actions_at_any_batch_size(
         np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
     path = policy.export(str(tmp_path / f"distribution{ending}"), with_distribution=True)
     wanted: Any = policy.module(with_distribution=True)(torch.from_numpy(observations))
-    for given, value in zip(_run(path, observations), [wanted] if policy.policy.discrete else wanted, strict=True):
+    for given, value in zip(
+        _run(path, observations), [wanted] if policy.policy.discrete else wanted, strict=True
+    ):
         np.testing.assert_allclose(given, value.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name)
+    )
     with pytest.raises(UserError, match=r"onnx and onnxscript.*maml-rl\[export\]"):
         make_meta_policy("plain").export(tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("path", "told"), [("policy.pb", r"\.onnx, \.ts, \.pt2"), ("no/policy.ts", "no folder")])
+@pytest.mark.parametrize(
+    ("path", "told"), [("policy.pb", r"\.onnx, \.ts, \.pt2"), ("no/policy.ts", "no folder")]
+)
 def test_what_cannot_be_written_is_refused(path: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
         make_meta_policy("plain").export(tmp_path / path)
@@ -127,7 +137,11 @@ def test_the_package_offers_what_the_documents_name() -> None:
 
 @pytest.mark.parametrize(
     "space",
-    [spaces.MultiDiscrete([2, 3]), spaces.Discrete(3, start=1), spaces.Box(-1.0, 1.0, (2, 2), np.float32)],
+    [
+        spaces.MultiDiscrete([2, 3]),
+        spaces.Discrete(3, start=1),
+        spaces.Box(-1.0, 1.0, (2, 2), np.float32),
+    ],
     ids=str,
 )
 def test_actions_that_are_not_plain_are_refused(space: spaces.Space, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def gaussian(seed: int, shared: bool) -> Gaussian:
-    return Gaussian(randn(T, N, A, seed=seed), 0.4 * randn(T, 1 if shared else N, A, seed=seed + 1) - 0.3)
+    return Gaussian(
+        randn(T, N, A, seed=seed), 0.4 * randn(T, 1 if shared else N, A, seed=seed + 1) - 0.3
+    )
 
 
 def torch_gaussian(dist: Gaussian) -> td.Distribution:
@@ -35,7 +37,10 @@ def torch_gaussian(dist: Gaussian) -> td.Distribution:
 
 def random_stack(policy: torch.nn.Module, num_tasks: int = T) -> dict[str, torch.Tensor]:
     stack = make_stack(parameters(policy), num_tasks)
-    return {name: value + 0.5 * randn(*value.shape, seed=i).to(value) for i, (name, value) in enumerate(stack.items())}
+    return {
+        name: value + 0.5 * randn(*value.shape, seed=i).to(value)
+        for i, (name, value) in enumerate(stack.items())
+    }
 
 
 def fisher_from_hessian_of_kl(dist: Gaussian | Categorical, weights: torch.Tensor) -> torch.Tensor:
@@ -44,11 +49,15 @@ def fisher_from_hessian_of_kl(dist: Gaussian | Categorical, weights: torch.Tenso
     sizes = [value.numel() for value in dist]
 
     def total(vector):
-        parts = [part.reshape(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
+        parts = [
+            part.reshape(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)
+        ]
         if isinstance(dist, Gaussian):
             kl = td.kl_divergence(torch_gaussian(dist), torch_gaussian(Gaussian(*parts)))
         else:
-            kl = td.kl_divergence(td.Categorical(logits=dist.logits), td.Categorical(logits=parts[0]))
+            kl = td.kl_divergence(
+                td.Categorical(logits=dist.logits), td.Categorical(logits=parts[0])
+            )
         return (weights * kl).sum()
 
     return torch.autograd.functional.hessian(total, torch.cat([value.flatten() for value in dist]))
@@ -59,7 +68,9 @@ def check_fisher_product(dist: Gaussian | Categorical) -> None:
     tangents = [randn(*value.shape, seed=20 + i) for i, value in enumerate(dist)]
     product = dist.fisher_product(tangents, weights)
     assert [value.shape for value in product] == [value.shape for value in dist]
-    expected = fisher_from_hessian_of_kl(dist, weights) @ torch.cat([value.flatten() for value in tangents])
+    expected = fisher_from_hessian_of_kl(dist, weights) @ torch.cat(
+        [value.flatten() for value in tangents]
+    )
     torch.testing.assert_close(torch.cat([value.flatten() for value in product]), expected, **CLOSE)
 
 
@@ -84,8 +95,12 @@ class TestGaussian:
 
     def test_fisher_product_at_one_state(self):
         dist = Gaussian(randn(T, 1, A), randn(T, 1, A, seed=1))
-        product = dist.fisher_product((randn(T, 1, A, seed=2), randn(T, 1, A, seed=3)), torch.full((T, 1), 0.5))
-        torch.testing.assert_close(product[0], 0.5 * randn(T, 1, A, seed=2) * torch.exp(-2 * dist.log_std))
+        product = dist.fisher_product(
+            (randn(T, 1, A, seed=2), randn(T, 1, A, seed=3)), torch.full((T, 1), 0.5)
+        )
+        torch.testing.assert_close(
+            product[0], 0.5 * randn(T, 1, A, seed=2) * torch.exp(-2 * dist.log_std)
+        )
         torch.testing.assert_close(product[1], randn(T, 1, A, seed=3))
 
     def test_sample_and_mode(self):
@@ -107,13 +122,17 @@ class TestCategorical:
     def test_log_prob(self):
         logits, actions = randn(T, N, 4), torch.arange(T * N).reshape(T, N) % 4
         log_prob = Categorical(logits).log_prob(actions)
-        torch.testing.assert_close(log_prob, td.Categorical(logits=logits).log_prob(actions), **CLOSE)
+        torch.testing.assert_close(
+            log_prob, td.Categorical(logits=logits).log_prob(actions), **CLOSE
+        )
 
     def test_kl(self):
         p, q = randn(T, N, 4), randn(T, N, 4, seed=1)
         expected = td.kl_divergence(td.Categorical(logits=p), td.Categorical(logits=q))
         torch.testing.assert_close(Categorical(p).kl(Categorical(q)), expected, **CLOSE)
-        torch.testing.assert_close(Categorical(p).kl(Categorical(p + 3)), torch.zeros_like(expected), **CLOSE)
+        torch.testing.assert_close(
+            Categorical(p).kl(Categorical(p + 3)), torch.zeros_like(expected), **CLOSE
+        )
 
     def test_fisher_product(self):
         check_fisher_product(Categorical(randn(T, N, 4)))
@@ -174,7 +193,9 @@ class TestMultiCategorical:
     def test_kl_sums_over_actions(self):
         dist, other = self.dist(), self.dist(seed=1)
         pairs = zip(self.parts(dist), self.parts(other), strict=True)
-        torch.testing.assert_close(dist.kl(other), sum(td.kl_divergence(p, q) for p, q in pairs), **CLOSE)
+        torch.testing.assert_close(
+            dist.kl(other), sum(td.kl_divergence(p, q) for p, q in pairs), **CLOSE
+        )
         assert torch.equal(dist.kl(dist), torch.zeros(T, N, dtype=torch.float64))
 
     def test_fisher_product(self):
@@ -183,7 +204,9 @@ class TestMultiCategorical:
         (product,) = dist.fisher_product([tangent], weights)
         for d, n in enumerate(self.CHOICES):
             p = dist.logits[:, :, d, :n].softmax(-1)
-            fisher = torch.diag_embed(p) - p[..., :, None] * p[..., None, :]  # of each state, explicitly
+            fisher = (
+                torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
+            )  # of each state, explicitly
             expected = weights[..., None] * (fisher @ tangent[:, :, d, :n, None])[..., 0]
             torch.testing.assert_close(product[:, :, d, :n], expected, **CLOSE)
             assert (product[:, :, d, n:] == 0).all()
@@ -192,7 +215,9 @@ class TestMultiCategorical:
         num_samples = 20_000
         logits = self.dist().logits[:1, :1].float()
         noise = self.policy.draw_noise(np.random.default_rng(0), (1, num_samples))
-        actions = MultiCategorical(logits.expand(1, num_samples, -1, -1)).sample(torch.from_numpy(noise))
+        actions = MultiCategorical(logits.expand(1, num_samples, -1, -1)).sample(
+            torch.from_numpy(noise)
+        )
         assert actions.shape == (1, num_samples, 3)
         frequencies = torch.nn.functional.one_hot(actions[0], 4).float().mean(0)
         p = logits[0, 0].softmax(-1)
@@ -248,17 +273,27 @@ class TestMLPPolicy:
             if not discrete:
                 torch.testing.assert_close(batch.log_std[i, 0], task["log_std"], **CLOSE)
 
-    @pytest.mark.parametrize("sizes", [(5, 7, 3), (20, 7, 3), (5, 20, 3), (5, 7, 20), (20, 20, 20), (1, 1, 1)])
+    @pytest.mark.parametrize(
+        "sizes", [(5, 7, 3), (20, 7, 3), (5, 20, 3), (5, 7, 20), (20, 20, 20), (1, 1, 1)]
+    )
     def test_value_and_gradients_of_a_layer(self, sizes):
         states, fan_in, fan_out = sizes
         rng = np.random.default_rng(0)
-        settings = {"hidden_sizes": (), "nonlinearity": "tanh", "init_std": 1.0, "dtype": torch.float64}
+        settings = {
+            "hidden_sizes": (),
+            "nonlinearity": "tanh",
+            "init_std": 1.0,
+            "dtype": torch.float64,
+        }
         policy = MLPPolicy(fan_in, fan_out, discrete=True, rng=rng, **settings)
 
         def logits(x, weight, bias):
             return policy.forward_stack({"weight_0": weight, "bias_0": bias}, x).logits
 
-        inputs = [randn(*shape).requires_grad_() for shape in ((2, states, fan_in), (2, fan_in, fan_out), (2, fan_out))]
+        inputs = [
+            randn(*shape).requires_grad_()
+            for shape in ((2, states, fan_in), (2, fan_in, fan_out), (2, fan_out))
+        ]
         x, weight, bias = inputs
         expected = torch.einsum("tnk,tkm->tnm", x, weight) + bias[:, None]
         found = logits(*inputs)
@@ -275,7 +310,14 @@ class TestMLPPolicy:
     def test_initial_parameters(self):
         rng = np.random.default_rng(0)
         policy = MLPPolicy(
-            30, 20, discrete=False, hidden_sizes=(50,), nonlinearity="tanh", init_std=0.5, rng=rng, dtype=torch.float64
+            30,
+            20,
+            discrete=False,
+            hidden_sizes=(50,),
+            nonlinearity="tanh",
+            init_std=0.5,
+            rng=rng,
+            dtype=torch.float64,
         )
         theta = parameters(policy)
         for name, fans in (("weight_0", (30, 50)), ("weight_1", (50, 20))):
@@ -284,7 +326,9 @@ class TestMLPPolicy:
             assert 0.97 * bound < theta[name].abs().max() <= bound
             assert abs(theta[name].mean()) < 0.1 * bound
         assert all((theta[name] == 0).all() for name in ("bias_0", "bias_1"))
-        torch.testing.assert_close(theta["log_std"].exp(), torch.full((20,), 0.5, dtype=torch.float64))
+        torch.testing.assert_close(
+            theta["log_std"].exp(), torch.full((20,), 0.5, dtype=torch.float64)
+        )
         assert "log_std" not in parameters(make_policy(discrete=True))
 
     def test_gaussian_noise_is_standard(self):
@@ -304,7 +348,9 @@ class TestDistributionOfAnyModule:
         assert batch.mean.shape == (T, N, A)
         assert batch.log_std.shape == (T, 1, A)
         for i in range(T):
-            single = functional_call(policy, {n: v[i] for n, v in stack.items()}, (observations[i],))
+            single = functional_call(
+                policy, {n: v[i] for n, v in stack.items()}, (observations[i],)
+            )
             for ours, theirs in zip(batch, single, strict=True):
                 torch.testing.assert_close(ours[i], theirs, **CLOSE)
 
@@ -348,7 +394,9 @@ class TestParameters:
     @pytest.mark.parametrize("lead", [(), (T,)])
     def test_flatten_and_unflatten_are_inverse(self, lead):
         like = parameters(make_policy())
-        values = {name: randn(*lead, *value.shape, seed=i) for i, (name, value) in enumerate(like.items())}
+        values = {
+            name: randn(*lead, *value.shape, seed=i) for i, (name, value) in enumerate(like.items())
+        }
         vector = flatten(values, batch_dims=len(lead))
         assert vector.shape == (*lead, sum(value.numel() for value in like.values()))
         back = unflatten(vector, like)
@@ -364,7 +412,8 @@ class TestActionSize:
         assert action_size(spaces.MultiDiscrete([3, 2])) == (5, (3, 2))
 
     @pytest.mark.parametrize(
-        "space", [spaces.Box(0, 9, (2,), np.int64), spaces.MultiDiscrete([[3, 2]]), spaces.MultiBinary(3)]
+        "space",
+        [spaces.Box(0, 9, (2,), np.int64), spaces.MultiDiscrete([[3, 2]]), spaces.MultiBinary(3)],
     )
     def test_refuses_other_spaces(self, space):
         with pytest.raises(UserError, match="not supported"):

@@ -38,8 +38,12 @@ def seen_by(normalizer: ObservationNormalizer, episodes: Episodes) -> Episodes:
     return dataclasses.replace(episodes, observations=normalizer.normalize(episodes.observations))
 
 
-def updated(normalizer: ObservationNormalizer, collections: list[Episodes]) -> ObservationNormalizer:
-    return normalizer.updated(torch.cat([episodes.real_observations for episodes in collections]), Ranks())
+def updated(
+    normalizer: ObservationNormalizer, collections: list[Episodes]
+) -> ObservationNormalizer:
+    return normalizer.updated(
+        torch.cat([episodes.real_observations for episodes in collections]), Ranks()
+    )
 
 
 def real(episodes: Episodes) -> np.ndarray:
@@ -54,7 +58,9 @@ def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
         raw.append(real(episodes))
         everything = np.concatenate(raw)
         assert int(normalizer.num_states) == len(everything)
-        np.testing.assert_allclose(normalizer.mean.numpy(), everything.mean(0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            normalizer.mean.numpy(), everything.mean(0), rtol=1e-9, atol=1e-12
+        )
         np.testing.assert_allclose(normalizer.std.numpy(), everything.std(0), rtol=1e-9)
 
 
@@ -64,7 +70,9 @@ def test_round_trip_and_unit_spread():
     normalized = normalizer.normalize(torch.from_numpy(real(episodes)))
     np.testing.assert_allclose(normalized.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(normalized.std(0, correction=0), 1, rtol=1e-9)
-    np.testing.assert_allclose((normalized * normalizer.std + normalizer.mean).numpy(), real(episodes), rtol=1e-9)
+    np.testing.assert_allclose(
+        (normalized * normalizer.std + normalizer.mean).numpy(), real(episodes), rtol=1e-9
+    )
 
 
 def test_an_update_leaves_the_old_statistics_as_they_are():
@@ -111,7 +119,9 @@ def test_a_constant_entry_is_only_shifted():
         [dataclasses.replace(episodes, observations=observations)],
     )
     assert float(normalizer.std[1]) == 1.0
-    assert normalizer.normalize(torch.full((1, 3), 4.5, dtype=torch.float64))[0, 1] == pytest.approx(0.5)
+    assert normalizer.normalize(torch.full((1, 3), 4.5, dtype=torch.float64))[
+        0, 1
+    ] == pytest.approx(0.5)
 
 
 def test_keeps_the_dtype_of_observations():
@@ -163,7 +173,12 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
     )
     collector = Collector(env, policy, 2, 2, 6, ActionMap(env.single_action_space, 0.5), CPU)
     trainer = MetaTrainer(
-        collector, InnerConfig(num_steps=num_steps), TRPOConfig(), BaselineConfig(), seed=0, max_failed_share=0.25
+        collector,
+        InnerConfig(num_steps=num_steps),
+        TRPOConfig(),
+        BaselineConfig(),
+        seed=0,
+        max_failed_share=0.25,
     )
     state = TrainingState(parameters(policy), {}, ObservationNormalizer.empty(2, CPU))
     for _ in range(3):

@@ -36,7 +36,11 @@ VALUES = {"iteration": 3, "num_env_steps": 12345, "nested": {"name": [1, "two", 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_tensors_and_values_come_back(tmp_path):
@@ -53,7 +57,9 @@ def test_tensors_and_values_come_back(tmp_path):
 
 
 def test_strided_and_empty_tensors_come_back(tmp_path):
-    tensors = {"theta": {"transposed": torch.arange(6.0).reshape(2, 3).T, "empty": torch.zeros(0, 4)}}
+    tensors = {
+        "theta": {"transposed": torch.arange(6.0).reshape(2, 3).T, "empty": torch.zeros(0, 4)}
+    }
     loaded = load_checkpoint(save_checkpoint(tmp_path, 0, tensors, {}), CPU)
     for name, value in tensors["theta"].items():
         assert torch.equal(loaded.tensors["theta"][name], value)
@@ -96,7 +102,9 @@ def test_a_failed_write_leaves_older_checkpoints_and_no_new_one(tmp_path, monkey
     assert before.items() <= contents(tmp_path).items()
     assert latest_checkpoint(tmp_path) == tmp_path / "000001"
 
-    save_checkpoint(tmp_path, 2, TENSORS, {"iteration": 2})  # what the failure left behind does not stand in the way
+    save_checkpoint(
+        tmp_path, 2, TENSORS, {"iteration": 2}
+    )  # what the failure left behind does not stand in the way
     assert load_checkpoint(tmp_path / "000002", CPU).values["iteration"] == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "000002"]
 
@@ -119,7 +127,9 @@ def test_damaged_files_are_refused(tmp_path, name, damage):
     if damage == "folder":
         file.mkdir()
     elif damage != "missing":
-        file.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "garbage": b"\xff\x00" * 40}[damage])
+        file.write_bytes(
+            {"empty": b"", "half": whole[: len(whole) // 2], "garbage": b"\xff\x00" * 40}[damage]
+        )
     with pytest.raises(UserError, match="000003"):
         load_checkpoint(path, CPU)
 
@@ -183,7 +193,9 @@ def test_every_flipped_bit_is_noticed(tmp_path, name):
             loaded = load_checkpoint(path, CPU)
         except DamagedCheckpoint:
             continue
-        assert name == "SHA256SUMS", f"bit {bit}"  # in the blank before a name, say, where it says nothing
+        assert name == "SHA256SUMS", (
+            f"bit {bit}"
+        )  # in the blank before a name, say, where it says nothing
         assert loaded.values["iteration"] == 3
 
 
@@ -193,7 +205,9 @@ def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path, header):
     path = save_checkpoint(tmp_path, 3, {"theta": {"a": torch.zeros(2)}}, VALUES)
     size, end = 1 << 50, (1 << 52 if header == "offsets" else 8)
     shape = [size] if header in ("shape", "offsets") else [2]
-    text = json.dumps({"theta/a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    text = json.dumps(
+        {"theta/a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}
+    ).encode()
     length = size if header == "length" else len(text)
     (path / "tensors.safetensors").write_bytes(length.to_bytes(8, "little") + text + bytes(8))
     reseal(path)
@@ -202,7 +216,8 @@ def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path, header):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"x": NaN}', '{"x": -Infinity}', '{"x": 1e999}', '{"x": ' + "9" * 5000 + "}", "[" * 99999]
+    "text",
+    ['{"x": NaN}', '{"x": -Infinity}', '{"x": 1e999}', '{"x": ' + "9" * 5000 + "}", "[" * 99999],
 )
 def test_values_that_json_or_python_cannot_mean_are_refused(tmp_path, text):
     path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)
@@ -235,7 +250,9 @@ def test_format_1_still_loads(tmp_path):
     with pytest.raises(DamagedCheckpoint, match="SHA256SUMS is missing"):
         load_checkpoint(path, CPU)
     (path / "values.json").write_text(json.dumps({**VALUES, "format_version": 1}))
-    assert torch.equal(load_checkpoint(path, CPU).tensors["theta"]["weight"], TENSORS["theta"]["weight"])
+    assert torch.equal(
+        load_checkpoint(path, CPU).tensors["theta"]["weight"], TENSORS["theta"]["weight"]
+    )
 
 
 def test_a_newer_format_is_not_passed_over(tmp_path):

@@ -26,7 +26,9 @@ def test_the_names_are_the_folders() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_loaded_by_its_name_and_acts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_is_loaded_by_its_name_and_acts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     policy = maml_rl.load(name)
     assert policy.config.env.name == name
@@ -47,13 +49,22 @@ def test_each_has_its_curve_its_evaluation_and_its_command(name: str) -> None:
     assert returns[1] > returns[0], "adaptation helps"
     document = (ROOT / "docs" / "pretrained.md").read_text()
     assert re.search(rf"python -m maml_rl.train --env {name}( .*)?\n", document)
-    absolute = re.compile(rb"(^|[^\w.~-])/[A-Za-z]{3,}/", re.MULTILINE)  # a path of the machine that it was trained on
-    assert not [path for path in (FOLDER / name).rglob("*") if path.is_file() and absolute.search(path.read_bytes())]
+    absolute = re.compile(
+        rb"(^|[^\w.~-])/[A-Za-z]{3,}/", re.MULTILINE
+    )  # a path of the machine that it was trained on
+    assert not [
+        path
+        for path in (FOLDER / name).rglob("*")
+        if path.is_file() and absolute.search(path.read_bytes())
+    ]
 
 
 def test_adaptation_brings_the_point_to_its_goal() -> None:
     policy, task = maml_rl.load("PointNavigation"), {"goal_x": 0.4, "goal_y": -0.3}
-    evaluated = [p.predict(np.zeros(2), deterministic=True)[0] @ [0.8, -0.6] for p in (policy, policy.adapt(task=task))]
+    evaluated = [
+        p.predict(np.zeros(2), deterministic=True)[0] @ [0.8, -0.6]
+        for p in (policy, policy.adapt(task=task))
+    ]
     assert evaluated[1] > evaluated[0] + 0.02
 
 
@@ -78,7 +89,9 @@ def _files() -> set[Path]:
     return set(FOLDER.rglob("*"))
 
 
-def test_the_commands_write_beside_and_not_into_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_write_beside_and_not_into_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = _files()
     sizes = ["--num_tasks", "2", "--num_episodes", "2", "--num_steps", "1"]
@@ -92,10 +105,42 @@ def test_the_commands_write_beside_and_not_into_the_package(tmp_path: Path, monk
 
 def test_training_starts_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sizes = ["--num_iterations", "1", "--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "5"]
-    off = ["--logging.final_evaluation", "false", "--logging.final_video", "false", "--output", "run"]
+    sizes = [
+        "--num_iterations",
+        "1",
+        "--meta_batch_size",
+        "2",
+        "--num_episodes",
+        "2",
+        "--horizon",
+        "5",
+    ]
+    off = [
+        "--logging.final_evaluation",
+        "false",
+        "--logging.final_video",
+        "false",
+        "--output",
+        "run",
+    ]
     assert (
-        main(["train", "--env", "PointNavigation", "--seed", "7", "--init_from", "PointNavigation", *sizes, *off]) == 0
+        main(
+            [
+                "train",
+                "--env",
+                "PointNavigation",
+                "--seed",
+                "7",
+                "--init_from",
+                "PointNavigation",
+                *sizes,
+                *off,
+            ]
+        )
+        == 0
     )
-    trained, start = maml_rl.load("run").theta["weight_0"], maml_rl.load("PointNavigation").theta["weight_0"]
+    trained, start = (
+        maml_rl.load("run").theta["weight_0"],
+        maml_rl.load("PointNavigation").theta["weight_0"],
+    )
     assert float((trained - start).abs().max()) < 0.2

@@ -41,7 +41,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: sorted(points) for tag, points in found.items()}
 
 
-def log(folder: Path, last_step: int, steps: range, tag: str = "train/x", sign: float = 1.0) -> None:
+def log(
+    folder: Path, last_step: int, steps: range, tag: str = "train/x", sign: float = 1.0
+) -> None:
     logger = make_logger(folder, last_step)
     for step in steps:
         logger.record(tag, sign * step)
@@ -51,7 +53,11 @@ def log(folder: Path, last_step: int, steps: range, tag: str = "train/x", sign: 
 
 def test_rows_and_scalars_are_written(tmp_path):
     log(tmp_path, 0, range(1, 4))
-    assert [(row[STEP], row["train/x"]) for row in rows(tmp_path)] == [("1", "1.0"), ("2", "2.0"), ("3", "3.0")]
+    assert [(row[STEP], row["train/x"]) for row in rows(tmp_path)] == [
+        ("1", "1.0"),
+        ("2", "2.0"),
+        ("3", "3.0"),
+    ]
     assert scalars(tmp_path) == {"train/x": [(1, 1.0), (2, 2.0), (3, 3.0)]}
 
 
@@ -87,7 +93,15 @@ def images(folder: Path) -> list[tuple[int, str, bytes, int, int]]:
             for value in event.summary.value:
                 if value.HasField("image"):
                     image = value.image
-                    found.append((event.step, value.tag, image.encoded_image_string, image.height, image.width))
+                    found.append(
+                        (
+                            event.step,
+                            value.tag,
+                            image.encoded_image_string,
+                            image.height,
+                            image.width,
+                        )
+                    )
     return sorted(found)
 
 
@@ -145,7 +159,9 @@ def test_every_half_written_event_is_survived(tmp_path):
             file.unlink()
         path.write_bytes(whole[:size])
         log(tmp_path, 2, range(3, 4))
-        assert scalars(tmp_path) == {"train/x": [(1, 1.0), (2, 2.0), (3, 3.0)]}, f"cut at byte {size}"
+        assert scalars(tmp_path) == {"train/x": [(1, 1.0), (2, 2.0), (3, 3.0)]}, (
+            f"cut at byte {size}"
+        )
 
 
 @pytest.mark.parametrize("tail", [b"\x00" * 512, b"garbage" * 20])

@@ -17,7 +17,13 @@ import yaml
 
 import maml_rl
 from maml_rl.errors import UserError
-from maml_rl.runs.run_folder import create_run_folder, locked, new_default_folder, read_config, read_yaml
+from maml_rl.runs.run_folder import (
+    create_run_folder,
+    locked,
+    new_default_folder,
+    read_config,
+    read_yaml,
+)
 from maml_rl.settings.config import to_mapping
 
 
@@ -39,7 +45,9 @@ def test_a_new_folder_describes_the_run(tmp_path):
     assert read_config(folder) == config
     versions = json.loads((folder / "versions.json").read_text())
     assert versions["torch"] == importlib.metadata.version("torch")
-    assert {"python", "maml-rl", "gymnasium", "mujoco", "numpy"} <= {key for key, value in versions.items() if value}
+    assert {"python", "maml-rl", "gymnasium", "mujoco", "numpy"} <= {
+        key for key, value in versions.items() if value
+    }
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -50,7 +58,11 @@ def test_an_empty_folder_is_taken(tmp_path):
 @pytest.mark.parametrize("present", ["file in it", "hidden file in it", "file"])
 def test_a_folder_that_holds_something_is_refused_untouched(tmp_path, present):
     folder = tmp_path / "run"
-    kept = folder if present == "file" else folder / (".hidden" if "hidden" in present else "thesis.txt")
+    kept = (
+        folder
+        if present == "file"
+        else folder / (".hidden" if "hidden" in present else "thesis.txt")
+    )
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("precious")
     with pytest.raises(UserError, match="not empty"):
@@ -76,7 +88,9 @@ def test_an_empty_configuration_is_no_run(tmp_path):
         read_config(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["- 1\n- 2\n", "text", "3", "a: [1", "a: b: c", "\t", "!!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "text", ["- 1\n- 2\n", "text", "3", "a: [1", "a: b: c", "\t", "!!python/object:os.system {}"]
+)
 def test_a_file_that_holds_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "settings.yaml"
     path.write_text(text)
@@ -112,7 +126,9 @@ def test_a_lock_dies_with_its_process(tmp_path):
         "    sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another process"), locked(tmp_path):
             pass

@@ -18,10 +18,14 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def make_policy(dtype: torch.dtype = torch.float64, discrete: bool = False, **settings: object) -> MLPPolicy:
+def make_policy(
+    dtype: torch.dtype = torch.float64, discrete: bool = False, **settings: object
+) -> MLPPolicy:
     chosen = {"hidden_sizes": (6, 8), "nonlinearity": "tanh", "init_std": 0.7} | settings
     rng = np.random.default_rng(0)
-    return MLPPolicy(OBSERVATION_SIZE, ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **chosen)  # type: ignore[arg-type]
+    return MLPPolicy(
+        OBSERVATION_SIZE, ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **chosen
+    )  # type: ignore[arg-type]
 
 
 def moved_stack(policy: MLPPolicy) -> dict[str, torch.Tensor]:
@@ -45,9 +49,15 @@ CASES = {
 
 @pytest.mark.parametrize("is_normalized", [False, True])
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
-def test_actions_are_samples_of_the_distribution(settings: dict[str, object], is_normalized: bool) -> None:
+def test_actions_are_samples_of_the_distribution(
+    settings: dict[str, object], is_normalized: bool
+) -> None:
     policy = make_policy(**settings)  # type: ignore[arg-type]
-    stack, noise, observations = moved_stack(policy), draw(2, H, T, E, ACTION_SIZE), draw(3, H, T * E, OBSERVATION_SIZE)
+    stack, noise, observations = (
+        moved_stack(policy),
+        draw(2, H, T, E, ACTION_SIZE),
+        draw(3, H, T * E, OBSERVATION_SIZE),
+    )
     if policy.context_size:
         stack["context"] = draw(4, T, policy.context_size)
     normalizer = None
@@ -60,7 +70,9 @@ def test_actions_are_samples_of_the_distribution(settings: dict[str, object], is
         seen = observations[t].view(T, E, -1)
         seen = seen if normalizer is None else normalizer.normalize(seen)
         expected = distribution(policy, stack, seen).sample(noise[t]).detach().flatten(0, 1).numpy()
-        np.testing.assert_allclose(act(observations[t].numpy(), t), expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            act(observations[t].numpy(), t), expected, rtol=1e-12, atol=1e-12
+        )
     assert torch.equal(observations, before)
 
 
@@ -70,5 +82,10 @@ def test_in_single_precision_too() -> None:
     observations = draw(3, T * E, OBSERVATION_SIZE).float()
     actions = actor(policy, stack, noise, None)(observations.numpy(), 1)
     assert actions.dtype == np.float32
-    expected = distribution(policy, stack, observations.view(T, E, -1)).sample(noise[1]).detach().flatten(0, 1)
+    expected = (
+        distribution(policy, stack, observations.view(T, E, -1))
+        .sample(noise[1])
+        .detach()
+        .flatten(0, 1)
+    )
     np.testing.assert_allclose(actions, expected.numpy(), rtol=1e-5, atol=1e-5)

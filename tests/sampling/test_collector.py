@@ -41,7 +41,15 @@ class StubVectorEnv:
     """
 
     def __init__(
-        self, num_envs, action_space, *, lengths=None, time_limits=None, void_at=None, nan=None, nan_after_end=False
+        self,
+        num_envs,
+        action_space,
+        *,
+        lengths=None,
+        time_limits=None,
+        void_at=None,
+        nan=None,
+        nan_after_end=False,
     ):
         self.num_envs = num_envs
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (3,))
@@ -80,7 +88,9 @@ class StubVectorEnv:
         self.steps = self.steps + live
         void = np.zeros(self.num_envs, bool)
         if self.void_at:
-            void[self.void_at[0]] = live[self.void_at[0]] and self.steps[self.void_at[0]] == self.void_at[1]
+            void[self.void_at[0]] = (
+                live[self.void_at[0]] and self.steps[self.void_at[0]] == self.void_at[1]
+            )
         self.terminated = self.terminated | (live & ~void & (self.steps >= self.lengths))
         self.truncated = self.truncated | void | (live & (self.steps >= self.time_limits))
         self.finished = self.terminated | self.truncated
@@ -88,7 +98,13 @@ class StubVectorEnv:
         if self.nan and self.nan[0] == "reward" and self.steps.max() == self.nan[2]:
             reward[self.nan[1]] = self.nan[3]
         last = actions if actions.ndim == 1 else actions[:, 0]
-        return self._observation(last), reward, self.terminated.copy(), self.truncated.copy(), {"void": void}
+        return (
+            self._observation(last),
+            reward,
+            self.terminated.copy(),
+            self.truncated.copy(),
+            {"void": void},
+        )
 
     def close(self):
         pass
@@ -108,15 +124,27 @@ def make_mlp(observation_size, action_size=2, discrete=False, dtype=torch.float3
 
 
 def point_collector(num_tasks=3, num_episodes=4, num_envs=12, scale=1.0, **family) -> Collector:
-    env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=num_envs, max_episode_steps=H, **family)
-    return Collector(env, make_mlp(2), num_tasks, num_episodes, H, ActionMap(env.single_action_space, scale), CPU)
+    env = gym.make_vec(
+        "maml_rl/PointNavigation-v0", num_envs=num_envs, max_episode_steps=H, **family
+    )
+    return Collector(
+        env, make_mlp(2), num_tasks, num_episodes, H, ActionMap(env.single_action_space, scale), CPU
+    )
 
 
-def stub_collector(num_tasks=2, num_episodes=3, num_envs=6, action_space=None, discrete=False, **options) -> Collector:
+def stub_collector(
+    num_tasks=2, num_episodes=3, num_envs=6, action_space=None, discrete=False, **options
+) -> Collector:
     space = action_space or (spaces.Discrete(4) if discrete else spaces.Box(-1, 1, (2,)))
     env = StubVectorEnv(num_envs, space, **options)
     return Collector(
-        env, make_mlp(3, 4 if discrete else 2, discrete), num_tasks, num_episodes, H, ActionMap(space, 1.0), CPU
+        env,
+        make_mlp(3, 4 if discrete else 2, discrete),
+        num_tasks,
+        num_episodes,
+        H,
+        ActionMap(space, 1.0),
+        CPU,
     )
 
 
@@ -124,11 +152,16 @@ def stack_of(collector: Collector) -> dict[str, torch.Tensor]:
     """Every task its own parameters."""
     theta = make_stack(parameters(collector.policy), collector.num_tasks)
     generator = torch.Generator().manual_seed(0)
-    return {name: value + 0.3 * torch.randn(value.shape, generator=generator) for name, value in theta.items()}
+    return {
+        name: value + 0.3 * torch.randn(value.shape, generator=generator)
+        for name, value in theta.items()
+    }
 
 
 def collect(collector: Collector, stack=None, streams=STREAMS, step=0, normalizer=None):
-    return collector.collect(stack_of(collector) if stack is None else stack, streams, step, normalizer)
+    return collector.collect(
+        stack_of(collector) if stack is None else stack, streams, step, normalizer
+    )
 
 
 def goals(num_tasks):
@@ -142,10 +175,14 @@ class TestOnThePointFamily:
         episodes = collect(collector)
         assert episodes.observations.shape == (3, 4, H, 2)
         assert episodes.actions.shape == (3, 4, H, 2)
-        assert episodes.rewards.shape == episodes.mask.shape == episodes.log_probs.shape == (3, 4, H)
+        assert (
+            episodes.rewards.shape == episodes.mask.shape == episodes.log_probs.shape == (3, 4, H)
+        )
         assert episodes.mask.all()
         assert (episodes.observations[:, :, 0] == 0).all()
-        displacement = (episodes.actions * 0.1).clamp(-0.1, 0.1)  # scale 1: an output of 1 is the whole half-range
+        displacement = (episodes.actions * 0.1).clamp(
+            -0.1, 0.1
+        )  # scale 1: an output of 1 is the whole half-range
         position = episodes.observations + displacement
         torch.testing.assert_close(position[:, :, :-1], episodes.observations[:, :, 1:])
         for i, goal in enumerate(goals(3)):
@@ -159,13 +196,15 @@ class TestOnThePointFamily:
         for collector in (whole, in_rounds):
             collector.set_tasks(goals(3))
             episodes = collect(collector)
-            noise = (episodes.actions - episodes.distribution[0].reshape(episodes.actions.shape)) * torch.exp(
-                -episodes.distribution[1][:, None]
-            )
+            noise = (
+                episodes.actions - episodes.distribution[0].reshape(episodes.actions.shape)
+            ) * torch.exp(-episodes.distribution[1][:, None])
             collected.append((episodes, noise))
         torch.testing.assert_close(collected[0][1], collected[1][1], rtol=1e-4, atol=1e-5)
         # The point starts at the origin whatever the seed, so here the episodes themselves are equal too.
-        torch.testing.assert_close(collected[0][0].rewards, collected[1][0].rewards, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            collected[0][0].rewards, collected[1][0].rewards, rtol=1e-4, atol=1e-6
+        )
 
     def test_noise_is_each_tasks_own_stream(self):
         collector = point_collector()
@@ -174,7 +213,9 @@ class TestOnThePointFamily:
         for i in range(3):
             noise = torch.from_numpy(collector.policy.draw_noise(STREAMS.actions(1, i), (4, H)))
             task = {name: value[i : i + 1] for name, value in stack.items()}
-            dist = distribution(collector.policy, task, episodes.observations[i : i + 1].flatten(1, 2))
+            dist = distribution(
+                collector.policy, task, episodes.observations[i : i + 1].flatten(1, 2)
+            )
             expected = dist.sample(noise.flatten(0, 1)[None]).reshape(4, H, 2)
             torch.testing.assert_close(episodes.actions[i], expected, rtol=1e-4, atol=1e-5)
 
@@ -212,7 +253,9 @@ class TestOnThePointFamily:
             for e in range(4):
                 reached = ((position[i, e] - goal).abs() < 0.15).all(-1).nonzero()
                 lengths.append(int(reached[0]) + 1 if len(reached) else H)
-                assert episodes.mask[i, e].tolist() == [1.0] * lengths[-1] + [0.0] * (H - lengths[-1])
+                assert episodes.mask[i, e].tolist() == [1.0] * lengths[-1] + [0.0] * (
+                    H - lengths[-1]
+                )
                 assert (episodes.rewards[i, e, lengths[-1] :] == 0).all()
         assert min(lengths) < max(lengths)
 
@@ -222,7 +265,10 @@ class TestOnThePointFamily:
         first, again = collect(collector), collect(collector)
         assert torch.equal(first.actions, again.actions)
         assert torch.equal(first.rewards, again.rewards)
-        for other in (collect(collector, step=1), collect(collector, streams=RandomStreams(0, Phase.TRAINING, 4))):
+        for other in (
+            collect(collector, step=1),
+            collect(collector, streams=RandomStreams(0, Phase.TRAINING, 4)),
+        ):
             assert not torch.isclose(first.actions, other.actions).any(-1).all()
 
     def test_global_generators_are_untouched(self):
@@ -267,7 +313,9 @@ class TestOnAStub:
         episodes = collect(collector)
         sent = np.stack(collector.env.actions[0])  # (H, num_envs, 2)
         np.testing.assert_allclose(
-            sent.reshape(H, 2, 3, 2).transpose(1, 2, 0, 3), episodes.actions.numpy().clip(-1, 1), rtol=1e-6
+            sent.reshape(H, 2, 3, 2).transpose(1, 2, 0, 3),
+            episodes.actions.numpy().clip(-1, 1),
+            rtol=1e-6,
         )
         assert (episodes.actions.abs() > 1).any()
 
@@ -342,11 +390,16 @@ class TestOnAStub:
         ],
     )
     def test_a_number_that_is_none_makes_its_episode_void(self, kind, value, what):
-        collector, failures = stub_collector(nan=(kind, 5, 2, value)), Failures([{"goal": 1}, {"goal": 2}], 6)
+        collector, failures = (
+            stub_collector(nan=(kind, 5, 2, value)),
+            Failures([{"goal": 1}, {"goal": 2}], 6),
+        )
         episodes = collector.collect(stack_of(collector), STREAMS, 0, None, failures)
         assert episodes.void.tolist() == [[False, False, False], [False, False, True]]
         assert failures.rows == [Failure(0, what, 1, {"goal": 2})]
-        assert np.isfinite(np.stack(collector.env.actions[0])).all()  # nothing that is none is sent either
+        assert np.isfinite(
+            np.stack(collector.env.actions[0])
+        ).all()  # nothing that is none is sent either
         whole = collect(stub_collector())
         for name in ("observations", "actions", "rewards", "mask", "log_probs"):
             value, expected = getattr(episodes, name), getattr(whole, name)
@@ -355,7 +408,10 @@ class TestOnAStub:
 
     @pytest.mark.parametrize("discrete", [False, True])
     def test_parameters_that_are_not_finite_make_every_episode_of_their_task_void(self, discrete):
-        collector, failures = stub_collector(discrete=discrete), Failures([{"goal": 1}, {"goal": 2}], 6)
+        collector, failures = (
+            stub_collector(discrete=discrete),
+            Failures([{"goal": 1}, {"goal": 2}], 6),
+        )
         stack = stack_of(collector)
         stack["bias_1"][1] = float("nan")
         episodes = collector.collect(stack, STREAMS, 0, None, failures)
@@ -365,9 +421,16 @@ class TestOnAStub:
 
     @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
     @pytest.mark.parametrize(
-        "huge", [{"weight_0": 3e38, "weight_1": 3e38}, {"bias_1": 3.4e38, "log_std": 88.0}, {"bias_1": np.inf}]
+        "huge",
+        [
+            {"weight_0": 3e38, "weight_1": 3e38},
+            {"bias_1": 3.4e38, "log_std": 88.0},
+            {"bias_1": np.inf},
+        ],
     )
-    def test_parameters_that_overflow_warn_of_nothing_and_make_their_task_void(self, nonlinearity, huge):
+    def test_parameters_that_overflow_warn_of_nothing_and_make_their_task_void(
+        self, nonlinearity, huge
+    ):
         collector, failures = stub_collector(), Failures([{"goal": 1}, {"goal": 2}], 6)
         collector.policy.nonlinearity = nonlinearity
         stack = stack_of(collector)
@@ -396,7 +459,9 @@ class TestOnAStub:
         finally:
             torch.set_num_threads(threads)
         assert all(torch.equal(stack[name], before[name]) for name in stack)
-        assert all(torch.equal(value, module[name]) for name, value in parameters(collector.policy).items())
+        assert all(
+            torch.equal(value, module[name]) for name, value in parameters(collector.policy).items()
+        )
         assert not episodes.log_probs.requires_grad
 
 

@@ -26,7 +26,13 @@ from maml_rl.policies.action_map import ActionMap
 from maml_rl.sampling.environments import as_task_vector_env, make_single_env, make_task_vector_env
 from maml_rl.settings.env import EnvConfig
 
-TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 5, "num_iterations": 2, "device": "cpu"}
+TINY: dict[str, Any] = {
+    "meta_batch_size": 2,
+    "num_episodes": 2,
+    "horizon": 5,
+    "num_iterations": 2,
+    "device": "cpu",
+}
 QUIET = {"final_evaluation": False, "final_video": False, "checkpoint_every": 1}
 both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
 
@@ -46,7 +52,9 @@ class Goal(gym.Env):
     def observation(self) -> np.ndarray:
         return np.zeros(self.observation_space.shape, np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if self.wrong == "reset":
             raise RuntimeError("stuck in reset")
@@ -100,7 +108,9 @@ class AnySpaces(gym.Env):
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         self.observation_space, self.action_space = observation_space, action_space
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.observation_space.seed(seed)
         return self.observation_space.sample(), {}
@@ -141,7 +151,9 @@ def _train(tmp_path: Path, env: dict[str, Any], **settings: Any) -> maml_rl.Meta
 class TestTasksOfTheConfiguration:
     @both_ways
     def test_gravity_of_the_pendulum_really_changes(self, vectorization):
-        config = EnvConfig(name="Pendulum-v1", kwarg_ranges={"g": [5, 15]}, vectorization=vectorization)
+        config = EnvConfig(
+            name="Pendulum-v1", kwarg_ranges={"g": [5, 15]}, vectorization=vectorization
+        )
         env = make_task_vector_env(config, 2, 10)
         gravities = [5.0, 15.0]
         for gravity in (gravities, gravities[::-1]):
@@ -154,14 +166,22 @@ class TestTasksOfTheConfiguration:
         env.close()
 
     def test_distributions(self):
-        setting = {"a": [1, 2], "b": {"low": 0.01, "high": 100, "log": True}, "c": {"choices": ["x", [1, 2], None]}}
-        tasks = EnvConfig(name="any", kwarg_ranges=setting).drawn_tasks.sample(np.random.default_rng(0), 4000)
+        setting = {
+            "a": [1, 2],
+            "b": {"low": 0.01, "high": 100, "log": True},
+            "c": {"choices": ["x", [1, 2], None]},
+        }
+        tasks = EnvConfig(name="any", kwarg_ranges=setting).drawn_tasks.sample(
+            np.random.default_rng(0), 4000
+        )
         a, b = np.array([task["a"] for task in tasks]), np.array([task["b"] for task in tasks])
         assert 1 <= a.min() < 1.01 < 1.99 < a.max() <= 2
         assert b.min() >= 0.01
         assert b.max() <= 100
         assert abs(np.median(np.log(b))) < 0.3
-        assert [sum(task["c"] == choice for task in tasks) > 1200 for choice in setting["c"]["choices"]] == [True] * 3
+        assert [
+            sum(task["c"] == choice for task in tasks) > 1200 for choice in setting["c"]["choices"]
+        ] == [True] * 3
         again = EnvConfig(name="any", kwarg_ranges=dict(reversed(setting.items())))
         assert again.drawn_tasks.sample(np.random.default_rng(0), 4000) == tasks
 
@@ -181,13 +201,22 @@ class TestTasksOfTheConfiguration:
     @pytest.mark.parametrize(
         ("env", "named"),
         [
-            ({"name": "Pendulum-v1", "kwarg_ranges": {"gg": [1, 2]}}, r"kwarg_ranges.*'gg'.*Did you mean 'g'.*: g\."),
-            ({"name": "Pendulum-v1", "task_list": [{"mass": 1}]}, "task_list.*'mass', nor has it set_task"),
+            (
+                {"name": "Pendulum-v1", "kwarg_ranges": {"gg": [1, 2]}},
+                r"kwarg_ranges.*'gg'.*Did you mean 'g'.*: g\.",
+            ),
+            (
+                {"name": "Pendulum-v1", "task_list": [{"mass": 1}]},
+                "task_list.*'mass', nor has it set_task",
+            ),
             (
                 {"name": "GoalWithTasks-v0", "kwarg_ranges": {"goal": [1, 2]}},
                 "GoalWithTasks-v0.*draws its tasks itself",
             ),
-            ({"name": "GoalWithTasks-v0", "task_list": [{"goal": 1}]}, "GoalWithTasks-v0.*draws its tasks itself"),
+            (
+                {"name": "GoalWithTasks-v0", "task_list": [{"goal": 1}]},
+                "GoalWithTasks-v0.*draws its tasks itself",
+            ),
             ({"name": "Goal-v0", "kwarg_ranges": {"size": {"choices": [2.5]}}}, "Goal-v0.*2.5"),
         ],
     )
@@ -200,13 +229,18 @@ class TestTasksOfTheConfiguration:
             EnvConfig(name="Goal-v0", kwarg_ranges={"goal": [1, 2]}, task_list=({"goal": 1},))
 
     @pytest.mark.parametrize("name", maml_envs.FAMILIES)
-    @pytest.mark.parametrize("setting", [{"kwarg_ranges": {"low": [1, 2]}}, {"task_list": [{"goal_velocity": 1}]}])
+    @pytest.mark.parametrize(
+        "setting", [{"kwarg_ranges": {"low": [1, 2]}}, {"task_list": [{"goal_velocity": 1}]}]
+    )
     def test_families_of_ours_draw_their_own(self, name, setting):
         with pytest.raises(UserError, match=rf"{name}.*env\.dynamics"):
             maml_rl.load_config(env={"name": name, **setting})
 
     def test_list_goes_to_set_task_or_to_the_constructor(self):
-        for name, task, reward in (("GoalOfList-v0", {"place": 2}, -20.0), ("Goal-v0", {"goal": 2}, -2.0)):
+        for name, task, reward in (
+            ("GoalOfList-v0", {"place": 2}, -20.0),
+            ("Goal-v0", {"goal": 2}, -2.0),
+        ):
             env = make_task_vector_env(EnvConfig(name=name, task_list=(task,)), 1, 5)
             assert env.sample_tasks(3) == [task] * 3
             env.set_tasks([task])
@@ -217,7 +251,9 @@ class TestTasksOfTheConfiguration:
     def test_spaces_may_not_change_with_the_arguments(self):
         env = make_task_vector_env(EnvConfig(name="Goal-v0", task_list=({"size": 3},)), 1, 5)
         env.set_tasks([{"size": 4}])
-        with pytest.raises(UserError, match=r"observation space of environment 'Goal-v0' changes.*'size': 4"):
+        with pytest.raises(
+            UserError, match=r"observation space of environment 'Goal-v0' changes.*'size': 4"
+        ):
             env.reset(seed=0)
         env.close()
 
@@ -237,7 +273,14 @@ class TestTasksOfTheConfiguration:
     def test_on_the_command_line(self, tmp_path, capsys):
         run = tmp_path / "run"
         flags = [f"--{name}={value}" for name, value in TINY.items()]
-        env = ["--env", "Goal-v0", "--env.task_list", "[{goal: 1}, {goal: 2}]", "--output", str(run)]
+        env = [
+            "--env",
+            "Goal-v0",
+            "--env.task_list",
+            "[{goal: 1}, {goal: 2}]",
+            "--output",
+            str(run),
+        ]
         assert main(["train", *env, *flags]) == 0
         assert maml_rl.load(run).config.env.task_list == ({"goal": 1}, {"goal": 2})
         others = ["--tasks.task_list", "[{goal: 5}]", "--num_tasks", "1", "--num_steps", "0"]
@@ -264,7 +307,9 @@ class TestSpaces:
     @pytest.mark.parametrize("name", OBSERVATIONS)
     def test_observations_are_flattened(self, name, tmp_path):
         space, box = OBSERVATIONS[name], spaces.Box(-1.0, 1.0, (1,))
-        config = EnvConfig(name="AnySpaces-v0", kwargs={"observation_space": space, "action_space": box})
+        config = EnvConfig(
+            name="AnySpaces-v0", kwargs={"observation_space": space, "action_space": box}
+        )
         env = make_task_vector_env(config, 2, 5)
         seen, _ = env.reset(seed=4)
         for i in range(2):
@@ -278,17 +323,23 @@ class TestSpaces:
         space = ACTIONS[name]
         box = spaces.Box(-1.0, 1.0, (3,))
         gym.register(id="TheseActions-v0", entry_point=lambda: AnySpaces(box, space))
-        policy = _train(tmp_path, {"name": "TheseActions-v0"}, outer={"name": outer}, num_iterations=1)
+        policy = _train(
+            tmp_path, {"name": "TheseActions-v0"}, outer={"name": outer}, num_iterations=1
+        )
         for deterministic in (True, False):
             action, _ = policy.predict(np.zeros(3, np.float32), deterministic=deterministic)
             assert space.contains(action), (action, action.dtype)
-            assert all(space.contains(one) for one in policy.predict(np.zeros((5, 3), np.float32))[0])
+            assert all(
+                space.contains(one) for one in policy.predict(np.zeros((5, 3), np.float32))[0]
+            )
         adapted = policy.adapt(gym.make("TheseActions-v0", max_episode_steps=5))
         assert adapted.num_adaptation_steps == 1
 
     def test_choices_are_counted_from_the_start(self):
         assert ActionMap(spaces.Discrete(3, start=5), 1.0)(np.array([0, 2])).tolist() == [5, 7]
-        assert ActionMap(ACTIONS["multi-discrete"], 1.0)(np.array([[1, 0, 2]])).tolist() == [[1, 5, 1]]
+        assert ActionMap(ACTIONS["multi-discrete"], 1.0)(np.array([[1, 0, 2]])).tolist() == [
+            [1, 5, 1]
+        ]
 
     def test_dict_observations_of_a_vector_environment_at_hand(self):
         space = OBSERVATIONS["dict"]
@@ -334,7 +385,14 @@ class TestMistakes:
     @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # Gymnasium's own checks warn of the same
     def test_one_line(self, wrong, status, named, vectorization, tmp_path, capfd):
         flags = [f"--{name}={value}" for name, value in TINY.items()]
-        env = ["--env", "GoalWithTasks-v0", "--env.kwargs", f"{{wrong: {wrong}}}", "--env.vectorization", vectorization]
+        env = [
+            "--env",
+            "GoalWithTasks-v0",
+            "--env.kwargs",
+            f"{{wrong: {wrong}}}",
+            "--env.vectorization",
+            vectorization,
+        ]
         assert main(["train", *env, *flags, "--output", str(tmp_path / "run")]) == status
         said, output = capfd.readouterr()
         assert ("--resume" in said) == (status == 2 and (tmp_path / "run").exists())
@@ -348,7 +406,9 @@ class TestMistakes:
         config = EnvConfig(name="Goal-v0", kwargs={"wrong": "death"}, vectorization="async")
         env = make_task_vector_env(config, 2, 5)
         env.reset(seed=0)
-        with pytest.raises(UserError, match=r"worker process of environment 'Goal-v0' died in step"):
+        with pytest.raises(
+            UserError, match=r"worker process of environment 'Goal-v0' died in step"
+        ):
             env.step(np.zeros((2, 1), np.float32))
         env.close()
         assert multiprocessing.active_children() == []
@@ -366,7 +426,9 @@ class TestMistakes:
     @pytest.mark.parametrize("task", [{"wrong name": 1.0}, 3.0], ids=["names", "type"])
     @both_ways
     def test_task_of_another_kind(self, task, vectorization):
-        env = make_task_vector_env(EnvConfig(name="GoalWithTasks-v0", vectorization=vectorization), 1, 5)
+        env = make_task_vector_env(
+            EnvConfig(name="GoalWithTasks-v0", vectorization=vectorization), 1, 5
+        )
         with pytest.raises(UserError, match=r"GoalWithTasks-v0.*(wrong name.*KeyError|got 3\.0)"):
             env.set_tasks([task])
         env.close()
@@ -393,6 +455,8 @@ if __name__ == "__main__":
 
 def test_workers_may_be_spawned(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "000001").is_dir()

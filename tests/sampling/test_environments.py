@@ -32,7 +32,9 @@ class Countdown(gym.Env):
         self.episode = 0
         self.void_from_episode = void_from_episode
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.count, self.drawn = 0, self.np_random.random()
         self.episode = 1 if seed is not None else self.episode + 1
@@ -43,7 +45,13 @@ class Countdown(gym.Env):
         info = {}
         if self.void_from_episode is not None:
             info["void"] = self.episode >= self.void_from_episode
-        return self._observation(), 10.0 * self.count + float(action[0]), self.count >= self.length, False, info
+        return (
+            self._observation(),
+            10.0 * self.count + float(action[0]),
+            self.count >= self.length,
+            False,
+            info,
+        )
 
     def _observation(self) -> np.ndarray:
         return np.array([self.count, self.length, self.drawn])
@@ -65,7 +73,9 @@ class CountdownByOptions(Countdown):
     def sample_tasks(self, num_tasks: int) -> list[dict[str, int]]:
         return [{"length": int(length)} for length in self.np_random.integers(2, 100, num_tasks)]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         self.length = (options or {}).get("task", {"length": NEVER})["length"]
         return super().reset(seed=seed, options=options)
 
@@ -86,9 +96,15 @@ def _registered() -> Iterator[None]:
 
 
 def _make(
-    env_id: str, num_envs: int = 2, horizon: int = 50, vectorization: Vectorization = "sync", **kwargs: Any
+    env_id: str,
+    num_envs: int = 2,
+    horizon: int = 50,
+    vectorization: Vectorization = "sync",
+    **kwargs: Any,
 ) -> GymTaskVectorEnv:
-    env = make_task_vector_env(EnvConfig(name=env_id, kwargs=kwargs, vectorization=vectorization), num_envs, horizon)
+    env = make_task_vector_env(
+        EnvConfig(name=env_id, kwargs=kwargs, vectorization=vectorization), num_envs, horizon
+    )
     assert isinstance(env, GymTaskVectorEnv)
     return env
 
@@ -160,7 +176,10 @@ def test_module_is_imported_first(module: str) -> None:
         ("Pendulum-v11", r"'Pendulum-v11'.*Did you mean 'Pendulum-v1'"),
         ("xyzzy_42", r"'xyzzy_42'.*Valid are.*HalfCheetahDir.*PointNavigation"),
         ("maml_envs:HalfCheetaVel", r"'HalfCheetaVel'.*Did you mean 'HalfCheetahVel'"),
-        ("no_such_module_anywhere:Env-v0", r"'no_such_module_anywhere:Env-v0'.*'no_such_module_anywhere' cannot be"),
+        (
+            "no_such_module_anywhere:Env-v0",
+            r"'no_such_module_anywhere:Env-v0'.*'no_such_module_anywhere' cannot be",
+        ),
         ("maml_envs.no_such_part:Env-v0", r"'maml_envs.no_such_part' cannot be imported"),
         ("no_such_module:Env-v0", "looked for in the current folder"),
     ],
@@ -171,7 +190,9 @@ def test_unknown_environments_are_named(name: str, named: str) -> None:
 
 
 def test_family_is_used_as_it_is() -> None:
-    env = make_task_vector_env(EnvConfig(name="HalfCheetahVel", kwargs={"low": 3.0, "high": 4.0}), 3, 7)
+    env = make_task_vector_env(
+        EnvConfig(name="HalfCheetahVel", kwargs={"low": 3.0, "high": 4.0}), 3, 7
+    )
     assert isinstance(env, maml_envs.FamilyVectorEnv)
     assert (env.num_envs, env.max_episode_steps) == (3, 7)
     assert all(3 <= task["goal_velocity"] <= 4 for task in env.sample_tasks(20))
@@ -234,7 +255,9 @@ def test_steps_after_the_end_are_thrown_away(env_id: str, vectorization: Vectori
         ends = min(t, 2), t
         np.testing.assert_array_equal(observation[:, 0], ends)
         np.testing.assert_array_equal(observation[:, 2], start[:, 2])  # drawn anew at every reset
-        np.testing.assert_allclose(reward, [10 * t + actions[0, 0] if t <= 2 else 0, 10 * t + actions[1, 0]])
+        np.testing.assert_allclose(
+            reward, [10 * t + actions[0, 0] if t <= 2 else 0, 10 * t + actions[1, 0]]
+        )
         assert terminated.tolist() == [t >= 2, t >= 7]
         assert not truncated.any()
         assert info["void"].tolist() == [False, False]
@@ -255,8 +278,12 @@ def test_horizon_truncates(vectorization: Vectorization) -> None:
     env.set_tasks([{"length": 2}, {"length": 9}])
     env.reset(seed=0)
     flags = [env.step(_actions(2))[2:4] for _ in range(5)]
-    assert [terminated.tolist() for terminated, _ in flags] == [[False, False]] + [[True, False]] * 4
-    assert [truncated.tolist() for _, truncated in flags] == [[False, False]] * 2 + [[False, True]] * 3
+    assert [terminated.tolist() for terminated, _ in flags] == [[False, False]] + [
+        [True, False]
+    ] * 4
+    assert [truncated.tolist() for _, truncated in flags] == [[False, False]] * 2 + [
+        [False, True]
+    ] * 3
     env.close()
 
 
@@ -267,7 +294,9 @@ def test_sub_environment_i_gets_the_seed_plus_i(env_id: str, vectorization: Vect
     single = gym.make(env_id)
     for seed in (7, 30):
         observation, _ = env.reset(seed=seed)
-        np.testing.assert_array_equal(observation, [single.reset(seed=seed + i)[0] for i in range(2)])
+        np.testing.assert_array_equal(
+            observation, [single.reset(seed=seed + i)[0] for i in range(2)]
+        )
     assert not np.array_equal(env.reset()[0], observation)
     env.close()
 
@@ -302,7 +331,9 @@ def test_environment_without_tasks_is_a_family_of_one(vectorization: Vectorizati
 
 @both_ways
 @with_tasks
-def test_empty_task_leaves_a_sub_environment_alone(env_id: str, vectorization: Vectorization) -> None:
+def test_empty_task_leaves_a_sub_environment_alone(
+    env_id: str, vectorization: Vectorization
+) -> None:
     env = _make(env_id, vectorization=vectorization)
     env.set_tasks([{"length": 3}, {}])
     assert env.reset(seed=0)[0][:, 1].tolist() == [3, NEVER]
@@ -371,7 +402,9 @@ def test_adapter_and_batch_engine_agree(name: str) -> None:
     for seed in (0, 5):
         np.testing.assert_array_equal(batch.reset(seed=seed)[0], adapted.reset(seed=seed)[0])
         for t in range(horizon):
-            actions = rng.uniform(space.low, space.high, (num_envs, *space.shape)).astype(np.float32)
+            actions = rng.uniform(space.low, space.high, (num_envs, *space.shape)).astype(
+                np.float32
+            )
             if name == "PointNavigation" and t == 0:
                 actions[1] = 0.05
             results, expected = adapted.step(actions), batch.step(actions)
@@ -417,7 +450,9 @@ def test_family_vector_environment_at_hand_is_used_as_it_is() -> None:
 
 
 def test_vector_environment_at_hand() -> None:
-    sync = SyncVectorEnv([functools.partial(Countdown, 2), Countdown], autoreset_mode=AutoresetMode.DISABLED)
+    sync = SyncVectorEnv(
+        [functools.partial(Countdown, 2), Countdown], autoreset_mode=AutoresetMode.DISABLED
+    )
     with as_task_vector_env(sync, EnvConfig(), 4, 9) as env:
         env.set_tasks(env.sample_tasks(2))
         env.reset(seed=0)

@@ -16,7 +16,9 @@ T, E, H = 3, 4, 5
 
 def episodes_of(discrete: bool = False) -> Episodes:
     policy = make_policy(discrete)
-    return make_episodes(policy, make_stack(make_theta(policy), T), seed=0, num_episodes=E, horizon=H)
+    return make_episodes(
+        policy, make_stack(make_theta(policy), T), seed=0, num_episodes=E, horizon=H
+    )
 
 
 def test_step_weights_average_over_real_steps():
@@ -27,7 +29,9 @@ def test_step_weights_average_over_real_steps():
         real = episodes.mask[i] > 0
         assert int(episodes.num_steps[i]) == int(real.sum())
         expected = episodes.rewards[i][real].mean()
-        torch.testing.assert_close((weights[i] * episodes.flat(episodes.rewards)[i]).sum(), expected)
+        torch.testing.assert_close(
+            (weights[i] * episodes.flat(episodes.rewards)[i]).sum(), expected
+        )
     assert len(set(episodes.num_steps.tolist())) > 1
 
 
@@ -48,7 +52,9 @@ def test_returns_add_real_rewards_and_are_nan_for_void_episodes():
         for e in range(E):
             if not episodes.void[i, e]:
                 length = int(episodes.mask[i, e].sum())
-                assert float(episodes.returns[i, e]) == pytest.approx(float(episodes.rewards[i, e, :length].sum()))
+                assert float(episodes.returns[i, e]) == pytest.approx(
+                    float(episodes.rewards[i, e, :length].sum())
+                )
 
 
 def test_flat_keeps_tasks_apart_and_time_fastest():
@@ -77,12 +83,19 @@ def test_tasks_takes_the_same_part_of_every_field(discrete):
 def test_every_takes_the_same_steps_of_every_field(discrete, stride):
     episodes = episodes_of(discrete)
     thin = episodes.every(stride)
-    steps = [[t for t in range(H + stride) if t % stride == e % stride][: -(-H // stride)] for e in range(E)]
+    steps = [
+        [t for t in range(H + stride) if t % stride == e % stride][: -(-H // stride)]
+        for e in range(E)
+    ]
     for e in range(E):
         for k, t in enumerate(steps[e]):
             inside = t < H
-            assert torch.equal(thin.mask[:, e, k], episodes.mask[:, e, t] if inside else torch.zeros(T).double())
-            for name in ("observations", "actions", "rewards", "log_probs", "advantages") if inside else ():
+            assert torch.equal(
+                thin.mask[:, e, k], episodes.mask[:, e, t] if inside else torch.zeros(T).double()
+            )
+            for name in (
+                ("observations", "actions", "rewards", "log_probs", "advantages") if inside else ()
+            ):
                 assert torch.equal(getattr(thin, name)[:, e, k], getattr(episodes, name)[:, e, t])
             for whole, taken in zip(episodes.distribution, thin.distribution, strict=True):
                 if whole.shape[1] == 1:  # shared by all states

@@ -57,7 +57,9 @@ def table(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def iterate(config: Config, spoil: Callable[[MetaTrainer], None] = lambda trainer: None) -> MetaIteration:
+def iterate(
+    config: Config, spoil: Callable[[MetaTrainer], None] = lambda trainer: None
+) -> MetaIteration:
     """One meta-iteration, with something spoilt."""
     with open_trainer(config) as (trainer, state, _):
         spoil(trainer)
@@ -65,7 +67,9 @@ def iterate(config: Config, spoil: Callable[[MetaTrainer], None] = lambda traine
 
 
 def gradient_of(
-    config: Config, spoil: Callable[[MetaTrainer], None] = lambda trainer: None, without: int | None = None
+    config: Config,
+    spoil: Callable[[MetaTrainer], None] = lambda trainer: None,
+    without: int | None = None,
 ) -> tuple[torch.Tensor, Failures]:
     """The meta-gradient of the tasks that did not fail, or of all but ``without``, and what failed."""
     with open_trainer(config) as (trainer, state, _):
@@ -89,7 +93,9 @@ def gradient_of(
         return objective.surrogate_and_gradient(state.theta)[1], failures
 
 
-def assert_contained(config: Config, spoil: Callable[[MetaTrainer], None], task: int, what: list[str]) -> None:
+def assert_contained(
+    config: Config, spoil: Callable[[MetaTrainer], None], task: int, what: list[str]
+) -> None:
     """Task ``task`` fails for these reasons, and the gradient is that of the others."""
     found, failures = gradient_of(config, spoil)
     expected, none = gradient_of(config, without=task)
@@ -130,9 +136,15 @@ def spoil_simulation(sims: list[int], at: int, how: str = "nan") -> Callable[[Me
 def test_a_simulation_that_diverges_costs_its_episode(tmp_path, how):
     config = tiny(tmp_path / "run", **CHEETAH)
     _, metrics, failures = iterate(config, spoil_simulation([E + 1], 3, how))
-    assert [(row.adaptation_step, row.what, row.num_episodes) for row in failures] == [(0, SIMULATION, 1)]
+    assert [(row.adaptation_step, row.what, row.num_episodes) for row in failures] == [
+        (0, SIMULATION, 1)
+    ]
     assert "goal_velocity" in failures[0].task
-    assert (metrics["train/void_episodes"], metrics["train/failed_tasks"], metrics["outer/failed"]) == (1, 0, 0)
+    assert (
+        metrics["train/void_episodes"],
+        metrics["train/failed_tasks"],
+        metrics["outer/failed"],
+    ) == (1, 0, 0)
 
 
 def test_mujoco_writes_nothing_of_its_own_about_what_is_counted(tmp_path, monkeypatch, capfd):
@@ -150,7 +162,10 @@ def test_a_void_episode_leaves_the_others_as_they_were(tmp_path):
         found = []
         for one in (trainer, intact):
             one.collector.set_tasks(sample_tasks(one.collector, streams))
-            stack = {name: value.expand(T, *value.shape).contiguous() for name, value in state.theta.items()}
+            stack = {
+                name: value.expand(T, *value.shape).contiguous()
+                for name, value in state.theta.items()
+            }
             found.append(one.collector.collect(stack, streams, 0, None))
     spoilt, whole = found
     valid = ~spoilt.void
@@ -172,9 +187,15 @@ BREAKING = MODULE.replace("Line-v0", "{id}").replace(
 )
 
 
-def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spoil: str, above: float) -> str:
+def breaking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spoil: str, above: float
+) -> str:
     """An environment that goes wrong where the goal is beyond ``above``; a second step after that would raise."""
-    text = BREAKING.replace("{id}", f"{name}-v0").replace("{above}", str(above)).replace("{spoil}", spoil)
+    text = (
+        BREAKING.replace("{id}", f"{name}-v0")
+        .replace("{above}", str(above))
+        .replace("{spoil}", spoil)
+    )
     module = f"env_{name.lower()}"
     (tmp_path / f"{module}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -191,15 +212,24 @@ def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spoil: 
     ids=["reward", "observation"],
 )
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_an_environment_that_returns_no_number_costs_its_task(tmp_path, monkeypatch, spoil, what, vectorization):
+def test_an_environment_that_returns_no_number_costs_its_task(
+    tmp_path, monkeypatch, spoil, what, vectorization
+):
     env = {"name": "", "vectorization": vectorization}
     probe = tiny(
-        tmp_path / "probe", env={"name": breaking(tmp_path, monkeypatch, "Fine" + what.split()[1], spoil, 1e9)}, **POINT
+        tmp_path / "probe",
+        env={"name": breaking(tmp_path, monkeypatch, "Fine" + what.split()[1], spoil, 1e9)},
+        **POINT,
     )
     with open_trainer(probe) as (trainer, _, _):
-        goals = [task["goal"] for task in sample_tasks(trainer.collector, RandomStreams(0, Phase.TRAINING, 0))]
+        goals = [
+            task["goal"]
+            for task in sample_tasks(trainer.collector, RandomStreams(0, Phase.TRAINING, 0))
+        ]
     above = sorted(goals)[-2]
-    env["name"] = breaking(tmp_path, monkeypatch, f"Bad{what.split()[1]}{vectorization}", spoil, above)
+    env["name"] = breaking(
+        tmp_path, monkeypatch, f"Bad{what.split()[1]}{vectorization}", spoil, above
+    )
     config = tiny(tmp_path / "run", env=env, **POINT)
     _, failures = gradient_of(config)
     assert [(row.what, row.num_episodes) for row in failures.rows] == [(what, E), (NO_EPISODE, 0)]
@@ -224,7 +254,10 @@ def test_an_episode_that_starts_with_no_number_is_void(tmp_path, monkeypatch):
         monkeypatch.setattr(trainer.collector.env, "reset", spoilt)
 
     _, metrics, failures = iterate(config, spoil)
-    assert [(row.what, row.num_episodes) for row in failures] == [(OBSERVATION, 1), (OBSERVATION, 1)]
+    assert [(row.what, row.num_episodes) for row in failures] == [
+        (OBSERVATION, 1),
+        (OBSERVATION, 1),
+    ]
     assert metrics["train/void_episodes"] == 2
 
 
@@ -233,7 +266,9 @@ def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch
     """It is reset, and what it shows then is thrown away."""
     spoil = "return self.x.copy(), float('inf') if self.x[0] < 8 else 1 / 0, False, False, {}"
     name = breaking(tmp_path, monkeypatch, "Inf", spoil, -9.0)
-    made = maml_rl.sampling.environments.make_task_vector_env(maml_rl.settings.env.EnvConfig(name=name), 2, 50)
+    made = maml_rl.sampling.environments.make_task_vector_env(
+        maml_rl.settings.env.EnvConfig(name=name), 2, 50
+    )
     assert isinstance(made, GymTaskVectorEnv)
     made.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
     made.reset(seed=0)
@@ -278,7 +313,13 @@ def test_a_failed_task_keeps_its_parameters(tmp_path, monkeypatch):
         streams = RandomStreams(0, Phase.TRAINING, 0)
         tasks = sample_tasks(trainer.collector, streams)
         _, stacks, _ = collect_through_adaptation(
-            trainer.collector, state.theta, tasks, trainer.inner, trainer.baseline, streams=streams, normalizer=None
+            trainer.collector,
+            state.theta,
+            tasks,
+            trainer.inner,
+            trainer.baseline,
+            streams=streams,
+            normalizer=None,
         )
     for name, value in state.theta.items():
         assert torch.equal(stacks[-1][name][3], value)
@@ -307,7 +348,9 @@ def outer_config(tmp_path: Path, name: str) -> Config:
     return tiny(tmp_path / name, **POINT, outer={"name": name}, inner=inner)
 
 
-def patch_outer(monkeypatch: pytest.MonkeyPatch, config: Config, spoil: Callable[[Any], Any]) -> None:
+def patch_outer(
+    monkeypatch: pytest.MonkeyPatch, config: Config, spoil: Callable[[Any], Any]
+) -> None:
     """Let the outer step return something else."""
     outer = OUTER[config.outer.name]
     spoiled = outer._replace(step=lambda *args: spoil(outer.step(*args)))
@@ -328,7 +371,9 @@ def test_an_outer_step_that_is_not_finite_leaves_theta(tmp_path, monkeypatch, na
             )
         else:
             owner, method = (
-                (reptile, "mean_movement") if name == "reptile" else (MetaObjective, "surrogate_and_gradient")
+                (reptile, "mean_movement")
+                if name == "reptile"
+                else (MetaObjective, "surrogate_and_gradient")
             )
             original = getattr(owner, method)
 
@@ -381,7 +426,9 @@ def test_ten_failed_outer_steps_in_a_row_stop_the_run_over_a_resume_too(tmp_path
     run = train(tiny(tmp_path / "run", **POINT | {"num_iterations": most - 2}))
     assert last(run).values["failed_outer_steps"] == most - 2
     said: list[str] = []
-    with pytest.raises(TooManyFailures, match=f"{most} outer steps in a row failed.*{LINE_SEARCH}.*lower"):
+    with pytest.raises(
+        TooManyFailures, match=f"{most} outer steps in a row failed.*{LINE_SEARCH}.*lower"
+    ):
         resume(run, most + 5, say=said.append)
     assert f"iteration {most - 1} is saved" in said[-1]
     assert f"--init_from {run}" in said[-1]
@@ -394,7 +441,9 @@ def test_what_an_outer_step_says_of_its_failure_is_told(tmp_path, monkeypatch):
 
     config = tiny(tmp_path / "run", **POINT | {"num_iterations": MAX_FAILED_OUTER_STEPS})
     monkeypatch.setitem(OUTER, config.outer.name, OUTER[config.outer.name]._replace(step=failing))
-    with pytest.raises(TooManyFailures, match=re.escape(f"the last since {OUTER_STEP} (theta ran away)")):
+    with pytest.raises(
+        TooManyFailures, match=re.escape(f"the last since {OUTER_STEP} (theta ran away)")
+    ):
         train(config)
 
 
@@ -403,7 +452,13 @@ def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeyp
     save = maml_rl.training.loop.save_checkpoint
 
     def as_before(folder: Path, iteration: int, tensors: Any, values: Any, keep: int = 0) -> Path:
-        return save(folder, iteration, tensors, {k: v for k, v in values.items() if k != "failed_outer_steps"}, keep)
+        return save(
+            folder,
+            iteration,
+            tensors,
+            {k: v for k, v in values.items() if k != "failed_outer_steps"},
+            keep,
+        )
 
     with monkeypatch.context() as patched:
         patched.setattr("maml_rl.training.loop.save_checkpoint", as_before)
@@ -416,7 +471,9 @@ def spoil_some(monkeypatch: pytest.MonkeyPatch, num_tasks: int = 1) -> None:
     """In every second iteration the inner steps of the first so many tasks explode."""
     original = maml_rl.learners.trials.contained_step
 
-    def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int, failures: Failures) -> Any:
+    def spoilt(
+        policy: Any, stack: Any, support: Any, inner: Any, step: int, failures: Failures
+    ) -> Any:
         if float(support.rewards.sum()) % 0.02 < 0.01:
             failures.set_aside(step, INNER_STEP, np.arange(T) < num_tasks)
         return original(policy, stack, support, inner, step, failures)
@@ -434,7 +491,9 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
     assert all("goal_x" in json.loads(row["task"]) for row in rows)
     assert len([text for text in said if "1 task set aside" in text]) == len(rows)
     # Rows beyond the checkpoint are there when the run is killed, and come again.
-    config = tiny(tmp_path / "run", **POINT | {"num_iterations": 12}, logging={"checkpoint_every": 5})
+    config = tiny(
+        tmp_path / "run", **POINT | {"num_iterations": 12}, logging={"checkpoint_every": 5}
+    )
     original = MetaTrainer.meta_iteration
 
     class Killed(BaseException):
@@ -480,7 +539,13 @@ def test_more_than_the_share_stops_with_a_line_that_says_why(tmp_path, monkeypat
 def test_on_the_command_line_it_is_one_line(tmp_path, monkeypatch, capsys):
     spoil = "return self.x.copy(), float('nan'), False, False, {}"
     name = breaking(tmp_path, monkeypatch, "Nan", spoil, -9.0)
-    flags = ["--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=5", "--device=cpu"]
+    flags = [
+        "--num_iterations=2",
+        "--meta_batch_size=2",
+        "--num_episodes=2",
+        "--horizon=5",
+        "--device=cpu",
+    ]
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     assert main(["train", "--env", name, *flags, "--output", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err.strip().splitlines()[-1]
@@ -504,13 +569,17 @@ def test_evaluation_leaves_failed_tasks_out(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.returns[:, others], whole.returns[:, others])
     np.testing.assert_array_equal(found.returns[0, 3], whole.returns[0, 3])
     assert np.isnan(found.returns[1:, 3]).all()
-    np.testing.assert_allclose(found.mean[1:], whole.task_returns[1:, others].mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(
+        found.mean[1:], whole.task_returns[1:, others].mean(axis=1), rtol=1e-6
+    )
     assert found.failed.tolist() == [i == 3 for i in range(T)]
     assert "1 of 5 tasks failed" in found.table()
     assert "nan" not in found.table()
     assert "failed" not in whole.table()
     folder = tmp_path / "report"
-    comparison = Comparison([Entry("one", (Path("a"),), (found,), {}), Entry("two", (Path("b"),), (whole,), {})])
+    comparison = Comparison(
+        [Entry("one", (Path("a"),), (found,), {}), Entry("two", (Path("b"),), (whole,), {})]
+    )
     write_report(folder, comparison)
     assert "one: 1 of 5 tasks failed" in comparison.table()
     assert "two: " not in comparison.table()
@@ -525,10 +594,13 @@ def test_evaluation_leaves_failed_tasks_out(tmp_path, monkeypatch):
 def test_an_evaluation_with_too_many_failed_tasks_stops(tmp_path, monkeypatch):
     policy = maml_rl.load(train(tiny(tmp_path / "run", **POINT | {"num_iterations": 1})))
     spoil_inner_step(0, monkeypatch)
-    with pytest.raises(TooManyFailures, match=r"1 of 2 tasks failed in the evaluation.*max_failed_share 0\.3"):
+    with pytest.raises(
+        TooManyFailures, match=r"1 of 2 tasks failed in the evaluation.*max_failed_share 0\.3"
+    ):
         evaluate(policy, num_tasks=2, num_episodes=E, num_steps=1)
     with pytest.raises(
-        TooManyFailures, match=r"adaptation failed: the inner step is not finite.*lower inner\.step_size"
+        TooManyFailures,
+        match=r"adaptation failed: the inner step is not finite.*lower inner\.step_size",
     ):
         policy.adapt()
 

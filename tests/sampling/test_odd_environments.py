@@ -45,7 +45,13 @@ both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
 def config_of(name: str, folder: Path, **env: Any) -> maml_rl.Config:
     settings = {"name": f"odd/{name}-v0", **env}
     return maml_rl.load_config(
-        env=settings, **SIZES, num_iterations=1, logging=QUIET, output=str(folder), device="cpu", torch_threads=2
+        env=settings,
+        **SIZES,
+        num_iterations=1,
+        logging=QUIET,
+        output=str(folder),
+        device="cpu",
+        torch_threads=2,
     )
 
 
@@ -82,7 +88,9 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         "ConstantReward",
     ],
 )
-def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(name: str, tmp_path: Path) -> None:
+def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(
+    name: str, tmp_path: Path
+) -> None:
     odd_names = {"name": "on", "kwargs": {"off": 2}, "task_list": ["12:30", "null", "2"]}
     settings: dict[str, Any] = {"kwargs": odd_names} if name == "OddNames" else {}
     task: dict[str, Any] = {"goal": 0.5}
@@ -90,7 +98,9 @@ def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(n
     given = copy.deepcopy(task)
     thetas, means = [], []
     for vectorization in ("sync", "async"):
-        run = maml_rl.train(config_of(name, tmp_path / vectorization, vectorization=vectorization, **settings))
+        run = maml_rl.train(
+            config_of(name, tmp_path / vectorization, vectorization=vectorization, **settings)
+        )
         maml_rl.resume(run, num_iterations=2)
         policy = maml_rl.load(run)
         thetas.append(policy.theta)
@@ -131,7 +141,9 @@ class TestSuccess:
         assert torch.equal(episodes.success == 1, starts_right)
 
     @pytest.mark.parametrize("how", ["only then, and ends", "only then, and goes on", "every step"])
-    def test_the_rate_of_an_evaluation_counts_episodes_without_a_report(self, how: str, tmp_path: Path) -> None:
+    def test_the_rate_of_an_evaluation_counts_episodes_without_a_report(
+        self, how: str, tmp_path: Path
+    ) -> None:
         policy = maml_rl.load(maml_rl.train(config_of("Success", tmp_path / "run", how=how)))
         result = maml_rl.evaluate(policy, num_tasks=20, num_episodes=10, num_steps=1)
         assert np.isin(result.success, (0, 1)).all()
@@ -160,12 +172,19 @@ class TestSuccess:
     def test_an_environment_that_reports_none_has_no_rate(self, tmp_path: Path) -> None:
         run = maml_rl.train(config_of("Success", tmp_path / "run", how="never"))
         assert "success" not in (run / "progress.csv").read_text()
-        assert np.isnan(maml_rl.evaluate(maml_rl.load(run), num_tasks=2, num_episodes=2).success).all()
+        assert np.isnan(
+            maml_rl.evaluate(maml_rl.load(run), num_tasks=2, num_episodes=2).success
+        ).all()
 
     @both_ways
     def test_what_is_no_truth_value_is_refused(self, vectorization: Any) -> None:
-        env = EnvConfig(name="odd/Success-v0", kwargs={"how": "in words"}, vectorization=vectorization)
-        with pytest.raises(UserError, match=r"is_success.*'odd/Success-v0': expected true, false or None, got 'yes'"):
+        env = EnvConfig(
+            name="odd/Success-v0", kwargs={"how": "in words"}, vectorization=vectorization
+        )
+        with pytest.raises(
+            UserError,
+            match=r"is_success.*'odd/Success-v0': expected true, false or None, got 'yes'",
+        ):
             collected(env, num_tasks=2)
 
     def test_of_a_vector_environment_at_hand(self) -> None:
@@ -210,7 +229,9 @@ class TestBounds:
     def test_evaluate_refuses_other_bounds(self, policy: MetaPolicy) -> None:
         gym.register("odd/Wide-v0", lambda: Wide())
         try:
-            with pytest.raises(UserError, match=r"the environment has .*-2.*the policy expects.*-1"):
+            with pytest.raises(
+                UserError, match=r"the environment has .*-2.*the policy expects.*-1"
+            ):
                 maml_rl.evaluate(policy, env=EnvConfig(name="odd/Wide-v0"), num_tasks=2)
         finally:
             gym.registry.pop("odd/Wide-v0")
@@ -240,8 +261,12 @@ class TestGlobalGenerators:
 
 
 @both_ways
-def test_an_environment_that_is_given_its_task_by_each_reset(vectorization: Any, tmp_path: Path) -> None:
-    policy = maml_rl.load(maml_rl.train(config_of("NeedsTask", tmp_path / "run", vectorization=vectorization)))
+def test_an_environment_that_is_given_its_task_by_each_reset(
+    vectorization: Any, tmp_path: Path
+) -> None:
+    policy = maml_rl.load(
+        maml_rl.train(config_of("NeedsTask", tmp_path / "run", vectorization=vectorization))
+    )
     assert np.isfinite(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2).mean).all()
     assert maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2).stat().st_size > 1000
 
@@ -254,7 +279,9 @@ class TestFrames:
 
     def test_what_has_none_ends_no_training(self, tmp_path: Path) -> None:
         said: list[str] = []
-        run = maml_rl.train(with_a_video("OddFrames", tmp_path / "run", kind="None"), say=said.append)
+        run = maml_rl.train(
+            with_a_video("OddFrames", tmp_path / "run", kind="None"), say=said.append
+        )
         assert not (run / "videos" / "final.mp4").exists()
         assert any("no video will be made" in text and "OddFrames" in text for text in said)
 
@@ -275,8 +302,12 @@ class TestErrors:
 
     @both_ways
     def test_close_does_not_hide_what_a_step_raised(self, vectorization: Any) -> None:
-        env = EnvConfig(name="odd/RaisingClose-v0", kwargs={"raises_at": 2}, vectorization=vectorization)
-        warned = pytest.warns(UserWarning, match="raised in close: RuntimeError: the window is gone")
+        env = EnvConfig(
+            name="odd/RaisingClose-v0", kwargs={"raises_at": 2}, vectorization=vectorization
+        )
+        warned = pytest.warns(
+            UserWarning, match="raised in close: RuntimeError: the window is gone"
+        )
         with warned, pytest.raises(UserError, match="raised in step: RuntimeError: the arm hit"):
             collected(env, num_tasks=2)
         assert multiprocessing.active_children() == []

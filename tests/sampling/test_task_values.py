@@ -23,11 +23,30 @@ from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.settings.env import EnvConfig
 from maml_rl.training.comparison_runs import train_ppo
 
-TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "num_iterations": 1, "device": "cpu"}
+TINY: dict[str, Any] = {
+    "meta_batch_size": 2,
+    "num_episodes": 2,
+    "horizon": 3,
+    "num_iterations": 1,
+    "device": "cpu",
+}
 QUIET = {"final_evaluation": False, "final_video": False}
-PLAIN = {"k": 2, "x": 2.0, "gait": "off", "on": True, "none": None, "at": [1, [2.5, "3"]], "more": {"a": {"b": [1]}}}
+PLAIN = {
+    "k": 2,
+    "x": 2.0,
+    "gait": "off",
+    "on": True,
+    "none": None,
+    "at": [1, [2.5, "3"]],
+    "more": {"a": {"b": [1]}},
+}
 DRAWN: dict[str, Any] = {
-    "numpy": {"k": np.int64(3), "x": np.float32(0.5), "on": np.bool_(True), "at": np.array([[1, 2]])},
+    "numpy": {
+        "k": np.int64(3),
+        "x": np.float32(0.5),
+        "on": np.bool_(True),
+        "at": np.array([[1, 2]]),
+    },
     "tuple of numpy": {"at": (np.float64(1.5), np.int32(2)), "more": {"a": [np.array([1.0])]}},
     "text": {"gait": "trot"},
     "set": {"at": {1, 2}},
@@ -50,7 +69,9 @@ class WithoutTasks(gym.Env):
     observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return np.zeros(2, np.float32), {}
 
@@ -89,7 +110,9 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def train(env: dict[str, Any], **settings: Any) -> Path:
-    return maml_rl.train(maml_rl.load_config(env=env, **{"logging": QUIET, "output": "run", **TINY, **settings}))
+    return maml_rl.train(
+        maml_rl.load_config(env=env, **{"logging": QUIET, "output": "run", **TINY, **settings})
+    )
 
 
 def evaluated(*argv: str) -> list[dict[str, Any]]:
@@ -134,8 +157,13 @@ def test_a_task_that_does_not_read_is_refused(text: str) -> None:
 
 def test_a_list_of_tasks_keeps_their_types() -> None:
     task_list = [PLAIN, {**PLAIN, "k": 3}]
-    Path("my.yaml").write_text(json.dumps({"env": {"name": "FromAList-v0", "task_list": task_list}}))
-    flags = [f"--{name}={value}" for name, value in TINY.items()] + ["--output=run", "--config=my.yaml"]
+    Path("my.yaml").write_text(
+        json.dumps({"env": {"name": "FromAList-v0", "task_list": task_list}})
+    )
+    flags = [f"--{name}={value}" for name, value in TINY.items()] + [
+        "--output=run",
+        "--config=my.yaml",
+    ]
     assert main(["train", *flags, *[f"--logging.{name}=false" for name in QUIET]]) == 0
     kept = maml_rl.load("run").config.env.task_list
     tasks = {repr(task) for task in task_list}
@@ -180,12 +208,16 @@ def test_tasks_that_cannot_be_written_are_refused_before_there_is_a_folder(kind:
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_a_task_of_python_is_written_as_plain_values_or_refused_before_it_is_played(kind: str) -> None:
+def test_a_task_of_python_is_written_as_plain_values_or_refused_before_it_is_played(
+    kind: str,
+) -> None:
     train({"name": "TakesTasks-v0"})
     SET.clear()
     policy = maml_rl.load("run")
     if kind in WRITTEN:
-        assert maml_rl.evaluate(policy, tasks=[DRAWN[kind]], num_episodes=1).tasks == [WRITTEN[kind]]
+        assert maml_rl.evaluate(policy, tasks=[DRAWN[kind]], num_episodes=1).tasks == [
+            WRITTEN[kind]
+        ]
         return
     with pytest.raises(UserError, match="a file"):
         maml_rl.evaluate(policy, tasks=[DRAWN[kind]], num_episodes=1)
@@ -193,7 +225,14 @@ def test_a_task_of_python_is_written_as_plain_values_or_refused_before_it_is_pla
 
 
 @pytest.mark.parametrize(
-    "task", ["goal_x=east,goal_y=0", "goal_x='1',goal_y=0", "goal_x=[1],goal_y=0", "goal=1", "goal_x=null,goal_y=0"]
+    "task",
+    [
+        "goal_x=east,goal_y=0",
+        "goal_x='1',goal_y=0",
+        "goal_x=[1],goal_y=0",
+        "goal=1",
+        "goal_x=null,goal_y=0",
+    ],
 )
 def test_a_family_of_ours_takes_numbers(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     train({"name": "PointNavigation"})

@@ -83,13 +83,17 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "inner": values_of(InnerConfig, "inner."),
         "baseline": values_of(BaselineConfig, "baseline."),
         "outer": st.sampled_from(sorted(OUTER_CONFIGS)).flatmap(
-            lambda name: values_of(OUTER_CONFIGS[name], "outer.").map(lambda values: {"name": name, **values})
+            lambda name: values_of(OUTER_CONFIGS[name], "outer.").map(
+                lambda values: {"name": name, **values}
+            )
         ),
     }
 )
 
 
-@pytest.mark.parametrize("cls", [*GROUPS.values(), *OUTER_CONFIGS.values()], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls", [*GROUPS.values(), *OUTER_CONFIGS.values()], ids=lambda cls: cls.__name__
+)
 def test_every_number_has_a_range(cls):
     hints = typing.get_type_hints(cls)
     wanted = {
@@ -106,7 +110,10 @@ def test_every_number_has_a_range(cls):
 def test_what_is_accepted_trains(drawn):
     values = {key: value for key, value in drawn.items() if key != "top"} | drawn["top"]
     if values["inner"].get("adapts") == "context":
-        values["policy"] = {**values["policy"], "context_size": max(1, values["policy"].get("context_size", 1))}
+        values["policy"] = {
+            **values["policy"],
+            "context_size": max(1, values["policy"].get("context_size", 1)),
+        }
     else:
         values["policy"] = {**values["policy"], "context_size": 0}
     try:
@@ -126,7 +133,15 @@ def wrong_values(expected: Any) -> list[str]:
     """Texts of values out of a range, or of another type."""
     texts = ["", "x", "null", "true", ".nan", ".inf", "-.inf", "{a: 1}"]
     if isinstance(expected, Each):
-        return [*texts, "[x]", "[-1]", "[0]", "[.nan]", "[true]", "[" + ",".join(["1"] * (expected.most + 1)) + "]"]
+        return [
+            *texts,
+            "[x]",
+            "[-1]",
+            "[0]",
+            "[.nan]",
+            "[true]",
+            "[" + ",".join(["1"] * (expected.most + 1)) + "]",
+        ]
     if isinstance(expected, OrNone):
         return [text for text in wrong_values(expected.range) if text not in ("", "null")]
     most = expected.most
@@ -151,7 +166,13 @@ def cases() -> list[tuple[list[str], str, str]]:
                 found += [(before, name, text) for text in ("x", "null", "2", "[true]", "")]
     for text in ("x", "-1", ".nan", ".inf", "null", "true", "[1]"):
         found += [([], name, text) for name in ("env.goal_tolerance",)]
-    return [*found, ([], "env.low", "1000"), ([], "env.low", ".nan"), ([], "output", ""), ([], "device", "tpu")]
+    return [
+        *found,
+        ([], "env.low", "1000"),
+        ([], "env.low", ".nan"),
+        ([], "output", ""),
+        ([], "device", "tpu"),
+    ]
 
 
 @settings(max_examples=60, **OPTIONS)
@@ -164,7 +185,9 @@ def test_what_is_out_of_range_is_refused_before_any_file(case):
         contextlib.chdir(folder),
         contextlib.redirect_stderr(stderr),
     ):
-        status = main(["train", "--env=PointNavigation", "--num_iterations=1", *before, f"--{name}={text}"])
+        status = main(
+            ["train", "--env=PointNavigation", "--num_iterations=1", *before, f"--{name}={text}"]
+        )
         assert list(Path(folder).iterdir()) == []
     assert status == 2, (name, text)
     (line,) = stderr.getvalue().splitlines()

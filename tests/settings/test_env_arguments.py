@@ -22,9 +22,17 @@ from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.training.loop import resume
 
-TINY: dict[str, Any] = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "num_iterations": 1, "device": "cpu"}
+TINY: dict[str, Any] = {
+    "meta_batch_size": 2,
+    "num_episodes": 2,
+    "horizon": 3,
+    "num_iterations": 1,
+    "device": "cpu",
+}
 QUIET = {"final_evaluation": False, "final_video": False}
-SMALL = [f"--{name}={value}" for name, value in TINY.items()] + [f"--logging.{name}=false" for name in QUIET]
+SMALL = [f"--{name}={value}" for name, value in TINY.items()] + [
+    f"--logging.{name}=false" for name in QUIET
+]
 RECEIVED: list[dict[str, Any]] = []
 """What each constructor was given, in order."""
 
@@ -38,7 +46,9 @@ class AnyArguments(gym.Env):
     def __init__(self, **arguments: Any) -> None:
         RECEIVED.append(arguments)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return np.zeros(2, np.float32), {}
 
@@ -64,7 +74,9 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def from_python(kwargs: dict[str, Any]) -> Config:
-    return maml_rl.load_config(env={"name": "AnyArguments-v0", "kwargs": kwargs}, logging=QUIET, output="run", **TINY)
+    return maml_rl.load_config(
+        env={"name": "AnyArguments-v0", "kwargs": kwargs}, logging=QUIET, output="run", **TINY
+    )
 
 
 def from_file(kwargs: dict[str, Any]) -> Config:
@@ -86,8 +98,39 @@ WAYS = [from_python, from_file, from_one_flag, from_a_flag_for_each]
 every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 
 VALUES: list[Any] = [
-    *("off", "on", "yes", "no", "2", "1e-3", "12:30", "null", "~", "", "true", " 2 ", "[1]", "{a: 1}", "2024-01-01"),
-    *("a: b", "- a", "#a", "\u00e9\u4e16", "a\nb", "\x00", "0x1f", "010", "1_000", "=", "<<", "!x", "*a", "%"),
+    *(
+        "off",
+        "on",
+        "yes",
+        "no",
+        "2",
+        "1e-3",
+        "12:30",
+        "null",
+        "~",
+        "",
+        "true",
+        " 2 ",
+        "[1]",
+        "{a: 1}",
+        "2024-01-01",
+    ),
+    *(
+        "a: b",
+        "- a",
+        "#a",
+        "\u00e9\u4e16",
+        "a\nb",
+        "\x00",
+        "0x1f",
+        "010",
+        "1_000",
+        "=",
+        "<<",
+        "!x",
+        "*a",
+        "%",
+    ),
     *(2, 2.0, -1, 0, 1e-3, 1e-300, 10**30, True, False, None, [], {}),
     *([1, 2.0, "3", None, [True]], {"a": {"off": "off", "b": [1, {"c": "12:30"}]}}),
 ]
@@ -108,12 +151,22 @@ def test_values_survive_the_run_and_what_is_made_of_it() -> None:
     assert {repr(arguments) for arguments in RECEIVED} == {repr(kwargs)}
 
 
-GYMNASIUMS_OWN = ("id", "max_episode_steps", "disable_env_checker", "vectorization_mode", "num_envs", "horizon")
+GYMNASIUMS_OWN = (
+    "id",
+    "max_episode_steps",
+    "disable_env_checker",
+    "vectorization_mode",
+    "num_envs",
+    "horizon",
+)
 
 
 @every_way
 def test_an_argument_may_have_any_name(way: Callable[..., Config]) -> None:
-    kwargs = {name: {"low": i, "text": "off"} for i, name in enumerate([*sorted(ENV_SETTINGS), *GYMNASIUMS_OWN])}
+    kwargs = {
+        name: {"low": i, "text": "off"}
+        for i, name in enumerate([*sorted(ENV_SETTINGS), *GYMNASIUMS_OWN])
+    }
     run = maml_rl.train(way(kwargs))
     assert maml_rl.load(run).config.env == EnvConfig(name="AnyArguments-v0", kwargs=kwargs)
     resume(run, 2)
@@ -152,13 +205,19 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("make", [lambda value: value, lambda value: [value], lambda value: {"a": value}])
+@pytest.mark.parametrize(
+    "make", [lambda value: value, lambda value: [value], lambda value: {"a": value}]
+)
 @pytest.mark.parametrize("value", REFUSED, ids=lambda value: f"{type(value).__name__}")
-def test_what_a_file_cannot_hold_is_refused_before_there_is_a_folder(value: Any, make: Callable[..., Any]) -> None:
+def test_what_a_file_cannot_hold_is_refused_before_there_is_a_folder(
+    value: Any, make: Callable[..., Any]
+) -> None:
     with pytest.raises(UserError, match=r"^env.* (file|longer|limit)") as error:
         from_python({"value": make(value)})
     assert "\n" not in str(error.value)
-    config = Config(env=EnvConfig(name="AnyArguments-v0", kwargs={"value": make(value)}), device="cpu")
+    config = Config(
+        env=EnvConfig(name="AnyArguments-v0", kwargs={"value": make(value)}), device="cpu"
+    )
     with pytest.raises(UserError, match=r"^env"):
         maml_rl.train(config)
     assert list(Path().iterdir()) == []
@@ -171,7 +230,9 @@ def test_a_value_that_holds_itself_is_refused() -> None:
         from_python({"value": value})
 
 
-@pytest.mark.parametrize("text", ["[1", "2024-01-01", "!!python/name:os.system ''", "{1: 2}", "a: b: c", "@x"])
+@pytest.mark.parametrize(
+    "text", ["[1", "2024-01-01", "!!python/name:os.system ''", "{1: 2}", "a: b: c", "@x"]
+)
 def test_a_flag_that_is_no_yaml_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--env=AnyArguments-v0", "--env.value", text, *SMALL]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -193,9 +254,13 @@ def test_an_argument_that_is_given_twice_is_refused() -> None:
 
 
 def test_arguments_beside_the_name_are_read_as_earlier_versions_wrote_them() -> None:
-    Path("config.yaml").write_text("env: {name: TwoArguments-v0, mass: 2, mode: 'off', vectorization: async}")
+    Path("config.yaml").write_text(
+        "env: {name: TwoArguments-v0, mass: 2, mode: 'off', vectorization: async}"
+    )
     env = run_config(Path()).env
-    assert env == EnvConfig(name="TwoArguments-v0", kwargs={"mass": 2, "mode": "off"}, vectorization="async")
+    assert env == EnvConfig(
+        name="TwoArguments-v0", kwargs={"mass": 2, "mode": "off"}, vectorization="async"
+    )
     assert to_mapping(Config(env=env))["env"] == {
         "name": "TwoArguments-v0",
         "mass": 2,
@@ -204,9 +269,13 @@ def test_arguments_beside_the_name_are_read_as_earlier_versions_wrote_them() -> 
     }
 
 
-@pytest.mark.parametrize("flags", [["--env.mas=1"], ["--env.kwargs.mas=1"], ["--env.kwargs={mas: 1}"]])
+@pytest.mark.parametrize(
+    "flags", [["--env.mas=1"], ["--env.kwargs.mas=1"], ["--env.kwargs={mas: 1}"]]
+)
 def test_an_unknown_argument_is_refused_with_the_closest(flags: list[str]) -> None:
-    with pytest.raises(UserError, match=r"TwoArguments-v0 takes no argument 'mas'\. Did you mean 'mass'\?"):
+    with pytest.raises(
+        UserError, match=r"TwoArguments-v0 takes no argument 'mas'\. Did you mean 'mass'\?"
+    ):
         parse_training_arguments(["--env=TwoArguments-v0", *flags])
 
 
@@ -256,7 +325,9 @@ class Camera(AnyArguments):
     def __init__(self, shape: list[int]) -> None:
         self.observation_space = spaces.Box(0, 255, tuple(shape), np.uint8)  # type: ignore[assignment]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -266,8 +337,12 @@ class Camera(AnyArguments):
 @pytest.mark.parametrize("shape", [[64, 64, 3], [2001]])
 def test_observations_that_are_too_large_are_refused(shape: list[int]) -> None:
     gym.register(id="Camera-v0", entry_point=Camera)
-    config = maml_rl.load_config(env={"name": "Camera-v0", "shape": shape}, output="run", logging=QUIET, **TINY)
-    with pytest.raises(UserError, match=f"observations of {np.prod(shape)} entries .* at most 2000"):
+    config = maml_rl.load_config(
+        env={"name": "Camera-v0", "shape": shape}, output="run", logging=QUIET, **TINY
+    )
+    with pytest.raises(
+        UserError, match=f"observations of {np.prod(shape)} entries .* at most 2000"
+    ):
         maml_rl.train(config)
     assert not Path("run").exists()
 
@@ -275,5 +350,7 @@ def test_observations_that_are_too_large_are_refused(shape: list[int]) -> None:
 def test_small_images_are_observations() -> None:
     gym.register(id="Camera-v0", entry_point=Camera)
     maml_rl.train(
-        maml_rl.load_config(env={"name": "Camera-v0", "shape": [4, 4, 3]}, output="run", logging=QUIET, **TINY)
+        maml_rl.load_config(
+            env={"name": "Camera-v0", "shape": [4, 4, 3]}, output="run", logging=QUIET, **TINY
+        )
     )

@@ -19,7 +19,13 @@ from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_trainer
 
 SIZES: dict[str, Any] = {
-    **{"meta_batch_size": 2, "num_episodes": 2, "horizon": 3, "policy": {"hidden_sizes": [4]}, "device": "cpu"},
+    **{
+        "meta_batch_size": 2,
+        "num_episodes": 2,
+        "horizon": 3,
+        "policy": {"hidden_sizes": [4]},
+        "device": "cpu",
+    },
     **{"max_failed_share": 1.0, "inner": {"num_steps": 1}},
 }
 
@@ -31,17 +37,24 @@ def dynamics_of(known: dict[str, Parameter]) -> st.SearchStrategy[dict[str, Any]
         parameter = known[name]
         whole = st.integers(int(parameter.low), int(parameter.high))
         number = whole if parameter.is_whole else st.floats(parameter.low, parameter.high)
-        return number | st.lists(number, min_size=2, max_size=2, unique=not parameter.is_whole).map(sorted)
+        return number | st.lists(number, min_size=2, max_size=2, unique=not parameter.is_whole).map(
+            sorted
+        )
 
     names = st.lists(st.sampled_from(sorted(known)), max_size=2, unique=True)
-    return names.flatmap(lambda chosen: st.fixed_dictionaries({name: ends(name) for name in chosen}))
+    return names.flatmap(
+        lambda chosen: st.fixed_dictionaries({name: ends(name) for name in chosen})
+    )
 
 
 def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
     """Arguments of a family; any of them may be left at its default."""
     hints = typing.get_type_hints(family)
     limits = family.task_limits.values()
-    least, most = max((low for low, _ in limits), default=0), min((high for _, high in limits), default=0)
+    least, most = (
+        max((low for low, _ in limits), default=0),
+        min((high for _, high in limits), default=0),
+    )
     found: dict[str, st.SearchStrategy[Any]] = {}
     for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
         if kind is bool:
@@ -62,7 +75,11 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
             found[name] = st.none() | st.integers(1, 20)
         else:
             assert name == "dynamics", f"a kind of setting that is not drawn yet: {name}"
-            known = {key: value for key, value in family.body.parameters.items() if key not in family.task_units}
+            known = {
+                key: value
+                for key, value in family.body.parameters.items()
+                if key not in family.task_units
+            }
             found[name] = dynamics_of(known)
     return st.fixed_dictionaries({}, optional=found)
 
@@ -73,7 +90,11 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
 def test_what_a_family_accepts_trains(name, data):
     arguments = data.draw(arguments_of(FAMILIES[name]))
     try:
-        with open_trainer(load_config(env={"name": name, **arguments}, **SIZES)) as (trainer, state, _):
+        with open_trainer(load_config(env={"name": name, **arguments}, **SIZES)) as (
+            trainer,
+            state,
+            _,
+        ):
             after, *_ = trainer.meta_iteration(state)
     except FloatingPointError:
         return  # bodies that no simulation can hold together, as documented
@@ -86,7 +107,10 @@ def wrong_arguments(family: type) -> list[tuple[str, str]]:
     found = [("dynamics.no_such_quantity", "1")] if hasattr(family, "dynamics") else []
     for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
         if kind is float:
-            found += [(name, text) for text in ("x", ".nan", ".inf", "-.inf", "null", "true", "[1]", "{a: 1}")]
+            found += [
+                (name, text)
+                for text in ("x", ".nan", ".inf", "-.inf", "null", "true", "[1]", "{a: 1}")
+            ]
             if name.endswith(("_weight", "_scale", "radius", "_tolerance", "_limit")):
                 found.append((name, str(math.nextafter(0, -1))))
             if name == "goal_radius":
@@ -99,7 +123,9 @@ def wrong_arguments(family: type) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_a_family_does_not_accept_is_refused_before_any_file(name, tmp_path, monkeypatch, capsys):
+def test_what_a_family_does_not_accept_is_refused_before_any_file(
+    name, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     cases = wrong_arguments(FAMILIES[name])
     for setting, text in [*cases[:: max(1, len(cases) // 12)], cases[-1]]:

@@ -15,7 +15,13 @@ from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig, resolve_env_id
 from maml_rl.settings.maml import OUTER_CONFIGS
-from maml_rl.settings.parser import load_config, parse_training_arguments, preset, preset_names, resolve
+from maml_rl.settings.parser import (
+    load_config,
+    parse_training_arguments,
+    preset,
+    preset_names,
+    resolve,
+)
 
 CONFIGS = Path(maml_configs.__path__[0])
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -59,7 +65,11 @@ def test_a_preset_belongs_to_the_environment_it_is_named_after(path):
     [
         Config(),
         Config(seed=5, output="here", init_from="there", device="cpu"),
-        Config(env=EnvConfig(name="PointNavigation", kwargs={"low": -1.0, "high": 0.25, "goal_tolerance": 0.5})),
+        Config(
+            env=EnvConfig(
+                name="PointNavigation", kwargs={"low": -1.0, "high": 0.25, "goal_tolerance": 0.5}
+            )
+        ),
         Config(env=EnvConfig(name="Pendulum-v1", kwargs={"g": 9.5}, vectorization="async")),
         Config(env=EnvConfig(name="CartPole-v1")),
     ],
@@ -74,7 +84,9 @@ def test_a_configuration_survives_the_round_trip(config):
 
 
 def test_python_and_flags_agree():
-    from_python = load_config(env={"name": "PointNavigation", "high": 0.3}, inner={"num_steps": 2}, seed=4)
+    from_python = load_config(
+        env={"name": "PointNavigation", "high": 0.3}, inner={"num_steps": 2}, seed=4
+    )
     flags = ["--env", "PointNavigation", "--env.high", "0.3", "--inner.num_steps", "2", "--seed=4"]
     assert parse_training_arguments(flags) == from_python
 
@@ -102,7 +114,9 @@ def test_python_settings_win_over_the_file_and_the_file_over_the_preset(tmp_path
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_closest(settings, closest):
-    with pytest.raises(UserError, match=rf"unknown setting .*Did you mean {closest.replace('.', '[.]')}\?"):
+    with pytest.raises(
+        UserError, match=rf"unknown setting .*Did you mean {closest.replace('.', '[.]')}\?"
+    ):
         load_config(**settings)
 
 
@@ -190,7 +204,9 @@ def test_the_names_at_the_top_of_the_package_are_there():
         _ = maml_rl.nothing
 
 
-@pytest.mark.parametrize("name", ["HalfCheetahDir", "maml_rl/HalfCheetahDir-v0", "maml_envs:maml_rl/HalfCheetahDir-v0"])
+@pytest.mark.parametrize(
+    "name", ["HalfCheetahDir", "maml_rl/HalfCheetahDir-v0", "maml_envs:maml_rl/HalfCheetahDir-v0"]
+)
 def test_a_family_has_its_preset_however_it_is_named(name):
     named, short = maml_rl.load_config(env=name), maml_rl.load_config(env="HalfCheetahDir")
     assert (named.policy, named.inner, named.outer) == (short.policy, short.inner, short.outer)
@@ -209,13 +225,26 @@ WITH_STEP_SIZE = [name for name, config in OUTER_CONFIGS.items() if "step_size" 
 def test_another_outer_step_leaves_the_presets_behind(name: str) -> None:
     default = OUTER_CONFIGS[name]()
     assert maml_rl.load_config(env="HalfCheetahVel", outer=name).outer == default
-    assert maml_rl.load_config(env="HalfCheetahVel", outer={"name": name, "step_size": 0.5}).outer.step_size == 0.5
+    assert (
+        maml_rl.load_config(
+            env="HalfCheetahVel", outer={"name": name, "step_size": 0.5}
+        ).outer.step_size
+        == 0.5
+    )
     assert parse_training_arguments(["--env", "HalfCheetahVel", "--outer", name]).outer == default
-    assert parse_training_arguments(["--config", "maml/HalfCheetahVel", "--outer", name]).outer == default
-    assert parse_training_arguments(["--env", "HalfCheetahVel", "--outer", "trpo"]).outer.max_kl == 0.04
+    assert (
+        parse_training_arguments(["--config", "maml/HalfCheetahVel", "--outer", name]).outer
+        == default
+    )
+    assert (
+        parse_training_arguments(["--env", "HalfCheetahVel", "--outer", "trpo"]).outer.max_kl
+        == 0.04
+    )
 
 
 def test_a_setting_of_another_outer_step_is_told_as_such() -> None:
     assert WITH_STEP_SIZE[:4] == ["promp", "ppo", "adam", "reptile"]
-    with pytest.raises(UserError, match=rf"It is a setting of --outer {' and '.join(WITH_STEP_SIZE)}\."):
+    with pytest.raises(
+        UserError, match=rf"It is a setting of --outer {' and '.join(WITH_STEP_SIZE)}\."
+    ):
         parse_training_arguments(["--outer", "trpo", "--outer.step_size", "0.1"])

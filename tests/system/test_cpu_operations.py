@@ -65,7 +65,9 @@ def test_tanh_where_numpy_has_none() -> None:
     values = short.clone()
     assert tanh_(values) is values
     torch.testing.assert_close(values, torch.tanh(short))
-    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), short)[0] for y in (values, torch.tanh(short))))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y.sum(), short)[0] for y in (values, torch.tanh(short)))
+    )
     assert tanh(x.to("meta")).shape == x.shape
 
     class Layer(torch.nn.Module):

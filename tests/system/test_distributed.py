@@ -69,14 +69,25 @@ def flags(**changes: Any) -> list[str]:
 
 
 def command(num_ranks: int, *arguments: str, max_restarts: int = 0) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={num_ranks}",
+    ]
     return [*launcher, f"--max-restarts={max_restarts}", "-m", "maml_rl.train", *arguments]
 
 
 def launch(num_ranks: int, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command(num_ranks, *arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        command(num_ranks, *arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -86,7 +97,10 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 
 def assert_same(run: Path, other: Path) -> None:
     """Parameters to 1e-5, normaliser and metrics to rounding; times and bytes aside."""
-    tensors, others = (load_file(folder / "checkpoints" / "000005" / "tensors.safetensors") for folder in (run, other))
+    tensors, others = (
+        load_file(folder / "checkpoints" / "000005" / "tensors.safetensors")
+        for folder in (run, other)
+    )
     assert tensors.keys() == others.keys()
     for name, value in tensors.items():
         torch.testing.assert_close(value, others[name], rtol=1e-5, atol=1e-7)
@@ -98,7 +112,9 @@ def assert_same(run: Path, other: Path) -> None:
         for name in names - {"outer/gradient_norm"}:
             assert (row[name] == "") == (other_row[name] == "")
             if row[name]:
-                assert float(row[name]) == pytest.approx(float(other_row[name]), rel=1e-4, abs=1e-6), name
+                assert float(row[name]) == pytest.approx(
+                    float(other_row[name]), rel=1e-4, abs=1e-6
+                ), name
         assert row["time/num_env_steps"] == other_row["time/num_env_steps"]
 
 
@@ -111,7 +127,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_the_number_of_processes_changes_nothing(num_ranks: int, alone: Path, tmp_path: Path) -> None:
+def test_the_number_of_processes_changes_nothing(
+    num_ranks: int, alone: Path, tmp_path: Path
+) -> None:
     done = launch(num_ranks, *flags(), "--output=run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("meta-iterations of") == 1  # one process speaks

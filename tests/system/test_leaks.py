@@ -24,7 +24,11 @@ def test_runs_close_what_they_open(tmp_path, family):
 
     def run(name: str) -> None:
         logging = {"evaluate_every": 1, "video_every": 1}
-        train(tiny(tmp_path / name, env={"name": family}, num_iterations=1, horizon=2, logging=logging))
+        train(
+            tiny(
+                tmp_path / name, env={"name": family}, num_iterations=1, horizon=2, logging=logging
+            )
+        )
 
     run("first")
     before = leaks.Usage.now()
@@ -36,9 +40,13 @@ def test_runs_close_what_they_open(tmp_path, family):
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("fails_in", ["reset", "step"])
 def test_a_run_that_fails_leaves_nothing_open(tmp_path, monkeypatch, vectorization, fails_in):
-    head = {"reset": "        super().reset(seed=seed)\n", "step": "        self.x = np.clip"}[fails_in]
+    head = {"reset": "        super().reset(seed=seed)\n", "step": "        self.x = np.clip"}[
+        fails_in
+    ]
     name = f"broken_{fails_in}_{vectorization}"
-    broken = MODULE.replace("Line-v0", f"{name}-v0").replace(head, f"        raise ZeroDivisionError('broken')\n{head}")
+    broken = MODULE.replace("Line-v0", f"{name}-v0").replace(
+        head, f"        raise ZeroDivisionError('broken')\n{head}"
+    )
     assert broken.count("ZeroDivisionError") == 1
     (tmp_path / f"{name}.py").write_text(broken)
     monkeypatch.syspath_prepend(tmp_path)
@@ -64,7 +72,11 @@ def _samples(memory: list[float], threads: list[float]) -> np.ndarray:
 
 
 def test_the_benchmark_tells_growth_from_a_start():
-    steady, start, line = [8.0] * 100, [float(min(i, 40)) for i in range(100)], [float(i) for i in range(100)]
+    steady, start, line = (
+        [8.0] * 100,
+        [float(min(i, 40)) for i in range(100)],
+        [float(i) for i in range(100)],
+    )
     assert leaks.grows(_samples(start, steady)) == []
     assert leaks.grows(_samples(line, start)) == ["memory_mb"]
     assert leaks.grows(_samples(steady, line)) == ["threads"]

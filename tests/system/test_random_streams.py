@@ -21,7 +21,9 @@ def draws() -> dict[tuple, tuple]:
         for step in range(3):
             out[(*name, "reset", step)] = (streams.reset_seed(step, 1),)
             for task in range(3):
-                out[(*name, "actions", step, task)] = tuple(streams.actions(step, task).integers(2**62, size=2))
+                out[(*name, "actions", step, task)] = tuple(
+                    streams.actions(step, task).integers(2**62, size=2)
+                )
     return out
 
 

@@ -74,7 +74,9 @@ def test_threads_are_started_once() -> None:
 def test_torch_computes_alone_on_each_also_where_a_thread_comes_to_it_late() -> None:
     with torch_threads(5):
         map_blocks(lambda _: time.sleep(0.01), [(0,), (1,)])
-        numbers = map_blocks(lambda _: (time.sleep(0.01), torch.get_num_threads())[1], [(i,) for i in range(10)])
+        numbers = map_blocks(
+            lambda _: (time.sleep(0.01), torch.get_num_threads())[1], [(i,) for i in range(10)]
+        )
         assert torch.get_num_threads() == 5
     assert numbers == [1] * 10
 
@@ -127,7 +129,9 @@ for _ in range(100):
 assert map_blocks(lambda n: n, blocks) == list(range(16))
 print(interrupted > 50)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 

@@ -22,7 +22,12 @@ from maml_rl.training.loop import resume, train
 
 EVALUATION = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
 VIDEO = ["--num_steps", "0", "--size", "128x128", "--device", "cpu"]
-TRAINING = ["--env=PointNavigation", "--num_iterations=1", "--meta_batch_size=2", "--num_episodes=2"]
+TRAINING = [
+    "--env=PointNavigation",
+    "--num_iterations=1",
+    "--meta_batch_size=2",
+    "--num_episodes=2",
+]
 TRAINING += ["--horizon=4"]
 TRAINING += ["--policy.hidden_sizes=[4]", "--device=cpu", "--logging.final_video=false"]
 TRAINING += ["--logging.final_evaluation=false"]
@@ -143,7 +148,9 @@ def test_every_command_in_an_ascii_locale(tmp_path):
     for command in commands:
         encoded = [word.encode() for word in [sys.executable, "-m", "maml_rl", *command]]
         environment = {**os.environ, **locale}
-        finished = subprocess.run(encoded, env=environment, cwd=tmp_path, capture_output=True, check=False)
+        finished = subprocess.run(
+            encoded, env=environment, cwd=tmp_path, capture_output=True, check=False
+        )
         expected = 2 if command[-1] == "Läufe → θ" else 0  # no text in this locale
         assert finished.returncode == expected, (command, finished.stderr)
         assert b"Traceback" not in finished.stderr, (command, finished.stderr)
@@ -157,7 +164,9 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     Path("run/evaluation").mkdir()
     # Permissions do not bind every user that runs the tests.
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr("maml_rl.analysis.comparison.evaluate", lambda *_, **__: pytest.fail("played"))
+    monkeypatch.setattr(
+        "maml_rl.analysis.comparison.evaluate", lambda *_, **__: pytest.fail("played")
+    )
     assert main(["evaluate", "run", *EVALUATION]) == 2
     err = capsys.readouterr().err
     assert "run/evaluation cannot be written" in err
@@ -166,7 +175,9 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     assert list(Path("run/evaluation").iterdir()) == []
 
 
-@pytest.mark.parametrize("failing", ["maml_rl.analysis.report.write_whole", "maml_rl.analysis.comparison.write_whole"])
+@pytest.mark.parametrize(
+    "failing", ["maml_rl.analysis.report.write_whole", "maml_rl.analysis.comparison.write_whole"]
+)
 def test_a_disk_that_fills_up_during_an_evaluation_is_one_line(home, capsys, monkeypatch, failing):
     train(tiny(Path("run"), num_iterations=1))
     monkeypatch.setattr(failing, refuse)

@@ -61,7 +61,9 @@ class Heavy(gym.Env):
     def set_task(self, task: Any) -> None:
         pass
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         return np.zeros(1, np.float32), {}
 
@@ -77,12 +79,16 @@ def _registered() -> Iterator[None]:
 
 
 def make_run(folder: Path, **settings: Any) -> Path:
-    return maml_rl.train(load_config(**{"env": "PointNavigation", "output": str(folder), **SIZES, **settings}))
+    return maml_rl.train(
+        load_config(**{"env": "PointNavigation", "output": str(folder), **SIZES, **settings})
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("baselines") / "run", inner={"num_steps": 2, "step_size": 0.3})
+    return make_run(
+        tmp_path_factory.mktemp("baselines") / "run", inner={"num_steps": 2, "step_size": 0.3}
+    )
 
 
 @pytest.fixture
@@ -106,14 +112,20 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # --- an observation that holds the task ---
 
 
 def told(name: str, num_envs: int = 3, horizon: int = 4, **options: Any) -> Any:
-    return make_task_vector_env(EnvConfig(name=name, observe_task=True, **options), num_envs, horizon)
+    return make_task_vector_env(
+        EnvConfig(name=name, observe_task=True, **options), num_envs, horizon
+    )
 
 
 @pytest.mark.parametrize("name", ["PointNavigation", "HalfCheetahVel", "TestHeavy-v0"])
@@ -179,7 +191,9 @@ def test_the_setting_survives_the_round_trip(name: str) -> None:
 
 
 def test_joint_training_takes_no_inner_steps_and_keeps_them_for_later(tmp_path: Path) -> None:
-    joint = maml_rl.load(make_run(tmp_path / "joint", adapt_in_training=False, inner={"num_steps": 2}))
+    joint = maml_rl.load(
+        make_run(tmp_path / "joint", adapt_in_training=False, inner={"num_steps": 2})
+    )
     plain = maml_rl.load(make_run(tmp_path / "plain", inner={"num_steps": 0}))
     for name, value in plain.theta.items():
         torch.testing.assert_close(joint.theta[name], value, rtol=0, atol=0)
@@ -221,7 +235,9 @@ def test_pretrained_and_oracle_follow_the_run(run: Path) -> None:
     meta = run_config(run)
     for name in ("pretrained", "oracle"):
         config = baseline_config(run, name, device="cpu")
-        assert config.num_iterations == 3 * meta.num_iterations  # two inner steps: three collections each
+        assert (
+            config.num_iterations == 3 * meta.num_iterations
+        )  # two inner steps: three collections each
         assert config.inner == meta.inner
         assert config.env.observe_task == (name == "oracle")
         assert not config.adapt_in_training
@@ -234,12 +250,17 @@ def test_pretrained_and_oracle_follow_the_run(run: Path) -> None:
         assert policy.observation_space.shape == ((4,) if name == "oracle" else (2,))
         assert np.isfinite(evaluate(policy, num_tasks=3, num_episodes=2, num_steps=1).returns).all()
         assert policy.adapt(task={"goal_x": 0.1, "goal_y": 0.2}).num_adaptation_steps == 2
-    steps = [json.loads(path.read_text())["num_env_steps"] for path in run.glob("**/00000[26]/values.json")]
+    steps = [
+        json.loads(path.read_text())["num_env_steps"]
+        for path in run.glob("**/00000[26]/values.json")
+    ]
     assert len(steps) == 3
     assert max(steps) <= 2 * 3 * 2 * 2 * 5
 
 
-def test_a_run_that_was_stopped_has_baselines_of_the_steps_that_it_took(tmp_path: Path, finished: Path) -> None:
+def test_a_run_that_was_stopped_has_baselines_of_the_steps_that_it_took(
+    tmp_path: Path, finished: Path
+) -> None:
     run, done = shutil.copytree(finished, tmp_path / "run"), run_config(finished).num_iterations
     values = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(values | {"num_iterations": 10 * done}))
@@ -272,7 +293,12 @@ def test_what_a_baseline_cannot_share_with_its_run(tmp_path: Path) -> None:
 
 
 def test_an_oracle_is_better_and_cannot_be_recorded(tmp_path: Path) -> None:
-    sizes = {"meta_batch_size": 20, "num_episodes": 10, "horizon": 12, "policy": {"hidden_sizes": [16]}}
+    sizes = {
+        "meta_batch_size": 20,
+        "num_episodes": 10,
+        "horizon": 12,
+        "policy": {"hidden_sizes": [16]},
+    }
     run = make_run(tmp_path / "run", **sizes)
     returns = {}
     for name in ("random", "pretrained", "oracle"):
@@ -290,7 +316,8 @@ def test_an_oracle_is_better_and_cannot_be_recorded(tmp_path: Path) -> None:
     logging = {"final_evaluation": False, "final_video": True}
     env = {"name": "PointNavigation", "observe_task": True}
     maml_rl.train(
-        load_config(**{**SIZES, "env": env, "logging": logging, "output": str(tmp_path / "o")}), say=said.append
+        load_config(**{**SIZES, "env": env, "logging": logging, "output": str(tmp_path / "o")}),
+        say=said.append,
     )
     assert any("no video will be made" in text and "told the task" in text for text in said)
 
@@ -311,7 +338,9 @@ def test_ppo_trains_on_the_first_tasks_of_an_evaluation(run: Path) -> None:
     assert len([text for text in said if "return" in text]) == 2
 
 
-def test_ppo_goes_on_with_the_tasks_that_are_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ppo_goes_on_with_the_tasks_that_are_missing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     played: list[Any] = []
 
     def curve(env: Any, task: Any, horizon: int, **options: Any) -> LearningCurve:
@@ -349,18 +378,38 @@ def test_ppo_goes_on_with_the_tasks_that_are_missing(run: Path, monkeypatch: pyt
 # --- the command ---
 
 
-def test_the_command_makes_all_and_a_second_call_keeps_them(run: Path, cli: Callable[..., Result]) -> None:
-    arguments = (run, "--num_iterations", 2, "--num_tasks", 1, "--ppo_env_steps", 20, "--device", "cpu")
+def test_the_command_makes_all_and_a_second_call_keeps_them(
+    run: Path, cli: Callable[..., Result]
+) -> None:
+    arguments = (
+        run,
+        "--num_iterations",
+        2,
+        "--num_tasks",
+        1,
+        "--ppo_env_steps",
+        20,
+        "--device",
+        "cpu",
+    )
     code, out, err = cli(*arguments)
     assert code == 0, err
     assert "PPO, goal_x" in out
     assert "100%" in err
-    assert {path.name for path in (run / "baselines").iterdir()} == {"random", "pretrained", "oracle", "ppo"}
+    assert {path.name for path in (run / "baselines").iterdir()} == {
+        "random",
+        "pretrained",
+        "oracle",
+        "ppo",
+    }
     before = contents(run / "baselines")
     assert cli(*arguments).code == 0
     assert contents(run / "baselines") == before
     for name in ("random", "pretrained", "oracle"):
-        assert main(["evaluate", str(run / "baselines" / name), "--num_tasks=2", "--num_episodes=2"]) == 0
+        assert (
+            main(["evaluate", str(run / "baselines" / name), "--num_tasks=2", "--num_episodes=2"])
+            == 0
+        )
     code, _, err = cli(run, "--baseline", "pretrained", "--seed", 1)
     assert code == 2
     assert "is there with seed 0, not 1: delete the folder" in err
@@ -394,7 +443,9 @@ def test_a_stopped_baseline_goes_on_as_if_it_never_was(
 def test_the_documents_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(Path("runs/point"))
-    monkeypatch.setattr(baseline_runs, "ppo_learning_curve", lambda *_, **__: LearningCurve([0], [-1.0]))
+    monkeypatch.setattr(
+        baseline_runs, "ppo_learning_curve", lambda *_, **__: LearningCurve([0], [-1.0])
+    )
     document = (Path(__file__).resolve().parents[2] / "docs" / "baselines.md").read_text()
     commands = re.findall(r"^python -m maml_rl\.(.*?)(?:\s+#.*)?$", document, flags=re.MULTILINE)
     assert {command.split()[0] for command in commands} == {"baselines", "evaluate"}
@@ -407,11 +458,16 @@ def test_the_documents_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names["env"].close()
 
 
-def test_mistakes_are_told_before_anything_is_made(tmp_path: Path, run: Path, cli: Callable[..., Result]) -> None:
+def test_mistakes_are_told_before_anything_is_made(
+    tmp_path: Path, run: Path, cli: Callable[..., Result]
+) -> None:
     alone = make_run(tmp_path / "alone", env="Pendulum-v1")
     for arguments, words in (
         ((tmp_path / "none",), ["no run folder", "none"]),
-        ((run, "--baseline", "orcale"), ["'orcale'", "Did you mean oracle?", "random, pretrained, oracle, ppo"]),
+        (
+            (run, "--baseline", "orcale"),
+            ["'orcale'", "Did you mean oracle?", "random, pretrained, oracle, ppo"],
+        ),
         ((run, "--num_iterations", 0), ["--num_iterations", "at least 1"]),
         ((run, "--num_task", 0), ["--num_tasks"]),
         ((alone,), ["Pendulum-v1", "draws no tasks"]),
@@ -424,7 +480,9 @@ def test_mistakes_are_told_before_anything_is_made(tmp_path: Path, run: Path, cl
     assert not (run / "baselines").exists()
 
 
-def test_results_of_another_ppo_are_refused_before_anything_is_trained(run: Path, cli: Callable[..., Result]) -> None:
+def test_results_of_another_ppo_are_refused_before_anything_is_trained(
+    run: Path, cli: Callable[..., Result]
+) -> None:
     path = run / "baselines" / "ppo" / "results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"seed": 5, "tasks": []}))
@@ -435,10 +493,15 @@ def test_results_of_another_ppo_are_refused_before_anything_is_trained(run: Path
 
 
 def test_baselines_of_a_pretrained_policy_are_found_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Callable[..., Result],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(baseline_runs, "ppo_learning_curve", lambda *_, **__: LearningCurve([0, 5], [-1.0, -2.0]))
+    monkeypatch.setattr(
+        baseline_runs, "ppo_learning_curve", lambda *_, **__: LearningCurve([0, 5], [-1.0, -2.0])
+    )
     packaged = contents(find_run("PointNavigation"))
     result = cli("PointNavigation", "--baseline", "random", "ppo", "--num_tasks=1")
     assert result.code == 0, result.err

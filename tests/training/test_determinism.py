@@ -17,8 +17,19 @@ from maml_rl.cli import main
 from maml_rl.learners.maml.learner import MetaTrainer
 from maml_rl.training.loop import resume, train
 
-FLAGS = ["--env=HalfCheetahVel", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5", "--policy.hidden_sizes=[8]"]
-FLAGS += ["--num_iterations=2", "--device=cpu", "--logging.final_evaluation=false", "--logging.final_video=false"]
+FLAGS = [
+    "--env=HalfCheetahVel",
+    "--meta_batch_size=3",
+    "--num_episodes=2",
+    "--horizon=5",
+    "--policy.hidden_sizes=[8]",
+]
+FLAGS += [
+    "--num_iterations=2",
+    "--device=cpu",
+    "--logging.final_evaluation=false",
+    "--logging.final_video=false",
+]
 
 
 @pytest.fixture
@@ -35,7 +46,9 @@ def learner_threads(monkeypatch) -> list[int]:
     return seen
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the number of processors cannot be set")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="the number of processors cannot be set"
+)
 @pytest.mark.parametrize("family", ["HalfCheetahVel", "AntVel"])
 def test_simulator_threads_do_not_change_a_run(tmp_path, monkeypatch, family):
     for num_threads in (1, 2):
@@ -60,7 +73,9 @@ def test_torch_threads_are_those_of_the_configuration(tmp_path, learner_threads)
         torch.set_num_threads(before)
 
 
-def test_a_trained_policy_is_evaluated_and_adapted_with_the_threads_of_its_run(tmp_path, monkeypatch):
+def test_a_trained_policy_is_evaluated_and_adapted_with_the_threads_of_its_run(
+    tmp_path, monkeypatch
+):
     policy = maml_rl.load(train(tiny(tmp_path / "run", num_iterations=1, torch_threads=2)))
     before, seen = torch.get_num_threads(), []
     try:
@@ -85,8 +100,18 @@ def test_a_trained_policy_is_evaluated_and_adapted_with_the_threads_of_its_run(t
 def test_processes_that_differ_in_threads_and_hash_seed_train_alike(tmp_path):
     for name in ("1", "2"):
         variables = {"OMP_NUM_THREADS": name, "PYTHONHASHSEED": name}
-        command = [sys.executable, "-m", "maml_rl.train", *FLAGS, "--torch_threads=1", "--output", str(tmp_path / name)]
-        done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "maml_rl.train",
+            *FLAGS,
+            "--torch_threads=1",
+            "--output",
+            str(tmp_path / name),
+        ]
+        done = subprocess.run(
+            command, env=os.environ | variables, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert yaml.safe_load((tmp_path / name / "config.yaml").read_text())["torch_threads"] == 1
     assert_equal_runs(tmp_path / "1", tmp_path / "2")
@@ -94,7 +119,9 @@ def test_processes_that_differ_in_threads_and_hash_seed_train_alike(tmp_path):
 
 @pytest.mark.parametrize("given", ["0", "-1", "two"])
 def test_a_number_of_threads_that_is_none_is_one_line(tmp_path: Path, capsys, given):
-    assert main(["train", *FLAGS, f"--torch_threads={given}", "--output", str(tmp_path / "run")]) == 2
+    assert (
+        main(["train", *FLAGS, f"--torch_threads={given}", "--output", str(tmp_path / "run")]) == 2
+    )
     err = capsys.readouterr().err.strip()
     assert "torch_threads" in err
     assert given in err

@@ -29,7 +29,12 @@ from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.settings.config import Config
 from maml_rl.training.loop import resume, train
 
-SMALLEST: dict[str, Any] = {"num_iterations": 5, "meta_batch_size": 1, "num_episodes": 1, "horizon": 2}
+SMALLEST: dict[str, Any] = {
+    "num_iterations": 5,
+    "meta_batch_size": 1,
+    "num_episodes": 1,
+    "horizon": 2,
+}
 
 
 file_faults = load_script("benchmarks/file_faults.py")
@@ -100,7 +105,9 @@ def flip(path: Path, position: int = -3, bit: int = 0) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "emptied", "sums gone", "values gone", "no folder"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", "truncated", "emptied", "sums gone", "values gone", "no folder"]
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, damage):
     run, _ = reference
     shutil.copytree(run, run.with_name("whole"))
@@ -166,7 +173,9 @@ def test_where_no_checkpoint_is_sound_each_is_named(reference):
         flip(path / "values.json")
     before = sorted((run / "checkpoints").iterdir())
     for read in (maml_rl.load, resume):
-        with pytest.raises(UserError, match=r"no sound checkpoint.*000005.*values\.json.*000004.*values\.json"):
+        with pytest.raises(
+            UserError, match=r"no sound checkpoint.*000005.*values\.json.*000004.*values\.json"
+        ):
             read(run)
     assert sorted((run / "checkpoints").iterdir()) == before
 
@@ -185,12 +194,17 @@ def test_the_checkpoint_of_another_run_is_refused(reference, tmp_path, other):
     assert (run / "checkpoints" / "000009").exists()
 
 
-def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(toy, tmp_path, monkeypatch):
+def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(
+    toy, tmp_path, monkeypatch
+):
     config = tiny(tmp_path / "run", **SMALLEST, outer="adam", logging={"final_evaluation": True})
     run = train(config)
     old = (run / "evaluation" / "results.json").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("maml_rl.training.loop.evaluate", lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit))
+        patched.setattr(
+            "maml_rl.training.loop.evaluate",
+            lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit),
+        )
         with pytest.raises(SystemExit):
             resume(run, 7)
     resume(run)
@@ -215,7 +229,9 @@ def test_on_a_full_disk_training_stops_and_goes_on_when_there_is_room(reference,
         assert "\n" not in said
         stopped += 1
         assert not list((tmp_path / "run").glob("checkpoints/.*"))
-        assert latest_checkpoint(tmp_path / "run" / "checkpoints") is None or maml_rl.load(tmp_path / "run")
+        assert latest_checkpoint(tmp_path / "run" / "checkpoints") is None or maml_rl.load(
+            tmp_path / "run"
+        )
         file_faults.go_on(config)
         assert not file_faults.differences(tmp_path / "run", whole), after
         shutil.rmtree(tmp_path / "run")
@@ -228,7 +244,9 @@ def small_disk(tmp_path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip("may not mount a file system")
@@ -294,16 +312,26 @@ def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypa
     assert_equal_runs(tmp_path / "run", whole)
 
 
-FLAGS = ["--env=PointNavigation", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5", "--policy.hidden_sizes=[8]"]
+FLAGS = [
+    "--env=PointNavigation",
+    "--meta_batch_size=3",
+    "--num_episodes=2",
+    "--horizon=5",
+    "--policy.hidden_sizes=[8]",
+]
 FLAGS += ["--device=cpu", "--logging.final_evaluation=false", "--logging.final_video=false"]
 
 
 def started(run: Path, *more: str) -> subprocess.Popen:
     """A training process, once it has written a few rows."""
     command = [sys.executable, "-m", "maml_rl.train", *more]
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in the process
+    before = signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # under nohup it is ignored, here and in the process
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     finally:
         signal.signal(signal.SIGHUP, before)
     path = run / "progress.csv"
@@ -371,8 +399,13 @@ def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path, monkeypatch):
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        monkeypatch.setattr("maml_rl.training.loop._progress", lambda metrics: signal.raise_signal(signal.SIGHUP) or "")
+        monkeypatch.setattr(
+            "maml_rl.training.loop._progress",
+            lambda metrics: signal.raise_signal(signal.SIGHUP) or "",
+        )
         run = train(smallest(tmp_path / "run"))
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert json.loads((run / "checkpoints" / "000005" / "values.json").read_text())["iteration"] == 5
+    assert (
+        json.loads((run / "checkpoints" / "000005" / "values.json").read_text())["iteration"] == 5
+    )

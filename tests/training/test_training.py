@@ -68,7 +68,11 @@ def copy(whole, tmp_path) -> Path:
 
 
 def test_a_run_folder_holds_what_it_promises(whole):
-    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["000002", "000004", "000006"]
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == [
+        "000002",
+        "000004",
+        "000006",
+    ]
     assert last(whole).values["iteration"] == 6
     config = yaml.safe_load((whole / "config.yaml").read_text())
     assert config == to_mapping(tiny(whole, logging={"checkpoint_every": 2}))
@@ -87,7 +91,9 @@ def test_a_run_folder_holds_what_it_promises(whole):
 
 
 def test_environment_steps_are_counted(whole):
-    assert last(whole).values["num_env_steps"] == int(float(progress(whole)[-1]["time/num_env_steps"]))
+    assert last(whole).values["num_env_steps"] == int(
+        float(progress(whole)[-1]["time/num_env_steps"])
+    )
     assert 0 < last(whole).values["num_env_steps"] <= 6 * 3 * 2 * 5 * 2
 
 
@@ -98,7 +104,10 @@ def test_the_same_seed_gives_the_same_run(whole, tmp_path):
 def test_another_seed_gives_another_run(whole, tmp_path):
     other = train(tiny(tmp_path / "other", seed=1, num_iterations=1))
     assert not same_theta(whole, other)
-    assert progress(other)[0]["train/return_after_0_steps"] != progress(whole)[0]["train/return_after_0_steps"]
+    assert (
+        progress(other)[0]["train/return_after_0_steps"]
+        != progress(whole)[0]["train/return_after_0_steps"]
+    )
 
 
 def untrained(trained: MetaPolicy) -> MetaPolicy:
@@ -119,7 +128,13 @@ def test_global_generators_stay_untouched(tmp_path):
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    train(tiny(tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True}))
+    train(
+        tiny(
+            tmp_path / "run",
+            num_iterations=1,
+            logging={"final_evaluation": True, "final_video": True},
+        )
+    )
     assert random.getstate() == before[0]
     assert np.array_equal(np.random.get_state()[1], before[1][1])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[2])
@@ -137,8 +152,15 @@ def test_results_do_not_depend_on_global_generators(whole, tmp_path):
         {},
         {"policy": {"hidden_sizes": [8], "normalize_observations": True}},
         {"inner": {"num_steps": 2}, "logging": {"evaluate_every": 2}},
-        {"outer": {"name": "promp", "adaptive_kl": True}, "inner": {"learned_step_size": "per_parameter"}},
-        {"outer": {"name": "adam"}, "inner": {"adapts": "context"}, "policy": {"hidden_sizes": [8], "context_size": 2}},
+        {
+            "outer": {"name": "promp", "adaptive_kl": True},
+            "inner": {"learned_step_size": "per_parameter"},
+        },
+        {
+            "outer": {"name": "adam"},
+            "inner": {"adapts": "context"},
+            "policy": {"hidden_sizes": [8], "context_size": 2},
+        },
         {"outer": {"name": "reptile"}, "inner": {"num_steps": 2, "adapts": "head"}},
         {"outer": {"name": "ppo"}, "inner": {"surrogate": "dice", "exploration_credit": 0.5}},
     ],
@@ -190,7 +212,9 @@ def test_interrupted_at_the_end_says_how_to_resume(tmp_path, monkeypatch, what):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    config = tiny(tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True})
+    config = tiny(
+        tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True}
+    )
     with monkeypatch.context() as patched:
         patched.setattr(training, what, interrupt)
         with pytest.raises((Interrupted, KeyboardInterrupt)) as stopped:
@@ -226,15 +250,32 @@ def test_ctrl_c_on_the_command_line(tmp_path):
         "--device",
         "cpu",
     ]
-    flags += ["--env", "PointNavigation", "--logging.final_evaluation=false", "--logging.final_video=false"]
-    command = [sys.executable, "-m", "maml_rl.train", *flags, "--num_iterations", "100000", "--output", str(run)]
+    flags += [
+        "--env",
+        "PointNavigation",
+        "--logging.final_evaluation=false",
+        "--logging.final_video=false",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "maml_rl.train",
+        *flags,
+        "--num_iterations",
+        "100000",
+        "--output",
+        str(run),
+    ]
     # Tests that a shell has put into the background ignore Ctrl-C, and so would their children.
     own = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, own)
     with process:
         deadline = time.monotonic() + 60
-        while not (run / "progress.csv").exists() or (run / "progress.csv").read_bytes().count(b"\n") < 4:
+        while (
+            not (run / "progress.csv").exists()
+            or (run / "progress.csv").read_bytes().count(b"\n") < 4
+        ):
             assert time.monotonic() < deadline, "no progress within a minute"
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
@@ -354,8 +395,12 @@ def test_a_second_process_on_the_same_folder_is_refused(copy, capsys):
 
 
 def test_evaluations_and_videos_come_as_often_as_asked_for(tmp_path):
-    run = train(tiny(tmp_path / "run", num_iterations=5, logging={"evaluate_every": 2, "video_every": 3}))
-    evaluated = [row["time/iteration"] for row in progress(run) if row["evaluation/return_after_0_steps"]]
+    run = train(
+        tiny(tmp_path / "run", num_iterations=5, logging={"evaluate_every": 2, "video_every": 3})
+    )
+    evaluated = [
+        row["time/iteration"] for row in progress(run) if row["evaluation/return_after_0_steps"]
+    ]
     assert evaluated == ["2", "4"]
     assert [step for step, _ in scalars(run)["evaluation/return_after_1_steps"]] == [2, 4]
     assert [path.name for path in (run / "videos").iterdir()] == ["000003.mp4"]
@@ -371,10 +416,18 @@ def test_evaluating_changes_nothing_about_training(whole, tmp_path):
 
 def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path):
     said: list[str] = []
-    config = tiny(tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True})
+    config = tiny(
+        tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True}
+    )
     run = train(config, say=said.append)
     written = {path.name for path in (run / "evaluation").iterdir()}
-    assert written >= {"results.json", "results.csv", "report.html", "adaptation.png", "adaptation.svg"}
+    assert written >= {
+        "results.json",
+        "results.csv",
+        "report.html",
+        "adaptation.png",
+        "adaptation.svg",
+    }
     assert [path.name for path in (run / "videos").iterdir()] == ["final.mp4"]
     announced = said[0]
     for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} environment steps"):
@@ -387,7 +440,9 @@ def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):
     started: list[TrainingState] = []
     original = MetaTrainer.meta_iteration
     monkeypatch.setattr(
-        MetaTrainer, "meta_iteration", lambda self, state: (started.append(state), original(self, state))[1]
+        MetaTrainer,
+        "meta_iteration",
+        lambda self, state: (started.append(state), original(self, state))[1],
     )
     run = train(config)
     theta = last(whole).tensors["theta"]
@@ -433,21 +488,34 @@ def test_warm_start_takes_the_normalizer_too(whole, tmp_path):
 
 @pytest.mark.parametrize(
     "env",
-    [{"name": "CartPole-v1"}, {"name": "Pendulum-v1", "kwargs": {"g": 5.0}}, {"name": "Pendulum-v1", "g": 5.0}],
+    [
+        {"name": "CartPole-v1"},
+        {"name": "Pendulum-v1", "kwargs": {"g": 5.0}},
+        {"name": "Pendulum-v1", "g": 5.0},
+    ],
     ids=["discrete", "kwargs", "beside the name"],
 )
 def test_a_registered_environment_trains(tmp_path, env):
     run = train(tiny(tmp_path / "run", env=env, num_iterations=2))
     assert last(run).values["iteration"] == 2
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["env"].items() >= {"name": env["name"], **({"g": 5.0} if "Pendulum" in env["name"] else {})}.items()
+    assert (
+        config["env"].items()
+        >= {"name": env["name"], **({"g": 5.0} if "Pendulum" in env["name"] else {})}.items()
+    )
     assert maml_rl.load(run).config.env.kwargs == ({"g": 5.0} if "Pendulum" in env["name"] else {})
 
 
 def test_without_a_renderer_training_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pygame", None)  # as where it is not installed
     run = tmp_path / "run"
-    flags = ["--env=CartPole-v1", "--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=5"]
+    flags = [
+        "--env=CartPole-v1",
+        "--num_iterations=2",
+        "--meta_batch_size=2",
+        "--num_episodes=2",
+        "--horizon=5",
+    ]
     assert main(["train", *flags, "--policy.hidden_sizes=[4]", "--output", str(run)]) == 0
     out, err = capsys.readouterr()
     assert out.index("no video will be made") < out.index("return on 40 fresh tasks")
@@ -470,9 +538,15 @@ def test_arguments_of_an_environment_reach_it(tmp_path):
             "--horizon",
             "4",
         ]
-        flags += ["--logging.final_evaluation=false", "--logging.final_video=false", "--policy.hidden_sizes=[4]"]
+        flags += [
+            "--logging.final_evaluation=false",
+            "--logging.final_video=false",
+            "--policy.hidden_sizes=[4]",
+        ]
         run = tmp_path / str(g)
-        assert main(["train", *flags, "--env.kwargs", json.dumps({"g": g}), "--output", str(run)]) == 0
+        assert (
+            main(["train", *flags, "--env.kwargs", json.dumps({"g": g}), "--output", str(run)]) == 0
+        )
         return progress(run)[0]["train/return_after_0_steps"]
 
     assert first_return(0.0) != first_return(9.0)
@@ -505,10 +579,18 @@ def test_an_environment_of_ones_own_trains(tmp_path, monkeypatch, capsys):
 @pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
 def test_a_number_that_is_none_stops_the_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_nan.py").write_text(
-        MODULE.replace("-abs(float(self.x[0]) - self.goal)", "float('nan')").replace("Line-v0", "NoNumber-v0")
+        MODULE.replace("-abs(float(self.x[0]) - self.goal)", "float('nan')").replace(
+            "Line-v0", "NoNumber-v0"
+        )
     )
     monkeypatch.syspath_prepend(tmp_path)
-    flags = ["--env=my_nan:NoNumber-v0", "--num_iterations=2", "--meta_batch_size=2", "--num_episodes=2", "--horizon=5"]
+    flags = [
+        "--env=my_nan:NoNumber-v0",
+        "--num_iterations=2",
+        "--meta_batch_size=2",
+        "--num_episodes=2",
+        "--horizon=5",
+    ]
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     assert main(["train", *flags, "--output", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err
@@ -518,7 +600,12 @@ def test_a_number_that_is_none_stops_the_run(tmp_path, monkeypatch, capsys):
 
 
 def test_no_inner_steps_and_the_smallest_sizes(tmp_path):
-    sizes: Mapping[str, Any] = {"num_iterations": 2, "meta_batch_size": 1, "num_episodes": 1, "horizon": 1}
+    sizes: Mapping[str, Any] = {
+        "num_iterations": 2,
+        "meta_batch_size": 1,
+        "num_episodes": 1,
+        "horizon": 1,
+    }
     for inner in ({"num_steps": 0}, {"num_steps": 1}, {"num_steps": 2, "first_order": True}):
         run = train(tiny(tmp_path / str(inner["num_steps"]), **sizes, inner=inner))
         for value in last(run).tensors["theta"].values():
@@ -565,7 +652,9 @@ def test_tasks_that_are_no_mappings_are_refused_before_training(tmp_path, monkey
         "gym.register('Numbered-v0', Numbered)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    config = maml_rl.load_config(env="numbered:Numbered-v0", output=str(tmp_path / "run"), meta_batch_size=2)
+    config = maml_rl.load_config(
+        env="numbered:Numbered-v0", output=str(tmp_path / "run"), meta_batch_size=2
+    )
     with pytest.raises(UserError, match="mapping from names to values"):
         train(config)
 
@@ -574,7 +663,12 @@ def test_tasks_that_are_no_mappings_are_refused_before_training(tmp_path, monkey
 def test_tasks_per_block_are_those_of_the_configuration(tmp_path, monkeypatch, given, used):
     seen = set()
     blocks = MetaObjective.blocks
-    monkeypatch.setattr(MetaObjective, "blocks", lambda self: seen.add(self.block_size) or blocks(self))
-    outer = {"name": "promp", "num_epochs": 2}  # of which no block is made larger, as TRPO's thinned ones are
+    monkeypatch.setattr(
+        MetaObjective, "blocks", lambda self: seen.add(self.block_size) or blocks(self)
+    )
+    outer = {
+        "name": "promp",
+        "num_epochs": 2,
+    }  # of which no block is made larger, as TRPO's thinned ones are
     train(tiny(tmp_path / "run", num_iterations=1, tasks_per_block=given, outer=outer))
     assert seen == {used}

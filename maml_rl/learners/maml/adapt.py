@@ -39,7 +39,13 @@ def adapt(
         theta_prime, a stack.
     """
     steps = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(supports)
-    learned = [a for size in steps if isinstance(size, Mapping) for a in size.values() if isinstance(a, Tensor)]
+    learned = [
+        a
+        for size in steps
+        if isinstance(size, Mapping)
+        for a in size.values()
+        if isinstance(a, Tensor)
+    ]
     differentiable = any(value.requires_grad for value in (*theta.values(), *learned))
     theta_prime = dict(theta)
     for support, size in zip(supports, steps, strict=True):
@@ -48,7 +54,9 @@ def adapt(
             # A value has no graph yet: this step's own, for its gradient.
             start = {name: theta_prime[name] for name in alpha}
             start = {
-                name: value if differentiable and value.requires_grad else value.detach().requires_grad_()
+                name: value
+                if differentiable and value.requires_grad
+                else value.detach().requires_grad_()
                 for name, value in start.items()
             }
             gradients = torch.autograd.grad(

@@ -41,7 +41,9 @@ def initial_theta(policy: nn.Module, inner: InnerConfig) -> dict[str, Tensor]:
     return theta
 
 
-def step_sizes(policy: nn.Module, inner: InnerConfig, stack: Params, step: int = 0) -> dict[str, float | Tensor]:
+def step_sizes(
+    policy: nn.Module, inner: InnerConfig, stack: Params, step: int = 0
+) -> dict[str, float | Tensor]:
     """The step size of each parameter that adapts: the setting, or what ``stack`` holds where it is learned.
 
     Args:
@@ -51,10 +53,14 @@ def step_sizes(policy: nn.Module, inner: InnerConfig, stack: Params, step: int =
         step: number of inner steps before, for ``inner.test_step_sizes``.
     """
     size = (
-        inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)] if inner.test_step_sizes else inner.step_size
+        inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)]
+        if inner.test_step_sizes
+        else inner.step_size
     )
     names = adapting(policy, inner)
-    return {name: size if (key := step_size_key(name, inner)) is None else stack[key] for name in names}
+    return {
+        name: size if (key := step_size_key(name, inner)) is None else stack[key] for name in names
+    }
 
 
 def step_size_key(name: str, inner: InnerConfig) -> str | None:

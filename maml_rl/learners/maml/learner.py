@@ -104,23 +104,35 @@ class MetaTrainer:
         failures.check(self.max_failed_share, f"meta-iteration {state.iteration + 1}")
 
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.
-        batch = _without_failed(MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)), own_failures)
+        batch = _without_failed(
+            MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)), own_failures
+        )
         episodes = [*batch.supports, batch.query]
         block_size = self.tasks_per_block or tasks_per_block(self.collector.device)
         objective = MetaObjective(self.collector.policy, batch, self.inner, block_size, self.ranks)
         theta, outer_state, metrics, problem = self._outer_step(state, objective)
         failed_outer_steps = state.failed_outer_steps + 1 if problem else 0
         if problem:
-            failures.outer_step(self.inner.num_steps, *problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS)
+            failures.outer_step(
+                self.inner.num_steps, *problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS
+            )
         watch.lap("outer_step")
 
         normalizer = state.normalizer
         if normalizer is not None:
-            normalizer = normalizer.updated(torch.cat([part.real_observations for part in episodes]), self.ranks)
-        lengths = self.ranks.gather(torch.stack([collected.mask.sum(-1) for collected in episodes], dim=1))
+            normalizer = normalizer.updated(
+                torch.cat([part.real_observations for part in episodes]), self.ranks
+            )
+        lengths = self.ranks.gather(
+            torch.stack([collected.mask.sum(-1) for collected in episodes], dim=1)
+        )
         num_env_steps = state.num_env_steps + int(lengths.sum())
-        returns = self.ranks.gather(torch.stack([collected.returns for collected in episodes], dim=1))
-        success = self.ranks.gather(torch.stack([collected.success for collected in episodes], dim=1))
+        returns = self.ranks.gather(
+            torch.stack([collected.returns for collected in episodes], dim=1)
+        )
+        success = self.ranks.gather(
+            torch.stack([collected.success for collected in episodes], dim=1)
+        )
         metrics |= sampling_metrics(returns, success, lengths, theta)
         metrics |= {
             "train/void_episodes": float(failures.num_void_episodes),
@@ -132,7 +144,9 @@ class MetaTrainer:
         if self.ranks.number > 1:
             metrics["time/exchanged_bytes"] = self.ranks.num_bytes - num_bytes
         counters = (state.iteration + 1, num_env_steps, failed_outer_steps)
-        return MetaIteration(TrainingState(theta, outer_state, normalizer, *counters), metrics, failures.rows)
+        return MetaIteration(
+            TrainingState(theta, outer_state, normalizer, *counters), metrics, failures.rows
+        )
 
     def _outer_step(
         self, state: TrainingState, objective: MetaObjective
@@ -148,7 +162,11 @@ class MetaTrainer:
             return *stays, {}, (OUTER_STEP, str(error))
         numbers = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()
         if not all(value.isfinite().all() for value in numbers):
-            return *stays, {name: value for name, value in metrics.items() if math.isfinite(value)}, (OUTER_STEP, "")
+            return (
+                *stays,
+                {name: value for name, value in metrics.items() if math.isfinite(value)},
+                (OUTER_STEP, ""),
+            )
         # Without a gradient there is nothing to search along: where every return is the same, nothing is wrong.
         is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
         return theta, outer_state, metrics, (LINE_SEARCH, "") if is_rejected else None

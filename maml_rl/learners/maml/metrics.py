@@ -18,7 +18,9 @@ def per_stage(name: str, values: Tensor) -> dict[str, float]:
     return {f"{name}_after_{k}_steps": mean for k, mean in enumerate(means) if not math.isnan(mean)}
 
 
-def sampling_metrics(returns: Tensor, success: Tensor, lengths: Tensor, theta: Params) -> dict[str, float]:
+def sampling_metrics(
+    returns: Tensor, success: Tensor, lengths: Tensor, theta: Params
+) -> dict[str, float]:
     """From the returns, reports of success and lengths of all episodes, each (T, K + 1, E)."""
     metrics = per_stage("train/return", returns)
     metrics |= per_stage("train/success", success_of_all(success, returns))
@@ -27,7 +29,10 @@ def sampling_metrics(returns: Tensor, success: Tensor, lengths: Tensor, theta: P
     if learned:
         sizes = torch.cat(learned)
         metrics |= {"train/step_size_mean": float(sizes.mean())}
-        metrics |= {"train/step_size_min": float(sizes.min()), "train/step_size_max": float(sizes.max())}
+        metrics |= {
+            "train/step_size_min": float(sizes.min()),
+            "train/step_size_max": float(sizes.max()),
+        }
     if "log_std" in theta:
         metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
     return metrics

@@ -41,7 +41,9 @@ class Adapted:
     @functools.cached_property
     def query_distribution(self) -> Distribution:
         """π_θ' at the query states."""
-        return distribution(self.policy, self.stacks[-1], self.batch.query.flat(self.batch.query.observations))
+        return distribution(
+            self.policy, self.stacks[-1], self.batch.query.flat(self.batch.query.observations)
+        )
 
     @property
     def query_ratio(self) -> Tensor:
@@ -115,7 +117,9 @@ class MetaObjective:
         per_task = [torch.cat(parts) for parts in zip(*values, strict=True)]
         return self.ranks.mean(torch.stack(per_task, dim=1)).tolist()
 
-    def surrogate_and_gradient(self, theta: Params, surrogate: Quantity = ratio_surrogate) -> tuple[float, Tensor]:
+    def surrogate_and_gradient(
+        self, theta: Params, surrogate: Quantity = ratio_surrogate
+    ) -> tuple[float, Tensor]:
         """The surrogate, and its gradient through adaptation (with ``first_order``, past it), (P,) float64.
 
         Args:
@@ -128,8 +132,12 @@ class MetaObjective:
             adapted = self.adapted(stack, block, credit)
             surrogates = self._with_exploration(surrogate)(adapted)
             leaves = list(stack.values())
-            gradients = torch.autograd.grad(surrogates.sum(), leaves, allow_unused=True, materialize_grads=True)
-            return surrogates.detach(), flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1).detach()
+            gradients = torch.autograd.grad(
+                surrogates.sum(), leaves, allow_unused=True, materialize_grads=True
+            )
+            return surrogates.detach(), flatten(
+                dict(zip(stack, gradients, strict=True)), batch_dims=1
+            ).detach()
 
         values, per_task = zip(*map_blocks(of_block, self.blocks()), strict=True)
         return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(per_task))
@@ -137,7 +145,11 @@ class MetaObjective:
     def _with_exploration(self, surrogate: Quantity) -> Quantity:
         """``surrogate``, with E-MAML's term if the settings ask for it."""
         weight = self.inner.exploration_credit
-        return (lambda adapted: surrogate(adapted) + weight * exploration_surrogate(adapted)) if weight else surrogate
+        return (
+            (lambda adapted: surrogate(adapted) + weight * exploration_surrogate(adapted))
+            if weight
+            else surrogate
+        )
 
     def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
         """Parts of the batch of ``block_size`` tasks, with the credit of each task, which is relative to all."""
@@ -152,7 +164,9 @@ class MetaObjective:
         of_all = self.ranks.gather(returns)
         return (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
 
-    def inner_step(self, stack: Params, support: Episodes, seen: list[Distribution] | None = None) -> dict[str, Tensor]:
+    def inner_step(
+        self, stack: Params, support: Episodes, seen: list[Distribution] | None = None
+    ) -> dict[str, Tensor]:
         """One inner step; in training all have the same step sizes, so that the number of the step does not matter."""
         loss = policy_gradient_loss(self.policy, self.inner.surrogate, seen)
         sizes = step_sizes(self.policy, self.inner, stack)
@@ -163,4 +177,6 @@ class MetaObjective:
         stacks, seen = [with_context(self.policy, stack)], list[Distribution]()
         for support in block.supports:
             stacks.append(self.inner_step(stacks[-1], support, seen))
-        return Adapted(self.policy, block, tuple(stacks), credit, list(zip(seen, block.supports, strict=True)))
+        return Adapted(
+            self.policy, block, tuple(stacks), credit, list(zip(seen, block.supports, strict=True))
+        )

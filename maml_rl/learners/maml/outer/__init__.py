@@ -19,7 +19,10 @@ from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.learners.maml.outer.trpo import trpo_step
 from maml_rl.policies.parameters import Params
 
-Step = Callable[[Params, dict[str, Tensor], MetaObjective, Any], tuple[Params, dict[str, Tensor], dict[str, float]]]
+Step = Callable[
+    [Params, dict[str, Tensor], MetaObjective, Any],
+    tuple[Params, dict[str, Tensor], dict[str, float]],
+]
 """(theta, state, objective, settings) -> (theta, state, metrics).
 
 ``state`` is what the last call returned, and an empty mapping at first; a checkpoint holds it. ``metrics`` are logged
@@ -58,7 +61,9 @@ def check_state(state: Mapping[str, Tensor], theta: Params, config: Any, source:
     expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in make(theta).items()}
     got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in state.items()}
     if got and got != expected:
-        raise UserError(f"the outer step's state in {source} has {got or 'nothing'}, expected {expected or 'nothing'}")
+        raise UserError(
+            f"the outer step's state in {source} has {got or 'nothing'}, expected {expected or 'nothing'}"
+        )
     for name, value in state.items():
         if not value.isfinite().all():
             raise UserError(f"the outer step's state in {source} is not finite: {name}")

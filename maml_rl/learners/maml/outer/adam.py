@@ -62,10 +62,16 @@ def ascend(
         optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: moments}})
     vector.grad = gradient.to(vector.dtype)
     optimizer.step()
-    return unflatten(vector.detach(), theta), {name: value.clone() for name, value in optimizer.state[vector].items()}
+    return unflatten(vector.detach(), theta), {
+        name: value.clone() for name, value in optimizer.state[vector].items()
+    }
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:
     """The state that :func:`ascend` returns, before any step: moments (P,) and the step count () float32."""
     moment = torch.zeros_like(flatten(theta))
-    return {"step": torch.zeros((), device=moment.device), "exp_avg": moment, "exp_avg_sq": moment.clone()}
+    return {
+        "step": torch.zeros((), device=moment.device),
+        "exp_avg": moment,
+        "exp_avg_sq": moment.clone(),
+    }

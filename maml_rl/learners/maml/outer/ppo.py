@@ -19,7 +19,9 @@ def clipped_surrogate(clip_range: float) -> Quantity:
         query, ratio = adapted.batch.query, adapted.query_ratio
         advantages = query.flat(query.advantages)
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        return (query.step_weights * torch.minimum(ratio * advantages, clipped * advantages)).sum(-1)
+        return (query.step_weights * torch.minimum(ratio * advantages, clipped * advantages)).sum(
+            -1
+        )
 
     return surrogate
 
@@ -41,7 +43,14 @@ def ppo_step(
     Raises:
         FloatingPointError: the meta-gradient is not finite.
     """
-    return climb(theta, state, objective, clipped_surrogate(config.clip_range), config.num_epochs, config.step_size)
+    return climb(
+        theta,
+        state,
+        objective,
+        clipped_surrogate(config.clip_range),
+        config.num_epochs,
+        config.step_size,
+    )
 
 
 def climb(
@@ -59,7 +68,10 @@ def climb(
         value, gradient = objective.surrogate_and_gradient(theta, surrogate)
         theta, state = ascend(theta, gradient, state, step_size)
         if epoch == 0:
-            metrics = {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": value}
+            metrics = {
+                "outer/gradient_norm": float(gradient.norm()),
+                "outer/surrogate_before": value,
+            }
     watch.lap("time/gradient_s")
     metrics["outer/surrogate_after"], metrics["outer/kl"] = objective.value(theta)
     watch.lap("time/evaluation_s")

@@ -57,7 +57,9 @@ def promp_step(
     def penalised(adapted: Adapted) -> Tensor:
         return clipped(adapted) - float(eta) * inner_kl(adapted)
 
-    theta, optimizer, metrics = climb(theta, optimizer, objective, penalised, config.num_epochs, config.step_size)
+    theta, optimizer, metrics = climb(
+        theta, optimizer, objective, penalised, config.num_epochs, config.step_size
+    )
     (kl,) = objective.mean(theta, inner_kl)
     metrics |= {"outer/inner_kl": kl, "outer/kl_coefficient": float(eta)}
     if config.adaptive_kl:

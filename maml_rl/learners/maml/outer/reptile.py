@@ -45,4 +45,8 @@ def reptile_step(
         raise FloatingPointError("the adapted parameters are not finite")
     moved = flatten(theta).double() + config.step_size * movement
     like = next(iter(theta.values()))
-    return unflatten(moved.to(like.dtype), theta), state, {"outer/movement_norm": float(movement.norm())}
+    return (
+        unflatten(moved.to(like.dtype), theta),
+        state,
+        {"outer/movement_norm": float(movement.norm())},
+    )

@@ -26,7 +26,10 @@ MOST_STATE_STRIDE = 20
 
 
 def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], target: Tensor, num_iterations: int, tolerance: float = 1e-10
+    product: Callable[[Tensor], Tensor],
+    target: Tensor,
+    num_iterations: int,
+    tolerance: float = 1e-10,
 ) -> tuple[Tensor, Tensor]:
     """Solve A x = b for a symmetric positive definite A.
 
@@ -79,11 +82,16 @@ def trpo_step(
     if not gradient.isfinite().all():
         raise FloatingPointError("the meta-gradient is not finite")
     fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
-    direction, curvature = natural_direction(gradient, fisher, config.cg_iterations, config.cg_damping)
+    direction, curvature = natural_direction(
+        gradient, fisher, config.cg_iterations, config.cg_damping
+    )
     watch.lap("time/conjugate_gradient_s")
     new_theta, metrics = _line_search(theta, direction, curvature, old_surrogate, objective, config)
     watch.lap("time/line_search_s")
-    metrics |= {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": old_surrogate}
+    metrics |= {
+        "outer/gradient_norm": float(gradient.norm()),
+        "outer/surrogate_before": old_surrogate,
+    }
     return new_theta, state, metrics | watch.seconds
 
 
@@ -123,7 +131,12 @@ def _line_search(
         candidate = unflatten((flat + step).to(next(iter(theta.values())).dtype), theta)
         surrogate, kl = objective.value(candidate)
         if surrogate > old_surrogate and kl <= config.max_kl:
-            found = {"accepted": 1.0, "step_fraction": fraction, "surrogate_after": surrogate, "kl": kl}
+            found = {
+                "accepted": 1.0,
+                "step_fraction": fraction,
+                "surrogate_after": surrogate,
+                "kl": kl,
+            }
             new_theta = candidate
             break
     return new_theta, {f"outer/{name}": value for name, value in found.items()}
@@ -160,13 +173,18 @@ def fisher_vector_product(
         return _block_product(objective, theta, block, stride)
 
     # Thinned blocks are small: more tasks fit where those of all states do. Four blocks still keep threads busy.
-    size = max(objective.block_size, min(objective.block_size * stride, objective.batch.query.num_tasks // 4))
+    size = max(
+        objective.block_size,
+        min(objective.block_size * stride, objective.batch.query.num_tasks // 4),
+    )
     products = map_blocks(of_block, dataclasses.replace(objective, block_size=size).blocks())
     dtype = next(iter(theta.values())).dtype
 
     def product(vector: Tensor) -> Tensor:
         direction = unflatten(vector.to(dtype), theta)
-        per_task = torch.cat(map_blocks(lambda block_product: block_product(direction), [(p,) for p in products]))
+        per_task = torch.cat(
+            map_blocks(lambda block_product: block_product(direction), [(p,) for p in products])
+        )
         return objective.ranks.mean(per_task)
 
     return product
@@ -184,12 +202,16 @@ def _block_product(
     # Jᵀu is linear in u, so the derivative of its product with v with respect to u is J v.
     u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
     transposed = _gradients(outputs, stack, u, create_graph=True)
-    moving = [value.requires_grad for value in transposed]  # the outputs need not depend on all parameters
+    moving = [
+        value.requires_grad for value in transposed
+    ]  # the outputs need not depend on all parameters
     weights = query.step_weights
 
     def product(direction: Params) -> Tensor:
         v = make_stack(direction, num_tasks).values()
-        tangents = _gradients(list(compress(transposed, moving)), u, list(compress(v, moving)), retain_graph=True)
+        tangents = _gradients(
+            list(compress(transposed, moving)), u, list(compress(v, moving)), retain_graph=True
+        )
         with torch.no_grad():
             weighted = dist.fisher_product(tangents, weights)
         found = _gradients(outputs, stack, weighted, retain_graph=True)
@@ -198,7 +220,9 @@ def _block_product(
     return product
 
 
-def _theta_prime(objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int) -> Params:
+def _theta_prime(
+    objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int
+) -> Params:
     """θ' with the value that sampled the query, and the derivative that every ``state_stride``-th state gives."""
     stack = with_context(objective.policy, stack)
     inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
