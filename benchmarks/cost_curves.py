@@ -1,7 +1,8 @@
 """What a meta-iteration costs as it grows: tasks, episodes, horizon, inner steps, and width of the network.
 
-Every point is a process of its own, which runs a second-order MAML-TRPO iteration as training does, after one that
-warms up, and then replays its physics (the floor). Times are given as ratios to the point in the middle, 40 tasks x 20
+Every point is a process of its own, which runs a second-order MAML-TRPO iteration as training does,
+after one that warms up, and then replays its physics (the floor). Times are given as ratios to the
+point in the middle, 40 tasks x 20
 episodes x 100 steps, one inner step, 64 x 64: a cost that is linear has the same ratio as its size.
 
     python benchmarks/cost_curves.py --plot docs/images/cost_curves.png
@@ -96,7 +97,8 @@ def main() -> None:
     measured: dict[str, dict[int, Cost]] = {}
     for name in args.curves:
         print(
-            f"| {name} | size | time | floor / iteration | peak memory (GiB) |\n| --- | --- | --- | --- | --- |"
+            f"| {name} | size | time | floor / iteration | peak memory (GiB) |\n| --- | --- | --- "
+            f"| --- | --- |"
         )
         # The middle beside every curve, since a machine's speed drifts.
         middle = cost_in_a_process(MIDDLE, args.env)
@@ -110,7 +112,8 @@ def main() -> None:
             measured[name][value] = point
             ratio, share = point.seconds / middle.seconds, point.floor_s / point.seconds
             print(
-                f"| {value} | {size(name, value):.2f} | {ratio:.2f} | {share:.2f} | {point.memory_gib:.2f} |",
+                f"| {value} | {size(name, value):.2f} | {ratio:.2f} | {share:.2f} | "
+                f"{point.memory_gib:.2f} |",
                 flush=True,
             )
     if args.plot is not None:

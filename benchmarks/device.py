@@ -1,6 +1,7 @@
 """A meta-iteration with the learner on the CPU and on the GPU, for several sizes; physics is on the CPU in both.
 
-Prints seconds of the iteration and of its parts and their ratio; the exit status is 1 where the two learn something
+Prints seconds of the iteration and of its parts and their ratio; the exit status is 1 where the two
+learn something
 else: where a return, or the meta-gradient, of the first iteration differs by more than 1 %.
 
     python benchmarks/device.py

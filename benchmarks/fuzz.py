@@ -1,10 +1,12 @@
 """Feed damaged files to every loader: only the package's own error may come out, and nothing may be executed.
 
     python benchmarks/fuzz.py --inputs 10000              random damage
-    python benchmarks/fuzz.py --inputs 10000 --atheris    guided by coverage, where atheris is installed
+    python benchmarks/fuzz.py --inputs 10000 --atheris    guided by coverage, where atheris is
+    installed
 
-Prints the inputs, those refused and the findings of each loader; the exit status is 1 where there is a finding. Memory
-beyond --memory GiB of address space, and an input that takes longer than --slow seconds, are findings too.
+Prints the inputs, those refused and the findings of each loader; the exit status is 1 where there
+is a finding. Memory beyond --memory GiB of address space, and an input that takes longer than
+--slow seconds, are findings too.
 """
 
 from __future__ import annotations

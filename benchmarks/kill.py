@@ -83,7 +83,8 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
                 print(f"after {case}: {', '.join(found)}")
             shutil.rmtree(folder / "run")
     print(
-        f"{injected} faults injected at {len(operations)} file operations, {len(cases)} runs, {different} differ"
+        f"{injected} faults injected at {len(operations)} file operations, {len(cases)} runs, "
+        f"{different} differ"
     )
     return different
 
@@ -120,7 +121,8 @@ def _kills(folder: Path, wanted: int, seed: int) -> int:
                 [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
             try:
-                # From shortly before the first iteration on, so that a run is killed about ten times.
+                # From shortly before the first iteration on, so that a run is killed about ten
+                # times.
                 process.communicate(timeout=0.8 * started_s + rng.uniform(0.0, 0.2) * iterating_s)
             except subprocess.TimeoutExpired:
                 process.kill()

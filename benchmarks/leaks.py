@@ -2,10 +2,12 @@
 
     python benchmarks/leaks.py --iterations 2000
 
-Three cases, one after the other in one process: a long run of PointNavigation, a long run of HalfCheetahVel, and many
-short runs of both in turn. All evaluate, record and write checkpoints again and again. Prints the growth over the
-first and the second half of each case. The exit status is 1 where one does not level off: where a median over the last
-tenth of the samples is above that over the tenth that follows the middle, for memory by more than 1 %.
+Three cases, one after the other in one process: a long run of PointNavigation, a long run of
+HalfCheetahVel, and many short runs of both in turn. All evaluate, record and write checkpoints
+again and again. Prints the growth over the
+first and the second half of each case. The exit status is 1 where one does not level off: where a
+median over the last tenth of the samples is above that over the tenth that follows the middle, for
+memory by more than 1 %.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def main() -> int:
         print(f"{name}:", flush=True)
         for what, (first, second) in growth(cases[name]).items():
             print(
-                f"  {what:<12} {cases[name][-1][what]:8.1f}  grew by {first:.1f}, then by {second:.1f}",
+                f"  {what:<12} {cases[name][-1][what]:8.1f}  grew by {first:.1f}, then by "
+                f"{second:.1f}",
                 flush=True,
             )
     if args.plot is not None:

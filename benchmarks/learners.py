@@ -1,7 +1,7 @@
 """What each meta-learner costs beside first-order MAML: one iteration of each in turn, several rounds, one process.
 
-First-order MAML is one gradient step (outer step adam, first order) after one inner step. Given are ratios of the
-seconds of a whole meta-iteration, and of its learner alone (all but collection).
+First-order MAML is one gradient step (outer step adam, first order) after one inner step. Given are
+ratios of the seconds of a whole meta-iteration, and of its learner alone (all but collection).
 
     python benchmarks/learners.py --env HalfCheetahDir
 """
@@ -68,7 +68,8 @@ def main() -> None:
                     seconds[name].append((total, total - metrics["time/collection_s"]))
     reference = np.array(seconds[REFERENCE])
     print(
-        f"{args.env}, {args.num_tasks} tasks: median (range) over {args.rounds} rounds of the ratio to {REFERENCE}"
+        f"{args.env}, {args.num_tasks} tasks: median (range) over {args.rounds} rounds of the "
+        f"ratio to {REFERENCE}"
     )
     print(f"{'':<34} {'iteration':<20} learner alone")
     for name, values in seconds.items():

@@ -1,7 +1,7 @@
 """A whole meta-iteration against the floor, with where the time goes.
 
-Every round runs one second-order meta-iteration as training does, then replays all its controls through bare
-``Batch.step``; the ratio of the two times is printed, and the share of each part.
+Every round runs one second-order meta-iteration as training does, then replays all its controls
+through bare ``Batch.step``; the ratio of the two times is printed, and the share of each part.
 
     python benchmarks/meta_iteration.py --env HalfCheetahVel
     python benchmarks/meta_iteration.py --env HalfCheetahVel --outer promp

@@ -1,7 +1,8 @@
 """Collection against the floor: how much of the time is physics?
 
-Every round collects a batch of episodes as training does, then replays the same controls on the same live simulations
-through bare ``Batch.step``; the ratio of the two times is printed. Both use the same number of simulations and threads.
+Every round collects a batch of episodes as training does, then replays the same controls on the
+same live simulations through bare ``Batch.step``; the ratio of the two times is printed. Both use
+the same number of simulations and threads.
 Simulations whose episode ended are not stepped: the share of steps that were taken tells how many.
 
     python benchmarks/sampling.py --env HalfCheetahVel
@@ -94,7 +95,8 @@ def main() -> None:
     if not args.all:
         rounds = measure({"name": args.env}, args)
         print(
-            f"{args.env}, {args.num_tasks} x {args.num_episodes} simulations, horizon {args.horizon}"
+            f"{args.env}, {args.num_tasks} x {args.num_episodes} simulations, horizon "
+            f"{args.horizon}"
         )
         print(f"control steps/s:        {summary(rounds.speeds)}")
         print(f"steps taken / all:      {summary(rounds.shares)}")
@@ -102,7 +104,8 @@ def main() -> None:
             print(f"floor / collection:     {summary(rounds.ratios)}")
             whole, inside, replay = np.median(rounds.milliseconds, axis=0)
             print(
-                f"ms per step of all:     {whole:.2f}, in Batch.step {inside:.2f}, in the replay {replay:.2f}"
+                f"ms per step of all:     {whole:.2f}, in Batch.step {inside:.2f}, in the replay "
+                f"{replay:.2f}"
             )
         return
     cases: dict[str, dict[str, Any]] = {name: {"name": name} for name in maml_envs.FAMILIES}
@@ -117,7 +120,8 @@ def main() -> None:
         "dynamics": {"body_mass": [0.5, 2.0]},
     }
     print(
-        "| family | floor / collection | control steps/s | steps taken / all |\n| --- | --- | --- | --- |"
+        "| family | floor / collection | control steps/s | steps taken / all |\n| --- | --- | --- "
+        "| --- |"
     )
     for name, env in cases.items():
         rounds = measure(env, args)
@@ -125,7 +129,8 @@ def main() -> None:
         if rounds.ratios:
             shown = f"{np.median(rounds.ratios):.2f} ({min(rounds.ratios):.2f} to {max(rounds.ratios):.2f})"
         print(
-            f"| {name} | {shown} | {np.median(rounds.speeds):,.0f} | {np.median(rounds.shares):.2f} |",
+            f"| {name} | {shown} | {np.median(rounds.speeds):,.0f} | "
+            f"{np.median(rounds.shares):.2f} |",
             flush=True,
         )
 

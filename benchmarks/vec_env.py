@@ -1,7 +1,7 @@
 """The batch engine as Stable-Baselines3's VecEnv against its own DummyVecEnv and SubprocVecEnv.
 
-Control steps per second. All step the same task with the same random actions; rounds of the three alternate, and ratios
-are taken within a round.
+Control steps per second. All step the same task with the same random actions; rounds of the three
+alternate, and ratios are taken within a round.
 
     python benchmarks/vec_env.py --env HalfCheetahVel --num_envs 16
 """

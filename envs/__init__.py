@@ -1,7 +1,7 @@
 """Task families of MuJoCo robots behind Gymnasium's API.
 
-Importing this package registers ``maml_rl/<Family>-v0`` for every family: ``gymnasium.make`` gives the single
-environment, ``gymnasium.make_vec`` the batch engine.
+Importing this package registers ``maml_rl/<Family>-v0`` for every family: ``gymnasium.make`` gives
+the single environment, ``gymnasium.make_vec`` the batch engine.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def register(family: _Family) -> _Family:
     """Make a task family known under its class's name; use it as a decorator.
 
     Args:
-        family: a frozen dataclass that keeps to :class:`TaskFamily`; docs/add_a_family.md shows one.
+        family: a frozen dataclass that keeps to :class:`TaskFamily`; docs/add_a_family.md shows
+            one.
 
     Raises:
         TypeError: it is no task family; says what is missing.

@@ -1,8 +1,9 @@
 """What a task family is, and what the engines that simulate one offer.
 
-A task family is one body with a distribution of tasks. Its functions are pure: they take arrays whose leading axis
-counts simulations, and the array namespace ``xp`` (numpy or torch) to compute in. So the same family drives the batch
-engine, the single Gymnasium environment and an engine on another device.
+A task family is one body with a distribution of tasks. Its functions are pure: they take arrays
+whose leading axis counts simulations, and the array namespace ``xp`` (numpy or torch) to compute
+in. So the same family drives the batch engine, the single Gymnasium environment and an engine on
+another device.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from maml_envs.engines.markers import Marker
 class TaskFamily(Protocol):
     """One body with a distribution of tasks. Implementations are frozen dataclasses: their fields are the settings.
 
-    A family whose tasks can be fulfilled may say when one is, by a method ``success(xp, state, task)`` that returns
-    (num_sims,) bool; evaluation reports how many episodes end in such a state.
+    A family whose tasks can be fulfilled may say when one is, by a method ``success(xp, state,
+    task)`` that returns (num_sims,) bool; evaluation reports how many episodes end in such a state.
     """
 
     body: ClassVar[Body]
@@ -96,7 +97,8 @@ def check_class(family: type) -> None:
     """Refuse a class that is no task family.
 
     Raises:
-        TypeError: it is no dataclass, or lacks a member, or its tasks' units and limits have other names.
+        TypeError: it is no dataclass, or lacks a member, or its tasks' units and limits have other
+            names.
     """
     if not dataclasses.is_dataclass(family):
         raise TypeError(
@@ -112,16 +114,18 @@ def check_class(family: type) -> None:
     )
     if set(units) != set(limits):
         raise TypeError(
-            f"task_units and task_limits of {family.__name__} must have the same keys: {units}, {limits}"
+            f"task_units and task_limits of {family.__name__} must have the same keys: {units}, "
+            f"{limits}"
         )
 
 
 def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
     """Check the settings of a family, which is a dataclass, by their types and names; called when one is made.
 
-    Choices must be among those of their ``Literal``; numbers finite; weights, scales, radii and tolerances at least 0;
-    ``min_...`` at most ``max_...`` of the same; ``low`` and ``high`` a range within the limits of
-    every task parameter; ``dynamics`` what :func:`maml_envs.engines.dynamics.parse` understands.
+    Choices must be among those of their ``Literal``; numbers finite; weights, scales, radii and
+    tolerances at least 0; ``min_...`` at most ``max_...`` of the same; ``low`` and ``high`` a range
+    within the limits of every task parameter; ``dynamics`` what
+    :func:`maml_envs.engines.dynamics.parse` understands.
 
     Args:
         family: to check.
@@ -158,7 +162,8 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
         for name, (low, high) in family.task_limits.items():
             if not low <= family.low <= family.high <= high:
                 raise ValueError(
-                    f"low and high must satisfy {low:g} <= low <= high <= {high:g} ({family.task_units[name]}), "
+                    f"low and high must satisfy {low:g} <= low <= high <= {high:g} "
+                    f"({family.task_units[name]}), "
                     f"got {family.low}, {family.high}"
                 )
     if hasattr(family, "goal_radius"):
@@ -168,7 +173,8 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
     both = family.task_units.keys() & parse(family.dynamics, family.body.parameters).keys()
     if both:
         raise ValueError(
-            f"{type(family).__name__} draws {', '.join(both)} itself, by its own settings: leave it out of dynamics"
+            f"{type(family).__name__} draws {', '.join(both)} itself, by its own settings: leave "
+            f"it out of dynamics"
         )
 
 
@@ -193,8 +199,8 @@ def sample_tasks(
 def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
     """Check ``tasks`` and put them side by side, one array (len(tasks),) per name.
 
-    A task holds all of the family's own parameters and any of the body's dynamics; where only some tasks name one of
-    these, the others get its nominal value.
+    A task holds all of the family's own parameters and any of the body's dynamics; where only some
+    tasks name one of these, the others get its nominal value.
 
     Raises:
         ValueError: a task lacks a name, has an unknown one, or a value without meaning.
@@ -207,12 +213,14 @@ def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarr
             missing = [name for name in own if isinstance(task, Mapping) and name not in task]
             lacks = f": {', '.join(missing)} missing" if missing else ""
             raise ValueError(
-                f"a task of {type(family).__name__} is a mapping with the keys {own}{also}, got {task!r}{lacks}"
+                f"a task of {type(family).__name__} is a mapping with the keys {own}{also}, got "
+                f"{task!r}{lacks}"
             )
         for name, value in task.items():
             if not known[name].accepts(value):
                 raise ValueError(
-                    f"task parameter {name!r} of {type(family).__name__} is {known[name]}, got {value!r}"
+                    f"task parameter {name!r} of {type(family).__name__} is {known[name]}, got "
+                    f"{value!r}"
                 )
     names = [
         name for name in (*own, *family.body.parameters) if any(name in task for task in tasks)

@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> list[float]:
         "horizon": 20,
     }
     with tempfile.TemporaryDirectory() as folder:
-        # A scale of 1 lets an output of 1 push with the full force; the default, 0.1, is made for MuJoCo's motors.
+        # A scale of 1 lets an output of 1 push with the full force; the default, 0.1, is made for
+        # MuJoCo's motors.
         settings = {
             "policy": {"action_scale": 1.0},
             "baseline": {"normalize_advantages": True},

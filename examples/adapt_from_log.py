@@ -1,6 +1,7 @@
 """Adapt to episodes that were played elsewhere: the policy acts by itself, a file keeps what happened, and it adapts.
 
-The first half is what runs on the robot; it needs ``predict`` alone. Nothing but the file goes on from there.
+The first half is what runs on the robot; it needs ``predict`` alone. Nothing but the file goes on
+from there.
 
 python examples/adapt_from_log.py --policy HalfCheetahDir --task direction=-1
 """
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adapted = policy.adapt(episodes=maml_rl.EpisodeLog.load(args.log))
     for name, one in (("before", policy), ("adapted", adapted)):
         print(
-            f"{name:<8} return {play(one, env, args.num_episodes, seed=1)['rewards'].sum() / args.num_episodes:8.1f}"
+            f"{name:<8} return "
+            f"{play(one, env, args.num_episodes, seed=1)['rewards'].sum() / args.num_episodes:8.1f}"
         )
 
 

@@ -1,9 +1,11 @@
 """Few-shot classification of handwritten digits: gradient-based meta-learners and metric learners in one table.
 
-The images (8 × 8, real handwriting) come with scikit-learn; nothing is downloaded. A task is to tell a few digits apart
-from one or a few images of each. Learners meta-train on some digits and are tested on the others, which they have never
-seen. All have the same trunk, see the same tasks, and share the outer optimiser; every one that adapts by gradients
-does so in ``maml_rl.learners.maml.adapt.adapt``. Few classes are left to learn from: compare with the pixels, which learn nothing.
+The images (8 × 8, real handwriting) come with scikit-learn; nothing is downloaded. A task is to
+tell a few digits apart from one or a few images of each. Learners meta-train on some digits and are
+tested on the others, which they have never seen. All have the same trunk, see the same tasks, and
+share the outer optimiser; every one that adapts by gradients does so in
+``maml_rl.learners.maml.adapt.adapt``. Few classes are left to learn
+from: compare with the pixels, which learn nothing.
 
 python examples/digits.py
 """
@@ -84,7 +86,8 @@ Scores = Callable[[Params, Tasks], Tensor]
 def load_images() -> np.ndarray:
     """As many images of each digit as the rarest has, (10, 8, M, 64) in [0, 1], each in 8 orientations.
 
-    Orientation 0 is upright; the others are quarter turns and their mirror images, which make other characters.
+    Orientation 0 is upright; the others are quarter turns and their mirror images, which make other
+    characters.
     """
     data = load_digits()
     by_digit = [data.images[data.target == digit] for digit in range(10)]
@@ -167,8 +170,8 @@ def linear(stack: Params, name: str, x: Tensor) -> Tensor:
 def embed(stack: Params, pixels: Tensor) -> Tensor:
     """The trunk: embeddings (T, N, 64) of images (T, N, 64).
 
-    Without a nonlinearity at the end: cosines of what a ReLU gives are never negative, so that matching networks push
-    classes apart by silencing every unit, until all images look alike.
+    Without a nonlinearity at the end: cosines of what a ReLU gives are never negative, so that
+    matching networks push classes apart by silencing every unit, until all images look alike.
     """
     return linear(stack, "1", torch.relu(linear(stack, "0", pixels)))
 

@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         policy, num_tasks=args.meta_batch_size, num_episodes=args.num_episodes, num_steps=2
     )
     print(
-        f"gravities from {min(t['g'] for t in result.tasks):.1f} to {max(t['g'] for t in result.tasks):.1f} m/s²"
+        f"gravities from {min(t['g'] for t in result.tasks):.1f} to "
+        f"{max(t['g'] for t in result.tasks):.1f} m/s²"
     )
     print(result.table())
 

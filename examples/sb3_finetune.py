@@ -1,6 +1,7 @@
 """PPO from an adapted meta-policy against PPO from scratch: the same held-out task, the same number of control steps.
 
-The steps that adaptation plays count too. Mean returns of stochastic episodes, after each part of the budget.
+The steps that adaptation plays count too. Mean returns of stochastic episodes, after each part of
+the budget.
 
 python examples/sb3_finetune.py --policy HalfCheetahVel --num_tasks 8 --num_env_steps 100000
 """
@@ -49,14 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [compare(args, seed, budgets) for seed in range(args.seed, args.seed + args.num_tasks)]
     )
     print(
-        f"{'control steps':>13} | from the meta-policy | from scratch | difference and its 95 % interval over tasks"
+        f"{'control steps':>13} | from the meta-policy | from scratch | difference and its 95 % "
+        f"interval over tasks"
     )
     intervals = mean_interval(np.moveaxis(returns[..., 0] - returns[..., 1], 0, -1))
     for budget, (ours, scratch), (low, high) in zip(
         budgets, returns.mean(0), intervals, strict=True
     ):
         print(
-            f"{budget:13} | {ours:20.1f} | {scratch:12.1f} | {ours - scratch:.1f} [{low:.1f}, {high:.1f}]"
+            f"{budget:13} | {ours:20.1f} | {scratch:12.1f} | {ours - scratch:.1f} [{low:.1f}, "
+            f"{high:.1f}]"
         )
 
 
@@ -89,7 +92,8 @@ def compare(args: argparse.Namespace, seed: int, budgets: np.ndarray) -> np.ndar
                 model, tests, n_eval_episodes=20, deterministic=False
             )
     print(
-        f"seed {seed}: {config.env.name} {task}: {returns[-1, 0]:.1f} | {returns[-1, 1]:.1f} at the end",
+        f"seed {seed}: {config.env.name} {task}: {returns[-1, 0]:.1f} | {returns[-1, 1]:.1f} at "
+        f"the end",
         flush=True,
     )
     return returns

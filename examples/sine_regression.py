@@ -1,7 +1,8 @@
 """Few-shot regression of sinusoids with ``maml_rl.learners.maml.adapt.adapt`` (Finn et al. 2017, section 5.1): no environment, no RL.
 
-A task is a sinusoid of unknown amplitude and phase. From a few of its points a network adapts by gradient descent;
-MAML, its first-order approximation and pre-training on all tasks each seek weights to start from.
+A task is a sinusoid of unknown amplitude and phase. From a few of its points a network adapts by
+gradient descent; MAML, its first-order approximation and pre-training on all tasks each seek
+weights to start from.
 
 python examples/sine_regression.py
 """
@@ -157,7 +158,8 @@ def errors_while_adapting(
         step_size: of each gradient step.
 
     Returns:
-        Mean squared error at 100 other points after 0, 1, ... steps, (1 + max(REPORTED_STEPS), num_test_tasks).
+        Mean squared error at 100 other points after 0, 1, ... steps, (1 + max(REPORTED_STEPS),
+        num_test_tasks).
     """
     tasks = draw_tasks(rng, settings.num_test_tasks)
     support, query = draw_points(rng, tasks, settings.num_shots), draw_points(rng, tasks, 100)
@@ -210,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     settings = Settings(**vars(parser.parse_args(arguments)))
     print(
-        f"Mean squared error on {settings.num_test_tasks} fresh tasks, {settings.num_shots} points each; {settings}"
+        f"Mean squared error on {settings.num_test_tasks} fresh tasks, {settings.num_shots} "
+        f"points each; {settings}"
     )
     steps = [f"{count} steps" for count in REPORTED_STEPS]
     print(

@@ -16,7 +16,8 @@ def command(argv: list[str]) -> int:
     """Train what a run is compared with."""
     parser = run_parser(
         "baselines",
-        "Train what a run's fast adaptation is compared with, into RUN/baselines (into runs/NAME/baselines for a "
+        "Train what a run's fast adaptation is compared with, into RUN/baselines (into "
+        "runs/NAME/baselines for a "
         "pretrained policy).",
     )
     parser.add_argument(

@@ -37,7 +37,8 @@ _SIGPIPE = 13
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on stderr and exit status 2.
 
-    Where the reader of stdout has gone, as in ``| head -1``, it ends without a word, with the status of SIGPIPE.
+    Where the reader of stdout has gone, as in ``| head -1``, it ends without a word, with the
+    status of SIGPIPE.
 
     Args:
         argv: the command and its arguments; default is the command line.
@@ -250,7 +251,8 @@ def add_env_flags(parser: argparse.ArgumentParser) -> None:
         "--dynamics",
         metavar="NAME=VALUE,...",
         help="another body: fixed, in a range, or one of a list, as body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; "
-        "LOW:HIGH:POINTS sweeps over values, as body_mass=0.5:3:6 (evaluate), of any number in a task",
+        "LOW:HIGH:POINTS sweeps over values, as body_mass=0.5:3:6 (evaluate), of any number in a "
+        "task",
     )
 
 
@@ -316,13 +318,15 @@ def _check_family_flag(env: EnvConfig, name: str) -> None:
 def _check_env_flag(env: EnvConfig, name: str) -> None:
     """Refuse what is no argument of a run's environment that is not built in, nor describes its tasks.
 
-    Arguments that its constructor does not take are refused with those that it takes where they are resolved.
+    Arguments that its constructor does not take are refused with those that it takes where they are
+    resolved.
     """
     group, _, argument = name.partition(".")
     if group == "dynamics" and argument:
         raise UserError(
             f"{env.name} has no dynamics that could be set; a number of its tasks can be swept "
-            f"({argument}=LOW:HIGH:POINTS), and an argument of its constructor set (--env.{argument} VALUE)"
+            f"({argument}=LOW:HIGH:POINTS), and an argument of its constructor set "
+            f"(--env.{argument} VALUE)"
         )
     if name in ("name", "vectorization", "observe_task"):
         raise UserError(
@@ -333,7 +337,8 @@ def _check_env_flag(env: EnvConfig, name: str) -> None:
     argument = argument if group == "kwargs" else name
     if argument in env.kwarg_ranges:
         raise UserError(
-            f"{argument} is drawn for each task (env.kwarg_ranges): give --tasks.kwarg_ranges.{argument} [LOW,HIGH] "
+            f"{argument} is drawn for each task (env.kwarg_ranges): give "
+            f"--tasks.kwarg_ranges.{argument} [LOW,HIGH] "
             f"or '{{choices: [...]}}', or, of a number, --dynamics {argument}=LOW:HIGH:POINTS"
         )
 
@@ -350,7 +355,8 @@ def _dynamics(text: str) -> EnvFlags:
         low, *others = (word.strip() for word in value.split(":"))
         if not (equals and name and low and all(others)) or len(others) > 2 or "{" in value:
             raise UserError(
-                "--dynamics expects NAME=VALUE, NAME=LOW:HIGH, NAME=LOW:HIGH:POINTS or NAME=[VALUE,VALUE], separated "
+                "--dynamics expects NAME=VALUE, NAME=LOW:HIGH, NAME=LOW:HIGH:POINTS or "
+                "NAME=[VALUE,VALUE], separated "
                 f"by commas, got {text!r}"
             )
         if len(others) == 2:
@@ -448,5 +454,6 @@ def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
     """
     if task is not None and env_flags.of_tasks:
         raise UserError(
-            "--task says all about the task, the body included (body_mass=2); leave out --dynamics and --tasks"
+            "--task says all about the task, the body included (body_mass=2); leave out "
+            "--dynamics and --tasks"
         )

@@ -63,9 +63,9 @@ _GENERIC = {
 def did_you_mean(name: str, valid: Iterable[str], quotes: str = "") -> str:
     """`` Did you mean ...?`` with the valid name that is closest, or nothing where none is close.
 
-    A name is close where nearly all letters agree; where its words are like the other's, in order (``num_iter`` and
-    ``num_iterations``); or where most letters agree and a word that is not generic (``hidden_layers`` and
-    ``hidden_sizes``).
+    A name is close where nearly all letters agree; where its words are like the other's, in order
+    (``num_iter`` and ``num_iterations``); or where most letters agree and a word that is not
+    generic (``hidden_layers`` and ``hidden_sizes``).
     """
     bare = {
         choice.lstrip("-"): choice for choice in valid

@@ -47,8 +47,10 @@ def command(argv: list[str]) -> int:
     """Evaluate runs."""
     parser = run_parser(
         "evaluate",
-        "Return after 0, 1, ... K adaptation steps on fresh tasks, of a run, or of several on the same tasks, with the "
-        "baselines in RUN/baselines: a table, results.json, results.csv, plots (PNG, SVG), report.html. Interrupted, "
+        "Return after 0, 1, ... K adaptation steps on fresh tasks, of a run, or of several on the "
+        "same tasks, with the "
+        "baselines in RUN/baselines: a table, results.json, results.csv, plots (PNG, SVG), "
+        "report.html. Interrupted, "
         "the same command goes on where it was.",
         several=True,
     )
@@ -95,7 +97,8 @@ def command(argv: list[str]) -> int:
     tasks = f"{num_tasks} {comparison.kind_of_tasks} task{'' if num_tasks == 1 else 's'}"
     say(f"{env.name}{changed}: {tasks}{kept_back}, {args.num_episodes} episodes per task and step")
     say(
-        f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, results.csv, plots"
+        f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, "
+        f"results.csv, plots"
     )
     return 0
 
@@ -182,7 +185,8 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
         ]
         if copies:
             raise UserError(
-                f"{run} holds the same policy as {copies[0]}: as two runs they would feign certainty; give one of them"
+                f"{run} holds the same policy as {copies[0]}: as two runs they would feign "
+                f"certainty; give one of them"
             )
         subjects.append(Subject(label, run, policy, num_steps))
     return subjects

@@ -14,7 +14,8 @@ def command(argv: list[str]) -> int:
     args = parse(_parser(), argv)
     if args.before and args.metric is not None:
         raise UserError(
-            "--before draws the return before adaptation, which has no place beside --metric: give one of them"
+            "--before draws the return before adaptation, which has no place beside --metric: "
+            "give one of them"
         )
 
     from maml_rl.analysis import learning_curves
@@ -44,7 +45,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m maml_rl.plot",
         description="Learning curves of runs, as a picture and a table. Runs whose settings agree in all but seed (and "
-        "output, device, num_iterations, logging) are one line: their mean at each iteration that all of them have, "
+        "output, device, num_iterations, logging) are one line: their mean at each iteration that "
+        "all of them have, "
         "at their mean x. Two or three runs are also drawn thinly, whole; more have the 95 % "
         "interval over runs by Student's t as a band. The table's final value is the mean over the "
         "last 5 % of these iterations, and has that interval from two runs on.",

@@ -33,7 +33,8 @@ def command(argv: list[str]) -> int:
     """Record a run."""
     parser = run_parser(
         "record",
-        "Video in real time: tasks as rows, the policy after 0, 1, ... K adaptation steps as columns.",
+        "Video in real time: tasks as rows, the policy after 0, 1, ... K adaptation steps as "
+        "columns.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(

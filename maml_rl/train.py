@@ -63,7 +63,8 @@ def _iterations_to_resume(rest: list[str]) -> int | None:
     iterations, others = take_option(rest, "--num_iterations")
     if others:
         raise UserError(
-            f"--resume goes on with the run's own settings: only --num_iterations may be given, not {others[0]}"
+            f"--resume goes on with the run's own settings: only --num_iterations may be given, "
+            f"not {others[0]}"
         )
     if iterations is None:
         return None

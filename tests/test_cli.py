@@ -964,7 +964,8 @@ def test_help_is_the_same_without_torch(argv):
 def test_help_about_a_module_of_the_users_imports_what_it_needs(tmp_path):
     (tmp_path / "with_torch.py").write_text(
         "import gymnasium as gym\nimport torch\n\nSIZE = int(torch.ones(3).sum())\n"
-        "class Env(gym.Env):\n    observation_space = action_space = gym.spaces.Box(-1, 1, (SIZE,))\n"
+        "class Env(gym.Env):\n    observation_space = action_space = gym.spaces.Box(-1, 1, "
+        "(SIZE,))\n"
         "gym.register('WithTorch-v0', Env)\n"
     )
     command = [sys.executable, "-m", "maml_rl.train", "--env", "with_torch:WithTorch-v0", "--help"]

@@ -68,7 +68,8 @@ def test_training_beside_a_folder_called_envs(wheel: Path, tmp_path: Path) -> No
         ).stdout.strip()
     )
     zipfile.ZipFile(wheel).extractall(purelib)
-    # The dependencies, without the checkout: a path in a .pth file does not run the .pth files of that path.
+    # The dependencies, without the checkout: a path in a .pth file does not run the .pth files of
+    # that path.
     (purelib / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     project = tmp_path / "project"
     (project / "envs").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """What a body can differ in from task to task: mass, friction, gravity, a broken actuator, delay, noise.
 
-Every quantity is a task parameter that any MuJoCo family takes beside its own. The untouched model is the start of
+Every quantity is a task parameter that any MuJoCo family takes beside its own. The untouched model
+is the start of
 every task: values are factors on it or replace it, never changes to what another task left behind.
 
 | parameter | meaning | unit | nominal |
@@ -18,8 +19,9 @@ every task: values are factors on it or replace it, never changes to what anothe
 | `action_delay` | control steps from a command to its effect | control steps | 0 |
 | `observation_noise` | standard deviation of Gaussian noise on every observation entry | the entry's | 0 |
 
-The five factors also exist for single elements, as in `body_mass/torso`; both factors multiply. Limbs are the subtrees
-below the root body that hold an actuator, in the model's order: the four legs of the ant, the two of the cheetah.
+The five factors also exist for single elements, as in `body_mass/torso`; both factors multiply.
+Limbs are the subtrees below the root body that hold an actuator, in the model's order: the four
+legs of the ant, the two of the cheetah.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _BLOCKED_ARMATURE, _BLOCKED_RATE = (
     50.0,
 )  # rotor inertia (kg m²) and damping rate (1/s) of a blocked joint
 
-# A change of these, or of gravity, changes what MuJoCo derives from a model: inverse weights, subtree masses, ...
+# A change of these, or of gravity, changes what MuJoCo derives from a model: inverse weights,
+# subtree masses, ...
 _CONSTANT_INPUTS = frozenset(mujoco.MjModel._setconst_inputs) | {"opt.gravity"}
 
 
@@ -272,10 +275,10 @@ class Distribution:
 def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str, Distribution]:
     """The distribution of each parameter that ``setting`` names.
 
-    A value is a number (fixed); two numbers (uniform between them) or, for what is counted or numbered, a list of
-    choices; or a mapping with ``low``, ``high`` (of what is counted: all from low to high), and optionally
-    ``log: true`` (log-uniform) and ``each: true`` (every element of the quantity draws a factor of its own). ``None``
-    leaves the quantity at its nominal value.
+    A value is a number (fixed); two numbers (uniform between them) or, for what is counted or
+    numbered, a list of choices; or a mapping with ``low``, ``high`` (of what is counted: all from
+    low to high), and optionally ``log: true`` (log-uniform) and ``each: true`` (every element of
+    the quantity draws a factor of its own). ``None`` leaves the quantity at its nominal value.
 
     Args:
         setting: by parameter name.
@@ -285,7 +288,8 @@ def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str,
         In the order of ``known``, so that draws do not depend on the order of ``setting``.
 
     Raises:
-        ValueError: an unknown parameter (the closest match is named), or a distribution without meaning.
+        ValueError: an unknown parameter (the closest match is named), or a distribution without
+            meaning.
     """
     if not isinstance(setting, Mapping):
         raise ValueError(
@@ -310,7 +314,8 @@ def _parse_one(name: str, value: Any, known: Mapping[str, Parameter]) -> dict[st
     if isinstance(value, Mapping):
         if not {"low", "high"} <= value.keys() <= {"low", "high", "log", "each"}:
             raise ValueError(
-                f"dynamics {name!r} is described by low, high (numbers), and optionally log and each, got {value!r}"
+                f"dynamics {name!r} is described by low, high (numbers), and optionally log and "
+                f"each, got {value!r}"
             )
         is_log, each = value.get("log", False), value.get("each", False)
         if not isinstance(is_log, bool) or not isinstance(each, bool):
@@ -321,7 +326,8 @@ def _parse_one(name: str, value: Any, known: Mapping[str, Parameter]) -> dict[st
         numbers = list(value) if is_list else [value]
     if not all(parameter.accepts(number) for number in numbers):
         raise ValueError(
-            f"every value of dynamics {name!r} must be {parameter}, and a range a list of two, got {value!r}"
+            f"every value of dynamics {name!r} must be {parameter}, and a range a list of two, "
+            f"got {value!r}"
         )
     numbers = [float(number) for number in numbers]
     is_range = isinstance(value, Mapping) or not parameter.is_whole

@@ -31,8 +31,8 @@ STATE_FIELDS = ("qpos", "qvel")
 DERIVED_FIELDS = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
 """What a family may ask for beside the state.
 
-Positions and velocities are those of the new state, not of the substep before it as in MuJoCo's data after a step.
-Forces are those of the last substep; contact forces are computed for real.
+Positions and velocities are those of the new state, not of the substep before it as in MuJoCo's
+data after a step. Forces are those of the last substep; contact forces are computed for real.
 """
 
 ROOT_BODY = 1
@@ -52,7 +52,8 @@ _MOST_FRAMES = 100  # a second of most models, and videos have at least one fram
 
 _DISABLED_COLOUR = (0.8, 0.1, 0.1)
 
-# MuJoCo resets a simulation whose state or control is not finite without raising: only these counters tell.
+# MuJoCo resets a simulation whose state or control is not finite without raising: only these
+# counters tell.
 _BREAKDOWNS = [
     int(warning)
     for warning in (
@@ -79,8 +80,8 @@ class _WithoutLog:
 def load_model(file: str) -> mujoco.MjModel:
     """Compile a model file: a path, or the name of one that Gymnasium ships.
 
-    Gymnasium's files set the total mass by a compiler attribute that MuJoCo warns about on stderr; the function that it
-    recommends in place of the attribute gives the same model, bit for bit.
+    Gymnasium's files set the total mass by a compiler attribute that MuJoCo warns about on stderr;
+    the function that it recommends in place of the attribute gives the same model, bit for bit.
     """
     path = (
         Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / file
@@ -102,7 +103,8 @@ class MujocoBody:
     Args:
         model_file: an absolute path, or the name of one of Gymnasium's model files.
         frame_skip: MuJoCo steps per control step.
-        camera_name: the camera of the model that follows the body in pictures; ``None`` for ``free_camera``.
+        camera_name: the camera of the model that follows the body in pictures; ``None`` for
+            ``free_camera``.
         free_camera: where pictures are taken from otherwise.
         hidden_geoms: names of geoms that pictures leave out.
     """
@@ -138,7 +140,8 @@ class MujocoBody:
         unlimited = np.flatnonzero(np.logical_not(self.model.actuator_ctrllimited))
         if len(unlimited):
             raise ValueError(
-                f"actuators {unlimited.tolist()} of {self.model_file} have no control range (ctrlrange)"
+                f"actuators {unlimited.tolist()} of {self.model_file} have no control range "
+                f"(ctrlrange)"
             )
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         return spaces.Box(low, high, dtype=np.float32)
@@ -150,8 +153,8 @@ class MujocoBody:
 
         Args:
             rng: where the noise comes from.
-            scale: positions are uniform within this of the model's (m, rad); velocities (m/s, rad/s) have it as
-                standard deviation where normal, as bound where uniform.
+            scale: positions are uniform within this of the model's (m, rad); velocities (m/s,
+                rad/s) have it as standard deviation where normal, as bound where uniform.
             velocities: their distribution.
         """
         position = self.model.qpos0 + rng.uniform(-scale, scale, self.model.nq)

@@ -39,8 +39,9 @@ class FreeCamera:
 def check_opengl() -> None:
     """Find an OpenGL backend that starts here, and have Gymnasium's off-screen renderer use it.
 
-    The renderer itself takes the first one that does not fail at once, and prints a traceback from its destructor where
-    all do. Its choice is what MUJOCO_GL says; where the user said nothing, it is set to the backend found.
+    The renderer itself takes the first one that does not fail at once, and prints a traceback from
+    its destructor where all do. Its choice is what MUJOCO_GL says; where the user said nothing, it
+    is set to the backend found.
 
     Raises:
         RuntimeError: none starts; says why for each, and what to install.
@@ -62,7 +63,8 @@ def check_opengl() -> None:
             problems.append(f"{backend}: {error}")
             _forget_opengl(platform)
     raise RuntimeError(
-        f"OpenGL could not be started ({'; '.join(problems)}). On a machine without a screen install the Debian "
+        f"OpenGL could not be started ({'; '.join(problems)}). On a machine without a screen "
+        f"install the Debian "
         "package libegl1 (or libosmesa6) and leave MUJOCO_GL unset"
     )
 

@@ -39,8 +39,8 @@ class Ant:
 
     Every reward has the cost of actions and, where its weight is not zero, of contact forces
     (weight · ‖clip(cfrc_ext, ±1)‖²), and a constant for every step.
-    One control step is 0.05 s (5 MuJoCo steps of 0.01 s). Horizon 200. Episode end: torso outside [0.2, 1] m, if
-    ``terminate_when_unhealthy``. Limits and control step are settings.
+    One control step is 0.05 s (5 MuJoCo steps of 0.01 s). Horizon 200. Episode end: torso outside
+    [0.2, 1] m, if ``terminate_when_unhealthy``. Limits and control step are settings.
     """
 
     control_cost_weight: float = 0.005
@@ -138,7 +138,8 @@ class Ant:
 class AntVel(Ant):
     """Run forward at a goal velocity g (Finn et al. 2017, section 5.3).
 
-    Reward: 1 − abs(v − g) − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
+    Reward: 1 − abs(v − g) − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control
+        step.
     Task distribution: g uniform in [low, high] m/s, by default [0, 3].
 
     Version history: v0, first.
@@ -178,8 +179,8 @@ class AntDir(Ant):
     """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
 
     Reward: d·v − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
-    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn together, +1 and −1 in
-    turn, so that every meta-batch holds both.
+    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn
+    together, +1 and −1 in turn, so that every meta-batch holds both.
 
     Version history: v0, first.
     """
@@ -210,7 +211,8 @@ class AntDir(Ant):
 class AntDir2D(Ant):
     """Run as fast as possible in any direction of the plane (Rothfuss et al. 2019, appendix).
 
-    Reward: u·v − 0.5 ‖a‖² + 1, with v the torso's velocity in the plane over the control step and u = (cos φ, sin φ).
+    Reward: u·v − 0.5 ‖a‖² + 1, with v the torso's velocity in the plane over the control step and u
+        = (cos φ, sin φ).
     Task distribution: φ uniform in [0, 2π).
 
     Version history: v0, first.
@@ -246,8 +248,8 @@ class AntGoal(Ant):
     """Run to a place (goal position): the observation holds the torso's x and y too.
 
     Reward: 4 − ‖xy − goal‖₁ − 0.005 ‖a‖² + 0.05, as in the code of Finn et al. (2017).
-    Task distribution: the goal uniform in the disc of radius 3 m around the start (Rothfuss et al. 2019), or in the
-    square [−3, 3]² (Finn et al.).
+    Task distribution: the goal uniform in the disc of radius 3 m around the start (Rothfuss et al.
+    2019), or in the square [−3, 3]² (Finn et al.).
 
     Version history: v0, first.
     """
@@ -308,8 +310,9 @@ class CrippledAnt(Ant):
     """Run forward on three legs: one exerts no force and carries nothing (Nagabandi et al. 2019, section 6.1).
 
     Reward: v − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
-    Task distribution: which leg is dead, uniform over 0 to 2 (at +x +y, −x +y and −x −y of the torso); leg 3, at +x −y,
-    is held out. The dead leg's actuators are off, and it passes through the ground. Episode end: never by default.
+    Task distribution: which leg is dead, uniform over 0 to 2 (at +x +y, −x +y and −x −y of the
+    torso); leg 3, at +x −y, is held out. The dead leg's actuators are off, and it passes through
+    the ground. Episode end: never by default.
 
     Version history: v0, first.
     """

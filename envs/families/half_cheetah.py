@@ -93,7 +93,8 @@ class HalfCheetah:
 class HalfCheetahVel(HalfCheetah):
     """Run forward at a goal velocity g (Finn et al. 2017, section 5.3).
 
-    Reward: −abs(v − g) − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
+    Reward: −abs(v − g) − 0.05 ‖a‖², with v the root's velocity over the control step and a the
+        action.
     Task distribution: g uniform in [low, high] m/s, by default [0, 2]. Horizon 100.
 
     Version history: v0, first.
@@ -131,8 +132,8 @@ class HalfCheetahDir(HalfCheetah):
     """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
 
     Reward: d·v − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
-    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn together, +1 and −1 in
-    turn, so that every meta-batch holds both. Horizon 100.
+    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn
+    together, +1 and −1 in turn, so that every meta-batch holds both. Horizon 100.
 
     Version history: v0, first.
     """
@@ -163,7 +164,8 @@ class CrippledHalfCheetah(HalfCheetah):
     """Run forward while one actuator exerts no force (Nagabandi et al. 2019, section 6.1).
 
     Reward: v − 0.05 ‖a‖², with v the root's velocity over the control step and a the action.
-    Task distribution: which actuator is dead, uniform over 1 to 5 (back shin to front foot); actuator 0, the back
+    Task distribution: which actuator is dead, uniform over 1 to 5 (back shin to front foot);
+        actuator 0, the back
     thigh, is held out. Observation: as the other half cheetahs'. Horizon 200.
 
     Version history: v0, first.

@@ -27,9 +27,9 @@ class Hopper:
     | action | torque at thigh, leg, foot; ±1 is the whole range of an actuator | 3 |
     | observation | positions without the root's x (m, rad), then all velocities clipped to ±10 (m/s, rad/s) | 5 + 6 |
 
-    One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso at 0.7 m or lower, tilted
-    by 0.2 rad or more, or a position (but x and height) or velocity of 100 or more. Limits and
-    control step are settings.
+    One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso at 0.7
+    m or lower, tilted by 0.2 rad or more, or a position (but x and height) or velocity of 100 or
+    more. Limits and control step are settings.
     """
 
     control_cost_weight: float = 0.001

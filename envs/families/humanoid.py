@@ -29,11 +29,12 @@ class HumanoidDir:
     | with body quantities | inertia and velocity of each body but the world, actuator forces | + 130 + 78 + 17 |
     | with contact forces | external force and torque on each body but the world | + 78 |
 
-    Reward: 1.25 u·Δc/dt − 0.1 ‖a‖² − min(w ‖cfrc_ext‖², 10) + 5, with c the body's centre of mass, u = (cos φ, sin φ),
+    Reward: 1.25 u·Δc/dt − 0.1 ‖a‖² − min(w ‖cfrc_ext‖², 10) + 5, with c the body's centre of mass,
+        u = (cos φ, sin φ),
     and w = 0 by default (5e-7 in the paper).
     Task distribution: φ uniform in [0, 2π).
-    One control step is 0.015 s (5 MuJoCo steps of 0.003 s). Horizon 200. Episode end: torso outside (1, 2) m.
-    Limits and control step are settings.
+    One control step is 0.015 s (5 MuJoCo steps of 0.003 s). Horizon 200. Episode end: torso outside
+    (1, 2) m. Limits and control step are settings.
 
     Version history: v0, first.
     """

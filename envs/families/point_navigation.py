@@ -57,7 +57,8 @@ class PointNavigation(Point):
     """Move a point in the plane to a goal (Finn et al. 2017, section 5.3).
 
     Reward: −‖position − goal‖₂ after the step.
-    Task distribution: both coordinates of the goal uniform in [low, high], by default [−0.5, 0.5] m.
+    Task distribution: both coordinates of the goal uniform in [low, high], by default [−0.5, 0.5]
+        m.
     Episode end, and success: within ``goal_tolerance`` of the goal on both axes.
 
     Version history: v0, first.

@@ -30,7 +30,8 @@ class ReacherGoal:
     | action | torque at shoulder and elbow; ±1 is the whole range of an actuator | 2 |
     | observation | cos and sin of both joint angles, fingertip's x and y (m), joint velocities (rad/s) | 4 + 2 + 2 |
 
-    Reward: −‖fingertip − goal‖₂ − ‖a‖², as in Gymnasium's Reacher-v5, but for the fingertip of the new state, where
+    Reward: −‖fingertip − goal‖₂ − ‖a‖², as in Gymnasium's Reacher-v5, but for the fingertip of the
+        new state, where
     Gymnasium takes the one of the substep before.
     Task distribution: the goal uniform in the disc of radius 0.2 m around the shoulder.
     One control step is 0.02 s (2 MuJoCo steps of 0.01 s), which is a

@@ -23,7 +23,8 @@ class SwimmerVel:
     | action | torque at the two joints; ±1 is the whole range of an actuator | 2 |
     | observation | angles of root and joints (rad), then all velocities (m/s, rad/s) | 3 + 5 |
 
-    Reward: −abs(v − g) − 0.0001 ‖a‖², with v the root's velocity along x over the control step. (ProMP's code adds the
+    Reward: −abs(v − g) − 0.0001 ‖a‖², with v the root's velocity along x over the control step.
+        (ProMP's code adds the
     distance, which rewards missing the goal.)
     Task distribution: g uniform in [low, high] m/s, by default [0.1, 0.2].
     One control step is 0.04 s (4 MuJoCo steps of 0.01 s), which is a

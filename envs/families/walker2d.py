@@ -27,8 +27,8 @@ class Walker2d:
     | action | torque at thigh, leg, foot, left thigh, leg, foot; ±1 is the whole range of an actuator | 6 |
     | observation | positions without the root's x (m, rad), then all velocities clipped to ±10 (m/s, rad/s) | 8 + 9 |
 
-    One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso outside (0.8, 2) m, or
-    tilted by 1 rad or more. Limits and control step are settings.
+    One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso outside
+    (0.8, 2) m, or tilted by 1 rad or more. Limits and control step are settings.
     """
 
     control_cost_weight: float = 0.001
@@ -129,8 +129,8 @@ class Walker2dDir(Walker2d):
     """Walk as fast as possible forward or backward (Rothfuss et al. 2019).
 
     Reward: d·v + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
-    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn together, +1 and −1 in
-    turn, so that every meta-batch holds both.
+    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn
+    together, +1 and −1 in turn, so that every meta-batch holds both.
 
     Version history: v0, first.
     """
@@ -166,9 +166,10 @@ class Walker2dRandParams(Walker2d):
     """Walk forward as fast as possible with a body of random parameters (Rothfuss et al. 2019, section 6).
 
     Reward: v + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
-    Task distribution: factors on each body's mass and inertia and each geom's friction 1.5^U(−3, 3), and on each
-    joint's damping 1.3^U(−3, 3). Deviation: a body's inertia scales with its mass before its own factor
-    applies, so that such a body can exist; the original draws every entry of inertia and friction by itself.
+    Task distribution: factors on each body's mass and inertia and each geom's friction 1.5^U(−3,
+    3), and on each joint's damping 1.3^U(−3, 3). Deviation: a body's inertia scales with its mass
+    before its own factor applies, so that such a body can exist; the original draws every entry of
+    inertia and friction by itself.
 
     Version history: v0, first.
     """

@@ -49,13 +49,15 @@ class Simulations:
             if field not in state or np.shape(value) != state[field].shape[1:]:
                 fits = {key: array.shape[1:] for key, array in state.items()}
                 raise ValueError(
-                    f"initial_state of {name}: {field!r} has shape {np.shape(value)}; state fields are {fits}"
+                    f"initial_state of {name}: {field!r} has shape {np.shape(value)}; state "
+                    f"fields are {fits}"
                 )
         action = np.zeros((num_sims, *self.action_space.shape))
         terms = family.reward_terms(np, state, state, action, tasks)
         if not isinstance(terms, Mapping):
             raise ValueError(
-                f"reward_terms of {name} must be a mapping from names to arrays, got {type(terms).__name__}"
+                f"reward_terms of {name} must be a mapping from names to arrays, got "
+                f"{type(terms).__name__}"
             )
         results = {f"reward term {key!r}": term for key, term in terms.items()}
         for what, value in {**results, "terminated": family.terminated(np, state, tasks)}.items():
@@ -122,12 +124,13 @@ class Simulations:
         """Advance the simulations in ``live`` (num_sims,) bool by one control step.
 
         Args:
-            actions: (num_sims, action_size), clipped to the action space. The reward is that of the actions given,
-                also where they arrive late.
+            actions: (num_sims, action_size), clipped to the action space. The reward is that of the
+                actions given, also where they arrive late.
             live: which to advance.
 
         Returns:
-            Observations (num_sims, observation_size), reward terms, terminated, and void, each (num_sims,).
+            Observations (num_sims, observation_size), reward terms, terminated, and void, each
+            (num_sims,).
         """
         if self._tasks is None:
             raise gym.error.ResetNeeded("call reset() before step()")

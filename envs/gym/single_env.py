@@ -18,18 +18,20 @@ from maml_envs.gym.simulations import Simulations
 class FamilyEnv(gym.Env):
     """A task family behind Gymnasium's API, for videos, other libraries, and stepping by hand.
 
-    A task is drawn at the first reset and kept; :meth:`set_task` or ``reset(options={"task": ...})`` sets one. Rewards
-    terms are in ``info``, and ``is_success`` where the family says what success is. An episode whose simulation broke
-    down is truncated with ``info["void"]`` set. On MuJoCo bodies ``model`` and ``data`` are there as on Gymnasium's own
-    MuJoCo environments. Pictures show the task where the family has ``markers``, so what learns from pixels sees it;
+    A task is drawn at the first reset and kept; :meth:`set_task` or ``reset(options={"task":
+    ...})`` sets one. Rewards terms are in ``info``, and ``is_success`` where the family says what
+    success is. An episode whose simulation broke down is truncated with ``info["void"]`` set. On
+    MuJoCo bodies ``model`` and ``data`` are there as on Gymnasium's own MuJoCo environments.
+    Pictures show the task where the family has ``markers``, so what learns from pixels sees it;
     those of depth show bodies alone.
 
     Args:
         family: the task family.
-        render_mode: ``"rgb_array"``, ``None``, or on MuJoCo bodies ``"human"``, ``"depth_array"`` or ``"rgbd_tuple"``.
-        render_options: passed to the renderer: ``width`` and ``height`` in pixels, and for MuJoCo bodies
-            ``camera_name``, ``camera_id`` (-1: the free camera), ``default_camera_config``, ``max_geom``,
-            ``visual_options``.
+        render_mode: ``"rgb_array"``, ``None``, or on MuJoCo bodies ``"human"``, ``"depth_array"``
+            or ``"rgbd_tuple"``.
+        render_options: passed to the renderer: ``width`` and ``height`` in pixels, and for MuJoCo
+            bodies ``camera_name``, ``camera_id`` (-1: the free camera), ``default_camera_config``,
+            ``max_geom``, ``visual_options``.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012

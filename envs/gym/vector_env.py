@@ -28,16 +28,18 @@ def available_cpus() -> int:
 class FamilyVectorEnv(VectorEnv):
     """``num_envs`` simulations of a task family, stepped together, each on a task of its own.
 
-    Autoreset is disabled: a simulation whose episode ended is not stepped until it is reset; its observation stays, its
-    reward is zero, and its ``terminated`` or ``truncated`` flag stays set. ``info["void"]`` marks episodes
-    whose simulation broke down; they are truncated and their data mean nothing. Sub-environment i of a reset with seed
-    s equals the single environment reset with seed s + i, bit for bit, at any number of threads.
+    Autoreset is disabled: a simulation whose episode ended is not stepped until it is reset; its
+    observation stays, its reward is zero, and its ``terminated`` or ``truncated`` flag stays set.
+    ``info["void"]`` marks episodes whose simulation broke down; they are truncated and their data
+    mean nothing. Sub-environment i of a reset with seed s equals the single environment reset with
+    seed s + i, bit for bit, at any number of threads.
 
     Args:
         family: the task family.
         num_envs: number of simulations.
         max_episode_steps: horizon; default is the family's.
-        num_threads: simulator threads; default is the number of processors that this process may use.
+        num_threads: simulator threads; default is the number of processors that this process may
+            use.
     """
 
     single_observation_space: spaces.Box
@@ -108,9 +110,10 @@ class FamilyVectorEnv(VectorEnv):
         """Start new episodes.
 
         Args:
-            seed: sub-environment i gets ``seed + i``, or ``seed[i]``. ``None``: the generators go on.
-            options: ``reset_mask`` (num_envs,) bool, which sub-environments to reset; ``task``, one task for all of
-                them, or ``tasks``, one each.
+            seed: sub-environment i gets ``seed + i``, or ``seed[i]``. ``None``: the generators go
+                on.
+            options: ``reset_mask`` (num_envs,) bool, which sub-environments to reset; ``task``, one
+                task for all of them, or ``tasks``, one each.
 
         Returns:
             Observations (num_envs, observation_size) float64, and an empty info.
@@ -120,7 +123,8 @@ class FamilyVectorEnv(VectorEnv):
         mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
             raise ValueError(
-                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got {mask!r}"
+                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got "
+                f"{mask!r}"
             )
         ids = np.flatnonzero(mask)
         if "tasks" in options:
@@ -160,9 +164,9 @@ class FamilyVectorEnv(VectorEnv):
             actions: (num_envs, action_size), in actuator units; clipped to the action space.
 
         Returns:
-            Observations (num_envs, observation_size), rewards, terminated and truncated (num_envs,), and an info with
-            every reward term, ``void``, and ``is_success`` where the family has ``success``, each (num_envs,), with
-            Gymnasium's ``_name`` masks.
+            Observations (num_envs, observation_size), rewards, terminated and truncated
+            (num_envs,), and an info with every reward term, ``void``, and ``is_success`` where the
+            family has ``success``, each (num_envs,), with Gymnasium's ``_name`` masks.
         """
         actions = np.asarray(actions, np.float64)
         if actions.shape != self.action_space.shape:

@@ -63,13 +63,16 @@ def make_policy(
     """
     if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1):
         raise UserError(
-            f"observation space {observation_space} is not supported: expected a one-dimensional Box"
+            f"observation space {observation_space} is not supported: expected a one-dimensional "
+            f"Box"
         )
     num_entries = observation_space.shape[0]
     if num_entries > MOST_OBSERVATION_ENTRIES:
         raise UserError(
-            f"observations of {num_entries} entries (flattened) are not supported: at most {MOST_OBSERVATION_ENTRIES}, "
-            "since the linear baseline solves a system of 2 x entries + 5 unknowns for every task; images are too large"
+            f"observations of {num_entries} entries (flattened) are not supported: at most "
+            f"{MOST_OBSERVATION_ENTRIES}, "
+            "since the linear baseline solves a system of 2 x entries + 5 unknowns for every "
+            "task; images are too large"
         )
     size, discrete = action_size(action_space)
     return MLPPolicy(
@@ -111,8 +114,10 @@ class MetaPolicy:
     def __repr__(self) -> str:
         """What it is, without its numbers."""
         return (
-            f"MetaPolicy({self.config.env.name}, observations {self.observation_space.shape}, actions "
-            f"{self.action_space}, {self.num_adaptation_steps} adaptation step{'s' * (self.num_adaptation_steps != 1)})"
+            f"MetaPolicy({self.config.env.name}, observations {self.observation_space.shape}, "
+            f"actions "
+            f"{self.action_space}, {self.num_adaptation_steps} adaptation "
+            f"step{'s' * (self.num_adaptation_steps != 1)})"
         )
 
     @property
@@ -145,16 +150,20 @@ class MetaPolicy:
             rng: of the draw; default is a fresh, unseeded one.
 
         Returns:
-            The action (action_size,) or actions (N, action_size), as the environment takes them, and ``state``.
+            The action (action_size,) or actions (N, action_size), as the environment takes them,
+            and ``state``.
 
         Raises:
-            UserError: the observation has another size than the policy's, is no array, or is not finite.
+            UserError: the observation has another size than the policy's, is no array, or is not
+                finite.
         """
         size = self.policy.observation_size
         if isinstance(observation, (Mapping, tuple)):
             raise UserError(
-                f"expected an array of observations ({size},) or (N, {size}), got a {type(observation).__name__}: "
-                "gymnasium.spaces.flatten(env.observation_space, observation) makes it one, as in training"
+                f"expected an array of observations ({size},) or (N, {size}), got a "
+                f"{type(observation).__name__}: "
+                "gymnasium.spaces.flatten(env.observation_space, observation) makes it one, as in "
+                "training"
             )
         observation = np.asarray(observation)
         if observation.ndim not in (1, 2) or observation.shape[-1] != size:
@@ -195,24 +204,27 @@ class MetaPolicy:
         """Adapt by policy gradient to the task that an environment poses, or that episodes played elsewhere show.
 
         Args:
-            env: an environment, a vector environment (autoreset disabled, all on the same task, of a size that divides
-                ``num_episodes``), or what ``--env`` takes; default is the family that the policy was trained on. One
-                that is handed in is left open.
+            env: an environment, a vector environment (autoreset disabled, all on the same task, of
+                a size that divides ``num_episodes``), or what ``--env`` takes; default is the
+                family that the policy was trained on. One that is handed in is left open.
             task: the task to set; default is the one that the environment has.
             num_steps: inner steps; default as in training.
             num_episodes: episodes per step; default as in training.
-            seed: of the episodes. Those in an environment that is handed in are others than those of a task.
+            seed: of the episodes. Those in an environment that is handed in are others than those
+                of a task.
             episodes: what this policy has played already, in place of an environment: an
-                :class:`~maml_rl.agents.episode_log.EpisodeLog` or a mapping of its fields, for one inner step, or one for
-                each inner step in turn, played by the policy that the steps before it lead to.
+                :class:`~maml_rl.agents.episode_log.EpisodeLog` or a mapping of its fields, for one
+                inner step, or one for each inner step in turn, played by the policy that the steps
+                before it lead to.
 
         Returns:
             The adapted policy; this one is unchanged.
 
         Raises:
-            UserError: the environment's spaces differ from the policy's, a number is out of range, or the episodes
-                cannot be used.
-            FloatingPointError: there is no valid episode to learn from, or the inner step is not finite.
+            UserError: the environment's spaces differ from the policy's, a number is out of range,
+                or the episodes cannot be used.
+            FloatingPointError: there is no valid episode to learn from, or the inner step is not
+                finite.
         """
         if episodes is not None:
             beside = {
@@ -224,7 +236,8 @@ class MetaPolicy:
             given = [name for name, value in beside.items() if value is not None]
             if given:
                 raise UserError(
-                    f"{', '.join(given)} cannot be given beside episodes, which say it: leave out one of them"
+                    f"{', '.join(given)} cannot be given beside episodes, which say it: leave out "
+                    f"one of them"
                 )
             return self._adapted_to(
                 [episodes] if isinstance(episodes, (EpisodeLog, Mapping)) else episodes
@@ -271,7 +284,8 @@ class MetaPolicy:
         self.check_plain_actions()
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(
-                f"episodes must be one log, or a sequence of one for each inner step; got {logs!r:.100}"
+                f"episodes must be one log, or a sequence of one for each inner step; got "
+                f"{logs!r:.100}"
             )
         stack: Params = with_context(self.policy, make_stack(self.theta, 1))
         failures = Failures([{}], 0)
@@ -338,8 +352,8 @@ class MetaPolicy:
         On the same observation an action has the same distribution, before it is clipped.
 
         Args:
-            env: a Gymnasium environment, a ``VecEnv``, or what ``--env`` takes, which the batch engine plays; default
-                is the environment that the policy was trained on.
+            env: a Gymnasium environment, a ``VecEnv``, or what ``--env`` takes, which the batch
+                engine plays; default is the environment that the policy was trained on.
             algorithm: PPO or A2C, by name or class.
             task: of an environment that is made here; default is one drawn for each simulation.
             num_envs: simulations of an environment that is made here.
@@ -383,7 +397,8 @@ class MetaPolicy:
             or (isinstance(space, spaces.Discrete) and space.start == 0)
         ):
             raise UserError(
-                "logs, export and Stable-Baselines3 are for actions in a Box of one axis, or Discrete from 0; "
+                "logs, export and Stable-Baselines3 are for actions in a Box of one axis, or "
+                "Discrete from 0; "
                 f"this policy's are {space}"
             )
 
@@ -477,7 +492,8 @@ def check_parameters(
         )
         name = differing[0]
         raise UserError(
-            f"the parameters in {source} do not fit the policy: {name} is {got.get(name, 'missing')}, expected "
+            f"the parameters in {source} do not fit the policy: {name} is "
+            f"{got.get(name, 'missing')}, expected "
             f"{expected.get(name, 'none of that name')}"
             + (f" (and {len(differing) - 1} more)" if differing[1:] else "")
         )

@@ -30,12 +30,14 @@ _ENDS = ("terminated", "truncated", "episode_ends")
 class EpisodeLog:
     """N control steps of episodes one after the other, all of one task, played by the policy that is to adapt.
 
-    Its actions must have been drawn (``predict`` as it is by default), since adaptation follows what chance has tried:
-    the policy gradient asks how likely the policy was to act as it did. Episodes of another policy, or of the most
-    probable actions, give a wrong gradient without any sign of it.
+    Its actions must have been drawn (``predict`` as it is by default), since adaptation follows
+    what chance has tried: the policy gradient asks how likely the policy was to act as it did.
+    Episodes of another policy, or of the most probable actions, give a wrong gradient without any
+    sign of it.
 
-    An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at least one of the three
-    must be there. Steps after the last end belong to an episode whose return nobody knows, and are left out.
+    An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
+    least one of the three must be there. Steps after the last end belong to an episode whose return
+    nobody knows, and are left out.
     """
 
     observations: Any
@@ -56,8 +58,8 @@ class EpisodeLog:
         """A log from a ``.npz`` file that holds an array for each field (``np.savez(path, observations=..., ...)``).
 
         Raises:
-            UserError: it cannot be read, or is larger than a log (see :func:`maml_rl.system.array_files.read_npz`); or as
-                :meth:`of`.
+            UserError: it cannot be read, or is larger than a log (see
+                :func:`maml_rl.system.array_files.read_npz`); or as :meth:`of`.
         """
         return cls.of(read_npz(user_path(path)))
 
@@ -73,7 +75,8 @@ class EpisodeLog:
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(given, Mapping):
             raise UserError(
-                f"episodes must be a mapping or EpisodeLog of {', '.join(names)}; got {type(given).__name__}"
+                f"episodes must be a mapping or EpisodeLog of {', '.join(names)}; got "
+                f"{type(given).__name__}"
             )
         wrong = [str(key) for key in given if key not in names] or [
             name for name in names[:3] if name not in given
@@ -95,7 +98,8 @@ def to_episodes(
 ) -> Episodes:
     """The complete episodes of a log as one task's, as if the policy had been collecting.
 
-    Outputs of the policy are told from actions by inverting the action map. What an output beyond the bounds was,
+    Outputs of the policy are told from actions by inverting the action map. What an output beyond
+    the bounds was,
     clipping has taken away: there the bound stands for it.
 
     Args:
@@ -106,7 +110,8 @@ def to_episodes(
         action_map: from the policy's outputs to actions.
 
     Raises:
-        UserError: arrays that do not fit each other or the spaces, numbers that are none, or no complete episode.
+        UserError: arrays that do not fit each other or the spaces, numbers that are none, or no
+            complete episode.
     """
     like = next(iter(stack.values()))
     ends = _ends(log)
@@ -152,7 +157,8 @@ def _ends(log: EpisodeLog) -> np.ndarray:
     for name, values in given.items():
         if values.ndim != 1 or len(shapes) > 1 or values.dtype != bool:
             raise UserError(
-                f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} {values.dtype}"
+                f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} "
+                f"{values.dtype}"
             )
     return np.logical_or.reduce(list(given.values()))
 
@@ -174,7 +180,8 @@ def _numbers(given: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(f"{name} of episodes must have shape {shape}, got {values.shape}")
     if not np.isfinite(values).all():
         raise UserError(
-            f"{name} of episodes are not finite at step {int(np.argwhere(~np.isfinite(values))[0][0])}"
+            f"{name} of episodes are not finite at step "
+            f"{int(np.argwhere(~np.isfinite(values))[0][0])}"
         )
     return values
 

@@ -18,7 +18,8 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
     """The policy of a run's last checkpoint, or one of those that come with the package.
 
     Args:
-        run: the run folder, or a name of :func:`maml_rl.pretrained_names`. A folder of that name wins.
+        run: the run folder, or a name of :func:`maml_rl.pretrained_names`. A folder of that name
+            wins.
         device: where the policy shall live: cpu, cuda, cuda:1, ..., or auto.
 
     Raises:
@@ -26,7 +27,8 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
     """
     if not isinstance(run, (str, os.PathLike)):
         raise UserError(
-            f"a run is given by its folder, or by a name of maml_rl.pretrained_names(); got {run!r:.100}"
+            f"a run is given by its folder, or by a name of maml_rl.pretrained_names(); got "
+            f"{run!r:.100}"
         )
     return load_run(Path(run), resolve_device(device))
 

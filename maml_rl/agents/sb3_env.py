@@ -27,16 +27,18 @@ SB3Env = gym.Env | VecEnv
 class TaskVecEnv(VecEnv):
     """A vector environment with tasks as Stable-Baselines3 knows one.
 
-    A sub-environment that ends is reset within the same step; its last observation is ``terminal_observation`` in its
-    info, beside ``TimeLimit.truncated`` and the reward terms. The infos of the others are empty.
+    A sub-environment that ends is reset within the same step; its last observation is
+    ``terminal_observation`` in its info, beside ``TimeLimit.truncated`` and the reward terms. The
+    infos of the others are empty.
 
-    An episode whose simulation broke down is cut before the step that broke it: that step's reward is zero, its
-    observation the one before, it counts as truncated, and its info holds ``void``.
+    An episode whose simulation broke down is cut before the step that broke it: that step's reward
+    is zero, its observation the one before, it counts as truncated, and its info holds ``void``.
 
     Tasks are set on ``env`` before the first reset.
 
     Args:
-        env: with autoreset disabled, whose ``reset`` takes a ``reset_mask``. It is closed with this one.
+        env: with autoreset disabled, whose ``reset`` takes a ``reset_mask``. It is closed with this
+            one.
         normalize_actions: take actions in [−1, 1], which span the range of the environment's.
     """
 
@@ -69,8 +71,8 @@ class TaskVecEnv(VecEnv):
         """Step, and reset what ended.
 
         Returns:
-            Observations (num_envs, observation_size), rewards (num_envs,) float32, whether an episode ended
-            (num_envs,), and infos.
+            Observations (num_envs, observation_size), rewards (num_envs,) float32, whether an
+            episode ended (num_envs,), and infos.
 
         Raises:
             FloatingPointError: an observation or reward is not finite.
@@ -152,7 +154,8 @@ def make_vec_env(
     """Simulations side by side, whose episodes Stable-Baselines3 logs.
 
     Args:
-        name: what ``--env`` takes; ``None`` stands for ``config``, which also gives the arguments if it is the same.
+        name: what ``--env`` takes; ``None`` stands for ``config``, which also gives the arguments
+            if it is the same.
         config: of an environment.
         horizon: longest episode.
         num_envs: simulations.
@@ -185,7 +188,8 @@ def as_sb3_env(env: object) -> SB3Env:
         return gym.wrappers.FlattenObservation(env)
     if not isinstance(env, SB3Env):
         raise UserError(
-            f"env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got {env!r:.100}; "
+            f"env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got "
+            f"{env!r:.100}; "
             "maml_rl.agents.sb3_env.TaskVecEnv makes a VecEnv of a vector environment with tasks"
         )
     return env

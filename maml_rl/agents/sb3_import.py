@@ -23,14 +23,15 @@ from maml_rl.system.torch_runtime import standard_torch
 def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaPolicy:
     """The actor of a Stable-Baselines3 model as a policy, with the same distribution of actions.
 
-    ``policy.save(folder)`` makes it a run, which ``--init_from folder`` starts from. It lives on the CPU.
+    ``policy.save(folder)`` makes it a run, which ``--init_from folder`` starts from. It lives on
+    the CPU.
 
     Args:
         model: PPO or A2C with an ``MlpPolicy``: no VecNormalize, no state-dependent exploration.
-        env: the environment to meta-train on, with the spaces that the model was trained on: what ``--env`` takes, or
-            a mapping with ``name`` and settings of the family.
-        settings: of the run, as :func:`maml_rl.load_config` takes them; the others are those of the preset. Hidden
-            sizes and nonlinearity are the model's.
+        env: the environment to meta-train on, with the spaces that the model was trained on: what
+            ``--env`` takes, or a mapping with ``name`` and settings of the family.
+        settings: of the run, as :func:`maml_rl.load_config` takes them; the others are those of the
+            preset. Hidden sizes and nonlinearity are the model's.
 
     Raises:
         UserError: the model does not fit, and why; or as :func:`maml_rl.load_config`.

@@ -56,8 +56,10 @@ class Condition:
 
     Args:
         env_of: the environment for a policy, which may be told the task.
-        swept: the numbers of a task that a sweep fixes, by name; empty for the environment as it is.
-        fixed: those of them that replace the numbers of each task; the others are in the environment's settings.
+        swept: the numbers of a task that a sweep fixes, by name; empty for the environment as it
+            is.
+        fixed: those of them that replace the numbers of each task; the others are in the
+            environment's settings.
     """
 
     env_of: Callable[[MetaPolicy], EnvConfig]
@@ -198,7 +200,8 @@ class Scratch:
                 and (steps >= 0).all()
             ):
                 raise ValueError(
-                    f"num_env_steps {steps.shape} and returns {returns.shape} are no learning curves"
+                    f"num_env_steps {steps.shape} and returns {returns.shape} are no learning "
+                    f"curves"
                 )
             if not (np.isfinite(steps).all() and np.isfinite(returns).all()):
                 raise ValueError("a learning curve is not finite")
@@ -287,7 +290,8 @@ class Comparison:
             learned = self.scratch_rows()
             width = max(len(name) for name, _, _ in learned)
             lines += [
-                f"on {len(self.scratch.tasks)} of these tasks, return after so many control steps in each:"
+                f"on {len(self.scratch.tasks)} of these tasks, return after so many control steps "
+                f"in each:"
             ]
             lines += [
                 f"{name:>{width}}  {steps:>9,}  {value:.1f}" for name, steps, value in learned
@@ -363,8 +367,8 @@ def compare(
 ) -> Comparison:
     """Evaluate every policy in every condition, on the same tasks with the same seeds.
 
-    A policy that is told the task is left out of sweeps: it knows no task by other parameters than those it was
-    trained on.
+    A policy that is told the task is left out of sweeps: it knows no task by other parameters than
+    those it was trained on.
 
     Args:
         subjects: the policies; those of one label must be adapted by equally many steps.
@@ -373,7 +377,8 @@ def compare(
         num_episodes: per task and adaptation step.
         seed: of tasks and episodes.
         tasks: in place of fresh ones.
-        unfinished: folder that keeps what is done if this is interrupted, so that the next call goes on there.
+        unfinished: folder that keeps what is done if this is interrupted, so that the next call
+            goes on there.
         progress: told after every evaluation which one it was.
 
     Raises:
@@ -401,7 +406,8 @@ def compare(
         evaluations = [evaluation for several in found.values() for evaluation in several]
         if any(list(evaluation.tasks) != list(evaluations[0].tasks) for evaluation in evaluations):
             raise UserError(
-                "the runs draw different tasks: compare runs of one environment with the same settings"
+                "the runs draw different tasks: compare runs of one environment with the same "
+                "settings"
             )
         entries += [
             Entry(

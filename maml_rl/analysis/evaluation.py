@@ -33,10 +33,10 @@ class Evaluation:
 
     Args:
         tasks: N of them.
-        returns: (K + 1, N, E): after step k, task i, episode j; NaN for void episodes, and for all of a task from where
-            it failed on.
-        success: (K + 1, N, E): 1 where the episode ended in success, else 0; NaN as above, and where the environment
-            reports none in any episode.
+        returns: (K + 1, N, E): after step k, task i, episode j; NaN for void episodes, and for all
+            of a task from where it failed on.
+        success: (K + 1, N, E): 1 where the episode ended in success, else 0; NaN as above, and
+            where the environment reports none in any episode.
         description: what was evaluated, for the files: plain values.
     """
 
@@ -122,15 +122,18 @@ def evaluate_with(
     Args:
         collector: plays T tasks, E episodes each.
         policy: what to adapt.
-        num_steps: K; each step uses fresh episodes, and they are also what the return after step k is measured on.
+        num_steps: K; each step uses fresh episodes, and they are also what the return after step k
+            is measured on.
         streams: of tasks and episodes.
-        env_settings: arguments of the collector's environment, for the description; default is the policy's own.
+        env_settings: arguments of the collector's environment, for the description; default is the
+            policy's own.
         tasks: default is to draw fresh ones.
         fixed: numbers that replace those of every task, by name.
 
     Raises:
         UserError: a task cannot be written, or has no number of such a name.
-        TooManyFailures: more than ``max_failed_share`` of the episodes are void, or of the tasks failed.
+        TooManyFailures: more than ``max_failed_share`` of the episodes are void, or of the tasks
+            failed.
     """
     env_settings = policy.config.env.kwargs if env_settings is None else env_settings
     first, is_given = collector.first_task, tasks is not None
@@ -253,14 +256,17 @@ def evaluate(
 
     Args:
         policy: what to adapt.
-        env: where, as ``maml_rl.load_config(env={"name": ..., "low": ..., "dynamics": {...}}).env`` says it; default is
-            the policy's own environment, on its held-out tasks where the family keeps some back.
-        tasks: each a mapping such as ``{"goal_velocity": 1.5}``; default is to draw ``num_tasks`` of them.
+        env: where, as ``maml_rl.load_config(env={"name": ..., "low": ..., "dynamics": {...}}).env``
+            says it; default is the policy's own environment, on its held-out tasks where the family
+            keeps some back.
+        tasks: each a mapping such as ``{"goal_velocity": 1.5}``; default is to draw ``num_tasks``
+            of them.
         num_tasks: tasks to draw; default is 40.
         num_episodes: per task and adaptation step.
         num_steps: inner steps.
         seed: of tasks and episodes.
-        fixed: numbers that replace those of every task, as ``{"goal_velocity": 1.5}``; default is none.
+        fixed: numbers that replace those of every task, as ``{"goal_velocity": 1.5}``; default is
+            none.
 
     Raises:
         UserError: an argument is none, or the environment cannot be used.

@@ -48,7 +48,8 @@ class View:
     """What of the runs is looked at.
 
     Args:
-        metric: column of progress.csv; ``None`` for the return after the last adaptation step of training.
+        metric: column of progress.csv; ``None`` for the return after the last adaptation step of
+            training.
         x: the horizontal axis: environment steps in millions, wall-clock hours, or meta-iterations.
         smooth: number of values that a running mean takes in.
         before: the return before adaptation too.
@@ -169,7 +170,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read run folders, or pretrained policies by their names.
 
     Raises:
-        UserError: one is no run, stands there twice, or has no rows or damaged ones in its progress.csv.
+        UserError: one is no run, stands there twice, or has no rows or damaged ones in its
+            progress.csv.
     """
     seen: dict[Path, Path] = {}
     for folder in folders:
@@ -224,7 +226,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs of the same settings together, in order of first appearance.
 
     Raises:
-        UserError: two runs of a group have the same seed; as two samples they would feign certainty.
+        UserError: two runs of a group have the same seed; as two samples they would feign
+            certainty.
     """
     groups: list[Group] = []
     for run in runs:
@@ -234,7 +237,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         for other in others:
             if other.config.seed == run.config.seed:
                 raise UserError(
-                    f"{other.folder} and {run.folder} have the same settings and the same seed {run.config.seed}: "
+                    f"{other.folder} and {run.folder} have the same settings and the same seed "
+                    f"{run.config.seed}: "
                     "give one of them"
                 )
         groups[i : i + 1] = [Group(settings, [*others, run])]
@@ -253,7 +257,8 @@ def check_columns(groups: Sequence[Group], view: View) -> None:
             if tag not in run.columns:
                 shared = sorted(set.intersection(*(set(other.columns) for _, other in runs)))
                 raise UserError(
-                    f"{run.folder}/progress.csv has no column {tag!r}; all runs have {', '.join(shared)}"
+                    f"{run.folder}/progress.csv has no column {tag!r}; all runs have "
+                    f"{', '.join(shared)}"
                 )
 
 
@@ -280,7 +285,8 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
         longest = int(max(one.iteration[-1] for one in curve.series))
         if longest > last:
             notes.append(
-                f"{label}: cut to {last} iterations, which all its runs have; the longest has {longest}"
+                f"{label}: cut to {last} iterations, which all its runs have; the longest has "
+                f"{longest}"
             )
     tags = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
     what = "mean over the last 5 % of the iterations; interval over runs by Student's t"
@@ -382,7 +388,8 @@ def check_picture(path: Path) -> None:
     """
     if path.suffix.lower() not in _FORMATS or path.is_dir():
         raise UserError(
-            f"picture {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+            f"picture {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or "
+            f"{_FORMATS[-1]}"
         )
 
 

@@ -172,7 +172,8 @@ def record(
         num_episodes: episodes per adaptation step; default as in training.
         camera: a camera of the model by name, or ``"free"``; default is the family's.
         size: width and height of one panel in pixels; default is the environment's.
-        fps: frames per second: control steps are left out or repeated to keep real time. Default is one frame per
+        fps: frames per second: control steps are left out or repeated to keep real time. Default is
+            one frame per
             control step, up to 60 (.gif: 50). A GIF takes the nearest of 100 / n.
         deterministic: show the most probable actions (adaptation always explores).
         seed: of tasks, episodes and initial states.
@@ -182,7 +183,8 @@ def record(
         ``path``.
 
     Raises:
-        UserError: the environment cannot draw, or not like that, or has no such task; the file cannot be written.
+        UserError: the environment cannot draw, or not like that, or has no such task; the file
+            cannot be written.
     """
     if not isinstance(policy, MetaPolicy):
         raise UserError(
@@ -272,7 +274,8 @@ def _check(
     ):
         given = "x".join(map(str, size))
         raise UserError(
-            f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got {given}"
+            f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got "
+            f"{given}"
         )
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise UserError(f"fps must be finite and above 0, got {fps}")

@@ -43,8 +43,8 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 def labels_of(groups: Sequence[Settings]) -> list[str]:
     """What tells each group from the others: family and outer step, if they differ, and then the settings that do.
 
-    Settings of a task family are compared among groups of that family, and those of an outer step likewise. A single
-    group is called by its family.
+    Settings of a task family are compared among groups of that family, and those of an outer step
+    likewise. A single group is called by its family.
 
     Args:
         groups: the settings of each, all different.

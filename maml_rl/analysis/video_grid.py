@@ -114,7 +114,8 @@ def steps_shown(num_steps: int, dt: float, fps: float) -> list[int]:
     Args:
         num_steps: control steps, of ``dt`` seconds each.
         dt: seconds per control step.
-        fps: frames per second; more than 1 / dt repeat steps, fewer leave some out. The first and the last step stay.
+        fps: frames per second; more than 1 / dt repeat steps, fewer leave some out. The first and
+            the last step stay.
     """
     num_frames = math.ceil(round(num_steps * dt * fps, 6)) + 1
     return [min(num_steps, math.floor(round(j / (fps * dt), 6))) for j in range(num_frames)]
@@ -389,7 +390,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     if path.suffix[1:].lower() not in FORMATS or os.path.isdir(path):
         raise UserError(
-            f"video {path} must be a file that ends in {' or '.join(f'.{name}' for name in FORMATS)}"
+            f"video {path} must be a file that ends in "
+            f"{' or '.join(f'.{name}' for name in FORMATS)}"
         )
     missing = [folder for folder in path.parents if not os.path.exists(folder)]
     # Two processes may record one file.

@@ -17,7 +17,8 @@ def generalized_advantages(
 ) -> Tensor:
     """Â_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V(s_{t+1}) − V(s_t) (equations 11 and 16).
 
-    The value after an episode's last step is zero, at the horizon too: the objective is the finite-horizon return.
+    The value after an episode's last step is zero, at the horizon too: the objective is the
+    finite-horizon return.
 
     Args:
         rewards: (T, E, H), zero after an episode's end.
@@ -42,7 +43,8 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
     Args:
         advantages: (T, E, H).
         mask: (T, E, H).
-        smallest: standard deviation up to which a task's advantages are zero, (T, 1, 1) or one for all.
+        smallest: standard deviation up to which a task's advantages are zero, (T, 1, 1) or one for
+            all.
 
     Returns:
         (T, E, H).
@@ -58,8 +60,9 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
 def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     """The same episodes with their advantages over a baseline fitted to them, task by task.
 
-    Normalised, they are zero for a task whose returns the baseline explains to rounding, as those of a constant reward.
-    The advantages of a task whose baseline cannot be fitted, or does not fit into their type, are not finite.
+    Normalised, they are zero for a task whose returns the baseline explains to rounding, as those
+    of a constant reward. The advantages of a task whose baseline cannot be fitted, or does not fit
+    into their type, are not finite.
     """
     values = fit_values(episodes, config.discount, config.ridge)
     advantages = generalized_advantages(

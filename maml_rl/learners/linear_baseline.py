@@ -1,7 +1,8 @@
 """The linear feature baseline (Duan et al. 2016, appendix 2), fitted for all tasks at once.
 
 Deviation: one more feature, the return-to-go of a constant reward, because the cube of time misses
-it by up to a thousandth, and normalised advantages would turn the rest into a full-sized inner step.
+it by up to a thousandth, and normalised advantages would turn the rest into a full-sized inner
+step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Tensor:
     """[s, s², t, t², t³, 1, g_t] with t in units of 100 steps.
 
-    g_t is the return-to-go of a constant reward in the task's longest episode, the sum of γ^k over the steps left.
+    g_t is the return-to-go of a constant reward in the task's longest episode, the sum of γ^k over
+    the steps left.
 
     Args:
         observations: (T, E, H, observation_size).
@@ -24,7 +26,8 @@ def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Te
         discount: γ.
 
     Returns:
-        (T, 2 · observation_size + 5, E, H): features first, so that what is summed over states lies side by side.
+        (T, 2 · observation_size + 5, E, H): features first, so that what is summed over states lies
+        side by side.
     """
     num_tasks, num_episodes, horizon, _ = observations.shape
     t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
@@ -58,8 +61,10 @@ def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
 def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     """Fit each task's baseline to its own returns by ridge regression, and evaluate it at the same states.
 
-    The normal equations are solved in float64. For a task where they are singular even with the ridge, it is raised
-    tenfold until they are not. Where they are not finite, nothing can be fitted: that task's values are NaN.
+    The normal equations are solved in float64. For a task where they are singular even with the
+    ridge, it is raised
+    tenfold until they are not. Where they are not finite, nothing can be fitted: that task's values
+        are NaN.
 
     Args:
         episodes: of T tasks.

@@ -28,8 +28,8 @@ from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 class Adaptation(NamedTuple):
     """What came of adapting to T tasks.
 
-    A task without a valid episode, whose baseline cannot be fitted or whose inner step is not finite has failed: it
-    keeps the parameters that it had, and its episodes are void from there on.
+    A task without a valid episode, whose baseline cannot be fitted or whose inner step is not
+    finite has failed: it keeps the parameters that it had, and its episodes are void from there on.
     """
 
     episodes: list[Episodes]
@@ -51,7 +51,8 @@ def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
     tasks = list(collector.env.sample_tasks(num_tasks))
     if len(tasks) != num_tasks or not all(isinstance(task, Mapping) for task in tasks):
         raise UserError(
-            f"sample_tasks({num_tasks}) of the environment must return as many tasks, each a mapping from "
+            f"sample_tasks({num_tasks}) of the environment must return as many tasks, each a "
+            f"mapping from "
             f"names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
         )
     return tasks
@@ -81,7 +82,8 @@ def collect_through_adaptation(
         streams: of random numbers.
         normalizer: of observations.
         watch: charged with ``collection``, ``advantages`` and ``adaptation``.
-        first_step: inner steps that lie behind ``theta`` already, so that their random numbers are not drawn again.
+        first_step: inner steps that lie behind ``theta`` already, so that their random numbers are
+            not drawn again.
         final_episodes: play with the last parameters too.
     """
     watch = watch or Stopwatch()
@@ -152,7 +154,8 @@ def inner_step(
 ) -> dict[str, Tensor]:
     """The stack after one inner step on episodes with advantages, taken in blocks of tasks; a value.
 
-    :meth:`maml_rl.learners.maml.objective.MetaObjective.inner_step` is the same as a function of theta.
+    :meth:`maml_rl.learners.maml.objective.MetaObjective.inner_step` is the same as a function of
+    theta.
 
     Args:
         policy: the architecture.

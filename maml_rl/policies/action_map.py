@@ -17,8 +17,9 @@ _LARGEST_BOUND = 1e10
 class ActionMap:
     """From the policy's outputs to the environment's actions.
 
-    A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1 an output of ±1
-    spans a tenth of the range. The learner sees the output itself. An axis without a bound on
+    A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1
+    an output of ±1 spans a tenth of the range. The learner sees the output itself. An axis without
+    a bound on
     either side, or on both, has no range: there an action is the output itself, shifted by the
     bound that is nearest to 0 where 0 is out of bounds. A bound beyond ±10¹⁰ counts as none.
     Discrete choices, which the policy counts from 0, are counted from the space's ``start``.

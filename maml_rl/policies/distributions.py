@@ -77,7 +77,8 @@ class Categorical(NamedTuple):
 class MultiCategorical(NamedTuple):
     """D independent categoricals (MultiDiscrete actions) at N states of each of T tasks: ``logits`` (T, N, D, C).
 
-    C is the largest number of choices; logits of choices that an action does not have are :data:`NO_CHOICE`.
+    C is the largest number of choices; logits of choices that an action does not have are
+    :data:`NO_CHOICE`.
     """
 
     logits: Tensor

@@ -29,7 +29,8 @@ class PlainPolicy(nn.Module):
     Args:
         network: the policy.
         action_space: whose bounds actions keep.
-        with_distribution: give the parameters of the action distribution in place of the most probable action.
+        with_distribution: give the parameters of the action distribution in place of the most
+            probable action.
     """
 
     low: Tensor
@@ -72,8 +73,8 @@ class PlainPolicy(nn.Module):
 
         Returns:
             Actions (N, action_size) float32 within their bounds, or (N,) int64 where discrete. With
-            ``with_distribution`` mean and standard deviation of the actions before they are clipped, each
-            (N, action_size), or logits (N, number of actions) where discrete.
+            ``with_distribution`` mean and standard deviation of the actions before they are
+            clipped, each (N, action_size), or logits (N, number of actions) where discrete.
         """
         output = self.network(observation)
         if self.discrete:

@@ -1,7 +1,8 @@
 """What a policy is: a module that maps observations to the parameters of an action distribution.
 
-Parameters are values. ``theta`` is a mapping from names to tensors; a *stack* is the same with a leading task axis T.
-:func:`distribution` applies any policy to a stack; the MLPs here do it as batched matrix products.
+Parameters are values. ``theta`` is a mapping from names to tensors; a *stack* is the same with a
+leading task axis T. :func:`distribution` applies any policy to a stack; the MLPs here do it as
+batched matrix products.
 """
 
 from __future__ import annotations
@@ -46,18 +47,22 @@ _NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
 class MLPPolicy(nn.Module):
     """A multilayer perceptron with a Gaussian head (Box actions) or categorical ones (Discrete, MultiDiscrete).
 
-    The Gaussian's log standard deviation does not depend on the state. Weights start Glorot-uniform, biases at zero.
+    The Gaussian's log standard deviation does not depend on the state. Weights start
+    Glorot-uniform, biases at zero.
 
     Args:
         observation_size: length of an observation.
-        action_size: length of an action, or number of discrete choices, over all actions where there are several.
-        discrete: whether actions are discrete; the number of choices of each of several (MultiDiscrete).
+        action_size: length of an action, or number of discrete choices, over all actions where
+            there are several.
+        discrete: whether actions are discrete; the number of choices of each of several
+            (MultiDiscrete).
         hidden_sizes: width of each hidden layer.
         nonlinearity: between layers.
         init_std: initial standard deviation of the Gaussian.
         rng: stream of the initial weights.
-        context_size: length of the context that adapts in place of the weights (CAVIA: Zintgraf et al. 2019); it is fed
-            to the first layer beside the observation, and is zero unless a stack holds ``context``, (T, context_size).
+        context_size: length of the context that adapts in place of the weights (CAVIA: Zintgraf et
+            al. 2019); it is fed to the first layer beside the observation, and is zero unless a
+            stack holds ``context``, (T, context_size).
         dtype: of the parameters.
     """
 
@@ -112,7 +117,8 @@ class MLPPolicy(nn.Module):
     def forward_stack(self, stack: Params, observations: Tensor) -> Distribution:
         """The action distributions of T policies, each at its own observations (T, N, observation_size)."""
         activation = _NONLINEARITIES[self.nonlinearity]
-        # Everything is transposed, (T, features, N): a processor's matrix routines gladly make the few rows of an
+        # Everything is transposed, (T, features, N): a processor's matrix routines gladly make the
+        # few rows of an
         # action, and take as long for few columns as for many. So it is for the gradients.
         x = observations.mT
         for i, (weight, bias) in enumerate(self.layers(stack)):
@@ -163,13 +169,14 @@ def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Dist
     """The action distributions of T policies that share one architecture.
 
     Args:
-        policy: gives the architecture. An :class:`MLPPolicy` is applied by batched matrix products, any other module
-            by ``vmap``.
+        policy: gives the architecture. An :class:`MLPPolicy` is applied by batched matrix products,
+            any other module by ``vmap``.
         stack: parameters, each with a leading task axis T.
         observations: (T, N, observation_size).
 
     Returns:
-        A :class:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) where states share them.
+        A :class:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) where
+        states share them.
     """
     if isinstance(policy, MLPPolicy):
         return policy.forward_stack(stack, observations)
@@ -202,6 +209,7 @@ def action_size(space: spaces.Space[Any]) -> tuple[int, bool | tuple[int, ...]]:
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return math.prod(space.shape), False
     raise UserError(
-        f"action space {space} is not supported: expected a Box of floating-point numbers, Discrete, or MultiDiscrete "
+        f"action space {space} is not supported: expected a Box of floating-point numbers, "
+        f"Discrete, or MultiDiscrete "
         "with one axis"
     )

@@ -18,7 +18,8 @@ def parameters(policy: nn.Module) -> dict[str, Tensor]:
 
 def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
     """``num_tasks`` copies of ``theta`` side by side, each (T, ...), cut off from theta's graph."""
-    # Detached: gradients are taken for each task's copy and added over tasks afterwards (ranks.Ranks.mean).
+    # Detached: gradients are taken for each task's copy and added over tasks afterwards
+    # (ranks.Ranks.mean).
     return {
         name: value.detach()[None].expand(num_tasks, *value.shape).contiguous()
         for name, value in theta.items()

@@ -1,7 +1,8 @@
 """A policy as a plain multilayer perceptron from raw observations to the environment's actions.
 
-Normalisation of observations, an adapted context and the map of actions are all affine, so they are folded into the
-first and the last layer. Other libraries know nothing of them then, and see the same distribution.
+Normalisation of observations, an adapted context and the map of actions are all affine, so they are
+folded into the first and the last layer. Other libraries know nothing of them then, and see the
+same distribution.
 """
 
 from __future__ import annotations

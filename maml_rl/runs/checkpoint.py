@@ -1,7 +1,8 @@
 """Checkpoints: tensors in safetensors, everything else in JSON, and SHA256SUMS of both. Nothing is unpickled.
 
-A checkpoint is the folder ``NNNNNN``. One that is being written is ``.NNNNNN.tmp``, one that is being removed
-``.NNNNNN.old``, one found damaged ``NNNNNN.damaged``. docs/reliability.md says what is promised.
+A checkpoint is the folder ``NNNNNN``. One that is being written is ``.NNNNNN.tmp``, one that is
+being removed ``.NNNNNN.old``, one found damaged ``NNNNNN.damaged``. docs/reliability.md says what
+is promised.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Checkpoint(NamedTuple):
         for name, value in run.items():
             if isinstance(written, dict) and written.get(name, value) != value:
                 raise UserError(
-                    f"checkpoint {path} is of another run: its {name} is {written[name]}, this one's {value}"
+                    f"checkpoint {path} is of another run: its {name} is {written[name]}, this "
+                    f"one's {value}"
                 )
 
 
@@ -105,7 +107,8 @@ def save_checkpoint(
         iteration: finished meta-iterations, the checkpoint's name.
         tensors: groups of tensors by name.
         values: whatever JSON can hold; no infinite number.
-        keep: the newest ones that stay, older ones being removed once this one is on the disk; 0 for all.
+        keep: the newest ones that stay, older ones being removed once this one is on the disk; 0
+            for all.
 
     Raises:
         OSError: it cannot be written; then those that were there are untouched.
@@ -160,7 +163,8 @@ def _retire(path: Path) -> None:
 
 def _delete(path: Path) -> None:
     """Delete a folder, or a file or link in place of one; what a link leads to stays."""
-    # What cannot be deleted, as a file that someone reads over NFS, is under no checkpoint's name, and goes next time.
+    # What cannot be deleted, as a file that someone reads over NFS, is under no checkpoint's name,
+    # and goes next time.
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):

@@ -29,7 +29,8 @@ def find_run(run: str | Path) -> Path:
         return _FOLDER / folder
     hint = did_you_mean(str(folder), names)
     raise UserError(
-        f"there is no run folder {folder}, and no pretrained policy of that name.{hint} These are {', '.join(names)}"
+        f"there is no run folder {folder}, and no pretrained policy of that name.{hint} These are "
+        f"{', '.join(names)}"
     )
 
 

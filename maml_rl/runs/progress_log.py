@@ -1,8 +1,8 @@
 """Writers for Stable-Baselines3's Logger that go on where a checkpoint left off.
 
-Its own writers truncate progress.csv and repeat TensorBoard steps when a run is resumed. These append, after cutting
-back whatever was written beyond the checkpoint. What a call has written is with the operating system when it returns,
-and on the disk after :func:`sync_metrics`.
+Its own writers truncate progress.csv and repeat TensorBoard steps when a run is resumed. These
+append, after cutting back whatever was written beyond the checkpoint. What a call has written is
+with the operating system when it returns, and on the disk after :func:`sync_metrics`.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _is_step(row: dict[str, Any], last_step: int) -> bool:
 class TensorBoardWriter(KVWriter):
     """TensorBoard scalars and animated images. Events beyond ``last_step`` are cut from the files that are there.
 
-    A step is one record, written at once: TensorBoard's own writer has a thread and a buffer, so that a full disk shows
-    late and elsewhere.
+    A step is one record, written at once: TensorBoard's own writer has a thread and a buffer, so
+    that a full disk shows late and elsewhere.
 
     Args:
         folder: of the event files.

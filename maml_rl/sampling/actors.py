@@ -51,8 +51,8 @@ def _numpy_actor(
 ) -> Act:
     """For Gaussian MLPs on a processor.
 
-    Between two steps of physics its caches are cold: what an operation costs is how much code it goes through, and that
-    is much less in NumPy than in torch.
+    Between two steps of physics its caches are cold: what an operation costs is how much code it
+    goes through, and that is much less in NumPy than in torch.
     """
     num_tasks, num_episodes = noise.shape[1:3]
     *hidden, (head, head_bias) = [

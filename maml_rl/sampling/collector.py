@@ -34,15 +34,16 @@ class Collector:
     """How episodes are collected: everything that stays the same over a run.
 
     Args:
-        env: sub-environments in the order of the tasks, equally many for each. With fewer than T·E of them, episodes
-            are played in rounds.
+        env: sub-environments in the order of the tasks, equally many for each. With fewer than T·E
+            of them, episodes are played in rounds.
         policy: the architecture.
         num_tasks: T.
         num_episodes: E, per task.
         horizon: H, the longest episode.
         action_map: from outputs to actions.
         device: of the policy and of the episodes.
-        first_task: number of the first of the T among the tasks of all processes, which share out the random numbers.
+        first_task: number of the first of the T among the tasks of all processes, which share out
+            the random numbers.
         num_tasks_of_all: number of these; default is T.
 
     Raises:
@@ -62,7 +63,8 @@ class Collector:
     def __post_init__(self) -> None:
         if self.env.num_envs % self.num_tasks or self.num_episodes % self.episodes_per_round:
             raise UserError(
-                f"{self.num_tasks} tasks with {self.num_episodes} episodes each cannot be played in equal rounds on "
+                f"{self.num_tasks} tasks with {self.num_episodes} episodes each cannot be played "
+                f"in equal rounds on "
                 f"{self.env.num_envs} sub-environments"
             )
 
@@ -93,7 +95,8 @@ class Collector:
     ) -> Episodes:
         """Play E episodes of every task, each task with its own parameters.
 
-        An episode whose simulation breaks down, or that shows an observation, action or reward that is not finite, is
+        An episode whose simulation breaks down, or that shows an observation, action or reward that
+        is not finite, is
         void: nothing of it is used, and the others go on as if it were not there.
 
         Args:

@@ -27,20 +27,20 @@ def make_task_vector_env(
 ) -> TaskVectorEnv:
     """``num_envs`` sub-environments, truncated at ``horizon`` steps, each on a task of its own.
 
-    An environment that registers a vector environment with tasks is used as it is. Any other one is run under
-    Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`. With ``config.observe_task`` it is
-    seen through a :class:`TaskObserver`.
+    An environment that registers a vector environment with tasks is used as it is. Any other one is
+    run under Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`. With
+    ``config.observe_task`` it is seen through a :class:`TaskObserver`.
 
     Args:
         config: the environment.
         num_envs: sub-environments of a vector environment that steps them together.
         horizon: longest episode.
-        num_tasks: sub-environments under Gymnasium's, which steps one after the other: further copies would cost memory
-            and gain nothing. Default is ``num_envs``.
+        num_tasks: sub-environments under Gymnasium's, which steps one after the other: further
+            copies would cost memory and gain nothing. Default is ``num_envs``.
 
     Raises:
-        UserError: unknown environment, arguments or tasks that it refuses, observations that cannot be flattened, or
-            tasks that cannot be observed.
+        UserError: unknown environment, arguments or tasks that it refuses, observations that cannot
+            be flattened, or tasks that cannot be observed.
     """
     env_id = resolve_env_id(config.name)
     with _told_as_user_error(config):
@@ -95,7 +95,8 @@ def _told_as_user_error(config: EnvConfig) -> Iterator[None]:
 def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[..., gym.Env]:
     if config.drawn_tasks is not None:
         check_arguments(env_id, config.drawn_tasks)
-    # A worker process may have to import the module that registers the id, so the module goes there too.
+    # A worker process may have to import the module that registers the id, so the module goes there
+    # too.
     return functools.partial(
         _make, config.name.rpartition(":")[0], env_id, horizon, **config.kwargs
     )
@@ -143,13 +144,14 @@ def as_task_vector_env(
     """Whatever a user has at hand, as what collection needs.
 
     Args:
-        env: an environment or vector environment, which stays open, or what ``--env`` takes, made with the arguments
-            of ``config`` if it is the same one, and closed at the end. ``None`` stands for ``config`` itself.
+        env: an environment or vector environment, which stays open, or what ``--env`` takes, made
+            with the arguments of ``config`` if it is the same one, and closed at the end. ``None``
+            stands for ``config`` itself.
         config: the environment that a policy was trained on.
         num_envs: sub-environments to make.
         horizon: longest episode.
-        num_tasks: sub-environments to make of an environment that steps them one after the other; see
-            :func:`make_task_vector_env`.
+        num_tasks: sub-environments to make of an environment that steps them one after the other;
+            see :func:`make_task_vector_env`.
 
     Raises:
         UserError: the environment cannot be used.

@@ -15,8 +15,9 @@ from torch import Tensor
 class Episodes:
     """Episodes of T tasks, E per task, padded to H steps.
 
-    ``mask`` says which steps are real: after its end an episode goes on as zeros. An episode whose simulation broke
-    down, or that showed a number that is none, is void, all its steps masked; so are those of a task that is set aside.
+    ``mask`` says which steps are real: after its end an episode goes on as zeros. An episode whose
+    simulation broke down, or that showed a number that is none, is void, all its steps masked; so
+    are those of a task that is set aside.
     """
 
     observations: Tensor

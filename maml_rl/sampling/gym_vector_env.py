@@ -32,10 +32,12 @@ _log = logging.getLogger("maml_rl")
 class GymTaskVectorEnv:
     """Single environments under Gymnasium's Sync or Async vector environment, one task each.
 
-    :class:`TaskSetter` says how they draw and take tasks. An environment without tasks is a family of one.
+    :class:`TaskSetter` says how they draw and take tasks. An environment without tasks is a family
+    of one.
 
-    Gymnasium's vector environments always step every sub-environment: finished ones are reset and their steps
-    thrown away. So are those that showed an observation or a reward that is not finite, which is handed on as it is.
+    Gymnasium's vector environments always step every sub-environment: finished ones are reset and
+    their steps thrown away. So are those that showed an observation or a reward that is not finite,
+    which is handed on as it is.
 
     Of the infos, ``is_success`` and ``void`` are handed on.
 
@@ -105,7 +107,8 @@ class GymTaskVectorEnv:
         except (EOFError, OSError) as error:
             sampler.close()
             raise UserError(
-                f"environment {sampler.name!r} could not be made in a worker process; what it says of the reason "
+                f"environment {sampler.name!r} could not be made in a worker process; what it "
+                f"says of the reason "
                 'stands above. A script that starts workers does so under `if __name__ == "__main__":`'
             ) from error
         except BaseException:
@@ -133,7 +136,8 @@ class GymTaskVectorEnv:
         if any(tasks):
             if not self._takes_tasks:
                 raise UserError(
-                    f"{self.envs} takes no tasks: set them before you hand it over, and give none here"
+                    f"{self.envs} takes no tasks: set them before you hand it over, and give none "
+                    f"here"
                 )
             if len(tasks) != self.num_envs:
                 raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
@@ -245,7 +249,8 @@ class _WorkersVectorEnv(AsyncVectorEnv):
     """Leaves no worker process behind, whatever happens."""
 
     def __init__(self, functions: Sequence[Callable[[], gym.Env]]) -> None:
-        gc.collect()  # in a forked process, to free what has threads here would wait for them for ever
+        # in a forked process, to free what has threads here would wait for them for ever
+        gc.collect()
         try:
             super().__init__(functions, autoreset_mode=AutoresetMode.DISABLED)
         except BaseException:

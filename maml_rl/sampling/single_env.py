@@ -23,19 +23,21 @@ _PASSED_ON = (UserError, MemoryError)  # these are raised as they are
 class TaskSetter(gym.Wrapper):
     """Draws tasks, and gives the environment the one assigned to ``assigned_task``, at its next reset at the latest.
 
-    A task reaches the environment by its ``set_task(task)``, by making it again with the task's values as arguments
-    (where the configuration describes the tasks), or by ``reset(options={"task": task})``. Methods of wrappers count
-    as the environment's.
+    A task reaches the environment by its ``set_task(task)``, by making it again with the task's
+    values as arguments (where the configuration describes the tasks), or by
+    ``reset(options={"task": task})``. Methods of wrappers count as the environment's.
 
     Observations that are no vectors are flattened: :class:`gymnasium.wrappers.FlattenObservation`.
 
-    Of an environment's infos only ``is_success`` and ``void`` are kept, as numbers (see :meth:`step`): the others may
-    change their shape from step to step, which no vector environment can hold.
+    Of an environment's infos only ``is_success`` and ``void`` are kept, as numbers (see
+    :meth:`step`): the others may change their shape from step to step, which no vector environment
+    can hold.
 
     Args:
         env: any environment.
         drawn: tasks in place of the environment's own.
-        remake: makes the environment for a task of ``drawn``; default is to leave the constructor alone.
+        remake: makes the environment for a task of ``drawn``; default is to leave the constructor
+            alone.
 
     Raises:
         UserError: observations that cannot be flattened, or tasks in two places.
@@ -51,7 +53,8 @@ class TaskSetter(gym.Wrapper):
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         if drawn is not None and _method(env, "sample_tasks") is not None:
             raise UserError(
-                f"{drawn.setting}: environment {self.name!r} draws its tasks itself, by sample_tasks"
+                f"{drawn.setting}: environment {self.name!r} draws its tasks itself, by "
+                f"sample_tasks"
             )
         self._drawn = drawn
         self._remake = remake
@@ -87,7 +90,8 @@ class TaskSetter(gym.Wrapper):
             or not all(isinstance(t, Mapping) for t in drawn)
         ):
             raise UserError(
-                f"sample_tasks({num_tasks}) of environment {self.name!r} must return as many tasks, each a mapping "
+                f"sample_tasks({num_tasks}) of environment {self.name!r} must return as many "
+                f"tasks, each a mapping "
                 f"from names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
             )
         return drawn
@@ -106,7 +110,8 @@ class TaskSetter(gym.Wrapper):
         """
         if not isinstance(task, Mapping):
             raise UserError(
-                f"a task of environment {self.name!r} is a mapping from names to values, got {task!r:.200}"
+                f"a task of environment {self.name!r} is a mapping from names to values, got "
+                f"{task!r:.200}"
             )
         # Copies: an environment may change what it is given, and others play the same task.
         self._task = copy.deepcopy(task)
@@ -156,12 +161,12 @@ class TaskSetter(gym.Wrapper):
         """Step.
 
         Returns:
-            As an environment's step. The info holds ``is_success`` and ``void``, each 1.0 or 0.0, or NaN where the
-            environment does not report it with this step.
+            As an environment's step. The info holds ``is_success`` and ``void``, each 1.0 or 0.0,
+            or NaN where the environment does not report it with this step.
 
         Raises:
-            UserError: the environment raises, or returns an observation of another shape, a reward that is not one
-                number, or a report that is not one truth value.
+            UserError: the environment raises, or returns an observation of another shape, a reward
+                that is not one number, or a report that is not one truth value.
         """
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -173,7 +178,8 @@ class TaskSetter(gym.Wrapper):
         number = np.asarray(reward)
         if number.size != 1 or number.dtype.kind not in "biuf":
             raise UserError(
-                f"step of environment {self.name!r} returned {reward!r:.100} as reward, expected a number"
+                f"step of environment {self.name!r} returned {reward!r:.100} as reward, expected "
+                f"a number"
             )
         reports = {name: self._report(info, name) for name in ("is_success", "void")}
         return observation, number.item(), bool(terminated), bool(truncated), reports
@@ -219,17 +225,20 @@ class TaskSetter(gym.Wrapper):
     def _check_spaces(self) -> None:
         spaces_now = self._current_spaces()
         for i, (now, before) in enumerate(zip(spaces_now, self._spaces, strict=True)):
-            # Bounds of observations may differ; those of actions say what an output of the policy means.
+            # Bounds of observations may differ; those of actions say what an output of the policy
+            # means.
             if now is not before and not (_size(now) == _size(before) if i < 2 else now == before):
                 raise UserError(
-                    f"the {'observation' if i < 2 else 'action'} space of environment {self.name!r} changes with the "
+                    f"the {'observation' if i < 2 else 'action'} space of environment "
+                    f"{self.name!r} changes with the "
                     f"task: it was {before}, and is {now} for {dict(self._task or {})!r:.200}"
                 )
 
     def _check_observation(self, observation: Any, doing: str) -> None:
         if np.shape(observation) != self._shape:
             raise UserError(
-                f"{doing} of environment {self.name!r} returned an observation of shape {np.shape(observation)}, where "
+                f"{doing} of environment {self.name!r} returned an observation of shape "
+                f"{np.shape(observation)}, where "
                 f"its observation space says {self._shape}"
             )
 

@@ -16,8 +16,8 @@ from maml_rl.settings.drawn_tasks import Task
 class TaskObserver:
     """Shows the task: its values follow every observation, in the alphabetical order of their names.
 
-    They are appended as they are, in their own units. Where they are far from 1, ``policy.normalize_observations``
-    brings them to the scale of the others.
+    They are appended as they are, in their own units. Where they are far from 1,
+    ``policy.normalize_observations`` brings them to the scale of the others.
 
     Args:
         env: with one-dimensional Box observations.
@@ -63,7 +63,8 @@ class TaskObserver:
             return [float(task[name]) for name in self._names]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"env.observe_task: a task of {self._name!r} must hold one number for each of {self._names}, "
+                f"env.observe_task: a task of {self._name!r} must hold one number for each of "
+                f"{self._names}, "
                 f"got {dict(task)!r:.200}"
             ) from error
 
@@ -100,7 +101,8 @@ class TaskObserver:
         """
         if self._values is None or any(name in (options or {}) for name in ("task", "tasks")):
             raise UserError(
-                f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a reset"
+                f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a "
+                f"reset"
             )
         observation, info = self._env.reset(seed=seed, options=options)
         return self._with_task(observation), info

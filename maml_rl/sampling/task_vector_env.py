@@ -14,11 +14,12 @@ from maml_rl.settings.drawn_tasks import Task
 class TaskVectorEnv(Protocol):
     """A ``gymnasium.vector.VectorEnv`` with autoreset disabled and one task per sub-environment.
 
-    After an episode's end the sub-environment is left alone: its flags stay set and its reward is zero. One that shows
-    an observation or reward that is not finite is left alone as well, or stepped on with zeros. ``info`` may hold
-    ``"void"``, (num_envs,) bool: episodes whose data mean nothing; and ``"is_success"``, (num_envs,) bool, or numbers
-    that are NaN where nothing is reported: whether the task is fulfilled in this state. The last report of an episode
-    counts.
+    After an episode's end the sub-environment is left alone: its flags stay set and its reward is
+    zero. One that shows an observation or reward that is not finite is left alone as well, or
+    stepped on with zeros. ``info`` may hold ``"void"``, (num_envs,) bool: episodes whose data mean
+    nothing; and ``"is_success"``, (num_envs,) bool, or numbers
+    that are NaN where nothing is reported: whether the task is fulfilled in this state. The last
+    report of an episode counts.
     """
 
     num_envs: int
@@ -37,8 +38,8 @@ class TaskVectorEnv(Protocol):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``.
 
-        Sub-environment i gets ``seed + i``, or ``seed[i]``, which is asked for where there are several tasks and fewer
-        sub-environments than episodes.
+        Sub-environment i gets ``seed + i``, or ``seed[i]``, which is asked for where there are
+        several tasks and fewer sub-environments than episodes.
         """
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

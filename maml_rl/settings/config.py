@@ -107,17 +107,20 @@ class Config:
         num_steps = self.meta_batch_size * self.num_episodes * self.horizon
         if num_steps > _MOST_STEPS:
             raise ValueError(
-                f"meta_batch_size {self.meta_batch_size} x num_episodes {self.num_episodes} x horizon {self.horizon} "
+                f"meta_batch_size {self.meta_batch_size} x num_episodes {self.num_episodes} x "
+                f"horizon {self.horizon} "
                 f"must be at most {_MOST_STEPS} control steps, got {num_steps}"
             )
         if (self.inner.adapts == "context") != (self.policy.context_size > 0):
             raise ValueError(
-                f"inner.adapts is {self.inner.adapts!r} and policy.context_size {self.policy.context_size}: a "
+                f"inner.adapts is {self.inner.adapts!r} and policy.context_size "
+                f"{self.policy.context_size}: a "
                 "context that adapts has a size of at least 1, and there is none otherwise"
             )
         if not self.adapt_in_training and self.inner.learned_step_size != "none":
             raise ValueError(
-                "inner.learned_step_size must be none where adapt_in_training is false: nothing learns it"
+                "inner.learned_step_size must be none where adapt_in_training is false: nothing "
+                "learns it"
             )
         if not self.adapt_in_training and self.outer.name == "reptile":
             raise ValueError(
@@ -142,11 +145,12 @@ def origin(config: Config) -> dict[str, str]:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain nested dictionaries, as in config.yaml.
 
-    The arguments of the environment and of the outer step stand in their group beside its ``name``. Where one of the
-    environment's is called like a setting, all of them are in ``env.kwargs``.
+    The arguments of the environment and of the outer step stand in their group beside its ``name``.
+    Where one of the environment's is called like a setting, all of them are in ``env.kwargs``.
 
     Raises:
-        UserError: the settings of the environment hold something that a file cannot; says what, and where.
+        UserError: the settings of the environment hold something that a file cannot; says what, and
+            where.
     """
     env, kwargs = config.env, dict(config.env.kwargs)
     values = dataclasses.asdict(dataclasses.replace(config, env=EnvConfig()))

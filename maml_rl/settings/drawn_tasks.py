@@ -58,8 +58,8 @@ def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
     """The tasks that the settings of the environment describe, or ``None`` where they are empty.
 
     Args:
-        kwarg_ranges: by constructor argument, ``[low, high]`` (uniform), ``{low, high}`` with ``log: true`` for a
-            uniform logarithm, or ``{choices: [...]}``.
+        kwarg_ranges: by constructor argument, ``[low, high]`` (uniform), ``{low, high}`` with
+            ``log: true`` for a uniform logarithm, or ``{choices: [...]}``.
         task_list: mappings from names to values.
 
     Raises:
@@ -72,7 +72,8 @@ def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
     is_list = isinstance(task_list, Sequence) and not isinstance(task_list, str)
     if not is_list or not all(isinstance(task, Mapping) and task for task in task_list):
         raise ValueError(
-            f"env.task_list must be a list of tasks such as [{{goal: 1}}, {{goal: 2}}], got {task_list!r}"
+            f"env.task_list must be a list of tasks such as [{{goal: 1}}, {{goal: 2}}], got "
+            f"{task_list!r}"
         )
     for names in (kwarg_ranges, *task_list):
         if not all(isinstance(name, str) for name in names):
@@ -91,8 +92,10 @@ def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
 
 def _distribution(name: str, value: Any) -> ArgumentDistribution:
     problem = ValueError(
-        f"env.kwarg_ranges: {name!r} must be a range [low, high] or {{low, high, log: true}} of finite numbers with "
-        f"low <= high (above 0 where log), or {{choices: [...]}}; a fixed value belongs in env.kwargs; got {value!r}"
+        f"env.kwarg_ranges: {name!r} must be a range [low, high] or {{low, high, log: true}} of "
+        f"finite numbers with "
+        f"low <= high (above 0 where log), or {{choices: [...]}}; a fixed value belongs in "
+        f"env.kwargs; got {value!r}"
     )
     if isinstance(value, Mapping) and set(value) == {"choices"}:
         choices = value["choices"]

@@ -65,8 +65,8 @@ def resolve_env_id(name: str) -> str:
     """The registered id that ``name`` stands for.
 
     Args:
-        name: a family of ours (``HalfCheetahVel``), a registered id (``Pendulum-v1``), or ``module:EnvId-v0``, whose
-            module is imported first.
+        name: a family of ours (``HalfCheetahVel``), a registered id (``Pendulum-v1``), or
+            ``module:EnvId-v0``, whose module is imported first.
 
     Raises:
         UserError: nothing of that name is registered, or its module cannot be imported.
@@ -101,7 +101,8 @@ def resolve_env_id(name: str) -> str:
     ]
     hint = did_you_mean(name, [*families, *gym.registry], "'")
     raise UserError(
-        f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any id that Gymnasium "
+        f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any "
+        f"id that Gymnasium "
         "has registered, and module:EnvId-v0."
     )
 

@@ -87,7 +87,8 @@ class TRPOConfig:
     """Step fractions tried before the step is rejected."""
     line_search_shrink: float = 0.8
     """Each step fraction is this multiple of the one before."""
-    # Deviation: TRPO's product takes every state, because a twentieth of them learned as well (docs/results.md).
+    # Deviation: TRPO's product takes every state, because a twentieth of them learned as well
+    # (docs/results.md).
     fisher_state_stride: int | None = None
     """The Fisher-vector product uses every so manyth state; 1 is exact. Default: 20, or less to keep 100 per task."""
 
@@ -181,7 +182,8 @@ class ReptileConfig:
         if num_inner_steps > 1:
             return None
         return (
-            "notice: with fewer than two inner steps Reptile trains on all tasks jointly; it needs several "
+            "notice: with fewer than two inner steps Reptile trains on all tasks jointly; it "
+            "needs several "
             "(--inner.num_steps 3) to learn to adapt"
         )
 

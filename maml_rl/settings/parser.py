@@ -79,7 +79,8 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
         name: of the number.
 
     Returns:
-        The range; ``None`` where the settings do not say it, as where an environment draws its tasks itself.
+        The range; ``None`` where the settings do not say it, as where an environment draws its
+        tasks itself.
     """
     family: Any = family_of(config.env.name)
     if family is None:
@@ -113,10 +114,12 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
 
     Args:
         file: a YAML file, or the name of one in configs/ (``maml/HalfCheetahVel``).
-        settings: as in a file: ``load_config(env={"name": "HalfCheetahDir"}, inner={"num_steps": 2})``.
+        settings: as in a file: ``load_config(env={"name": "HalfCheetahDir"}, inner={"num_steps":
+            2})``.
 
     Raises:
-        UserError: an unknown setting (the closest match is named), or a value of the wrong type or range.
+        UserError: an unknown setting (the closest match is named), or a value of the wrong type or
+            range.
     """
     from_file = _as_file(_read_config_file(str(file))) if file is not None else {}
     settings = _as_file(settings)
@@ -149,7 +152,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     """A configuration from nested ``values`` and, over them, the flags in ``argv``.
 
     Raises:
-        UserError: an unknown setting (the closest match is named), or a value of the wrong type or range.
+        UserError: an unknown setting (the closest match is named), or a value of the wrong type or
+            range.
     """
     env_name = _option(argv, "--env.name") or _name(values, "env", EnvConfig.name)
     outer_name = _option(argv, "--outer.name") or _name(values, "outer", "trpo")
@@ -168,7 +172,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
             raise UserError(f"unknown setting {key!r} in {source}.{closest(key, known)}")
         if isinstance(value, int) and abs(value) >= _TOO_LARGE:
             raise UserError(
-                f"setting {key!r} in {source} must be a smaller number, got one beyond {_TOO_LARGE:g}"
+                f"setting {key!r} in {source} must be a smaller number, got one beyond "
+                f"{_TOO_LARGE:g}"
             )
         if value is None and key not in optional:
             raise UserError(f"setting {key!r} in {source} must have a value, got null")
@@ -202,7 +207,8 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
             token.partition("=")[0] == f"--env.{name}" for token in argv
         ):
             raise UserError(
-                f"env.{name}: {family} draws its tasks itself; its own settings say from where (--help lists them), "
+                f"env.{name}: {family} draws its tasks itself; its own settings say from where "
+                f"(--help lists them), "
                 "and env.dynamics varies the body, as --env.dynamics.body_mass [0.5,2]"
             )
 
@@ -254,7 +260,8 @@ def _plain_settings(
         kwargs, kwarg_ranges and task_list by name, and the other flags.
 
     Raises:
-        UserError: a flag has no value, or one that is no YAML, or a setting is no mapping where one is expected.
+        UserError: a flag has no value, or one that is no YAML, or a setting is no mapping where one
+            is expected.
     """
     settings = {
         name: _mapping(env.get(name, {}), f"env.{name}") for name in ("kwargs", "kwarg_ranges")
@@ -508,15 +515,16 @@ def _read_config_file(name: str) -> dict[str, Any]:
         return read_yaml(Path(str(importlib.resources.files("maml_configs"))) / f"{name}.yaml")
     hint = did_you_mean(name, preset_names())
     raise UserError(
-        f"there is no file {name}, and no preset of that name.{hint} Presets are {', '.join(preset_names())}"
+        f"there is no file {name}, and no preset of that name.{hint} Presets are "
+        f"{', '.join(preset_names())}"
     )
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings, with the values of ``over`` in place of those of ``base``.
 
-    Another outer step has settings of its own: it replaces the one of ``base`` whole. So does an argument of an
-    environment that is not ours, and where a task's values come from.
+    Another outer step has settings of its own: it replaces the one of ``base`` whole. So does an
+    argument of an environment that is not ours, and where a task's values come from.
     """
     result = dict(base)
     for key, value in over.items():

@@ -43,7 +43,8 @@ class PolicyConfig:
         sizes = [self.context_size, *self.hidden_sizes]
         if sum(before * after for before, after in itertools.pairwise(sizes)) > _MOST_WEIGHTS:
             raise ValueError(
-                f"policy.hidden_sizes {list(self.hidden_sizes)} with policy.context_size {self.context_size} make more "
+                f"policy.hidden_sizes {list(self.hidden_sizes)} with policy.context_size "
+                f"{self.context_size} make more "
                 f"than {_MOST_WEIGHTS} weights"
             )
 

@@ -20,9 +20,10 @@ _OWN_SETTINGS = (
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next request, for as long as the process lives.
 
-    The learner's tensors, of some megabytes each, come and go with every operation. By default glibc gives them back to
-    the system, and new pages take longer than the arithmetic on them. Peak memory is the same. Other C libraries, and
-    what the user set in the environment, stay as they are.
+    The learner's tensors, of some megabytes each, come and go with every operation. By default
+    glibc gives them back to the system, and new pages take longer than the arithmetic on them. Peak
+    memory is the same. Other C libraries, and what the user set in the environment, stay as they
+    are.
     """
     if platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in _OWN_SETTINGS):
         set_option = ctypes.CDLL(None).mallopt

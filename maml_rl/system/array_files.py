@@ -27,8 +27,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file that ``np.savez`` or ``np.savez_compressed`` wrote, by name.
 
     Raises:
-        UserError: it cannot be read, is no such file, holds anything but numbers (nothing is unpickled), or more than
-            :data:`MOST_BYTES`.
+        UserError: it cannot be read, is no such file, holds anything but numbers (nothing is
+            unpickled), or more than :data:`MOST_BYTES`.
     """
     try:
         if check_regular(path) > MOST_BYTES:

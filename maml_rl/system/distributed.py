@@ -1,6 +1,7 @@
 """Several processes that share a meta-batch, each with tasks of its own: ``torchrun`` (docs/scaling.md).
 
-What they add up is the same in every process, so each takes the same outer step and no parameters are sent around.
+What they add up is the same in every process, so each takes the same outer step and no parameters
+are sent around.
 """
 
 from __future__ import annotations
@@ -54,8 +55,10 @@ class Ranks:
         blocks = block_ends(num_tasks, TASKS_PER_BLOCK)
         if len(blocks) < self.number:
             raise UserError(
-                f"meta_batch_size {num_tasks} makes too few blocks of {TASKS_PER_BLOCK} tasks ({len(blocks)}) for "
-                f"{self.number} processes: give at least {self.number * TASKS_PER_BLOCK} tasks, or fewer processes"
+                f"meta_batch_size {num_tasks} makes too few blocks of {TASKS_PER_BLOCK} tasks "
+                f"({len(blocks)}) for "
+                f"{self.number} processes: give at least {self.number * TASKS_PER_BLOCK} tasks, "
+                f"or fewer processes"
             )
         cuts = [blocks[len(blocks) * i // self.number][0] for i in range(self.number)] + [num_tasks]
         return cuts[self.rank], cuts[self.rank + 1]
@@ -154,7 +157,8 @@ def _launcher_store() -> Any:
 def _unused_part(store: Any, rank: int, number: int) -> Any:
     """A part of ``torchrun``'s store of this attempt's own: in the whole, the addresses of processes that died remain.
 
-    The first process opens the part, and answers each of the others there with the word that it gave.
+    The first process opens the part, and answers each of the others there with the word that it
+    gave.
     """
     if rank == 0:
         part = store.add(_ATTEMPTS, 1)

@@ -1,6 +1,7 @@
 """Every random draw comes from a stream named by what it is for.
 
-No generator lives on between draws, so results depend neither on how tasks are spread over threads or processes nor on
+No generator lives on between draws, so results depend neither on how tasks are spread over threads
+or processes nor on
 whether a run was interrupted: what iteration 7 draws is a function of the seed and of 7.
 """
 

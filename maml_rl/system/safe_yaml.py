@@ -64,7 +64,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping. Tags that would make Python objects are refused.
 
     Raises:
-        UserError: it cannot be read or parsed, is larger than any file of settings, or holds something else.
+        UserError: it cannot be read or parsed, is larger than any file of settings, or holds
+            something else.
     """
     try:
         values = _plain(read_text(path))
@@ -128,7 +129,8 @@ def check_plain(value: Any, what: str) -> None:
         what: its setting, for the message.
 
     Raises:
-        UserError: something in it is of another type, or it is too large or too deep; says what, and where.
+        UserError: something in it is of another type, or it is too large or too deep; says what,
+            and where.
     """
     check_types(value, what)
     try:
@@ -142,7 +144,8 @@ def check_plain(value: Any, what: str) -> None:
         ) from error
     if repr(read) != repr(value):  # NaN equals itself here, and 1 is not True
         raise UserError(
-            f"{what} cannot be written to a file: {value!r:.100} would be read back as {read!r:.100}"
+            f"{what} cannot be written to a file: {value!r:.100} would be read back as "
+            f"{read!r:.100}"
         )
 
 
@@ -168,7 +171,8 @@ def check_types(value: Any, what: str, depth: int = 0) -> None:
             check_types(item, f"{what}[{i}]", depth + 1)
     elif value is not None and type(value) not in (bool, int, float, str):
         raise UserError(
-            f"{what} is {value!r:.100}, a {_type_name(value)}, which a file cannot hold: expected text, a number, "
+            f"{what} is {value!r:.100}, a {_type_name(value)}, which a file cannot hold: expected "
+            f"text, a number, "
             "true, false, null, or a list or mapping of them"
         )
 
@@ -197,11 +201,13 @@ def _check_size(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> 
     """The size of ``node`` with aliases expanded; ``known`` holds those counted, ``None`` for the open ones.
 
     Raises:
-        ValueError: too many values, too deep or too long, no plain ones, or an alias stands for what contains it.
+        ValueError: too many values, too deep or too long, no plain ones, or an alias stands for
+            what contains it.
     """
     if node.tag.removeprefix(_TAG) not in _PLAIN:
         raise ValueError(
-            f"a value is a {node.tag.removeprefix(_TAG)}, expected text, a number, a list or a mapping"
+            f"a value is a {node.tag.removeprefix(_TAG)}, expected text, a number, a list or a "
+            f"mapping"
         )
     if isinstance(node, yaml.ScalarNode):
         if len(node.value) > _LONGEST_SCALAR:

@@ -50,8 +50,8 @@ def stop_signals_raise() -> Iterator[Callable[[], None]]:
     """Have SIGTERM and SIGHUP raise :class:`StopSignal` in the main thread, unless someone handles or ignores them.
 
     Yields:
-        A function that raises it again for a signal that has come: Python drops what is raised while an object is
-        deleted, or in a callback of a weak reference.
+        A function that raises it again for a signal that has come: Python drops what is raised
+        while an object is deleted, or in a callback of a weak reference.
     """
     received: list[int] = []
 

@@ -36,9 +36,10 @@ def block_ends(num_tasks: int, block_size: int) -> list[tuple[int, int]]:
 def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]]) -> list[Result]:
     """``function(*block)`` of every block, in their order, as many at a time as torch has threads.
 
-    One thread works on a block from its beginning to its end. So operations that are too small to be shared out keep
-    every processor busy, and results do not depend on the number of threads. What a block raises comes out when no
-    other is being worked on any more. Where the caller is interrupted, threads finish the block that they are at.
+    One thread works on a block from its beginning to its end. So operations that are too small to
+    be shared out keep every processor busy, and results do not depend on the number of threads.
+    What a block raises comes out when no other is being worked on any more. Where the caller is
+    interrupted, threads finish the block that they are at.
     """
     blocks = list(blocks)
     num_torch_threads = torch.get_num_threads()
@@ -85,14 +86,16 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
 def _threads(number: int) -> SimpleQueue[Callable[[], None] | None]:
     """Where ``number`` threads take their work from, on each of which torch computes alone.
 
-    They sleep between calls: starting them takes longer than many a block. Nothing here holds a lock that an interrupt
-    could leave behind, as it could a :class:`~concurrent.futures.ThreadPoolExecutor`'s.
+    They sleep between calls: starting them takes longer than many a block. Nothing here holds a
+    lock that an interrupt could leave behind, as it could a
+    :class:`~concurrent.futures.ThreadPoolExecutor`'s.
     """
     queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
     ready: SimpleQueue[None] = SimpleQueue()
 
     def serve() -> None:
-        torch.get_num_threads()  # a thread takes the number of all when it first asks, and would do so later
+        # a thread takes the number of all when it first asks, and would do so later
+        torch.get_num_threads()
         torch.set_num_threads(1)
         ready.put(None)
         while (work := queue.get()) is not None:

@@ -52,20 +52,22 @@ def baseline_config(
 ) -> Config:
     """The configuration of a baseline: the run's own, and nothing carried over from a warm start.
 
-    ``random`` differs in nothing else. ``pretrained`` trains one policy on all tasks jointly by the run's outer step,
-    and keeps the inner settings for its fine-tuning afterwards; ``oracle`` is the same and is told the task. Where the
-    run learned its step sizes they have their initial value; where its outer step is Reptile, which follows adaptation,
-    it is TRPO.
+    ``random`` differs in nothing else. ``pretrained`` trains one policy on all tasks jointly by the
+    run's outer step, and keeps the inner settings for its fine-tuning afterwards; ``oracle`` is the
+    same and is told the task. Where the run learned its step sizes they have their initial value;
+    where its outer step is Reptile, which follows adaptation, it is TRPO.
 
     Args:
         run: the meta-trained run.
         name: one of :data:`POLICIES`.
-        num_iterations: of training; default is as many as take the control steps that the meta-run has taken.
+        num_iterations: of training; default is as many as take the control steps that the meta-run
+            has taken.
         seed: of all random streams.
         device: where the policy lives.
 
     Raises:
-        UserError: there is no such run, it is a baseline or has no checkpoint, or has no tasks to tell an oracle.
+        UserError: there is no such run, it is a baseline or has no checkpoint, or has no tasks to
+            tell an oracle.
     """
     meta = run_config(run)
     if not meta.adapt_in_training:
@@ -132,7 +134,8 @@ def make_policy_baseline(
         seed = run_config(folder).seed
         if seed != config.seed:
             raise UserError(
-                f"{folder} is there with seed {seed}, not {config.seed}: delete the folder to make it anew"
+                f"{folder} is there with seed {seed}, not {config.seed}: delete the folder to "
+                f"make it anew"
             )
         if name != "random":
             return resume(folder, num_iterations, say=say, progress_bar=progress_bar)
@@ -199,10 +202,12 @@ def train_ppo(
         progress_bar: show one on stderr for each task.
 
     Returns:
-        ``results.json``: settings, and for each task the learning curve. It is written after each task.
+        ``results.json``: settings, and for each task the learning curve. It is written after each
+        task.
 
     Raises:
-        UserError: there is no such run, not that many tasks, or results of other settings are there.
+        UserError: there is no such run, not that many tasks, or results of other settings are
+            there.
     """
     settings = settings or PPOSettings()
     policy = load(run)
@@ -225,7 +230,8 @@ def train_ppo(
         whole = settings.whole_updates(num_env_steps)
         if whole != num_env_steps and len(results) < num_tasks:
             say(
-                f"PPO trains for {whole:,} control steps in each task: {num_env_steps:,}, rounded up to whole updates"
+                f"PPO trains for {whole:,} control steps in each task: {num_env_steps:,}, rounded "
+                f"up to whole updates"
             )
         for i, task in list(enumerate(tasks))[len(results) : num_tasks]:
             name, total = f"PPO, task {i + 1} of {num_tasks}", settings.whole_updates(num_env_steps)
@@ -243,7 +249,8 @@ def train_ppo(
             with unwritable_refused(path):
                 write_whole(path, json.dumps({**description, "tasks": results}, indent=2) + "\n")
             say(
-                f"PPO, {_words(plain_tasks[i])}: return {curve.returns[0]:.1f} -> {curve.returns[-1]:.1f}"
+                f"PPO, {_words(plain_tasks[i])}: return {curve.returns[0]:.1f} -> "
+                f"{curve.returns[-1]:.1f}"
             )
     say(f"learning curves: {path}")
     return path
@@ -280,7 +287,8 @@ def _results_so_far(path: Path, description: Mapping[str, Any]) -> list[dict[str
     for name in wanted:
         if content.get(name) != wanted[name]:
             raise UserError(
-                f"{path} was made with {_FLAGS.get(name, name)} {content.get(name)!r:.100}, not {wanted[name]!r}: "
+                f"{path} was made with {_FLAGS.get(name, name)} {content.get(name)!r:.100}, not "
+                f"{wanted[name]!r}: "
                 "give the same, or delete the file to train anew"
             )
     return results

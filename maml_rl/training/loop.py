@@ -85,9 +85,11 @@ def train(config: Config, *, say: Say = lambda text: None, progress_bar: bool = 
 
     Raises:
         UserError: something in the configuration cannot be used; then no file was made.
-        UserError: the run folder cannot be written any more, as on a full disk; the last checkpoint stays.
+        UserError: the run folder cannot be written any more, as on a full disk; the last checkpoint
+            stays.
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
-        TooManyFailures: numbers went wrong too often; the last finished iteration is saved, as after any other error.
+        TooManyFailures: numbers went wrong too often; the last finished iteration is saved, as
+            after any other error.
     """
     if not isinstance(config, Config):
         raise UserError(
@@ -147,7 +149,8 @@ def _resume(
         adapted = 0 if found is None else found.checkpoint.values.get("num_adaptation_steps", 0)
         if adapted:
             raise UserError(
-                f"{run} holds a policy after {_number(adapted, 'adaptation step')}, and no run to go on with: start a "
+                f"{run} holds a policy after {_number(adapted, 'adaptation step')}, and no run to "
+                f"go on with: start a "
                 f"new one from it by --init_from {shlex.quote(str(run))}"
             )
         # A checkpoint holds all that a warm start once gave; the run that it came from may be gone.
@@ -289,7 +292,8 @@ class TrainingRun:
         if self.state.iteration == 0:
             if not isinstance(error, (KeyboardInterrupt, _CannotWriteError, TooManyFailures)):
                 say(
-                    f"stopped by an error in the first iteration. Once it is mended: {_resume_command(self.folder)}"
+                    f"stopped by an error in the first iteration. Once it is mended: "
+                    f"{_resume_command(self.folder)}"
                 )
             return
         told = isinstance(
@@ -306,11 +310,13 @@ class TrainingRun:
         if isinstance(error, TooManyFailures):  # resumed, the same would happen again
             new = f"python -m maml_rl.train --init_from {shlex.quote(str(self.folder))}"
             say(
-                f"iteration {self.state.iteration} is saved. Go on from it with other settings: {new} ..."
+                f"iteration {self.state.iteration} is saved. Go on from it with other settings: "
+                f"{new} ..."
             )
         elif not told:
             say(
-                f"stopped by an error; iteration {self.state.iteration} is saved. {_advice(self.folder)}"
+                f"stopped by an error; iteration {self.state.iteration} is saved. "
+                f"{_advice(self.folder)}"
             )
 
     def _iterate(self, say: Say, progress_bar: bool, raise_dropped: Callable[[], None]) -> None:
@@ -379,8 +385,10 @@ class TrainingRun:
         number = f"{rest} of " if self.state.iteration else ""
         say(
             f"{config.env.name}: {number}{_number(config.num_iterations, 'meta-iteration')} of "
-            f"{_number(config.meta_batch_size, 'task')} x {_number(config.num_episodes, 'episode')} x "
-            f"{_number(config.horizon, 'step')}{_horizon_source(config)} x {_number(num_steps + 1, 'collection')} = "
+            f"{_number(config.meta_batch_size, 'task')} x "
+            f"{_number(config.num_episodes, 'episode')} x "
+            f"{_number(config.horizon, 'step')}{_horizon_source(config)} x "
+            f"{_number(num_steps + 1, 'collection')} = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
         report, _ = self._results()

@@ -13,7 +13,9 @@ import pytest
 from gymnasium import spaces
 
 import maml_rl
-import maml_rl.settings.parser  # registers the built-in families, before the fixture remembers what is registered
+
+# registers the built-in families, before the fixture remembers what is registered
+import maml_rl.settings.parser
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 

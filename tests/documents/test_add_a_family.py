@@ -43,7 +43,8 @@ def test_gymnasiums_checker(folder: Path) -> None:
         "from gymnasium.utils.env_checker import check_env\n"
         "warnings.filterwarnings('error')\n"
         "warnings.filterwarnings('ignore', message='.*A Box observation space')\n"
-        "warnings.filterwarnings('ignore', message='.*For Box action spaces')\n"  # the file's actuator has ±3
+        # the file's actuator has ±3
+        "warnings.filterwarnings('ignore', message='.*For Box action spaces')\n"
         "check_env(gymnasium.make('maml_rl/CartPlace-v0').unwrapped, skip_render_check=True)\n"
     )
     _run(folder, "-c", script)

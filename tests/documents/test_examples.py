@@ -168,6 +168,7 @@ def test_sb3_finetune(capsys: pytest.CaptureFixture[str]) -> None:
     table = capsys.readouterr().out.splitlines()[3:]
     rows = [[float(cell) for cell in _cells(line.rpartition("|")[0])] for line in table]
     assert [row[0] for row in rows] == [0, 2400]
-    # The first row is that of the adapted policy and of a fresh one; adaptation itself took 2000 steps.
+    # The first row is that of the adapted policy and of a fresh one; adaptation itself took 2000
+    # steps.
     assert rows[0][1] > rows[0][2] + 5
     assert all(np.isfinite(rows[1]))

@@ -81,7 +81,8 @@ HAS_CONSTANT_ENTRIES = {"AntVel, contact forces", "HumanoidDir, all quantities",
 HAS_CONSTANT_ENTRIES |= {"AntVel, Finn et al.", "HalfCheetahVel, torso"}
 
 every_family = pytest.mark.parametrize("name", CASES)
-# Gymnasium advises bounds for every observation; its own robots, HalfCheetah-v5 among them, do not follow it either.
+# Gymnasium advises bounds for every observation; its own robots, HalfCheetah-v5 among them, do not
+# follow it either.
 unbounded_observations = pytest.mark.filterwarnings(
     "ignore:.*A Box observation space (min|max)imum value is"
 )
@@ -613,7 +614,8 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
     script = (
         "import gymnasium as gym, maml_envs\n"
         "for name in maml_envs.FAMILIES:\n"
-        "    for env in (gym.make(maml_envs.env_id(name)), gym.make_vec(maml_envs.env_id(name), num_envs=2)):\n"
+        "    for env in (gym.make(maml_envs.env_id(name)), gym.make_vec(maml_envs.env_id(name), "
+        "num_envs=2)):\n"
         "        env.reset(seed=0)\n"
         "        env.step(env.action_space.sample())\n"
         "        env.close()\n"

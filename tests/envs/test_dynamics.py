@@ -20,7 +20,8 @@ MU = 0.4
 PENDULUM_MASS, PENDULUM_LENGTH, PENDULUM_INERTIA = 2.0, 0.5, 0.3  # inertia about the centre of mass
 WHEEL_INERTIA, WHEEL_DAMPING = 0.25, 0.5
 CART_MASS, CART_GEAR = 4.0, 3.0
-# Textbook systems that do not touch each other, each on one joint of its own; the block also rests on the floor.
+# Textbook systems that do not touch each other, each on one joint of its own; the block also rests
+# on the floor.
 BENCH = f"""
 <mujoco>
   <option timestep="0.001" cone="elliptic"/>

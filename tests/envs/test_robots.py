@@ -202,7 +202,8 @@ def test_start_of_the_reacher() -> None:
 class Step(NamedTuple):
     """One control step: the place (m) of what the reward looks at after it, and its mean velocity (m/s).
 
-    The place of a planar root is what the first two of qpos say: y is the height of the walker and the hopper.
+    The place of a planar root is what the first two of qpos say: y is the height of the walker and
+        the hopper.
     """
 
     x: float
@@ -227,7 +228,8 @@ def _squared(values: Any, limit: float) -> float:
 
 
 COS, SIN = math.cos(2.0), math.sin(2.0)
-# Per family: a task, constant and weight of the action's cost, and the rest of the reward with goal reward or weight w.
+# Per family: a task, constant and weight of the action's cost, and the rest of the reward with goal
+# reward or weight w.
 REWARDS: dict[str, tuple[dict[str, float], float, float, float, Callable[[Step, float], float]]] = {
     "AntVel": ({"goal_velocity": 0.2}, 0.05, 0.005, 1.0, lambda s, w: w - abs(s.vx - 0.2)),
     "AntDir": ({"direction": -1.0}, 0.05, 0.005, 0.0, lambda s, w: -s.vx),
@@ -484,7 +486,8 @@ def test_directions_alternate(name: str) -> None:
     assert 10 < alone.count(1.0) < 30
 
 
-# Per family that holds tasks back: numbers of the actuators that do nothing, per task. The held-out task comes last.
+# Per family that holds tasks back: numbers of the actuators that do nothing, per task. The held-out
+# task comes last.
 DEAD = {
     "CrippledHalfCheetah": {1: [1], 2: [2], 3: [3], 4: [4], 5: [5], 0: [0]},
     "CrippledAnt": {0: [2, 3], 1: [4, 5], 2: [6, 7], 3: [0, 1]},

@@ -1,8 +1,9 @@
 """Meta-gradients against the truth, on a problem small enough to enumerate every trajectory.
 
-Two states, two actions, three steps, random transitions. With every trajectory in the batch, weighted by its
-probability, expectations are exact, so the truth is J(theta + α ∇J(theta)); its gradient follows by finite differences
-of J computed by backward induction. What is left is what the Hessian of an inner surrogate gets wrong.
+Two states, two actions, three steps, random transitions. With every trajectory in the batch,
+weighted by its probability, expectations are exact, so the truth is J(theta + α ∇J(theta)); its
+gradient follows by finite differences of J computed by backward induction. What is left is what the
+Hessian of an inner surrogate gets wrong.
 """
 
 from __future__ import annotations

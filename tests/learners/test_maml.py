@@ -134,7 +134,8 @@ class TestAdapt:
         )
         shrunk = (1 - alpha) ** num_steps
         torch.testing.assert_close(theta_prime["x"] - centre, shrunk * (theta["x"] - centre))
-        # Adaptation's end is shrunk once by its value, and in the full gradient once more by its Jacobian.
+        # Adaptation's end is shrunk once by its value, and in the full gradient once more by its
+        # Jacobian.
         (gradient,) = torch.autograd.grad(loss(theta_prime, centre).sum(), theta["x"])
         power = num_steps if first_order else 2 * num_steps
         torch.testing.assert_close(gradient, (1 - alpha) ** power * (theta["x"] - centre).detach())
@@ -398,9 +399,9 @@ class TestFisherVectorProduct:
                 if not inner.first_order:
                     thinned = thin(support)
                     hessian = torch.autograd.functional.hessian(
-                        lambda v: plain_inner_loss(
-                            from_vector(v, theta), thinned, i, inner.surrogate
-                        ),  # noqa: B023
+                        lambda v, support=thinned, i=i: plain_inner_loss(
+                            from_vector(v, theta), support, i, inner.surrogate
+                        ),
                         to_vector(stage),
                     )
                     jacobian = jacobian - inner.step_size * hessian @ jacobian
@@ -450,7 +451,8 @@ def test_any_module_has_a_meta_gradient_and_a_fisher_product():
     expected = finite_difference_gradient(lambda v: objective.value(from_vector(v, theta))[0], at)
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-8)
 
-    # The KL's gradient vanishes at the sampling parameters, so its second differences are its Hessian.
+    # The KL's gradient vanishes at the sampling parameters, so its second differences are its
+    # Hessian.
     vector = torch.linspace(-1, 1, len(at), dtype=torch.float64)
     product = fisher_vector_product(objective, theta)(vector)
     eps = 1e-3
@@ -481,7 +483,8 @@ class TestBlocks:
     @both_policies
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_results_do_not_depend_on_the_block_size(self, discrete, dtype):
-        # Matrix products of other shapes may add in another order, so equality is up to the dtype's own rounding.
+        # Matrix products of other shapes may add in another order, so equality is up to the dtype's
+        # own rounding.
         tolerance = 1e-12 if dtype == torch.float64 else 1e-6
         objective, theta = make_objective(discrete, num_steps=2, dtype=dtype)
         vector = torch.linspace(-1, 1, len(to_vector(theta)), dtype=torch.float64)

@@ -241,7 +241,8 @@ def test_settings_without_meaning_are_refused(config, settings):
         config(**settings)
 
 
-# Return before and after one step of a policy that never learned: -13.5. Straight to every goal: about -1.5.
+# Return before and after one step of a policy that never learned: -13.5. Straight to every goal:
+# about -1.5.
 LEARNING = {
     "trpo": {"outer": {"name": "trpo", "max_kl": 0.02}},
     "promp": {"outer": {"name": "promp", "step_size": 0.01}},

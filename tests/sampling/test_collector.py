@@ -201,7 +201,8 @@ class TestOnThePointFamily:
             ) * torch.exp(-episodes.distribution[1][:, None])
             collected.append((episodes, noise))
         torch.testing.assert_close(collected[0][1], collected[1][1], rtol=1e-4, atol=1e-5)
-        # The point starts at the origin whatever the seed, so here the episodes themselves are equal too.
+        # The point starts at the origin whatever the seed, so here the episodes themselves are
+        # equal too.
         torch.testing.assert_close(
             collected[0][0].rewards, collected[1][0].rewards, rtol=1e-4, atol=1e-6
         )

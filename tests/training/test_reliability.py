@@ -370,7 +370,8 @@ def test_a_real_process_killed_and_terminated(tmp_path, capsys):
             assert process.returncode == 128 + number, err
             assert "Traceback" not in err
             assert out.splitlines()[-1] == (
-                f"stopped after iteration {last}. Go on with: python -m maml_rl.train --resume {run}"
+                f"stopped after iteration {last}. Go on with: python -m maml_rl.train --resume "
+                f"{run}"
             )
     resume(run, last + 1)
     whole = train(tiny(tmp_path / "whole", num_iterations=last + 1))

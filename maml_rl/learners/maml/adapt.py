@@ -24,15 +24,17 @@ def adapt(
 ) -> dict[str, Tensor]:
     """theta_prime = theta − α ∇L(theta), once for each support batch (equation 1).
 
-    Where theta (or a step size) requires gradients, theta_prime is a function of it: differentiated through the inner
-    gradients, or, with ``first_order``, as if they were constant. Otherwise theta_prime is a value.
+    Where theta (or a step size) requires gradients, theta_prime is a function of it: differentiated
+    through the inner gradients, or, with ``first_order``, as if they were constant. Otherwise
+    theta_prime is a value.
 
     Args:
         theta: a stack of parameters, each (T, ...).
-        supports: a batch per inner step; batch k was sampled at the parameters that step k starts from.
+        supports: a batch per inner step; batch k was sampled at the parameters that step k starts
+            from.
         loss: the losses (T,) of a stack on a batch.
-        step_size: α, the same for every inner step or one for each. A mapping names the parameters that adapt; the
-            others stay. Gradients flow into tensors.
+        step_size: α, the same for every inner step or one for each. A mapping names the parameters
+            that adapt; the others stay. Gradients flow into tensors.
         first_order: leave the inner gradients out of the graph.
 
     Returns:

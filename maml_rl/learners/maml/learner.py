@@ -63,10 +63,11 @@ class MetaTrainer:
         outer: settings of the outer step; their type says which one.
         baseline: returns and advantages.
         seed: of all random streams.
-        max_failed_share: of void episodes, and of failed tasks, in one meta-iteration; more stop it.
+        max_failed_share: of void episodes, and of failed tasks, in one meta-iteration; more stop
+            it.
         ranks: the processes that share the tasks.
-        tasks_per_block: tasks that the outer step handles at once; default depends on the device. It bounds memory, and
-            results depend on it by rounding at most.
+        tasks_per_block: tasks that the outer step handles at once; default depends on the device.
+            It bounds memory, and results depend on it by rounding at most.
     """
 
     collector: Collector
@@ -82,13 +83,14 @@ class MetaTrainer:
         """Sample tasks, collect, adapt, collect, and take the outer step.
 
         Raises:
-            TooManyFailures: numbers went wrong in more than ``max_failed_share`` of the episodes or of the tasks, or in
-                ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
+            TooManyFailures: numbers went wrong in more than ``max_failed_share`` of the episodes or
+                of the tasks, or in ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
         """
         watch, num_bytes = Stopwatch(), self.ranks.num_bytes
         streams = RandomStreams(self.seed, Phase.TRAINING, state.iteration)
 
-        # Sample tasks; play each with theta, adapt, and play again, each inner step on fresh episodes.
+        # Sample tasks; play each with theta, adapt, and play again, each inner step on fresh
+        # episodes.
         drawn, first = sample_tasks(self.collector, streams), self.collector.first_task
         episodes, stacks, own_failures = collect_through_adaptation(
             self.collector,
@@ -103,7 +105,8 @@ class MetaTrainer:
         failures = own_failures.of_all(self.ranks, drawn, first)
         failures.check(self.max_failed_share, f"meta-iteration {state.iteration + 1}")
 
-        # Move theta to where adaptation gains more: the surrogate on the last episodes, as a function of theta.
+        # Move theta to where adaptation gains more: the surrogate on the last episodes, as a
+        # function of theta.
         batch = _without_failed(
             MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)), own_failures
         )
@@ -167,7 +170,8 @@ class MetaTrainer:
                 {name: value for name, value in metrics.items() if math.isfinite(value)},
                 (OUTER_STEP, ""),
             )
-        # Without a gradient there is nothing to search along: where every return is the same, nothing is wrong.
+        # Without a gradient there is nothing to search along: where every return is the same,
+        # nothing is wrong.
         is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
         return theta, outer_state, metrics, (LINE_SEARCH, "") if is_rejected else None
 

@@ -19,18 +19,20 @@ def policy_gradient_loss(
 ) -> Callable[[Params, Episodes], Tensor]:
     """The inner loss of every task, to be minimised.
 
-    The means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
+    The means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t |
+    s_t).
 
-    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t as constant and
-      leaves out that theta decides which actions are drawn.
-    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the step's own
-      ∇log π ∇log πᵀ, but not the products of different time steps.
-    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar et al. 2019,
+    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t
+      as constant and leaves out that theta decides which actions are drawn.
+    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the
+      step's own ∇log π ∇log πᵀ, but not the products of different time steps.
+    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar
+      et al. 2019,
       equation 13). All products are there: the Hessian is unbiased where the advantages are exact.
 
     Returns:
-        A function of a stack of parameters and the episodes of T tasks; its value is (T,). At every call it adds π at
-        the episodes' states to ``seen``.
+        A function of a stack of parameters and the episodes of T tasks; its value is (T,). At every
+        call it adds π at the episodes' states to ``seen``.
     """
 
     def loss(stack: Params, episodes: Episodes) -> Tensor:

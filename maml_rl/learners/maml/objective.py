@@ -1,7 +1,7 @@
 """MAML: adapt by policy gradient, and differentiate what adaptation reaches (Finn et al. 2017, algorithm 3).
 
-The T tasks of a meta-batch are one stack of parameters. Since task i's loss depends on copy i alone, one gradient of
-the summed losses holds every task's own gradient.
+The T tasks of a meta-batch are one stack of parameters. Since task i's loss depends on copy i
+alone, one gradient of the summed losses holds every task's own gradient.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def query_kl(adapted: Adapted) -> Tensor:
 def exploration_surrogate(adapted: Adapted) -> Tensor:
     """Σ_k mean_t π_θₖ(a_t | s_t) / π_old(a_t | s_t) · credit over the support episodes of each task, (T,).
 
-    At the sampling parameters its gradient is that of E-MAML's term, Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation
-    5), up to the mean over steps in place of the sum.
+    At the sampling parameters its gradient is that of E-MAML's term, Σ log π_θ(τ) R(θ') (Stadie et
+    al. 2018, equation 5), up to the mean over steps in place of the sum.
     """
     total = torch.zeros_like(adapted.credit)
     for dist, support in adapted.sampled:
@@ -82,11 +82,11 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 class MetaObjective:
     """What the outer step maximises: the policy surrogate after adaptation, as a function of theta.
 
-    Means are over the tasks of all ``ranks``, added in float64 in task order: they do not depend on how tasks are
-    grouped.
+    Means are over the tasks of all ``ranks``, added in float64 in task order: they do not depend on
+    how tasks are grouped.
 
-    Everything is computed in blocks of ``block_size`` tasks, which bounds memory and keeps a block's tensors in cache;
-    results depend on it by the rounding of a task's own sums at most.
+    Everything is computed in blocks of ``block_size`` tasks, which bounds memory and keeps a
+    block's tensors in cache; results depend on it by the rounding of a task's own sums at most.
     """
 
     policy: nn.Module
@@ -98,9 +98,10 @@ class MetaObjective:
     def value(self, theta: Params) -> tuple[float, float]:
         """Surrogate and KL, each a mean over tasks.
 
-        surrogate = mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t and kl = mean_i mean_t KL(π_old ‖ π_θ'ᵢ) over
-        the query episodes, θ'ᵢ being theta adapted to task i and π_old the policy that sampled them. With
-        ``inner.exploration_credit`` the surrogate holds E-MAML's term too.
+        surrogate = mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t and kl = mean_i mean_t
+        KL(π_old ‖ π_θ'ᵢ) over the query episodes, θ'ᵢ being theta adapted to task i and π_old the
+        policy that sampled them. With ``inner.exploration_credit`` the surrogate holds E-MAML's
+        term too.
         """
         surrogate, kl = self.mean(theta, self._with_exploration(ratio_surrogate), query_kl)
         return surrogate, kl

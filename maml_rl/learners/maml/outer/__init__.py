@@ -25,11 +25,14 @@ Step = Callable[
 ]
 """(theta, state, objective, settings) -> (theta, state, metrics).
 
-``state`` is what the last call returned, and an empty mapping at first; a checkpoint holds it. ``metrics`` are logged
-under the names that docs/metrics.md explains. A step that cannot be taken raises FloatingPointError: theta and the
-state stay as they were, as they do where theta, the state or a metric is not finite. One that searches and finds
-nothing returns theta, with the metrics ``outer/accepted`` 0 and ``outer/gradient_norm``. Both are counted as failures,
-of which ten in a row stop a run. Where the gradient is zero a step returns theta, which is no failure.
+``state`` is what the last call returned, and an empty mapping at first; a checkpoint holds it.
+``metrics`` are logged under the names that docs/metrics.md explains. A step that cannot be taken
+raises
+FloatingPointError: theta and the state stay as they were, as they do where theta, the state or a
+    metric is not finite. One that
+searches and finds nothing returns theta, with the metrics ``outer/accepted`` 0 and
+``outer/gradient_norm``. Both are counted as failures, of which ten in a row stop a run. Where the
+gradient is zero a step returns theta, which is no failure.
 """
 
 
@@ -62,7 +65,8 @@ def check_state(state: Mapping[str, Tensor], theta: Params, config: Any, source:
     got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in state.items()}
     if got and got != expected:
         raise UserError(
-            f"the outer step's state in {source} has {got or 'nothing'}, expected {expected or 'nothing'}"
+            f"the outer step's state in {source} has {got or 'nothing'}, expected "
+            f"{expected or 'nothing'}"
         )
     for name, value in state.items():
         if not value.isfinite().all():

@@ -23,8 +23,8 @@ def initial_state(theta: Params) -> dict[str, Tensor]:
 def inner_kl(adapted: Adapted) -> Tensor:
     """Mean over inner steps k of mean_t KL(π_old ‖ π_θₖ) over the support episodes of step k, (T,).
 
-    θ₀ is theta and θₖ what k inner steps make of it, each on the episodes that it was to sample (Rothfuss et al. 2019,
-    equation 11).
+    θ₀ is theta and θₖ what k inner steps make of it, each on the episodes that it was to sample
+    (Rothfuss et al. 2019, equation 11).
     """
     kls = [mean_kl(dist, support) for dist, support in adapted.sampled]
     return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
@@ -35,8 +35,8 @@ def promp_step(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
     """Several steps of Adam up J_clip(θ') − η KL(π_θo ‖ π_θ), the mean over tasks of equation 12.
 
-    With ``adaptive_kl``, η is halved where the inner KL after the step is below its target by a factor of 1.5, and
-    doubled where it is above by as much, as in the authors' code.
+    With ``adaptive_kl``, η is halved where the inner KL after the step is below its target by a
+    factor of 1.5, and doubled where it is above by as much, as in the authors' code.
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.

@@ -37,7 +37,8 @@ def conjugate_gradient(
         product: v ↦ A v, (P,) to (P,).
         target: b, (P,).
         num_iterations: at most.
-        tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖²; 1e-10 is a relative residual of 1e-5.
+        tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖²; 1e-10 is a relative residual
+            of 1e-5.
 
     Returns:
         x and the residual b − A x, each (P,).
@@ -62,7 +63,8 @@ def trpo_step(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
     """One step theta + β √(2δ / xᵀFx) x with F x = g, the largest of β = 1, s, s², ... that the line search accepts.
 
-    A fraction β is accepted if the surrogate rises and the KL stays within δ. If none is, theta is returned unchanged.
+    A fraction β is accepted if the surrogate rises and the KL stays within δ. If none is, theta is
+    returned unchanged.
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
@@ -100,8 +102,8 @@ def natural_direction(
 ) -> tuple[Tensor, float]:
     """The natural gradient x, (P,), with F x = g, and xᵀ F x; F is the damped Fisher matrix, or its estimate.
 
-    Where the gradient is zero, so are both. xᵀ F x may be negative where rounding spoils F: then no step can be taken
-    (TRPO returns theta, with ``outer/accepted`` 0).
+    Where the gradient is zero, so are both. xᵀ F x may be negative where rounding spoils F: then no
+    step can be taken (TRPO returns theta, with ``outer/accepted`` 0).
     """
 
     def damped(vector: Tensor) -> Tensor:
@@ -122,7 +124,8 @@ def _line_search(
     """The first acceptable fraction of the full step, or theta itself."""
     found = {"accepted": 0.0, "step_fraction": 0.0, "surrogate_after": old_surrogate, "kl": 0.0}
     new_theta = dict(theta)
-    # No step where the gradient is zero, or where the estimated Fisher matrix cannot judge the direction.
+    # No step where the gradient is zero, or where the estimated Fisher matrix cannot judge the
+    # direction.
     num_fractions = config.line_search_steps if curvature > 0 else 0
     flat = flatten(theta).double()
     for i in range(num_fractions):
@@ -154,15 +157,16 @@ def fisher_vector_product(
 ) -> Callable[[Tensor], Tensor]:
     """The Hessian of the KL at the sampling parameters, as a product with a vector.
 
-    There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ: Fᵢ is the Fisher matrix of the action distribution's own parameters, and Jᵢ
-    their Jacobian with respect to theta, through adaptation. The graphs are built once, for all products.
+    There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ: Fᵢ is the Fisher matrix of the action distribution's own
+    parameters, and Jᵢ their Jacobian with respect to theta, through adaptation. The graphs are
+    built once, for all products.
 
     Args:
         objective: whose KL.
         theta: where the episodes were sampled; for any other the product means nothing.
-        state_stride: take Fᵢ, and the inner losses' Hessians in Jᵢ, over every ``state_stride``-th state only; an
-            estimate where it is above 1. ``None``: :func:`default_state_stride`. DiCE's Hessian needs the states of
-            whole episodes, and takes all.
+        state_stride: take Fᵢ, and the inner losses' Hessians in Jᵢ, over every ``state_stride``-th
+            state only; an estimate where it is above 1. ``None``: :func:`default_state_stride`.
+            DiCE's Hessian needs the states of whole episodes, and takes all.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
@@ -172,7 +176,8 @@ def fisher_vector_product(
     def of_block(block: MetaBatch, _: Tensor) -> Callable[[Params], Tensor]:
         return _block_product(objective, theta, block, stride)
 
-    # Thinned blocks are small: more tasks fit where those of all states do. Four blocks still keep threads busy.
+    # Thinned blocks are small: more tasks fit where those of all states do. Four blocks still keep
+    # threads busy.
     size = max(
         objective.block_size,
         min(objective.block_size * stride, objective.batch.query.num_tasks // 4),
