@@ -22,7 +22,7 @@ from maml_envs.engines.dynamics import (
     needs_set_const,
     parameters,
 )
-from maml_envs.engines.engine import Tasks
+from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.rendering import FreeCamera, MujocoPictures
 from mujoco.batch import Batch, SimulationError
@@ -161,6 +161,15 @@ class MujocoBody:
         if velocities == "normal":
             return {"qpos": position, "qvel": scale * rng.standard_normal(self.model.nv)}
         return {"qpos": position, "qvel": rng.uniform(-scale, scale, self.model.nv)}
+
+    def forward_velocity(self, before: State, after: State) -> Array:
+        """Mean velocity of the root along x over one control step, (num_sims,), in m/s.
+
+        Args:
+            before: state before the control step; its first position is the root's x.
+            after: state after it.
+        """
+        return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.dt
 
     def batch_engine(
         self, num_sims: int, num_threads: int, derived: Sequence[str]

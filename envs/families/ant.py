@@ -1,4 +1,4 @@
-"""The ant: run at a velocity, in a direction, to a place, or on three legs."""
+"""The ant: run at a velocity, in a direction, to a goal position, or on three legs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Task, Tasks
-from maml_envs.engines.markers import Arrow, Marker, Sphere, Vector, heading
+from maml_envs.engines.markers import Marker, Sphere, Vector
 from maml_envs.engines.mujoco import (
     POSITION_FIELDS,
     ROOT_BODY,
@@ -18,27 +18,33 @@ from maml_envs.engines.mujoco import (
     set_frame_skip,
 )
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.families.task_distributions import Split, alternating_directions, uniform_in_disc
+from maml_envs.families.tasks import (
+    Direction,
+    DirectionAngle,
+    GoalPosition,
+    GoalVelocity,
+    Split,
+    uniform_in_disc,
+)
 from maml_envs.family import check_settings
-
-_ARROW_HEIGHT = 1.7  # m
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ant:
-    """What the ant families share: Gymnasium's body, observation and initial state.
+    """What the ant families share: Gymnasium's robot, observation and initial state.
 
     | | meaning | size |
     | --- | --- | --- |
-    | action | torque at hip and ankle of legs 4, 1, 2, 3; ±1 is the whole range of an actuator | 8 |
-    | observation | positions without the root's x and y (m, quaternion, rad), all velocities (m/s, rad/s) | 13 + 14 |
+    | action | torque at hip and ankle of legs 4, 1, 2, 3, in [−1, 1] | 8 |
+    | observation | positions without the root's x and y (m, quaternion, rad) | 13 |
+    | | all velocities (m/s, rad/s) | + 14 |
     | with root position | x and y of the root, before the other positions (m) | + 2 |
     | with contact forces | external torque and force on each body, clipped to ±1 | + 78 |
     | with orientation | rotation matrix of the torso, row by row | + 9 |
     | with a position | x, y and z of the torso or of the centre of mass (m) | + 3 |
 
-    Every reward has the cost of actions and, where its weight is not zero, of contact forces
-    (weight · ‖clip(cfrc_ext, ±1)‖²), and a constant for every step.
+    Every reward includes a control cost, a contact cost (weight · ‖clip(cfrc_ext, ±1)‖², by
+    default 0), and a constant for every step.
     One control step is 0.05 s (5 MuJoCo steps of 0.01 s). Horizon 200. Episode end: torso outside
     [0.2, 1] m, if ``terminate_when_unhealthy``. Limits and control step are settings.
     """
@@ -50,28 +56,28 @@ class Ant:
     survive_reward: float = 0.05
     """Reward for every step."""
     observe_contact_forces: bool = False
-    """Whether the observation holds the contact forces."""
+    """Whether the observation includes the contact forces."""
     contact_force_limit: float = 1.0
-    """Contact forces, observed and in their cost, are clipped to plus and minus this (N m, N)."""
+    """Contact forces, in observation and cost, are clipped to plus and minus this (N m, N)."""
     observe_root_position: bool = False
-    """Whether the observed positions begin with the root's x and y."""
+    """Whether the observation begins with the root's x and y."""
     observe_orientation: bool = False
-    """Whether the observation holds the rotation matrix of the torso."""
+    """Whether the observation includes the rotation matrix of the torso."""
     observe_position: ObservedPosition = "nothing"
-    """Position that the observation ends with (x, y, z in m): of the torso, of the whole body's
-    centre of mass, or nothing."""
+    """Position (x, y, z in m) appended to the observation: of the torso, of the centre of mass,
+    or nothing."""
     terminate_when_unhealthy: bool = True
     """Whether an episode ends when the torso is too low or too high."""
     min_torso_height: float = 0.2
-    """The episode ends where the torso is lower (m)."""
+    """The episode ends below this height of the torso (m)."""
     max_torso_height: float = 1.0
-    """The episode ends where the torso is higher (m)."""
+    """The episode ends above this height of the torso (m)."""
     reset_noise_scale: float = 0.1
-    """Initial positions are uniform within this of the model's (m, rad); velocities have it as standard deviation."""
+    """Noise of the start: bound on positions (m, rad), standard deviation of velocities."""
     frame_skip: int | None = None
-    """MuJoCo steps per control step; null is the body's own, 5."""
+    """MuJoCo steps per control step; null for the robot's default, 5."""
     dynamics: DynamicsSetting = field(default_factory=dict)
-    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+    """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
     body: ClassVar[MujocoBody] = MujocoBody(
         "ant.xml", frame_skip=5, camera_name=None, free_camera=FreeCamera(distance=5.0, height=0.75)
@@ -84,18 +90,20 @@ class Ant:
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
-        """Contact forces, where something depends on them, and what else is observed."""
-        needs_forces = self.observe_contact_forces or self.contact_cost_weight > 0
-        contact_forces = ("cfrc_ext",) if needs_forces else ()
-        orientation = ("xmat",) if self.observe_orientation else ()
-        return (*contact_forces, *orientation, *POSITION_FIELDS[self.observe_position])
+        """Contact forces where observation or cost need them, and what else is observed."""
+        fields: list[str] = []
+        if self.observe_contact_forces or self.contact_cost_weight > 0:
+            fields.append("cfrc_ext")
+        if self.observe_orientation:
+            fields.append("xmat")
+        return (*fields, *POSITION_FIELDS[self.observe_position])
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """The model's pose with noise on positions and velocities, as in Gymnasium's Ant-v5."""
+        """The model's pose with noise on positions and velocities, as in Ant-v5."""
         return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
 
     def observation(self, xp: Any, state: State) -> Array:
-        """Positions, velocities, and what else is asked for."""
+        """Positions, velocities, and the optional parts, (num_sims, observation_size)."""
         position = state["qpos"] if self.observe_root_position else state["qpos"][:, 2:]
         parts = [position, state["qvel"]]
         if self.observe_contact_forces:
@@ -111,15 +119,16 @@ class Ant:
         is_healthy = (self.min_torso_height <= height) & (height <= self.max_torso_height)
         return ~is_healthy & self.terminate_when_unhealthy
 
-    def _velocity(self, before: State, after: State) -> Array:
-        """Mean velocity of the torso in the plane over the control step, (num_sims, 2), in m/s."""
-        return (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.body.dt
+    def arrow_centre(self, state: State) -> Vector:
+        """Above the robot (m)."""
+        return state["qpos"][0], state["qpos"][1], 1.7
 
     def _contact_forces(self, state: State) -> Array:
+        """Clipped external torques and forces, (num_sims, num_bodies, 6), in N m and N."""
         return state["cfrc_ext"].clip(-self.contact_force_limit, self.contact_force_limit)
 
     def _common_terms(self, xp: Any, after: State, action: Array) -> dict[str, Array]:
-        """What every ant's reward holds: costs, and the constant, each (num_sims,)."""
+        """Reward terms of every ant: costs, and the constant, each (num_sims,)."""
         terms = {
             "reward_control": -self.control_cost_weight * (action**2).sum(-1),
             "reward_survive": self.survive_reward + xp.zeros_like(after["qpos"][:, 0]),
@@ -129,17 +138,13 @@ class Ant:
             terms["reward_contact"] = -self.contact_cost_weight * (forces**2).sum(-1).sum(-1)
         return terms
 
-    def _arrow(self, state: State, vector: Vector) -> Arrow:
-        """``vector`` (m) as an arrow that moves with the ant, above it."""
-        return Arrow((state["qpos"][0], state["qpos"][1], _ARROW_HEIGHT), vector)
-
 
 @dataclass(frozen=True, kw_only=True)
-class AntVel(Ant):
+class AntVel(Ant, GoalVelocity):
     """Run forward at a goal velocity g (Finn et al. 2017, section 5.3).
 
-    Reward: 1 − abs(v − g) − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control
-        step.
+    Reward: 1 − abs(v − g) − 0.005 ‖a‖² + 0.05, with v the root's mean velocity along x over the
+    control step.
     Task distribution: g uniform in [low, high] m/s, by default [0, 3].
 
     Version history: v0, first.
@@ -152,67 +157,47 @@ class AntVel(Ant):
     goal_reward: float = 1.0
     """Reward at the goal velocity."""
 
-    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Goal velocities (num_tasks,), in m/s."""
-        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
+    arrow_duration_s: ClassVar[float] = 0.4
 
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, costs and constant, each (num_sims,)."""
-        velocity = self._velocity(before, after)[:, 0]
+        velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
             **self._common_terms(xp, after, action),
         }
 
-    def markers(self, state: State, task: Task) -> list[Marker]:
-        """The way that the goal velocity covers in 0.4 s, above the ant."""
-        return [self._arrow(state, (0.4 * task["goal_velocity"], 0.0, 0.0))]
-
 
 @dataclass(frozen=True, kw_only=True)
-class AntDir(Ant):
+class AntDir(Ant, Direction):
     """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
 
-    Reward: d·v − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
-    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn
+    Reward: d·v − 0.005 ‖a‖² + 0.05, with v the root's mean velocity along x over the control step.
+    Task distribution: direction d = +1 or −1 with equal probability; of several tasks drawn
     together, +1 and −1 in turn, so that every meta-batch holds both.
 
     Version history: v0, first.
     """
 
-    task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
-        return {"direction": alternating_directions(rng, num_tasks)}
-
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the wanted direction, costs and constant, each (num_sims,)."""
-        velocity = self._velocity(before, after)[:, 0]
+        """Velocity in the direction of the task, costs and constant, each (num_sims,)."""
+        velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
             **self._common_terms(xp, after, action),
         }
 
-    def markers(self, state: State, task: Task) -> list[Marker]:
-        """The wanted direction, above the ant."""
-        return [self._arrow(state, (task["direction"], 0.0, 0.0))]
-
 
 @dataclass(frozen=True, kw_only=True)
-class AntDir2D(Ant):
+class AntDir2D(Ant, DirectionAngle):
     """Run as fast as possible in any direction of the plane (Rothfuss et al. 2019, appendix).
 
-    Reward: u·v − 0.5 ‖a‖² + 1, with v the torso's velocity in the plane over the control step and u
-        = (cos φ, sin φ).
+    Reward: u·v − 0.5 ‖a‖² + 1, with v the root's mean velocity in the plane over the control step
+    and u = (cos φ, sin φ).
     Task distribution: φ uniform in [0, 2π).
 
     Version history: v0, first.
@@ -223,29 +208,19 @@ class AntDir2D(Ant):
     survive_reward: float = 1.0
     """Reward for every step."""
 
-    task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Angles (num_tasks,) between the wanted direction and the x-axis, in rad."""
-        return {"direction_angle": rng.uniform(0, 2 * np.pi, num_tasks)}
-
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the wanted direction, costs and constant, each (num_sims,)."""
-        velocity, angle = self._velocity(before, after), task["direction_angle"]
+        """Velocity in the direction of the task, costs and constant, each (num_sims,)."""
+        velocity = (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.body.dt
+        angle = task["direction_angle"]
         forward = velocity[:, 0] * xp.cos(angle) + velocity[:, 1] * xp.sin(angle)
         return {"reward_forward": forward, **self._common_terms(xp, after, action)}
 
-    def markers(self, state: State, task: Task) -> list[Marker]:
-        """The wanted direction, above the ant."""
-        return [self._arrow(state, heading(task["direction_angle"]))]
-
 
 @dataclass(frozen=True, kw_only=True)
-class AntGoal(Ant):
-    """Run to a place (goal position): the observation holds the torso's x and y too.
+class AntGoal(Ant, GoalPosition):
+    """Run to a goal position; the observation includes the root's x and y.
 
     Reward: 4 − ‖xy − goal‖₁ − 0.005 ‖a‖² + 0.05, as in the code of Finn et al. (2017).
     Task distribution: the goal uniform in the disc of radius 3 m around the start (Rothfuss et al.
@@ -262,7 +237,7 @@ class AntGoal(Ant):
     )
 
     observe_root_position: bool = True
-    """Whether the observed positions begin with the root's x and y."""
+    """Whether the observation begins with the root's x and y."""
     goal_area: Literal["disc", "square"] = "disc"
     """Where goals are drawn from."""
     goal_radius: float = 3.0
@@ -270,13 +245,7 @@ class AntGoal(Ant):
     goal_reward: float = 4.0
     """Reward at the goal."""
     success_radius: float = 0.5
-    """Success is a torso this close to the goal at the episode's end (m); the reward does not know it."""
-
-    task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "goal_x": (-100.0, 100.0),
-        "goal_y": (-100.0, 100.0),
-    }
+    """Success: distance of the torso from the goal at the episode's end (m); not in the reward."""
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal positions, each coordinate (num_tasks,), in m."""
@@ -291,14 +260,12 @@ class AntGoal(Ant):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Closeness to the goal, costs and constant, each (num_sims,)."""
-        goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
-        distance = abs(after["qpos"][:, :2] - goal).sum(-1)
+        distance = abs(self.offset_from_goal(xp, after["qpos"][:, :2], task)).sum(-1)
         return {"reward_goal": self.goal_reward - distance, **self._common_terms(xp, after, action)}
 
     def success(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the torso is at the goal, (num_sims,)."""
-        goal = xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
-        return xp.linalg.norm(state["qpos"][:, :2] - goal, axis=-1) <= self.success_radius
+        return self.distance_to_goal(xp, state["qpos"][:, :2], task) <= self.success_radius
 
     def markers(self, state: State, task: Task) -> list[Marker]:
         """The goal."""
@@ -307,12 +274,12 @@ class AntGoal(Ant):
 
 @dataclass(frozen=True, kw_only=True)
 class CrippledAnt(Ant):
-    """Run forward on three legs: one exerts no force and carries nothing (Nagabandi et al. 2019, section 6.1).
+    """Run forward while one leg is disabled (Nagabandi et al. 2019, section 6.1).
 
-    Reward: v − 0.005 ‖a‖² + 0.05, with v the torso's velocity along x over the control step.
-    Task distribution: which leg is dead, uniform over 0 to 2 (at +x +y, −x +y and −x −y of the
-    torso); leg 3, at +x −y, is held out. The dead leg's actuators are off, and it passes through
-    the ground. Episode end: never by default.
+    Reward: v − 0.005 ‖a‖² + 0.05, with v the root's mean velocity along x over the control step.
+    Task distribution: the disabled leg, uniform over 0 to 2 (at +x +y, −x +y and −x −y of the
+    torso); leg 3, at +x −y, is held out. Actuators of the disabled leg exert no force, and it
+    passes through the ground. Episode end: never by default.
 
     Version history: v0, first.
     """
@@ -326,16 +293,13 @@ class CrippledAnt(Ant):
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_limb": (-1, 3)}
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Numbers of the dead legs (num_tasks,)."""
-        return {
-            "disabled_limb": rng.choice(
-                np.arange(3.0) if self.split == "train" else np.array([3.0]), num_tasks
-            )
-        }
+        """Numbers of the disabled legs (num_tasks,)."""
+        choices = np.arange(3.0) if self.split == "train" else np.array([3.0])
+        return {"disabled_limb": rng.choice(choices, num_tasks)}
 
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Forward velocity, costs and constant, each (num_sims,)."""
-        velocity = self._velocity(before, after)[:, 0]
+        velocity = self.body.forward_velocity(before, after)
         return {"reward_forward": velocity, **self._common_terms(xp, after, action)}

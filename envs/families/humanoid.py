@@ -8,30 +8,32 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
-from maml_envs.engines.engine import Array, State, Task, Tasks
-from maml_envs.engines.markers import Arrow, Marker, heading
+from maml_envs.engines.engine import Array, State, Tasks
+from maml_envs.engines.markers import Vector
 from maml_envs.engines.mujoco import ROOT_BODY, MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
+from maml_envs.families.tasks import DirectionAngle
 from maml_envs.family import check_settings
 
-_ARROW_HEIGHT = 2.1  # m
 _ROOT_DOFS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class HumanoidDir:
+class HumanoidDir(DirectionAngle):
     """Run as fast as possible in any direction of the plane (Rothfuss et al. 2019).
 
     | | meaning | size |
     | --- | --- | --- |
     | action | control of each joint's motor, in [−0.4, 0.4] | 17 |
-    | observation | positions without the root's x and y (m, quaternion, rad), all velocities (m/s, rad/s) | 22 + 23 |
-    | with body quantities | inertia and velocity of each body but the world, actuator forces | + 130 + 78 + 17 |
-    | with contact forces | external force and torque on each body but the world | + 78 |
+    | observation | positions without the root's x and y (m, quaternion, rad) | 22 |
+    | | all velocities (m/s, rad/s) | + 23 |
+    | with body quantities | inertias of the bodies | + 130 |
+    | | velocities of the bodies | + 78 |
+    | | actuator forces | + 17 |
+    | with contact forces | external torque and force on each body | + 78 |
 
-    Reward: 1.25 u·Δc/dt − 0.1 ‖a‖² − min(w ‖cfrc_ext‖², 10) + 5, with c the body's centre of mass,
-        u = (cos φ, sin φ),
-    and w = 0 by default (5e-7 in the paper).
+    Reward: 1.25 u·Δc/dt − 0.1 ‖a‖² − min(w ‖cfrc_ext‖², 10) + 5, with c the centre of mass,
+    u = (cos φ, sin φ), and w = 0 by default (5e-7 in the paper). Bodies do not include the world.
     Task distribution: φ uniform in [0, 2π).
     One control step is 0.015 s (5 MuJoCo steps of 0.003 s). Horizon 200. Episode end: torso outside
     (1, 2) m. Limits and control step are settings.
@@ -40,29 +42,29 @@ class HumanoidDir:
     """
 
     forward_reward_weight: float = 1.25
-    """Weight of the velocity; the paper's code divides 0.25 Δc by the MuJoCo step, a fifth of the control step."""
+    """Weight of the velocity; the paper's code divides 0.25 Δc by dt / 5, the MuJoCo step."""
     control_cost_weight: float = 0.1
     """Weight of the squared norm of the action in the reward."""
     contact_cost_weight: float = 0.0
     """Weight of the squared norm of the contact forces in the reward."""
     contact_cost_limit: float = 10.0
-    """Most that the contact forces cost in a step."""
+    """Upper limit of the contact cost of a step."""
     survive_reward: float = 5.0
     """Reward for every step."""
     observe_body_quantities: bool = False
-    """Whether the observation holds inertias, velocities and actuator forces of the bodies."""
+    """Whether the observation includes inertias, velocities and actuator forces."""
     observe_contact_forces: bool = False
-    """Whether the observation holds the contact forces."""
+    """Whether the observation includes the contact forces."""
     min_torso_height: float = 1.0
-    """The episode ends where the torso is this low (m)."""
+    """The episode ends at this height of the torso or lower (m)."""
     max_torso_height: float = 2.0
-    """The episode ends where the torso is this high (m)."""
+    """The episode ends at this height of the torso or higher (m)."""
     reset_noise_scale: float = 0.01
-    """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    """Uniform noise on initial positions (m, rad) and velocities (m/s, rad/s)."""
     frame_skip: int | None = None
-    """MuJoCo steps per control step; null is the body's own, 5."""
+    """MuJoCo steps per control step; null for the robot's default, 5."""
     dynamics: DynamicsSetting = field(default_factory=dict)
-    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+    """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
     body: ClassVar[MujocoBody] = MujocoBody(
         "humanoid.xml",
@@ -71,8 +73,6 @@ class HumanoidDir:
         free_camera=FreeCamera(distance=5.0, height=1.0),
     )
     max_episode_steps: ClassVar[int] = 200
-    task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
 
     def __post_init__(self) -> None:
         check_settings(self, at_least_zero=("contact_cost_limit",))
@@ -80,25 +80,20 @@ class HumanoidDir:
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
-        """The centre of mass, and what the observation is asked to hold."""
-        body_quantities = (
-            ("cinert", "cvel", "qfrc_actuator") if self.observe_body_quantities else ()
-        )
-        contact_forces = (
-            ("cfrc_ext",) if self.observe_contact_forces or self.contact_cost_weight > 0 else ()
-        )
-        return ("subtree_com", *body_quantities, *contact_forces)
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Angles (num_tasks,) between the wanted direction and the x-axis, in rad."""
-        return {"direction_angle": rng.uniform(0, 2 * np.pi, num_tasks)}
+        """The centre of mass, and what observation and cost need besides."""
+        fields = ["subtree_com"]
+        if self.observe_body_quantities:
+            fields += ["cinert", "cvel", "qfrc_actuator"]
+        if self.observe_contact_forces or self.contact_cost_weight > 0:
+            fields.append("cfrc_ext")
+        return tuple(fields)
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """The model's pose with noise on positions and velocities, as in Gymnasium's Humanoid-v5."""
+        """The model's pose with noise on positions and velocities, as in Humanoid-v5."""
         return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
 
     def observation(self, xp: Any, state: State) -> Array:
-        """Positions without the root's x and y, velocities, and what else is asked for."""
+        """Positions without the root's x and y, velocities, and the optional parts."""
         parts = [state["qpos"][:, 2:], state["qvel"]]
         if self.observe_body_quantities:
             parts += [
@@ -113,7 +108,7 @@ class HumanoidDir:
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the wanted direction, constant and costs, each (num_sims,)."""
+        """Velocity in the direction of the task, constant and costs, each (num_sims,)."""
         moved = after["subtree_com"][:, ROOT_BODY] - before["subtree_com"][:, ROOT_BODY]
         angle = task["direction_angle"]
         velocity = (moved[:, 0] * xp.cos(angle) + moved[:, 1] * xp.sin(angle)) / self.body.dt
@@ -132,7 +127,6 @@ class HumanoidDir:
         height = state["qpos"][:, 2]
         return ~((self.min_torso_height < height) & (height < self.max_torso_height))
 
-    def markers(self, state: State, task: Task) -> list[Marker]:
-        """The wanted direction, above the humanoid."""
-        x, y = state["qpos"][:2]
-        return [Arrow((x, y, _ARROW_HEIGHT), heading(task["direction_angle"]))]
+    def arrow_centre(self, state: State) -> Vector:
+        """Above the robot (m)."""
+        return state["qpos"][0], state["qpos"][1], 2.1

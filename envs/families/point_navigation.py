@@ -1,4 +1,4 @@
-"""A point that must find a goal it cannot see."""
+"""A point that must find a goal it does not observe."""
 
 from __future__ import annotations
 
@@ -11,30 +11,26 @@ from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Marker, Sphere
 from maml_envs.engines.point import PointBody
+from maml_envs.families.tasks import GoalPosition
 from maml_envs.family import check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """What the point families share: a position that changes by the action, clipped to ±0.1 m per axis.
+class Point(GoalPosition):
+    """What the point families share: the action is added to the position.
 
     | | meaning | size |
     | --- | --- | --- |
-    | action | displacement (m), clipped to ±0.1 per axis | 2 |
+    | action | displacement (m), in [−0.1, 0.1] per axis | 2 |
     | observation | position (m) | 2 |
 
-    Start: the origin, always. Horizon 100.
+    Every episode starts at the origin. Horizon 100.
     """
 
     body: ClassVar[PointBody] = PointBody()
     dynamics: ClassVar[DynamicsSetting] = {}
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 100
-    task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "goal_x": (-100.0, 100.0),
-        "goal_y": (-100.0, 100.0),
-    }
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -47,19 +43,15 @@ class Point:
         """The position, (num_sims, 2)."""
         return xp.concat([state["position"]], axis=-1)
 
-    def _offset(self, xp: Any, state: State, task: Tasks) -> Array:
-        """Position minus goal, (num_sims, 2)."""
-        return state["position"] - xp.stack([task["goal_x"], task["goal_y"]], axis=-1)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PointNavigation(Point):
     """Move a point in the plane to a goal (Finn et al. 2017, section 5.3).
 
     Reward: −‖position − goal‖₂ after the step.
-    Task distribution: both coordinates of the goal uniform in [low, high], by default [−0.5, 0.5]
-        m.
-    Episode end, and success: within ``goal_tolerance`` of the goal on both axes.
+    Task distribution: both coordinates of the goal uniform in [low, high], by default
+    [−0.5, 0.5] m.
+    Episode end and success: within ``goal_tolerance`` of the goal on both axes.
 
     Version history: v0, first.
     """
@@ -69,7 +61,7 @@ class PointNavigation(Point):
     high: float = 0.5
     """Upper end of the goal's coordinates (m)."""
     goal_tolerance: float = 0.01
-    """The episode ends this close to the goal on both axes (m)."""
+    """The episode ends within this distance of the goal on both axes (m)."""
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal positions, each coordinate (num_tasks,), in m."""
@@ -79,15 +71,16 @@ class PointNavigation(Point):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Distance to the goal, (num_sims,)."""
-        return {"reward_distance": -xp.linalg.norm(self._offset(xp, after, task), axis=-1)}
+        """Negative distance to the goal, (num_sims,)."""
+        return {"reward_distance": -self.distance_to_goal(xp, after["position"], task)}
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the point is within the tolerance on both axes, (num_sims,)."""
-        return (abs(self._offset(xp, state, task)) < self.goal_tolerance).all(-1)
+        offset = self.offset_from_goal(xp, state["position"], task)
+        return (abs(offset) < self.goal_tolerance).all(-1)
 
     def success(self, xp: Any, state: State, task: Tasks) -> Array:
-        """Whether the goal is reached, (num_sims,): what ends the episode."""
+        """Whether the goal is reached, (num_sims,); this also ends the episode."""
         return self.terminated(xp, state, task)
 
     def markers(self, state: State, task: Task) -> list[Marker]:
@@ -107,7 +100,7 @@ class PointNavigationSparse(Point):
     """
 
     goal_radius: float = 0.2
-    """The reward is not zero this close to the goal (m)."""
+    """The reward is zero farther from the goal than this (m)."""
 
     body: ClassVar[PointBody] = PointBody(view=1.5)
 
@@ -119,20 +112,19 @@ class PointNavigationSparse(Point):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Closeness to the goal where it is near, (num_sims,)."""
-        distance = xp.linalg.norm(self._offset(xp, after, task), axis=-1)
-        return {
-            "reward_near_goal": xp.where(distance <= self.goal_radius, 1 - distance, 0.0 * distance)
-        }
+        """Closeness to the goal within ``goal_radius`` of it, else 0, (num_sims,)."""
+        distance = self.distance_to_goal(xp, after["position"], task)
+        is_near = distance <= self.goal_radius
+        return {"reward_near_goal": xp.where(is_near, 1 - distance, 0.0 * distance)}
 
     def success(self, xp: Any, state: State, task: Tasks) -> Array:
-        """Whether the point is where the reward is, (num_sims,)."""
-        return xp.linalg.norm(self._offset(xp, state, task), axis=-1) <= self.goal_radius
+        """Whether the point is within ``goal_radius`` of the goal, (num_sims,)."""
+        return self.distance_to_goal(xp, state["position"], task) <= self.goal_radius
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Never."""
         return xp.zeros_like(state["position"][:, 0], dtype=bool)
 
     def markers(self, state: State, task: Task) -> list[Marker]:
-        """Where the reward is not zero."""
+        """The area where the reward is not zero."""
         return [Sphere((task["goal_x"], task["goal_y"], 0.0), self.goal_radius)]

@@ -8,27 +8,28 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
-from maml_envs.engines.engine import Array, State, Task, Tasks
-from maml_envs.engines.markers import Arrow, Marker
+from maml_envs.engines.engine import Array, State, Tasks
+from maml_envs.engines.markers import Vector
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
+from maml_envs.families.tasks import GoalVelocity
 from maml_envs.family import check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwimmerVel:
+class SwimmerVel(GoalVelocity):
     """Swim forward at a goal velocity g.
 
     | | meaning | size |
     | --- | --- | --- |
-    | action | torque at the two joints; ±1 is the whole range of an actuator | 2 |
+    | action | torque at the two joints, in [−1, 1] | 2 |
     | observation | angles of root and joints (rad), then all velocities (m/s, rad/s) | 3 + 5 |
 
-    Reward: −abs(v − g) − 0.0001 ‖a‖², with v the root's velocity along x over the control step.
-        (ProMP's code adds the
-    distance, which rewards missing the goal.)
+    Reward: −abs(v − g) − 0.0001 ‖a‖², with v the root's mean velocity along x over the control
+    step. Deviation: ProMP's code adds the distance; here it is subtracted, because adding it
+    rewards missing the goal.
     Task distribution: g uniform in [low, high] m/s, by default [0.1, 0.2].
-    One control step is 0.04 s (4 MuJoCo steps of 0.01 s), which is a
-    setting. An episode never ends before the horizon (200).
+    One control step is 0.04 s (4 MuJoCo steps of 0.01 s); ``frame_skip`` changes it. An episode
+    never ends before the horizon (200).
 
     Version history: v0, first.
     """
@@ -40,28 +41,23 @@ class SwimmerVel:
     control_cost_weight: float = 0.0001
     """Weight of the squared norm of the action in the reward."""
     reset_noise_scale: float = 0.1
-    """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    """Uniform noise on initial positions (m, rad) and velocities (m/s, rad/s)."""
     frame_skip: int | None = None
-    """MuJoCo steps per control step; null is the body's own, 4."""
+    """MuJoCo steps per control step; null for the robot's default, 4."""
     dynamics: DynamicsSetting = field(default_factory=dict)
-    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+    """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
     body: ClassVar[MujocoBody] = MujocoBody("swimmer.xml", frame_skip=4)
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 200
-    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
+    arrow_duration_s: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
         check_settings(self)
         set_frame_skip(self)
 
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Goal velocities (num_tasks,), in m/s."""
-        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
-
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """The model's pose with noise on positions and velocities, as in Gymnasium's Swimmer-v5."""
+        """The model's pose with noise on positions and velocities, as in Swimmer-v5."""
         return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
 
     def observation(self, xp: Any, state: State) -> Array:
@@ -72,7 +68,7 @@ class SwimmerVel:
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Distance from the goal velocity, and control cost, each (num_sims,)."""
-        velocity = (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.body.dt
+        velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": -abs(velocity - task["goal_velocity"]),
             "reward_control": -self.control_cost_weight * (action**2).sum(-1),
@@ -82,7 +78,6 @@ class SwimmerVel:
         """Never."""
         return xp.zeros_like(state["qpos"][:, 0], dtype=bool)
 
-    def markers(self, state: State, task: Task) -> list[Marker]:
-        """The way that the goal velocity covers in 5 s, above the swimmer."""
-        x, y = state["qpos"][:2]
-        return [Arrow((x, y, 0.6), (5 * task["goal_velocity"], 0.0, 0.0))]
+    def arrow_centre(self, state: State) -> Vector:
+        """Above the robot (m)."""
+        return state["qpos"][0], state["qpos"][1], 0.6

@@ -1,4 +1,4 @@
-"""The two-legged walker: run at a velocity, in a direction, or with a body of random parameters."""
+"""The two-legged walker: run at a velocity, in a direction, or with random dynamics."""
 
 from __future__ import annotations
 
@@ -8,45 +8,44 @@ from typing import Any, ClassVar
 
 import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
-from maml_envs.engines.engine import Array, State, Task, Tasks
-from maml_envs.engines.markers import Arrow, Marker, Vector
+from maml_envs.engines.engine import Array, State, Tasks
+from maml_envs.engines.markers import Vector
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.families.task_distributions import alternating_directions, random_parameters
+from maml_envs.families.tasks import Direction, DynamicsOnly, GoalVelocity, random_parameters
 from maml_envs.family import check_settings
-
-_ARROW_HEIGHT = 1.9  # m
 
 
 @dataclass(frozen=True, kw_only=True)
 class Walker2d:
-    """What the walker families share: Gymnasium's body, observation, initial state and episode end.
+    """What the walker families share: Gymnasium's robot, observation, start and episode end.
 
     | | meaning | size |
     | --- | --- | --- |
-    | action | torque at thigh, leg, foot, left thigh, leg, foot; ±1 is the whole range of an actuator | 6 |
-    | observation | positions without the root's x (m, rad), then all velocities clipped to ±10 (m/s, rad/s) | 8 + 9 |
+    | action | torque at thigh, leg, foot, left thigh, leg, foot, in [−1, 1] | 6 |
+    | observation | positions without the root's x (m, rad), velocities (m/s, rad/s) | 8 + 9 |
 
-    One control step is 0.008 s (4 MuJoCo steps of 0.002 s). Horizon 200. Episode end: torso outside
-    (0.8, 2) m, or tilted by 1 rad or more. Limits and control step are settings.
+    Observed velocities are clipped to ±10. One control step is 0.008 s (4 MuJoCo steps of
+    0.002 s). Horizon 200. Episode end: torso outside (0.8, 2) m, or tilted by 1 rad or more.
+    Limits and control step are settings.
     """
 
     control_cost_weight: float = 0.001
     """Weight of the squared norm of the action in the reward."""
     reset_noise_scale: float = 0.005
-    """Initial positions (m, rad) and velocities (m/s, rad/s) are uniform within this of the model's."""
+    """Uniform noise on initial positions (m, rad) and velocities (m/s, rad/s)."""
     min_torso_height: float = 0.8
-    """The episode ends where the torso is this low (m)."""
+    """The episode ends at this height of the torso or lower (m)."""
     max_torso_height: float = 2.0
-    """The episode ends where the torso is this high (m)."""
+    """The episode ends at this height of the torso or higher (m)."""
     torso_angle_limit: float = 1.0
-    """The episode ends where the torso is tilted by as much (rad)."""
+    """The episode ends when the torso is tilted by this angle or more (rad)."""
     observed_velocity_limit: float = 10.0
     """Observed velocities are clipped to plus and minus this (m/s, rad/s)."""
     frame_skip: int | None = None
-    """MuJoCo steps per control step; null is the body's own, 4."""
+    """MuJoCo steps per control step; null for the robot's default, 4."""
     dynamics: DynamicsSetting = field(default_factory=dict)
-    """How the body varies between tasks, as in {body_mass: [0.5, 2.0]}; docs/families.md has the quantities."""
+    """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
     body: ClassVar[MujocoBody] = MujocoBody(
         "walker2d_v5.xml", frame_skip=4, free_camera=FreeCamera(distance=5.0, height=1.0)
@@ -59,7 +58,7 @@ class Walker2d:
         set_frame_skip(self)
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """The model's pose with noise on positions and velocities, as in Gymnasium's Walker2d-v5."""
+        """The model's pose with noise on positions and velocities, as in Walker2d-v5."""
         return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
 
     def observation(self, xp: Any, state: State) -> Array:
@@ -69,27 +68,23 @@ class Walker2d:
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the torso is too low, too high, or tilted too far, (num_sims,)."""
-        height, angle = state["qpos"][:, 1], state["qpos"][:, 2]
-        is_upright = abs(angle) < self.torso_angle_limit
+        height = state["qpos"][:, 1]
+        is_upright = abs(state["qpos"][:, 2]) < self.torso_angle_limit
         return ~((self.min_torso_height < height) & (height < self.max_torso_height) & is_upright)
 
-    def _forward_velocity(self, before: State, after: State) -> Array:
-        """Mean velocity of the root over the control step, (num_sims,), in m/s."""
-        return (after["qpos"][:, 0] - before["qpos"][:, 0]) / self.body.dt
+    def arrow_centre(self, state: State) -> Vector:
+        """Above the robot (m)."""
+        return state["qpos"][0], 0.0, 1.9
 
     def _control_cost(self, action: Array) -> Array:
         return self.control_cost_weight * (action**2).sum(-1)
 
-    def _arrow(self, state: State, vector: Vector) -> Arrow:
-        """``vector`` (m) as an arrow that moves with the walker, above it."""
-        return Arrow((state["qpos"][0], 0.0, _ARROW_HEIGHT), vector)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Walker2dVel(Walker2d):
+class Walker2dVel(Walker2d, GoalVelocity):
     """Run forward at a goal velocity g (Rothfuss et al. 2019, in their code).
 
-    Reward: 15 − abs(v − g) − 0.001 ‖a‖², with v the root's velocity over the control step.
+    Reward: 15 − abs(v − g) − 0.001 ‖a‖², with v the root's mean velocity over the control step.
     Task distribution: g uniform in [low, high] m/s, by default [0, 10].
 
     Version history: v0, first.
@@ -102,34 +97,25 @@ class Walker2dVel(Walker2d):
     goal_reward: float = 15.0
     """Reward at the goal velocity."""
 
-    task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Goal velocities (num_tasks,), in m/s."""
-        return {"goal_velocity": rng.uniform(self.low, self.high, num_tasks)}
+    arrow_duration_s: ClassVar[float] = 0.1
 
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, and control cost, each (num_sims,)."""
-        velocity = self._forward_velocity(before, after)
+        velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
             "reward_control": -self._control_cost(action),
         }
 
-    def markers(self, state: State, task: Task) -> list[Marker]:
-        """The way that the goal velocity covers in 0.1 s, above the walker."""
-        return [self._arrow(state, (0.1 * task["goal_velocity"], 0.0, 0.0))]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Walker2dDir(Walker2d):
+class Walker2dDir(Walker2d, Direction):
     """Walk as fast as possible forward or backward (Rothfuss et al. 2019).
 
-    Reward: d·v + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
-    Task distribution: direction d = +1 and −1 with equal probability; of several tasks drawn
+    Reward: d·v + 1 − 0.001 ‖a‖², with v the root's mean velocity over the control step.
+    Task distribution: direction d = +1 or −1 with equal probability; of several tasks drawn
     together, +1 and −1 in turn, so that every meta-batch holds both.
 
     Version history: v0, first.
@@ -138,59 +124,41 @@ class Walker2dDir(Walker2d):
     survive_reward: float = 1.0
     """Reward for every step."""
 
-    task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Directions (num_tasks,): (−1)^i for task i of several, either one for a single task."""
-        return {"direction": alternating_directions(rng, num_tasks)}
-
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the wanted direction, constant, and control cost, each (num_sims,)."""
-        velocity = self._forward_velocity(before, after)
+        """Velocity in the direction of the task, constant, control cost, each (num_sims,)."""
+        velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
             "reward_survive": self.survive_reward + xp.zeros_like(velocity),
             "reward_control": -self._control_cost(action),
         }
 
-    def markers(self, state: State, task: Task) -> list[Marker]:
-        """The wanted direction, above the walker."""
-        return [self._arrow(state, (task["direction"], 0.0, 0.0))]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Walker2dRandParams(Walker2d):
-    """Walk forward as fast as possible with a body of random parameters (Rothfuss et al. 2019, section 6).
+class Walker2dRandParams(Walker2d, DynamicsOnly):
+    """Walk forward as fast as possible with random dynamics (Rothfuss et al. 2019, section 6).
 
-    Reward: v + 1 − 0.001 ‖a‖², with v the root's velocity over the control step.
-    Task distribution: factors on each body's mass and inertia and each geom's friction 1.5^U(−3,
-    3), and on each joint's damping 1.3^U(−3, 3). Deviation: a body's inertia scales with its mass
-    before its own factor applies, so that such a body can exist; the original draws every entry of
-    inertia and friction by itself.
+    Reward: v + 1 − 0.001 ‖a‖², with v the root's mean velocity over the control step.
+    Task distribution: factors 1.5^U(−3, 3) on each body's mass and inertia and each geom's
+    friction, and 1.3^U(−3, 3) on each joint's damping. Deviation: a body's inertia scales with
+    its mass before its own factor applies, because otherwise the body may be physically
+    impossible; the original draws every entry of inertia and friction separately.
 
     Version history: v0, first.
     """
 
     dynamics: DynamicsSetting = field(default_factory=random_parameters)
-    """How the body varies between tasks; docs/families.md has the quantities."""
+    """Dynamics that vary between tasks; see docs/families.md."""
     survive_reward: float = 1.0
     """Reward for every step."""
-
-    task_units: ClassVar[Mapping[str, str]] = {}
-    task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """No parameters beside those of the body."""
-        return {}
 
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Forward velocity, constant, and control cost, each (num_sims,)."""
-        velocity = self._forward_velocity(before, after)
+        velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": velocity,
             "reward_survive": self.survive_reward + xp.zeros_like(velocity),

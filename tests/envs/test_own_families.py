@@ -40,7 +40,7 @@ def test_two_families_of_one_name_are_refused() -> None:
     clash = dataclass(frozen=True, kw_only=True)(
         type("HalfCheetahVel", (Trotter,), {"__module__": __name__})
     )
-    with pytest.raises(ValueError, match=r"HalfCheetahVel already, in maml_envs\.half_cheetah"):
+    with pytest.raises(ValueError, match=r"HalfCheetahVel already, in maml_envs\.families\.half_cheetah"):
         maml_envs.register(clash)
 
 
