@@ -1,9 +1,9 @@
-"""What a task family is, and what the engines that simulate one offer.
+"""What a task family is: its protocol, its settings, and its tasks.
 
-A task family is one body with a distribution of tasks. Its functions are pure: they take arrays
+A task family is one robot with a distribution of tasks. Its functions are pure: they take arrays
 whose leading axis counts simulations, and the array namespace ``xp`` (numpy or torch) to compute
-in. So the same family drives the batch engine, the single Gymnasium environment and an engine on
-another device.
+in. So the same family runs on the batch engine, in the single Gymnasium environment, and on an
+engine of another device.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from maml_envs.engines.markers import Marker
 
 
 class TaskFamily(Protocol):
-    """One body with a distribution of tasks. Implementations are frozen dataclasses: their fields are the settings.
+    """One robot with a distribution of tasks: a frozen dataclass whose fields are its settings.
 
-    A family whose tasks can be fulfilled may say when one is, by a method ``success(xp, state,
-    task)`` that returns (num_sims,) bool; evaluation reports how many episodes end in such a state.
+    A family may also define success by a method ``success(xp, state, task)`` that returns
+    (num_sims,) bool; evaluation then reports the share of episodes that end in such a state.
     """
 
     body: ClassVar[Body]
-    """The robot; an object whose settings change it has a body of its own in its place."""
+    """The robot. An instance whose settings change the robot has its own in its place."""
     max_episode_steps: ClassVar[int]
     """Default horizon."""
     task_units: ClassVar[Mapping[str, str]]
-    """Unit of each task parameter (empty for a pure number); its keys are the names that a task has."""
+    """Unit of each task parameter, empty for a dimensionless one; a task has these names."""
     task_limits: ClassVar[Mapping[str, tuple[float, float]]]
-    """Values of each task parameter for which the reward has a meaning."""
+    """Range of each task parameter in which the reward is meaningful."""
 
     @property
     def dynamics(self) -> DynamicsSetting:
-        """How the body varies between tasks; empty for a body that is always the same."""
+        """Dynamics that vary between tasks; empty if they are always the same."""
 
     @property
     def derived_fields(self) -> Sequence[str]:
-        """What observation and reward need beside the state fields that the body integrates."""
+        """State fields that observation and reward need besides the integrated ones."""
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Draw tasks: a mapping from names to float64 arrays (num_tasks,)."""
@@ -59,7 +59,7 @@ class TaskFamily(Protocol):
         """Draw the state fields that one simulation starts from (no leading axis)."""
 
     def observation(self, xp: Any, state: State) -> Array:
-        """What the policy sees, (num_sims, observation_size). It never depends on the task."""
+        """Observation (num_sims, observation_size). It never depends on the task."""
 
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
@@ -67,24 +67,24 @@ class TaskFamily(Protocol):
         """Reward terms of one control step, each (num_sims,); the reward is their sum."""
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
-        """Whether the episode ends in this state, (num_sims,) bool. Time limits are not the family's business."""
+        """Whether the episode ends in this state, (num_sims,) bool; not for time limits."""
 
 
 @runtime_checkable
 class HasMarkers(Protocol):
-    """A family whose pictures show the task. A family may do without."""
+    """A family that shows the task in rendered frames. This is optional."""
 
     def markers(self, state: State, task: Task) -> Sequence[Marker]:
-        """What to draw into a picture of one simulation: its state fields (no leading axis) and its task."""
+        """What to draw into a frame of one simulation (state fields without leading axis)."""
 
 
 def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
-    """Every parameter that a task of ``family`` may hold: the family's own, then those of the body's dynamics."""
-    own = {
+    """Every parameter that a task may have: the family's own, then those of the dynamics."""
+    parameters = {
         name: Parameter(unit, *family.task_limits[name], math.nan)
         for name, unit in family.task_units.items()
     }
-    return {**own, **family.body.parameters}
+    return {**parameters, **family.body.parameters}
 
 
 _MEMBERS = (
@@ -94,24 +94,22 @@ _MEMBERS = (
 
 
 def check_class(family: type) -> None:
-    """Refuse a class that is no task family.
+    """Check that a class is a task family.
 
     Raises:
-        TypeError: it is no dataclass, or lacks a member, or its tasks' units and limits have other
-            names.
+        TypeError: if it is not a dataclass, lacks a member, or if ``task_units`` and
+            ``task_limits`` have different keys.
     """
     if not dataclasses.is_dataclass(family):
         raise TypeError(
             f"task family {family.__name__} must be a dataclass (frozen, with keyword-only fields)"
         )
     names = {field.name for field in dataclasses.fields(family)}
-    lacking = [name for name in _MEMBERS if name not in names and not hasattr(family, name)]
-    if lacking:
-        raise TypeError(f"task family {family.__name__} lacks {', '.join(lacking)}")
-    units, limits = (
-        list(getattr(family, "task_units", ())),
-        list(getattr(family, "task_limits", ())),
-    )
+    missing = [name for name in _MEMBERS if name not in names and not hasattr(family, name)]
+    if missing:
+        raise TypeError(f"task family {family.__name__} lacks {', '.join(missing)}")
+    units = list(getattr(family, "task_units", ()))
+    limits = list(getattr(family, "task_limits", ()))
     if set(units) != set(limits):
         raise TypeError(
             f"task_units and task_limits of {family.__name__} must have the same keys: {units}, "
@@ -119,117 +117,149 @@ def check_class(family: type) -> None:
         )
 
 
-def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
-    """Check the settings of a family, which is a dataclass, by their types and names; called when one is made.
+# How check_settings treats a setting, by its type and its name. A float setting must be finite;
+# names with these endings, and those passed as ``at_least_zero``, must also be at least 0.
+_AT_LEAST_ZERO = ("_weight", "_scale", "radius", "_tolerance")
+# A pair of float settings with these beginnings and the same rest must be ordered.
+_MIN, _MAX = "min_", "max_"
+# These two are the range that task parameters are drawn from: within every task limit, and ordered.
+_TASK_RANGE = ("low", "high")
+# Goals are drawn up to this distance: at most the smallest upper task limit.
+_GOAL_RADIUS = "goal_radius"
 
-    Choices must be among those of their ``Literal``; numbers finite; weights, scales, radii and
-    tolerances at least 0; ``min_...`` at most ``max_...`` of the same; ``low`` and ``high`` a range
-    within the limits of every task parameter; ``dynamics`` what
-    :func:`maml_envs.engines.dynamics.parse` understands.
+
+def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
+    """Check the settings of a family by their types and names; call it in ``__post_init__``.
+
+    | setting | rule |
+    | --- | --- |
+    | bool or ``Literal`` | one of the choices |
+    | float | finite |
+    | ``..._weight``, ``..._scale``, ``...radius``, ``..._tolerance``, ``at_least_zero`` | ≥ 0 |
+    | ``min_x`` and ``max_x`` | ``min_x`` ≤ ``max_x`` |
+    | ``low`` and ``high`` | ordered, and within the limits of every task parameter |
+    | ``goal_radius`` | at most the smallest upper limit of a task parameter |
+    | ``dynamics`` | valid for :func:`maml_envs.engines.dynamics.parse`, no task parameters |
 
     Args:
-        family: to check.
+        family: a dataclass instance.
         at_least_zero: names of further settings that must not be negative.
 
     Raises:
-        ValueError: names the setting, its value, and what is expected.
+        ValueError: if a setting is invalid; the message has its name, value and rule.
     """
-    hints = get_type_hints(type(family))
+    types = get_type_hints(type(family))
     for field in dataclasses.fields(family):
-        name, value, kind = field.name, getattr(family, field.name), hints[field.name]
-        choices = (
-            (True, False)
-            if kind is bool
-            else get_args(kind)
-            if get_origin(kind) is Literal
-            else None
-        )
-        if choices is not None and not (isinstance(value, (bool, str)) and value in choices):
-            raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
-        if kind is float:
-            is_size = name.endswith(("_weight", "_scale", "radius", "_tolerance"))
-            least = 0 if is_size or name in at_least_zero else -math.inf
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or (
-                name not in ("low", "high") and not (math.isfinite(value) and value >= least)
-            ):
-                expected = (
-                    "finite and at least 0" if least == 0 else "finite" if is_number else "a number"
-                )
-                raise ValueError(f"{name} must be {expected}, got {value!r}")
-    _check_ends({name: getattr(family, name) for name, kind in hints.items() if kind is float})
+        name, value, kind = field.name, getattr(family, field.name), types[field.name]
+        if kind is bool or get_origin(kind) is Literal:
+            _check_choice(name, value, (True, False) if kind is bool else get_args(kind))
+        elif kind is float:
+            is_size = name.endswith(_AT_LEAST_ZERO) or name in at_least_zero
+            _check_number(name, value, is_size)
+    _check_order({name: getattr(family, name) for name, kind in types.items() if kind is float})
+    _check_task_range(family)
+    _check_dynamics(family)
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    if not isinstance(value, (bool, str)) or value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, is_size: bool) -> None:
+    """Check a float setting; the ends of the task range may be infinite until they are compared."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        expected = "finite and at least 0" if is_size else "a number"
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    if name in _TASK_RANGE:
+        return
+    if not math.isfinite(value) or (is_size and value < 0):
+        expected = "finite and at least 0" if is_size else "finite"
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def _check_order(values: Mapping[str, float]) -> None:
+    """Check that each setting ``min_x`` is at most its ``max_x``."""
+    for low, least in values.items():
+        high = _MAX + low.removeprefix(_MIN)
+        if low.startswith(_MIN) and high in values and least > values[high]:
+            raise ValueError(f"{low} must be at most {high}, got {least} and {values[high]}")
+
+
+def _check_task_range(family: Any) -> None:
+    """Check that tasks are drawn within the limits of the task parameters."""
     if hasattr(family, "low"):
         for name, (low, high) in family.task_limits.items():
             if not low <= family.low <= family.high <= high:
                 raise ValueError(
                     f"low and high must satisfy {low:g} <= low <= high <= {high:g} "
-                    f"({family.task_units[name]}), "
-                    f"got {family.low}, {family.high}"
+                    f"({family.task_units[name]}), got {family.low}, {family.high}"
                 )
-    if hasattr(family, "goal_radius"):
-        most = min(high for _, high in family.task_limits.values())
-        if family.goal_radius > most:
-            raise ValueError(f"goal_radius must be at most {most:g} m, got {family.goal_radius}")
-    both = family.task_units.keys() & parse(family.dynamics, family.body.parameters).keys()
-    if both:
+    if hasattr(family, _GOAL_RADIUS):
+        limit = min(high for _, high in family.task_limits.values())
+        if family.goal_radius > limit:
+            raise ValueError(f"goal_radius must be at most {limit:g} m, got {family.goal_radius}")
+
+
+def _check_dynamics(family: Any) -> None:
+    """Check that ``dynamics`` is valid and leaves the family's task parameters to the family."""
+    distributions = parse(family.dynamics, family.body.parameters)
+    duplicates = family.task_units.keys() & distributions.keys()
+    if duplicates:
         raise ValueError(
-            f"{type(family).__name__} draws {', '.join(both)} itself, by its own settings: leave "
-            f"it out of dynamics"
+            f"{type(family).__name__} draws {', '.join(duplicates)} itself, by its own settings: "
+            f"remove it from dynamics"
         )
-
-
-def _check_ends(values: Mapping[str, float]) -> None:
-    """Refuse a setting ``min_...`` above the ``max_...`` of the same."""
-    for low, least in values.items():
-        high = "max_" + low.removeprefix("min_")
-        if low.startswith("min_") and high in values and least > values[high]:
-            raise ValueError(f"{low} must be at most {high}, got {least} and {values[high]}")
 
 
 def sample_tasks(
     family: TaskFamily, rng: np.random.Generator, num_tasks: int
 ) -> list[dict[str, float]]:
     """Draw tasks: the family's own parameters, then those that its ``dynamics`` setting names."""
-    drawn = dict(family.sample_tasks(rng, num_tasks))
+    tasks = dict(family.sample_tasks(rng, num_tasks))
     for name, distribution in parse(family.dynamics, family.body.parameters).items():
-        drawn[name] = distribution.sample(rng, num_tasks)
-    return unstack_tasks(drawn, num_tasks)
+        tasks[name] = np.array(distribution.sample(rng, num_tasks))
+    return unstack_tasks(tasks, num_tasks)
 
 
 def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
-    """Check ``tasks`` and put them side by side, one array (len(tasks),) per name.
+    """Check ``tasks`` and convert them to one array (len(tasks),) per name.
 
-    A task holds all of the family's own parameters and any of the body's dynamics; where only some
-    tasks name one of these, the others get its nominal value.
+    A task has all of the family's own parameters and any of the dynamics. If only some tasks set
+    one of the latter, the others get its nominal value.
 
     Raises:
-        ValueError: a task lacks a name, has an unknown one, or a value without meaning.
+        ValueError: if a task lacks a name, has an unknown one, or an invalid value.
     """
-    known, own = task_parameters(family), list(family.task_units)
+    known = task_parameters(family)
     for task in tasks:
-        if not isinstance(task, Mapping) or not set(own) <= set(task) <= set(known):
-            quantities = [name for name in known if name not in own and "/" not in name]
-            also = f", and any of {quantities}" if quantities else ""
-            missing = [name for name in own if isinstance(task, Mapping) and name not in task]
-            lacks = f": {', '.join(missing)} missing" if missing else ""
-            raise ValueError(
-                f"a task of {type(family).__name__} is a mapping with the keys {own}{also}, got "
-                f"{task!r}{lacks}"
-            )
-        for name, value in task.items():
-            if not known[name].accepts(value):
-                raise ValueError(
-                    f"task parameter {name!r} of {type(family).__name__} is {known[name]}, got "
-                    f"{value!r}"
-                )
-    names = [
-        name for name in (*own, *family.body.parameters) if any(name in task for task in tasks)
-    ]
-    names = list(dict.fromkeys(names))
+        _check_task(family, task, known)
+    used = {name for task in tasks for name in task}
     return {
         name: np.array([float(task.get(name, known[name].nominal)) for task in tasks])
-        for name in names
+        for name in known
+        if name in used
     }
+
+
+def _check_task(family: TaskFamily, task: Any, known: Mapping[str, Parameter]) -> None:
+    """Check the names and values of one task."""
+    required = list(family.task_units)
+    if not isinstance(task, Mapping) or not set(required) <= set(task) <= set(known):
+        quantities = [name for name in known if name not in required and "/" not in name]
+        also = f", and any of {quantities}" if quantities else ""
+        missing = [name for name in required if isinstance(task, Mapping) and name not in task]
+        lacks = f": {', '.join(missing)} missing" if missing else ""
+        raise ValueError(
+            f"a task of {type(family).__name__} must be a mapping with the keys {required}{also}, "
+            f"got {task!r}{lacks}"
+        )
+    for name, value in task.items():
+        if not known[name].accepts(value):
+            raise ValueError(
+                f"task parameter {name!r} of {type(family).__name__} must be {known[name]}, got "
+                f"{value!r}"
+            )
 
 
 def unstack_tasks(tasks: Tasks, num_tasks: int) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ ROOMS = [
     "training",
 ]
 COMMANDS = {"__main__", "cli", "train", "evaluate", "record", "plot", "baselines"}
-ENV_ROOMS = ["engines", "family", "families", "gym"]
+ENV_ROOMS = ["distributions", "engines", "family", "families", "gym"]
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text()
 
 

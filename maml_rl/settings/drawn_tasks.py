@@ -1,4 +1,4 @@
-"""Tasks that the configuration describes, for environments that draw none themselves."""
+"""Tasks that the configuration describes, for environments that do not draw tasks themselves."""
 
 from __future__ import annotations
 
@@ -8,46 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from maml_envs.distributions import Distribution
 
-
-@dataclass(frozen=True)
-class ArgumentDistribution:
-    """Where one constructor argument is drawn from: a range or a list of choices."""
-
-    low: float = 0.0
-    high: float = 0.0
-    is_log: bool = False
-    """Whether the logarithm is uniform, rather than the value."""
-    choices: tuple[Any, ...] = ()
-
-    def sample(self, rng: np.random.Generator, num_tasks: int) -> list[Any]:
-        """Draw ``num_tasks`` values: floats, or choices as they were given."""
-        if self.choices:
-            return [self.choices[i] for i in rng.integers(len(self.choices), size=num_tasks)]
-        if self.is_log:
-            return np.exp(rng.uniform(math.log(self.low), math.log(self.high), num_tasks)).tolist()
-        return rng.uniform(self.low, self.high, num_tasks).tolist()
+Task = Mapping[str, Any]
+"""One task: values by the name of what varies. Values of built-in families are numbers."""
 
 
 @dataclass(frozen=True)
 class DrawnTasks:
-    """A distribution of tasks: of constructor arguments, each drawn on its own, or over an explicit list."""
+    """A distribution of tasks: independent constructor arguments, or an explicit list of tasks."""
 
-    distributions: Mapping[str, ArgumentDistribution]
+    distributions: Mapping[str, Distribution]
+    """By constructor argument."""
     listed: tuple[Task, ...] = ()
 
     @property
     def setting(self) -> str:
-        """The setting that describes them."""
+        """Name of the setting that describes the tasks."""
         return "env.task_list" if self.listed else "env.kwarg_ranges"
 
     @property
     def names(self) -> list[str]:
-        """Everything that a task may hold."""
+        """Every name that a task may contain."""
         return sorted({name for task in self.listed for name in task} | set(self.distributions))
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> list[Task]:
-        """Draw tasks."""
+        """Draw ``num_tasks`` tasks."""
         if self.listed:
             return [self.listed[i] for i in rng.integers(len(self.listed), size=num_tasks)]
         columns = [self.distributions[name].sample(rng, num_tasks) for name in self.names]
@@ -55,15 +41,15 @@ class DrawnTasks:
 
 
 def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
-    """The tasks that the settings of the environment describe, or ``None`` where they are empty.
+    """The tasks that the settings of the environment describe, or ``None`` if both are empty.
 
     Args:
         kwarg_ranges: by constructor argument, ``[low, high]`` (uniform), ``{low, high}`` with
-            ``log: true`` for a uniform logarithm, or ``{choices: [...]}``.
+            ``log: true`` for a log-uniform value, or ``{choices: [...]}``.
         task_list: mappings from names to values.
 
     Raises:
-        ValueError: they describe no tasks.
+        ValueError: if a setting is invalid, or if both are set.
     """
     if not isinstance(kwarg_ranges, Mapping):
         raise ValueError(
@@ -78,30 +64,37 @@ def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
     for names in (kwarg_ranges, *task_list):
         if not all(isinstance(name, str) for name in names):
             raise ValueError(
-                f"names in env.kwarg_ranges and env.task_list are text, got {list(names)!r:.200}"
+                f"names in env.kwarg_ranges and env.task_list must be strings, "
+                f"got {list(names)!r:.200}"
             )
     if kwarg_ranges and task_list:
         raise ValueError(
-            "tasks are drawn from env.kwarg_ranges or from env.task_list: give one of the two"
+            "tasks are drawn from env.kwarg_ranges or from env.task_list: set only one of the two"
         )
     if not kwarg_ranges and not task_list:
         return None
-    found = {name: _distribution(name, value) for name, value in kwarg_ranges.items()}
-    return DrawnTasks(found, tuple(task_list))
+    distributions = {name: _distribution(name, value) for name, value in kwarg_ranges.items()}
+    return DrawnTasks(distributions, tuple(task_list))
 
 
-def _distribution(name: str, value: Any) -> ArgumentDistribution:
+def _distribution(name: str, value: Any) -> Distribution:
+    """The distribution of one constructor argument.
+
+    Raises:
+        ValueError: if ``value`` is neither a range nor choices.
+    """
     problem = ValueError(
         f"env.kwarg_ranges: {name!r} must be a range [low, high] or {{low, high, log: true}} of "
-        f"finite numbers with "
-        f"low <= high (above 0 where log), or {{choices: [...]}}; a fixed value belongs in "
-        f"env.kwargs; got {value!r}"
+        f"finite numbers with low <= high (above 0 if log), or {{choices: [...]}}; a fixed value "
+        f"belongs in env.kwargs; got {value!r}"
     )
+    # choices
     if isinstance(value, Mapping) and set(value) == {"choices"}:
         choices = value["choices"]
         if not isinstance(choices, Sequence) or isinstance(choices, str) or len(choices) == 0:
             raise problem
-        return ArgumentDistribution(choices=tuple(choices))
+        return Distribution(choices=tuple(choices))
+    # range: a mapping, or a list of two numbers
     is_log: Any = False
     if isinstance(value, Mapping):
         if not {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
@@ -111,16 +104,12 @@ def _distribution(name: str, value: Any) -> ArgumentDistribution:
         low, high = value
     else:
         raise problem
-    if not (_is_finite(low) and _is_finite(high) and low <= high and isinstance(is_log, bool)) or (
-        is_log and low <= 0
-    ):
+    # its values
+    is_range = _is_finite(low) and _is_finite(high) and low <= high
+    if not is_range or not isinstance(is_log, bool) or (is_log and low <= 0):
         raise problem
-    return ArgumentDistribution(float(low), float(high), is_log)
+    return Distribution(low=float(low), high=float(high), is_log=is_log)
 
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-Task = Mapping[str, Any]
-"""One task by the names of what varies; its values are plain numbers for our families."""

@@ -316,7 +316,7 @@ def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
     for name, parameter in body.parameters.items():
         numbers, factors = rng.integers(0, min(parameter.high, 3) + 1, 2), rng.uniform(0.7, 1.3, 2)
         found[name] = (
-            numbers.astype(float) if parameter.is_whole else scale.get(name, 1.0) * factors
+            numbers.astype(float) if parameter.is_integer else scale.get(name, 1.0) * factors
         )
     return found
 
@@ -671,10 +671,11 @@ WRONG = [
     ("body_mass", {"low": 0.5, "high": 2.0, "median": 1.0}, "low, high"),
     ("body_mass", {"low": 0.5, "high": 2.0, "log": 1}, "true or false"),
     ("dof_damping", {"low": 0.0, "high": 2.0, "log": True}, "low > 0"),
+    ("slope", {"low": -0.5, "high": 0.5, "log": True}, "low > 0"),
     ("gravity", math.nan, "m/s²"),
     ("gravity", {"low": 9.0, "high": 10.0, "each": True}, "elements"),
     ("slope", [-2.0, 0.0], "rad"),
-    ("action_delay", [0, 0.5], "whole number"),
+    ("action_delay", [0, 0.5], "integer"),
     ("action_delay", {"low": 2, "high": 0}, "choices"),
     ("action_delay", {"low": 0, "high": 2, "log": True}, "choices"),
     ("disabled_actuator", [0, 8], "-1, 7"),
@@ -694,7 +695,7 @@ def test_wrong_settings_are_named(name: str, value: Any, named: str) -> None:
 
 @pytest.mark.parametrize("setting", [["body_mass"], "body_mass", 1.0, None])
 def test_settings_that_are_no_mapping_are_refused(setting: Any) -> None:
-    with pytest.raises(ValueError, match="dynamics is a mapping") as refusal:
+    with pytest.raises(ValueError, match="dynamics must be a mapping") as refusal:
         maml_envs.FAMILIES["AntDir"](dynamics=setting)
     assert repr(setting) in str(refusal.value)
 

@@ -36,8 +36,8 @@ def dynamics_of(known: dict[str, Parameter]) -> st.SearchStrategy[dict[str, Any]
     def ends(name: str) -> st.SearchStrategy[Any]:
         parameter = known[name]
         whole = st.integers(int(parameter.low), int(parameter.high))
-        number = whole if parameter.is_whole else st.floats(parameter.low, parameter.high)
-        return number | st.lists(number, min_size=2, max_size=2, unique=not parameter.is_whole).map(
+        number = whole if parameter.is_integer else st.floats(parameter.low, parameter.high)
+        return number | st.lists(number, min_size=2, max_size=2, unique=not parameter.is_integer).map(
             sorted
         )
 
