@@ -1,7 +1,7 @@
-"""Task families of MuJoCo robots behind Gymnasium's API.
+"""Task families of MuJoCo robots as Gymnasium environments.
 
-Importing this package registers ``maml_rl/<Family>-v0`` for every family: ``gymnasium.make`` gives
-the single environment, ``gymnasium.make_vec`` the batch engine.
+Importing this package registers ``maml_rl/<Family>-v0`` for every family: ``gymnasium.make``
+returns the single environment, ``gymnasium.make_vec`` the batch engine.
 """
 
 from __future__ import annotations
@@ -44,17 +44,18 @@ def env_id(family_name: str) -> str:
 
 
 def _split(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Remove the options ``names`` from ``options`` and return them."""
     return {name: options.pop(name) for name in names if name in options}
 
 
 def make_single_env(family: str, **options: Any) -> FamilyEnv:
-    """Entry point of ``gymnasium.make``: render options go to the environment, the rest to the family."""
+    """Entry point of ``gymnasium.make``; options are those of rendering and of the family."""
     render_options = _split(options, _RENDER_OPTIONS)
     return FamilyEnv(FAMILIES[family](**options), **render_options)
 
 
 def make_vector_env(family: str, num_envs: int, **options: Any) -> FamilyVectorEnv:
-    """Entry point of ``gymnasium.make_vec``: batch options go to the environment, the rest to the family."""
+    """Entry point of ``gymnasium.make_vec``; options are those of the batch and of the family."""
     batch_options = _split(options, _BATCH_OPTIONS)
     return FamilyVectorEnv(FAMILIES[family](**options), num_envs, **batch_options)
 
@@ -63,20 +64,19 @@ _Family = TypeVar("_Family", bound=type[Any])
 
 
 def register(family: _Family) -> _Family:
-    """Make a task family known under its class's name; use it as a decorator.
+    """Register a task family under the name of its class; use it as a decorator.
 
     Args:
-        family: a frozen dataclass that keeps to :class:`TaskFamily`; docs/add_a_family.md shows
-            one.
+        family: a frozen dataclass that implements :class:`TaskFamily`; see docs/add_a_family.md.
 
     Raises:
-        TypeError: it is no task family; says what is missing.
-        ValueError: another family has that name.
+        TypeError: if it is not a task family; the message says what is missing.
+        ValueError: if another family has the same name.
     """
     check_class(family)
     name = family.__name__
     if name in FAMILIES and FAMILIES[name].__module__ != family.__module__:
-        raise ValueError(f"there is a task family {name} already, in {FAMILIES[name].__module__}")
+        raise ValueError(f"a task family {name} already exists, in {FAMILIES[name].__module__}")
     FAMILIES[name] = family
     gymnasium.register(
         id=env_id(name),

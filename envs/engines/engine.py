@@ -1,4 +1,4 @@
-"""What every engine offers, and the body that makes engines."""
+"""Protocols of an engine, which simulates a robot, and of the body that creates engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maml_envs.engines.dynamics import Parameter
 from maml_envs.engines.markers import Marker
 
 Array = Any
-"""A numpy array or a torch tensor, according to ``xp``."""
+"""A numpy array or a torch tensor, depending on ``xp``."""
 
 
 State = Mapping[str, Array]
@@ -19,11 +19,11 @@ State = Mapping[str, Array]
 
 
 Task = Mapping[str, float]
-"""One task: what varies between tasks, by name."""
+"""One task: its parameters by name."""
 
 
 Tasks = Mapping[str, Array]
-"""Tasks of several simulations: each value is (num_sims,)."""
+"""Tasks of several simulations: each value (num_sims,)."""
 
 
 class Engine(Protocol):
@@ -31,30 +31,34 @@ class Engine(Protocol):
 
     num_sims: int
     state: State
-    """Live arrays: the state of every simulation now."""
+    """Live arrays of the current state of every simulation."""
 
     def set_dynamics(self, dynamics: Tasks) -> None:
-        """Change the body of every simulation, from now on: parameters of the body by name, each (num_sims,)."""
+        """Set the dynamics of every simulation: parameters by name, each (num_sims,)."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Start simulations ``ids`` (n,) from the state fields ``initial``, each (n, ...)."""
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance simulations ``ids`` (``None``: all) by one control step of ``action`` (num_sims, action_size).
+        """Advance simulations by one control step.
+
+        Args:
+            ids: which simulations; ``None`` for all.
+            action: (num_sims, action_size), in actuator units.
 
         Returns:
-            (num_sims,) bool: simulations that broke down, whose state now means nothing.
+            (num_sims,) bool: simulations that became unstable; their state is meaningless.
         """
 
     def render(self, markers: Sequence[Marker] = ()) -> Any:
-        """Whatever the render mode asks for, with ``markers`` in it; only engines of one simulation draw."""
+        """Render a frame with ``markers``; only engines of a single simulation render."""
 
     def close(self) -> None:
         """Free threads and rendering contexts."""
 
 
 class Body(Protocol):
-    """What moves: makes engines, and knows its action space and its time step."""
+    """A robot: its action space, time step and parameters; it creates engines."""
 
     @property
     def dt(self) -> float:
@@ -66,12 +70,12 @@ class Body(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
-        """What can differ between two of these bodies, by the name that a task gives it."""
+        """Parameters that may differ between tasks, by name."""
 
     def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> Engine:
-        """An engine for many simulations on ``num_threads`` threads, whose state holds the ``derived`` fields too."""
+        """Create an engine of ``num_sims`` simulations with the ``derived`` state fields."""
 
     def single_engine(
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
     ) -> Engine:
-        """An engine for one simulation, which can draw it."""
+        """Create an engine of one simulation, which can render it."""

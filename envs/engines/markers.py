@@ -1,4 +1,4 @@
-"""Marks that show a task in pictures: a place to reach, a direction to move in. Physics does not know them."""
+"""Markers that show a task in rendered frames. They do not take part in the simulation."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import math
 from dataclasses import dataclass
 
 Vector = tuple[float, float, float]
-"""Along x, y and z of the world (m)."""
+"""x, y and z in the world (m)."""
 
 COLOUR = (0.1, 1.0, 0.3)
-"""Of every mark: red, green and blue in [0, 1]; no body has it."""
+"""Colour of markers: red, green and blue in [0, 1]. No robot has this colour."""
 
 
 @dataclass(frozen=True)
 class Sphere:
-    """A place.
+    """A goal position.
 
     Args:
         centre: of the sphere.
-        radius: its radius (m).
+        radius: of the sphere (m).
     """
 
     centre: Vector
@@ -30,9 +30,9 @@ class Arrow:
     """A direction.
 
     Args:
-        centre: the middle of the arrow.
-        vector: from its tail to its tip.
-        radius: of its shaft (m).
+        centre: midpoint between tail and tip.
+        vector: from tail to tip.
+        radius: of the shaft (m).
     """
 
     centre: Vector
@@ -46,8 +46,9 @@ class Arrow:
 
     @property
     def tail(self) -> Vector:
-        """Where it begins."""
-        (x, y, z), (dx, dy, dz) = self.centre, self.vector
+        """Start of the arrow."""
+        x, y, z = self.centre
+        dx, dy, dz = self.vector
         return x - dx / 2, y - dy / 2, z - dz / 2
 
 
@@ -55,5 +56,5 @@ Marker = Sphere | Arrow
 
 
 def heading(angle: float, length: float = 1.0) -> Vector:
-    """The vector of ``length`` (m) in the plane at ``angle`` (rad) to the x-axis."""
+    """Vector of ``length`` (m) in the plane at ``angle`` (rad) to the x-axis."""
     return length * math.cos(angle), length * math.sin(angle), 0.0

@@ -1,4 +1,4 @@
-"""Bodies simulated by MuJoCo: many at once on ``mujoco.batch.Batch``, or one with rendering."""
+"""Robots simulated by MuJoCo: many at once on ``mujoco.batch.Batch``, or one with rendering."""
 
 from __future__ import annotations
 
@@ -24,52 +24,50 @@ from maml_envs.engines.dynamics import (
 )
 from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Marker
-from maml_envs.engines.rendering import FreeCamera, MujocoPictures
+from maml_envs.engines.rendering import FreeCamera, SceneRenderer
 from mujoco.batch import Batch, SimulationError
 
 STATE_FIELDS = ("qpos", "qvel")
 DERIVED_FIELDS = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
-"""What a family may ask for beside the state.
+"""What a family may request besides the state.
 
-Positions and velocities are those of the new state, not of the substep before it as in MuJoCo's
-data after a step. Forces are those of the last substep; contact forces are computed for real.
+Positions and velocities are those of the new state; in MuJoCo's data after a step they are those
+of the previous MuJoCo step. Forces are those of the last MuJoCo step, including contact forces.
 """
 
 ROOT_BODY = 1
-"""Number of the body that the others hang from: the torso of a walking robot."""
+"""Index of the root body: the torso of a walking robot."""
 
 ObservedPosition = Literal["nothing", "torso", "centre_of_mass"]
-"""Which position in the world an observation holds beside the joints'."""
+"""Position in the world that an observation includes besides the joints'."""
 
 POSITION_FIELDS: Mapping[ObservedPosition, tuple[str, ...]] = {
     "nothing": (),
     "torso": ("xpos",),
     "centre_of_mass": ("subtree_com",),
 }
-"""The derived field that each of them is in, (num_sims, num_bodies, 3), at ``ROOT_BODY``."""
+"""Derived field of each position, (num_sims, num_bodies, 3), at index ``ROOT_BODY``."""
 
-_MOST_FRAMES = 100  # a second of most models, and videos have at least one frame a second
+_MAX_FRAME_SKIP = 100  # 1 s with most models; videos have at least one frame per second
 
 _DISABLED_COLOUR = (0.8, 0.1, 0.1)
 
-# MuJoCo resets a simulation whose state or control is not finite without raising: only these
-# counters tell.
-_BREAKDOWNS = [
-    int(warning)
-    for warning in (
-        mujoco.mjtWarning.mjWARN_BADQPOS,
-        mujoco.mjtWarning.mjWARN_BADQVEL,
-        mujoco.mjtWarning.mjWARN_BADQACC,
-        mujoco.mjtWarning.mjWARN_BADCTRL,
-    )
+# MuJoCo silently resets a simulation whose state or control is not finite; only these warning
+# counters show it.
+_UNSTABLE = [
+    int(mujoco.mjtWarning.mjWARN_BADQPOS),
+    int(mujoco.mjtWarning.mjWARN_BADQVEL),
+    int(mujoco.mjtWarning.mjWARN_BADQACC),
+    int(mujoco.mjtWarning.mjWARN_BADCTRL),
 ]
 
 
 class _WithoutLog:
-    """Keep MuJoCo from writing to stderr and MUJOCO_LOG.TXT about simulations that break down: they are counted."""
+    """Keep MuJoCo from logging unstable simulations to stderr and MUJOCO_LOG.TXT."""
 
     def __enter__(self) -> None:
-        self._before, quiet = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
+        self._before = mujoco.MjLogConfig.get()
+        quiet = mujoco.MjLogConfig.get()
         quiet.logto_console = quiet.logto_file = False
         quiet.set()
 
@@ -78,14 +76,13 @@ class _WithoutLog:
 
 
 def load_model(file: str) -> mujoco.MjModel:
-    """Compile a model file: a path, or the name of one that Gymnasium ships.
+    """Compile a model file: an absolute path, or the name of a file of Gymnasium.
 
-    Gymnasium's files set the total mass by a compiler attribute that MuJoCo warns about on stderr;
-    the function that it recommends in place of the attribute gives the same model, bit for bit.
+    Gymnasium's files set the total mass by a compiler attribute that is deprecated: MuJoCo warns
+    about it on stderr. The recommended function gives the same model, bit for bit.
     """
-    path = (
-        Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / file
-    )  # an absolute path stays itself
+    assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+    path = assets / file  # this is ``file`` if it is an absolute path
     spec = mujoco.MjSpec.from_file(str(path))
     total_mass = spec.compiler.settotalmass
     spec.compiler.settotalmass = -1
@@ -103,10 +100,9 @@ class MujocoBody:
     Args:
         model_file: an absolute path, or the name of one of Gymnasium's model files.
         frame_skip: MuJoCo steps per control step.
-        camera_name: the camera of the model that follows the body in pictures; ``None`` for
-            ``free_camera``.
-        free_camera: where pictures are taken from otherwise.
-        hidden_geoms: names of geoms that pictures leave out.
+        camera_name: camera of the model for rendering; ``None`` for ``free_camera``.
+        free_camera: camera for rendering that is not part of the model.
+        hidden_geoms: names of geoms that are not rendered.
     """
 
     model_file: str
@@ -117,12 +113,12 @@ class MujocoBody:
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
-        """The untouched compiled model, never written to."""
+        """The compiled model; it is never modified."""
         return load_model(self.model_file)
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, Parameter]:
-        """What can differ from task to task."""
+        """Parameters that may differ between tasks, by name."""
         return parameters(self.model)
 
     @functools.cached_property
@@ -135,7 +131,7 @@ class MujocoBody:
         """Control ranges of the actuators.
 
         Raises:
-            ValueError: an actuator has none.
+            ValueError: if an actuator has no control range.
         """
         unlimited = np.flatnonzero(np.logical_not(self.model.actuator_ctrllimited))
         if len(unlimited):
@@ -149,12 +145,12 @@ class MujocoBody:
     def noisy_start(
         self, rng: np.random.Generator, scale: float, velocities: Literal["normal", "uniform"]
     ) -> dict[str, np.ndarray]:
-        """The model's pose with noise, as Gymnasium's robots start.
+        """The model's pose with noise: the initial state of Gymnasium's robots.
 
         Args:
-            rng: where the noise comes from.
-            scale: positions are uniform within this of the model's (m, rad); velocities (m/s,
-                rad/s) have it as standard deviation where normal, as bound where uniform.
+            rng: source of the noise.
+            scale: bound of the uniform noise on positions (m, rad); standard deviation of normal
+                or bound of uniform velocities (m/s, rad/s).
             velocities: their distribution.
         """
         position = self.model.qpos0 + rng.uniform(-scale, scale, self.model.nq)
@@ -174,55 +170,55 @@ class MujocoBody:
     def batch_engine(
         self, num_sims: int, num_threads: int, derived: Sequence[str]
     ) -> MujocoBatchEngine:
-        """Many simulations on MuJoCo's thread pool."""
+        """Create an engine of many simulations on MuJoCo's thread pool."""
         return MujocoBatchEngine(self, num_sims, num_threads, derived)
 
     def single_engine(
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
     ) -> MujocoSingleEngine:
-        """One simulation with ``model`` and ``data``, drawn by Gymnasium's renderer."""
+        """Create an engine of one simulation, rendered by Gymnasium's renderer."""
         return MujocoSingleEngine(self, derived, render_mode, **render_options)
 
 
 @functools.cache
 def _with_frame_skip(body: MujocoBody, frame_skip: int) -> MujocoBody:
-    """``body`` with other control steps; cached, so that its model is compiled once."""
+    """``body`` with another control step; cached, so that its model is compiled once."""
     return dataclasses.replace(body, frame_skip=frame_skip)
 
 
 def set_frame_skip(family: Any) -> None:
-    """Give a family that sets ``frame_skip`` a body of its own, in place of its class's.
+    """Apply the setting ``frame_skip`` of a family by replacing its ``body``.
 
-    Call it when a family is made, after ``check_settings``. Engines, rewards and videos take the
-    time step from the body, so all of them follow the setting.
+    Call it in ``__post_init__``, after ``check_settings``. Engines, rewards and videos use the time
+    step of the body, so all of them follow the setting.
 
     Args:
         family: a frozen dataclass with a ``body`` and a field ``frame_skip``: MuJoCo steps per
-            control step, or ``None`` for the body's own.
+            control step, or ``None`` for the default of the body.
 
     Raises:
-        ValueError: ``frame_skip`` is neither ``None`` nor an integer in range.
+        ValueError: if ``frame_skip`` is neither ``None`` nor an integer in range.
     """
     value = family.frame_skip
     if value is None:
         return
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or not 1 <= value <= _MOST_FRAMES:
+    if not is_integer or not 1 <= value <= _MAX_FRAME_SKIP:
         raise ValueError(
-            f"frame_skip must be an integer from 1 to {_MOST_FRAMES} (MuJoCo steps per control "
-            f"step), or null for the body's own, got {value!r}"
+            f"frame_skip must be an integer from 1 to {_MAX_FRAME_SKIP} (MuJoCo steps per control "
+            f"step), or null for the robot's default, got {value!r}"
         )
     object.__setattr__(family, "body", _with_frame_skip(family.body, int(value)))
 
 
 class MujocoBatchEngine:
-    """``num_sims`` simulations in one :class:`mujoco.batch.Batch`; ``state`` holds views of its rows.
+    """``num_sims`` simulations in one :class:`mujoco.batch.Batch`; ``state`` has views of it.
 
     Args:
-        body: what to simulate.
-        num_sims: how many.
-        num_threads: of the simulator.
-        derived: fields of ``DERIVED_FIELDS`` that ``state`` shall hold too.
+        body: the robot to simulate.
+        num_sims: number of simulations.
+        num_threads: threads of the simulator.
+        derived: names of ``DERIVED_FIELDS`` to add to ``state``.
     """
 
     def __init__(
@@ -232,7 +228,7 @@ class MujocoBatchEngine:
         self._model = body.model
         self.batch = Batch(body.model, num_sims, num_threads, persistent=bool(derived))
         self.state = {name: self.batch.bind(name) for name in (*STATE_FIELDS, *derived)}
-        if "cfrc_ext" in derived:  # a batch does not compute them: see _update
+        if "cfrc_ext" in derived:  # the batch does not compute it; _update does
             self.state["cfrc_ext"] = np.zeros((num_sims, body.model.nbody, 6))
             self._data = mujoco.MjData(body.model)
         self._is_derived = bool(derived)
@@ -241,7 +237,7 @@ class MujocoBatchEngine:
         self._varied: set[str] = set()
 
     def set_dynamics(self, dynamics: Tasks) -> None:
-        """Give each simulation its own body: factors on the untouched model, never on what was there before."""
+        """Set the model fields of each simulation, always relative to the untouched model."""
         fields = model_fields(self._model, dynamics)
         for name in self._varied | fields.keys():
             self.batch.expand(name)[:] = fields.get(name, model_field(self._model, name))
@@ -250,7 +246,7 @@ class MujocoBatchEngine:
             self.batch.set_const()
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start simulations ``ids`` from ``initial``, and compute what follows from it."""
+        """Start simulations ``ids`` from ``initial``, and compute the derived fields."""
         self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         for name, values in initial.items():
             self.state[name][ids] = values
@@ -258,11 +254,13 @@ class MujocoBatchEngine:
         self._update(ids)
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance simulations ``ids`` by ``frame_skip`` MuJoCo steps; returns those that broke down, (num_sims,)."""
+        """Advance simulations by ``frame_skip`` MuJoCo steps; returns the unstable, (num_sims,)."""
+        # control
         if ids is None:
             self._control[:] = action
         else:
             self._control[ids] = action[ids]
+        # physics
         failed = None
         try:
             with _WithoutLog():
@@ -270,14 +268,15 @@ class MujocoBatchEngine:
         except SimulationError as error:
             failed = error.ids
         self._update(ids)
+        # unstable simulations; counting all warnings first is faster
         warnings = self.batch.warning
-        is_calm = np.count_nonzero(warnings) == 0
-        broken = (
-            np.zeros(self.num_sims, bool) if is_calm else warnings[:, _BREAKDOWNS, 1].any(axis=1)
-        )
+        if np.count_nonzero(warnings) == 0:
+            unstable = np.zeros(self.num_sims, bool)
+        else:
+            unstable = warnings[:, _UNSTABLE, 1].any(axis=1)
         if failed is not None:
-            broken[failed] = True
-        return broken
+            unstable[failed] = True
+        return unstable
 
     def _update(self, ids: np.ndarray | None) -> None:
         """Compute the derived fields of simulations ``ids`` after a step or a reset."""
@@ -291,17 +290,24 @@ class MujocoBatchEngine:
             self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
 
     def render(self, markers: Sequence[Marker] = ()) -> None:
-        """A batch draws nothing; make a single environment for pictures."""
+        """Do nothing: only the single environment renders."""
         return None
 
     def close(self) -> None:
-        """Drop the batch and with it MuJoCo's threads."""
+        """Free the batch and its threads."""
         self.state = {}
         del self.batch
 
 
 class MujocoSingleEngine:
-    """One simulation on a plain ``MjData``; ``state`` holds views of it with a leading axis of length 1."""
+    """One simulation on a plain ``MjData``; ``state`` has views with a leading axis of length 1.
+
+    Args:
+        body: the robot to simulate.
+        derived: names of ``DERIVED_FIELDS`` to add to ``state``.
+        render_mode: of Gymnasium's renderer.
+        render_options: of Gymnasium's renderer.
+    """
 
     def __init__(
         self,
@@ -321,7 +327,7 @@ class MujocoSingleEngine:
         self._varied: set[str] = set()
         self._frame_skip = body.frame_skip
         self._render_mode = render_mode
-        self._pictures: MujocoPictures | None = None
+        self._renderer: SceneRenderer | None = None
         self._free_camera = body.free_camera
         chosen = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
         if not chosen and body.camera_name is not None:
@@ -329,12 +335,12 @@ class MujocoSingleEngine:
         self._render_options = render_options
 
     def set_dynamics(self, dynamics: Tasks) -> None:
-        """As the batch engine's."""
+        """Set the model fields, as in the batch engine, and colour what is disabled."""
         fields = model_fields(self._nominal, dynamics)
         for name in self._varied | fields.keys():
-            model_field(self.model, name)[:] = (
-                fields[name][0] if name in fields else model_field(self._nominal, name)
-            )
+            is_changed = name in fields
+            values = fields[name][0] if is_changed else model_field(self._nominal, name)
+            model_field(self.model, name)[:] = values
         self._varied |= fields.keys()
         if needs_set_const(self._varied):
             mujoco.mj_setConst(self.model, mujoco.MjData(self.model))
@@ -342,7 +348,7 @@ class MujocoSingleEngine:
         self.model.geom_rgba[disabled_geoms(self._nominal, dynamics), :3] = _DISABLED_COLOUR
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start from ``initial``, and compute what follows from it."""
+        """Start from ``initial``, and compute the derived fields."""
         mujoco.mj_resetData(self.model, self.data)
         for name, values in initial.items():
             self.state[name][:] = values
@@ -350,13 +356,14 @@ class MujocoSingleEngine:
         self._update()
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance by ``frame_skip`` MuJoCo steps; returns whether the simulation broke down, (1,)."""
+        """Advance by ``frame_skip`` MuJoCo steps; returns whether it became unstable, (1,)."""
         self.data.ctrl[:] = action[0]
         mujoco.mj_step(self.model, self.data, nstep=self._frame_skip)
         self._update()
-        return np.array([any(self.data.warning[index].number for index in _BREAKDOWNS)])
+        return np.array([any(self.data.warning[index].number for index in _UNSTABLE)])
 
     def _update(self) -> None:
+        """Compute the derived fields after a step or a reset."""
         if "cfrc_ext" in self.state:
             mujoco.mj_rnePostConstraint(self.model, self.data)
         if self._is_derived:
@@ -364,19 +371,23 @@ class MujocoSingleEngine:
             mujoco.mj_fwdVelocity(self.model, self.data)
 
     def render(self, markers: Sequence[Marker] = ()) -> Any:
-        """Draw the scene and ``markers`` as the render mode says.
+        """Render the scene and ``markers`` in the render mode.
 
         Raises:
-            RuntimeError: OpenGL is not available here.
+            RuntimeError: if OpenGL is not available.
         """
-        if self._pictures is None:
-            self._pictures = MujocoPictures(
-                self.model, self.data, self._render_mode, self._free_camera, self._render_options
+        if self._renderer is None:
+            self._renderer = SceneRenderer(
+                model=self.model,
+                data=self.data,
+                render_mode=self._render_mode,
+                free_camera=self._free_camera,
+                options=self._render_options,
             )
-        return self._pictures.draw(markers)
+        return self._renderer.draw(markers)
 
     def close(self) -> None:
         """Close the renderer."""
-        if self._pictures is not None:
-            self._pictures.close()
-            self._pictures = None
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

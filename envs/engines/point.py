@@ -1,4 +1,4 @@
-"""A point in the plane, moved by arrays alone: a body that needs no simulator."""
+"""A point in the plane that moves by its action; it needs no simulator."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from maml_envs.engines.engine import Tasks
 from maml_envs.engines.markers import COLOUR, Arrow, Marker
 
 _MARKER_COLOUR = tuple(round(255 * part) for part in COLOUR)
-_TRAIL_COLOUR, _POINT_COLOUR, _START_COLOUR = (150, 180, 220), (20, 80, 180), (120, 120, 120)
-_RADIUS = 0.02  # of point and start in pictures (m), where the view is 0.75 m
+_TRAIL_COLOUR = (150, 180, 220)
+_POINT_COLOUR = (20, 80, 180)
+_START_COLOUR = (120, 120, 120)
+_RADIUS = 0.02  # radius of point and start in frames (m)
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class PointBody:
 
     Args:
         max_step: largest displacement per axis and step (m).
-        view: half the width of the square that pictures show (m).
+        view: half the width of the square that frames show (m).
     """
 
     max_step: float = 0.1
@@ -31,12 +33,12 @@ class PointBody:
 
     @property
     def dt(self) -> float:
-        """Seconds per control step. The point has no dynamics, so this only sets the pace of pictures."""
+        """Seconds per control step; it only sets the frame rate of videos."""
         return 0.1
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
-        """Nothing about a point can differ from task to task."""
+        """None: a point has no dynamics."""
         return {}
 
     @property
@@ -45,13 +47,13 @@ class PointBody:
         return spaces.Box(-self.max_step, self.max_step, (2,), np.float32)
 
     def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> PointEngine:
-        """Many points in one array; threads are not needed."""
+        """Create an engine of many points in one array; it uses no threads."""
         return PointEngine(self, num_sims)
 
     def single_engine(
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
     ) -> PointEngine:
-        """One point, drawn from above."""
+        """Create an engine of one point, rendered from above."""
         return PointEngine(self, 1, render_mode, **render_options)
 
 
@@ -68,19 +70,21 @@ class PointEngine:
     ) -> None:
         self.num_sims = num_sims
         self.state = {"position": np.zeros((num_sims, 2))}
-        self._body, self._size, self._render_mode = body, (width, height), render_mode
+        self._body = body
+        self._size = (width, height)
+        self._render_mode = render_mode
         self._trail: list[tuple[float, float]] = []
 
     def set_dynamics(self, dynamics: Tasks) -> None:
-        """A point has none."""
+        """Do nothing: a point has no dynamics."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Put points ``ids`` at ``initial["position"]`` (n, 2)."""
+        """Move points ``ids`` to ``initial["position"]`` (n, 2)."""
         self.state["position"][ids] = initial["position"]
         self._trail = []
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Move points ``ids``; returns those that are nowhere, (num_sims,)."""
+        """Move points ``ids``; returns which positions are not finite, (num_sims,)."""
         position = self.state["position"]
         rows = slice(None) if ids is None else ids
         if self._render_mode is not None:
@@ -92,7 +96,7 @@ class PointEngine:
         """The point, its trail, the start and ``markers`` from above, (height, width, 3) uint8.
 
         Raises:
-            TypeError: a marker is no sphere.
+            TypeError: if a marker is not a sphere.
         """
         if self._render_mode is None:
             return None
@@ -100,25 +104,23 @@ class PointEngine:
 
         image = Image.new("RGB", self._size, "white")
         draw = ImageDraw.Draw(image)
-        reach = max(
-            (abs(part) + marker.radius for marker in markers for part in marker.centre[:2]),
-            default=0.0,
-        )
-        scale, centre = (
-            min(self._size) / (2 * max(self._body.view, reach)),
-            np.array(self._size) / 2,
-        )
+        # scale: every marker is in view
+        extents = [max(map(abs, marker.centre[:2])) + marker.radius for marker in markers]
+        scale = min(self._size) / (2 * max([self._body.view, *extents]))
+        centre = np.array(self._size) / 2
 
         def pixel(position: Any) -> tuple[float, float]:
             return centre[0] + scale * position[0], centre[1] - scale * position[1]
 
         def circle(centre: Any, radius: float, colour: tuple[int, ...]) -> None:
-            (x, y), r = pixel(centre), radius * scale
+            x, y = pixel(centre)
+            r = radius * scale
             draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
 
+        # from back to front: markers, start, trail, point
         for marker in markers:
             if isinstance(marker, Arrow):
-                raise TypeError(f"pictures of a point show spheres only, got {marker}")
+                raise TypeError(f"frames of a point show spheres only, got {marker}")
             circle(marker.centre, marker.radius, _MARKER_COLOUR)
         circle((0.0, 0.0), _RADIUS, _START_COLOUR)
         path = [pixel(position) for position in [*self._trail, self.state["position"][0]]]

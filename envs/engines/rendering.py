@@ -1,4 +1,4 @@
-"""Pictures of a MuJoCo simulation: Gymnasium's renderer with a camera that follows, and marks of the task."""
+"""Rendering of a MuJoCo simulation: Gymnasium's renderer, a camera that follows, markers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy as np
 from maml_envs.engines.markers import COLOUR, Arrow, Marker
 
 _MARKER_RGBA = np.array([*COLOUR, 1.0])
-_ARROW_SCALE = 2.0  # MuJoCo draws an arrow half as long as its size says
+_ARROW_SCALE = 2.0  # MuJoCo draws an arrow at half of its size
 
 
 @dataclass(frozen=True)
 class FreeCamera:
-    """A camera that belongs to no model: from a distance, at an angle.
+    """A camera that is not part of the model.
 
     Args:
-        distance: from what it looks at (m); ``None`` for the model's extent.
+        distance: from the point it looks at (m); ``None`` for the model's extent.
         elevation: degrees above the plane, negative when looking down.
         azimuth: degrees around the z-axis; at 90 x points right.
-        height: of the point that it looks at (m); ``None`` for that of the model's centre.
-        follows: the centre of mass in the plane; a camera that does not looks at the origin.
+        height: of the point it looks at (m); ``None`` for that of the model's centre.
+        follows: whether it looks at the centre of mass in the plane, instead of the origin.
     """
 
     distance: float | None = None
@@ -37,40 +37,38 @@ class FreeCamera:
 
 
 def check_opengl() -> None:
-    """Find an OpenGL backend that starts here, and have Gymnasium's off-screen renderer use it.
+    """Find an OpenGL backend that works here, and select it for Gymnasium's renderer.
 
-    The renderer itself takes the first one that does not fail at once, and prints a traceback from
-    its destructor where all do. Its choice is what MUJOCO_GL says; where the user said nothing, it
-    is set to the backend found.
+    The renderer uses the backend of MUJOCO_GL, or else the first one that does not fail at once;
+    if all fail, it prints a traceback from its destructor. So backends are tried here first, and
+    MUJOCO_GL is set to the first one that works, unless the user has set it.
 
     Raises:
-        RuntimeError: none starts; says why for each, and what to install.
+        RuntimeError: if no backend works; the message has the reasons and what to install.
     """
-    wanted = os.environ.get("MUJOCO_GL") or None  # an empty one says nothing, as to MuJoCo itself
+    requested = os.environ.get("MUJOCO_GL")  # empty counts as not set, as for MuJoCo
     platform = os.environ.get("PYOPENGL_PLATFORM")
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    backends = ["egl", "osmesa"]
+    if sys.platform != "linux" or screen:
+        backends.insert(0, "glfw")
     problems = []
-    screen = (
-        sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    )
-    for backend in (
-        [wanted] if wanted is not None else [*(["glfw"] if screen else []), "egl", "osmesa"]
-    ):
+    for backend in [requested] if requested else backends:
         try:
             importlib.import_module(f"mujoco.{backend}").GLContext(16, 16).free()
             os.environ["MUJOCO_GL"] = backend
             return
-        except Exception as error:  # OpenGL's loaders fail in as many ways as there are drivers
+        except Exception as error:  # any type, depending on the driver
             problems.append(f"{backend}: {error}")
             _forget_opengl(platform)
     raise RuntimeError(
         f"OpenGL could not be started ({'; '.join(problems)}). On a machine without a screen "
-        f"install the Debian "
-        "package libegl1 (or libosmesa6) and leave MUJOCO_GL unset"
+        f"install the Debian package libegl1 (or libosmesa6) and leave MUJOCO_GL unset"
     )
 
 
 def _forget_opengl(platform: str | None) -> None:
-    """Let another backend start after one failed: PyOpenGL keeps the first platform that it was loaded with.
+    """Unload PyOpenGL, which keeps its first platform, so that another backend can start.
 
     Args:
         platform: PYOPENGL_PLATFORM as the user set it.
@@ -83,18 +81,18 @@ def _forget_opengl(platform: str | None) -> None:
             del sys.modules[name]
 
 
-class MujocoPictures:
-    """Draws a simulation in one render mode.
+class SceneRenderer:
+    """Renders one simulation in one render mode.
 
     Args:
-        model: whose off-screen buffer is made large enough.
-        data: drawn as it is at each call.
+        model: its off-screen buffer is enlarged if needed.
+        data: the state to render, read at each call.
         render_mode: of Gymnasium's renderer.
-        free_camera: used where ``options`` name no camera.
+        free_camera: used if ``options`` has no camera.
         options: of Gymnasium's renderer.
 
     Raises:
-        RuntimeError: OpenGL is not available here.
+        RuntimeError: if OpenGL is not available.
     """
 
     def __init__(
@@ -113,30 +111,29 @@ class MujocoPictures:
         visual = model.vis.global_
         visual.offwidth = max(visual.offwidth, options["width"])
         visual.offheight = max(visual.offheight, options["height"])
-        self._mode, self._model, self._data, self._camera = render_mode, model, data, free_camera
-        if (
-            "default_camera_config" in options
-        ):  # Gymnasium's environments and its renderer differ in the name
+        self._mode = render_mode
+        self._model = model
+        self._data = data
+        self._camera = free_camera
+        # camera: that of the options, or the free camera
+        if "default_camera_config" in options:  # the environments' name of the renderer's option
             options["default_cam_config"] = options.pop("default_camera_config")
-        uses_free_camera = options.get("camera_id", -1) == -1 and not {
-            "camera_name",
-            "default_cam_config",
-        } & set(options)
+        has_camera = not {"camera_name", "default_cam_config"}.isdisjoint(options)
+        uses_free_camera = options.get("camera_id", -1) == -1 and not has_camera
         if uses_free_camera:
             distance = model.stat.extent if free_camera.distance is None else free_camera.distance
-            angles = {"elevation": free_camera.elevation, "azimuth": free_camera.azimuth}
-            options = {
-                **options,
-                "camera_id": -1,
-                "default_cam_config": {"distance": distance, **angles},
+            options["camera_id"] = -1
+            options["default_cam_config"] = {
+                "distance": distance,
+                "elevation": free_camera.elevation,
+                "azimuth": free_camera.azimuth,
             }
-        self._aims = (
-            uses_free_camera and render_mode != "human"
-        )  # in a window the user moves the camera
+        # in a window the user moves the camera
+        self._aims = uses_free_camera and render_mode != "human"
         self._renderer = MujocoRenderer(model, data, **options)
 
     def draw(self, markers: Sequence[Marker]) -> Any:
-        """The scene as the render mode says; depth shows no markers, nor does a scene that ``max_geom`` fills."""
+        """Render the scene; without markers for depth, or if ``max_geom`` leaves no room."""
         viewer = self._renderer._get_viewer(self._mode)
         if self._aims:
             viewer.cam.lookat[:] = self._aim()
@@ -151,11 +148,8 @@ class MujocoPictures:
     def _aim(self) -> Any:
         """The point that the free camera looks at, (3,), in m."""
         x, y = self._data.subtree_com[0, :2] if self._camera.follows else (0.0, 0.0)
-        return (
-            x,
-            y,
-            self._model.stat.center[2] if self._camera.height is None else self._camera.height,
-        )
+        height = self._camera.height
+        return x, y, self._model.stat.center[2] if height is None else height
 
     def close(self) -> None:
         """Free the OpenGL context."""
@@ -163,20 +157,22 @@ class MujocoPictures:
 
 
 def _marker_geom(marker: Marker) -> dict[str, Any]:
-    """A marker as Gymnasium's viewer takes it."""
+    """Arguments of the marker for Gymnasium's viewer."""
     if isinstance(marker, Arrow):
-        rotation, quaternion = np.zeros(9), np.zeros(4)
+        rotation = np.zeros(9)
+        quaternion = np.zeros(4)
         mujoco.mju_quatZ2Vec(quaternion, np.array(marker.vector, float))
         mujoco.mju_quat2Mat(rotation, quaternion)
-        size = np.array([marker.radius, marker.radius, _ARROW_SCALE * marker.length])
-        kind, position = mujoco.mjtGeom.mjGEOM_ARROW, marker.tail
         return {
-            "type": kind,
-            "size": size,
-            "pos": np.array(position, float),
+            "type": mujoco.mjtGeom.mjGEOM_ARROW,
+            "size": np.array([marker.radius, marker.radius, _ARROW_SCALE * marker.length]),
+            "pos": np.array(marker.tail, float),
             "mat": rotation,
             "rgba": _MARKER_RGBA,
         }
-    size = np.full(3, float(marker.radius))
-    centre = np.array(marker.centre, float)
-    return {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": size, "pos": centre, "rgba": _MARKER_RGBA}
+    return {
+        "type": mujoco.mjtGeom.mjGEOM_SPHERE,
+        "size": np.full(3, float(marker.radius)),
+        "pos": np.array(marker.centre, float),
+        "rgba": _MARKER_RGBA,
+    }

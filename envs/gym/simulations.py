@@ -1,4 +1,4 @@
-"""Simulations of one task family, each on a task of its own: what the single and the vector environment share."""
+"""Simulations of one family with their tasks: what both Gymnasium environments share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from maml_envs.gym.imperfections import ActionDelay, ObservationNoise
 
 
 class Simulations:
-    """``engine.num_sims`` simulations, their tasks, and what delays commands and disturbs sensors.
+    """``engine.num_sims`` simulations, their tasks, delayed actions and sensor noise.
 
     Args:
         family: the task family.
-        engine: that simulates its body.
+        engine: an engine of its body.
     """
 
     def __init__(self, family: TaskFamily, engine: Engine) -> None:
@@ -26,9 +26,8 @@ class Simulations:
         self.action_space = family.body.action_space
         low, high = self.action_space.low, self.action_space.high
         is_one_range = (low == low[0]).all() and (high == high[0]).all()
-        self._action_range = (
-            (low[0], high[0]) if is_one_range else (low, high)
-        )  # NumPy clips to numbers much faster
+        # NumPy clips to scalars much faster than to arrays
+        self._action_range = (low[0], high[0]) if is_one_range else (low, high)
         self.observation_space = spaces.Box(
             -np.inf, np.inf, (self._observation_size(),), np.float64
         )
@@ -37,14 +36,18 @@ class Simulations:
         self._noise: ObservationNoise | None = None
 
     def _observation_size(self) -> int:
-        """Entries of an observation, once the family's functions are known to give what they should.
+        """Check the functions of the family, and return the number of entries of an observation.
 
         Raises:
-            ValueError: one does not; says which.
+            ValueError: if a function returns the wrong type or shape; the message names it.
         """
-        family, state, num_sims = self.family, self.engine.state, self.engine.num_sims
-        name, rng = type(family).__name__, np.random.default_rng(0)
+        family = self.family
+        state = self.engine.state
+        num_sims = self.engine.num_sims
+        name = type(family).__name__
+        rng = np.random.default_rng(0)
         tasks = stack_tasks(family, sample_tasks(family, rng, num_sims))
+        # initial state
         for field, value in family.initial_state(rng).items():
             if field not in state or np.shape(value) != state[field].shape[1:]:
                 fits = {key: array.shape[1:] for key, array in state.items()}
@@ -52,6 +55,7 @@ class Simulations:
                     f"initial_state of {name}: {field!r} has shape {np.shape(value)}; state "
                     f"fields are {fits}"
                 )
+        # reward terms and termination
         action = np.zeros((num_sims, *self.action_space.shape))
         terms = family.reward_terms(np, state, state, action, tasks)
         if not isinstance(terms, Mapping):
@@ -65,6 +69,7 @@ class Simulations:
                 raise ValueError(
                     f"{what} of {name} has shape {np.shape(value)}, expected {(num_sims,)}"
                 )
+        # observation
         shape = np.shape(family.observation(np, state))
         if len(shape) != 2 or shape[0] != num_sims:
             raise ValueError(
@@ -74,37 +79,41 @@ class Simulations:
 
     @property
     def tasks(self) -> list[dict[str, float]] | None:
-        """The task of each simulation; ``None`` before the first is set."""
+        """The task of each simulation; ``None`` before tasks are set."""
         return None if self._tasks is None else unstack_tasks(self._tasks, self.engine.num_sims)
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may hold, empty for a pure number."""
+        """Unit of each parameter that a task may have, empty for a dimensionless one."""
         return {name: parameter.unit for name, parameter in task_parameters(self.family).items()}
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give simulation i the task ``tasks[i]``, body included. Delay and noise begin at the next reset.
+        """Set the task of simulation i to ``tasks[i]``. Delay and noise start at the next reset.
 
         Raises:
-            ValueError: a task that is none of this family.
+            ValueError: if a task is invalid for this family.
         """
         self._tasks = stack_tasks(self.family, tasks)
+        # dynamics
         parameters = self.family.body.parameters
         self.engine.set_dynamics(
             {name: values for name, values in self._tasks.items() if name in parameters}
         )
-        delay, noise = self._tasks.get("action_delay"), self._tasks.get("observation_noise")
-        self._delay = None if delay is None else ActionDelay(delay, self.action_space.shape[0])
-        self._noise = (
-            None if noise is None else ObservationNoise(noise, self.observation_space.shape[0])
-        )
+        # delay and noise
+        self._delay = None
+        if "action_delay" in self._tasks:
+            self._delay = ActionDelay(self._tasks["action_delay"], self.action_space.shape[0])
+        self._noise = None
+        if "observation_noise" in self._tasks:
+            std = self._tasks["observation_noise"]
+            self._noise = ObservationNoise(std, self.observation_space.shape[0])
 
     def reset(self, ids: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Start an episode in simulations ``ids``; returns the observations of all.
 
         Args:
-            ids: which to start.
-            rngs: a generator per simulation, of those in ``ids`` and of the others.
+            ids: indices of the simulations to start.
+            rngs: one generator for each of all simulations.
         """
         if self._tasks is None:
             self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in rngs])
@@ -124,37 +133,40 @@ class Simulations:
         """Advance the simulations in ``live`` (num_sims,) bool by one control step.
 
         Args:
-            actions: (num_sims, action_size), clipped to the action space. The reward is that of the
-                actions given, also where they arrive late.
-            live: which to advance.
+            actions: (num_sims, action_size), clipped to the action space. The reward is computed
+                from these actions, even if they are delayed.
+            live: which simulations to advance.
 
         Returns:
-            Observations (num_sims, observation_size), reward terms, terminated, and void, each
-            (num_sims,).
+            Observations (num_sims, observation_size), reward terms, terminated, and void (whether
+            the simulation became unstable), each (num_sims,).
         """
         if self._tasks is None:
             raise gym.error.ResetNeeded("call reset() before step()")
+        # physics
         all_live = np.count_nonzero(live) == len(live)
         actions = actions.clip(*self._action_range)
         state = self.engine.state
         before = {name: value.copy() for name, value in state.items()}
-        arriving = actions if self._delay is None else self._delay.delayed(actions)
-        void = self.engine.step(None if all_live else np.flatnonzero(live), arriving) & live
+        applied = actions if self._delay is None else self._delay.delayed(actions)
+        void = self.engine.step(None if all_live else np.flatnonzero(live), applied) & live
+        # reward and termination
         terms = self.family.reward_terms(np, before, state, actions, self._tasks)
         if not all_live:
             terms = {name: np.where(live, term, 0.0) for name, term in terms.items()}
         terminated = live & ~void & self.family.terminated(np, state, self._tasks)
+        # observation
         if self._noise is not None:
             self._noise.draw(np.flatnonzero(live))
         return self._observation(), terms, terminated, void
 
     def success(self) -> np.ndarray | None:
-        """Whether each simulation's state is what its task asks for, (num_sims,) bool; ``None`` without ``success``."""
+        """Success of each simulation, (num_sims,) bool; ``None`` if the family has none."""
         if not hasattr(self.family, "success"):
             return None
         return self.family.success(np, self.engine.state, self._tasks)
 
     def _observation(self) -> np.ndarray:
-        """What the sensors show, (num_sims, observation_size)."""
+        """Observations including noise, (num_sims, observation_size)."""
         observation = self.family.observation(np, self.engine.state)
         return observation if self._noise is None else self._noise.added_to(observation)

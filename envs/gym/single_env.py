@@ -16,21 +16,21 @@ from maml_envs.gym.simulations import Simulations
 
 
 class FamilyEnv(gym.Env):
-    """A task family behind Gymnasium's API, for videos, other libraries, and stepping by hand.
+    """One simulation of a task family, for videos, other libraries, and stepping by hand.
 
     A task is drawn at the first reset and kept; :meth:`set_task` or ``reset(options={"task":
-    ...})`` sets one. Rewards terms are in ``info``, and ``is_success`` where the family says what
-    success is. An episode whose simulation broke down is truncated with ``info["void"]`` set. On
-    MuJoCo bodies ``model`` and ``data`` are there as on Gymnasium's own MuJoCo environments.
-    Pictures show the task where the family has ``markers``, so what learns from pixels sees it;
-    those of depth show bodies alone.
+    ...})`` sets one. ``info`` has the reward terms, and ``is_success`` if the family defines
+    success. If the simulation becomes unstable, the episode is truncated and ``info["void"]`` is
+    true. With MuJoCo ``model`` and ``data`` are attributes, as in Gymnasium's environments.
+    Rendered frames show the task if the family has ``markers``, so a policy that learns from
+    pixels can see it; depth frames do not show it.
 
     Args:
         family: the task family.
-        render_mode: ``"rgb_array"``, ``None``, or on MuJoCo bodies ``"human"``, ``"depth_array"``
-            or ``"rgbd_tuple"``.
-        render_options: passed to the renderer: ``width`` and ``height`` in pixels, and for MuJoCo
-            bodies ``camera_name``, ``camera_id`` (-1: the free camera), ``default_camera_config``,
+        render_mode: ``"rgb_array"``, ``None``, or with MuJoCo ``"human"``, ``"depth_array"`` or
+            ``"rgbd_tuple"``.
+        render_options: passed to the renderer: ``width`` and ``height`` in pixels, and with MuJoCo
+            ``camera_name``, ``camera_id`` (-1: the free camera), ``default_camera_config``,
             ``max_geom``, ``visual_options``.
     """
 
@@ -47,11 +47,8 @@ class FamilyEnv(gym.Env):
         self.engine = family.body.single_engine(
             family.derived_fields, render_mode, **render_options
         )
-        modes = (
-            self.metadata["render_modes"]
-            if isinstance(self.engine, MujocoSingleEngine)
-            else ["rgb_array"]
-        )
+        is_mujoco = isinstance(self.engine, MujocoSingleEngine)
+        modes = self.metadata["render_modes"] if is_mujoco else ["rgb_array"]
         self.metadata = {"render_modes": modes, "render_fps": max(1, round(1 / family.body.dt))}
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be one of {modes} or None, got {render_mode!r}")
@@ -71,10 +68,10 @@ class FamilyEnv(gym.Env):
         return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_task(self, task: Task) -> None:
-        """Take ``task`` from now on and over resets. Delayed actions and sensor noise begin at the next reset.
+        """Set the task, until another is set. Delay and noise start at the next reset.
 
         Raises:
-            ValueError: it is no task of this family.
+            ValueError: if the task is invalid for this family.
         """
         self._simulations.set_tasks([task])
 
@@ -86,13 +83,13 @@ class FamilyEnv(gym.Env):
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may hold, empty for a pure number."""
+        """Unit of each parameter that a task may have, empty for a dimensionless one."""
         return self._simulations.task_units
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; ``options={"task": ...}`` sets the task. Returns the observation and an empty info."""
+        """Start an episode; ``options={"task": ...}`` sets the task. The info is empty."""
         super().reset(seed=seed)
         if options is not None and "task" in options:
             self.set_task(options["task"])
@@ -102,7 +99,11 @@ class FamilyEnv(gym.Env):
         return observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Advance by one control step of ``action`` (action_size,), in actuator units, clipped to the action space."""
+        """Advance by one control step.
+
+        Args:
+            action: (action_size,), in actuator units; clipped to the action space.
+        """
         action = np.asarray(action, np.float64)
         if action.shape != self.action_space.shape:
             raise ValueError(
@@ -122,7 +123,7 @@ class FamilyEnv(gym.Env):
         return observation[0], reward, bool(terminated[0]), bool(void[0]), info
 
     def render(self) -> Any:
-        """Draw the scene as ``render_mode`` says; (height, width, 3) uint8 for ``"rgb_array"``."""
+        """Render in ``render_mode``; (height, width, 3) uint8 for ``"rgb_array"``."""
         if self.render_mode is None:
             gym.logger.warn(
                 "render() needs a render_mode: gymnasium.make(id, render_mode='rgb_array')"
@@ -131,12 +132,11 @@ class FamilyEnv(gym.Env):
         return self.engine.render(self._markers())
 
     def _markers(self) -> Sequence[Marker]:
-        """What shows the task, computed from a copy of the state: drawing cannot touch the simulation."""
+        """Markers of the task, from a copy of the state so that the simulation is not affected."""
         if self.task is None or not isinstance(self.family, HasMarkers):
             return ()
-        return self.family.markers(
-            {name: values[0].copy() for name, values in self.engine.state.items()}, self.task
-        )
+        state = {name: values[0].copy() for name, values in self.engine.state.items()}
+        return self.family.markers(state, self.task)
 
     def close(self) -> None:
         """Close the renderer."""

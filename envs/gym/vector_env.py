@@ -18,28 +18,28 @@ from maml_envs.gym.simulations import Simulations
 
 
 def available_cpus() -> int:
-    """Number of processors that this process may use: its share, where ``torchrun`` started several on the machine."""
-    number = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, number // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Number of CPUs that this process may use, divided among the processes of ``torchrun``."""
+    if hasattr(os, "sched_getaffinity"):
+        num_cpus = len(os.sched_getaffinity(0))
+    else:
+        num_cpus = os.cpu_count() or 1
+    return max(1, num_cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class FamilyVectorEnv(VectorEnv):
-    """``num_envs`` simulations of a task family, stepped together, each on a task of its own.
+    """``num_envs`` simulations of a task family, stepped together, each with its own task.
 
-    Autoreset is disabled: a simulation whose episode ended is not stepped until it is reset; its
-    observation stays, its reward is zero, and its ``terminated`` or ``truncated`` flag stays set.
-    ``info["void"]`` marks episodes whose simulation broke down; they are truncated and their data
-    mean nothing. Sub-environment i of a reset with seed s equals the single environment reset with
-    seed s + i, bit for bit, at any number of threads.
+    Autoreset is disabled: after its episode has ended, a simulation is not stepped until it is
+    reset. Its observation stays the same, its reward is zero, and its ``terminated`` or
+    ``truncated`` flag stays set. ``info["void"]`` marks unstable simulations; their episodes are
+    truncated, and their data is meaningless. Sub-environment i after a reset with seed s equals the
+    single environment after a reset with seed s + i, bit for bit, for any number of threads.
 
     Args:
         family: the task family.
         num_envs: number of simulations.
-        max_episode_steps: horizon; default is the family's.
-        num_threads: simulator threads; default is the number of processors that this process may
-            use.
+        max_episode_steps: horizon; default is that of the family.
+        num_threads: simulator threads; default is the number of CPUs that this process may use.
     """
 
     single_observation_space: spaces.Box
@@ -71,19 +71,19 @@ class FamilyVectorEnv(VectorEnv):
         self._rngs: list[np.random.Generator] = []
         self._num_steps = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
-        self._truncated = np.ones(num_envs, bool)  # nothing is stepped before the first reset
+        self._truncated = np.ones(num_envs, bool)  # no simulation runs before the first reset
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
         """Draw tasks from the family's distribution with ``self.np_random``."""
         return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give sub-environment i the task ``tasks[i]``, from now on and over resets.
+        """Set the task of sub-environment i to ``tasks[i]``, until another is set.
 
-        Delayed actions and sensor noise begin at the next reset.
+        Delayed actions and sensor noise start at the next reset.
 
         Raises:
-            ValueError: not one task per sub-environment, or a task that is none of this family.
+            ValueError: if the number of tasks is wrong, or a task is invalid for this family.
         """
         if len(tasks) != self.num_envs:
             raise ValueError(
@@ -93,12 +93,12 @@ class FamilyVectorEnv(VectorEnv):
 
     @property
     def tasks(self) -> list[dict[str, float]] | None:
-        """The task of each sub-environment; ``None`` before the first reset or :meth:`set_tasks`."""
+        """Task of each sub-environment; ``None`` before the first reset or :meth:`set_tasks`."""
         return self._simulations.tasks
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may hold, empty for a pure number."""
+        """Unit of each parameter that a task may have, empty for a dimensionless one."""
         return self._simulations.task_units
 
     def reset(
@@ -110,10 +110,10 @@ class FamilyVectorEnv(VectorEnv):
         """Start new episodes.
 
         Args:
-            seed: sub-environment i gets ``seed + i``, or ``seed[i]``. ``None``: the generators go
-                on.
+            seed: sub-environment i gets ``seed + i``, or ``seed[i]``; with ``None`` its generator
+                continues.
             options: ``reset_mask`` (num_envs,) bool, which sub-environments to reset; ``task``, one
-                task for all of them, or ``tasks``, one each.
+                task for all of them, or ``tasks``, one for each.
 
         Returns:
             Observations (num_envs, observation_size) float64, and an empty info.
@@ -136,6 +136,7 @@ class FamilyVectorEnv(VectorEnv):
         return self._simulations.reset(ids, self._rngs), {}
 
     def _seed_generators(self, seed: int | Sequence[int | None] | None) -> None:
+        """Create the generator of each sub-environment, or keep it where no seed is set."""
         if isinstance(seed, (int, np.integer)):
             super().reset(seed=int(seed))
             seeds: Sequence[int | None] = [int(seed) + i for i in range(self.num_envs)]
@@ -165,8 +166,8 @@ class FamilyVectorEnv(VectorEnv):
 
         Returns:
             Observations (num_envs, observation_size), rewards, terminated and truncated
-            (num_envs,), and an info with every reward term, ``void``, and ``is_success`` where the
-            family has ``success``, each (num_envs,), with Gymnasium's ``_name`` masks.
+            (num_envs,), and an info with every reward term, ``void``, and ``is_success`` if the
+            family defines success, each (num_envs,), with Gymnasium's ``_name`` masks.
         """
         actions = np.asarray(actions, np.float64)
         if actions.shape != self.action_space.shape:
