@@ -1,4 +1,4 @@
-"""docs/add_a_family.md, followed literally."""
+"""The example of docs/add_a_family.md, executed literally."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_gymnasiums_checker(folder: Path) -> None:
 
 
 def test_commands(folder: Path) -> None:
-    train, evaluate, record = (shlex.split(line)[1:] for line in _block("sh").splitlines())
+    lines = _block("sh").replace("\\\n", " ").splitlines()
+    train, evaluate, record = (shlex.split(line)[1:] for line in lines)
     _run(folder, *train, *TINY)
-    assert (
-        len((folder / "runs/cart/progress.csv").read_text().splitlines()) == 3
-    )  # a header and two iterations
+    progress = (folder / "runs/cart/progress.csv").read_text().splitlines()
+    assert len(progress) == 3  # a header and two iterations
     _run(folder, *evaluate, "--num_episodes", "3")
     results = json.loads((folder / "runs/cart/evaluation/results.json").read_text())
     assert all(entry["task"]["body_mass"] == 2 for entry in results["results"][0]["tasks"])
     assert "written to" in _run(folder, *record, "--num_episodes", "3")
 
 
-def test_a_picture_before_training(folder: Path) -> None:
+def test_a_frame_before_training(folder: Path) -> None:
     _run(folder, "-c", _block("python", 1))
     assert imageio.v3.imread(folder / "cart.png").std() > 0

@@ -1,4 +1,4 @@
-"""docs/families.md is true to the code, and its commands run."""
+"""docs/families.md matches the code, and its commands run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_family_has_a_row_and_a_still() -> None:
     for name, cells in FAMILIES.items():
         assert (ROOT / f"docs/images/families/{name}.png").is_file()
         assert set(maml_envs.FAMILIES[name].task_units) == set(re.findall(r"`(\w+)`", cells[3])), (
-            f"{name}: task_units stand in code font"
+            f"{name}: task_units must be in code font"
         )
 
 
@@ -53,20 +53,16 @@ def test_every_preset_of_a_paper_is_listed() -> None:
     for cells in LINES:
         if re.match(r"`\w+/\.\.\.`", cells[0]):
             folder, names = cells[0].strip("`.").rstrip("/"), cells[2]
-            previous = [name.split("/")[1] for name in listed if name.startswith("maml/")]
-            listed += [
-                f"{folder}/{name}"
-                for name in (previous if names == "the same" else names.split(", "))
-            ]
+            families = names.split(", ")
+            if names == "the same":
+                families = [name.split("/")[1] for name in listed if name.startswith("maml/")]
+            listed += [f"{folder}/{name}" for name in families]
     assert sorted(listed) == sorted(name for name in preset_names() if "/" in name)
 
 
 def test_every_quantity_is_listed_with_its_unit_and_nominal_value() -> None:
-    known = {
-        k: v
-        for k, v in maml_envs.FAMILIES["HalfCheetahVel"].body.parameters.items()
-        if "/" not in k
-    }
+    parameters = maml_envs.FAMILIES["HalfCheetahVel"].body.parameters
+    known = {name: parameter for name, parameter in parameters.items() if "/" not in name}
     rows = {cells[0].strip("`"): cells for cells in LINES if cells[0].strip("`") in known}
     assert list(rows) == list(known)
     for name, (_, _, unit, nominal) in rows.items():
@@ -86,25 +82,14 @@ def test_example_file() -> None:
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    train, *others = [shlex.split(line)[3:] for line in _block("sh").splitlines()]
-    assert (
-        main(
-            [
-                "train",
-                *train,
-                *TINY,
-                "--logging.final_video",
-                "false",
-                "--logging.final_evaluation",
-                "false",
-            ]
-        )
-        == 0
-    )
-    for line, arguments in zip(_block("sh").splitlines()[1:], others, strict=True):
-        assert (
-            main([line.split()[2].removeprefix("maml_rl."), *arguments, "--num_episodes", "2"]) == 0
-        )
+    lines = _block("sh").replace("\\\n", " ").splitlines()
+    train, *others = [shlex.split(line)[2:] for line in lines]
+    quiet = ["--logging.final_video=false", "--logging.final_evaluation=false"]
+    assert train[0] == "maml_rl.train"
+    assert main(["train", *train[1:], *TINY, *quiet]) == 0
+    for module, *arguments in others:
+        command = module.removeprefix("maml_rl.")
+        assert main([command, *arguments, "--num_episodes", "2"]) == 0
     assert (tmp_path / "runs/masses/evaluation/results.json").is_file()
     assert list((tmp_path / "runs/masses/videos").glob("*.mp4"))
 

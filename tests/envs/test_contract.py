@@ -1,7 +1,8 @@
-"""What every task family keeps to, whatever it simulates."""
+"""The contract of a task family and its Gymnasium environments."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from helpers.families import PER_ENGINE, PER_KIND, PER_ROBOT
 
 EVERYTHING_VARIES = {
     "body_mass": [0.5, 2.0],
@@ -37,7 +39,7 @@ ANT_OF_FINN = {
     "observe_position": "centre_of_mass",
     "frame_skip": 2,
 }
-# Every family as it is, and what settings change about some.
+# Every family with its defaults, and some with other settings.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     name: (name, {}) for name in sorted(maml_envs.FAMILIES)
 } | {
@@ -75,12 +77,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 STARTS_AT_ONE_STATE = {"PointNavigation", "PointNavigationSparse"}
 ONE_TASK = {"CrippledAnt, held out", "CrippledHalfCheetah, held out"}
-SAME_TASKS_AGAIN = ONE_TASK | {"HalfCheetahDir", "AntDir", "Walker2dDir"}  # whatever the generator
+SAME_TASKS = ONE_TASK | {"HalfCheetahDir", "AntDir", "Walker2dDir"}  # whatever the generator
 # Entries of contact forces, inertias and a planar robot's y are constant, at times or always.
 HAS_CONSTANT_ENTRIES = {"AntVel, contact forces", "HumanoidDir, all quantities", "AntDir, dynamics"}
 HAS_CONSTANT_ENTRIES |= {"AntVel, Finn et al.", "HalfCheetahVel, torso"}
 
-every_family = pytest.mark.parametrize("name", CASES)
+# Tests of what a family defines itself run over all of them; tests of shared code over a few.
+every_case = pytest.mark.parametrize("name", CASES)
+every_family = pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
+per_robot = pytest.mark.parametrize("name", PER_ROBOT)
+per_kind = pytest.mark.parametrize("name", PER_KIND)
+per_engine = pytest.mark.parametrize("name", PER_ENGINE)
 # Gymnasium advises bounds for every observation; its own robots, HalfCheetah-v5 among them, do not
 # follow it either.
 unbounded_observations = pytest.mark.filterwarnings(
@@ -135,7 +142,7 @@ def test_families_are_registered() -> None:
 
 
 @unbounded_observations
-@every_family
+@per_kind
 def test_gymnasiums_checker(name: str, egl: None) -> None:
     env = _single(name).unwrapped
     modes = env.metadata["render_modes"]
@@ -149,14 +156,14 @@ def test_gymnasiums_checker(name: str, egl: None) -> None:
 
 @unbounded_observations
 @every_family
-def test_gymnasiums_checker_without_pictures(name: str) -> None:
+def test_gymnasiums_checker_without_rendering(name: str) -> None:
     env = _single(name).unwrapped
     check_env(env, skip_render_check=True)
     env.close()
 
 
-@every_family
-def test_picture(name: str, egl: None) -> None:
+@per_robot
+def test_frame(name: str, egl: None) -> None:
     env = _single(name, render_mode="rgb_array", width=96, height=64)
     env.reset(seed=0)
     first = env.render()
@@ -172,8 +179,8 @@ def test_picture(name: str, egl: None) -> None:
     env.reset(seed=0)  # closing frees the renderer alone
 
 
-@every_family
-def test_picture_needs_a_render_mode(name: str) -> None:
+@per_engine
+def test_rendering_needs_a_render_mode(name: str) -> None:
     env = _single(name).unwrapped
     env.reset(seed=0)
     with pytest.warns(UserWarning, match="render_mode"):
@@ -181,13 +188,13 @@ def test_picture_needs_a_render_mode(name: str) -> None:
     env.close()
 
 
-@every_family
+@per_engine
 def test_unknown_render_mode_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"rgb_array.*'asciii'"):
         maml_envs.FamilyEnv(_family(name), render_mode="asciii")
 
 
-@every_family
+@per_kind
 def test_spaces(name: str) -> None:
     single, batch = _single(name), _batch(name, 3)
     assert isinstance(single.observation_space, spaces.Box)
@@ -209,7 +216,7 @@ def test_spaces(name: str) -> None:
     batch.close()
 
 
-@every_family
+@per_kind
 def test_wrong_action_shape_is_refused(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 2)
     single.reset(seed=0)
@@ -233,7 +240,7 @@ def _rollout(name: str, seed: int) -> list[np.ndarray]:
     return seen
 
 
-@every_family
+@every_case
 def test_same_seed_same_episode(name: str) -> None:
     first, second = _rollout(name, 5), _rollout(name, 5)
     for a, b in zip(first, second, strict=True):
@@ -243,7 +250,7 @@ def test_same_seed_same_episode(name: str) -> None:
     assert not same
 
 
-@every_family
+@every_case
 def test_initial_state_is_random(name: str) -> None:
     env = _batch(name, 3)
     first, _ = env.reset(seed=0)
@@ -262,7 +269,7 @@ def test_initial_state_is_random(name: str) -> None:
     env.close()
 
 
-@every_family
+@every_case
 def test_no_observation_entry_is_constant(name: str) -> None:
     env = _batch(name, 1)
     env.reset(seed=0, options={"task": _far_task(name)})
@@ -278,7 +285,7 @@ def test_no_observation_entry_is_constant(name: str) -> None:
     env.close()
 
 
-@every_family
+@every_case
 def test_observations_do_not_depend_on_the_task(name: str) -> None:
     env = _batch(name, 2)
     env.np_random = np.random.default_rng(0)
@@ -291,9 +298,7 @@ def test_observations_do_not_depend_on_the_task(name: str) -> None:
     ]
     observation, _ = env.reset(seed=[4, 4], options={"tasks": tasks})
     np.testing.assert_array_equal(observation[0], observation[1])
-    if _varies_the_body(
-        name
-    ):  # then what is seen differs by what happens, and what is rewarded, too
+    if _varies_the_body(name):  # then observations and rewards differ because the dynamics do
         env.close()
         return
     for action in _actions(name, 10, 1):
@@ -304,7 +309,7 @@ def test_observations_do_not_depend_on_the_task(name: str) -> None:
     env.close()
 
 
-@every_family
+@every_case
 def test_reward_is_the_sum_of_its_terms(name: str) -> None:
     single, batch = _single(name), _batch(name, 3)
     single.reset(seed=0)
@@ -323,7 +328,7 @@ def test_reward_is_the_sum_of_its_terms(name: str) -> None:
     batch.close()
 
 
-@every_family
+@per_kind
 def test_tasks_are_kept_over_resets(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 3)
     assert single.task is None
@@ -355,7 +360,7 @@ def test_tasks_are_kept_over_resets(name: str) -> None:
     batch.close()
 
 
-@every_family
+@per_kind
 def test_drawn_task_is_kept(name: str) -> None:
     env = _single(name).unwrapped
     env.reset(seed=1)
@@ -375,19 +380,23 @@ def test_tasks_come_from_the_environments_generator(name: str) -> None:
         draws.append(env.sample_tasks(4))
     assert draws[0] == draws[1]
     assert len(draws[0]) == 4
-    if name not in SAME_TASKS_AGAIN:
+    if name not in SAME_TASKS:
         assert env.sample_tasks(4) != draws[0]
     env.close()
 
 
-@every_family
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e9, "fast", None, True, [0.5, 0.5]])
-def test_task_values_without_meaning_are_named(name: str, value: Any) -> None:
+INVALID: list[Any] = [np.nan, np.inf, 1e9, "fast", None, True, [0.5, 0.5]]
+
+
+@per_kind
+def test_invalid_task_values_are_named(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 2)
     single.reset(seed=0)
     batch.reset(seed=0)
     single_task, batch_tasks = single.task, batch.tasks
-    for key in single_task:
+    # the first and the last parameter of the task
+    keys = list(single_task)
+    for key, value in itertools.product({keys[0], keys[-1]}, INVALID):
         bad = {**single_task, key: value}
         for attempt in (
             lambda bad=bad: single.set_task(bad),
@@ -404,7 +413,7 @@ def test_task_values_without_meaning_are_named(name: str, value: Any) -> None:
     batch.close()
 
 
-@every_family
+@per_kind
 def test_task_with_other_names_is_refused(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 1)
     good = batch.sample_tasks(1)[0]
@@ -423,7 +432,7 @@ def test_task_with_other_names_is_refused(name: str) -> None:
     batch.close()
 
 
-@every_family
+@per_engine
 def test_one_task_per_simulation(name: str) -> None:
     env = _batch(name, 3)
     for num_tasks in (0, 2, 4):
@@ -435,7 +444,7 @@ def test_one_task_per_simulation(name: str) -> None:
     env.close()
 
 
-@every_family
+@per_engine
 def test_default_horizon_truncates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     never = lambda family, xp, state, task: np.zeros(len(next(iter(state.values()))), bool)  # noqa: E731
     monkeypatch.setattr(type(_family(name)), "terminated", never)  # only time ends an episode here
@@ -451,7 +460,7 @@ def test_default_horizon_truncates(name: str, monkeypatch: pytest.MonkeyPatch) -
     batch.close()
 
 
-@every_family
+@per_kind
 def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
     env = _batch(name, 3, max_episode_steps=4)
     env.reset(seed=0, options={"task": _far_task(name)})
@@ -493,7 +502,7 @@ def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
     env.close()
 
 
-@every_family
+@every_case
 def test_results_are_not_overwritten_by_later_steps(name: str) -> None:
     env = _batch(name, 2, max_episode_steps=2)
     results = [env.reset(seed=0)[0]]
@@ -518,7 +527,7 @@ def _model_values(model: Any) -> dict[str, np.ndarray]:
     return found
 
 
-@every_family
+@per_robot
 def test_model_of_the_body_is_never_changed(name: str, egl: None) -> None:
     body = _family(name).body
     if not hasattr(body, "model"):
@@ -537,7 +546,7 @@ def test_model_of_the_body_is_never_changed(name: str, egl: None) -> None:
     if not hasattr(body, "model"):
         assert (body.max_step, body.action_space) == untouched
     else:
-        single.unwrapped.model.body_mass[:] *= 2  # a single environment has a copy of its own
+        single.unwrapped.model.body_mass[:] *= 2  # a single environment has its own copy
         after = _model_values(body.model)
         assert after.keys() == untouched.keys()
         assert [
@@ -562,7 +571,7 @@ def test_global_generators_are_untouched(name: str) -> None:
     assert torch.equal(torch_state, torch.get_rng_state())
 
 
-@every_family
+@every_case
 def test_functions_agree_between_numpy_and_torch(name: str) -> None:
     env, rng = _batch(name, 4), np.random.default_rng(0)
     family = env.unwrapped.family
@@ -601,7 +610,7 @@ def test_functions_agree_between_numpy_and_torch(name: str) -> None:
     env.close()
 
 
-@every_family
+@per_engine
 def test_step_before_reset_is_refused(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 1)
     for env in (single, batch):

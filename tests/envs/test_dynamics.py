@@ -1,3 +1,5 @@
+"""Dynamics as task parameters: against textbook formulas, edited models, and for each engine."""
+
 from __future__ import annotations
 
 import copy
@@ -20,15 +22,16 @@ MU = 0.4
 PENDULUM_MASS, PENDULUM_LENGTH, PENDULUM_INERTIA = 2.0, 0.5, 0.3  # inertia about the centre of mass
 WHEEL_INERTIA, WHEEL_DAMPING = 0.25, 0.5
 CART_MASS, CART_GEAR = 4.0, 3.0
-# Textbook systems that do not touch each other, each on one joint of its own; the block also rests
-# on the floor.
+# Textbook systems that do not touch each other, each on a separate joint; the block also rests on
+# the floor.
 BENCH = f"""
 <mujoco>
   <option timestep="0.001" cone="elliptic"/>
   <worldbody>
     <geom name="floor" type="plane" size="100 100 1" friction="{MU}"/>
     <body name="pendulum" pos="0 0 9"> <joint name="swing" axis="0 1 0"/>
-      <inertial pos="0 0 -{PENDULUM_LENGTH}" mass="{PENDULUM_MASS}" diaginertia="0.3 {PENDULUM_INERTIA} 0.01"/> </body>
+      <inertial pos="0 0 -{PENDULUM_LENGTH}" mass="{PENDULUM_MASS}"
+                diaginertia="0.3 {PENDULUM_INERTIA} 0.01"/> </body>
     <body name="ball" pos="0 2 0"> <joint name="fall" type="slide" axis="0 0 1"/>
       <inertial pos="0 0 0" mass="3" diaginertia="1 1 1"/> </body>
     <body name="puck" pos="0 4 0"> <joint name="glide" type="slide" axis="1 0 0"/>
@@ -38,7 +41,8 @@ BENCH = f"""
     <body name="cart" pos="0 8 5"> <joint name="rail" type="slide" axis="0 1 0"/>
       <inertial pos="0 0 0" mass="{CART_MASS}" diaginertia="1 1 1"/> </body>
     <body name="block" pos="0 -6 0.1"> <joint name="along" type="slide" axis="1 0 0"/>
-      <joint type="slide" axis="0 0 1"/> <geom type="box" size="0.2 0.2 0.1" mass="1" friction="{MU}"/> </body>
+      <joint type="slide" axis="0 0 1"/>
+      <geom type="box" size="0.2 0.2 0.1" mass="1" friction="{MU}"/> </body>
   </worldbody>
   <actuator><motor joint="rail" gear="{CART_GEAR}" ctrlrange="-1 1"/></actuator>
 </mujoco>
@@ -79,9 +83,11 @@ def _simulate(
     control: float = 0.0,
     **speeds: float,
 ) -> Callable[[str], np.ndarray]:
-    """Start the pendulum at an angle and other joints at speeds; returns what gives a joint's positions and velocities.
+    """Simulate the bench from an angle of the pendulum and speeds of other joints.
 
-    They are (2, num_steps + 1, num_sims).
+    Returns:
+        A function from a joint's name to its positions and velocities,
+        (2, num_steps + 1, num_sims).
     """
     engine, model = _engine(body, dynamics), body.model
     position, velocity = np.zeros((2, engine.num_sims, model.nv))
@@ -239,7 +245,7 @@ CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
         ("disabled_joint", {"fourth_ankle_geom"}),
     ],
 )
-def test_pictures_show_what_is_disabled(quantity: str, red: set[str]) -> None:
+def test_frames_show_what_is_disabled(quantity: str, red: set[str]) -> None:
     single = _body("AntDir").single_engine((), None)
     for number, expected in ((1.0, red), (-1.0, set())):
         single.set_dynamics({quantity: np.array([number])})
@@ -266,7 +272,7 @@ def test_model_equals_one_edited_by_hand(
     ).keys()
     _assert_equal(_model_values(batch.get_model(0)), _model_values(ANT))
     _assert_equal(_model_values(batch.get_model(1)), _model_values(expected))
-    expected.geom_rgba[:] = single.model.geom_rgba  # pictures show what is disabled in red
+    expected.geom_rgba[:] = single.model.geom_rgba  # frames show what is disabled in red
     _assert_equal(_model_values(single.model), _model_values(expected))
 
 
@@ -311,14 +317,15 @@ def _trajectory(
 
 
 def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
-    """Values of every quantity and element for two simulations, near enough to nominal that nothing breaks down."""
-    rng, scale, found = np.random.default_rng(2), {"gravity": G, "slope": 0.2}, {}
+    """Values of every parameter for two simulations, close enough to nominal to be stable."""
+    rng = np.random.default_rng(2)
+    scale = {"gravity": G, "slope": 0.2}
+    dynamics = {}
     for name, parameter in body.parameters.items():
-        numbers, factors = rng.integers(0, min(parameter.high, 3) + 1, 2), rng.uniform(0.7, 1.3, 2)
-        found[name] = (
-            numbers.astype(float) if parameter.is_integer else scale.get(name, 1.0) * factors
-        )
-    return found
+        numbers = rng.integers(0, min(parameter.high, 3) + 1, 2).astype(float)
+        factors = rng.uniform(0.7, 1.3, 2)
+        dynamics[name] = numbers if parameter.is_integer else scale.get(name, 1.0) * factors
+    return dynamics
 
 
 @pytest.mark.parametrize("kind", ["batch", "single"])
@@ -578,7 +585,7 @@ def test_choices_are_equally_likely() -> None:
     }
 
 
-def test_each_element_draws_a_factor_of_its_own() -> None:
+def test_each_element_draws_a_separate_factor() -> None:
     setting = {"low": 1.0, "high": 2.0, "each": True}
     drawn = _drawn(
         dict.fromkeys(("body_mass", "dof_damping", "actuator_gear", "geom_friction"), setting)
@@ -694,7 +701,7 @@ def test_wrong_settings_are_named(name: str, value: Any, named: str) -> None:
 
 
 @pytest.mark.parametrize("setting", [["body_mass"], "body_mass", 1.0, None])
-def test_settings_that_are_no_mapping_are_refused(setting: Any) -> None:
+def test_settings_that_are_not_a_mapping_are_refused(setting: Any) -> None:
     with pytest.raises(ValueError, match="dynamics must be a mapping") as refusal:
         maml_envs.FAMILIES["AntDir"](dynamics=setting)
     assert repr(setting) in str(refusal.value)

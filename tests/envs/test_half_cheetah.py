@@ -1,3 +1,5 @@
+"""The half cheetah: against Gymnasium, reward, tasks."""
+
 from __future__ import annotations
 
 import gymnasium as gym
@@ -39,7 +41,7 @@ def test_batch_equals_gymnasiums_environment(seed: int) -> None:
     references = [gym.make("HalfCheetah-v5") for _ in range(num_sims)]
     rng = np.random.default_rng(seed)
 
-    for reset_seed in (seed, None):  # the generators go on in the second episode
+    for reset_seed in (seed, None):  # the generators continue in the second episode
         observation, _ = batch.reset(seed=reset_seed)
         expected = [
             env.reset(seed=None if reset_seed is None else reset_seed + i)[0]

@@ -1,3 +1,5 @@
+"""Delayed actions and sensor noise."""
+
 from __future__ import annotations
 
 from typing import Any

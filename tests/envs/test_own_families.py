@@ -1,4 +1,4 @@
-"""Families of a user's own: what is wrong with one is said before anything is simulated."""
+"""Custom families: mistakes are reported before anything is simulated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Trotter(HalfCheetahVel):
     """A correct family."""
 
 
-def test_a_registered_family_is_made_like_ours() -> None:
+def test_a_registered_family_is_made_like_a_built_in_one() -> None:
     assert maml_envs.register(Trotter) is Trotter
     env = gym.make_vec("maml_rl/Trotter-v0", num_envs=2)
     assert env.reset(seed=0)[0].shape == (2, 17)
@@ -40,11 +40,13 @@ def test_two_families_of_one_name_are_refused() -> None:
     clash = dataclass(frozen=True, kw_only=True)(
         type("HalfCheetahVel", (Trotter,), {"__module__": __name__})
     )
-    with pytest.raises(ValueError, match=r"HalfCheetahVel already, in maml_envs\.families\.half_cheetah"):
+    with pytest.raises(
+        ValueError, match=r"HalfCheetahVel already exists, in maml_envs\.families\.half_cheetah"
+    ):
         maml_envs.register(clash)
 
 
-def test_a_class_that_is_no_family_is_refused() -> None:
+def test_a_class_that_is_not_a_family_is_refused() -> None:
     with pytest.raises(TypeError, match="Plain must be a dataclass"):
         maml_envs.register(type("Plain", (), {}))
     bare = dataclass(frozen=True)(type("Bare", (), {"body": Trotter.body, "task_units": {}}))
@@ -100,7 +102,9 @@ def test_a_class_that_is_no_family_is_refused() -> None:
         ),
     ],
 )
-def test_what_gives_the_wrong_thing_is_named(member: str, result: Any, named: str) -> None:
+def test_a_function_that_returns_the_wrong_type_or_shape_is_named(
+    member: str, result: Any, named: str
+) -> None:
     wrong = dataclass(frozen=True, kw_only=True)(type("Wrong", (Trotter,), {member: result}))
     with pytest.raises(ValueError, match=named):
         maml_envs.FamilyVectorEnv(wrong(), 3)
@@ -108,8 +112,11 @@ def test_what_gives_the_wrong_thing_is_named(member: str, result: Any, named: st
 
 MODEL = """
 <mujoco>
-  <worldbody><body name="base"><joint name="slide" type="slide"/><geom size="0.1" mass="1"/>
-    <body name="arm" pos="1 0 0"><joint name="turn"/><geom size="0.1" mass="1"/></body></body></worldbody>
+  <worldbody>
+    <body name="base"><joint name="slide" type="slide"/><geom size="0.1" mass="1"/>
+      <body name="arm" pos="1 0 0"><joint name="turn"/><geom size="0.1" mass="1"/></body>
+    </body>
+  </worldbody>
   <tendon><fixed name="rope"><joint joint="turn" coef="1"/></fixed></tendon>
   <actuator><motor name="one" joint="slide" {range}/><motor name="two" joint="slide" {range}/>
     <motor name="pull" tendon="rope" {range}/></actuator>
@@ -117,7 +124,7 @@ MODEL = """
 """
 
 
-def test_actuators_that_pull_at_a_tendon(tmp_path: Path) -> None:
+def test_actuators_of_a_tendon(tmp_path: Path) -> None:
     path = tmp_path / "model.xml"
     path.write_text(MODEL.format(range='ctrlrange="-1 1"'))
     model = load_model(str(path))
@@ -129,11 +136,8 @@ def test_actuators_that_pull_at_a_tendon(tmp_path: Path) -> None:
     assert "disabled_limb" not in known
     engine = MujocoBody(str(path), frame_skip=1, camera_name=None).batch_engine(1, 1, ())
     engine.set_dynamics({"actuator_gear/slide": np.array([3.0])})
-    assert engine.batch.get_model(0).actuator_gear[:, 0].tolist() == [
-        3,
-        3,
-        1,
-    ]  # both motors of the joint
+    gears = engine.batch.get_model(0).actuator_gear[:, 0]
+    assert gears.tolist() == [3, 3, 1]  # both motors of the joint
 
 
 def test_actuators_without_a_range_are_refused(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""The point: reward, episode end, tasks, frames."""
+
 from __future__ import annotations
 
 import math

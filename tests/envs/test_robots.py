@@ -1,4 +1,4 @@
-"""Every robot against Gymnasium's own; rewards, episode ends and task distributions against their definitions."""
+"""Robots against Gymnasium's; rewards, episode ends and tasks against their definitions."""
 
 from __future__ import annotations
 
@@ -87,8 +87,9 @@ SIMULATED: list[tuple[str, dict[str, bool], dict[str, bool], int]] = [
 
 
 def _expected_observation(reference: Any, size: int) -> np.ndarray:
-    """Gymnasium's observation where ours shall equal it, and what MuJoCo computes from the new state elsewhere."""
-    theirs, data = reference._get_obs(), copy.copy(reference.data)
+    """Gymnasium's observation, with derived fields computed by MuJoCo from the new state."""
+    theirs = reference._get_obs()
+    data = copy.copy(reference.data)
     mujoco.mj_fwdPosition(reference.model, data)
     mujoco.mj_fwdVelocity(reference.model, data)
     if len(theirs) == 10:  # the reacher's holds the target
@@ -168,7 +169,7 @@ def test_start_equals_gymnasiums(name: str, settings: dict[str, float]) -> None:
     batch, single = _batch(name, **settings), _single(name, **settings)
     batch.set_tasks(batch.sample_tasks(2))  # so that no task is drawn before the state
     single.set_task(batch.tasks[0])
-    for seed in (5, None):  # the generators go on in the second episode
+    for seed in (5, None):  # the generators continue in the second episode
         batch.reset(seed=seed)
         single.reset(seed=seed)
         for i, state in (
@@ -200,10 +201,9 @@ def test_start_of_the_reacher() -> None:
 
 
 class Step(NamedTuple):
-    """One control step: the place (m) of what the reward looks at after it, and its mean velocity (m/s).
+    """One control step: the position (m) in the reward after it, and its mean velocity (m/s).
 
-    The place of a planar root is what the first two of qpos say: y is the height of the walker and
-        the hopper.
+    For a planar robot y is the second position, which is the height of the walker and the hopper.
     """
 
     x: float
@@ -213,7 +213,7 @@ class Step(NamedTuple):
 
 
 def _place(robot: str, model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
-    """Of the root, the humanoid's centre of mass, or the reacher's fingertip, by MuJoCo's kinematics, (2,)."""
+    """Position in the reward (2,): of root, centre of mass (humanoid) or fingertip (reacher)."""
     data = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_kinematics(model, data)
@@ -345,7 +345,7 @@ def test_sparse_reward_of_the_point() -> None:
 
 
 def _open(low: float, high: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Values with which an episode goes on, the outermost of an open range, and the first ones with which it ends."""
+    """The outermost values of an open range, and its ends, with which an episode ends."""
     return (float(np.nextafter(low, high)), float(np.nextafter(high, low))), (low, high)
 
 
@@ -356,7 +356,7 @@ ENDING = [f"Ant{task}" for task in ("Vel", "Dir", "Dir2D", "Goal")] + [
 ]
 ENDING += [f"Walker2d{task}" for task in ("Vel", "Dir", "RandParams")]
 ANY = _open(-500.0, 500.0)[0], ()
-# Per entry of (qpos, qvel): values with which an episode goes on, and values with which it ends.
+# Per entry of (qpos, qvel): values with which an episode continues, and with which it ends.
 BOUNDS: dict[str, dict[int, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "Ant": {
         0: ANY,
@@ -375,14 +375,14 @@ def test_episode_ends_at_the_bounds(name: str) -> None:
     family = maml_envs.FAMILIES[name]()
     reference = _reference(name)
     start = np.concatenate([reference.init_qpos, reference.init_qvel])
-    for index, (goes_on, ends) in BOUNDS[ROBOT_OF[name]].items():
-        for value in (*goes_on, *ends):
+    for index, (continues, ends) in BOUNDS[ROBOT_OF[name]].items():
+        for value in (*continues, *ends):
             start_with = np.where(np.arange(len(start)) == index, value, start)
             qpos, qvel = np.split(start_with, [reference.model.nq])
             terminated = family.terminated(np, {"qpos": qpos[None], "qvel": qvel[None]}, {})
             assert terminated.tolist() == [value in ends], (index, value)
             reference.data.qpos[:], reference.data.qvel[:] = qpos, qvel
-            assert bool(reference.is_healthy) is (value in goes_on)
+            assert bool(reference.is_healthy) is (value in continues)
 
 
 @pytest.mark.parametrize(
@@ -486,17 +486,17 @@ def test_directions_alternate(name: str) -> None:
     assert 10 < alone.count(1.0) < 30
 
 
-# Per family that holds tasks back: numbers of the actuators that do nothing, per task. The held-out
-# task comes last.
-DEAD = {
+# Per family with held-out tasks: indices of the disabled actuators, per task. The held-out task
+# comes last.
+DISABLED = {
     "CrippledHalfCheetah": {1: [1], 2: [2], 3: [3], 4: [4], 5: [5], 0: [0]},
     "CrippledAnt": {0: [2, 3], 1: [4, 5], 2: [6, 7], 3: [0, 1]},
 }
 
 
-@pytest.mark.parametrize("name", DEAD)
+@pytest.mark.parametrize("name", DISABLED)
 def test_held_out_tasks(name: str) -> None:
-    *train, held_out = DEAD[name]
+    *train, held_out = DISABLED[name]
     for settings, expected in (
         ({}, train),
         ({"split": "train"}, train),
@@ -508,9 +508,9 @@ def test_held_out_tasks(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [(name, number) for name, tasks in DEAD.items() for number in tasks]
+    ("name", "number"), [(name, number) for name, tasks in DISABLED.items() for number in tasks]
 )
-def test_only_the_dead_actuators_do_nothing(name: str, number: int) -> None:
+def test_only_the_disabled_actuators_do_nothing(name: str, number: int) -> None:
     (key,), (size,) = (
         maml_envs.FAMILIES[name].task_units,
         maml_envs.FAMILIES[name].body.action_space.shape,
@@ -522,10 +522,10 @@ def test_only_the_dead_actuators_do_nothing(name: str, number: int) -> None:
             0.2 + 0.5 * np.eye(size + 1, size)
         )  # simulation i differs from the last one in actuator i
     qpos = env.engine.state["qpos"]
-    assert [i for i in range(size) if np.array_equal(qpos[i], qpos[-1])] == DEAD[name][number]
+    assert [i for i in range(size) if np.array_equal(qpos[i], qpos[-1])] == DISABLED[name][number]
 
 
-def test_dead_leg_touches_nothing() -> None:
+def test_disabled_leg_touches_nothing() -> None:
     legs = ("front_left_leg", "front_right_leg", "back_leg", "right_back_leg")  # 0 to 3
     for number, leg in enumerate(legs):
         env, touching = _single("CrippledAnt"), set()
@@ -587,7 +587,7 @@ NOT_NEGATIVE |= {"reset_noise_scale", "goal_radius"}
 
 
 @pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
-def test_settings_without_meaning_are_refused(name: str) -> None:
+def test_invalid_settings_are_refused(name: str) -> None:
     family = maml_envs.FAMILIES[name]
     for key in family.__dataclass_fields__.keys() & {
         "goal_reward",
@@ -634,7 +634,7 @@ def test_horizons() -> None:
     ],
     ids=str,
 )
-def test_settings_of_another_kind_are_refused(name: str, settings: dict[str, Any]) -> None:
+def test_settings_of_the_wrong_type_are_refused(name: str, settings: dict[str, Any]) -> None:
     [(setting, value)] = settings.items()
     with pytest.raises(ValueError, match=f"{setting} must be") as refusal:
         maml_envs.FAMILIES[name](**settings)

@@ -12,6 +12,7 @@ import maml_envs
 import mujoco
 import numpy as np
 import pytest
+from helpers.families import PER_ROBOT
 from maml_envs.engines.mujoco import MujocoBody
 from maml_envs.families.half_cheetah import HalfCheetahVel
 from maml_envs.families.walker2d import Walker2dDir
@@ -88,7 +89,7 @@ def test_what_follows_from_the_control_step() -> None:
     env = _single("Walker2dDir", frame_skip=10, dynamics={"action_delay": 2})
     assert env.dt == seconds_per_step(env) == pytest.approx(0.02)
     assert env.metadata["render_fps"] == 50
-    assert len(steps_shown(100, env.dt, 50)) == 101  # a picture per control step
+    assert len(steps_shown(100, env.dt, 50)) == 101  # a frame per control step
     plain = _single("Walker2dDir", frame_skip=10)
     for each in (env, plain):
         each.reset(seed=0, options={"task": {"direction": 1.0, "action_delay": 2 * (each is env)}})
@@ -118,7 +119,7 @@ def test_the_body_of_the_class_stays_as_it_is() -> None:
     assert copy.deepcopy(family).body == family.body
 
 
-def test_a_body_of_ones_own_keeps_its_control_step() -> None:
+def test_a_custom_body_keeps_its_control_step() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Slow(HalfCheetahVel):
         body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=3)
@@ -244,9 +245,14 @@ def test_contact_forces_and_their_cost_are_clipped_to_the_limits() -> None:
         assert terms["reward_contact"][0] == pytest.approx(-cost)
 
 
-@pytest.mark.parametrize("name", ["Walker2dVel", "HalfCheetahDir", "AntGoal", "ReacherGoal"])
-@pytest.mark.parametrize("value", [0, -1, 101, 2.0, True, "8", [4]])
-def test_a_frame_skip_that_is_none_is_refused(name: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("Walker2dVel", value) for value in (-1, 101, 2.0, True, "8", [4])],
+        *[(name, 0) for name in PER_ROBOT if name != "PointNavigation"],
+    ],
+)
+def test_an_invalid_frame_skip_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match="frame_skip must be an integer from 1 to 100") as refusal:
         maml_envs.FAMILIES[name](frame_skip=value)
     assert str(refusal.value).endswith(f"got {value!r}")
@@ -270,7 +276,7 @@ def test_negative_limits_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["AntVel", "Walker2dDir", "HumanoidDir"])
-def test_heights_without_meaning_are_refused(name: str) -> None:
+def test_heights_in_the_wrong_order_are_refused(name: str) -> None:
     family = maml_envs.FAMILIES[name]
     message = "^min_torso_height must be at most max_torso_height, got 3.0 and 2.5"
     with pytest.raises(ValueError, match=message):
@@ -279,7 +285,7 @@ def test_heights_without_meaning_are_refused(name: str) -> None:
         family(min_torso_height=math.nan)
 
 
-def test_a_position_that_there_is_not_is_refused() -> None:
+def test_an_unknown_position_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^observe_position must be one of .*'torso'.*got 'head'"):
         maml_envs.FAMILIES["HalfCheetahVel"](observe_position="head")
 

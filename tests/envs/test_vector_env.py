@@ -1,3 +1,5 @@
+"""The vector environment: equality with single environments, resets, unstable simulations."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -6,8 +8,10 @@ import gymnasium as gym
 import maml_envs
 import numpy as np
 import pytest
+from helpers.families import PER_KIND
 
 every_family = pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
+per_kind = pytest.mark.parametrize("name", PER_KIND)
 
 
 def _actions(name: str, num_steps: int, num_envs: int) -> np.ndarray:
@@ -36,7 +40,7 @@ def test_batch_equals_single_environments(name: str, num_threads: int) -> None:
         env_id, num_envs=num_envs, max_episode_steps=horizon, num_threads=num_threads
     )
     singles = [gym.make(env_id, max_episode_steps=horizon) for _ in range(num_envs)]
-    for seed in (20, None):  # the generators go on in the second episode
+    for seed in (20, None):  # the generators continue in the second episode
         observation, _ = batch.reset(seed=seed)
         starts = [
             env.reset(seed=None if seed is None else seed + i)[0] for i, env in enumerate(singles)
@@ -58,7 +62,7 @@ def test_batch_equals_single_environments(name: str, num_threads: int) -> None:
         env.close()
 
 
-@every_family
+@per_kind
 def test_threads_do_not_change_results(name: str) -> None:
     one, two = (
         gym.make_vec(maml_envs.env_id(name), num_envs=7, max_episode_steps=30, num_threads=threads)
@@ -81,7 +85,7 @@ def test_threads_do_not_change_results(name: str) -> None:
     two.close()
 
 
-@every_family
+@per_kind
 def test_a_subset_is_stepped_as_if_alone(name: str) -> None:
     env_id, horizon, late = maml_envs.env_id(name), 6, 3
     batch = gym.make_vec(env_id, num_envs=3, max_episode_steps=horizon)
@@ -162,7 +166,7 @@ def test_default_number_of_threads_is_what_the_process_may_use(
     assert asked == [1, 2]
 
 
-@every_family
+@per_kind
 def test_one_seed_per_simulation(name: str) -> None:
     env = gym.make_vec(maml_envs.env_id(name), num_envs=3)
     with pytest.raises(ValueError, match=r"3 seeds.*2"):
@@ -180,7 +184,7 @@ def test_one_seed_per_simulation(name: str) -> None:
     other.close()
 
 
-@every_family
+@per_kind
 def test_seeded_reset_seeds_the_task_generator(name: str) -> None:
     env = gym.make_vec(maml_envs.env_id(name), num_envs=2)
     env.reset(seed=4)
@@ -207,7 +211,7 @@ def test_reset_mask_that_fits_no_simulation_is_refused(mask: list[bool]) -> None
     env.close()
 
 
-@every_family
+@per_kind
 def test_broken_simulation_is_void(name: str) -> None:
     broken, others = 1, [0, 2, 3]
     env, intact = (
@@ -225,7 +229,12 @@ def test_broken_simulation_is_void(name: str) -> None:
         results = env.step(action)
         _equal(results, intact.step(action), others)
         _, reward, terminated, truncated, info = results
-        assert info["void"].tolist() == [False, t == 0, False, False]  # told once, as rewards are
+        assert info["void"].tolist() == [
+            False,
+            t == 0,
+            False,
+            False,
+        ]  # reported once, as rewards are
         assert truncated.tolist() == [False, True, False, False]
         assert not terminated.any()
         assert t == 0 or reward[broken] == 0
@@ -244,12 +253,12 @@ def test_broken_simulation_is_void(name: str) -> None:
     intact.close()
 
 
-@every_family
+@per_kind
 def test_every_simulation_may_break(name: str) -> None:
     env = gym.make_vec(maml_envs.env_id(name), num_envs=2)
     env.reset(seed=0)
     for value in env.unwrapped.engine.state.values():
-        if value.flags.writeable:  # what is derived is not
+        if value.flags.writeable:  # derived fields are not
             value[:] = np.nan
     *_, terminated, truncated, info = env.step(_actions(name, 1, 2)[0])
     assert info["void"].all()
@@ -261,7 +270,7 @@ def test_every_simulation_may_break(name: str) -> None:
     env.close()
 
 
-@every_family
+@per_kind
 def test_broken_single_simulation_is_void(name: str) -> None:
     env, intact = gym.make(maml_envs.env_id(name)), gym.make(maml_envs.env_id(name))
     env.reset(seed=0)
@@ -285,8 +294,8 @@ def test_broken_single_simulation_is_void(name: str) -> None:
     intact.close()
 
 
-@every_family
-def test_action_that_is_no_number_makes_the_episode_void(name: str) -> None:
+@per_kind
+def test_non_finite_action_makes_the_episode_void(name: str) -> None:
     env, intact = (gym.make_vec(maml_envs.env_id(name), num_envs=2) for _ in range(2))
     env.reset(seed=0)
     intact.reset(seed=0)

@@ -1,4 +1,4 @@
-"""Any arguments that a family accepts train; one that it does not is refused by name, before any file."""
+"""Settings that a family accepts can be trained; others are refused before any file is written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typing
 from typing import Any
 
 import pytest
+from helpers.families import PER_KIND, PER_ROBOT
 from helpers.hypothesis_options import OPTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,36 +20,34 @@ from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_trainer
 
 SIZES: dict[str, Any] = {
-    **{
-        "meta_batch_size": 2,
-        "num_episodes": 2,
-        "horizon": 3,
-        "policy": {"hidden_sizes": [4]},
-        "device": "cpu",
-    },
-    **{"max_failed_share": 1.0, "inner": {"num_steps": 1}},
+    "meta_batch_size": 2,
+    "num_episodes": 2,
+    "horizon": 3,
+    "policy": {"hidden_sizes": [4]},
+    "device": "cpu",
+    "max_failed_share": 1.0,
+    "inner": {"num_steps": 1},
 }
 
 
 def dynamics_of(known: dict[str, Parameter]) -> st.SearchStrategy[dict[str, Any]]:
-    """A range, within what has a meaning, of up to two quantities."""
+    """A value or a range, within the limits, for each of up to two quantities."""
 
-    def ends(name: str) -> st.SearchStrategy[Any]:
+    def distribution_of(name: str) -> st.SearchStrategy[Any]:
         parameter = known[name]
-        whole = st.integers(int(parameter.low), int(parameter.high))
-        number = whole if parameter.is_integer else st.floats(parameter.low, parameter.high)
-        return number | st.lists(number, min_size=2, max_size=2, unique=not parameter.is_integer).map(
-            sorted
-        )
+        integer = st.integers(int(parameter.low), int(parameter.high))
+        number = integer if parameter.is_integer else st.floats(parameter.low, parameter.high)
+        pairs = st.lists(number, min_size=2, max_size=2, unique=not parameter.is_integer)
+        return number | pairs.map(sorted)
 
     names = st.lists(st.sampled_from(sorted(known)), max_size=2, unique=True)
     return names.flatmap(
-        lambda chosen: st.fixed_dictionaries({name: ends(name) for name in chosen})
+        lambda chosen: st.fixed_dictionaries({name: distribution_of(name) for name in chosen})
     )
 
 
 def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
-    """Arguments of a family; any of them may be left at its default."""
+    """Settings of a family, each at its default or within its limits."""
     hints = typing.get_type_hints(family)
     limits = family.task_limits.values()
     least, most = (
@@ -74,7 +73,7 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
         elif name == "frame_skip":
             found[name] = st.none() | st.integers(1, 20)
         else:
-            assert name == "dynamics", f"a kind of setting that is not drawn yet: {name}"
+            assert name == "dynamics", f"this kind of setting is not drawn yet: {name}"
             known = {
                 key: value
                 for key, value in family.body.parameters.items()
@@ -84,7 +83,20 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=found)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# Together they have every setting of a family.
+FAMILIES_OF_ALL_SETTINGS = (*PER_ROBOT, "AntGoal", "CrippledAnt", "PointNavigationSparse")
+
+
+def setting_names(family: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(family)}
+
+
+def test_every_setting_is_drawn() -> None:
+    drawn = [setting_names(FAMILIES[name]) for name in FAMILIES_OF_ALL_SETTINGS]
+    assert set.union(*drawn) == set.union(*map(setting_names, FAMILIES.values()))
+
+
+@pytest.mark.parametrize("name", FAMILIES_OF_ALL_SETTINGS)
 @settings(max_examples=8, **OPTIONS)
 @given(data=st.data())
 def test_what_a_family_accepts_trains(name, data):
@@ -97,12 +109,12 @@ def test_what_a_family_accepts_trains(name, data):
         ):
             after, *_ = trainer.meta_iteration(state)
     except FloatingPointError:
-        return  # bodies that no simulation can hold together, as documented
+        return  # dynamics with which every simulation is unstable, as documented
     assert after.iteration == 1
 
 
 def wrong_arguments(family: type) -> list[tuple[str, str]]:
-    """(setting, text of a value that it cannot have)."""
+    """Pairs of a setting and the text of an invalid value."""
     hints = typing.get_type_hints(family)
     found = [("dynamics.no_such_quantity", "1")] if hasattr(family, "dynamics") else []
     for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
@@ -122,7 +134,7 @@ def wrong_arguments(family: type) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", PER_KIND)
 def test_what_a_family_does_not_accept_is_refused_before_any_file(
     name, tmp_path, monkeypatch, capsys
 ):

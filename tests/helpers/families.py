@@ -1,0 +1,27 @@
+"""Representative families, for tests of code that all families share."""
+
+from __future__ import annotations
+
+from maml_envs import FAMILIES
+
+PER_ENGINE = ("HalfCheetahVel", "PointNavigation")
+"""One family per engine."""
+
+PER_KIND = (
+    "HalfCheetahVel",  # goal velocity
+    "Walker2dDir",  # direction; episodes end early
+    "HumanoidDir",  # direction angle; derived state fields
+    "ReacherGoal",  # goal position; success
+    "CrippledAnt",  # a quantity of the dynamics as the family's own
+    "HopperRandParams",  # no parameters of the family's own
+    "PointNavigation",  # the engine without simulator
+)
+"""One family per kind of task, over both engines."""
+
+PER_ROBOT = tuple(
+    {
+        getattr(family.body, "model_file", type(family.body).__name__): name
+        for name, family in reversed(FAMILIES.items())
+    }.values()
+)
+"""One family per robot: the first of each."""
