@@ -17,6 +17,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from helpers.families import PER_ENGINE, PER_KIND, PER_ROBOT
+from maml_envs.families.tasks import Direction
 
 EVERYTHING_VARIES = {
     "body_mass": [0.5, 2.0],
@@ -77,7 +78,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 STARTS_AT_ONE_STATE = {"PointNavigation", "PointNavigationSparse"}
 ONE_TASK = {"CrippledAnt, held out", "CrippledHalfCheetah, held out"}
-SAME_TASKS = ONE_TASK | {"HalfCheetahDir", "AntDir", "Walker2dDir"}  # whatever the generator
+# Their tasks do not depend on the generator.
+SAME_TASKS = ONE_TASK | {
+    name for name, family in maml_envs.FAMILIES.items() if issubclass(family, Direction)
+}
 # Entries of contact forces, inertias and a planar robot's y are constant, at times or always.
 HAS_CONSTANT_ENTRIES = {"AntVel, contact forces", "HumanoidDir, all quantities", "AntDir, dynamics"}
 HAS_CONSTANT_ENTRIES |= {"AntVel, Finn et al.", "HalfCheetahVel, torso"}
