@@ -1,4 +1,4 @@
-"""Kinds of tasks that several robots share: mixins that a family derives from beside its robot.
+"""Kinds of tasks that several robots share: mixins for families.
 
 A mixin declares the task parameters, draws them, and shows a task in frames. The family itself
 holds the reward, and the settings that the mixin names.
