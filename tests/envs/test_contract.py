@@ -235,13 +235,13 @@ def test_wrong_action_shape_is_refused(name: str) -> None:
 
 def _rollout(name: str, seed: int) -> list[np.ndarray]:
     env = _batch(name, 3, max_episode_steps=10)
-    seen = [env.reset(seed=seed)[0]]
+    results = [env.reset(seed=seed)[0]]
     for action in _actions(name, 10, 3):
         observation, reward, *_ = env.step(action)
-        seen += [observation, reward]
-    seen += [env.reset()[0], np.array([list(task.values()) for task in env.tasks])]
+        results += [observation, reward]
+    results += [env.reset()[0], np.array([list(task.values()) for task in env.tasks])]
     env.close()
-    return seen
+    return results
 
 
 @every_case
@@ -277,8 +277,8 @@ def test_initial_state_is_random(name: str) -> None:
 def test_no_observation_entry_is_constant(name: str) -> None:
     env = _batch(name, 1)
     env.reset(seed=0, options={"task": _far_task(name)})
-    seen = np.concatenate([env.step(action)[0] for action in _actions(name, 50, 1)])
-    sizes = np.ptp(seen, axis=0)
+    observations = np.concatenate([env.step(action)[0] for action in _actions(name, 50, 1)])
+    sizes = np.ptp(observations, axis=0)
     plain = (
         _family(name).body.model.nq + _family(name).body.model.nv - 2
         if name in HAS_CONSTANT_ENTRIES
@@ -421,9 +421,11 @@ def test_invalid_task_values_are_named(name: str) -> None:
 def test_task_with_other_names_is_refused(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 1)
     good = batch.sample_tasks(1)[0]
-    own = list(_family(name).task_units)
-    lacking = [{key: value for key, value in good.items() if key != own[0]}, {}] if own else []
-    first = own[0] if own else "body_mass"
+    required = list(_family(name).task_units)
+    lacking = (
+        [{key: value for key, value in good.items() if key != required[0]}, {}] if required else []
+    )
+    first = required[0] if required else "body_mass"
     for bad in ({**good, "goal_colour": 1.0}, *lacking, [1.0], 3.0, None):
         for attempt in (
             lambda bad=bad: single.set_task(bad),
@@ -479,13 +481,13 @@ def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
         observation, _, terminated, truncated, _ = env.step(action)
     assert truncated.tolist() == [True, False, True]
     assert not terminated.any()
-    rest = {field: value.copy() for field, value in engine.state.items()}
-    shown = observation
+    final_state = {field: value.copy() for field, value in engine.state.items()}
+    previous = observation
     for t, action in enumerate(actions[4:8]):
         observation, reward, terminated, truncated, info = env.step(action)
         for field, value in engine.state.items():
-            np.testing.assert_array_equal(value[[0, 2]], rest[field][[0, 2]])
-        np.testing.assert_array_equal(observation[[0, 2]], shown[[0, 2]])
+            np.testing.assert_array_equal(value[[0, 2]], final_state[field][[0, 2]])
+        np.testing.assert_array_equal(observation[[0, 2]], previous[[0, 2]])
         assert reward[[0, 2]].tolist() == [0, 0]
         assert all(
             info[key][[0, 2]].tolist() == [0, 0] for key in info if key.startswith("reward_")
@@ -494,8 +496,8 @@ def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
         assert truncated.tolist() == [True, t >= 1, True]
         assert not terminated.any()
         assert (reward[1] != 0) == (t < 2) or name == "PointNavigationSparse"
-        assert np.array_equal(observation[1], shown[1]) == (t >= 2)
-        shown = observation
+        assert np.array_equal(observation[1], previous[1]) == (t >= 2)
+        previous = observation
     before = {field: value[2].copy() for field, value in engine.state.items()}
     env.reset(options={"reset_mask": np.array([True, True, False])})
     for field, value in engine.state.items():
@@ -522,13 +524,13 @@ def test_results_are_not_overwritten_by_later_steps(name: str) -> None:
 
 
 def _model_values(model: Any) -> dict[str, np.ndarray]:
-    found = {}
+    values = {}
     for prefix, part in (("", model), ("opt.", model.opt), ("vis.", model.vis.global_)):
         for name in dir(part):
             value = None if name.startswith("_") else getattr(part, name)
             if isinstance(value, (np.ndarray, int, float)):
-                found[prefix + name] = np.array(value)
-    return found
+                values[prefix + name] = np.array(value)
+    return values
 
 
 @per_robot

@@ -95,11 +95,11 @@ def _simulate(
     for joint, speed in speeds.items():
         velocity[:, model.joint(joint).dofadr] = speed
     engine.reset(np.arange(engine.num_sims), {"qpos": position, "qvel": velocity})
-    seen = [np.stack([position, velocity])]
+    states = [np.stack([position, velocity])]
     for _ in range(num_steps):
         engine.step(None, np.full((engine.num_sims, 1), control))
-        seen.append(np.stack([engine.state["qpos"], engine.state["qvel"]]))
-    return lambda joint: np.stack(seen, axis=1)[..., model.joint(joint).qposadr[0]]
+        states.append(np.stack([engine.state["qpos"], engine.state["qvel"]]))
+    return lambda joint: np.stack(states, axis=1)[..., model.joint(joint).qposadr[0]]
 
 
 @pytest.mark.parametrize(
@@ -309,11 +309,11 @@ def _trajectory(
     engine.reset(
         np.arange(n), {key: np.stack([start[key] for start in starts]) for key in starts[0]}
     )
-    seen = []
+    states = []
     for action in _actions(body, 12, 2):
         assert not engine.step(None, action[:n]).any()
-        seen.append({key: value.copy() for key, value in engine.state.items()})
-    return {key: np.stack([state[key] for state in seen]) for key in seen[0]}
+        states.append({key: value.copy() for key, value in engine.state.items()})
+    return {key: np.stack([state[key] for state in states]) for key in states[0]}
 
 
 def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
@@ -431,24 +431,27 @@ def test_disabled_limb_is_dead_and_carries_nothing(name: str, limb: int) -> None
 
 def test_limbs_are_numbered_in_the_models_order() -> None:
     models = {name: _body(name).model for name in ("AntDir", "HalfCheetahVel", "Walker2dDir")}
-    found = {
+    limb_names = {
         name: [[model.body(i).name for i in limb] for limb in limbs(model)]
         for name, model in models.items()
     }
-    assert [limb[0] for limb in found["AntDir"]] == [
+    assert [limb[0] for limb in limb_names["AntDir"]] == [
         "front_left_leg",
         "front_right_leg",
         "back_leg",
         "right_back_leg",
     ]
-    assert [limb[1:] for limb in found["AntDir"]] == [
+    assert [limb[1:] for limb in limb_names["AntDir"]] == [
         ["aux_1", ""],
         ["aux_2", ""],
         ["aux_3", ""],
         ["aux_4", ""],
     ]
-    assert found["HalfCheetahVel"] == [["bthigh", "bshin", "bfoot"], ["fthigh", "fshin", "ffoot"]]
-    assert found["Walker2dDir"] == [
+    assert limb_names["HalfCheetahVel"] == [
+        ["bthigh", "bshin", "bfoot"],
+        ["fthigh", "fshin", "ffoot"],
+    ]
+    assert limb_names["Walker2dDir"] == [
         ["thigh", "leg", "foot"],
         ["thigh_left", "leg_left", "foot_left"],
     ]

@@ -41,13 +41,13 @@ def test_delayed_actions_arrive_late_and_cost_at_once() -> None:
     delayed, prompt = _batch(4, action_delay=delays), _batch(4)
     for seed in (0, None):  # the second episode remembers nothing of the first
         np.testing.assert_array_equal(delayed.reset(seed=seed)[0], prompt.reset(seed=seed)[0])
-        for given, arrived in zip(late, arriving, strict=True):
-            observation, _, _, _, info = delayed.step(given)
+        for sent, arrived in zip(late, arriving, strict=True):
+            observation, _, _, _, info = delayed.step(sent)
             expected, _, _, _, others = prompt.step(arrived)
             np.testing.assert_array_equal(observation, expected)
             np.testing.assert_array_equal(info["reward_forward"], others["reward_forward"])
             np.testing.assert_allclose(
-                info["reward_control"], -0.05 * (given**2).sum(-1), rtol=1e-12
+                info["reward_control"], -0.05 * (sent**2).sum(-1), rtol=1e-12
             )
 
 

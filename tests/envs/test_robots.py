@@ -112,7 +112,7 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
         _batch(name, **settings),
         _single(name, **settings),
     )
-    rng, space, seen, qvels = np.random.default_rng(3), reference.action_space, [], []
+    rng, space, expected, qvels = np.random.default_rng(3), reference.action_space, [], []
     for env in (reference, batch, single):
         env.reset(seed=0)
     qpos = reference.init_qpos + rng.uniform(-0.1, 0.1, reference.model.nq)
@@ -133,32 +133,32 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
         if step > 0:
             reference.step(action)
         if 0 < step < 5:
-            shown = batch.step(actions)[0][1], single.step(action)[0]
+            current = batch.step(actions)[0][1], single.step(action)[0]
         else:  # the environments rest after a fall
             if step > 0:
                 batch.engine.step(None, actions)
                 single.engine.step(None, action[None])
-            shown = tuple(
+            current = tuple(
                 env.family.observation(np, env.engine.state)[-1] for env in (batch, single)
             )
-        seen.append(_expected_observation(reference, size))
+        expected.append(_expected_observation(reference, size))
         qvels.append(reference.data.qvel.copy())
-        for env, observation in zip((batch, single), shown, strict=True):
+        for env, observation in zip((batch, single), current, strict=True):
             np.testing.assert_allclose(
                 env.engine.state["qpos"][-1], reference.data.qpos, rtol=0, atol=1e-10
             )
             np.testing.assert_allclose(
                 env.engine.state["qvel"][-1], reference.data.qvel, rtol=0, atol=1e-10
             )
-            np.testing.assert_allclose(observation, seen[-1], rtol=0, atol=1e-10)
-    assert np.shape(seen) == (101, size)
-    forces = abs(np.array(seen)[:, -78:])  # where they are observed
+            np.testing.assert_allclose(observation, expected[-1], rtol=0, atol=1e-10)
+    assert np.shape(expected) == (101, size)
+    forces = abs(np.array(expected)[:, -78:])  # where they are observed
     if size > 100:
         assert (forces.max() == 1) == (size < 348)  # the ant's are clipped
         assert ((forces > 0) & (forces < 1)).any()
         assert (forces.max(axis=0) > 0).sum() > 10
     if name in ("Walker2dDir", "HopperVel"):
-        assert np.max(np.abs(qvels)) > 10 == np.max(np.abs(seen))
+        assert np.max(np.abs(qvels)) > 10 == np.max(np.abs(expected))
 
 
 @pytest.mark.parametrize(
@@ -502,8 +502,8 @@ def test_held_out_tasks(name: str) -> None:
         ({"split": "train"}, train),
         ({"split": "held_out"}, [held_out]),
     ):
-        found, counts = np.unique(*_drawn(name, **settings).values(), return_counts=True)
-        assert found.tolist() == expected
+        numbers, counts = np.unique(*_drawn(name, **settings).values(), return_counts=True)
+        assert numbers.tolist() == expected
         np.testing.assert_allclose(counts / 4000, 1 / len(expected), atol=0.03)
 
 

@@ -96,10 +96,10 @@ def test_what_follows_from_the_control_step() -> None:
     first = env.engine.state["qpos"].copy()
     actions = [np.full(6, value) for value in (0.5, -0.5, 0.0, 0.0)]
     zeros = np.zeros(6)
-    seen = [env.step(action)[0] for action in actions]
+    observations = [env.step(action)[0] for action in actions]
     plain.engine.reset(np.zeros(1, int), {"qpos": first, "qvel": plain.engine.state["qvel"].copy()})
     expected = [plain.step(action)[0] for action in [zeros, zeros, *actions[:2]]]
-    np.testing.assert_array_equal(seen, expected)
+    np.testing.assert_array_equal(observations, expected)
 
 
 def test_a_second_is_the_longest_control_step_and_videos_have_its_length() -> None:
@@ -165,15 +165,15 @@ def test_observed_quantities_are_those_of_the_new_state(
     batch.np_random = np.random.default_rng(2)
     batch.set_tasks(batch.sample_tasks(2))
     single.set_task(batch.tasks[0])
-    shown, alone = batch.reset(seed=5)[0], single.reset(seed=5)[0]
+    batched, alone = batch.reset(seed=5)[0], single.reset(seed=5)[0]
     rng = np.random.default_rng(0)
     for _ in range(30):
         assert alone.shape == (size,)
-        np.testing.assert_array_equal(alone, shown[0])
+        np.testing.assert_array_equal(alone, batched[0])
         expected = _quantities(name, settings, single.model, single.data)
         np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-10)
         actions = rng.uniform(-1, 1, batch.action_space.shape)
-        shown, alone = batch.step(actions)[0], single.step(actions[0])[0]
+        batched, alone = batch.step(actions)[0], single.step(actions[0])[0]
 
 
 def test_positions_after_a_step_do_not_lag() -> None:

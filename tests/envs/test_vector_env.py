@@ -138,11 +138,11 @@ def test_terminated_simulation_rests() -> None:
         options={"tasks": [{"goal_x": 0.05, "goal_y": 0.0}, {"goal_x": -0.5, "goal_y": 0.0}]},
     )
     action = np.tile(np.float32([0.05, 0.0]), (2, 1))
-    seen = [env.step(action) for _ in range(6)]
-    for t, (observation, reward, terminated, truncated, _) in enumerate(seen):
+    steps = [env.step(action) for _ in range(6)]
+    for t, (observation, reward, terminated, truncated, _) in enumerate(steps):
         assert terminated.tolist() == [True, False]
         assert truncated.tolist() == [False, t >= 4]  # a finished episode meets no time limit
-        np.testing.assert_array_equal(observation[0], seen[0][0][0])
+        np.testing.assert_array_equal(observation[0], steps[0][0][0])
         assert (reward[0] != 0) == (t == 0)
         assert (reward[1] != 0) == (t < 5)
     env.close()

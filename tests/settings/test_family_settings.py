@@ -54,24 +54,28 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
         max((low for low, _ in limits), default=0),
         min((high for _, high in limits), default=0),
     )
-    found: dict[str, st.SearchStrategy[Any]] = {}
+    strategies: dict[str, st.SearchStrategy[Any]] = {}
     for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
         if kind is bool:
-            found[name] = st.booleans()
+            strategies[name] = st.booleans()
         elif typing.get_origin(kind) is typing.Literal:
-            found[name] = st.sampled_from(typing.get_args(kind))
+            strategies[name] = st.sampled_from(typing.get_args(kind))
         elif name in ("low", "high"):
             default = getattr(family, name)
-            found[name] = st.floats(least, default) if name == "low" else st.floats(default, most)
+            strategies[name] = (
+                st.floats(least, default) if name == "low" else st.floats(default, most)
+            )
         elif name == "goal_radius":
-            found[name] = st.floats(0, most)
+            strategies[name] = st.floats(0, most)
         elif kind is float and name.startswith(("min_", "max_")):  # the two ends of a range
             default = getattr(family, name)
-            found[name] = st.floats(0, default) if name[:4] == "min_" else st.floats(default, 1e6)
+            strategies[name] = (
+                st.floats(0, default) if name[:4] == "min_" else st.floats(default, 1e6)
+            )
         elif kind is float:
-            found[name] = st.floats(0, 2) | st.floats(0, 1e6)
+            strategies[name] = st.floats(0, 2) | st.floats(0, 1e6)
         elif name == "frame_skip":
-            found[name] = st.none() | st.integers(1, 20)
+            strategies[name] = st.none() | st.integers(1, 20)
         else:
             assert name == "dynamics", f"this kind of setting is not drawn yet: {name}"
             known = {
@@ -79,8 +83,8 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
                 for key, value in family.body.parameters.items()
                 if key not in family.task_units
             }
-            found[name] = dynamics_of(known)
-    return st.fixed_dictionaries({}, optional=found)
+            strategies[name] = dynamics_of(known)
+    return st.fixed_dictionaries({}, optional=strategies)
 
 
 # Together they have every setting of a family.
@@ -116,22 +120,22 @@ def test_what_a_family_accepts_trains(name, data):
 def wrong_arguments(family: type) -> list[tuple[str, str]]:
     """Pairs of a setting and the text of an invalid value."""
     hints = typing.get_type_hints(family)
-    found = [("dynamics.no_such_quantity", "1")] if hasattr(family, "dynamics") else []
+    cases = [("dynamics.no_such_quantity", "1")] if hasattr(family, "dynamics") else []
     for name, kind in ((f.name, hints[f.name]) for f in dataclasses.fields(family)):
         if kind is float:
-            found += [
+            cases += [
                 (name, text)
                 for text in ("x", ".nan", ".inf", "-.inf", "null", "true", "[1]", "{a: 1}")
             ]
             if name.endswith(("_weight", "_scale", "radius", "_tolerance", "_limit")):
-                found.append((name, str(math.nextafter(0, -1))))
+                cases.append((name, str(math.nextafter(0, -1))))
             if name == "goal_radius":
-                found.append((name, "101"))
+                cases.append((name, "101"))
         elif name == "frame_skip":
-            found += [(name, text) for text in ("x", "0", "101", "2.5", "true", "[1]")]
+            cases += [(name, text) for text in ("x", "0", "101", "2.5", "true", "[1]")]
         elif kind is bool or typing.get_origin(kind) is typing.Literal:
-            found += [(name, text) for text in ("x", "null", "2", "[true]")]
-    return found
+            cases += [(name, text) for text in ("x", "null", "2", "[true]")]
+    return cases
 
 
 @pytest.mark.parametrize("name", PER_KIND)
