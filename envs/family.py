@@ -117,15 +117,10 @@ def check_class(family: type) -> None:
         )
 
 
-# How check_settings treats a setting, by its type and its name. A float setting must be finite;
-# names with these endings, and those passed as ``at_least_zero``, must also be at least 0.
 _AT_LEAST_ZERO = ("_weight", "_scale", "radius", "_tolerance")
-# A pair of float settings with these beginnings and the same rest must be ordered.
-_MIN, _MAX = "min_", "max_"
-# These two are the range that task parameters are drawn from: within every task limit, and ordered.
+"""Endings of the names of settings that must not be negative."""
 _TASK_RANGE = ("low", "high")
-# Goals are drawn up to this distance: at most the smallest upper task limit.
-_GOAL_RADIUS = "goal_radius"
+"""The settings that task parameters are drawn between."""
 
 
 def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
@@ -162,12 +157,13 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Check a setting with choices."""
     if not isinstance(value, (bool, str)) or value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
 
 
 def _check_number(name: str, value: Any, is_size: bool) -> None:
-    """Check a float setting; the ends of the task range may be infinite until they are compared."""
+    """Check a float setting; whether a task range is finite follows from the task limits."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         expected = "finite and at least 0" if is_size else "a number"
         raise ValueError(f"{name} must be {expected}, got {value!r}")
@@ -181,8 +177,8 @@ def _check_number(name: str, value: Any, is_size: bool) -> None:
 def _check_order(values: Mapping[str, float]) -> None:
     """Check that each setting ``min_x`` is at most its ``max_x``."""
     for low, least in values.items():
-        high = _MAX + low.removeprefix(_MIN)
-        if low.startswith(_MIN) and high in values and least > values[high]:
+        high = "max_" + low.removeprefix("min_")
+        if low.startswith("min_") and high in values and least > values[high]:
             raise ValueError(f"{low} must be at most {high}, got {least} and {values[high]}")
 
 
@@ -195,7 +191,7 @@ def _check_task_range(family: Any) -> None:
                     f"low and high must satisfy {low:g} <= low <= high <= {high:g} "
                     f"({family.task_units[name]}), got {family.low}, {family.high}"
                 )
-    if hasattr(family, _GOAL_RADIUS):
+    if hasattr(family, "goal_radius"):
         limit = min(high for _, high in family.task_limits.values())
         if family.goal_radius > limit:
             raise ValueError(f"goal_radius must be at most {limit:g} m, got {family.goal_radius}")

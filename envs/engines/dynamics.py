@@ -316,7 +316,7 @@ def _parse_entry(name: str, value: Any, known: Mapping[str, Parameter]) -> dict[
 
 
 def _read_entry(name: str, value: Any) -> _Entry:
-    """``value`` with its form checked; its numbers are not."""
+    """Read ``value``, and check its form but not its numbers."""
     if isinstance(value, Mapping):
         if not {"low", "high"} <= value.keys() <= {"low", "high", "log", "each"}:
             raise ValueError(
@@ -352,6 +352,7 @@ def _problem_of_integers(entry: _Entry) -> str | None:
 
 
 def _distribution(entry: _Entry, is_integer: bool) -> Distribution:
+    """The distribution of a valid entry."""
     if not is_integer:
         return Distribution(low=entry.numbers[0], high=entry.numbers[-1], is_log=entry.is_log)
     choices = entry.numbers
