@@ -37,6 +37,7 @@ from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
 from maml_rl.system.user_paths import user_path
 
@@ -116,8 +117,7 @@ class MetaPolicy:
         return (
             f"MetaPolicy({self.config.env.name}, observations {self.observation_space.shape}, "
             f"actions "
-            f"{self.action_space}, {self.num_adaptation_steps} adaptation "
-            f"step{'s' * (self.num_adaptation_steps != 1)})"
+            f"{self.action_space}, {counted(self.num_adaptation_steps, 'adaptation step')})"
         )
 
     @property

@@ -13,6 +13,7 @@ import torch
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.safe_yaml import plain_values
+from maml_rl.system.text import counted
 
 SIMULATION = "the simulation broke down"
 OBSERVATION = "an observation is not finite"
@@ -203,14 +204,10 @@ def summary(rows: Sequence[Failure]) -> str:
         if same[0].task is None:
             parts.append(f"outer step dropped ({same[0].detail or what})")
         elif num_episodes:
-            parts.append(f"{_counted(num_episodes, 'episode')} void ({what})")
+            parts.append(f"{counted(num_episodes, 'episode')} void ({what})")
         else:
-            parts.append(f"{_counted(len(same), 'task')} set aside ({what})")
+            parts.append(f"{counted(len(same), 'task')} set aside ({what})")
     return ", ".join(parts)
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def as_json(task: Mapping[str, Any]) -> str:

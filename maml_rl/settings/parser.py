@@ -191,7 +191,7 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
         parser.set_defaults({key: base[key] for key in known})
         return _config(parser.parse_args(list(argv)), plain)
     except argparse.ArgumentError as error:
-        raise UserError(_plain(str(error))) from error
+        raise UserError(_readable(str(error))) from error
     except (
         OverflowError
     ) as error:  # a whole number within a list or a mapping that no float can hold
@@ -218,7 +218,7 @@ _SEVERAL_KINDS = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given 
 _KINDS = {"int": "an integer", "float": "a number", "str": "a text", "NoneType": "null"}
 
 
-def _plain(message: str) -> str:
+def _readable(message: str) -> str:
     """A parser's message in words that do not need Python."""
     text = " ".join(message.split()).removeprefix("Parser key ")
     several = re.fullmatch(_SEVERAL_KINDS, text)

@@ -68,7 +68,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             something else.
     """
     try:
-        values = _plain(read_text(path))
+        values = _load_yaml(read_text(path))
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if values is None:
@@ -91,7 +91,7 @@ def read_value(text: str, what: str) -> Any:
         UserError: it is no YAML, or no plain value.
     """
     try:
-        return _plain(text)
+        return _load_yaml(text)
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
         raise UserError(
@@ -137,7 +137,7 @@ def check_plain(value: Any, what: str) -> None:
         text = to_yaml(value)
         if len(text) > LONGEST_TEXT // 2:  # a configuration has other settings too
             raise ValueError(f"it is longer than {LONGEST_TEXT // 2} characters")
-        read = _plain(text)
+        read = _load_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
             f"{what} cannot be written to a file: {' '.join(str(error).split())}"
@@ -182,7 +182,7 @@ def _type_name(value: Any) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def _plain(text: str) -> Any:
+def _load_yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()

@@ -47,6 +47,7 @@ from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stop_signals import StopSignal, stop_signals_raise, stop_signals_wait
+from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.user_paths import user_path
 from maml_rl.training.compose import open_trainer
@@ -149,7 +150,7 @@ def _resume(
         adapted = 0 if found is None else found.checkpoint.values.get("num_adaptation_steps", 0)
         if adapted:
             raise UserError(
-                f"{run} holds a policy after {_number(adapted, 'adaptation step')}, and no run to "
+                f"{run} holds a policy after {counted(adapted, 'adaptation step')}, and no run to "
                 f"go on with: start a "
                 f"new one from it by --init_from {shlex.quote(str(run))}"
             )
@@ -384,11 +385,11 @@ class TrainingRun:
         rest = config.num_iterations - self.state.iteration
         number = f"{rest} of " if self.state.iteration else ""
         say(
-            f"{config.env.name}: {number}{_number(config.num_iterations, 'meta-iteration')} of "
-            f"{_number(config.meta_batch_size, 'task')} x "
-            f"{_number(config.num_episodes, 'episode')} x "
-            f"{_number(config.horizon, 'step')}{_horizon_source(config)} x "
-            f"{_number(num_steps + 1, 'collection')} = "
+            f"{config.env.name}: {number}{counted(config.num_iterations, 'meta-iteration')} of "
+            f"{counted(config.meta_batch_size, 'task')} x "
+            f"{counted(config.num_episodes, 'episode')} x "
+            f"{counted(config.horizon, 'step')}{_horizon_source(config)} x "
+            f"{counted(num_steps + 1, 'collection')} = "
             f"{steps:,} environment steps each, on {self.policy.device}, into {self.folder}"
         )
         report, _ = self._results()
@@ -533,10 +534,6 @@ def _advice(run: Path) -> str:
 
 def _resume_command(run: Path) -> str:
     return f"python -m maml_rl.train --resume {shlex.quote(str(run))}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _rows(failures: Sequence[Failure]) -> list[dict[str, Any]]:

@@ -1,0 +1,28 @@
+"""Text for users: counts with their nouns, and aligned tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 task`` or ``3 tasks``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def text_table(rows: Sequence[Sequence[str]], num_left_aligned: int = 0) -> list[str]:
+    """Format rows as lines of text with aligned columns, two spaces apart.
+
+    Args:
+        rows: cells, the same number in each row; the header is the first row.
+        num_left_aligned: number of columns that are aligned left; the others are aligned right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < num_left_aligned else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
