@@ -66,7 +66,7 @@ def test_phrases_are_found() -> None:
 
 
 def test_text_is_plain() -> None:
-    paths = [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
     for folder in ("maml_rl", "envs", "benchmarks", "examples", "tests"):
         paths.extend(ROOT.glob(f"{folder}/**/*.py"))
     report = [
