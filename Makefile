@@ -1,4 +1,4 @@
-# Both commands set up everything they need on a machine with Python 3.11 or newer. ARGS passes further flags:
+# train and test create the virtual environment first (Python 3.11 or newer). ARGS passes flags on:
 #   make train ARGS="--env HalfCheetahDir --seed 1"
 
 VENV ?= .venv
@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 TYPES := build/types
 
-.PHONY: train test lint types check-gpu bench clean
+.PHONY: train test test-fast lint types check-gpu bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
@@ -15,11 +15,15 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m pytest $(ARGS)
 
+# The tests that are not marked slow, without lint and types.
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The package maml_envs lives in envs/: a link under its import name lets the type checker find it.
+# The package maml_envs is in envs/; a link with its import name lets mypy find it.
 types: $(VENV)/.installed
 	mkdir -p $(TYPES)
 	ln -sfn ../../maml_rl $(TYPES)/maml_rl
@@ -37,7 +41,7 @@ bench: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("maml-rl needs Python 3.11 or newer; \
-	this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
+	this is " + sys.version.split()[0] + ". Choose another one: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@

@@ -1,3 +1,3 @@
-"""Importing the package first has idle torch threads sleep: the setting is read when torch is loaded."""
+"""Import the package before torch: torch reads on import how its idle threads wait."""
 
 import maml_rl  # noqa: F401

@@ -1,4 +1,4 @@
-"""docs/algorithms.md: its commands run, and its table of errors is what the enumeration gives."""
+"""docs/algorithms.md: its commands run, and its table of errors matches the enumeration."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "5", "--nu
 QUIET = ["--logging.final_evaluation", "false", "--logging.final_video", "false", "--output", "run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.splitlines())
 def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -48,12 +49,14 @@ def test_table_of_errors() -> None:
     )
     assert [row[0] for row in rows] == ["1", "2", "3"]
     for horizon, log_prob, likelihood_ratio, dice, first_order in rows:
-        found = [error(name, int(horizon)) for name in ("log_prob", "likelihood_ratio", "dice")]
-        found.append(error("dice", int(horizon), first_order=True))
-        shown = [float(log_prob), float(likelihood_ratio), float(dice), float(first_order)]
-        assert found == pytest.approx(shown, rel=0.02, abs=1e-6)
+        names = ("log_prob", "likelihood_ratio", "dice")
+        errors = [error(name, int(horizon)) for name in names]
+        errors.append(error("dice", int(horizon), first_order=True))
+        in_table = [float(log_prob), float(likelihood_ratio), float(dice), float(first_order)]
+        assert errors == pytest.approx(in_table, rel=0.02, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_reptile_with_one_inner_step_runs_with_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""docs/custom_envs.md is true to the code, and what it shows runs."""
+"""docs/custom_envs.md: its commands, Python example and YAML file work."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ TINY = ["--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "4", "--nu
 SHORT = ["--num_tasks", "2", "--num_episodes", "2", "--num_steps", "1"]
 QUIET = ["--logging.final_video", "false", "--logging.final_evaluation", "false"]
 
+pytestmark = pytest.mark.slow
+
 
 def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)
@@ -30,15 +32,17 @@ COMMANDS = [line for block in _blocks("sh") for line in block.splitlines()]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the package of the document, where every command has run."""
+    """Run every command in a folder that has the module of the document."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "my_package.py").write_text(_blocks("python")[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         for command in COMMANDS:
-            name, argv = command.split()[2].removeprefix("maml_rl."), shlex.split(command)[3:]
-            assert main([name, *argv, *(TINY + QUIET if name == "train" else SHORT)]) == 0
+            _, _, module, *arguments = shlex.split(command)
+            name = module.removeprefix("maml_rl.")
+            small = [*TINY, *QUIET] if name == "train" else SHORT
+            assert main([name, *arguments, *small]) == 0
         yield folder
     sys.modules.pop("my_package", None)
     gym.registry.pop("MyEnv-v0", None)
@@ -64,8 +68,8 @@ def test_python(folder: Path) -> None:
 
 def test_file() -> None:
     (file,) = _blocks("yaml")
-    drawn = parse(yaml.safe_load(file)["env"]["kwarg_ranges"], ())
-    assert drawn is not None
-    assert drawn.names == ["friction", "mass", "num_links"]
-    assert drawn.distributions["friction"].is_log
-    assert drawn.distributions["num_links"].choices == (2, 3, 4)
+    tasks = parse(yaml.safe_load(file)["env"]["kwarg_ranges"], ())
+    assert tasks is not None
+    assert tasks.names == ["friction", "mass", "num_links"]
+    assert tasks.distributions["friction"].is_log
+    assert tasks.distributions["num_links"].choices == (2, 3, 4)

@@ -1,4 +1,4 @@
-"""Calls from a program or a notebook with settings of its own: torch's, Matplotlib's, threads."""
+"""Calls from programs and notebooks that changed torch's defaults, the backend or threads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from helpers.runs import assert_equal_runs, tiny
 import maml_rl
 from maml_rl.system.matplotlib_backend import ignore_missing_backend
 from maml_rl.training.loop import Interrupted, train
+
+pytestmark = pytest.mark.slow
 
 
 @contextlib.contextmanager
@@ -52,8 +54,8 @@ SETTINGS: dict[str, Callable[[], Any]] = {
 }
 
 
-def used(run: Path) -> list[np.ndarray]:
-    """Numbers from everything that a program does with a run."""
+def results_of(run: Path) -> list[np.ndarray]:
+    """Return results of each public function that uses a run."""
     policy = maml_rl.load(run)
     adapted = policy.adapt(num_steps=1, num_episodes=2)
     observation = np.full(policy.observation_space.shape, 0.1, np.float32)
@@ -70,7 +72,7 @@ def used(run: Path) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> tuple[Path, list[np.ndarray]]:
     run = train(tiny(tmp_path_factory.mktemp("plain") / "run", num_iterations=2))
-    return run, used(run)
+    return run, results_of(run)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -84,22 +86,22 @@ def test_the_callers_torch_settings_change_nothing_and_stay(plain, tmp_path, set
             torch.is_autocast_enabled("cpu"),
         ]
 
-    whole, expected = plain
+    reference_run, expected = plain
     outside = state()
     with SETTINGS[setting]():
         inside = state()
         run = train(tiny(tmp_path / "run", num_iterations=2))
-        numbers = used(run)
+        results = results_of(run)
         assert state() == inside
         assert inside != outside
     assert state() == outside
-    assert_equal_runs(run, whole)
-    for value, other in zip(numbers, expected, strict=True):
-        assert value.dtype == other.dtype
-        np.testing.assert_array_equal(value, other)
+    assert_equal_runs(run, reference_run)
+    for result, reference in zip(results, expected, strict=True):
+        assert result.dtype == reference.dtype
+        np.testing.assert_array_equal(result, reference)
 
 
-def test_a_policy_of_inference_mode_can_adapt_outside_it(plain):
+def test_a_policy_loaded_in_inference_mode_can_adapt_outside_it(plain):
     with torch.inference_mode():
         policy = maml_rl.load(plain[0])
     assert policy.adapt(num_steps=1, num_episodes=2).num_adaptation_steps == 1
@@ -121,23 +123,23 @@ def test_a_sweep_does_not_swallow_an_interrupt(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
-def test_training_where_an_event_loop_runs(plain, tmp_path):
+def test_training_in_a_running_event_loop(plain, tmp_path):
     async def cell() -> Path:
         return train(tiny(tmp_path / "run", num_iterations=2))
 
     assert_equal_runs(asyncio.run(cell()), plain[0])
 
 
-def test_training_in_another_thread_than_the_main_one(plain, tmp_path):
-    """Signal handlers can be set in the main thread alone."""
+def test_training_outside_the_main_thread(plain, tmp_path):
+    """Signal handlers can be set only in the main thread."""
     thread = threading.Thread(target=train, args=[tiny(tmp_path / "run", num_iterations=2)])
     thread.start()
     thread.join()
     assert_equal_runs(tmp_path / "run", plain[0])
 
 
-def test_a_command_in_a_notebooks_environment_draws_its_figures(plain, tmp_path):
-    """A kernel exports MPLBACKEND, and its module need not be installed for the command."""
+def test_a_command_started_by_a_notebook_writes_its_figures(plain, tmp_path):
+    """A notebook kernel exports MPLBACKEND, whose module may not be installed for the command."""
     flags = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
     flags += ["--output", str(tmp_path / "new")]
     command = [sys.executable, "-m", "maml_rl.evaluate", str(plain[0]), *flags]
@@ -147,7 +149,7 @@ def test_a_command_in_a_notebooks_environment_draws_its_figures(plain, tmp_path)
     assert (tmp_path / "new" / "adaptation.png").exists()
 
 
-def test_only_a_backend_that_is_missing_is_removed(monkeypatch):
+def test_only_a_missing_backend_is_removed(monkeypatch):
     for kept in ("agg", "module://json.decoder"):
         monkeypatch.setenv("MPLBACKEND", kept)
         ignore_missing_backend()

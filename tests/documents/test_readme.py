@@ -1,26 +1,29 @@
-"""What the README and the pages of docs/ show exists and runs."""
+"""The commands, examples and links of README.md and docs/ work."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import maml_rl
 from maml_rl.cli import main
+from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
-    (ROOT / name).read_text()
-    for name in ("README.md", *(f"docs/{n}.md" for n in ("training", "evaluation", "families")))
+    (ROOT / page).read_text()
+    for page in ("README.md", "docs/training.md", "docs/evaluation.md", "docs/families.md")
 ]
 TINY = {"meta_batch_size": 2, "num_episodes": 4, "horizon": 8, "num_iterations": 2}
 
 
 def blocks(language: str) -> list[str]:
+    """Return the code blocks of a language in ``TEXTS``."""
     return [
         block
         for text in TEXTS
@@ -37,6 +40,7 @@ COMMANDS = [
 
 
 def commands(start: str) -> list[list[str]]:
+    """Return the arguments of each command that begins with ``start``."""
     return [
         shlex.split(command.removeprefix(start))
         for command in COMMANDS
@@ -46,7 +50,7 @@ def commands(start: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the runs that the texts speak of exist."""
+    """Return a folder with the runs that the commands use."""
     folder = tmp_path_factory.mktemp("readme")
     logging = {"final_evaluation": False, "final_video": False}
     for seed, name in enumerate(("point", "point-seed1")):
@@ -61,15 +65,15 @@ def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_first_commands_are_the_two_that_set_up_everything() -> None:
+def test_the_first_commands_are_make_train_and_make_test() -> None:
     assert [command.split()[:2] for command in COMMANDS[:2]] == [
         ["make", "train"],
         ["make", "test"],
     ]
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    assert {command.split()[1] for command in COMMANDS if command.startswith("make")} <= set(
-        targets
-    )
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    used = {command.split()[1] for command in COMMANDS if command.startswith("make")}
+    used.update(re.findall(r"`make ([\w-]+)`", (ROOT / "README.md").read_text()))
+    assert used <= set(targets)
 
 
 def test_ci_runs_the_test_command() -> None:
@@ -77,32 +81,27 @@ def test_ci_runs_the_test_command() -> None:
     assert "run: make test" in (ROOT / ".github" / "workflows" / "test.yml").read_text()
 
 
+@pytest.mark.slow
 def test_every_training_command_of_the_documents_is_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = 0
+    # Commands that need a run or a package: other tests run these.
+    elsewhere = ("--resume", "--init_from runs/", "cart_place:", "my_package:", "--help")
+    num_commands = 0
     for page in (ROOT / "docs").glob("*.md"):
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 _, is_training, flags = line.partition("-m maml_rl.train ")
-                elsewhere = (
-                    "--resume",
-                    "--init_from runs/",
-                    "cart_place:",
-                    "my_package:",
-                    "--help",
-                )  # in other tests
                 if is_training and not any(part in flags for part in elsewhere):
-                    assert (
-                        main(["train", *shlex.split(flags.partition("  #")[0]), "--print_config"])
-                        == 0
-                    ), line
-                    found += 1
-    assert found > 50
+                    arguments = shlex.split(flags.partition("  #")[0])
+                    assert main(["train", *arguments, "--print_config"]) == 0, line
+                    num_commands += 1
+    assert num_commands > 50
     capsys.readouterr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", commands("python -m maml_rl.train"), ids=" ".join)
 def test_training_commands(
     arguments: list[str],
@@ -124,6 +123,7 @@ def test_training_commands(
         assert "meta_batch_size" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plotting_commands(point_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(point_run)
     (arguments,) = commands("python -m maml_rl.plot")
@@ -131,35 +131,35 @@ def test_plotting_commands(point_run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (point_run / "curve.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "record"])
 def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(point_run)
     for arguments in commands(f"python -m maml_rl.{command}"):
-        small = [
-            "--num_episodes",
-            "2",
-            *(["--size", "160x128", "--fps", "2"] if command == "record" else []),
-        ]
+        small = ["--num_episodes", "2"]
+        if command == "record":
+            small += ["--size", "160x128", "--fps", "2"]
         assert main([command, *arguments, *small]) == 0
-        where = (
-            arguments[arguments.index("--output") + 1] if "--output" in arguments else arguments[0]
-        )
-        folder = point_run / "runs" / where.removeprefix("runs/")
+        # Files are in --output, or in the folder of the first run.
+        output = arguments[0]
+        if "--output" in arguments:
+            output = arguments[arguments.index("--output") + 1]
+        folder = point_run / "runs" / output.removeprefix("runs/")
         assert list(folder.rglob("results.json" if command == "evaluate" else "videos/*.mp4"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", blocks("python"))
 def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        maml_rl,
-        "load_config",
-        lambda **settings: load_config(**{**settings, **TINY}),
-        raising=False,
-    )
+
+    def load_tiny_config(**settings: Any) -> Config:
+        return load_config(**{**settings, **TINY})
+
+    monkeypatch.setattr(maml_rl, "load_config", load_tiny_config, raising=False)
     names: dict[str, object] = {}
     exec(example, names)
-    if "import maml_rl\n" in example:  # and not the environments alone
+    if "import maml_rl\n" in example:  # some examples use the environments only
         assert isinstance(names["policy"], maml_rl.MetaPolicy)
     if "maml_rl.train(" in example:
         assert list(tmp_path.glob("runs/**/evaluation/results.json"))
@@ -169,19 +169,13 @@ def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_every_page_is_in_the_index() -> None:
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    assert (
-        set(
-            re.findall(
-                r"^\| \[(\S+)\]\(\1\)", (ROOT / "docs/README.md").read_text(), flags=re.MULTILINE
-            )
-        )
-        == pages
-    )
+    index = (ROOT / "docs/README.md").read_text()
+    assert set(re.findall(r"^\| \[(\S+)\]\(\1\)", index, flags=re.MULTILINE)) == pages
 
 
 def test_benchmarks_and_links_exist() -> None:
     for arguments in commands("python benchmarks"):
         assert (ROOT / ("benchmarks" + arguments[0])).is_file()
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
