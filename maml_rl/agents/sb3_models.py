@@ -16,7 +16,8 @@ from torch import nn
 from maml_rl.agents.from_scratch import _check_bounded
 from maml_rl.agents.sb3_env import SB3Env
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.policies.plain_network import ACTIVATIONS, PlainNetwork
+from maml_rl.policies.mlp import ACTIVATIONS
+from maml_rl.policies.plain_network import PlainNetwork
 
 Model = OnPolicyAlgorithm
 """A model of Stable-Baselines3 with an actor and a value network."""

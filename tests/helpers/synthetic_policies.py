@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from maml_rl.agents.agent import MetaPolicy, make_policy
+from maml_rl.agents.agent import MetaPolicy
+from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
