@@ -1,1 +1,1 @@
-"""Policies: networks, action distributions, parameters as values, normalisation, action map, export."""
+"""Policies: networks, action distributions, parameters as values, normalisation, export."""

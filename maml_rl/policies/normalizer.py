@@ -28,7 +28,7 @@ class ObservationNormalizer(NamedTuple):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation, (observation_size,) float64; 1 without data and for constant entries."""
+        """Standard deviation, (observation_size,) float64; 1 without data or without variance."""
         variance = self.squares / self.num_states.clamp(min=1)
         return torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
 

@@ -22,7 +22,7 @@ from maml_rl.settings.policy import Nonlinearity
 
 
 class PlainNetwork(NamedTuple):
-    """Layers x ↦ x W + b with a nonlinearity between them, and the standard deviation of actions."""
+    """Layers x ↦ x W + b with a nonlinearity between them, and the actions' standard deviation."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     """W (fan_in, fan_out) and b (fan_out,) of each.
@@ -108,7 +108,7 @@ def folded(
 
 
 def unfolded(network: PlainNetwork, policy: MLPPolicy, action_map: ActionMap) -> dict[str, Tensor]:
-    """Return parameters of ``policy`` with which it computes ``network``; inverse of :func:`folded`.
+    """Return parameters with which ``policy`` computes ``network``; inverse of :func:`folded`.
 
     The policy must not normalise observations, and its context must be zero.
 

@@ -458,7 +458,7 @@ def test_what_cannot_become_a_model_is_refused(arguments: dict[str, Any], told: 
 
 
 def test_bounds_and_arguments_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match="need actions that are bounded"):
+    with pytest.raises(UserError, match="need bounded actions"):
         make_meta_policy("unbounded").to_sb3(blank("unbounded"))
     policy = maml_rl.load("PointNavigation")
     with pytest.raises(UserError, match=r"-1\.0, 1\.0.*-0\.1, 0\.1"):
