@@ -18,7 +18,7 @@ import yaml
 from tensorboard.compat.proto.event_pb2 import Event
 
 import maml_rl
-from maml_rl.agents.agent import policy_state
+from maml_rl.agents.policy_checkpoint import policy_state
 from maml_rl.analysis import comparison, learning_curves
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.outer import check_state

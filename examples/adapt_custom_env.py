@@ -1,4 +1,4 @@
-"""Meta-train on an environment of one's own and adapt to a task that it poses: a mass pushed to an unknown place."""
+"""Meta-train on a custom environment and adapt to a task of it: push a mass to an unknown goal."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ import maml_rl
 
 
 class PushedMass(gym.Env):
-    """A mass on a line with friction. It sees position (m) and velocity (m/s), and is paid for nearness to a goal."""
+    """A mass on a line with friction; the reward is minus its distance (m) from a goal.
+
+    The observation is position (m) and velocity (m/s).
+    """
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,))
     action_space = spaces.Box(-1.0, 1.0, (1,))  # force, N
     goal = 0.0
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
-        """One side or the other, never told to the policy."""
+        """Draw goals at −1 m or 1 m, which the policy does not observe."""
         return [{"goal": float(goal)} for goal in self.np_random.choice([-1.0, 1.0], num_tasks)]
 
     def set_task(self, task: dict[str, float]) -> None:
-        """Where the mass shall go, m."""
+        """Set the goal, m."""
         self.goal = task["goal"]
 
     def reset(
@@ -47,49 +50,47 @@ gym.register(id="PushedMass-v0", entry_point=PushedMass)
 
 
 def main(argv: list[str] | None = None) -> list[float]:
-    """Returns before and after adaptation."""
+    """Train, adapt to a task, and return the mean return before and after adaptation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_iterations", type=int, default=30)
     args = parser.parse_args(argv)
-    quiet = {"final_evaluation": False, "final_video": False}
-    sizes = {
-        "num_iterations": args.num_iterations,
-        "meta_batch_size": 8,
-        "num_episodes": 10,
-        "horizon": 20,
-    }
+    # Train.
     with tempfile.TemporaryDirectory() as folder:
-        # A scale of 1 lets an output of 1 push with the full force; the default, 0.1, is made for
-        # MuJoCo's motors.
-        settings = {
-            "policy": {"action_scale": 1.0},
-            "baseline": {"normalize_advantages": True},
-            "logging": quiet,
-        }
         config = maml_rl.load_config(
-            env="PushedMass-v0", output=f"{folder}/run", **sizes, **settings
+            env="PushedMass-v0",
+            num_iterations=args.num_iterations,
+            meta_batch_size=8,
+            num_episodes=10,
+            horizon=20,
+            # An output of 1 is the full force; the default, 0.1, suits MuJoCo's motors.
+            policy={"action_scale": 1.0},
+            baseline={"normalize_advantages": True},
+            logging={"final_evaluation": False, "final_video": False},
+            output=f"{folder}/run",
         )
         policy = maml_rl.load(maml_rl.train(config))
+    # Adapt to one goal.
     env = gym.make("PushedMass-v0", max_episode_steps=20)
     env.unwrapped.set_task({"goal": 1.0})
     adapted = policy.adapt(env, num_steps=1, num_episodes=20)
-    returns = [
-        float(np.mean([episode(env, each, seed) for seed in range(20)]))
-        for each in (policy, adapted)
-    ]
+    returns = [mean_return(env, policy), mean_return(env, adapted)]
     print(f"return before adaptation {returns[0]:.2f}, after one step {returns[1]:.2f}")
     return returns
 
 
-def episode(env: gym.Env, policy: maml_rl.MetaPolicy, seed: int) -> float:
-    """The return of one episode."""
-    observation, _ = env.reset(seed=seed)
-    rng, total, ended = np.random.default_rng(seed), 0.0, False
-    while not ended:
-        action, _ = policy.predict(observation, rng=rng)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        total, ended = total + float(reward), terminated or truncated
-    return total
+def mean_return(env: gym.Env, policy: maml_rl.MetaPolicy) -> float:
+    """Play 20 episodes with sampled actions, and return their mean return."""
+    returns = np.zeros(20)
+    for seed in range(len(returns)):
+        observation, _ = env.reset(seed=seed)
+        rng = np.random.default_rng(seed)
+        ended = False
+        while not ended:
+            action, _ = policy.predict(observation, rng=rng)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            returns[seed] += float(reward)
+            ended = terminated or truncated
+    return float(returns.mean())
 
 
 if __name__ == "__main__":

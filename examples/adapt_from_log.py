@@ -1,7 +1,7 @@
-"""Adapt to episodes that were played elsewhere: the policy acts by itself, a file keeps what happened, and it adapts.
+"""Adapt to logged episodes: play with the policy, write a file, and adapt to what it contains.
 
-The first half is what runs on the robot; it needs ``predict`` alone. Nothing but the file goes on
-from there.
+On a robot, only the function ``play`` runs, which needs nothing but ``predict``; the file is all
+that adaptation uses.
 
 python examples/adapt_from_log.py --policy HalfCheetahDir --task direction=-1
 """
@@ -21,27 +21,34 @@ from maml_rl.agents.agent import MetaPolicy
 
 
 def play(policy: MetaPolicy, env: gym.Env, num_episodes: int, seed: int) -> dict[str, np.ndarray]:
-    """Play episodes with drawn actions; observations, actions, rewards and ends, one row for each step."""
-    rng, rows = np.random.default_rng(seed), []
+    """Play episodes with sampled actions.
+
+    Returns:
+        Observations, actions, rewards and ends of episodes, with one row for each control step.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
     for episode in range(num_episodes):
         observation, _ = env.reset(seed=1000 * seed + episode)
         ended = False
         while not ended:
-            action, _ = policy.predict(
-                observation, rng=rng
-            )  # drawn: adaptation learns from what chance has tried
-            following, reward, terminated, truncated, _ = env.step(action)
+            # Sampled, not the most probable: the policy gradient needs exploration.
+            action, _ = policy.predict(observation, rng=rng)
+            next_observation, reward, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
             rows.append((observation, action, reward, ended))
-            observation = following
-    names = ("observations", "actions", "rewards", "episode_ends")
+            observation = next_observation
+    observations, actions, rewards, episode_ends = zip(*rows, strict=True)
     return {
-        name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+        "observations": np.array(observations),
+        "actions": np.array(actions),
+        "rewards": np.array(rewards),
+        "episode_ends": np.array(episode_ends),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Play, write, read, adapt, play again."""
+    """Play and log episodes, adapt to the log, and play again."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", default="direction=-1", help="NAME=VALUE,...")
     parser.add_argument("--num_episodes", type=int, default=20)
     parser.add_argument(
-        "--log", type=Path, default=Path("episodes.npz"), help="the file in between"
+        "--log", type=Path, default=Path("episodes.npz"), help="file of the episodes"
     )
     args = parser.parse_args(arguments)
+    # Set a task of the policy's own environment.
     policy = maml_rl.load(args.policy)
     env = gym.make(
         maml_envs.env_id(policy.config.env.name), max_episode_steps=policy.config.horizon
@@ -59,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     task = dict(part.split("=") for part in args.task.split(","))
     env.unwrapped.set_task({name: float(value) for name, value in task.items()})
 
+    # Log episodes, and adapt to the log.
     np.savez(args.log, **play(policy, env, args.num_episodes, seed=0))
     adapted = policy.adapt(episodes=maml_rl.EpisodeLog.load(args.log))
-    for name, one in (("before", policy), ("adapted", adapted)):
-        print(
-            f"{name:<8} return "
-            f"{play(one, env, args.num_episodes, seed=1)['rewards'].sum() / args.num_episodes:8.1f}"
-        )
+    # Compare the two on new episodes.
+    for name, player in (("before", policy), ("adapted", adapted)):
+        rewards = play(player, env, args.num_episodes, seed=1)["rewards"]
+        print(f"{name:<8} return {rewards.sum() / args.num_episodes:8.1f}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Few-shot classification of handwritten digits: gradient-based meta-learners and metric learners in one table.
+"""Few-shot classification of handwritten digits: gradient-based and metric-based meta-learners.
 
 The images (8 × 8, real handwriting) come with scikit-learn; nothing is downloaded. A task is to
-tell a few digits apart from one or a few images of each. Learners meta-train on some digits and are
-tested on the others, which they have never seen. All have the same trunk, see the same tasks, and
-share the outer optimiser; every one that adapts by gradients does so in
-``maml_rl.learners.maml.adapt.adapt``. Few classes are left to learn
-from: compare with the pixels, which learn nothing.
+classify images of a few digits, with one or a few labelled images of each. Learners meta-train on
+some digits and are tested on the others. All have the same trunk, tasks and outer optimiser;
+those that adapt by gradients use ``maml_rl.learners.maml.adapt.adapt``. There are few classes to
+learn from: compare with the two baselines on pixels, which are not trained.
 
 python examples/digits.py
 """
@@ -46,30 +45,35 @@ class Settings:
     num_queries: int = 10
     """Query images of each digit."""
     num_orientations: int = 8
-    """Orientations of training digits, 1 to 8: a turned digit counts as another (as in Santoro et al. 2016)."""
+    """Orientations of training digits, 1 to 8; a rotated digit is another class (Santoro 2016)."""
     learning_rate: float = 1e-3
-    """Of Adam, the outer optimiser of all learners."""
+    """Learning rate of Adam, the outer optimiser of all learners."""
     num_test_tasks: int = 600
     """Tasks of held-out digits."""
     held_out: tuple[int, ...] = (6, 7, 8, 9)
     """Digits that appear in no training task."""
     seed: int = 1
-    """Of the initial weights and the tasks."""
+    """Seed of the initial weights and the tasks."""
 
 
 class Images(NamedTuple):
-    """N images of each of T tasks: ``pixels`` (T, N, 64) in [0, 1], ``labels`` (T, N) int64 within the task."""
+    """N images of each of T tasks."""
 
     pixels: Tensor
+    """(T, N, 64) in [0, 1]."""
     labels: Tensor
+    """(T, N) int64: class within the task."""
 
 
 class Tasks(NamedTuple):
-    """T tasks: what to adapt from, what to be judged by, and the digits (T, num_ways) behind the labels."""
+    """T tasks."""
 
     support: Images
+    """Labelled images to adapt with."""
     query: Images
+    """Images to classify."""
     digits: np.ndarray
+    """(T, num_ways): the digit of each label."""
 
     @property
     def num_ways(self) -> int:
@@ -78,22 +82,21 @@ class Tasks(NamedTuple):
 
 
 Embedding = Callable[[Params, Tensor], Tensor]
-"""Embeddings (T, N, D) of images (T, N, 64) by a stack."""
+"""From a stack and images (T, N, 64) to embeddings (T, N, D)."""
 Scores = Callable[[Params, Tasks], Tensor]
-"""Scores (T, N, num_ways) of the query images; the highest one is the answer."""
+"""From a stack and tasks to scores (T, N, num_ways) of the query images; the highest is chosen."""
 
 
 def load_images() -> np.ndarray:
-    """As many images of each digit as the rarest has, (10, 8, M, 64) in [0, 1], each in 8 orientations.
+    """Return M images of each digit in 8 orientations, (10, 8, M, 64) in [0, 1].
 
-    Orientation 0 is upright; the others are quarter turns and their mirror images, which make other
-    characters.
+    M is the number of images of the rarest digit. Orientation 0 is upright; the others are quarter
+    turns and mirror images, which serve as other characters.
     """
     data = load_digits()
     by_digit = [data.images[data.target == digit] for digit in range(10)]
-    upright = (
-        np.stack([images[: min(map(len, by_digit))] for images in by_digit]).astype(np.float32) / 16
-    )
+    num_images = min(len(images) for images in by_digit)
+    upright = np.stack([images[:num_images] for images in by_digit]).astype(np.float32) / 16
     turned = [np.rot90(upright, quarters, axes=(2, 3)) for quarters in range(4)]
     orientations = np.stack([*turned, *(images[..., ::-1] for images in turned)], axis=1)
     return orientations.reshape(*orientations.shape[:3], NUM_PIXELS)
@@ -109,7 +112,7 @@ def draw_tasks(
     num_shots: int,
     num_orientations: int,
 ) -> Tasks:
-    """Draw tasks: digits in random order, which gives them their labels, and different images of each.
+    """Draw tasks: digits in random order, which determines their labels, and images of each.
 
     Args:
         rng: stream of the tasks.
@@ -118,9 +121,11 @@ def draw_tasks(
         digits: to choose from.
         num_tasks: T.
         num_shots: support images of each digit.
-        num_orientations: how many to choose each digit's orientation from; with 1 it is upright.
+        num_orientations: number of orientations to choose from; with 1, digits are upright.
     """
-    ways, per_digit = settings.num_ways, num_shots + settings.num_queries
+    ways = settings.num_ways
+    per_digit = num_shots + settings.num_queries
+    # Draw digits, their orientations, and images without replacement.
     chosen = rng.permuted(np.tile(digits, (num_tasks, 1)), axis=1)[:, :ways]
     orientation = rng.integers(num_orientations, size=chosen.shape)
     which = rng.random((num_tasks, ways, images.shape[2])).argsort(-1)[:, :, :per_digit]
@@ -128,7 +133,7 @@ def draw_tasks(
     labels = torch.arange(ways)[None, :, None].expand(num_tasks, ways, per_digit)
 
     def part(start: int, stop: int) -> Images:
-        # Digit after digit, so that any num_ways images in a row hold one of each.
+        # Interleave the digits: any num_ways consecutive images have one of each.
         return Images(
             *(x[:, :, start:stop].transpose(1, 2).flatten(1, 2) for x in (pixels, labels))
         )
@@ -137,7 +142,10 @@ def draw_tasks(
 
 
 def initial_theta(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
-    """Glorot-uniform weights (fan_in, fan_out) and zero biases (fan_out,) of the trunk, the head and the pair score."""
+    """Return the parameters of the trunk, the head and the pair score.
+
+    Weights (fan_in, fan_out) are Glorot-uniform, biases (fan_out,) zero.
+    """
     theta = {}
     sizes = {
         "0": (NUM_PIXELS, WIDTH),
@@ -147,47 +155,46 @@ def initial_theta(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
     }
     for name, (fan_in, fan_out) in sizes.items():
         bound = math.sqrt(6 / (fan_in + fan_out))
-        theta[f"weight_{name}"] = torch.from_numpy(
-            rng.uniform(-bound, bound, (fan_in, fan_out))
-        ).float()
+        weight = rng.uniform(-bound, bound, (fan_in, fan_out))
+        theta[f"weight_{name}"] = torch.from_numpy(weight).float()
         theta[f"bias_{name}"] = torch.zeros(fan_out)
     return theta
 
 
 def with_step_sizes(theta: Params) -> dict[str, Tensor]:
-    """``theta`` with a step size for each entry of the trunk and the head beside it (Meta-SGD)."""
-    return {
-        **theta,
-        **{f"step_size/{name}": torch.full_like(theta[name], STEP_SIZE) for name in TRUNK + HEAD},
+    """Add a step size for each entry of the trunk and the head to ``theta`` (Meta-SGD)."""
+    step_sizes = {
+        f"step_size/{name}": torch.full_like(theta[name], STEP_SIZE) for name in TRUNK + HEAD
     }
+    return {**theta, **step_sizes}
 
 
 def linear(stack: Params, name: str, x: Tensor) -> Tensor:
-    """One layer of T networks, (T, N, fan_in) to (T, N, fan_out)."""
+    """Apply one layer of T networks: (T, N, fan_in) to (T, N, fan_out)."""
     return torch.baddbmm(stack[f"bias_{name}"][:, None], x, stack[f"weight_{name}"])
 
 
 def embed(stack: Params, pixels: Tensor) -> Tensor:
-    """The trunk: embeddings (T, N, 64) of images (T, N, 64).
+    """Apply the trunk: embeddings (T, N, 64) of images (T, N, 64).
 
-    Without a nonlinearity at the end: cosines of what a ReLU gives are never negative, so that
-    matching networks push classes apart by silencing every unit, until all images look alike.
+    There is no nonlinearity at the end. Cosines of ReLU outputs are never negative, so matching
+    networks would separate classes by turning units off, until all embeddings were equal.
     """
     return linear(stack, "1", torch.relu(linear(stack, "0", pixels)))
 
 
 def head_scores(stack: Params, pixels: Tensor) -> Tensor:
-    """The classifier: the trunk, a ReLU, and the head; scores (T, N, num_ways) of images (T, N, 64)."""
+    """Apply the classifier (trunk, ReLU, head): scores (T, N, num_ways) of images (T, N, 64)."""
     return linear(stack, "2", torch.relu(embed(stack, pixels)))
 
 
 def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean over N images of each task of −log softmax(scores)[label], (T,); scores (T, N, num_ways)."""
+    """Return −log softmax(scores)[label], averaged over N images, (T,); scores (T, N, num_ways)."""
     return nn.functional.cross_entropy(scores.transpose(1, 2), labels, reduction="none").mean(1)
 
 
 def head_loss(stack: Params, images: Images) -> Tensor:
-    """What inner steps minimise: the cross-entropy of the head's scores, (T,)."""
+    """Return the inner loss: the cross-entropy of the head's scores, (T,)."""
     return cross_entropy(head_scores(stack, images.pixels), images.labels)
 
 
@@ -198,7 +205,7 @@ def adapted(
     adapts: Sequence[str] = TRUNK + HEAD,
     first_order: bool = False,
 ) -> dict[str, Tensor]:
-    """``stack`` after a step on each support batch, with step sizes of its own where it holds them."""
+    """Return ``stack`` after a step on each support batch, with its own step sizes if any."""
     step_size = {name: stack.get(f"step_size/{name}", STEP_SIZE) for name in adapts}
     return adapt(stack, supports, head_loss, step_size=step_size, first_order=first_order)
 
@@ -206,7 +213,7 @@ def adapted(
 def adapted_scores(
     stack: Params, tasks: Tasks, *, adapts: Sequence[str] = TRUNK + HEAD, first_order: bool = False
 ) -> Tensor:
-    """The head's scores of the query images after adaptation, (T, N, num_ways)."""
+    """Return the head's scores of the query images after adaptation, (T, N, num_ways)."""
     theta_prime = adapted(
         stack, [tasks.support] * NUM_INNER_STEPS, adapts=adapts, first_order=first_order
     )
@@ -214,49 +221,63 @@ def adapted_scores(
 
 
 def class_means(values: Tensor, labels: Tensor, num_ways: int) -> Tensor:
-    """Means (T, M, num_ways) of values (T, M, N) over the support images of each class, whose labels are (T, N)."""
+    """Average values over the support images of each class.
+
+    Args:
+        values: (T, M, N), N support images last.
+        labels: of the support images, (T, N).
+        num_ways: number of classes.
+
+    Returns:
+        Means, (T, M, num_ways).
+    """
     member = nn.functional.one_hot(labels, num_ways).to(values.dtype)
     return values @ (member / member.sum(1, keepdim=True))
 
 
 def prototypical_scores(stack: Params, tasks: Tasks, *, embedding: Embedding = embed) -> Tensor:
-    """−|f(x) − c_k|², c_k the mean embedding of class k, (T, N, num_ways) (Snell et al. 2017, equation 2)."""
-    support, query = embedding(stack, tasks.support.pixels), embedding(stack, tasks.query.pixels)
-    prototypes = class_means(
-        support.transpose(1, 2), tasks.support.labels, tasks.num_ways
-    ).transpose(1, 2)
+    """Return −|f(x) − c_k|², (T, N, num_ways), with c_k the mean embedding of class k.
+
+    Snell et al. 2017, equation 2.
+    """
+    support = embedding(stack, tasks.support.pixels).transpose(1, 2)
+    query = embedding(stack, tasks.query.pixels)
+    prototypes = class_means(support, tasks.support.labels, tasks.num_ways).transpose(1, 2)
     return -((query[:, :, None] - prototypes[:, None]) ** 2).sum(-1)
 
 
 def matching_scores(stack: Params, tasks: Tasks) -> Tensor:
-    """Log of Σ_i a(x, x_i) y_i, a the softmax of cosines, (T, N, num_ways) (Vinyals et al. 2016, equation 1).
+    """Return log Σ_i a(x, x_i) y_i, (T, N, num_ways), with a the softmax of cosines.
 
-    Without the embeddings that depend on the whole support set.
+    Vinyals et al. 2016, equation 1, without embeddings that depend on the whole support set.
     """
     support, query = (
         nn.functional.normalize(embed(stack, images.pixels), dim=-1)
         for images in (tasks.support, tasks.query)
     )
     attention = (query @ support.transpose(1, 2)).softmax(-1)
-    return class_means(
-        attention, tasks.support.labels, tasks.num_ways
-    ).log()  # as many of each: the mean for the sum
+    # Classes have equally many images, so the mean is the sum up to a constant factor.
+    return class_means(attention, tasks.support.labels, tasks.num_ways).log()
 
 
 def pair_logits(stack: Params, tasks: Tasks) -> Tensor:
-    """Log-odds (T, N_query, N_support) that a pair is of one class: linear in |f(x) − f(x_i)| (Koch et al. 2015)."""
-    support, query = embed(stack, tasks.support.pixels), embed(stack, tasks.query.pixels)
+    """Return log-odds (T, N_query, N_support) that two images have the same class.
+
+    They are linear in |f(x) − f(x_i)| (Koch et al. 2015).
+    """
+    support = embed(stack, tasks.support.pixels)
+    query = embed(stack, tasks.query.pixels)
     distance = (query[:, :, None] - support[:, None]).abs()
     return linear(stack, "pair", distance.flatten(1, 2)).reshape(distance.shape[:3])
 
 
 def siamese_scores(stack: Params, tasks: Tasks) -> Tensor:
-    """Mean log-odds over the support images of each class, (T, N, num_ways)."""
+    """Return mean log-odds over the support images of each class, (T, N, num_ways)."""
     return class_means(pair_logits(stack, tasks), tasks.support.labels, tasks.num_ways)
 
 
 def pair_loss(stack: Params, tasks: Tasks) -> Tensor:
-    """Cross-entropy of the pairs of query and support images, (T,)."""
+    """Return the cross-entropy of the pairs of query and support images, (T,)."""
     same = (tasks.query.labels[:, :, None] == tasks.support.labels[:, None]).float()
     losses = nn.functional.binary_cross_entropy_with_logits(
         pair_logits(stack, tasks), same, reduction="none"
@@ -265,7 +286,7 @@ def pair_loss(stack: Params, tasks: Tasks) -> Tensor:
 
 
 def nearest_pixels_scores(stack: Params, tasks: Tasks) -> Tensor:
-    """−|x − x_i|² of the nearest support image of each class, (T, N, num_ways): nothing is learned."""
+    """Return −|x − x_i|², x_i the nearest support image of each class, (T, N, num_ways)."""
     distance = torch.cdist(tasks.query.pixels, tasks.support.pixels) ** 2
     other = ~nn.functional.one_hot(tasks.support.labels, tasks.num_ways).bool()
     return -distance[..., None].masked_fill(other[:, None], torch.inf).amin(2)
@@ -274,9 +295,15 @@ def nearest_pixels_scores(stack: Params, tasks: Tasks) -> Tensor:
 def meta_gradient(
     theta: Params, tasks: Tasks, *, loss: Callable[[Params, Tasks], Tensor]
 ) -> dict[str, Tensor]:
-    """Gradient of the mean loss over tasks, through adaptation where the loss adapts; zero for what takes no part."""
+    """Return the gradient of the mean loss over tasks; zero for parameters that it does not use.
+
+    Args:
+        theta: parameters.
+        tasks: T tasks.
+        loss: from a stack and tasks to losses (T,); it may adapt the stack.
+    """
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
-    # Copies that stay on the graph of theta: their gradients add up over tasks.
+    # One copy per task, on the graph of theta, so that gradients are summed over tasks.
     stack = {name: value.expand(len(tasks.digits), *value.shape) for name, value in leaves.items()}
     total = loss(stack, tasks).mean()
     gradients = torch.autograd.grad(
@@ -286,9 +313,10 @@ def meta_gradient(
 
 
 def reptile_gradient(theta: Params, tasks: Tasks) -> dict[str, Tensor]:
-    """Return theta − mean_i θ'ᵢ, which the outer optimiser takes for a gradient (Nichol et al. 2018, section 3).
+    """Return θ − mean_i θ'ᵢ, which the outer optimiser uses as a gradient.
 
-    Support and query images are one training set, of which each inner step sees another part.
+    Nichol et al. 2018, section 3. Support and query images form one training set; each inner step
+    uses another part of it.
     """
     parts = [
         torch.cat(pair, 1).tensor_split(NUM_INNER_STEPS, 1)
@@ -300,23 +328,23 @@ def reptile_gradient(theta: Params, tasks: Tasks) -> dict[str, Tensor]:
 
 
 class Learner(NamedTuple):
-    """A method: how it scores query images, and the gradient of theta that it meta-trains by."""
+    """A method of meta-learning."""
 
     scores: Scores
+    """How it classifies query images."""
     gradient: Callable[[Params, Tasks], dict[str, Tensor]]
+    """The gradient of theta with which it meta-trains."""
     learns_step_sizes: bool = False
+    """Whether theta includes a step size for each parameter."""
 
 
-def by_scores(scores: Scores, **fields: bool) -> Learner:
-    """The learner that minimises the cross-entropy of its own scores."""
-    return Learner(
-        scores,
-        partial(
-            meta_gradient,
-            loss=lambda stack, tasks: cross_entropy(scores(stack, tasks), tasks.query.labels),
-        ),
-        **fields,
-    )
+def by_scores(scores: Scores, learns_step_sizes: bool = False) -> Learner:
+    """Return the learner that minimises the cross-entropy of its own scores."""
+
+    def loss(stack: Params, tasks: Tasks) -> Tensor:
+        return cross_entropy(scores(stack, tasks), tasks.query.labels)
+
+    return Learner(scores, partial(meta_gradient, loss=loss), learns_step_sizes)
 
 
 LEARNERS = {
@@ -338,7 +366,7 @@ BASELINES: dict[str, Scores] = {
 def train(
     learner: Learner, images: np.ndarray, num_shots: int, settings: Settings
 ) -> dict[str, Tensor]:
-    """Meta-train on tasks of the digits that are not held out; the seed draws the same for every learner."""
+    """Meta-train on the digits that are not held out; tasks depend only on the seed."""
     digits = [digit for digit in range(10) if digit not in settings.held_out]
     theta = initial_theta(np.random.default_rng([settings.seed, 0]), settings.num_ways)
     theta = with_step_sizes(theta) if learner.learns_step_sizes else theta
@@ -363,7 +391,7 @@ def train(
 def accuracy(
     scores: Scores, theta: Params, images: np.ndarray, num_shots: int, settings: Settings
 ) -> str:
-    """Accuracy in per cent on tasks of the held-out digits, a mean and its 95% interval; the same tasks for all."""
+    """Return the mean accuracy (%) and its 95% interval on tasks of the held-out digits."""
     rng = np.random.default_rng([settings.seed, 2])
     tasks = draw_tasks(
         rng,
@@ -374,15 +402,14 @@ def accuracy(
         num_shots=num_shots,
         num_orientations=1,
     )
-    correct = (
-        scores(make_stack(theta, settings.num_test_tasks), tasks).argmax(-1) == tasks.query.labels
-    )
-    per_task = 100 * correct.double().mean(1)
-    return f"{float(per_task.mean()):.1f} ± {1.96 * float(per_task.std()) / math.sqrt(len(per_task)):.1f}"
+    answers = scores(make_stack(theta, settings.num_test_tasks), tasks).argmax(-1)
+    per_task = 100 * (answers == tasks.query.labels).double().mean(1)
+    half_width = 1.96 * float(per_task.std()) / math.sqrt(len(per_task))
+    return f"{float(per_task.mean()):.1f} ± {half_width:.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, a row as soon as its learner is trained."""
+    """Print the table; each row as soon as its learner is trained."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -395,6 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{field.name}", default=field.default, **several)
     settings = Settings(**vars(parser.parse_args(arguments)))
     images = load_images()
+    # The header and the baselines, which are not trained.
     print(f"Accuracy (%) on {settings.num_test_tasks} tasks of held-out digits; {settings}")
     print(f"{'method':<23} | 1 shot      | 5 shots     | training (s)")
     chance = f"{100 / settings.num_ways:.1f}"
@@ -404,6 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             accuracy(scores, {"none": torch.zeros(())}, images, shots, settings) for shots in (1, 5)
         ]
         print(f"{name:<23} | {cells[0]:<11} | {cells[1]:<11} | 0")
+    # Train and test each learner.
     for name, learner in LEARNERS.items():
         start_s = time.perf_counter()
         thetas = {shots: train(learner, images, shots, settings) for shots in (1, 5)}

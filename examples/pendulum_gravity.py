@@ -1,4 +1,4 @@
-"""Gymnasium's Pendulum-v1 under unknown gravity: each task is another value of its constructor's argument g (m/s²)."""
+"""Meta-train on Gymnasium's Pendulum-v1, with gravity g (m/s²) as the unknown task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maml_rl.analysis.evaluation import evaluate
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, then print the return after 0, 1, 2 adaptation steps on fresh gravities."""
+    """Train, then print the return after 0, 1 and 2 adaptation steps on fresh tasks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num_iterations", type=int, default=20)
     parser.add_argument("--meta_batch_size", type=int, default=10)
@@ -35,10 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     result = evaluate(
         policy, num_tasks=args.meta_batch_size, num_episodes=args.num_episodes, num_steps=2
     )
-    print(
-        f"gravities from {min(t['g'] for t in result.tasks):.1f} to "
-        f"{max(t['g'] for t in result.tasks):.1f} m/s²"
-    )
+    gravities = [task["g"] for task in result.tasks]
+    print(f"gravities from {min(gravities):.1f} to {max(gravities):.1f} m/s²")
     print(result.table())
 
 

@@ -1,1 +1,1 @@
-"""What a user holds: a policy that predicts, adapts, is saved and handed to other libraries."""
+"""Policies for users: predict, adapt, save, load, export, and exchange with Stable-Baselines3."""

@@ -1,9 +1,8 @@
-"""A policy as a user holds it: predict with it, adapt it, save it."""
+"""The policy that users hold: it predicts, adapts, and is saved or exported."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,27 +12,25 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from maml_rl.agents.episode_log import EpisodeLog, to_episodes
-from maml_rl.errors import MamlRLWarning, UserError
-from maml_rl.learners.maml.inner_step import initial_theta, with_context
+from maml_rl.agents.policy_checkpoint import policy_tensors
+from maml_rl.errors import UserError
+from maml_rl.learners.maml.inner_step import with_context
 from maml_rl.learners.trials import collect_through_adaptation, contained_step, usable
-from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.action_map import ActionMap, have_same_actions
 from maml_rl.policies.export import PlainPolicy, export
-from maml_rl.policies.mlp import MLPPolicy, action_size, distribution, initial_context
+from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, make_stack
-from maml_rl.policies.plain_network import PlainNetwork, folded
-from maml_rl.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
+from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions, folded
+from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.failures import Failures
 from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import InnerConfig
-from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import check_whole_numbers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -46,88 +43,45 @@ if TYPE_CHECKING:
     from maml_rl.agents.sb3_models import Model
 
 
-MOST_OBSERVATION_ENTRIES = 2000
-"""Of an observation after flattening: the linear baseline's normal equations grow with their square, its time with the
-cube."""
-
-
-def make_policy(
-    config: PolicyConfig,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    seed: int,
-) -> MLPPolicy:
-    """The policy that the settings describe, for these spaces, with the initial weights of ``seed``.
-
-    Raises:
-        UserError: no policy exists for the spaces.
-    """
-    if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1):
-        raise UserError(
-            f"observation space {observation_space} is not supported: expected a one-dimensional "
-            f"Box"
-        )
-    num_entries = observation_space.shape[0]
-    if num_entries > MOST_OBSERVATION_ENTRIES:
-        raise UserError(
-            f"observations of {num_entries} entries (flattened) are not supported: at most "
-            f"{MOST_OBSERVATION_ENTRIES}, "
-            "since the linear baseline solves a system of 2 x entries + 5 unknowns for every "
-            "task; images are too large"
-        )
-    size, discrete = action_size(action_space)
-    return MLPPolicy(
-        observation_space.shape[0],
-        size,
-        discrete=discrete,
-        hidden_sizes=config.hidden_sizes,
-        nonlinearity=config.nonlinearity,
-        init_std=config.init_std,
-        rng=RandomStreams(seed, Phase.INITIALISATION).parameters(),
-        context_size=config.context_size,
-    ).requires_grad_(False)
-
-
 @dataclass(frozen=True)
 class MetaPolicy:
-    """Meta-trained parameters, or ones adapted from them, with all that is needed to act and to adapt.
+    """A meta-trained policy, or one adapted from it, with all that is needed to act and to adapt.
 
-    Args:
-        policy: the architecture.
-        theta: the parameters.
-        normalizer: of observations, or ``None``.
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: of the run that the parameters come from.
-        num_adaptation_steps: inner steps that lie behind ``theta``.
-        num_iterations: meta-iterations that lie behind it; ``None`` where that is not known.
+    It is immutable: :meth:`adapt` returns another one.
     """
 
     policy: MLPPolicy
+    """The architecture."""
     theta: Params
+    """The parameters."""
     normalizer: ObservationNormalizer | None
+    """Of observations, or ``None``."""
     observation_space: spaces.Space[Any]
+    """Of one environment, after flattening."""
     action_space: spaces.Space[Any]
+    """Of one environment."""
     config: Config
+    """Of the run that the parameters come from."""
     num_adaptation_steps: int = 0
+    """Inner steps that led from the meta-trained parameters to ``theta``."""
     num_iterations: int | None = None
+    """Meta-iterations of training, or ``None`` if that is not known."""
 
     def __repr__(self) -> str:
-        """What it is, without its numbers."""
+        """Show environment, spaces and number of adaptation steps, without the parameters."""
         return (
             f"MetaPolicy({self.config.env.name}, observations {self.observation_space.shape}, "
-            f"actions "
-            f"{self.action_space}, {counted(self.num_adaptation_steps, 'adaptation step')})"
+            f"actions {self.action_space}, {counted(self.num_adaptation_steps, 'adaptation step')})"
         )
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return next(iter(self.theta.values())).device
 
     @property
     def action_map(self) -> ActionMap:
-        """From the policy's outputs to the environment's actions."""
+        """Map from the policy's outputs to the environment's actions."""
         return ActionMap(self.action_space, self.config.policy.action_scale)
 
     @standard_torch()
@@ -140,52 +94,56 @@ class MetaPolicy:
         deterministic: bool = False,
         rng: np.random.Generator | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """The action at an observation, with the signature of Stable-Baselines3's ``predict``.
+        """Return actions at observations; the signature is Stable-Baselines3's ``predict``.
 
         Args:
-            observation: (observation_size,), or (N, observation_size) for N environments.
-            state: passed through; the policy has no memory.
+            observation: raw observations: (observation_size,), or (N, observation_size) of N
+                environments.
+            state: returned as it is; the policy has no memory.
             episode_start: ignored.
-            deterministic: the most probable action in place of a draw.
-            rng: of the draw; default is a fresh, unseeded one.
+            deterministic: return the most probable action instead of sampling.
+            rng: for sampling; default is a new, unseeded generator.
 
         Returns:
-            The action (action_size,) or actions (N, action_size), as the environment takes them,
-            and ``state``.
+            The action (action_size,) or actions (N, action_size) in the units of the environment,
+            or one integer each if discrete; and ``state``.
 
         Raises:
-            UserError: the observation has another size than the policy's, is no array, or is not
+            UserError: if the observation is not an array of the policy's observation size, or not
                 finite.
         """
+        observation = self._checked_observation(observation)
+        batch = torch.from_numpy(np.atleast_2d(observation)).to(self.device, torch.float32)
+        if self.normalizer is not None:
+            batch = self.normalizer.normalize(batch)
+        dist = distribution(self.policy, make_stack(self.theta, 1), batch[None])
+        if deterministic:
+            outputs = dist.mode()[0]
+        else:
+            noise = self.policy.draw_noise(rng or np.random.default_rng(), (1, len(batch)))
+            outputs = dist.sample(torch.from_numpy(noise).to(self.device))[0]
+        actions = self.action_map(outputs.cpu().numpy())
+        return (actions if observation.ndim == 2 else actions[0]), state
+
+    def _checked_observation(self, observation: Any) -> np.ndarray:
+        """Return an observation, or N of them, as an array; refuse wrong shapes and values."""
         size = self.policy.observation_size
         if isinstance(observation, (Mapping, tuple)):
             raise UserError(
                 f"expected an array of observations ({size},) or (N, {size}), got a "
-                f"{type(observation).__name__}: "
-                "gymnasium.spaces.flatten(env.observation_space, observation) makes it one, as in "
-                "training"
+                f"{type(observation).__name__}: flatten it as in training, by "
+                "gymnasium.spaces.flatten(env.observation_space, observation)"
             )
-        observation = np.asarray(observation)
-        if observation.ndim not in (1, 2) or observation.shape[-1] != size:
+        array = np.asarray(observation)
+        if array.ndim not in (1, 2) or array.shape[-1] != size:
             raise UserError(
-                f"expected observations of shape ({size},) or (N, {size}), got {observation.shape}"
+                f"expected observations of shape ({size},) or (N, {size}), got {array.shape}"
             )
-        batch = np.atleast_2d(observation)
-        if not np.isfinite(batch).all():
-            raise UserError(
-                f"the observation is not finite: {batch[~np.isfinite(batch).all(axis=1)][0]}"
-            )
-        seen = torch.from_numpy(batch).to(self.device, torch.float32)
-        if self.normalizer is not None:
-            seen = self.normalizer.normalize(seen)
-        dist = distribution(self.policy, make_stack(self.theta, 1), seen[None])
-        if deterministic:
-            action = dist.mode()[0]
-        else:
-            noise = self.policy.draw_noise(rng or np.random.default_rng(), (1, len(batch)))
-            action = dist.sample(torch.from_numpy(noise).to(self.device))[0]
-        actions = self.action_map(action.cpu().numpy())
-        return (actions if observation.ndim == 2 else actions[0]), state
+        batch = np.atleast_2d(array)
+        is_finite = np.isfinite(batch).all(axis=1)
+        if not is_finite.all():
+            raise UserError(f"the observation is not finite: {batch[~is_finite][0]}")
+        return array
 
     @standard_torch()
     def adapt(
@@ -201,59 +159,70 @@ class MetaPolicy:
         | Sequence[EpisodeLog | Mapping[str, Any]]
         | None = None,
     ) -> MetaPolicy:
-        """Adapt by policy gradient to the task that an environment poses, or that episodes played elsewhere show.
+        """Adapt by policy gradient to the task of an environment, or to logged episodes.
 
         Args:
-            env: an environment, a vector environment (autoreset disabled, all on the same task, of
-                a size that divides ``num_episodes``), or what ``--env`` takes; default is the
-                family that the policy was trained on. One that is handed in is left open.
-            task: the task to set; default is the one that the environment has.
+            env: a Gymnasium environment; a vector environment with autoreset disabled, the same
+                task everywhere, and a size that divides ``num_episodes``; or a name as ``--env``
+                takes it. Default is the environment that the policy was trained on. An environment
+                that you pass stays open.
+            task: the task to set; default is the environment's current one.
             num_steps: inner steps; default as in training.
-            num_episodes: episodes per step; default as in training.
-            seed: of the episodes. Those in an environment that is handed in are others than those
-                of a task.
-            episodes: what this policy has played already, in place of an environment: an
-                :class:`~maml_rl.agents.episode_log.EpisodeLog` or a mapping of its fields, for one
-                inner step, or one for each inner step in turn, played by the policy that the steps
-                before it lead to.
+            num_episodes: episodes per inner step; default as in training.
+            seed: of the episodes; the same task and seed give the same policy.
+            episodes: instead of an environment, episodes that this policy has played: an
+                :class:`~maml_rl.agents.episode_log.EpisodeLog`, or a mapping of its fields, for one
+                inner step; or a sequence of them, one for each inner step, the k-th played by the
+                policy after k steps.
 
         Returns:
-            The adapted policy; this one is unchanged.
+            The adapted policy; this one does not change.
 
         Raises:
-            UserError: the environment's spaces differ from the policy's, a number is out of range,
-                or the episodes cannot be used.
-            FloatingPointError: there is no valid episode to learn from, or the inner step is not
-                finite.
+            UserError: if the environment's spaces differ from the policy's, a number is out of
+                range, or the episodes cannot be used.
+            FloatingPointError: if no episode is valid, or an inner step is not finite.
         """
         if episodes is not None:
-            beside = {
+            others = {
                 "env": env,
                 "task": task,
                 "num_steps": num_steps,
                 "num_episodes": num_episodes,
             }
-            given = [name for name, value in beside.items() if value is not None]
-            if given:
+            conflicting = [name for name, value in others.items() if value is not None]
+            if conflicting:
                 raise UserError(
-                    f"{', '.join(given)} cannot be given beside episodes, which say it: leave out "
-                    f"one of them"
+                    f"{', '.join(conflicting)} cannot be combined with episodes, which determine "
+                    "it: leave out one of them"
                 )
-            return self._adapted_to(
-                [episodes] if isinstance(episodes, (EpisodeLog, Mapping)) else episodes
-            )
+            is_one_log = isinstance(episodes, (EpisodeLog, Mapping))
+            return self._adapted_to([episodes] if is_one_log else episodes)
         if isinstance(env, Mapping):
             raise UserError(
                 f"a task is given as task={dict(env)!r}; the first argument is an environment"
             )
+        return self._adapted_in(env, task, num_steps, num_episodes, seed)
+
+    def _adapted_in(
+        self,
+        env: gym.Env | gym.vector.VectorEnv | str | None,
+        task: Task | None,
+        num_steps: int | None,
+        num_episodes: int | None,
+        seed: int,
+    ) -> MetaPolicy:
+        """Return the policy after inner steps on episodes that it plays in an environment."""
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
         check_whole_numbers(1, num_episodes=num_episodes)
         check_whole_numbers(0, num_steps=num_steps, seed=seed)
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
-        sizes = (num_episodes, self.config.horizon)
-        threads = torch_threads(self.config.torch_threads)
-        with threads, as_task_vector_env(env, self.config.env, *sizes, num_tasks=1) as envs:
+        horizon = self.config.horizon
+        with (
+            torch_threads(self.config.torch_threads),
+            as_task_vector_env(env, self.config.env, num_episodes, horizon, num_tasks=1) as envs,
+        ):
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(
                 envs,
@@ -280,11 +249,11 @@ class MetaPolicy:
 
     @torch.no_grad()
     def _adapted_to(self, logs: Any) -> MetaPolicy:
-        """One inner step on each log."""
-        self.check_plain_actions()
+        """Return the policy after one inner step on each log."""
+        check_plain_actions(self.action_space)
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(
-                f"episodes must be one log, or a sequence of one for each inner step; got "
+                f"episodes must be a log, or a sequence with one for each inner step; got "
                 f"{logs!r:.100}"
             )
         stack: Params = with_context(self.policy, make_stack(self.theta, 1))
@@ -300,7 +269,7 @@ class MetaPolicy:
         return self._with(stack, len(logs))
 
     def _with(self, stack: Params, num_steps: int) -> MetaPolicy:
-        """This policy ``num_steps`` inner steps later, with the parameters (1, ...) that they lead to."""
+        """Return the policy with parameters (1, ...), which are ``num_steps`` inner steps later."""
         theta_prime = {name: value[0] for name, value in stack.items()}
         return dataclasses.replace(
             self, theta=theta_prime, num_adaptation_steps=self.num_adaptation_steps + num_steps
@@ -311,27 +280,40 @@ class MetaPolicy:
         """The policy with normalisation, context and action map folded into its layers.
 
         Raises:
-            UserError: see :meth:`check_plain_actions`.
+            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`.
         """
-        self.check_plain_actions()
+        check_plain_actions(self.action_space)
         return folded(self.policy, self.theta, self.normalizer, self.action_map)
 
     @standard_torch()
     def module(self, with_distribution: bool = False) -> PlainPolicy:
-        """A plain ``nn.Module`` on the CPU: raw observations (N, observation_size) to the most probable actions.
+        """Return a plain ``nn.Module`` on the CPU, which computes actions with torch alone.
+
+        It maps raw observations (N, observation_size) to the most probable actions.
 
         Args:
-            with_distribution: give the parameters of the action distribution instead; see
+            with_distribution: return the parameters of the action distribution instead; see
                 :class:`~maml_rl.policies.export.PlainPolicy`.
+
+        Raises:
+            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`.
         """
         return PlainPolicy(self.plain_network, self.action_space, with_distribution)
 
     @standard_torch()
     def export(self, path: str | Path, with_distribution: bool = False) -> Path:
-        """Write :meth:`module` to a file: ``.onnx``, ``.ts`` (TorchScript) or ``.pt2`` (torch.export).
+        """Write :meth:`module` to a file.
+
+        Args:
+            path: ends in ``.onnx``, ``.ts`` (TorchScript) or ``.pt2`` (torch.export).
+            with_distribution: as :meth:`module`.
+
+        Returns:
+            The path.
 
         Raises:
-            UserError: another ending, no such folder, or packages that are missing.
+            UserError: if the suffix is not one of these, the folder does not exist, the file cannot
+                be written, or packages are missing; or as :meth:`module`.
         """
         path = user_path(path)
         export(self.module(with_distribution), self.policy.observation_size, path)
@@ -347,26 +329,27 @@ class MetaPolicy:
         num_envs: int = 1,
         **settings: Any,
     ) -> Model:
-        """A Stable-Baselines3 model whose actor is this policy, to be trained on; its value network is new.
+        """Return a Stable-Baselines3 model whose actor is this policy; its value network is new.
 
-        On the same observation an action has the same distribution, before it is clipped.
+        At the same observation, actions have the same distribution before clipping.
 
         Args:
-            env: a Gymnasium environment, a ``VecEnv``, or what ``--env`` takes, which the batch
-                engine plays; default is the environment that the policy was trained on.
+            env: a Gymnasium environment, a ``VecEnv``, or a name as ``--env`` takes it, which is
+                simulated by the batch engine; default is the environment that the policy was
+                trained on.
             algorithm: PPO or A2C, by name or class.
-            task: of an environment that is made here; default is one drawn for each simulation.
-            num_envs: simulations of an environment that is made here.
-            settings: of the algorithm, as ``learning_rate``.
+            task: if the environment is made here; default is a random one for each simulation.
+            num_envs: number of simulations, if the environment is made here.
+            settings: of the algorithm, such as ``learning_rate``.
 
         Raises:
-            UserError: another algorithm, or an environment that does not fit.
+            UserError: if the algorithm, a setting or the environment does not fit.
         """
         # Imported here: Stable-Baselines3 is slow to import.
         from maml_rl.agents.sb3_env import as_sb3_env, make_vec_env
         from maml_rl.agents.sb3_models import model_of
 
-        self.check_plain_actions()
+        check_plain_actions(self.action_space)
         check_whole_numbers(1, num_envs=num_envs)
         if env is None or isinstance(env, str):
             env = make_vec_env(
@@ -379,68 +362,54 @@ class MetaPolicy:
             )
         elif task is not None or num_envs != 1:
             raise UserError(
-                "task and num_envs are for an environment that is made here: leave them out, or env"
+                "task and num_envs are for an environment that to_sb3 makes: leave them out, or env"
             )
         env = as_sb3_env(env)
         self.check_spaces(env.observation_space, env.action_space)
         return model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
 
-    def check_plain_actions(self) -> None:
-        """Refuse actions that logs, exported policies and Stable-Baselines3's cannot have here.
-
-        Raises:
-            UserError: they are neither a Box of one axis nor Discrete from 0.
-        """
-        space = self.action_space
-        if not (
-            (isinstance(space, spaces.Box) and len(space.shape) == 1)
-            or (isinstance(space, spaces.Discrete) and space.start == 0)
-        ):
-            raise UserError(
-                "logs, export and Stable-Baselines3 are for actions in a Box of one axis, or "
-                "Discrete from 0; "
-                f"this policy's are {space}"
-            )
-
     def check_spaces(
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
-        given: str = "the environment",
-        own: str = "the policy",
+        subject: str = "the environment",
+        reference: str = "the policy",
     ) -> None:
-        """Refuse an environment that the policy was not made for.
+        """Check that spaces are those of the policy.
 
-        The bounds of actions must be the policy's: they say what an output of it means. Those of
-        observations may differ.
+        The bounds of actions must be equal, since they are the scale of the policy's outputs. The
+        bounds of observations may differ.
 
         Args:
             observation_space: of the environment.
             action_space: of the environment.
-            given: what has these spaces, for the message.
-            own: what has the policy's.
+            subject: owner of these spaces, for the message.
+            reference: owner of the policy's spaces, for the message.
 
         Raises:
-            UserError: the spaces differ; both pairs are named.
+            UserError: if the spaces differ; the message names both pairs.
         """
         pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
         is_other = any(
             one.shape != other.shape or type(one) is not type(other) for one, other in pairs
         )
-        if is_other or not _same_actions(action_space, self.action_space):
-            told = (
-                ": it is told the task (env.observe_task)" if self.config.env.observe_task else ""
-            )
+        if is_other or not have_same_actions(action_space, self.action_space):
+            reason = ""
+            if self.config.env.observe_task:
+                reason = ": its observations include the task (env.observe_task)"
             raise UserError(
-                f"{given} has observations {observation_space} and actions {action_space}; "
-                f"{own} expects {self.observation_space} and {self.action_space}{told}"
+                f"{subject} has observations {observation_space} and actions {action_space}; "
+                f"{reference} expects {self.observation_space} and {self.action_space}{reason}"
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the policy as a run folder that :func:`maml_rl.load` reads.
+        """Write the policy as a run folder, which :func:`maml_rl.load` reads.
+
+        Returns:
+            The folder.
 
         Raises:
-            UserError: the folder exists and is not empty, or cannot be written.
+            UserError: if the folder exists and is not empty, or cannot be written.
         """
         folder = user_path(folder)
         create_run_folder(folder, to_mapping(self.config))
@@ -454,108 +423,3 @@ class MetaPolicy:
         with unwritable_refused(folder):
             save_checkpoint(folder / "checkpoints", 0, tensors, values)
         return folder
-
-
-def _same_actions(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
-    """Whether two spaces of one type hold the same actions; the type of a Box's numbers may differ."""
-    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
-        return np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
-    return one == other
-
-
-def policy_tensors(
-    theta: Params, normalizer: ObservationNormalizer | None
-) -> dict[str, dict[str, Tensor]]:
-    """Groups of tensors for a checkpoint."""
-    return {"theta": dict(theta), "normalizer": {} if normalizer is None else normalizer._asdict()}
-
-
-def check_parameters(
-    policy: MLPPolicy, inner: InnerConfig, theta: Params, source: Path
-) -> list[str]:
-    """Refuse parameters that do not fit the policy.
-
-    Returns:
-        Their names, in order.
-
-    Raises:
-        UserError: names or shapes differ.
-    """
-    fitting = initial_theta(policy, inner)
-    if "context" in theta:  # the policy has adapted
-        fitting |= {name: value[0] for name, value in initial_context(policy, 1).items()}
-    expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in fitting.items()}
-    got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in theta.items()}
-    if expected != got:
-        differing = sorted(
-            name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name)
-        )
-        name = differing[0]
-        raise UserError(
-            f"the parameters in {source} do not fit the policy: {name} is "
-            f"{got.get(name, 'missing')}, expected "
-            f"{expected.get(name, 'none of that name')}"
-            + (f" (and {len(differing) - 1} more)" if differing[1:] else "")
-        )
-    return list(expected)
-
-
-def policy_state(
-    checkpoint: Checkpoint, policy: MLPPolicy, config: Config, path: Path
-) -> tuple[Params, ObservationNormalizer | None]:
-    """The parameters and the normaliser that a checkpoint holds.
-
-    Raises:
-        UserError: they do not fit the policy or the configuration.
-    """
-    theta = checkpoint.tensors.get("theta", {})
-    ordered = {name: theta[name] for name in check_parameters(policy, config.inner, theta, path)}
-    _check_finite(ordered, path)
-    if not config.policy.normalize_observations:
-        return ordered, None
-    empty = ObservationNormalizer.empty(
-        policy.observation_size, next(iter(ordered.values())).device
-    )
-    tensors = checkpoint.tensors.get("normalizer", {})
-    expected = {name: (value.shape, value.dtype) for name, value in empty._asdict().items()}
-    if {name: (value.shape, value.dtype) for name, value in tensors.items()} != expected:
-        raise UserError(f"checkpoint {path} is damaged: its normalizer must hold {expected}")
-    _check_finite(tensors, path)
-    if any((tensors[name] < 0).any() for name in ("num_states", "squares")):
-        raise UserError(
-            f"checkpoint {path} is damaged: its normalizer has negative counts or squares"
-        )
-    return ordered, ObservationNormalizer(**tensors)
-
-
-def _check_finite(tensors: Params, path: Path) -> None:
-    for name, value in tensors.items():
-        if not value.isfinite().all():
-            raise UserError(f"checkpoint {path} cannot be used: {name} is not finite")
-
-
-def load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
-    """The policy of a run's last checkpoint.
-
-    Raises:
-        UserError: there is no checkpoint, or it does not fit the run's configuration.
-    """
-    found = load_newest(run / "checkpoints", device)
-    if found is None:
-        raise UserError(f"{run} has no checkpoint yet")
-    path, checkpoint, damaged = found
-    for error in damaged:
-        warnings.warn(f"{error}; {path.name} is used", MamlRLWarning, stacklevel=2)
-    checkpoint.check_run(origin(config), path)
-    with as_task_vector_env(None, config.env, 1, config.horizon) as env:
-        observation_space, action_space = env.single_observation_space, env.single_action_space
-    policy = make_policy(config.policy, observation_space, action_space, config.seed)
-    theta, normalizer = policy_state(checkpoint, policy, config, path)
-    steps = (
-        checkpoint.counter("num_adaptation_steps", path)
-        if "num_adaptation_steps" in checkpoint.values
-        else 0
-    )
-    iterations = checkpoint.counter("iteration", path) or None  # MetaPolicy.save begins at 0 again
-    spaces = observation_space, action_space
-    return MetaPolicy(policy, theta, normalizer, *spaces, config, steps, iterations)

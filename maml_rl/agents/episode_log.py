@@ -1,4 +1,4 @@
-"""Episodes that were played elsewhere, on a robot say, in the form that adaptation takes."""
+"""Logged episodes, for example of a robot, as input of adaptation."""
 
 from __future__ import annotations
 
@@ -28,65 +28,64 @@ _ENDS = ("terminated", "truncated", "episode_ends")
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLog:
-    """N control steps of episodes one after the other, all of one task, played by the policy that is to adapt.
+    """N control steps of consecutive episodes, all of one task, played by the policy to adapt.
 
-    Its actions must have been drawn (``predict`` as it is by default), since adaptation follows
-    what chance has tried: the policy gradient asks how likely the policy was to act as it did.
-    Episodes of another policy, or of the most probable actions, give a wrong gradient without any
-    sign of it.
+    Actions must have been sampled (the default of ``predict``), because the policy gradient uses
+    their probabilities. Episodes of another policy, or of the most probable actions, give a wrong
+    gradient, and nothing reports it.
 
     An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
-    least one of the three must be there. Steps after the last end belong to an episode whose return
-    nobody knows, and are left out.
+    least one of the three is required. Steps after the last end are ignored, since the return of
+    their episode is unknown.
     """
 
     observations: Any
-    """(N, observation_size): what each action was chosen by, not normalised."""
+    """(N, observation_size): raw observation from which each action was chosen."""
     actions: Any
-    """(N, action_size), or (N,) where discrete, as the environment took them."""
+    """(N, action_size), or (N,) if discrete, as the environment received them."""
     rewards: Any
-    """(N,): of each action."""
+    """(N,): reward of each action."""
     terminated: Any = None
-    """(N,) bool: the episode ended with this step."""
+    """(N,) bool: whether the episode terminated with this step."""
     truncated: Any = None
-    """(N,) bool: the episode was cut after this step."""
+    """(N,) bool: whether the episode was truncated after this step."""
     episode_ends: Any = None
-    """(N,) bool: either of the two."""
+    """(N,) bool: whether the episode ended with this step, for either reason."""
 
     @classmethod
     def load(cls, path: str | Path) -> EpisodeLog:
-        """A log from a ``.npz`` file that holds an array for each field (``np.savez(path, observations=..., ...)``).
+        """Load a log from a ``.npz`` file with an array for each field.
+
+        ``np.savez(path, observations=..., actions=..., ...)`` writes one.
 
         Raises:
-            UserError: it cannot be read, or is larger than a log (see
-                :func:`maml_rl.system.array_files.read_npz`); or as :meth:`of`.
+            UserError: if the file cannot be read or is too large; or as :meth:`of`.
         """
         return cls.of(read_npz(user_path(path)))
 
     @classmethod
-    def of(cls, given: Any) -> EpisodeLog:
-        """A log from a mapping, or the log itself.
+    def of(cls, log: Any) -> EpisodeLog:
+        """Return a log from a mapping of its fields, or the log itself.
 
         Raises:
-            UserError: it is neither, or has other keys.
+            UserError: if it is neither, or if keys are unknown or missing.
         """
-        if isinstance(given, EpisodeLog):
-            return given
+        if isinstance(log, EpisodeLog):
+            return log
         names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(given, Mapping):
+        if not isinstance(log, Mapping):
             raise UserError(
                 f"episodes must be a mapping or EpisodeLog of {', '.join(names)}; got "
-                f"{type(given).__name__}"
+                f"{type(log).__name__}"
             )
-        wrong = [str(key) for key in given if key not in names] or [
-            name for name in names[:3] if name not in given
-        ]
-        if wrong:
-            kind = "unknown" if wrong[0] not in names else "missing"
-            raise UserError(
-                f"episodes have {kind} {', '.join(wrong)}; valid are {', '.join(names)}"
-            )
-        return cls(**given)
+        unknown = [str(key) for key in log if key not in names]
+        missing = [name for name in names[:3] if name not in log]
+        for problem, keys in (("unknown", unknown), ("missing", missing)):
+            if keys:
+                raise UserError(
+                    f"episodes have {problem} {', '.join(keys)}; valid are {', '.join(names)}"
+                )
+        return cls(**log)
 
 
 def to_episodes(
@@ -96,29 +95,33 @@ def to_episodes(
     normalizer: ObservationNormalizer | None,
     action_map: ActionMap,
 ) -> Episodes:
-    """The complete episodes of a log as one task's, as if the policy had been collecting.
+    """Convert the complete episodes of a log to what the policy would have collected in one task.
 
-    Outputs of the policy are told from actions by inverting the action map. What an output beyond
-    the bounds was,
-    clipping has taken away: there the bound stands for it.
+    The policy's outputs are recovered by inverting the action map. For an action that was clipped,
+    that is the output at the bound.
 
     Args:
-        log: what was played.
+        log: the log.
         policy: the architecture.
-        stack: the parameters that played it, each (1, ...).
+        stack: the parameters that played the episodes, each (1, ...).
         normalizer: of observations.
         action_map: from the policy's outputs to actions.
 
+    Returns:
+        E episodes of one task, padded to the length H of the longest; axes (1, E, H, ...).
+
     Raises:
-        UserError: arrays that do not fit each other or the spaces, numbers that are none, or no
-            complete episode.
+        UserError: if arrays do not fit each other or the spaces, a value is not finite, or no
+            episode is complete.
     """
     like = next(iter(stack.values()))
+    # Check the arrays.
     ends = _ends(log)
     size = len(ends)
-    observations = _numbers(log.observations, "observations", (size, policy.observation_size))
-    rewards = _numbers(log.rewards, "rewards", (size,))
+    observations = _finite_array(log.observations, "observations", (size, policy.observation_size))
+    rewards = _finite_array(log.rewards, "rewards", (size,))
     outputs = _outputs(log.actions, size, action_map)
+    # Find the complete episodes.
     last = np.flatnonzero(ends)
     if len(last) == 0:
         raise UserError(f"none of the {size} steps of episodes is an end: no episode is complete")
@@ -127,16 +130,19 @@ def to_episodes(
 
     def padded(values: Tensor, dtype: torch.dtype) -> Tensor:  # (N, ...) to (1, E, H, ...)
         out = torch.zeros(*mask.shape, *values.shape[1:], dtype=dtype)
-        out[mask] = values[: last[-1] + 1].to(dtype)  # episodes stand one after the other in both
+        out[mask] = values[: last[-1] + 1].to(dtype)  # both are in the order of the episodes
         return out[None].to(like.device)
 
-    seen = torch.from_numpy(observations).to(like)
-    seen = padded((seen if normalizer is None else normalizer.normalize(seen)).cpu(), like.dtype)
+    # What the policy received and returned.
+    states = torch.from_numpy(observations).to(like)
+    if normalizer is not None:
+        states = normalizer.normalize(states)
+    states = padded(states.cpu(), like.dtype)
     actions = padded(outputs, torch.int64 if policy.discrete else like.dtype)
-    dist = distribution(policy, stack, seen.flatten(1, 2))
+    dist = distribution(policy, stack, states.flatten(1, 2))
     shape = (1, *mask.shape)
     return Episodes(
-        observations=seen,
+        observations=states,
         actions=actions,
         rewards=padded(torch.from_numpy(rewards), like.dtype),
         mask=mask.to(like)[None],
@@ -149,33 +155,33 @@ def to_episodes(
 
 
 def _ends(log: EpisodeLog) -> np.ndarray:
-    """Whether an episode ends with a step, (N,) bool."""
-    given = {name: _truths(getattr(log, name)) for name in _ENDS if getattr(log, name) is not None}
-    if not given:
+    """Return whether an episode ends with each step, (N,) bool."""
+    flags = {name: _as_bool(getattr(log, name)) for name in _ENDS if getattr(log, name) is not None}
+    if not flags:
         raise UserError(f"episodes need one of {', '.join(_ENDS)}: where an episode ends")
-    shapes = {values.shape for values in given.values()}
-    for name, values in given.items():
+    shapes = {values.shape for values in flags.values()}
+    for name, values in flags.items():
         if values.ndim != 1 or len(shapes) > 1 or values.dtype != bool:
             raise UserError(
                 f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} "
                 f"{values.dtype}"
             )
-    return np.logical_or.reduce(list(given.values()))
+    return np.logical_or.reduce(list(flags.values()))
 
 
-def _truths(given: Any) -> np.ndarray:
-    """Zeros and ones, as a log may write them, for what they mean; anything else as it is."""
-    values = np.asarray(given)
+def _as_bool(flags: Any) -> np.ndarray:
+    """Convert numbers 0 and 1 to bool; return anything else as an array without conversion."""
+    values = np.asarray(flags)
     is_number = values.dtype.kind in "iuf"
     return values.astype(bool) if is_number and np.isin(values, (0, 1)).all() else values
 
 
-def _numbers(given: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A finite array of the wanted shape, float64."""
+def _finite_array(array: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a float64 array after checking its shape, and that it is finite."""
     try:
-        values = np.asarray(given, np.float64)
+        values = np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name} of episodes are no array of numbers: {error}") from error
+        raise UserError(f"{name} of episodes are not an array of numbers: {error}") from error
     if values.shape != shape:
         raise UserError(f"{name} of episodes must have shape {shape}, got {values.shape}")
     if not np.isfinite(values).all():
@@ -186,26 +192,24 @@ def _numbers(given: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values
 
 
-def _outputs(given: Any, size: int, action_map: ActionMap) -> Tensor:
-    """The policy's outputs from the environment's actions, (N, action_size) float64 or (N,)."""
+def _outputs(actions: Any, size: int, action_map: ActionMap) -> Tensor:
+    """Return the policy's outputs for actions: (N, action_size) or, if discrete, (N,); float64."""
     space = action_map.space
     if isinstance(space, spaces.Discrete):
-        choices = _numbers(given, "actions", (size,))
-        wrong = (choices != choices.round()) | (choices < 0) | (choices >= space.n)
+        values = _finite_array(actions, "actions", (size,))
+        is_invalid = (values != values.round()) | (values < 0) | (values >= space.n)
     else:
         assert isinstance(space, spaces.Box), "a policy has Box or Discrete actions"
-        choices = _numbers(given, "actions", (size, *space.shape))
-        # Bounds may have been rounded on their way through a log.
+        values = _finite_array(actions, "actions", (size, *space.shape))
+        # A log may have rounded actions at the bounds.
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         slack = 1e-4 * np.where(has_two_bounds(space), high - low, 1.0)
-        wrong = ((choices < low - slack) | (choices > high + slack)).any(-1)
-    if wrong.any():
-        step = int(wrong.argmax())
-        raise UserError(
-            f"the action of step {step} of episodes, {choices[step]}, is none of {space}"
-        )
-    actions = torch.from_numpy(choices)
+        is_invalid = ((values < low - slack) | (values > high + slack)).any(-1)
+    if is_invalid.any():
+        step = int(is_invalid.argmax())
+        raise UserError(f"the action of step {step} of episodes, {values[step]}, is not in {space}")
+    outputs = torch.from_numpy(values)
     if isinstance(space, spaces.Discrete):
-        return actions
+        return outputs
     gain, offset = gain_and_offset(action_map)
-    return (actions - offset) / gain
+    return (outputs - offset) / gain

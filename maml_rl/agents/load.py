@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
 
-from maml_rl.agents.agent import MetaPolicy, load_policy
-from maml_rl.errors import UserError
+from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.policy_checkpoint import policy_state
+from maml_rl.errors import MamlRLWarning, UserError
+from maml_rl.policies.mlp import make_policy
+from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
+from maml_rl.sampling.environments import as_task_vector_env
+from maml_rl.settings.config import Config, origin
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 
 
 def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
-    """The policy of a run's last checkpoint, or one of those that come with the package.
+    """Load the policy of a run's newest checkpoint, or a pretrained policy of the package.
 
     Args:
         run: the run folder, or a name of :func:`maml_rl.pretrained_names`. A folder of that name
-            wins.
-        device: where the policy shall live: cpu, cuda, cuda:1, ..., or auto.
+            takes precedence.
+        device: device of the parameters: cpu, cuda, cuda:1, ..., or auto.
 
     Raises:
-        UserError: no such run, no checkpoint, or one that does not fit.
+        UserError: if there is no such run, it has no checkpoint, or the checkpoint does not fit the
+            run's configuration.
     """
     if not isinstance(run, (str, os.PathLike)):
         raise UserError(
@@ -37,4 +44,35 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
 def load_run(run: Path, device: torch.device) -> MetaPolicy:
     """As :func:`load`, with a torch device."""
     folder = find_run(run)
-    return load_policy(folder, run_config(folder), device)
+    return _load_policy(folder, run_config(folder), device)
+
+
+def _load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
+    """Load the policy of a run's newest sound checkpoint; warn about damaged newer ones."""
+    newest = load_newest(run / "checkpoints", device)
+    if newest is None:
+        raise UserError(f"{run} has no checkpoint yet")
+    path, checkpoint, damaged = newest
+    for error in damaged:
+        warnings.warn(f"{error}; {path.name} is used", MamlRLWarning, stacklevel=2)
+    checkpoint.check_run(origin(config), path)
+    # The spaces are not in the checkpoint: they are the environment's.
+    with as_task_vector_env(None, config.env, 1, config.horizon) as env:
+        observation_space = env.single_observation_space
+        action_space = env.single_action_space
+    policy = make_policy(config.policy, observation_space, action_space, config.seed)
+    theta, normalizer = policy_state(checkpoint, policy, config, path)
+    num_adaptation_steps = 0
+    if "num_adaptation_steps" in checkpoint.values:
+        num_adaptation_steps = checkpoint.counter("num_adaptation_steps", path)
+    return MetaPolicy(
+        policy=policy,
+        theta=theta,
+        normalizer=normalizer,
+        observation_space=observation_space,
+        action_space=action_space,
+        config=config,
+        num_adaptation_steps=num_adaptation_steps,
+        # MetaPolicy.save starts from 0 again.
+        num_iterations=checkpoint.counter("iteration", path) or None,
+    )

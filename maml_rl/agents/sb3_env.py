@@ -1,7 +1,4 @@
-"""Stable-Baselines3 on our environments: they as its ``VecEnv``, its PPO on one task, our policies as its models.
-
-The only file that imports its algorithms.
-"""
+"""Vector environments with tasks as Stable-Baselines3's ``VecEnv``."""
 
 from __future__ import annotations
 
@@ -21,25 +18,25 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, resolve_env_id
 
 SB3Env = gym.Env | VecEnv
-"""An environment that it trains on."""
+"""An environment on which Stable-Baselines3 can train."""
 
 
 class TaskVecEnv(VecEnv):
-    """A vector environment with tasks as Stable-Baselines3 knows one.
+    """Adapt a vector environment with tasks to Stable-Baselines3's ``VecEnv``.
 
-    A sub-environment that ends is reset within the same step; its last observation is
-    ``terminal_observation`` in its info, beside ``TimeLimit.truncated`` and the reward terms. The
-    infos of the others are empty.
+    A sub-environment whose episode ends is reset within the same step. Its info then has the last
+    observation as ``terminal_observation``, ``TimeLimit.truncated`` and the reward terms; the other
+    infos are empty.
 
-    An episode whose simulation broke down is cut before the step that broke it: that step's reward
-    is zero, its observation the one before, it counts as truncated, and its info holds ``void``.
+    An episode whose simulation fails is truncated before that step: the step has reward 0 and the
+    observation before it, and its info has ``void``.
 
-    Tasks are set on ``env`` before the first reset.
+    Set tasks on ``env`` before the first reset.
 
     Args:
-        env: with autoreset disabled, whose ``reset`` takes a ``reset_mask``. It is closed with this
-            one.
-        normalize_actions: take actions in [−1, 1], which span the range of the environment's.
+        env: with autoreset disabled; ``reset`` must take the option ``reset_mask``. :meth:`close`
+            closes it.
+        normalize_actions: take actions in [−1, 1], which span the action range of ``env``.
     """
 
     def __init__(self, env: TaskVectorEnv, normalize_actions: bool = False) -> None:
@@ -55,55 +52,57 @@ class TaskVecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, space)
 
     def reset(self) -> np.ndarray:
-        """Start an episode everywhere; returns observations (num_envs, observation_size)."""
+        """Start an episode in each; return observations (num_envs, observation_size)."""
         if any(self._options):
             raise NotImplementedError("TaskVecEnv takes no reset options; set tasks on its env")
-        observation, _ = self.env.reset(seed=self._seeds[0])  # the others count up from it
+        # Sub-environment i gets the first seed plus i.
+        observation, _ = self.env.reset(seed=self._seeds[0])
         self._reset_seeds()
         self._observation = self._observations(observation)
         return self._observation.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take the actions (num_envs, action_size), or (num_envs,) where discrete, of the step to come."""
+        """Set the actions of the next step: (num_envs, action_size), or (num_envs,) if discrete."""
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step, and reset what ended.
+        """Advance by one control step, and reset sub-environments whose episode ended.
 
         Returns:
-            Observations (num_envs, observation_size), rewards (num_envs,) float32, whether an
-            episode ended (num_envs,), and infos.
+            Observations (num_envs, observation_size), rewards (num_envs,) float32, whether the
+            episode ended (num_envs,) bool, and one info for each.
 
         Raises:
-            FloatingPointError: an observation or reward is not finite.
+            FloatingPointError: if an observation or reward is not finite.
         """
         observation, reward, terminated, truncated, info = self.env.step(
             self._action_map(self._actions)
         )
+        # Hide failed simulations behind the last observation and reward 0.
         void = np.broadcast_to(info.get("void", False), (self.num_envs,))
         observation = self._observations(np.where(void[:, None], self._observation, observation))
         reward = _finite(np.where(void, 0.0, reward), "reward")
         ended = terminated | truncated | void
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ended.any():
+            # Infos of the episodes that ended: values per sub-environment, without their masks.
             terms = {
                 name: value
                 for name, value in info.items()
-                if np.shape(value)[:1] == (self.num_envs,)
+                if np.shape(value)[:1] == (self.num_envs,) and not name.startswith("_")
             }
             for i in np.flatnonzero(ended):
-                infos[i] = {
-                    name: value[i] for name, value in terms.items() if not name.startswith("_")
-                }
+                infos[i] = {name: value[i] for name, value in terms.items()}
                 infos[i]["terminal_observation"] = observation[i].copy()
                 infos[i]["TimeLimit.truncated"] = bool(void[i] or not terminated[i])
+            # Their next episodes.
             started, _ = self.env.reset(options={"reset_mask": ended})
             observation[ended] = self._observations(started)[ended]
         self._observation = observation
         return observation.copy(), reward.astype(np.float32), ended, infos
 
     def _observations(self, observation: Any) -> np.ndarray:
-        """A copy of finite observations, of the space's type."""
+        """Return a copy in the space's dtype, after checking that it is finite."""
         return np.array(_finite(observation, "observation"), self.observation_space.dtype)
 
     def close(self) -> None:
@@ -111,12 +110,12 @@ class TaskVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the vector environment, the same for every sub-environment: they have none of their own."""
+        """Return an attribute of the vector environment, the same for each sub-environment."""
         value = None if attr_name == "render_mode" else getattr(self.env, attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> NoReturn:
-        """Refused: sub-environments have no attributes of their own."""
+        """Raise: sub-environments have no attributes of their own."""
         raise NotImplementedError(
             f"cannot set {attr_name!r}: sub-environments of a batch have no attributes; use env"
         )
@@ -124,13 +123,13 @@ class TaskVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any
     ) -> NoReturn:
-        """Refused: sub-environments have no methods of their own."""
+        """Raise: sub-environments have no methods of their own."""
         raise NotImplementedError(
             f"cannot call {method_name!r}: sub-environments of a batch have no methods; use env"
         )
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """False for each: sub-environments of a batch have no wrappers."""
+        """Return False for each: sub-environments of a batch have no wrappers."""
         return [False for _ in self._get_indices(indices)]
 
 
@@ -151,19 +150,18 @@ def make_vec_env(
     task: Task | None,
     seed: int | None,
 ) -> VecEnv:
-    """Simulations side by side, whose episodes Stable-Baselines3 logs.
+    """Make a ``VecEnv`` of parallel simulations, whose episodes Stable-Baselines3 logs.
 
     Args:
-        name: what ``--env`` takes; ``None`` stands for ``config``, which also gives the arguments
-            if it is the same.
-        config: of an environment.
-        horizon: longest episode.
-        num_envs: simulations.
-        task: of all; ``None`` draws one for each.
-        seed: of the tasks drawn; ``None`` for fresh ones.
+        name: of the environment, as ``--env`` takes it; ``None`` is that of ``config``.
+        config: settings of the environment, used if its name is the same.
+        horizon: maximum length of an episode, control steps.
+        num_envs: number of simulations.
+        task: of all simulations; ``None`` samples one for each.
+        seed: for sampling tasks; ``None`` for a random one.
 
     Raises:
-        UserError: the environment or the task cannot be used.
+        UserError: if the environment or the task cannot be used.
     """
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1, got {num_envs}")
@@ -177,10 +175,10 @@ def make_vec_env(
 
 
 def as_sb3_env(env: object) -> SB3Env:
-    """What Stable-Baselines3 can train on; observations that a policy has seen flattened are so here too.
+    """Check that Stable-Baselines3 can train on an environment, and flatten its observations.
 
     Raises:
-        UserError: it is none of its environments.
+        UserError: if it is neither a Gymnasium environment nor a ``VecEnv``.
     """
     if isinstance(env, gym.Env) and not (
         isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1
@@ -188,8 +186,18 @@ def as_sb3_env(env: object) -> SB3Env:
         return gym.wrappers.FlattenObservation(env)
     if not isinstance(env, SB3Env):
         raise UserError(
-            f"env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got "
-            f"{env!r:.100}; "
-            "maml_rl.agents.sb3_env.TaskVecEnv makes a VecEnv of a vector environment with tasks"
+            "env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got "
+            f"{env!r:.100}; maml_rl.agents.sb3_env.TaskVecEnv makes a VecEnv of a vector "
+            "environment with tasks"
         )
     return env
+
+
+def check_bounded(space: spaces.Space[Any]) -> None:
+    """Check that Stable-Baselines3's PPO and A2C support an action space.
+
+    Raises:
+        UserError: if a dimension of a Box lacks a bound.
+    """
+    if isinstance(space, spaces.Box) and not has_two_bounds(space).all():
+        raise UserError(f"Stable-Baselines3's PPO and A2C need bounded actions, got {space}")

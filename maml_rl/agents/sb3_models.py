@@ -1,4 +1,4 @@
-"""Policies as models of Stable-Baselines3, and what such models compute."""
+"""Convert plain networks to models of Stable-Baselines3 and back."""
 
 from __future__ import annotations
 
@@ -11,30 +11,39 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
-from torch import nn
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
 
-from maml_rl.agents.from_scratch import _check_bounded
-from maml_rl.agents.sb3_env import SB3Env
+from maml_rl.agents.sb3_env import SB3Env, check_bounded
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.policies.plain_network import ACTIVATIONS, PlainNetwork
+from maml_rl.policies.mlp import ACTIVATIONS
+from maml_rl.policies.plain_network import PlainNetwork
 
 Model = OnPolicyAlgorithm
 """A model of Stable-Baselines3 with an actor and a value network."""
 
-
 _ALGORITHMS: dict[str, type[Model]] = {"PPO": PPO, "A2C": A2C}
 
+_NONLINEARITIES = {module: name for name, module in ACTIVATIONS.items()}
 
-_SAID_BY_THE_ACTOR = ("policy", "policy_kwargs", "use_sde")
+_SET_BY_THE_ACTOR = ("policy", "policy_kwargs", "use_sde")
+"""Settings of an algorithm that the meta-policy determines."""
 
 
 def model_of(
     network: PlainNetwork, env: SB3Env, algorithm: str | type[Model], settings: Mapping[str, Any]
-) -> OnPolicyAlgorithm:
-    """A model whose actor is ``network``, with a new value network of the same hidden sizes.
+) -> Model:
+    """Return a model whose actor is ``network``; its value network has the same hidden sizes.
+
+    Args:
+        network: the actor.
+        env: the environment to train on.
+        algorithm: PPO or A2C, by name or class.
+        settings: of the algorithm.
 
     Raises:
-        UserError: another algorithm than PPO and A2C, or settings that would give it another actor.
+        UserError: if the algorithm is neither PPO nor A2C, a setting is unknown or would change the
+            actor, or actions are not bounded.
     """
     chosen = _ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else algorithm
     if chosen is None or chosen not in _ALGORITHMS.values():
@@ -42,7 +51,7 @@ def model_of(
         raise UserError(
             f"algorithm {name} is not supported: a meta-policy can become the actor of PPO or A2C"
         )
-    _check_bounded(env.action_space)
+    check_bounded(env.action_space)
     _check_settings(chosen, settings)
     hidden = [len(bias) for _, bias in network.layers[:-1]]
     policy_kwargs = {
@@ -50,6 +59,7 @@ def model_of(
         "activation_fn": ACTIVATIONS[network.nonlinearity],
     }
     model = chosen("MlpPolicy", env, policy_kwargs=policy_kwargs, **settings)
+    # Replace the initial weights of the actor.
     with torch.no_grad():
         for linear, (weight, bias) in zip(_actor_layers(model.policy), network.layers, strict=True):
             linear.weight.copy_(weight.T)
@@ -60,14 +70,11 @@ def model_of(
 
 
 def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None:
-    refused = [name for name in settings if name in _SAID_BY_THE_ACTOR]
+    refused = [name for name in settings if name in _SET_BY_THE_ACTOR]
     if refused:
-        raise UserError(f"{', '.join(refused)}: the meta-policy says what the actor is")
-    valid = [
-        name
-        for name in inspect.signature(algorithm).parameters
-        if name not in ("env", *_SAID_BY_THE_ACTOR)
-    ]
+        raise UserError(f"{', '.join(refused)}: the meta-policy determines the actor; leave it out")
+    excluded = ("env", *_SET_BY_THE_ACTOR)
+    valid = [name for name in inspect.signature(algorithm).parameters if name not in excluded]
     for name in settings:
         if name not in valid:
             hint = did_you_mean(name, valid, "'")
@@ -77,47 +84,48 @@ def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None
 
 
 def network_of(model: object) -> PlainNetwork:
-    """The actor of a model.
+    """Return the actor of a model, on the CPU.
 
     Raises:
-        UserError: it is no PPO or A2C with a multilayer perceptron; what does not fit is named.
+        UserError: if the model is not PPO or A2C with a multilayer perceptron, with the reason.
     """
     if type(model) not in _ALGORITHMS.values():
         raise UserError(f"a policy can be taken from PPO or A2C, not from {type(model).__name__}")
     policy: Any = model.policy  # type: ignore[attr-defined]
-    normalized = model.get_vec_normalize_env()  # type: ignore[attr-defined]
-    names = {activation: name for name, activation in ACTIVATIONS.items()}
-    obstacles = {
-        f"its policy is a {type(policy).__name__}, not an MlpPolicy": type(policy)
-        is not ActorCriticPolicy,
-        "its exploration depends on the state (use_sde)": policy.use_sde,
-        f"its features come from a {type(policy.features_extractor).__name__}": type(
-            policy.features_extractor
+    normalizer = model.get_vec_normalize_env()  # type: ignore[attr-defined]
+    obstacle = _obstacle(policy, normalizer)
+    if obstacle is not None:
+        raise UserError(
+            f"this {type(model).__name__} model cannot become a meta-policy: {obstacle}"
         )
-        is not FlattenExtractor,
-        f"its activation {policy.activation_fn} is none of {', '.join(names.values())}": policy.activation_fn
-        not in names,
-        "its observations are normalised by VecNormalize": normalized is not None
-        and normalized.norm_obs,
-    }
-    for obstacle, applies in obstacles.items():
-        if applies:
-            raise UserError(
-                f"this {type(model).__name__} model cannot become a meta-policy: {obstacle}"
-            )
+    layers = [(linear.weight, linear.bias) for linear in _actor_layers(policy)]
     return PlainNetwork(
-        layers=tuple(
-            (linear.weight.detach().cpu().T.clone(), linear.bias.detach().cpu().clone())
-            for linear in _actor_layers(policy)
-        ),
-        log_std=policy.log_std.detach().cpu().clone() if hasattr(policy, "log_std") else None,
-        nonlinearity=names[policy.activation_fn],
+        layers=tuple((_copy_of(weight).T, _copy_of(bias)) for weight, bias in layers),
+        log_std=_copy_of(policy.log_std) if hasattr(policy, "log_std") else None,
+        nonlinearity=_NONLINEARITIES[policy.activation_fn],
     )
 
 
+def _obstacle(policy: Any, normalizer: VecNormalize | None) -> str | None:
+    """Return why a model's policy cannot become a meta-policy, or ``None``."""
+    if type(policy) is not ActorCriticPolicy:
+        return f"its policy is a {type(policy).__name__}, not an MlpPolicy"
+    if policy.use_sde:
+        return "its exploration depends on the state (use_sde)"
+    if type(policy.features_extractor) is not FlattenExtractor:
+        return f"its features come from a {type(policy.features_extractor).__name__}"
+    if policy.activation_fn not in _NONLINEARITIES:
+        supported = ", ".join(_NONLINEARITIES.values())
+        return f"its activation {policy.activation_fn} is not one of {supported}"
+    if normalizer is not None and normalizer.norm_obs:
+        return "its observations are normalised by VecNormalize"
+    return None
+
+
+def _copy_of(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone()
+
+
 def _actor_layers(policy: Any) -> list[nn.Linear]:
-    return [
-        layer
-        for layer in [*policy.mlp_extractor.policy_net, policy.action_net]
-        if isinstance(layer, nn.Linear)
-    ]
+    modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    return [module for module in modules if isinstance(module, nn.Linear)]

@@ -1,1 +1,1 @@
-"""Policies: networks, action distributions, parameters as values, and what surrounds a network."""
+"""Policies: networks, action distributions, parameters as values, normalisation, export."""

@@ -1,4 +1,4 @@
-"""From the output of a policy to the action that an environment gets."""
+"""Map the outputs of a policy to the actions of an environment."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import numpy as np
 from gymnasium import spaces
 
 _LARGEST_BOUND = 1e10
-"""Larger bounds of actions mean that there is none, as ±float32's maximum does."""
+"""An action bound beyond this counts as no bound; some environments use the largest float32."""
 
 
 @dataclass(frozen=True)
 class ActionMap:
-    """From the policy's outputs to the environment's actions.
+    """Map from the policy's outputs to the environment's actions.
 
-    A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1
-    an output of ±1 spans a tenth of the range. The learner sees the output itself. An axis without
-    a bound on
-    either side, or on both, has no range: there an action is the output itself, shifted by the
-    bound that is nearest to 0 where 0 is out of bounds. A bound beyond ±10¹⁰ counts as none.
-    Discrete choices, which the policy counts from 0, are counted from the space's ``start``.
+    A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1,
+    outputs in [−1, 1] span a tenth of the range. The learner works with the outputs, not with the
+    mapped actions. A dimension that lacks a lower or an upper bound has no range: its action is the
+    output, shifted by the bound nearest to 0 if 0 is out of bounds. A bound beyond ±10¹⁰ counts as
+    no bound. Discrete choices are counted from 0 by the policy and from ``start`` by the space.
     """
 
     space: spaces.Space[Any]
+    """The environment's action space: Box, Discrete or MultiDiscrete."""
     scale: float
+    """Share of the half-range that an output of 1 spans (Box actions)."""
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """Map outputs (N, action_size), choices (N,) or (N, D) to actions (N, *shape of the space's)."""
+        """Map outputs (N, action_size), or choices (N,) or (N, D), to actions (N, *space.shape)."""
         if not isinstance(self.space, spaces.Box):
             assert isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)), (
                 "action_size refuses other spaces"
@@ -41,26 +42,35 @@ class ActionMap:
 
     @property
     def gain_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of a Box action before clipping: gain · output + offset, float64, of the space's shape."""
+        """Gain and offset of a Box action before clipping: float64, each of the space's shape."""
         assert isinstance(self.space, spaces.Box), "discrete actions are not mapped"
         low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
         bounded = has_two_bounds(self.space)
+        # Without a range: the output itself, shifted into the bounds.
         offset = np.clip(np.zeros_like(low), low, high)
         gain = np.ones_like(low)
+        # With a range: middle and scaled half-range.
         offset[bounded] = (low[bounded] + high[bounded]) / 2
         gain[bounded] = self.scale * (high[bounded] - low[bounded]) / 2
         return gain, offset
 
     @functools.cached_property
     def _range(self) -> list[np.ndarray]:
-        """Of a Box: low, high, offset and gain, of the space's type."""
+        """Low, high, offset and gain of a Box, of the space's dtype."""
         assert isinstance(self.space, spaces.Box)
         gain, offset = (values.astype(self.space.dtype) for values in self.gain_and_offset)
-        # One number in place of equal ones: NumPy takes it several times as fast.
-        values = (self.space.low, self.space.high, offset, gain)
-        return [v.flat[0] if (v == v.flat[0]).all() else v for v in values]
+        # A scalar instead of an array of equal entries: several times as fast in NumPy.
+        arrays = (self.space.low, self.space.high, offset, gain)
+        return [array.flat[0] if (array == array.flat[0]).all() else array for array in arrays]
 
 
 def has_two_bounds(space: spaces.Box) -> np.ndarray:
-    """Whether each axis of an action space has a lower and an upper bound, of the space's shape."""
+    """Return whether each dimension has a lower and an upper bound, bool of the space's shape."""
     return (space.low > -_LARGEST_BOUND) & (space.high < _LARGEST_BOUND)
+
+
+def have_same_actions(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    """Return whether two spaces of one type have the same actions; dtypes of a Box may differ."""
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
+    return one == other

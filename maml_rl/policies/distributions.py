@@ -1,4 +1,4 @@
-"""Action distributions of T stacked policies."""
+"""Action distributions of a stack of T policies, at N states each."""
 
 from __future__ import annotations
 
@@ -11,102 +11,125 @@ from torch import Tensor
 
 
 class Gaussian(NamedTuple):
-    """Diagonal Gaussian at N states of each of T tasks: ``mean`` (T, N, A) and ``log_std``, broadcastable to it."""
+    """Diagonal Gaussian over actions of A dimensions."""
 
     mean: Tensor
+    """(T, N, A)."""
     log_std: Tensor
+    """(T, N, A), or (T, 1, A) if states share it."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Σ_a [−(a − μ)² / 2σ² − log σ − ½ log 2π], (T, N)."""
+        """Return log-probabilities (T, N): Σ_a [−(a − μ)² / 2σ² − log σ − ½ log 2π].
+
+        Args:
+            actions: (T, N, A).
+        """
         z = (actions - self.mean) * torch.exp(-self.log_std)
         constant = (self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
         return -0.5 * (z * z).sum(-1) - constant
 
     def kl(self, other: Self) -> Tensor:
-        """Σ_a [log σ'/σ + (σ² + (μ − μ')²) / 2σ'² − ½], (T, N)."""
+        """Return KL(self ‖ other), (T, N): Σ_a [log σ'/σ + (σ² + (μ − μ')²) / 2σ'² − ½]."""
         precision = torch.exp(-2 * other.log_std)
         terms = (torch.exp(2 * self.log_std) + (self.mean - other.mean) ** 2) * precision - 1
         return (0.5 * terms + other.log_std - self.log_std).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """μ + σ·noise, with standard normal noise (T, N, A)."""
+        """Return actions μ + σ · noise, (T, N, A), for standard normal noise (T, N, A)."""
         return self.mean + torch.exp(self.log_std) * noise
 
     def mode(self) -> Tensor:
-        """The mean."""
+        """Return the mean, (T, N, A)."""
         return self.mean
 
     def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
-        """The Fisher matrix of (μ, log σ) is diag(1/σ², 2) per dimension. Weights (T, N)."""
+        """Multiply tangents of (μ, log σ) by the Fisher matrix, diag(1/σ², 2) per dimension.
+
+        Args:
+            tangents: of ``mean`` and ``log_std``, with their shapes.
+            weights: of the states, (T, N).
+        """
         d_mean, d_log_std = tangents
         w = weights[..., None]
-        # A log_std shared by all states of a task carries all their weights.
+        # A log_std that all states of a task share gets the sum of their weights.
         w_log_std = w.sum(1, keepdim=True) if d_log_std.shape[1] == 1 else w
         return w * d_mean * torch.exp(-2 * self.log_std), w_log_std * 2 * d_log_std
 
 
 class Categorical(NamedTuple):
-    """Categorical over C actions at N states of each of T tasks: unnormalised ``logits`` (T, N, C)."""
+    """Categorical over C discrete actions."""
 
     logits: Tensor
+    """Unnormalised, (T, N, C)."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-softmax at the action, (T, N); actions are int64 (T, N)."""
+        """Return log-probabilities (T, N) of actions (T, N) int64."""
         return self.logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
 
     def kl(self, other: Self) -> Tensor:
-        """Σ_c p log(p / q), (T, N)."""
+        """Return KL(self ‖ other), (T, N): Σ_c p log(p / q)."""
         log_p, log_q = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
         return (log_p.exp() * (log_p - log_q)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """argmax(logits + noise), with standard Gumbel noise (T, N, C)."""
+        """Return actions argmax(logits + noise), (T, N), for standard Gumbel noise (T, N, C)."""
         return (self.logits + noise).argmax(-1)
 
     def mode(self) -> Tensor:
-        """The most probable action, (T, N)."""
+        """Return the most probable actions, (T, N)."""
         return self.logits.argmax(-1)
 
     def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
-        """The Fisher matrix of the logits is diag(p) − p pᵀ. Weights (T, N)."""
+        """Multiply a tangent of the logits by the Fisher matrix, diag(p) − p pᵀ.
+
+        Args:
+            tangents: one, of ``logits``, with their shape.
+            weights: of the states, (T, N).
+        """
         (d_logits,) = tangents
         p = self.logits.softmax(-1)
         return (weights[..., None] * p * (d_logits - (p * d_logits).sum(-1, keepdim=True)),)
 
 
 class MultiCategorical(NamedTuple):
-    """D independent categoricals (MultiDiscrete actions) at N states of each of T tasks: ``logits`` (T, N, D, C).
+    """D independent categoricals, for MultiDiscrete actions.
 
-    C is the largest number of choices; logits of choices that an action does not have are
-    :data:`NO_CHOICE`.
+    C is the largest number of choices. An action with fewer has logits :data:`NO_CHOICE` for the
+    rest.
     """
 
     logits: Tensor
+    """Unnormalised, (T, N, D, C)."""
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Σ_d log-softmax at action d, (T, N); actions are int64 (T, N, D)."""
+        """Return log-probabilities (T, N), summed over d, of actions (T, N, D) int64."""
         return Categorical(self.logits).log_prob(actions).sum(-1)
 
     def kl(self, other: Self) -> Tensor:
-        """Σ_d Σ_c p log(p / q), (T, N)."""
+        """Return KL(self ‖ other), (T, N): Σ_d Σ_c p log(p / q)."""
         return Categorical(self.logits).kl(Categorical(other.logits)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """argmax(logits + noise) of each action, (T, N, D), with standard Gumbel noise (T, N, D, C)."""
+        """Return actions argmax(logits + noise), (T, N, D), for Gumbel noise (T, N, D, C)."""
         return Categorical(self.logits).sample(noise)
 
     def mode(self) -> Tensor:
-        """The most probable actions, (T, N, D)."""
+        """Return the most probable actions, (T, N, D)."""
         return Categorical(self.logits).mode()
 
     def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
-        """The Fisher matrix is block-diagonal, one categorical's for each action. Weights (T, N)."""
+        """Multiply by the Fisher matrix, which has one categorical's block per action.
+
+        Args:
+            tangents: one, of ``logits``, with their shape.
+            weights: of the states, (T, N).
+        """
         return Categorical(self.logits).fisher_product(tangents, weights[..., None])
 
 
 NO_CHOICE = -1e9
-"""A logit of probability zero. Finite, because zero times infinity is no number in a KL or a gradient."""
+"""A logit of probability zero. It is finite, since 0 · ∞ would be NaN in a KL or a gradient."""
 
 
 Distribution = Gaussian | Categorical | MultiCategorical
-"""An action distribution: a tuple of its parameters, with the same methods for each kind."""
+"""An action distribution: a tuple of parameter tensors; every kind has the same methods."""

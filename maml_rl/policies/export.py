@@ -1,4 +1,4 @@
-"""Policies for machines without this package: a plain module, ONNX, TorchScript, torch.export."""
+"""Export policies for use without this package: plain module, ONNX, TorchScript, torch.export."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from maml_rl.errors import UserError
-from maml_rl.policies.plain_network import ACTIVATIONS, PlainNetwork
+from maml_rl.policies.mlp import ACTIVATIONS
+from maml_rl.policies.plain_network import PlainNetwork
 from maml_rl.system.atomic_files import unwritable_refused
 
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 class PlainPolicy(nn.Module):
-    """From raw observations to the environment's actions, with nothing of this package inside.
+    """A module from raw observations to the environment's actions that needs only torch.
 
     Args:
         network: the policy.
-        action_space: whose bounds actions keep.
-        with_distribution: give the parameters of the action distribution in place of the most
+        action_space: actions are clipped to its bounds.
+        with_distribution: return the parameters of the action distribution instead of the most
             probable action.
     """
 
@@ -44,37 +45,44 @@ class PlainPolicy(nn.Module):
         with_distribution: bool = False,
     ) -> None:
         super().__init__()
+        # Linear layers with activations between them.
         modules: list[nn.Module] = []
         for weight, bias in network.layers:
-            modules += [ACTIVATIONS[network.nonlinearity]()] if modules else []
-            linear = nn.Linear(*weight.shape)
-            linear.weight.data, linear.bias.data = weight.T.contiguous(), bias.clone()
+            if modules:
+                modules.append(ACTIVATIONS[network.nonlinearity]())
+            fan_in, fan_out = weight.shape
+            linear = nn.Linear(fan_in, fan_out)
+            linear.weight.data = weight.T.contiguous()
+            linear.bias.data = bias.clone()
             modules.append(linear)
         self.network = nn.Sequential(*modules)
         self.discrete = network.log_std is None
         self.with_distribution = with_distribution
+        # Standard deviation and bounds of Box actions.
         if network.log_std is not None:
             assert isinstance(action_space, spaces.Box), "a Gaussian policy has Box actions"
             self.register_buffer("log_std", network.log_std.clone())
             for name in ("low", "high"):
-                self.register_buffer(
-                    name, torch.from_numpy(getattr(action_space, name).astype(np.float32))
-                )
+                bound = getattr(action_space, name).astype(np.float32)
+                self.register_buffer(name, torch.from_numpy(bound))
 
     @property
     def output_names(self) -> list[str]:
-        """What the forward pass returns."""
+        """Names of what the forward pass returns."""
         if not self.with_distribution:
             return ["action"]
         return ["logits"] if self.discrete else ["mean", "std"]
 
     def forward(self, observation: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """The most probable actions at observations (N, observation_size), or their distribution.
+        """Return the most probable actions, or parameters of the action distribution.
+
+        Args:
+            observation: raw observations, (N, observation_size) float32.
 
         Returns:
-            Actions (N, action_size) float32 within their bounds, or (N,) int64 where discrete. With
-            ``with_distribution`` mean and standard deviation of the actions before they are
-            clipped, each (N, action_size), or logits (N, number of actions) where discrete.
+            Actions: (N, action_size) float32 within the bounds, or (N,) int64 if discrete. With
+            ``with_distribution``: mean and standard deviation before clipping, (N, action_size)
+            each, or logits (N, number of choices) if discrete.
         """
         output = self.network(observation)
         if self.discrete:
@@ -85,13 +93,21 @@ class PlainPolicy(nn.Module):
 
 
 def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
-    """Write the module to a file, whole or not at all, in the format that the ending names; any batch size.
+    """Write a module to a file, atomically, in the format of the file's suffix.
+
+    The exported program accepts any batch size.
+
+    Args:
+        module: the policy; set to evaluation mode, without gradients.
+        observation_size: entries of an observation.
+        path: ends in ``.onnx``, ``.ts`` (TorchScript) or ``.pt2`` (torch.export).
 
     Raises:
-        UserError: another ending, a folder that is not there, or packages that are missing.
+        UserError: if the suffix is not one of these, the folder does not exist, the file cannot be
+            written, or the packages for ONNX are not installed.
     """
     if path.suffix not in _WRITERS:
-        raise UserError(f"cannot export to {path}: the ending must be one of {', '.join(_WRITERS)}")
+        raise UserError(f"cannot export to {path}: the suffix must be one of {', '.join(_WRITERS)}")
     if not path.parent.is_dir():
         raise UserError(f"cannot export to {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
@@ -110,11 +126,9 @@ def _write_onnx(module: PlainPolicy, example: Tensor, path: Path) -> None:
         raise UserError(
             f"ONNX needs {' and '.join(missing)}: install them with pip install 'maml-rl[export]'"
         )
-    with (
-        warnings.catch_warnings(),
-        _only_errors_of("torch.onnx"),
-    ):  # it tells that torchvision is not there
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's exporter about torch
+    # torch.onnx logs that torchvision is missing, and its exporter warns about torch itself.
+    with warnings.catch_warnings(), _only_errors_of("torch.onnx"):
+        warnings.simplefilter("ignore", FutureWarning)
         torch.onnx.export(
             module,
             (example,),
@@ -140,17 +154,15 @@ def _only_errors_of(name: str) -> Iterator[None]:
 
 
 def _write_torchscript(module: PlainPolicy, example: Tensor, path: Path) -> None:
+    # torch recommends torch.export instead, which is .pt2.
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # torch points to torch.export, which .pt2 is
+        warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.trace(module, example).save(str(path))
 
 
 def _write_program(module: PlainPolicy, example: Tensor, path: Path) -> None:
-    program = torch.export.export(
-        module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
-    )
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(module, (example,), dynamic_shapes=(batch,))
     torch.export.save(program, path)
 
 

@@ -1,7 +1,7 @@
-"""What a policy is: a module that maps observations to the parameters of an action distribution.
+"""Multilayer perceptrons that map observations to the parameters of an action distribution.
 
 Parameters are values. ``theta`` is a mapping from names to tensors; a *stack* is the same with a
-leading task axis T. :func:`distribution` applies any policy to a stack; the MLPs here do it as
+leading task axis T. :func:`distribution` applies any policy to a stack; for the MLPs here that is
 batched matrix products.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,41 +28,48 @@ from maml_rl.policies.distributions import (
     MultiCategorical,
 )
 from maml_rl.policies.parameters import Params
-from maml_rl.settings.policy import Nonlinearity
+from maml_rl.settings.policy import Nonlinearity, PolicyConfig
 from maml_rl.system.cpu_operations import tanh_
+from maml_rl.system.random_streams import Phase, RandomStreams
+
+MOST_OBSERVATION_ENTRIES = 2000
+"""Limit of a flattened observation.
+
+The linear baseline solves normal equations whose memory grows with the square of the entries and
+whose time grows with the cube.
+"""
+
+ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+}
+"""The module of each nonlinearity."""
 
 _MIN_LOG_STD = math.log(1e-6)
-_ONE_AT_A_TIME = threading.Lock()
-"""Threads that work on blocks share a module, and ``functional_call`` exchanges its parameters while it runs."""
-
-
-_NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
-    "tanh": tanh_,
-    "relu": torch.relu,
-    "elu": nn.functional.elu,
-    "silu": nn.functional.silu,
-}
+_FUNCTIONAL_CALL_LOCK = threading.Lock()
+"""Held during ``functional_call``, which swaps the parameters of a module that threads share."""
 
 
 class MLPPolicy(nn.Module):
-    """A multilayer perceptron with a Gaussian head (Box actions) or categorical ones (Discrete, MultiDiscrete).
+    """A multilayer perceptron with a Gaussian head (Box actions) or categorical ones.
 
-    The Gaussian's log standard deviation does not depend on the state. Weights start
-    Glorot-uniform, biases at zero.
+    The Gaussian's log standard deviation does not depend on the state. Initial weights are
+    Glorot-uniform, initial biases zero.
 
     Args:
-        observation_size: length of an observation.
-        action_size: length of an action, or number of discrete choices, over all actions where
-            there are several.
-        discrete: whether actions are discrete; the number of choices of each of several
-            (MultiDiscrete).
+        observation_size: entries of an observation.
+        action_size: entries of an action; the number of choices if actions are discrete, summed
+            over the actions of a MultiDiscrete space.
+        discrete: whether actions are discrete; for MultiDiscrete, the number of choices of each.
         hidden_sizes: width of each hidden layer.
         nonlinearity: between layers.
         init_std: initial standard deviation of the Gaussian.
         rng: stream of the initial weights.
-        context_size: length of the context that adapts in place of the weights (CAVIA: Zintgraf et
-            al. 2019); it is fed to the first layer beside the observation, and is zero unless a
-            stack holds ``context``, (T, context_size).
+        context_size: entries of the context that adapts instead of the weights (CAVIA: Zintgraf et
+            al. 2019). The first layer gets it beside the observation. It is zero unless a stack
+            holds ``context``, (T, context_size).
         dtype: of the parameters.
     """
 
@@ -85,77 +92,98 @@ class MLPPolicy(nn.Module):
         self.observation_size = observation_size
         self.action_size = action_size
         self.nonlinearity = nonlinearity
+        self.context_size = context_size
+
+        def glorot_uniform(fan_in: int, fan_out: int) -> nn.Parameter:
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            values = rng.uniform(-bound, bound, (fan_in, fan_out))
+            return nn.Parameter(torch.from_numpy(values).to(dtype))
+
         sizes = [observation_size, *hidden_sizes, action_size]
         self.num_layers = len(sizes) - 1
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            bound = math.sqrt(6 / (fan_in + fan_out))
-            weight = torch.from_numpy(rng.uniform(-bound, bound, (fan_in, fan_out))).to(dtype)
-            self.register_parameter(f"weight_{i}", nn.Parameter(weight))
+            self.register_parameter(f"weight_{i}", glorot_uniform(fan_in, fan_out))
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out, dtype=dtype)))
-        self.context_size = context_size
         if context_size > 0:
-            bound = math.sqrt(6 / (context_size + sizes[1]))
-            weight = torch.from_numpy(rng.uniform(-bound, bound, (context_size, sizes[1]))).to(
-                dtype
-            )
-            self.context_weight = nn.Parameter(weight)
+            self.context_weight = glorot_uniform(context_size, sizes[1])
         if not discrete:
             self.log_std = nn.Parameter(torch.full((action_size,), math.log(init_std), dtype=dtype))
 
     @property
     def head(self) -> list[str]:
-        """Names of the parameters of the last layer, and of the standard deviation."""
+        """Names of the parameters of the last layer and of the standard deviation."""
         last = self.num_layers - 1
         return [f"weight_{last}", f"bias_{last}", *([] if self.discrete else ["log_std"])]
 
     def forward(self, observations: Tensor) -> Distribution:
-        """The action distribution at observations (N, observation_size), with this module's own parameters."""
+        """Return the distribution at observations (N, observation_size), with own parameters."""
         stack = {name: value[None] for name, value in self.named_parameters()}
         batch = self.forward_stack(stack, observations[None])
         return type(batch)(*(value[0] for value in batch))
 
     def forward_stack(self, stack: Params, observations: Tensor) -> Distribution:
-        """The action distributions of T policies, each at its own observations (T, N, observation_size)."""
-        activation = _NONLINEARITIES[self.nonlinearity]
-        # Everything is transposed, (T, features, N): a processor's matrix routines gladly make the
-        # few rows of an
-        # action, and take as long for few columns as for many. So it is for the gradients.
+        """Return the action distributions of T policies, each at its own observations.
+
+        Args:
+            stack: parameters, each (T, ...).
+            observations: (T, N, observation_size).
+        """
+        # tanh_ is in place: its input is needed for nothing else.
+        activation = tanh_ if self.nonlinearity == "tanh" else ACTIVATIONS[self.nonlinearity]()
+        # Transposed, (T, features, N): CPU matrix routines are fast for the few rows of an action
+        # but not for few columns. The same holds for the gradients.
         x = observations.mT
         for i, (weight, bias) in enumerate(self.layers(stack)):
             x = torch.baddbmm(bias.mT, weight.mT, activation(x) if i > 0 else x)
         x = x.mT.contiguous()
+        # The head: one categorical per action, a single categorical, or a Gaussian.
         if self.num_choices:
-            most, parts = max(self.num_choices), x.split(self.num_choices, dim=-1)
-            padded = [
-                nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE)
-                for part in parts
-            ]
-            return MultiCategorical(torch.stack(padded, dim=-2))
+            return MultiCategorical(self._padded_logits(x))
         if self.discrete:
             return Categorical(x)
         return Gaussian(x, self.log_std_of(stack))
 
+    def _padded_logits(self, logits: Tensor) -> Tensor:
+        """Split logits (T, N, action_size) into those of D actions, padded to (T, N, D, C)."""
+        most = max(self.num_choices)
+        padded = [
+            nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE)
+            for part in logits.split(self.num_choices, dim=-1)
+        ]
+        return torch.stack(padded, dim=-2)
+
     def layers(self, stack: Params) -> list[tuple[Tensor, Tensor]]:
-        """Weight (T, fan_in, fan_out) and bias (T, 1, fan_out) per layer, the context's share in the first bias."""
+        """Return weight (T, fan_in, fan_out) and bias (T, 1, fan_out) of each layer.
+
+        The first bias includes the contribution of the context.
+        """
         layers = [
             (stack[f"weight_{i}"], stack[f"bias_{i}"][:, None]) for i in range(self.num_layers)
         ]
         if "context" in stack:
             weight, bias = layers[0]
-            layers[0] = (
-                weight,
-                torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"]),
-            )
+            bias = torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"])
+            layers[0] = (weight, bias)
         return layers
 
     def log_std_of(self, stack: Params) -> Tensor:
-        """Log standard deviation of a Gaussian head, (T, 1, action_size)."""
+        """Return the log standard deviation of the Gaussian, (T, 1, action_size), at least ln 1e-6.
+
+        Args:
+            stack: parameters, of which only ``log_std`` (T, action_size) is used.
+        """
         return stack["log_std"][:, None].clamp(min=_MIN_LOG_STD)
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Standard noise for the ``sample`` of the distribution, float32: ``shape``, then one state's own.
+        """Draw the standard noise that ``sample`` of the distribution takes.
 
-        That is (action_size,), or (D, C) for D actions with up to C choices.
+        Args:
+            rng: stream of the actions.
+            shape: leading axes, one noise vector each.
+
+        Returns:
+            Float32: standard normal (*shape, action_size) for Box actions; Gumbel (*shape, C) for
+            Discrete, or (*shape, D, C) for MultiDiscrete with D actions of up to C choices.
         """
         if self.num_choices:
             size = (*shape, len(self.num_choices), max(self.num_choices))
@@ -166,40 +194,84 @@ class MLPPolicy(nn.Module):
 
 
 def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Distribution:
-    """The action distributions of T policies that share one architecture.
+    """Return the action distributions of T policies that share one architecture.
 
     Args:
-        policy: gives the architecture. An :class:`MLPPolicy` is applied by batched matrix products,
-            any other module by ``vmap``.
-        stack: parameters, each with a leading task axis T.
+        policy: the architecture. An :class:`MLPPolicy` is applied by batched matrix products, any
+            other module by ``vmap``.
+        stack: parameters, each (T, ...).
         observations: (T, N, observation_size).
 
     Returns:
-        A :class:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) where
-        states share them.
+        A :class:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) if states
+        share them.
     """
     if isinstance(policy, MLPPolicy):
         return policy.forward_stack(stack, observations)
-    with _ONE_AT_A_TIME:
+    with _FUNCTIONAL_CALL_LOCK:
         return vmap(lambda params, obs: functional_call(policy, dict(params), (obs,)))(
             dict(stack), observations
         )
 
 
 def initial_context(policy: nn.Module, num_tasks: int) -> dict[str, Tensor]:
-    """The context that adaptation starts from: zeros (num_tasks, context_size), or nothing where there is none."""
+    """Return the context before adaptation: zeros (num_tasks, context_size), or no entry."""
     if not isinstance(policy, MLPPolicy) or policy.context_size == 0:
         return {}
     return {"context": policy.context_weight.new_zeros(num_tasks, policy.context_size)}
 
 
-def action_size(space: spaces.Space[Any]) -> tuple[int, bool | tuple[int, ...]]:
-    """Outputs that a policy needs for a space, and what :class:`MLPPolicy` calls ``discrete``.
+def make_policy(
+    config: PolicyConfig,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    seed: int,
+) -> MLPPolicy:
+    """Make the policy that the settings describe, on the CPU, without gradients.
 
-    A Box of any shape counts its entries; Discrete, and MultiDiscrete with one axis, the choices.
+    Args:
+        config: settings.
+        observation_space: of one environment; a Box with one axis.
+        action_space: of one environment; see :func:`action_size`.
+        seed: of the initial weights.
 
     Raises:
-        UserError: another space, or a Box of whole numbers.
+        UserError: if a space is not supported.
+    """
+    if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1):
+        raise UserError(
+            f"observation space {observation_space} is not supported: expected a one-dimensional "
+            "Box"
+        )
+    (num_entries,) = observation_space.shape
+    if num_entries > MOST_OBSERVATION_ENTRIES:
+        raise UserError(
+            f"observations of {num_entries} entries (flattened) are not supported: at most "
+            f"{MOST_OBSERVATION_ENTRIES}, since the linear baseline solves a system of 2 x entries "
+            "+ 5 unknowns for every task; images are too large"
+        )
+    size, discrete = action_size(action_space)
+    policy = MLPPolicy(
+        observation_size=num_entries,
+        action_size=size,
+        discrete=discrete,
+        hidden_sizes=config.hidden_sizes,
+        nonlinearity=config.nonlinearity,
+        init_std=config.init_std,
+        rng=RandomStreams(seed, Phase.INITIALISATION).parameters(),
+        context_size=config.context_size,
+    )
+    return policy.requires_grad_(False)
+
+
+def action_size(space: spaces.Space[Any]) -> tuple[int, bool | tuple[int, ...]]:
+    """Return ``action_size`` and ``discrete`` of an :class:`MLPPolicy` for an action space.
+
+    The size is the number of entries of a Box of any shape, or the number of choices of a Discrete
+    or one-dimensional MultiDiscrete space.
+
+    Raises:
+        UserError: if the space is of another kind, or a Box of integers.
     """
     if isinstance(space, spaces.Discrete):
         return int(space.n), True
@@ -210,6 +282,5 @@ def action_size(space: spaces.Space[Any]) -> tuple[int, bool | tuple[int, ...]]:
         return math.prod(space.shape), False
     raise UserError(
         f"action space {space} is not supported: expected a Box of floating-point numbers, "
-        f"Discrete, or MultiDiscrete "
-        "with one axis"
+        "Discrete, or MultiDiscrete with one axis"
     )

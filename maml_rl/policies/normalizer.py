@@ -11,10 +11,10 @@ from maml_rl.system.distributed import Ranks
 
 
 class ObservationNormalizer(NamedTuple):
-    """Statistics of raw observations; a value, replaced and never changed."""
+    """Statistics of raw observations; immutable: an update returns new ones."""
 
     num_states: Tensor
-    """() float64: states seen."""
+    """() float64: number of states."""
     mean: Tensor
     """(observation_size,) float64."""
     squares: Tensor
@@ -22,31 +22,33 @@ class ObservationNormalizer(NamedTuple):
 
     @classmethod
     def empty(cls, observation_size: int, device: torch.device) -> ObservationNormalizer:
-        """Statistics of nothing: normalising changes nothing."""
+        """Return statistics of no observations, with which ``normalize`` is the identity."""
         zeros = torch.zeros(observation_size, dtype=torch.float64, device=device)
         return cls(torch.zeros((), dtype=torch.float64, device=device), zeros, zeros.clone())
 
     @property
     def std(self) -> Tensor:
-        """(observation_size,) float64; 1 before any state was seen and for a constant entry."""
+        """Standard deviation, (observation_size,) float64; 1 without data or without variance."""
         variance = self.squares / self.num_states.clamp(min=1)
         return torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """(observation − mean) / std; (..., observation_size)."""
+        """Return (observation − mean) / std for observations (..., observation_size)."""
         return (observations - self.mean.to(observations)) / self.std.to(observations)
 
     def updated(self, normalized: Tensor, ranks: Ranks) -> ObservationNormalizer:
-        """Statistics that include further observations (Chan et al. 1979, parallel variance).
+        """Return statistics that include further observations (Chan et al. 1979).
 
         Args:
-            normalized: (N, observation_size), normalised by these statistics; they are mapped back.
-            ranks: the processes, whose observations all count.
+            normalized: (N, observation_size), normalised by these statistics, which is undone.
+            ranks: the processes; the observations of all of them are included.
         """
         raw = normalized.double() * self.std + self.mean
+        # Statistics of the new observations.
         num_new = ranks.sum(torch.ones_like(raw[:, 0]))
-        num_states = self.num_states + num_new
         mean = ranks.sum(raw) / num_new
+        # Merge them into these.
+        num_states = self.num_states + num_new
         delta = mean - self.mean
         between = delta.square() * self.num_states * num_new / num_states
         squares = self.squares + ranks.sum((raw - mean).square()) + between

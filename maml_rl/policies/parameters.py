@@ -1,4 +1,7 @@
-"""Parameters as values: mappings from names to tensors, and stacks of them with a leading task axis."""
+"""Parameters as values: mappings from names to tensors.
+
+A *stack* is such a mapping whose tensors have a leading task axis T.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,13 @@ Params = Mapping[str, Tensor]
 
 
 def parameters(policy: nn.Module) -> dict[str, Tensor]:
-    """The policy's parameters as values: detached copies by name."""
+    """Return detached copies of a policy's parameters by name."""
     return {name: value.detach().clone() for name, value in policy.named_parameters()}
 
 
 def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
-    """``num_tasks`` copies of ``theta`` side by side, each (T, ...), cut off from theta's graph."""
-    # Detached: gradients are taken for each task's copy and added over tasks afterwards
-    # (ranks.Ranks.mean).
+    """Return ``num_tasks`` copies of ``theta`` as a stack (T, ...), detached from theta's graph."""
+    # Detached: gradients are computed per copy and summed over tasks afterwards (Ranks.mean).
     return {
         name: value.detach()[None].expand(num_tasks, *value.shape).contiguous()
         for name, value in theta.items()
@@ -27,12 +29,12 @@ def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
 
 
 def flatten(theta: Params, batch_dims: int = 0) -> Tensor:
-    """All parameters in one vector (P,), or those of a stack in one per task, (T, P), with ``batch_dims=1``."""
+    """Concatenate all parameters into a vector (P,); with ``batch_dims=1``, a stack into (T, P)."""
     return torch.cat([value.flatten(batch_dims) for value in theta.values()], dim=batch_dims)
 
 
 def unflatten(vector: Tensor, like: Params) -> dict[str, Tensor]:
-    """The inverse of :func:`flatten`: shapes and names from ``like``, leading axes from ``vector``."""
+    """Split vectors (..., P) into parameters (..., *shape), with names and shapes of ``like``."""
     parts = vector.split([value.numel() for value in like.values()], dim=-1)
     lead = vector.shape[:-1]
     return {

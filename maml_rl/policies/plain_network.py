@@ -1,50 +1,60 @@
 """A policy as a plain multilayer perceptron from raw observations to the environment's actions.
 
-Normalisation of observations, an adapted context and the map of actions are all affine, so they are
-folded into the first and the last layer. Other libraries know nothing of them then, and see the
-same distribution.
+Observation normalisation, an adapted context and the action map are affine, so they are folded into
+the first and the last layer. Other libraries then need none of them and get the same distribution.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from gymnasium import spaces
+from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params, make_stack
+from maml_rl.policies.parameters import Params
 from maml_rl.settings.policy import Nonlinearity
-
-ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-}
 
 
 class PlainNetwork(NamedTuple):
-    """Layers x ↦ x W + b with a nonlinearity between them, and the spread of what comes out."""
+    """Layers x ↦ x W + b with a nonlinearity between them, and the actions' standard deviation."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    """W (fan_in, fan_out) and b (fan_out,) of each. The last gives the mean, in units of the environment's actions, or
-    the logits of discrete ones."""
+    """W (fan_in, fan_out) and b (fan_out,) of each.
+
+    The last one returns the mean, in units of the environment's actions, or logits if discrete.
+    """
     log_std: Tensor | None
-    """Log standard deviation of an action (action_size,), in the environment's units; ``None`` where discrete."""
+    """Log standard deviation of actions, (action_size,), in their units; ``None`` if discrete."""
     nonlinearity: Nonlinearity
+    """Between layers."""
+
+
+def check_plain_actions(space: spaces.Space[Any]) -> None:
+    """Check that logs, export and Stable-Baselines3 support an action space.
+
+    Raises:
+        UserError: if it is neither a Box with one axis nor Discrete from 0.
+    """
+    is_plain_box = isinstance(space, spaces.Box) and len(space.shape) == 1
+    is_plain_choice = isinstance(space, spaces.Discrete) and space.start == 0
+    if not (is_plain_box or is_plain_choice):
+        raise UserError(
+            "logs, export and Stable-Baselines3 need actions in a Box of one axis, or Discrete "
+            f"from 0; this policy's are {space}"
+        )
 
 
 def gain_and_offset(action_map: ActionMap) -> tuple[Tensor, Tensor]:
-    """:attr:`ActionMap.gain_and_offset` of actions of one axis; float64, each (action_size,).
+    """Return :attr:`ActionMap.gain_and_offset` of a Box with one axis: float64 (action_size,) each.
 
     Raises:
-        UserError: an action has no range, so that no output can be told from it.
+        UserError: if a dimension has the range 0, so that the map cannot be inverted.
     """
     gain, offset = action_map.gain_and_offset
     if (gain == 0).any():
@@ -59,22 +69,37 @@ def folded(
     normalizer: ObservationNormalizer | None,
     action_map: ActionMap,
 ) -> PlainNetwork:
-    """The same action distribution, from raw observations to the environment's actions, float32 on the CPU.
+    """Fold normalisation, context and action map into the layers of a policy.
 
-    Numbers agree to rounding: products are taken in float64 and rounded once.
+    Products are computed in float64 and rounded once, so distributions agree to rounding.
+
+    Args:
+        policy: the architecture.
+        theta: the parameters, possibly with an adapted ``context``.
+        normalizer: of observations, or ``None``.
+        action_map: from the policy's outputs to the environment's actions.
+
+    Returns:
+        The network from raw observations to actions, float32 on the CPU.
+
+    Raises:
+        UserError: if a dimension of the actions has the range 0.
     """
     double = {name: value.detach().cpu().double() for name, value in theta.items()}
     weights = [double[f"weight_{i}"] for i in range(policy.num_layers)]
     biases = [double[f"bias_{i}"] for i in range(policy.num_layers)]
+    # The first layer: context, normalisation.
     if "context" in double:
         biases[0] = biases[0] + double["context"] @ double["context_weight"]
     if normalizer is not None:
         weights[0] = weights[0] / normalizer.std.cpu()[:, None]
         biases[0] = biases[0] - normalizer.mean.cpu() @ weights[0]
+    # The last layer and the standard deviation: units of the environment's actions.
     log_std = None
     if not policy.discrete:
         gain, offset = gain_and_offset(action_map)
-        weights[-1], biases[-1] = weights[-1] * gain, biases[-1] * gain + offset
+        weights[-1] = weights[-1] * gain
+        biases[-1] = biases[-1] * gain + offset
         log_std = (_log_std(policy, theta) + gain.log()).float()
     layers = tuple(
         (weight.float(), bias.float()) for weight, bias in zip(weights, biases, strict=True)
@@ -83,17 +108,29 @@ def folded(
 
 
 def unfolded(network: PlainNetwork, policy: MLPPolicy, action_map: ActionMap) -> dict[str, Tensor]:
-    """The parameters with which ``policy``, not normalising and its context at zero, is ``network``.
+    """Return parameters with which ``policy`` computes ``network``; inverse of :func:`folded`.
+
+    The policy must not normalise observations, and its context must be zero.
+
+    Args:
+        network: the network to reproduce.
+        policy: the architecture, with the same layer sizes.
+        action_map: from the policy's outputs to the environment's actions.
+
+    Returns:
+        Float32 parameters of the layers and the standard deviation.
 
     Raises:
-        UserError: its standard deviation is below the smallest that a policy has.
+        UserError: if the standard deviation is smaller than a policy's can be, or if a dimension
+            of the actions has the range 0.
     """
     weights = [weight.double() for weight, _ in network.layers]
     biases = [bias.double() for _, bias in network.layers]
     theta: dict[str, Tensor] = {}
     if network.log_std is not None:
         gain, offset = gain_and_offset(action_map)
-        weights[-1], biases[-1] = weights[-1] / gain, (biases[-1] - offset) / gain
+        weights[-1] = weights[-1] / gain
+        biases[-1] = (biases[-1] - offset) / gain
         theta["log_std"] = (network.log_std.double() - gain.log()).float()
         if not torch.allclose(_log_std(policy, theta), theta["log_std"].double()):
             raise UserError(
@@ -105,9 +142,6 @@ def unfolded(network: PlainNetwork, policy: MLPPolicy, action_map: ActionMap) ->
 
 
 def _log_std(policy: MLPPolicy, theta: Params) -> Tensor:
-    """What the policy takes for its log standard deviation, which has a lower bound; float64 (action_size,)."""
-    stack = {**make_stack(dict(policy.named_parameters()), 1), **make_stack(theta, 1)}
-    observation = torch.zeros(1, 1, policy.observation_size)
-    dist = distribution(policy, {name: value.cpu() for name, value in stack.items()}, observation)
-    assert isinstance(dist, Gaussian), "only a Gaussian has a standard deviation"
-    return dist.log_std[0, 0].double()
+    """Return the log standard deviation that the policy uses, float64 (action_size,) on the CPU."""
+    stack = {"log_std": theta["log_std"].detach().cpu()[None]}
+    return policy.log_std_of(stack)[0, 0].double()

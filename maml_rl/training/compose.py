@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from maml_rl.agents.agent import MetaPolicy, check_parameters, make_policy
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.agents.load import load_run
+from maml_rl.agents.policy_checkpoint import check_parameters
 from maml_rl.analysis.evaluation import plain_task
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.inner_step import initial_theta
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
 from maml_rl.learners.trials import sample_tasks
+from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from maml_rl.agents.agent import MetaPolicy, policy_state, policy_tensors
+from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.policy_checkpoint import policy_state, policy_tensors
 from maml_rl.analysis.evaluation import evaluate, evaluate_with
 from maml_rl.analysis.recording import play, record, rendering_problem
 from maml_rl.analysis.video_grid import remove_unfinished, whole_file

@@ -1,4 +1,4 @@
-"""A policy as a user holds it: predict, adapt, save, load."""
+"""The policy that users hold: predict, adapt, save, load."""
 
 from __future__ import annotations
 
@@ -52,11 +52,8 @@ def policy(run) -> MetaPolicy:
 @pytest.fixture(scope="module")
 def cartpole(tmp_path_factory) -> MetaPolicy:
     # Long enough that poles fall: while every one stands, the reward is constant.
-    return maml_rl.load(
-        make_run(
-            tmp_path_factory.mktemp("discrete") / "run", env={"name": "CartPole-v1"}, horizon=60
-        )
-    )
+    folder = tmp_path_factory.mktemp("discrete") / "run"
+    return maml_rl.load(make_run(folder, env={"name": "CartPole-v1"}, horizon=60))
 
 
 def equal(a: MetaPolicy, b: MetaPolicy) -> bool:
@@ -102,18 +99,18 @@ def test_discrete_actions(cartpole):
     env.close()
 
 
-def test_deterministic_actions_repeat_and_drawn_ones_do_not(policy):
+def test_deterministic_actions_repeat_and_sampled_ones_do_not(policy):
     observations = np.tile([0.3, -0.1], (20, 1))
     first, again = (policy.predict(observations, deterministic=True)[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert (first == first[0]).all()
-    drawn = [policy.predict(observations)[0] for _ in range(2)]
-    assert not np.array_equal(*drawn)
+    sampled = [policy.predict(observations)[0] for _ in range(2)]
+    assert not np.array_equal(*sampled)
     seeded = [policy.predict(observations, rng=np.random.default_rng(3))[0] for _ in range(2)]
     np.testing.assert_array_equal(*seeded)
 
 
-def test_drawn_actions_stay_in_the_action_space(policy):
+def test_sampled_actions_stay_in_the_action_space(policy):
     observations = 100 * np.random.default_rng(0).normal(size=(500, 2))
     actions, _ = policy.predict(observations)
     assert all(policy.action_space.contains(action) for action in actions)
@@ -137,7 +134,7 @@ def test_an_observation_of_another_size_is_refused(policy, shape):
         policy.predict(np.zeros(shape))
 
 
-def test_an_observation_that_is_none_is_refused(policy):
+def test_an_observation_that_is_not_finite_is_refused(policy):
     with pytest.raises(UserError, match=r"not finite.*nan"):
         policy.predict(np.array([[0.0, 0.0], [np.nan, 0.0]]))
 
@@ -198,7 +195,7 @@ def test_two_steps_differ_from_one(policy):
 
 
 def test_adapting_helps(policy):
-    """Of eight goals at a distance, nearly all are reached better after a step on many episodes."""
+    """At least 7 of 8 distant goals are reached better after a step on many episodes."""
     better = 0
     for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False):
         task = {"goal_x": 0.5 * float(np.cos(angle)), "goal_y": 0.5 * float(np.sin(angle))}
@@ -212,7 +209,7 @@ def test_adapting_helps(policy):
 
 
 def test_every_way_to_name_the_environment_gives_the_same(policy):
-    """Same task, same seed, same episodes: the family, its id, a single environment and a batch adapt alike."""
+    """With the same task and seed, a family, its id, an environment and a batch adapt alike."""
     expected = policy.adapt(task=GOAL)
     assert equal(expected, policy.adapt("PointNavigation", task=GOAL))
     assert equal(expected, policy.adapt(ENV_ID, task=GOAL))
@@ -267,10 +264,10 @@ def test_an_environment_with_other_spaces_is_refused_with_both(policy):
         message = str(refused.value)
         for space in (policy.observation_space, policy.action_space):
             assert str(space) in message
-        made = gym.make(env)
-        for space in (made.observation_space, made.action_space):
+        other = gym.make(env)
+        for space in (other.observation_space, other.action_space):
             assert str(space) in message
-        made.close()
+        other.close()
 
 
 @pytest.mark.parametrize(
@@ -306,13 +303,11 @@ def test_bad_arguments_are_refused(policy, arguments):
 def test_every_kind_of_adapted_policy_is_saved_and_adapts_on(settings, tmp_path):
     config = maml_rl.load_config(
         env="PointNavigation",
-        **{
-            "device": "cpu",
-            "num_iterations": 1,
-            "meta_batch_size": 2,
-            "num_episodes": 4,
-            "horizon": 8,
-        },
+        device="cpu",
+        num_iterations=1,
+        meta_batch_size=2,
+        num_episodes=4,
+        horizon=8,
         logging={"final_evaluation": False, "final_video": False},
         output=str(tmp_path / "run"),
         **settings,
@@ -341,7 +336,7 @@ def test_a_task_of_another_family_is_refused(policy, task):
 
 
 def test_arguments_of_the_family_stay_when_it_is_named_by_its_id(tmp_path):
-    """A tolerance that ends every episode at once is felt by adaptation, however the family is named."""
+    """A tolerance that ends every episode at once changes adaptation, with any name."""
     env = {"name": "PointNavigation", "goal_tolerance": 50.0}
     policy = maml_rl.load(make_run(tmp_path / "run", env=env))
     expected = policy.adapt(task=GOAL)
@@ -477,7 +472,7 @@ def test_the_commands_modules_do_not_hide_the_functions(policy):
         (lambda policy: maml_rl.record(policy, "x.mp4", seed=-1), "seed must be"),
     ],
 )
-def test_arguments_that_are_none_are_told(call, message, tmp_path, monkeypatch):
+def test_invalid_arguments_are_refused(call, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=re.escape(message)):
         call(maml_rl.load("PointNavigation"))

@@ -1,4 +1,4 @@
-"""Adapting to episodes that were played elsewhere equals adapting to the same episodes played here."""
+"""Adapting to a log equals adapting to the same episodes played in an environment."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
 
 
 class UprightCartPole(CartPoleEnv):
-    """Pays for being upright: with a constant reward there would be nothing to adapt to."""
+    """Reward for being upright: with a constant reward there would be nothing to adapt to."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, _, *rest = super().step(action)
@@ -68,8 +68,8 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MetaPolicy]:
     gym.registry.pop("UprightCartPole-v0")
 
 
-class _Drawn:
-    """The noise of one time step after the other of one episode, in place of a generator."""
+class _FixedNoise:
+    """Replaces a generator: returns the noise of an episode, one time step after the other."""
 
     def __init__(self, noise: np.ndarray) -> None:
         self.noise = iter(noise)
@@ -84,20 +84,21 @@ class _Drawn:
 def played(
     policy: MetaPolicy, make_env: Callable[[], gym.Env], step: int = 0
 ) -> dict[str, np.ndarray]:
-    """The episodes that ``policy.adapt`` plays, stepped by hand: same seeds of resets, same noise of actions."""
+    """Play the episodes of ``policy.adapt`` by hand: same reset seeds, same noise of actions."""
     streams = RandomStreams(0, Phase.ADAPTATION)
     noise = policy.policy.draw_noise(streams.actions(step, 0), (NUM_EPISODES, HORIZON))
     rows: list[tuple[Any, ...]] = []
     env = make_env()
     for episode in range(NUM_EPISODES):
         observation, _ = env.reset(seed=streams.reset_seed(step, NUM_EPISODES) + episode)
-        rng: Any = _Drawn(noise[episode])
+        rng: Any = _FixedNoise(noise[episode])
         ended = False
         while not ended:
             action, _ = policy.predict(observation, rng=rng)
-            following, reward, terminated, truncated, _ = env.step(action)
+            next_observation, reward, terminated, truncated, _ = env.step(action)
             rows.append((observation, action, reward, terminated, truncated))
-            observation, ended = following, terminated or truncated
+            observation = next_observation
+            ended = terminated or truncated
     env.close()
     names = ("observations", "actions", "rewards", "terminated", "truncated")
     return {
@@ -184,7 +185,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "other actions": (lambda log: changed(log, "actions", np.zeros(24)), r"actions .* \(24, 2\)"),
     "no numbers": (
         lambda log: changed(log, "rewards", ["good"] * 24),
-        "rewards .* no array of numbers",
+        "rewards .* not an array of numbers",
     ),
     "NaN": (
         lambda log: changed(log, "observations", log["observations"] * np.nan),
@@ -218,8 +219,8 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_used_is_refused(case: str, point: MetaPolicy) -> None:
-    spoil, told = BAD[case]
-    with pytest.raises(UserError, match=told):
+    spoil, message = BAD[case]
+    with pytest.raises(UserError, match=message):
         point.adapt(episodes=spoil(played(point, point_env)))
 
 
@@ -233,7 +234,7 @@ def test_ends_may_be_zeros_and_ones(point: MetaPolicy) -> None:
 @pytest.mark.parametrize("choice", [2, -1, 0.5])
 def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: MetaPolicy) -> None:
     log = played(cartpole, cartpole_env)
-    with pytest.raises(UserError, match="is none of"):
+    with pytest.raises(UserError, match="is not in Discrete"):
         cartpole.adapt(episodes=changed(log, "actions", np.full(len(log["actions"]), choice)))
 
 

@@ -1,4 +1,4 @@
-"""Our environments as Stable-Baselines3's, step by step beside its own DummyVecEnv, and its PPO on one task."""
+"""TaskVecEnv against Stable-Baselines3's DummyVecEnv, PPO on one task, and model conversion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUM_ENVS = 5
 
 
 class Walk(gym.Env):
-    """It ends after ``length`` steps, which is its task, and shows a number drawn at each reset."""
+    """An episode has ``length`` steps, the task; a number drawn at reset is in the observation."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = spaces.Discrete(3)
@@ -48,12 +48,13 @@ class Walk(gym.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self.count, self.drawn = 0, self.np_random.random()
-        return np.array([0, self.drawn], np.float32), {}
+        self.count = 0
+        self.number = self.np_random.random()
+        return np.array([0, self.number], np.float32), {}
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.count += 1
-        observation = np.array([self.count, self.drawn], np.float32)
+        observation = np.array([self.count, self.number], np.float32)
         return observation, self.count + 0.1 * float(action), self.count >= self.length, False, {}
 
 
@@ -98,13 +99,10 @@ def make_dummy(name: str, horizon: int, normalize_actions: bool = False) -> Dumm
     [
         ("PointNavigation", 9, False),
         ("PointNavigation", 9, True),
-        ("HopperVel", 40, False),  # falls before
+        ("HopperVel", 40, False),  # falls before the horizon
         ("HalfCheetahDir", 6, True),
-        (
-            "TestWalk-v0",
-            4,
-            False,
-        ),  # under Gymnasium's vector environment; some end by themselves, some by time
+        # In Gymnasium's vector environment; some episodes terminate, some are truncated.
+        ("TestWalk-v0", 4, False),
     ],
 )
 def test_every_step_equals_stable_baselines3s_own(
@@ -212,7 +210,7 @@ def test_questions_about_sub_environments_are_answered_honestly() -> None:
 
 
 class Breaking:
-    """Three sub-environments that count; the second breaks down at its third step, and shows what is no number."""
+    """Three sub-environments that count; the second fails with NaN at its third step."""
 
     num_envs = 3
     single_observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
@@ -252,7 +250,7 @@ class Breaking:
         pass
 
 
-def test_an_episode_that_broke_down_is_cut_before_it_did() -> None:
+def test_an_episode_that_fails_is_truncated_before_that_step() -> None:
     env = TaskVecEnv(Breaking())
     env.reset()
     for _ in range(2):
@@ -268,7 +266,7 @@ def test_an_episode_that_broke_down_is_cut_before_it_did() -> None:
     np.testing.assert_array_equal(env.step(np.zeros(3, int))[0][:, 0], [4, 1, 4])
 
 
-def test_a_number_that_is_none_stops_where_it_enters() -> None:
+def test_a_non_finite_value_stops_where_it_enters() -> None:
     env = TaskVecEnv(Breaking(void=False))
     env.reset()
     env.step(np.zeros(3, int))
@@ -283,7 +281,7 @@ QUICK = PPOSettings(num_envs=8, n_steps=32, learning_rate=3e-3, n_epochs=5, gamm
 
 
 def test_ppo_learns_to_reach_a_goal() -> None:
-    told: list[int] = []
+    reported: list[int] = []
     curve = curve_of(
         GOAL,
         20,
@@ -292,13 +290,13 @@ def test_ppo_learns_to_reach_a_goal() -> None:
         settings=QUICK,
         num_points=4,
         num_episodes=30,
-        progress=told.append,
+        progress=reported.append,
     )
     # To stand still returns −20 · 0.5 = −10; at full speed the goal is five steps away.
     assert curve.returns[0] < -9
     assert curve.returns[-1] > -4
     assert curve.num_env_steps == [0, 1024, 2048, 3072, 4096]
-    assert told == [256] * 16
+    assert reported == [256] * 16
 
 
 def test_the_seed_says_everything_and_the_global_generators_stay() -> None:
@@ -347,7 +345,7 @@ def test_unbounded_actions_are_refused() -> None:
 
 
 class Blank(gym.Env):
-    """It has the spaces of a policy, and nothing happens."""
+    """An environment with the spaces of a policy, without dynamics."""
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         self.observation_space, self.action_space = observation_space, action_space
@@ -387,11 +385,11 @@ def test_the_actor_has_the_policys_distribution(kind: str, algorithm: Any) -> No
     observations = observations_of(policy)
     model = policy.to_sb3(blank(kind), algorithm)
     expected = policy.module(with_distribution=True)(torch.from_numpy(observations))
-    given = parameters_of(model, observations)
+    actual = parameters_of(model, observations)
     if policy.policy.discrete:
         expected = [expected.log_softmax(-1)]
-    for value, wanted in zip(given, expected, strict=True):
-        np.testing.assert_allclose(value, wanted.detach(), rtol=1e-4, atol=1e-5)
+    for value, expected_value in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(value, expected_value.detach(), rtol=1e-4, atol=1e-5)
     actions, _ = model.predict(observations, deterministic=True)
     np.testing.assert_allclose(
         actions, policy.predict(observations, deterministic=True)[0], rtol=1e-4, atol=1e-5
@@ -438,7 +436,7 @@ def test_tasks_are_drawn_where_none_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"algorithm": DQN}, "DQN is not supported"),
         ({"algorithm": "SAC"}, "SAC is not supported"),
@@ -452,13 +450,13 @@ def test_tasks_are_drawn_where_none_is_given() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_become_a_model_is_refused(arguments: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_become_a_model_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         maml_rl.load("PointNavigation").to_sb3(**arguments)
 
 
 def test_bounds_and_arguments_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match="need actions that are bounded"):
+    with pytest.raises(UserError, match="need bounded actions"):
         make_meta_policy("unbounded").to_sb3(blank("unbounded"))
     policy = maml_rl.load("PointNavigation")
     with pytest.raises(UserError, match=r"-1\.0, 1\.0.*-0\.1, 0\.1"):
@@ -490,10 +488,10 @@ def test_a_model_becomes_a_policy_that_a_run_starts_from(
         np.random.default_rng(0).normal(size=(5, policy.policy.observation_size)).astype(np.float32)
     )
     expected = parameters_of(model, observations)
-    given = policy.module(with_distribution=True)(torch.from_numpy(observations))
-    given = [given.log_softmax(-1)] if policy.policy.discrete else given
-    for value, wanted in zip(given, expected, strict=True):
-        np.testing.assert_allclose(value.detach(), wanted, rtol=1e-4, atol=1e-6)
+    actual = policy.module(with_distribution=True)(torch.from_numpy(observations))
+    actual = [actual.log_softmax(-1)] if policy.policy.discrete else actual
+    for value, expected_value in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(value.detach(), expected_value, rtol=1e-4, atol=1e-6)
     back = parameters_of(policy.to_sb3(), observations)
     np.testing.assert_allclose(back[0], expected[0], rtol=1e-4, atol=1e-6)
     policy.save(tmp_path / "start")
@@ -535,9 +533,9 @@ def test_models_that_do_not_fit_are_refused() -> None:
         (DQN("MlpPolicy", "CartPole-v1"), "CartPole-v1", "not from DQN"),
         ("model.zip", "CartPole-v1", "not from str"),
     ]
-    for given, env, told in refused:
-        with pytest.raises(UserError, match=told):
-            maml_rl.from_sb3(given, env)
+    for candidate, env, message in refused:
+        with pytest.raises(UserError, match=message):
+            maml_rl.from_sb3(candidate, env)
     with pytest.raises(UserError, match="hidden_sizes is the model's"):
         maml_rl.from_sb3(model(), "PointNavigation", policy={"hidden_sizes": [3]})
 

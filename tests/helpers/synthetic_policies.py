@@ -1,4 +1,4 @@
-"""Policies of every kind, with weights drawn at random, that no run stands behind."""
+"""Policies of every kind, with random weights, made without a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from maml_rl.agents.agent import MetaPolicy, make_policy
+from maml_rl.agents.agent import MetaPolicy
+from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
@@ -32,8 +33,12 @@ _ACTIONS: dict[str, spaces.Space] = {
 
 
 def make_meta_policy(kind: str, env: str = "PointNavigation") -> MetaPolicy:
-    """Observations of 4 entries; two actions, one of them with bounds that are not symmetric, or three choices."""
-    settings, rng = SETTINGS[kind], np.random.default_rng(0)
+    """Return a policy for observations (4,) and two actions or three choices.
+
+    The bounds of one action are not symmetric.
+    """
+    settings = SETTINGS[kind]
+    rng = np.random.default_rng(0)
     bounded = spaces.Box(np.float32([-1, 0]), np.float32([1, 4]))
     actions = _ACTIONS.get(kind, bounded)
     module = make_policy(settings, OBSERVATIONS, actions, 0)
@@ -56,7 +61,7 @@ def make_meta_policy(kind: str, env: str = "PointNavigation") -> MetaPolicy:
 
 
 def observations_of(policy: MetaPolicy) -> np.ndarray:
-    """(5, 4) float32, as the policy may meet them."""
+    """Return typical observations of the policy, (5, 4) float32."""
     observations = np.random.default_rng(1).normal(size=(5, 4))
     if policy.normalizer is not None:
         observations = observations * policy.normalizer.std.numpy() + policy.normalizer.mean.numpy()

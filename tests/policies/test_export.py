@@ -1,4 +1,4 @@
-"""A policy without this package: its plain module, and files that are loaded back."""
+"""Plain modules of policies, and exported files that are loaded again."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def test_the_module_gives_the_policys_actions(policy: MetaPolicy) -> None:
 
 def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: MetaPolicy) -> None:
     observation = observations_of(policy)[:1]
-    given = policy.module(with_distribution=True)(torch.from_numpy(observation))
-    drawn, _ = policy.predict(observation.repeat(20_000, 0), rng=np.random.default_rng(0))
+    dist = policy.module(with_distribution=True)(torch.from_numpy(observation))
+    actions, _ = policy.predict(observation.repeat(20_000, 0), rng=np.random.default_rng(0))
     if policy.policy.discrete:
-        share = np.bincount(drawn, minlength=3) / len(drawn)
-        np.testing.assert_allclose(given.softmax(-1)[0].detach(), share, atol=0.02)
+        share = np.bincount(actions, minlength=3) / len(actions)
+        np.testing.assert_allclose(dist.softmax(-1)[0].detach(), share, atol=0.02)
     else:
-        mean, std = (value[0].detach().numpy() for value in given)
+        mean, std = (value[0].detach().numpy() for value in dist)
         low, high = policy.action_space.low, policy.action_space.high
         clipped = np.clip(
             mean + std * np.random.default_rng(1).normal(size=(20_000, len(mean))), low, high
         )
-        np.testing.assert_allclose(clipped.mean(0), drawn.mean(0), atol=0.03 * std.max())
-        np.testing.assert_allclose(clipped.std(0), drawn.std(0), rtol=0.03)
+        np.testing.assert_allclose(clipped.mean(0), actions.mean(0), atol=0.03 * std.max())
+        np.testing.assert_allclose(clipped.std(0), actions.std(0), rtol=0.03)
 
 
 def test_unfolding_undoes_folding() -> None:
@@ -70,7 +70,7 @@ def test_gain_and_offset_are_the_action_maps() -> None:
 
 
 def _run(path: Path, observations: np.ndarray) -> list[np.ndarray]:
-    """What an exported file gives."""
+    """Return the outputs of an exported file."""
     if path.suffix == ".onnx":
         runtime = pytest.importorskip("onnxruntime")
         outputs = runtime.InferenceSession(path).run(None, {"observation": observations})
@@ -98,11 +98,10 @@ def test_files_give_the_policys_actions_at_any_batch_size(
         (actions,) = _run(path, observations)
         np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
     path = policy.export(str(tmp_path / f"distribution{ending}"), with_distribution=True)
-    wanted: Any = policy.module(with_distribution=True)(torch.from_numpy(observations))
-    for given, value in zip(
-        _run(path, observations), [wanted] if policy.policy.discrete else wanted, strict=True
-    ):
-        np.testing.assert_allclose(given, value.detach(), rtol=1e-4, atol=1e-5)
+    dist: Any = policy.module(with_distribution=True)(torch.from_numpy(observations))
+    outputs = [dist] if policy.policy.discrete else dist
+    for actual, output in zip(_run(path, observations), outputs, strict=True):
+        np.testing.assert_allclose(actual, output.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +115,10 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("path", "told"), [("policy.pb", r"\.onnx, \.ts, \.pt2"), ("no/policy.ts", "no folder")]
+    ("path", "message"), [("policy.pb", r"\.onnx, \.ts, \.pt2"), ("no/policy.ts", "no folder")]
 )
-def test_what_cannot_be_written_is_refused(path: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_written_is_refused(path: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
         make_meta_policy("plain").export(tmp_path / path)
 
 

@@ -181,8 +181,8 @@ class TestMultiCategorical:
         layer = self.stack
         x = torch.tanh(self.observations @ layer["weight_0"] + layer["bias_0"][:, None])
         x = x @ layer["weight_1"] + layer["bias_1"][:, None]
-        own = torch.cat([dist.logits[:, :, d, :n] for d, n in enumerate(self.CHOICES)], -1)
-        torch.testing.assert_close(own, x, **CLOSE)
+        logits = torch.cat([dist.logits[:, :, d, :n] for d, n in enumerate(self.CHOICES)], -1)
+        torch.testing.assert_close(logits, x, **CLOSE)
 
     def test_log_prob_sums_over_actions(self):
         dist = self.dist()
@@ -204,9 +204,8 @@ class TestMultiCategorical:
         (product,) = dist.fisher_product([tangent], weights)
         for d, n in enumerate(self.CHOICES):
             p = dist.logits[:, :, d, :n].softmax(-1)
-            fisher = (
-                torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
-            )  # of each state, explicitly
+            # The explicit matrix of each state.
+            fisher = torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
             expected = weights[..., None] * (fisher @ tangent[:, :, d, :n, None])[..., 0]
             torch.testing.assert_close(product[:, :, d, :n], expected, **CLOSE)
             assert (product[:, :, d, n:] == 0).all()
@@ -228,7 +227,7 @@ class TestMultiCategorical:
         expected = torch.stack([part.probs.argmax(-1) for part in self.parts(dist)], -1)
         assert torch.equal(dist.mode(), expected)
 
-    def test_gradients_are_finite_and_nothing_flows_to_choices_that_are_none(self):
+    def test_gradients_are_finite_and_zero_for_padded_choices(self):
         dist = self.dist()
         logits = dist.logits.detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad(
@@ -239,7 +238,7 @@ class TestMultiCategorical:
 
 
 class CustomPolicy(torch.nn.Module):
-    """Not an MLPPolicy: a module with a layer of its own."""
+    """A module that is not an MLPPolicy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,16 +295,18 @@ class TestMLPPolicy:
         ]
         x, weight, bias = inputs
         expected = torch.einsum("tnk,tkm->tnm", x, weight) + bias[:, None]
-        found = logits(*inputs)
-        assert found.is_contiguous()
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        actual = logits(*inputs)
+        assert actual.is_contiguous()
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
         assert torch.autograd.gradcheck(logits, inputs)
         assert torch.autograd.gradgradcheck(logits, inputs)
         for i, moving in enumerate(inputs):  # also where only one of them needs a gradient
             only = [value if j == i else value.detach() for j, value in enumerate(inputs)]
             (gradient,) = torch.autograd.grad(logits(*only).square().sum(), moving)
-            (wanted,) = torch.autograd.grad(expected.square().sum(), moving, retain_graph=True)
-            torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-12)
+            (expected_gradient,) = torch.autograd.grad(
+                expected.square().sum(), moving, retain_graph=True
+            )
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
 
     def test_initial_parameters(self):
         rng = np.random.default_rng(0)

@@ -89,7 +89,7 @@ def test_statistics_of_nothing_change_nothing():
 
 
 def test_far_observations_count_as_they_are():
-    """Observations of several tens, as velocities of a robot are, must not bias the statistics."""
+    """Large observations, such as velocities of a robot, must not bias the statistics."""
     normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU)
     raw = []
     for seed in range(2):
@@ -130,7 +130,7 @@ def test_keeps_the_dtype_of_observations():
 
 
 class RecordingEnv:
-    """Passes everything on to a vector environment, and keeps the observations that unfinished episodes act on."""
+    """Wraps a vector environment, and records the observations of steps of unfinished episodes."""
 
     def __init__(self, env) -> None:
         self._env = env

@@ -16,9 +16,10 @@ import torch
 from helpers.odd_environments import LIMIT, HalfBounded, RaisingClose, Success, Walk
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy, make_policy
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env

@@ -19,13 +19,13 @@ import yaml
 from gymnasium import spaces
 
 import maml_rl
-from maml_rl.agents.agent import make_policy
 from maml_rl.agents.from_scratch import LearningCurve, PPOSettings
 from maml_rl.analysis.evaluation import evaluate
 from maml_rl.analysis.recording import record
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.policies.mlp import make_policy
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import TaskObserver, make_task_vector_env
@@ -308,9 +308,9 @@ def test_an_oracle_is_better_and_cannot_be_recorded(tmp_path: Path) -> None:
     # To stand still returns −12 times the distance of the goal, −4.6 on average.
     assert returns["random"] < returns["pretrained"] < -3
     assert returns["oracle"] > -2
-    with pytest.raises(UserError, match="it is told the task"):
+    with pytest.raises(UserError, match="its observations include the task"):
         record(policy, tmp_path / "video.mp4")
-    with pytest.raises(UserError, match="it is told the task"):
+    with pytest.raises(UserError, match="its observations include the task"):
         policy.adapt(gym.make("maml_rl/PointNavigation-v0"), task={"goal_x": 0.1, "goal_y": 0.2})
     said: list[str] = []
     logging = {"final_evaluation": False, "final_video": True}

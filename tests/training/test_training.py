@@ -32,11 +32,12 @@ from helpers.runs import (
 )
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy, make_policy
+from maml_rl.agents.agent import MetaPolicy
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
 from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.parameters import parameters
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
