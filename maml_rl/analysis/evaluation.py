@@ -12,7 +12,8 @@ import torch
 from maml_rl.agents.agent import MetaPolicy
 from maml_rl.analysis.statistics import mean_interval, mean_of_valid, written
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
+from maml_rl.learners.maml.inner_loop import collect_through_adaptation
+from maml_rl.learners.trials import sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
@@ -147,7 +148,7 @@ def evaluate_with(
         plain_task(task, policy.config.env.name) for task in tasks
     ]  # refuses before anything is played
     inner = replace(policy.config.inner, num_steps=num_steps)
-    episodes, _, failures = collect_through_adaptation(
+    trial = collect_through_adaptation(
         collector,
         policy.theta,
         tasks,
@@ -156,9 +157,10 @@ def evaluate_with(
         streams=streams,
         normalizer=policy.normalizer,
     )
-    failures.check(policy.config.max_failed_share, "the evaluation")
-    returns = torch.stack([collected.returns for collected in episodes])
-    success = success_of_all(torch.stack([collected.success for collected in episodes]), returns)
+    failures = trial.failures
+    failures.check(failures.rows(tasks), policy.config.max_failed_share, "the evaluation")
+    returns = torch.stack([stage.returns for stage in trial.episodes])
+    success = success_of_all(torch.stack([stage.success for stage in trial.episodes]), returns)
     units = getattr(collector.env, "task_units", {})
     description = {
         "env": policy.config.env.name,
@@ -298,6 +300,12 @@ def evaluate(
     with threads, as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks) as envs:
         policy.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = Collector(
-            envs, policy.policy, num_tasks, num_episodes, horizon, policy.action_map, policy.device
+            env=envs,
+            policy=policy.policy,
+            num_tasks=num_tasks,
+            num_episodes=num_episodes,
+            horizon=horizon,
+            action_map=policy.action_map,
+            device=policy.device,
         )
         return evaluate_with(collector, policy, num_steps, streams, config.kwargs, tasks, fixed)

@@ -182,7 +182,7 @@ def whole_episodes(observations: torch.Tensor, rewards: torch.Tensor) -> Episode
         mask=torch.ones_like(rewards),
         distribution=(),
         log_probs=zeros,
-        void=torch.zeros(rewards.shape[:2], dtype=torch.bool),
+        cause=torch.zeros(rewards.shape[:2], dtype=torch.int8),
         success=zeros[..., 0],
         advantages=zeros,
     )

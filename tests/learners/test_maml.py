@@ -246,7 +246,7 @@ class TestValue:
     def test_masked_steps_do_not_matter(self, discrete, surrogate):
         objective, theta = make_objective(discrete, num_steps=2, surrogate=surrogate)
         assert (objective.batch.query.mask == 0).any()
-        assert objective.batch.query.void.any()
+        assert objective.batch.query.discarded.any()
         other = dataclasses.replace(
             objective, batch=map_batch(objective.batch, lambda e: with_garbage(e, -7.0))
         )

@@ -82,7 +82,7 @@ def adapted_at(ratio: float, advantage: float) -> Adapted:
     """One task with one query step of this ratio and advantage."""
     policy = make_policy(discrete=True)
     stack = make_stack(make_theta(policy), 1)
-    query = make_episodes(policy, stack, seed=0, num_episodes=1, horizon=2, void=False)
+    query = make_episodes(policy, stack, seed=0, num_episodes=1, horizon=2, discard=False)
     query = dataclasses.replace(
         query,
         log_probs=query.log_probs - np.log(ratio),

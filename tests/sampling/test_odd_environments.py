@@ -63,7 +63,15 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         policy = make_policy(PolicyConfig(), *spaces, 0)
         action_map = ActionMap(envs.single_action_space, 0.1)
         cpu = torch.device("cpu")
-        collector = Collector(envs, policy, num_tasks, num_episodes, LIMIT, action_map, cpu)
+        collector = Collector(
+            env=envs,
+            policy=policy,
+            num_tasks=num_tasks,
+            num_episodes=num_episodes,
+            horizon=LIMIT,
+            action_map=action_map,
+            device=cpu,
+        )
         stack = make_stack(dict(policy.named_parameters()), num_tasks)
         return collector.collect(stack, RandomStreams(0, Phase.EVALUATION), 0, None)
 
