@@ -77,7 +77,7 @@ def trpo_step(
         The new theta, the state, and metrics.
 
     Raises:
-        FloatingPointError: the meta-gradient is not finite.
+        FloatingPointError: if the meta-gradient is not finite.
     """
     watch = Stopwatch()
     old_surrogate, gradient = objective.surrogate_and_gradient(theta)
