@@ -161,6 +161,7 @@ TESTS = {
     "maml_rl/policies/normalizer.py": ["policies/test_normalizer.py"],
     "maml_rl/sampling/collector.py": ["sampling/test_collector.py"],
     "maml_rl/learners/trials.py": [
+        "learners/test_trials.py",
         "sampling/test_failures.py",
         "agents/test_agent.py",
         "training/test_training.py",

@@ -53,10 +53,10 @@ def table(theta: dict[str, Tensor]) -> Tensor:
 
 def values(theta: dict[str, Tensor], horizon: int) -> list[Tensor]:
     """State values at times 0, ..., horizon by backward induction."""
-    found = [torch.zeros(2, dtype=torch.float64)]
+    backward = [torch.zeros(2, dtype=torch.float64)]
     for _ in range(horizon):
-        found.append((table(theta) * (REWARD + TRANSITION @ found[-1])).sum(-1))
-    return found[::-1]
+        backward.append((table(theta) * (REWARD + TRANSITION @ backward[-1])).sum(-1))
+    return backward[::-1]
 
 
 def expected_return(theta: dict[str, Tensor], horizon: int) -> Tensor:

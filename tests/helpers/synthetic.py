@@ -1,6 +1,7 @@
-"""Float64 policies and episodes, and MAML written out plainly: one task at a time, over real steps only.
+"""Float64 policies and episodes, and an independent implementation of MAML.
 
-The plain functions share no code with the package, so that agreement with them means something.
+The functions ``plain_*`` compute one task at a time, over its real steps only. They share no code
+with the package.
 """
 
 from __future__ import annotations

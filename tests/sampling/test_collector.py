@@ -1,4 +1,4 @@
-"""Collection on the point family, and on a small stub where an environment must misbehave or be discrete."""
+"""Collection on the point family, and on a stub that is discrete or fails."""
 
 from __future__ import annotations
 
@@ -345,8 +345,7 @@ class TestOnAStub:
         assert episodes.actions.shape == (2, 3, H, 2)
         assert not episodes.actions[:, :, 2:].any()
 
-    def test_after_its_end_an_episode_goes_on_as_zeros(self):
-        """As Episodes promises."""
+    def test_after_its_end_an_episode_is_padded_with_zeros(self):
         episodes = collect(stub_collector(lengths=[1, 3, H, 2, 5, 4]))
         ended = episodes.mask == 0
         assert not episodes.rewards[ended].any()
@@ -365,7 +364,7 @@ class TestOnAStub:
         expected = logits.log_softmax(-1).gather(-1, episodes.actions[..., None])[..., 0]
         torch.testing.assert_close(episodes.log_probs, expected)
 
-    def test_a_void_episode_is_masked_whole(self):
+    def test_all_steps_of_a_discarded_episode_are_masked(self):
         episodes = collect(stub_collector(void_at=(4, 3)))
         assert episodes.discarded.tolist() == [[False, False, False], [False, True, False]]
         assert not episodes.mask[1, 1].any()
@@ -374,13 +373,13 @@ class TestOnAStub:
         assert episodes.mask.sum() == 5 * H
 
     @pytest.mark.parametrize("discrete", [False, True])
-    def test_a_broken_simulation_that_shows_nan_does_not_spoil_its_task(self, discrete):
+    def test_nan_from_a_broken_simulation_does_not_reach_the_loss(self, discrete):
         collector = stub_collector(discrete=discrete, void_at=(4, 3), nan_after_end=True)
         episodes = with_advantages(collect(collector), BaselineConfig())
         loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
         assert loss.isfinite().all()
 
-    def test_nan_shown_after_an_episodes_end_does_not_spoil_its_task(self):
+    def test_nan_after_an_episodes_end_does_not_reach_the_loss(self):
         collector = stub_collector(lengths=[1, 3, H, 2, 5, 4], nan_after_end=True)
         episodes = with_advantages(collect(collector), BaselineConfig())
         loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
@@ -396,7 +395,7 @@ class TestOnAStub:
             ("reward", np.inf, REWARD),
         ],
     )
-    def test_a_number_that_is_none_makes_its_episode_void(self, kind, value, what):
+    def test_an_episode_with_a_non_finite_value_is_discarded(self, kind, value, what):
         collector = stub_collector(nan=(kind, 5, 2, value))
         episodes = collect(collector)
         assert episodes.cause.tolist() == [[0, 0, 0], [0, 0, CODES[what]]]
@@ -410,7 +409,7 @@ class TestOnAStub:
             assert torch.equal(value.flatten(0, 1)[:5], expected.flatten(0, 1)[:5])
 
     @pytest.mark.parametrize("discrete", [False, True])
-    def test_parameters_that_are_not_finite_make_every_episode_of_their_task_void(self, discrete):
+    def test_non_finite_parameters_discard_every_episode_of_their_task(self, discrete):
         collector = stub_collector(discrete=discrete)
         stack = stack_of(collector)
         stack["bias_1"][1] = float("nan")
@@ -427,7 +426,7 @@ class TestOnAStub:
             {"bias_1": np.inf},
         ],
     )
-    def test_parameters_that_overflow_warn_of_nothing_and_make_their_task_void(
+    def test_parameters_that_overflow_discard_their_task_without_a_warning(
         self, nonlinearity, huge
     ):
         collector = stub_collector()

@@ -167,7 +167,7 @@ def test_too_many_discarded_episodes_are_refused():
 
 
 def spoil_simulation(sims: list[int], at: int, how: str = "nan") -> Callable[[MetaTrainer], None]:
-    """Simulations that diverge, or that MuJoCo refuses to step, at step ``at`` of the first collection."""
+    """Simulations that diverge, or that MuJoCo refuses to step, at step ``at``."""
 
     def spoil(trainer: MetaTrainer) -> None:
         engine = trainer.collector.env.engine
@@ -327,16 +327,16 @@ def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch
     """It is reset, and what it returns then is ignored."""
     spoil = "return self.x.copy(), float('inf') if self.x[0] < 8 else 1 / 0, False, False, {}"
     name = breaking(tmp_path, monkeypatch, "Inf", spoil, -9.0)
-    made = maml_rl.sampling.environments.make_task_vector_env(
+    env = maml_rl.sampling.environments.make_task_vector_env(
         maml_rl.settings.env.EnvConfig(name=name), 2, 50
     )
-    assert isinstance(made, GymTaskVectorEnv)
-    made.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
-    made.reset(seed=0)
-    assert np.isinf(made.step(np.full((2, 1), 1.0, np.float32))[1]).all()
+    assert isinstance(env, GymTaskVectorEnv)
+    env.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
+    env.reset(seed=0)
+    assert np.isinf(env.step(np.full((2, 1), 1.0, np.float32))[1]).all()
     for _ in range(40):
-        assert (made.step(np.full((2, 1), 1.0, np.float32))[1] == 0).all()
-    made.close()
+        assert (env.step(np.full((2, 1), 1.0, np.float32))[1] == 0).all()
+    env.close()
 
 
 def spoil_inner_step(task: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,7 +474,7 @@ def test_a_rejected_line_search_is_counted_and_logged(tmp_path, monkeypatch):
 
 
 def test_without_a_gradient_no_outer_step_fails(tmp_path):
-    """Where every return is the same, as before a sparse reward is first met, there is no step to take."""
+    """All returns are equal, as before a sparse reward is first reached."""
     config = tiny(tmp_path / "run", **POINT | {"horizon": 1, "num_episodes": 1})
     _, metrics, failures = iterate(config)
     assert metrics["outer/accepted"] == metrics["outer/gradient_norm"] == 0
@@ -624,21 +624,21 @@ def test_evaluation_leaves_failed_tasks_out(tmp_path, monkeypatch):
     policy = maml_rl.load(train(tiny(tmp_path / "run", **POINT | {"num_iterations": 1})))
     whole = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
     spoil_inner_step(3, monkeypatch)
-    found = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
+    spoilt = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
     others = [0, 1, 2, 4]
-    np.testing.assert_array_equal(found.returns[:, others], whole.returns[:, others])
-    np.testing.assert_array_equal(found.returns[0, 3], whole.returns[0, 3])
-    assert np.isnan(found.returns[1:, 3]).all()
+    np.testing.assert_array_equal(spoilt.returns[:, others], whole.returns[:, others])
+    np.testing.assert_array_equal(spoilt.returns[0, 3], whole.returns[0, 3])
+    assert np.isnan(spoilt.returns[1:, 3]).all()
     np.testing.assert_allclose(
-        found.mean[1:], whole.task_returns[1:, others].mean(axis=1), rtol=1e-6
+        spoilt.mean[1:], whole.task_returns[1:, others].mean(axis=1), rtol=1e-6
     )
-    assert found.failed.tolist() == [i == 3 for i in range(T)]
-    assert "1 of 5 tasks failed" in found.table()
-    assert "nan" not in found.table()
+    assert spoilt.failed.tolist() == [i == 3 for i in range(T)]
+    assert "1 of 5 tasks failed" in spoilt.table()
+    assert "nan" not in spoilt.table()
     assert "failed" not in whole.table()
     folder = tmp_path / "report"
     comparison = Comparison(
-        [Entry("one", (Path("a"),), (found,), {}), Entry("two", (Path("b"),), (whole,), {})]
+        [Entry("one", (Path("a"),), (spoilt,), {}), Entry("two", (Path("b"),), (whole,), {})]
     )
     write_report(folder, comparison)
     assert "one: 1 of 5 tasks failed" in comparison.table()
