@@ -71,7 +71,7 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
             rounds.shares.append(num_steps / episodes.mask.numel())
             # Replay.
             if recorder:
-                assert recorder.num_steps == num_steps or episodes.void.any(), (
+                assert recorder.num_steps == num_steps or episodes.discarded.any(), (
                     "finished simulations were stepped"
                 )
                 inside_s, replay_s = recorder.inside_s, recorder.replay_s()

@@ -16,8 +16,9 @@ from gymnasium import spaces
 from maml_rl.agents.episode_log import EpisodeLog, to_episodes
 from maml_rl.agents.policy_checkpoint import policy_tensors
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.inner_step import with_context
-from maml_rl.learners.trials import collect_through_adaptation, contained_step, usable
+from maml_rl.learners.maml.inner_loop import collect_through_adaptation
+from maml_rl.learners.maml.inner_step import inner_step, with_context
+from maml_rl.learners.trials import contained_update, usable_episodes
 from maml_rl.policies.action_map import ActionMap, have_same_actions
 from maml_rl.policies.export import PlainPolicy, export
 from maml_rl.policies.mlp import MLPPolicy, distribution
@@ -28,7 +29,7 @@ from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
-from maml_rl.sampling.failures import Failures
+from maml_rl.sampling.failures import FailedTasks, TrialFailures
 from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.ranges import check_whole_numbers
@@ -225,15 +226,15 @@ class MetaPolicy:
         ):
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
             collector = Collector(
-                envs,
-                self.policy,
-                1,
-                num_episodes,
-                self.config.horizon,
-                self.action_map,
-                self.device,
+                env=envs,
+                policy=self.policy,
+                num_tasks=1,
+                num_episodes=num_episodes,
+                horizon=self.config.horizon,
+                action_map=self.action_map,
+                device=self.device,
             )
-            _, stacks, failures = collect_through_adaptation(
+            trial = collect_through_adaptation(
                 collector,
                 self.theta,
                 None if task is None else [task],
@@ -244,8 +245,8 @@ class MetaPolicy:
                 first_step=self.num_adaptation_steps,
                 final_episodes=False,
             )
-        failures.refuse_failed_tasks()
-        return self._with(stacks[-1], inner.num_steps)
+        trial.failures.refuse_failed_tasks([{} if task is None else task])
+        return self._with(trial.stacks[-1], inner.num_steps)
 
     @torch.no_grad()
     def _adapted_to(self, logs: Any) -> MetaPolicy:
@@ -257,15 +258,16 @@ class MetaPolicy:
                 f"{logs!r:.100}"
             )
         stack: Params = with_context(self.policy, make_stack(self.theta, 1))
-        failures = Failures([{}], 0)
+        failed = FailedTasks.none_of(1, self.device)
         for k, log in enumerate(logs):
             played = to_episodes(
                 EpisodeLog.of(log), self.policy, stack, self.normalizer, self.action_map
             )
             step = self.num_adaptation_steps + k
-            support = usable(played, self.config.baseline, step, failures)
-            stack = contained_step(self.policy, stack, support, self.config.inner, step, failures)
-            failures.refuse_failed_tasks()
+            support, failed = usable_episodes(played, self.config.baseline, step, failed)
+            updated = inner_step(self.policy, stack, support, self.config.inner, step)
+            stack, failed = contained_update(stack, updated, step, failed)
+            TrialFailures(support.cause[:, None], failed, step).refuse_failed_tasks([{}])
         return self._with(stack, len(logs))
 
     def _with(self, stack: Params, num_steps: int) -> MetaPolicy:

@@ -148,7 +148,7 @@ def to_episodes(
         mask=mask.to(like)[None],
         distribution=tuple(dist),
         log_probs=dist.log_prob(actions.flatten(1, 2)).reshape(shape),
-        void=torch.zeros(shape[:2], dtype=torch.bool, device=like.device),
+        cause=torch.zeros(shape[:2], dtype=torch.int8, device=like.device),
         success=torch.full(shape[:2], torch.nan, device=like.device),
         advantages=torch.zeros(shape, dtype=like.dtype, device=like.device),
     )

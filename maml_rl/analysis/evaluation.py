@@ -12,7 +12,8 @@ import torch
 from maml_rl.agents.agent import MetaPolicy
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
+from maml_rl.learners.maml.inner_loop import collect_through_adaptation
+from maml_rl.learners.trials import sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
@@ -135,7 +136,7 @@ def evaluate_with(
     plain_tasks = [plain_task(task, env_name) for task in tasks]
     # Episodes.
     inner = replace(policy.config.inner, num_steps=num_steps)
-    episodes, _, failures = collect_through_adaptation(
+    trial = collect_through_adaptation(
         collector,
         policy.theta,
         tasks,
@@ -144,9 +145,10 @@ def evaluate_with(
         streams=streams,
         normalizer=policy.normalizer,
     )
-    failures.check(policy.config.max_failed_share, "the evaluation")
-    returns = torch.stack([collected.returns for collected in episodes])
-    success = success_of_all(torch.stack([collected.success for collected in episodes]), returns)
+    failures = trial.failures
+    failures.check(failures.rows(tasks), policy.config.max_failed_share, "the evaluation")
+    returns = torch.stack([stage.returns for stage in trial.episodes])
+    success = success_of_all(torch.stack([stage.success for stage in trial.episodes]), returns)
     # Description.
     units = getattr(collector.env, "task_units", {})
     description: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""Learners: from episodes to adapted and to meta-trained parameters."""
+"""Learners: adapt parameters to tasks, and meta-train them, from episodes."""

@@ -17,7 +17,7 @@ def generalized_advantages(
 ) -> Tensor:
     """Â_t = Σ_l (γλ)^l δ_{t+l} with δ_t = r_t + γ V(s_{t+1}) − V(s_t) (equations 11 and 16).
 
-    The value after an episode's last step is zero, at the horizon too: the objective is the
+    The value after an episode's last step is zero, also at the horizon: the objective is the
     finite-horizon return.
 
     Args:
@@ -34,17 +34,17 @@ def generalized_advantages(
 
 
 _ROUNDING = 5e-5
-"""Share of the values below which advantages are rounding errors; measured ones in float32 reach 3e-5."""
+"""Advantages below this share of the values are rounding errors (up to 3e-5 in float32)."""
 
 
 def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | float = 0.0) -> Tensor:
-    """Shift and scale to mean 0 and standard deviation 1 over each task's real steps; zero elsewhere.
+    """Normalise to mean 0 and standard deviation 1 over each task's real steps; zero elsewhere.
 
     Args:
         advantages: (T, E, H).
         mask: (T, E, H).
-        smallest: standard deviation up to which a task's advantages are zero, (T, 1, 1) or one for
-            all.
+        smallest: advantages with at most this standard deviation become zero; (T, 1, 1) or one for
+            all tasks.
 
     Returns:
         (T, E, H).
@@ -53,16 +53,16 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
     mean = (advantages * mask).sum((1, 2), keepdim=True) / count
     centred = (advantages - mean) * mask
     std = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
-    # Where it is NaN, so is what is returned.
+    # A NaN standard deviation gives NaN advantages.
     return torch.where(std <= smallest, 0.0, centred / (std + 1e-8))
 
 
 def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
-    """The same episodes with their advantages over a baseline fitted to them, task by task.
+    """The same episodes with advantages over a baseline that is fitted to them, task by task.
 
-    Normalised, they are zero for a task whose returns the baseline explains to rounding, as those
-    of a constant reward. The advantages of a task whose baseline cannot be fitted, or does not fit
-    into their type, are not finite.
+    If a task's baseline explains its returns up to rounding, as for a constant reward, its
+    normalised advantages are zero. They are not finite if the baseline cannot be fitted, or its
+    values overflow.
     """
     values = fit_values(episodes, config.discount, config.ridge)
     advantages = generalized_advantages(

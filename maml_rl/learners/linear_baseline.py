@@ -1,8 +1,8 @@
 """The linear feature baseline (Duan et al. 2016, appendix 2), fitted for all tasks at once.
 
-Deviation: one more feature, the return-to-go of a constant reward, because the cube of time misses
-it by up to a thousandth, and normalised advantages would turn the rest into a full-sized inner
-step.
+Deviation: one more feature, the return-to-go of a constant reward, because the cube of time
+approximates it only to a thousandth, and normalising the advantages would turn the residual into a
+full-sized inner step.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Tensor:
     """[s, s², t, t², t³, 1, g_t] with t in units of 100 steps.
 
-    g_t is the return-to-go of a constant reward in the task's longest episode, the sum of γ^k over
-    the steps left.
+    g_t is the return-to-go of a constant reward in the task's longest episode: the sum of γ^k over
+    the remaining steps.
 
     Args:
         observations: (T, E, H, observation_size).
@@ -26,45 +26,43 @@ def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Te
         discount: γ.
 
     Returns:
-        (T, 2 · observation_size + 5, E, H): features first, so that what is summed over states lies
-        side by side.
+        (T, 2 · observation_size + 5, E, H): features first, so that sums over states read
+        contiguous memory.
     """
     num_tasks, num_episodes, horizon, _ = observations.shape
     t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
     time = torch.stack([t, t**2, t**3, torch.ones_like(t)]).expand(num_tasks, 4, horizon)
-    constant = returns_to_go(
-        mask.amax(dim=1).to(t), discount
-    )  # (T, H): the longest episode has all steps
+    # (T, H); the longest episode contains the steps of all others.
+    constant = returns_to_go(mask.amax(dim=1).to(t), discount)
     time = torch.cat([time, constant[:, None]], dim=1)[:, :, None].expand(-1, -1, num_episodes, -1)
     s = observations.movedim(-1, 1)
     return torch.cat([s, s**2, time], dim=1)
 
 
 def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
-    """Discounted sum of the rewards from each step on; rewards are zero after an episode's end.
+    """Discounted sum of the rewards from each step on.
 
     Args:
-        rewards: (..., H).
+        rewards: (..., H), zero after an episode's end.
         discount: per step.
 
     Returns:
         (..., H).
     """
     *earlier, running = rewards.unbind(-1)
-    found = [running]
+    returns = [running]
     for reward in reversed(earlier):
         running = torch.add(reward, running, alpha=discount)
-        found.append(running)
-    return torch.stack(found[::-1], dim=-1)
+        returns.append(running)
+    return torch.stack(returns[::-1], dim=-1)
 
 
 def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
-    """Fit each task's baseline to its own returns by ridge regression, and evaluate it at the same states.
+    """Fit each task's baseline to its own returns by ridge regression; return its values.
 
-    The normal equations are solved in float64. For a task where they are singular even with the
-    ridge, it is raised
-    tenfold until they are not. Where they are not finite, nothing can be fitted: that task's values
-        are NaN.
+    The normal equations are solved in float64. If they are singular in spite of the ridge, the
+    task's ridge is increased tenfold until they are not. If they are not finite, the task's values
+    are NaN.
 
     Args:
         episodes: of T tasks.
@@ -89,10 +87,14 @@ def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) 
     features = baseline_features(episodes.observations, episodes.mask, discount)
     x = features.double().mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
     y = episodes.flat(returns).double()[..., None]
-    gram, moment = x @ x.mT, x @ y
+    # Normal equations; NaN where they are not finite, since Cholesky would raise.
+    gram = x @ x.mT
+    moment = x @ y
     unfit = ~(gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1))[:, None, None]
     if unfit.any():
-        gram, moment = gram.masked_fill(unfit, 0.0), moment.masked_fill(unfit, torch.nan)
+        gram = gram.masked_fill(unfit, 0.0)
+        moment = moment.masked_fill(unfit, torch.nan)
+    # Increase the ridge of singular tasks until all have a Cholesky factor.
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     ridges = torch.full_like(gram[:, :1, :1], ridge)
     while True:

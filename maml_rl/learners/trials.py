@@ -1,178 +1,173 @@
-"""Collect, adapt, collect again: what training, evaluation and a user's script all do with a batch of tasks."""
+"""Trials: play a batch of tasks in stages, and update the parameters between stages.
+
+Training, evaluation and a user's script share this. How parameters are updated is the learner's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from maml_rl.errors import UserError
 from maml_rl.learners.advantages import with_advantages
-from maml_rl.learners.maml.adapt import adapt
-from maml_rl.learners.maml.inner_step import step_sizes, with_context
-from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params, make_stack
+from maml_rl.policies.parameters import Params
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.sampling.failures import BASELINE, INNER_STEP, NO_EPISODE, Failures
+from maml_rl.sampling.failures import BASELINE, INNER_STEP, NO_EPISODE, FailedTasks, TrialFailures
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import BaselineConfig, InnerConfig
+from maml_rl.settings.maml import BaselineConfig
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
-from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
+
+Update = Callable[[Params, Episodes, int], Params]
+"""(stack, episodes with advantages, number of updates before) -> the updated stack.
+
+The parameters of a task that cannot be updated are not finite.
+"""
 
 
-class Adaptation(NamedTuple):
-    """What came of adapting to T tasks.
+class Trial(NamedTuple):
+    """Episodes and parameters of every stage, for T tasks.
 
-    A task without a valid episode, whose baseline cannot be fitted or whose inner step is not
-    finite has failed: it keeps the parameters that it had, and its episodes are void from there on.
+    A task fails if it has no valid episode, if its baseline cannot be fitted, or if its update is
+    not finite. From then on it keeps its parameters, and its episodes are discarded.
     """
 
     episodes: list[Episodes]
-    """Those after 0, 1, ... inner steps, with advantages."""
+    """Those after 0, 1, ... updates, with advantages."""
     stacks: list[Params]
-    """The parameters after 0, 1, ... inner steps, each (T, ...)."""
-    failures: Failures
-    """What went wrong, and which tasks failed."""
+    """The parameters after 0, 1, ... updates, each (T, ...)."""
+    failed_tasks: FailedTasks
+    """Which tasks failed, where and why."""
+    first_step: int
+    """Number of updates before the first stage."""
+
+    @property
+    def failures(self) -> TrialFailures:
+        """Causes of the failures of episodes and tasks."""
+        num_tasks = len(self.failed_tasks.cause)
+        cause = self.failed_tasks.cause.new_zeros((num_tasks, 0, 0))
+        if self.episodes:
+            cause = torch.stack([stage.cause for stage in self.episodes], dim=1)
+        return TrialFailures(cause, self.failed_tasks, self.first_step)
 
 
 def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
-    """Draw a task for each of the T groups of episodes of the collectors of all processes, which draw the same.
+    """Sample a task for each group of episodes of all processes; all sample the same.
 
     Raises:
-        UserError: what the environment draws are no tasks.
+        UserError: if the environment does not return tasks.
     """
     collector.env.np_random = streams.tasks()
     num_tasks = collector.num_tasks_of_all or collector.num_tasks
     tasks = list(collector.env.sample_tasks(num_tasks))
     if len(tasks) != num_tasks or not all(isinstance(task, Mapping) for task in tasks):
         raise UserError(
-            f"sample_tasks({num_tasks}) of the environment must return as many tasks, each a "
-            f"mapping from "
-            f"names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
+            f"sample_tasks({num_tasks}) of the environment must return {num_tasks} tasks, each a "
+            f"mapping from names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
         )
     return tasks
 
 
-def collect_through_adaptation(
+def play_stages(
     collector: Collector,
-    theta: Params,
+    stack: Params,
     tasks: Sequence[Task] | None,
-    inner: InnerConfig,
+    update: Update,
     baseline: BaselineConfig,
     *,
+    num_updates: int,
     streams: RandomStreams,
     normalizer: ObservationNormalizer | None,
     watch: Stopwatch | None = None,
     first_step: int = 0,
     final_episodes: bool = True,
-) -> Adaptation:
-    """Play every task with theta, adapt, play with the adapted parameters, and so on for ``inner.num_steps`` steps.
+) -> Trial:
+    """Play every task, update its parameters, play again, and so on.
 
     Args:
         collector: plays T tasks.
-        theta: meta-parameters.
-        tasks: T of them, or ``None`` for the tasks that the environments have.
-        inner: how to adapt.
+        stack: initial parameters, each (T, ...).
+        tasks: T of them, or ``None`` to keep the environments' tasks.
+        update: of the parameters, between stages.
         baseline: how to turn rewards into advantages.
+        num_updates: number of updates.
         streams: of random numbers.
         normalizer: of observations.
-        watch: charged with ``collection``, ``advantages`` and ``adaptation``.
-        first_step: inner steps that lie behind ``theta`` already, so that their random numbers are
-            not drawn again.
+        watch: records the times ``collection``, ``advantages`` and ``adaptation``.
+        first_step: number of updates that led to ``stack``; their random streams are not used
+            again.
         final_episodes: play with the last parameters too.
     """
     watch = watch or Stopwatch()
-    num_collections = inner.num_steps + final_episodes
-    failures = Failures(
-        [{}] * collector.num_tasks if tasks is None else tasks,
-        num_collections * collector.num_tasks * collector.num_episodes,
-    )
     if tasks is not None:
         collector.set_tasks(tasks)
-    stacks: list[Params] = [with_context(collector.policy, make_stack(theta, collector.num_tasks))]
+    stacks: list[Params] = [stack]
     episodes: list[Episodes] = []
-    for step in range(first_step, first_step + num_collections):
-        collected = collector.collect(stacks[-1], streams, step, normalizer, failures)
+    failed = FailedTasks.none_of(collector.num_tasks, collector.device)
+    for step in range(first_step, first_step + num_updates + final_episodes):
+        # Play every task with its own parameters.
+        collected = collector.collect(stacks[-1], streams, step, normalizer)
         watch.lap("collection")
-        episodes.append(usable(collected, baseline, step, failures))
+        # Compute advantages; exclude tasks without valid ones.
+        support, failed = usable_episodes(collected, baseline, step, failed)
+        episodes.append(support)
         watch.lap("advantages")
-        if len(episodes) <= inner.num_steps:
-            stacks.append(
-                contained_step(collector.policy, stacks[-1], episodes[-1], inner, step, failures)
-            )
+        # Update the parameters of the tasks that have not failed.
+        if len(episodes) <= num_updates:
+            updated = update(stacks[-1], support, step)
+            updated, failed = contained_update(stacks[-1], updated, step, failed)
+            stacks.append(updated)
             watch.lap("adaptation")
-    return Adaptation(episodes, stacks, failures)
+    return Trial(episodes, stacks, failed, first_step)
 
 
-def usable(
-    collected: Episodes, baseline: BaselineConfig, step: int, failures: Failures
-) -> Episodes:
-    """The episodes with advantages; tasks that have none to learn from are set aside, and their episodes void."""
-    failures.set_aside(step, NO_EPISODE, (collected.num_steps == 0).cpu().numpy())
-    episodes = with_advantages(collected, baseline)
-    failures.set_aside(
-        step, BASELINE, ~episodes.advantages.isfinite().all(-1).all(-1).cpu().numpy()
-    )
-    if not failures.failed.any():
-        return episodes
-    return episodes.without(_failed(failures, collected.mask))
-
-
-def contained_step(
-    policy: nn.Module,
-    stack: Params,
-    support: Episodes,
-    inner: InnerConfig,
-    step: int,
-    failures: Failures,
-) -> Params:
-    """:func:`inner_step`, in which tasks that it cannot take stay where they are and are set aside."""
-    adapted = inner_step(policy, stack, support, inner, step)
-    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in adapted.values()]).all(0)
-    failures.set_aside(step, INNER_STEP, ~finite.cpu().numpy())
-    if not failures.failed.any():
-        return adapted
-    failed = _failed(failures, support.mask)
-    return {
-        name: torch.where(failed.reshape(-1, *[1] * (value.dim() - 1)), stack[name], value)
-        for name, value in adapted.items()
-    }
-
-
-def _failed(failures: Failures, like: Tensor) -> Tensor:
-    """The tasks that failed, (T,) bool, where ``like`` is."""
-    return torch.from_numpy(failures.failed.copy()).to(like.device)
-
-
-def inner_step(
-    policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int
-) -> dict[str, Tensor]:
-    """The stack after one inner step on episodes with advantages, taken in blocks of tasks; a value.
-
-    :meth:`maml_rl.learners.maml.objective.MetaObjective.inner_step` is the same as a function of
-    theta.
+def usable_episodes(
+    collected: Episodes, baseline: BaselineConfig, step: int, failed: FailedTasks
+) -> tuple[Episodes, FailedTasks]:
+    """Compute advantages, and discard the episodes of failed tasks.
 
     Args:
-        policy: the architecture.
-        stack: parameters, each (T, ...).
-        support: episodes of T tasks that the stack played.
-        inner: how to adapt.
-        step: number of inner steps before.
+        collected: episodes of T tasks.
+        baseline: how to turn rewards into advantages.
+        step: number of updates before.
+        failed: tasks that have failed before.
+
+    Returns:
+        The episodes with advantages, and the tasks that have failed by now.
     """
-    loss = policy_gradient_loss(policy, inner.surrogate)
+    failed = failed.with_failed(collected.num_steps == 0, NO_EPISODE, step)
+    episodes = with_advantages(collected, baseline)
+    is_fitted = episodes.advantages.isfinite().all(-1).all(-1)
+    failed = failed.with_failed(~is_fitted, BASELINE, step)
+    if failed.mask.any():
+        episodes = episodes.without(failed.mask)
+    return episodes, failed
 
-    def of_block(start: int, stop: int) -> dict[str, Tensor]:
-        block = {name: value[start:stop] for name, value in stack.items()}
-        size = step_sizes(policy, inner, block, step)
-        # First order, since only the value is wanted here.
-        return adapt(block, [support.tasks(start, stop)], loss, step_size=size, first_order=True)
 
-    blocks = map_blocks(
-        of_block, block_ends(support.num_tasks, tasks_per_block(support.mask.device))
-    )
-    return {name: torch.cat([block[name] for block in blocks]) for name in stack}
+def contained_update(
+    stack: Params, updated: Params, step: int, failed: FailedTasks
+) -> tuple[Params, FailedTasks]:
+    """Keep the old parameters of failed tasks, and of tasks whose update is not finite.
+
+    Args:
+        stack: parameters before the update, each (T, ...).
+        updated: parameters after it.
+        step: number of updates before.
+        failed: tasks that have failed before.
+
+    Returns:
+        The parameters, and the tasks that have failed by now.
+    """
+    finite = torch.stack([value.isfinite().flatten(1).all(1) for value in updated.values()]).all(0)
+    failed = failed.with_failed(~finite, INNER_STEP, step)
+    if not failed.mask.any():
+        return updated, failed
+    kept = {}
+    for name, value in updated.items():
+        is_failed = failed.mask.reshape(-1, *[1] * (value.dim() - 1))
+        kept[name] = torch.where(is_failed, stack[name], value)
+    return kept, failed

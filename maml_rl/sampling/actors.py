@@ -1,4 +1,4 @@
-"""How a stack of policies chooses actions while episodes are collected."""
+"""Sample actions of a stack of policies while episodes are collected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IN_PLACE: dict[str, Callable[[np.ndarray], object]] = {
 def actor(
     policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
 ) -> Act:
-    """What draws the actions of one round of episodes.
+    """A function that samples the actions of one round of episodes.
 
     Args:
         policy: the architecture.
@@ -33,7 +33,7 @@ def actor(
         normalizer: of observations.
 
     Returns:
-        A function of the observations at step t, which are finite, and of t.
+        A function of the observations at step t, which must be finite, and of t.
     """
     on_cpu = noise.device.type == "cpu"
     if (
@@ -49,10 +49,10 @@ def actor(
 def _numpy_actor(
     policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
 ) -> Act:
-    """For Gaussian MLPs on a processor.
+    """For Gaussian MLPs on a CPU.
 
-    Between two steps of physics its caches are cold: what an operation costs is how much code it
-    goes through, and that is much less in NumPy than in torch.
+    Between two physics steps the caches are cold, so the cost of an operation is the amount of code
+    that it runs, which is much smaller in NumPy than in torch.
     """
     num_tasks, num_episodes = noise.shape[1:3]
     *hidden, (head, head_bias) = [
@@ -60,7 +60,7 @@ def _numpy_actor(
     ]
     layers = [(weight.numpy(), bias.numpy()) for weight, bias in hidden]
     last = head.numpy()
-    # With the last bias; added in torch, which does not warn where it overflows.
+    # Includes the last bias; computed in torch, which does not warn about overflow.
     disturbances = (policy.log_std_of(stack).detach().exp() * noise + head_bias).numpy()
     activate = _IN_PLACE[policy.nonlinearity]
     if normalizer is not None:
@@ -84,7 +84,7 @@ def _numpy_actor(
 def _torch_actor(
     policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
 ) -> Act:
-    """For any policy, anywhere: to a GPU goes one copy per step, and the actions come back."""
+    """For any policy and device; on a GPU, observations and actions are copied once per step."""
     num_tasks, num_episodes = noise.shape[1:3]
 
     def act(observations: np.ndarray, t: int) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Roll T stacked policies in a vector environment, E episodes each."""
+"""Play episodes with T stacked policies in a vector environment, E episodes each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,20 +16,114 @@ from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
-from maml_rl.sampling.actors import actor
+from maml_rl.sampling.actors import Act, actor
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.sampling.failures import ACTION, OBSERVATION, REWARD, SIMULATION, Failures
+from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 from maml_rl.system.torch_runtime import torch_threads
 
-_CAUSES = ("", SIMULATION, OBSERVATION, ACTION, REWARD)
-"""Why an episode is void, by number; 0 where it is not."""
+
+class _Played(NamedTuple):
+    """Episodes in task order, before their log-probabilities are computed."""
+
+    observations: Tensor
+    """(T, E, H, observation_size), normalised if the policy normalises."""
+    actions: Tensor
+    """(T, E, H, ...)."""
+    rewards: Tensor
+    """(T, E, H)."""
+    mask: Tensor
+    """(T, E, H): 1 for real steps of valid episodes."""
+    cause: Tensor
+    """(T, E) int8: code of the failure, or 0."""
+    success: Tensor
+    """(T, E): last report, or NaN."""
 
 
-@dataclass(frozen=True)
+class _Recording:
+    """One round: an episode in each of N sub-environments, recorded step by step.
+
+    The axes are (step, sub-environment, ...), so that the values of one step are contiguous.
+
+    Args:
+        horizon: H.
+        num_envs: N.
+        observation_size: of the policy.
+        like: tensor with the policy's type and device.
+    """
+
+    def __init__(self, horizon: int, num_envs: int, observation_size: int, like: Tensor) -> None:
+        # A GPU copies from page-locked memory without waiting for the CPU.
+        observations = torch.zeros(
+            (horizon, num_envs, observation_size), dtype=like.dtype, pin_memory=like.is_cuda
+        )
+        self.observations: np.ndarray = observations.numpy()
+        self.actions: list[np.ndarray] = []
+        self.rewards = np.zeros((horizon, num_envs))
+        self.mask = np.zeros((horizon, num_envs), bool)
+        self.cause = np.zeros(num_envs, np.int8)
+        self.live = np.ones(num_envs, bool)
+        self.success = np.full(num_envs, np.nan)
+
+    def act(self, t: int, observation: Any, act: Act) -> np.ndarray:
+        """Record the observation of step t, and the policy's outputs, (N, ...).
+
+        Neither the policy nor, later, the environment receives a non-finite value of a discarded
+        episode: it could raise.
+        """
+        row = self.observations[t]
+        # count_nonzero takes a third of the time of any() and all().
+        with np.errstate(over="ignore", invalid="ignore"):
+            row[:] = observation
+            if np.count_nonzero(np.isfinite(row)) < row.size:
+                self._discard(~np.isfinite(row).all(1), OBSERVATION)
+            if np.count_nonzero(self.cause):
+                row[self.cause > 0] = 0
+            outputs = act(row, t)
+        is_finite: Any = np.isfinite(outputs)
+        if np.count_nonzero(is_finite) < is_finite.size:
+            self._discard(~is_finite.reshape(len(self.live), -1).all(1), ACTION)
+        if np.count_nonzero(self.cause):
+            outputs[self.cause > 0] = 0
+        self.actions.append(outputs)
+        self.mask[t] = self.live
+        return outputs
+
+    def record(
+        self,
+        t: int,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        info: Mapping[str, Any],
+    ) -> None:
+        """Record what the environment returned for step t, each (N,)."""
+        self.rewards[t] = reward
+        # Discard episodes that failed in this step.
+        void: np.ndarray | None = info.get("void")
+        if void is not None and np.count_nonzero(void):
+            self._discard(void, SIMULATION)
+        is_finite = np.isfinite(self.rewards[t])
+        if np.count_nonzero(is_finite) < len(is_finite):
+            self._discard(~is_finite, REWARD)
+        # Keep the last report of success.
+        if "is_success" in info:
+            reported = np.asarray(info["is_success"], float)
+            is_reported = self.live & info.get("_is_success", True) & ~np.isnan(reported)
+            self.success = np.where(is_reported, reported, self.success)
+        self.live &= ~(terminated | truncated)
+
+    def _discard(self, failed: np.ndarray, what: str) -> None:
+        """End the live episodes in ``failed`` (N,) bool, and record their cause."""
+        ended = self.live & failed
+        self.cause[ended] = CODES[what]
+        self.live[ended] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Collector:
     """How episodes are collected: everything that stays the same over a run.
 
@@ -42,12 +136,12 @@ class Collector:
         horizon: H, the longest episode.
         action_map: from outputs to actions.
         device: of the policy and of the episodes.
-        first_task: number of the first of the T among the tasks of all processes, which share out
-            the random numbers.
-        num_tasks_of_all: number of these; default is T.
+        first_task: number of the first of the T tasks among those of all processes, which divide
+            the random streams among them.
+        num_tasks_of_all: number of tasks of all processes; default is T.
 
     Raises:
-        UserError: the sub-environments cannot be shared out evenly.
+        UserError: if the sub-environments cannot be divided evenly among the tasks.
     """
 
     env: TaskVectorEnv
@@ -64,20 +158,19 @@ class Collector:
         if self.env.num_envs % self.num_tasks or self.num_episodes % self.episodes_per_round:
             raise UserError(
                 f"{self.num_tasks} tasks with {self.num_episodes} episodes each cannot be played "
-                f"in equal rounds on "
-                f"{self.env.num_envs} sub-environments"
+                f"in equal rounds on {self.env.num_envs} sub-environments"
             )
 
     @property
     def episodes_per_round(self) -> int:
-        """Episodes of a task that are played side by side."""
+        """Episodes of a task that are played at the same time."""
         return self.env.num_envs // self.num_tasks
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Give task i, i < T, to the sub-environments that play it.
 
         Raises:
-            UserError: the environment does not take one.
+            UserError: if the environment refuses a task.
         """
         try:
             self.env.set_tasks([task for task in tasks for _ in range(self.episodes_per_round)])
@@ -91,58 +184,144 @@ class Collector:
         streams: RandomStreams,
         adaptation_step: int,
         normalizer: ObservationNormalizer | None,
-        failures: Failures | None = None,
     ) -> Episodes:
         """Play E episodes of every task, each task with its own parameters.
 
-        An episode whose simulation breaks down, or that shows an observation, action or reward that
-        is not finite, is
-        void: nothing of it is used, and the others go on as if it were not there.
+        An episode is discarded if its simulation breaks down, or if an observation, action or
+        reward is not finite. Other episodes do not depend on it.
 
         Args:
             stack: parameters, each (T, ...).
             streams: of random numbers, for this iteration.
-            adaptation_step: number of inner steps behind ``stack``; it names the streams.
-            normalizer: of observations, fixed meanwhile.
-            failures: told why episodes are void.
+            adaptation_step: number of inner steps before; it names the streams.
+            normalizer: of observations; not updated here.
 
         Returns:
             The episodes, without advantages.
         """
         noise = self._noise(streams, adaptation_step, stack)
         seeds = self._reset_seeds(streams, adaptation_step)
-        with torch_threads(1):  # idle workers spin, and would take the simulator's processors
-            rounds = []
-            for first in range(0, self.num_episodes, self.episodes_per_round):
-                part = slice(first, first + self.episodes_per_round)
-                rounds.append(self._round(stack, noise[:, part], seeds[:, part], normalizer))
-        observations, actions, rewards, mask, cause, success = (
-            torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-            for parts in zip(*rounds, strict=True)
-        )
-        log_probs, dist = self._densities(stack, observations, actions)
-        has_log_probs = (log_probs.isfinite() | (mask == 0)).all(-1)
-        if (
-            not has_log_probs.all()
-        ):  # parameters so large that only the density of an action overflows
-            cause = torch.where(has_log_probs, cause, _CAUSES.index(ACTION))
-            mask = mask * has_log_probs[..., None]
-            success = success.masked_fill(~has_log_probs, torch.nan)
-            log_probs = log_probs.masked_fill(mask == 0, 0.0)
-        void = cause > 0
-        if failures is not None and void.any():
-            for i, what in enumerate(_CAUSES[1:], 1):
-                failures.void_episodes(adaptation_step, what, (cause == i).cpu().numpy())
+        with torch_threads(1):  # idle torch threads spin, and would take the simulator's CPUs
+            rounds = list(self._rounds(stack, noise, seeds, normalizer))
+        played = rounds[0]
+        if len(rounds) > 1:
+            played = _Played._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+        log_probs, dist = self._densities(stack, played.observations, played.actions)
+        has_log_probs = (log_probs.isfinite() | (played.mask == 0)).all(-1)
+        if not has_log_probs.all():
+            played = _without(played, ~has_log_probs)
+            log_probs = log_probs.masked_fill(played.mask == 0, 0.0)
         return Episodes(
-            observations=observations,
-            actions=actions,
-            rewards=rewards,
-            mask=mask,
+            observations=played.observations,
+            actions=played.actions,
+            rewards=played.rewards,
+            mask=played.mask,
             distribution=dist,
             log_probs=log_probs,
-            void=void,
-            success=success,
-            advantages=torch.zeros_like(rewards),
+            cause=played.cause,
+            success=played.success,
+            advantages=torch.zeros_like(played.rewards),
+        )
+
+    def _rounds(
+        self,
+        stack: Params,
+        noise: Tensor,
+        seeds: np.ndarray,
+        normalizer: ObservationNormalizer | None,
+    ) -> Iterator[_Played]:
+        """Play all episodes, ``episodes_per_round`` of each task at a time.
+
+        Args:
+            stack: parameters, each (T, ...).
+            noise: (T, E, H, noise_size).
+            seeds: of the resets, (T, E).
+            normalizer: of observations.
+        """
+        for first in range(0, self.num_episodes, self.episodes_per_round):
+            part = slice(first, first + self.episodes_per_round)
+            # The actor reads the noise of one step at a time: (H, T, E, noise_size).
+            act = actor(self.policy, stack, noise[:, part].movedim(2, 0).contiguous(), normalizer)
+            yield self._by_task(self._play(act, seeds[:, part], noise), normalizer, noise)
+
+    def _play(self, act: Act, seeds: np.ndarray, like: Tensor) -> _Recording:
+        """Play one episode in every sub-environment, with reset seeds (T, E of a round)."""
+        size = self.policy.observation_size
+        recording = _Recording(self.horizon, self.env.num_envs, size, like)
+        # Pass one seed if they are consecutive, since an environment need not take a list.
+        is_consecutive = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
+        with torch.enable_grad():  # an environment may differentiate
+            observation, _ = self.env.reset(
+                seed=int(seeds.flat[0]) if is_consecutive else seeds.ravel().tolist()
+            )
+        for t in range(self.horizon):
+            outputs = recording.act(t, observation, act)
+            actions = self.action_map(outputs)
+            with torch.enable_grad():
+                observation, reward, terminated, truncated, info = self.env.step(actions)
+            recording.record(t, reward, terminated, truncated, info)
+            if not np.count_nonzero(recording.live):
+                break
+        return recording
+
+    def _by_task(
+        self, recording: _Recording, normalizer: ObservationNormalizer | None, like: Tensor
+    ) -> _Played:
+        """A round in task order, zeros in place of steps that are not real."""
+        mask = recording.mask & (recording.cause == 0)
+        real = self._of_tasks(mask).to(like)
+        observations = self._of_tasks(recording.observations)
+        if normalizer is not None:
+            observations = normalizer.normalize(observations)
+        # The round may have ended before the horizon.
+        num_missing = self.horizon - len(recording.actions)
+        padding = [np.zeros_like(recording.actions[0])] * num_missing
+        actions = self._of_tasks(np.stack(recording.actions + padding))
+        if not mask.all():
+            for values in (observations, actions):
+                values.masked_fill_(real.reshape(*real.shape, *[1] * (values.dim() - 3)) == 0, 0)
+        return _Played(
+            observations=observations,
+            actions=actions,
+            rewards=self._of_tasks(np.where(mask, recording.rewards, 0.0)).to(like),
+            mask=real,
+            cause=self._of_tasks(recording.cause),
+            success=self._of_tasks(np.where(recording.cause > 0, np.nan, recording.success)).to(
+                like
+            ),
+        )
+
+    def _of_tasks(self, values: np.ndarray) -> Tensor:
+        """Sort values of sub-environments by task.
+
+        Args:
+            values: (N,) or (H, N, ...).
+
+        Returns:
+            (T, E) or (T, E, H, ...), E being the episodes of a round.
+        """
+        sizes, per_step = (self.num_tasks, self.episodes_per_round), values.ndim > 1
+        by_task = torch.from_numpy(values).to(self.device).unflatten(int(per_step), sizes)
+        return by_task.movedim(0, 2).contiguous() if per_step else by_task
+
+    def _densities(
+        self, stack: Params, observations: Tensor, actions: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Log-probabilities (T, E, H) of the actions, and the distribution's parameters.
+
+        They are computed in blocks of tasks, as the learner computes them again.
+        """
+
+        def of_block(start: int, stop: int) -> tuple[Tensor, Distribution]:
+            block = {name: value[start:stop] for name, value in stack.items()}
+            dist = distribution(self.policy, block, observations[start:stop].flatten(1, 2))
+            return dist.log_prob(actions[start:stop].flatten(1, 2)), dist
+
+        blocks = block_ends(self.num_tasks, tasks_per_block(self.device))
+        log_probs, dists = zip(*map_blocks(of_block, blocks), strict=True)
+        return (
+            torch.cat(log_probs).reshape(observations.shape[:3]),
+            tuple(torch.cat(values) for values in zip(*dists, strict=True)),
         )
 
     def _reset_seeds(self, streams: RandomStreams, adaptation_step: int) -> np.ndarray:
@@ -152,120 +331,8 @@ class Collector:
         sizes = self.num_tasks, self.num_episodes
         return np.arange(start, start + self.num_tasks * self.num_episodes).reshape(sizes)
 
-    def _densities(
-        self, stack: Params, observations: Tensor, actions: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Log-probabilities (T, E, H) of actions, and what they were drawn from, as the learner computes it again."""
-
-        def of_block(start: int, stop: int) -> tuple[Tensor, Distribution]:
-            block = {name: value[start:stop] for name, value in stack.items()}
-            dist = distribution(self.policy, block, observations[start:stop].flatten(1, 2))
-            return dist.log_prob(actions[start:stop].flatten(1, 2)), dist
-
-        log_probs, dists = zip(
-            *map_blocks(of_block, block_ends(self.num_tasks, tasks_per_block(self.device))),
-            strict=True,
-        )
-        shape = observations.shape[:3]
-        return torch.cat(log_probs).reshape(shape), tuple(
-            torch.cat(values) for values in zip(*dists, strict=True)
-        )
-
-    def _round(
-        self,
-        stack: Params,
-        noise: Tensor,
-        seeds: np.ndarray,
-        normalizer: ObservationNormalizer | None,
-    ) -> tuple[Tensor, ...]:
-        """One episode in every sub-environment; observations, actions, rewards, mask, cause, success, in task order."""
-        horizon, num_envs = self.horizon, self.env.num_envs
-        # What belongs to one step lies side by side. A GPU reads page-locked memory by itself.
-        act = actor(self.policy, stack, noise.movedim(2, 0).contiguous(), normalizer)
-        shape = (horizon, num_envs, self.policy.observation_size)
-        observations: np.ndarray = torch.zeros(
-            shape, dtype=noise.dtype, pin_memory=noise.is_cuda
-        ).numpy()
-        actions: list[np.ndarray] = []
-        rewards, mask = np.zeros((horizon, num_envs)), np.zeros((horizon, num_envs), bool)
-        cause, live = np.zeros(num_envs, np.int8), np.ones(num_envs, bool)
-        success = np.full(num_envs, np.nan)
-        # One seed where they count up, since an environment need not take a list.
-        counts_up = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
-        with torch.enable_grad():  # an environment may differentiate
-            observation, _ = self.env.reset(
-                seed=int(seeds.flat[0]) if counts_up else seeds.ravel().tolist()
-            )
-
-        def end(is_wrong: np.ndarray, what: str) -> None:
-            """Make live episodes void."""
-            ended = live & is_wrong
-            cause[ended] = _CAUSES.index(what)
-            live[ended] = False
-
-        for t in range(horizon):  # counts stand for any() and all(), which take three times as long
-            seen = observations[t]
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # what is no number is dealt with here
-                seen[:] = observation
-                if np.count_nonzero(np.isfinite(seen)) < seen.size:
-                    end(~np.isfinite(seen).all(1), OBSERVATION)
-                if np.count_nonzero(cause):  # the policy sees no number that is none
-                    seen[cause > 0] = 0
-                outputs = act(seen, t)
-            is_number: Any = np.isfinite(outputs)
-            if np.count_nonzero(is_number) < is_number.size:
-                end(~is_number.reshape(num_envs, -1).all(1), ACTION)
-            if np.count_nonzero(
-                cause
-            ):  # nor is one sent to an environment, which might choke on it
-                outputs[cause > 0] = 0
-            actions.append(outputs)
-            mask[t] = live
-            actions_sent = self.action_map(outputs)
-            with torch.enable_grad():
-                observation, rewards[t], terminated, truncated, info = self.env.step(actions_sent)
-            void: np.ndarray | None = info.get("void")
-            if void is not None and np.count_nonzero(void):
-                end(void, SIMULATION)
-            if np.count_nonzero(np.isfinite(rewards[t])) < num_envs:
-                end(~np.isfinite(rewards[t]), REWARD)
-            if "is_success" in info:
-                reported = np.asarray(info["is_success"], float)
-                is_reported = live & info.get("_is_success", True) & ~np.isnan(reported)
-                success = np.where(is_reported, reported, success)
-            live &= ~(terminated | truncated)
-            if not np.count_nonzero(live):
-                break
-        mask &= cause == 0
-        real, is_all_real = self._of_tasks(mask).to(noise), mask.all()
-
-        def kept(values: Tensor) -> Tensor:
-            """Values of all steps (T, E, H, ...), zero where an episode is over or void."""
-            if is_all_real:
-                return values
-            return values.masked_fill_(real.reshape(*real.shape, *[1] * (values.dim() - 3)) == 0, 0)
-
-        seen = self._of_tasks(observations)
-        actions += [np.zeros_like(actions[0])] * (horizon - len(actions))
-        return (
-            kept(seen if normalizer is None else normalizer.normalize(seen)),
-            kept(self._of_tasks(np.stack(actions))),
-            self._of_tasks(np.where(mask, rewards, 0.0)).to(noise),
-            real,
-            self._of_tasks(cause),
-            self._of_tasks(np.where(cause > 0, np.nan, success)).to(noise),
-        )
-
-    def _of_tasks(self, values: np.ndarray) -> Tensor:
-        """A value of every sub-environment, (num_envs,) or (H, num_envs, ...), by task: (T, E) or (T, E, H, ...)."""
-        sizes, per_step = (self.num_tasks, self.episodes_per_round), values.ndim > 1
-        by_task = torch.from_numpy(values).to(self.device).unflatten(int(per_step), sizes)
-        return by_task.movedim(0, 2).contiguous() if per_step else by_task
-
     def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
-        """Action noise, (T, E, H, noise_size), drawn once per task."""
+        """Action noise, (T, E, H, noise_size), from each task's own stream."""
 
         def of_task(i: int) -> np.ndarray:
             return self.policy.draw_noise(
@@ -274,3 +341,15 @@ class Collector:
 
         noise = map_blocks(of_task, [(self.first_task + i,) for i in range(self.num_tasks)])
         return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))
+
+
+def _without(played: _Played, overflown: Tensor) -> _Played:
+    """Discard the episodes (T, E) bool in which the log-probability of an action overflows.
+
+    Their actions are finite: only parameters of extreme size lead here.
+    """
+    return played._replace(
+        mask=played.mask * ~overflown[..., None],
+        cause=played.cause.masked_fill(overflown, CODES[ACTION]),
+        success=played.success.masked_fill(overflown, torch.nan),
+    )

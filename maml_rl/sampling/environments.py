@@ -1,4 +1,4 @@
-"""Make the vector environment that collection needs from any environment that Gymnasium can make."""
+"""Make a vector environment with tasks from any environment that Gymnasium can make."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from maml_rl.settings.env import EnvConfig, check_arguments, resolve_env_id
 def make_task_vector_env(
     config: EnvConfig, num_envs: int, horizon: int, *, num_tasks: int | None = None
 ) -> TaskVectorEnv:
-    """``num_envs`` sub-environments, truncated at ``horizon`` steps, each on a task of its own.
+    """``num_envs`` sub-environments with one task each, truncated at ``horizon`` steps.
 
     An environment that registers a vector environment with tasks is used as it is. Any other one is
     run under Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`. With
-    ``config.observe_task`` it is seen through a :class:`TaskObserver`.
+    ``config.observe_task`` it is wrapped in a :class:`TaskObserver`.
 
     Args:
         config: the environment.
         num_envs: sub-environments of a vector environment that steps them together.
         horizon: longest episode.
-        num_tasks: sub-environments under Gymnasium's, which steps one after the other: further
-            copies would cost memory and gain nothing. Default is ``num_envs``.
+        num_tasks: sub-environments of Gymnasium's vector environment, which steps them one after
+            the other: more copies would only cost memory. Default is ``num_envs``.
 
     Raises:
-        UserError: unknown environment, arguments or tasks that it refuses, observations that cannot
-            be flattened, or tasks that cannot be observed.
+        UserError: if the environment is unknown or refuses its arguments or tasks, observations
+            cannot be flattened, or tasks cannot be observed.
     """
     env_id = resolve_env_id(config.name)
-    with _told_as_user_error(config):
+    with _as_user_error(config):
         env: Any = _own_vector_env(env_id, config.kwargs, num_envs, horizon)
         if env is None:
             make = _maker(config, env_id, horizon)
@@ -72,15 +72,15 @@ def make_single_env(config: EnvConfig, horizon: int | None = None, **kwargs: Any
         kwargs: further arguments, such as ``render_mode``.
 
     Raises:
-        UserError: as :func:`make_task_vector_env`.
+        UserError: in the same cases as :func:`make_task_vector_env`.
     """
-    with _told_as_user_error(config):
+    with _as_user_error(config):
         make = functools.partial(_maker(config, resolve_env_id(config.name), horizon), **kwargs)
         return make_task_setter(make, config.drawn_tasks)
 
 
 @contextlib.contextmanager
-def _told_as_user_error(config: EnvConfig) -> Iterator[None]:
+def _as_user_error(config: EnvConfig) -> Iterator[None]:
     try:
         yield
     except (UserError, MemoryError):
@@ -95,15 +95,13 @@ def _told_as_user_error(config: EnvConfig) -> Iterator[None]:
 def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[..., gym.Env]:
     if config.drawn_tasks is not None:
         check_arguments(env_id, config.drawn_tasks)
-    # A worker process may have to import the module that registers the id, so the module goes there
-    # too.
-    return functools.partial(
-        _make, config.name.rpartition(":")[0], env_id, horizon, **config.kwargs
-    )
+    # A worker process may have to import the module that registers the id.
+    module = config.name.rpartition(":")[0]
+    return functools.partial(_make, module, env_id, horizon, **config.kwargs)
 
 
 def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) -> gym.Env:
-    """As :func:`gymnasium.make`, whose own arguments (id, max_episode_steps, ...) an environment may have too."""
+    """:func:`gymnasium.make`, also for environments that have arguments of the same names."""
     if module:
         importlib.import_module(module)
     spec = copy.copy(gym.spec(env_id))
@@ -114,19 +112,15 @@ def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) ->
 def _own_vector_env(
     env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int
 ) -> VectorEnv | None:
-    """The vector environment that an id registers, if it has tasks, takes a horizon, and leaves resets to us."""
+    """The vector environment of an id, if it has tasks, takes a horizon and has no autoreset."""
     if gym.spec(env_id).vector_entry_point is None:
         return None
     try:
         env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
-    except (
-        TypeError
-    ):  # arguments that it does not take; where they are wrong, the single environment says so
+    except TypeError:  # unknown arguments; if they are wrong, the single environment raises
         return None
-    if (
-        hasattr(env, "sample_tasks")
-        and env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
-    ):
+    has_no_autoreset = env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
+    if hasattr(env, "sample_tasks") and has_no_autoreset:
         return env
     close_env(env, env_id)
     return None
@@ -141,20 +135,20 @@ def as_task_vector_env(
     *,
     num_tasks: int | None = None,
 ) -> Iterator[TaskVectorEnv]:
-    """Whatever a user has at hand, as what collection needs.
+    """A vector environment with tasks from an environment, a vector environment or an id.
 
     Args:
-        env: an environment or vector environment, which stays open, or what ``--env`` takes, made
-            with the arguments of ``config`` if it is the same one, and closed at the end. ``None``
-            stands for ``config`` itself.
+        env: an environment or vector environment, which stays open; or an id as ``--env`` takes it,
+            made with the arguments of ``config`` if it is the same one, and closed at the end.
+            ``None`` is the environment of ``config``.
         config: the environment that a policy was trained on.
         num_envs: sub-environments to make.
         horizon: longest episode.
-        num_tasks: sub-environments to make of an environment that steps them one after the other;
-            see :func:`make_task_vector_env`.
+        num_tasks: sub-environments to make if they are stepped one after the other; see
+            :func:`make_task_vector_env`.
 
     Raises:
-        UserError: the environment cannot be used.
+        UserError: if the environment cannot be used.
     """
     if isinstance(env, gym.Env):
         single = SyncVectorEnv(
@@ -164,30 +158,26 @@ def as_task_vector_env(
     elif isinstance(env, VectorEnv):
         if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
             raise UserError(f"{env} must be made with autoreset_mode=AutoresetMode.DISABLED")
-        with_tasks: Any = (
-            env
-            if hasattr(env, "set_tasks")
-            else GymTaskVectorEnv(_with_vector_observations(env), None)
-        )
+        if hasattr(env, "set_tasks"):
+            with_tasks: Any = env
+        else:
+            with_tasks = GymTaskVectorEnv(_with_vector_observations(env), None)
         yield with_tasks
     elif not isinstance(env, str | None):
         raise UserError(
-            f"an environment is given as an id, or as one that is made already; got {env!r:.100}"
+            f"an environment is given as an id or as an environment object; got {env!r:.100}"
         )
     else:
-        same = env is None or resolve_env_id(env) == resolve_env_id(config.name)
-        wanted = config if same or env is None else EnvConfig(name=env)
-        made = make_task_vector_env(wanted, num_envs, horizon, num_tasks=num_tasks)
+        if env is not None and resolve_env_id(env) != resolve_env_id(config.name):
+            config = EnvConfig(name=env)
+        vector_env = make_task_vector_env(config, num_envs, horizon, num_tasks=num_tasks)
         try:
-            yield made
+            yield vector_env
         finally:
-            close_env(made, wanted.name)
+            close_env(vector_env, config.name)
 
 
 def _with_vector_observations(envs: VectorEnv) -> VectorEnv:
     space = envs.single_observation_space
-    return (
-        envs
-        if isinstance(space, spaces.Box) and len(space.shape) == 1
-        else FlattenObservation(envs)
-    )
+    is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
+    return envs if is_vector else FlattenObservation(envs)

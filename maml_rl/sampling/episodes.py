@@ -10,39 +10,45 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from maml_rl.sampling.failures import TASK_EXCLUDED
+
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
     """Episodes of T tasks, E per task, padded to H steps.
 
-    ``mask`` says which steps are real: after its end an episode goes on as zeros. An episode whose
-    simulation broke down, or that showed a number that is none, is void, all its steps masked; so
-    are those of a task that is set aside.
+    ``mask`` says which steps are real: after its end an episode is padded with zeros. An episode
+    that failed (``cause``), or whose task failed, is discarded: all its steps are masked.
     """
 
     observations: Tensor
-    """(T, E, H, observation_size), as the policy saw them (normalised, if it normalises)."""
+    """(T, E, H, observation_size), as the policy saw them (normalised if it normalises)."""
     actions: Tensor
-    """(T, E, H, action_size) float, or (T, E, H[, D]) int64: the policy's own, before scaling and clipping."""
+    """(T, E, H, action_size) float, or (T, E, H[, D]) int64: outputs, not scaled or clipped."""
     rewards: Tensor
     """(T, E, H), raw."""
     mask: Tensor
     """(T, E, H): 1 for a real step, 0 after the episode's end."""
     distribution: tuple[Tensor, ...]
-    """Parameters of the distribution that the actions were drawn from, each (T, E·H or 1, ...)."""
+    """Parameters of the distribution that actions were sampled from, each (T, E·H or 1, ...)."""
     log_probs: Tensor
-    """(T, E, H): log-probability of each action when it was drawn."""
-    void: Tensor
-    """(T, E) bool: episodes that mean nothing."""
+    """(T, E, H): log-probability of each action when it was sampled."""
+    cause: Tensor
+    """(T, E) int8: code of the failure (:data:`maml_rl.sampling.failures.CODES`); 0 if valid."""
     success: Tensor
-    """(T, E): an episode's last report, 1 for success and 0 for failure; NaN for void ones, and without a report."""
+    """(T, E): last report of each episode, 1 or 0; NaN if discarded or without a report."""
     advantages: Tensor
-    """(T, E, H); zero until :func:`maml_rl.learners.advantages.with_advantages` fills them."""
+    """(T, E, H); zero until :func:`maml_rl.learners.advantages.with_advantages` sets them."""
 
     @property
     def num_tasks(self) -> int:
         """T."""
         return self.observations.shape[0]
+
+    @property
+    def discarded(self) -> Tensor:
+        """(T, E) bool: episodes that failed, or whose task failed."""
+        return self.cause != 0
 
     @property
     def num_steps(self) -> Tensor:
@@ -56,8 +62,8 @@ class Episodes:
 
     @property
     def returns(self) -> Tensor:
-        """Undiscounted return of each episode, (T, E); NaN for void ones."""
-        return (self.rewards * self.mask).sum(-1).masked_fill(self.void, torch.nan)
+        """Undiscounted return of each episode, (T, E); NaN if discarded."""
+        return (self.rewards * self.mask).sum(-1).masked_fill(self.discarded, torch.nan)
 
     @property
     def step_weights(self) -> Tensor:
@@ -73,7 +79,7 @@ class Episodes:
         return self.chosen(slice(start, stop))
 
     def chosen(self, tasks: slice | Tensor) -> Episodes:
-        """The episodes of some tasks: a slice, or those that ``tasks`` (T,) bool marks."""
+        """The episodes of some tasks: a slice, or a mask (T,) bool."""
 
         def part(value: Any) -> Any:
             return tuple(v[tasks] for v in value) if isinstance(value, tuple) else value[tasks]
@@ -81,7 +87,7 @@ class Episodes:
         return Episodes(**{f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def without(self, tasks: Tensor) -> Episodes:
-        """The same with every episode of the marked tasks (T,) bool void, and zeros in place of what they showed."""
+        """The same with all episodes of the tasks in ``tasks`` (T,) bool discarded and zeroed."""
 
         def emptied(values: Tensor) -> Tensor:
             return values.masked_fill(tasks.reshape(-1, *[1] * (values.dim() - 1)), 0)
@@ -94,14 +100,14 @@ class Episodes:
             mask=emptied(self.mask),
             log_probs=emptied(self.log_probs),
             advantages=emptied(self.advantages),
-            void=self.void | tasks[:, None],
+            cause=self.cause.masked_fill(tasks[:, None] & ~self.discarded, TASK_EXCLUDED),
             success=self.success.masked_fill(tasks[:, None], torch.nan),
         )
 
     def every(self, stride: int) -> Episodes:
-        """A ``stride``-th of the steps: episode j keeps steps t with t ≡ j modulo ``stride``.
+        """Every ``stride``-th step: episode j keeps the steps t with t ≡ j modulo ``stride``.
 
-        So every time step is kept in some episode, and short episodes keep some steps too.
+        The offset keeps every time step in some episode, and some steps of short episodes.
         """
         if stride == 1:
             return self
@@ -128,21 +134,21 @@ class Episodes:
             mask=thin(self.mask) * inside,
             distribution=tuple(thin_flat(value) for value in self.distribution),
             log_probs=thin(self.log_probs),
-            void=self.void,
+            cause=self.cause,
             success=self.success,
             advantages=thin(self.advantages),
         )
 
 
 def success_of_all(success: Tensor, returns: Tensor) -> Tensor:
-    """Success where every episode counts: in an environment that reports it, an episode without a report has failed.
+    """Success of every valid episode, counting those without a report as failures.
 
     Args:
-        success: as in :class:`Episodes`, of all episodes that are to be averaged.
-        returns: of the same episodes and shape; NaN for those that are left out.
+        success: as in :class:`Episodes`, for all episodes to be averaged.
+        returns: of the same episodes and shape; NaN for discarded ones.
 
     Returns:
-        1, 0, or NaN for those that are left out; NaN everywhere where no episode reports anything.
+        1, 0, or NaN for discarded episodes; all NaN if no episode reports success.
     """
     if success.isnan().all():
         return success
@@ -150,19 +156,19 @@ def success_of_all(success: Tensor, returns: Tensor) -> Tensor:
 
 
 class MetaBatch(NamedTuple):
-    """The episodes of one meta-iteration: one support set per inner step, and the query set after the last."""
+    """Episodes of one meta-iteration: a support set per inner step, then the query set."""
 
     supports: tuple[Episodes, ...]
     query: Episodes
     stacks: tuple[Mapping[str, Tensor], ...]
-    """The parameters that each of them was sampled with, (T, ...), those of the query last."""
+    """Parameters that sampled each set, each (T, ...); those of the query set last."""
 
     def tasks(self, start: int, stop: int) -> MetaBatch:
         """The part of tasks start..stop−1, as views."""
         return self.chosen(slice(start, stop))
 
     def chosen(self, tasks: slice | Tensor) -> MetaBatch:
-        """The part of some tasks: a slice, or those that ``tasks`` (T,) bool marks."""
+        """The part of some tasks: a slice, or a mask (T,) bool."""
         *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
         stacks = tuple(
             {name: value[tasks] for name, value in stack.items()} for stack in self.stacks

@@ -1,4 +1,8 @@
-"""Numbers that went wrong, contained to an episode, a task or an outer step: counted, and too many of them refused."""
+"""Why episodes, tasks and outer steps failed, as data; and when there are too many failures.
+
+Episodes and tasks carry the codes of their causes (:data:`CODES`). What users see is computed from
+these codes: the rows of failures.csv, the shares of failures, and the messages.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.distributed import Ranks
@@ -25,16 +30,22 @@ INNER_STEP = "the inner step is not finite"
 LINE_SEARCH = "the line search found no step"
 OUTER_STEP = "the outer step cannot be taken"
 
-_ORDER = (SIMULATION, OBSERVATION, ACTION, REWARD, NO_EPISODE, BASELINE, INNER_STEP)
-"""In which the failures of a collection, and of the inner step after it, are told."""
+_CAUSES = (SIMULATION, OBSERVATION, ACTION, REWARD, NO_EPISODE, BASELINE, INNER_STEP)
+CODES = {what: code for code, what in enumerate(_CAUSES, 1)}
+"""The integer code of each cause, in the order in which rows of failures.csv are sorted.
+
+The first four are causes of episodes, the others of tasks. 0 stands for no failure.
+"""
+TASK_EXCLUDED = len(CODES) + 1
+"""Code of an episode that is valid itself, but whose task has failed."""
 
 _SMALLER_OUTER_STEPS = "lower outer.max_kl or outer.step_size"
 ADVICE = {
-    SIMULATION: "lower policy.action_scale, or draw bodies that are closer to the model",
-    OBSERVATION: "see what the environment returns",
-    REWARD: "see what the environment returns",
+    SIMULATION: "lower policy.action_scale, or draw dynamics that are closer to the model",
+    OBSERVATION: "check what the environment returns",
+    REWARD: "check what the environment returns",
     ACTION: "lower inner.step_size",
-    BASELINE: "see whether rewards and observations are of reasonable size",
+    BASELINE: "check whether rewards and observations are of reasonable size",
     INNER_STEP: "lower inner.step_size",
     LINE_SEARCH: _SMALLER_OUTER_STEPS,
     OUTER_STEP: _SMALLER_OUTER_STEPS,
@@ -42,27 +53,19 @@ ADVICE = {
 """What the user can do about each cause. ``NO_EPISODE`` follows from others."""
 
 
-class TooManyFailures(FloatingPointError):
-    """Numbers went wrong in more episodes, tasks or outer steps than is sound; ``rows`` are those of this iteration."""
-
-    def __init__(self, text: str, rows: Sequence[Failure]) -> None:
-        super().__init__(text)
-        self.rows = rows
-
-
 class Failure(NamedTuple):
-    """Something that went wrong and was contained."""
+    """A failure that was contained: a row of failures.csv."""
 
     adaptation_step: int
-    """Inner steps behind the parameters that it happened with; 0 is before the first."""
+    """Number of inner steps before it; 0 is before the first."""
     what: str
     """One of the causes above."""
     num_episodes: int
-    """Episodes that became void; 0 where a whole task or the outer step failed."""
+    """Episodes discarded; 0 if a whole task or the outer step failed."""
     task: Task | None
-    """Where it happened; ``None`` for the outer step."""
+    """Task in which it happened; ``None`` for the outer step."""
     detail: str = ""
-    """What the outer step itself says of it, if anything; not in failures.csv."""
+    """Message of the outer step, if any; not written to failures.csv."""
 
     def row(self) -> dict[str, Any]:
         """Its cells in failures.csv."""
@@ -71,142 +74,177 @@ class Failure(NamedTuple):
         return cells
 
 
-class Failures:
-    """What went wrong in one pass through adaptation, and which tasks were set aside.
+class TooManyFailures(FloatingPointError):
+    """More episodes, tasks or outer steps failed than is allowed.
 
     Args:
-        tasks: T of them.
-        num_episodes: that the pass plays in all.
+        text: the message.
+        rows: failures of this iteration.
     """
 
-    def __init__(self, tasks: Sequence[Task], num_episodes: int) -> None:
-        self.tasks = tasks
-        self.num_episodes = num_episodes
-        self.rows: list[Failure] = []
-        self.failed = np.zeros(len(tasks), bool)
-        """(T,): tasks that are set aside. What goes wrong with them afterwards is not told."""
+    def __init__(self, text: str, rows: Sequence[Failure]) -> None:
+        super().__init__(text)
+        self.rows = rows
+
+
+class FailedTasks(NamedTuple):
+    """Which of T tasks failed first where, and why."""
+
+    cause: Tensor
+    """(T,) int8 codes; 0 for a task that has not failed."""
+    step: Tensor
+    """(T,) int64: number of inner steps before the failure; 0 for a task that has not failed."""
+
+    @classmethod
+    def none_of(cls, num_tasks: int, device: torch.device) -> FailedTasks:
+        """No failure in any of T tasks."""
+        return cls(
+            cause=torch.zeros(num_tasks, dtype=torch.int8, device=device),
+            step=torch.zeros(num_tasks, dtype=torch.int64, device=device),
+        )
 
     @property
-    def num_void_episodes(self) -> int:
-        """Episodes that became void before their task failed."""
-        return sum(row.num_episodes for row in self.rows)
+    def mask(self) -> Tensor:
+        """(T,) bool: tasks that have failed."""
+        return self.cause != 0
 
-    def void_episodes(self, adaptation_step: int, what: str, void: np.ndarray) -> None:
-        """Tell that episodes ``void`` (T, E) bool mean nothing."""
-        for i in np.flatnonzero(void.any(axis=1) & ~self.failed).tolist():
-            self.rows.append(Failure(adaptation_step, what, int(void[i].sum()), self.tasks[i]))
-
-    def set_aside(self, adaptation_step: int, what: str, failed: np.ndarray) -> None:
-        """Tell that tasks ``failed`` (T,) bool take no further part; those that did so before are passed over."""
-        for i in np.flatnonzero(failed & ~self.failed).tolist():
-            self.rows.append(Failure(adaptation_step, what, 0, self.tasks[i]))
-        self.failed |= failed
-
-    def outer_step(
-        self, adaptation_step: int, what: str, detail: str, number: int, most: int
-    ) -> None:
-        """Tell that the outer step failed.
+    def with_failed(self, failed: Tensor, what: str, step: int) -> FailedTasks:
+        """Add tasks that failed at ``step``; a task keeps its first failure.
 
         Args:
-            adaptation_step: K.
+            failed: (T,) bool.
             what: the cause.
-            detail: what the outer step itself says of it, if anything.
-            number: of outer steps that have failed one after the other, with this one.
-            most: of them that is too many.
-
-        Raises:
-            TooManyFailures: it has come to that.
+            step: number of inner steps before.
         """
-        self.rows.append(Failure(adaptation_step, what, 0, None, detail))
-        if number >= most:
-            cause = f"{what} ({detail})" if detail else what
-            raise TooManyFailures(
-                f"{number} outer steps in a row failed, the last since {cause}: {ADVICE[what]}",
-                self.rows,
-            )
+        first = failed & (self.cause == 0)
+        return FailedTasks(
+            cause=self.cause.masked_fill(first, CODES[what]),
+            step=self.step.masked_fill(first, step),
+        )
 
-    def check(self, max_share: float, where: str) -> None:
-        """Stop where too much has gone wrong, or no task is left.
+
+class TrialFailures(NamedTuple):
+    """Causes of all failures in the S stages of a trial in T tasks with E episodes each."""
+
+    episode_cause: Tensor
+    """(T, S, E) int8 codes; 0 for a valid episode."""
+    tasks: FailedTasks
+    """Failures of whole tasks."""
+    first_step: int
+    """Number of inner steps before stage 0."""
+
+    def gathered(self, ranks: Ranks) -> TrialFailures:
+        """Those of all processes, in task order."""
+        return TrialFailures(
+            ranks.gather(self.episode_cause),
+            FailedTasks(ranks.gather(self.tasks.cause), ranks.gather(self.tasks.step)),
+            self.first_step,
+        )
+
+    def rows(self, tasks: Sequence[Task]) -> list[Failure]:
+        """Rows of failures.csv, sorted by adaptation step, cause and task.
+
+        Failures in a task that failed in an earlier stage are left out.
 
         Args:
-            max_share: of the episodes, and of the tasks.
-            where: in which the share is exceeded, for the message.
+            tasks: T of them.
+        """
+        episode_cause = self.episode_cause.cpu().numpy()
+        task_cause = self.tasks.cause.cpu().numpy()
+        failed_at = self.tasks.step.cpu().numpy()
+        rows = []
+        for stage in range(episode_cause.shape[1]):
+            step = self.first_step + stage
+            takes_part = (task_cause == 0) | (failed_at >= step)
+            for what, code in CODES.items():
+                num_episodes = (episode_cause[:, stage] == code).sum(axis=1) * takes_part
+                has_failed = (task_cause == code) & (failed_at == step)
+                for i in np.flatnonzero((num_episodes > 0) | has_failed).tolist():
+                    rows.append(Failure(step, what, int(num_episodes[i]), tasks[i]))
+        return rows
+
+    def check(self, rows: Sequence[Failure], max_share: float, where: str) -> None:
+        """Raise if too many episodes or tasks failed, or no task is left.
+
+        Args:
+            rows: of these failures.
+            max_share: allowed share of the episodes, and of the tasks.
+            where: what is checked, for the message.
 
         Raises:
-            TooManyFailures: says what, how often, for which task, and what can be done.
+            TooManyFailures: names the cause, how often it occurred, a task, and a remedy.
         """
-        num_failed, num_tasks = int(self.failed.sum()), len(self.tasks)
+        num_tasks, num_failed = len(self.tasks.cause), int(self.tasks.mask.sum())
+        num_episodes, num_discarded = self.episode_cause.numel(), num_discarded_episodes(rows)
         if num_failed > max_share * num_tasks or num_failed == num_tasks:
-            self._stop(f"{num_failed} of {num_tasks} tasks failed", max_share, where)
-        if self.num_void_episodes > max_share * self.num_episodes:
-            counted = f"{self.num_void_episodes} of {self.num_episodes:,} episodes are void"
-            self._stop(counted, max_share, where)
+            counted = f"{num_failed} of {num_tasks} tasks failed"
+        elif num_discarded > max_share * num_episodes:
+            counted = f"{num_discarded} of {num_episodes:,} episodes were discarded"
+        else:
+            return
+        limit = f"the share allowed is max_failed_share {max_share:g}"
+        raise TooManyFailures(f"{counted} in {where}, and {limit}: {example(rows)}", rows)
 
-    def refuse_failed_tasks(self) -> None:
-        """Stop where a task failed and there is no other to go on with.
-
-        Raises:
-            TooManyFailures: says what went wrong.
-        """
-        if self.failed.any():
-            raise TooManyFailures(f"adaptation failed: {self.example()}", self.rows)
-
-    def of_all(self, ranks: Ranks, tasks: Sequence[Task], first_task: int) -> Failures:
-        """What went wrong in all processes, in the order in which one alone would have told it.
+    def refuse_failed_tasks(self, tasks: Sequence[Task]) -> None:
+        """Raise if any task failed.
 
         Args:
-            ranks: the processes.
-            tasks: those of all.
-            first_task: number of this process's first one among them.
+            tasks: T of them.
 
         Raises:
-            TooManyFailures: a process has no task left.
+            TooManyFailures: names the cause, a task, and a remedy.
         """
-        if ranks.number == 1:
-            return self
-        numbers = {id(task): first_task + i for i, task in enumerate(self.tasks)}
-        own = [
-            (row.adaptation_step, _ORDER.index(row.what), numbers[id(row.task)], row.num_episodes)
-            for row in self.rows
-        ]
-        told = ranks.gather(torch.tensor(own, dtype=torch.int64).reshape(-1, 4)).tolist()
-        found = Failures(tasks, self.num_episodes * len(tasks) // len(self.tasks))
-        found.rows = [
-            Failure(step, _ORDER[what], number, tasks[i]) for step, what, i, number in sorted(told)
-        ]
-        found.failed = ranks.gather(torch.from_numpy(self.failed)).numpy()
-        if float(ranks.sum(torch.tensor([self.failed.all()]))) > 0:
-            raise TooManyFailures(
-                f"all tasks of one of {ranks.number} processes failed: {found.example()}",
-                found.rows,
-            )
-        return found
+        if self.tasks.mask.any():
+            rows = self.rows(tasks)
+            raise TooManyFailures(f"adaptation failed: {example(rows)}", rows)
 
-    def _stop(self, counted: str, max_share: float, where: str) -> None:
-        limit = f"the share allowed is max_failed_share {max_share:g}"
-        raise TooManyFailures(f"{counted} in {where}, and {limit}: {self.example()}", self.rows)
 
-    def example(self) -> str:
-        """The most frequent cause, a task that it happened to, and what can be done."""
-        causes = Counter(row.what for row in self.rows if row.what in ADVICE)
-        what = causes.most_common(1)[0][0]
-        first = next(row for row in self.rows if row.what == what)
-        task = f", task {as_json(first.task):.200}" if first.task else ""
-        return f"{what} (first at adaptation step {first.adaptation_step}{task}): {ADVICE[what]}"
+def num_discarded_episodes(rows: Sequence[Failure]) -> int:
+    """Episodes discarded before their task failed."""
+    return sum(row.num_episodes for row in rows)
+
+
+def check_outer_steps(rows: Sequence[Failure], num_failed: int, max_failed: int) -> None:
+    """Raise if too many outer steps failed in a row.
+
+    Args:
+        rows: failures of this iteration; the last one is the outer step's.
+        num_failed: outer steps that have failed in a row.
+        max_failed: the number at which to raise.
+
+    Raises:
+        TooManyFailures: names the last cause and a remedy.
+    """
+    if num_failed >= max_failed:
+        what, detail = rows[-1].what, rows[-1].detail
+        cause = f"{what} ({detail})" if detail else what
+        raise TooManyFailures(
+            f"{num_failed} outer steps in a row failed, the last because {cause}: {ADVICE[what]}",
+            rows,
+        )
+
+
+def example(rows: Sequence[Failure]) -> str:
+    """The most frequent cause, a task in which it occurred, and what the user can do."""
+    causes = Counter(row.what for row in rows if row.what in ADVICE)
+    what = causes.most_common(1)[0][0]
+    first = next(row for row in rows if row.what == what)
+    task = f", task {as_json(first.task):.200}" if first.task else ""
+    return f"{what} (first at adaptation step {first.adaptation_step}{task}): {ADVICE[what]}"
 
 
 def summary(rows: Sequence[Failure]) -> str:
-    """What went wrong in one iteration: ``3 episodes void (a reward is not finite), 1 task set aside (...)``."""
+    """One iteration's failures: ``3 episodes discarded (a reward is not finite), 1 task ...``."""
     parts = []
     for what in dict.fromkeys(row.what for row in rows):
         same = [row for row in rows if row.what == what]
-        num_episodes = sum(row.num_episodes for row in same)
+        num_episodes = num_discarded_episodes(same)
         if same[0].task is None:
             parts.append(f"outer step dropped ({same[0].detail or what})")
         elif num_episodes:
-            parts.append(f"{counted(num_episodes, 'episode')} void ({what})")
+            parts.append(f"{counted(num_episodes, 'episode')} discarded ({what})")
         else:
-            parts.append(f"{counted(len(same), 'task')} set aside ({what})")
+            parts.append(f"{counted(len(same), 'task')} excluded ({what})")
     return ", ".join(parts)
 
 

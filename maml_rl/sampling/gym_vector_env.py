@@ -32,18 +32,18 @@ _log = logging.getLogger("maml_rl")
 class GymTaskVectorEnv:
     """Single environments under Gymnasium's Sync or Async vector environment, one task each.
 
-    :class:`TaskSetter` says how they draw and take tasks. An environment without tasks is a family
-    of one.
+    :class:`TaskSetter` documents how they draw and take tasks. An environment without tasks is a
+    family of one task.
 
-    Gymnasium's vector environments always step every sub-environment: finished ones are reset and
-    their steps thrown away. So are those that showed an observation or a reward that is not finite,
-    which is handed on as it is.
+    Gymnasium's vector environments always step every sub-environment: finished ones are reset, and
+    their steps are ignored. The same holds for those whose observation or reward was not finite;
+    that value is returned as it is.
 
-    Of the infos, ``is_success`` and ``void`` are handed on.
+    Of the infos, ``is_success`` and ``void`` are returned.
 
     Args:
         envs: with autoreset disabled.
-        sampler: draws tasks, or ``None`` where none are drawn.
+        sampler: draws tasks, or ``None`` if no tasks are drawn.
         takes_tasks: whether every sub-environment is a :class:`TaskSetter`.
     """
 
@@ -60,9 +60,12 @@ class GymTaskVectorEnv:
         self._takes_tasks = takes_tasks
         self._failed = False
         self._observation: Any = None
-        self._terminated, self._truncated, self._broken, self._to_reset = np.zeros(
-            (4, self.num_envs), bool
-        )
+        self._terminated = np.zeros(self.num_envs, bool)
+        self._truncated = np.zeros(self.num_envs, bool)
+        self._broken = np.zeros(self.num_envs, bool)
+        """Sub-environments whose observation or reward was not finite in this episode."""
+        self._to_reset = np.zeros(self.num_envs, bool)
+        """Sub-environments to reset before the next step, since all of them are stepped."""
 
     @classmethod
     def of(
@@ -75,14 +78,13 @@ class GymTaskVectorEnv:
         """``num_envs`` environments from ``make``, in this process or in one worker process each.
 
         Args:
-            make: with the arguments that a task of ``drawn`` holds.
-            num_envs: how many.
+            make: takes the values of a task of ``drawn`` as arguments.
+            num_envs: number of environments.
             vectorization: where they run.
-            drawn: tasks in place of the environment's own.
+            drawn: tasks to use instead of the environment's own.
         """
-        sampler = make_task_setter(
-            make, drawn
-        )  # the first one that is made, so that what is wrong is told here
+        # Made first, so that errors are raised in this process.
+        sampler = make_task_setter(make, drawn)
         functions = [
             functools.partial(_make_sub_environment, make, drawn, os.getpid(), i)
             for i in range(num_envs)
@@ -107,42 +109,40 @@ class GymTaskVectorEnv:
         except (EOFError, OSError) as error:
             sampler.close()
             raise UserError(
-                f"environment {sampler.name!r} could not be made in a worker process; what it "
-                f"says of the reason "
-                'stands above. A script that starts workers does so under `if __name__ == "__main__":`'
+                f"environment {sampler.name!r} could not be made in a worker process; its own "
+                "message is above. A script that starts workers must do so under "
+                '`if __name__ == "__main__":`'
             ) from error
         except BaseException:
             sampler.close()
             raise
 
     def sample_tasks(self, num_tasks: int) -> list[Task]:
-        """Draw tasks with ``self.np_random``; empty mappings from an environment without tasks.
+        """Draw tasks with ``self.np_random``; empty mappings if the environment has no tasks.
 
         Raises:
-            UserError: what the environment draws are no tasks.
+            UserError: if the environment does not return tasks.
         """
-        return (
-            [{}] * num_tasks
-            if self._sampler is None
-            else self._sampler.draw_tasks(self.np_random, num_tasks)
-        )
+        if self._sampler is None:
+            return [{}] * num_tasks
+        return self._sampler.draw_tasks(self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give sub-environment i the task ``tasks[i]``; empty mappings leave it alone.
+        """Give sub-environment i the task ``tasks[i]``; an empty mapping changes nothing.
 
         Raises:
-            UserError: the sub-environments have no way to take a task, or refuse theirs.
+            UserError: if the sub-environments cannot take tasks, or refuse theirs.
         """
-        if any(tasks):
-            if not self._takes_tasks:
-                raise UserError(
-                    f"{self.envs} takes no tasks: set them before you hand it over, and give none "
-                    f"here"
-                )
-            if len(tasks) != self.num_envs:
-                raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
-            with self._errors("set_task"):
-                self.envs.set_attr("assigned_task", list(tasks))
+        if not any(tasks):
+            return
+        if not self._takes_tasks:
+            raise UserError(
+                f"{self.envs} takes no tasks: set them before you pass it here, and pass no tasks"
+            )
+        if len(tasks) != self.num_envs:
+            raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
+        with self._errors("set_task"):
+            self.envs.set_attr("assigned_task", list(tasks))
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
@@ -152,17 +152,20 @@ class GymTaskVectorEnv:
         Sub-environment i gets ``seed + i``, or ``seed[i]``.
 
         Raises:
-            UserError: an environment raises.
+            UserError: if an environment raises.
         """
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
         with self._errors("reset"):
             observation, info = self.envs.reset(
                 seed=seed, options=None if options is None else dict(options)
             )
-        self._observation = (
-            observation if mask.all() else np.where(mask[:, None], observation, self._observation)
-        )
-        self._terminated, self._truncated = self._terminated & ~mask, self._truncated & ~mask
+        # Keep the state of sub-environments that were not reset.
+        if mask.all():
+            self._observation = observation
+        else:
+            self._observation = np.where(mask[:, None], observation, self._observation)
+        self._terminated = self._terminated & ~mask
+        self._truncated = self._truncated & ~mask
         self._broken = np.where(mask, ~np.isfinite(observation).all(1), self._broken)
         self._to_reset = self._to_reset & ~mask | mask & self._broken
         return self._observation.copy(), info
@@ -171,35 +174,34 @@ class GymTaskVectorEnv:
         """Step every unfinished sub-environment.
 
         Raises:
-            UserError: an environment raises.
+            UserError: if an environment raises.
         """
+        # Step all sub-environments; finished ones must be reset before.
         with self._errors("step"):
             if self._to_reset.any():
                 self.envs.reset(options={"reset_mask": self._to_reset})
             observation, reward, terminated, truncated, info = self.envs.step(actions)
         live = ~(self._terminated | self._truncated | self._broken)
-        void = live & (self._reports(info, "void") == 1)
-        is_success = self._reports(info, "is_success")
+        reports = {
+            "void": live & (self._reports(info, "void") == 1),
+            "is_success": self._reports(info, "is_success"),
+        }
+        # Find those that have ended or returned non-finite values.
         broken = ~(np.isfinite(observation).all(1) & np.isfinite(reward))
         self._broken = self._broken | live & broken
         self._to_reset = terminated | truncated | broken
+        # Finished episodes keep their last observation and flags.
         self._observation = np.where(live[:, None], observation, self._observation)
         self._terminated = np.where(live, terminated, self._terminated)
         self._truncated = np.where(live, truncated, self._truncated)
-        reports = {"void": void, "is_success": is_success}
-        return (
-            self._observation.copy(),
-            np.where(live, reward, 0.0),
-            self._terminated,
-            self._truncated,
-            reports,
-        )
+        rewards = np.where(live, reward, 0.0)
+        return self._observation.copy(), rewards, self._terminated, self._truncated, reports
 
     def _reports(self, info: Mapping[str, Any], name: str) -> np.ndarray:
-        """An entry of the infos, 1 or 0 for each sub-environment, NaN where it does not report it, (num_envs,).
+        """An entry of the infos as 1 or 0, and NaN for sub-environments without it, (num_envs,).
 
         Raises:
-            UserError: it is not one truth value for each.
+            UserError: if it is not one truth value for each.
         """
         if name not in info:
             return np.full(self.num_envs, np.nan)
@@ -212,10 +214,10 @@ class GymTaskVectorEnv:
 
     @contextlib.contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
-        """Tell whatever goes wrong in the sub-environments, or with their processes, in one line."""
+        """Turn errors of the sub-environments, or of their processes, into UserErrors."""
         is_async = isinstance(self.envs.unwrapped, AsyncVectorEnv)
         try:
-            # Gymnasium prints the tracebacks of workers, and raises what they raised besides.
+            # Gymnasium prints the tracebacks of workers, and also raises their exceptions.
             with _quiet_gymnasium() if is_async else contextlib.nullcontext():
                 yield
         except (UserError, MemoryError):
@@ -235,7 +237,7 @@ class GymTaskVectorEnv:
             raise
 
     def close(self) -> None:
-        """Close every sub-environment and the sampler, once; workers that something went wrong with are ended."""
+        """Close every sub-environment and the sampler, once; after an error, end the workers."""
         if self._failed and isinstance(self.envs, _WorkersVectorEnv):
             self.envs.end()
         else:
@@ -246,10 +248,10 @@ class GymTaskVectorEnv:
 
 
 class _WorkersVectorEnv(AsyncVectorEnv):
-    """Leaves no worker process behind, whatever happens."""
+    """An AsyncVectorEnv that always ends its worker processes."""
 
     def __init__(self, functions: Sequence[Callable[[], gym.Env]]) -> None:
-        # in a forked process, to free what has threads here would wait for them for ever
+        # In a forked process, freeing an object that has threads here would wait for them forever.
         gc.collect()
         try:
             super().__init__(functions, autoreset_mode=AutoresetMode.DISABLED)
@@ -258,7 +260,7 @@ class _WorkersVectorEnv(AsyncVectorEnv):
             raise
 
     def end(self) -> None:
-        """End the processes without asking them."""
+        """Terminate the processes."""
         for process in getattr(self, "processes", []):
             if process.pid is not None:
                 process.terminate()
@@ -282,10 +284,8 @@ def _make_sub_environment(
     """Sub-environment ``index``, in the process ``parent`` or in a worker of its own."""
     is_worker = os.getpid() != parent
     if is_worker:
-        gc.freeze()  # what the parent leaves behind is freed there
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # Ctrl-C is the parent's to handle: it ends its workers
+        gc.freeze()  # the parent's objects are freed in the parent
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends workers
         _use_one_torch_thread()
         seed_global_generators(index)  # until the first reset
     setter = make_task_setter(make, drawn)
@@ -294,7 +294,7 @@ def _make_sub_environment(
 
 
 def _use_one_torch_thread() -> None:
-    """Keep torch to one thread: a forked process has none of its parent's threads, and would wait for them for ever."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # where it is imported later
+    """Keep torch to one thread: a forked process would wait forever for its parent's threads."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # if torch is imported later
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

@@ -1,12 +1,13 @@
-"""One environment that takes a task, whatever way it has to take one, and tells in one line what is wrong with it."""
+"""One environment that takes tasks in any of the supported ways, and whose errors name it."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -17,30 +18,28 @@ from gymnasium.wrappers import FlattenObservation
 from maml_rl.errors import MamlRLWarning, UserError, in_one_line
 from maml_rl.settings.drawn_tasks import DrawnTasks, Task
 
-_PASSED_ON = (UserError, MemoryError)  # these are raised as they are
-
 
 class TaskSetter(gym.Wrapper):
-    """Draws tasks, and gives the environment the one assigned to ``assigned_task``, at its next reset at the latest.
+    """Draws tasks, and gives ``assigned_task`` to the environment at its next reset at the latest.
 
     A task reaches the environment by its ``set_task(task)``, by making it again with the task's
-    values as arguments (where the configuration describes the tasks), or by
+    values as arguments (if the configuration describes the tasks), or by
     ``reset(options={"task": task})``. Methods of wrappers count as the environment's.
 
-    Observations that are no vectors are flattened: :class:`gymnasium.wrappers.FlattenObservation`.
+    Observations that are not vectors are flattened: :class:`gymnasium.wrappers.FlattenObservation`.
 
     Of an environment's infos only ``is_success`` and ``void`` are kept, as numbers (see
-    :meth:`step`): the others may change their shape from step to step, which no vector environment
-    can hold.
+    :meth:`step`): the others may change their shape from step to step, which a vector environment
+    cannot hold.
 
     Args:
         env: any environment.
-        drawn: tasks in place of the environment's own.
-        remake: makes the environment for a task of ``drawn``; default is to leave the constructor
-            alone.
+        drawn: tasks to use instead of the environment's own.
+        remake: makes the environment for a task of ``drawn``; default is not to make it again.
 
     Raises:
-        UserError: observations that cannot be flattened, or tasks in two places.
+        UserError: if observations cannot be flattened, or both the environment and ``drawn``
+            define tasks.
     """
 
     def __init__(
@@ -66,10 +65,10 @@ class TaskSetter(gym.Wrapper):
         """Whether resets seed the process's global generators of Python, NumPy and torch too."""
 
     def draw_tasks(self, rng: np.random.Generator, num_tasks: int) -> list[Task]:
-        """Draw tasks; empty mappings from an environment without tasks.
+        """Draw tasks; empty mappings if the environment has no tasks.
 
         Raises:
-            UserError: the environment raises, or what it draws are no tasks.
+            UserError: if the environment raises, or does not return tasks.
         """
         if self._drawn is not None:
             return self._drawn.sample(rng, num_tasks)
@@ -77,28 +76,21 @@ class TaskSetter(gym.Wrapper):
         if sample_tasks is None:
             return [{} for _ in range(num_tasks)]
         self.unwrapped.np_random = rng
-        try:
-            tasks = sample_tasks(num_tasks)
-            drawn = list(tasks)
-        except _PASSED_ON:
-            raise
-        except Exception as error:
-            raise self._raised(f"sample_tasks({num_tasks})", error) from error
-        if (
-            isinstance(tasks, Mapping)
-            or len(drawn) != num_tasks
-            or not all(isinstance(t, Mapping) for t in drawn)
-        ):
+        with self._errors(f"sample_tasks({num_tasks})"):
+            sampled = sample_tasks(num_tasks)
+            tasks = list(sampled)
+        are_mappings = all(isinstance(task, Mapping) for task in tasks)
+        if isinstance(sampled, Mapping) or len(tasks) != num_tasks or not are_mappings:
             raise UserError(
-                f"sample_tasks({num_tasks}) of environment {self.name!r} must return as many "
-                f"tasks, each a mapping "
-                f"from names to values such as {{'goal': 1.0}}; got {tasks!r:.200}"
+                f"sample_tasks({num_tasks}) of environment {self.name!r} must return {num_tasks} "
+                f"tasks, each a mapping from names to values such as {{'goal': 1.0}}; got "
+                f"{sampled!r:.200}"
             )
-        return drawn
+        return tasks
 
     @property
     def assigned_task(self) -> Task | None:
-        """The task in force."""
+        """The current task."""
         return self._task
 
     @assigned_task.setter
@@ -106,14 +98,14 @@ class TaskSetter(gym.Wrapper):
         """Give the environment a copy of the task, at once or at the next reset.
 
         Raises:
-            UserError: it is not a mapping, or the environment refuses it.
+            UserError: if it is not a mapping, or the environment refuses it.
         """
         if not isinstance(task, Mapping):
             raise UserError(
                 f"a task of environment {self.name!r} is a mapping from names to values, got "
                 f"{task!r:.200}"
             )
-        # Copies: an environment may change what it is given, and others play the same task.
+        # Copies, since an environment may modify its task, and others play the same one.
         self._task = copy.deepcopy(task)
         set_task = _method(self.env, "set_task")
         if not task:
@@ -121,38 +113,28 @@ class TaskSetter(gym.Wrapper):
         if self._remake is not None:
             self._must_remake = True
         elif set_task is not None:
-            try:
+            with self._errors(f"set_task({dict(task)!r:.200})", refuses="this task"):
                 set_task(copy.deepcopy(task))
-            except _PASSED_ON:
-                raise
-            except ValueError as error:
-                raise UserError(
-                    f"environment {self.name!r} does not take this task: {error}"
-                ) from error
-            except Exception as error:
-                raise self._raised(f"set_task({dict(task)!r:.200})", error) from error
             self._check_spaces()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset; a task that the environment takes by ``options``, or by its constructor, goes there.
+        """Reset, after giving the environment its task if it has not got it yet.
 
         Raises:
-            UserError: the environment raises, cannot be made with this task, or its spaces changed.
+            UserError: if the environment raises, cannot be made with this task, or its spaces
+                changed.
         """
         if self.has_own_process and seed is not None:
             seed_global_generators(seed)
+        # Pass on a task that goes to the constructor, or to reset.
         if self._must_remake:
             self._make_again()
         if self._task and self._remake is None and _method(self.env, "set_task") is None:
             options = {**(options or {}), "task": copy.deepcopy(self._task)}
-        try:
+        with self._errors("reset"):
             observation, _ = self.env.reset(seed=seed, options=options)
-        except _PASSED_ON:
-            raise
-        except Exception as error:
-            raise self._raised("reset", error) from error
         self._check_spaces()
         self._check_observation(observation, "reset")
         return observation, {}
@@ -161,19 +143,15 @@ class TaskSetter(gym.Wrapper):
         """Step.
 
         Returns:
-            As an environment's step. The info holds ``is_success`` and ``void``, each 1.0 or 0.0,
-            or NaN where the environment does not report it with this step.
+            As :meth:`gymnasium.Env.step`. The info has ``is_success`` and ``void``, each 1.0 or
+            0.0, or NaN if the environment does not report it with this step.
 
         Raises:
-            UserError: the environment raises, or returns an observation of another shape, a reward
-                that is not one number, or a report that is not one truth value.
+            UserError: if the environment raises, or returns an observation of another shape, a
+                reward that is not one number, or a report that is not one truth value.
         """
-        try:
+        with self._errors("step"):
             observation, reward, terminated, truncated, info = self.env.step(action)
-        except _PASSED_ON:
-            raise
-        except Exception as error:
-            raise self._raised("step", error) from error
         self._check_observation(observation, "step")
         number = np.asarray(reward)
         if number.size != 1 or number.dtype.kind not in "biuf":
@@ -193,61 +171,73 @@ class TaskSetter(gym.Wrapper):
             ) from error
 
     def close(self) -> None:
-        """Close the environment; one that raises is warned of."""
+        """Close the environment; warn if it raises."""
         close_env(self.env, self.name)
 
     def _make_again(self) -> None:
+        """Replace the environment by one made with the task's values as arguments."""
         assert self._remake is not None
         assert self._task is not None
-        try:
+        with self._errors(f"its constructor with the task {dict(self._task)!r:.200}"):
             env = self._remake(**copy.deepcopy(self._task))
-        except _PASSED_ON:
-            raise
-        except Exception as error:
-            raise self._raised(
-                f"its constructor, given the task {dict(self._task)!r:.200}", error
-            ) from error
         self.close()
         self.env = _with_vector_observations(env)
         self._must_remake = False
         self._check_spaces()
 
-    def _current_spaces(self) -> tuple[spaces.Space[Any], ...]:
-        """Those that are seen, and those that the environment itself shows now: a wrapper may remember old ones."""
+    def _current_spaces(self) -> list[tuple[str, spaces.Space[Any]]]:
+        """Spaces of the environment with and without wrappers, which may keep an old one."""
         inner = self.unwrapped
-        return (
-            self.env.observation_space,
-            inner.observation_space,
-            self.env.action_space,
-            inner.action_space,
-        )
+        return [
+            ("observation", self.env.observation_space),
+            ("observation", inner.observation_space),
+            ("action", self.env.action_space),
+            ("action", inner.action_space),
+        ]
 
     def _check_spaces(self) -> None:
-        spaces_now = self._current_spaces()
-        for i, (now, before) in enumerate(zip(spaces_now, self._spaces, strict=True)):
-            # Bounds of observations may differ; those of actions say what an output of the policy
-            # means.
-            if now is not before and not (_size(now) == _size(before) if i < 2 else now == before):
+        """Raise if the task has changed a space, other than the bounds of observations."""
+        for (kind, now), (_, before) in zip(self._current_spaces(), self._spaces, strict=True):
+            if now is before:
+                continue
+            # The bounds of actions define what an output of the policy means.
+            if not (_size(now) == _size(before) if kind == "observation" else now == before):
                 raise UserError(
-                    f"the {'observation' if i < 2 else 'action'} space of environment "
-                    f"{self.name!r} changes with the "
-                    f"task: it was {before}, and is {now} for {dict(self._task or {})!r:.200}"
+                    f"the {kind} space of environment {self.name!r} changes with the task: it was "
+                    f"{before}, and is {now} for {dict(self._task or {})!r:.200}"
                 )
 
-    def _check_observation(self, observation: Any, doing: str) -> None:
+    def _check_observation(self, observation: Any, method: str) -> None:
         if np.shape(observation) != self._shape:
             raise UserError(
-                f"{doing} of environment {self.name!r} returned an observation of shape "
-                f"{np.shape(observation)}, where "
-                f"its observation space says {self._shape}"
+                f"{method} of environment {self.name!r} returned an observation of shape "
+                f"{np.shape(observation)}, but its observation space has shape {self._shape}"
             )
 
-    def _raised(self, doing: str, error: Exception) -> UserError:
-        return UserError(f"environment {self.name!r} raised in {doing}: {in_one_line(error)}")
+    @contextlib.contextmanager
+    def _errors(self, doing: str, refuses: str = "") -> Iterator[None]:
+        """Turn what the environment raises into a UserError that names the environment.
+
+        Args:
+            doing: what the environment is doing.
+            refuses: what it refuses if it raises a ValueError.
+        """
+        try:
+            yield
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            if refuses and isinstance(error, ValueError):
+                raise UserError(
+                    f"environment {self.name!r} does not take {refuses}: {error}"
+                ) from error
+            raise UserError(
+                f"environment {self.name!r} raised in {doing}: {in_one_line(error)}"
+            ) from error
 
 
 def close_env(env: Any, name: str) -> None:
-    """Close an environment; one that raises is warned of, since nothing that was computed depends on it."""
+    """Close an environment; warn if it raises, since no result depends on it."""
     try:
         env.close()
     except Exception as error:
@@ -259,13 +249,13 @@ def close_env(env: Any, name: str) -> None:
 
 
 def truth_value(value: Any) -> float:
-    """What an environment reports as true or false: 1 or 0, and NaN for ``None`` or NaN, which report nothing.
+    """1 for true, 0 for false, and NaN for no report.
 
     Args:
-        value: a bool, a number, or an array of one of them.
+        value: a bool, a number, or an array of one of them; ``None`` or NaN for no report.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: if it is something else.
     """
     if value is None:
         return np.nan
@@ -276,23 +266,28 @@ def truth_value(value: Any) -> float:
 
 
 def seed_global_generators(seed: int) -> None:
-    """Seed what an environment may draw from beside its own generator, where it has the process for itself."""
+    """Seed the global generators, for an environment that has the process for itself."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
-    if "torch" in sys.modules:  # else nobody draws from it
+    if "torch" in sys.modules:  # otherwise the environment does not use it
         sys.modules["torch"].manual_seed(seed)
 
 
 def make_task_setter(make: Callable[..., gym.Env], drawn: DrawnTasks | None = None) -> TaskSetter:
-    """An environment from ``make``, whose arguments the tasks of ``drawn`` are where it has no ``set_task``.
+    """An environment from ``make``.
+
+    Args:
+        make: makes the environment.
+        drawn: tasks to use instead of the environment's own; they are arguments of ``make`` if the
+            environment does not have ``set_task``.
 
     Raises:
-        UserError: it takes no such arguments, or draws tasks itself.
+        UserError: if the environment does not take such arguments, or draws its tasks itself.
     """
     if drawn is None:
         return TaskSetter(make())
     if not drawn.listed:
-        # An argument without a default is known from the first task on.
+        # An argument without a default needs the value of some task from the start.
         return TaskSetter(make(**drawn.sample(np.random.default_rng(0), 1)[0]), drawn, make)
     env = make()
     return TaskSetter(env, drawn, None if _method(env, "set_task") is not None else make)

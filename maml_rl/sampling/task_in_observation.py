@@ -1,4 +1,4 @@
-"""Tasks as part of the observation, for a policy that is told them."""
+"""Tasks as part of the observation, for a task-conditioned policy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from maml_rl.settings.drawn_tasks import Task
 
 
 class TaskObserver:
-    """Shows the task: its values follow every observation, in the alphabetical order of their names.
+    """Appends the task's values to every observation, in the alphabetical order of their names.
 
-    They are appended as they are, in their own units. Where they are far from 1,
-    ``policy.normalize_observations`` brings them to the scale of the others.
+    They are not scaled. If they are far from 1, use ``policy.normalize_observations``.
 
     Args:
         env: with one-dimensional Box observations.
-        name: what the user calls it.
+        name: of the environment, as the user wrote it.
 
     Raises:
-        UserError: the environment draws no tasks, or a task holds something other than numbers.
+        UserError: if the environment draws no tasks, or a task has values that are not numbers.
     """
 
     def __init__(self, env: TaskVectorEnv, name: str) -> None:
@@ -56,21 +55,18 @@ class TaskObserver:
         try:
             if set(task) != set(self._names):
                 raise KeyError
-            if any(
-                isinstance(value, str) for value in task.values()
-            ):  # float would read a number in text
+            if any(isinstance(value, str) for value in task.values()):  # float() would parse it
                 raise TypeError
             return [float(task[name]) for name in self._names]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"env.observe_task: a task of {self._name!r} must hold one number for each of "
-                f"{self._names}, "
-                f"got {dict(task)!r:.200}"
+                f"env.observe_task: a task of {self._name!r} must have one number for each of "
+                f"{self._names}, got {dict(task)!r:.200}"
             ) from error
 
     @property
     def np_random(self) -> np.random.Generator:
-        """What tasks are drawn with."""
+        """The generator that draws tasks."""
         return self._env.np_random
 
     @np_random.setter
@@ -82,10 +78,10 @@ class TaskObserver:
         return self._env.sample_tasks(num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give sub-environment i the task ``tasks[i]``, and show it from the next observation on.
+        """Give sub-environment i the task ``tasks[i]``, and append it to observations from now on.
 
         Raises:
-            UserError: a task does not hold the numbers that are shown.
+            UserError: if a task does not have the names of the first one, or not numbers.
         """
         values = np.array([self._numbers(task) for task in tasks], self._dtype)
         self._env.set_tasks(tasks)
@@ -94,10 +90,10 @@ class TaskObserver:
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes; tasks must have been set before.
+        """Start episodes.
 
         Raises:
-            UserError: they have not.
+            UserError: if no tasks have been set, or ``options`` contain tasks.
         """
         if self._values is None or any(name in (options or {}) for name in ("task", "tasks")):
             raise UserError(
@@ -113,7 +109,7 @@ class TaskObserver:
         return self._with_task(observation), *rest
 
     def _with_task(self, observation: np.ndarray) -> np.ndarray:
-        assert self._values is not None, "reset comes first, and asks for them"
+        assert self._values is not None, "reset has checked this"
         return np.concatenate([observation, self._values], axis=1, dtype=self._dtype)
 
     def close(self) -> None:

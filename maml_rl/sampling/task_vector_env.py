@@ -1,4 +1,4 @@
-"""What collection asks of an environment. Ours and adapted ones of a user's look the same from here."""
+"""The vector environment that the collector needs; built-in and custom ones implement it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from maml_rl.settings.drawn_tasks import Task
 class TaskVectorEnv(Protocol):
     """A ``gymnasium.vector.VectorEnv`` with autoreset disabled and one task per sub-environment.
 
-    After an episode's end the sub-environment is left alone: its flags stay set and its reward is
-    zero. One that shows an observation or reward that is not finite is left alone as well, or
-    stepped on with zeros. ``info`` may hold ``"void"``, (num_envs,) bool: episodes whose data mean
-    nothing; and ``"is_success"``, (num_envs,) bool, or numbers
-    that are NaN where nothing is reported: whether the task is fulfilled in this state. The last
-    report of an episode counts.
+    After the end of an episode its sub-environment is not stepped: its flags stay set and its
+    reward is zero. After a non-finite observation or reward, a sub-environment is either not
+    stepped or stepped with zero actions.
+
+    ``info`` may contain ``"void"``, (num_envs,) bool: episodes to discard, since their simulation
+    broke down; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no report: whether
+    the task is solved in this state. The last report of an episode counts.
     """
 
     num_envs: int
@@ -38,12 +39,12 @@ class TaskVectorEnv(Protocol):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode in every sub-environment, or in those of ``options["reset_mask"]``.
 
-        Sub-environment i gets ``seed + i``, or ``seed[i]``, which is asked for where there are
-        several tasks and fewer sub-environments than episodes.
+        Sub-environment i gets ``seed + i``, or ``seed[i]``. A list is passed if there are several
+        tasks and fewer sub-environments than episodes.
         """
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step every unfinished sub-environment."""
 
     def close(self) -> None:
-        """Free what the environment holds."""
+        """Close the environment."""

@@ -61,9 +61,17 @@ def open_trainer(
                 )
             theta, normalizer = dict(start.theta), start.normalizer
         meta_policy = MetaPolicy(policy, theta, normalizer, *spaces, config)
-        sizes = (num_tasks, config.num_episodes, config.horizon)
-        share = (first_task, config.meta_batch_size)
-        collector = Collector(env, policy, *sizes, meta_policy.action_map, device, *share)
+        collector = Collector(
+            env=env,
+            policy=policy,
+            num_tasks=num_tasks,
+            num_episodes=config.num_episodes,
+            horizon=config.horizon,
+            action_map=meta_policy.action_map,
+            device=device,
+            first_task=first_task,
+            num_tasks_of_all=config.meta_batch_size,
+        )
         for task in sample_tasks(collector, RandomStreams(config.seed, Phase.INITIALISATION)):
             plain_task(task, config.env.name)  # else the evaluation at the end could not be written
         settings = (

@@ -53,10 +53,10 @@ def table(theta: dict[str, Tensor]) -> Tensor:
 
 def values(theta: dict[str, Tensor], horizon: int) -> list[Tensor]:
     """State values at times 0, ..., horizon by backward induction."""
-    found = [torch.zeros(2, dtype=torch.float64)]
+    backward = [torch.zeros(2, dtype=torch.float64)]
     for _ in range(horizon):
-        found.append((table(theta) * (REWARD + TRANSITION @ found[-1])).sum(-1))
-    return found[::-1]
+        backward.append((table(theta) * (REWARD + TRANSITION @ backward[-1])).sum(-1))
+    return backward[::-1]
 
 
 def expected_return(theta: dict[str, Tensor], horizon: int) -> Tensor:
@@ -79,7 +79,10 @@ def true_meta_gradient(theta: dict[str, Tensor], horizon: int) -> Tensor:
 def every_trajectory(
     policy: MLPPolicy, theta: dict[str, Tensor], horizon: int, with_baseline: bool
 ) -> Episodes:
-    """All trajectories as episodes of one task; advantages carry their probability, so that means are expectations."""
+    """All trajectories as episodes of one task.
+
+    Advantages include the trajectories' probabilities, so that means are expectations.
+    """
     paths = list(itertools.product(range(2), repeat=2 * horizon))  # s_0, a_0, s_1, a_1, ...
     states = torch.tensor([path[::2] for path in paths])
     actions = torch.tensor([path[1::2] for path in paths])
@@ -100,7 +103,7 @@ def every_trajectory(
         mask=torch.ones_like(rewards)[None],
         distribution=tuple(dist),
         log_probs=dist.log_prob(actions[None].flatten(1)).reshape(rewards[None].shape),
-        void=torch.zeros(1, len(paths), dtype=torch.bool),
+        cause=torch.zeros(1, len(paths), dtype=torch.int8),
         success=torch.full((1, len(paths)), torch.nan),
         advantages=(to_go * probability[:, None] * rewards.numel())[
             None

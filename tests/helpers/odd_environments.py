@@ -1,4 +1,4 @@
-"""Environments that behave as real ones were seen to: each is a walk on a line with one oddity."""
+"""Environments with oddities of real ones: each is a walk on a line with one of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMIT = 12
 
 
 class Walk(gym.Env):
-    """A point on a line that must go to a goal; nothing odd about it."""
+    """A point on a line that must go to a goal, without an oddity."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -57,7 +57,7 @@ class Walk(gym.Env):
 
 
 class Success(Walk):
-    """Succeeds at step 3 where an episode starts on the right; says so as ``how`` has it."""
+    """Succeeds at step 3 if an episode starts on the right; reports it in the form ``how``."""
 
     def __init__(self, how: str = "every step", render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -76,7 +76,7 @@ class Success(Walk):
         reports = {
             "every step": {"is_success": self.starts_right and self.num_steps >= 3},
             "only then, and ends": {"is_success": True} if is_success else {},
-            "only then, and goes on": {"is_success": True} if is_success else {},
+            "only then": {"is_success": True} if is_success else {},
             "None until then": {"is_success": True if is_success else None},
             "an array of one": {
                 "is_success": np.array([self.starts_right and self.num_steps >= 3])
@@ -112,7 +112,7 @@ class TorchInside(Walk):
 
 
 class OldSeeding(Walk):
-    """Has a generator of NumPy's old kind, which takes 32 bits, and a simulator in C, which takes an int."""
+    """Seeds a RandomState, which takes 32 bits, and a simulator that takes a C int."""
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
@@ -126,7 +126,7 @@ class OldSeeding(Walk):
 
 
 class GlobalRandom(Walk):
-    """Draws from NumPy's, Python's and torch's global generators, and shows what it drew."""
+    """Observes numbers from NumPy's and torch's global generators."""
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
@@ -137,7 +137,7 @@ class GlobalRandom(Walk):
 
 
 class RaisingClose(Walk):
-    """Raises when it is closed, and in a step if it is asked to."""
+    """Raises when it is closed, and in step ``raises_at``."""
 
     def __init__(self, raises_at: int = 1000, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -176,7 +176,7 @@ class OddRewards(Walk):
 
 
 class OddFrames(Walk):
-    """Frames as a list, in gray, with an opacity, as integers and as numbers up to 1."""
+    """Frames as a list, in gray, with an alpha channel, as integers and as floats up to 1."""
 
     def __init__(self, kind: str = "list", render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -197,7 +197,7 @@ class OddFrames(Walk):
 
 
 class OddNames(Walk):
-    """Its arguments are called as settings of the package are; they say how rewards are scaled."""
+    """Its arguments have the names of settings of the package."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class OddTasks(Walk):
 
 
 class ChangesTasks(Walk):
-    """Empties the task that it is given, and adds to what it holds."""
+    """Modifies the task that it gets, and a list in it."""
 
     def sample_tasks(self, n: int) -> list[dict[str, Any]]:
         return [{**task, "path": []} for task in super().sample_tasks(n)]
@@ -251,7 +251,7 @@ class Differentiates(Walk):
 
 
 class NeedsTask(Walk):
-    """Is given its task by each reset, and by nothing else."""
+    """Gets its task only by the options of reset."""
 
     set_task = None  # type: ignore[assignment]
 
@@ -263,7 +263,7 @@ class NeedsTask(Walk):
 
 
 class BareAssertion(Walk):
-    """Checks something without a word about it."""
+    """Raises an AssertionError without a message."""
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
         assert self.num_steps < 3
@@ -271,7 +271,7 @@ class BareAssertion(Walk):
 
 
 class ConstantReward(Walk):
-    """Pays for staying alive alone."""
+    """The reward is always 1."""
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
         observation, _, terminated, truncated, info = super().step(action)

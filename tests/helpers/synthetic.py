@@ -1,6 +1,7 @@
-"""Float64 policies and episodes, and MAML written out plainly: one task at a time, over real steps only.
+"""Float64 policies and episodes, and an independent implementation of MAML.
 
-The plain functions share no code with the package, so that agreement with them means something.
+The functions ``plain_*`` compute one task at a time, over its real steps only. They share no code
+with the package.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import distributions as td
 from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.failures import CODES, REWARD
 from maml_rl.settings.maml import InnerConfig
 
 OBSERVATION_SIZE = 3
@@ -62,11 +64,12 @@ def make_episodes(
     seed: int,
     num_episodes: int = 3,
     horizon: int = 5,
-    void: bool = True,
+    discard: bool = True,
 ) -> Episodes:
-    """Episodes of random states, sampled by ``stack``, with random rewards and advantages. Masked steps hold garbage.
+    """Episodes of random states, sampled by ``stack``, with random rewards and advantages.
 
-    Episodes end early, and with ``void`` episode 0 of task 0 is void.
+    Episodes end early; masked steps contain garbage. With ``discard`` episode 0 of task 0 is
+    discarded.
     """
     rng = np.random.default_rng(seed)
     like = next(iter(stack.values()))
@@ -78,9 +81,9 @@ def make_episodes(
 
     observations = draw(*sizes, OBSERVATION_SIZE)
     mask = torch.from_numpy(make_mask(*sizes, rng)).to(like)
-    is_void = torch.zeros(sizes[:2], dtype=torch.bool)
-    is_void[0, 0] = void
-    mask = mask * ~is_void[..., None]
+    cause = torch.zeros(sizes[:2], dtype=torch.int8)
+    cause[0, 0] = CODES[REWARD] if discard else 0
+    mask = mask * (cause == 0)[..., None]
     with torch.no_grad():
         dist = distribution(policy, stack, observations.flatten(1, 2))
         noise = torch.from_numpy(policy.draw_noise(rng, (num_tasks, num_episodes * horizon))).to(
@@ -95,7 +98,7 @@ def make_episodes(
         mask=mask,
         distribution=tuple(dist),
         log_probs=log_probs.unflatten(1, sizes[1:]),
-        void=is_void,
+        cause=cause,
         success=torch.from_numpy(rng.integers(0, 2, sizes[:2])).to(like),
         advantages=draw(*sizes),
     )
@@ -103,7 +106,7 @@ def make_episodes(
 
 
 def with_garbage(episodes: Episodes, size: float) -> Episodes:
-    """The same real steps; numbers of this size everywhere else (discrete actions excepted: they stay valid)."""
+    """The same real steps; values of this size in masked steps, and 0 for discrete actions."""
     masked = episodes.mask == 0
 
     def spoil(values: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ def make_meta_batch(
     num_tasks: int = NUM_TASKS,
     seed: int = 0,
 ) -> MetaBatch:
-    """Support sets sampled at each inner step's own parameters, and a query set sampled at the adapted ones."""
+    """A support set sampled before each inner step, and a query set sampled after the last."""
     stacks = [make_stack(theta, num_tasks)]
     episodes: list[Episodes] = []
     for k in range(inner.num_steps + 1):
@@ -153,7 +156,7 @@ def plain_distribution(theta: Theta, observations: Tensor) -> td.Distribution:
 
 
 def real_steps(episodes: Episodes, task: int) -> Callable[[Tensor], Tensor]:
-    """Picks one task's real steps, (T, E, H, ...) to (N, ...)."""
+    """A function that picks one task's real steps, (T, E, H, ...) to (N, ...)."""
     real = episodes.mask[task] > 0
     return lambda values: values[task][real]
 

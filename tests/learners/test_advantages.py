@@ -23,7 +23,7 @@ def episodes_of(seed: int = 0) -> Episodes:
 
 
 def plain_advantages(rewards, values, discount, gae_lambda) -> list[float]:
-    """Advantages of one episode, given as lists of its real steps; the value after the last one is zero."""
+    """Advantages of one episode from lists over its real steps; the value after them is zero."""
     length = len(rewards)
     following = [*values[1:], 0.0]
     deltas = [rewards[t] + discount * following[t] - values[t] for t in range(length)]
@@ -131,13 +131,13 @@ class TestWithAdvantages:
         episodes = episodes_of()
         expected = with_advantages(episodes, BaselineConfig()).advantages
         episodes.rewards[2, 1, 0] = float("inf")
-        found = with_advantages(episodes, BaselineConfig()).advantages
-        assert not found[2].isfinite().any()
-        assert torch.equal(found[:2], expected[:2])
+        advantages = with_advantages(episodes, BaselineConfig()).advantages
+        assert not advantages[2].isfinite().any()
+        assert torch.equal(advantages[:2], expected[:2])
 
 
 class TestConstantReward:
-    """A task whose reward does not depend on what is done has nothing to teach."""
+    """A reward that does not depend on the actions gives no advantages."""
 
     @pytest.mark.parametrize("discount", [0.0, 0.9, 0.99, 0.999, 1.0])
     @pytest.mark.parametrize("reward", [1.0, -1e4, 1e-3])
@@ -182,7 +182,7 @@ def whole_episodes(observations: torch.Tensor, rewards: torch.Tensor) -> Episode
         mask=torch.ones_like(rewards),
         distribution=(),
         log_probs=zeros,
-        void=torch.zeros(rewards.shape[:2], dtype=torch.bool),
+        cause=torch.zeros(rewards.shape[:2], dtype=torch.int8),
         success=zeros[..., 0],
         advantages=zeros,
     )

@@ -1,4 +1,4 @@
-"""On every device that is here: the same numbers as in float64 on the CPU, up to float32's rounding."""
+"""On every available device, results equal those in float64 on the CPU up to float32 rounding."""
 
 from __future__ import annotations
 

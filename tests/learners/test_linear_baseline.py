@@ -85,7 +85,7 @@ class TestFitValues:
                 values[i].numpy(), plain_values(episodes, i, ridge), rtol=1e-7, atol=1e-9
             )
 
-    def test_is_zero_on_masked_steps_and_ignores_what_they_hold(self):
+    def test_is_zero_on_masked_steps_and_ignores_their_contents(self):
         episodes = episodes_of()
         values = fit_values(episodes, DISCOUNT, RIDGE)
         assert (values[episodes.mask == 0] == 0).all()
@@ -146,10 +146,10 @@ class TestFitValues:
         episodes = episodes_of()
         values = getattr(episodes, name).clone()
         values[1, 1, 2] = bad
-        found = fit_values(dataclasses.replace(episodes, **{name: values}), DISCOUNT, RIDGE)
+        fitted = fit_values(dataclasses.replace(episodes, **{name: values}), DISCOUNT, RIDGE)
         expected = fit_values(episodes, DISCOUNT, RIDGE)
-        assert found[1].isnan().all()
-        assert torch.equal(found[[0, 2]], expected[[0, 2]])
+        assert fitted[1].isnan().all()
+        assert torch.equal(fitted[[0, 2]], expected[[0, 2]])
 
 
 class TestConfig:
@@ -163,6 +163,6 @@ class TestConfig:
             {"ridge": float("nan")},
         ],
     )
-    def test_refuses_what_means_nothing(self, setting):
+    def test_refuses_values_out_of_range(self, setting):
         with pytest.raises(ValueError, match=f"baseline.{next(iter(setting))}"):
             BaselineConfig(**setting)

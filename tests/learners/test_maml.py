@@ -1,4 +1,4 @@
-"""The meta-gradient, the meta-objective and its Fisher-vector product against finite differences and plain code."""
+"""Meta-gradient, meta-objective and Fisher-vector product against independent computations."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def make_objective(
 
 
 def moved(theta, size: float = 0.05, seed: int = 5):
-    """Parameters some way off, where ratios are not 1 and the KL is not 0."""
+    """Parameters at which ratios are not 1 and the KL is not 0."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: value + size * torch.randn(value.shape, generator=generator, dtype=value.dtype)
@@ -119,7 +119,7 @@ class TestAdapt:
     @pytest.mark.parametrize("num_steps", [0, 1, 2, 5])
     @both_orders
     def test_quadratic_closed_form(self, num_steps, first_order):
-        """L(θ) = ½‖θ − c‖²: θ' − c = (1 − α)^K (θ − c); dθ'/dθ is (1 − α)^K, or 1 in first order."""
+        """L(θ) = ½‖θ − c‖² has θ' − c = (1 − α)^K (θ − c), and dθ'/dθ = (1 − α)^K or 1."""
         alpha = 0.3
         theta = {
             "x": torch.tensor([[1.0, -2.0], [0.5, 4.0]], dtype=torch.float64, requires_grad=True)
@@ -246,7 +246,7 @@ class TestValue:
     def test_masked_steps_do_not_matter(self, discrete, surrogate):
         objective, theta = make_objective(discrete, num_steps=2, surrogate=surrogate)
         assert (objective.batch.query.mask == 0).any()
-        assert objective.batch.query.void.any()
+        assert objective.batch.query.discarded.any()
         other = dataclasses.replace(
             objective, batch=map_batch(objective.batch, lambda e: with_garbage(e, -7.0))
         )
@@ -367,7 +367,7 @@ class TestFisherVectorProduct:
         assert (matrix - full).abs().max() > 1e-3
 
     @pytest.mark.parametrize("stride", [1, 2, 3])
-    def test_default_stride_keeps_so_many_states_of_a_task(self, monkeypatch, stride):
+    def test_default_stride_keeps_about_100_states_of_a_task(self, monkeypatch, stride):
         objective, theta = make_objective(False)
         num_states = float(objective.batch.query.mask.sum()) / NUM_TASKS
         monkeypatch.setattr(trpo, "STATES_PER_TASK", int(num_states / stride))
@@ -384,7 +384,7 @@ class TestFisherVectorProduct:
 
     @staticmethod
     def plain_strided_matrix(objective, theta):
-        """mean_i (Π (I − α Hₖ))ᵀ Fᵢ (Π (I − α Hₖ)) from every other state; parameters adapted on all."""
+        """mean_i (Π (I − α Hₖ))ᵀ Fᵢ (Π (I − α Hₖ)), H and F from every other state only."""
         inner, total = objective.inner, 0.0
 
         def thin(episodes):
@@ -523,12 +523,12 @@ class TestInnerConfig:
     @pytest.mark.parametrize(
         "field", [{"num_steps": -1}, {"step_size": 0.0}, {"step_size": float("nan")}]
     )
-    def test_refuses_what_means_nothing(self, field):
+    def test_refuses_values_out_of_range(self, field):
         with pytest.raises(ValueError, match=f"inner.{next(iter(field))}"):
             InnerConfig(**field)
 
 
-def test_a_ratio_that_overflows_where_no_step_is_real_spoils_nothing():
+def test_a_ratio_that_overflows_at_a_masked_step_has_no_effect():
     objective, theta = make_objective(False, num_steps=1)
     query = objective.batch.query
     masked = (query.mask == 0).nonzero()[0]

@@ -1,4 +1,4 @@
-"""What adapts, with which step sizes, and who is credited: each variant of MAML against finite differences."""
+"""Each variant of MAML against finite differences."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(
     )
     theta = from_vector(to_vector(theta) + 0.01, theta)
     expected = exact.surrogate_and_gradient(theta, quantity)[1]
-    found = first_order.surrogate_and_gradient(theta, quantity)[1]
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert found.norm() > 1e-3
+    gradient = first_order.surrogate_and_gradient(theta, quantity)[1]
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+    assert gradient.norm() > 1e-3
 
 
 @every_variant
@@ -140,27 +140,26 @@ def test_fisher_product_is_the_curvature_of_the_kl(
 
 @pytest.mark.parametrize("variant", ["Meta-SGD", "scalar", "ANIL per layer", "CAVIA Meta-SGD"])
 def test_first_order_still_learns_step_sizes(variant: str) -> None:
-    """dθ'/dα = −∇L, whatever the order: with inner gradients held fixed, finite differences agree."""
+    """dθ'/dα = −∇L in both orders: finite differences with fixed inner gradients agree."""
     objective, theta = make_variant(variant, first_order=True)
     gradient = from_vector(objective.surrogate_and_gradient(theta)[1], theta)
 
-    def surrogate(
-        vector: Tensor,
-    ) -> float:  # the step sizes alone move, so the inner gradients stay by themselves
+    def surrogate(vector: Tensor) -> float:
+        # Only the step sizes change, so the inner gradients are fixed.
         moved = {**theta, **from_vector(vector, sizes)}
         return objective.mean(moved, ratio_surrogate)[0]
 
     sizes = {name: value for name, value in theta.items() if name.startswith("step_size")}
     expected = finite_difference_gradient(surrogate, to_vector(sizes))
-    found = to_vector({name: gradient[name] for name in sizes})
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+    of_sizes = to_vector({name: gradient[name] for name in sizes})
+    torch.testing.assert_close(of_sizes, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_anil_leaves_the_body_untouched() -> None:
     objective, theta = make_variant("ANIL", num_steps=2)
     stack = make_stack(theta, NUM_TASKS)
     for support in objective.batch.supports:
-        stack = objective.inner_step(stack, support)
+        stack, _ = objective.inner_step(stack, support)
     for name, value in stack.items():
         is_head = name in ("weight_1", "bias_1", "log_std")
         assert torch.equal(value, make_stack(theta, NUM_TASKS)[name]) != is_head, name
@@ -171,7 +170,7 @@ def test_cavias_context_starts_at_zero_for_every_task_and_alone_adapts() -> None
     start = with_context(objective.policy, make_stack(theta, NUM_TASKS))
     assert "context" not in theta
     assert torch.equal(start["context"], torch.zeros(NUM_TASKS, 2, dtype=torch.float64))
-    end = objective.inner_step(start, objective.batch.supports[0])
+    end, _ = objective.inner_step(start, objective.batch.supports[0])
     assert (end["context"].abs().sum(-1) > 0).all()
     assert all(torch.equal(end[name], start[name]) for name in theta)
     assert torch.equal(with_context(objective.policy, end)["context"], end["context"])
@@ -227,7 +226,7 @@ def test_gradients_flow_into_step_sizes_where_theta_is_a_value() -> None:
 
 
 def test_exploration_credit_is_emamls_term() -> None:
-    """Its gradient at the sampling parameters: mean_t ∇log π(a_t | s_t), times what adaptation led to."""
+    """Its gradient at the sampling parameters is mean_t ∇log π(a_t | s_t) times the credit."""
     objective, theta = make_variant("MAML")
     credit = objective.credit
     returns = objective.batch.query.returns.nanmean(1)
@@ -270,6 +269,6 @@ def test_exploration_credit_is_added_to_surrogate_and_gradient() -> None:
         ({"exploration_credit": -1.0}, "exploration_credit"),
     ],
 )
-def test_settings_without_meaning_are_refused(settings: dict[str, Any], named: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         InnerConfig(**settings)

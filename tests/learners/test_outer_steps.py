@@ -49,7 +49,7 @@ def moved(theta: dict[str, torch.Tensor], size: float) -> dict[str, torch.Tensor
 
 class TestAdam:
     def test_equals_the_papers_algorithm(self):
-        """Kingma & Ba 2015, algorithm 1, uphill, over three different gradients."""
+        """Kingma & Ba 2015, algorithm 1, maximising, over three different gradients."""
         theta = {"x": torch.tensor([1.0, -2.0], dtype=torch.float64)}
         gradients = torch.tensor([[0.5, -1.0], [-0.2, 3.0], [1.5, 0.0]], dtype=torch.float64)
         expected, m, v = theta["x"].clone(), torch.zeros(2).double(), torch.zeros(2).double()
@@ -73,7 +73,7 @@ class TestAdam:
         again, _, _ = adam_step(new, state, objective, AdamConfig(step_size=1e-4))
         assert not torch.equal(to_vector(again) - to_vector(new), step)
 
-    def test_a_gradient_that_is_none_stops(self):
+    def test_a_gradient_that_is_not_finite_raises(self):
         with pytest.raises(FloatingPointError, match="meta-gradient"):
             ascend({"x": torch.zeros(1)}, torch.tensor([float("nan")]), {}, 0.1)
 
@@ -82,7 +82,7 @@ def adapted_at(ratio: float, advantage: float) -> Adapted:
     """One task with one query step of this ratio and advantage."""
     policy = make_policy(discrete=True)
     stack = make_stack(make_theta(policy), 1)
-    query = make_episodes(policy, stack, seed=0, num_episodes=1, horizon=2, void=False)
+    query = make_episodes(policy, stack, seed=0, num_episodes=1, horizon=2, discard=False)
     query = dataclasses.replace(
         query,
         log_probs=query.log_probs - np.log(ratio),
@@ -235,7 +235,7 @@ class TestReptile:
         (ReptileConfig, {"step_size": -1.0}),
     ],
 )
-def test_settings_without_meaning_are_refused(config, settings):
+def test_invalid_settings_are_refused(config, settings):
     [(name, value)] = settings.items()
     with pytest.raises(ValueError, match=f"outer.{name}.*{value}"):
         config(**settings)

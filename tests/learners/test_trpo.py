@@ -1,9 +1,8 @@
-"""Conjugate gradient and the trust-region step, on quadratics with known answers and on a real meta-objective."""
+"""Conjugate gradient and the trust-region step, on quadratics and on a real meta-objective."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -47,11 +46,12 @@ class QuadraticObjective:
 
 @pytest.fixture(autouse=True)
 def _own_fisher_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quadratic objective brings its own Fisher matrix."""
+    """A quadratic objective has its own Fisher matrix."""
 
     def product(objective, theta, state_stride):
-        own = getattr(objective, "fisher_vector_product", None)
-        return (own or functools.partial(fisher_vector_product, objective))(theta, state_stride)
+        if hasattr(objective, "fisher_vector_product"):
+            return objective.fisher_vector_product(theta, state_stride)
+        return fisher_vector_product(objective, theta, state_stride)
 
     monkeypatch.setattr("maml_rl.learners.maml.outer.trpo.fisher_vector_product", product)
 
@@ -213,7 +213,7 @@ class TestStepOnAQuadratic:
         assert all(torch.equal(new[name], theta[name]) for name in theta)
         assert rejected_metrics(metrics) == NOTHING
 
-    def test_a_gradient_that_is_not_finite_stops(self):
+    def test_a_gradient_that_is_not_finite_raises(self):
         objective, theta = quadratic()
         objective.gradient[2] = float("nan")
         with pytest.raises(FloatingPointError, match="meta-gradient"):
@@ -256,7 +256,7 @@ class TestStepOnAMetaObjective:
 
     @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
     @pytest.mark.parametrize("num_steps", [0, 1, 2])
-    def test_a_small_step_gains_what_gradient_and_fisher_matrix_foretell(self, discrete, num_steps):
+    def test_a_small_step_gains_what_gradient_and_fisher_matrix_predict(self, discrete, num_steps):
         policy = make_policy(discrete)
         theta = make_theta(policy)
         inner = InnerConfig(num_steps=num_steps, step_size=0.1)
@@ -285,7 +285,7 @@ class TestConfig:
             {"cg_damping": -1.0},
         ],
     )
-    def test_refuses_what_means_nothing(self, setting):
+    def test_refuses_values_out_of_range(self, setting):
         with pytest.raises(ValueError, match=f"outer.{next(iter(setting))}"):
             TRPOConfig(**setting)
 

@@ -171,7 +171,15 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
         rng=np.random.default_rng(0),
         dtype=torch.float64,
     )
-    collector = Collector(env, policy, 2, 2, 6, ActionMap(env.single_action_space, 0.5), CPU)
+    collector = Collector(
+        env=env,
+        policy=policy,
+        num_tasks=2,
+        num_episodes=2,
+        horizon=6,
+        action_map=ActionMap(env.single_action_space, 0.5),
+        device=CPU,
+    )
     trainer = MetaTrainer(
         collector,
         InnerConfig(num_steps=num_steps),

@@ -67,9 +67,9 @@ def test_actions_are_samples_of_the_distribution(
     before = observations.clone()
     act = actor(policy, stack, noise, normalizer)
     for t in range(H):
-        seen = observations[t].view(T, E, -1)
-        seen = seen if normalizer is None else normalizer.normalize(seen)
-        expected = distribution(policy, stack, seen).sample(noise[t]).detach().flatten(0, 1).numpy()
+        x = observations[t].view(T, E, -1)
+        x = x if normalizer is None else normalizer.normalize(x)
+        expected = distribution(policy, stack, x).sample(noise[t]).detach().flatten(0, 1).numpy()
         np.testing.assert_allclose(
             act(observations[t].numpy(), t), expected, rtol=1e-12, atol=1e-12
         )

@@ -1,4 +1,4 @@
-"""Collection on the point family, and on a small stub where an environment must misbehave or be discrete."""
+"""Collection on the point family, and on a stub that is discrete or fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maml_rl.policies.mlp import MLPPolicy, distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.failures import ACTION, OBSERVATION, REWARD, Failure, Failures
+from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD
 from maml_rl.settings.maml import BaselineConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import torch_threads
@@ -36,8 +36,8 @@ class StubVectorEnv:
         lengths: steps after which each terminates.
         time_limits: steps after which each is truncated; default is H.
         void_at: (sub-environment, step) at which its simulation breaks down.
-        nan: (name, sub-environment, step, value) where ``observation`` or ``reward`` is no number.
-        nan_after_end: an episode that has ended, or broken down, shows NaN from then on.
+        nan: (name, sub-environment, step, value) where ``observation`` or ``reward`` is not finite.
+        nan_after_end: NaN observations after an episode has ended or broken down.
     """
 
     def __init__(
@@ -128,7 +128,13 @@ def point_collector(num_tasks=3, num_episodes=4, num_envs=12, scale=1.0, **famil
         "maml_rl/PointNavigation-v0", num_envs=num_envs, max_episode_steps=H, **family
     )
     return Collector(
-        env, make_mlp(2), num_tasks, num_episodes, H, ActionMap(env.single_action_space, scale), CPU
+        env=env,
+        policy=make_mlp(2),
+        num_tasks=num_tasks,
+        num_episodes=num_episodes,
+        horizon=H,
+        action_map=ActionMap(env.single_action_space, scale),
+        device=CPU,
     )
 
 
@@ -138,13 +144,13 @@ def stub_collector(
     space = action_space or (spaces.Discrete(4) if discrete else spaces.Box(-1, 1, (2,)))
     env = StubVectorEnv(num_envs, space, **options)
     return Collector(
-        env,
-        make_mlp(3, 4 if discrete else 2, discrete),
-        num_tasks,
-        num_episodes,
-        H,
-        ActionMap(space, 1.0),
-        CPU,
+        env=env,
+        policy=make_mlp(3, 4 if discrete else 2, discrete),
+        num_tasks=num_tasks,
+        num_episodes=num_episodes,
+        horizon=H,
+        action_map=ActionMap(space, 1.0),
+        device=CPU,
     )
 
 
@@ -326,7 +332,7 @@ class TestOnAStub:
         assert episodes.mask.sum(-1).flatten().tolist() == lengths
         assert (episodes.mask.diff(dim=-1) <= 0).all()
         assert (episodes.rewards[episodes.mask == 0] == 0).all()
-        assert not episodes.void.any()
+        assert not episodes.discarded.any()
 
     def test_an_episode_that_is_truncated_before_the_horizon_ends_there(self):
         limits = [1, 3, H, 2, 5, 4]
@@ -339,8 +345,7 @@ class TestOnAStub:
         assert episodes.actions.shape == (2, 3, H, 2)
         assert not episodes.actions[:, :, 2:].any()
 
-    def test_after_its_end_an_episode_goes_on_as_zeros(self):
-        """As Episodes promises."""
+    def test_after_its_end_an_episode_is_padded_with_zeros(self):
         episodes = collect(stub_collector(lengths=[1, 3, H, 2, 5, 4]))
         ended = episodes.mask == 0
         assert not episodes.rewards[ended].any()
@@ -359,22 +364,22 @@ class TestOnAStub:
         expected = logits.log_softmax(-1).gather(-1, episodes.actions[..., None])[..., 0]
         torch.testing.assert_close(episodes.log_probs, expected)
 
-    def test_a_void_episode_is_masked_whole(self):
+    def test_all_steps_of_a_discarded_episode_are_masked(self):
         episodes = collect(stub_collector(void_at=(4, 3)))
-        assert episodes.void.tolist() == [[False, False, False], [False, True, False]]
+        assert episodes.discarded.tolist() == [[False, False, False], [False, True, False]]
         assert not episodes.mask[1, 1].any()
         assert not episodes.rewards[1, 1].any()
         assert not episodes.observations[1, 1].any()
         assert episodes.mask.sum() == 5 * H
 
     @pytest.mark.parametrize("discrete", [False, True])
-    def test_a_broken_simulation_that_shows_nan_does_not_spoil_its_task(self, discrete):
+    def test_nan_from_a_broken_simulation_does_not_reach_the_loss(self, discrete):
         collector = stub_collector(discrete=discrete, void_at=(4, 3), nan_after_end=True)
         episodes = with_advantages(collect(collector), BaselineConfig())
         loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
         assert loss.isfinite().all()
 
-    def test_nan_shown_after_an_episodes_end_does_not_spoil_its_task(self):
+    def test_nan_after_an_episodes_end_does_not_reach_the_loss(self):
         collector = stub_collector(lengths=[1, 3, H, 2, 5, 4], nan_after_end=True)
         episodes = with_advantages(collect(collector), BaselineConfig())
         loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
@@ -390,17 +395,13 @@ class TestOnAStub:
             ("reward", np.inf, REWARD),
         ],
     )
-    def test_a_number_that_is_none_makes_its_episode_void(self, kind, value, what):
-        collector, failures = (
-            stub_collector(nan=(kind, 5, 2, value)),
-            Failures([{"goal": 1}, {"goal": 2}], 6),
-        )
-        episodes = collector.collect(stack_of(collector), STREAMS, 0, None, failures)
-        assert episodes.void.tolist() == [[False, False, False], [False, False, True]]
-        assert failures.rows == [Failure(0, what, 1, {"goal": 2})]
+    def test_an_episode_with_a_non_finite_value_is_discarded(self, kind, value, what):
+        collector = stub_collector(nan=(kind, 5, 2, value))
+        episodes = collect(collector)
+        assert episodes.cause.tolist() == [[0, 0, 0], [0, 0, CODES[what]]]
         assert np.isfinite(
             np.stack(collector.env.actions[0])
-        ).all()  # nothing that is none is sent either
+        ).all()  # nor is a non-finite action sent
         whole = collect(stub_collector())
         for name in ("observations", "actions", "rewards", "mask", "log_probs"):
             value, expected = getattr(episodes, name), getattr(whole, name)
@@ -408,16 +409,12 @@ class TestOnAStub:
             assert torch.equal(value.flatten(0, 1)[:5], expected.flatten(0, 1)[:5])
 
     @pytest.mark.parametrize("discrete", [False, True])
-    def test_parameters_that_are_not_finite_make_every_episode_of_their_task_void(self, discrete):
-        collector, failures = (
-            stub_collector(discrete=discrete),
-            Failures([{"goal": 1}, {"goal": 2}], 6),
-        )
+    def test_non_finite_parameters_discard_every_episode_of_their_task(self, discrete):
+        collector = stub_collector(discrete=discrete)
         stack = stack_of(collector)
         stack["bias_1"][1] = float("nan")
-        episodes = collector.collect(stack, STREAMS, 0, None, failures)
-        assert episodes.void.tolist() == [[False] * 3, [True] * 3]
-        assert failures.rows == [Failure(0, ACTION, 3, {"goal": 2})]
+        episodes = collect(collector, stack)
+        assert episodes.cause.tolist() == [[0] * 3, [CODES[ACTION]] * 3]
         assert np.isfinite(np.stack(collector.env.actions[0])).all()
 
     @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
@@ -429,17 +426,16 @@ class TestOnAStub:
             {"bias_1": np.inf},
         ],
     )
-    def test_parameters_that_overflow_warn_of_nothing_and_make_their_task_void(
+    def test_parameters_that_overflow_discard_their_task_without_a_warning(
         self, nonlinearity, huge
     ):
-        collector, failures = stub_collector(), Failures([{"goal": 1}, {"goal": 2}], 6)
+        collector = stub_collector()
         collector.policy.nonlinearity = nonlinearity
         stack = stack_of(collector)
         for name, value in huge.items():
             stack[name][1] = value
-        episodes = collector.collect(stack, STREAMS, 0, None, failures)
-        assert episodes.void.tolist() == [[False] * 3, [True] * 3]
-        assert failures.rows == [Failure(0, ACTION, 3, {"goal": 2})]
+        episodes = collect(collector, stack)
+        assert episodes.cause.tolist() == [[0] * 3, [CODES[ACTION]] * 3]
 
     @pytest.mark.parametrize("sizes", [(2, 3, 5), (2, 3, 4)])
     def test_uneven_shares_are_refused(self, sizes):

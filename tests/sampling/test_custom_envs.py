@@ -1,4 +1,4 @@
-"""Environments of a user's own: their tasks, spaces and mistakes."""
+"""Custom environments: their tasks, spaces and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
 
 
 class Goal(gym.Env):
-    """Rewards an action for its nearness to ``goal``; misbehaves as it is told to."""
+    """Rewards an action for its nearness to ``goal``; raises where its arguments ask for it."""
 
     observation_space: spaces.Space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space: spaces.Space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -232,7 +232,7 @@ class TestTasksOfTheConfiguration:
     @pytest.mark.parametrize(
         "setting", [{"kwarg_ranges": {"low": [1, 2]}}, {"task_list": [{"goal_velocity": 1}]}]
     )
-    def test_families_of_ours_draw_their_own(self, name, setting):
+    def test_built_in_families_draw_their_own_tasks(self, name, setting):
         with pytest.raises(UserError, match=rf"{name}.*env\.dynamics"):
             maml_rl.load_config(env={"name": name, **setting})
 
@@ -311,10 +311,10 @@ class TestSpaces:
             name="AnySpaces-v0", kwargs={"observation_space": space, "action_space": box}
         )
         env = make_task_vector_env(config, 2, 5)
-        seen, _ = env.reset(seed=4)
+        observations, _ = env.reset(seed=4)
         for i in range(2):
-            shown, _ = AnySpaces(space, box).reset(seed=4 + i)
-            np.testing.assert_array_equal(seen[i], spaces.flatten(space, shown))
+            observation, _ = AnySpaces(space, box).reset(seed=4 + i)
+            np.testing.assert_array_equal(observations[i], spaces.flatten(space, observation))
         env.close()
 
     @pytest.mark.parametrize("outer", ["trpo", "promp"])

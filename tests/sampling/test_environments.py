@@ -22,7 +22,7 @@ NEVER = 1000
 
 
 class Countdown(gym.Env):
-    """An episode of ``length`` steps; it shows the steps so far, the length, and a number drawn at reset."""
+    """Observes the steps so far, the ``length`` of the episode, and a number drawn at reset."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -230,7 +230,7 @@ def test_each_sub_environment_has_its_own_task(env_id: str, vectorization: Vecto
     for _ in range(2):  # tasks are kept over resets
         observation, _ = env.reset(seed=3)
         assert observation[:, 1].tolist() == lengths
-        for t in range(1, 4):  # the finished one is reset meanwhile and keeps its task too
+        for t in range(1, 4):  # the finished one is reset too, and keeps its task
             observation, _, terminated, truncated, _ = env.step(_actions(2))
             assert observation[:, 1].tolist() == lengths
             assert terminated.tolist() == [True, False]
@@ -254,7 +254,7 @@ def test_steps_after_the_end_are_thrown_away(env_id: str, vectorization: Vectori
         observation, reward, terminated, truncated, info = env.step(actions)
         ends = min(t, 2), t
         np.testing.assert_array_equal(observation[:, 0], ends)
-        np.testing.assert_array_equal(observation[:, 2], start[:, 2])  # drawn anew at every reset
+        np.testing.assert_array_equal(observation[:, 2], start[:, 2])  # drawn at every reset
         np.testing.assert_allclose(
             reward, [10 * t + actions[0, 0] if t <= 2 else 0, 10 * t + actions[1, 0]]
         )
@@ -312,7 +312,7 @@ def test_tasks_are_drawn_with_the_generator_that_is_given(env_id: str) -> None:
     assert draws[0] == draws[1] != draws[2]
     expected = np.random.default_rng(0).integers(2, 100, 6)
     assert [task["length"] for task in draws[0]] == expected.tolist()
-    assert env.sample_tasks(6) != draws[2]  # the generator goes on
+    assert env.sample_tasks(6) != draws[2]  # the generator has advanced
     env.close()
 
 

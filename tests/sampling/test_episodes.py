@@ -47,10 +47,10 @@ def test_a_task_without_real_steps_has_zero_weights():
 def test_returns_add_real_rewards_and_are_nan_for_void_episodes():
     episodes = episodes_of()
     assert episodes.returns.shape == (T, E)
-    assert torch.equal(episodes.returns.isnan(), episodes.void)
+    assert torch.equal(episodes.returns.isnan(), episodes.discarded)
     for i in range(T):
         for e in range(E):
-            if not episodes.void[i, e]:
+            if not episodes.discarded[i, e]:
                 length = int(episodes.mask[i, e].sum())
                 assert float(episodes.returns[i, e]) == pytest.approx(
                     float(episodes.rewards[i, e, :length].sum())
@@ -102,7 +102,7 @@ def test_every_takes_the_same_steps_of_every_field(discrete, stride):
                     assert torch.equal(taken, whole)
                 elif inside:
                     assert torch.equal(taken[:, e * len(steps[e]) + k], whole[:, e * H + t])
-    assert torch.equal(thin.void, episodes.void)
+    assert torch.equal(thin.cause, episodes.cause)
 
 
 def test_every_step_is_kept_in_some_episode():

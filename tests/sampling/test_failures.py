@@ -1,4 +1,4 @@
-"""Numbers that go wrong are contained, counted and logged, and stop a run only where they are too many."""
+"""Failures are contained, counted and logged, and stop a run only if there are too many."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.report import write_report
 from maml_rl.analysis.statistics import mean_interval, mean_of_valid
 from maml_rl.cli import main
+from maml_rl.learners.maml import inner_loop
+from maml_rl.learners.maml.inner_loop import collect_through_adaptation
 from maml_rl.learners.maml.learner import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER, reptile
-from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
+from maml_rl.learners.trials import sample_tasks
 from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.sampling.failures import (
     BASELINE,
+    CODES,
     INNER_STEP,
     LINE_SEARCH,
     NO_EPISODE,
@@ -38,8 +41,11 @@ from maml_rl.sampling.failures import (
     OUTER_STEP,
     REWARD,
     SIMULATION,
-    Failures,
+    TASK_EXCLUDED,
+    FailedTasks,
+    Failure,
     TooManyFailures,
+    TrialFailures,
 )
 from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
 from maml_rl.settings.config import Config
@@ -60,7 +66,7 @@ def table(run: Path) -> list[dict[str, str]]:
 def iterate(
     config: Config, spoil: Callable[[MetaTrainer], None] = lambda trainer: None
 ) -> MetaIteration:
-    """One meta-iteration, with something spoilt."""
+    """One meta-iteration after ``spoil``."""
     with open_trainer(config) as (trainer, state, _):
         spoil(trainer)
         return trainer.meta_iteration(state)
@@ -70,43 +76,98 @@ def gradient_of(
     config: Config,
     spoil: Callable[[MetaTrainer], None] = lambda trainer: None,
     without: int | None = None,
-) -> tuple[torch.Tensor, Failures]:
-    """The meta-gradient of the tasks that did not fail, or of all but ``without``, and what failed."""
+) -> tuple[torch.Tensor, list[Failure], list[bool]]:
+    """The meta-gradient of the tasks that did not fail, without task ``without``.
+
+    Returns:
+        The gradient, the rows of failures.csv, and for each task whether it failed.
+    """
     with open_trainer(config) as (trainer, state, _):
         spoil(trainer)
         collector = trainer.collector
         streams = RandomStreams(trainer.seed, Phase.TRAINING, 0)
-        episodes, stacks, failures = collect_through_adaptation(
+        tasks = sample_tasks(collector, streams)
+        trial = collect_through_adaptation(
             collector,
             state.theta,
-            sample_tasks(collector, streams),
+            tasks,
             trainer.inner,
             trainer.baseline,
             streams=streams,
             normalizer=state.normalizer,
         )
-        kept = torch.from_numpy(~failures.failed)
+        failed = trial.failed_tasks.mask
+        kept = ~failed
         if without is not None:
             kept[without] = False
-        batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)).chosen(kept)
+        *supports, query = trial.episodes
+        batch = MetaBatch(tuple(supports), query, tuple(trial.stacks)).chosen(kept)
         objective = MetaObjective(collector.policy, batch, trainer.inner, 4)
-        return objective.surrogate_and_gradient(state.theta)[1], failures
+        gradient = objective.surrogate_and_gradient(state.theta)[1]
+        return gradient, trial.failures.rows(tasks), failed.tolist()
 
 
 def assert_contained(
     config: Config, spoil: Callable[[MetaTrainer], None], task: int, what: list[str]
 ) -> None:
     """Task ``task`` fails for these reasons, and the gradient is that of the others."""
-    found, failures = gradient_of(config, spoil)
-    expected, none = gradient_of(config, without=task)
-    assert none.rows == []
-    assert [row.what for row in failures.rows] == what
-    assert failures.failed.tolist() == [i == task for i in range(T)]
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    gradient, rows, failed = gradient_of(config, spoil)
+    expected, rows_without, _ = gradient_of(config, without=task)
+    assert rows_without == []
+    assert [row.what for row in rows] == what
+    assert failed == [i == task for i in range(T)]
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_rows_are_sorted_by_step_cause_and_task():
+    cause = torch.zeros(3, 2, 2, dtype=torch.int8)
+    cause[2, 0] = torch.tensor([CODES[REWARD], CODES[SIMULATION]])
+    cause[0, 0, 1] = CODES[REWARD]
+    cause[1, 1] = CODES[OBSERVATION]
+    failed = FailedTasks.none_of(3, torch.device("cpu"))
+    failed = failed.with_failed(torch.tensor([False, True, False]), NO_EPISODE, 4)
+    tasks = [{"goal": i} for i in range(3)]
+    assert TrialFailures(cause, failed, 3).rows(tasks) == [
+        Failure(3, SIMULATION, 1, {"goal": 2}),
+        Failure(3, REWARD, 1, {"goal": 0}),
+        Failure(3, REWARD, 1, {"goal": 2}),
+        Failure(4, OBSERVATION, 2, {"goal": 1}),
+        Failure(4, NO_EPISODE, 0, {"goal": 1}),
+    ]
+
+
+def test_a_task_fails_once_and_later_failures_of_its_episodes_have_no_row():
+    is_first = torch.tensor([True, False])
+    failed = FailedTasks.none_of(2, torch.device("cpu")).with_failed(is_first, INNER_STEP, 0)
+    failed = failed.with_failed(torch.tensor([True, True]), BASELINE, 1)
+    assert failed.mask.tolist() == [True, True]
+    assert failed.step.tolist() == [0, 1]
+    cause = torch.zeros(2, 2, 3, dtype=torch.int8)
+    cause[0, :, 0] = CODES[REWARD]
+    cause[0, 1, 1] = TASK_EXCLUDED
+    failures = TrialFailures(cause, failed, 0)
+    rows = failures.rows([{"goal": 0}, {"goal": 1}])
+    assert rows == [
+        Failure(0, REWARD, 1, {"goal": 0}),
+        Failure(0, INNER_STEP, 0, {"goal": 0}),
+        Failure(1, BASELINE, 0, {"goal": 1}),
+    ]
+    with pytest.raises(TooManyFailures, match="2 of 2 tasks failed in here"):
+        failures.check(rows, 1.0, "here")
+
+
+def test_too_many_discarded_episodes_are_refused():
+    cause = torch.zeros(2, 1, 4, dtype=torch.int8)
+    cause[1, 0, :3] = CODES[REWARD]
+    failures = TrialFailures(cause, FailedTasks.none_of(2, torch.device("cpu")), 0)
+    rows = failures.rows([{}, {}])
+    failures.check(rows, 0.375, "here")
+    with pytest.raises(TooManyFailures, match=r"3 of 8 episodes were discarded in here.*0\.3:"):
+        failures.check(rows, 0.3, "here")
 
 
 def spoil_simulation(sims: list[int], at: int, how: str = "nan") -> Callable[[MetaTrainer], None]:
-    """Simulations that diverge, or that MuJoCo refuses to step, at step ``at`` of the first collection."""
+    """Simulations that diverge, or that MuJoCo refuses to step, at step ``at``."""
 
     def spoil(trainer: MetaTrainer) -> None:
         engine = trainer.collector.env.engine
@@ -154,28 +215,28 @@ def test_mujoco_writes_nothing_of_its_own_about_what_is_counted(tmp_path, monkey
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
 
 
-def test_a_void_episode_leaves_the_others_as_they_were(tmp_path):
+def test_other_episodes_do_not_depend_on_a_discarded_one(tmp_path):
     config = tiny(tmp_path / "run", **CHEETAH)
     with open_trainer(config) as (trainer, state, _), open_trainer(config) as (intact, _, _):
         spoil_simulation([E + 1], 3)(trainer)
         streams = RandomStreams(0, Phase.TRAINING, 0)
-        found = []
+        collected = []
         for one in (trainer, intact):
             one.collector.set_tasks(sample_tasks(one.collector, streams))
             stack = {
                 name: value.expand(T, *value.shape).contiguous()
                 for name, value in state.theta.items()
             }
-            found.append(one.collector.collect(stack, streams, 0, None))
-    spoilt, whole = found
-    valid = ~spoilt.void
+            collected.append(one.collector.collect(stack, streams, 0, None))
+    spoilt, whole = collected
+    valid = ~spoilt.discarded
     assert valid.sum() == T * E - 1
     for name in ("observations", "actions", "rewards", "mask", "log_probs"):
         assert torch.equal(getattr(spoilt, name)[valid], getattr(whole, name)[valid])
 
 
 @pytest.mark.parametrize("how", ["nan", "error"])
-def test_a_task_without_a_valid_episode_is_set_aside(tmp_path, how):
+def test_a_task_without_a_valid_episode_is_excluded(tmp_path, how):
     config = tiny(tmp_path / "run", **CHEETAH)
     everything = list(range(2 * E, 3 * E))
     assert_contained(config, spoil_simulation(everything, 2, how), 2, [SIMULATION, NO_EPISODE])
@@ -190,7 +251,7 @@ BREAKING = MODULE.replace("Line-v0", "{id}").replace(
 def breaking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spoil: str, above: float
 ) -> str:
-    """An environment that goes wrong where the goal is beyond ``above``; a second step after that would raise."""
+    """An environment that runs ``spoil`` in every step if the goal is above ``above``."""
     text = (
         BREAKING.replace("{id}", f"{name}-v0")
         .replace("{above}", str(above))
@@ -212,7 +273,7 @@ def breaking(
     ids=["reward", "observation"],
 )
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_an_environment_that_returns_no_number_costs_its_task(
+def test_a_task_whose_environment_returns_nan_is_excluded(
     tmp_path, monkeypatch, spoil, what, vectorization
 ):
     env = {"name": "", "vectorization": vectorization}
@@ -231,14 +292,14 @@ def test_an_environment_that_returns_no_number_costs_its_task(
         tmp_path, monkeypatch, f"Bad{what.split()[1]}{vectorization}", spoil, above
     )
     config = tiny(tmp_path / "run", env=env, **POINT)
-    _, failures = gradient_of(config)
-    assert [(row.what, row.num_episodes) for row in failures.rows] == [(what, E), (NO_EPISODE, 0)]
-    assert failures.failed.tolist() == [goal > above for goal in goals]
-    expected, _ = gradient_of(probe, without=goals.index(max(goals)))
-    torch.testing.assert_close(gradient_of(config)[0], expected, rtol=1e-6, atol=1e-9)
+    gradient, rows, failed = gradient_of(config)
+    assert [(row.what, row.num_episodes) for row in rows] == [(what, E), (NO_EPISODE, 0)]
+    assert failed == [goal > above for goal in goals]
+    expected, _, _ = gradient_of(probe, without=goals.index(max(goals)))
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_an_episode_that_starts_with_no_number_is_void(tmp_path, monkeypatch):
+def test_an_episode_that_starts_with_inf_is_discarded(tmp_path, monkeypatch):
     config = tiny(tmp_path / "run", **POINT)
     reset = None
 
@@ -263,24 +324,24 @@ def test_an_episode_that_starts_with_no_number_is_void(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*inf value")
 def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch):
-    """It is reset, and what it shows then is thrown away."""
+    """It is reset, and what it returns then is ignored."""
     spoil = "return self.x.copy(), float('inf') if self.x[0] < 8 else 1 / 0, False, False, {}"
     name = breaking(tmp_path, monkeypatch, "Inf", spoil, -9.0)
-    made = maml_rl.sampling.environments.make_task_vector_env(
+    env = maml_rl.sampling.environments.make_task_vector_env(
         maml_rl.settings.env.EnvConfig(name=name), 2, 50
     )
-    assert isinstance(made, GymTaskVectorEnv)
-    made.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
-    made.reset(seed=0)
-    assert np.isinf(made.step(np.full((2, 1), 1.0, np.float32))[1]).all()
+    assert isinstance(env, GymTaskVectorEnv)
+    env.set_tasks([{"goal": 1.0}, {"goal": 1.0}])
+    env.reset(seed=0)
+    assert np.isinf(env.step(np.full((2, 1), 1.0, np.float32))[1]).all()
     for _ in range(40):
-        assert (made.step(np.full((2, 1), 1.0, np.float32))[1] == 0).all()
-    made.close()
+        assert (env.step(np.full((2, 1), 1.0, np.float32))[1] == 0).all()
+    env.close()
 
 
 def spoil_inner_step(task: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first inner step explodes for one task."""
-    original = maml_rl.learners.trials.inner_step
+    original = inner_loop.inner_step
 
     def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int) -> Any:
         adapted = original(policy, stack, support, inner, step)
@@ -288,17 +349,17 @@ def spoil_inner_step(task: int, monkeypatch: pytest.MonkeyPatch) -> None:
             adapted["weight_0"][task] = float("inf")
         return adapted
 
-    monkeypatch.setattr(maml_rl.learners.trials, "inner_step", spoilt)
+    monkeypatch.setattr(inner_loop, "inner_step", spoilt)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
-def test_an_inner_step_that_explodes_sets_its_task_aside(tmp_path, monkeypatch, num_steps):
+def test_a_task_whose_inner_step_explodes_is_excluded(tmp_path, monkeypatch, num_steps):
     config = tiny(tmp_path / "run", **POINT, inner={"num_steps": num_steps})
-    expected, _ = gradient_of(config, without=3)
+    expected, _, _ = gradient_of(config, without=3)
     spoil_inner_step(3, monkeypatch)
-    found, failures = gradient_of(config)
-    assert [(row.adaptation_step, row.what) for row in failures.rows] == [(0, INNER_STEP)]
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    gradient, rows, _ = gradient_of(config)
+    assert [(row.adaptation_step, row.what) for row in rows] == [(0, INNER_STEP)]
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
     _, metrics, rows = iterate(config)
     assert metrics["train/failed_tasks"] == 1
     assert metrics["train/void_episodes"] == 0
@@ -312,7 +373,7 @@ def test_a_failed_task_keeps_its_parameters(tmp_path, monkeypatch):
     with open_trainer(config) as (trainer, state, _):
         streams = RandomStreams(0, Phase.TRAINING, 0)
         tasks = sample_tasks(trainer.collector, streams)
-        _, stacks, _ = collect_through_adaptation(
+        trial = collect_through_adaptation(
             trainer.collector,
             state.theta,
             tasks,
@@ -322,12 +383,12 @@ def test_a_failed_task_keeps_its_parameters(tmp_path, monkeypatch):
             normalizer=None,
         )
     for name, value in state.theta.items():
-        assert torch.equal(stacks[-1][name][3], value)
-        assert name == "log_std" or not torch.equal(stacks[-1][name][2], value)
+        assert torch.equal(trial.stacks[-1][name][3], value)
+        assert name == "log_std" or not torch.equal(trial.stacks[-1][name][2], value)
 
 
-def test_a_baseline_that_cannot_be_fitted_sets_its_task_aside(tmp_path):
-    """Rewards that are numbers, and whose sum is none."""
+def test_a_task_whose_baseline_cannot_be_fitted_is_excluded(tmp_path):
+    """Its rewards are finite, and their sum is not."""
 
     def spoil(trainer: MetaTrainer) -> None:
         env, step = trainer.collector.env, trainer.collector.env.step
@@ -398,7 +459,7 @@ def reject(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MetaObjective, "value", lambda self, theta: (-math.inf, 0.0))
 
 
-def test_a_rejected_line_search_is_counted_and_told(tmp_path, monkeypatch):
+def test_a_rejected_line_search_is_counted_and_logged(tmp_path, monkeypatch):
     with open_trainer(tiny(tmp_path / "run", **POINT)) as (trainer, state, _):
         with monkeypatch.context() as patched:
             reject(patched)
@@ -413,7 +474,7 @@ def test_a_rejected_line_search_is_counted_and_told(tmp_path, monkeypatch):
 
 
 def test_without_a_gradient_no_outer_step_fails(tmp_path):
-    """Where every return is the same, as before a sparse reward is first met, there is no step to take."""
+    """All returns are equal, as before a sparse reward is first reached."""
     config = tiny(tmp_path / "run", **POINT | {"horizon": 1, "num_episodes": 1})
     _, metrics, failures = iterate(config)
     assert metrics["outer/accepted"] == metrics["outer/gradient_norm"] == 0
@@ -435,14 +496,14 @@ def test_ten_failed_outer_steps_in_a_row_stop_the_run_over_a_resume_too(tmp_path
     assert len(table(run)) == most
 
 
-def test_what_an_outer_step_says_of_its_failure_is_told(tmp_path, monkeypatch):
+def test_the_message_of_a_failed_outer_step_is_reported(tmp_path, monkeypatch):
     def failing(*_: Any) -> Any:
         raise FloatingPointError("theta ran away")
 
     config = tiny(tmp_path / "run", **POINT | {"num_iterations": MAX_FAILED_OUTER_STEPS})
     monkeypatch.setitem(OUTER, config.outer.name, OUTER[config.outer.name]._replace(step=failing))
     with pytest.raises(
-        TooManyFailures, match=re.escape(f"the last since {OUTER_STEP} (theta ran away)")
+        TooManyFailures, match=re.escape(f"the last because {OUTER_STEP} (theta ran away)")
     ):
         train(config)
 
@@ -468,17 +529,16 @@ def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeyp
 
 
 def spoil_some(monkeypatch: pytest.MonkeyPatch, num_tasks: int = 1) -> None:
-    """In every second iteration the inner steps of the first so many tasks explode."""
-    original = maml_rl.learners.trials.contained_step
+    """In about every second iteration the inner steps of the first ``num_tasks`` tasks explode."""
+    original = inner_loop.inner_step
 
-    def spoilt(
-        policy: Any, stack: Any, support: Any, inner: Any, step: int, failures: Failures
-    ) -> Any:
+    def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int) -> Any:
+        adapted = original(policy, stack, support, inner, step)
         if float(support.rewards.sum()) % 0.02 < 0.01:
-            failures.set_aside(step, INNER_STEP, np.arange(T) < num_tasks)
-        return original(policy, stack, support, inner, step, failures)
+            adapted["weight_0"][:num_tasks] = float("nan")
+        return adapted
 
-    monkeypatch.setattr(maml_rl.learners.trials, "contained_step", spoilt)
+    monkeypatch.setattr(inner_loop, "inner_step", spoilt)
 
 
 def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monkeypatch):
@@ -489,7 +549,7 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
     assert 0 < len(rows) < 12
     assert {row["what"] for row in rows} == {INNER_STEP}
     assert all("goal_x" in json.loads(row["task"]) for row in rows)
-    assert len([text for text in said if "1 task set aside" in text]) == len(rows)
+    assert len([text for text in said if "1 task excluded" in text]) == len(rows)
     # Rows beyond the checkpoint are there when the run is killed, and come again.
     config = tiny(
         tmp_path / "run", **POINT | {"num_iterations": 12}, logging={"checkpoint_every": 5}
@@ -555,7 +615,7 @@ def test_on_the_command_line_it_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_that_is_none_is_refused(tmp_path, share):
+def test_a_share_out_of_range_is_refused(tmp_path, share):
     with pytest.raises(ValueError, match="max_failed_share"):
         dataclasses.replace(tiny(tmp_path / "run"), max_failed_share=share)
 
@@ -564,21 +624,21 @@ def test_evaluation_leaves_failed_tasks_out(tmp_path, monkeypatch):
     policy = maml_rl.load(train(tiny(tmp_path / "run", **POINT | {"num_iterations": 1})))
     whole = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
     spoil_inner_step(3, monkeypatch)
-    found = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
+    spoilt = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)
     others = [0, 1, 2, 4]
-    np.testing.assert_array_equal(found.returns[:, others], whole.returns[:, others])
-    np.testing.assert_array_equal(found.returns[0, 3], whole.returns[0, 3])
-    assert np.isnan(found.returns[1:, 3]).all()
+    np.testing.assert_array_equal(spoilt.returns[:, others], whole.returns[:, others])
+    np.testing.assert_array_equal(spoilt.returns[0, 3], whole.returns[0, 3])
+    assert np.isnan(spoilt.returns[1:, 3]).all()
     np.testing.assert_allclose(
-        found.mean[1:], whole.task_returns[1:, others].mean(axis=1), rtol=1e-6
+        spoilt.mean[1:], whole.task_returns[1:, others].mean(axis=1), rtol=1e-6
     )
-    assert found.failed.tolist() == [i == 3 for i in range(T)]
-    assert "1 of 5 tasks failed" in found.table()
-    assert "nan" not in found.table()
+    assert spoilt.failed.tolist() == [i == 3 for i in range(T)]
+    assert "1 of 5 tasks failed" in spoilt.table()
+    assert "nan" not in spoilt.table()
     assert "failed" not in whole.table()
     folder = tmp_path / "report"
     comparison = Comparison(
-        [Entry("one", (Path("a"),), (found,), {}), Entry("two", (Path("b"),), (whole,), {})]
+        [Entry("one", (Path("a"),), (spoilt,), {}), Entry("two", (Path("b"),), (whole,), {})]
     )
     write_report(folder, comparison)
     assert "one: 1 of 5 tasks failed" in comparison.table()

@@ -1,4 +1,4 @@
-"""Odd environments through all that users do with one: train, resume, evaluate, adapt; sync and async."""
+"""Odd environments in training, resume, evaluation and adaptation; sync and async."""
 
 from __future__ import annotations
 
@@ -64,7 +64,15 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         policy = make_policy(PolicyConfig(), *spaces, 0)
         action_map = ActionMap(envs.single_action_space, 0.1)
         cpu = torch.device("cpu")
-        collector = Collector(envs, policy, num_tasks, num_episodes, LIMIT, action_map, cpu)
+        collector = Collector(
+            env=envs,
+            policy=policy,
+            num_tasks=num_tasks,
+            num_episodes=num_episodes,
+            horizon=LIMIT,
+            action_map=action_map,
+            device=cpu,
+        )
         stack = make_stack(dict(policy.named_parameters()), num_tasks)
         return collector.collect(stack, RandomStreams(0, Phase.EVALUATION), 0, None)
 
@@ -96,7 +104,7 @@ def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(
     settings: dict[str, Any] = {"kwargs": odd_names} if name == "OddNames" else {}
     task: dict[str, Any] = {"goal": 0.5}
     task |= {"OddTasks": {"gait": "on", "legs": 4}, "ChangesTasks": {"path": []}}.get(name, {})
-    given = copy.deepcopy(task)
+    unchanged = copy.deepcopy(task)
     thetas, means = [], []
     for vectorization in ("sync", "async"):
         run = maml_rl.train(
@@ -108,7 +116,7 @@ def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(
         means.append(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2, num_steps=1).mean)
         assert policy.adapt(num_episodes=2).num_adaptation_steps == 1
         assert policy.adapt(task=task, num_episodes=2).num_adaptation_steps == 1
-        assert task == given
+        assert task == unchanged
         video = maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2)
         assert video.stat().st_size > 1000
         assert multiprocessing.active_children() == []
@@ -127,7 +135,7 @@ class TestSuccess:
         [
             "every step",
             "only then, and ends",
-            "only then, and goes on",
+            "only then",
             "None until then",
             "an array of one",
             "NumPy's bool",
@@ -141,7 +149,7 @@ class TestSuccess:
         assert 0 < starts_right.sum() < starts_right.numel()
         assert torch.equal(episodes.success == 1, starts_right)
 
-    @pytest.mark.parametrize("how", ["only then, and ends", "only then, and goes on", "every step"])
+    @pytest.mark.parametrize("how", ["only then, and ends", "only then", "every step"])
     def test_the_rate_of_an_evaluation_counts_episodes_without_a_report(
         self, how: str, tmp_path: Path
     ) -> None:
@@ -151,7 +159,7 @@ class TestSuccess:
         assert 0.3 < result.task_success.mean() < 0.7
 
     def test_it_is_logged_for_each_stage(self, tmp_path: Path) -> None:
-        settings = {"how": "only then, and goes on"}
+        settings = {"how": "only then"}
         config = config_of("Success", tmp_path / "run", **settings)
         config = maml_rl.load_config(
             **{
@@ -178,7 +186,7 @@ class TestSuccess:
         ).all()
 
     @both_ways
-    def test_what_is_no_truth_value_is_refused(self, vectorization: Any) -> None:
+    def test_a_report_that_is_not_a_truth_value_is_refused(self, vectorization: Any) -> None:
         env = EnvConfig(
             name="odd/Success-v0", kwargs={"how": "in words"}, vectorization=vectorization
         )
@@ -189,9 +197,9 @@ class TestSuccess:
             collected(env, num_tasks=2)
 
     def test_of_a_vector_environment_at_hand(self) -> None:
-        """Gymnasium fills the infos that an environment does not give with zeros, and marks them."""
+        """Gymnasium fills missing infos with zeros, and marks them."""
         single = gym.vector.SyncVectorEnv(
-            [lambda: Success("only then, and goes on")] * 8,
+            [lambda: Success("only then")] * 8,
             autoreset_mode=gym.vector.AutoresetMode.DISABLED,
         )
         with as_task_vector_env(single, EnvConfig(), 8, LIMIT) as envs:
@@ -262,7 +270,7 @@ class TestGlobalGenerators:
 
 
 @both_ways
-def test_an_environment_that_is_given_its_task_by_each_reset(
+def test_an_environment_that_gets_its_task_by_each_reset(
     vectorization: Any, tmp_path: Path
 ) -> None:
     policy = maml_rl.load(
@@ -274,11 +282,11 @@ def test_an_environment_that_is_given_its_task_by_each_reset(
 
 class TestFrames:
     @pytest.mark.parametrize("kind", ["list", "gray", "flat", "opacity", "int64", "float"])
-    def test_what_has_one_meaning_is_drawn(self, kind: str, tmp_path: Path) -> None:
+    def test_frames_of_many_kinds_are_rendered(self, kind: str, tmp_path: Path) -> None:
         run = maml_rl.train(with_a_video("OddFrames", tmp_path / "run", kind=kind))
         assert (run / "videos" / "final.mp4").stat().st_size > 1000
 
-    def test_what_has_none_ends_no_training(self, tmp_path: Path) -> None:
+    def test_other_frames_do_not_end_training(self, tmp_path: Path) -> None:
         said: list[str] = []
         run = maml_rl.train(
             with_a_video("OddFrames", tmp_path / "run", kind="None"), say=said.append
@@ -302,7 +310,7 @@ class TestErrors:
             collected(env, num_tasks=2)
 
     @both_ways
-    def test_close_does_not_hide_what_a_step_raised(self, vectorization: Any) -> None:
+    def test_close_does_not_hide_an_error_of_a_step(self, vectorization: Any) -> None:
         env = EnvConfig(
             name="odd/RaisingClose-v0", kwargs={"raises_at": 2}, vectorization=vectorization
         )
@@ -323,7 +331,7 @@ class TestErrors:
             gym.registry.pop("odd/Again-v0")
 
     @pytest.mark.parametrize("reward", [None, "much", np.zeros(2)])
-    def test_a_reward_that_is_no_number(self, reward: Any) -> None:
+    def test_a_reward_that_is_not_a_number(self, reward: Any) -> None:
         env = Walk()
         step = env.step
         env.step = lambda action: (step(action)[0], reward, False, False, {})

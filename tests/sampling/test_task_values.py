@@ -186,8 +186,8 @@ def test_choices_of_an_argument_keep_their_types(vectorization: str) -> None:
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None:
     train({"name": "TakesTasks-v0", "kwargs": {"kind": kind}}, logging={"final_video": False})
-    drawn = repr(DRAWN[kind])
-    assert {repr(task) for task in SET} == {drawn}, "a copy of it is played, with its types"
+    expected = {repr(DRAWN[kind])}
+    assert {repr(task) for task in SET} == expected, "a copy is played, with its types"
     assert not any(task is DRAWN[kind] for task in SET)
     content = json.loads(Path("run/evaluation/results.json").read_text())
     assert [entry["task"] for entry in content["results"][0]["tasks"]] == [WRITTEN[kind]] * 40
@@ -196,7 +196,7 @@ def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None
     settings = PPOSettings(num_envs=1, n_steps=4, batch_size=4, n_epochs=1)
     SET.clear()
     path = train_ppo(Path("run"), num_tasks=1, num_env_steps=4, settings=settings)
-    assert {repr(task) for task in SET} == {drawn}
+    assert {repr(task) for task in SET} == {repr(DRAWN[kind])}
     assert [curve["task"] for curve in json.loads(path.read_text())["tasks"]] == [WRITTEN[kind]]
 
 
@@ -234,7 +234,7 @@ def test_a_task_of_python_is_written_as_plain_values_or_refused_before_it_is_pla
         "goal_x=null,goal_y=0",
     ],
 )
-def test_a_family_of_ours_takes_numbers(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_built_in_family_takes_numbers(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     train({"name": "PointNavigation"})
     capsys.readouterr()
     assert main(["evaluate", "run", "--task", task, "--num_episodes=2"]) == 2

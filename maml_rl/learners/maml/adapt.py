@@ -1,4 +1,4 @@
-"""One inner step of gradient descent, for a stack of tasks."""
+"""Inner steps of gradient descent, for a stack of tasks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.inner_step import StepSize
 from maml_rl.policies.parameters import Params
 
 Batch = TypeVar("Batch")
+Auxiliary = TypeVar("Auxiliary")
+
+StepSize = float | Mapping[str, float | Tensor]
+"""One for all parameters, or one for each that adapts, (T, ...) if tasks or entries have theirs."""
 
 
 def adapt(
@@ -41,48 +44,101 @@ def adapt(
         theta_prime, a stack.
     """
     steps = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(supports)
-    learned = [
-        a
-        for size in steps
-        if isinstance(size, Mapping)
-        for a in size.values()
-        if isinstance(a, Tensor)
-    ]
-    differentiable = any(value.requires_grad for value in (*theta.values(), *learned))
     theta_prime = dict(theta)
     for support, size in zip(supports, steps, strict=True):
-        alpha = size if isinstance(size, Mapping) else dict.fromkeys(theta, size)
-        with torch.enable_grad():
-            # A value has no graph yet: this step's own, for its gradient.
-            start = {name: theta_prime[name] for name in alpha}
-            start = {
-                name: value
-                if differentiable and value.requires_grad
-                else value.detach().requires_grad_()
-                for name, value in start.items()
-            }
-            gradients = torch.autograd.grad(
-                loss({**theta_prime, **start}, support).sum(),
-                list(start.values()),
-                create_graph=differentiable and not first_order,
-                retain_graph=differentiable,  # for what else follows from the same pass
-            )
-            theta_prime |= {
-                name: value - along(alpha[name], value) * gradient
-                for (name, value), gradient in zip(start.items(), gradients, strict=True)
-            }
-        if not differentiable:  # a value was given, a value is returned
-            theta_prime = {name: value.detach() for name, value in theta_prime.items()}
+
+        def of_stack(stack: Params, support: Batch = support) -> tuple[Tensor, None]:
+            return loss(stack, support), None
+
+        theta_prime, _ = gradient_step(
+            theta_prime, of_stack, step_size=size, first_order=first_order
+        )
     return theta_prime
 
 
+def gradient_step(
+    theta: Params,
+    loss: Callable[[Params], tuple[Tensor, Auxiliary]],
+    *,
+    step_size: StepSize,
+    first_order: bool,
+) -> tuple[dict[str, Tensor], Auxiliary]:
+    """One step theta − α ∇L(theta), as a function of theta or as a value (see :func:`adapt`).
+
+    Args:
+        theta: a stack of parameters, each (T, ...).
+        loss: the losses (T,) of a stack, and a result that is passed on.
+        step_size: α.
+        first_order: leave the gradient out of the graph.
+
+    Returns:
+        theta_prime, and the second result of ``loss`` at theta.
+    """
+    alpha = step_size if isinstance(step_size, Mapping) else dict.fromkeys(theta, step_size)
+    inputs = [*theta.values(), *(a for a in alpha.values() if isinstance(a, Tensor))]
+    if any(value.requires_grad for value in inputs):
+        return _step_in_graph(theta, loss, alpha, first_order)
+    return _step_of_values(theta, loss, alpha)
+
+
+def _step_in_graph(
+    theta: Params,
+    loss: Callable[[Params], tuple[Tensor, Auxiliary]],
+    alpha: Mapping[str, float | Tensor],
+    first_order: bool,
+) -> tuple[dict[str, Tensor], Auxiliary]:
+    """theta_prime as a function of theta and α."""
+    with torch.enable_grad():
+        # A parameter that is a value still needs a graph for this step's own gradient.
+        start = {
+            name: theta[name] if theta[name].requires_grad else _leaf(theta[name]) for name in alpha
+        }
+        losses, auxiliary = loss({**theta, **start})
+        gradients = torch.autograd.grad(
+            losses.sum(),
+            list(start.values()),
+            create_graph=not first_order,
+            retain_graph=True,  # the outer objective differentiates the same forward pass
+        )
+        return {**theta, **_descended(start, alpha, gradients)}, auxiliary
+
+
+def _step_of_values(
+    theta: Params,
+    loss: Callable[[Params], tuple[Tensor, Auxiliary]],
+    alpha: Mapping[str, float | Tensor],
+) -> tuple[dict[str, Tensor], Auxiliary]:
+    """theta_prime as a value; the graph exists only for this step's gradient."""
+    with torch.enable_grad():
+        start = {name: _leaf(theta[name]) for name in alpha}
+        losses, auxiliary = loss({**theta, **start})
+        gradients = torch.autograd.grad(losses.sum(), list(start.values()))
+    with torch.no_grad():
+        return {**theta, **_descended(start, alpha, gradients)}, auxiliary
+
+
+def _descended(
+    start: Params, alpha: Mapping[str, float | Tensor], gradients: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Each parameter minus α times its gradient."""
+    return {
+        name: value - along(alpha[name], value) * gradient
+        for (name, value), gradient in zip(start.items(), gradients, strict=True)
+    }
+
+
 def along(size: float | Tensor, value: Tensor) -> float | Tensor:
-    """A step size, of which a tensor (T, 1) is one per task, in a shape that multiplies ``value`` (T, ...)."""
+    """A step size; if it is a tensor (T, 1), in a shape that multiplies ``value`` (T, ...)."""
     if isinstance(size, Tensor) and size.shape != value.shape:
         return size.reshape(-1, *[1] * (value.dim() - 1))
     return size
 
 
+def _leaf(value: Tensor) -> Tensor:
+    """The same value as a leaf of a new graph: detached, so that gradients stop here."""
+    return value.detach().requires_grad_()
+
+
 def requiring_grad(stack: Params) -> dict[str, Tensor]:
     """The same values as leaves of a new graph: detached, so that gradients stop here."""
-    return {name: value.detach().requires_grad_() for name, value in stack.items()}
+    return {name: _leaf(value) for name, value in stack.items()}

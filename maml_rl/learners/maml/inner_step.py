@@ -1,35 +1,35 @@
-"""What an inner step changes, and how far: all parameters, a head or a context, with step sizes that may be learned."""
+"""An inner step of MAML: which parameters it changes, with which step sizes, on which loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import torch
 from torch import Tensor, nn
 
+from maml_rl.learners.maml.adapt import adapt
+from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.policies.mlp import MLPPolicy, initial_context
 from maml_rl.policies.parameters import Params, parameters
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.maml import InnerConfig
-
-StepSize = float | Mapping[str, float | Tensor]
-"""One for all parameters, or one for each that adapts, (T, ...) where tasks or entries have their own."""
+from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 STEP_SIZE = "step_size"
-"""Name of the learned step size, or the beginning of its names: ``step_size/weight_0``."""
+"""Name of the learned step size, or the prefix of its names: ``step_size/weight_0``."""
 
 
 def adapting(policy: nn.Module, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters that inner steps change."""
     if inner.adapts == "context":
         return {name: tuple(value.shape[1:]) for name, value in initial_context(policy, 1).items()}
-    own = {name: tuple(value.shape) for name, value in policy.named_parameters()}
+    shapes = {name: tuple(value.shape) for name, value in policy.named_parameters()}
     if inner.adapts == "all":
-        return own
-    assert isinstance(policy, MLPPolicy), "only an MLP says which parameters are its head"
-    return {name: own[name] for name in policy.head}
+        return shapes
+    assert isinstance(policy, MLPPolicy), "only an MLP names the parameters of its head"
+    return {name: shapes[name] for name in policy.head}
 
 
 def initial_theta(policy: nn.Module, inner: InnerConfig) -> dict[str, Tensor]:
-    """The meta-parameters: the policy's, and the step sizes that are learned beside them."""
+    """The meta-parameters: the policy's parameters, and the step sizes if they are learned."""
     theta = parameters(policy)
     like = next(iter(theta.values()))
     if inner.learned_step_size == "scalar":
@@ -44,7 +44,7 @@ def initial_theta(policy: nn.Module, inner: InnerConfig) -> dict[str, Tensor]:
 def step_sizes(
     policy: nn.Module, inner: InnerConfig, stack: Params, step: int = 0
 ) -> dict[str, float | Tensor]:
-    """The step size of each parameter that adapts: the setting, or what ``stack`` holds where it is learned.
+    """The step size of each adapting parameter: from ``stack`` if learned, else from the settings.
 
     Args:
         policy: the architecture.
@@ -52,25 +52,54 @@ def step_sizes(
         stack: parameters, each (T, ...).
         step: number of inner steps before, for ``inner.test_step_sizes``.
     """
-    size = (
-        inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)]
-        if inner.test_step_sizes
-        else inner.step_size
-    )
-    names = adapting(policy, inner)
-    return {
-        name: size if (key := step_size_key(name, inner)) is None else stack[key] for name in names
-    }
+    size = inner.step_size
+    if inner.test_step_sizes:
+        size = inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)]
+    sizes: dict[str, float | Tensor] = {}
+    for name in adapting(policy, inner):
+        key = step_size_key(name, inner)
+        sizes[name] = size if key is None else stack[key]
+    return sizes
 
 
 def step_size_key(name: str, inner: InnerConfig) -> str | None:
-    """The meta-parameter that is the step size of parameter ``name``; ``None`` where it is not learned."""
+    """Name of the meta-parameter that is the step size of parameter ``name``; ``None`` if none."""
     if inner.learned_step_size == "none":
         return None
     return STEP_SIZE if inner.learned_step_size == "scalar" else f"{STEP_SIZE}/{name}"
 
 
 def with_context(policy: nn.Module, stack: Params) -> dict[str, Tensor]:
-    """``stack`` with every task's context at zero, unless it has adapted already (CAVIA)."""
+    """``stack`` with every task's context at zero, unless it already has a context (CAVIA)."""
     num_tasks = next(iter(stack.values())).shape[0]
     return {**initial_context(policy, num_tasks), **stack}
+
+
+def inner_step(
+    policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int
+) -> dict[str, Tensor]:
+    """The stack after one inner step, as a value, computed in blocks of tasks.
+
+    The parameters of a task are not finite if its step cannot be taken.
+    :meth:`maml_rl.learners.maml.objective.MetaObjective.inner_step` is the same step as a function
+    of theta.
+
+    Args:
+        policy: the architecture.
+        stack: parameters, each (T, ...).
+        support: episodes of T tasks, played with the stack, with advantages.
+        inner: how to adapt.
+        step: number of inner steps before.
+    """
+    loss = policy_gradient_loss(policy, inner.surrogate)
+
+    def of_block(start: int, stop: int) -> dict[str, Tensor]:
+        block = {name: value[start:stop] for name, value in stack.items()}
+        size = step_sizes(policy, inner, block, step)
+        # first_order, since only the value is needed here.
+        return adapt(block, [support.tasks(start, stop)], loss, step_size=size, first_order=True)
+
+    blocks = map_blocks(
+        of_block, block_ends(support.num_tasks, tasks_per_block(support.mask.device))
+    )
+    return {name: torch.cat([block[name] for block in blocks]) for name in stack}

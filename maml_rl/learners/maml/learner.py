@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from maml_rl.learners.maml.inner_loop import collect_through_adaptation
 from maml_rl.learners.maml.metrics import sampling_metrics
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER
-from maml_rl.learners.trials import collect_through_adaptation, sample_tasks
+from maml_rl.learners.trials import Trial, sample_tasks
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.episodes import MetaBatch
-from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP, Failure, Failures
+from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.failures import (
+    LINE_SEARCH,
+    OUTER_STEP,
+    Failure,
+    TooManyFailures,
+    TrialFailures,
+    check_outer_steps,
+    example,
+    num_discarded_episodes,
+)
 from maml_rl.settings.maml import BaselineConfig, InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -25,7 +36,7 @@ from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
 
 MAX_FAILED_OUTER_STEPS = 10
-"""So many that fail one after the other stop the run."""
+"""Number of outer steps in a row whose failure stops the run."""
 
 
 class TrainingState(NamedTuple):
@@ -39,18 +50,30 @@ class TrainingState(NamedTuple):
     num_env_steps: int = 0
     """Control steps taken, without those after an episode's end."""
     failed_outer_steps: int = 0
-    """The last so many outer steps failed."""
+    """Number of outer steps in a row that have failed, up to the last one."""
 
 
 class MetaIteration(NamedTuple):
-    """What a meta-iteration led to."""
+    """The result of a meta-iteration."""
 
     state: TrainingState
     """The next one."""
     metrics: dict[str, float]
     """docs/metrics.md."""
     failures: list[Failure]
-    """What went wrong and was contained (docs/reliability.md)."""
+    """Contained failures (docs/reliability.md)."""
+
+
+class _OuterResult(NamedTuple):
+    """The result of an outer step; one that fails leaves theta and the state unchanged."""
+
+    theta: Params
+    state: dict[str, Tensor]
+    metrics: dict[str, float]
+    failure: str = ""
+    """Cause, if it failed."""
+    detail: str = ""
+    """Message of the failed step, if any."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +83,14 @@ class MetaTrainer:
     Args:
         collector: environment, policy, and sizes.
         inner: adaptation.
-        outer: settings of the outer step; their type says which one.
+        outer: settings of the outer step; their type selects it.
         baseline: returns and advantages.
         seed: of all random streams.
-        max_failed_share: of void episodes, and of failed tasks, in one meta-iteration; more stop
-            it.
+        max_failed_share: largest share of discarded episodes, and of failed tasks, in one
+            meta-iteration; more stop it.
         ranks: the processes that share the tasks.
-        tasks_per_block: tasks that the outer step handles at once; default depends on the device.
-            It bounds memory, and results depend on it by rounding at most.
+        tasks_per_block: tasks that the outer step computes at once; default depends on the device.
+            It bounds memory, and changes results at most by rounding.
     """
 
     collector: Collector
@@ -83,101 +106,120 @@ class MetaTrainer:
         """Sample tasks, collect, adapt, collect, and take the outer step.
 
         Raises:
-            TooManyFailures: numbers went wrong in more than ``max_failed_share`` of the episodes or
-                of the tasks, or in ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
+            TooManyFailures: if more than ``max_failed_share`` of the episodes or of the tasks
+                failed, or ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
         """
         watch, num_bytes = Stopwatch(), self.ranks.num_bytes
         streams = RandomStreams(self.seed, Phase.TRAINING, state.iteration)
 
-        # Sample tasks; play each with theta, adapt, and play again, each inner step on fresh
+        # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
         # episodes.
-        drawn, first = sample_tasks(self.collector, streams), self.collector.first_task
-        episodes, stacks, own_failures = collect_through_adaptation(
+        tasks = sample_tasks(self.collector, streams)
+        first = self.collector.first_task
+        trial = collect_through_adaptation(
             self.collector,
             state.theta,
-            drawn[first : first + self.collector.num_tasks],
+            tasks[first : first + self.collector.num_tasks],
             self.inner,
             self.baseline,
             streams=streams,
             normalizer=state.normalizer,
             watch=watch,
         )
-        failures = own_failures.of_all(self.ranks, drawn, first)
-        failures.check(self.max_failed_share, f"meta-iteration {state.iteration + 1}")
 
-        # Move theta to where adaptation gains more: the surrogate on the last episodes, as a
-        # function of theta.
-        batch = _without_failed(
-            MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks)), own_failures
-        )
-        episodes = [*batch.supports, batch.query]
+        # Stop if too many episodes or tasks failed.
+        failures = trial.failures.gathered(self.ranks)
+        rows = failures.rows(tasks)
+        self._refuse_rank_without_tasks(trial, rows)
+        failures.check(rows, self.max_failed_share, f"meta-iteration {state.iteration + 1}")
+
+        # Outer step: increase the surrogate on the last episodes, as a function of theta.
+        batch = _valid_part(trial)
         block_size = self.tasks_per_block or tasks_per_block(self.collector.device)
         objective = MetaObjective(self.collector.policy, batch, self.inner, block_size, self.ranks)
-        theta, outer_state, metrics, problem = self._outer_step(state, objective)
-        failed_outer_steps = state.failed_outer_steps + 1 if problem else 0
-        if problem:
-            failures.outer_step(
-                self.inner.num_steps, *problem, failed_outer_steps, MAX_FAILED_OUTER_STEPS
-            )
+        outer = self._outer_step(state, objective)
+        num_failed = state.failed_outer_steps + 1 if outer.failure else 0
+        if outer.failure:
+            rows.append(Failure(self.inner.num_steps, outer.failure, 0, None, outer.detail))
+            check_outer_steps(rows, num_failed, MAX_FAILED_OUTER_STEPS)
         watch.lap("outer_step")
 
+        # Update the normaliser and the counters; compute metrics.
+        episodes = [*batch.supports, batch.query]
         normalizer = state.normalizer
         if normalizer is not None:
-            normalizer = normalizer.updated(
-                torch.cat([part.real_observations for part in episodes]), self.ranks
-            )
-        lengths = self.ranks.gather(
-            torch.stack([collected.mask.sum(-1) for collected in episodes], dim=1)
+            observations = torch.cat([stage.real_observations for stage in episodes])
+            normalizer = normalizer.updated(observations, self.ranks)
+        lengths = self._gathered([stage.mask.sum(-1) for stage in episodes])
+        next_state = TrainingState(
+            theta=outer.theta,
+            outer_state=outer.state,
+            normalizer=normalizer,
+            iteration=state.iteration + 1,
+            num_env_steps=state.num_env_steps + int(lengths.sum()),
+            failed_outer_steps=num_failed,
         )
-        num_env_steps = state.num_env_steps + int(lengths.sum())
-        returns = self.ranks.gather(
-            torch.stack([collected.returns for collected in episodes], dim=1)
-        )
-        success = self.ranks.gather(
-            torch.stack([collected.success for collected in episodes], dim=1)
-        )
-        metrics |= sampling_metrics(returns, success, lengths, theta)
-        metrics |= {
-            "train/void_episodes": float(failures.num_void_episodes),
-            "train/failed_tasks": float(failures.failed.sum()),
-            "outer/failed": float(problem is not None),
-        }
+        metrics = outer.metrics | self._sampling_metrics(episodes, lengths, outer.theta)
+        metrics |= _failure_metrics(failures, rows, bool(outer.failure))
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        metrics |= {"time/num_env_steps": num_env_steps}
+        metrics |= {"time/num_env_steps": next_state.num_env_steps}
         if self.ranks.number > 1:
             metrics["time/exchanged_bytes"] = self.ranks.num_bytes - num_bytes
-        counters = (state.iteration + 1, num_env_steps, failed_outer_steps)
-        return MetaIteration(
-            TrainingState(theta, outer_state, normalizer, *counters), metrics, failures.rows
-        )
+        return MetaIteration(next_state, metrics, rows)
 
-    def _outer_step(
-        self, state: TrainingState, objective: MetaObjective
-    ) -> tuple[Params, dict[str, Tensor], dict[str, float], tuple[str, str] | None]:
-        """Theta, the optimiser's state and metrics after the outer step; why it failed, if it did, and its own words.
-
-        One that fails leaves theta and the optimiser as they were.
-        """
-        stays = state.theta, state.outer_state
-        try:
-            theta, outer_state, metrics = OUTER[self.outer.name].step(*stays, objective, self.outer)
-        except FloatingPointError as error:
-            return *stays, {}, (OUTER_STEP, str(error))
-        numbers = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()
-        if not all(value.isfinite().all() for value in numbers):
-            return (
-                *stays,
-                {name: value for name, value in metrics.items() if math.isfinite(value)},
-                (OUTER_STEP, ""),
+    def _refuse_rank_without_tasks(self, trial: Trial, rows: Sequence[Failure]) -> None:
+        """Raise if all tasks of one of several processes failed: it could not go on."""
+        if self.ranks.number == 1:
+            return
+        has_none = trial.failed_tasks.mask.all()[None]
+        if float(self.ranks.sum(has_none)) > 0:
+            raise TooManyFailures(
+                f"all tasks of one of {self.ranks.number} processes failed: {example(rows)}", rows
             )
-        # Without a gradient there is nothing to search along: where every return is the same,
-        # nothing is wrong.
+
+    def _gathered(self, per_stage: Sequence[Tensor]) -> Tensor:
+        """Values (T, E) of each stage, for the tasks of all processes: (T, K + 1, E)."""
+        return self.ranks.gather(torch.stack(list(per_stage), dim=1))
+
+    def _sampling_metrics(
+        self, episodes: Sequence[Episodes], lengths: Tensor, theta: Params
+    ) -> dict[str, float]:
+        returns = self._gathered([stage.returns for stage in episodes])
+        success = self._gathered([stage.success for stage in episodes])
+        return sampling_metrics(returns, success, lengths, theta)
+
+    def _outer_step(self, state: TrainingState, objective: MetaObjective) -> _OuterResult:
+        """Take the outer step, unless it fails."""
+        unchanged = _OuterResult(state.theta, state.outer_state, {}, OUTER_STEP)
+        step = OUTER[self.outer.name].step
+        try:
+            theta, outer_state, metrics = step(
+                state.theta, state.outer_state, objective, self.outer
+            )
+        except FloatingPointError as error:
+            return unchanged._replace(detail=str(error))
+        results = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()
+        if not all(value.isfinite().all() for value in results):
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            return unchanged._replace(metrics=finite)
+        # With a zero gradient (all returns are equal) there is nothing to search: no failure.
         is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
-        return theta, outer_state, metrics, (LINE_SEARCH, "") if is_rejected else None
+        return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
 
 
-def _without_failed(batch: MetaBatch, failures: Failures) -> MetaBatch:
-    """The part of the tasks that did not fail."""
-    if not failures.failed.any():
-        return batch
-    return batch.chosen(torch.from_numpy(~failures.failed).to(batch.query.mask.device))
+def _valid_part(trial: Trial) -> MetaBatch:
+    """Episodes and parameters of the tasks that did not fail."""
+    *supports, query = trial.episodes
+    batch = MetaBatch(tuple(supports), query, tuple(trial.stacks))
+    failed = trial.failed_tasks.mask
+    return batch.chosen(~failed) if failed.any() else batch
+
+
+def _failure_metrics(
+    failures: TrialFailures, rows: Sequence[Failure], outer_failed: bool
+) -> dict[str, float]:
+    return {
+        "train/void_episodes": float(num_discarded_episodes(rows)),
+        "train/failed_tasks": float(failures.tasks.mask.sum()),
+        "outer/failed": float(outer_failed),
+    }

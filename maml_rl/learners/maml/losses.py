@@ -15,43 +15,49 @@ from maml_rl.settings.maml import Surrogate
 
 
 def policy_gradient_loss(
-    policy: nn.Module, surrogate: Surrogate, seen: list[Distribution] | None = None
+    policy: nn.Module, surrogate: Surrogate
 ) -> Callable[[Params, Episodes], Tensor]:
-    """The inner loss of every task, to be minimised.
-
-    The means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t |
-    s_t).
-
-    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t
-      as constant and leaves out that theta decides which actions are drawn.
-    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the
-      step's own ∇log π ∇log πᵀ, but not the products of different time steps.
-    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar
-      et al. 2019,
-      equation 13). All products are there: the Hessian is unbiased where the advantages are exact.
-
-    Returns:
-        A function of a stack of parameters and the episodes of T tasks; its value is (T,). At every
-        call it adds π at the episodes' states to ``seen``.
-    """
+    """:func:`surrogate_loss` of a stack of parameters on the episodes of T tasks, (T,)."""
 
     def loss(stack: Params, episodes: Episodes) -> Tensor:
         dist = distribution(policy, stack, episodes.flat(episodes.observations))
-        if seen is not None:
-            seen.append(dist)
-        factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
-        return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
+        return surrogate_loss(dist, episodes, surrogate)
 
     return loss
 
 
+def surrogate_loss(dist: Distribution, episodes: Episodes, surrogate: Surrogate) -> Tensor:
+    """The inner loss of every task, to be minimised.
+
+    Means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
+
+    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t
+      as constant, and ignores that theta decides which actions are sampled.
+    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the
+      step's own ∇log π ∇log πᵀ, but not the products of different time steps.
+    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar
+      et al. 2019, equation 13). Its Hessian has all products; it is unbiased if the advantages are
+      exact.
+
+    Args:
+        dist: π at the episodes' states.
+        episodes: of T tasks.
+        surrogate: which loss.
+
+    Returns:
+        (T,).
+    """
+    factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
+    return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
+
+
 def step_ratio(dist: Distribution, episodes: Episodes) -> Tensor:
-    """π(a_t | s_t) / π_old(a_t | s_t) at real steps, 1 at others (where it could overflow), (T, E·H)."""
+    """π(a_t | s_t) / π_old(a_t | s_t), (T, E·H); 1 at masked steps, where it could overflow."""
     return _log_ratio(dist.log_prob(episodes.flat(episodes.actions)), episodes).exp()
 
 
 def _log_ratio(log_prob: Tensor, episodes: Episodes) -> Tensor:
-    """Log-ratio log π − log π_old at real steps, 0 at others (where it could overflow in a ratio), (T, E·H)."""
+    """Logarithm of :func:`step_ratio`, (T, E·H); 0 at masked steps."""
     log_ratio = log_prob - episodes.flat(episodes.log_probs)
     return log_ratio.masked_fill(episodes.flat(episodes.mask) == 0, 0.0)
 

@@ -1,4 +1,4 @@
-"""What the episodes of a meta-iteration tell: docs/metrics.md has every name."""
+"""Metrics of the episodes of a meta-iteration; docs/metrics.md explains every name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from maml_rl.sampling.episodes import success_of_all
 
 
 def per_stage(name: str, values: Tensor) -> dict[str, float]:
-    """The mean of what all episodes of a stage have, (T, K + 1, E), for each stage; none where nothing is known."""
+    """The mean over the episodes of each stage; a stage without values has no entry.
+
+    Args:
+        name: of the metric.
+        values: (T, K + 1, E), NaN for no value.
+    """
     means = [float(values[:, k].nanmean()) for k in range(values.shape[1])]
     return {f"{name}_after_{k}_steps": mean for k, mean in enumerate(means) if not math.isnan(mean)}
 
@@ -21,15 +26,15 @@ def per_stage(name: str, values: Tensor) -> dict[str, float]:
 def sampling_metrics(
     returns: Tensor, success: Tensor, lengths: Tensor, theta: Params
 ) -> dict[str, float]:
-    """From the returns, reports of success and lengths of all episodes, each (T, K + 1, E)."""
+    """Metrics from returns, reports of success and lengths of all episodes, each (T, K + 1, E)."""
     metrics = per_stage("train/return", returns)
     metrics |= per_stage("train/success", success_of_all(success, returns))
     metrics["train/episode_length"] = float(lengths.mean())
     learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
     if learned:
         sizes = torch.cat(learned)
-        metrics |= {"train/step_size_mean": float(sizes.mean())}
         metrics |= {
+            "train/step_size_mean": float(sizes.mean()),
             "train/step_size_min": float(sizes.min()),
             "train/step_size_max": float(sizes.max()),
         }

@@ -1,7 +1,7 @@
-"""MAML: adapt by policy gradient, and differentiate what adaptation reaches (Finn et al. 2017, algorithm 3).
+"""MAML's objective: the surrogate after adaptation (Finn et al. 2017, algorithm 3).
 
-The T tasks of a meta-batch are one stack of parameters. Since task i's loss depends on copy i
-alone, one gradient of the summed losses holds every task's own gradient.
+The T tasks of a meta-batch are one stack of parameters. Since task i's loss depends only on copy i,
+the gradient of the summed losses contains every task's own gradient.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from maml_rl.learners.maml.adapt import adapt, requiring_grad
+from maml_rl.learners.maml.adapt import gradient_step, requiring_grad
 from maml_rl.learners.maml.inner_step import step_sizes, with_context
-from maml_rl.learners.maml.losses import mean_kl, policy_gradient_loss, step_ratio
+from maml_rl.learners.maml.losses import mean_kl, step_ratio, surrogate_loss
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.mlp import distribution
 from maml_rl.policies.parameters import Params, flatten, make_stack
@@ -27,23 +27,22 @@ from maml_rl.system.thread_pool import block_ends, map_blocks
 
 @dataclass(frozen=True)
 class Adapted:
-    """Adaptation of a block of tasks, from which every term of a meta-objective is computed."""
+    """A block of tasks after adaptation; every term of a meta-objective is computed from it."""
 
     policy: nn.Module
     batch: MetaBatch
     stacks: tuple[Params, ...]
     """Parameters after 0, 1, ... K inner steps, as functions of theta."""
     credit: Tensor
-    """What each task's adaptation led to, (T,)."""
+    """Standardised return after adaptation of each task, (T,): :attr:`MetaObjective.credit`."""
     sampled: list[tuple[Distribution, Episodes]]
-    """Of each inner step, the support episodes, and π at their states with the parameters that it starts from."""
+    """For each inner step k: π_θₖ at the states of its support episodes, and these episodes."""
 
     @functools.cached_property
     def query_distribution(self) -> Distribution:
         """π_θ' at the query states."""
-        return distribution(
-            self.policy, self.stacks[-1], self.batch.query.flat(self.batch.query.observations)
-        )
+        query = self.batch.query
+        return distribution(self.policy, self.stacks[-1], query.flat(query.observations))
 
     @property
     def query_ratio(self) -> Tensor:
@@ -52,7 +51,7 @@ class Adapted:
 
 
 Quantity = Callable[[Adapted], Tensor]
-"""A quantity (T,) of each adapted task."""
+"""Computes a quantity of each adapted task, (T,)."""
 
 
 def ratio_surrogate(adapted: Adapted) -> Tensor:
@@ -67,10 +66,11 @@ def query_kl(adapted: Adapted) -> Tensor:
 
 
 def exploration_surrogate(adapted: Adapted) -> Tensor:
-    """Σ_k mean_t π_θₖ(a_t | s_t) / π_old(a_t | s_t) · credit over the support episodes of each task, (T,).
+    """E-MAML's term Σ_k mean_t π_θₖ(a_t | s_t) / π_old(a_t | s_t) · credit of each task, (T,).
 
-    At the sampling parameters its gradient is that of E-MAML's term, Σ log π_θ(τ) R(θ') (Stadie et
-    al. 2018, equation 5), up to the mean over steps in place of the sum.
+    The mean is over the support episodes of inner step k. At the sampling parameters the gradient
+    is that of Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation 5), except that it averages over
+    steps instead of summing.
     """
     total = torch.zeros_like(adapted.credit)
     for dist, support in adapted.sampled:
@@ -82,11 +82,11 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 class MetaObjective:
     """What the outer step maximises: the policy surrogate after adaptation, as a function of theta.
 
-    Means are over the tasks of all ``ranks``, added in float64 in task order: they do not depend on
-    how tasks are grouped.
+    Means are over the tasks of all ``ranks``, added in float64 in task order, so they do not depend
+    on how tasks are grouped.
 
-    Everything is computed in blocks of ``block_size`` tasks, which bounds memory and keeps a
-    block's tensors in cache; results depend on it by the rounding of a task's own sums at most.
+    Tasks are computed in blocks of ``block_size``, which bounds memory and keeps a block's tensors
+    in cache; it changes results at most by the rounding of a task's own sums.
     """
 
     policy: nn.Module
@@ -100,8 +100,8 @@ class MetaObjective:
 
         surrogate = mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t and kl = mean_i mean_t
         KL(π_old ‖ π_θ'ᵢ) over the query episodes, θ'ᵢ being theta adapted to task i and π_old the
-        policy that sampled them. With ``inner.exploration_credit`` the surrogate holds E-MAML's
-        term too.
+        policy that sampled them. With ``inner.exploration_credit`` the surrogate includes E-MAML's
+        term.
         """
         surrogate, kl = self.mean(theta, self._with_exploration(ratio_surrogate), query_kl)
         return surrogate, kl
@@ -121,63 +121,73 @@ class MetaObjective:
     def surrogate_and_gradient(
         self, theta: Params, surrogate: Quantity = ratio_surrogate
     ) -> tuple[float, Tensor]:
-        """The surrogate, and its gradient through adaptation (with ``first_order``, past it), (P,) float64.
+        """The surrogate, and its gradient through adaptation, (P,) float64.
 
         Args:
-            theta: where.
-            surrogate: what to maximise; E-MAML's term is added to it if the settings ask for it.
+            theta: where to evaluate both.
+            surrogate: what to maximise; E-MAML's term is added if the settings ask for it.
         """
+        of_task = self._with_exploration(surrogate)
 
         def of_block(block: MetaBatch, credit: Tensor) -> tuple[Tensor, Tensor]:
             stack = requiring_grad(make_stack(theta, block.query.num_tasks))
-            adapted = self.adapted(stack, block, credit)
-            surrogates = self._with_exploration(surrogate)(adapted)
-            leaves = list(stack.values())
+            surrogates = of_task(self.adapted(stack, block, credit))
             gradients = torch.autograd.grad(
-                surrogates.sum(), leaves, allow_unused=True, materialize_grads=True
+                surrogates.sum(), list(stack.values()), allow_unused=True, materialize_grads=True
             )
-            return surrogates.detach(), flatten(
-                dict(zip(stack, gradients, strict=True)), batch_dims=1
-            ).detach()
+            per_task = flatten(dict(zip(stack, gradients, strict=True)), batch_dims=1)
+            return surrogates.detach(), per_task.detach()
 
-        values, per_task = zip(*map_blocks(of_block, self.blocks()), strict=True)
-        return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(per_task))
+        values, gradients = zip(*map_blocks(of_block, self.blocks()), strict=True)
+        return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(gradients))
 
     def _with_exploration(self, surrogate: Quantity) -> Quantity:
-        """``surrogate``, with E-MAML's term if the settings ask for it."""
+        """``surrogate``, plus E-MAML's term if the settings ask for it."""
         weight = self.inner.exploration_credit
-        return (
-            (lambda adapted: surrogate(adapted) + weight * exploration_surrogate(adapted))
-            if weight
-            else surrogate
-        )
+        if not weight:
+            return surrogate
+        return lambda adapted: surrogate(adapted) + weight * exploration_surrogate(adapted)
 
     def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
-        """Parts of the batch of ``block_size`` tasks, with the credit of each task, which is relative to all."""
+        """Parts of the batch with ``block_size`` tasks each, and the credit of these tasks."""
         credit = self.credit
         for start, stop in block_ends(self.batch.query.num_tasks, self.block_size):
             yield self.batch.tasks(start, stop), credit[start:stop]
 
     @functools.cached_property
     def credit(self) -> Tensor:
-        """Mean query return of each task, standardised over all tasks, (T,): what adaptation is credited with."""
+        """Mean query return of each task, standardised over the tasks of all processes, (T,)."""
         returns = self.batch.query.returns.nanmean(1)
         of_all = self.ranks.gather(returns)
         return (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
 
     def inner_step(
-        self, stack: Params, support: Episodes, seen: list[Distribution] | None = None
-    ) -> dict[str, Tensor]:
-        """One inner step; in training all have the same step sizes, so that the number of the step does not matter."""
-        loss = policy_gradient_loss(self.policy, self.inner.surrogate, seen)
+        self, stack: Params, support: Episodes
+    ) -> tuple[dict[str, Tensor], Distribution]:
+        """One inner step as a function of ``stack``.
+
+        In training all inner steps have the same step sizes, so the number of the step is not
+        needed.
+
+        Returns:
+            The stack after the step, and π at the support states before it.
+        """
+
+        def loss(start: Params) -> tuple[Tensor, Distribution]:
+            dist = distribution(self.policy, start, support.flat(support.observations))
+            return surrogate_loss(dist, support, self.inner.surrogate), dist
+
         sizes = step_sizes(self.policy, self.inner, stack)
-        return adapt(stack, [support], loss, step_size=sizes, first_order=self.inner.first_order)
+        return gradient_step(stack, loss, step_size=sizes, first_order=self.inner.first_order)
 
     def adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
-        """Adaptation of a block of tasks, a function of ``stack`` where that requires gradients."""
-        stacks, seen = [with_context(self.policy, stack)], list[Distribution]()
+        """Adapt to a block of tasks, as a function of ``stack`` if it requires gradients."""
+        stacks: list[Params] = [with_context(self.policy, stack)]
+        sampled = []
         for support in block.supports:
-            stacks.append(self.inner_step(stacks[-1], support, seen))
+            theta_prime, dist = self.inner_step(stacks[-1], support)
+            stacks.append(theta_prime)
+            sampled.append((dist, support))
         return Adapted(
-            self.policy, block, tuple(stacks), credit, list(zip(seen, block.supports, strict=True))
+            policy=self.policy, batch=block, stacks=tuple(stacks), credit=credit, sampled=sampled
         )

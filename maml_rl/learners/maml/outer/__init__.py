@@ -1,4 +1,4 @@
-"""Outer steps: who moves theta. Each is one file with its own settings, and one line in the table."""
+"""Outer steps, which update theta: one file each, and one line in the table :data:`OUTER`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Step = Callable[
 ]
 """(theta, state, objective, settings) -> (theta, state, metrics).
 
-``state`` is what the last call returned, and an empty mapping at first; a checkpoint holds it.
-``metrics`` are logged under the names that docs/metrics.md explains. A step that cannot be taken
-raises
-FloatingPointError: theta and the state stay as they were, as they do where theta, the state or a
-    metric is not finite. One that
-searches and finds nothing returns theta, with the metrics ``outer/accepted`` 0 and
-``outer/gradient_norm``. Both are counted as failures, of which ten in a row stop a run. Where the
-gradient is zero a step returns theta, which is no failure.
+``state`` is the one that the last call returned, or an empty mapping at first; checkpoints contain
+it. ``metrics`` are logged; docs/metrics.md explains their names.
+
+An outer step fails in three ways. It raises FloatingPointError; it returns a theta, state or metric
+that is not finite; or its search finds no step, and it returns theta with the metrics
+``outer/accepted`` 0 and ``outer/gradient_norm``. In all three, theta and the state stay unchanged,
+and the failure is counted; ten in a row stop a run. Returning theta because the gradient is zero is
+not a failure.
 """
 
 
@@ -41,7 +41,7 @@ class Outer(NamedTuple):
 
     step: Step
     initial_state: Callable[[Params], dict[str, Tensor]] = lambda theta: {}
-    """What a state has by name, shape and type."""
+    """A state with the names, shapes and types of the states that ``step`` returns for theta."""
 
 
 OUTER: dict[str, Outer] = {
@@ -51,14 +51,22 @@ OUTER: dict[str, Outer] = {
     "adam": Outer(adam_step, adam_initial_state),
     "reptile": Outer(reptile_step),
 }
-"""Each outer step by the name that its settings carry (:data:`maml_rl.settings.maml.OUTER_CONFIGS`)."""
+"""Outer steps by the ``name`` of their settings (:data:`maml_rl.settings.maml.OUTER_CONFIGS`)."""
 
 
 def check_state(state: Mapping[str, Tensor], theta: Params, config: Any, source: Path) -> None:
-    """Refuse a state that is not one of the outer step of ``config``; an empty one is that of a run at its start.
+    """Refuse a state that does not belong to the outer step of ``config``.
+
+    An empty state is accepted: it is the one at the start of a run.
+
+    Args:
+        state: of the outer step.
+        theta: the meta-parameters.
+        config: settings of the outer step.
+        source: the file, for the message.
 
     Raises:
-        UserError: names, shapes or types differ, or a number is not finite; ``source`` is named.
+        UserError: if names, shapes or types differ, or a value is not finite.
     """
     make = OUTER[config.name].initial_state
     expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in make(theta).items()}

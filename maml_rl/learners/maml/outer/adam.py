@@ -1,4 +1,4 @@
-"""Adam (Kingma & Ba 2015) as the outer step: plain policy gradient, and the optimiser behind PPO and ProMP."""
+"""Adam (Kingma & Ba 2015) as the outer step; PPO and ProMP use it as their optimiser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def adam_step(
         The new theta, the state, and metrics.
 
     Raises:
-        FloatingPointError: the meta-gradient is not finite.
+        FloatingPointError: if the meta-gradient is not finite.
     """
     watch = Stopwatch()
     surrogate, gradient = objective.surrogate_and_gradient(theta)
@@ -39,19 +39,19 @@ def adam_step(
 def ascend(
     theta: Params, gradient: Tensor, state: dict[str, Tensor], step_size: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One step uphill of torch's Adam, on values.
+    """One step of gradient ascent with torch's Adam, on values.
 
     Args:
         theta: parameters.
         gradient: (P,) float64.
-        state: what the last call returned, or an empty mapping.
+        state: returned by the last call, or an empty mapping.
         step_size: Adam's.
 
     Returns:
         The new parameters and the state: Adam's two moments (P,) and its step count.
 
     Raises:
-        FloatingPointError: the gradient is not finite.
+        FloatingPointError: if the gradient is not finite.
     """
     if not gradient.isfinite().all():
         raise FloatingPointError("the meta-gradient is not finite")
@@ -68,7 +68,7 @@ def ascend(
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:
-    """The state that :func:`ascend` returns, before any step: moments (P,) and the step count () float32."""
+    """The state before any step: Adam's moments (P,) and its step count () float32."""
     moment = torch.zeros_like(flatten(theta))
     return {
         "step": torch.zeros((), device=moment.device),

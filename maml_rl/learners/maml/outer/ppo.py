@@ -13,15 +13,17 @@ from maml_rl.system.stopwatch import Stopwatch
 
 
 def clipped_surrogate(clip_range: float) -> Quantity:
-    """mean_t min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) over the query episodes (equation 7); ρ_t their ratio."""
+    """mean_t min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) over the query episodes (equation 7).
+
+    ρ_t is the ratio of the policies' probabilities, ε is ``clip_range``.
+    """
 
     def surrogate(adapted: Adapted) -> Tensor:
         query, ratio = adapted.batch.query, adapted.query_ratio
         advantages = query.flat(query.advantages)
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        return (query.step_weights * torch.minimum(ratio * advantages, clipped * advantages)).sum(
-            -1
-        )
+        per_step = torch.minimum(ratio * advantages, clipped * advantages)
+        return (query.step_weights * per_step).sum(-1)
 
     return surrogate
 
@@ -29,7 +31,7 @@ def clipped_surrogate(clip_range: float) -> Quantity:
 def ppo_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: PPOConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """Several steps of Adam up the clipped surrogate.
+    """Maximise the clipped surrogate by several steps of Adam.
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
@@ -41,7 +43,7 @@ def ppo_step(
         The new theta, the state, and metrics.
 
     Raises:
-        FloatingPointError: the meta-gradient is not finite.
+        FloatingPointError: if the meta-gradient is not finite.
     """
     return climb(
         theta,
@@ -61,7 +63,7 @@ def climb(
     num_epochs: int,
     step_size: float,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """``num_epochs`` steps of Adam up ``surrogate``, all on the same episodes."""
+    """Maximise ``surrogate`` by ``num_epochs`` steps of Adam, all on the same episodes."""
     watch = Stopwatch()
     metrics: dict[str, float] = {}
     for epoch in range(num_epochs):

@@ -12,19 +12,19 @@ from maml_rl.learners.maml.outer.ppo import climb, clipped_surrogate
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.maml import ProMPConfig
 
-_TOLERANCE = 1.5  # the penalty stays while the KL is within this factor of its target
+_TOLERANCE = 1.5
+"""The penalty stays the same while the KL is within this factor of its target."""
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:
-    """The state that :func:`promp_step` returns, before any step: Adam's, and η () float64."""
+    """The state before any step: Adam's, and η () float64."""
     return {**adam_initial_state(theta), "kl_coefficient": torch.zeros((), dtype=torch.float64)}
 
 
 def inner_kl(adapted: Adapted) -> Tensor:
     """Mean over inner steps k of mean_t KL(π_old ‖ π_θₖ) over the support episodes of step k, (T,).
 
-    θ₀ is theta and θₖ what k inner steps make of it, each on the episodes that it was to sample
-    (Rothfuss et al. 2019, equation 11).
+    θ₀ is theta and θₖ the parameters after k inner steps (Rothfuss et al. 2019, equation 11).
     """
     kls = [mean_kl(dist, support) for dist, support in adapted.sampled]
     return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
@@ -33,22 +33,22 @@ def inner_kl(adapted: Adapted) -> Tensor:
 def promp_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: ProMPConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """Several steps of Adam up J_clip(θ') − η KL(π_θo ‖ π_θ), the mean over tasks of equation 12.
+    """Maximise J_clip(θ') − η KL(π_θo ‖ π_θ), averaged over tasks (equation 12), by Adam.
 
-    With ``adaptive_kl``, η is halved where the inner KL after the step is below its target by a
-    factor of 1.5, and doubled where it is above by as much, as in the authors' code.
+    With ``adaptive_kl``, η is halved if the inner KL after the step is below its target by a factor
+    of 1.5, and doubled if it is above by the same factor, as in the authors' code.
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
         state: of the optimiser, with η; empty at first.
-        objective: what follows from theta.
+        objective: quantities after adaptation as functions of theta.
         config: settings.
 
     Returns:
         The new theta, the state, and metrics.
 
     Raises:
-        FloatingPointError: the meta-gradient is not finite.
+        FloatingPointError: if the meta-gradient is not finite.
     """
     optimizer = dict(state)
     eta = optimizer.pop("kl_coefficient", torch.tensor(config.kl_coefficient, dtype=torch.float64))

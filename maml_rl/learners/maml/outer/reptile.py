@@ -1,4 +1,4 @@
-"""Reptile (Nichol et al. 2018) as the outer step: move towards where adaptation goes."""
+"""Reptile (Nichol et al. 2018) as the outer step: move theta towards the adapted parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from maml_rl.system.thread_pool import map_blocks
 
 
 def mean_movement(objective: MetaObjective, theta: Params) -> Tensor:
-    """Mean over tasks of θ'ᵢ − θ, (P,) float64: where adaptation goes."""
+    """Mean over tasks of θ'ᵢ − θ, (P,) float64."""
 
     def of_block(block: MetaBatch, credit: Tensor) -> Tensor:
         stack = make_stack(theta, block.query.num_tasks)
@@ -26,19 +26,19 @@ def mean_movement(objective: MetaObjective, theta: Params) -> Tensor:
 def reptile_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: ReptileConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """Return theta + ε mean_i (θ'ᵢ − theta) (algorithm 2); with one task per iteration, algorithm 1.
+    """Return theta + ε mean_i (θ'ᵢ − theta) (algorithm 2; with one task, algorithm 1).
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
         state: of the optimiser; this one has none.
-        objective: knows where adaptation leads.
+        objective: gives the adapted parameters.
         config: settings.
 
     Returns:
         The new theta, the state, and metrics.
 
     Raises:
-        FloatingPointError: an adapted parameter is not finite.
+        FloatingPointError: if an adapted parameter is not finite.
     """
     movement = mean_movement(objective, theta)
     if not movement.isfinite().all():

@@ -21,8 +21,9 @@ from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
 
 STATES_PER_TASK = 100
-"""So many remain at least, by default, where the Fisher product looks at some states only."""
+"""Number of states per task that the Fisher product uses by default, at least."""
 MOST_STATE_STRIDE = 20
+"""The largest default stride."""
 
 
 def conjugate_gradient(
@@ -36,7 +37,7 @@ def conjugate_gradient(
     Args:
         product: v ↦ A v, (P,) to (P,).
         target: b, (P,).
-        num_iterations: at most.
+        num_iterations: the most iterations.
         tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖²; 1e-10 is a relative residual
             of 1e-5.
 
@@ -61,10 +62,10 @@ def conjugate_gradient(
 def trpo_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: TRPOConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """One step theta + β √(2δ / xᵀFx) x with F x = g, the largest of β = 1, s, s², ... that the line search accepts.
+    """One step theta + β √(2δ / xᵀFx) x with F x = g, and β from a line search.
 
-    A fraction β is accepted if the surrogate rises and the KL stays within δ. If none is, theta is
-    returned unchanged.
+    β is the first of 1, s, s², ... for which the surrogate rises and the KL stays within δ. If
+    there is none, theta is returned unchanged.
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
@@ -76,7 +77,7 @@ def trpo_step(
         The new theta, the state, and metrics.
 
     Raises:
-        FloatingPointError: the meta-gradient is not finite.
+        FloatingPointError: if the meta-gradient is not finite.
     """
     watch = Stopwatch()
     old_surrogate, gradient = objective.surrogate_and_gradient(theta)
@@ -100,10 +101,11 @@ def trpo_step(
 def natural_direction(
     gradient: Tensor, fisher: Callable[[Tensor], Tensor], num_iterations: int, damping: float
 ) -> tuple[Tensor, float]:
-    """The natural gradient x, (P,), with F x = g, and xᵀ F x; F is the damped Fisher matrix, or its estimate.
+    """The natural gradient x, (P,), with F x = g, and xᵀ F x.
 
-    Where the gradient is zero, so are both. xᵀ F x may be negative where rounding spoils F: then no
-    step can be taken (TRPO returns theta, with ``outer/accepted`` 0).
+    F is the damped Fisher matrix or its estimate. If the gradient is zero, both results are zero.
+    xᵀ F x may be negative because of rounding; then no step can be taken (TRPO returns theta, with
+    ``outer/accepted`` 0).
     """
 
     def damped(vector: Tensor) -> Tensor:
@@ -121,32 +123,36 @@ def _line_search(
     objective: MetaObjective,
     config: TRPOConfig,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The first acceptable fraction of the full step, or theta itself."""
-    found = {"accepted": 0.0, "step_fraction": 0.0, "surrogate_after": old_surrogate, "kl": 0.0}
-    new_theta = dict(theta)
-    # No step where the gradient is zero, or where the estimated Fisher matrix cannot judge the
-    # direction.
-    num_fractions = config.line_search_steps if curvature > 0 else 0
+    """The first acceptable fraction of the full step, or theta itself; and metrics."""
     flat = flatten(theta).double()
+    dtype = next(iter(theta.values())).dtype
+    # Without positive curvature (a zero gradient, or a poor estimate of F) there is no step.
+    num_fractions = config.line_search_steps if curvature > 0 else 0
     for i in range(num_fractions):
+        # The candidate.
         fraction = config.line_search_shrink**i
         step = fraction * (2 * config.max_kl / curvature) ** 0.5 * direction
-        candidate = unflatten((flat + step).to(next(iter(theta.values())).dtype), theta)
+        candidate = unflatten((flat + step).to(dtype), theta)
+        # Accept it if it is better and close enough.
         surrogate, kl = objective.value(candidate)
         if surrogate > old_surrogate and kl <= config.max_kl:
-            found = {
-                "accepted": 1.0,
-                "step_fraction": fraction,
-                "surrogate_after": surrogate,
-                "kl": kl,
-            }
-            new_theta = candidate
-            break
-    return new_theta, {f"outer/{name}": value for name, value in found.items()}
+            return candidate, _search_metrics(1.0, fraction, surrogate, kl)
+    return dict(theta), _search_metrics(0.0, 0.0, old_surrogate, 0.0)
+
+
+def _search_metrics(
+    accepted: float, fraction: float, surrogate: float, kl: float
+) -> dict[str, float]:
+    return {
+        "outer/accepted": accepted,
+        "outer/step_fraction": fraction,
+        "outer/surrogate_after": surrogate,
+        "outer/kl": kl,
+    }
 
 
 def default_state_stride(objective: MetaObjective) -> int:
-    """So many that about ``STATES_PER_TASK`` states of a task remain, at most ``MOST_STATE_STRIDE``."""
+    """A stride that leaves about ``STATES_PER_TASK`` states of a task."""
     query = objective.batch.query
     num_states = float(objective.ranks.mean(query.mask.sum((1, 2))[:, None]))
     return max(1, min(MOST_STATE_STRIDE, int(num_states) // STATES_PER_TASK))
@@ -157,16 +163,16 @@ def fisher_vector_product(
 ) -> Callable[[Tensor], Tensor]:
     """The Hessian of the KL at the sampling parameters, as a product with a vector.
 
-    There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ: Fᵢ is the Fisher matrix of the action distribution's own
-    parameters, and Jᵢ their Jacobian with respect to theta, through adaptation. The graphs are
-    built once, for all products.
+    There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ. Fᵢ is the Fisher matrix of the action distribution with
+    respect to its own parameters, and Jᵢ the Jacobian of these with respect to theta, through
+    adaptation. The graphs are built once, for all products.
 
     Args:
         objective: whose KL.
-        theta: where the episodes were sampled; for any other the product means nothing.
-        state_stride: take Fᵢ, and the inner losses' Hessians in Jᵢ, over every ``state_stride``-th
-            state only; an estimate where it is above 1. ``None``: :func:`default_state_stride`.
-            DiCE's Hessian needs the states of whole episodes, and takes all.
+        theta: the parameters that sampled the episodes; the product is not valid elsewhere.
+        state_stride: use every n-th state in Fᵢ, and in the inner losses' Hessians in Jᵢ; above 1
+            the product is an estimate. ``None``: :func:`default_state_stride`. DiCE's Hessian
+            needs whole episodes, and uses all states.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
@@ -176,8 +182,7 @@ def fisher_vector_product(
     def of_block(block: MetaBatch, _: Tensor) -> Callable[[Params], Tensor]:
         return _block_product(objective, theta, block, stride)
 
-    # Thinned blocks are small: more tasks fit where those of all states do. Four blocks still keep
-    # threads busy.
+    # Blocks with fewer states can have more tasks; at least four blocks keep the threads busy.
     size = max(
         objective.block_size,
         min(objective.block_size * stride, objective.batch.query.num_tasks // 4),
@@ -198,29 +203,36 @@ def fisher_vector_product(
 def _block_product(
     objective: MetaObjective, theta: Params, block: MetaBatch, state_stride: int
 ) -> Callable[[Params], Tensor]:
-    """The map v ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P)."""
-    num_tasks, query = block.query.num_tasks, block.query.every(state_stride)
+    """The map v ↦ JᵢᵀFᵢJᵢ v for every task i of a block, (T, P).
+
+    J v is computed by differentiating twice in reverse mode: Jᵀu is linear in u, so the gradient of
+    (Jᵀu)·v with respect to u is J v.
+    """
+    # The distribution's parameters at the query states, as a function of each task's theta.
+    num_tasks = block.query.num_tasks
+    query = block.query.every(state_stride)
     leaves = requiring_grad(make_stack(theta, num_tasks))
     theta_prime = _theta_prime(objective, leaves, block, state_stride)
     dist = distribution(objective.policy, theta_prime, query.flat(query.observations))
     outputs, stack = tuple(dist), list(leaves.values())
-    # Jᵀu is linear in u, so the derivative of its product with v with respect to u is J v.
+
+    # Jᵀu as a function of u. Parameters on which the outputs do not depend have no part in it.
     u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
     transposed = _gradients(outputs, stack, u, create_graph=True)
-    moving = [
-        value.requires_grad for value in transposed
-    ]  # the outputs need not depend on all parameters
+    depends = [value.requires_grad for value in transposed]
+    transposed_kept = list(compress(transposed, depends))
     weights = query.step_weights
 
     def product(direction: Params) -> Tensor:
+        # J v
         v = make_stack(direction, num_tasks).values()
-        tangents = _gradients(
-            list(compress(transposed, moving)), u, list(compress(v, moving)), retain_graph=True
-        )
+        tangents = _gradients(transposed_kept, u, list(compress(v, depends)), retain_graph=True)
+        # F J v
         with torch.no_grad():
             weighted = dist.fisher_product(tangents, weights)
-        found = _gradients(outputs, stack, weighted, retain_graph=True)
-        return flatten(dict(zip(leaves, found, strict=True)), batch_dims=1).detach()
+        # Jᵀ F J v
+        gradients = _gradients(outputs, stack, weighted, retain_graph=True)
+        return flatten(dict(zip(leaves, gradients, strict=True)), batch_dims=1).detach()
 
     return product
 
@@ -228,15 +240,19 @@ def _block_product(
 def _theta_prime(
     objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int
 ) -> Params:
-    """θ' with the value that sampled the query, and the derivative that every ``state_stride``-th state gives."""
+    """θ' with the value that sampled the query set, and a derivative from some states only.
+
+    Each inner step is computed on every ``state_stride``-th state, which gives its derivative; its
+    value is then replaced by the recorded one.
+    """
     stack = with_context(objective.policy, stack)
     inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
     for support, value in zip(block.supports, block.stacks[1:], strict=True):
-        thinned = objective.inner_step(stack, support.every(inner_stride))
-        # A difference that is zero: only its derivative counts.
+        thinned, _ = objective.inner_step(stack, support.every(inner_stride))
+        # end − end.detach() is zero, and has the derivative of end.
         stack = {name: value[name] + (end - end.detach()) for name, end in thinned.items()}
     return stack
 
 
 _gradients = functools.partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
-"""Zero where the outputs do not depend on a parameter."""
+"""Gradients that are zero for parameters on which the outputs do not depend."""
