@@ -99,13 +99,11 @@ class GymTaskVectorEnv:
             )
         try:
             if vectorization == "sync":
-                return cls(
-                    SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED),
-                    sampler,
-                    takes_tasks=True,
-                )
-            with _quiet_gymnasium():
-                return cls(_WorkersVectorEnv(functions), sampler, takes_tasks=True)
+                envs: VectorEnv = SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
+            else:
+                with _quiet_gymnasium():
+                    envs = _WorkersVectorEnv(functions)
+            return cls(envs, sampler, takes_tasks=True)
         except (EOFError, OSError) as error:
             sampler.close()
             raise UserError(

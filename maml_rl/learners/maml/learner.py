@@ -29,6 +29,7 @@ from maml_rl.sampling.failures import (
     example,
     num_discarded_episodes,
 )
+from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.maml import BaselineConfig, InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -109,7 +110,8 @@ class MetaTrainer:
             TooManyFailures: if more than ``max_failed_share`` of the episodes or of the tasks
                 failed, or ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
         """
-        watch, num_bytes = Stopwatch(), self.ranks.num_bytes
+        watch = Stopwatch()
+        num_bytes = self.ranks.num_bytes
         streams = RandomStreams(self.seed, Phase.TRAINING, state.iteration)
 
         # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
@@ -128,10 +130,7 @@ class MetaTrainer:
         )
 
         # Stop if too many episodes or tasks failed.
-        failures = trial.failures.gathered(self.ranks)
-        rows = failures.rows(tasks)
-        self._refuse_rank_without_tasks(trial, rows)
-        failures.check(rows, self.max_failed_share, f"meta-iteration {state.iteration + 1}")
+        failures, rows = self._contained_failures(trial, tasks, state.iteration + 1)
 
         # Outer step: increase the surrogate on the last episodes, as a function of theta.
         batch = _valid_part(trial)
@@ -162,20 +161,35 @@ class MetaTrainer:
         metrics = outer.metrics | self._sampling_metrics(episodes, lengths, outer.theta)
         metrics |= _failure_metrics(failures, rows, bool(outer.failure))
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        metrics |= {"time/num_env_steps": next_state.num_env_steps}
+        metrics["time/num_env_steps"] = next_state.num_env_steps
         if self.ranks.number > 1:
             metrics["time/exchanged_bytes"] = self.ranks.num_bytes - num_bytes
         return MetaIteration(next_state, metrics, rows)
 
-    def _refuse_rank_without_tasks(self, trial: Trial, rows: Sequence[Failure]) -> None:
-        """Raise if all tasks of one of several processes failed: it could not go on."""
-        if self.ranks.number == 1:
-            return
-        has_none = trial.failed_tasks.mask.all()[None]
-        if float(self.ranks.sum(has_none)) > 0:
-            raise TooManyFailures(
-                f"all tasks of one of {self.ranks.number} processes failed: {example(rows)}", rows
-            )
+    def _contained_failures(
+        self, trial: Trial, tasks: Sequence[Task], iteration: int
+    ) -> tuple[TrialFailures, list[Failure]]:
+        """Failures of all processes, and their rows in failures.csv.
+
+        Args:
+            trial: of this process.
+            tasks: of all processes.
+            iteration: number of this meta-iteration.
+
+        Raises:
+            TooManyFailures: if too many episodes or tasks failed, or all tasks of one process.
+        """
+        failures = trial.failures.gathered(self.ranks)
+        rows = failures.rows(tasks)
+        if self.ranks.number > 1:
+            has_no_task = trial.failed_tasks.mask.all()[None]
+            if float(self.ranks.sum(has_no_task)) > 0:
+                number = self.ranks.number
+                raise TooManyFailures(
+                    f"all tasks of one of {number} processes failed: {example(rows)}", rows
+                )
+        failures.check(rows, self.max_failed_share, f"meta-iteration {iteration}")
+        return failures, rows
 
     def _gathered(self, per_stage: Sequence[Tensor]) -> Tensor:
         """Values (T, E) of each stage, for the tasks of all processes: (T, K + 1, E)."""
