@@ -33,6 +33,7 @@ from maml_rl.cli import (
 )
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import unwritable_refused
+from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import MetaPolicy
@@ -94,7 +95,7 @@ def command(argv: list[str]) -> int:
         f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags
     )
     kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
-    tasks = f"{num_tasks} {comparison.kind_of_tasks} task{'' if num_tasks == 1 else 's'}"
+    tasks = counted(num_tasks, f"{comparison.kind_of_tasks} task")
     say(f"{env.name}{changed}: {tasks}{kept_back}, {args.num_episodes} episodes per task and step")
     say(
         f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, "
@@ -109,8 +110,9 @@ def _evaluated(
     """Evaluate and write the files; the result, and the environment without a sweep."""
     from tqdm import tqdm
 
-    from maml_rl.analysis.comparison import Scratch, compare
+    from maml_rl.analysis.comparison import compare
     from maml_rl.analysis.report import write_report
+    from maml_rl.analysis.scratch import Scratch
     from maml_rl.settings.parser import trained_range
     from maml_rl.training.comparison_runs import folder_of
 

@@ -21,7 +21,7 @@ def command(argv: list[str]) -> int:
     from maml_rl.analysis import learning_curves
     from maml_rl.analysis.run_labels import labels_of
 
-    learning_curves.check_picture(args.output)
+    learning_curves.check_figure_path(args.output)
     groups = learning_curves.group_runs(learning_curves.read_runs(args.runs))
     view = learning_curves.View(
         metric=args.metric, x=args.x, smooth=args.smooth, before=args.before

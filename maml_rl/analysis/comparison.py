@@ -1,10 +1,7 @@
-"""Several policies on the same tasks, with the same seeds, in one or several versions of the environment."""
+"""Compare policies on the same tasks and seeds, in one or several versions of the environment."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,24 +10,25 @@ from typing import Any
 import numpy as np
 
 from maml_rl.agents.agent import MetaPolicy
-from maml_rl.analysis.evaluation import Evaluation, evaluate, failed_note, origin_of, plain_task
+from maml_rl.analysis.evaluation import Evaluation, evaluate, failed_note
+from maml_rl.analysis.saved_evaluations import evaluation_file, read_evaluation, write_evaluation
+from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import (
     FEW_RUNS,
     Difference,
     Over,
     difference,
+    interval_text,
     mean_interval,
     mean_of_valid,
-    written,
 )
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
-from maml_rl.system.atomic_files import unwritable_refused, write_whole
-from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
+from maml_rl.system.text import counted, text_table
 
 META_TRAINED = "meta-trained"
-"""What runs of one configuration are called beside baselines."""
+"""Label of the runs where all have the same settings."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class Subject:
     """A policy to evaluate.
 
     Args:
-        label: what it is called; subjects of one label are runs of one method with different seeds.
-        source: the folder that it comes from.
-        policy: to adapt.
-        num_steps: inner steps to take.
+        label: name of the method; subjects with the same label are seeds of one method.
+        source: the folder that the policy was loaded from.
+        policy: the policy to adapt.
+        num_steps: number of adaptation steps.
     """
 
     label: str
@@ -55,11 +53,10 @@ class Condition:
     """A version of the environment.
 
     Args:
-        env_of: the environment for a policy, which may be told the task.
-        swept: the numbers of a task that a sweep fixes, by name; empty for the environment as it
-            is.
-        fixed: those of them that replace the numbers of each task; the others are in the
-            environment's settings.
+        env_of: returns the environment for a policy, which may observe the task.
+        swept: values fixed by a sweep, by name; empty for the environment without a sweep.
+        fixed: those of ``swept`` that replace values of every task; the environment's settings
+            hold the others.
     """
 
     env_of: Callable[[MetaPolicy], EnvConfig]
@@ -72,10 +69,10 @@ class Entry:
     """The evaluations of one method in one condition.
 
     Args:
-        label: of the method.
+        label: name of the method.
         sources: S folders, one per run.
-        evaluations: S, all on the same N tasks.
-        swept: as in :class:`Condition`.
+        evaluations: S evaluations on the same N tasks.
+        swept: see :class:`Condition`.
     """
 
     label: str
@@ -85,142 +82,82 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The label, and how many runs there are where there are several."""
-        return (
-            self.label
-            if len(self.evaluations) == 1
-            else f"{self.label} ({len(self.evaluations)} runs)"
-        )
+        """The label, followed by the number of runs if there are several."""
+        num_runs = len(self.evaluations)
+        return self.label if num_runs == 1 else f"{self.label} ({num_runs} runs)"
 
     @property
     def task_returns(self) -> np.ndarray:
-        """Return on each task, the mean over runs, (K + 1, N); NaN from where it failed in any of them on."""
+        """Return on each task, mean over runs, (K + 1, N); NaN once the task failed in any run."""
         return np.mean([evaluation.task_returns for evaluation in self.evaluations], axis=0)
 
     @property
     def success(self) -> np.ndarray:
-        """Share of episodes that ended in success, (K + 1,); NaN where the environment does not tell."""
-        return mean_of_valid(
-            np.stack([evaluation.task_success for evaluation in self.evaluations]), (0, 2)
-        )
+        """Share of successful episodes, (K + 1,); NaN if the environment does not report it."""
+        successes = np.stack([evaluation.task_success for evaluation in self.evaluations])
+        return mean_of_valid(successes, (0, 2))
 
     @property
     def num_failed_tasks(self) -> int:
-        """Tasks that failed in any run, and are left out from there on."""
+        """Number of tasks that failed in any run; means exclude them from then on."""
         return int(np.any([evaluation.failed for evaluation in self.evaluations], axis=0).sum())
 
     @property
     def num_episodes(self) -> np.ndarray:
-        """Episodes of a task that adaptation has used after each step, (K + 1,)."""
+        """Episodes per task that adaptation has used after each step, (K + 1,)."""
         return np.arange(len(self.center)) * self.evaluations[0].returns.shape[2]
 
     @property
-    def shown_step(self) -> int:
-        """The step that pictures call after adaptation: as many as in training, and the last one without training."""
+    def adapted_step(self) -> int:
+        """The step reported as "after adaptation": the number in training, at most the last."""
         last = len(self.evaluations[0].returns) - 1
         return min(last, self.evaluations[0].description["num_steps_in_training"] or last)
 
     @property
     def run_returns(self) -> np.ndarray:
-        """Return of each run, mean over the tasks that failed in none of them, (S, K + 1)."""
+        """Return of each run, mean over the tasks that failed in no run, (S, K + 1)."""
         failed = np.isnan(self.task_returns)
-        return mean_of_valid(np.where(failed, np.nan, self._scores), 2)
+        return mean_of_valid(np.where(failed, np.nan, self._task_returns_of_runs), 2)
 
     @property
     def center(self) -> np.ndarray:
-        """Mean over tasks, and over runs where there are several, (K + 1,)."""
+        """Mean return over tasks and runs, (K + 1,)."""
         return mean_of_valid(self.task_returns, 1)
 
     @property
     def over(self) -> Over:
-        """What :attr:`interval` is over."""
+        """Whether :attr:`interval` is over tasks (one run) or over runs (several)."""
         return "tasks" if len(self.evaluations) == 1 else "runs"
 
     @property
     def interval(self) -> np.ndarray:
-        """95 % interval of :attr:`center`, (K + 1, 2); of several runs that on just these tasks."""
+        """95 % interval of :attr:`center`, (K + 1, 2); over runs it is for these N tasks."""
         return mean_interval(self.task_returns if self.over == "tasks" else self.run_returns.T)
 
     def minus(self, other: Entry) -> list[Difference]:
-        """The difference to another method after each step, K + 1 of them.
+        """Return the differences from another method after each step, K + 1 of them.
 
-        A method that has fewer steps, as an oracle has none, is taken after its last one.
+        If the other method has fewer steps (an oracle has none), its last one is used.
         """
-        return [
-            difference(scores, other._scores[:, min(k, len(other.center) - 1)])
-            for k, scores in enumerate(self._scores.swapaxes(0, 1))
-        ]
+        differences = []
+        for k, returns in enumerate(self._task_returns_of_runs.swapaxes(0, 1)):
+            other_k = min(k, len(other.center) - 1)
+            differences.append(difference(returns, other._task_returns_of_runs[:, other_k]))
+        return differences
 
     @property
-    def _scores(self) -> np.ndarray:
+    def _task_returns_of_runs(self) -> np.ndarray:
         """(S, K + 1, N)."""
         return np.stack([evaluation.task_returns for evaluation in self.evaluations])
 
 
 @dataclass(frozen=True)
-class Scratch:
-    """Learning from scratch on some of the tasks.
-
-    Args:
-        label: of the method.
-        source: the file that it comes from.
-        tasks: which of the comparison's tasks, n of them.
-        num_env_steps: control steps behind each of P points.
-        returns: (n, P).
-    """
-
-    label: str
-    source: Path
-    tasks: tuple[int, ...]
-    num_env_steps: np.ndarray
-    returns: np.ndarray
-
-    @classmethod
-    def read(cls, path: Path, tasks: Sequence[Mapping[str, Any]]) -> Scratch | None:
-        """The learning curves that ``python -m maml_rl.baselines`` wrote, of those ``tasks`` that it trained on.
-
-        ``None`` where it trained on none of them.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        try:
-            curves = read_json(path, LONGEST_TABLE)["tasks"]
-            found = [
-                (list(tasks).index(curve["task"]), curve)
-                for curve in curves
-                if curve["task"] in tasks
-            ]
-            steps = np.array([curve["num_env_steps"] for _, curve in found], float)
-            returns = np.array([curve["returns"] for _, curve in found], float)
-            if found and not (
-                steps.ndim == 2
-                and steps.shape == returns.shape
-                and steps.size
-                and (steps >= 0).all()
-            ):
-                raise ValueError(
-                    f"num_env_steps {steps.shape} and returns {returns.shape} are no learning "
-                    f"curves"
-                )
-            if not (np.isfinite(steps).all() and np.isfinite(returns).all()):
-                raise ValueError("a learning curve is not finite")
-        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error!r}): delete it and train the baseline anew"
-            ) from error
-        if not found:
-            return None
-        return cls("PPO from scratch", path, tuple(i for i, _ in found), steps[0], returns)
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Args:
-        entries: methods in the environment as it is, then in every version of a sweep.
-        scratch: learning from scratch on some of the tasks, in the environment as it is.
+        entries: methods in the environment without a sweep, then in every version of a sweep.
+        scratch: learning from scratch on some of the tasks, without a sweep.
     """
 
     entries: Sequence[Entry]
@@ -228,129 +165,133 @@ class Comparison:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the evaluation, plain values; ``task_units`` are those of every parameter that a task here has."""
-        described = [entry.evaluations[0].description for entry in self.entries]
+        """Settings of the evaluation, plain values; ``task_units`` covers all entries."""
+        descriptions = [entry.evaluations[0].description for entry in self.entries]
         names = ("env", "env_settings", "horizon", "num_tasks", "num_episodes", "seed")
         units: dict[str, str] = {}
-        for part in described:
-            units |= part["task_units"]
-        return {name: described[0][name] for name in names} | {"task_units": units}
+        for description in descriptions:
+            units |= description["task_units"]
+        return {name: descriptions[0][name] for name in names} | {"task_units": units}
 
     @property
     def kind_of_tasks(self) -> str:
-        """Whether they are fresh, or given."""
-        return (
-            "given"
-            if self.entries[0].evaluations[0].description.get("tasks_are_given")
-            else "fresh"
-        )
+        """``"fresh"``, or ``"given"`` if the user chose the tasks."""
+        description = self.entries[0].evaluations[0].description
+        return "given" if description.get("tasks_are_given") else "fresh"
 
     @property
     def main(self) -> list[Entry]:
-        """The methods in the environment as it is."""
+        """The methods in the environment without a sweep."""
         return [entry for entry in self.entries if not entry.swept]
 
     def sweep(self, *names: str) -> list[Entry]:
-        """Every entry in which just these parameters are swept."""
+        """Return the entries that sweep exactly these parameters."""
         return [entry for entry in self.entries if entry.swept and set(entry.swept) == set(names)]
 
     @property
     def sweeps(self) -> list[tuple[str, ...]]:
-        """The parameters of each sweep: one of them, or two where a grid was evaluated."""
+        """The parameters of each sweep: one, or two for a grid."""
         return list(dict.fromkeys(tuple(entry.swept) for entry in self.entries if entry.swept))
 
     @property
     def differences(self) -> list[tuple[Entry, Entry, list[Difference]]]:
-        """The first method and each other one in the environment as it is, and how they differ."""
+        """The first method, each other one, and their differences, without a sweep."""
         first, *others = self.main
         return [(first, other, first.minus(other)) for other in others]
 
     def table(self) -> str:
-        """Returns after each step as text: a row per method, and for the versions of a sweep one per version."""
+        """Format the returns after each step as text, one row per policy, step and version."""
         lines = []
         for names in [(), *self.sweeps]:
-            entries = self.main if not names else self.sweep(*names)
-            rows = [row for entry in entries for row in _rows(entry)]
-            head = [*names, "policy", "steps", "return", "95 % interval", "over", "success"]
-            if all(row[-1] == "–" for row in rows):
-                head, rows = head[:-1], [row[:-1] for row in rows]
-            lines += [*_aligned([head, *rows]), *run_notes(entries), *failed_notes(entries), ""]
+            entries = self.sweep(*names) if names else self.main
+            lines += _return_table(entries, names)
+            lines += [*run_notes(entries), *failed_notes(entries), ""]
         if self.differences:
-            k = self.main[0].shown_step
-            head = ["difference", "steps", "return", "95 % interval", "over"]
-            rows = [[*head, "probability of improvement"]]
-            for first, second, steps in self.differences:
-                mean, interval, over, probability = steps[k]
-                name = f"{first.name} − {second.name}"
-                share = "–" if np.isnan(probability) else f"{probability:.2f}"
-                numbers = f"{mean:.1f}", written(interval), over, share
-                rows.append([name, str(k), *numbers])
-            lines += [*_aligned(rows), ""]
+            lines += [*self._difference_table(), ""]
         if self.scratch is not None:
-            learned = self.scratch_rows()
-            width = max(len(name) for name, _, _ in learned)
-            lines += [
-                f"on {len(self.scratch.tasks)} of these tasks, return after so many control steps "
-                f"in each:"
-            ]
-            lines += [
-                f"{name:>{width}}  {steps:>9,}  {value:.1f}" for name, steps, value in learned
-            ]
+            num_tasks = len(self.scratch.tasks)
+            lines.append(f"return on {num_tasks} of these tasks, against control steps in each:")
+            lines += text_table(
+                [[name, f"{n:,}", f"{value:.1f}"] for name, n, value in self.scratch_rows()]
+            )
         return "\n".join(lines).rstrip()
 
+    def _difference_table(self) -> list[str]:
+        """Format the differences after the number of steps in training."""
+        k = self.main[0].adapted_step
+        head = ["difference", "steps", "return", "95 % interval", "over"]
+        rows = [[*head, "probability of improvement"]]
+        for first, second, differences in self.differences:
+            mean, interval, over, probability = differences[k]
+            name = f"{first.name} − {second.name}"
+            share = "–" if np.isnan(probability) else f"{probability:.2f}"
+            rows.append([name, str(k), f"{mean:.1f}", interval_text(interval), over, share])
+        return text_table(rows)
+
     def scratch_rows(self) -> list[tuple[str, int, float]]:
-        """Methods on the tasks that were also learned from scratch: name, control steps in each, mean return."""
-        assert self.scratch is not None, "asked for where there is some"
-        tasks, scratch, found = list(self.scratch.tasks), self.scratch, []
+        """Return name, control steps per task and mean return, on the tasks learned from scratch.
+
+        Each method has one row; learning from scratch has about six.
+        """
+        assert self.scratch is not None, "called only with curves from scratch"
+        scratch = self.scratch
+        rows = []
         for entry in self.main:
-            k = entry.shown_step if len(entry.center) > 1 else 0
-            used = int(entry.num_episodes[k]) * self.settings["horizon"]
-            found.append((entry.name, used, float(mean_of_valid(entry.task_returns[k, tasks], 0))))
-        points = range(0, len(scratch.num_env_steps), max(1, (len(scratch.num_env_steps) - 1) // 5))
-        returns = scratch.returns.mean(axis=0)
-        return found + [
-            (scratch.label, int(scratch.num_env_steps[p]), float(returns[p])) for p in points
-        ]
+            k = entry.adapted_step
+            num_env_steps = int(entry.num_episodes[k]) * self.settings["horizon"]
+            returns = entry.task_returns[k, list(scratch.tasks)]
+            rows.append((entry.name, num_env_steps, float(mean_of_valid(returns, 0))))
+        num_points = len(scratch.num_env_steps)
+        mean_returns = scratch.returns.mean(axis=0)
+        for point in range(0, num_points, max(1, (num_points - 1) // 5)):
+            num_env_steps = int(scratch.num_env_steps[point])
+            rows.append((scratch.label, num_env_steps, float(mean_returns[point])))
+        return rows
 
 
 def run_notes(entries: Sequence[Entry]) -> list[str]:
-    """A line with the return of each run, for each entry of a few runs: their interval is wide."""
+    """List the returns of single runs, one line per entry with few runs: its interval is wide."""
     notes = []
     for entry in entries:
         if 1 < len(entry.evaluations) <= FEW_RUNS:
-            k = entry.shown_step
+            k = entry.adapted_step
             returns = ", ".join(f"{value:.1f}" for value in entry.run_returns[:, k])
-            after = f"after {k} step{'s' * (k != 1)}"
+            after = f"after {counted(k, 'step')}"
             notes.append(f"{entry.name}{_version(entry)}, each run {after}: {returns}")
     return notes
 
 
 def failed_notes(entries: Sequence[Entry]) -> list[str]:
-    """A line for each entry whose means leave tasks out."""
+    """Return a line for each entry whose means exclude tasks."""
     notes = []
     for entry in entries:
-        found = failed_note(entry.num_failed_tasks, len(entry.evaluations[0].tasks))
-        notes += [f"{entry.name}{_version(entry)}: {note}" for note in found]
+        for note in failed_note(entry.num_failed_tasks, len(entry.evaluations[0].tasks)):
+            notes.append(f"{entry.name}{_version(entry)}: {note}")
     return notes
 
 
 def _version(entry: Entry) -> str:
+    """Return ``" at body_mass 2"``, or an empty string without a sweep."""
     return "".join(f" at {name} {value:.4g}" for name, value in entry.swept.items())
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table as lines of text."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True)) for row in rows]
+def _return_table(entries: Sequence[Entry], swept_names: Sequence[str]) -> list[str]:
+    """Format the returns of entries that sweep the same parameters."""
+    head = [*swept_names, "policy", "steps", "return", "95 % interval", "over", "success"]
+    rows = [head, *(row for entry in entries for row in _rows(entry))]
+    if all(row[-1] == "–" for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    return text_table(rows)
 
 
 def _rows(entry: Entry) -> list[list[str]]:
+    """Return the table's cells for each step."""
     swept = [f"{value:.4g}" for value in entry.swept.values()]
-    success = ["–" if np.isnan(share) else f"{100 * share:.0f} %" for share in entry.success]
     rows = []
     for k, center in enumerate(entry.center):
-        interval = written(entry.interval[k])
-        rows.append([*swept, entry.name, str(k), f"{center:.1f}", interval, entry.over, success[k]])
+        interval = interval_text(entry.interval[k])
+        success = "–" if np.isnan(entry.success[k]) else f"{100 * entry.success[k]:.0f} %"
+        rows.append([*swept, entry.name, str(k), f"{center:.1f}", interval, entry.over, success])
     return rows
 
 
@@ -367,27 +308,26 @@ def compare(
 ) -> Comparison:
     """Evaluate every policy in every condition, on the same tasks with the same seeds.
 
-    A policy that is told the task is left out of sweeps: it knows no task by other parameters than
-    those it was trained on.
+    Policies whose observation includes the task are not part of sweeps: they observe only the
+    parameters that they were trained on.
 
     Args:
-        subjects: the policies; those of one label must be adapted by equally many steps.
+        subjects: the policies; all with the same label must have the same ``num_steps``.
         conditions: the environments.
-        num_tasks: fresh tasks, or those that are given.
-        num_episodes: per task and adaptation step.
-        seed: of tasks and episodes.
-        tasks: in place of fresh ones.
-        unfinished: folder that keeps what is done if this is interrupted, so that the next call
-            goes on there.
-        progress: told after every evaluation which one it was.
+        num_tasks: number of fresh tasks, or of ``tasks``.
+        num_episodes: episodes per task and adaptation step.
+        seed: seed of tasks and episodes.
+        tasks: tasks to use instead of fresh ones.
+        unfinished: folder for finished evaluations, so that an interrupted call can be resumed.
+        progress: called with a description after every evaluation.
 
     Raises:
-        UserError: the policies do not see the same tasks.
+        UserError: if the policies do not see the same tasks.
     """
-    labels = list(dict.fromkeys(subject.label for subject in subjects))
-    entries = []
+    entries: list[Entry] = []
     for condition in conditions:
-        found: dict[str, list[Evaluation]] = {label: [] for label in labels}
+        # Evaluate the subjects, grouped by label.
+        groups: dict[str, list[Evaluation]] = {}
         for subject in subjects:
             env = condition.env_of(subject.policy)
             if condition.swept and env.observe_task:
@@ -398,121 +338,56 @@ def compare(
                 "num_steps": subject.num_steps,
                 "seed": seed,
             }
-            swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
-            found[subject.label].append(
-                _evaluated(subject.policy, env, sizes, tasks, unfinished, condition.fixed)
+            evaluation = _evaluate_or_read(
+                subject.policy, env, sizes, tasks, fixed=condition.fixed, folder=unfinished
             )
-            progress(f"{subject.label}{' at ' if swept else ''}{swept}")
-        evaluations = [evaluation for several in found.values() for evaluation in several]
-        if any(list(evaluation.tasks) != list(evaluations[0].tasks) for evaluation in evaluations):
+            groups.setdefault(subject.label, []).append(evaluation)
+            swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
+            progress(f"{subject.label} at {swept}" if swept else subject.label)
+        # Check that they saw the same tasks.
+        _check_same_tasks([evaluation for group in groups.values() for evaluation in group])
+        # Make an entry for each label.
+        for label, evaluations in groups.items():
+            sources = tuple(subject.source for subject in subjects if subject.label == label)
+            entry = Entry(
+                label=label,
+                sources=sources,
+                evaluations=tuple(evaluations),
+                swept=condition.swept,
+            )
+            entries.append(entry)
+    return Comparison(entries)
+
+
+def _check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
+    """Raise UserError if the evaluations are on different tasks."""
+    for evaluation in evaluations:
+        if list(evaluation.tasks) != list(evaluations[0].tasks):
             raise UserError(
                 "the runs draw different tasks: compare runs of one environment with the same "
                 "settings"
             )
-        entries += [
-            Entry(
-                label,
-                tuple(s.source for s in subjects if s.label == label),
-                tuple(several),
-                condition.swept,
-            )
-            for label, several in found.items()
-            if several
-        ]
-    return Comparison(entries)
 
 
-def _evaluated(
+def _evaluate_or_read(
     policy: MetaPolicy,
     env: EnvConfig,
     sizes: Mapping[str, int],
     tasks: Sequence[Task] | None,
-    unfinished: Path | None,
-    fixed: Mapping[str, float] | None = None,
+    *,
+    fixed: Mapping[str, float],
+    folder: Path | None,
 ) -> Evaluation:
-    """An evaluation, read from ``unfinished`` if it was made there already."""
-    drawn = (
-        dict(sizes)
-        if tasks is None
-        else {name: size for name, size in sizes.items() if name != "num_tasks"}
-    )
-    if unfinished is None:
-        return evaluate(policy, env=env, tasks=tasks, fixed=fixed, **drawn)
-    digest = hashlib.sha256()
-    for name, value in sorted(policy.theta.items()):
-        digest.update(
-            f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes()
-        )
-    for value in policy.normalizer or ():
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    inner = dataclasses.asdict(policy.config.inner)
-    baseline = dataclasses.asdict(policy.config.baseline)
-    given = None if tasks is None else [plain_task(task, env.name) for task in tasks]
-    settings = [
-        dataclasses.asdict(env),
-        dict(sizes),
-        given,
-        dict(fixed or {}),
-        inner,
-        baseline,
-        policy.config.horizon,
-    ]
-    digest.update(json.dumps(settings).encode())
-    path = unfinished / f"{digest.hexdigest()}.json"
-    if path.exists():
-        try:
-            return _evaluation_of(read_json(path, LONGEST_TABLE), policy, env, sizes)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(
-                f"{path} of an interrupted evaluation is damaged ({error}): delete it"
-            ) from error
-    result = evaluate(policy, env=env, tasks=tasks, fixed=fixed, **drawn)
-    values = {
-        "tasks": [dict(task) for task in result.tasks],
-        "returns": result.returns.tolist(),
-        "success": result.success.tolist(),
-        "description": result.description,
-    }
-    with unwritable_refused(unfinished):
-        unfinished.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(values))
-    return result
-
-
-def _evaluation_of(
-    values: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]
-) -> Evaluation:
-    """An evaluation from what its file holds.
-
-    Raises:
-        KeyError, TypeError, ValueError, OverflowError: it holds something else.
-    """
-    tasks, description = values["tasks"], values["description"]
-    is_list = isinstance(tasks, list) and len(tasks) == sizes["num_tasks"]
-    if not (is_list and all(isinstance(task, dict) for task in tasks)):
-        raise ValueError(f"tasks must be {sizes['num_tasks']} mappings")
-    shape = (sizes["num_steps"] + 1, sizes["num_tasks"], sizes["num_episodes"])
-    with np.errstate(over="ignore"):  # told below
-        arrays = {
-            name: np.array(values[name], float).astype(np.float32)
-            for name in ("returns", "success")
-        }
-    for name, array in arrays.items():
-        if array.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-        if np.isinf(array).any():
-            raise ValueError(f"{name} has an infinite number")
-    wanted = {
-        **{name: sizes[name] for name in ("num_tasks", "num_episodes", "seed")},
-        **{"env": policy.config.env.name, "horizon": policy.config.horizon},
-        **{"env_settings": json.loads(json.dumps(dict(env.kwargs)))},
-        **{"num_steps_in_training": policy.config.inner.num_steps},
-    }
-    for name, value in wanted.items():
-        if description[name] != value:
-            raise ValueError(f"its {name} is {description[name]!r:.100}, expected {value!r:.100}")
-    units = description["task_units"]
-    if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
-        raise ValueError(f"task_units must be texts by name, got {units!r:.100}")
-    # The file is found by its parameters, and another run may have the same ones.
-    return Evaluation(tasks, arrays["returns"], arrays["success"], description | origin_of(policy))
+    """Evaluate, or read the evaluation from ``folder`` if an interrupted call wrote it there."""
+    path = None
+    if folder is not None:
+        path = evaluation_file(folder, policy, env, sizes, tasks, fixed)
+        if path.exists():
+            return read_evaluation(path, policy, env, sizes)
+    arguments = dict(sizes)
+    if tasks is not None:
+        del arguments["num_tasks"]
+    evaluation = evaluate(policy, env=env, tasks=tasks, fixed=fixed, **arguments)
+    if path is not None:
+        write_evaluation(path, evaluation)
+    return evaluation

@@ -1,4 +1,4 @@
-"""Learning curves: what runs logged to progress.csv, as one line for all seeds of the same settings."""
+"""Learning curves from progress.csv: one line for all seeds with the same settings."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.config import Config
 from maml_rl.system.atomic_files import write_whole
+from maml_rl.system.text import counted, text_table
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_text
 
 XAxis = Literal["steps", "time", "iterations"]
@@ -39,20 +40,20 @@ _X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]
     "time": ("wall-clock hours", lambda columns: np.cumsum(columns[_SECONDS]) / 3600),
     "iterations": ("meta-iterations", lambda columns: columns[_ITERATION]),
 }
-_FINAL_PART = 20  # the last 5 % of the iterations are one part of so many
+_FINAL_PART = 20  # final values are means over the last 1/20 of the iterations
 _FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
 class View:
-    """What of the runs is looked at.
+    """What to show of the runs.
 
     Args:
         metric: column of progress.csv; ``None`` for the return after the last adaptation step of
             training.
-        x: the horizontal axis: environment steps in millions, wall-clock hours, or meta-iterations.
-        smooth: number of values that a running mean takes in.
-        before: the return before adaptation too.
+        x: x-axis: environment steps in millions, wall-clock hours, or meta-iterations.
+        smooth: window of a running mean, in values.
+        before: whether to show the return before adaptation too.
     """
 
     metric: str | None
@@ -61,12 +62,12 @@ class View:
     before: bool
 
     def metric_of(self, group: Group) -> str:
-        """The column to show of a group."""
+        """Return the column to show for a group."""
         return self.metric or _return_after(group.num_steps)
 
 
 class Series(NamedTuple):
-    """One metric of one run, at the M iterations that have a value of it: three arrays (M,)."""
+    """One metric of one run, at the M iterations that logged it: three arrays (M,)."""
 
     iteration: np.ndarray
     x: np.ndarray
@@ -75,12 +76,12 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been read.
+    """A run.
 
     Args:
-        folder: where.
+        folder: its folder.
         config: its settings.
-        columns: of progress.csv, an array (N,) each; NaN where a metric was not logged.
+        columns: columns of progress.csv, (N,) each; NaN where a metric was not logged.
     """
 
     folder: Path
@@ -88,10 +89,10 @@ class Run:
     columns: Mapping[str, np.ndarray]
 
     def series(self, metric: str, x: XAxis, smooth: int = 1) -> Series:
-        """The values of a metric, each averaged with the ``smooth`` - 1 values before it, as far as there are any.
+        """Return the running mean of a metric over up to ``smooth`` values.
 
         Raises:
-            UserError: there are none.
+            UserError: if the run has no value of the metric.
         """
         _, axis = _X_AXES[x]
         logged = np.isfinite(self.columns[metric])
@@ -103,12 +104,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of the S runs of a group, at the N iterations at which every one of them has a value.
+    """One metric of the S runs of a group, at the N iterations that all runs logged it at.
 
     Args:
-        series: of each run, whole.
+        series: all values of each run.
         iteration: (N,).
-        x: mean over runs, (N,).
+        x: (N,), mean over runs.
         values: (S, N).
     """
 
@@ -119,22 +120,23 @@ class Curve:
 
     @property
     def mean(self) -> np.ndarray:
-        """Over runs, (N,)."""
+        """Mean over runs, (N,)."""
         return self.values.mean(axis=0)
 
     @property
     def final(self) -> np.ndarray:
         """Mean of each run over the last 5 % of the iterations, at least one, (S,)."""
-        return self.values[:, -math.ceil(self.values.shape[1] / _FINAL_PART) :].mean(axis=1)
+        num_iterations = math.ceil(self.values.shape[1] / _FINAL_PART)
+        return self.values[:, -num_iterations:].mean(axis=1)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of the same settings, which differ in their seed alone.
+    """Runs with the same settings but different seeds.
 
     Args:
-        settings: dotted names and values of what they share.
-        runs: S of them.
+        settings: dotted names and values of the settings.
+        runs: S runs.
     """
 
     settings: Settings
@@ -142,55 +144,62 @@ class Group:
 
     @property
     def num_steps(self) -> int:
-        """Adaptation steps of training."""
+        """Number of adaptation steps in training."""
         return self.runs[0].config.inner.num_steps
 
     def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
-        """A metric of all runs, cut to the iterations at which every one of them has a value.
+        """Return a metric of all runs, at the iterations that all of them logged it at.
 
         Raises:
-            UserError: there is no such iteration.
+            UserError: if there is no such iteration.
         """
         series = [run.series(metric, x, smooth) for run in self.runs]
         iteration = functools.reduce(np.intersect1d, [one.iteration for one in series])
         if not iteration.size:
             names = " and ".join(str(run.folder) for run in self.runs)
             raise UserError(f"{names} have no iteration in common that has a value of {metric}")
-        shared = [(one, np.isin(one.iteration, iteration)) for one in series]
-        x_of_runs = np.stack([one.x[keep] for one, keep in shared])
+        masks = [np.isin(one.iteration, iteration) for one in series]
+        x_of_runs = [one.x[mask] for one, mask in zip(series, masks, strict=True)]
+        y_of_runs = [one.y[mask] for one, mask in zip(series, masks, strict=True)]
         return Curve(
-            series,
-            iteration,
-            x_of_runs.mean(axis=0),
-            np.stack([one.y[keep] for one, keep in shared]),
+            series=series,
+            iteration=iteration,
+            x=np.stack(x_of_runs).mean(axis=0),
+            values=np.stack(y_of_runs),
         )
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders, or pretrained policies by their names.
+    """Read run folders, or pretrained policies by name.
 
     Raises:
-        UserError: one is no run, stands there twice, or has no rows or damaged ones in its
-            progress.csv.
+        UserError: if one is not a run or is listed twice, or its progress.csv is empty or damaged.
     """
-    seen: dict[Path, Path] = {}
+    by_path: dict[Path, Path] = {}
     for folder in folders:
-        other = seen.setdefault(folder.resolve(), folder)
+        other = by_path.setdefault(folder.resolve(), folder)
         if other is not folder:
-            raise UserError(
-                f"run {folder} is given twice" + ("" if other == folder else f", also as {other}")
-            )
-    return [
-        Run(folder, run_config(find_run(folder)), _read_progress(find_run(folder)))
-        for folder in folders
-    ]
+            alias = "" if other == folder else f", also as {other}"
+            raise UserError(f"run {folder} is given twice{alias}")
+    runs = []
+    for folder in folders:
+        found = find_run(folder)
+        config = run_config(found)
+        runs.append(Run(folder=folder, config=config, columns=_read_progress(found)))
+    return runs
 
 
 def _read_progress(folder: Path) -> dict[str, np.ndarray]:
+    """Read the columns of progress.csv, (N,) each.
+
+    Raises:
+        UserError: if it does not exist, or is empty or damaged.
+    """
+    # Read rows.
     path = folder / "progress.csv"
     if not path.is_file():
         if os.path.lexists(path):
-            raise UserError(f"{path} is not a file that can be read")
+            raise UserError(f"{path} is not a regular file")
         raise UserError(f"{folder} has no progress.csv: it has not finished an iteration yet")
     try:
         rows = list(csv.reader(io.StringIO(read_text(path, LONGEST_TABLE), newline="")))
@@ -198,6 +207,7 @@ def _read_progress(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read: {error}") from error
     if len(rows) < 2:
         raise UserError(f"{path} has no rows: the run has not finished an iteration yet")
+    # Convert to columns.
     header = rows[0]
     for line, row in enumerate(rows[1:], 2):
         if len(row) != len(header):
@@ -209,25 +219,25 @@ def _read_progress(folder: Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     columns = dict(zip(header, table.T, strict=True))
+    # Check counters.
     for name in (_ITERATION, _STEPS, _SECONDS):
         if name not in columns or not np.isfinite(columns[name]).all():
-            raise UserError(f"{path} is damaged: it needs a number in every row of {name}")
+            raise UserError(f"{path} is damaged: {name} must be finite in every row")
     if not (np.diff(columns[_ITERATION]) > 0).all():
-        raise UserError(f"{path} is damaged: {_ITERATION} does not rise from row to row")
+        raise UserError(f"{path} is damaged: {_ITERATION} must increase from row to row")
     return columns
 
 
 def running_mean(values: np.ndarray, num: int) -> np.ndarray:
-    """Mean of each value and the ``num`` - 1 before it, as far as there are any, (M,)."""
+    """Return the mean of each value and up to ``num`` - 1 values before it, (M,)."""
     return np.array([values[max(0, end - num) : end].mean() for end in range(1, len(values) + 1)])
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Put runs of the same settings together, in order of first appearance.
+    """Group runs by their settings, in order of first appearance.
 
     Raises:
-        UserError: two runs of a group have the same seed; as two samples they would feign
-            certainty.
+        UserError: if two runs of a group have the same seed: they are not independent samples.
     """
     groups: list[Group] = []
     for run in runs:
@@ -238,77 +248,78 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             if other.config.seed == run.config.seed:
                 raise UserError(
                     f"{other.folder} and {run.folder} have the same settings and the same seed "
-                    f"{run.config.seed}: "
-                    "give one of them"
+                    f"{run.config.seed}: name one of them"
                 )
         groups[i : i + 1] = [Group(settings, [*others, run])]
     return groups
 
 
 def check_columns(groups: Sequence[Group], view: View) -> None:
-    """Refuse a metric that some run does not have.
+    """Check that all runs have the metrics to show.
 
     Raises:
-        UserError: which run; the message names the columns that all runs have.
+        UserError: if one lacks a metric; the message lists the columns that all runs have.
     """
-    runs = [(group, run) for group in groups for run in group.runs]
-    for group, run in runs:
-        for tag in [view.metric_of(group)] + [_return_after(0)] * view.before:
-            if tag not in run.columns:
-                shared = sorted(set.intersection(*(set(other.columns) for _, other in runs)))
+    columns = [set(run.columns) for group in groups for run in group.runs]
+    for group in groups:
+        metrics = [view.metric_of(group)]
+        if view.before:
+            metrics.append(_return_after(0))
+        for run in group.runs:
+            missing = [metric for metric in metrics if metric not in run.columns]
+            if missing:
+                shared = ", ".join(sorted(set.intersection(*columns)))
                 raise UserError(
-                    f"{run.folder}/progress.csv has no column {tag!r}; all runs have "
-                    f"{', '.join(shared)}"
+                    f"{run.folder}/progress.csv has no column {missing[0]!r}; all runs have "
+                    f"{shared}"
                 )
 
 
 def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
-    """The groups in numbers, as text: how long they trained, and the final value of what is shown."""
-    width = max(len(label) for label in labels)
-    columns = f"{{:<{width}}}  {{:>5}}  {{:>10}}  {{:>9}}  {{:>7}}  {{:>9}}  {{}}"
-    head = "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval over runs"
-    lines, notes = [columns.format("", *head)], []
+    """Format the groups as text: how long they trained, and the final value of the metric."""
+    head = ["", "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval over runs"]
+    rows = [head]
+    notes = []
     for group, label in zip(groups, labels, strict=True):
+        # Length and final value.
         metric = view.metric_of(group)
-        curve, hours = group.curve(metric, "steps"), group.curve(metric, "time").x[-1]
-        final, last = curve.final, int(curve.iteration[-1])
-        ends = "" if len(final) == 1 else "[{:.4g}, {:.4g}]".format(*mean_interval(final))
-        numbers = (
-            len(final),
-            last,
-            f"{curve.x[-1]:.4g}",
-            f"{hours:.3g}",
-            f"{final.mean():.4g}",
-            ends,
-        )
-        lines.append(columns.format(label, *numbers).rstrip())
+        curve = group.curve(metric, "steps")
+        final = curve.final
+        last = int(curve.iteration[-1])
+        hours = group.curve(metric, "time").x[-1]
+        low, high = mean_interval(final)
+        interval = "" if len(final) == 1 else f"[{low:.4g}, {high:.4g}]"
+        # Row and notes.
+        lengths = [str(last), f"{curve.x[-1]:.4g}", f"{hours:.3g}"]
+        rows.append([label, str(len(final)), *lengths, f"{final.mean():.4g}", interval])
         longest = int(max(one.iteration[-1] for one in curve.series))
         if longest > last:
             notes.append(
-                f"{label}: cut to {last} iterations, which all its runs have; the longest has "
+                f"{label}: cut to the {last} iterations that all its runs have; the longest has "
                 f"{longest}"
             )
-    tags = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
+    metrics = ", ".join(dict.fromkeys(view.metric_of(group) for group in groups))
     what = "mean over the last 5 % of the iterations; interval over runs by Student's t"
-    notes.append(f"final: {tags}, {what}")
-    return "\n".join([*lines, *notes])
+    notes.append(f"final: {metrics}, {what}")
+    return "\n".join([*text_table(rows, num_left_aligned=1), *notes])
 
 
 def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str | None) -> Figure:
-    """Draw a line per group: the mean over its runs.
+    """Plot a line per group: the mean over its runs.
 
-    Of two or three runs each is drawn too, whole; of more, the 95 % interval over runs by Student's
-    t as a band. That of two or three is in the table alone: its band would cover the figure.
+    Two or three runs are also plotted one by one. For more runs, a band shows the 95 % interval
+    over runs by Student's t; for two or three it would cover the figure.
 
     Args:
-        groups: of runs.
+        groups: groups of runs.
         labels: one per group.
-        view: what to draw of them.
-        title: default is the family, where several groups have one in common.
+        view: what to plot.
+        title: default is the family, if several groups have it in common.
 
     Raises:
-        UserError: a run has no value of the metric.
+        UserError: if a run has no value of the metric.
     """
+    # Lines.
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -319,9 +330,10 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
         line = _draw_curve(axes, curve, start, i, len(groups))
         seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
         entries.append((line, textwrap.fill(label + seeds, 80)))
-    steps = " or ".join(f"{num}" for num in sorted({group.num_steps for group in groups}))
-    returns = f"return after {steps} adaptation step{'' if steps == '1' else 's'}"
-    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
+    # Axes, title and legend.
+    *fewer, most = sorted({group.num_steps for group in groups})
+    num_steps = "".join(f"{num} or " for num in fewer) + counted(most, "adaptation step")
+    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or f"return after {num_steps}")
     axes.grid(alpha=0.3)
     families = {group.settings["env.name"] for group in groups}
     if title is None and len(families) == 1 < len(groups):
@@ -332,8 +344,12 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
 
 
 def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_groups: int) -> Line2D:
-    """Draw the curve of the ``i``-th group, and the one before adaptation; the line of its mean."""
-    colour, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+    """Plot the curve of the ``i``-th group; ``start`` is the return before adaptation.
+
+    Returns the line of the mean.
+    """
+    colour = COLORS[i % len(COLORS)]
+    marker = MARKERS[i % len(MARKERS)]
     num_runs = len(curve.series)
     if num_runs > FEW_RUNS:
         ends = mean_interval(curve.values.T).T
@@ -352,18 +368,18 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
 
 
 def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist, str]]:
-    """Legend entries of what all groups share."""
+    """Yield legend entries that are common to all groups."""
     if view.before:
         yield Line2D([], [], color="grey", linewidth=1.3, linestyle="--"), "before adaptation"
-    nums = [len(group.runs) for group in groups]
-    if any(1 < num <= FEW_RUNS for num in nums):
+    num_runs = [len(group.runs) for group in groups]
+    if any(1 < num <= FEW_RUNS for num in num_runs):
         yield Line2D([], [], color="grey", linewidth=0.7), "single runs"
-    if max(nums) > FEW_RUNS:
+    if max(num_runs) > FEW_RUNS:
         yield Patch(color="grey", alpha=0.3, linewidth=0), "95 % interval over runs (Student's t)"
 
 
 def _add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
-    """Below the axes, where it hides nothing; the figure grows by its height."""
+    """Add a legend below the axes; the figure grows by its height."""
     texts = [text for _, text in entries]
     num_columns = 1 if max(len(text) for text in texts) > 40 else 2
     num_lines = sum(1 + text.count("\n") for text in texts) / num_columns
@@ -376,35 +392,35 @@ def _add_legend(figure: Figure, entries: Sequence[tuple[Artist, str]]) -> None:
     }
     legend = figure.legend([handle for handle, _ in entries], ["?"] * len(texts), **place)
     for entry, text in zip(legend.get_texts(), texts, strict=True):
-        entry.set_text(text)  # given to the legend itself, one that begins with _ would be left out
+        entry.set_text(text)  # set here, since a legend skips labels that begin with _
         entry.set_parse_math(False)
 
 
-def check_picture(path: Path) -> None:
-    """Refuse a path that no picture can be written to.
+def check_figure_path(path: Path) -> None:
+    """Check the path of a figure.
 
     Raises:
-        UserError: its ending is unknown, or it is a folder.
+        UserError: if its suffix is unknown, or it is a folder.
     """
     if path.suffix.lower() not in _FORMATS or path.is_dir():
         raise UserError(
-            f"picture {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or "
+            f"figure {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or "
             f"{_FORMATS[-1]}"
         )
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all.
+    """Write a figure atomically.
 
     Raises:
-        UserError: see :func:`check_picture`; or the file cannot be written.
+        UserError: if the path is invalid, or the file cannot be written.
     """
-    check_picture(path)
+    check_figure_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, encoded(figure, path.suffix.lower().removeprefix(".")))
     except OSError as error:
-        raise UserError(f"picture {path} cannot be written: {error}") from error
+        raise UserError(f"figure {path} cannot be written: {error}") from error
 
 
 def _return_after(num_steps: int) -> str:

@@ -1,4 +1,4 @@
-"""Videos of a policy before and after adaptation: tasks as rows, adaptation steps as columns."""
+"""Videos of a policy before and after adaptation; rows are tasks, columns adaptation steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import gymnasium as gym
 import numpy as np
 
 from maml_rl.agents.agent import MetaPolicy
+from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.video_grid import (
     Clip,
     Frame,
     Grid,
-    picture_of,
     playable_fps,
+    rgb_pixels,
     steps_shown,
     whole_file,
 )
@@ -33,24 +34,24 @@ from maml_rl.system.torch_runtime import standard_torch
 from maml_rl.system.user_paths import user_path
 
 FREE_CAMERA = "free"
-"""Stands for the camera that belongs to no model: from above, at an angle."""
+"""Name of a camera that is not part of the model: from above, at an angle."""
 
 SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
-"""Pixels of a panel: what its captions need, and what a picture can be drawn in."""
+"""Limits of a panel's width and height in pixels: captions need 128, rendering allows 2048."""
 
 _DEFAULT_FPS = 20
-_OUR_FAMILIES = "maml_rl/"
+_BUILT_IN_PREFIX = "maml_rl/"
 
 
-def _use_headless_renderer(env_id: str) -> None:
-    """On Linux without a screen, let MuJoCo draw through EGL, unless MUJOCO_GL says otherwise.
+def _choose_headless_backend(env_id: str) -> None:
+    """Let MuJoCo render through EGL on Linux without a screen, unless MUJOCO_GL is set.
 
-    Our families find out by themselves what works here.
+    The built-in families look for a working backend themselves.
     """
-    screen = (
-        sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    )
-    if not (screen or env_id.startswith(_OUR_FAMILIES) or os.environ.get("MUJOCO_GL")):
+    if env_id.startswith(_BUILT_IN_PREFIX) or os.environ.get("MUJOCO_GL"):
+        return
+    has_screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not has_screen:
         os.environ["MUJOCO_GL"] = "egl"
 
 
@@ -60,68 +61,65 @@ def make_rendering_env(
     camera: str | None = None,
     size: tuple[int, int] | None = None,
 ) -> TaskSetter:
-    """The single environment with pictures, which has drawn one already.
+    """Make a single environment that renders, and render it once.
 
     Args:
         config: the environment.
-        horizon: where episodes are truncated; default is the environment's own.
+        horizon: control steps after which episodes are truncated; default is the environment's own.
         camera: a camera of the model by name, or ``"free"``; default is the environment's own.
-        size: width and height of a picture in pixels; default is the environment's own.
+        size: width and height of a frame in pixels; default is the environment's own.
 
     Raises:
-        UserError: it cannot draw here, or not like that.
+        UserError: if it cannot render here, or not with this camera and size.
     """
-    env_id = resolve_env_id(config.name)
-    _use_headless_renderer(env_id)
-    picture: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
+    _choose_headless_backend(resolve_env_id(config.name))
+    options: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
     try:
+        # Find out what it can render.
         plain = make_single_env(config, horizon)
-        modes, model = (
-            plain.metadata.get("render_modes", []),
-            getattr(plain.unwrapped, "model", None),
-        )
+        modes = plain.metadata.get("render_modes", [])
+        model = getattr(plain.unwrapped, "model", None)
         plain.close()
         if camera is not None:
-            picture |= _camera_options(config.name, model, camera)
-        draws = "rgb_array" in modes
-        env = (
-            make_single_env(config, horizon, render_mode="rgb_array", **picture) if draws else None
-        )
-        if env is not None:
-            (env.assigned_task,) = env.draw_tasks(
-                np.random.default_rng(0), 1
-            )  # a reset may need one
-            env.reset(seed=0)
-            _picture(env)
+            options |= _camera_options(config.name, model, camera)
+        if "rgb_array" not in modes:
+            raise UserError(f"environment {config.name!r} does not render rgb_array frames")
+        # Render a frame; a reset may need a task.
+        env = make_single_env(config, horizon, render_mode="rgb_array", **options)
+        (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)
+        env.reset(seed=0)
+        _render(env)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # constructors and OpenGL's loaders fail in many ways
-        raise UserError(
-            f"environment {config.name!r} cannot draw here: {in_one_line(error)}"
-        ) from error
-    if env is None:
-        raise UserError(f"environment {config.name!r} draws no rgb_array frames")
+        raise _cannot_render(config.name, error) from error
     return env
 
 
-def _picture(env: TaskSetter) -> np.ndarray:
-    """The environment as it is now, (height, width, 3) uint8.
+def _render(env: TaskSetter) -> np.ndarray:
+    """Render the environment's state, (height, width, 3) uint8.
 
     Raises:
-        UserError: it cannot draw, or what it returns is no picture.
+        UserError: if it cannot render, or does not return a frame.
     """
     try:
-        return picture_of(env.render())
+        return rgb_pixels(env.render())
     except MemoryError:
         raise
     except Exception as error:
-        raise UserError(
-            f"environment {env.name!r} cannot draw here: {in_one_line(error)}"
-        ) from error
+        raise _cannot_render(env.name, error) from error
+
+
+def _cannot_render(name: str, error: Exception) -> UserError:
+    return UserError(f"environment {name!r} cannot render here: {in_one_line(error)}")
 
 
 def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:
-    """Arguments that have an environment on a MuJoCo model take a camera."""
+    """Return the arguments of a MuJoCo environment that select a camera.
+
+    Raises:
+        UserError: if the environment does not have this camera.
+    """
     if not hasattr(model, "ncam"):
         raise UserError(f"environment {name!r} has no cameras to choose from, got {camera!r}")
     names = [model.camera(i).name for i in range(model.ncam) if model.camera(i).name]
@@ -135,7 +133,7 @@ def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:
 
 
 def rendering_problem(config: EnvConfig) -> str | None:
-    """Why no video can be made of this environment here, or ``None``."""
+    """Return why this environment cannot be rendered here, or ``None``."""
     try:
         make_rendering_env(config).close()
     except UserError as error:
@@ -164,31 +162,30 @@ def record(
     All panels of a row start from the same initial state. The video plays in real time.
 
     Args:
-        policy: meta-policy.
-        path: of the video; its ending chooses the format (.mp4 or .gif).
-        tasks: one row each; default is to draw ``num_tasks`` from the family.
-        num_tasks: tasks to draw; default is 1.
+        policy: the policy to adapt.
+        path: path of the video; its suffix chooses the format (.mp4 or .gif).
+        tasks: one row each; default is to draw ``num_tasks``.
+        num_tasks: number of tasks to draw; default is 1.
         num_steps: adaptation steps; default as in training.
         num_episodes: episodes per adaptation step; default as in training.
         camera: a camera of the model by name, or ``"free"``; default is the family's.
         size: width and height of one panel in pixels; default is the environment's.
-        fps: frames per second: control steps are left out or repeated to keep real time. Default is
-            one frame per
-            control step, up to 60 (.gif: 50). A GIF takes the nearest of 100 / n.
-        deterministic: show the most probable actions (adaptation always explores).
-        seed: of tasks, episodes and initial states.
-        progress: told the name of each panel when it has been played.
+        fps: frames per second; control steps are skipped or repeated to keep real time. Default is
+            one frame per control step, up to 60 (.gif: 50). A GIF uses the nearest of 100 / n.
+        deterministic: show the most probable actions; adaptation always samples actions.
+        seed: seed of tasks, episodes and initial states.
+        progress: called with the name of each panel when its episode has ended.
 
     Returns:
         ``path``.
 
     Raises:
-        UserError: the environment cannot draw, or not like that, or has no such task; the file
-            cannot be written.
+        UserError: if the environment cannot render, or not with this camera and size; if a task is
+            invalid; if the file cannot be written.
     """
     if not isinstance(policy, MetaPolicy):
         raise UserError(
-            f"record takes a policy, as maml_rl.load(run) gives one; got {policy!r:.100}"
+            f"record takes a policy, such as maml_rl.load(run) returns; got {policy!r:.100}"
         )
     check_whole_numbers(0, seed=seed)
     path = user_path(path)
@@ -226,29 +223,37 @@ def play(
     seed: int = 0,
     progress: Callable[[str], None] = lambda panel: None,
 ) -> Grid:
-    """The episodes of :func:`record`, with the pictures that a file of ``file_format`` shows."""
+    """Play the episodes of :func:`record`, with the frames for a video of ``file_format``."""
     _check(tasks, num_tasks, size, fps)
-    streams, horizon = RandomStreams(seed, Phase.RECORDING), policy.config.horizon
+    horizon = policy.config.horizon
+    streams = RandomStreams(seed, Phase.RECORDING)
     env = make_rendering_env(policy.config.env, horizon, camera, size)
     try:
+        # Tasks, and the control steps to render.
         policy.check_spaces(env.observation_space, env.action_space)
         tasks = _draw_tasks(env, num_tasks or 1, streams) if tasks is None else list(tasks)
         _check_tasks(env, tasks)
         dt = seconds_per_step(env)
-        shown = set(steps_shown(horizon, dt, playable_fps(fps, dt, file_format)))
+        rendered_steps = set(steps_shown(horizon, dt, playable_fps(fps, dt, file_format)))
+        # Episodes.
         clips: list[list[Clip]] = []
         labels: list[str] = []
         for task in tasks:
             policies = _adapted(policy, task, num_steps, num_episodes, seed)
-            labels = [_label(adapted.num_adaptation_steps) for adapted in policies]
+            labels = [stage_label(adapted.num_adaptation_steps) for adapted in policies]
             if task:
                 env.assigned_task = task
-            clips.append([])
+            row = []
             for adapted, label in zip(policies, labels, strict=True):
-                clips[-1].append(_clip(env, adapted, horizon, shown, deterministic, streams))
-                progress(f"task {len(clips)} of {len(tasks)} {label}")
+                row.append(_clip(env, adapted, horizon, rendered_steps, deterministic, streams))
+                progress(f"task {len(clips) + 1} of {len(tasks)} {label}")
+            clips.append(row)
         return Grid(
-            policy.config.env.name, [task_in_words(env, task) for task in tasks], labels, clips, dt
+            title=policy.config.env.name,
+            tasks=[task_in_words(env, task) for task in tasks],
+            labels=labels,
+            clips=clips,
+            dt=dt,
         )
     finally:
         env.close()
@@ -260,10 +265,10 @@ def _check(
     size: tuple[int, int] | None,
     fps: float | None,
 ) -> None:
-    """Refuse what makes no sense, whatever the environment."""
+    """Raise UserError if an argument is invalid for every environment."""
     if tasks is not None and num_tasks is not None:
         raise UserError(
-            f"give tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
+            f"pass tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
         )
     if tasks is not None and (isinstance(tasks, Mapping) or not tasks):
         raise UserError(f"tasks must be a list of at least one task, got {tasks!r}")
@@ -272,10 +277,9 @@ def _check(
     if size is not None and (
         len(size) != 2 or min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE
     ):
-        given = "x".join(map(str, size))
         raise UserError(
             f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got "
-            f"{given}"
+            f"{'x'.join(map(str, size))}"
         )
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise UserError(f"fps must be finite and above 0, got {fps}")
@@ -284,12 +288,12 @@ def _check(
 def _draw_tasks(env: TaskSetter, num_tasks: int, streams: RandomStreams) -> list[Task]:
     tasks = env.draw_tasks(streams.tasks(), num_tasks)
     if num_tasks > 1 and not any(tasks):
-        raise UserError(f"{env.unwrapped} has one task only, so num_tasks cannot be {num_tasks}")
+        raise UserError(f"{env.unwrapped} has only one task, so num_tasks cannot be {num_tasks}")
     return tasks
 
 
 def _check_tasks(env: TaskSetter, tasks: Sequence[Task]) -> None:
-    """Refuse tasks that are none of the family's, before anything is adapted to the first."""
+    """Raise UserError if the environment refuses a task, before adapting to the first one."""
     for task in tasks:
         try:
             env.assigned_task = task
@@ -298,16 +302,18 @@ def _check_tasks(env: TaskSetter, tasks: Sequence[Task]) -> None:
 
 
 def seconds_per_step(env: gym.Env) -> float:
-    """Seconds per control step: exactly where the environment says so, else what its frame rate implies."""
+    """Return seconds per control step: the environment's ``dt`` if it fits its frame rate."""
     fps = env.metadata.get("render_fps") or _DEFAULT_FPS
     dt = getattr(env.unwrapped, "dt", None)
-    return float(dt) if isinstance(dt, float) and dt > 0 and round(1 / dt) == fps else 1 / fps
+    if isinstance(dt, float) and dt > 0 and round(1 / dt) == fps:
+        return float(dt)
+    return 1 / fps
 
 
 def _adapted(
     policy: MetaPolicy, task: Task, num_steps: int | None, num_episodes: int | None, seed: int
 ) -> list[MetaPolicy]:
-    """The policy after 0, 1, ... adaptation steps."""
+    """Return the policy after 0, 1, ... adaptation steps."""
     policies = [policy]
     num_steps = policy.config.inner.num_steps if num_steps is None else num_steps
     if num_steps < 0:
@@ -319,27 +325,17 @@ def _adapted(
     return policies
 
 
-def _label(num_steps: int) -> str:
-    return (
-        "before adaptation"
-        if num_steps == 0
-        else "after 1 step"
-        if num_steps == 1
-        else f"after {num_steps} steps"
-    )
-
-
 def task_in_words(env: gym.Env, task: Task) -> list[str]:
-    """``["goal velocity 1.50 m/s"]``: the parameters of a task, with units where the family has them."""
+    """Return the values of a task with their units, such as ``["goal velocity 1.50 m/s"]``."""
     units: Mapping[str, str] = getattr(env.unwrapped, "task_units", {})
     parts = []
     for name, value in task.items():
         unit = units.get(name, "")
-        counts = isinstance(value, float) and value.is_integer() and not unit
-        number = (
-            f"{value:.0f}" if counts else f"{value:.2f}" if isinstance(value, float) else str(value)
-        )
-        parts.append(f"{name.replace('_', ' ')} {number} {unit}".strip())
+        text = str(value)
+        if isinstance(value, float):
+            is_count = value.is_integer() and not unit
+            text = f"{value:.0f}" if is_count else f"{value:.2f}"
+        parts.append(f"{name.replace('_', ' ')} {text} {unit}".strip())
     return parts
 
 
@@ -347,21 +343,23 @@ def _clip(
     env: TaskSetter,
     policy: MetaPolicy,
     horizon: int,
-    shown: set[int],
+    rendered_steps: set[int],
     deterministic: bool,
     streams: RandomStreams,
 ) -> Clip:
-    """One episode, with pictures of the control steps ``shown`` and of its last."""
+    """Play an episode; render the control steps ``rendered_steps`` and the last one."""
     rng = streams.actions(0, 0)
     observation, _ = env.reset(seed=streams.reset_seed(0, 1))
-    total, frames, ended = 0.0, {0: Frame.of(_picture(env), 0.0)}, False
+    frames = {0: Frame.of(_render(env), 0.0)}
+    total = 0.0
+    ended = False
     for step in range(1, horizon + 1):
         action, _ = policy.predict(observation, deterministic=deterministic, rng=rng)
         observation, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
         ended = terminated or truncated
-        if step in shown or ended:
-            frames[step] = Frame.of(_picture(env), total)
+        if step in rendered_steps or ended:
+            frames[step] = Frame.of(_render(env), total)
         if ended:
             break
-    return Clip(frames, ended and step < horizon)
+    return Clip(frames=frames, ended=ended and step < horizon)

@@ -1,4 +1,4 @@
-"""Which runs are seeds of one method, and what to call a method beside others."""
+"""Group runs by their settings, and label the groups."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.parser import family_of
+from maml_rl.system.text import counted
 
 Settings = Mapping[str, Any]
-"""Dotted names and values of the settings that runs of one group share."""
+"""Dotted names and values of the settings that the runs of a group share."""
 
-_NO_SETTINGS_OF_A_GROUP = {
+_IGNORED_SETTINGS = {
     "seed",
     "output",
     "device",
@@ -23,16 +24,16 @@ _NO_SETTINGS_OF_A_GROUP = {
 
 
 def group_settings(config: Config) -> Settings:
-    """What runs must have in common to be one group: everything but seed, length, and where and what they log."""
+    """Return the settings that runs of one group share: all but seed, length and logging."""
     name = config.env.name
     settings = dict(_leaves(to_mapping(config), ""))
     return settings | {"env.name": getattr(family_of(name), "__name__", name)}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names of the settings that make a group, and their values; what is null or empty is left out."""
+    """Yield dotted names and values of the settings of a group, without null and empty ones."""
     for key, value in values.items():
-        if prefix + key in _NO_SETTINGS_OF_A_GROUP or value is None:
+        if prefix + key in _IGNORED_SETTINGS or value is None:
             continue
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -41,46 +42,57 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 
 
 def labels_of(groups: Sequence[Settings]) -> list[str]:
-    """What tells each group from the others: family and outer step, if they differ, and then the settings that do.
+    """Return a label for each group: the settings in which it differs from the others.
 
-    Settings of a task family are compared among groups of that family, and those of an outer step
-    likewise. A single group is called by its family.
+    Family and outer step come first. Settings of a task family are compared only among groups of
+    that family, and those of an outer step likewise. The label of a single group is its family.
 
     Args:
-        groups: the settings of each, all different.
+        groups: the settings of each group, all different.
     """
     if len(groups) == 1:
         return [groups[0]["env.name"]]
+    # The settings in which each group differs from another one.
     keys = dict.fromkeys(["env.name", "outer.name", *(key for group in groups for key in group)])
-    shown = [[key for key in keys if _differs(key, group, groups)] for group in groups]
-    short = Counter(_short(key) for key in keys if any(key in own for own in shown))
-    return [
-        ", ".join(_in_words(key, group.get(key), short[_short(key)] == 1) for key in own)
-        for group, own in zip(groups, shown, strict=True)
-    ]
+    differing = [[key for key in keys if _differs(key, group, groups)] for group in groups]
+    # Use short names where they are unique.
+    used = {key for keys_of_group in differing for key in keys_of_group}
+    num_uses = Counter(_short(key) for key in used)
+    labels = []
+    for group, keys_of_group in zip(groups, differing, strict=True):
+        parts = [
+            _in_words(key, group.get(key), is_unique=num_uses[_short(key)] == 1)
+            for key in keys_of_group
+        ]
+        labels.append(", ".join(parts))
+    return labels
 
 
-def _differs(key: str, own: Settings, every: Sequence[Settings]) -> bool:
+def stage_label(num_steps: int) -> str:
+    """``"before adaptation"``, ``"after 1 step"`` or ``"after 2 steps"``."""
+    return f"after {counted(num_steps, 'step')}" if num_steps else "before adaptation"
+
+
+def _differs(key: str, group: Settings, groups: Sequence[Settings]) -> bool:
+    """Whether a setting differs between ``group`` and a group of the same family or outer step."""
     name = f"{key.partition('.')[0]}.name"
     if name != key:
-        every = [other for other in every if other.get(name) == own.get(name)]
-    return any(other.get(key) != own.get(key) for other in every)
+        groups = [other for other in groups if other.get(name) == group.get(name)]
+    return any(other.get(key) != group.get(key) for other in groups)
 
 
 def _short(key: str) -> str:
-    return (
-        key.removeprefix("env.dynamics.")
-        if key.startswith("env.dynamics.")
-        else key.rpartition(".")[2]
-    )
+    if key.startswith("env.dynamics."):
+        return key.removeprefix("env.dynamics.")
+    return key.rpartition(".")[2]
 
 
 def _in_words(key: str, value: Any, is_unique: bool) -> str:
-    """A setting and its value: ``first_order true``, ``outer promp``, or the bare name of a family."""
+    """Return ``"first_order true"``, ``"outer promp"``, or only the name for a family."""
     section, _, name = key.rpartition(".")
     if name == "name":
         return value if section == "env" else f"{section} {value}"
-    shown = _short(key) if is_unique else key
+    setting = _short(key) if is_unique else key
     if value is None:
-        return f"no {shown}"
-    return f"{shown} {str(value).lower() if isinstance(value, bool) else value}"
+        return f"no {setting}"
+    return f"{setting} {str(value).lower() if isinstance(value, bool) else value}"

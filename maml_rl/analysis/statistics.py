@@ -1,4 +1,4 @@
-"""Means, differences and their 95 % intervals, over tasks and over runs."""
+"""Means, differences and their 95 % intervals over tasks or runs."""
 
 from __future__ import annotations
 
@@ -8,67 +8,66 @@ import numpy as np
 from scipy.special import stdtrit
 
 Over = Literal["tasks", "runs"]
-"""What the values are a sample of that an interval is computed from."""
+"""What an interval is over: its values are one per task, or one per run."""
 
 FEW_RUNS = 3
-"""Up to so many runs are shown one by one beside their mean, and drawn without a band.
+"""Up to this number, runs are also listed one by one, and plotted without a band.
 
-Student's t is right for them, and wide: from end to end 18 standard deviations of 2 runs, 5 of 3,
-3.2 of 4.
+Student's t is correct for them but wide: the interval spans 18 standard deviations for 2 runs, 5
+for 3 and 3.2 for 4.
 """
 
 _CONFIDENCE = 0.95
 
 
 def mean_of_valid(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """Mean over ``axis`` of the entries that are not NaN; NaN where there is none."""
+    """Return the mean over ``axis`` of the entries that are not NaN, or NaN if there are none."""
     valid = ~np.isnan(values)
     if valid.all():
         return values.mean(axis=axis)
-    number = valid.sum(axis=axis)
-    return np.where(
-        number > 0, np.where(valid, values, 0).sum(axis=axis) / np.maximum(number, 1), np.nan
-    )
+    num_valid = valid.sum(axis=axis)
+    sums = np.where(valid, values, 0).sum(axis=axis)
+    return np.where(num_valid > 0, sums / np.maximum(num_valid, 1), np.nan)
 
 
 def mean_interval(values: np.ndarray) -> np.ndarray:
-    """95 % interval of the mean over the last axis by Student's t: mean ± t(n − 1) · s / √n.
+    """Return the 95 % interval of the mean over the last axis: mean ± t(n − 1) · s / √n.
 
     The values must be independent: the tasks of one run, or the means over all tasks of several
-    runs. A run is one policy on all tasks, so it counts once, however many tasks there are. The
-    stratified bootstrap of Agarwal et al. (2021, section 4.1) resamples runs for each task on its
-    own. That fits a benchmark where every pair of run and task is trained separately. Here the
-    effect of a run would average out over the tasks, and with it most of the interval.
+    runs. A run is one policy on all tasks, so it counts once, whatever the number of tasks. The
+    stratified bootstrap of Agarwal et al. (2021, section 4.1) resamples the runs separately for
+    each task. That fits a benchmark where every pair of run and task is trained separately. Here
+    it would average out the effect of a run over the tasks, and be far too narrow.
 
-    Student's t takes the values as normally distributed, and is then exact from n = 2 on. A
-    percentile bootstrap needs no distribution, but is far too narrow for few values (Colas et al.
-    2018, "How Many Random Seeds?", and 2019, "A Hitchhiker's Guide to Statistical Comparisons of
+    Student's t assumes normally distributed values, and is then exact for n >= 2. A percentile
+    bootstrap makes no such assumption, but is far too narrow for few values (Colas et al. 2018,
+    "How Many Random Seeds?", and 2019, "A Hitchhiker's Guide to Statistical Comparisons of
     Reinforcement Learning Algorithms").
 
     Args:
-        values: (..., n); NaN for those that are left out.
+        values: (..., n); NaN for excluded values.
 
     Returns:
-        (..., 2): the ends. NaN where there are fewer than two values: one has no spread.
+        (..., 2): lower and upper end; NaN for fewer than two values.
     """
     values = np.asarray(values, np.float64)
-    number = (~np.isnan(values)).sum(axis=-1)
+    num_valid = (~np.isnan(values)).sum(axis=-1)
     center = mean_of_valid(values, -1)
     squares = np.nansum((values - center[..., None]) ** 2, axis=-1)
-    freedom = np.maximum(number - 1, 1)
-    error = np.sqrt(squares / freedom / np.maximum(number, 1))
-    half = np.where(number > 1, stdtrit(freedom, (1 + _CONFIDENCE) / 2) * error, np.nan)
+    freedom = np.maximum(num_valid - 1, 1)
+    error = np.sqrt(squares / freedom / np.maximum(num_valid, 1))
+    half = np.where(num_valid > 1, stdtrit(freedom, (1 + _CONFIDENCE) / 2) * error, np.nan)
     return np.stack([center - half, center + half], axis=-1)
 
 
 class Difference(NamedTuple):
-    """How far one method is ahead of another on the same tasks.
+    """The difference between two methods on the same tasks.
 
     Args:
         mean: return of the first minus return of the second, mean over runs and tasks.
-        interval: (2,), the ends of its 95 % interval.
-        over: what the interval is over.
-        probability: of improvement, that of a higher return by the first.
+        interval: (2,), 95 % interval of ``mean``.
+        over: whether the interval is over tasks or runs.
+        probability: probability of improvement: that the first has the higher return.
     """
 
     mean: float
@@ -78,37 +77,44 @@ class Difference(NamedTuple):
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> Difference:
-    """Return of one method minus that of another, paired on tasks.
+    """Return the difference between two methods, paired on tasks.
 
-    Where a method has several runs, the interval is over runs, as independent samples: Welch's t of
-    the runs' means over tasks, which Colas et al. (2019) recommend for few runs. A single run of
-    the other method then counts as that one policy, without a spread. With one run of each the
-    interval is over tasks, by :func:`mean_interval` of each task's difference, for these two runs.
+    If either method has several runs, the interval is over runs, as independent samples: Welch's t
+    of the runs' means over tasks, as Colas et al. (2019) recommend for few runs. If the other
+    method has a single run, it counts as a constant. With one run of each, the interval is over
+    tasks: :func:`mean_interval` of the difference on each task.
 
     The probability of improvement is P(X > Y) of Agarwal et al. (2021, section 4.3): the share of
-    all pairs of runs and tasks in which the first has the higher return, ties half, mean over
-    tasks. It has no interval: few runs often win all pairs or none, and leave no spread.
+    pairs of runs in which the first has the higher return, ties counted as half, mean over tasks.
+    It has no interval: few runs often win all pairs or none, which leaves no spread.
 
     Args:
         first: (S, N), returns of S runs on N tasks. A task that is NaN in any run of either method
-            is left out.
-        second: (S', N), of S' runs on the same tasks.
+            is excluded.
+        second: (S', N), returns of S' runs on the same tasks.
     """
     over: Over = "tasks" if len(first) == len(second) == 1 else "runs"
     valid = ~(np.isnan(first).any(axis=0) | np.isnan(second).any(axis=0))
     if not valid.any():
         return Difference(np.nan, np.full(2, np.nan), over, np.nan)
-    ours, others = (scores[:, valid].astype(np.float64) for scores in (first, second))
-    wins = (ours[:, None] > others).mean() + 0.5 * (ours[:, None] == others).mean()
-    of_tasks = ours.mean(axis=0) - others.mean(axis=0)
-    interval = mean_interval(of_tasks)
+    first = first[:, valid].astype(np.float64)
+    second = second[:, valid].astype(np.float64)
+    wins = (first[:, None] > second).mean() + 0.5 * (first[:, None] == second).mean()
+    task_differences = first.mean(axis=0) - second.mean(axis=0)
     if over == "runs":
-        interval = _welch_interval(ours.mean(axis=1), others.mean(axis=1))
-    return Difference(float(of_tasks.mean()), interval, over, float(wins))
+        interval = _welch_interval(first.mean(axis=1), second.mean(axis=1))
+    else:
+        interval = mean_interval(task_differences)
+    return Difference(
+        mean=float(task_differences.mean()),
+        interval=interval,
+        over=over,
+        probability=float(wins),
+    )
 
 
 def _welch_interval(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """95 % interval of the difference of two means (Welch 1947); a single value has no spread."""
+    """Welch's (1947) 95 % interval of the difference of means; a single value has variance 0."""
     samples = (first, second)
     squares = np.array([v.var(ddof=1) / len(v) if len(v) > 1 else 0.0 for v in samples])
     weights = np.array([max(len(v) - 1, 1) for v in samples])
@@ -117,6 +123,6 @@ def _welch_interval(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return first.mean() - second.mean() + np.array([-half, half])
 
 
-def written(interval: np.ndarray) -> str:
-    """``[1.0, 2.0]``, or a dash where there is none."""
+def interval_text(interval: np.ndarray) -> str:
+    """``[1.0, 2.0]``, or a dash if there is no interval."""
     return "–" if np.isnan(interval).any() else f"[{interval[0]:.1f}, {interval[1]:.1f}]"

@@ -1,4 +1,4 @@
-"""Episodes side by side: a grid of captioned pictures, written as a video."""
+"""A grid of episodes with captions, written as a video."""
 
 from __future__ import annotations
 
@@ -22,32 +22,30 @@ from PIL import Image, ImageDraw, ImageFont
 from maml_rl.errors import UserError
 
 FORMATS = ("mp4", "gif")
-_MAX_FPS = {
-    "mp4": 60.0,
-    "gif": 50.0,
-}  # of a default; a browser slows down a GIF whose frames are shorter than 20 ms
+_MAX_DEFAULT_FPS = {"mp4": 60.0, "gif": 50.0}  # browsers slow down GIFs with more
 _BACKGROUND, _TEXT, _ENDED = (24, 28, 36), (235, 238, 242), (250, 190, 90)
 _CRF = "23"
-"""The encoder's constant quality: text of captions stays sharp; lower is better and larger."""
+"""Constant quality of the encoder: captions stay sharp; lower is better and larger."""
 _ROUNDING = 1e-3
-"""By how much floats of a picture may leave their range."""
+"""By how much floating-point pixels may leave their range."""
 _GAP = 4  # pixels between panels
 _FONT_SIZES = (11, 22)
 _SMALLEST_FONT = 7
 _TASK_LINES = 2
 
 
-def picture_of(rendered: Any) -> np.ndarray:
-    """What an environment's ``render`` returned as a picture (height, width, 3) uint8.
+def rgb_pixels(rendered: Any) -> np.ndarray:
+    """Convert what an environment's ``render`` returned to RGB, (height, width, 3) uint8.
 
     Args:
-        rendered: (height, width), or with a last axis of 1, 3 or 4, of which the fourth (opacity)
-            is left out: integers from 0 to 255, booleans, or floats, from 0 to 1 where none is
-            above 1 and else from 0 to 255. Of a list of frames the last one is taken.
+        rendered: (height, width), or with a last axis of 1, 3 or 4; the fourth channel (opacity) is
+            ignored. Integers from 0 to 255, booleans, or floats from 0 to 1, or from 0 to 255 if
+            one is above 1. Of a list of frames, the last one is used.
 
     Raises:
-        UserError: it is something else.
+        UserError: if it is something else.
     """
+    # Check shape, type and range.
     if isinstance(rendered, (list, tuple)) and rendered and isinstance(rendered[-1], np.ndarray):
         rendered = rendered[-1]
     frame = np.asarray(rendered)
@@ -64,6 +62,7 @@ def picture_of(rendered: Any) -> np.ndarray:
     if not (low >= -_ROUNDING and high <= 255 + _ROUNDING):  # NaN is neither
         got = f"values from {low:g} to {high:g}"
         raise UserError(f"render returned {got}; expected 0 to 255, or 0 to 1")
+    # Convert.
     if frame.dtype.kind == "b" or (frame.dtype.kind == "f" and high <= 1 + _ROUNDING):
         frame = frame * 255.0
     frame = np.atleast_3d(frame)[..., :3]
@@ -73,7 +72,7 @@ def picture_of(rendered: Any) -> np.ndarray:
 
 
 class Frame(NamedTuple):
-    """One picture of an episode, packed: those of a large grid would fill the memory."""
+    """A frame of an episode, compressed since the frames of a large grid would fill the memory."""
 
     packed: bytes
     shape: tuple[int, ...]
@@ -81,12 +80,13 @@ class Frame(NamedTuple):
     """Sum of the rewards so far."""
 
     @classmethod
-    def of(cls, picture: np.ndarray, total: float) -> Frame:
-        """Pack ``picture`` (height, width, 3) uint8."""
-        return cls(zlib.compress(np.ascontiguousarray(picture).tobytes(), 1), picture.shape, total)
+    def of(cls, pixels: np.ndarray, total: float) -> Frame:
+        """Compress ``pixels`` (height, width, 3) uint8."""
+        packed = zlib.compress(np.ascontiguousarray(pixels).tobytes(), 1)
+        return cls(packed=packed, shape=pixels.shape, total=total)
 
-    def picture(self) -> np.ndarray:
-        """(height, width, 3) uint8."""
+    def pixels(self) -> np.ndarray:
+        """Return the frame, (height, width, 3) uint8."""
         return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(self.shape)
 
 
@@ -95,7 +95,7 @@ class Clip:
     """One episode.
 
     Args:
-        frames: by control step, the first and the last among them.
+        frames: frames by control step, including the first and the last.
         ended: whether the episode ended before the horizon.
     """
 
@@ -109,25 +109,26 @@ class Clip:
 
 
 def steps_shown(num_steps: int, dt: float, fps: float) -> list[int]:
-    """The control step that each frame of a video in real time shows.
+    """Return the control step that each frame of a video in real time shows.
 
     Args:
-        num_steps: control steps, of ``dt`` seconds each.
+        num_steps: number of control steps.
         dt: seconds per control step.
-        fps: frames per second; more than 1 / dt repeat steps, fewer leave some out. The first and
-            the last step stay.
+        fps: frames per second; above 1 / dt steps are repeated, below some are skipped, but never
+            the first and the last.
     """
     num_frames = math.ceil(round(num_steps * dt * fps, 6)) + 1
     return [min(num_steps, math.floor(round(j / (fps * dt), 6))) for j in range(num_frames)]
 
 
 def playable_fps(fps: float | None, dt: float, file_format: str) -> float:
-    """Frames per second of a file: those asked for, or one frame per control step where that is not too fast.
+    """Return the frames per second of a file; by default one per control step, up to a limit.
 
-    A GIF counts in hundredths of a second, so it gets the nearest rate that it can have.
+    A GIF measures time in hundredths of a second, so it gets the nearest possible rate.
     """
-    wanted = min(1 / dt, _MAX_FPS[file_format]) if fps is None else fps
-    return 100 / max(2, round(100 / wanted)) if file_format == "gif" else wanted
+    if fps is None:
+        fps = min(1 / dt, _MAX_DEFAULT_FPS[file_format])
+    return 100 / max(2, round(100 / fps)) if file_format == "gif" else fps
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ class Grid:
     """Tasks as rows, adaptation steps as columns.
 
     Args:
-        title: of the whole.
-        tasks: of each row, the parameters in words.
-        labels: of each column.
-        clips: [row][column].
+        title: title of the video.
+        tasks: for each row, the task's values in words.
+        labels: label of each column.
+        clips: clips[row][column].
         dt: seconds per control step.
     """
 
@@ -149,11 +150,11 @@ class Grid:
     dt: float
 
     def images(self, fps: float, panel_width: int | None = None) -> Iterator[np.ndarray]:
-        """Pictures of the grid in real time, each (height, width, 3) uint8 with even sides.
+        """Yield frames of the grid in real time, (height, width, 3) uint8 with even sides.
 
         Args:
             fps: frames per second.
-            panel_width: pixels; default is that of the clips.
+            panel_width: width of a panel in pixels; default is that of the clips.
         """
         height, width = self.clips[0][0].frames[0].shape[:2]
         scale = 1.0 if panel_width is None else panel_width / width
@@ -163,10 +164,10 @@ class Grid:
             yield layout.image(step)
 
     def save(self, file: Path, fps: float | None = None) -> None:
-        """Write a video; its ending chooses the format.
+        """Write a video; its suffix chooses the format.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: if it cannot be written.
         """
         file_format = file.suffix[1:].lower()
         rate = playable_fps(fps, self.dt, file_format)
@@ -179,17 +180,16 @@ class Grid:
     def small_gif(
         self, panel_width: int = 240, fps: float = 10.0, max_frames: int = 50
     ) -> tuple[bytes, int, int]:
-        """A small animated GIF: its bytes, height and width.
+        """Return a small animated GIF: its bytes, height and width.
 
         Args:
-            panel_width: pixels, at most.
-            fps: frames per second, fewer where they would be more than ``max_frames``.
-            max_frames: how many at most.
+            panel_width: maximum width of a panel in pixels.
+            fps: maximum frames per second.
+            max_frames: maximum number of frames.
         """
         duration = max(clip.last for row in self.clips for clip in row) * self.dt
-        rate = 100 / math.ceil(
-            100 / min(fps, (max_frames - 1) / max(duration, self.dt))
-        )  # as a GIF counts
+        fps = min(fps, (max_frames - 1) / max(duration, self.dt))
+        rate = 100 / math.ceil(100 / fps)  # a GIF measures time in hundredths of a second
         images = list(self.images(rate, min(panel_width, self.clips[0][0].frames[0].shape[1])))
         stream = io.BytesIO()
         _write_gif(stream, iter(images), rate)
@@ -197,10 +197,13 @@ class Grid:
 
 
 class _Layout:
-    """Where everything stands; sizes do not change from frame to frame."""
+    """Sizes and positions, which are the same in all frames."""
 
     def __init__(self, grid: Grid, width: int, height: int) -> None:
-        self.grid, self.width, self.height = grid, width, height
+        self.grid = grid
+        self.width = width
+        self.height = height
+        # Text.
         low, high = _FONT_SIZES
         self.font = _font(min(high, max(low, width // 22)))
         self.line = round(1.4 * self.font.size)
@@ -208,27 +211,26 @@ class _Layout:
         self.tasks = [_task_lines(parts, self.font, width - 2 * self.pad) for parts in grid.tasks]
         longest = max((f"{label}   {_return(-1234.5)}, ended" for label in grid.labels), key=len)
         self.return_below = self.font.getlength(longest) > width - 2 * self.pad
+        # Heights of the header and of a panel's caption.
         self.header = self.line + 2 * self.pad
         num_lines = 1 + self.return_below + max(map(len, self.tasks))
         self.strip = num_lines * self.line + 2 * self.pad
 
     def image(self, step: int) -> np.ndarray:
-        """The grid at a control step."""
+        """Draw the grid at a control step, (height, width, 3) uint8."""
+        # Background; codecs need even sides.
         rows, columns = len(self.grid.clips), len(self.grid.labels)
-        size = (
-            columns * (self.width + _GAP) - _GAP,
-            self.header + rows * (self.strip + self.height + _GAP) - _GAP,
-        )
-        image = Image.new(
-            "RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), _BACKGROUND
-        )  # as codecs need it
+        width = columns * (self.width + _GAP) - _GAP
+        height = self.header + rows * (self.strip + self.height + _GAP) - _GAP
+        image = Image.new("RGB", (width + width % 2, height + height % 2), _BACKGROUND)
         draw = ImageDraw.Draw(image)
+        # Header.
         time = f"t = {step * self.grid.dt:.2f} s"
-        self._write(
-            draw, time, (size[0] - self.pad, self.pad), self.font.getlength(time) + 1, anchor="ra"
-        )
-        room = size[0] - 3 * self.pad - self.font.getlength(time)
+        time_width = self.font.getlength(time)
+        self._write(draw, time, (width - self.pad, self.pad), time_width + 1, anchor="ra")
+        room = width - 3 * self.pad - time_width
         self._write(draw, self.grid.title, (self.pad, self.pad), room)
+        # Panels.
         for row, column in itertools.product(range(rows), range(columns)):
             corner = (
                 column * (self.width + _GAP),
@@ -246,23 +248,31 @@ class _Layout:
         row: int,
         column: int,
     ) -> None:
+        """Draw one panel with its caption at ``corner``, its top left."""
+        # Frame; darker after the end of its episode.
         clip = self.grid.clips[row][column]
         frame = clip.frames[max(s for s in clip.frames if s <= step)]
         over = clip.ended and step >= clip.last
-        picture = Image.fromarray(frame.picture())
-        if picture.size != (self.width, self.height):
-            picture = picture.resize((self.width, self.height), Image.Resampling.LANCZOS)
-        if over and step > clip.last:  # what stands still looks unlike what runs
-            picture = Image.blend(picture, Image.new("RGB", picture.size, _BACKGROUND), 0.4)
+        panel = Image.fromarray(frame.pixels())
+        if panel.size != (self.width, self.height):
+            panel = panel.resize((self.width, self.height), Image.Resampling.LANCZOS)
+        if over and step > clip.last:
+            panel = Image.blend(panel, Image.new("RGB", panel.size, _BACKGROUND), 0.4)
         x, y = corner
-        image.paste(picture, (x, y + self.strip))
-        left, right, room = x + self.pad, x + self.width - self.pad, self.width - 2 * self.pad
+        image.paste(panel, (x, y + self.strip))
+        # Label.
+        left = x + self.pad
+        right = x + self.width - self.pad
+        room = self.width - 2 * self.pad
         y += self.pad
         self._write(draw, self.grid.labels[column], (left, y), room)
+        # Return.
         y += self.line * self.return_below
-        text, colour = _return(frame.total) + (", ended" if over else ""), _ENDED if over else _TEXT
+        text = f"{_return(frame.total)}, ended" if over else _return(frame.total)
+        colour = _ENDED if over else _TEXT
         position, anchor = ((left, y), "la") if self.return_below else ((right, y), "ra")
         self._write(draw, text, position, room, anchor, colour)
+        # Task.
         for line in self.tasks[row]:
             y += self.line
             self._write(draw, line, (left, y), room)
@@ -276,7 +286,7 @@ class _Layout:
         anchor: str = "la",
         colour: tuple[int, int, int] = _TEXT,
     ) -> None:
-        """One line, in smaller letters where it has no room, cut short where that is not enough."""
+        """Write one line; reduce its font size to fit ``room``, then cut it."""
         size = self.font.size
         while _font(size).getlength(text) > room and size > _SMALLEST_FONT:
             size -= 1
@@ -288,7 +298,7 @@ class _Layout:
 @functools.cache
 def _font(size: float) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow comes with FreeType"
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow includes FreeType"
     return font
 
 
@@ -297,13 +307,14 @@ def _return(total: float) -> str:
 
 
 def _task_lines(parts: Sequence[str], font: ImageFont.FreeTypeFont, room: float) -> list[str]:
-    """As many parameters as fit into the lines of a caption, and how many there are beside them."""
-    for shown in range(len(parts), 0, -1):
-        words = [
-            *parts[:shown],
-            *([f"and {len(parts) - shown} more"] if shown < len(parts) else []),
-        ]
-        words = [f"{word}," for word in words[:-1]] + words[-1:]
+    """Return the lines of a caption: as many values as fit, and the number of the others."""
+    for num_parts in range(len(parts), 0, -1):
+        # Separate the parts by commas.
+        words = list(parts[:num_parts])
+        if num_parts < len(parts):
+            words.append(f"and {len(parts) - num_parts} more")
+        words[:-1] = [f"{word}," for word in words[:-1]]
+        # Break lines.
         lines = [words[0]]
         for word in words[1:]:
             longer = f"{lines[-1]} {word}"
@@ -311,7 +322,7 @@ def _task_lines(parts: Sequence[str], font: ImageFont.FreeTypeFont, room: float)
                 lines[-1] = longer
             else:
                 lines.append(word)
-        if len(lines) <= _TASK_LINES or shown == 1:
+        if len(lines) <= _TASK_LINES or num_parts == 1:
             return lines
     return []
 
@@ -349,20 +360,18 @@ def _is_running(pid: int) -> bool:
 
 
 def _write_gif(stream: IO[bytes], images: Iterator[np.ndarray], fps: float) -> None:
-    pictures = (Image.fromarray(image) for image in images)
+    frames = (Image.fromarray(image) for image in images)
     duration = round(1000 / fps)
-    next(pictures).save(
-        stream, "GIF", save_all=True, append_images=pictures, duration=duration, loop=0
-    )
+    next(frames).save(stream, "GIF", save_all=True, append_images=frames, duration=duration, loop=0)
 
 
 def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
-    """Write H.264 in 4:2:0, which every player shows, with the index in front, as browsers need it.
+    """Write H.264 in 4:2:0, which every player supports, with the index first for browsers.
 
-    The encoder works in this process: the fork of a large process may be refused for want of
-    memory. It has one thread, since its output depends on their number.
+    The encoder runs in this process, since forking a large process may fail for lack of memory. It
+    has one thread, since its output depends on the number of threads.
     """
-    import av  # here, since commands that write no video have no use for it
+    import av  # slow, and needed for videos only
 
     rate = max(Fraction(fps).limit_denominator(10_000), Fraction(1, 10_000))
     try:
@@ -373,7 +382,7 @@ def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
             stream.pix_fmt = "yuv420p"
             stream.codec_context.thread_count = 1
             for image in itertools.chain([first], images):
-                # Converted here: what the encoder converts itself differs from call to call.
+                # Convert here: the encoder's own conversion differs from call to call.
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())

@@ -1,4 +1,4 @@
-"""Several policies on the same tasks: one table, files that agree with it, and nothing lost when interrupted."""
+"""Several policies on the same tasks: the table, the files, and resuming after an interrupt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 import maml_rl
 from maml_rl.analysis import comparison as comparison_module
-from maml_rl.analysis.comparison import Comparison, Condition, Entry, Scratch, Subject, compare
+from maml_rl.analysis.comparison import Comparison, Condition, Entry, Subject, compare
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import (
     adaptation_figure,
@@ -28,6 +28,7 @@ from maml_rl.analysis.figures import (
     tasks_figures,
 )
 from maml_rl.analysis.report import write_report
+from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import difference, mean_interval
 from maml_rl.cli import main
 from maml_rl.errors import UserError
@@ -152,8 +153,8 @@ def test_runs_with_other_tasks_are_refused(runs):
         )
 
 
-def test_what_was_interrupted_goes_on(runs, tmp_path, monkeypatch):
-    """Ctrl-C in the second evaluation keeps the first, and the end is as if nothing had happened."""
+def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
+    """Ctrl-C in the second evaluation keeps the first; the result does not depend on it."""
     output = tmp_path / "out"
     flags = ["evaluate", *map(str, runs), *SMALL, "--output", str(output)]
     played = []
@@ -293,7 +294,7 @@ def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
     assert shlex.split(facts["command"]) == typed
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", facts["date"])
     assert f"torch {importlib.metadata.version('torch')}" in facts["versions"]
-    assert facts["meta-trained"] == "seed0, seed 0, 1 iterations; seed1, seed 1, 1 iterations"
+    assert facts["meta-trained"] == "seed0, seed 0, 1 iteration; seed1, seed 1, 1 iteration"
     result = json.loads((tmp_path / "an output" / "results.json").read_text())["results"][0]
     assert (result["training_seeds"], result["num_iterations"]) == ([0, 1], [1, 1])
 
@@ -310,7 +311,7 @@ def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
     assert result["sources"] == ["PointNavigation"]
 
 
-def test_a_name_is_text_and_no_markup(tmp_path):
+def test_a_name_is_escaped(tmp_path):
     comparison = made_up()
     entries = [
         dataclasses.replace(entry, label="<script>alert(1)</script>") for entry in comparison.main
@@ -347,7 +348,7 @@ def test_the_curve_shows_what_the_table_says(sources, num_bands, num_lines):
     ("sources", "over"),
     [(1, "over tasks"), (2, "single runs"), (4, "over runs")],
 )
-def test_the_picture_of_a_sweep_says_what_its_spread_is(sources, over):
+def test_the_figure_of_a_sweep_says_what_its_spread_is(sources, over):
     figure = sweep_figure(made_up(sources), "mass", (0.5, 1.5))
     assert over in figure.get_suptitle()
     num_runs = sources if sources == 2 else 0
@@ -423,23 +424,23 @@ def test_one_method_has_no_differences(tmp_path):
     assert "Differences" not in (tmp_path / "report.html").read_text()
 
 
-# --- pictures ---
+# --- figures ---
 
 
-def test_a_policy_that_is_told_the_task_is_a_level_line():
+def test_an_oracle_is_a_horizontal_line():
     comparison = made_up()
     (entry,) = comparison.main
-    told = dataclasses.replace(
+    oracle = dataclasses.replace(
         entry,
         label="oracle",
         evaluations=(
             make_evaluation(entry.evaluations[0].returns[:1], entry.evaluations[0].tasks),
         ),
     )
-    by_steps, by_episodes = adaptation_figure(Comparison([entry, told])).axes
+    by_steps, by_episodes = adaptation_figure(Comparison([entry, oracle])).axes
     for axes, end in ((by_steps, 2), (by_episodes, 4)):
         np.testing.assert_allclose(
-            axes.lines[1].get_xydata(), [[0, told.center[0]], [end, told.center[0]]]
+            axes.lines[1].get_xydata(), [[0, oracle.center[0]], [end, oracle.center[0]]]
         )
 
 
@@ -469,7 +470,7 @@ def with_tasks(tasks: list[dict]) -> Comparison:
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 3, 6])
-def test_each_method_has_its_picture_of_the_tasks(num_values, tmp_path):
+def test_each_method_has_its_figure_of_the_tasks(num_values, tmp_path):
     rng = np.random.default_rng(0)
     tasks = [{f"value_{i}": float(rng.normal()) for i in range(num_values)} for _ in range(5)]
     comparison = with_tasks(tasks)
@@ -503,7 +504,7 @@ def test_more_values_than_panels_are_counted():
     assert "the first 40 of 50 values" in figure.get_suptitle()
 
 
-def test_values_of_tasks_that_are_no_numbers_are_named_and_not_drawn():
+def test_values_of_tasks_that_are_not_numeric_are_named_and_not_drawn():
     tasks = [
         {"gait": "trot", "speed": 1.0, "links": [1]},
         {"gait": "walk", "speed": 2.0, "links": [2]},
@@ -514,7 +515,7 @@ def test_values_of_tasks_that_are_no_numbers_are_named_and_not_drawn():
     assert "gait, links" in figure.get_suptitle()
 
 
-def test_tasks_of_other_values_than_numbers_are_reported_without_a_picture(tmp_path):
+def test_tasks_without_numeric_values_are_reported_without_a_figure(tmp_path):
     tasks = [{"gait": "trot", "links": [1, 2]}, {"gait": "walk", "links": [1, 3]}]
     evaluation = make_evaluation(np.zeros((2, 2, 2)), tasks)
     comparison = Comparison([Entry("ours", (tmp_path,), (evaluation,), {})])
@@ -552,7 +553,7 @@ def test_a_grid_has_each_pair_in_its_place():
         assert values[row, column] == pytest.approx(entry.center[1])
 
 
-def test_pictures_are_not_blank(tmp_path):
+def test_figures_are_not_blank(tmp_path):
     write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
     pictures = sorted(tmp_path.glob("*.png"))
     assert len(pictures) == 5
@@ -619,7 +620,7 @@ def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, ca
         said
     )  # 2 episodes of 4 steps
     assert (tmp_path / "scratch.png").exists()
-    assert "Against learning from scratch" in (tmp_path / "report.html").read_text()
+    assert "Comparison with learning from scratch" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -642,7 +643,7 @@ def test_learning_from_scratch_is_shown_on_its_own_tasks_alone(
     assert not (tmp_path / "scratch.png").exists()
 
 
-def test_the_picture_of_learning_from_scratch_is_of_the_same_tasks():
+def test_the_figure_of_learning_from_scratch_is_of_the_same_tasks():
     comparison = made_up()
     scratch = Scratch(
         "PPO",
@@ -752,7 +753,7 @@ def test_baselines_that_are_one_policy_count_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])
-def test_an_unfinished_folder_that_is_none_is_refused_before_anything_is_played(
+def test_an_unfinished_folder_that_is_not_a_folder_is_refused_before_anything_is_played(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "evaluation"

@@ -126,7 +126,7 @@ def test_one_task_has_no_interval():
     assert "nan" not in result.table()
 
 
-def test_void_episodes_are_left_out_and_counted():
+def test_discarded_episodes_are_excluded_and_counted():
     returns = np.array([[[1.0, np.nan], [3.0, 5.0]]])
     success = np.array([[[1.0, np.nan], [0.0, 1.0]]])
     result = Evaluation([{"a": 1.0}, {"a": 2.0}], returns, success, {"env": "test"})
@@ -185,7 +185,7 @@ def test_on_chosen_tasks(policy):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("arguments", "message"),
     [
         ({"tasks": [{"goal_x": 0.1, "goal_y": 0.1}], "num_tasks": 1}, "tasks or num_tasks"),
         ({"tasks": []}, "at least one task"),
@@ -197,6 +197,6 @@ def test_on_chosen_tasks(policy):
         ({"tasks": [{"goal_z": 0.1}]}, "goal_x"),
     ],
 )
-def test_tasks_that_are_none_are_refused(policy, given, told):
-    with pytest.raises(UserError, match=told):
-        evaluate(policy, num_episodes=2, num_steps=0, **given)
+def test_invalid_tasks_are_refused(policy, arguments, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(policy, num_episodes=2, num_steps=0, **arguments)

@@ -1,4 +1,4 @@
-"""Learning curves: which runs are one line, what it is called, where it goes, and that a mistake is one message."""
+"""Learning curves: grouping of runs, labels, lines, figures and error messages."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_runs_that_differ_in_anything_else_are_two(settings):
     assert len(read_groups(*runs)) == 2
 
 
-def test_two_runs_of_one_seed_are_no_two_samples():
+def test_two_runs_with_the_same_seed_are_refused():
     runs = (
         write_run("a", columns_of([1]), seed=3),
         write_run("b", columns_of([1]), seed=3, num_iterations=7),
@@ -280,16 +280,16 @@ def test_the_table():
         "20",
         "39.5",
     ]  # the last two of 40: 38.5 and 40.5
-    assert two.split("  ")[-1] == f"[{39.5 - T_2:.4g}, {39.5 + T_2:.4g}]"
+    assert two.split("  ")[-1].strip() == f"[{39.5 - T_2:.4g}, {39.5 + T_2:.4g}]"
     assert one.split() == ["one", "1", "1", "1", "0.5", "5"]
-    assert "two: cut to 40 iterations" in notes[0]
+    assert "two: cut to the 40 iterations" in notes[0]
     assert "longest has 41" in notes[0]
     assert ADAPTED in notes[1]
     assert "5 %" in notes[1]
     assert "Student's t" in notes[1]
 
 
-# --- the picture ---
+# --- the figure ---
 
 
 @pytest.fixture
@@ -324,8 +324,8 @@ def test_lines_and_legend(two_groups):
 
 
 @pytest.mark.parametrize("num_runs", [2, 3])
-def test_the_interval_of_a_few_runs_is_no_band(num_runs):
-    """It would be the figure: of two runs 18 of their standard deviations."""
+def test_the_interval_of_a_few_runs_is_not_a_band(num_runs):
+    """It would fill the figure: for two runs it spans 18 standard deviations."""
     groups = read_groups(
         *(write_run(f"run{i}", columns_of([i, i]), seed=i) for i in range(num_runs)),
     )
@@ -417,7 +417,7 @@ def test_many_groups_look_different_and_fit():
 
 
 @pytest.mark.parametrize("name", ["curve.png", "new/curve.SVG", "curve.pdf"])
-def test_pictures_are_written_whole(two_groups, name, tmp_path):
+def test_figures_are_written_whole(two_groups, name, tmp_path):
     figure, _ = drawn(two_groups)
     save(figure, Path(name))
     (path,) = (file for file in tmp_path.rglob("*curve*"))
@@ -431,7 +431,7 @@ def test_pictures_are_written_whole(two_groups, name, tmp_path):
             assert near.sum() > 500
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(two_groups, monkeypatch, tmp_path):
+def test_a_figure_that_cannot_be_written_leaves_the_old_one(two_groups, monkeypatch, tmp_path):
     figure, _ = drawn(two_groups)
     path = tmp_path / "curve.png"
     path.write_text("old")
@@ -585,10 +585,10 @@ def lines_of(columns: Mapping[str, Any]) -> list[str]:
         (lambda lines: [*lines[:2], lines[2] + ",5", lines[3]], ["line 3", "6 values"]),
         (lambda lines: [*lines[:2], "", *lines[2:]], ["line 3", "0 values"]),
         (lambda lines: [*lines[:3], lines[3].replace("3,", "three,", 1)], ["three"]),
-        (lambda lines: [*lines, lines[1]], ["time/iteration", "rise"]),
+        (lambda lines: [*lines, lines[1]], ["time/iteration", "increase"]),
         (
             lambda lines: [*lines[:3], "," + lines[3].partition(",")[2]],
-            ["every row of time/iteration"],
+            ["time/iteration must be finite"],
         ),
         (
             lambda lines: [lines[0].replace("num_env_steps", "steps"), *lines[1:]],

@@ -28,7 +28,7 @@ from maml_rl.analysis.recording import (
     rendering_problem,
     task_in_words,
 )
-from maml_rl.analysis.video_grid import Clip, Frame, Grid, picture_of, playable_fps, steps_shown
+from maml_rl.analysis.video_grid import Clip, Frame, Grid, playable_fps, rgb_pixels, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import LoggingConfig
@@ -87,7 +87,7 @@ def played(policy: MetaPolicy, **options) -> Grid:
 
 
 def pictures(clip: Clip) -> np.ndarray:
-    return np.stack([frame.picture() for frame in clip.frames.values()])
+    return np.stack([frame.pixels() for frame in clip.frames.values()])
 
 
 @pytest.mark.parametrize("ending", ["mp4", "gif"])
@@ -177,8 +177,8 @@ def test_every_panel_says_task_step_and_return_and_the_grid_the_time(policy, mon
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (480, 130), (201, 133)])
-def test_captions_stand_in_their_panel_and_never_on_each_other(width, height):
-    """Pixels of the text of one panel: none at its edges, and a dark line between any two lines of text."""
+def test_captions_fit_their_panel_and_do_not_overlap(width, height):
+    """There is no text at the edges of a panel, and a dark line between any two lines of text."""
     tasks = [[f"body mass/thigh left {i}.25" for i in range(30)]]
     clip = Clip({0: Frame.of(np.zeros((height, width, 3), np.uint8), -1234.5)}, ended=True)
     grid = Grid(
@@ -363,7 +363,8 @@ def test_the_command_refuses_what_makes_no_sense(
 
 
 def test_the_command_takes_every_option(cheetah_run, tmp_path, capsys):
-    flags = "--task direction=1 --task direction=-1 --num_steps 1 --num_episodes 2 --camera free --size 160x128 --fps 10"
+    flags = "--task direction=1 --task direction=-1 --num_steps 1 --num_episodes 2 "
+    flags += "--camera free --size 160x128 --fps 10"
     path = tmp_path / "video.gif"
     assert (
         main(
@@ -461,16 +462,16 @@ def test_the_picture_goes_on_to_the_policys_horizon():
 
 
 def test_progress_names_every_panel(policy, tmp_path) -> None:
-    told: list[str] = []
+    panels: list[str] = []
     record(
         policy,
         tmp_path / "video.gif",
         tasks=[NEAR, FAR],
         num_steps=1,
         num_episodes=2,
-        progress=told.append,
+        progress=panels.append,
     )
-    assert told == [
+    assert panels == [
         f"task {row} of 2 {column}"
         for row in (1, 2)
         for column in ("before adaptation", "after 1 step")
@@ -544,10 +545,10 @@ OPAQUE = np.concatenate([COLOURS, np.full((2, 3, 1), 255)], axis=2)
         (np.zeros((2, 3, 3)), COLOURS * 0),
     ],
 )
-def test_what_render_returns_becomes_a_picture(rendered, expected):
-    picture = picture_of(rendered)
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture, expected)
+def test_what_render_returns_becomes_rgb(rendered, expected):
+    pixels = rgb_pixels(rendered)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize(
@@ -570,9 +571,9 @@ def test_what_render_returns_becomes_a_picture(rendered, expected):
         (np.zeros(5), r"\(5,\)"),
     ],
 )
-def test_what_render_returns_may_be_no_picture(rendered, part):
+def test_what_is_not_a_frame_is_refused(rendered, part):
     with pytest.raises(UserError, match=f"render returned .*{part}.*expected") as refused:
-        picture_of(rendered)
+        rgb_pixels(rendered)
     assert "\n" not in str(refused.value)
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from maml_rl.analysis.comparison import Entry
 from maml_rl.analysis.evaluation import Evaluation
-from maml_rl.analysis.statistics import difference, mean_interval, written
+from maml_rl.analysis.statistics import difference, interval_text, mean_interval
 
 # 97.5 % quantiles of Student's t with 1 and 2 degrees of freedom, from a table
 T_2, T_3 = 12.7062, 4.3027
@@ -40,8 +40,8 @@ def test_leading_axes_are_kept():
 
 def test_one_value_has_no_interval():
     assert np.isnan(mean_interval(np.ones((2, 1)))).all()
-    assert written(np.array([np.nan, np.nan])) == "–"
-    assert written(np.array([-1.26, 2.0])) == "[-1.3, 2.0]"
+    assert interval_text(np.array([np.nan, np.nan])) == "–"
+    assert interval_text(np.array([-1.26, 2.0])) == "[-1.3, 2.0]"
 
 
 # --- coverage ---

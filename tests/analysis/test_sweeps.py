@@ -1,4 +1,4 @@
-"""Sweeps and changed arguments of ``evaluate``, on environments of the user's own and on built-in families."""
+"""Sweeps and changed arguments of ``evaluate``, on custom environments and built-in families."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ def test_a_number_that_the_family_draws_beside_its_body_is_swept() -> None:
         (
             "ArmWithTasks-v0",
             ["--dynamics=link_mas=1:2:2"],
-            ["no number 'link_mas'", "mean link_mass?", "num_links"],
+            ["no numeric value 'link_mas'", "mean link_mass?", "num_links"],
         ),
-        ("ArmWithTasks-v0", ["--dynamics=gait=1:2:2"], ["no number 'gait'"]),
+        ("ArmWithTasks-v0", ["--dynamics=gait=1:2:2"], ["no numeric value 'gait'"]),
         ("ArmWithTasks-v0", ["--dynamics=link_mass=1:200:2"], ["too heavy"]),
         ("ArmWithTasks-v0", ["--dynamics=link_mass=3"], ["no dynamics", "LOW:HIGH:POINTS"]),
-        ("Arm-v0", ["--dynamics=gain=1:2:2"], ["no number 'gain'", "hold none"]),
+        ("Arm-v0", ["--dynamics=gain=1:2:2"], ["no numeric value 'gain'", "no numeric values"]),
         ("Arm-v0", ["--env.gian=2"], ["'gian'", "Did you mean 'gain'?", "gain, name, link_mass"]),
         ("Arm-v0", ["--tasks.gian=2"], ["'gian'", "Did you mean 'gain'?", "gain, name, link_mass"]),
         ("Arm-v0", ["--env.name=Pendulum-v1"], ["env.name is the run's own"]),
@@ -224,5 +224,5 @@ def test_numbers_of_every_task_are_replaced_from_python() -> None:
         policy, num_tasks=2, num_episodes=1, num_steps=0, fixed={"link_mass": 3}
     )
     assert [task["link_mass"] for task in evaluation.tasks] == [3, 3]
-    with pytest.raises(UserError, match="no number 'gait'"):
+    with pytest.raises(UserError, match="no numeric value 'gait'"):
         maml_rl.evaluate(policy, num_tasks=2, num_episodes=1, num_steps=0, fixed={"gait": 3})

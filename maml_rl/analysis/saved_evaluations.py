@@ -1,0 +1,140 @@
+"""Files that keep finished evaluations, so that an interrupted comparison can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_rl.agents.agent import MetaPolicy
+from maml_rl.analysis.evaluation import Evaluation, origin_of, plain_task
+from maml_rl.errors import UserError
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.env import EnvConfig
+from maml_rl.system.atomic_files import unwritable_refused, write_whole
+from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
+
+
+def evaluation_file(
+    folder: Path,
+    policy: MetaPolicy,
+    env: EnvConfig,
+    sizes: Mapping[str, int],
+    tasks: Sequence[Task] | None,
+    fixed: Mapping[str, float],
+) -> Path:
+    """Return the file of an evaluation, named by a hash of all that its result depends on.
+
+    Args:
+        folder: folder of the file.
+        policy: the policy to adapt.
+        env: the environment.
+        sizes: ``num_tasks``, ``num_episodes``, ``num_steps`` and ``seed``, in this order.
+        tasks: tasks to use instead of fresh ones.
+        fixed: values that replace those of every task.
+    """
+    digest = hashlib.sha256()
+    # Parameters and normaliser.
+    for name, value in sorted(policy.theta.items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    for value in policy.normalizer or ():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    # Settings.
+    settings = [
+        dataclasses.asdict(env),
+        dict(sizes),
+        None if tasks is None else [plain_task(task, env.name) for task in tasks],
+        dict(fixed),
+        dataclasses.asdict(policy.config.inner),
+        dataclasses.asdict(policy.config.baseline),
+        policy.config.horizon,
+    ]
+    digest.update(json.dumps(settings).encode())
+    return folder / f"{digest.hexdigest()}.json"
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write an evaluation, making its folder.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    content = {
+        "tasks": [dict(task) for task in evaluation.tasks],
+        "returns": evaluation.returns.tolist(),
+        "success": evaluation.success.tolist(),
+        "description": evaluation.description,
+    }
+    with unwritable_refused(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content))
+
+
+def read_evaluation(
+    path: Path, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]
+) -> Evaluation:
+    """Read an evaluation.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    try:
+        return _parse(read_json(path, LONGEST_TABLE), policy, env, sizes)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"{path} of an interrupted evaluation is damaged ({error}): delete it"
+        ) from error
+
+
+def _parse(
+    content: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]
+) -> Evaluation:
+    """Check the content of a file and convert it to an evaluation.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: if it is not an evaluation of this size.
+    """
+    # Tasks.
+    tasks, description = content["tasks"], content["description"]
+    num_tasks = sizes["num_tasks"]
+    is_list = isinstance(tasks, list) and len(tasks) == num_tasks
+    if not (is_list and all(isinstance(task, dict) for task in tasks)):
+        raise ValueError(f"tasks must be {num_tasks} mappings")
+    # Arrays.
+    shape = (sizes["num_steps"] + 1, num_tasks, sizes["num_episodes"])
+    returns = _parse_array(content, "returns", shape)
+    success = _parse_array(content, "success", shape)
+    # Description.
+    expected = {
+        "num_tasks": num_tasks,
+        "num_episodes": sizes["num_episodes"],
+        "seed": sizes["seed"],
+        "env": policy.config.env.name,
+        "horizon": policy.config.horizon,
+        "env_settings": json.loads(json.dumps(dict(env.kwargs))),
+        "num_steps_in_training": policy.config.inner.num_steps,
+    }
+    for name, value in expected.items():
+        if description[name] != value:
+            raise ValueError(f"its {name} is {description[name]!r:.100}, expected {value!r:.100}")
+    units = description["task_units"]
+    if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
+        raise ValueError(f"task_units must be a mapping to strings, got {units!r:.100}")
+    # The file name depends on the parameters only, and another run may have the same ones.
+    return Evaluation(tasks, returns, success, description | origin_of(policy))
+
+
+def _parse_array(content: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an infinite value is refused below
+        array = np.array(content[name], float).astype(np.float32)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if np.isinf(array).any():
+        raise ValueError(f"{name} has an infinite value")
+    return array
