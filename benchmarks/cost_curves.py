@@ -1,9 +1,8 @@
-"""What a meta-iteration costs as it grows: tasks, episodes, horizon, inner steps, and width of the network.
+"""Time and memory of a meta-iteration against tasks, episodes, horizon, inner steps and width.
 
-Every point is a process of its own, which runs a second-order MAML-TRPO iteration as training does,
-after one that warms up, and then replays its physics (the floor). Times are given as ratios to the
-point in the middle, 40 tasks x 20
-episodes x 100 steps, one inner step, 64 x 64: a cost that is linear has the same ratio as its size.
+Each point is measured in its own process: a second-order MAML-TRPO iteration, after one to warm
+up, and then a replay of its physics (the floor). Times are relative to the middle point, 40 tasks
+x 20 episodes x 100 steps, one inner step, 64 x 64. A linear cost has the same ratio as its size.
 
     python benchmarks/cost_curves.py --plot docs/images/cost_curves.png
 """
@@ -38,25 +37,25 @@ CURVES = {
 
 
 def size(name: str, value: int) -> float:
-    """Of a point, relative to the middle; inner steps count by the collections that they need."""
+    """Return the size of a point relative to the middle; for inner steps, of its collections."""
     if name == "inner steps":
         return (value + 1) / (MIDDLE[name] + 1)
     return value / MIDDLE[name]
 
 
 class Cost(NamedTuple):
-    """Of one point."""
+    """Cost of one point."""
 
     seconds: float
-    """Of the meta-iteration."""
+    """Seconds of the meta-iteration."""
     floor_s: float
-    """Of its physics alone."""
+    """Seconds of its physics alone."""
     memory_gib: float
-    """Peak of the process."""
+    """Peak memory of the process."""
 
 
 def cost(sizes: dict[str, int], env: str) -> Cost:
-    """Run the second meta-iteration of a run, and replay it."""
+    """Measure the second meta-iteration of a run, and replay it."""
     config = load_config(
         env=env,
         meta_batch_size=sizes["tasks"],
@@ -71,12 +70,13 @@ def cost(sizes: dict[str, int], env: str) -> Cost:
         recorder = Recorder(trainer.collector.env)
         start = time.perf_counter()
         trainer.meta_iteration(state)
-        seconds, memory = time.perf_counter() - start, peak_memory_gib()
-        return Cost(seconds, recorder.replay_s(), memory)
+        seconds = time.perf_counter() - start
+        memory_gib = peak_memory_gib()  # before the replay
+        return Cost(seconds=seconds, floor_s=recorder.replay_s(), memory_gib=memory_gib)
 
 
 def cost_in_a_process(sizes: dict[str, int], env: str) -> Cost:
-    """As :func:`cost`, with a peak of memory that nothing else has raised."""
+    """As :func:`cost`, in a new process, so that its peak memory is that of this point."""
     command = [sys.executable, __file__, "--env", env, "--point", json.dumps(sizes)]
     return Cost(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
@@ -88,7 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--curves", nargs="+", choices=list(CURVES), default=list(CURVES))
-    parser.add_argument("--plot", type=Path, help="a PNG file to write")
+    parser.add_argument("--plot", type=Path, help="PNG file to write")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.point is not None:
@@ -96,19 +96,15 @@ def main() -> None:
         return
     measured: dict[str, dict[int, Cost]] = {}
     for name in args.curves:
-        print(
-            f"| {name} | size | time | floor / iteration | peak memory (GiB) |\n| --- | --- | --- "
-            f"| --- | --- |"
-        )
-        # The middle beside every curve, since a machine's speed drifts.
+        print(f"| {name} | size | time | floor / iteration | peak memory (GiB) |")
+        print("| --- | --- | --- | --- | --- |")
+        # Measure the middle again for every curve, since a machine's speed drifts.
         middle = cost_in_a_process(MIDDLE, args.env)
         measured[name] = {}
         for value in CURVES[name]:
-            point = (
-                middle
-                if value == MIDDLE[name]
-                else cost_in_a_process({**MIDDLE, name: value}, args.env)
-            )
+            point = middle
+            if value != MIDDLE[name]:
+                point = cost_in_a_process({**MIDDLE, name: value}, args.env)
             measured[name][value] = point
             ratio, share = point.seconds / middle.seconds, point.floor_s / point.seconds
             print(
@@ -121,7 +117,7 @@ def main() -> None:
 
 
 def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
-    """Time over the middle's against size, and memory below, one column for each curve."""
+    """Plot relative time above and memory below, one column for each curve."""
     figure = Figure(figsize=(2.6 * len(measured), 5), layout="constrained")
     FigureCanvasAgg(figure)
     rows: Any = figure.subplots(2, len(measured), squeeze=False)
@@ -129,25 +125,20 @@ def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
         top, bottom = rows[:, column]
         values = list(points)
         middle = points[MIDDLE[name]].seconds
-        top.loglog(
-            values,
-            [size(name, value) for value in values],
-            color="0.6",
-            linestyle="--",
-            label="linear",
-        )
-        for label, seconds, color in (
-            ("iteration", [point.seconds for point in points.values()], COLORS[0]),
-            ("physics alone", [point.floor_s for point in points.values()], COLORS[1]),
-        ):
-            top.loglog(values, [s / middle for s in seconds], color=color, marker="o", label=label)
+        # Time.
+        sizes = [size(name, value) for value in values]
+        top.loglog(values, sizes, color="0.6", linestyle="--", label="linear")
+        times = [point.seconds / middle for point in points.values()]
+        top.loglog(values, times, color=COLORS[0], marker="o", label="iteration")
+        floors = [point.floor_s / middle for point in points.values()]
+        top.loglog(values, floors, color=COLORS[1], marker="o", label="physics alone")
         top.set_xticks(values, [str(value) for value in values])
         top.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
         top.set_ylim(0.12, 10)
         top.minorticks_off()
-        bottom.plot(
-            values, [point.memory_gib for point in points.values()], color=COLORS[0], marker="o"
-        )
+        # Memory.
+        memory_gib = [point.memory_gib for point in points.values()]
+        bottom.plot(values, memory_gib, color=COLORS[0], marker="o")
         bottom.set_ylim(bottom=0)
         bottom.set_xlabel(name)
         for axes in (top, bottom):

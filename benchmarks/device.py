@@ -1,8 +1,7 @@
-"""A meta-iteration with the learner on the CPU and on the GPU, for several sizes; physics is on the CPU in both.
+"""Compare a meta-iteration with the learner on the CPU and on the GPU; physics is on the CPU.
 
-Prints seconds of the iteration and of its parts and their ratio; the exit status is 1 where the two
-learn something
-else: where a return, or the meta-gradient, of the first iteration differs by more than 1 %.
+Prints the seconds of an iteration and of its parts, and their ratio, for several sizes. The exit
+status is 1 if a return or the meta-gradient of the first iteration differs by more than 1 %.
 
     python benchmarks/device.py
     python benchmarks/device.py --devices cpu cpu --env PointNavigation      a dry run without a GPU
@@ -37,9 +36,9 @@ _COMPARED = (
 def measure(
     device: str, rounds: int, settings: dict[str, Any]
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Median seconds of each part, and metrics of the first iteration."""
+    """Return the median seconds of each part, and the metrics of the first iteration."""
     with open_trainer(load_config(**settings, device=device)) as (trainer, state, _):
-        _, first, _ = trainer.meta_iteration(state)  # warms up
+        _, first, _ = trainer.meta_iteration(state)  # to warm up
         seconds = []
         for _ in range(rounds):
             _, metrics, _ = trainer.meta_iteration(state)
@@ -56,31 +55,33 @@ def main() -> int:
     parser.add_argument("--devices", nargs=2, default=("cpu", "cuda"), metavar="DEVICE")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    different = 0
-    print(
-        f"{args.env}\n{'tasks x episodes x steps, network':<34} {'device':>6} {'total':>7}  "
-        + "  ".join(_PARTS)
-    )
+    num_different = 0
+    print(args.env)
+    columns = f"{'device':>6} {'total':>7}  {'  '.join(_PARTS)}"
+    print(f"{'tasks x episodes x steps, network':<34} {columns}")
     for num_tasks, num_episodes, horizon, hidden_sizes in _SIZES:
+        # Measure.
         name = f"{num_tasks} x {num_episodes} x {horizon}, {' x '.join(map(str, hidden_sizes))}"
         sizes = {"meta_batch_size": num_tasks, "num_episodes": num_episodes, "horizon": horizon}
         settings = {"env": args.env, **sizes, "policy": {"hidden_sizes": list(hidden_sizes)}}
         results = [measure(device, args.rounds, settings) for device in args.devices]
+        # Seconds.
         for device, (seconds, _) in zip(args.devices, results, strict=True):
             parts = "  ".join(
                 f"{value:{len(part)}.3f}" for part, value in zip(_PARTS, seconds, strict=True)
             )
             print(f"{name:<34} {device:>6} {seconds.sum():7.3f}  {parts}")
-        (cpu, expected), (gpu, found) = results
-        wrong = [
-            key
-            for key in _COMPARED
-            if not np.isclose(found[key], expected[key], rtol=1e-2, atol=1e-4)
+        # Ratio, and metrics that differ.
+        (cpu_s, cpu_metrics), (gpu_s, gpu_metrics) = results
+        different = [
+            name
+            for name in _COMPARED
+            if not np.isclose(gpu_metrics[name], cpu_metrics[name], rtol=1e-2, atol=1e-4)
         ]
-        different += len(wrong)
-        verdict = f"differs in {', '.join(wrong)}" if wrong else "the same numbers"
-        print(f"{'':<34} {'ratio':>6} {cpu.sum() / gpu.sum():7.3f}  {verdict}", flush=True)
-    return int(different > 0)
+        num_different += len(different)
+        verdict = f"differs in {', '.join(different)}" if different else "the same numbers"
+        print(f"{'':<34} {'ratio':>6} {cpu_s.sum() / gpu_s.sum():7.3f}  {verdict}", flush=True)
+    return int(num_different > 0)
 
 
 if __name__ == "__main__":

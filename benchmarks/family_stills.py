@@ -1,4 +1,4 @@
-"""A still of every family, drawn by the recorder: docs/images/families/.
+"""Render an image of every family into docs/images/families/, as recording does.
 
 python benchmarks/family_stills.py
 python benchmarks/family_stills.py --env AntGoal
@@ -20,12 +20,12 @@ _SIZE = {"width": 240, "height": 240}
 
 
 def main() -> None:
-    """Draw the state after a few random control steps."""
+    """Render the state after a few random control steps."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--env", nargs="+", default=list(maml_envs.FAMILIES), help="default: every family"
+        "--env", nargs="+", default=list(maml_envs.FAMILIES), help="families (default: all)"
     )
     parser.add_argument("--output", type=Path, default=Path("docs/images/families"))
     parser.add_argument("--num_steps", type=int, default=12)

@@ -1,7 +1,8 @@
-"""What each meta-learner costs beside first-order MAML: one iteration of each in turn, several rounds, one process.
+"""Cost of each meta-learner relative to first-order MAML.
 
-First-order MAML is one gradient step (outer step adam, first order) after one inner step. Given are
-ratios of the seconds of a whole meta-iteration, and of its learner alone (all but collection).
+Every round runs one iteration of each learner, all in one process. First-order MAML is one gradient
+step (outer step adam, first order) after one inner step. Prints ratios of the seconds of a
+meta-iteration, and of the learner alone (all but collection).
 
     python benchmarks/learners.py --env HalfCheetahDir
 """
@@ -64,12 +65,12 @@ def main() -> None:
                 start = time.perf_counter()
                 opened[name][1], metrics, _ = trainer.meta_iteration(state)
                 total = time.perf_counter() - start
-                if i > 0:  # the first round warms up
+                if i > 0:  # the first round is to warm up
                     seconds[name].append((total, total - metrics["time/collection_s"]))
     reference = np.array(seconds[REFERENCE])
     print(
-        f"{args.env}, {args.num_tasks} tasks: median (range) over {args.rounds} rounds of the "
-        f"ratio to {REFERENCE}"
+        f"{args.env}, {args.num_tasks} tasks: ratio to {REFERENCE}, median (range) of "
+        f"{args.rounds} rounds"
     )
     print(f"{'':<34} {'iteration':<20} learner alone")
     for name, values in seconds.items():

@@ -1,7 +1,7 @@
-"""A whole meta-iteration against the floor, with where the time goes.
+"""Share of physics and of every other part in the time of a meta-iteration.
 
 Every round runs one second-order meta-iteration as training does, then replays all its controls
-through bare ``Batch.step``; the ratio of the two times is printed, and the share of each part.
+through bare ``Batch.step``. Prints the ratio of the two times, and the share of each part.
 
     python benchmarks/meta_iteration.py --env HalfCheetahVel
     python benchmarks/meta_iteration.py --env HalfCheetahVel --outer promp
@@ -31,9 +31,11 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=100)
     parser.add_argument("--hidden_sizes", type=int, nargs="*", default=[64, 64])
     parser.add_argument(
-        "--outer", default="trpo", help="with its default settings; trpo with the preset's"
+        "--outer", default="trpo", help="outer step; trpo has the preset's settings"
     )
-    parser.add_argument("--fisher_state_stride", type=int, help="of trpo; default: the preset's")
+    parser.add_argument(
+        "--fisher_state_stride", type=int, help="setting of trpo (default: the preset's)"
+    )
     args = parser.parse_args()
     outer: dict[str, object] = {"name": args.outer}
     if args.fisher_state_stride is not None:
@@ -58,12 +60,11 @@ def main() -> None:
             start = time.perf_counter()
             state, metrics, _ = trainer.meta_iteration(state)
             total = time.perf_counter() - start
-            if i > 0:  # the first round warms up
+            if i > 0:  # the first round is to warm up
                 seconds.append(total)
                 ratios.append(recorder.replay_s() / total)
-                parts = [
-                    name for name in metrics if name.startswith("time/") and name.endswith("_s")
-                ]
+                timed = [name for name in metrics if name.startswith("time/")]
+                parts = [name for name in timed if name.endswith("_s")]
                 shares.append([metrics[name] / total for name in parts])
     sizes = f"{args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps"
     print(f"{args.env}, {args.outer}, {sizes}, hidden sizes {args.hidden_sizes}")

@@ -1,9 +1,9 @@
-"""Collection against the floor: how much of the time is physics?
+"""Share of physics in the time of a collection (floor / collection).
 
 Every round collects a batch of episodes as training does, then replays the same controls on the
-same live simulations through bare ``Batch.step``; the ratio of the two times is printed. Both use
-the same number of simulations and threads.
-Simulations whose episode ended are not stepped: the share of steps that were taken tells how many.
+same live simulations through bare ``Batch.step``, and prints the ratio of the two times. Both use
+the same number of simulations and threads. Simulations whose episode has ended are not stepped;
+"steps taken / all" is the share of the others.
 
     python benchmarks/sampling.py --env HalfCheetahVel
     python benchmarks/sampling.py --all
@@ -29,20 +29,20 @@ _CONTACT_FORCES = {"observe_contact_forces": True, "contact_cost_weight": 5e-4}
 
 
 class Rounds(NamedTuple):
-    """What was measured, one entry per round."""
+    """Measurements, one entry per round."""
 
     speeds: list[float]
     """Control steps per second."""
     ratios: list[float]
-    """Floor over collection; empty for a body without physics."""
+    """Floor over collection; empty for a family without MuJoCo physics."""
     milliseconds: list[tuple[float, float, float]]
-    """Of a control step of all simulations: the whole, inside ``Batch.step``, and in the replay."""
+    """Per control step of all simulations: total, inside ``Batch.step``, and in the replay."""
     shares: list[float]
-    """Control steps that were taken, of tasks x episodes x horizon."""
+    """Control steps taken, as a share of tasks x episodes x horizon."""
 
 
 def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
-    """Collect and replay in turn."""
+    """Collect and replay alternately."""
     sizes = {
         "meta_batch_size": args.num_tasks,
         "num_episodes": args.num_episodes,
@@ -51,11 +51,11 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
     rounds = Rounds([], [], [], [])
     with open_trainer(load_config(env=env, **sizes)) as (trainer, state, _):
         collector = trainer.collector
-        recorder = (
-            Recorder(collector.env) if hasattr(collector.env.unwrapped.engine, "batch") else None
-        )
+        has_physics = hasattr(collector.env.unwrapped.engine, "batch")
+        recorder = Recorder(collector.env) if has_physics else None
         stack = make_stack(state.theta, args.num_tasks)
         for i in range(args.rounds + 1):
+            # Collect.
             streams = RandomStreams(0, Phase.TRAINING, i)
             collector.set_tasks(sample_tasks(collector, streams))
             if recorder:
@@ -63,11 +63,13 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
             start = time.perf_counter()
             episodes = collector.collect(stack, streams, 0, None)
             seconds = time.perf_counter() - start
-            if i == 0:  # warms up
+            if i == 0:  # to warm up
                 continue
+            # Speed.
             num_steps = int(episodes.mask.sum())
             rounds.speeds.append(num_steps / seconds)
             rounds.shares.append(num_steps / episodes.mask.numel())
+            # Replay.
             if recorder:
                 assert recorder.num_steps == num_steps or episodes.void.any(), (
                     "finished simulations were stepped"
@@ -103,10 +105,8 @@ def main() -> None:
         if rounds.ratios:
             print(f"floor / collection:     {summary(rounds.ratios)}")
             whole, inside, replay = np.median(rounds.milliseconds, axis=0)
-            print(
-                f"ms per step of all:     {whole:.2f}, in Batch.step {inside:.2f}, in the replay "
-                f"{replay:.2f}"
-            )
+            parts = f"in Batch.step {inside:.2f}, in the replay {replay:.2f}"
+            print(f"ms per step of all:     {whole:.2f}, {parts}")
         return
     cases: dict[str, dict[str, Any]] = {name: {"name": name} for name in maml_envs.FAMILIES}
     cases["AntVel, contact forces"] = {"name": "AntVel", **_CONTACT_FORCES}
@@ -119,20 +119,16 @@ def main() -> None:
         "name": "HalfCheetahVel",
         "dynamics": {"body_mass": [0.5, 2.0]},
     }
-    print(
-        "| family | floor / collection | control steps/s | steps taken / all |\n| --- | --- | --- "
-        "| --- |"
-    )
+    print("| family | floor / collection | control steps/s | steps taken / all |")
+    print("| --- | --- | --- | --- |")
     for name, env in cases.items():
         rounds = measure(env, args)
-        shown = "no physics"
+        ratio = "no physics"
         if rounds.ratios:
-            shown = f"{np.median(rounds.ratios):.2f} ({min(rounds.ratios):.2f} to {max(rounds.ratios):.2f})"
-        print(
-            f"| {name} | {shown} | {np.median(rounds.speeds):,.0f} | "
-            f"{np.median(rounds.shares):.2f} |",
-            flush=True,
-        )
+            low, high = min(rounds.ratios), max(rounds.ratios)
+            ratio = f"{np.median(rounds.ratios):.2f} ({low:.2f} to {high:.2f})"
+        speed, share = np.median(rounds.speeds), np.median(rounds.shares)
+        print(f"| {name} | {ratio} | {speed:,.0f} | {share:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
