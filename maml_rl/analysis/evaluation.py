@@ -165,7 +165,12 @@ def evaluate_with(
     }
     if tasks_are_given:
         description["tasks_are_given"] = True
-    return Evaluation(plain_tasks, returns.cpu().numpy(), success.cpu().numpy(), description)
+    return Evaluation(
+        tasks=plain_tasks,
+        returns=returns.cpu().numpy(),
+        success=success.cpu().numpy(),
+        description=description,
+    )
 
 
 def origin_of(policy: MetaPolicy) -> dict[str, int | None]:

@@ -127,7 +127,12 @@ def _parse(
     if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
         raise ValueError(f"task_units must be a mapping to strings, got {units!r:.100}")
     # The file name depends on the parameters only, and another run may have the same ones.
-    return Evaluation(tasks, returns, success, description | origin_of(policy))
+    return Evaluation(
+        tasks=tasks,
+        returns=returns,
+        success=success,
+        description=description | origin_of(policy),
+    )
 
 
 def _parse_array(content: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
