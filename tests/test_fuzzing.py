@@ -28,7 +28,7 @@ from maml_rl.runs.checkpoint import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter
 from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.settings.parser import parse_training_arguments
-from maml_rl.system import array_files
+from maml_rl.system import untrusted_files
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.system.safe_yaml import read_yaml
 
@@ -178,7 +178,7 @@ def test_sizes_in_an_npz_are_checked_before_anything_is_allocated(tmp_path, monk
         for _ in range(100):
             member.write(bytes(1 << 20))
     assert bomb.stat().st_size < 2 << 20
-    monkeypatch.setattr(array_files, "MOST_BYTES", 99 << 20)
+    monkeypatch.setattr(untrusted_files, "LARGEST_NPZ", 99 << 20)
     with pytest.raises(UserError, match="larger than"):
         maml_rl.EpisodeLog.load(bomb)
 
@@ -275,17 +275,17 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path, loaders, folder):
             (copy / path.name).write_bytes(path.read_bytes())
         (copy / name).unlink()
         os.mkfifo(copy / name)
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             load_checkpoint(copy, CPU)
         (copy / name).unlink()
         (copy / name).symlink_to("/dev/zero")
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             load_checkpoint(copy, CPU)
     os.mkfifo(tmp_path / "progress.csv")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         AppendingCSVWriter(tmp_path / "progress.csv", 1)
     os.mkfifo(tmp_path / "events.out.tfevents.1")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         TensorBoardWriter(tmp_path, 1)
 
 

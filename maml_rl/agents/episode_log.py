@@ -20,7 +20,7 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import gain_and_offset
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.system.array_files import read_npz
+from maml_rl.system.untrusted_files import read_npz
 from maml_rl.system.user_paths import user_path
 
 _ENDS = ("terminated", "truncated", "episode_ends")
@@ -59,7 +59,7 @@ class EpisodeLog:
 
         Raises:
             UserError: it cannot be read, or is larger than a log (see
-                :func:`maml_rl.system.array_files.read_npz`); or as :meth:`of`.
+                :func:`maml_rl.system.untrusted_files.read_npz`); or as :meth:`of`.
         """
         return cls.of(read_npz(user_path(path)))
 
