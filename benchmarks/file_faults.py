@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from maml_rl.learners.maml.inner_step import initial_theta
 from maml_rl.learners.maml.learner import MetaIteration, MetaTrainer, TrainingState
@@ -195,12 +195,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
         ]
 
 
-def _scalars(run: Path) -> list[tuple[int, str, float]]:
-    """Every scalar of every event file; one that was written twice is there twice."""
-    return sorted(
-        (event.step, value.tag, value.simple_value)
-        for path in run.glob("events.out.tfevents.*")
-        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
-        for value in event.summary.value
-        if not _is_clock(value.tag)
-    )
+def _scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar as TensorBoard shows it: (step, value) by tag."""
+    accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return {
+        tag: [
+            (event.step, float(make_ndarray(event.tensor_proto)))
+            for event in accumulator.Tensors(tag)
+        ]
+        for tag in accumulator.Tags()["tensors"]
+        if not _is_clock(tag)
+    }

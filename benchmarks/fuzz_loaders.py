@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from tensorboard.compat.proto.event_pb2 import Event
 
 import maml_rl
 from maml_rl.agents.agent import policy_state
@@ -23,7 +22,7 @@ from maml_rl.analysis import comparison, learning_curves
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.outer import check_state
 from maml_rl.runs.checkpoint import load_checkpoint
-from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter, _records
+from maml_rl.runs.progress_log import AppendingCSVWriter
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.training import comparison_runs as baseline_runs
@@ -200,7 +199,6 @@ def _results(
     """Readers of what a run has logged and found."""
     logs = folder / "logs"
     _copy(run, logs)
-    (events,) = logs.glob("events.*")
     episodes = folder / "episodes.npz"
     shape = np.zeros((6, 2), np.float32)
     ends = np.arange(6) % 3 == 2
@@ -220,22 +218,12 @@ def _results(
     evaluated()
     (cache,) = unfinished.iterdir()
 
-    def tensorboard() -> None:
-        TensorBoardWriter(logs, 1)
-        for path in set(logs.glob("events.*")) - {events}:
-            path.unlink()
-
     return {
         "progress.csv, resumed": replaced(
             logs / "progress.csv", lambda: AppendingCSVWriter(logs / "progress.csv", 1)
         ),
         "progress.csv, drawn": replaced(
             logs / "progress.csv", lambda: learning_curves._read_progress(logs)
-        ),
-        "TensorBoard events": replaced(events, tensorboard),
-        "TensorBoard event, resealed": Loader(
-            Event(step=1, wall_time=1.0, file_version="brain.Event:2").SerializeToString(),
-            lambda content: (events.write_bytes(_records([content])), tensorboard()),
         ),
         "episodes.npz": replaced(
             episodes, lambda: policy.adapt(episodes=maml_rl.EpisodeLog.load(episodes))

@@ -25,7 +25,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import load_checkpoint
-from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter
+from maml_rl.runs.progress_log import AppendingCSVWriter
 from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.system import untrusted_files
@@ -51,9 +51,8 @@ NAMES = (
         "--config",
         "progress.csv, resumed",
         "progress.csv, drawn",
-        "TensorBoard events",
     ),
-    *("TensorBoard event, resealed", "episodes.npz", "results.json of PPO", "unfinished/*.json"),
+    *("episodes.npz", "results.json of PPO", "unfinished/*.json"),
 )
 
 
@@ -284,9 +283,6 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path, loaders, folder):
     os.mkfifo(tmp_path / "progress.csv")
     with pytest.raises(UserError, match="not a regular file"):
         AppendingCSVWriter(tmp_path / "progress.csv", 1)
-    os.mkfifo(tmp_path / "events.out.tfevents.1")
-    with pytest.raises(UserError, match="not a regular file"):
-        TensorBoardWriter(tmp_path, 1)
 
 
 def test_links_in_a_run_folder_are_not_written_through(tmp_path):
