@@ -243,7 +243,7 @@ def test_yaml_that_is_deeper_than_python_goes_is_refused(tmp_path):
         ("a: !!int ''", "tag says"),
         ("seed: " + "1" + ":1" * 100_000, "longer than"),
         ("a: 2001-01-01", "timestamp"),
-        ("1: 2", "no text"),
+        ("1: 2", "not text"),
         ("a" * (1 << 21), "longer than"),
     ],
 )

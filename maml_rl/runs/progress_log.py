@@ -126,8 +126,8 @@ def _is_step(row: dict[str, Any], last_step: int) -> bool:
 class TensorBoardWriter(KVWriter):
     """Write TensorBoard scalars and animated images, each step as one record.
 
-    The event files of earlier processes stay as they are. A ``SessionLog.START`` event makes
-    TensorBoard discard their events beyond ``last_step``, as ``SummaryWriter(purge_step=...)`` does.
+    The event files of earlier processes stay unchanged. Like ``SummaryWriter(purge_step=...)``, a
+    ``SessionLog.START`` event makes TensorBoard discard their events beyond ``last_step``.
     SummaryWriter itself is not used: it writes in a background thread, which would report a full
     disk late and elsewhere.
 

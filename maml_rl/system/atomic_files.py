@@ -52,7 +52,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file. Readers see the bytes at once; :func:`sync` waits until they are on disk."""
+    """Append to a file. Readers see it at once; :func:`sync` waits until it is on the disk."""
     with _opened(path, os.O_APPEND) as descriptor:
         _write_all(descriptor, content)
 

@@ -48,7 +48,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, num_tasks: int) -> tuple[int, int]:
-        """Return the tasks [start, stop) of this process: whole blocks, split as evenly as possible.
+        """Return the tasks [start, stop) of this process: whole blocks, evenly distributed.
 
         Raises:
             UserError: if there are fewer blocks than processes.
@@ -65,7 +65,7 @@ class Ranks:
         return cuts[self.rank], cuts[self.rank + 1]
 
     def sum(self, per_task: Tensor) -> Tensor:
-        """Sum (T, ...) over the tasks of all processes in float64, in task order in each process."""
+        """Sum (T, ...) over the tasks of all processes in float64, in task order."""
         return self._all_reduce(per_task.sum(0, dtype=torch.float64))
 
     def mean(self, per_task: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 def remembered_run_folder() -> str | None:
-    """Return the run folder of these processes if ``torchrun`` has restarted them, else ``None``."""
+    """Return the run folder of these processes if ``torchrun`` has restarted them."""
     store = _launcher_store()
     if store is None or not store.check([_RUN_FOLDER_KEY]):
         return None
@@ -152,7 +152,7 @@ def remember_run_folder(folder: str) -> None:
 
 
 def _launcher_store() -> Any:
-    """Return the key-value store of ``torchrun``, which outlives the processes; ``None`` without."""
+    """Return the key-value store of ``torchrun``, which outlives the processes, or ``None``."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
