@@ -29,12 +29,12 @@ def test_results_are_in_order_and_torch_uses_one_thread_per_block(number: int) -
     with torch_threads(number):
         assert map_blocks(double, block_ends(10, 4)) == [8, 16, 20]
         assert torch.get_num_threads() == number
-        later: list[int] = []
-        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        in_new_thread: list[int] = []
+        thread = threading.Thread(target=lambda: in_new_thread.append(torch.get_num_threads()))
         thread.start()
         thread.join()
     assert num_threads == [1, 1, 1]
-    assert later == [number]
+    assert in_new_thread == [number]
 
 
 @pytest.mark.parametrize("enabled", [False, True])
@@ -86,11 +86,11 @@ def test_a_failed_call_leaves_no_reference_cycle() -> None:
     class Large:
         pass
 
-    made: list[weakref.ref[Large]] = []
+    references: list[weakref.ref[Large]] = []
 
     def fail(number: int) -> Large:
         large = Large()
-        made.append(weakref.ref(large))
+        references.append(weakref.ref(large))
         if number == 5:
             raise ZeroDivisionError
         return large
@@ -101,8 +101,8 @@ def test_a_failed_call_leaves_no_reference_cycle() -> None:
             with contextlib.suppress(ZeroDivisionError):
                 map_blocks(fail, [(number,) for number in range(8)])
             map_blocks(lambda _: time.sleep(0.01), [(0,), (1,)])  # both threads have other work
-        assert len(made) >= 6
-        assert [one() for one in made] == [None] * len(made)
+        assert len(references) >= 6
+        assert all(reference() is None for reference in references)
     finally:
         gc.enable()
 
@@ -140,7 +140,7 @@ print(map_blocks(lambda number: number, blocks) == list(range(50)))
 """
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
     assert (done.stdout, done.stderr) == ("True True\nTrue\n", "")
 
@@ -148,7 +148,7 @@ print(map_blocks(lambda number: number, blocks) == list(range(50)))
 def test_an_interrupted_process_exits() -> None:
     script = INTERRUPTED + "map_blocks(work, blocks)"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == -signal.SIGINT
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
@@ -169,5 +169,5 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     # Newer Pythons warn of every fork beside threads.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("0\n", "")
