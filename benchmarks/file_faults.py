@@ -1,4 +1,4 @@
-"""Kill a training run at any of its file operations, in this process, and compare what a resumed run leaves behind."""
+"""Inject faults into the file operations of a training run, and compare the resumed run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from maml_rl.learners.maml.inner_step import initial_theta
 from maml_rl.learners.maml.learner import MetaIteration, MetaTrainer, TrainingState
@@ -27,16 +27,16 @@ OPERATIONS = (*_NEED_ROOM, "rename", "replace", "rmdir", "unlink")
 
 
 class Killed(BaseException):
-    """The process is gone. Nothing may catch this; whatever runs while it passes fails likewise."""
+    """The simulated death of the process: every file operation after it raises this too."""
 
 
 class Fault(NamedTuple):
-    """Where a process is killed."""
+    """The file operation at which a process is killed."""
 
     at: int
-    """The operation, counted from 0."""
+    """Index of the operation."""
     when: str
-    """``before`` it, ``half`` way through (of a write), or ``after`` it."""
+    """``before`` it, ``half`` way through it (a write only), or ``after`` it."""
 
 
 @contextmanager
@@ -48,12 +48,12 @@ def _patched(wrap: Callable[[str, Any], Any], names: tuple[str, ...]) -> Iterato
 
 @contextmanager
 def faulty(fault: Fault | None = None) -> Iterator[list[str]]:
-    """Kill the block at ``fault``.
+    """Kill the process inside the context at ``fault``.
 
     Yields:
         The operations so far.
     """
-    seen: list[str] = []
+    operations: list[str] = []
     dead = False
 
     def wrap(name: str, original: Any) -> Any:
@@ -63,8 +63,8 @@ def faulty(fault: Fault | None = None) -> Iterator[list[str]]:
                 return original(*args, **kwargs)
             if dead:
                 raise Killed
-            seen.append(name)
-            dead = fault is not None and len(seen) - 1 == fault.at
+            operations.append(name)
+            dead = fault is not None and len(operations) - 1 == fault.at
             if not dead:
                 return original(*args, **kwargs)
             if fault.when == "after":
@@ -78,12 +78,12 @@ def faulty(fault: Fault | None = None) -> Iterator[list[str]]:
         return call
 
     with _patched(wrap, OPERATIONS):
-        yield seen
+        yield operations
 
 
 @contextmanager
 def full_disk(after: int) -> Iterator[list[str]]:
-    """Let the block write ``after`` times; then there is no room, except half of what the next write asks for.
+    """Simulate a disk that is full after ``after`` operations, and takes half of the next write.
 
     Yields:
         The operations that failed.
@@ -100,11 +100,9 @@ def full_disk(after: int) -> Iterator[list[str]]:
                 return original(*args, **kwargs)
             failed.append(name)
             if name == "write" and len(failed) == 1:
-                return (
-                    original(args[0], args[1][: (len(args[1]) + 1) // 2])
-                    if len(args[1]) > 1
-                    else _no_room()
-                )
+                content = args[1]
+                if len(content) > 1:
+                    return original(args[0], content[: (len(content) + 1) // 2])
             return _no_room()
 
         return call
@@ -118,7 +116,7 @@ def _no_room() -> Any:
 
 
 def faults_of(operations: list[str]) -> list[Fault]:
-    """Every way in which a process that does these operations can be killed."""
+    """Return every fault that a process with these operations can have."""
     return [
         Fault(i, when)
         for i, name in enumerate(operations)
@@ -128,7 +126,7 @@ def faults_of(operations: list[str]) -> list[Fault]:
 
 
 def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
-    """A meta-iteration where only files matter: theta' = theta / 2 + iteration, Adam's state, and the rest."""
+    """Replace a meta-iteration by arithmetic on all kinds of state, metrics and failures."""
     start = initial_theta(self.collector.policy, self.inner)
     theta = {name: value / 2 + state.iteration + start[name] for name, value in state.theta.items()}
     outer = {
@@ -151,36 +149,35 @@ def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
 
 
 def go_on(config: Config) -> None:
-    """What a cluster's script does each time that it is started: resume the run that is there, or begin."""
+    """Resume the run if it exists, otherwise start it, like a script on a cluster."""
     run = Path(str(config.output))
     if (run / "config.yaml").exists():
-        with mock.patch(
-            "maml_rl.training.loop.run_config", return_value=config
-        ):  # parsing takes longer than all the rest
+        # skip parsing, which takes longer than everything else
+        with mock.patch("maml_rl.training.loop.run_config", return_value=config):
             resume(run)
     else:
         train(config)
 
 
 def differences(run: Path, reference: Path) -> list[str]:
-    """In what two finished runs differ, wall-clock times aside; empty where they are the same, bit for bit."""
-    found = []
+    """List differences between two finished runs, except wall-clock times; bit for bit."""
+    differing = []
     last, other = (max(folder.glob("checkpoints/[0-9]*[0-9]")) for folder in (run, reference))
     if last.name != other.name:
-        found.append(f"last checkpoint {last.name} and {other.name}")
+        differing.append(f"last checkpoint {last.name} and {other.name}")
     for path in sorted(other.iterdir()):
         if (last / path.name).read_bytes() != path.read_bytes():
-            found.append(f"{path.name} of the last checkpoint")
+            differing.append(f"{path.name} of the last checkpoint")
     if [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]:
-        found.append("leftovers in checkpoints")
-    found += [
+        differing.append("leftovers in checkpoints")
+    differing += [
         name
         for name in ("progress.csv", "failures.csv")
         if _rows(run / name) != _rows(reference / name)
     ]
     if _scalars(run) != _scalars(reference):
-        found.append("TensorBoard")
-    return found
+        differing.append("TensorBoard")
+    return differing
 
 
 def _is_clock(name: str) -> bool:
@@ -195,12 +192,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
         ]
 
 
-def _scalars(run: Path) -> list[tuple[int, str, float]]:
-    """Every scalar of every event file; one that was written twice is there twice."""
-    return sorted(
-        (event.step, value.tag, value.simple_value)
-        for path in run.glob("events.out.tfevents.*")
-        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
-        for value in event.summary.value
-        if not _is_clock(value.tag)
-    )
+def _scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar as TensorBoard shows it: (step, value) by tag."""
+    accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return {
+        tag: [
+            (event.step, float(make_ndarray(event.tensor_proto)))
+            for event in accumulator.Tensors(tag)
+        ]
+        for tag in accumulator.Tags()["tensors"]
+        if not _is_clock(tag)
+    }

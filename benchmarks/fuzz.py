@@ -1,12 +1,11 @@
-"""Feed damaged files to every loader: only the package's own error may come out, and nothing may be executed.
+"""Feed damaged files to every loader: it may only raise UserError, and execute nothing.
 
     python benchmarks/fuzz.py --inputs 10000              random damage
-    python benchmarks/fuzz.py --inputs 10000 --atheris    guided by coverage, where atheris is
-    installed
+    python benchmarks/fuzz.py --inputs 10000 --atheris    guided by coverage, needs atheris
 
-Prints the inputs, those refused and the findings of each loader; the exit status is 1 where there
-is a finding. Memory beyond --memory GiB of address space, and an input that takes longer than
---slow seconds, are findings too.
+Prints the number of inputs, refusals and findings of each loader; the exit status is 1 if there is
+a finding. Using more than --memory GiB of address space, or more than --slow seconds for an input,
+is a finding too.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _ROW = "{:<32} {:>8} {:>8} {:>8} {:>9}"
 
 
 def main() -> int:
-    """Fuzz what is asked for."""
+    """Fuzz the loaders of the arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,9 +89,9 @@ def _fuzz(name: str, loader: object, folder: Path, args: argparse.Namespace) -> 
         if took > args.slow:
             findings.errors.append(f"{name}: took {took:.1f} s; input {content!r:.2000}")
         if num_inputs == args.inputs:
-            told()
+            report()
 
-    def told() -> None:
+    def report() -> None:
         if marker.exists():
             findings.errors.append(f"{name}: something was executed")
         figures = num_inputs, findings.num_refused, len(findings.errors), f"{slowest:.2f}"
@@ -114,7 +113,7 @@ def _fuzz(name: str, loader: object, folder: Path, args: argparse.Namespace) -> 
 
 
 def _let_coverage_choose(feed: object, sound: bytes, args: argparse.Namespace) -> None:
-    """Hand ``feed`` to atheris, which ends the process: with 1 where anything was found."""
+    """Pass ``feed`` to atheris, which ends the process, with status 1 if there is a finding."""
     import atheris
     import fuzz_loaders
 

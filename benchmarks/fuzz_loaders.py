@@ -1,4 +1,4 @@
-"""Every file that is loaded, what a sound one holds, how it is damaged, and how it is read."""
+"""Every file that the package loads: a sound one, its reader, and how to damage it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from tensorboard.compat.proto.event_pb2 import Event
 
 import maml_rl
 from maml_rl.agents.policy_checkpoint import policy_state
@@ -23,7 +22,7 @@ from maml_rl.analysis import comparison, learning_curves
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.outer import check_state
 from maml_rl.runs.checkpoint import load_checkpoint
-from maml_rl.runs.progress_log import AppendingCSVWriter, TensorBoardWriter, _records
+from maml_rl.runs.progress_log import AppendingCSVWriter
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.training import comparison_runs as baseline_runs
@@ -105,13 +104,13 @@ class Loader(NamedTuple):
     """A file and its reader."""
 
     sound: bytes
-    """What it holds where nothing is wrong."""
+    """Content of a sound file."""
     load: Callable[[bytes], object]
-    """Put other bytes in its place, and read it as the package does."""
+    """Replace the content, and read the file as the package does."""
 
 
 class _Touch:
-    """Unpickled, it would write a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -121,12 +120,12 @@ class _Touch:
 
 
 def hostile_pickle(marker: Path) -> bytes:
-    """A pickle that makes the file ``marker`` when it is loaded."""
+    """Return a pickle that creates the file ``marker`` when it is loaded."""
     return pickle.dumps(_Touch(marker))
 
 
 def reseal(checkpoint: Path) -> None:
-    """Write SHA256SUMS anew, as if the checkpoint had been written like this."""
+    """Rewrite SHA256SUMS to match the files."""
     names = ("tensors.safetensors", "values.json")
     sums = [
         f"{hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()}  {name}\n"
@@ -136,7 +135,7 @@ def reseal(checkpoint: Path) -> None:
 
 
 def make_loaders(folder: Path) -> dict[str, Loader]:
-    """A small run, and the readers of its files."""
+    """Train a small run, and return the readers of its files."""
     run = maml_rl.train(maml_rl.load_config(**SETTINGS, output=str(folder / "run")))
     policy = maml_rl.load(run)
     checkpoint, cpu = run / "checkpoints" / "000002", torch.device("cpu")
@@ -197,10 +196,9 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
 def _results(
     folder: Path, run: Path, policy: Any, replaced: Callable[..., Loader]
 ) -> dict[str, Loader]:
-    """Readers of what a run has logged and found."""
+    """Return the readers of a run's logs and results."""
     logs = folder / "logs"
     _copy(run, logs)
-    (events,) = logs.glob("events.*")
     episodes = folder / "episodes.npz"
     shape = np.zeros((6, 2), np.float32)
     ends = np.arange(6) % 3 == 2
@@ -220,22 +218,12 @@ def _results(
     evaluated()
     (cache,) = unfinished.iterdir()
 
-    def tensorboard() -> None:
-        TensorBoardWriter(logs, 1)
-        for path in set(logs.glob("events.*")) - {events}:
-            path.unlink()
-
     return {
         "progress.csv, resumed": replaced(
             logs / "progress.csv", lambda: AppendingCSVWriter(logs / "progress.csv", 1)
         ),
         "progress.csv, drawn": replaced(
             logs / "progress.csv", lambda: learning_curves._read_progress(logs)
-        ),
-        "TensorBoard events": replaced(events, tensorboard),
-        "TensorBoard event, resealed": Loader(
-            Event(step=1, wall_time=1.0, file_version="brain.Event:2").SerializeToString(),
-            lambda content: (events.write_bytes(_records([content])), tensorboard()),
         ),
         "episodes.npz": replaced(
             episodes, lambda: policy.adapt(episodes=maml_rl.EpisodeLog.load(episodes))
@@ -259,7 +247,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def damaged(sound: bytes, rng: random.Random) -> bytes:
-    """Bytes that are nearly sound: one to four changes of any kind, or another value where there are values."""
+    """Damage ``sound``: one to four random changes, or another value in YAML or JSON."""
     if rng.random() < 0.4:
         changed = None
         with contextlib.suppress(Exception):  # it may be damaged already, in any way
@@ -294,7 +282,10 @@ def damaged(sound: bytes, rng: random.Random) -> bytes:
 
 
 def _other_value(sound: bytes, rng: random.Random) -> bytes | None:
-    """JSON, YAML or the header of safetensors with one value replaced; ``None`` or an exception for other files."""
+    """Replace one value in JSON, YAML or a safetensors header.
+
+    Returns ``None``, or raises, for other files.
+    """
     length = int.from_bytes(sound[:8], "little")
     if 8 + length <= len(sound) and sound[8:9] == b"{":
         header = json.loads(sound[8 : 8 + length])
@@ -312,7 +303,7 @@ def _other_value(sound: bytes, rng: random.Random) -> bytes | None:
 
 
 def _replaced(values: Any, rng: random.Random) -> Any:
-    """One value somewhere in it is another, is gone, or has another name."""
+    """Replace, delete or rename one value, at any depth."""
     if not isinstance(values, (dict, list)) or not values or rng.random() < 0.1:
         return rng.choice(_VALUES)
     values = dict(values) if isinstance(values, dict) else list(values)
@@ -329,7 +320,7 @@ def _replaced(values: Any, rng: random.Random) -> Any:
 
 @dataclasses.dataclass
 class Findings:
-    """What came out of loaders that should not have."""
+    """Errors of loaders other than ``UserError``."""
 
     errors: list[str] = dataclasses.field(default_factory=list)
     num_refused: int = 0
@@ -342,7 +333,7 @@ class Findings:
             self.num_refused += 1
             if "\n" in str(error):
                 self.errors.append(f"{name}: several lines: {str(error)!r:.300}")
-        except Exception as error:  # whatever it is, it is what is looked for
+        except Exception as error:
             self.errors.append(
                 f"{name}: {type(error).__name__}: {error!s:.300}; input {content!r:.2000}"
             )

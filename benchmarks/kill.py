@@ -1,9 +1,9 @@
-"""Kill training, again and again, and compare what it ends with to a run that was left alone.
+"""Kill training repeatedly, and compare its result with that of an uninterrupted run.
 
     python benchmarks/kill.py --kills 100     real processes and SIGKILL at random moments
     python benchmarks/kill.py --faults        every file operation of a run, in this process
 
-Prints the kills or faults survived; the exit status is 1 where a run differs.
+Prints the number of kills or faults; the exit status is 1 if a run differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Run the tests of the arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +64,7 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
 
     with mock.patch.object(MetaTrainer, "meta_iteration", toy_iteration):
         with faulty() as operations:
-            go_on(config("left alone"))
+            go_on(config("uninterrupted"))
         run = config("run")
         cases = [[fault] for fault in faults_of(operations)]
         cases += [
@@ -74,13 +74,13 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
             for fault in case:
                 with contextlib.suppress(Killed), faulty(fault):
                     go_on(run)
-                    continue  # it had ended before
+                    continue  # it ended before the fault
                 injected += 1
             go_on(run)
-            found = differences(folder / "run", folder / "left alone")
-            if found:
+            differing = differences(folder / "run", folder / "uninterrupted")
+            if differing:
                 different += 1
-                print(f"after {case}: {', '.join(found)}")
+                print(f"after {case}: {', '.join(differing)}")
             shutil.rmtree(folder / "run")
     print(
         f"{injected} faults injected at {len(operations)} file operations, {len(cases)} runs, "
@@ -89,7 +89,7 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
     return different
 
 
-def _kills(folder: Path, wanted: int, seed: int) -> int:
+def _kills(folder: Path, num_kills: int, seed: int) -> int:
     rng, killed, different = random.Random(seed), 0, 0
     flags = [
         "--env=PointNavigation",
@@ -114,21 +114,20 @@ def _kills(folder: Path, wanted: int, seed: int) -> int:
     iterating_s = time.perf_counter() - start - 2 * started_s
     for number in itertools.count():
         run = folder / str(number)
-        while killed < wanted:
+        while killed < num_kills:
             new = not (run / "config.yaml").exists()
             arguments = [*flags, "--output", str(run)] if new else ["--resume", str(run)]
             process = subprocess.Popen(
                 [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
             try:
-                # From shortly before the first iteration on, so that a run is killed about ten
-                # times.
+                # from shortly before the first iteration, so that a run is killed about ten times
                 process.communicate(timeout=0.8 * started_s + rng.uniform(0.0, 0.2) * iterating_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
                 killed += 1
-                print(f"killed {killed} of {wanted}", flush=True)
+                print(f"killed {killed} of {num_kills}", flush=True)
                 continue
             if process.returncode:
                 print(f"exit status {process.returncode} of {arguments}")
@@ -140,12 +139,12 @@ def _kills(folder: Path, wanted: int, seed: int) -> int:
             else [*flags, "--output", str(run)]
         )
         subprocess.run([*command, *arguments], check=True, capture_output=True)
-        found = differences(run, folder / "whole")
+        differing = differences(run, folder / "whole")
         print(f"run {number} ended", flush=True)
-        if found:
+        if differing:
             different += 1
-            print(f"run {number}: {', '.join(found)}")
-        if killed >= wanted:
+            print(f"run {number}: {', '.join(differing)}")
+        if killed >= num_kills:
             print(f"{killed} processes killed over {number + 1} runs, of which {different} differ")
             return different
     raise AssertionError("the count never ends")

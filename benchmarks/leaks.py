@@ -1,13 +1,12 @@
-"""Iterate for long, and see whether memory, open files, threads and child processes level off.
+"""Check that memory, open files, threads and child processes level off in long runs.
 
     python benchmarks/leaks.py --iterations 2000
 
 Three cases, one after the other in one process: a long run of PointNavigation, a long run of
 HalfCheetahVel, and many short runs of both in turn. All evaluate, record and write checkpoints
-again and again. Prints the growth over the
-first and the second half of each case. The exit status is 1 where one does not level off: where a
-median over the last tenth of the samples is above that over the tenth that follows the middle, for
-memory by more than 1 %.
+repeatedly. Prints the growth over the first and the second half of each case. The exit status is 1
+if a quantity does not level off: if its median over the last tenth of the samples is above that
+over the tenth after the middle, for memory by more than 1 %.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _ITERATIONS_PER_SHORT_RUN = 20
 
 
 class Usage(NamedTuple):
-    """What this process holds."""
+    """Resources of this process."""
 
     memory_mb: float
     """Resident."""
@@ -48,7 +47,7 @@ class Usage(NamedTuple):
     threads: int
     """Of Python, of torch and of the simulator."""
     children: int
-    """Processes that it started and that have not ended."""
+    """Running child processes."""
 
     @classmethod
     def now(cls) -> Usage:
@@ -65,7 +64,7 @@ class Usage(NamedTuple):
 
 
 def _num_threads() -> int:
-    """The fewest of a few counts: for a moment the system still lists a thread that has ended."""
+    """Return the smallest of five counts: the system lists an ended thread for a moment."""
     counts = []
     for _ in range(5):
         counts.append(len(list(Path("/proc/self/task").iterdir())))
@@ -105,7 +104,7 @@ def main() -> int:
 
 
 def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray:
-    """What the process holds before each meta-iteration of ``run``, as records of :class:`Usage`."""
+    """Return :class:`Usage` before each meta-iteration of ``run``, as an array of records."""
     samples: list[Usage] = []
     original = MetaTrainer.meta_iteration
 
@@ -122,7 +121,7 @@ def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray
 
 
 def growth(samples: np.ndarray) -> dict[str, tuple[float, float]]:
-    """By how much each quantity grew over the first and the second half, between medians over tenths."""
+    """Return the growth of each quantity over each half, between medians over tenths."""
     tenth, half = len(samples) // 10, len(samples) // 2
     found = {}
     for what in Usage._fields:
@@ -132,13 +131,13 @@ def growth(samples: np.ndarray) -> dict[str, tuple[float, float]]:
 
 
 def grows(samples: np.ndarray) -> list[str]:
-    """The quantities that did not level off."""
+    """Return the quantities that did not level off."""
     allowed = {"memory_mb": MEMORY_MAY_GROW_BY * float(samples["memory_mb"][-1])}
     return [what for what, (_, second) in growth(samples).items() if second > allowed.get(what, 0)]
 
 
 def config(family: str, output: Path, num_iterations: int) -> Config:
-    """A run whose every iteration takes a few milliseconds: an evaluation every second one, a video every tenth."""
+    """Return a run of tiny iterations: evaluation in every second one, a video in every tenth."""
     logging = {"checkpoint_every": 2, "evaluate_every": 2, "video_every": 10}
     sizes = {
         "num_iterations": num_iterations,
@@ -164,7 +163,7 @@ def _short_runs(num_iterations: int, folder: Path) -> None:
 
 
 def leaks_figure(cases: dict[str, np.ndarray]) -> Figure:
-    """Every quantity against meta-iterations, one line for each case."""
+    """Plot every quantity against meta-iterations, one line for each case."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     labels = ("resident memory (MB)", "open files", "threads", "child processes")

@@ -24,12 +24,12 @@ from maml_rl.settings.env import EnvConfig
 
 
 def single(name: str, horizon: int) -> gym.Env:
-    """One environment, in a process that may not know our ids yet."""
+    """Make one environment, also in a process that has not registered the ids yet."""
     return gym.make(maml_envs.env_id(name), max_episode_steps=horizon)
 
 
 def steps_per_second(envs: VecEnv, actions: np.ndarray) -> float:
-    """Play actions (num_steps, num_envs, action_size) from a fresh start."""
+    """Measure playing actions (num_steps, num_envs, action_size) from a reset."""
     envs.seed(0)
     envs.reset()
     start = time.perf_counter()

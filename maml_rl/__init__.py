@@ -7,8 +7,7 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from maml_rl.system.matplotlib_backend import ignore_missing_backend
-from maml_rl.system.threads import let_idle_threads_sleep
+from maml_rl.system.process_environment import ignore_missing_backend, let_idle_threads_sleep
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import MetaPolicy as MetaPolicy

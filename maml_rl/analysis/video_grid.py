@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_rl.errors import UserError
+from maml_rl.system.atomic_files import atomic_replace
 
 FORMATS = ("mp4", "gif")
 _MAX_DEFAULT_FPS = {"mp4": 60.0, "gif": 50.0}  # browsers slow down GIFs with more
@@ -409,15 +410,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent, path.stem)
-        temporary.touch()
-        yield temporary
-        os.replace(temporary, path)
+        with atomic_replace(path, temporary):
+            temporary.touch()
+            yield temporary
         done = True
     except OSError as error:
         raise UserError(f"video {path} cannot be written: {error}") from error
     finally:
         if not done:
             with contextlib.suppress(OSError):  # whatever could be made goes away again
-                temporary.unlink(missing_ok=True)
                 for folder in missing:
                     folder.rmdir()

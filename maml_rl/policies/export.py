@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from maml_rl.errors import UserError
 from maml_rl.policies.mlp import ACTIVATIONS
 from maml_rl.policies.plain_network import PlainNetwork
-from maml_rl.system.atomic_files import unwritable_refused
+from maml_rl.system.atomic_files import atomic_replace, unwritable_refused
 
 _ONNX_PACKAGES = ("onnx", "onnxscript")
 
@@ -111,13 +110,9 @@ def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"cannot export to {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        with unwritable_refused(path):
-            example = torch.zeros(2, observation_size)
-            _WRITERS[path.suffix](module.eval().requires_grad_(False), example, temporary)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with unwritable_refused(path), atomic_replace(path, temporary):
+        example = torch.zeros(2, observation_size)
+        _WRITERS[path.suffix](module.eval().requires_grad_(False), example, temporary)
 
 
 def _write_onnx(module: PlainPolicy, example: Tensor, path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What a run is on disk: its folder, checkpoints and progress log."""
+"""A run on disk: its folder, checkpoints and progress log."""

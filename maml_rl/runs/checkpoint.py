@@ -1,8 +1,7 @@
-"""Checkpoints: tensors in safetensors, everything else in JSON, and SHA256SUMS of both. Nothing is unpickled.
+"""Checkpoints: tensors in safetensors, the rest in JSON, SHA-256 sums of both; no pickle.
 
-A checkpoint is the folder ``NNNNNN``. One that is being written is ``.NNNNNN.tmp``, one that is
-being removed ``.NNNNNN.old``, one found damaged ``NNNNNN.damaged``. docs/reliability.md says what
-is promised.
+A checkpoint is the folder ``NNNNNN``. It is ``.NNNNNN.tmp`` while it is written, ``.NNNNNN.old``
+while it is removed, and ``NNNNNN.damaged`` once it was found damaged. See docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from maml_rl.system.atomic_files import sync, write_synced
 from maml_rl.system.untrusted_files import check_regular, read_json, read_text
 
 FORMAT_VERSION = 2
-"""1 had no SHA256SUMS; it still loads."""
+"""Format 1 had no SHA256SUMS; it can still be read."""
 _TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
 _LARGEST_COUNTER = 1 << 53
-"""The largest whole number that a float, and so a log, can hold with all below it."""
+"""The largest integer up to which a float, and so a log, represents every integer."""
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint is not as it was written; the one before may be."""
+    """A checkpoint differs from what was written; the previous one may be sound."""
 
     def __init__(self, path: Path, reason: object) -> None:
         super().__init__(f"checkpoint {path} is damaged: {reason}")
@@ -48,13 +47,13 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, dict[str, Tensor]]
     """Groups of tensors by name: ``theta``, ``outer``, ``normalizer``."""
     values: dict[str, Any]
-    """Counters and the like."""
+    """Counters and other values that JSON can hold."""
 
     def counter(self, name: str, path: Path) -> int:
-        """A whole number of at least 0.
+        """Return a non-negative integer.
 
         Raises:
-            UserError: it is missing or something else; ``path`` is named.
+            UserError: if it is missing or something else; the message names ``path``.
         """
         value = self.values.get(name)
         if (
@@ -62,18 +61,18 @@ class Checkpoint(NamedTuple):
             or isinstance(value, bool)
             or not 0 <= value <= _LARGEST_COUNTER
         ):
-            raise DamagedCheckpoint(path, f"{name} must be a whole number, got {value!r:.100}")
+            raise DamagedCheckpoint(path, f"{name} must be an integer, got {value!r:.100}")
         return value
 
     def check_run(self, run: Mapping[str, str], path: Path) -> None:
         """Refuse the checkpoint of another run.
 
         Args:
-            run: what must be as it was when the checkpoint was written, where that is known.
-            path: of the checkpoint.
+            run: values that must equal those in the checkpoint, if it has them.
+            path: the checkpoint's.
 
         Raises:
-            UserError: something differs.
+            UserError: if one differs.
         """
         written = self.values.get("run", {})
         for name, value in run.items():
@@ -90,7 +89,7 @@ class Found(NamedTuple):
     path: Path
     checkpoint: Checkpoint
     damaged: tuple[DamagedCheckpoint, ...]
-    """What is wrong with the newer ones."""
+    """The newer ones."""
 
 
 def save_checkpoint(
@@ -100,18 +99,18 @@ def save_checkpoint(
     values: Mapping[str, Any],
     keep: int = 0,
 ) -> Path:
-    """Write ``folder/NNNNNN`` so that it is there whole or not at all: a temporary name, synced, then renamed.
+    """Write ``folder/NNNNNN`` atomically: under a temporary name, synced, then renamed.
 
     Args:
-        folder: the run's checkpoints.
-        iteration: finished meta-iterations, the checkpoint's name.
+        folder: folder of the run's checkpoints.
+        iteration: number of finished meta-iterations, the checkpoint's name.
         tensors: groups of tensors by name.
-        values: whatever JSON can hold; no infinite number.
-        keep: the newest ones that stay, older ones being removed once this one is on the disk; 0
-            for all.
+        values: values that JSON can hold, all numbers finite.
+        keep: how many of the newest checkpoints to keep; older ones are removed once this one is
+            on the disk. 0 keeps all.
 
     Raises:
-        OSError: it cannot be written; then those that were there are untouched.
+        OSError: if it cannot be written; existing checkpoints are then unchanged.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True)
@@ -127,7 +126,7 @@ def save_checkpoint(
             _retire(target)
         os.rename(temporary, target)
     except OSError:
-        _delete(temporary)  # half of it would take the room of a full disk
+        _delete(temporary)  # free the space on a full disk
         raise
     sync(folder)
     for old in _newest_first(folder)[keep:] if keep else []:
@@ -154,7 +153,7 @@ def _files(
 
 
 def _retire(path: Path) -> None:
-    """Remove a checkpoint; killed in between, nothing half-removed has a checkpoint's name."""
+    """Remove a checkpoint under another name, so that none is half-removed after a kill."""
     old = path.with_name(f".{path.name}.old")
     _delete(old)
     os.rename(path, old)
@@ -162,9 +161,9 @@ def _retire(path: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Delete a folder, or a file or link in place of one; what a link leads to stays."""
-    # What cannot be deleted, as a file that someone reads over NFS, is under no checkpoint's name,
-    # and goes next time.
+    """Delete a folder, file or link; the target of a link stays."""
+    # Ignore errors, as for a file that is read over NFS: it does not have a checkpoint's name, and
+    # is deleted next time.
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
@@ -173,14 +172,14 @@ def _delete(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process was writing or removing; only for who holds the run."""
+    """Delete what a killed process was writing or removing. The caller must hold the lock."""
     for pattern in (".*.tmp", ".*.old"):
         for path in folder.glob(pattern):
             _delete(path)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged checkpoint so that it is none any more, and return its new path."""
+    """Rename a damaged checkpoint, so that it is no longer read, and return its new path."""
     aside = path.with_name(f"{path.name}.damaged")
     _delete(aside)
     os.rename(path, aside)
@@ -189,31 +188,31 @@ def set_aside(path: Path) -> Path:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Everything that has a checkpoint's name, sound or not; nothing where there is no folder.
+    """Return all paths with a checkpoint's name, sound or not; none if there is no folder.
 
     Raises:
-        UserError: the folder is a dangling link or no folder, or may not be read.
+        UserError: if it is a dangling link, is not a folder, or may not be read.
     """
     if not os.path.lexists(folder):
         return []
     try:
         names = [name for name in os.listdir(folder) if name.isdecimal()]
-    except OSError as error:  # not an empty folder: the run would be trained again from scratch
+    except OSError as error:  # if taken for empty, the run would be trained from scratch
         raise UserError(f"checkpoints {folder} cannot be read: {error}") from error
     return [folder / name for name in sorted(names, key=int, reverse=True)]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest iteration, sound or not, or ``None``."""
+    """Return the checkpoint of the highest iteration, sound or not, or ``None``."""
     return next(iter(_newest_first(folder)), None)
 
 
 def load_newest(folder: Path, device: torch.device) -> Found | None:
-    """Read the newest sound checkpoint; ``None`` where there is no checkpoint at all.
+    """Read the newest sound checkpoint; ``None`` if there is no checkpoint at all.
 
     Raises:
-        UserError: all are damaged (each is named), one that is newer than the sound ones has a
-            newer format, or the folder cannot be read.
+        UserError: if all are damaged (the message names each), one newer than all sound ones has
+            a newer format, or the folder cannot be read.
     """
     damaged: list[DamagedCheckpoint] = []
     paths, is_complete = _newest_first(folder), False
@@ -225,10 +224,10 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
             except DamagedCheckpoint as error:
                 damaged.append(error)
                 is_complete &= os.path.lexists(path)
-        # One that is gone was removed by a training in progress, which has written a newer one. A
-        # list that stays the same says nothing new, whatever the file system answers about it.
-        before, paths = paths, _newest_first(folder)
-        is_complete |= paths == before
+        # A missing one was removed by a running training, which has written a newer one: list
+        # again, until the list stays the same.
+        previous_paths, paths = paths, _newest_first(folder)
+        is_complete |= paths == previous_paths
     if damaged:
         raise UserError(
             f"no sound checkpoint is left in {folder}: "
@@ -241,9 +240,9 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedCheckpoint: it is not as it was written, may not be read, or is something else: a
-            link that leads nowhere, a file, an empty folder.
-        UserError: it has a newer format.
+        DamagedCheckpoint: if it differs from what was written, may not be read, or is something
+            else: a dangling link, a file, an empty folder.
+        UserError: if it has a newer format.
     """
     try:
         has_sums = (path / _SUMS).exists()
@@ -251,7 +250,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
             _verify(path)
         values = read_json(path / _VALUES, parse_constant=_not_finite, parse_float=_finite)
         if not isinstance(values, dict):
-            raise ValueError(f"{_VALUES} holds no mapping")
+            raise ValueError(f"{_VALUES} does not hold a mapping")
         version = values.get("format_version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ValueError(f"format version {version!r}")
@@ -294,4 +293,4 @@ def _finite(text: str) -> float:
 
 
 def _not_finite(text: str) -> NoReturn:
-    raise ValueError(f"{_VALUES} holds {text}, which is no finite number")
+    raise ValueError(f"{_VALUES} holds {text}, which is not finite")

@@ -1,4 +1,4 @@
-"""The policies that come with the package: finished runs, known by the name of their family."""
+"""Policies shipped with the package: finished runs, named after their task family."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _FOLDER = Path(__file__).parents[1] / "pretrained"
 
 
 def pretrained_names() -> list[str]:
-    """Names that :func:`maml_rl.load`, ``evaluate`` and ``record`` take in place of a run."""
+    """Return the names that :func:`maml_rl.load`, ``evaluate`` and ``record`` accept as a run."""
     return sorted(path.name for path in _FOLDER.iterdir() if (path / "config.yaml").is_file())
 
 
 def find_run(run: str | Path) -> Path:
-    """The folder of a run or, where there is none of that path, of the pretrained policy of that name.
+    """Return the folder of a run, or of the pretrained policy of that name.
 
     Raises:
-        UserError: there is neither.
+        UserError: if neither exists.
     """
     folder, names = user_path(run), pretrained_names()
     if os.path.isdir(folder):
@@ -29,18 +29,18 @@ def find_run(run: str | Path) -> Path:
         return _FOLDER / folder
     hint = did_you_mean(str(folder), names)
     raise UserError(
-        f"there is no run folder {folder}, and no pretrained policy of that name.{hint} These are "
-        f"{', '.join(names)}"
+        f"there is no run folder {folder}, and no pretrained policy of that name.{hint} Pretrained "
+        f"policies are {', '.join(names)}"
     )
 
 
 def output_folder(run: Path) -> Path:
-    """Where to put what is made of a run: in its folder, or in runs/NAME for a pretrained policy."""
+    """Return the folder for results of a run: its own, or runs/NAME for a pretrained policy."""
     return Path("runs") / run.name if run.parent == _FOLDER else run
 
 
 def run_name(run: Path) -> str:
-    """What to call a run in a report: a pretrained policy's name, or the path.
+    """Return the name of a run for a report: that of a pretrained policy, or the path.
 
     A path below the current directory is made relative.
     """

@@ -1,28 +1,27 @@
-"""Writers for Stable-Baselines3's Logger that go on where a checkpoint left off.
+"""Stable-Baselines3 log writers that continue a resumed run.
 
-Its own writers truncate progress.csv and repeat TensorBoard steps when a run is resumed. These
-append, after cutting back whatever was written beyond the checkpoint. What a call has written is
-with the operating system when it returns, and on the disk after :func:`sync_metrics`.
+The original writers truncate progress.csv and repeat TensorBoard steps after a resume. These cut
+the rows of progress.csv beyond the checkpoint, have TensorBoard discard such events, and append.
+What a call writes has reached the operating system when it returns, and the disk after
+:func:`sync_metrics`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import os
+import re
 import socket
-import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError
 from stable_baselines3.common.logger import KVWriter, Logger
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter, masked_crc32c
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import append, sync, write_whole
@@ -30,15 +29,12 @@ from maml_rl.system.untrusted_files import check_regular
 
 STEP = "time/iteration"
 _EVENTS = "events.out.tfevents"
-_HEADER = struct.Struct(
-    "<QI"
-)  # of a TensorBoard record: its length in bytes, and the checksum of that
-_MOST_DIGITS = 20
-"""Of an iteration; Python refuses to read thousands of them."""
+_MAX_STEP_DIGITS = 20
+"""Python refuses to parse integers of thousands of digits."""
 
 
 class AnimatedImage(NamedTuple):
-    """A GIF among the metrics: TensorBoard shows it, progress.csv leaves it out."""
+    """A GIF among the metrics: shown in TensorBoard, not written to progress.csv."""
 
     gif: bytes
     height: int
@@ -46,12 +42,12 @@ class AnimatedImage(NamedTuple):
 
 
 class AppendingCSV:
-    """A CSV file of which every row belongs to a meta-iteration; new columns are added as they come.
+    """A CSV file of rows that belong to meta-iterations; new columns are added when needed.
 
     Args:
         path: the file.
-        last_step: rows of later meta-iterations are cut off.
-        columns: that it has from the start, beside that of the meta-iteration.
+        last_step: rows of later meta-iterations are removed.
+        columns: initial columns besides the meta-iteration.
     """
 
     def __init__(self, path: Path, last_step: int, columns: Sequence[str] = ()) -> None:
@@ -61,18 +57,19 @@ class AppendingCSV:
 
     def append(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows of meta-iteration ``step``."""
-        added: list[dict[str, Any]] = [{STEP: step, **row} for row in rows]
-        new = {key for row in added for key in row if key not in self._columns}
-        if new:
-            there = self._read(step)
-            self._columns += sorted(new)
-            self._write([*there, *added])
-        elif added:
-            append(self._path, self._lines(added))
+        new_rows: list[dict[str, Any]] = [{STEP: step, **row} for row in rows]
+        new_columns = {key for row in new_rows for key in row} - set(self._columns)
+        if new_columns:  # rewrite the file with the longer header
+            old_rows = self._read(step)
+            self._columns += sorted(new_columns)
+            self._write([*old_rows, *new_rows])
+        elif new_rows:
+            append(self._path, self._lines(new_rows))
 
     def _read(self, last_step: int) -> list[dict[str, Any]]:
-        """The rows on disk up to ``last_step``; their columns come first from now on."""
-        if not os.path.lexists(self._path):  # a link to a disk that is not mounted is refused below
+        """Return the rows on disk up to ``last_step``, and take over their columns."""
+        # a dangling link, as to a disk that is not mounted, is refused below
+        if not os.path.lexists(self._path):
             return []
         try:
             check_regular(self._path)
@@ -100,7 +97,7 @@ class AppendingCSVWriter(KVWriter):
 
     Args:
         path: the file.
-        last_step: rows of later steps are cut off.
+        last_step: rows of later steps are removed.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -116,32 +113,36 @@ class AppendingCSVWriter(KVWriter):
         self._file.append(step, [row])
 
     def close(self) -> None:
-        """Every row is on disk already."""
+        """Do nothing: every row has been written."""
 
 
 def _is_step(row: dict[str, Any], last_step: int) -> bool:
-    """Whether a row read from disk is whole and not beyond ``last_step``."""
+    """Return whether a row is complete and not beyond ``last_step``."""
     step = row.get(STEP) or ""
-    is_number = step.isdecimal() and len(step) < _MOST_DIGITS
+    is_number = step.isdecimal() and len(step) < _MAX_STEP_DIGITS
     return is_number and int(step) <= last_step and None not in row and None not in row.values()
 
 
 class TensorBoardWriter(KVWriter):
-    """TensorBoard scalars and animated images. Events beyond ``last_step`` are cut from the files that are there.
+    """Write TensorBoard scalars and animated images, each step as one record.
 
-    A step is one record, written at once: TensorBoard's own writer has a thread and a buffer, so
-    that a full disk shows late and elsewhere.
+    The event files of earlier processes stay unchanged. Like ``SummaryWriter(purge_step=...)``, a
+    ``SessionLog.START`` event makes TensorBoard discard their events beyond ``last_step``.
+    SummaryWriter itself is not used: it writes in a background thread, which would report a full
+    disk late and elsewhere.
 
     Args:
-        folder: of the event files.
-        last_step: the step of the checkpoint that the run goes on from; 0 for none.
+        folder: folder of the event files.
+        last_step: step of the checkpoint that the run resumes from; 0 for a new run.
     """
 
     def __init__(self, folder: Path, last_step: int) -> None:
-        for path in _event_files(folder):
-            _cut_events(path, last_step)
         self._path = _new_event_file(folder)
         self._append(Event(file_version="brain.Event:2"))
+        # TensorBoard ignores the first START of a run, and runs of earlier versions have none.
+        for _ in range(2):
+            restart = SessionLog(status=SessionLog.START)
+            self._append(Event(step=last_step + 1, session_log=restart))
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
@@ -163,10 +164,12 @@ class TensorBoardWriter(KVWriter):
 
     def _append(self, event: Event) -> None:
         event.wall_time = time.time()
-        append(self._path, _records([event.SerializeToString()]))
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        append(self._path, record.getvalue())
 
     def close(self) -> None:
-        """Every event is on disk already."""
+        """Do nothing: every event has been written."""
 
 
 def _event_files(folder: Path) -> list[Path]:
@@ -174,60 +177,20 @@ def _event_files(folder: Path) -> list[Path]:
 
 
 def _new_event_file(folder: Path) -> Path:
-    """An empty file under a name that none had: TensorBoard reads them in the order of their names."""
-    stem = f"{_EVENTS}.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-    for path in (folder / f"{stem}.{i}" for i in itertools.count()):
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("the count never ends")
+    """Return a path whose name sorts after all event files: TensorBoard reads them in this order.
 
-
-def _records(events: Iterable[bytes]) -> bytes:
-    """Events as they stand in a file."""
-    content = io.BytesIO()
-    writer = RecordWriter(content)
-    for event in events:
-        writer.write(event)
-    return content.getvalue()
-
-
-def _cut_events(path: Path, last_step: int) -> None:
-    """Rewrite an event file without events beyond ``last_step`` and without a half-written end, if it has any.
-
-    Raises:
-        UserError: it cannot be read, or holds something else than events.
+    The name starts with the time in seconds, or with a later one if an earlier process used that,
+    such as a process on a machine whose clock is ahead.
     """
-    try:
-        size = check_regular(path)
-        kept = _records(
-            raw for raw in _whole_records(path, size) if Event.FromString(raw).step <= last_step
-        )
-    except (OSError, ValueError, DecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}; delete it to continue without its events"
-        ) from error
-    if len(kept) != size:
-        write_whole(path, kept)
-
-
-def _whole_records(path: Path, size: int) -> Iterator[bytes]:
-    """The records of a file up to the first that is not whole; none is longer than what is left of the file."""
-    with path.open("rb") as file:
-        while len(header := file.read(_HEADER.size)) == _HEADER.size:
-            length, checksum = _HEADER.unpack(header)
-            if checksum != masked_crc32c(header[:8]) or length > size - file.tell():
-                return
-            record, footer = file.read(length), file.read(4)
-            if footer != struct.pack("<I", masked_crc32c(record)):
-                return
-            yield record
+    pattern = re.compile(rf"{re.escape(_EVENTS)}\.(\d{{10}})\.")
+    matches = [pattern.match(path.name) for path in _event_files(folder)]
+    used = [int(match[1]) for match in matches if match]
+    second = max([int(time.time()), *(last + 1 for last in used)])
+    return folder / f"{_EVENTS}.{second:010d}.{socket.gethostname()}.{os.getpid()}"
 
 
 def sync_metrics(folder: Path) -> None:
-    """Wait until all that was written is on the disk."""
+    """Wait until all logs are on the disk."""
     for path in [folder / "progress.csv", folder / "failures.csv", *_event_files(folder)]:
         if path.exists():
             sync(path)
@@ -235,7 +198,7 @@ def sync_metrics(folder: Path) -> None:
 
 
 def make_logger(folder: Path, last_step: int) -> Logger:
-    """Stable-Baselines3's Logger, writing progress.csv and TensorBoard events into a run folder."""
+    """Return a Stable-Baselines3 Logger that writes progress.csv and TensorBoard events."""
     return Logger(
         str(folder),
         [

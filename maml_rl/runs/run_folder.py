@@ -1,4 +1,4 @@
-"""A run folder: where it is, who may write to it, and what describes it."""
+"""Run folders: creation, lock, configuration and versions."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from maml_rl.system.safe_yaml import read_yaml, to_yaml
 from maml_rl.system.user_paths import user_path
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
-"""What a process leaves behind that was killed while it made a run folder; config.yaml comes last."""
+"""Files of a process that was killed while it created a run folder; config.yaml is the last."""
 _PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
 
 
 def new_default_folder(family: str, seed: int) -> Path:
-    """Make runs/FAMILY/date-time-seed, with a number behind it if another run of the same second took the name.
+    """Create runs/FAMILY/date-time-seed, with a number appended if that exists.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: if it cannot be created.
     """
     name = family.replace("/", "-").replace(":", "-")
     first = Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
@@ -51,10 +51,10 @@ def new_default_folder(family: str, seed: int) -> Path:
 
 
 def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Make the folder with ``config.yaml`` and ``versions.json``.
+    """Create the folder with ``config.yaml`` and ``versions.json``.
 
     Raises:
-        UserError: it exists and is not empty, or cannot be written.
+        UserError: if it exists and is not empty, or cannot be written.
     """
     try:
         occupied = folder.exists() and not (
@@ -67,33 +67,27 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
-        go_on = (
-            f", or go on with the run in it by --resume {folder}"
-            if (folder / "progress.csv").is_file()
-            else ""
-        )
-        raise UserError(f"output {folder} exists and is not empty: choose another{go_on}")
+        is_run = (folder / "progress.csv").is_file()
+        advice = f", or resume the run in it with --resume {folder}" if is_run else ""
+        raise UserError(f"output {folder} exists and is not empty: choose another{advice}")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the resolved configuration to ``config.yaml``, whole or not at all."""
+    """Write the resolved configuration to ``config.yaml``, atomically."""
     write_whole(folder / "config.yaml", to_yaml(dict(config)))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of a run.
+    """Read the resolved configuration of a run.
 
     Raises:
-        UserError: the folder is no run, or its configuration is unreadable.
+        UserError: if the folder is not a run, or its configuration cannot be read.
     """
     path = folder / "config.yaml"
     if not os.path.isfile(path):
         runs = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
-        hint = (
-            f", but these runs are in it: {', '.join(runs[:5])}{', ...' if len(runs) > 5 else ''}"
-            if runs
-            else ""
-        )
+        more = ", ..." if len(runs) > 5 else ""
+        hint = f", but these runs are in it: {', '.join(runs[:5])}{more}" if runs else ""
         raise UserError(f"{folder} is not a run folder: it has no config.yaml{hint}")
     config = read_yaml(path)
     if not config:
@@ -102,43 +96,39 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that decide about results, and the source's commit."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Return the versions of Python and of packages that affect results, and the source commit."""
+    result: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
+            result[package] = None
     source = Path(__file__).resolve().parents[2]
     if (source / ".git").exists():
         command = ["git", "-C", str(source), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError):
-            commit = subprocess.run(
-                command, capture_output=True, text=True, check=False
-            ).stdout.strip()
-            found["commit"] = commit or None
-    return found
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            result["commit"] = done.stdout.strip() or None
+    return result
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the kernel lets go when the process ends, however it ends.
+    """Lock the run folder for this process. The kernel releases the lock when the process ends.
 
-    A file system without locks is warned of, and then nothing is held.
+    If the file system does not support locks, warn and continue without.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        UserError: if another process holds the lock, or the folder cannot be written.
     """
     try:
         import fcntl
-    except (
-        ImportError
-    ):  # Windows has no flock; two processes on one folder are not told apart there
+    except ImportError:  # Windows has no flock: a second process is not noticed there
         yield
         return
     with contextlib.ExitStack() as opened:
         try:
-            # Not through a link: a run folder from elsewhere may have one that leads out of it.
+            # a run folder from elsewhere may have a link that leads out of it
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             descriptor = os.open(folder / ".lock", flags, 0o666)
             opened.callback(os.close, descriptor)
@@ -152,16 +142,16 @@ def locked(folder: Path) -> Iterator[None]:
                 f"the file system of {folder} has no locks ({error.strerror}): a second training "
                 "in this folder would not be noticed",
                 MamlRLWarning,
-                stacklevel=4,  # of whoever enters the context
+                stacklevel=4,  # the caller that enters the context
             )
         yield
 
 
 def run_config(run: Path) -> Config:
-    """The configuration of a run.
+    """Return the configuration of a run.
 
     Raises:
-        UserError: there is no such run.
+        UserError: if there is no such run.
     """
     run = user_path(run)
     if not os.path.isdir(run):

@@ -1,1 +1,1 @@
-"""What every room stands on: files, signals, threads, torch, processes. Nothing here knows reinforcement learning."""
+"""Files, signals, threads, torch and processes. Nothing here knows reinforcement learning."""

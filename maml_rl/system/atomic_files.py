@@ -1,4 +1,4 @@
-"""Files that outlast a kill or a power cut: whole or not at all, and on the disk when a call returns."""
+"""Write files that survive a kill or a power cut: complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,54 +12,75 @@ from pathlib import Path
 from maml_rl.errors import MamlRLWarning, UserError
 
 UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""Errors that say that a file system cannot do something at all."""
+"""Errors of a file system that does not implement an operation."""
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(
-        missing_ok=True
-    )  # a link that leads elsewhere, in a folder that came from elsewhere
+@contextlib.contextmanager
+def atomic_replace(path: Path, temporary: Path) -> Iterator[None]:
+    """Replace ``path`` with the file ``temporary``, which is written inside the context.
+
+    The file is synced before it is renamed. If the context raises, ``path`` is unchanged and
+    ``temporary`` is deleted; only a killed process leaves it behind.
+
+    Args:
+        path: the file to write.
+        temporary: a path in the same folder. A file or link there is deleted first.
+    """
     try:
-        write_synced(temporary, content.encode() if isinstance(content, str) else content)
+        temporary.unlink(missing_ok=True)
+        yield
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with atomic_replace(path, temporary), _opened(temporary, os.O_TRUNC) as descriptor:
+        _write_all(descriptor, content.encode() if isinstance(content, str) else content)
+
+
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file, and wait until it is on the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
-    try:
+    """Write a file and wait until it is on the disk."""
+    with _opened(path, os.O_TRUNC) as descriptor:
         _write_all(descriptor, content)
         _fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file. Whoever reads it sees the bytes at once; :func:`sync` brings them to the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o666)
-    try:
+    """Append to a file. Readers see it at once; :func:`sync` waits until it is on the disk."""
+    with _opened(path, os.O_APPEND) as descriptor:
         _write_all(descriptor, content)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flag: int) -> Iterator[int]:
+    """Open a file for writing, create it if it does not exist, and yield its descriptor."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flag | _BINARY, 0o666)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
-    while rest:  # on a nearly full disk a part may be written before the error comes
+    while rest:  # a nearly full disk may accept a part before the error
         rest = rest[os.write(descriptor, rest) :]
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    if os.name == "nt":  # which syncs neither folders nor files opened for reading
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    flags = os.O_RDONLY
+    if os.name == "nt":  # which does not sync folders, nor files opened for reading
+        if path.is_dir():
+            return
+        flags = os.O_RDWR
+    descriptor = os.open(path, flags)
     try:
         _fsync(descriptor)
     finally:
@@ -67,7 +88,7 @@ def sync(path: Path) -> None:
 
 
 def _fsync(descriptor: int) -> None:
-    """Sync what is open; where the file system cannot, warn once."""
+    """Sync an open file or folder; warn once if the file system does not support it."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -83,14 +104,14 @@ def _fsync(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def unwritable_refused(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn a failure to write into one line.
+    """Convert an ``OSError`` into a one-line ``UserError``.
 
     Args:
         path: what is written, for the message.
-        advice: what to do about it, for its end.
+        advice: what to do about it, appended to the message.
 
     Raises:
-        UserError: in place of an ``OSError``.
+        UserError: instead of an ``OSError``.
     """
     try:
         yield

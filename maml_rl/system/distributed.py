@@ -1,7 +1,7 @@
-"""Several processes that share a meta-batch, each with tasks of its own: ``torchrun`` (docs/scaling.md).
+"""Run one training in several processes started by ``torchrun`` (docs/scaling.md).
 
-What they add up is the same in every process, so each takes the same outer step and no parameters
-are sent around.
+Every process simulates its share of the meta-batch. Sums over tasks are exchanged, so that every
+process takes the same outer step and no parameters are sent.
 """
 
 from __future__ import annotations
@@ -21,97 +21,101 @@ from torch import Tensor
 from maml_rl.errors import UserError
 from maml_rl.system.thread_pool import TASKS_PER_BLOCK, block_ends
 
-_RUN_FOLDER, _ATTEMPTS = "maml_rl/run_folder", "maml_rl/attempts"
-_LONGEST_WAIT_S = 300.0
+_RUN_FOLDER_KEY = "maml_rl/run_folder"
+_ATTEMPT_KEY = "maml_rl/attempts"
+_MAX_WAIT_S = 300.0
 
 
 @dataclass
 class Ranks:
-    """The processes of a run, and which of them this is.
+    """The processes of a run, as seen by one of them.
 
     Args:
-        rank: this process, from 0. The first one leads: it writes the run's files.
-        number: processes.
-        device: where the numbers that they exchange have to be.
+        rank: index of this process. Process 0 writes the run's files.
+        number: number of processes.
+        device: device of the tensors that are exchanged.
     """
 
     rank: int = 0
     number: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     num_bytes: int = 0
-    """Bytes that this process has put in for the others so far."""
+    """Bytes that this process has contributed so far."""
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes the run's files."""
         return self.rank == 0
 
     def share(self, num_tasks: int) -> tuple[int, int]:
-        """The tasks start..stop−1 of this process: whole blocks, as equally many as there can be.
+        """Return the tasks [start, stop) of this process: whole blocks, evenly distributed.
 
         Raises:
-            UserError: there are fewer blocks than processes.
+            UserError: if there are fewer blocks than processes.
         """
         blocks = block_ends(num_tasks, TASKS_PER_BLOCK)
         if len(blocks) < self.number:
             raise UserError(
                 f"meta_batch_size {num_tasks} makes too few blocks of {TASKS_PER_BLOCK} tasks "
-                f"({len(blocks)}) for "
-                f"{self.number} processes: give at least {self.number * TASKS_PER_BLOCK} tasks, "
-                f"or fewer processes"
+                f"({len(blocks)}) for {self.number} processes: set at least "
+                f"{self.number * TASKS_PER_BLOCK} tasks, or use fewer processes"
             )
-        cuts = [blocks[len(blocks) * i // self.number][0] for i in range(self.number)] + [num_tasks]
+        starts = [blocks[len(blocks) * i // self.number][0] for i in range(self.number)]
+        cuts = [*starts, num_tasks]
         return cuts[self.rank], cuts[self.rank + 1]
 
     def sum(self, per_task: Tensor) -> Tensor:
-        """Add (T, ...) over the tasks of all processes, float64: within a process in task order, then by rank."""
-        return self._of_all(per_task.sum(0, dtype=torch.float64))
+        """Sum (T, ...) over the tasks of all processes in float64, in task order."""
+        return self._all_reduce(per_task.sum(0, dtype=torch.float64))
 
     def mean(self, per_task: Tensor) -> Tensor:
-        """Mean of (T, ...) over the tasks of all processes, float64."""
-        own = per_task.sum(0, dtype=torch.float64)
-        total = self._of_all(torch.cat([own.flatten(), own.new_tensor([len(per_task)])]))
-        return (total[:-1] / total[-1]).reshape(own.shape)
+        """Average (T, ...) over the tasks of all processes in float64."""
+        local_sum = per_task.sum(0, dtype=torch.float64)
+        num_tasks = local_sum.new_tensor([len(per_task)])
+        total = self._all_reduce(torch.cat([local_sum.flatten(), num_tasks]))
+        return (total[:-1] / total[-1]).reshape(local_sum.shape)
 
-    def _of_all(self, own: Tensor) -> Tensor:
-        """The sum of what every process has."""
-        if self.number == 1:
-            return own
-        total = own.to(self.device)
-        dist.all_reduce(total)
-        self.num_bytes += total.nbytes
-        return total.to(own.device)
-
-    def gather(self, values: Tensor) -> Tensor:
-        """The values (N, ...) of all processes, in the order of their ranks; N may differ."""
+    def _all_reduce(self, values: Tensor) -> Tensor:
+        """Sum the values of all processes."""
         if self.number == 1:
             return values
-        if values.dtype == torch.bool:  # which Gloo does not know
+        total = values.to(self.device)
+        dist.all_reduce(total)
+        self.num_bytes += total.nbytes
+        return total.to(values.device)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Concatenate the values (N, ...) of all processes by rank; N may differ."""
+        if self.number == 1:
+            return values
+        if values.dtype == torch.bool:  # not supported by Gloo
             return self.gather(values.to(torch.uint8)).to(torch.bool)
-        place, values = values.device, values.to(self.device).contiguous()
+        original_device = values.device
+        values = values.to(self.device).contiguous()
+        # pad to the longest, since all_gather needs equal shapes
         sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.number)]
         dist.all_gather(sizes, torch.tensor([len(values)], device=self.device))
-        longest = max(int(size) for size in sizes)
-        padded = torch.cat([values, values.new_zeros(longest - len(values), *values.shape[1:])])
+        lengths = [int(size) for size in sizes]
+        padding = values.new_zeros(max(lengths) - len(values), *values.shape[1:])
+        padded = torch.cat([values, padding])
         parts = [torch.empty_like(padded) for _ in range(self.number)]
         dist.all_gather(parts, padded)
         self.num_bytes += padded.nbytes
-        return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)]).to(
-            place
-        )
+        unpadded = [part[:length] for part, length in zip(parts, lengths, strict=True)]
+        return torch.cat(unpadded).to(original_device)
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait for all processes."""
         if self.number > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """The processes that ``torchrun`` started with this one; this one alone where none did.
+    """Join the processes that ``torchrun`` started; without torchrun there is one.
 
     Args:
-        device: of the policy. On a GPU the processes talk by NCCL, else by Gloo.
+        device: the policy's. Processes communicate by NCCL if it is a GPU, otherwise by Gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
@@ -120,10 +124,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     rank, number = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = _launcher_store()
-    fresh: dict[str, Any] = {}
+    rendezvous: dict[str, Any] = {}
     if store is not None:
-        fresh = {"store": _unused_part(store, rank, number), "rank": rank, "world_size": number}
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **fresh)
+        prefix = _agree_on_prefix(store, rank, number)
+        attempt_store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+        rendezvous = {"store": attempt_store, "rank": rank, "world_size": number}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **rendezvous)
     try:
         yield Ranks(rank, number, device)
     finally:
@@ -131,49 +137,58 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 def remembered_run_folder() -> str | None:
-    """The run folder that these processes made before ``torchrun`` started them again; ``None`` if they did not."""
+    """Return the run folder of these processes if ``torchrun`` has restarted them."""
     store = _launcher_store()
-    return (
-        store.get(_RUN_FOLDER).decode()
-        if store is not None and store.check([_RUN_FOLDER])
-        else None
-    )
+    if store is None or not store.check([_RUN_FOLDER_KEY]):
+        return None
+    return str(store.get(_RUN_FOLDER_KEY).decode())
 
 
 def remember_run_folder(folder: str) -> None:
-    """Have ``torchrun`` remember the run folder for processes that it starts again."""
+    """Store the run folder in ``torchrun`` for the processes of a restart."""
     store = _launcher_store()
     if store is not None:
-        store.set(_RUN_FOLDER, folder)
+        store.set(_RUN_FOLDER_KEY, folder)
 
 
 def _launcher_store() -> Any:
-    """What ``torchrun`` itself keeps, beyond the life of the processes that it starts."""
+    """Return the key-value store of ``torchrun``, which outlives the processes, or ``None``."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(host, port, is_master=False)  # type: ignore[attr-defined]
 
 
-def _unused_part(store: Any, rank: int, number: int) -> Any:
-    """A part of ``torchrun``'s store of this attempt's own: in the whole, the addresses of processes that died remain.
+def _agree_on_prefix(store: Any, rank: int, number: int) -> str:
+    """Return a key prefix for this attempt, the same in all its processes.
 
-    The first process opens the part, and answers each of the others there with the word that it
-    gave.
+    Problem: after a restart, ``torchrun``'s store still holds the addresses of the processes that
+    died, under the same keys. So every attempt uses keys of its own: its number as prefix.
+
+    Protocol: process 0 increments the attempt counter and uses the result. Another process may read
+    the counter too early, while it is still that of the previous attempt. So it writes a random
+    token under the number that it has read, and process 0 copies the tokens under its own number
+    back. A process that finds its token there knows that the number is right; until then it reads
+    the counter again.
+
+    Raises:
+        TimeoutError: if process 0 does not answer.
     """
     if rank == 0:
-        part = store.add(_ATTEMPTS, 1)
+        attempt = store.add(_ATTEMPT_KEY, 1)
         for other in range(1, number):
-            store.set(f"{part}/answer/{other}", store.get(f"{part}/word/{other}").decode())
-        return dist.PrefixStore(str(part), store)  # type: ignore[attr-defined]
-    word = uuid.uuid4().hex
-    end = time.monotonic() + _LONGEST_WAIT_S
-    while time.monotonic() < end:
-        part = store.add(_ATTEMPTS, 0)
-        store.set(f"{part}/word/{rank}", word)
-        answer = f"{part}/answer/{rank}"
-        if store.check([answer]) and store.get(answer).decode() == word:
-            return dist.PrefixStore(str(part), store)  # type: ignore[attr-defined]
+            token = store.get(f"{attempt}/token/{other}").decode()  # waits for it
+            store.set(f"{attempt}/answer/{other}", token)
+        return str(attempt)
+    token = uuid.uuid4().hex
+    deadline = time.monotonic() + _MAX_WAIT_S
+    while time.monotonic() < deadline:
+        attempt = store.add(_ATTEMPT_KEY, 0)  # reads the counter
+        store.set(f"{attempt}/token/{rank}", token)
+        answer = f"{attempt}/answer/{rank}"
+        if store.check([answer]) and store.get(answer).decode() == token:
+            return str(attempt)
         time.sleep(0.05)
     raise TimeoutError(
-        f"process {rank} of {number} heard nothing from the first one within {_LONGEST_WAIT_S} s"
+        f"process {rank} of {number} got no answer from process 0 within {_MAX_WAIT_S} s"
     )

@@ -1,8 +1,8 @@
-"""Every random draw comes from a stream named by what it is for.
+"""Random streams, one for each purpose.
 
-No generator lives on between draws, so results depend neither on how tasks are spread over threads
-or processes nor on
-whether a run was interrupted: what iteration 7 draws is a function of the seed and of 7.
+No generator is kept between draws: what iteration 7 draws is a function of the seed and of 7. So
+results do not depend on how tasks are distributed over threads or processes, or on whether a run
+was interrupted.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from enum import IntEnum
 import numpy as np
 
 _NUM_RESET_SEEDS = 2**31
-"""Environments seed what takes 32 bits, or 31 with a sign: NumPy's RandomState, simulators in C."""
+"""Seeds have 31 bits, which NumPy's RandomState and simulators in C accept."""
 _COLLECTIONS_PER_ITERATION = 32
-"""Room for the reset seeds of an iteration; those of later collections are the next iterations'."""
+"""Collections of an iteration whose reset seeds are distinct from those of the next iteration."""
 
 
 class Phase(IntEnum):
-    """What the draws are for. Phases never share a stream."""
+    """A phase of a run. Phases never share a stream."""
 
     INITIALISATION = 0
     TRAINING = 1
@@ -51,32 +51,32 @@ class RandomStreams:
         )
 
     def tasks(self) -> np.random.Generator:
-        """The stream that tasks are drawn from."""
+        """Return the stream for sampling tasks."""
         return np.random.default_rng(self._sequence(_Purpose.TASKS))
 
     def reset_seed(self, adaptation_step: int, num_seeds: int) -> int:
-        """The first of the seeds that the episodes of a collection are reset with.
+        """Return the first reset seed of a collection.
 
-        The collections of a phase follow each other from a random place on, so no two share a
-        seed before 2³¹ seeds are used up.
+        The collections of a phase use consecutive ranges of seeds from a random start, so no two
+        share a seed until all 2³¹ are used.
 
         Args:
-            adaptation_step: of the collection.
-            num_seeds: N, the episodes of a collection, the same number in all of the phase.
+            adaptation_step: the collection's.
+            num_seeds: N, the number of episodes of every collection of the phase.
 
         Returns:
-            s, so that s, s + 1, ..., s + N − 1 are in [0, 2³¹).
+            s, such that s, s + 1, ..., s + N − 1 are in [0, 2³¹).
         """
-        num_places = _NUM_RESET_SEEDS // num_seeds
-        start = np.random.SeedSequence(self.seed, spawn_key=(self.phase, _Purpose.RESET))
-        first = int(start.generate_state(1, np.uint64)[0])
-        place = first + self.iteration * _COLLECTIONS_PER_ITERATION + adaptation_step
-        return place % num_places * num_seeds
+        num_ranges = _NUM_RESET_SEEDS // num_seeds
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.phase, _Purpose.RESET))
+        start = int(sequence.generate_state(1, np.uint64)[0])
+        index = start + self.iteration * _COLLECTIONS_PER_ITERATION + adaptation_step
+        return index % num_ranges * num_seeds
 
     def actions(self, adaptation_step: int, task: int) -> np.random.Generator:
-        """The stream of one task's action noise in one collection."""
+        """Return the stream for the action noise of one task in one collection."""
         return np.random.default_rng(self._sequence(_Purpose.ACTION, adaptation_step, task))
 
     def parameters(self) -> np.random.Generator:
-        """The stream that initial policy parameters are drawn from."""
+        """Return the stream for initial policy parameters."""
         return np.random.default_rng(self._sequence(_Purpose.PARAMETERS))

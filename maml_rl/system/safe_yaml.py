@@ -1,4 +1,4 @@
-"""YAML from anywhere: plain values only, and no more of them than a bound."""
+"""Read YAML from unknown sources: plain values only, limited in number, length and depth."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import yaml
 from maml_rl.errors import UserError
 from maml_rl.system.untrusted_files import LONGEST_TEXT, read_text
 
-_MOST_NODES = 200_000
-"""Values that a file may hold, each alias counted as what it stands for."""
-_LONGEST_SCALAR = 10_000
-"""Characters; a number of a million digits takes minutes to parse."""
-_DEEPEST = 50
+_MAX_NODES = 200_000
+"""Limit on the number of values, with aliases expanded."""
+_MAX_SCALAR_LENGTH = 10_000
+"""In characters; a number of a million digits takes minutes to parse."""
+_MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
 
 
 _NUMBERS = {
     "int": r"^[-+]?(?:0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$",
-    "float": r"^[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
-    r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$",
+    "float": r"^[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+    r"|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$",
 }
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads numbers, true and false as YAML 1.2 does: 1e-3 is a number; on, off, yes, no and 12:30 are text."""
+    """Loader that reads scalars as YAML 1.2: 1e-3 is a number; on, off, yes, no, 12:30 are text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -49,7 +49,7 @@ for _kind, _pattern in _NUMBERS.items():
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or 1.2 takes for something else."""
+    """Dumper that quotes text which YAML 1.1 or 1.2 would read as another type."""
 
 
 _Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(_NUMBERS["float"]), list("-+.0123456789"))
@@ -61,11 +61,11 @@ class _Size(NamedTuple):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Tags that would make Python objects are refused.
+    """Read a YAML file that contains a mapping. Tags that create Python objects are refused.
 
     Raises:
-        UserError: it cannot be read or parsed, is larger than any file of settings, or holds
-            something else.
+        UserError: if it cannot be read or parsed, is larger than any settings file, or does not
+            contain a mapping.
     """
     try:
         values = _load_yaml(read_text(path))
@@ -81,14 +81,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_value(text: str, what: str) -> Any:
-    """One value of a flag, as it would be read in a file: ``2``, ``[1, 2]``, ``{a: off}``, ``"2"``.
+    """Parse the value of a flag as in a YAML file: ``2``, ``[1, 2]``, ``{a: off}``, ``"2"``.
 
     Args:
-        text: what was typed.
+        text: the value.
         what: the flag, for the message.
 
     Raises:
-        UserError: it is no YAML, or no plain value.
+        UserError: if it is not YAML, or not a plain value.
     """
     try:
         return _load_yaml(text)
@@ -100,37 +100,37 @@ def read_value(text: str, what: str) -> Any:
 
 
 def to_yaml(values: Any) -> str:
-    """Plain values as YAML that :func:`read_yaml` reads back as they are."""
+    """Format plain values as YAML that :func:`read_yaml` reads back unchanged."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 def plain_values(value: Any) -> Any:
-    """``value`` as a file has it: NumPy's numbers and arrays, tuples and ranges become plain numbers and lists.
+    """Convert NumPy numbers and arrays, tuples and ranges to plain numbers and lists.
 
-    What no file can hold stays as it is; see :func:`check_plain`.
+    Other values, also those that a file cannot hold, are returned unchanged; see
+    :func:`check_plain`.
     """
     if isinstance(value, Mapping):
         return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
-        plain = value.tolist()  # of a long double that is no Python number
-        return (
-            value if value.dtype == object or isinstance(plain, np.generic) else plain_values(plain)
-        )
-    return (
-        [plain_values(item) for item in value] if isinstance(value, (list, tuple, range)) else value
-    )
+        plain = value.tolist()
+        is_long_double = isinstance(plain, np.generic)  # not converted by tolist
+        return value if value.dtype == object or is_long_double else plain_values(plain)
+    if isinstance(value, (list, tuple, range)):
+        return [plain_values(item) for item in value]
+    return value
 
 
 def check_plain(value: Any, what: str) -> None:
-    """Refuse a value that a file cannot hold.
+    """Refuse a value that a YAML file cannot hold.
 
     Args:
-        value: lists and mappings of text, numbers, true, false and null are held.
+        value: may contain lists and mappings of text, numbers, true, false and null.
         what: its setting, for the message.
 
     Raises:
-        UserError: something in it is of another type, or it is too large or too deep; says what,
-            and where.
+        UserError: if a part of it has another type, or it is too large or too deep. The message
+            names the part.
     """
     check_types(value, what)
     try:
@@ -150,15 +150,17 @@ def check_plain(value: Any, what: str) -> None:
 
 
 def check_types(value: Any, what: str, depth: int = 0) -> None:
-    """As :func:`check_plain`, of types and depth alone.
+    """Check types and depth only; see :func:`check_plain`.
 
     Args:
-        value: as there.
-        what: as there.
-        depth: lists and mappings that ``value`` is within.
+        value: the value.
+        what: its setting, for the message.
+        depth: number of lists and mappings around ``value``.
     """
-    if depth > _DEEPEST:
-        raise UserError(f"{what:.100}... is nested more than {_DEEPEST} deep: no file can hold it")
+    if depth > _MAX_DEPTH:
+        raise UserError(
+            f"{what:.100}... is nested more than {_MAX_DEPTH} deep: a file cannot hold it"
+        )
     if type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
@@ -172,8 +174,7 @@ def check_types(value: Any, what: str, depth: int = 0) -> None:
     elif value is not None and type(value) not in (bool, int, float, str):
         raise UserError(
             f"{what} is {value!r:.100}, a {_type_name(value)}, which a file cannot hold: expected "
-            f"text, a number, "
-            "true, false, null, or a list or mapping of them"
+            "text, a number, true, false, null, or a list or mapping of them"
         )
 
 
@@ -191,52 +192,57 @@ def _load_yaml(text: str) -> Any:
         _check_size(node, {}, 0)
         return loader.construct_document(node)
     except (AttributeError, KeyError, IndexError, OverflowError) as error:
-        # PyYAML on a scalar whose tag says what it is not, as `!!int ''` or `!!bool x`.
+        # PyYAML on a scalar that does not match its tag, such as `!!int ''` or `!!bool x`
         raise ValueError(f"a value is not what its tag says: {error!r}") from error
     finally:
         loader.dispose()
 
 
 def _check_size(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> _Size:
-    """The size of ``node`` with aliases expanded; ``known`` holds those counted, ``None`` for the open ones.
+    """Return the size of ``node`` with aliases expanded.
+
+    Args:
+        node: the node.
+        known: sizes of nodes visited so far; ``None`` while a node is being counted.
+        depth: number of nodes around it.
 
     Raises:
-        ValueError: too many values, too deep or too long, no plain ones, or an alias stands for
-            what contains it.
+        ValueError: if it has too many values, is too deep or too long, contains a value that is
+            not plain, or an alias to a node that contains the alias.
     """
     if node.tag.removeprefix(_TAG) not in _PLAIN:
         raise ValueError(
             f"a value is a {node.tag.removeprefix(_TAG)}, expected text, a number, a list or a "
-            f"mapping"
+            "mapping"
         )
     if isinstance(node, yaml.ScalarNode):
-        if len(node.value) > _LONGEST_SCALAR:
-            raise ValueError(f"a value is longer than {_LONGEST_SCALAR} characters")
+        if len(node.value) > _MAX_SCALAR_LENGTH:
+            raise ValueError(f"a value is longer than {_MAX_SCALAR_LENGTH} characters")
         return _Size(1, 0)
     if id(node) not in known:
         known[id(node)] = None
         known[id(node)] = _size_of_parts(node, known, depth)
     size = known[id(node)]
     if size is None:
-        raise ValueError("an alias stands for what contains it")
-    if depth + size.height > _DEEPEST:
-        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+        raise ValueError("an alias refers to a node that contains it")
+    if depth + size.height > _MAX_DEPTH:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
     return size
 
 
 def _size_of_parts(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> _Size:
-    if depth > _DEEPEST:
-        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
     parts = node.value
     if isinstance(node, yaml.MappingNode):
         for key, _ in node.value:
             if key.tag.removeprefix(_TAG) not in ("str", "merge"):
-                raise ValueError(f"a mapping has a key that is no text: {key.value!r:.100}")
+                raise ValueError(f"a mapping has a key that is not text: {key.value!r:.100}")
         parts = [value for _, value in node.value]
     num_nodes, height = 1, 0
     for part in parts:
         size = _check_size(part, known, depth + 1)
         num_nodes, height = num_nodes + size.num_nodes, max(height, size.height + 1)
-        if num_nodes > _MOST_NODES:
-            raise ValueError(f"it holds more than {_MOST_NODES} values")
+        if num_nodes > _MAX_NODES:
+            raise ValueError(f"it holds more than {_MAX_NODES} values")
     return _Size(num_nodes, height)

@@ -1,4 +1,4 @@
-"""Where the time of a meta-iteration goes."""
+"""Measure how a meta-iteration spends its time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Charge the time since the last lap to ``name``."""
+        """Add the time since the last lap to ``name``."""
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now

@@ -1,13 +1,12 @@
-"""Blocks of tasks, worked on side by side by threads."""
+"""Run blocks of tasks in parallel threads."""
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import threading
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
@@ -15,119 +14,97 @@ import torch
 from maml_rl.system.torch_runtime import torch_threads
 
 TASKS_PER_BLOCK = 4
-"""Tasks that the learner handles at once, so that a block's tensors stay in the processor's cache."""
+"""Tasks that the learner handles at once on a CPU, so that their tensors stay in its cache."""
 _TASKS_PER_BLOCK_ON_GPU = 64
 
 Result = TypeVar("Result")
 
 
 def tasks_per_block(device: torch.device) -> int:
-    """Tasks that the learner handles at once; it bounds memory, and results depend on it by rounding at most."""
+    """Return how many tasks the learner handles at once.
+
+    It bounds memory; results depend on it by rounding at most.
+    """
     return TASKS_PER_BLOCK if device.type == "cpu" else _TASKS_PER_BLOCK_ON_GPU
 
 
 def block_ends(num_tasks: int, block_size: int) -> list[tuple[int, int]]:
-    """Where blocks of ``block_size`` tasks start and stop; the last one may be smaller."""
+    """Split tasks into blocks (start, stop) of ``block_size``; the last one may be smaller."""
     return [
         (start, min(start + block_size, num_tasks)) for start in range(0, num_tasks, block_size)
     ]
 
 
 def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]]) -> list[Result]:
-    """``function(*block)`` of every block, in their order, as many at a time as torch has threads.
+    """Call ``function(*block)`` for every block, on as many threads as torch has.
 
-    One thread works on a block from its beginning to its end. So operations that are too small to
-    be shared out keep every processor busy, and results do not depend on the number of threads.
-    What a block raises comes out when no other is being worked on any more. Where the caller is
-    interrupted, threads finish the block that they are at.
+    One thread computes a block from beginning to end. This keeps every CPU busy with operations
+    that are too small to be split, and makes results independent of the number of threads.
+
+    Returns:
+        The results, in the order of the blocks.
+
+    Raises:
+        What a block raises, after all running blocks have finished. No further block is started.
     """
     blocks = list(blocks)
-    num_torch_threads = torch.get_num_threads()
-    if min(num_torch_threads, len(blocks)) == 1:
+    num_threads = torch.get_num_threads()
+    if min(num_threads, len(blocks)) == 1:
         with torch_threads(1):
             return [function(*block) for block in blocks]
     is_grad_enabled = torch.is_grad_enabled()
-    ended: SimpleQueue[tuple[int, Result | None, BaseException | None]] = SimpleQueue()
-    stops: list[bool] = []  # filled when no further block shall be begun
 
-    def work(number: int) -> None:
-        result, error = None, None
-        if not stops:
-            try:
-                with torch.set_grad_enabled(is_grad_enabled):  # every thread has its own
-                    result = function(*blocks[number])
-            except BaseException as raised:  # the caller's to deal with
-                stops.append(True)
-                error = raised
-        ended.put((number, result, error))
-        del result, error  # an exception knows this frame: nothing shall live as long as both
+    def work(block: tuple[Any, ...]) -> Result:
+        with torch.set_grad_enabled(is_grad_enabled):  # the mode belongs to a thread
+            return function(*block)
 
-    results: dict[int, Any] = {}
-    first_error: BaseException | None = None
+    pool = _pool(num_threads)
+    futures = [pool.submit(work, block) for block in blocks]
     try:
-        queue = _threads(num_torch_threads)
-        for number in range(len(blocks)):
-            queue.put(functools.partial(work, number))
-        for _ in blocks:
-            number, results[number], error = ended.get()
-            first_error = first_error or error
+        wait(futures, return_when=FIRST_EXCEPTION)
     finally:
-        stops.append(True)  # also where the caller is interrupted
-    if first_error is not None:
-        results.clear()
-        try:
-            raise first_error
-        finally:
-            del first_error, error
-    return [results[number] for number in range(len(blocks))]
+        # also after an interrupt: start no further block, finish the running ones
+        for future in futures:
+            future.cancel()
+        wait(futures)
+    return _results(futures)
+
+
+def _results(futures: list[Future[Result]]) -> list[Result]:
+    """Empty ``futures`` and return their results.
+
+    No variable may refer to a future that raises: future, exception, traceback and this frame would
+    form a cycle, which keeps tensors alive.
+    """
+    results = []
+    while futures:
+        results.append(futures.pop(0).result())
+    return results
 
 
 @functools.cache
-def _threads(number: int) -> SimpleQueue[Callable[[], None] | None]:
-    """Where ``number`` threads take their work from, on each of which torch computes alone.
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    """Return the pool of ``num_threads`` threads, each of which runs torch on one thread.
 
-    They sleep between calls: starting them takes longer than many a block. Nothing here holds a
-    lock that an interrupt could leave behind, as it could a
-    :class:`~concurrent.futures.ThreadPoolExecutor`'s.
+    The threads are kept, since starting them takes longer than many a block. All of them start
+    here: a new thread's setting becomes that of every later thread in the process, so the caller's
+    has to be restored after the last one.
     """
-    queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-    ready: SimpleQueue[None] = SimpleQueue()
+    pool = ThreadPoolExecutor(num_threads, "blocks of tasks", initializer=_run_torch_on_one_thread)
+    all_started = threading.Barrier(num_threads)
+    with torch_threads(None):
+        try:
+            wait([pool.submit(all_started.wait) for _ in range(num_threads)])
+        finally:
+            all_started.abort()  # after an interrupt, do not leave threads waiting
+    return pool
 
-    def serve() -> None:
-        # a thread takes the number of all when it first asks, and would do so later
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        ready.put(None)
-        while (work := queue.get()) is not None:
-            work()
-            del work  # and what it holds, while there is none
 
-    threads = [
-        threading.Thread(target=serve, name=f"blocks of tasks {i}", daemon=True)
-        for i in range(number)
-    ]
-    before = torch.get_num_threads()
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in threads:
-            ready.get()
-    finally:
-        torch.set_num_threads(
-            before
-        )  # those of threads that others start from now on are as before
-
-    def close() -> None:
-        for _ in threads:
-            queue.put(None)
-        for thread in threads:
-            thread.join()
-
-    atexit.register(close)
-    return queue
+def _run_torch_on_one_thread() -> None:
+    torch.get_num_threads()  # initialises the thread, which would overwrite the setting later
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        after_in_child=_threads.cache_clear
-    )  # threads do not live on in a forked process
+    # threads do not exist in a forked process
+    os.register_at_fork(after_in_child=_pool.cache_clear)

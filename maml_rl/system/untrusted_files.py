@@ -1,59 +1,133 @@
-"""Files from anywhere, read without trusting what they claim to be: regular ones only, and no more than a bound."""
+"""Read files from unknown sources safely.
+
+Only regular files are read, with a limit on their size. Nothing is unpickled, and sizes are checked
+before memory is allocated.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
+import struct
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
+
+from maml_rl.errors import UserError
 
 LONGEST_TEXT = 1 << 20
-"""Bytes that a file of settings or values may have: a thousand times what it does have."""
+"""Limit in bytes for files of settings or values, which have about a thousandth of it."""
 LONGEST_TABLE = 1 << 28
-"""Bytes that a file of results may have."""
+"""Limit in bytes for files of results."""
+LARGEST_NPZ = 1 << 30
+"""Limit in bytes for an .npz file, compressed and uncompressed."""
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_NPZ_ERRORS = (
+    *(OSError, ValueError, TypeError, SyntaxError, EOFError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What zipfile and NumPy raise for damaged files."""
 
 
 def check_regular(path: Path) -> int:
-    """The size of a file in bytes. A pipe would block, and a device never end.
+    """Check that ``path`` is a regular file. Reading a pipe would block, a device never end.
+
+    Returns:
+        Its size in bytes.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is a folder, a pipe or a device.
+        OSError: if the file does not exist.
+        ValueError: if it is a folder, a pipe or a device.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path.name} is no regular file")
+        raise ValueError(f"{path.name} is not a regular file")
     return status.st_size
 
 
-def read_text(path: Path, longest: int = LONGEST_TEXT) -> str:
-    """The text of a file in UTF-8.
+def read_text(path: Path, max_bytes: int = LONGEST_TEXT) -> str:
+    """Read a UTF-8 file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no regular file, longer than ``longest`` bytes, or no UTF-8.
+        OSError: if it cannot be read.
+        ValueError: if it is not a regular file, is longer than ``max_bytes`` or is not UTF-8.
     """
     check_regular(path)
     with path.open("rb") as file:
-        content = file.read(longest + 1)
-    if len(content) > longest:
-        raise ValueError(f"{path.name} is longer than {longest} bytes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path.name} is longer than {max_bytes} bytes")
     return content.decode()
 
 
-def read_json(path: Path, longest: int = LONGEST_TEXT, **hooks: Any) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, max_bytes: int = LONGEST_TEXT, **hooks: Any) -> Any:
+    """Read a JSON file.
 
     Args:
-        path: of the file.
-        longest: bytes that it may have.
-        hooks: of :func:`json.loads`.
+        path: the file.
+        max_bytes: limit on its size.
+        hooks: passed to :func:`json.loads`.
 
     Raises:
-        OSError, ValueError: as :func:`read_text`, or it is no JSON.
+        OSError, ValueError: as :func:`read_text`, or if it is not JSON.
     """
     try:
-        return json.loads(read_text(path, longest), **hooks)
+        return json.loads(read_text(path, max_bytes), **hooks)
     except RecursionError as error:
         raise ValueError(f"{path.name} is nested too deeply") from error
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a file written by ``np.savez`` or ``np.savez_compressed``, by name.
+
+    Raises:
+        UserError: if it cannot be read, is not an .npz file, contains anything but numbers or is
+            larger than :data:`LARGEST_NPZ`.
+    """
+    try:
+        if check_regular(path) > LARGEST_NPZ:
+            raise ValueError(f"it is larger than {LARGEST_NPZ} bytes")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > LARGEST_NPZ:
+                raise ValueError(f"its arrays are larger than {LARGEST_NPZ} bytes")
+            return {
+                member.filename.removesuffix(".npy"): _read_npy(archive, member)
+                for member in members
+            }
+    except _NPZ_ERRORS as error:
+        raise UserError(f"{path} cannot be read as .npz: {error}") from error
+
+
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    if member.compress_type not in _COMPRESSIONS:  # others may take gigabytes for one byte
+        raise ValueError(f"{member.filename} is compressed by method {member.compress_type}")
+    with archive.open(member) as stream:
+        shape, is_fortran, dtype = _read_npy_header(stream)
+        if dtype.kind not in "biuf":
+            raise ValueError(f"{member.filename} holds {dtype}, expected numbers")
+        content = stream.read(member.file_size)
+    if math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(
+            f"{member.filename} announces {shape} {dtype}, but holds {len(content)} bytes"
+        )
+    return np.frombuffer(bytearray(content), dtype).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(
+            f"it has version {version} of the .npy format, expected one of {list(_NPY_HEADERS)}"
+        )
+    return _NPY_HEADERS[version](stream)

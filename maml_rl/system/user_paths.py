@@ -1,4 +1,4 @@
-"""Paths and words as users give them."""
+"""Check and expand paths that come from the user."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from maml_rl.errors import UserError
 
 
 def check_text(word: str) -> None:
-    """Refuse bytes that are no text here: Python keeps them, but cannot print, write or draw them.
+    """Refuse text that Python cannot print, write or draw: undecodable bytes.
 
     Raises:
-        UserError: the word is not UTF-8, or the locale does not have its letters.
+        UserError: if the text is not UTF-8, or not representable in the locale.
     """
     try:
         word.encode()
     except UnicodeEncodeError as error:
-        advice = "give another name, or use a UTF-8 locale"
+        advice = "use another name, or a UTF-8 locale"
         raise UserError(f"{word!a} is not UTF-8: {advice}") from error
 
 
 def user_path(path: str | Path) -> Path:
-    """A path of a setting, a flag or a function, with ``~`` as the home folder.
+    """Return a path from a setting, flag or argument, with ``~`` expanded.
 
     Raises:
-        UserError: there is no such home folder, or the name is not UTF-8, which safetensors cannot
-            read.
+        UserError: if there is no such home folder, or the path is not UTF-8, which safetensors
+            cannot read.
     """
     check_text(str(path))
     try:

@@ -19,10 +19,9 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.config import Config
-from maml_rl.system.allocator import keep_freed_memory
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.system.torch_runtime import resolve_device, torch_threads
+from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torch_threads
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import torch
 from helpers.runs import assert_equal_runs, tiny
 
 import maml_rl
-from maml_rl.system.matplotlib_backend import ignore_missing_backend
+from maml_rl.system.process_environment import ignore_missing_backend
 from maml_rl.training.loop import Interrupted, train
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 import maml_rl
 from maml_rl.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
@@ -66,26 +67,32 @@ def progress(run: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if not is_clock(k)} for row in csv.DictReader(file)]
 
 
+def tensorboard_series(run: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """Every TensorBoard series by tag, as TensorBoard shows it: (step, value) in order of steps."""
+    accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return {
+        tag: [(event.step, make_ndarray(event.tensor_proto)) for event in accumulator.Tensors(tag)]
+        for tag in accumulator.Tags()["tensors"]
+    }
+
+
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every TensorBoard scalar by tag, in order of steps; duplicates would stay."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in run.glob("events.out.tfevents.*"):
-        for raw in RawEventFileLoader(str(path)).Load():
-            event = Event.FromString(raw)
-            for value in event.summary.value:
-                if not is_clock(value.tag):
-                    found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return {tag: sorted(points) for tag, points in found.items()}
+    """Every TensorBoard scalar by tag, without those that a clock filled."""
+    return {
+        tag: [(step, float(value)) for step, value in points]
+        for tag, points in tensorboard_series(run).items()
+        if not is_clock(tag) and points[0][1].ndim == 0
+    }
 
 
 def animations(run: Path) -> list[tuple[int, bytes]]:
     """Step and content of every image in TensorBoard."""
     return [
-        (event.step, value.image.encoded_image_string)
-        for path in run.glob("events.out.tfevents.*")
-        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
-        for value in event.summary.value
-        if value.HasField("image")
+        (step, value[2])  # width, height, content
+        for points in tensorboard_series(run).values()
+        for step, value in points
+        if value.ndim == 1
     ]
 
 

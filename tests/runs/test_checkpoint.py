@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back, whole or not at all, and nothing that is read is executed."""
+"""Checkpoints: atomic, read back as written, and nothing in them is executed."""
 
 from __future__ import annotations
 

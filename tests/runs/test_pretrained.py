@@ -68,7 +68,7 @@ def test_adaptation_brings_the_point_to_its_goal() -> None:
     assert evaluated[1] > evaluated[0] + 0.02
 
 
-def test_an_unknown_name_is_told_the_known_ones() -> None:
+def test_an_error_for_an_unknown_name_lists_the_known_ones() -> None:
     for call in (lambda: maml_rl.load("HalfCheetahDri"), lambda: find_run("HalfCheetahDri")):
         with pytest.raises(UserError, match="there is no run folder HalfCheetahDri") as refused:
             call()

@@ -1,14 +1,17 @@
-"""progress.csv and TensorBoard events go on where a checkpoint left off: nothing twice, nothing missing."""
+"""progress.csv and TensorBoard continue from a checkpoint: no step twice, none missing."""
 
 from __future__ import annotations
 
 import csv
 import os
+import time
 from pathlib import Path
 
 import pytest
+from helpers.runs import scalars, tensorboard_series
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from maml_rl.errors import UserError
 from maml_rl.runs.progress_log import (
@@ -28,17 +31,6 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("events.out.tfevents.*"))
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar in every event file, by tag, in order of steps; duplicates would stay."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in event_files(folder):
-        for raw in RawEventFileLoader(str(path)).Load():
-            event = Event.FromString(raw)
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return {tag: sorted(points) for tag, points in found.items()}
 
 
 def log(
@@ -84,27 +76,6 @@ def test_what_lies_beyond_the_checkpoint_is_cut(tmp_path, last_step):
     assert scalars(tmp_path) == {"train/x": expected}
 
 
-def images(folder: Path) -> list[tuple[int, str, bytes, int, int]]:
-    """Step, tag, content and size of every image in every event file."""
-    found = []
-    for path in event_files(folder):
-        for raw in RawEventFileLoader(str(path)).Load():
-            event = Event.FromString(raw)
-            for value in event.summary.value:
-                if value.HasField("image"):
-                    image = value.image
-                    found.append(
-                        (
-                            event.step,
-                            value.tag,
-                            image.encoded_image_string,
-                            image.height,
-                            image.width,
-                        )
-                    )
-    return sorted(found)
-
-
 def test_animated_images_go_to_tensorboard_alone_and_are_cut_too(tmp_path):
     for last_step, steps, gif in ((0, (2, 4), b"GIF89a old"), (3, (4, 5), b"GIF89a new")):
         logger = make_logger(tmp_path, last_step)
@@ -113,9 +84,12 @@ def test_animated_images_go_to_tensorboard_alone_and_are_cut_too(tmp_path):
             logger.record("videos/adaptation", AnimatedImage(gif, 30, 40))
             logger.dump(step)
         logger.close()
-    old, new = b"GIF89a old", b"GIF89a new"
-    tag = "videos/adaptation"
-    assert images(tmp_path) == [(2, tag, old, 30, 40), (4, tag, new, 30, 40), (5, tag, new, 30, 40)]
+    images = tensorboard_series(tmp_path)["videos/adaptation"]
+    assert [(step, list(image)) for step, image in images] == [
+        (2, [b"40", b"30", b"GIF89a old"]),
+        (4, [b"40", b"30", b"GIF89a new"]),
+        (5, [b"40", b"30", b"GIF89a new"]),
+    ]
     assert [set(row) for row in rows(tmp_path)] == [{STEP, "train/x"}] * 3
 
 
@@ -190,3 +164,30 @@ def test_a_table_on_a_disk_that_is_not_mounted_is_not_begun_again(tmp_path):
     with pytest.raises(UserError, match=r"progress\.csv cannot be read"):
         AppendingCSV(path, 3)
     assert path.is_symlink()
+
+
+@pytest.mark.parametrize("clock_s", [0.0, -100.0])
+def test_each_step_is_shown_once_after_resumes_within_a_second_or_with_a_clock_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock_s: float
+) -> None:
+    for i in range(12):
+        monkeypatch.setattr(time, "time", lambda now=1e9 + i * clock_s: now)
+        log(tmp_path, i, range(i + 1, i + 4))
+    assert scalars(tmp_path) == {"train/x": [(step, float(step)) for step in range(1, 15)]}
+
+
+def test_events_without_a_start_are_discarded_too(tmp_path: Path) -> None:
+    """Runs of earlier versions have no START event, and TensorBoard ignores the first one."""
+    log(tmp_path, 0, range(1, 6))
+    (path,) = event_files(tmp_path)
+    kept = [
+        raw
+        for raw in RawEventFileLoader(str(path)).Load()
+        if not Event.FromString(raw).HasField("session_log")
+    ]
+    with path.open("wb") as file:
+        for raw in kept:
+            RecordWriter(file).write(raw)
+    log(tmp_path, 3, range(4, 8), sign=-1.0)
+    expected = [(step, step if step < 4 else -step) for step in range(1, 8)]
+    assert scalars(tmp_path) == {"train/x": expected}

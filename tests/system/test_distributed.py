@@ -1,4 +1,4 @@
-"""Several processes that share a meta-batch: what they learn does not depend on their number."""
+"""Several processes that share a meta-batch: results do not depend on their number."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ import numpy as np
 
 
 class Failing(gym.Wrapper):
-    """The point, whose reward is no number for one task in sixteen."""
+    """The point, with a reward of NaN for one task in sixteen."""
 
     def __init__(self, **kwargs):
         super().__init__(gym.make("maml_rl/PointNavigation-v0", **kwargs))
 
     def sample_tasks(self, num_tasks):
         self.unwrapped.np_random = self.np_random
-        return [{**task, "number": float(i)} for i, task in enumerate(self.unwrapped.sample_tasks(num_tasks))]
+        tasks = self.unwrapped.sample_tasks(num_tasks)
+        return [{**task, "number": float(i)} for i, task in enumerate(tasks)]
 
     def set_task(self, task):
         self.number = task["number"]
@@ -168,7 +169,7 @@ def _child_of_rank_0(launcher: int) -> int:
     raise AssertionError("the launcher has no such process")
 
 
-def test_a_run_goes_on_with_another_number_of_processes(alone: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_processes(alone: Path, tmp_path: Path) -> None:
     done = launch(2, *flags(num_iterations=2), "--output=run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     done = launch(4, "--resume=run", "--num_iterations=5", folder=tmp_path)
@@ -176,16 +177,16 @@ def test_a_run_goes_on_with_another_number_of_processes(alone: Path, tmp_path: P
     assert_same(tmp_path / "run", alone)
 
 
-def test_failures_are_told_as_by_one_process(tmp_path: Path) -> None:
+def test_failures_are_reported_as_by_one_process(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
     other = flags(**{"env": "failing:Failing-v0", "num_iterations": 2, "logging.evaluate_every": 0})
-    told = []
+    failures = []
     for num_ranks in (1, 2):
         done = launch(num_ranks, *other, f"--output={num_ranks}", folder=tmp_path)
         assert done.returncode == 0, done.stderr
-        told.append((tmp_path / str(num_ranks) / "failures.csv").read_text())
-    assert "no valid episode is left" in told[0]
-    assert told[0] == told[1]
+        failures.append((tmp_path / str(num_ranks) / "failures.csv").read_text())
+    assert "no valid episode is left" in failures[0]
+    assert failures[0] == failures[1]
 
 
 def test_too_few_tasks_are_refused(tmp_path: Path) -> None:

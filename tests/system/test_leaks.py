@@ -20,7 +20,7 @@ leaks = load_script("benchmarks/leaks.py")
 
 @pytest.mark.parametrize("family", ["PointNavigation", "HalfCheetahVel"])
 def test_runs_close_what_they_open(tmp_path, family):
-    """Files, threads and processes after the first run, which loads what stays, and after four more."""
+    """Compare files, threads and processes after the first run and after four more."""
 
     def run(name: str) -> None:
         logging = {"evaluate_every": 1, "video_every": 1}
@@ -71,7 +71,7 @@ def _samples(memory: list[float], threads: list[float]) -> np.ndarray:
     return np.array(rows, dtype=[(what, float) for what in leaks.Usage._fields])
 
 
-def test_the_benchmark_tells_growth_from_a_start():
+def test_the_benchmark_distinguishes_growth_from_a_start():
     steady, start, line = (
         [8.0] * 100,
         [float(min(i, 40)) for i in range(100)],

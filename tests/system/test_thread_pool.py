@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -18,31 +19,31 @@ from maml_rl.system.torch_runtime import torch_threads
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_results_are_in_order_and_one_thread_of_torch_works_on_each(number: int) -> None:
-    seen: list[int] = []
+def test_results_are_in_order_and_torch_uses_one_thread_per_block(number: int) -> None:
+    num_threads: list[int] = []
 
     def double(start: int, stop: int) -> int:
-        seen.append(torch.get_num_threads())
+        num_threads.append(torch.get_num_threads())
         return 2 * stop
 
     with torch_threads(number):
         assert map_blocks(double, block_ends(10, 4)) == [8, 16, 20]
         assert torch.get_num_threads() == number
-        later: list[int] = []
-        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        in_new_thread: list[int] = []
+        thread = threading.Thread(target=lambda: in_new_thread.append(torch.get_num_threads()))
         thread.start()
         thread.join()
-    assert seen == [1, 1, 1]
-    assert later == [number]
+    assert num_threads == [1, 1, 1]
+    assert in_new_thread == [number]
 
 
 @pytest.mark.parametrize("enabled", [False, True])
-def test_gradients_are_taken_where_they_were(enabled: bool) -> None:
+def test_threads_have_the_callers_grad_mode(enabled: bool) -> None:
     with torch.set_grad_enabled(enabled):
         assert map_blocks(lambda _: torch.is_grad_enabled(), [(0,), (1,)]) == [enabled, enabled]
 
 
-def test_what_a_block_raises_comes_out_when_no_other_is_being_worked_on() -> None:
+def test_an_exception_propagates_after_all_running_blocks_have_finished() -> None:
     started: list[int] = []
     ended: list[int] = []
 
@@ -71,7 +72,7 @@ def test_threads_are_started_once() -> None:
     assert len(set.union(*calls)) == 3
 
 
-def test_torch_computes_alone_on_each_also_where_a_thread_comes_to_it_late() -> None:
+def test_every_thread_runs_torch_on_one_thread_from_its_first_block() -> None:
     with torch_threads(5):
         map_blocks(lambda _: time.sleep(0.01), [(0,), (1,)])
         numbers = map_blocks(
@@ -81,15 +82,15 @@ def test_torch_computes_alone_on_each_also_where_a_thread_comes_to_it_late() -> 
     assert numbers == [1] * 10
 
 
-def test_nothing_of_a_failed_call_lives_on() -> None:
+def test_a_failed_call_leaves_no_reference_cycle() -> None:
     class Large:
         pass
 
-    made: list[weakref.ref[Large]] = []
+    references: list[weakref.ref[Large]] = []
 
     def fail(number: int) -> Large:
         large = Large()
-        made.append(weakref.ref(large))
+        references.append(weakref.ref(large))
         if number == 5:
             raise ZeroDivisionError
         return large
@@ -100,39 +101,57 @@ def test_nothing_of_a_failed_call_lives_on() -> None:
             with contextlib.suppress(ZeroDivisionError):
                 map_blocks(fail, [(number,) for number in range(8)])
             map_blocks(lambda _: time.sleep(0.01), [(0,), (1,)])  # both threads have other work
-        assert len(made) >= 6
-        assert [one() for one in made] == [None] * len(made)
+        assert len(references) >= 6
+        assert all(reference() is None for reference in references)
     finally:
         gc.enable()
 
 
-def test_an_interrupt_leaves_nothing_locked() -> None:
-    script = """
-import random, signal, time
+INTERRUPTED = """
+import signal, time
 import torch
 from maml_rl.system.thread_pool import map_blocks
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
+def work(number):
+    started.append(number)
+    time.sleep(0.1)
+    finished.append(number)
+
 signal.signal(signal.SIGALRM, interrupt)
-torch.set_num_threads(4)
-blocks = [(number,) for number in range(16)]
-interrupted = 0
-for _ in range(100):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-3))
-        map_blocks(lambda _: time.sleep(1e-3), blocks)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except KeyboardInterrupt:
-        interrupted += 1
-assert map_blocks(lambda n: n, blocks) == list(range(16))
-print(interrupted > 50)
+torch.set_num_threads(2)
+blocks = [(number,) for number in range(50)]
+started, finished = [], []
+signal.setitimer(signal.ITIMER_REAL, 0.5)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+
+
+def test_after_an_interrupt_running_blocks_finish_and_no_other_starts() -> None:
+    script = (
+        INTERRUPTED
+        + """
+try:
+    map_blocks(work, blocks)
+except KeyboardInterrupt:
+    print(0 < len(started) < 50, sorted(started) == sorted(finished))
+print(map_blocks(lambda number: number, blocks) == list(range(50)))
+"""
     )
-    assert (done.stdout, done.stderr) == ("True\n", "")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("True True\nTrue\n", "")
+
+
+def test_an_interrupted_process_exits() -> None:
+    script = INTERRUPTED + "map_blocks(work, blocks)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_a_forked_process_starts_its_own() -> None:
@@ -145,10 +164,10 @@ blocks = [(1,), (2,), (3,)]
 assert map_blocks(lambda n: n, blocks) == [1, 2, 3]
 child = os.fork()
 if child == 0:
-    os._exit(map_blocks(lambda n: 2 * n, blocks) != [2, 4, 6])
+    raise SystemExit(map_blocks(lambda n: 2 * n, blocks) != [2, 4, 6])
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     # Newer Pythons warn of every fork beside threads.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("0\n", "")

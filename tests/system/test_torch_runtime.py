@@ -11,7 +11,7 @@ import pytest
 PASSES, TENSORS, PAGES = 20, 8, 2 * 2**20 // 4096
 SCRIPT = f"""
 import resource, threading, torch
-from maml_rl.system.allocator import keep_freed_memory
+from maml_rl.system.torch_runtime import keep_freed_memory
 if {{kept}}:
     keep_freed_memory()
 def one_pass():
