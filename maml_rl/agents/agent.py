@@ -34,7 +34,7 @@ from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.maml import InnerConfig
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.ranges import check_whole_numbers
+from maml_rl.settings.ranges import check_integers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
@@ -248,8 +248,8 @@ class MetaPolicy:
             )
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
-        check_whole_numbers(1, num_episodes=num_episodes)
-        check_whole_numbers(0, num_steps=num_steps, seed=seed)
+        check_integers(1, num_episodes=num_episodes)
+        check_integers(0, num_steps=num_steps, seed=seed)
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
         sizes = (num_episodes, self.config.horizon)
         threads = torch_threads(self.config.torch_threads)
@@ -367,7 +367,7 @@ class MetaPolicy:
         from maml_rl.agents.sb3_models import model_of
 
         self.check_plain_actions()
-        check_whole_numbers(1, num_envs=num_envs)
+        check_integers(1, num_envs=num_envs)
         if env is None or isinstance(env, str):
             env = make_vec_env(
                 env,

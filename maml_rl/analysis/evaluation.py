@@ -18,7 +18,7 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, is_family
-from maml_rl.settings.ranges import check_whole_numbers
+from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.safe_yaml import check_types, plain_values
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
@@ -289,8 +289,8 @@ def evaluate(
                 f"tasks must be a list of at least one task, each a mapping, got {tasks!r:.100}"
             )
     num_tasks = len(tasks) if tasks is not None else NUM_TASKS if num_tasks is None else num_tasks
-    check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)
-    check_whole_numbers(0, num_steps=num_steps, seed=seed)
+    check_integers(1, num_tasks=num_tasks, num_episodes=num_episodes)
+    check_integers(0, num_steps=num_steps, seed=seed)
     horizon, streams = policy.config.horizon, RandomStreams(seed, Phase.EVALUATION)
     config = held_out(policy.config.env) if env is None else env
     num_envs = num_tasks * num_episodes
