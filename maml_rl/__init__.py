@@ -1,4 +1,4 @@
-"""Meta-reinforcement learning for robotics: policies that adapt to a new task in one policy-gradient step."""
+"""Meta-reinforcement learning for robotics: policies that adapt to a task in one gradient step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maml_rl.training.loop import resume as resume
     from maml_rl.training.loop import train as train
 
-# Imported on first use: `python -m maml_rl.train --help` should not wait for torch.
+# Imported on first use, so that importing the package does not import torch.
 _HOMES = {
     "Config": "settings.config",
     "EpisodeLog": "agents.episode_log",
@@ -62,7 +62,7 @@ ignore_missing_backend()
 
 
 class _Package(types.ModuleType):
-    """Keeps ``maml_rl.train`` a function when the module of that name, the command, is imported too."""
+    """Keeps ``maml_rl.train`` the function after the module ``maml_rl.train`` is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, types.ModuleType)):

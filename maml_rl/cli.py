@@ -1,4 +1,4 @@
-"""The commands: ``maml-rl train|evaluate|record|plot|baselines``."""
+"""The commands ``maml-rl train|evaluate|record|plot|baselines`` and what they share."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
+from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.safe_yaml import read_value
 from maml_rl.system.user_paths import check_text, user_path
@@ -28,38 +29,42 @@ if TYPE_CHECKING:
     from maml_rl.settings.env import EnvConfig
 
 
-OTHER_OUTPUT = "name another folder by --output"
+OTHER_OUTPUT = "choose another folder with --output"
 COMMANDS = ("train", "evaluate", "record", "plot", "baselines")
-"""Each is the module of that name, whose function ``command`` takes the arguments and returns the exit status."""
+"""Modules with a function ``command`` that takes the arguments and returns the exit status."""
 _SIGPIPE = 13
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; a user's mistake is one line on stderr and exit status 2.
+    """Run a command; a ``UserError`` is one line on stderr and exit status 2.
 
-    Where the reader of stdout has gone, as in ``| head -1``, it ends without a word, with the
+    If the reader of stdout has closed it, as in ``| head -1``, the command ends silently with the
     status of SIGPIPE.
 
     Args:
         argv: the command and its arguments; default is the command line.
+
+    Returns:
+        The exit status.
     """
-    _print_anything()
+    _escape_unencodable()
     try:
         try:
             with _warnings_in_one_line():
                 return _main(argv)
         finally:
-            print(end="", flush=True)  # noqa: T201  what --help printed may still be in the buffer
+            print(end="", flush=True)  # noqa: T201  --help leaves its text in the buffer
     except BrokenPipeError:
-        # Python flushes stdout once more at its end, which would fail again.
+        # Python flushes stdout again on exit, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + _SIGPIPE
 
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Show each warning as one line, once, without the line of code that it is from."""
-    before, shown = warnings.formatwarning, set[str]()
+    """Show each warning once, as one line, without the line of code."""
+    before = warnings.formatwarning
+    printed = set[str]()
 
     def formatwarning(
         message: Warning | str,
@@ -69,8 +74,8 @@ def _warnings_in_one_line() -> Iterator[None]:
         line: str | None = None,
     ) -> str:
         text = _warning_line(str(message), category, f"{filename}:{lineno}")
-        is_new = text not in shown
-        shown.add(text)
+        is_new = text not in printed
+        printed.add(text)
         return text if is_new else ""
 
     warnings.formatwarning = formatwarning
@@ -81,9 +86,9 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _warning_line(message: str, category: type[Warning], where: str) -> str:
-    """``warning: ...``, with where it is from where that is not the package, nor Gymnasium, whose own are coloured."""
+    """``warning: ...``, with file and line unless it is from this package or from Gymnasium."""
     text = " ".join(re.sub(r"\x1b\[\d*m", "", message).split())
-    if "\x1b" in message:
+    if "\x1b" in message:  # only Gymnasium colours its warnings
         return f"warning: {text.removeprefix('WARN: ')}\n"
     if issubclass(category, MamlRLWarning):
         return f"warning: {text}\n"
@@ -92,25 +97,19 @@ def _warning_line(message: str, category: type[Warning], where: str) -> str:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    # Prepare the process
     _import_mujoco()
-    os.environ["MPLBACKEND"] = (
-        "agg"  # one that is inherited, from a notebook say, may not be installed here
-    )
-    if (
-        argv is None
-    ):  # as the installed command: a module of the user's is found here, as with python -m
+    os.environ["MPLBACKEND"] = "agg"  # an inherited one (a notebook's) may not be installed here
+    if argv is None:  # the installed command; python -m finds modules in the current folder itself
         sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Version, usage
     if argv == ["--version"]:
         print(f"maml-rl {importlib.metadata.version('maml-rl')}")  # noqa: T201
         return 0
     if not argv or argv[0] not in COMMANDS:
-        wanted = argv and argv[0] not in ("-h", "--help")
-        text = f"maml-rl {{{','.join(COMMANDS)}}} ...; each explains itself with --help"
-        if wanted:
-            text = f"error: unknown command {argv[0]!r}.{did_you_mean(argv[0], COMMANDS)} Usage: {text}"
-        print(text, file=sys.stderr)  # noqa: T201
-        return 2 if wanted or not argv else 0
+        return _print_usage(argv)
+    # The command; an error is one line
     try:
         for word in argv:
             check_text(word)
@@ -130,26 +129,37 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
 
 
-def _print_anything() -> None:
-    """Escape what the locale cannot encode, such as a dash in an ASCII locale, and do not fail."""
+def _print_usage(argv: Sequence[str]) -> int:
+    """Print the commands, after what is wrong with ``argv``; the exit status."""
+    usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; each explains itself with --help"
+    is_help = bool(argv) and argv[0] in ("-h", "--help")
+    if argv and not is_help:
+        hint = did_you_mean(argv[0], COMMANDS)
+        usage = f"error: unknown command {argv[0]!r}.{hint} Usage: {usage}"
+    print(usage, file=sys.stderr)  # noqa: T201
+    return 0 if is_help else 2
+
+
+def _escape_unencodable() -> None:
+    """Print characters that the locale cannot encode as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _import_mujoco() -> None:
-    """Import MuJoCo without its OpenGL: it loads what MUJOCO_GL names at once, and fails where that is not there.
+    """Import MuJoCo without MUJOCO_GL: it would fail if the library that this names is missing.
 
-    Gymnasium's renderer reads the variable again, when there is something to draw.
+    Gymnasium's renderer reads the variable again before it renders.
     """
-    wanted = os.environ.pop("MUJOCO_GL", None)
+    backend = os.environ.pop("MUJOCO_GL", None)
     importlib.import_module("mujoco")
-    if wanted is not None:
-        os.environ["MUJOCO_GL"] = wanted
+    if backend is not None:
+        os.environ["MUJOCO_GL"] = backend
 
 
-class _Said(logging.Handler):
-    """Prints what is logged as :func:`say` does, and raises what that raises."""
+class _StdoutHandler(logging.Handler):
+    """Prints log records on stdout; unlike ``StreamHandler`` it does not swallow errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
@@ -158,14 +168,14 @@ class _Said(logging.Handler):
 
 @contextlib.contextmanager
 def _log_on_stdout() -> Iterator[None]:
-    """Print what the package logs for information."""
-    logger, handler = logging.getLogger("maml_rl"), _Said()
-    level, propagates = logger.level, logger.propagate
+    """Print the package's log records of level INFO and above."""
+    logger = logging.getLogger("maml_rl")
+    handler = _StdoutHandler()
+    level = logger.level
+    propagates = logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = (
-        False  # a user's module may have a handler at the root, which would repeat it
-    )
+    logger.propagate = False  # a user's handler at the root would print records again
     try:
         yield
     finally:
@@ -175,12 +185,12 @@ def _log_on_stdout() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Tell the user on stdout, at once."""
+    """Print a line on stdout, unbuffered."""
     print(text, flush=True)  # noqa: T201
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake as every other one is told."""
+    """ArgumentParser that raises UserError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         """Raise a ``UserError``."""
@@ -188,7 +198,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_parser(command: str, description: str, several: bool = False) -> argparse.ArgumentParser:
-    """What the commands on a finished run, or on ``several``, share."""
+    """Parser with the arguments that all commands on a finished run, or on ``several``, share."""
     parser = Parser(
         prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False
     )
@@ -198,17 +208,19 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
     else:
         text = "run folder, or the name of a pretrained policy"
         parser.add_argument("run", type=path_argument, metavar="RUN", help=text)
-    parser.add_argument("--seed", type=natural, default=0, help="of all random draws (default: 0)")
+    parser.add_argument(
+        "--seed", type=non_negative, default=0, help="seed of all random draws (default: 0)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
     return parser
 
 
 @contextlib.contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """A folder to write into, which goes away again where nothing came to be in it.
+    """Make a folder to write into; it is removed again if it stays empty.
 
     Raises:
-        UserError: it cannot be made, or not be written into.
+        UserError: if it cannot be made or written to.
     """
     is_new = not folder.exists()
     try:
@@ -217,7 +229,7 @@ def made_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"output {folder} cannot be a folder: {error}; {OTHER_OUTPUT}") from error
     try:
         with unwritable_refused(folder, f"; {OTHER_OUTPUT}"), tempfile.TemporaryFile(dir=folder):
-            pass  # refused now, and not after everything has been computed
+            pass  # refuse now, rather than after everything has been computed
         yield
     finally:
         if is_new and not any(folder.iterdir()):
@@ -225,40 +237,41 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 
 class EnvFlags(NamedTuple):
-    """What ``--tasks.*``, ``--env.*`` and ``--dynamics`` say."""
+    """The changes of the environment in ``--tasks.*``, ``--env.*`` and ``--dynamics``."""
 
     flags: list[str]
-    """The settings, as flags of training: ``--env.*``."""
+    """Settings as flags of training, ``--env.NAME=VALUE``."""
     sweeps: dict[str, tuple[float, ...]]
-    """Values of each number of a task that a sweep fixes one after the other."""
+    """Values that a sweep gives to a number of the task, by its name."""
     of_tasks: list[str]
-    """Those that were given as ``--tasks.*`` or ``--dynamics``."""
+    """The flags that change tasks: ``--tasks.*`` and ``--dynamics``."""
 
 
 def add_env_flags(parser: argparse.ArgumentParser) -> None:
-    """Describe the flags that :func:`take_env_flags` takes."""
+    """Add help on the flags that :func:`take_env_flags` takes."""
     parser.add_argument(
         "--tasks.SETTING",
         metavar="VALUE",
-        help="another setting of the family, as --tasks.high 3, or other tasks, as --tasks.kwarg_ranges.g [15,20]",
+        help="change a setting of the family, as --tasks.high 3, or the range of an argument, "
+        "as --tasks.kwarg_ranges.g [15,20]",
     )
     parser.add_argument(
         "--env.ARG",
         metavar="VALUE",
-        help="another argument of an environment that is not built in, as --env.g 15",
+        help="change an argument of an environment that is not built in, as --env.g 15",
     )
     parser.add_argument(
         "--dynamics",
         metavar="NAME=VALUE,...",
-        help="another body: fixed, in a range, or one of a list, as body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; "
-        "LOW:HIGH:POINTS sweeps over values, as body_mass=0.5:3:6 (evaluate), of any number in a "
-        "task",
+        help="change the dynamics: a value, a range or a list of values, as "
+        "body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; evaluate sweeps over any number of a "
+        "task with LOW:HIGH:POINTS, as body_mass=0.5:3:6",
     )
 
 
 def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
-    """What ``--tasks.*``, ``--env.*`` and ``--dynamics`` say, and the other arguments."""
-    taken = EnvFlags([], {}, [])
+    """Split ``argv`` into ``--tasks.*``, ``--env.*`` and ``--dynamics``, and the rest."""
+    taken = EnvFlags(flags=[], sweeps={}, of_tasks=[])
     rest: list[str] = []
     words = iter(argv)
     for word in words:
@@ -271,20 +284,23 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
         if not value or value.startswith("--"):
             raise UserError(f"{flag} needs a value")
         if flag == "--dynamics":
-            more = _dynamics(value)
-            taken.flags.extend(more.flags)
-            taken.sweeps.update(more.sweeps)
+            parsed = _dynamics(value)
+            taken.flags.extend(parsed.flags)
+            taken.sweeps.update(parsed.sweeps)
         else:
-            taken.flags.append(
-                f"--env.{flag.removeprefix('--tasks.').removeprefix('--env.')}={value}"
-            )
+            name = flag.removeprefix("--tasks.").removeprefix("--env.")
+            taken.flags.append(f"--env.{name}={value}")
         if not flag.startswith("--env."):
             taken.of_tasks.append(flag)
     return taken, rest
 
 
 def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
-    """The environment of a run, changed by ``flags``; what is wrong with them is told in the user's terms."""
+    """The environment of a run, changed by ``flags``.
+
+    Raises:
+        UserError: if a flag cannot be set; the message names it as ``--tasks.*``.
+    """
     from maml_rl.settings.env import is_family
     from maml_rl.settings.parser import with_env_flags
 
@@ -298,74 +314,68 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
 
 
 def _check_family_flag(env: EnvConfig, name: str) -> None:
-    """Refuse what is no setting of a run's task family."""
-    from maml_rl.settings.parser import closest
-
+    """Refuse a flag that is not a setting of the run's task family."""
     settings = [setting for setting in env.kwargs if setting != "dynamics"]
     if name.startswith("dynamics."):
         if "dynamics" not in env.kwargs:
-            raise UserError(f"{env.name} has no dynamics that could be set")
+            raise UserError(f"{env.name} has no dynamics to set")
     elif name not in settings:
-        hint = closest(name, settings).replace(" See --help for all settings.", "")
-        valid = (
-            f"{hint} Valid are {', '.join(settings)}."
-            if settings
-            else " It has none that could be set here."
-        )
-        raise UserError(f"{env.name} has no setting {name!r}.{valid}")
+        hint = did_you_mean(name, settings)
+        valid = f" Valid are {', '.join(settings)}." if settings else " It has no settings."
+        raise UserError(f"{env.name} has no setting {name!r}.{hint}{valid}")
 
 
 def _check_env_flag(env: EnvConfig, name: str) -> None:
-    """Refuse what is no argument of a run's environment that is not built in, nor describes its tasks.
+    """Refuse a flag that is not an argument or a distribution of tasks of a run's environment.
 
-    Arguments that its constructor does not take are refused with those that it takes where they are
-    resolved.
+    For environments that are not built in. Whether the constructor takes the argument is checked
+    later, when the settings are resolved.
     """
     group, _, argument = name.partition(".")
     if group == "dynamics" and argument:
         raise UserError(
-            f"{env.name} has no dynamics that could be set; a number of its tasks can be swept "
-            f"({argument}=LOW:HIGH:POINTS), and an argument of its constructor set "
-            f"(--env.{argument} VALUE)"
+            f"{env.name} has no dynamics to set; sweep over a number of its tasks with "
+            f"{argument}=LOW:HIGH:POINTS, or set an argument of its constructor with "
+            f"--env.{argument} VALUE"
         )
     if name in ("name", "vectorization", "observe_task"):
         raise UserError(
-            f"env.{name} is the run's own: it has no setting {name!r} that could be set here"
+            f"env.{name} is fixed by the run: it has no setting {name!r} that can be changed here"
         )
     if group in ("kwarg_ranges", "task_list") and not getattr(env, group):
-        raise UserError(f"the tasks of this run are not from env.{group}, so it cannot be set here")
+        raise UserError(
+            f"the tasks of this run do not come from env.{group}: it cannot be set here"
+        )
     argument = argument if group == "kwargs" else name
     if argument in env.kwarg_ranges:
         raise UserError(
-            f"{argument} is drawn for each task (env.kwarg_ranges): give "
-            f"--tasks.kwarg_ranges.{argument} [LOW,HIGH] "
-            f"or '{{choices: [...]}}', or, of a number, --dynamics {argument}=LOW:HIGH:POINTS"
+            f"{argument} is drawn for each task (env.kwarg_ranges): use "
+            f"--tasks.kwarg_ranges.{argument} [LOW,HIGH] or '{{choices: [...]}}', or, for a "
+            f"number, --dynamics {argument}=LOW:HIGH:POINTS"
         )
 
 
 def _dynamics(text: str) -> EnvFlags:
-    """``body_mass=2,slope=-0.1:0.1`` as flags of training, and ``body_mass=0.5:3:6`` as a sweep.
+    """Parse ``--dynamics``: ``mass=2,slope=-0.1:0.1`` are flags, ``mass=0.5:3:6`` is a sweep.
 
     Raises:
-        UserError: it reads otherwise.
+        UserError: if ``text`` has another form.
     """
-    found = EnvFlags([], {}, [])
+    parsed = EnvFlags(flags=[], sweeps={}, of_tasks=[])
     for part in _parts(text):
         name, equals, value = (word.strip() for word in part.partition("="))
         low, *others = (word.strip() for word in value.split(":"))
         if not (equals and name and low and all(others)) or len(others) > 2 or "{" in value:
             raise UserError(
                 "--dynamics expects NAME=VALUE, NAME=LOW:HIGH, NAME=LOW:HIGH:POINTS or "
-                "NAME=[VALUE,VALUE], separated "
-                f"by commas, got {text!r}"
+                f"NAME=[VALUE,VALUE], separated by commas, got {text!r}"
             )
         if len(others) == 2:
-            found.sweeps[name] = _sweep(part, low, *others)
+            parsed.sweeps[name] = _sweep(part, low, *others)
         else:
-            found.flags.append(
-                f"{dynamics_flag(name)}={f'{{low: {low}, high: {others[0]}}}' if others else value}"
-            )
-    return found
+            setting = f"{{low: {low}, high: {others[0]}}}" if others else value
+            parsed.flags.append(f"{dynamics_flag(name)}={setting}")
+    return parsed
 
 
 def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
@@ -373,7 +383,8 @@ def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
         first, last, number = float(low), float(high), int(points)
     except ValueError:
         first, last, number = math.nan, math.nan, 0
-    if not (math.isfinite(first) and first < last and math.isfinite(last) and 2 <= number <= 1000):
+    is_range = math.isfinite(first) and math.isfinite(last) and first < last
+    if not (is_range and 2 <= number <= 1000):
         raise UserError(
             f"a sweep is NAME=LOW:HIGH:POINTS with LOW < HIGH and 2 to 1000 points, got {text!r}"
         )
@@ -381,12 +392,16 @@ def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
 
 
 def dynamics_flag(name: str) -> str:
-    """The flag of training that sets a parameter of the body."""
+    """The flag of training that sets a parameter of the dynamics."""
     return f"--env.dynamics.{name}"
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Parse, naming the closest match of an unknown flag."""
+    """Parse ``argv``.
+
+    Raises:
+        UserError: as argparse; for an unknown flag it names the closest match.
+    """
     flags = [option for action in parser._actions for option in action.option_strings]
     for token in argv:
         flag = token.partition("=")[0]
@@ -398,29 +413,33 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
 
 
 def path_argument(text: str) -> Path:
-    """A path, with ``~`` as the home folder."""
+    """A path, with ``~`` expanded."""
     try:
         return user_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
+def non_negative(text: str) -> int:
+    """An integer of at least 0."""
+    return _integer(text, least=0)
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+    """An integer of at least 1."""
+    return _integer(text, least=1)
+
+
+def _integer(text: str, least: int) -> int:
+    expected = Integer(least, None)
+    value = int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
+    if value is None or not expected.accepts(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r:.100}")
+    return value
 
 
 def task_values(text: str) -> dict[str, Any]:
-    """``goal_x=0.3,gait=trot,waypoints=[1,2]`` as a task; values are read as in a YAML file."""
+    """Parse a task such as ``goal_x=0.3,gait=trot,waypoints=[1,2]``, whose values are YAML."""
     task: dict[str, Any] = {}
     for part in _parts(text):
         name, equals, value = (word.strip() for word in part.partition("="))
@@ -433,7 +452,7 @@ def task_values(text: str) -> dict[str, Any]:
 
 
 def _parts(text: str) -> list[str]:
-    """``text`` at its commas, but not at those within brackets, braces or quotes."""
+    """Split ``text`` at commas outside brackets, braces and quotes."""
     quoted = r"""(?<=[=,:\s\[{])(?:"(?:\\.|[^"\\])*"|'[^']*')"""
     items = re.findall(f"{quoted}|.", text, re.DOTALL)
     parts, depth = [""], 0
@@ -447,13 +466,13 @@ def _parts(text: str) -> list[str]:
 
 
 def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
-    """Refuse flags of the environment where a task is given.
+    """Refuse flags that change tasks if a task is given.
 
     Raises:
-        UserError: there is one.
+        UserError: if there is such a flag.
     """
     if task is not None and env_flags.of_tasks:
         raise UserError(
-            "--task says all about the task, the body included (body_mass=2); leave out "
+            "--task describes the whole task, dynamics included (body_mass=2): leave out "
             "--dynamics and --tasks"
         )

@@ -1,4 +1,4 @@
-"""The one error that users see."""
+"""Errors and warnings for users, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -9,71 +9,54 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something that the user gave cannot be used. The command line prints its text without a traceback."""
+    """Invalid input of the user. The command line prints its message without a traceback."""
 
 
 class MamlRLWarning(UserWarning):
-    """Something went wrong that does not change what is computed. The command line prints its text alone."""
+    """A problem that does not change what is computed. The command line prints only its message."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error of code that is not ours: its type, its message, and the file and line that raised it."""
+    """An error of foreign code in one line: type, message, file and line."""
     message = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return type(error).__name__ + (f": {message}" if message else "") + where
 
 
-_GENERIC = {
-    *(
-        "at",
-        "by",
-        "for",
-        "is",
-        "of",
-        "per",
-        "to",
-        "env",
-        "every",
-        "final",
-        "init",
-        "last",
-        "max",
-        "min",
-        "new",
-    ),
-    *(
-        "num",
-        "number",
-        "share",
-        "size",
-        "sizes",
-        "step",
-        "steps",
-        "task",
-        "tasks",
-        "total",
-        "train",
-        "training",
-    ),
-}
-"""Words that names share without meaning the same."""
+_GENERIC = frozenset(
+    re.findall(
+        r"\w+",
+        "at by for is of per to env every final init last max min new num number share size sizes "
+        "step steps task tasks total train training",
+    )
+)
+"""Words that unrelated names share."""
 
 
 def did_you_mean(name: str, valid: Iterable[str], quotes: str = "") -> str:
-    """`` Did you mean ...?`` with the valid name that is closest, or nothing where none is close.
+    """`` Did you mean ...?`` with the valid name that is closest, or nothing if none is close.
 
-    A name is close where nearly all letters agree; where its words are like the other's, in order
-    (``num_iter`` and ``num_iterations``); or where most letters agree and a word that is not
-    generic (``hidden_layers`` and ``hidden_sizes``).
+    A name is close if nearly all letters agree; if its words are like the other's, in order
+    (``num_iter`` and ``num_iterations``); or if most letters agree and a word that is not generic
+    (``hidden_layers`` and ``hidden_sizes``). Of dotted names, such as ``inner.num_steps``, the last
+    part is compared on its own if the whole is not close to any.
     """
-    bare = {
-        choice.lstrip("-"): choice for choice in valid
-    }  # dashes are no likeness: --lr is not meant to be --help
+    choices = list(valid)
+    closest = _closest(name, choices)
+    if closest is None and any("." in choice for choice in choices):
+        by_last = {choice.rpartition(".")[2].lstrip("-"): choice for choice in reversed(choices)}
+        closest = by_last.get(_closest(name.rpartition(".")[2], by_last) or "")
+    return f" Did you mean {quotes}{closest}{quotes}?" if closest is not None else ""
+
+
+def _closest(name: str, valid: Iterable[str]) -> str | None:
+    # Leading dashes are not compared: --lr should not suggest --help.
+    bare = {choice.lstrip("-"): choice for choice in valid}
     name = name.lstrip("-")
     like = [choice for choice in bare if _is_like(name, choice)]
     close = difflib.get_close_matches(name, like, n=1, cutoff=0)
-    return f" Did you mean {quotes}{bare[close[0]]}{quotes}?" if close else ""
+    return bare[close[0]] if close else None
 
 
 def _is_like(name: str, other: str) -> bool:
@@ -82,13 +65,11 @@ def _is_like(name: str, other: str) -> bool:
         return _ratio(name, other) > 0.66 or _begins(name, other)
     if _ratio(name, other) >= 0.9:
         return True
-    if len(words) == len(others) and all(
-        _ratio(*pair) >= 0.75 or _begins(*pair) for pair in zip(words, others, strict=True)
-    ):
+    pairs = zip(words, others, strict=False)
+    if len(words) == len(others) and all(_ratio(*pair) >= 0.75 or _begins(*pair) for pair in pairs):
         return True
-    shared = {*_words(name.rpartition(".")[2])} & {
-        *_words(other.rpartition(".")[2])
-    }  # a group's name does not count
+    # Words of the last parts: two settings of one group are not alike for that.
+    shared = {*_words(name.rpartition(".")[2])} & {*_words(other.rpartition(".")[2])}
     return _ratio(name, other) >= 0.6 and not shared <= _GENERIC
 
 
@@ -101,5 +82,5 @@ def _ratio(word: str, other: str) -> float:
 
 
 def _begins(word: str, other: str) -> bool:
-    """Whether one is the beginning of the other."""
+    """Whether one word is a prefix of the other."""
     return min(len(word), len(other)) >= 3 and (word.startswith(other) or other.startswith(word))

@@ -21,7 +21,7 @@ from maml_rl.cli import (
     env_of,
     made_folder,
     main,
-    natural,
+    non_negative,
     parse,
     path_argument,
     positive,
@@ -48,11 +48,10 @@ def command(argv: list[str]) -> int:
     """Evaluate runs."""
     parser = run_parser(
         "evaluate",
-        "Return after 0, 1, ... K adaptation steps on fresh tasks, of a run, or of several on the "
-        "same tasks, with the "
-        "baselines in RUN/baselines: a table, results.json, results.csv, plots (PNG, SVG), "
-        "report.html. Interrupted, "
-        "the same command goes on where it was.",
+        "Measure the return after 0, 1, ... K adaptation steps on fresh tasks: of a run, or of "
+        "several on the same tasks, and of the baselines in RUN/baselines. Writes a table, "
+        "results.json, results.csv, plots (PNG, SVG) and report.html. After an interruption the "
+        "same command resumes.",
         several=True,
     )
     which = parser.add_mutually_exclusive_group()
@@ -62,21 +61,22 @@ def command(argv: list[str]) -> int:
         type=task_values,
         action="append",
         metavar="NAME=VALUE,...",
-        help="in place of fresh tasks this one, body included, or several where it is given again",
+        help="evaluate this task, dynamics included, instead of fresh ones; may be repeated",
     )
     parser.add_argument(
         "--num_episodes", type=positive, default=20, help="per task and step (default: 20)"
     )
     parser.add_argument(
-        "--num_steps", type=natural, default=3, help="adaptation steps K (default: 3)"
+        "--num_steps", type=non_negative, default=3, help="adaptation steps K (default: 3)"
     )
     parser.add_argument(
         "--output",
         type=path_argument,
-        help="folder for the files, replaced there (default: evaluation in the first RUN, or in runs/NAME)",
+        help="folder for the files; existing ones are replaced (default: evaluation in the first "
+        "RUN, or in runs/NAME)",
     )
     parser.add_argument(
-        "--no_baselines", action="store_true", help="leave out the baselines in RUN/baselines"
+        "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
     )
     add_env_flags(parser)
     env_flags, rest = take_env_flags(argv)
@@ -88,34 +88,38 @@ def command(argv: list[str]) -> int:
 
     args.runs = [find_run(run) for run in args.runs]
     folder = args.output or output_folder(args.runs[0]) / "evaluation"
-    instead = ", in place of an earlier evaluation" if (folder / "report.html").exists() else ""
+    is_old = (folder / "report.html").exists()
+    instead = ", in place of an earlier evaluation" if is_old else ""
     typed = shlex.join(["python", "-m", "maml_rl.evaluate", *argv])
     comparison, env = _evaluated(args, num_tasks, env_flags, folder, typed)
     changed = "".join(
         f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags
     )
-    kept_back = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
+    held_out = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
     tasks = counted(num_tasks, f"{comparison.kind_of_tasks} task")
-    say(f"{env.name}{changed}: {tasks}{kept_back}, {args.num_episodes} episodes per task and step")
-    say(
-        f"{comparison.table()}\nwritten to {folder}{instead}: report.html, results.json, "
-        f"results.csv, plots"
-    )
+    say(f"{env.name}{changed}: {tasks}{held_out}, {args.num_episodes} episodes per task and step")
+    files = "report.html, results.json, results.csv, plots"
+    say(f"{comparison.table()}\nwritten to {folder}{instead}: {files}")
     return 0
 
 
 def _evaluated(
     args: argparse.Namespace, num_tasks: int, env_flags: EnvFlags, folder: Path, typed: str
 ) -> tuple[Comparison, EnvConfig]:
-    """Evaluate and write the files; the result, and the environment without a sweep."""
+    """Evaluate and write the files.
+
+    Returns:
+        The result, and the environment without a sweep.
+    """
     from tqdm import tqdm
 
     from maml_rl.analysis.comparison import compare
     from maml_rl.analysis.report import write_report
     from maml_rl.analysis.scratch import Scratch
-    from maml_rl.settings.parser import trained_range
+    from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of
 
+    # What is evaluated: policies, each under all conditions
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps)
     if not args.no_baselines:
@@ -123,14 +127,10 @@ def _evaluated(
     conditions = _conditions(subjects[0].policy, env_flags)
     ranges = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
     trained = {name: values for name, values in ranges.items() if values is not None}
-    unfinished, num_parts = folder / "unfinished", len(subjects) * len(conditions)
-    is_sound = (
-        unfinished.is_dir() and not unfinished.is_symlink() and os.access(unfinished, os.W_OK)
-    )
-    if os.path.lexists(unfinished) and not is_sound:
-        raise UserError(
-            f"{unfinished} is not a folder that can be written to: delete it, or {OTHER_OUTPUT}"
-        )
+    # Evaluate, resuming from an interrupted evaluation
+    unfinished = folder / "unfinished"
+    num_parts = len(subjects) * len(conditions)
+    _check_unfinished(unfinished)
     with (
         made_folder(folder),
         tqdm(total=num_parts, disable=None, leave=False, unit="evaluation") as bar,
@@ -140,10 +140,17 @@ def _evaluated(
             bar.update()
             bar.set_postfix_str(done)
 
-        sizes = {"num_tasks": num_tasks, "num_episodes": args.num_episodes, "seed": args.seed}
         comparison = compare(
-            subjects, conditions, **sizes, tasks=args.task, unfinished=unfinished, progress=progress
+            subjects,
+            conditions,
+            num_tasks=num_tasks,
+            num_episodes=args.num_episodes,
+            seed=args.seed,
+            tasks=args.task,
+            unfinished=unfinished,
+            progress=progress,
         )
+        # Add PPO from scratch, write the report
         scratch = folder_of(args.runs[0], "ppo") / "results.json"
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks
@@ -155,29 +162,42 @@ def _evaluated(
     return comparison, conditions[0].env_of(subjects[0].policy)
 
 
+def _check_unfinished(folder: Path) -> None:
+    """Check the folder of an interrupted evaluation.
+
+    Raises:
+        UserError: if something is there that cannot be written into.
+    """
+    is_usable = folder.is_dir() and not folder.is_symlink() and os.access(folder, os.W_OK)
+    if os.path.lexists(folder) and not is_usable:
+        raise UserError(
+            f"{folder} is not a folder that can be written to: delete it, or {OTHER_OUTPUT}"
+        )
+
+
 def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject]:
     """The policies of the runs.
 
     Raises:
-        UserError: a run cannot be loaded, is named twice, or is one of another environment.
+        UserError: if a run cannot be loaded, is named twice, or has another environment.
     """
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
     from maml_rl.system.torch_runtime import resolve_device
 
-    twice = [
-        run
-        for i, run in enumerate(runs)
-        if run.resolve() in [other.resolve() for other in runs[:i]]
-    ]
+    # The runs, all different and of one environment
+    folders = [run.resolve() for run in runs]
+    twice = [run for i, run in enumerate(runs) if folders[i] in folders[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
     policies = [load_run(run, resolve_device(device)) for run in runs]
     names = {policy.config.env.name for policy in policies}
     if len(names) > 1:
         raise UserError(
-            f"runs of one environment can be compared, got runs of {' and '.join(sorted(names))}"
+            f"only runs of one environment can be compared, got runs of "
+            f"{' and '.join(sorted(names))}"
         )
+    # Copies of a policy would count as several seeds
     subjects: list[Subject] = []
     for label, run, policy in zip(_labels(policies), runs, policies, strict=True):
         copies = [
@@ -187,8 +207,8 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
         ]
         if copies:
             raise UserError(
-                f"{run} holds the same policy as {copies[0]}: as two runs they would feign "
-                f"certainty; give one of them"
+                f"{run} holds the same policy as {copies[0]}: counting it twice would make the "
+                f"result look more certain than it is; give one of them"
             )
         subjects.append(Subject(label, run, policy, num_steps))
     return subjects
@@ -204,33 +224,30 @@ def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
 def _baselines(
     runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool
 ) -> list[Subject]:
-    """The baselines that the runs have, by name and then by run; of several with the same parameters the first."""
+    """The baselines of the runs, by name and then by run, without copies of the same policy."""
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
     from maml_rl.runs.checkpoint import latest_checkpoint
     from maml_rl.system.torch_runtime import resolve_device
     from maml_rl.training.comparison_runs import POLICIES, folder_of
 
-    found: list[Subject] = []
+    baselines: list[Subject] = []
     for name in POLICIES:
-        folders = [folder_of(run, name) for run in runs]
-        for folder in folders:
-            if latest_checkpoint(folder / "checkpoints") is not None and (
-                with_oracle or name != "oracle"
-            ):
-                policy = load_run(folder, resolve_device(device))
-                is_new = not any(
-                    other.label == name and _are_equal(other.policy, policy) for other in found
-                )
-                if is_new:
-                    found.append(
-                        Subject(name, folder, policy, 0 if name == "oracle" else num_steps)
-                    )
-    return found
+        if name == "oracle" and not with_oracle:
+            continue
+        for folder in (folder_of(run, name) for run in runs):
+            if latest_checkpoint(folder / "checkpoints") is None:
+                continue
+            policy = load_run(folder, resolve_device(device))
+            same_name = [other.policy for other in baselines if other.label == name]
+            if not any(_are_equal(other, policy) for other in same_name):
+                steps = 0 if name == "oracle" else num_steps
+                baselines.append(Subject(name, folder, policy, steps))
+    return baselines
 
 
 def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
-    """What each run is called: one name where they differ in the seed alone, else what tells them from the others."""
+    """Label of each run: one name if they differ only in the seed, else the differing settings."""
     from maml_rl.analysis.comparison import META_TRAINED
     from maml_rl.analysis.run_labels import group_settings, labels_of
 
@@ -247,9 +264,9 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
 
 
 def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
-    """The environment as the flags have it; then a sweep over each parameter, and a grid where there are two."""
+    """The environment with the flags; then each sweep, and the grid of two sweeps."""
     from maml_rl.analysis.comparison import Condition
-    from maml_rl.settings.parser import is_dynamics
+    from maml_rl.settings.families import is_dynamics
 
     def env(flags: Sequence[str], policy: MetaPolicy) -> EnvConfig:
         from maml_rl.analysis.evaluation import held_out
@@ -263,37 +280,37 @@ def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
         (first, values), (second, others) = env_flags.sweeps.items()
         versions += [{first: value, second: other} for value in values for other in others]
     conditions = [Condition(functools.partial(env, env_flags.flags))]
+    env_name = policy.config.env.name
     for version in versions:
-        fixed = {
-            name: value
-            for name, value in version.items()
-            if not is_dynamics(policy.config.env.name, name)
-        }
-        bodies = {name: value for name, value in version.items() if name not in fixed}
-        flags = [
-            *env_flags.flags,
-            *(f"{dynamics_flag(name)}={value!r}" for name, value in bodies.items()),
-        ]
+        # Dynamics are set by flags, other numbers fixed in each task
+        dynamics = {name: value for name, value in version.items() if is_dynamics(env_name, name)}
+        fixed = {name: value for name, value in version.items() if name not in dynamics}
+        more = [f"{dynamics_flag(name)}={value!r}" for name, value in dynamics.items()]
+        flags = [*env_flags.flags, *more]
         conditions.append(Condition(functools.partial(env, flags), version, fixed))
     _check_conditions(policy, conditions)
     return conditions
 
 
 def _check_conditions(policy: MetaPolicy, conditions: Sequence[Condition]) -> None:
-    """Tell what is wrong with an environment or with a swept value before anything is evaluated."""
+    """Make every environment and task once, before anything is evaluated.
+
+    Raises:
+        UserError: if a setting or a swept value is refused.
+    """
     import numpy as np
 
     from maml_rl.analysis.evaluation import with_fixed
     from maml_rl.sampling.environments import as_task_vector_env
 
     envs = [condition.env_of(policy) for condition in conditions]
-    changed = [condition.fixed for condition in conditions if condition.fixed]
-    if not changed:
+    swept = [condition.fixed for condition in conditions if condition.fixed]
+    if not swept:
         return
     with as_task_vector_env(None, envs[0], 1, policy.config.horizon) as env:
         env.np_random = np.random.default_rng(0)
         (task,) = env.sample_tasks(1)
-        for fixed in changed:
+        for fixed in swept:
             try:
                 env.set_tasks([with_fixed(task, fixed, envs[0].name)])
             except ValueError as error:

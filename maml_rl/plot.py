@@ -14,7 +14,7 @@ def command(argv: list[str]) -> int:
     args = parse(_parser(), argv)
     if args.before and args.metric is not None:
         raise UserError(
-            "--before draws the return before adaptation, which has no place beside --metric: "
+            "--before draws the return before adaptation and cannot be combined with --metric: "
             "give one of them"
         )
 
@@ -44,12 +44,12 @@ def command(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m maml_rl.plot",
-        description="Learning curves of runs, as a picture and a table. Runs whose settings agree in all but seed (and "
-        "output, device, num_iterations, logging) are one line: their mean at each iteration that "
-        "all of them have, "
-        "at their mean x. Two or three runs are also drawn thinly, whole; more have the 95 % "
-        "interval over runs by Student's t as a band. The table's final value is the mean over the "
-        "last 5 % of these iterations, and has that interval from two runs on.",
+        description="Draw learning curves of runs and print a table. Runs whose settings differ "
+        "only in the seed (and output, device, num_iterations, logging) are one line: their mean "
+        "at each iteration that all of them have, at their mean x. Two or three runs are also "
+        "drawn as thin lines; more have a band, the 95 % interval over runs by Student's t. The "
+        "table's final value is the mean over the last 5 % of these iterations, with that "
+        "interval for two runs or more.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", type=path_argument, metavar="RUN", help="run folders")
@@ -57,38 +57,39 @@ def _parser() -> Parser:
         "--x",
         choices=["steps", "time", "iterations"],
         default="steps",
-        help="horizontal axis: environment steps in millions (default), wall-clock hours, or meta-iterations",
+        help="horizontal axis: millions of environment steps (default), wall-clock hours, or "
+        "meta-iterations",
     )
     parser.add_argument(
         "--metric",
         metavar="TAG",
-        help="column of progress.csv to draw (default: the return after the last adaptation step of training)",
+        help="column of progress.csv to draw (default: the return after the last adaptation step)",
     )
     parser.add_argument(
-        "--before", action="store_true", help="draw the return before adaptation too, dashed"
+        "--before", action="store_true", help="also draw the return before adaptation, dashed"
     )
     parser.add_argument(
         "--smooth",
         type=positive,
         metavar="N",
         default=1,
-        help="running mean of each value and the N - 1 before it; the table is of unsmoothed values (default: 1)",
+        help="draw running means over N values; the table has unsmoothed values (default: 1)",
     )
     parser.add_argument(
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="one per line, in the order of their first runs (default: the settings in which the lines differ)",
+        help="one per line, in the order of their first runs (default: the settings that differ)",
     )
     parser.add_argument(
         "--title",
-        help="above the picture (default: the family, where several lines have one in common)",
+        help="title of the figure (default: the family, if all of several lines have the same)",
     )
     parser.add_argument(
         "--output",
         type=path_argument,
         default=Path("learning_curve.png"),
-        help="picture, .png, .svg or .pdf (default: %(default)s)",
+        help="file of the figure, .png, .svg or .pdf (default: %(default)s)",
     )
     return parser
 

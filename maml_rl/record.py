@@ -13,7 +13,7 @@ from maml_rl.cli import (
     add_env_flags,
     env_of,
     main,
-    natural,
+    non_negative,
     parse,
     path_argument,
     positive,
@@ -31,10 +31,36 @@ if TYPE_CHECKING:
 
 def command(argv: list[str]) -> int:
     """Record a run."""
+    env_flags, rest = take_env_flags(argv)
+    args = parse(_parser(), rest)
+
+    from maml_rl.agents.load import load_run
+    from maml_rl.runs.pretrained import find_run, output_folder
+    from maml_rl.system.torch_runtime import resolve_device
+
+    # The output, the policy, its environment
+    run = find_run(args.run)
+    path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"
+    if args.format and path.suffix.lower() != f".{args.format}":
+        raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
+    policy = load_run(run, resolve_device(args.device))
+    if env_flags.sweeps:
+        raise UserError("record does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
+    refuse_flags_beside_task(args.task, env_flags)
+    config = dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags))
+    policy = dataclasses.replace(policy, config=config)
+    _record(policy, path, args)
+    actions = "sampled actions" if args.stochastic else "the most probable actions"
+    adapted = f"adapted on {args.num_episodes or policy.config.num_episodes} episodes per step"
+    say(f"written to {path}: one episode per panel with {actions}, {adapted}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = run_parser(
         "record",
-        "Video in real time: tasks as rows, the policy after 0, 1, ... K adaptation steps as "
-        "columns.",
+        "Record a video in real time: tasks as rows, the policy after 0, 1, ... K adaptation "
+        "steps as columns.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -42,13 +68,13 @@ def command(argv: list[str]) -> int:
         type=task_values,
         action="append",
         metavar="NAME=VALUE,...",
-        help="task, body included, one row each time it is given; a body that it does not speak of is nominal",
+        help="a task, dynamics included, as a row; may be repeated; dynamics default to nominal",
     )
     which.add_argument(
         "--num_tasks", type=positive, help="tasks to draw from the family (default: 1)"
     )
     parser.add_argument(
-        "--num_steps", type=natural, help="adaptation steps K (default: as in training)"
+        "--num_steps", type=non_negative, help="adaptation steps K (default: as in training)"
     )
     parser.add_argument(
         "--num_episodes", type=positive, help="episodes per step (default: as in training)"
@@ -56,55 +82,34 @@ def command(argv: list[str]) -> int:
     parser.add_argument(
         "--stochastic",
         action="store_true",
-        help="draw actions; default shows the most probable ones",
+        help="sample actions (default: the most probable ones)",
     )
-    parser.add_argument(
-        "--camera", help="a camera of the model, or free: from above (default: the family's)"
-    )
+    parser.add_argument("--camera", help="a camera of the model, or free (default: the family's)")
     parser.add_argument(
         "--size", type=_size, metavar="WxH", help="pixels of one panel (default: mostly 480x480)"
     )
     parser.add_argument(
         "--fps",
         type=_fps,
-        help="frames per second; steps are left out or repeated to keep real time (default: a frame per control step, "
-        "up to 60, gif 50; a gif takes the nearest of 100/n)",
+        help="frames per second; control steps are skipped or repeated to keep real time "
+        "(default: one frame per control step, at most 60, gif 50; a gif takes the nearest of "
+        "100/n)",
     )
-    parser.add_argument("--format", choices=FORMATS, help="default: the ending of --output, or mp4")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: the extension of --output, or mp4"
+    )
     parser.add_argument(
         "--output",
         type=path_argument,
-        help="video file, .mp4 or .gif, replaced if there (default: videos/adaptation.mp4 in RUN, or in runs/NAME)",
+        help="video file, .mp4 or .gif; an existing one is replaced (default: "
+        "videos/adaptation.mp4 in RUN, or in runs/NAME)",
     )
     add_env_flags(parser)
-    env_flags, argv = take_env_flags(argv)
-    args = parse(parser, argv)
-
-    from maml_rl.agents.load import load_run
-    from maml_rl.runs.pretrained import find_run, output_folder
-    from maml_rl.system.torch_runtime import resolve_device
-
-    run = find_run(args.run)
-    path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"
-    if args.format and path.suffix.lower() != f".{args.format}":
-        raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
-    policy = load_run(run, resolve_device(args.device))
-    if env_flags.sweeps:
-        raise UserError("a video shows one body: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
-    refuse_flags_beside_task(args.task, env_flags)
-    policy = dataclasses.replace(
-        policy,
-        config=dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags)),
-    )
-    _record(policy, path, args)
-    actions = "actions drawn" if args.stochastic else "the most probable actions"
-    adapted = f"adapted on {args.num_episodes or policy.config.num_episodes} episodes a step"
-    say(f"written to {path}: an episode a panel with {actions}, {adapted}")
-    return 0
+    return parser
 
 
 def _record(policy: MetaPolicy, path: Path, args: argparse.Namespace) -> None:
-    """Record, with a bar on the terminal meanwhile."""
+    """Record, with a progress bar."""
     from tqdm import tqdm
 
     from maml_rl.analysis.recording import record

@@ -6,7 +6,6 @@ import sys
 
 from maml_rl.cli import main, say
 from maml_rl.errors import UserError
-from maml_rl.system.torch_stand_in import torch_left_out
 
 _MOST_DIGITS = 20
 """Of a number of iterations; Python refuses to read thousands of them."""
@@ -14,14 +13,9 @@ _MOST_DIGITS = 20
 
 def command(argv: list[str]) -> int:
     """Train a run, or go on with one."""
-    if _asks_for_help(argv):
-        with torch_left_out():
-            from maml_rl.settings.parser import parse_training_arguments
-
-            parse_training_arguments(argv)  # shows help, and exits
-
     from maml_rl.settings.config import to_mapping
-    from maml_rl.settings.parser import parse_training_arguments, take_option
+    from maml_rl.settings.flags import take_option
+    from maml_rl.settings.parser import parse_training_arguments
     from maml_rl.system.safe_yaml import to_yaml
 
     run, rest = take_option(argv, "--resume")
@@ -48,17 +42,9 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _asks_for_help(argv: list[str]) -> bool:
-    """Whether help is wanted, and nothing that may name a module of the user's, which may use torch."""
-    others = [word for word in argv if word not in ("-h", "--help")]
-    return len(others) < len(argv) and not any(
-        ":" in word or word.startswith("--config") for word in others
-    )
-
-
 def _iterations_to_resume(rest: list[str]) -> int | None:
     """The only setting that may stand beside --resume."""
-    from maml_rl.settings.parser import take_option
+    from maml_rl.settings.flags import take_option
 
     iterations, others = take_option(rest, "--num_iterations")
     if others:

@@ -32,7 +32,7 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.failures import FailedTasks, TrialFailures
 from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.ranges import check_whole_numbers
+from maml_rl.settings.ranges import check_integers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.text import counted
@@ -216,8 +216,8 @@ class MetaPolicy:
         """Return the policy after inner steps on episodes that it plays in an environment."""
         num_steps = self.config.inner.num_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
-        check_whole_numbers(1, num_episodes=num_episodes)
-        check_whole_numbers(0, num_steps=num_steps, seed=seed)
+        check_integers(1, num_episodes=num_episodes)
+        check_integers(0, num_steps=num_steps, seed=seed)
         inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
         horizon = self.config.horizon
         with (
@@ -352,7 +352,7 @@ class MetaPolicy:
         from maml_rl.agents.sb3_models import model_of
 
         check_plain_actions(self.action_space)
-        check_whole_numbers(1, num_envs=num_envs)
+        check_integers(1, num_envs=num_envs)
         if env is None or isinstance(env, str):
             env = make_vec_env(
                 env,

@@ -16,7 +16,8 @@ from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import check_plain_actions, unfolded
 from maml_rl.sampling.environments import as_task_vector_env
-from maml_rl.settings.parser import load_config, merged
+from maml_rl.settings.parser import load_config
+from maml_rl.settings.sources import merged
 from maml_rl.system.torch_runtime import standard_torch
 
 

@@ -19,7 +19,7 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, is_family
-from maml_rl.settings.ranges import check_whole_numbers
+from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.safe_yaml import check_types, plain_values
 from maml_rl.system.text import text_table
@@ -272,8 +272,8 @@ def evaluate(
             f"evaluate takes a policy, such as maml_rl.load(run) returns; got {policy!r:.100}"
         )
     num_tasks = _number_of_tasks(tasks, num_tasks)
-    check_whole_numbers(1, num_tasks=num_tasks, num_episodes=num_episodes)
-    check_whole_numbers(0, num_steps=num_steps, seed=seed)
+    check_integers(1, num_tasks=num_tasks, num_episodes=num_episodes)
+    check_integers(0, num_steps=num_steps, seed=seed)
     horizon = policy.config.horizon
     config = held_out(policy.config.env) if env is None else env
     num_envs = num_tasks * num_episodes

@@ -28,7 +28,7 @@ from maml_rl.sampling.environments import make_single_env
 from maml_rl.sampling.single_env import TaskSetter
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, resolve_env_id
-from maml_rl.settings.ranges import check_whole_numbers
+from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch
 from maml_rl.system.user_paths import user_path
@@ -187,7 +187,7 @@ def record(
         raise UserError(
             f"record takes a policy, such as maml_rl.load(run) returns; got {policy!r:.100}"
         )
-    check_whole_numbers(0, seed=seed)
+    check_integers(0, seed=seed)
     path = user_path(path)
     with whole_file(path) as temporary:
         grid = play(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from maml_rl.settings.config import Config, to_mapping
-from maml_rl.settings.parser import family_of
+from maml_rl.settings.families import family_of
 from maml_rl.system.text import counted
 
 Settings = Mapping[str, Any]

@@ -1,1 +1,1 @@
-"""Every setting, its range and default, from flags and YAML files. Nothing here imports torch."""
+"""Every setting with its range and default, from flags and YAML files. Imports no torch."""

@@ -1,4 +1,4 @@
-"""The environment: its settings, and the registered id that a name stands for."""
+"""Settings of the environment, and the registered id of a name."""
 
 from __future__ import annotations
 
@@ -26,30 +26,26 @@ class EnvConfig:
     name: str = "HalfCheetahVel"
     """A task family, an id registered with Gymnasium, or module:EnvId-v0."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Its arguments: --env.ARG VALUE gives one, --env.kwargs.ARG VALUE one that is called like a setting."""
+    """Its arguments: --env.ARG VALUE, or --env.kwargs.ARG VALUE if ARG is the name of a setting."""
     vectorization: Vectorization = "sync"
-    """How an environment without a batch engine is run: in this process, or in one worker process per task."""
+    """How to run an environment without a batch engine: in this process, or in one per task."""
     observe_task: bool = False
-    """Append the task's values to every observation: for an oracle, a policy that is told the task."""
+    """Append the task's values to every observation, as for an oracle."""
     kwarg_ranges: Mapping[str, Any] = field(default_factory=dict)
-    """Tasks as arguments, over kwargs: {g: [5, 15]}, {g: {low: 5, high: 15, log: true}} or {g: {choices: [5, 9]}}."""
+    """Arguments to draw per task: {g: [5, 15]}, {g: {low: 5, high: 15, log: true}} or
+    {g: {choices: [5, 9]}}."""
     task_list: tuple[Mapping[str, Any], ...] = ()
-    """The tasks to draw from: [{goal: 1}, {goal: 2}]; for set_task, or arguments of the constructor."""
+    """Tasks to draw from: [{goal: 1}, {goal: 2}]; values for set_task, or constructor arguments."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "env.")
-        if not (
-            isinstance(self.kwargs, Mapping) and all(isinstance(name, str) for name in self.kwargs)
-        ):
-            raise ValueError(
-                f"env.kwargs must be a mapping from names to values, got {self.kwargs!r:.200}"
-            )
         object.__setattr__(self, "kwarg_ranges", plain_values(self.kwarg_ranges))
         task_list = plain_values(self.task_list)
-        object.__setattr__(
-            self, "task_list", tuple(task_list) if isinstance(task_list, list) else task_list
-        )
+        task_list = tuple(task_list) if isinstance(task_list, list) else task_list
+        object.__setattr__(self, "task_list", task_list)
         parse_tasks(self.kwarg_ranges, self.task_list)
+        check_ranges(self, "env.")
+        if not all(isinstance(name, str) for name in self.kwargs):
+            raise ValueError(f"names in env.kwargs must be strings, got {self.kwargs!r:.200}")
 
     @property
     def drawn_tasks(self) -> DrawnTasks | None:
@@ -58,35 +54,30 @@ class EnvConfig:
 
 
 ENV_SETTINGS = frozenset(field.name for field in fields(EnvConfig))
-"""Names that an argument of an environment can only have within ``env.kwargs``."""
+"""An argument of an environment that has one of these names must be in ``env.kwargs``."""
 
 
 def resolve_env_id(name: str) -> str:
-    """The registered id that ``name`` stands for.
+    """The registered id of an environment.
 
     Args:
-        name: a family of ours (``HalfCheetahVel``), a registered id (``Pendulum-v1``), or
+        name: a built-in family (``HalfCheetahVel``), a registered id (``Pendulum-v1``), or
             ``module:EnvId-v0``, whose module is imported first.
 
     Raises:
-        UserError: nothing of that name is registered, or its module cannot be imported.
+        UserError: if nothing of that name is registered, or its module cannot be imported.
     """
     if ":" in name:
         module, _, name_in_module = name.partition(":")
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
-            problem = in_one_line(error)
-            missing = (
-                isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-            )
-            where = (
-                ": it is looked for in the current folder, and in what is installed"
-                if missing
-                else ""
-            )
+            package = module.partition(".")[0]
+            is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
+            where = ": looked for in the current folder and in what is installed"
             raise UserError(
-                f"environment {name!r}: module {module!r} cannot be imported ({problem}){where}"
+                f"environment {name!r}: module {module!r} cannot be imported "
+                f"({in_one_line(error)}){where if is_missing else ''}"
             ) from error
         name = name_in_module
     family_id = f"maml_rl/{name}-v0"
@@ -94,39 +85,35 @@ def resolve_env_id(name: str) -> str:
         return family_id
     if name in gym.registry:
         return name
-    families = [
-        key.removeprefix("maml_rl/").removesuffix("-v0")
-        for key in gym.registry
-        if key.startswith("maml_rl/")
-    ]
+    registered = [key for key in gym.registry if key.startswith("maml_rl/")]
+    families = [key.removeprefix("maml_rl/").removesuffix("-v0") for key in registered]
     hint = did_you_mean(name, [*families, *gym.registry], "'")
     raise UserError(
-        f"unknown environment {name!r}.{hint} Valid are our families ({', '.join(families)}), any "
-        f"id that Gymnasium "
-        "has registered, and module:EnvId-v0."
+        f"unknown environment {name!r}.{hint} Valid are the built-in families "
+        f"({', '.join(families)}), any id that is registered with Gymnasium, and module:EnvId-v0."
     )
 
 
 def is_family(name: str) -> bool:
-    """Whether ``name`` stands for a task family, built in or added to those."""
+    """Whether an environment is a task family, built in or added."""
     return resolve_env_id(name).startswith("maml_rl/")
 
 
 def registered_horizon(name: str) -> int | None:
-    """The ``max_episode_steps`` that an environment is registered with; ``None`` where it has none."""
+    """The ``max_episode_steps`` that an environment is registered with; ``None`` if it has none."""
     steps = gym.spec(resolve_env_id(name)).max_episode_steps
     return steps if steps is not None and steps > 0 else None
 
 
 def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
-    """Refuse tasks whose values the constructor of a registered environment does not take.
+    """Refuse tasks with values that the constructor of a registered environment does not take.
 
     Raises:
-        UserError: an unknown argument; the closest match is named.
+        UserError: if an argument is unknown; names the closest match.
     """
     if drawn.listed and hasattr(_creator(env_id), "set_task"):
         return
-    instead = ", nor has it set_task" if drawn.listed else ""
+    instead = ", and has no set_task" if drawn.listed else ""
     for name in drawn.names:
         _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", instead)
 
@@ -135,12 +122,12 @@ def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that the constructor of a registered environment does not take.
 
     Args:
-        name: what the user calls it.
-        env_id: as it is registered.
+        name: of the environment, for messages.
+        env_id: its registered id.
         kwargs: the arguments by name.
 
     Raises:
-        UserError: an unknown argument; the closest match is named.
+        UserError: if an argument is unknown; names the closest match.
     """
     for argument in kwargs:
         _check_argument(env_id, argument, f"env.{argument}: {name}")
@@ -148,9 +135,8 @@ def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
 
 def _check_argument(env_id: str, name: str, who: str, instead: str = "") -> None:
     parameters = inspect.signature(_creator(env_id)).parameters
-    if name in parameters or any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
-    ):
+    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
+    if name in parameters or takes_any:
         return
     hint = did_you_mean(name, parameters, "'")
     valid = ", ".join(parameter for parameter in parameters if parameter != "render_mode") or "none"
@@ -158,10 +144,10 @@ def _check_argument(env_id: str, name: str, who: str, instead: str = "") -> None
 
 
 def _creator(env_id: str) -> Any:
-    """What makes a registered environment: its class, or a function.
+    """The class or function that makes a registered environment.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: if it cannot be imported.
     """
     creator: Any = gym.spec(env_id).entry_point
     if not isinstance(creator, str):

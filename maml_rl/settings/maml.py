@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from maml_rl.settings.ranges import Each, OrNone, Positive, Range, Real, Whole, check_ranges
+from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real, check_ranges
 
 Surrogate = Literal["log_prob", "likelihood_ratio", "dice"]
 Adapts = Literal["all", "head", "context"]
@@ -19,24 +19,24 @@ class InnerConfig:
     """Adaptation to one task."""
 
     num_steps: int = 1
-    """Inner policy-gradient steps, each on fresh episodes."""
+    """Inner policy-gradient steps, each on new episodes."""
     step_size: float = 0.1
-    """Step size alpha of each inner step; where it is learned, its initial value."""
+    """Step size alpha of each inner step; its initial value if it is learned."""
     learned_step_size: LearnedStepSize = "none"
-    """What the outer step learns beside theta: no step size, one, one per layer, or one per parameter (Meta-SGD)."""
+    """Step sizes that the outer step learns: none, one, per layer, or per parameter (Meta-SGD)."""
     test_step_sizes: tuple[float, ...] = ()
-    """Step sizes of inner steps 1, 2, ... outside training, the last one for all that follow; none: as in training."""
+    """Step sizes of steps 1, 2, ... outside training; the last one is repeated. []: step_size."""
     adapts: Adapts = "all"
-    """What adapts: all parameters, the last layer with the log standard deviation (ANIL), or the context (CAVIA)."""
+    """What adapts: all parameters, last layer and log std (ANIL), or the context (CAVIA)."""
     first_order: bool = False
-    """Take adaptation's Jacobian for the identity (first-order MAML): cheaper, and less exact."""
+    """First-order MAML: replace the Jacobian of adaptation by the identity. Cheaper and biased."""
     surrogate: Surrogate = "log_prob"
-    """Inner loss. All have the policy gradient at the sampling parameters; their Hessians differ."""
+    """Inner loss. All have the same gradient at the sampling parameters; their Hessians differ."""
     exploration_credit: float = 0.0
-    """Weight of E-MAML's term, which credits the episodes that adaptation learned from with what it gained."""
+    """Weight of E-MAML's term: episodes before adaptation get credit for the return after it."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
-        "num_steps": Whole(0, 1000),
+        "num_steps": Integer(0, 1000),
         "step_size": Positive(),
         "test_step_sizes": Each(Positive(), most=1000),
         "exploration_credit": Real(0),
@@ -45,7 +45,9 @@ class InnerConfig:
     def __post_init__(self) -> None:
         check_ranges(self, "inner.")
         if self.test_step_sizes and self.learned_step_size != "none":
-            raise ValueError("inner.test_step_sizes have no meaning where the step size is learned")
+            raise ValueError(
+                "inner.test_step_sizes must be [] if inner.learned_step_size is not none"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +55,13 @@ class BaselineConfig:
     """Returns, baseline and advantages."""
 
     discount: float = 0.99
-    """Discount of rewards per control step, gamma."""
+    """Discount gamma of rewards, per control step."""
     gae_lambda: float = 1.0
-    """Lambda of generalised advantage estimation; 1 gives returns minus baseline."""
+    """Lambda of generalised advantage estimation; 1 gives return minus baseline."""
     ridge: float = 1e-5
-    """Added to the diagonal of the baseline's normal equations."""
+    """Value added to the diagonal of the baseline's normal equations."""
     normalize_advantages: bool = True
-    """Give the advantages of each task mean 0 and standard deviation 1."""
+    """Scale the advantages of each task to mean 0 and standard deviation 1."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "discount": Real(0, 1),
@@ -78,27 +80,28 @@ class TRPOConfig:
     name: ClassVar[str] = "trpo"
 
     max_kl: float = 0.01
-    """Bound on the mean KL divergence from the sampling policy after adaptation."""
+    """Bound on the mean KL divergence between adapted policies before and after the step."""
     cg_iterations: int = 10
     """Conjugate-gradient iterations."""
     cg_damping: float = 1e-5
     """Multiple of the identity added to the Fisher matrix."""
     line_search_steps: int = 15
-    """Step fractions tried before the step is rejected."""
+    """Step fractions to try before the step is rejected."""
     line_search_shrink: float = 0.8
-    """Each step fraction is this multiple of the one before."""
-    # Deviation: TRPO's product takes every state, because a twentieth of them learned as well
+    """Ratio of each step fraction to the previous one."""
+    # Deviation: TRPO uses every state, because a twentieth of them learned as well
     # (docs/results.md).
     fisher_state_stride: int | None = None
-    """The Fisher-vector product uses every so manyth state; 1 is exact. Default: 20, or less to keep 100 per task."""
+    """Use every n-th state in the Fisher-vector product; 1 uses all. null: 20, or less to keep 100
+    states per task."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "max_kl": Positive(),
-        "cg_iterations": Whole(1, 10_000),
+        "cg_iterations": Integer(1, 10_000),
         "cg_damping": Real(0),
-        "line_search_steps": Whole(1, 10_000),
+        "line_search_steps": Integer(1, 10_000),
         "line_search_shrink": Positive(math.nextafter(1, 0)),
-        "fisher_state_stride": OrNone(Whole(1, 1_000_000)),
+        "fisher_state_stride": OrNone(Integer(1, 1_000_000)),
     }
 
     def __post_init__(self) -> None:
@@ -107,7 +110,7 @@ class TRPOConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig:
-    """Clipped outer steps, several on the same episodes."""
+    """Several clipped gradient steps on the same episodes."""
 
     name: ClassVar[str] = "ppo"
 
@@ -116,11 +119,11 @@ class PPOConfig:
     num_epochs: int = 5
     """Gradient steps on the same episodes."""
     clip_range: float = 0.3
-    """A likelihood ratio further than this from 1 earns nothing more."""
+    """Clip likelihood ratios to within this of 1."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "step_size": Positive(),
-        "num_epochs": Whole(1, 10_000),
+        "num_epochs": Integer(1, 10_000),
         "clip_range": Positive(),
     }
 
@@ -130,16 +133,16 @@ class PPOConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProMPConfig(PPOConfig):
-    """Clipped outer steps with a penalty on how far the policy before adaptation moves."""
+    """PPO with a penalty on the KL divergence of the policy before adaptation."""
 
     name: ClassVar[str] = "promp"
 
     kl_coefficient: float = 5e-4
-    """Weight eta of the inner KL divergence; where it adapts, its initial value."""
+    """Weight eta of the inner KL divergence; its initial value if adaptive_kl is true."""
     adaptive_kl: bool = False
     """Halve or double the weight after each iteration whose inner KL is far from the target."""
     target_kl: float = 0.01
-    """What the adaptive weight aims at."""
+    """Inner KL divergence that the adaptive weight aims at."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         **PPOConfig.RANGES,
@@ -150,7 +153,7 @@ class ProMPConfig(PPOConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
-    """Plain policy-gradient outer step, one of Adam's for each batch of episodes."""
+    """One policy-gradient step of Adam per batch of episodes."""
 
     name: ClassVar[str] = "adam"
 
@@ -165,7 +168,7 @@ class AdamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReptileConfig:
-    """Interpolation between theta and the mean of the adapted parameters; meant for several inner steps."""
+    """Interpolation of theta and the mean of the adapted parameters; needs several inner steps."""
 
     name: ClassVar[str] = "reptile"
 
@@ -178,13 +181,12 @@ class ReptileConfig:
         check_ranges(self, "outer.")
 
     def notice(self, num_inner_steps: int) -> str | None:
-        """What the user should know about these settings with so many inner steps."""
+        """A notice about this number of inner steps, or ``None``."""
         if num_inner_steps > 1:
             return None
         return (
-            "notice: with fewer than two inner steps Reptile trains on all tasks jointly; it "
-            "needs several "
-            "(--inner.num_steps 3) to learn to adapt"
+            "notice: with fewer than two inner steps Reptile trains on all tasks jointly; to learn "
+            "to adapt it needs several (--inner.num_steps 3)"
         )
 
 

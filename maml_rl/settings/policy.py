@@ -7,35 +7,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from maml_rl.settings.ranges import Each, Positive, Range, Whole, check_ranges
+from maml_rl.settings.ranges import Each, Integer, Positive, Range, check_ranges
 
-_MOST_WEIGHTS = (
-    1 << 26
-)  # between hidden layers; a policy is made before a checkpoint is compared with it
+# Between hidden layers. A policy is built before it is compared with a checkpoint, so a damaged
+# configuration must not make a huge one.
+_MOST_WEIGHTS = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """The policy: a multilayer perceptron."""
+    """A multilayer perceptron."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer."""
     nonlinearity: Nonlinearity = "tanh"
-    """Between layers."""
+    """Activation function between layers."""
     init_std: float = 1.0
-    """Initial standard deviation of a Gaussian policy, in units of its output."""
+    """Initial standard deviation of a Gaussian policy, in units of the network's output."""
     action_scale: float = 0.1
-    """Share of the half action range that an output of ±1 spans (Box actions)."""
+    """Action per unit of the network's output, as a share of half the action range (Box)."""
     context_size: int = 0
-    """Length of the context that is fed to the first layer and adapts where inner.adapts is context (CAVIA)."""
+    """Length of the context input of the first layer (CAVIA): inner.adapts context adapts it."""
     normalize_observations: bool = False
-    """Normalise observations by their running mean and standard deviation, fixed within an iteration."""
+    """Normalise observations by running mean and standard deviation, fixed within an iteration."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
-        "hidden_sizes": Each(Whole(1, 1 << 16), most=64),
+        "hidden_sizes": Each(Integer(1, 1 << 16), most=64),
         "init_std": Positive(),
         "action_scale": Positive(),
-        "context_size": Whole(0, 1 << 16),
+        "context_size": Integer(0, 1 << 16),
     }
 
     def __post_init__(self) -> None:
@@ -44,8 +44,7 @@ class PolicyConfig:
         if sum(before * after for before, after in itertools.pairwise(sizes)) > _MOST_WEIGHTS:
             raise ValueError(
                 f"policy.hidden_sizes {list(self.hidden_sizes)} with policy.context_size "
-                f"{self.context_size} make more "
-                f"than {_MOST_WEIGHTS} weights"
+                f"{self.context_size} make more than {_MOST_WEIGHTS} weights"
             )
 
 

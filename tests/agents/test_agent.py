@@ -455,15 +455,15 @@ def test_the_commands_modules_do_not_hide_the_functions(policy):
         (lambda policy: policy.adapt(gym.Env), "an environment is given as an id"),
         (
             lambda policy: policy.adapt(seed="a"),
-            "seed must be a whole number of at least 0, got 'a'",
+            "seed must be an integer of at least 0, got 'a'",
         ),
         (
             lambda policy: policy.adapt(num_episodes=0),
-            "num_episodes must be a whole number of at least 1, got 0",
+            "num_episodes must be an integer of at least 1, got 0",
         ),
         (
             lambda policy: policy.to_sb3(num_envs=2.5),
-            "num_envs must be a whole number of at least 1, got 2.5",
+            "num_envs must be an integer of at least 1, got 2.5",
         ),
         (lambda policy: maml_rl.evaluate(policy, num_tasks=0), "num_tasks must be"),
         (lambda policy: maml_rl.evaluate(policy, num_steps=True), "num_steps must be"),

@@ -13,7 +13,8 @@ import yaml
 from maml_envs.engines.dynamics import parse
 
 from maml_rl.cli import main
-from maml_rl.settings.parser import load_config, preset_names
+from maml_rl.settings.parser import load_config
+from maml_rl.settings.sources import preset_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "families.md").read_text()

@@ -1,4 +1,4 @@
-"""Any configuration that is accepted trains; a setting out of its range is refused by name, before any file."""
+"""Accepted configurations train; values out of range are refused by name, before any file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.ranges import Each, OrNone, Positive, Whole
+from maml_rl.settings.ranges import Each, Integer, OrNone, Positive
 from maml_rl.training.compose import open_trainer
 
 GROUPS: dict[str, type] = {
@@ -54,7 +54,7 @@ def numbers(expected: Any) -> st.SearchStrategy[Any]:
         return st.lists(numbers(expected.range), max_size=3)
     if isinstance(expected, OrNone):
         return st.none() | numbers(expected.range)
-    if isinstance(expected, Whole):
+    if isinstance(expected, Integer):
         return st.integers(expected.least, expected.most)
     low = 0.0 if isinstance(expected, Positive) else expected.least
     usual = st.floats(max(low, 1e-3), min(expected.most, 2.0))
@@ -146,7 +146,7 @@ def wrong_values(expected: Any) -> list[str]:
         return [text for text in wrong_values(expected.range) if text not in ("", "null")]
     most = expected.most
     texts += [str(most + 1 if isinstance(most, int) else most * 1.5), "1e400", "9" * 400, "[1]"]
-    if isinstance(expected, Whole):
+    if isinstance(expected, Integer):
         return [*texts, str(expected.least - 1), "0.5", "1e3.5"]
     return [*texts, "-1", *(["0", "0.0"] if isinstance(expected, Positive) else [])]
 

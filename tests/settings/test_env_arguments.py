@@ -1,4 +1,4 @@
-"""Constructor arguments and tasks of a user's environment: they arrive, and are kept, as they were given."""
+"""Constructor arguments and tasks of a user's environment arrive and are saved unchanged."""
 
 from __future__ import annotations
 

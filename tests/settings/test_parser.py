@@ -15,13 +15,8 @@ from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig, resolve_env_id
 from maml_rl.settings.maml import OUTER_CONFIGS
-from maml_rl.settings.parser import (
-    load_config,
-    parse_training_arguments,
-    preset,
-    preset_names,
-    resolve,
-)
+from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
+from maml_rl.settings.sources import preset, preset_names
 
 CONFIGS = Path(maml_configs.__path__[0])
 FILES = sorted(CONFIGS.rglob("*.yaml"))

@@ -1,0 +1,67 @@
+"""What an environment's task family says about settings and tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maml_envs import FAMILIES, env_id
+from maml_envs.engines.dynamics import parse as parse_dynamics
+
+from maml_rl.settings.config import Config
+from maml_rl.settings.env import EnvConfig, resolve_env_id
+
+
+def family_of(env_name: str) -> type | None:
+    """The task family of an environment, whose fields are its settings; ``None`` if it has none.
+
+    Raises:
+        UserError: if the environment is unknown.
+    """
+    registered = resolve_env_id(env_name)
+    return next((family for name, family in FAMILIES.items() if env_id(name) == registered), None)
+
+
+def is_dynamics(env_name: str, name: str) -> bool:
+    """Whether ``env.dynamics`` sets this number of a task, rather than the environment itself."""
+    family: Any = family_of(env_name)
+    return family is not None and name not in family.task_units
+
+
+def trained_range(config: Config, name: str) -> tuple[float, float] | None:
+    """The lowest and the highest value that a number of a task had in training.
+
+    Args:
+        config: of a run.
+        name: of the number.
+
+    Returns:
+        The range; ``None`` if the settings do not determine it, as for an environment that draws
+        its tasks itself.
+    """
+    env = config.env
+    family: Any = family_of(env.name)
+    if family is None:
+        return _drawn_range(env, name)
+    if not is_dynamics(env.name, name):
+        has_range = {"low", "high"} <= env.kwargs.keys()
+        return (env.kwargs["low"], env.kwargs["high"]) if has_range else None
+    parameters = family.body.parameters
+    varied = parse_dynamics(env.kwargs.get("dynamics", {}), parameters)
+    if name not in varied:
+        return parameters[name].nominal, parameters[name].nominal
+    choices = varied[name].choices
+    return (min(choices), max(choices)) if choices else (varied[name].low, varied[name].high)
+
+
+def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
+    """The range that ``env.kwarg_ranges`` or ``env.task_list`` draw a number from."""
+    drawn = env.drawn_tasks
+    if drawn is None or name not in drawn.names:
+        return None
+    if drawn.listed:
+        values = [task[name] for task in drawn.listed if name in task]
+    else:
+        distribution = drawn.distributions[name]
+        values = list(distribution.choices) or [distribution.low, distribution.high]
+    numbers = [value for value in values if type(value) in (int, float)]
+    return (min(numbers), max(numbers)) if numbers else None

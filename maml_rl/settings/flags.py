@@ -1,0 +1,147 @@
+"""Flags of training on the command line, before the parser reads them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from maml_rl.errors import UserError, did_you_mean
+from maml_rl.settings.env import ENV_SETTINGS
+from maml_rl.settings.maml import OUTER_CONFIGS
+from maml_rl.settings.ranges import MOST_DIGITS
+from maml_rl.settings.sources import checked_mapping
+from maml_rl.system.safe_yaml import read_value
+
+_SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
+_OTHER_FLAGS = {"--help", "--config", "--resume", "--print_config", *_SHORTHANDS}
+_DYNAMICS = "env.dynamics"  # a mapping whose items are flags too: --env.dynamics.body_mass
+
+
+def normalized(argv: Sequence[str]) -> list[str]:
+    """``argv`` with shorthands expanded, and ``--flag -1e-3`` joined as ``--flag=-1e-3``.
+
+    The parser would take such a number for a flag.
+    """
+    result: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        follows_flag = bool(result) and result[-1].startswith("--") and "=" not in result[-1]
+        if follows_flag and re.fullmatch(r"-[\d.].*", word):
+            result[-1] += f"={word}"
+        else:
+            result.append(_SHORTHANDS.get(flag, flag) + equals + value)
+    return result
+
+
+def take_option(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value of ``flag``, and the other arguments.
+
+    Raises:
+        UserError: if the flag has no value.
+    """
+    value = None
+    rest = []
+    words = iter(argv)
+    for word in words:
+        name, equals, after = word.partition("=")
+        if name != flag:
+            rest.append(word)
+            continue
+        value = after if equals else _value_after(flag, words)
+    return value, rest
+
+
+def _value_after(flag: str, words: Iterator[str]) -> str:
+    """The word that follows a flag.
+
+    Raises:
+        UserError: if it is another flag, or missing.
+    """
+    value = next(words, "--")
+    if value.startswith("--"):
+        raise UserError(f"{flag} needs a value")
+    return value
+
+
+def take_arguments(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Arguments and tasks of an environment that is not built in.
+
+    The parser does not see them, since it would read strings as YAML a second time.
+
+    Args:
+        env: settings of the environment from a file.
+        argv: flags, which win over ``env``.
+
+    Returns:
+        ``kwargs``, ``kwarg_ranges`` and ``task_list`` by name, and the other flags.
+
+    Raises:
+        UserError: if a flag has no value or one that is not YAML, or a setting that must be a
+            mapping is not.
+    """
+    settings = {
+        name: checked_mapping(env.get(name, {}), f"env.{name}")
+        for name in ("kwargs", "kwarg_ranges")
+    }
+    task_list = env.get("task_list", ())
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        # Other settings are for the parser
+        flag, equals, text = word.partition("=")
+        name = flag.removeprefix("--env.")
+        if name == flag or name in ENV_SETTINGS - {*settings, "task_list"}:
+            rest.append(word)
+            continue
+        # An argument, a range or the list of tasks
+        value = read_value(text if equals else _value_after(flag, words), flag)
+        group, dot, item = name.partition(".")
+        if name == "task_list":
+            task_list = value
+        elif name in settings:
+            settings[name] |= checked_mapping(value, flag)
+        elif dot and group in settings:
+            settings[group][item] = value
+        else:
+            settings["kwargs"][name] = value
+    return {**settings, "task_list": task_list}, rest
+
+
+def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse unknown flags and integers that are too long.
+
+    Args:
+        argv: flags.
+        known: dotted names of settings.
+
+    Raises:
+        UserError: if there is one; names the closest match of an unknown flag.
+    """
+    if argv and not argv[0].startswith("-"):
+        raise UserError(
+            f"unexpected argument {argv[0]!r}: an environment is given as --env {argv[0]}"
+        )
+    flags = {f"--{key}" for key in known} | _OTHER_FLAGS
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        if re.fullmatch(rf"[-+]?\d{{{MOST_DIGITS + 1},}}", value):
+            raise UserError(f"{flag} must have at most {MOST_DIGITS} digits, got {value:.30}...")
+        if flag.startswith(f"--{_DYNAMICS}."):
+            if _DYNAMICS not in known:
+                raise UserError(f"{flag}: this environment has no dynamics to set")
+        elif flag.startswith("--") and flag not in flags:
+            hint = _of_other_step(flag) or did_you_mean(flag, sorted(flags))
+            raise UserError(f"unknown flag {flag}.{hint or ' See --help for all settings.'}")
+
+
+def _of_other_step(flag: str) -> str:
+    """A hint that a setting belongs to outer steps other than the chosen one, or nothing."""
+    group, _, setting = flag.partition(".")
+    settings = {name: [f.name for f in fields(config)] for name, config in OUTER_CONFIGS.items()}
+    steps = [name for name, names in settings.items() if setting in names]
+    is_known = group == "--outer" and bool(steps)
+    return f" It is a setting of --outer {' and '.join(steps)}." if is_known else ""

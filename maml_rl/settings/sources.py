@@ -1,0 +1,121 @@
+"""Where settings come from besides flags: presets and files, and how two sources are merged."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maml_rl.errors import UserError, did_you_mean
+from maml_rl.settings.env import ENV_SETTINGS, registered_horizon
+from maml_rl.settings.families import family_of
+from maml_rl.system.safe_yaml import read_yaml
+from maml_rl.system.user_paths import user_path
+
+_PRESETS = Path(str(importlib.resources.files("maml_configs")))
+
+
+def preset(env_name: str) -> dict[str, Any]:
+    """The settings of an environment's preset: its file in configs/, or else its own horizon."""
+    family: Any = family_of(env_name)
+    if family is None:
+        horizon = registered_horizon(env_name)
+        return {} if horizon is None else {"horizon": horizon}
+    file = _PRESETS / f"{family.__name__}.yaml"
+    return read_yaml(file) if file.is_file() else {"horizon": family.max_episode_steps}
+
+
+def preset_names() -> list[str]:
+    """Every file in configs/, by the name that ``--config`` takes."""
+    files = _PRESETS.rglob("*.yaml")
+    return sorted(str(path.relative_to(_PRESETS).with_suffix("")) for path in files)
+
+
+def read_config_file(name: str) -> dict[str, Any]:
+    """The settings in a YAML file, or in a preset by its name.
+
+    Raises:
+        UserError: if there is neither, or it cannot be read.
+    """
+    path = user_path(name)
+    if os.path.isfile(path):
+        return read_yaml(path)
+    names = preset_names()
+    if name in names:
+        return read_yaml(_PRESETS / f"{name}.yaml")
+    raise UserError(
+        f"there is no file {name}, and no preset of that name.{did_you_mean(name, names)} "
+        f"Presets are {', '.join(names)}"
+    )
+
+
+def expanded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` with ``env: Name`` and ``outer: name`` written as mappings with a name."""
+    return {
+        key: {"name": value} if key in ("env", "outer") and isinstance(value, str) else value
+        for key, value in settings.items()
+    }
+
+
+def name_of(settings: Mapping[str, Any], group: str, default: str) -> str:
+    """The name of the environment or of the outer step in ``settings``.
+
+    Raises:
+        UserError: if the group is not a mapping, or its name is not a string.
+    """
+    part = settings.get(group, {})
+    if not isinstance(part, Mapping) or not isinstance(part.get("name", default), str):
+        raise UserError(f"{group} must be a mapping of settings with a name, got {part!r:.200}")
+    return part.get("name", default)
+
+
+def with_kwargs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an environment without family: its arguments beside the name go to ``kwargs``.
+
+    Raises:
+        UserError: if an argument is in both places.
+    """
+    env = dict(settings.get("env", {}))
+    beside = {key: env.pop(key) for key in list(env) if key not in ENV_SETTINGS}
+    if not beside:
+        return {**settings, "env": env}
+    within = checked_mapping(env.get("kwargs", {}), "env.kwargs")
+    twice = sorted(beside.keys() & within.keys())
+    if twice:
+        raise UserError(f"env.{twice[0]} is also in env.kwargs: give it once")
+    return {**settings, "env": {**env, "kwargs": {**within, **beside}}}
+
+
+def checked_mapping(value: Any, name: str) -> dict[str, Any]:
+    """``value`` as a dictionary.
+
+    Raises:
+        UserError: if it is not a mapping.
+    """
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name} must be a mapping such as {{g: 9.8}}, got {value!r:.100}")
+    return dict(value)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings; values of ``over`` win over those of ``base``.
+
+    Three things are replaced whole: the settings of the outer step by those of another outer step,
+    an argument in ``kwargs``, and the range of one in ``kwarg_ranges``.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if (
+            not isinstance(value, Mapping)
+            or not isinstance(old, Mapping)
+            or (key == "outer" and value.get("name", old.get("name")) != old.get("name"))
+        ):
+            result[key] = value
+        elif key in ("kwargs", "kwarg_ranges"):
+            result[key] = {**old, **value}
+        else:
+            result[key] = merged(old, value)
+    return result

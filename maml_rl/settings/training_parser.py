@@ -1,0 +1,159 @@
+"""The parser of every setting of a run: flags, types, defaults and help."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Collection
+from dataclasses import MISSING, Field, fields
+from typing import Any, Literal, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+
+from maml_rl.errors import UserError, did_you_mean
+from maml_rl.settings.config import Config, LoggingConfig
+from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.families import family_of
+from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.policy import PolicyConfig
+
+GROUPS: dict[str, type] = {
+    "policy": PolicyConfig,
+    "inner": InnerConfig,
+    "baseline": BaselineConfig,
+    "logging": LoggingConfig,
+}
+"""Groups of settings that do not depend on the environment or the outer step."""
+NOT_SETTINGS = {"help", "config", "resume", "print_config"}
+"""Flags that a file cannot hold."""
+_NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
+"""Settings of environments that are not built in."""
+
+
+def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
+    """The parser of every setting, with those of one environment and one outer step.
+
+    Raises:
+        UserError: if the environment or the outer step is unknown.
+    """
+    if outer_name not in OUTER_CONFIGS:
+        hint = did_you_mean(outer_name, OUTER_CONFIGS)
+        raise UserError(
+            f"unknown outer step {outer_name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}"
+        )
+    parser = ArgumentParser(
+        prog="python -m maml_rl.train",
+        usage="%(prog)s [--env NAME] [--config FILE] [--SETTING VALUE ...]",
+        description="Meta-train a policy. Settings are flags, or are in a YAML file (--config).",
+        exit_on_error=False,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    _add_run(parser.add_argument_group("run"))
+    _add_env(parser.add_argument_group(f"env: {env_name}"), env_name)
+    for group, cls in GROUPS.items():
+        title = f"{group}: {cls.__doc__}".removesuffix(".")
+        _add_dataclass(parser.add_argument_group(title), cls, f"{group}.")
+    outer = parser.add_argument_group(f"outer: {outer_name}")
+    choices = Literal[tuple(OUTER_CONFIGS)]  # type: ignore[valid-type]
+    outer.add_argument(
+        "--outer.name", type=choices, default=outer_name, help="The outer step. Short: --outer."
+    )
+    _add_dataclass(outer, OUTER_CONFIGS[outer_name], "outer.")
+    return parser
+
+
+def known_settings(parser: ArgumentParser) -> list[str]:
+    """Dotted names of every setting that a file may hold."""
+    return [action.dest for action in parser._actions if action.dest not in NOT_SETTINGS]
+
+
+def optional_settings(parser: ArgumentParser) -> set[str]:
+    """Dotted names of the settings that may be null."""
+    return {action.dest for action in parser._actions if action.default is None}
+
+
+def plain_message(message: str) -> str:
+    """A message of the parser without names of Python types."""
+    text = " ".join(message.split()).removeprefix("Parser key ")
+    several = re.fullmatch(_SEVERAL_TYPES, text)
+    if several is not None:
+        setting, types, value = several.groups()
+        expected = " or ".join(_TYPES.get(name, name) for name in re.findall(r"'(\w+)'", types))
+        return f"{setting}: Expected {expected}. Got value: {value}"
+    for python, plain in _REPLACED.items():
+        text = text.replace(python, plain)
+    return re.sub(r"<class '(\w+)'>", r"\1", text)
+
+
+# What jsonargparse writes about a setting that takes values of several types.
+_SEVERAL_TYPES = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: (.*)"
+_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "NoneType": "null"}
+_REPLACED = {
+    "a <class 'int'>": "an integer",
+    "a <class 'float'>": "a number",
+    "<class 'tuple'>": "list such as [64,64]",
+    "<class 'collections.abc.Mapping'>": "mapping such as {body_mass: [0.5, 2.0]}",
+    "a typing.Literal": "one of ",
+}
+
+
+def _add_run(group: Any) -> None:
+    """Settings of no group, and flags that are not settings.
+
+    The latter are taken off the command line before the parser reads it; here they are for help.
+    """
+    group.add_argument("-h", "--help", action="help", help="Show every setting and exit.")
+    group.add_argument(
+        "--config", metavar="FILE", help="YAML file of settings, or a preset in configs/."
+    )
+    group.add_argument(
+        "--resume", metavar="RUN", help="Resume a run; takes only --num_iterations besides."
+    )
+    group.add_argument(
+        "--print_config", action="store_true", help="Print the resolved settings and exit."
+    )
+    _add_dataclass(group, Config, "", skip={"env", "outer", *GROUPS})
+
+
+def _add_env(group: Any, env_name: str) -> None:
+    """Settings of the task family, if there is one, and those of every environment."""
+    text = f"{_help(EnvConfig, 'name')} Short: --env."
+    group.add_argument("--env.name", type=str, default=env_name, help=text)
+    family = family_of(env_name)
+    if family is None:
+        _add_dataclass(group, EnvConfig, "env.", skip={"name"})
+    else:
+        _add_dataclass(group, family, "env.")
+        _add_dataclass(group, EnvConfig, "env.", skip={"name", *_NOT_OF_FAMILIES})
+
+
+def _add_dataclass(group: Any, cls: type, prefix: str, skip: Collection[str] = ()) -> None:
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        if field.name not in skip:
+            group.add_argument(
+                f"--{prefix}{field.name}",
+                type=hints[field.name],
+                default=_default(field),
+                help=_help(cls, field.name),
+            )
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _help(cls: type, name: str) -> str:
+    """The docstring of a dataclass field, its own or inherited."""
+    for owner in inspect.getmro(cls):
+        if name in vars(owner).get("__annotations__", {}):
+            return _field_docstrings(owner).get(name, "")
+    return ""
+
+
+@functools.cache  # it parses the source, and every configuration asks for all of them
+def _field_docstrings(cls: type) -> dict[str, str]:
+    return {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(cls).params}
