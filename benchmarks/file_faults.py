@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from maml_rl.sampling.failures import REWARD, Failure
 from maml_rl.settings.config import Config
 from maml_rl.training.loop import resume, train
 
+logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns when it discards events
 _NEED_ROOM = ("open", "write", "fsync", "mkdir")
 OPERATIONS = (*_NEED_ROOM, "rename", "replace", "rmdir", "unlink")
 """Functions of ``os`` that change files. ``shutil.rmtree`` and ``pathlib`` call them too."""

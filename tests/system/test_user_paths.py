@@ -193,7 +193,7 @@ def test_a_policy_that_cannot_be_saved_or_exported_is_one_line(home, monkeypatch
         patched.setattr("maml_rl.agents.agent.save_checkpoint", refuse)
         with pytest.raises(UserError, match=r"saved cannot be written.*No space"):
             policy.save("saved")
-    monkeypatch.setattr("maml_rl.policies.export.os.replace", refuse)
+    monkeypatch.setattr("maml_rl.system.atomic_files.os.replace", refuse)
     with pytest.raises(UserError, match=r"policy\.ts cannot be written.*No space"):
         policy.export("policy.ts")
 
