@@ -32,7 +32,7 @@ _ACTIONS: dict[str, spaces.Space] = {
 
 
 def make_meta_policy(kind: str, env: str = "PointNavigation") -> MetaPolicy:
-    """A policy with 4 observations, and 2 actions (one with asymmetric bounds) or 3 choices."""
+    """Observations of 4 entries; two actions, one of them with bounds that are not symmetric, or three choices."""
     settings, rng = SETTINGS[kind], np.random.default_rng(0)
     bounded = spaces.Box(np.float32([-1, 0]), np.float32([1, 4]))
     actions = _ACTIONS.get(kind, bounded)
