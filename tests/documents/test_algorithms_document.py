@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,8 @@ from maml_rl.cli import main
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.settings.parser import load_config
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "algorithms.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs" / "algorithms.md").read_text()
 [COMMANDS] = re.findall(r"```sh\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "5", "--num_iterations", "2"]
 QUIET = ["--logging.final_evaluation", "false", "--logging.final_video", "false", "--output", "run"]
@@ -63,3 +69,49 @@ def test_reptile_with_one_inner_step_runs_with_a_notice(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--env", "PointNavigation", "--outer", "reptile", *TINY, *QUIET]) == 0
     assert "notice: with fewer than two inner steps Reptile" in capsys.readouterr().out
+
+
+def insert(path: Path, before: str, text: str) -> None:
+    content = path.read_text()
+    assert content.count(before) == 1, before
+    path.write_text(content.replace(before, text + before))
+
+
+def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
+    """In a copy of the package: settings, step and table as the document has them."""
+    settings, step = map(
+        textwrap.dedent, re.findall(r" {3}```python\n(.*?) {3}```", DOCUMENT, flags=re.DOTALL)
+    )
+    [line] = re.findall(r'`("sgd": Outer\(sgd_step\),)`', DOCUMENT)
+    for name, source in (
+        ("maml_rl", "maml_rl"),
+        ("maml_envs", "envs"),
+        ("maml_configs", "configs"),
+    ):
+        shutil.copytree(ROOT / source, tmp_path / name)
+    package = tmp_path / "maml_rl"
+    # 1. Settings.
+    insert(package / "settings/maml.py", "OuterConfig = TRPOConfig |", settings + "\n\n")
+    insert(package / "settings/maml.py", " | AdamConfig | ReptileConfig\n", " | SGDConfig")
+    insert(package / "settings/maml.py", ", AdamConfig, ReptileConfig)", ", SGDConfig")
+    # 2. The step.
+    outer = package / "learners/maml/outer"
+    (outer / "sgd.py").write_text(step)
+    # 3. The table.
+    importing = "from maml_rl.learners.maml.outer.sgd import sgd_step\n"
+    insert(outer / "__init__.py", "from maml_rl.learners.maml.outer.trpo import", importing)
+    insert(outer / "__init__.py", '    "reptile": Outer(', f"    {line}\n")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "maml_rl.train", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    done = run("--env", "PointNavigation", "--outer", "sgd", *TINY, *QUIET)
+    assert done.returncode == 0, done.stderr
+    assert run("--resume", "run", "--num_iterations", "3").returncode == 0
+    assert len((tmp_path / "run/progress.csv").read_text().splitlines()) == 4
+    refused = run("--env", "PointNavigation", "--outer", "sgd", "--outer.step_size", "-1")
+    assert "outer.step_size must be" in refused.stderr

@@ -21,7 +21,7 @@ from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
 
 STATES_PER_TASK = 100
-"""Number of states per task that the Fisher product uses by default, at least."""
+"""Number of states per task that the default stride of the Fisher product leaves, at least."""
 MOST_STATE_STRIDE = 20
 """The largest default stride."""
 
@@ -152,7 +152,7 @@ def _search_metrics(
 
 
 def default_state_stride(objective: MetaObjective) -> int:
-    """A stride that leaves about ``STATES_PER_TASK`` states of a task."""
+    """The stride that leaves about ``STATES_PER_TASK`` states; at most ``MOST_STATE_STRIDE``."""
     query = objective.batch.query
     num_states = float(objective.ranks.mean(query.mask.sum((1, 2))[:, None]))
     return max(1, min(MOST_STATE_STRIDE, int(num_states) // STATES_PER_TASK))
