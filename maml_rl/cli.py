@@ -130,7 +130,11 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _print_usage(argv: Sequence[str]) -> int:
-    """Print the commands, after what is wrong with ``argv``; the exit status."""
+    """Print the available commands, and an error for an unknown one.
+
+    Returns:
+        The exit status.
+    """
     usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; each explains itself with --help"
     is_help = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not is_help:

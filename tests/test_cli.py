@@ -724,7 +724,7 @@ def evaluated_tasks(cli, tmp_path, *argv: str | Path) -> tuple[str, list[dict]]:
     return out, [entry["task"] for entry in content["results"][0]["tasks"]]
 
 
-def test_evaluate_draws_held_out_tasks_unless_told_otherwise(cli, walking_run, tmp_path):
+def test_evaluate_draws_held_out_tasks_by_default(cli, walking_run, tmp_path):
     out, tasks = evaluated_tasks(cli, tmp_path, walking_run)
     assert "held out of training" in out
     assert {task["disabled_actuator"] for task in tasks} == {0}

@@ -44,8 +44,11 @@ class EnvConfig:
         object.__setattr__(self, "task_list", task_list)
         parse_tasks(self.kwarg_ranges, self.task_list)
         check_ranges(self, "env.")
-        if not all(isinstance(name, str) for name in self.kwargs):
-            raise ValueError(f"names in env.kwargs must be strings, got {self.kwargs!r:.200}")
+        is_mapping = isinstance(self.kwargs, Mapping)
+        if not is_mapping or not all(isinstance(name, str) for name in self.kwargs):
+            raise ValueError(
+                f"env.kwargs must be a mapping from names to values, got {self.kwargs!r:.200}"
+            )
 
     @property
     def drawn_tasks(self) -> DrawnTasks | None:

@@ -237,7 +237,7 @@ def test_another_outer_step_leaves_the_presets_behind(name: str) -> None:
     )
 
 
-def test_a_setting_of_another_outer_step_is_told_as_such() -> None:
+def test_a_setting_of_another_outer_step_is_named_as_such() -> None:
     assert WITH_STEP_SIZE[:4] == ["promp", "ppo", "adam", "reptile"]
     with pytest.raises(
         UserError, match=rf"It is a setting of --outer {' and '.join(WITH_STEP_SIZE)}\."
