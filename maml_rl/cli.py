@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
-import logging
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.safe_yaml import read_value
 from maml_rl.system.user_paths import check_text, user_path
+from maml_rl.training.stdout_log import stdout_log
 
 if TYPE_CHECKING:
     from maml_rl.settings.config import Config
@@ -114,7 +114,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         for word in argv:
             check_text(word)
-        with _log_on_stdout():
+        with stdout_log():
             return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -148,34 +148,8 @@ def _import_mujoco() -> None:
         os.environ["MUJOCO_GL"] = wanted
 
 
-class _Said(logging.Handler):
-    """Prints what is logged as :func:`say` does, and raises what that raises."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
-        say(record.getMessage())
-
-
-@contextlib.contextmanager
-def _log_on_stdout() -> Iterator[None]:
-    """Print what the package logs for information."""
-    logger, handler = logging.getLogger("maml_rl"), _Said()
-    level, propagates = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = (
-        False  # a user's module may have a handler at the root, which would repeat it
-    )
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagates
-
-
 def say(text: str) -> None:
-    """Tell the user on stdout, at once."""
+    """Print a line on stdout at once."""
     print(text, flush=True)  # noqa: T201
 
 

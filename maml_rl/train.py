@@ -9,16 +9,16 @@ from maml_rl.errors import UserError
 from maml_rl.system.torch_stand_in import torch_left_out
 
 _MOST_DIGITS = 20
-"""Of a number of iterations; Python refuses to read thousands of them."""
+"""The longest --num_iterations; Python refuses to parse thousands of digits."""
 
 
 def command(argv: list[str]) -> int:
-    """Train a run, or go on with one."""
+    """Train a run, or resume one."""
     if _asks_for_help(argv):
         with torch_left_out():
             from maml_rl.settings.parser import parse_training_arguments
 
-            parse_training_arguments(argv)  # shows help, and exits
+            parse_training_arguments(argv)  # shows the help and exits
 
     from maml_rl.settings.config import to_mapping
     from maml_rl.settings.parser import parse_training_arguments, take_option
@@ -31,17 +31,14 @@ def command(argv: list[str]) -> int:
             say(to_yaml(to_mapping(config)).rstrip())
             return 0
 
-    from maml_rl.training.loop import (
-        Interrupted,
-        resume,
-        train,
-    )  # here, since --help has no use for it
+    # Imported here, because it imports torch and --help does not need it.
+    from maml_rl.training.loop import Interrupted, resume, train
 
     try:
         if run is None:
-            train(config, say=say, progress_bar=True)
+            train(config)
         else:
-            resume(run, _iterations_to_resume(rest), say=say, progress_bar=True)
+            resume(run, _iterations_to_resume(rest))
     except Interrupted as error:
         say(str(error))
         return error.exit_status
@@ -49,7 +46,7 @@ def command(argv: list[str]) -> int:
 
 
 def _asks_for_help(argv: list[str]) -> bool:
-    """Whether help is wanted, and nothing that may name a module of the user's, which may use torch."""
+    """Whether ``--help`` is asked for, without a flag that may import a module of the user's."""
     others = [word for word in argv if word not in ("-h", "--help")]
     return len(others) < len(argv) and not any(
         ":" in word or word.startswith("--config") for word in others
@@ -57,21 +54,19 @@ def _asks_for_help(argv: list[str]) -> bool:
 
 
 def _iterations_to_resume(rest: list[str]) -> int | None:
-    """The only setting that may stand beside --resume."""
+    """The value of --num_iterations, the only setting that --resume allows."""
     from maml_rl.settings.parser import take_option
 
     iterations, others = take_option(rest, "--num_iterations")
     if others:
         raise UserError(
-            f"--resume goes on with the run's own settings: only --num_iterations may be given, "
-            f"not {others[0]}"
+            f"--resume uses the run's own settings: only --num_iterations may be given, not "
+            f"{others[0]}"
         )
     if iterations is None:
         return None
     if not iterations.isdecimal() or len(iterations) > _MOST_DIGITS or int(iterations) < 1:
-        raise UserError(
-            f"--num_iterations must be a whole number of at least 1, got {iterations!r:.100}"
-        )
+        raise UserError(f"--num_iterations must be a positive integer, got {iterations!r:.100}")
     return int(iterations)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class Collector:
         first_task: number of the first of the T among the tasks of all processes, which share out
             the random numbers.
         num_tasks_of_all: number of these; default is T.
+        check_stop: called before each collection; may raise to stop the run.
 
     Raises:
         UserError: the sub-environments cannot be shared out evenly.
@@ -59,6 +60,7 @@ class Collector:
     device: torch.device
     first_task: int = 0
     num_tasks_of_all: int | None = None
+    check_stop: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.env.num_envs % self.num_tasks or self.num_episodes % self.episodes_per_round:
@@ -109,6 +111,7 @@ class Collector:
         Returns:
             The episodes, without advantages.
         """
+        self.check_stop()
         noise = self._noise(streams, adaptation_step, stack)
         seeds = self._reset_seeds(streams, adaptation_step)
         with torch_threads(1):  # idle workers spin, and would take the simulator's processors

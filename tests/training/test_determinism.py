@@ -81,7 +81,7 @@ def test_a_trained_policy_is_evaluated_and_adapted_with_the_threads_of_its_run(
     try:
         torch.set_num_threads(1)
         with monkeypatch.context() as patched:
-            for module in ("evaluation", "meta_policy"):
+            for module in ("analysis.evaluation", "agents.agent"):
                 original = getattr(sys.modules[f"maml_rl.{module}"], "collect_through_adaptation")  # noqa: B009
                 patched.setattr(
                     f"maml_rl.{module}.collect_through_adaptation",

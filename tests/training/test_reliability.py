@@ -108,7 +108,7 @@ def flip(path: Path, position: int = -3, bit: int = 0) -> None:
 @pytest.mark.parametrize(
     "damage", ["flipped", "truncated", "emptied", "sums gone", "values gone", "no folder"]
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, damage):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, caplog, damage):
     run, _ = reference
     shutil.copytree(run, run.with_name("whole"))
     newest = run / "checkpoints" / "000005"
@@ -125,15 +125,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, dam
     with pytest.warns(UserWarning, match="000005 is damaged.*000004 is used"):
         maml_rl.load(run)
     assert newest.exists()  # reading changes nothing
-    said: list[str] = []
-    resume(run, say=said.append)
-    assert "000005 is damaged" in said[0]
-    assert "resuming" in said[1]
-    assert "after iteration 4" in said[1]
+    caplog.set_level("INFO", "maml_rl")
+    resume(run)
+    assert "000005 is damaged" in caplog.messages[0]
+    assert "resuming" in caplog.messages[1]
+    assert "after iteration 4" in caplog.messages[1]
     assert not file_faults.differences(run, run.with_name("whole"))
     assert (run / "checkpoints" / "000005.damaged").exists()
-    resume(run, say=said.append)
-    assert "are done" in said[-1]
+    resume(run)
+    assert "are finished" in caplog.messages[-1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX links")
@@ -202,7 +202,7 @@ def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(
     old = (run / "evaluation" / "results.json").read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(
-            "maml_rl.training.loop.evaluate",
+            "maml_rl.training.finish.evaluate",
             lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit),
         )
         with pytest.raises(SystemExit):
@@ -283,7 +283,7 @@ def test_a_real_disk_that_cannot_be_written(toy, small_disk, tmp_path, capsys, p
     assert not file_faults.differences(run, whole)
 
 
-def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypatch):
+def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypatch, caplog):
     fuse = tmp_path / "fuse"
     module = MODULE.replace("Line-v0", "Fused-v0").replace(
         "        self.x = np.clip", f"        if __import__('os').path.exists({str(fuse)!r}):\n"
@@ -299,13 +299,13 @@ def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypa
             fuse.touch()
         return original(self, state)
 
-    said: list[str] = []
+    caplog.set_level("INFO", "maml_rl")
     with monkeypatch.context() as patched:
         patched.setattr(MetaTrainer, "meta_iteration", meta_iteration)
         with pytest.raises((ZeroDivisionError, UserError), match="the motor is off"):
-            train(tiny(tmp_path / "run", env="my_fused:Fused-v0"), say=said.append)
-    assert "iteration 3 is saved" in said[-1]
-    assert f"--resume {tmp_path / 'run'}" in said[-1]
+            train(tiny(tmp_path / "run", env="my_fused:Fused-v0"))
+    assert "iteration 3 is saved" in caplog.messages[-1]
+    assert f"--resume {tmp_path / 'run'}" in caplog.messages[-1]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000003"]
     fuse.unlink()
     resume(tmp_path / "run")
@@ -370,7 +370,7 @@ def test_a_real_process_killed_and_terminated(tmp_path, capsys):
             assert process.returncode == 128 + number, err
             assert "Traceback" not in err
             assert out.splitlines()[-1] == (
-                f"stopped after iteration {last}. Go on with: python -m maml_rl.train --resume "
+                f"stopped after iteration {last}. Resume with: python -m maml_rl.train --resume "
                 f"{run}"
             )
     resume(run, last + 1)
@@ -390,7 +390,7 @@ def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(tmp_path, mo
         Deleted()
         return ""
 
-    monkeypatch.setattr("maml_rl.training.loop._progress", progress)
+    monkeypatch.setattr("maml_rl.training.loop.progress_text", progress)
     with pytest.raises(maml_rl.Interrupted, match="after iteration 1"):
         train(smallest(tmp_path / "run"))
 
@@ -401,7 +401,7 @@ def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         monkeypatch.setattr(
-            "maml_rl.training.loop._progress",
+            "maml_rl.training.loop.progress_text",
             lambda metrics: signal.raise_signal(signal.SIGHUP) or "",
         )
         run = train(smallest(tmp_path / "run"))

@@ -40,8 +40,9 @@ from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.policies.parameters import parameters
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
-from maml_rl.training import loop as training
-from maml_rl.training.loop import Interrupted, resolve_device, resume, train
+from maml_rl.system.torch_runtime import resolve_device
+from maml_rl.training import finish, loop
+from maml_rl.training.loop import Interrupted, resume, train
 
 
 def interrupt_when(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
@@ -200,7 +201,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
 
     config = tiny(tmp_path / "interrupted", logging=logging)
     with monkeypatch.context() as patched:
-        patched.setattr(training, "evaluate_with", interrupt)
+        patched.setattr(loop, "evaluate_with", interrupt)
         with pytest.raises(Interrupted):
             train(config)
     resume(str(config.output))
@@ -216,7 +217,7 @@ def test_interrupted_at_the_end_says_how_to_resume(tmp_path, monkeypatch, what):
         tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True}
     )
     with monkeypatch.context() as patched:
-        patched.setattr(training, what, interrupt)
+        patched.setattr(finish, what, interrupt)
         with pytest.raises((Interrupted, KeyboardInterrupt)) as stopped:
             train(config)
     assert stopped.type is Interrupted
@@ -328,14 +329,14 @@ def test_resuming_a_finished_run_makes_up_for_missing_results(tmp_path):
     assert (run / "videos" / "final.mp4").stat().st_size > 0
 
 
-def test_a_longer_run_replaces_its_evaluation_and_says_so(tmp_path):
+def test_a_longer_run_replaces_its_evaluation_and_says_so(tmp_path, caplog):
     run = tmp_path / "run"
     train(tiny(run, num_iterations=1, logging={"final_evaluation": True}))
     before = (run / "evaluation" / "results.json").read_bytes()
-    said: list[str] = []
-    resume(run, 3, say=said.append)
-    assert any("2 of 3 meta-iterations" in text for text in said)
-    assert f"{run / 'evaluation'} will be replaced at the end" in said
+    caplog.set_level("INFO", "maml_rl")
+    resume(run, 3)
+    assert any("2 of 3 meta-iterations" in text for text in caplog.messages)
+    assert f"{run / 'evaluation'} will be replaced at the end" in caplog.messages
     assert (run / "evaluation" / "results.json").read_bytes() != before
 
 
@@ -414,12 +415,12 @@ def test_evaluating_changes_nothing_about_training(whole, tmp_path):
     assert_same_state(whole, train(config))
 
 
-def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path):
-    said: list[str] = []
+def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
+    caplog.set_level("INFO", "maml_rl")
     config = tiny(
         tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True}
     )
-    run = train(config, say=said.append)
+    run = train(config)
     written = {path.name for path in (run / "evaluation").iterdir()}
     assert written >= {
         "results.json",
@@ -429,10 +430,10 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path):
         "adaptation.svg",
     }
     assert [path.name for path in (run / "videos").iterdir()] == ["final.mp4"]
-    announced = said[0]
+    announced = caplog.messages[0]
     for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} environment steps"):
         assert part in announced
-    assert any("40 fresh tasks" in text for text in said)
+    assert any("40 fresh tasks" in text for text in caplog.messages)
 
 
 def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):

@@ -104,6 +104,7 @@ class MetaTrainer:
         )
         failures = own_failures.of_all(self.ranks, drawn, first)
         failures.check(self.max_failed_share, f"meta-iteration {state.iteration + 1}")
+        self.collector.check_stop()
 
         # Move theta to where adaptation gains more: the surrogate on the last episodes, as a
         # function of theta.
