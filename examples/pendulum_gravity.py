@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
             horizon=args.horizon,
             output=f"{folder}/run",
         )
-        policy = maml_rl.load(maml_rl.train(config, say=print))
+        policy = maml_rl.load(maml_rl.train(config))
     result = evaluate(
         policy, num_tasks=args.meta_batch_size, num_episodes=args.num_episodes, num_steps=2
     )

@@ -13,12 +13,11 @@ BASELINES = ("random", "pretrained", "oracle", "ppo")
 
 
 def command(argv: list[str]) -> int:
-    """Train what a run is compared with."""
+    """Train the baselines of a run."""
     parser = run_parser(
         "baselines",
-        "Train what a run's fast adaptation is compared with, into RUN/baselines (into "
-        "runs/NAME/baselines for a "
-        "pretrained policy).",
+        "Train the baselines of a run, into RUN/baselines (of a pretrained policy into "
+        "runs/NAME/baselines).",
     )
     parser.add_argument(
         "--baseline",
@@ -26,16 +25,17 @@ def command(argv: list[str]) -> int:
         nargs="+",
         default=list(BASELINES),
         metavar="NAME",
-        help="random: fresh parameters; pretrained: one policy trained on all tasks jointly; oracle: the same, told "
-        "the task; ppo: Stable-Baselines3's from scratch on a few tasks (default: all four)",
+        help="random: new parameters, not trained; pretrained: one policy trained on all tasks "
+        "jointly; oracle: the same, with the task in its observation; ppo: Stable-Baselines3's PPO "
+        "from scratch on a few tasks (default: all four)",
     )
     parser.add_argument(
         "--num_iterations",
         type=positive,
-        help="of pretrained and oracle (default: as many as take the control steps that the meta-run has taken)",
+        help="of pretrained and oracle (default: as many control steps as the run has taken)",
     )
     parser.add_argument(
-        "--num_tasks", type=positive, default=4, help="that PPO is trained on (default: 4)"
+        "--num_tasks", type=positive, default=4, help="tasks to train PPO on (default: 4)"
     )
     parser.add_argument(
         "--ppo_env_steps",
@@ -61,7 +61,7 @@ def command(argv: list[str]) -> int:
         check_ppo(args.run, num_env_steps=args.ppo_env_steps, seed=args.seed)
     try:
         for name, config in configs.items():
-            make_policy_baseline(name, config, args.num_iterations, say=say, progress_bar=True)
+            make_policy_baseline(name, config, args.num_iterations)
     except Interrupted as error:
         say(str(error))
         return error.exit_status
@@ -71,8 +71,6 @@ def command(argv: list[str]) -> int:
             num_tasks=args.num_tasks,
             num_env_steps=args.ppo_env_steps,
             seed=args.seed,
-            say=say,
-            progress_bar=True,
         )
     return 0
 

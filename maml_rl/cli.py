@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
-import logging
 import math
 import os
 import re
@@ -23,6 +22,7 @@ from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.safe_yaml import read_value
 from maml_rl.system.user_paths import check_text, user_path
+from maml_rl.training.stdout_log import stdout_log
 
 if TYPE_CHECKING:
     from maml_rl.settings.config import Config
@@ -113,7 +113,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         for word in argv:
             check_text(word)
-        with _log_on_stdout():
+        with stdout_log():
             return importlib.import_module(f"maml_rl.{argv[0]}").command(argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -162,34 +162,8 @@ def _import_mujoco() -> None:
         os.environ["MUJOCO_GL"] = backend
 
 
-class _StdoutHandler(logging.Handler):
-    """Prints log records on stdout; unlike ``StreamHandler`` it does not swallow errors."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
-        say(record.getMessage())
-
-
-@contextlib.contextmanager
-def _log_on_stdout() -> Iterator[None]:
-    """Print the package's log records of level INFO and above."""
-    logger = logging.getLogger("maml_rl")
-    handler = _StdoutHandler()
-    level = logger.level
-    propagates = logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # a user's handler at the root would print records again
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagates
-
-
 def say(text: str) -> None:
-    """Print a line on stdout, unbuffered."""
+    """Print a line on stdout at once."""
     print(text, flush=True)  # noqa: T201
 
 

@@ -8,11 +8,11 @@ from maml_rl.cli import main, say
 from maml_rl.errors import UserError
 
 _MOST_DIGITS = 20
-"""Of a number of iterations; Python refuses to read thousands of them."""
+"""The longest --num_iterations; Python refuses to parse thousands of digits."""
 
 
 def command(argv: list[str]) -> int:
-    """Train a run, or go on with one."""
+    """Train a run, or resume one."""
     from maml_rl.settings.config import to_mapping
     from maml_rl.settings.flags import take_option
     from maml_rl.settings.parser import parse_training_arguments
@@ -25,17 +25,14 @@ def command(argv: list[str]) -> int:
             say(to_yaml(to_mapping(config)).rstrip())
             return 0
 
-    from maml_rl.training.loop import (
-        Interrupted,
-        resume,
-        train,
-    )  # here, since --help has no use for it
+    # Imported here, because it imports torch and --help does not need it.
+    from maml_rl.training.loop import Interrupted, resume, train
 
     try:
         if run is None:
-            train(config, say=say, progress_bar=True)
+            train(config)
         else:
-            resume(run, _iterations_to_resume(rest), say=say, progress_bar=True)
+            resume(run, _iterations_to_resume(rest))
     except Interrupted as error:
         say(str(error))
         return error.exit_status
@@ -43,21 +40,19 @@ def command(argv: list[str]) -> int:
 
 
 def _iterations_to_resume(rest: list[str]) -> int | None:
-    """The only setting that may stand beside --resume."""
+    """The value of --num_iterations, the only setting that --resume allows."""
     from maml_rl.settings.flags import take_option
 
     iterations, others = take_option(rest, "--num_iterations")
     if others:
         raise UserError(
-            f"--resume goes on with the run's own settings: only --num_iterations may be given, "
-            f"not {others[0]}"
+            f"--resume uses the run's own settings: only --num_iterations may be given, not "
+            f"{others[0]}"
         )
     if iterations is None:
         return None
     if not iterations.isdecimal() or len(iterations) > _MOST_DIGITS or int(iterations) < 1:
-        raise UserError(
-            f"--num_iterations must be a whole number of at least 1, got {iterations!r:.100}"
-        )
+        raise UserError(f"--num_iterations must be a positive integer, got {iterations!r:.100}")
     return int(iterations)
 
 

@@ -106,7 +106,8 @@ def test_the_packages_meet_only_in_the_settings() -> None:
 
 
 def test_settings_and_commands_import_no_torch() -> None:
-    code = "import sys; import maml_rl.cli, maml_rl.train, maml_rl.settings.parser; sys.exit('torch' in sys.modules)"
+    code = "import sys, maml_rl.cli, maml_rl.train, maml_rl.settings.parser; "
+    code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -168,7 +169,7 @@ def test_the_walk_passes_functions_that_exist() -> None:
 
 
 def resolved(name: str) -> object:
-    """The function that ``learners.maml.adapt.adapt`` or ``maml_envs.gym.vector_env.FamilyVectorEnv.step`` names."""
+    """The function of a dotted name, in ``maml_rl`` unless it starts with ``maml_envs``."""
     full = name if name.startswith("maml_envs") else f"maml_rl.{name}"
     modules = {**MODULES, **ENV_MODULES}
     module = max((m for m in modules if full.startswith(f"{m}.")), key=len)

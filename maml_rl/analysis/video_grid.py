@@ -329,7 +329,9 @@ def _task_lines(parts: Sequence[str], font: ImageFont.FreeTypeFont, room: float)
 
 
 def remove_unfinished(folder: Path, stem: str | None = None) -> None:
-    """Delete what recordings left that were killed; those of processes that are running here stay.
+    """Delete the temporary files of recordings that were killed.
+
+    Files of processes that run on this machine stay.
 
     Args:
         folder: of the videos.
@@ -393,10 +395,12 @@ def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file that becomes ``path`` at the end of the block. Where that fails, nothing new is left behind.
+    """Yield a temporary file that replaces ``path`` when the context ends.
+
+    If that fails, neither a new file nor a new folder remains.
 
     Raises:
-        UserError: ``path`` is no video, or cannot be written.
+        UserError: if ``path`` does not name a video or cannot be written.
     """
     if path.suffix[1:].lower() not in FORMATS or os.path.isdir(path):
         raise UserError(
@@ -418,6 +422,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise UserError(f"video {path} cannot be written: {error}") from error
     finally:
         if not done:
-            with contextlib.suppress(OSError):  # whatever could be made goes away again
+            with contextlib.suppress(OSError):  # delete what was created
                 for folder in missing:
                     folder.rmdir()

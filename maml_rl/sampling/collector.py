@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -139,6 +139,7 @@ class Collector:
         first_task: number of the first of the T tasks among those of all processes, which divide
             the random streams among them.
         num_tasks_of_all: number of tasks of all processes; default is T.
+        check_stop: called before each collection; may raise to stop the run.
 
     Raises:
         UserError: if the sub-environments cannot be divided evenly among the tasks.
@@ -153,6 +154,7 @@ class Collector:
     device: torch.device
     first_task: int = 0
     num_tasks_of_all: int | None = None
+    check_stop: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.env.num_envs % self.num_tasks or self.num_episodes % self.episodes_per_round:
@@ -199,6 +201,7 @@ class Collector:
         Returns:
             The episodes, without advantages.
         """
+        self.check_stop()
         noise = self._noise(streams, adaptation_step, stack)
         seeds = self._reset_seeds(streams, adaptation_step)
         with torch_threads(1):  # idle torch threads spin, and would take the simulator's CPUs

@@ -116,7 +116,7 @@ def test_a_sweep_does_not_swallow_an_interrupt(tmp_path, monkeypatch):
             with contextlib.suppress(Exception):
                 train(tiny(tmp_path / str(i), num_iterations=2))
 
-    monkeypatch.setattr("maml_rl.training.loop._progress", interrupt)
+    monkeypatch.setattr("maml_rl.training.loop.progress_text", interrupt)
     with pytest.raises(KeyboardInterrupt) as stopped:
         sweep()
     assert stopped.type is Interrupted

@@ -1,4 +1,4 @@
-"""Small training runs, what they wrote, and an environment to train on."""
+"""Small training runs, readers of their files, and an environment to train on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
 
 
 def tiny(output: Path, **settings: Any) -> Config:
-    """A run of PointNavigation that takes a fraction of a second."""
+    """The configuration of a run of PointNavigation that takes a fraction of a second."""
     values: dict[str, Any] = {
         "env": {"name": "PointNavigation"},
         "device": "cpu",
@@ -62,7 +62,7 @@ def is_clock(name: str) -> bool:
 
 
 def progress(run: Path) -> list[dict[str, str]]:
-    """The rows of progress.csv, without those columns that a clock filled."""
+    """The rows of progress.csv, without the columns of wall-clock times."""
     with (run / "progress.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if not is_clock(k)} for row in csv.DictReader(file)]
 
@@ -137,7 +137,7 @@ gym.register("Line-v0", entry_point=Line)
 
 
 def reseal(path: Path) -> None:
-    """Write SHA256SUMS anew, as if the checkpoint had been written like this."""
+    """Write SHA256SUMS again, as if the checkpoint had been written like this."""
     names = ("tensors.safetensors", "values.json")
     sums = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (path / "SHA256SUMS").write_text("".join(sums))

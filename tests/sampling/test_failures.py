@@ -481,18 +481,20 @@ def test_without_a_gradient_no_outer_step_fails(tmp_path):
     assert failures == []
 
 
-def test_ten_failed_outer_steps_in_a_row_stop_the_run_over_a_resume_too(tmp_path, monkeypatch):
+def test_ten_failed_outer_steps_in_a_row_stop_the_run_over_a_resume_too(
+    tmp_path, monkeypatch, caplog
+):
     reject(monkeypatch)
     most = MAX_FAILED_OUTER_STEPS
     run = train(tiny(tmp_path / "run", **POINT | {"num_iterations": most - 2}))
     assert last(run).values["failed_outer_steps"] == most - 2
-    said: list[str] = []
+    caplog.set_level("INFO", "maml_rl")
     with pytest.raises(
         TooManyFailures, match=f"{most} outer steps in a row failed.*{LINE_SEARCH}.*lower"
     ):
-        resume(run, most + 5, say=said.append)
-    assert f"iteration {most - 1} is saved" in said[-1]
-    assert f"--init_from {run}" in said[-1]
+        resume(run, most + 5)
+    assert f"iteration {most - 1} is saved" in caplog.messages[-1]
+    assert f"--init_from {run}" in caplog.messages[-1]
     assert len(table(run)) == most
 
 
@@ -510,7 +512,7 @@ def test_the_message_of_a_failed_outer_step_is_reported(tmp_path, monkeypatch):
 
 def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeypatch):
     whole = train(tiny(tmp_path / "whole", num_iterations=4))
-    save = maml_rl.training.loop.save_checkpoint
+    save = maml_rl.training.saving.save_checkpoint
 
     def as_before(folder: Path, iteration: int, tensors: Any, values: Any, keep: int = 0) -> Path:
         return save(
@@ -522,7 +524,7 @@ def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeyp
         )
 
     with monkeypatch.context() as patched:
-        patched.setattr("maml_rl.training.loop.save_checkpoint", as_before)
+        patched.setattr("maml_rl.training.saving.save_checkpoint", as_before)
         run = train(tiny(tmp_path / "run", num_iterations=2))
     assert "failed_outer_steps" not in last(run).values
     assert_same_state(resume(run, 4), whole)
@@ -541,15 +543,15 @@ def spoil_some(monkeypatch: pytest.MonkeyPatch, num_tasks: int = 1) -> None:
     monkeypatch.setattr(inner_loop, "inner_step", spoilt)
 
 
-def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monkeypatch, caplog):
     spoil_some(monkeypatch)
-    said: list[str] = []
-    whole = train(tiny(tmp_path / "whole", **POINT | {"num_iterations": 12}), say=said.append)
+    caplog.set_level("INFO", "maml_rl")
+    whole = train(tiny(tmp_path / "whole", **POINT | {"num_iterations": 12}))
     rows = table(whole)
     assert 0 < len(rows) < 12
     assert {row["what"] for row in rows} == {INNER_STEP}
     assert all("goal_x" in json.loads(row["task"]) for row in rows)
-    assert len([text for text in said if "1 task excluded" in text]) == len(rows)
+    assert len([text for text in caplog.messages if "1 task excluded" in text]) == len(rows)
     # Rows beyond the checkpoint are there when the run is killed, and come again.
     config = tiny(
         tmp_path / "run", **POINT | {"num_iterations": 12}, logging={"checkpoint_every": 5}
@@ -566,7 +568,7 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(MetaTrainer, "meta_iteration", meta_iteration)
-        patched.setattr("maml_rl.training.loop.TrainingRun._save_after", lambda *args: None)
+        patched.setattr("maml_rl.training.loop.save_after", lambda *args: None)
         with pytest.raises(Killed):
             train(config)
     run = tmp_path / "run"
@@ -581,9 +583,8 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
 
 def test_more_than_the_share_stops_with_a_line_that_says_why(tmp_path, monkeypatch):
     spoil_some(monkeypatch, 2)
-    said: list[str] = []
     with pytest.raises(TooManyFailures) as stopped:
-        train(tiny(tmp_path / "run", **POINT | {"num_iterations": 12}), say=said.append)
+        train(tiny(tmp_path / "run", **POINT | {"num_iterations": 12}))
     text = str(stopped.value)
     assert "\n" not in text
     assert "2 of 5 tasks failed in meta-iteration" in text

@@ -300,7 +300,7 @@ def test_the_horizon_is_the_environments_own(registered: int | None, horizon: in
     ("registered", "flags", "words"),
     [
         (4, [], "4 steps (its max_episode_steps)"),
-        (4, ["--horizon=3"], "3 steps (as set; its own are 4)"),
+        (4, ["--horizon=3"], "3 steps (as set; its max_episode_steps is 4)"),
         (None, ["--horizon=3"], "3 steps (as set; it is registered without max_episode_steps)"),
         (None, [], "100 steps (by default; it is registered without max_episode_steps)"),
     ],

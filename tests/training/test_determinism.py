@@ -1,4 +1,4 @@
-"""The same seed gives the same bits, whatever the threads of the simulator and the process; torch's are a setting."""
+"""The same seed gives the same bits, for any simulator threads and in any process."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def learner_threads(monkeypatch) -> list[int]:
     return seen
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity"), reason="the number of processors cannot be set"
-)
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the number of CPUs cannot be set")
 @pytest.mark.parametrize("family", ["HalfCheetahVel", "AntVel"])
 def test_simulator_threads_do_not_change_a_run(tmp_path, monkeypatch, family):
     for num_threads in (1, 2):
@@ -81,7 +79,7 @@ def test_a_trained_policy_is_evaluated_and_adapted_with_the_threads_of_its_run(
     try:
         torch.set_num_threads(1)
         with monkeypatch.context() as patched:
-            for module in ("evaluation", "meta_policy"):
+            for module in ("analysis.evaluation", "agents.agent"):
                 original = getattr(sys.modules[f"maml_rl.{module}"], "collect_through_adaptation")  # noqa: B009
                 patched.setattr(
                     f"maml_rl.{module}.collect_through_adaptation",
@@ -118,7 +116,7 @@ def test_processes_that_differ_in_threads_and_hash_seed_train_alike(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two"])
-def test_a_number_of_threads_that_is_none_is_one_line(tmp_path: Path, capsys, given):
+def test_an_invalid_number_of_threads_is_one_line(tmp_path: Path, capsys, given):
     assert (
         main(["train", *FLAGS, f"--torch_threads={given}", "--output", str(tmp_path / "run")]) == 2
     )

@@ -1,4 +1,4 @@
-"""A training run cannot be lost: whatever kills it, it goes on from what is on disk and ends as if nothing had been."""
+"""Whatever kills a run, it resumes, and ends bit for bit as without the kill."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def smallest(output: Path, **settings: Any) -> Config:
 
 @pytest.fixture
 def toy(monkeypatch) -> None:
-    """Iterations that take no time: only files matter."""
+    """Replace meta-iterations by ones that take no time."""
     monkeypatch.setattr(MetaTrainer, "meta_iteration", file_faults.toy_iteration)
 
 
@@ -65,7 +65,7 @@ def cut_short(config: Config, fault: Any) -> None:
         file_faults.go_on(config)
 
 
-def test_killed_at_any_file_operation_a_run_goes_on(reference, tmp_path):
+def test_killed_at_any_file_operation_a_run_resumes(reference, tmp_path):
     """Every eleventh way to be killed; benchmarks/kill.py takes them all."""
     whole, operations = reference
     assert {"rename", "replace", "fsync", "rmdir"} <= set(operations)
@@ -77,8 +77,8 @@ def test_killed_at_any_file_operation_a_run_goes_on(reference, tmp_path):
         shutil.rmtree(tmp_path / "run")
 
 
-def test_killed_again_while_it_resumes_a_run_goes_on(reference, tmp_path):
-    """With a half-written checkpoint, rows beyond the last one, and a damaged one to set aside."""
+def test_killed_again_while_it_resumes_a_run_resumes(reference, tmp_path):
+    """With a half-written checkpoint, rows beyond the last one, and a damaged one."""
     whole, operations = reference
     config = smallest(tmp_path / "start")
     last_rename = max(i for i, name in enumerate(operations[:-6]) if name == "rename")
@@ -108,7 +108,7 @@ def flip(path: Path, position: int = -3, bit: int = 0) -> None:
 @pytest.mark.parametrize(
     "damage", ["flipped", "truncated", "emptied", "sums gone", "values gone", "no folder"]
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, damage):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, caplog, damage):
     run, _ = reference
     shutil.copytree(run, run.with_name("whole"))
     newest = run / "checkpoints" / "000005"
@@ -125,19 +125,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(reference, dam
     with pytest.warns(UserWarning, match="000005 is damaged.*000004 is used"):
         maml_rl.load(run)
     assert newest.exists()  # reading changes nothing
-    said: list[str] = []
-    resume(run, say=said.append)
-    assert "000005 is damaged" in said[0]
-    assert "resuming" in said[1]
-    assert "after iteration 4" in said[1]
+    caplog.set_level("INFO", "maml_rl")
+    resume(run)
+    assert "000005 is damaged" in caplog.messages[0]
+    assert "resuming" in caplog.messages[1]
+    assert "after iteration 4" in caplog.messages[1]
     assert not file_faults.differences(run, run.with_name("whole"))
     assert (run / "checkpoints" / "000005.damaged").exists()
-    resume(run, say=said.append)
-    assert "are done" in said[-1]
+    resume(run)
+    assert "are finished" in caplog.messages[-1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX links")
-def test_links_that_lead_nowhere_are_named_and_the_run_goes_on(reference, capsys):
+def test_links_that_lead_nowhere_are_named_and_the_run_resumes(reference, capsys):
     run, _ = reference
     shutil.copytree(run, run.with_name("whole"))
     checkpoints = run / "checkpoints"
@@ -202,7 +202,7 @@ def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(
     old = (run / "evaluation" / "results.json").read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(
-            "maml_rl.training.loop.evaluate",
+            "maml_rl.training.finish.evaluate",
             lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit),
         )
         with pytest.raises(SystemExit):
@@ -212,7 +212,7 @@ def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(
     assert (run / "evaluation" / "report.html").exists()
 
 
-def test_on_a_full_disk_training_stops_and_goes_on_when_there_is_room(reference, tmp_path):
+def test_on_a_full_disk_training_stops_and_resumes_when_there_is_room(reference, tmp_path):
     whole, _ = reference
     config = smallest(tmp_path / "run")
     stopped = 0
@@ -240,7 +240,7 @@ def test_on_a_full_disk_training_stops_and_goes_on_when_there_is_room(reference,
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 256 KiB, where this user may mount one; the injected errors above are tested everywhere."""
+    """A file system of 256 KiB, if this user may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -283,7 +283,7 @@ def test_a_real_disk_that_cannot_be_written(toy, small_disk, tmp_path, capsys, p
     assert not file_faults.differences(run, whole)
 
 
-def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypatch):
+def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypatch, caplog):
     fuse = tmp_path / "fuse"
     module = MODULE.replace("Line-v0", "Fused-v0").replace(
         "        self.x = np.clip", f"        if __import__('os').path.exists({str(fuse)!r}):\n"
@@ -299,13 +299,13 @@ def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypa
             fuse.touch()
         return original(self, state)
 
-    said: list[str] = []
+    caplog.set_level("INFO", "maml_rl")
     with monkeypatch.context() as patched:
         patched.setattr(MetaTrainer, "meta_iteration", meta_iteration)
         with pytest.raises((ZeroDivisionError, UserError), match="the motor is off"):
-            train(tiny(tmp_path / "run", env="my_fused:Fused-v0"), say=said.append)
-    assert "iteration 3 is saved" in said[-1]
-    assert f"--resume {tmp_path / 'run'}" in said[-1]
+            train(tiny(tmp_path / "run", env="my_fused:Fused-v0"))
+    assert "iteration 3 is saved" in caplog.messages[-1]
+    assert f"--resume {tmp_path / 'run'}" in caplog.messages[-1]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000003"]
     fuse.unlink()
     resume(tmp_path / "run")
@@ -325,9 +325,8 @@ FLAGS += ["--device=cpu", "--logging.final_evaluation=false", "--logging.final_v
 def started(run: Path, *more: str) -> subprocess.Popen:
     """A training process, once it has written a few rows."""
     command = [sys.executable, "-m", "maml_rl.train", *more]
-    before = signal.signal(
-        signal.SIGHUP, signal.SIG_DFL
-    )  # under nohup it is ignored, here and in the process
+    # Under nohup it is ignored, here and in the process.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -335,9 +334,9 @@ def started(run: Path, *more: str) -> subprocess.Popen:
     finally:
         signal.signal(signal.SIGHUP, before)
     path = run / "progress.csv"
-    wanted = 4 + (path.read_bytes().count(b"\n") if path.exists() else 0)
+    num_rows = 4 + (path.read_bytes().count(b"\n") if path.exists() else 0)
     deadline = time.monotonic() + 120
-    while not path.exists() or path.read_bytes().count(b"\n") < wanted:
+    while not path.exists() or path.read_bytes().count(b"\n") < num_rows:
         assert time.monotonic() < deadline, "no progress within two minutes"
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
@@ -346,7 +345,7 @@ def started(run: Path, *more: str) -> subprocess.Popen:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_real_process_killed_and_terminated(tmp_path, capsys):
-    """SIGKILL, SIGTERM, SIGHUP: a running run can be read, is not written by a second process, and goes on."""
+    """A running run can be read, but not written by a second process; after a signal it resumes."""
     run = tmp_path / "run"
     new = [*FLAGS, "--num_iterations=100000", "--logging.checkpoint_every=2", "--output", str(run)]
     last = 0
@@ -370,7 +369,7 @@ def test_a_real_process_killed_and_terminated(tmp_path, capsys):
             assert process.returncode == 128 + number, err
             assert "Traceback" not in err
             assert out.splitlines()[-1] == (
-                f"stopped after iteration {last}. Go on with: python -m maml_rl.train --resume "
+                f"stopped after iteration {last}. Resume with: python -m maml_rl.train --resume "
                 f"{run}"
             )
     resume(run, last + 1)
@@ -380,7 +379,7 @@ def test_a_real_process_killed_and_terminated(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(tmp_path, monkeypatch):
-    """Python prints what is raised there, and goes on."""
+    """Python prints what is raised there, and continues."""
 
     class Deleted:
         def __del__(self):
@@ -390,7 +389,7 @@ def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(tmp_path, mo
         Deleted()
         return ""
 
-    monkeypatch.setattr("maml_rl.training.loop._progress", progress)
+    monkeypatch.setattr("maml_rl.training.loop.progress_text", progress)
     with pytest.raises(maml_rl.Interrupted, match="after iteration 1"):
         train(smallest(tmp_path / "run"))
 
@@ -401,7 +400,7 @@ def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         monkeypatch.setattr(
-            "maml_rl.training.loop._progress",
+            "maml_rl.training.loop.progress_text",
             lambda metrics: signal.raise_signal(signal.SIGHUP) or "",
         )
         run = train(smallest(tmp_path / "run"))

@@ -41,8 +41,9 @@ from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.parameters import parameters
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
-from maml_rl.training import loop as training
-from maml_rl.training.loop import Interrupted, resolve_device, resume, train
+from maml_rl.system.torch_runtime import resolve_device
+from maml_rl.training import finish, loop
+from maml_rl.training.loop import Interrupted, resume, train
 
 
 def interrupt_when(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
@@ -59,7 +60,7 @@ def interrupt_when(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """An uninterrupted run with a checkpoint every second iteration. Tests read it, and copy it before they write."""
+    """An uninterrupted run with a checkpoint every second iteration; tests do not write to it."""
     return train(tiny(tmp_path_factory.mktemp("whole") / "run", logging={"checkpoint_every": 2}))
 
 
@@ -192,7 +193,7 @@ def test_normalizer_statistics_are_in_the_checkpoint(tmp_path):
 
 
 def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch):
-    """Ctrl-C after an iteration, before its metrics are on disk: the iteration is done again, not lost."""
+    """Ctrl-C after an iteration, before its metrics are on disk: the iteration is done again."""
     logging = {"evaluate_every": 3}
     uninterrupted = train(tiny(tmp_path / "uninterrupted", logging=logging))
 
@@ -201,7 +202,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
 
     config = tiny(tmp_path / "interrupted", logging=logging)
     with monkeypatch.context() as patched:
-        patched.setattr(training, "evaluate_with", interrupt)
+        patched.setattr(loop, "evaluate_with", interrupt)
         with pytest.raises(Interrupted):
             train(config)
     resume(str(config.output))
@@ -209,7 +210,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("what", ["evaluate", "record"])
-def test_interrupted_at_the_end_says_how_to_resume(tmp_path, monkeypatch, what):
+def test_interrupted_at_the_end_names_the_command_to_resume(tmp_path, monkeypatch, what):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -217,7 +218,7 @@ def test_interrupted_at_the_end_says_how_to_resume(tmp_path, monkeypatch, what):
         tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True}
     )
     with monkeypatch.context() as patched:
-        patched.setattr(training, what, interrupt)
+        patched.setattr(finish, what, interrupt)
         with pytest.raises((Interrupted, KeyboardInterrupt)) as stopped:
             train(config)
     assert stopped.type is Interrupted
@@ -239,44 +240,19 @@ def test_interrupted_before_the_first_iteration(tmp_path, monkeypatch):
 def test_ctrl_c_on_the_command_line(tmp_path):
     """A signal to a real process: exit status 130, a checkpoint, and advice that works."""
     run = tmp_path / "interrupted"
-    flags = [
-        "--meta_batch_size",
-        "3",
-        "--num_episodes",
-        "2",
-        "--horizon",
-        "5",
-        "--policy.hidden_sizes",
-        "[8]",
-        "--device",
-        "cpu",
-    ]
-    flags += [
-        "--env",
-        "PointNavigation",
-        "--logging.final_evaluation=false",
-        "--logging.final_video=false",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "maml_rl.train",
-        *flags,
-        "--num_iterations",
-        "100000",
-        "--output",
-        str(run),
-    ]
+    flags = ["--env=PointNavigation", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5"]
+    flags += ["--policy.hidden_sizes=[8]", "--device=cpu"]
+    flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
+    command = [sys.executable, "-m", "maml_rl.train", *flags]
+    command += ["--num_iterations=100000", f"--output={run}"]
     # Tests that a shell has put into the background ignore Ctrl-C, and so would their children.
-    own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, own)
+    signal.signal(signal.SIGINT, before)
     with process:
         deadline = time.monotonic() + 60
-        while (
-            not (run / "progress.csv").exists()
-            or (run / "progress.csv").read_bytes().count(b"\n") < 4
-        ):
+        path = run / "progress.csv"
+        while not path.exists() or path.read_bytes().count(b"\n") < 4:
             assert time.monotonic() < deadline, "no progress within a minute"
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
@@ -291,9 +267,9 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     assert f"iteration {stopped}" in advice
 
     (tmp_path / "other").mkdir()
-    wanted = ["--num_iterations", str(stopped + 2)]
-    assert main(["train", "--resume", str(run), *wanted]) == 0
-    assert main(["train", *flags, *wanted, "--output", str(tmp_path / "other")]) == 0
+    longer = ["--num_iterations", str(stopped + 2)]
+    assert main(["train", "--resume", str(run), *longer]) == 0
+    assert main(["train", *flags, *longer, "--output", str(tmp_path / "other")]) == 0
     assert_equal_runs(run, tmp_path / "other")
     assert len(progress(run)) == stopped + 2
 
@@ -317,7 +293,7 @@ def test_resuming_a_finished_run_is_a_success(whole, copy, capsys, iterations):
     assert_equal_runs(whole, copy)
 
 
-def test_resuming_a_finished_run_makes_up_for_missing_results(tmp_path):
+def test_resuming_a_finished_run_writes_missing_results(tmp_path):
     run = tmp_path / "run"
     config = tiny(run, num_iterations=1, logging={"final_evaluation": True, "final_video": True})
     train(config)
@@ -329,14 +305,14 @@ def test_resuming_a_finished_run_makes_up_for_missing_results(tmp_path):
     assert (run / "videos" / "final.mp4").stat().st_size > 0
 
 
-def test_a_longer_run_replaces_its_evaluation_and_says_so(tmp_path):
+def test_a_longer_run_logs_that_it_replaces_its_evaluation(tmp_path, caplog):
     run = tmp_path / "run"
     train(tiny(run, num_iterations=1, logging={"final_evaluation": True}))
     before = (run / "evaluation" / "results.json").read_bytes()
-    said: list[str] = []
-    resume(run, 3, say=said.append)
-    assert any("2 of 3 meta-iterations" in text for text in said)
-    assert f"{run / 'evaluation'} will be replaced at the end" in said
+    caplog.set_level("INFO", "maml_rl")
+    resume(run, 3)
+    assert any("2 of 3 meta-iterations" in text for text in caplog.messages)
+    assert f"{run / 'evaluation'} will be replaced at the end" in caplog.messages
     assert (run / "evaluation" / "results.json").read_bytes() != before
 
 
@@ -356,8 +332,8 @@ def test_a_half_written_checkpoint_is_not_taken(whole, copy):
 
 
 @pytest.mark.parametrize("damage", ["none", "half row", "half event"])
-def test_a_killed_run_goes_on_from_its_checkpoint(whole, copy, damage):
-    """Rows and events beyond the checkpoint, the last perhaps half-written, are cut back and made again."""
+def test_a_killed_run_resumes_from_its_checkpoint(whole, copy, damage):
+    """Rows and events beyond the checkpoint, the last perhaps half-written, are cut."""
     for name in ("000004", "000006"):
         shutil.rmtree(copy / "checkpoints" / name)
     if damage != "none":
@@ -415,12 +391,12 @@ def test_evaluating_changes_nothing_about_training(whole, tmp_path):
     assert_same_state(whole, train(config))
 
 
-def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path):
-    said: list[str] = []
+def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
+    caplog.set_level("INFO", "maml_rl")
     config = tiny(
         tmp_path / "run", num_iterations=1, logging={"final_evaluation": True, "final_video": True}
     )
-    run = train(config, say=said.append)
+    run = train(config)
     written = {path.name for path in (run / "evaluation").iterdir()}
     assert written >= {
         "results.json",
@@ -430,10 +406,10 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path):
         "adaptation.svg",
     }
     assert [path.name for path in (run / "videos").iterdir()] == ["final.mp4"]
-    announced = said[0]
+    announced = caplog.messages[0]
     for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} environment steps"):
         assert part in announced
-    assert any("40 fresh tasks" in text for text in said)
+    assert any("40 fresh tasks" in text for text in caplog.messages)
 
 
 def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):
@@ -507,7 +483,7 @@ def test_a_registered_environment_trains(tmp_path, env):
     assert maml_rl.load(run).config.env.kwargs == ({"g": 5.0} if "Pendulum" in env["name"] else {})
 
 
-def test_without_a_renderer_training_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_without_a_renderer_training_logs_it_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pygame", None)  # as where it is not installed
     run = tmp_path / "run"
     flags = [
@@ -578,7 +554,7 @@ def test_an_environment_of_ones_own_trains(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
-def test_a_number_that_is_none_stops_the_run(tmp_path, monkeypatch, capsys):
+def test_a_nan_reward_stops_the_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_nan.py").write_text(
         MODULE.replace("-abs(float(self.x[0]) - self.goal)", "float('nan')").replace(
             "Line-v0", "NoNumber-v0"
@@ -622,7 +598,7 @@ def test_devices():
 
 
 def test_maml_trpo_learns_to_adapt(tmp_path):
-    """Untrained: about −13.5 after a step. Trained: about −10.5 before and −4 after it (seeds 0 to 3)."""
+    """Return, seeds 0 to 3: untrained −13.5 after a step; trained −10.5 before and −4 after it."""
     config = tiny(
         tmp_path / "run",
         num_iterations=20,
@@ -660,16 +636,14 @@ def test_tasks_that_are_no_mappings_are_refused_before_training(tmp_path, monkey
         train(config)
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, 4), (1, 1), (100, 100)])
-def test_tasks_per_block_are_those_of_the_configuration(tmp_path, monkeypatch, given, used):
-    seen = set()
+@pytest.mark.parametrize(("setting", "used"), [(None, 4), (1, 1), (100, 100)])
+def test_tasks_per_block_are_those_of_the_configuration(tmp_path, monkeypatch, setting, used):
+    sizes = set()
     blocks = MetaObjective.blocks
     monkeypatch.setattr(
-        MetaObjective, "blocks", lambda self: seen.add(self.block_size) or blocks(self)
+        MetaObjective, "blocks", lambda self: sizes.add(self.block_size) or blocks(self)
     )
-    outer = {
-        "name": "promp",
-        "num_epochs": 2,
-    }  # of which no block is made larger, as TRPO's thinned ones are
-    train(tiny(tmp_path / "run", num_iterations=1, tasks_per_block=given, outer=outer))
-    assert seen == {used}
+    # ProMP makes no block larger, unlike TRPO with thinned states.
+    outer = {"name": "promp", "num_epochs": 2}
+    train(tiny(tmp_path / "run", num_iterations=1, tasks_per_block=setting, outer=outer))
+    assert sizes == {used}

@@ -131,6 +131,7 @@ class MetaTrainer:
 
         # Stop if too many episodes or tasks failed.
         failures, rows = self._contained_failures(trial, tasks, state.iteration + 1)
+        self.collector.check_stop()
 
         # Outer step: increase the surrogate on the last episodes, as a function of theta.
         batch = _valid_part(trial)

@@ -1,0 +1,130 @@
+"""The final evaluation of a run, and its videos."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from maml_rl.agents.agent import MetaPolicy
+from maml_rl.analysis.evaluation import evaluate
+from maml_rl.analysis.recording import play, record, rendering_problem
+from maml_rl.analysis.video_grid import whole_file
+from maml_rl.runs.progress_log import AnimatedImage
+from maml_rl.settings.config import Config
+from maml_rl.system.stop_flag import StopFlag
+from maml_rl.training.reporting import log
+from maml_rl.training.saving import writing
+
+
+def report_path(run: Path) -> Path:
+    """The last file that the final evaluation writes."""
+    return run / "evaluation" / "report.html"
+
+
+def video_path(run: Path) -> Path:
+    """The video of the final policy."""
+    return run / "videos" / "final.mp4"
+
+
+def forget_results(run: Path, config: Config) -> None:
+    """Remove the results of a run that is being extended.
+
+    Otherwise, after a kill, they would pass for those of the longer run.
+    """
+    with writing():
+        if config.logging.final_evaluation:
+            report_path(run).unlink(missing_ok=True)
+        if config.logging.final_video:
+            video_path(run).unlink(missing_ok=True)
+
+
+def finish(
+    run: Path, config: Config, policy: MetaPolicy, stop_flag: StopFlag, can_record: bool | None
+) -> None:
+    """Evaluate and record the final policy, if the configuration asks for it.
+
+    Args:
+        run: the run folder; results that it holds already are kept.
+        config: of the run.
+        policy: after the last meta-iteration.
+        stop_flag: read between the evaluation and the video.
+        can_record: from :func:`check_video`; ``None`` if that has not been called yet.
+    """
+    if config.logging.final_evaluation:
+        _evaluate(run, policy, config.seed)
+        stop_flag.check()
+    if not config.logging.final_video or video_path(run).exists():
+        return
+    if can_record is None:
+        can_record = check_video(config)
+    if can_record:
+        _record(run, policy, config.seed)
+
+
+def _evaluate(run: Path, policy: MetaPolicy, seed: int) -> None:
+    """Evaluate the policy on fresh tasks, and write tables, figures and a report."""
+    report = report_path(run)
+    if report.exists():
+        log(f"{report} exists and is kept")
+        return
+    # Imported here because Matplotlib takes long to load.
+    from maml_rl.analysis.comparison import META_TRAINED, Comparison, Entry
+    from maml_rl.analysis.report import write_report
+
+    log("evaluating on fresh tasks (logging.final_evaluation) ...")
+    result = evaluate(policy, seed=seed)
+    entry = Entry(META_TRAINED, (run,), (result,), {})
+    with writing():
+        write_report(report.parent, Comparison([entry]))
+    num_episodes = result.returns.shape[-1]
+    log(
+        f"return on {len(result.tasks)} fresh tasks, {num_episodes} episodes per task and step:\n"
+        f"{result.table()}\nwritten to {report.parent}"
+    )
+
+
+def _record(run: Path, policy: MetaPolicy, seed: int) -> None:
+    """Record the policy before and after adaptation to one task."""
+    log("recording a video ...")
+    with video_failures_logged(policy.num_iterations):
+        path = record(policy, video_path(run), seed=seed)
+        log(f"video of an adapted policy: {path} (one episode per panel, most probable actions)")
+
+
+def check_video(config: Config) -> bool:
+    """Whether videos are asked for and possible; logs why they are not possible."""
+    if not (config.logging.final_video or config.logging.video_every):
+        return False
+    problem = (
+        "a policy whose observation includes the task (env.observe_task) cannot be recorded"
+        if config.env.observe_task
+        else rendering_problem(config.env)
+    )
+    if problem is not None:
+        log(f"no video will be made: {problem}")
+    return problem is None
+
+
+def record_iteration(run: Path, policy: MetaPolicy, seed: int) -> dict[str, AnimatedImage]:
+    """Write a video of the policy into the run folder; log a failure.
+
+    Returns:
+        A small version for TensorBoard by its tag; empty after a failure.
+    """
+    with video_failures_logged(policy.num_iterations):
+        with whole_file(run / "videos" / f"{policy.num_iterations:06d}.mp4") as file:
+            grid = play(policy, "mp4", seed=seed)
+            grid.save(file)
+        return {"videos/adaptation": AnimatedImage(*grid.small_gif())}
+    return {}
+
+
+@contextlib.contextmanager
+def video_failures_logged(iteration: int | None) -> Iterator[None]:
+    """Continue without a video if it cannot be made, for whatever reason."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log(f"no video of iteration {iteration}: {reason}")

@@ -1,0 +1,93 @@
+"""What the user sees of a training run: log lines, progress bars and the way to resume."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from maml_rl.settings.config import Config
+from maml_rl.settings.env import is_family, registered_horizon
+from maml_rl.system.text import counted
+from maml_rl.training.stdout_log import LOGGER
+
+
+def log(text: str) -> None:
+    """Log a line at INFO, without breaking the progress bars."""
+    with tqdm.external_write_mode():
+        LOGGER.info("%s", text)
+
+
+def progress_bar(total: int, *, unit: str, initial: int = 0, name: str | None = None) -> tqdm[Any]:
+    """A progress bar on stderr, hidden unless that is a terminal or a notebook and INFO is logged.
+
+    Args:
+        total: units at the end.
+        unit: what is counted.
+        initial: units done before.
+        name: shown in front of it.
+    """
+    is_shown = LOGGER.isEnabledFor(logging.INFO) and _is_interactive(sys.stderr)
+    return tqdm(total=total, initial=initial, unit=unit, desc=name, disable=not is_shown)
+
+
+def _is_interactive(stream: Any) -> bool:
+    """Whether a stream is that of a terminal or of a notebook."""
+    is_notebook = type(stream).__module__.startswith("ipykernel.")
+    return is_notebook or (hasattr(stream, "isatty") and stream.isatty())
+
+
+def log_start(config: Config, num_finished: int, device: torch.device, folder: Path) -> None:
+    """Log the sizes of a run before its iterations begin.
+
+    Args:
+        config: of the run.
+        num_finished: meta-iterations finished before.
+        device: of the policy.
+        folder: of the run.
+    """
+    num_steps = config.training_inner.num_steps
+    num_env_steps = config.meta_batch_size * config.num_episodes * config.horizon * (num_steps + 1)
+    rest = f"{config.num_iterations - num_finished} of " if num_finished else ""
+    log(
+        f"{config.env.name}: {rest}{counted(config.num_iterations, 'meta-iteration')} of "
+        f"{counted(config.meta_batch_size, 'task')} x "
+        f"{counted(config.num_episodes, 'episode')} x "
+        f"{counted(config.horizon, 'step')}{_horizon_source(config)} x "
+        f"{counted(num_steps + 1, 'collection')} = "
+        f"{num_env_steps:,} environment steps each, on {device}, into {folder}"
+    )
+
+
+def _horizon_source(config: Config) -> str:
+    """Where the horizon of an environment that is not built in comes from."""
+    if is_family(config.env.name):
+        return ""
+    registered = registered_horizon(config.env.name)
+    if config.horizon == registered:
+        return " (its max_episode_steps)"
+    if registered is not None:
+        return f" (as set; its max_episode_steps is {registered})"
+    source = "by default" if config.horizon == Config.horizon else "as set"
+    return f" ({source}; it is registered without max_episode_steps)"
+
+
+def resume_command(run: Path) -> str:
+    """The command that resumes a run."""
+    return f"python -m maml_rl.train --resume {shlex.quote(str(run))}"
+
+
+def new_run_command(run: Path) -> str:
+    """The command that starts a new run from the parameters of another one."""
+    return f"python -m maml_rl.train --init_from {shlex.quote(str(run))}"
+
+
+def progress_text(metrics: dict[str, float]) -> str:
+    """The returns before and after each inner step, for the progress bar."""
+    returns = [value for name, value in metrics.items() if name.startswith("train/return_after_")]
+    return "return " + " -> ".join(f"{value:.1f}" for value in returns)
