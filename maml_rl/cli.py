@@ -21,7 +21,7 @@ from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
 from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.safe_yaml import read_value
-from maml_rl.system.user_paths import check_text, user_path
+from maml_rl.system.untrusted_files import check_text, user_path
 from maml_rl.training.stdout_log import stdout_log
 
 if TYPE_CHECKING:

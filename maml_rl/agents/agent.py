@@ -37,7 +37,7 @@ from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import user_path
 
 if TYPE_CHECKING:
     from maml_rl.agents.sb3_env import SB3Env

@@ -20,8 +20,7 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import gain_and_offset
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.system.untrusted_files import read_npz
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import read_npz, user_path
 
 _ENDS = ("terminated", "truncated", "episode_ends")
 

@@ -31,7 +31,7 @@ from maml_rl.settings.env import EnvConfig, resolve_env_id
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import user_path
 
 FREE_CAMERA = "free"
 """Name of a camera that is not part of the model: from above, at an angle."""

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import user_path
 
 _FOLDER = Path(__file__).parents[1] / "pretrained"
 

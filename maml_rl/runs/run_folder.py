@@ -22,7 +22,7 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.parser import resolve
 from maml_rl.system.atomic_files import UNSUPPORTED, write_whole
 from maml_rl.system.safe_yaml import read_yaml, to_yaml
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import user_path
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
 """Files of a process that was killed while it created a run folder; config.yaml is the last."""

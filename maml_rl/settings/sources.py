@@ -12,7 +12,7 @@ from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import ENV_SETTINGS, registered_horizon
 from maml_rl.settings.families import family_of
 from maml_rl.system.safe_yaml import read_yaml
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import user_path
 
 _PRESETS = Path(str(importlib.resources.files("maml_configs")))
 

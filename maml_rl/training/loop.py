@@ -38,7 +38,7 @@ from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remem
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stop_flag import StopFlag, signals_held
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import user_path
 from maml_rl.training.compose import OpenedTrainer, open_trainer
 from maml_rl.training.finish import (
     check_video,

@@ -17,7 +17,7 @@ from helpers.runs import tiny
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.system.user_paths import user_path
+from maml_rl.system.untrusted_files import user_path
 from maml_rl.training.loop import resume, train
 
 EVALUATION = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
