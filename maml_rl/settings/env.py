@@ -133,7 +133,8 @@ def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
         UserError: if an argument is unknown; names the closest match.
     """
     for argument in kwargs:
-        _check_argument(env_id, argument, f"env.{argument}: {name}")
+        if isinstance(argument, str):  # EnvConfig refuses others
+            _check_argument(env_id, argument, f"env.{argument}: {name}")
 
 
 def _check_argument(env_id: str, name: str, who: str, instead: str = "") -> None:

@@ -223,6 +223,11 @@ def test_what_a_file_cannot_hold_is_refused_before_there_is_a_folder(
     assert list(Path().iterdir()) == []
 
 
+def test_a_name_that_is_not_a_string_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^env\.kwargs must be a mapping from names to values"):
+        maml_rl.load_config(env={"name": "TwoArguments-v0", "kwargs": {1: 2}})
+
+
 def test_a_value_that_holds_itself_is_refused() -> None:
     value: list[Any] = []
     value.append(value)

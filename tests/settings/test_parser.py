@@ -184,7 +184,7 @@ def test_a_missing_file_is_refused_with_the_presets():
         load_config("no_such_file")
 
 
-def test_defaults_stand_in_code_once():
+def test_defaults_are_written_once_in_code():
     """Without any preset, resolving nothing gives what the dataclasses say."""
     config = resolve({"env": {"name": "PointNavigation"}}, [], source="test")
     for field in dataclasses.fields(Config):
