@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from maml_rl.agents.agent import MetaPolicy
@@ -213,8 +212,8 @@ def _follow(config: Config, opened: OpenedTrainer, stop_flag: StopFlag) -> Path:
 class _Outputs(NamedTuple):
     """Where the iterations are reported."""
 
-    logger: Logger
-    """progress.csv and TensorBoard."""
+    logger: Any
+    """Stable-Baselines3's Logger, which writes progress.csv and TensorBoard events."""
     failures: AppendingCSV
     bar: tqdm[Any]
 
