@@ -161,7 +161,7 @@ def test_tests_mirror_the_rooms() -> None:
 
 
 def test_the_walk_passes_functions_that_exist() -> None:
-    walk = DOCUMENT[DOCUMENT.index("## The walk of a task") : DOCUMENT.index("## Decisions")]
+    walk = DOCUMENT[DOCUMENT.index("## Walk of a task") : DOCUMENT.index("## Decisions")]
     names = [name for name in re.findall(r"`((?:\w+\.)+\w+)`", walk) if not name.endswith(".py")]
     assert len(names) > 20
     for name in names:

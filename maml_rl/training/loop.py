@@ -36,6 +36,7 @@ from maml_rl.settings.config import Config, to_mapping
 from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remembered_run_folder
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stop_flag import StopFlag, signals_held
+from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.untrusted_files import user_path
 from maml_rl.training.compose import OpenedTrainer, open_trainer
@@ -183,8 +184,8 @@ def _refuse_adapted_policy(run: Path, checkpoint: Checkpoint) -> None:
     num_steps = checkpoint.values.get("num_adaptation_steps", 0)
     if num_steps:
         raise UserError(
-            f"{run} holds a policy after {num_steps} adaptation step{'s' * (num_steps != 1)}, not "
-            f"a run to resume: start a new run from it by --init_from {shlex.quote(str(run))}"
+            f"{run} holds a policy after {counted(num_steps, 'adaptation step')}, not a run to "
+            f"resume: start a new run from it by --init_from {shlex.quote(str(run))}"
         )
 
 

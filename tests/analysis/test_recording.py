@@ -479,7 +479,7 @@ def test_progress_names_every_panel(policy, tmp_path) -> None:
 
 
 def moving(height: int = 130, width: int = 146, num_frames: int = 20) -> Grid:
-    """A pattern that moves, of a size that is no multiple of the encoder's blocks."""
+    """A pattern that moves, whose size is not a multiple of the encoder's blocks."""
     gray = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
     pattern = gray[..., None].repeat(3, axis=2)
     frames = {i: Frame.of(np.roll(pattern, 5 * i, axis=1), float(i)) for i in range(num_frames)}

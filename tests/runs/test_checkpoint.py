@@ -265,7 +265,7 @@ def test_a_newer_format_is_not_passed_over(tmp_path):
 
 
 def make_odd(path: Path, kind: str) -> None:
-    """Put something that is no checkpoint where the name of one is."""
+    """Put something else where a checkpoint is expected."""
     if kind == "dangling link":
         path.symlink_to(path.with_name("unmounted"))
     elif kind == "link loop":
