@@ -43,8 +43,7 @@ MUTANTS = [
     Mutant("maml_rl/policies/distributions.py", "torch.exp(-2 * self.log_std), w", "torch.exp(-self.log_std), w", "Fisher of the mean"),
     Mutant("maml_rl/policies/distributions.py", "(d_logits - (p *", "(d_logits + 0 * (p *", "categorical Fisher without p pT"),
     Mutant("maml_rl/policies/mlp.py", "torch.baddbmm(bias.mT, weight.mT,", "torch.baddbmm(0 * bias.mT, weight.mT,", "layer without its bias"),
-    Mutant("maml_rl/policies/mlp.py", "weight.mT, activation(x)", "weight.mT.detach(), activation(x)", "weight cut off from its gradient"),
-    Mutant("maml_rl/system/cpu_operations.py", "torch.ops.aten.tanh_backward(gradients[0], y)", "gradients[0] * (1 - y)", "tanh'"),
+    Mutant("maml_rl/policies/mlp.py", "weight.mT, self.activation(x)", "weight.mT.detach(), self.activation(x)", "weight cut off from its gradient"),
     Mutant("maml_rl/sampling/actors.py", "detach().exp() * noise", "detach() * noise", "log of the deviation for the deviation"),
     Mutant("maml_rl/sampling/actors.py", "        x += disturbances[t]\n", "", "no exploration"),
     Mutant("maml_rl/sampling/actors.py", "disturbances[t]", "disturbances[0]", "the same noise at every step"),
@@ -132,7 +131,6 @@ _MAML = [
 TESTS = {
     "maml_rl/policies/distributions.py": ["policies/test_mlp.py", "learners/test_maml.py"],
     "maml_rl/policies/mlp.py": ["policies/test_mlp.py", "learners/test_maml.py"],
-    "maml_rl/system/cpu_operations.py": ["system/test_cpu_operations.py"],
     "maml_rl/sampling/actors.py": ["sampling/test_actors.py"],
     "maml_rl/learners/maml/losses.py": _MAML,
     "maml_rl/learners/maml/adapt.py": _MAML,

@@ -29,7 +29,6 @@ from maml_rl.policies.distributions import (
 )
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.policy import Nonlinearity, PolicyConfig
-from maml_rl.system.cpu_operations import tanh_
 from maml_rl.system.random_streams import Phase, RandomStreams
 
 MOST_OBSERVATION_ENTRIES = 2000
@@ -92,6 +91,7 @@ class MLPPolicy(nn.Module):
         self.observation_size = observation_size
         self.action_size = action_size
         self.nonlinearity = nonlinearity
+        self.activation = ACTIVATIONS[nonlinearity]()
         self.context_size = context_size
 
         def glorot_uniform(fan_in: int, fan_out: int) -> nn.Parameter:
@@ -128,13 +128,11 @@ class MLPPolicy(nn.Module):
             stack: parameters, each (T, ...).
             observations: (T, N, observation_size).
         """
-        # tanh_ is in place: its input is needed for nothing else.
-        activation = tanh_ if self.nonlinearity == "tanh" else ACTIVATIONS[self.nonlinearity]()
         # Transposed, (T, features, N): CPU matrix routines are fast for the few rows of an action
         # but not for few columns. The same holds for the gradients.
         x = observations.mT
         for i, (weight, bias) in enumerate(self.layers(stack)):
-            x = torch.baddbmm(bias.mT, weight.mT, activation(x) if i > 0 else x)
+            x = torch.baddbmm(bias.mT, weight.mT, self.activation(x) if i > 0 else x)
         x = x.mT.contiguous()
         # The head: one categorical per action, a single categorical, or a Gaussian.
         if self.num_choices:
