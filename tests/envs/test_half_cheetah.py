@@ -207,6 +207,7 @@ def test_contradicting_settings_are_refused(
         maml_envs.FAMILIES[name](**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HalfCheetahVel", "HalfCheetahDir"])
 def test_camera_follows_the_body(name: str, egl: None) -> None:
     env = gym.make(f"maml_rl/{name}-v0", render_mode="rgb_array", width=96, height=96)
@@ -223,6 +224,7 @@ def test_camera_follows_the_body(name: str, egl: None) -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_render_options_reach_the_renderer(egl: None) -> None:
     frames = []
     for options in (

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 ENV_ID = "maml_rl/HalfCheetahVel-v0"
 NUM_STEPS = 150  # more than twice the steps of noise that are drawn at once
@@ -69,6 +70,7 @@ def test_reset_forgets_what_is_on_its_way_in_these_simulations_alone() -> None:
     )
 
 
+@pytest.mark.slow
 def test_noise_is_white_and_as_large_as_asked() -> None:
     std, num_steps = np.array([0.5, 0.1, 0.5]), 4000
     actions = np.zeros((num_steps, 3, 6))

@@ -68,6 +68,7 @@ def test_which_families_show_their_task() -> None:
     assert marked == MARKED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_an_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
     forward, backward = (changed(name, {"direction": direction}) for direction in (1.0, -1.0))
@@ -77,6 +78,7 @@ def test_an_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
         assert np.median(pixels[:, 1]) > 5, "above the robot"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANGLES)
 def test_an_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
     arrows = [changed(name, {"direction_angle": angle}) for angle in (0.0, np.pi, np.pi / 2)]
@@ -89,6 +91,7 @@ def test_an_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
     assert np.ptp(away[:, 0]) < np.ptp(right[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fast"), VELOCITIES.items())
 def test_an_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: Changed) -> None:
     widths = [
@@ -100,6 +103,7 @@ def test_an_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: 
     assert head(changed(name, {"goal_velocity": -fast})) < -3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "far"), PLACES.items())
 def test_a_target_stands_at_the_goal(name: str, far: float, changed: Changed) -> None:
     for x, y in ((far, 0.0), (-far, 0.0), (0.0, far), (0.0, -far)):
@@ -121,6 +125,7 @@ def test_a_goal_out_of_the_usual_view_is_shown(changed: Changed) -> None:
     assert abs(up) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", [{}, {"camera_id": -1}])
 def test_arrow_and_camera_go_with_the_robot(
     camera: dict[str, int], changed: Changed, monkeypatch: Any
@@ -177,6 +182,7 @@ def test_a_family_cannot_reach_the_state_through_its_markers(
     env.close()
 
 
+@pytest.mark.slow
 def test_depth_shows_bodies_alone(egl: None) -> None:
     depths = []
     for direction in (1.0, -1.0):
@@ -285,6 +291,7 @@ env.close()
 """
 
 
+@pytest.mark.slow
 def test_an_egl_that_starts_nothing_leaves_osmesa_or_one_error() -> None:
     """As a process: a loaded PyOpenGL keeps its platform, which the fallback has to undo."""
     environment = {**os.environ, "MUJOCO_EGL_DEVICE_ID": "99"}  # a device that is not there

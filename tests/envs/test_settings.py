@@ -343,6 +343,7 @@ def test_every_preset_of_a_paper_with_a_robot_is_here() -> None:
     assert sorted(PAPERS) == sorted(robots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PAPERS)
 def test_presets_are_their_papers(preset: str) -> None:
     dt_s, size, (low, high) = PAPERS[preset]
