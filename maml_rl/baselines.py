@@ -14,36 +14,7 @@ BASELINES = ("random", "pretrained", "oracle", "ppo")
 
 def command(argv: list[str]) -> int:
     """Train the baselines of a run."""
-    parser = run_parser(
-        "baselines",
-        "Train the baselines of a run, into RUN/baselines (of a pretrained policy into "
-        "runs/NAME/baselines).",
-    )
-    parser.add_argument(
-        "--baseline",
-        type=_baseline,
-        nargs="+",
-        default=list(BASELINES),
-        metavar="NAME",
-        help="random: new parameters, not trained; pretrained: one policy trained on all tasks "
-        "jointly; oracle: the same, with the task in its observation; ppo: Stable-Baselines3's PPO "
-        "from scratch on a few tasks (default: all four)",
-    )
-    parser.add_argument(
-        "--num_iterations",
-        type=positive,
-        help="of pretrained and oracle (default: as many control steps as the run has taken)",
-    )
-    parser.add_argument(
-        "--num_tasks", type=positive, default=4, help="tasks to train PPO on (default: 4)"
-    )
-    parser.add_argument(
-        "--ppo_env_steps",
-        type=positive,
-        default=1_000_000,
-        help="control steps of PPO per task (default: 1000000)",
-    )
-    args = parse(parser, argv)
+    args = parse(_parser(), argv)
     args.run = find_run(args.run)
 
     from maml_rl.training.comparison_runs import (
@@ -54,11 +25,13 @@ def command(argv: list[str]) -> int:
     )
     from maml_rl.training.loop import Interrupted
 
+    # Check all baselines before training any.
     policies = [name for name in BASELINES if name in args.baseline and name != "ppo"]
     options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}
     configs = {name: baseline_config(args.run, name, **options) for name in policies}
     if "ppo" in args.baseline:
         check_ppo(args.run, num_env_steps=args.ppo_env_steps, seed=args.seed)
+    # Train the missing ones.
     try:
         for name, config in configs.items():
             make_policy_baseline(name, config, args.num_iterations)
@@ -73,6 +46,41 @@ def command(argv: list[str]) -> int:
             seed=args.seed,
         )
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = run_parser(
+        "baselines",
+        "Train the baselines of a run and write them to RUN/baselines (for a pretrained policy to "
+        "runs/NAME/baselines). The same command resumes unfinished baselines and keeps finished "
+        "ones.",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=_baseline,
+        nargs="+",
+        default=list(BASELINES),
+        metavar="NAME",
+        help="random: new parameters, not trained; pretrained: one policy trained on all tasks "
+        "jointly; oracle: the same, but it observes the task; ppo: Stable-Baselines3's PPO from "
+        "scratch on a few tasks (default: all four)",
+    )
+    parser.add_argument(
+        "--num_iterations",
+        type=positive,
+        help="iterations of pretrained and oracle (default: until they have taken as many control "
+        "steps as the run)",
+    )
+    parser.add_argument(
+        "--num_tasks", type=positive, default=4, help="number of tasks of ppo (default: 4)"
+    )
+    parser.add_argument(
+        "--ppo_env_steps",
+        type=positive,
+        default=1_000_000,
+        help="control steps of ppo per task (default: 1000000)",
+    )
+    return parser
 
 
 def _baseline(name: str) -> str:

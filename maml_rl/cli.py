@@ -135,7 +135,7 @@ def _print_usage(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; each explains itself with --help"
+    usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; flags of a command: maml-rl train --help"
     is_help = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not is_help:
         hint = did_you_mean(argv[0], COMMANDS)
@@ -152,7 +152,7 @@ def _escape_unencodable() -> None:
 
 
 def _import_mujoco() -> None:
-    """Import MuJoCo without MUJOCO_GL: it would fail if the library that this names is missing.
+    """Import MuJoCo with MUJOCO_GL unset: the import fails if that backend's library is missing.
 
     Gymnasium's renderer reads the variable again before it renders.
     """
@@ -176,7 +176,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_parser(command: str, description: str, several: bool = False) -> argparse.ArgumentParser:
-    """Parser with the arguments that all commands on a finished run, or on ``several``, share."""
+    """Make a parser with the arguments shared by the commands that read one or ``several`` runs."""
     parser = Parser(
         prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False
     )
@@ -195,7 +195,7 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
 
 @contextlib.contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Make a folder to write into; it is removed again if it stays empty.
+    """Make a folder to write into; remove it at the end if it is new and still empty.
 
     Raises:
         UserError: if it cannot be made or written to.
@@ -207,7 +207,7 @@ def made_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"output {folder} cannot be a folder: {error}; {OTHER_OUTPUT}") from error
     try:
         with unwritable_refused(folder, f"; {OTHER_OUTPUT}"), tempfile.TemporaryFile(dir=folder):
-            pass  # refuse now, rather than after everything has been computed
+            pass  # fail now, not after the computation
         yield
     finally:
         if is_new and not any(folder.iterdir()):
@@ -215,14 +215,14 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 
 class EnvFlags(NamedTuple):
-    """The changes of the environment in ``--tasks.*``, ``--env.*`` and ``--dynamics``."""
+    """Changes to the environment from ``--tasks.*``, ``--env.*`` and ``--dynamics``."""
 
     flags: list[str]
-    """Settings as flags of training, ``--env.NAME=VALUE``."""
+    """Changed settings, written as flags of the train command: ``--env.NAME=VALUE``."""
     sweeps: dict[str, tuple[float, ...]]
-    """Values that a sweep gives to a number of the task, by its name."""
+    """Values of each sweep, by the name of the swept task value."""
     of_tasks: list[str]
-    """The flags that change tasks: ``--tasks.*`` and ``--dynamics``."""
+    """Names of the flags that change tasks: ``--tasks.*`` and ``--dynamics``."""
 
 
 def add_env_flags(parser: argparse.ArgumentParser) -> None:
@@ -230,20 +230,20 @@ def add_env_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks.SETTING",
         metavar="VALUE",
-        help="change a setting of the family, as --tasks.high 3, or the range of an argument, "
-        "as --tasks.kwarg_ranges.g [15,20]",
+        help="change a setting of the task family, e.g. --tasks.high 3, or the range of an "
+        "environment argument, e.g. --tasks.kwarg_ranges.g [15,20]",
     )
     parser.add_argument(
         "--env.ARG",
         metavar="VALUE",
-        help="change an argument of an environment that is not built in, as --env.g 15",
+        help="change an argument of an environment that is not built in, e.g. --env.g 15",
     )
     parser.add_argument(
         "--dynamics",
         metavar="NAME=VALUE,...",
-        help="change the dynamics: a value, a range or a list of values, as "
-        "body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; evaluate sweeps over any number of a "
-        "task with LOW:HIGH:POINTS, as body_mass=0.5:3:6",
+        help="change the dynamics: values, ranges or lists of values, e.g. "
+        "body_mass=2,slope=-0.1:0.1,disabled_joint=[0,2]; evaluate only: sweep over a numeric task "
+        "value with LOW:HIGH:POINTS, e.g. body_mass=0.5:3:6",
     )
 
 
@@ -253,14 +253,17 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
     rest: list[str] = []
     words = iter(argv)
     for word in words:
+        # Leave other flags.
         flag, equals, value = word.partition("=")
         if flag != "--dynamics" and not flag.startswith(("--tasks.", "--env.")):
             rest.append(word)
             continue
+        # Read the value, after = or in the next word.
         if not equals:
             value = next(words, "")
         if not value or value.startswith("--"):
             raise UserError(f"{flag} needs a value")
+        # Store it as a flag of the train command, or as a sweep.
         if flag == "--dynamics":
             parsed = _dynamics(value)
             taken.flags.extend(parsed.flags)
@@ -274,10 +277,11 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
 
 
 def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
-    """The environment of a run, changed by ``flags``.
+    """Return the environment of a run, changed by ``flags``.
 
     Raises:
-        UserError: if a flag cannot be set; the message names it as ``--tasks.*``.
+        UserError: if a flag cannot be set. The message names settings as the user typed them:
+            ``tasks.``, not ``env.``.
     """
     from maml_rl.settings.env import is_family
     from maml_rl.settings.parser import with_env_flags
@@ -292,7 +296,7 @@ def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
 
 
 def _check_family_flag(env: EnvConfig, name: str) -> None:
-    """Refuse a flag that is not a setting of the run's task family."""
+    """Raise UserError if a flag is not a setting of the run's task family."""
     settings = [setting for setting in env.kwargs if setting != "dynamics"]
     if name.startswith("dynamics."):
         if "dynamics" not in env.kwargs:
@@ -304,32 +308,30 @@ def _check_family_flag(env: EnvConfig, name: str) -> None:
 
 
 def _check_env_flag(env: EnvConfig, name: str) -> None:
-    """Refuse a flag that is not an argument or a distribution of tasks of a run's environment.
+    """Raise UserError if a flag cannot change a run's environment that is not built in.
 
-    For environments that are not built in. Whether the constructor takes the argument is checked
-    later, when the settings are resolved.
+    Whether the environment's constructor takes the argument is checked later, when the settings are
+    resolved.
     """
     group, _, argument = name.partition(".")
     if group == "dynamics" and argument:
         raise UserError(
-            f"{env.name} has no dynamics to set; sweep over a number of its tasks with "
-            f"{argument}=LOW:HIGH:POINTS, or set an argument of its constructor with "
+            f"{env.name} has no dynamics to set; sweep over a numeric task value with "
+            f"{argument}=LOW:HIGH:POINTS, or set a constructor argument with "
             f"--env.{argument} VALUE"
         )
     if name in ("name", "vectorization", "observe_task"):
-        raise UserError(
-            f"env.{name} is fixed by the run: it has no setting {name!r} that can be changed here"
-        )
+        raise UserError(f"env.{name} is fixed by the run and cannot be changed here")
     if group in ("kwarg_ranges", "task_list") and not getattr(env, group):
         raise UserError(
-            f"the tasks of this run do not come from env.{group}: it cannot be set here"
+            f"the tasks of this run do not come from env.{group}, so it cannot be changed here"
         )
     argument = argument if group == "kwargs" else name
     if argument in env.kwarg_ranges:
         raise UserError(
-            f"{argument} is drawn for each task (env.kwarg_ranges): use "
-            f"--tasks.kwarg_ranges.{argument} [LOW,HIGH] or '{{choices: [...]}}', or, for a "
-            f"number, --dynamics {argument}=LOW:HIGH:POINTS"
+            f"{argument} is drawn for each task (env.kwarg_ranges): change its distribution with "
+            f"--tasks.kwarg_ranges.{argument} [LOW,HIGH] or '{{choices: [...]}}', or sweep over a "
+            f"number with --dynamics {argument}=LOW:HIGH:POINTS"
         )
 
 
@@ -341,6 +343,7 @@ def _dynamics(text: str) -> EnvFlags:
     """
     parsed = EnvFlags(flags=[], sweeps={}, of_tasks=[])
     for part in _parts(text):
+        # Split NAME=VALUE, and VALUE at colons.
         name, equals, value = (word.strip() for word in part.partition("="))
         low, *others = (word.strip() for word in value.split(":"))
         if not (equals and name and low and all(others)) or len(others) > 2 or "{" in value:
@@ -348,6 +351,7 @@ def _dynamics(text: str) -> EnvFlags:
                 "--dynamics expects NAME=VALUE, NAME=LOW:HIGH, NAME=LOW:HIGH:POINTS or "
                 f"NAME=[VALUE,VALUE], separated by commas, got {text!r}"
             )
+        # A sweep, a range, or a value.
         if len(others) == 2:
             parsed.sweeps[name] = _sweep(part, low, *others)
         else:
@@ -370,7 +374,7 @@ def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
 
 
 def dynamics_flag(name: str) -> str:
-    """The flag of training that sets a parameter of the dynamics."""
+    """Return the flag of the train command that sets a parameter of the dynamics."""
     return f"--env.dynamics.{name}"
 
 
@@ -378,20 +382,19 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
     """Parse ``argv``.
 
     Raises:
-        UserError: as argparse; for an unknown flag it names the closest match.
+        UserError: if an argument is invalid. For an unknown flag, the message suggests one.
     """
     flags = [option for action in parser._actions for option in action.option_strings]
     for token in argv:
         flag = token.partition("=")[0]
         if flag.startswith("--") and flag not in flags:
-            raise UserError(
-                f"unknown flag {flag}.{did_you_mean(flag, flags) or f' Valid: {flags}'}"
-            )
+            hint = did_you_mean(flag, flags) or f" Valid are {', '.join(flags)}"
+            raise UserError(f"unknown flag {flag}.{hint}")
     return parser.parse_args(argv)
 
 
 def path_argument(text: str) -> Path:
-    """A path, with ``~`` expanded."""
+    """Parse a path, with ``~`` expanded."""
     try:
         return user_path(text)
     except UserError as error:
@@ -399,12 +402,12 @@ def path_argument(text: str) -> Path:
 
 
 def non_negative(text: str) -> int:
-    """An integer of at least 0."""
+    """Parse an integer of at least 0."""
     return _integer(text, least=0)
 
 
 def positive(text: str) -> int:
-    """An integer of at least 1."""
+    """Parse an integer of at least 1."""
     return _integer(text, least=1)
 
 
@@ -444,11 +447,7 @@ def _parts(text: str) -> list[str]:
 
 
 def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
-    """Refuse flags that change tasks if a task is given.
-
-    Raises:
-        UserError: if there is such a flag.
-    """
+    """Raise UserError if ``--task`` is combined with flags that change tasks."""
     if task is not None and env_flags.of_tasks:
         raise UserError(
             "--task describes the whole task, dynamics included (body_mass=2): leave out "

@@ -13,11 +13,11 @@ class UserError(ValueError):
 
 
 class MamlRLWarning(UserWarning):
-    """A problem that does not change what is computed. The command line prints only its message."""
+    """A problem that does not stop the program. The command line prints only its message."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error of foreign code in one line: type, message, file and line."""
+    """Format an error of third-party code in one line: type, message, file and line."""
     message = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
@@ -35,15 +35,21 @@ _GENERIC = frozenset(
 
 
 def did_you_mean(name: str, valid: Iterable[str], quotes: str = "") -> str:
-    """`` Did you mean ...?`` with the valid name that is closest, or nothing if none is close.
+    """Return `` Did you mean ...?`` with the closest valid name, or nothing if none is close.
 
-    A name is close if nearly all letters agree; if its words are like the other's, in order
-    (``num_iter`` and ``num_iterations``); or if most letters agree and a word that is not generic
-    (``hidden_layers`` and ``hidden_sizes``). Of dotted names, such as ``inner.num_steps``, the last
-    part is compared on its own if the whole is not close to any.
+    Two names are close if one of these holds:
+
+    - nearly all letters agree;
+    - both are single words, and most letters agree or one is a prefix of the other;
+    - their words are similar, in order: ``num_iter`` and ``num_iterations``;
+    - most letters agree, and they share a word that is not generic: ``hidden_layers`` and
+      ``hidden_sizes``.
+
+    If no dotted name (``inner.num_steps``) is close, only the last parts are compared.
     """
     choices = list(valid)
     closest = _closest(name, choices)
+    # Compare the last parts of dotted names.
     if closest is None and any("." in choice for choice in choices):
         by_last = {choice.rpartition(".")[2].lstrip("-"): choice for choice in reversed(choices)}
         closest = by_last.get(_closest(name.rpartition(".")[2], by_last) or "")
@@ -60,6 +66,7 @@ def _closest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def _is_like(name: str, other: str) -> bool:
+    """Whether two names are close; see :func:`did_you_mean`."""
     words, others = _words(name), _words(other)
     if len(words) == len(others) == 1:
         return _ratio(name, other) > 0.66 or _begins(name, other)
@@ -68,7 +75,7 @@ def _is_like(name: str, other: str) -> bool:
     pairs = zip(words, others, strict=False)
     if len(words) == len(others) and all(_ratio(*pair) >= 0.75 or _begins(*pair) for pair in pairs):
         return True
-    # Words of the last parts: two settings of one group are not alike for that.
+    # Only in the last parts: a shared group (inner.) does not make two settings similar.
     shared = {*_words(name.rpartition(".")[2])} & {*_words(other.rpartition(".")[2])}
     return _ratio(name, other) >= 0.6 and not shared <= _GENERIC
 

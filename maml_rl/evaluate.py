@@ -46,52 +46,21 @@ _NUM_TASKS = 40
 
 def command(argv: list[str]) -> int:
     """Evaluate runs."""
-    parser = run_parser(
-        "evaluate",
-        "Measure the return after 0, 1, ... K adaptation steps on fresh tasks: of a run, or of "
-        "several on the same tasks, and of the baselines in RUN/baselines. Writes a table, "
-        "results.json, results.csv, plots (PNG, SVG) and report.html. After an interruption the "
-        "same command resumes.",
-        several=True,
-    )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--num_tasks", type=positive, help=f"fresh tasks (default: {_NUM_TASKS})")
-    which.add_argument(
-        "--task",
-        type=task_values,
-        action="append",
-        metavar="NAME=VALUE,...",
-        help="evaluate this task, dynamics included, instead of fresh ones; may be repeated",
-    )
-    parser.add_argument(
-        "--num_episodes", type=positive, default=20, help="per task and step (default: 20)"
-    )
-    parser.add_argument(
-        "--num_steps", type=non_negative, default=3, help="adaptation steps K (default: 3)"
-    )
-    parser.add_argument(
-        "--output",
-        type=path_argument,
-        help="folder for the files; existing ones are replaced (default: evaluation in the first "
-        "RUN, or in runs/NAME)",
-    )
-    parser.add_argument(
-        "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
-    )
-    add_env_flags(parser)
     env_flags, rest = take_env_flags(argv)
-    args = parse(parser, rest)
+    args = parse(_parser(), rest)
     refuse_flags_beside_task(args.task, env_flags)
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
     from maml_rl.runs.pretrained import find_run, output_folder
 
+    # Evaluate, and write the files.
     args.runs = [find_run(run) for run in args.runs]
     folder = args.output or output_folder(args.runs[0]) / "evaluation"
     is_old = (folder / "report.html").exists()
     instead = ", in place of an earlier evaluation" if is_old else ""
     typed = shlex.join(["python", "-m", "maml_rl.evaluate", *argv])
     comparison, env = _evaluated(args, num_tasks, env_flags, folder, typed)
+    # Print the table.
     changed = "".join(
         f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags
     )
@@ -101,6 +70,45 @@ def command(argv: list[str]) -> int:
     files = "report.html, results.json, results.csv, plots"
     say(f"{comparison.table()}\nwritten to {folder}{instead}: {files}")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = run_parser(
+        "evaluate",
+        "Measure the return after 0, 1, ... K adaptation steps. All runs, and the baselines in "
+        "RUN/baselines, are evaluated on the same fresh tasks. Print a table; write results.json, "
+        "results.csv, plots (PNG, SVG) and report.html. After an interruption, the same command "
+        "resumes.",
+        several=True,
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--num_tasks", type=positive, help=f"number of fresh tasks (default: {_NUM_TASKS})"
+    )
+    which.add_argument(
+        "--task",
+        type=task_values,
+        action="append",
+        metavar="NAME=VALUE,...",
+        help="evaluate on this task, with its dynamics, instead of fresh ones; may be repeated",
+    )
+    parser.add_argument(
+        "--num_episodes", type=positive, default=20, help="episodes per task and step (default: 20)"
+    )
+    parser.add_argument(
+        "--num_steps", type=non_negative, default=3, help="adaptation steps K (default: 3)"
+    )
+    parser.add_argument(
+        "--output",
+        type=path_argument,
+        help="folder for the files; existing files are replaced (default: RUN/evaluation of the "
+        "first run, or for a pretrained policy runs/NAME/evaluation)",
+    )
+    parser.add_argument(
+        "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
+    )
+    add_env_flags(parser)
+    return parser
 
 
 def _evaluated(
@@ -119,7 +127,7 @@ def _evaluated(
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of
 
-    # What is evaluated: policies, each under all conditions
+    # The policies and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps)
     if not args.no_baselines:
@@ -208,7 +216,7 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
         if copies:
             raise UserError(
                 f"{run} holds the same policy as {copies[0]}: counting it twice would make the "
-                f"result look more certain than it is; give one of them"
+                f"result look more certain than it is; name one of them"
             )
         subjects.append(Subject(label, run, policy, num_steps))
     return subjects
@@ -247,13 +255,18 @@ def _baselines(
 
 
 def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
-    """Label of each run: one name if they differ only in the seed, else the differing settings."""
+    """Label of each run: one name if they differ only in the seed, else the differing settings.
+
+    Labels of adapted policies include their number of adaptation steps.
+    """
     from maml_rl.analysis.comparison import META_TRAINED
     from maml_rl.analysis.run_labels import group_settings, labels_of
 
+    # A name for each group of equal settings
     settings = [group_settings(policy.config) for policy in policies]
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
     names = labels_of(different) if len(different) > 1 else [META_TRAINED]
+    # The label of each policy
     labels = [names[different.index(one)] for one in settings]
     return [
         f"{label}, adapted by {policy.num_adaptation_steps}"
@@ -264,7 +277,7 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
 
 
 def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
-    """The environment with the flags; then each sweep, and the grid of two sweeps."""
+    """The environment with the flags; then each value of each sweep, and the grid of two sweeps."""
     from maml_rl.analysis.comparison import Condition
     from maml_rl.settings.families import is_dynamics
 
@@ -273,16 +286,18 @@ def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
 
         return env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), flags)
 
+    # The swept values of each condition, by name
     versions: list[dict[str, float]] = [
         {name: value} for name, values in env_flags.sweeps.items() for value in values
     ]
     if len(env_flags.sweeps) == 2:
         (first, values), (second, others) = env_flags.sweeps.items()
         versions += [{first: value, second: other} for value in values for other in others]
+    # The conditions, first the one without a sweep
     conditions = [Condition(functools.partial(env, env_flags.flags))]
     env_name = policy.config.env.name
     for version in versions:
-        # Dynamics are set by flags, other numbers fixed in each task
+        # Dynamics are set by flags; other values are fixed in each task
         dynamics = {name: value for name, value in version.items() if is_dynamics(env_name, name)}
         fixed = {name: value for name, value in version.items() if name not in dynamics}
         more = [f"{dynamics_flag(name)}={value!r}" for name, value in dynamics.items()]
@@ -293,10 +308,10 @@ def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
 
 
 def _check_conditions(policy: MetaPolicy, conditions: Sequence[Condition]) -> None:
-    """Make every environment and task once, before anything is evaluated.
+    """Check all settings and swept values before anything is evaluated.
 
     Raises:
-        UserError: if a setting or a swept value is refused.
+        UserError: if a setting or a swept value is invalid.
     """
     import numpy as np
 

@@ -14,8 +14,7 @@ def command(argv: list[str]) -> int:
     args = parse(_parser(), argv)
     if args.before and args.metric is not None:
         raise UserError(
-            "--before draws the return before adaptation and cannot be combined with --metric: "
-            "give one of them"
+            "--before plots the return before adaptation and cannot be combined with --metric"
         )
 
     from maml_rl.analysis import learning_curves
@@ -30,8 +29,8 @@ def command(argv: list[str]) -> int:
     labels = labels_of([group.settings for group in groups])
     if args.labels is not None and len(args.labels) != len(labels):
         raise UserError(
-            f"--labels needs one label per line, in this order: {'; '.join(labels)}. "
-            f"That is {len(labels)}, got {len(args.labels)}"
+            f"--labels needs {len(labels)} labels, one per line of the plot, got "
+            f"{len(args.labels)}; the order is: {'; '.join(labels)}"
         )
     labels = args.labels or labels
     figure = learning_curves.draw(groups, labels, view, args.title)
@@ -44,15 +43,21 @@ def command(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m maml_rl.plot",
-        description="Draw learning curves of runs and print a table. Runs whose settings differ "
-        "only in the seed (and output, device, num_iterations, logging) are one line: their mean "
-        "at each iteration that all of them have, at their mean x. Two or three runs are also "
-        "drawn as thin lines; more have a band, the 95 % interval over runs by Student's t. The "
-        "table's final value is the mean over the last 5 % of these iterations, with that "
-        "interval for two runs or more.",
+        description="Plot learning curves of runs and print a table. Runs with the same settings "
+        "(except seed, output, device, num_iterations, max_failed_share and logging) form one "
+        "line: the mean over runs, at the iterations that all of them have. Two or three runs are "
+        "also plotted as thin lines; four or more get a band, the 95 % interval over runs "
+        "(Student's t). The table shows the mean over the last 5 % of these iterations, and the "
+        "same interval.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", type=path_argument, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=path_argument,
+        metavar="RUN",
+        help="run folders, or pretrained policies",
+    )
     parser.add_argument(
         "--x",
         choices=["steps", "time", "iterations"],
@@ -63,33 +68,34 @@ def _parser() -> Parser:
     parser.add_argument(
         "--metric",
         metavar="TAG",
-        help="column of progress.csv to draw (default: the return after the last adaptation step)",
+        help="column of progress.csv to plot (default: the return after the last adaptation step)",
     )
     parser.add_argument(
-        "--before", action="store_true", help="also draw the return before adaptation, dashed"
+        "--before", action="store_true", help="also plot the return before adaptation, dashed"
     )
     parser.add_argument(
         "--smooth",
         type=positive,
         metavar="N",
         default=1,
-        help="draw running means over N values; the table has unsmoothed values (default: 1)",
+        help="plot running means over N values; the table is not smoothed (default: 1)",
     )
     parser.add_argument(
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="one per line, in the order of their first runs (default: the settings that differ)",
+        help="one label per line of the plot, in the order of the RUN arguments (default: the "
+        "settings that differ)",
     )
     parser.add_argument(
         "--title",
-        help="title of the figure (default: the family, if all of several lines have the same)",
+        help="title of the figure (default: the family, if several lines have it in common)",
     )
     parser.add_argument(
         "--output",
         type=path_argument,
         default=Path("learning_curve.png"),
-        help="file of the figure, .png, .svg or .pdf (default: %(default)s)",
+        help="figure file, .png, .svg or .pdf (default: %(default)s)",
     )
     return parser
 

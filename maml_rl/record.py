@@ -68,11 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         type=task_values,
         action="append",
         metavar="NAME=VALUE,...",
-        help="a task, dynamics included, as a row; may be repeated; dynamics default to nominal",
+        help="a task with its dynamics (default: nominal), shown as a row; may be repeated",
     )
-    which.add_argument(
-        "--num_tasks", type=positive, help="tasks to draw from the family (default: 1)"
-    )
+    which.add_argument("--num_tasks", type=positive, help="number of tasks to draw (default: 1)")
     parser.add_argument(
         "--num_steps", type=non_negative, help="adaptation steps K (default: as in training)"
     )
@@ -82,27 +80,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stochastic",
         action="store_true",
-        help="sample actions (default: the most probable ones)",
+        help="show sampled actions (default: the most probable ones)",
     )
-    parser.add_argument("--camera", help="a camera of the model, or free (default: the family's)")
     parser.add_argument(
-        "--size", type=_size, metavar="WxH", help="pixels of one panel (default: mostly 480x480)"
+        "--camera", help="camera of the MuJoCo model, or free (default: the family's)"
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="pixels of one panel (default: the environment's, often 480x480)",
     )
     parser.add_argument(
         "--fps",
         type=_fps,
-        help="frames per second; control steps are skipped or repeated to keep real time "
-        "(default: one frame per control step, at most 60, gif 50; a gif takes the nearest of "
-        "100/n)",
+        help="frames per second; control steps are skipped or repeated to keep real time (default: "
+        "one frame per control step, up to 60, or 50 in a GIF; a GIF uses the nearest rate 100/n)",
     )
     parser.add_argument(
-        "--format", choices=FORMATS, help="default: the extension of --output, or mp4"
+        "--format", choices=FORMATS, help="video format (default: suffix of --output, or mp4)"
     )
     parser.add_argument(
         "--output",
         type=path_argument,
         help="video file, .mp4 or .gif; an existing one is replaced (default: "
-        "videos/adaptation.mp4 in RUN, or in runs/NAME)",
+        "RUN/videos/adaptation.mp4, or for a pretrained policy runs/NAME/videos/adaptation.mp4)",
     )
     add_env_flags(parser)
     return parser

@@ -6,9 +6,7 @@ import sys
 
 from maml_rl.cli import main, say
 from maml_rl.errors import UserError
-
-_MOST_DIGITS = 20
-"""The longest --num_iterations; Python refuses to parse thousands of digits."""
+from maml_rl.settings.ranges import MOST_DIGITS
 
 
 def command(argv: list[str]) -> int:
@@ -25,7 +23,7 @@ def command(argv: list[str]) -> int:
             say(to_yaml(to_mapping(config)).rstrip())
             return 0
 
-    # Imported here, because it imports torch and --help does not need it.
+    # Imported here, since it imports torch, which --help does not need.
     from maml_rl.training.loop import Interrupted, resume, train
 
     try:
@@ -40,18 +38,18 @@ def command(argv: list[str]) -> int:
 
 
 def _iterations_to_resume(rest: list[str]) -> int | None:
-    """The value of --num_iterations, the only setting that --resume allows."""
+    """Return the value of --num_iterations, the only setting that --resume allows."""
     from maml_rl.settings.flags import take_option
 
     iterations, others = take_option(rest, "--num_iterations")
     if others:
         raise UserError(
-            f"--resume uses the run's own settings: only --num_iterations may be given, not "
+            f"--resume uses the settings of the run: only --num_iterations can be changed, not "
             f"{others[0]}"
         )
     if iterations is None:
         return None
-    if not iterations.isdecimal() or len(iterations) > _MOST_DIGITS or int(iterations) < 1:
+    if not iterations.isdecimal() or len(iterations) > MOST_DIGITS or int(iterations) < 1:
         raise UserError(f"--num_iterations must be a positive integer, got {iterations!r:.100}")
     return int(iterations)
 

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetaPolicy:
-    """A meta-trained policy, or one adapted from it, with all that is needed to act and to adapt.
+    """A meta-trained or adapted policy, with everything that acting and adapting need.
 
-    It is immutable: :meth:`adapt` returns another one.
+    It is immutable: :meth:`adapt` returns a new policy.
     """
 
     policy: MLPPolicy
@@ -56,15 +56,15 @@ class MetaPolicy:
     theta: Params
     """The parameters."""
     normalizer: ObservationNormalizer | None
-    """Of observations, or ``None``."""
+    """Observation normaliser, or ``None``."""
     observation_space: spaces.Space[Any]
-    """Of one environment, after flattening."""
+    """Flattened observation space of a single environment."""
     action_space: spaces.Space[Any]
-    """Of one environment."""
+    """Action space of a single environment."""
     config: Config
-    """Of the run that the parameters come from."""
+    """Settings of the run that trained the parameters."""
     num_adaptation_steps: int = 0
-    """Inner steps that led from the meta-trained parameters to ``theta``."""
+    """Inner steps taken since meta-training; 0 for the meta-trained policy."""
     num_iterations: int | None = None
     """Meta-iterations of training, or ``None`` if that is not known."""
 
@@ -98,20 +98,18 @@ class MetaPolicy:
         """Return actions at observations; the signature is Stable-Baselines3's ``predict``.
 
         Args:
-            observation: raw observations: (observation_size,), or (N, observation_size) of N
-                environments.
-            state: returned as it is; the policy has no memory.
+            observation: raw observation (observation_size,), or N of them (N, observation_size).
+            state: returned unchanged; the policy is not recurrent.
             episode_start: ignored.
             deterministic: return the most probable action instead of sampling.
-            rng: for sampling; default is a new, unseeded generator.
+            rng: generator for sampling; default is a new, unseeded one.
 
         Returns:
-            The action (action_size,) or actions (N, action_size) in the units of the environment,
-            or one integer each if discrete; and ``state``.
+            Actions and ``state``. Actions are (action_size,) or (N, action_size) in the
+            environment's units; discrete ones are an integer or (N,).
 
         Raises:
-            UserError: if the observation is not an array of the policy's observation size, or not
-                finite.
+            UserError: if the observation has the wrong type or shape, or is not finite.
         """
         observation = self._checked_observation(observation)
         batch = torch.from_numpy(np.atleast_2d(observation)).to(self.device, torch.float32)
@@ -163,25 +161,25 @@ class MetaPolicy:
         """Adapt by policy gradient to the task of an environment, or to logged episodes.
 
         Args:
-            env: a Gymnasium environment; a vector environment with autoreset disabled, the same
-                task everywhere, and a size that divides ``num_episodes``; or a name as ``--env``
-                takes it. Default is the environment that the policy was trained on. An environment
-                that you pass stays open.
+            env: a Gymnasium environment; a vector environment; or a name, as for ``--env``. Default
+                is the environment that the policy was trained on. A vector environment must have
+                autoreset disabled, the same task in all sub-environments, and a number of them that
+                divides ``num_episodes``. An environment that you pass stays open.
             task: the task to set; default is the environment's current one.
             num_steps: inner steps; default as in training.
             num_episodes: episodes per inner step; default as in training.
-            seed: of the episodes; the same task and seed give the same policy.
-            episodes: instead of an environment, episodes that this policy has played: an
+            seed: seed of the episodes; the same task and seed give the same policy.
+            episodes: logged episodes to use instead of an environment: an
                 :class:`~maml_rl.agents.episode_log.EpisodeLog`, or a mapping of its fields, for one
-                inner step; or a sequence of them, one for each inner step, the k-th played by the
-                policy after k steps.
+                inner step; or a sequence of logs, one per inner step. This policy must have played
+                the first log, the policy after one step the second, and so on.
 
         Returns:
             The adapted policy; this one does not change.
 
         Raises:
-            UserError: if the environment's spaces differ from the policy's, a number is out of
-                range, or the episodes cannot be used.
+            UserError: if the environment's spaces differ from the policy's, an argument is out of
+                range, or the episodes are invalid.
             FloatingPointError: if no episode is valid, or an inner step is not finite.
         """
         if episodes is not None:
@@ -194,14 +192,14 @@ class MetaPolicy:
             conflicting = [name for name, value in others.items() if value is not None]
             if conflicting:
                 raise UserError(
-                    f"{', '.join(conflicting)} cannot be combined with episodes, which determine "
-                    "it: leave out one of them"
+                    f"{', '.join(conflicting)} cannot be combined with episodes: leave out one of "
+                    "them"
                 )
             is_one_log = isinstance(episodes, (EpisodeLog, Mapping))
             return self._adapted_to([episodes] if is_one_log else episodes)
         if isinstance(env, Mapping):
             raise UserError(
-                f"a task is given as task={dict(env)!r}; the first argument is an environment"
+                f"pass the task as task={dict(env)!r}; the first argument is the environment"
             )
         return self._adapted_in(env, task, num_steps, num_episodes, seed)
 
@@ -254,15 +252,17 @@ class MetaPolicy:
         check_plain_actions(self.action_space)
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(
-                f"episodes must be a log, or a sequence with one for each inner step; got "
+                f"episodes must be a log, or a sequence of logs, one per inner step; got "
                 f"{logs!r:.100}"
             )
         stack: Params = with_context(self.policy, make_stack(self.theta, 1))
         failed = FailedTasks.none_of(1, self.device)
         for k, log in enumerate(logs):
+            # The episodes, as the collector would return them.
             played = to_episodes(
                 EpisodeLog.of(log), self.policy, stack, self.normalizer, self.action_map
             )
+            # The inner step; refuse a failed one.
             step = self.num_adaptation_steps + k
             support, failed = usable_episodes(played, self.config.baseline, step, failed)
             updated = inner_step(self.policy, stack, support, self.config.inner, step)
@@ -271,7 +271,7 @@ class MetaPolicy:
         return self._with(stack, len(logs))
 
     def _with(self, stack: Params, num_steps: int) -> MetaPolicy:
-        """Return the policy with parameters (1, ...), which are ``num_steps`` inner steps later."""
+        """Return the policy with the parameters ``stack`` (1, ...), ``num_steps`` steps later."""
         theta_prime = {name: value[0] for name, value in stack.items()}
         return dataclasses.replace(
             self, theta=theta_prime, num_adaptation_steps=self.num_adaptation_steps + num_steps
@@ -289,7 +289,7 @@ class MetaPolicy:
 
     @standard_torch()
     def module(self, with_distribution: bool = False) -> PlainPolicy:
-        """Return a plain ``nn.Module`` on the CPU, which computes actions with torch alone.
+        """Return a plain ``nn.Module`` on the CPU that computes actions and needs only torch.
 
         It maps raw observations (N, observation_size) to the most probable actions.
 
@@ -331,18 +331,19 @@ class MetaPolicy:
         num_envs: int = 1,
         **settings: Any,
     ) -> Model:
-        """Return a Stable-Baselines3 model whose actor is this policy; its value network is new.
+        """Return a Stable-Baselines3 model whose actor is this policy.
 
-        At the same observation, actions have the same distribution before clipping.
+        Before clipping, its actions have the same distribution as this policy's. Its value network
+        has new parameters.
 
         Args:
-            env: a Gymnasium environment, a ``VecEnv``, or a name as ``--env`` takes it, which is
-                simulated by the batch engine; default is the environment that the policy was
-                trained on.
+            env: a Gymnasium environment, a ``VecEnv``, or a name, as for ``--env``; default is the
+                environment that the policy was trained on. From a name or the default, this method
+                makes a ``VecEnv``.
             algorithm: PPO or A2C, by name or class.
-            task: if the environment is made here; default is a random one for each simulation.
-            num_envs: number of simulations, if the environment is made here.
-            settings: of the algorithm, such as ``learning_rate``.
+            task: the task of an environment made here; default is a random one per simulation.
+            num_envs: number of simulations of an environment made here.
+            settings: settings of the algorithm, such as ``learning_rate``.
 
         Raises:
             UserError: if the algorithm, a setting or the environment does not fit.
@@ -364,7 +365,8 @@ class MetaPolicy:
             )
         elif task is not None or num_envs != 1:
             raise UserError(
-                "task and num_envs are for an environment that to_sb3 makes: leave them out, or env"
+                "task and num_envs apply only to an environment that to_sb3 makes: leave them out, "
+                "or leave out env"
             )
         env = as_sb3_env(env)
         self.check_spaces(env.observation_space, env.action_space)
@@ -379,12 +381,12 @@ class MetaPolicy:
     ) -> None:
         """Check that spaces are those of the policy.
 
-        The bounds of actions must be equal, since they are the scale of the policy's outputs. The
-        bounds of observations may differ.
+        The bounds of actions must be equal, since they scale the policy's outputs. The bounds of
+        observations may differ.
 
         Args:
-            observation_space: of the environment.
-            action_space: of the environment.
+            observation_space: the environment's observation space.
+            action_space: the environment's action space.
             subject: owner of these spaces, for the message.
             reference: owner of the policy's spaces, for the message.
 
@@ -392,10 +394,10 @@ class MetaPolicy:
             UserError: if the spaces differ; the message names both pairs.
         """
         pairs = ((observation_space, self.observation_space), (action_space, self.action_space))
-        is_other = any(
+        is_different = any(
             one.shape != other.shape or type(one) is not type(other) for one, other in pairs
         )
-        if is_other or not have_same_actions(action_space, self.action_space):
+        if is_different or not have_same_actions(action_space, self.action_space):
             reason = ""
             if self.config.env.observe_task:
                 reason = ": its observations include the task (env.observe_task)"

@@ -27,11 +27,11 @@ _ENDS = ("terminated", "truncated", "episode_ends")
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLog:
-    """N control steps of consecutive episodes, all of one task, played by the policy to adapt.
+    """N control steps of consecutive episodes on one task, played by the policy that will adapt.
 
-    Actions must have been sampled (the default of ``predict``), because the policy gradient uses
-    their probabilities. Episodes of another policy, or of the most probable actions, give a wrong
-    gradient, and nothing reports it.
+    Actions must be sampled (the default of ``predict``), because the policy gradient uses their
+    probabilities. Episodes of another policy, or with the most probable actions, give a wrong
+    gradient without an error.
 
     An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
     least one of the three is required. Steps after the last end are ignored, since the return of
@@ -94,17 +94,17 @@ def to_episodes(
     normalizer: ObservationNormalizer | None,
     action_map: ActionMap,
 ) -> Episodes:
-    """Convert the complete episodes of a log to what the policy would have collected in one task.
+    """Convert the complete episodes of a log to episodes as the collector returns them.
 
-    The policy's outputs are recovered by inverting the action map. For an action that was clipped,
-    that is the output at the bound.
+    The policy's outputs are recovered by inverting the action map. A clipped action gives the
+    output at the bound.
 
     Args:
         log: the log.
         policy: the architecture.
         stack: the parameters that played the episodes, each (1, ...).
-        normalizer: of observations.
-        action_map: from the policy's outputs to actions.
+        normalizer: observation normaliser, or ``None``.
+        action_map: map from the policy's outputs to actions.
 
     Returns:
         E episodes of one task, padded to the length H of the longest; axes (1, E, H, ...).
@@ -123,16 +123,16 @@ def to_episodes(
     # Find the complete episodes.
     last = np.flatnonzero(ends)
     if len(last) == 0:
-        raise UserError(f"none of the {size} steps of episodes is an end: no episode is complete")
+        raise UserError(f"none of the {size} steps ends an episode: no episode is complete")
     lengths = np.diff(last, prepend=-1)
     mask = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
 
     def padded(values: Tensor, dtype: torch.dtype) -> Tensor:  # (N, ...) to (1, E, H, ...)
         out = torch.zeros(*mask.shape, *values.shape[1:], dtype=dtype)
-        out[mask] = values[: last[-1] + 1].to(dtype)  # both are in the order of the episodes
+        out[mask] = values[: last[-1] + 1].to(dtype)  # row by row: episode by episode
         return out[None].to(like.device)
 
-    # What the policy received and returned.
+    # The policy's inputs, outputs and their probabilities.
     states = torch.from_numpy(observations).to(like)
     if normalizer is not None:
         states = normalizer.normalize(states)
@@ -157,7 +157,7 @@ def _ends(log: EpisodeLog) -> np.ndarray:
     """Return whether an episode ends with each step, (N,) bool."""
     flags = {name: _as_bool(getattr(log, name)) for name in _ENDS if getattr(log, name) is not None}
     if not flags:
-        raise UserError(f"episodes need one of {', '.join(_ENDS)}: where an episode ends")
+        raise UserError(f"episodes need one of {', '.join(_ENDS)} to mark where they end")
     shapes = {values.shape for values in flags.values()}
     for name, values in flags.items():
         if values.ndim != 1 or len(shapes) > 1 or values.dtype != bool:
@@ -192,7 +192,7 @@ def _finite_array(array: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _outputs(actions: Any, size: int, action_map: ActionMap) -> Tensor:
-    """Return the policy's outputs for actions: (N, action_size) or, if discrete, (N,); float64."""
+    """Invert the action map: outputs (N, action_size), or (N,) if discrete, in float64."""
     space = action_map.space
     if isinstance(space, spaces.Discrete):
         values = _finite_array(actions, "actions", (size,))

@@ -26,8 +26,8 @@ from maml_rl.system.torch_runtime import torch_threads
 class PPOSettings:
     """Settings of PPO.
 
-    They are Stable-Baselines3's defaults, except that its 2048 steps per update come from 16
-    simulations.
+    The defaults are Stable-Baselines3's, except that the 2048 steps of an update are collected by
+    16 simulations.
     """
 
     num_envs: int = 16
@@ -50,7 +50,7 @@ class PPOSettings:
     """Weight of the entropy bonus."""
 
     def whole_updates(self, num_env_steps: int) -> int:
-        """Return ``num_env_steps`` rounded up to whole updates."""
+        """Return ``num_env_steps`` rounded up to a multiple of the steps per update."""
         per_update = self.num_envs * self.n_steps
         return -(-num_env_steps // per_update) * per_update
 
@@ -78,16 +78,17 @@ def ppo_learning_curve(
 ) -> LearningCurve:
     """Train Stable-Baselines3's PPO from scratch on one task, on the CPU.
 
-    It acts in [−1, 1], which spans the range of the actions. Results depend on the seed alone: the
-    global generators of Python, NumPy and torch are seeded, and restored at the end.
+    PPO's actions are in [−1, 1], scaled to the environment's action range. Results depend only on
+    the seed. Stable-Baselines3 seeds the global generators of Python, NumPy and torch; their states
+    are restored at the end.
 
     Args:
         config: the environment.
         task: the task; an empty one keeps the environment's current task.
         horizon: maximum length of an episode, control steps.
-        num_env_steps: control steps of training, rounded up to whole updates.
-        seed: of all random draws.
-        settings: of PPO; default is ``PPOSettings()``.
+        num_env_steps: control steps of training, rounded up to a multiple of the steps per update.
+        seed: seed of all random draws.
+        settings: settings of PPO; default is ``PPOSettings()``.
         num_points: evaluations after the initial one, evenly spaced.
         num_episodes: episodes of each evaluation.
         progress: called after each rollout with its number of control steps.
@@ -111,13 +112,14 @@ def ppo_learning_curve(
         evaluation_envs = TaskVecEnv(evaluation, normalize_actions=True)
         model = _new_ppo(training_envs, settings, seed)
         callback = _Progress(progress)
-        # Evaluate before training, then after each part of it.
+        # Evaluate before training, then after each part of it. With fewer updates than points, some
+        # parts are empty.
         initial = _mean_return(model, evaluation_envs, streams.reset_seed(0, num_episodes))
         curve = LearningCurve(num_env_steps=[0], returns=[initial])
         for point in range(1, num_points + 1):
-            missing = num_env_steps * point // num_points - model.num_timesteps
-            if missing > 0:
-                model.learn(missing, callback, reset_num_timesteps=False)
+            num_missing = num_env_steps * point // num_points - model.num_timesteps
+            if num_missing > 0:
+                model.learn(num_missing, callback, reset_num_timesteps=False)
                 reset_seed = streams.reset_seed(point, num_episodes)
                 curve.num_env_steps.append(model.num_timesteps)
                 curve.returns.append(_mean_return(model, evaluation_envs, reset_seed))
@@ -175,10 +177,11 @@ def _mean_return(model: PPO, envs: TaskVecEnv, seed: int) -> float:
 @contextlib.contextmanager
 def _global_generators_restored() -> Iterator[None]:
     """Restore the global generators, which Stable-Baselines3 seeds: Python's, NumPy's, torch's."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -24,7 +24,7 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
     """Load the policy of a run's newest checkpoint, or a pretrained policy of the package.
 
     Args:
-        run: the run folder, or a name of :func:`maml_rl.pretrained_names`. A folder of that name
+        run: the run folder, or a name from :func:`maml_rl.pretrained_names`. A folder of that name
             takes precedence.
         device: device of the parameters: cpu, cuda, cuda:1, ..., or auto.
 
@@ -34,15 +34,14 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
     """
     if not isinstance(run, (str, os.PathLike)):
         raise UserError(
-            f"a run is given by its folder, or by a name of maml_rl.pretrained_names(); got "
-            f"{run!r:.100}"
+            f"a run must be a folder, or a name from maml_rl.pretrained_names(); got {run!r:.100}"
         )
     return load_run(Path(run), resolve_device(device))
 
 
 @standard_torch()
 def load_run(run: Path, device: torch.device) -> MetaPolicy:
-    """As :func:`load`, with a torch device."""
+    """Do what :func:`load` does, with a torch device."""
     folder = find_run(run)
     return _load_policy(folder, run_config(folder), device)
 
@@ -56,7 +55,7 @@ def _load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
     for error in damaged:
         warnings.warn(f"{error}; {path.name} is used", MamlRLWarning, stacklevel=2)
     checkpoint.check_run(origin(config), path)
-    # The spaces are not in the checkpoint: they are the environment's.
+    # Checkpoints do not contain the spaces: take them from the environment.
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         observation_space = env.single_observation_space
         action_space = env.single_action_space
@@ -73,6 +72,6 @@ def _load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
         action_space=action_space,
         config=config,
         num_adaptation_steps=num_adaptation_steps,
-        # MetaPolicy.save starts from 0 again.
+        # MetaPolicy.save writes 0: the number is unknown.
         num_iterations=checkpoint.counter("iteration", path) or None,
     )

@@ -1,4 +1,4 @@
-"""Parameters and normaliser of a policy in a checkpoint: written, read back and checked."""
+"""Write a policy's parameters and normaliser to checkpoints; read and check them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maml_rl.settings.maml import InnerConfig
 def policy_tensors(
     theta: Params, normalizer: ObservationNormalizer | None
 ) -> dict[str, dict[str, Tensor]]:
-    """Return the groups of tensors that a checkpoint holds of a policy."""
+    """Return a policy's tensors in groups, as checkpoints store them."""
     return {"theta": dict(theta), "normalizer": {} if normalizer is None else normalizer._asdict()}
 
 
@@ -29,10 +29,10 @@ def policy_state(
     """Return the parameters and the normaliser in a checkpoint.
 
     Args:
-        checkpoint: what was read.
+        checkpoint: the checkpoint.
         policy: the architecture.
-        config: of the run.
-        path: of the checkpoint, for messages.
+        config: settings of the run.
+        path: path of the checkpoint, for messages.
 
     Returns:
         The parameters in the policy's order, and the normaliser, or ``None`` if the policy has
@@ -41,11 +41,13 @@ def policy_state(
     Raises:
         UserError: if they do not fit the policy or the configuration, or are not finite.
     """
+    # Parameters.
     theta = checkpoint.tensors.get("theta", {})
     ordered = {name: theta[name] for name in check_parameters(policy, config.inner, theta, path)}
     _check_finite(ordered, path)
     if not config.policy.normalize_observations:
         return ordered, None
+    # Normaliser: counts and sums of squares are non-negative.
     device = next(iter(ordered.values())).device
     empty = ObservationNormalizer.empty(policy.observation_size, device)
     tensors = checkpoint.tensors.get("normalizer", {})
@@ -67,9 +69,9 @@ def check_parameters(
 
     Args:
         policy: the architecture.
-        inner: settings; learned step sizes are among the parameters.
-        theta: the parameters; with a ``context`` if the policy has adapted one.
-        source: file or run that they come from, for the message.
+        inner: inner settings; learned step sizes are parameters too.
+        theta: the parameters; include ``context`` if adaptation has changed it.
+        source: file or run of the parameters, for the message.
 
     Returns:
         The names, in the policy's order.
@@ -77,10 +79,10 @@ def check_parameters(
     Raises:
         UserError: if a parameter is missing, unknown, or differs in shape or dtype.
     """
-    fitting = initial_theta(policy, inner)
+    valid = initial_theta(policy, inner)
     if "context" in theta:  # the policy has adapted
-        fitting |= {name: value[0] for name, value in initial_context(policy, 1).items()}
-    expected = _shapes_and_dtypes(fitting)
+        valid |= {name: value[0] for name, value in initial_context(policy, 1).items()}
+    expected = _shapes_and_dtypes(valid)
     actual = _shapes_and_dtypes(theta)
     if actual != expected:
         name, *others = sorted(

@@ -24,19 +24,19 @@ SB3Env = gym.Env | VecEnv
 class TaskVecEnv(VecEnv):
     """Adapt a vector environment with tasks to Stable-Baselines3's ``VecEnv``.
 
-    A sub-environment whose episode ends is reset within the same step. Its info then has the last
-    observation as ``terminal_observation``, ``TimeLimit.truncated`` and the reward terms; the other
-    infos are empty.
+    A sub-environment whose episode ends is reset within the same step. Its info then has
+    ``terminal_observation`` (the last observation), ``TimeLimit.truncated`` and the reward terms.
+    The infos of other sub-environments are empty.
 
-    An episode whose simulation fails is truncated before that step: the step has reward 0 and the
-    observation before it, and its info has ``void``.
+    If a simulation fails, its episode is truncated: the step returns the previous observation and
+    reward 0, and its info has ``void``.
 
     Set tasks on ``env`` before the first reset.
 
     Args:
-        env: with autoreset disabled; ``reset`` must take the option ``reset_mask``. :meth:`close`
-            closes it.
-        normalize_actions: take actions in [−1, 1], which span the action range of ``env``.
+        env: a vector environment with autoreset disabled, whose ``reset`` takes the option
+            ``reset_mask``. :meth:`close` closes it.
+        normalize_actions: take actions in [−1, 1] and scale them to the action range of ``env``.
     """
 
     def __init__(self, env: TaskVectorEnv, normalize_actions: bool = False) -> None:
@@ -52,7 +52,7 @@ class TaskVecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, space)
 
     def reset(self) -> np.ndarray:
-        """Start an episode in each; return observations (num_envs, observation_size)."""
+        """Reset all sub-environments; return observations (num_envs, observation_size)."""
         if any(self._options):
             raise NotImplementedError("TaskVecEnv takes no reset options; set tasks on its env")
         # Sub-environment i gets the first seed plus i.
@@ -69,8 +69,8 @@ class TaskVecEnv(VecEnv):
         """Advance by one control step, and reset sub-environments whose episode ended.
 
         Returns:
-            Observations (num_envs, observation_size), rewards (num_envs,) float32, whether the
-            episode ended (num_envs,) bool, and one info for each.
+            Observations (num_envs, observation_size); rewards (num_envs,) float32; whether the
+            episode ended, (num_envs,) bool; and a list of num_envs infos.
 
         Raises:
             FloatingPointError: if an observation or reward is not finite.
@@ -153,22 +153,21 @@ def make_vec_env(
     """Make a ``VecEnv`` of parallel simulations, whose episodes Stable-Baselines3 logs.
 
     Args:
-        name: of the environment, as ``--env`` takes it; ``None`` is that of ``config``.
-        config: settings of the environment, used if its name is the same.
+        name: name of the environment, as for ``--env``; default is that of ``config``.
+        config: settings of the environment; ignored if ``name`` is another environment.
         horizon: maximum length of an episode, control steps.
         num_envs: number of simulations.
-        task: of all simulations; ``None`` samples one for each.
-        seed: for sampling tasks; ``None`` for a random one.
+        task: task of all simulations; ``None`` samples one for each.
+        seed: seed for sampling tasks; ``None`` for a random one.
 
     Raises:
-        UserError: if the environment or the task cannot be used.
+        UserError: if ``num_envs`` is below 1, or the environment or the task is invalid.
     """
     if num_envs < 1:
         raise UserError(f"num_envs must be at least 1, got {num_envs}")
-    same = name is None or resolve_env_id(name) == resolve_env_id(config.name)
-    env = make_task_vector_env(
-        config if same or name is None else EnvConfig(name=name), num_envs, horizon
-    )
+    if name is not None and resolve_env_id(name) != resolve_env_id(config.name):
+        config = EnvConfig(name=name)
+    env = make_task_vector_env(config, num_envs, horizon)
     env.np_random = np.random.default_rng(seed)
     env.set_tasks(list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs)
     return VecMonitor(TaskVecEnv(env))
@@ -187,8 +186,8 @@ def as_sb3_env(env: object) -> SB3Env:
     if not isinstance(env, SB3Env):
         raise UserError(
             "env must be a Gymnasium environment, a VecEnv of Stable-Baselines3 or an id, got "
-            f"{env!r:.100}; maml_rl.agents.sb3_env.TaskVecEnv makes a VecEnv of a vector "
-            "environment with tasks"
+            f"{env!r:.100}; maml_rl.agents.sb3_env.TaskVecEnv converts a vector environment with "
+            "tasks to a VecEnv"
         )
     return env
 

@@ -25,21 +25,22 @@ from maml_rl.system.torch_runtime import standard_torch
 def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaPolicy:
     """Return a policy with the action distribution of a Stable-Baselines3 model's actor.
 
-    ``policy.save(folder)`` writes it as a run, from which ``--init_from folder`` starts.
+    ``policy.save(folder)`` writes a run folder; ``--init_from folder`` starts training from it.
 
     Args:
         model: PPO or A2C with an ``MlpPolicy``, without VecNormalize and without state-dependent
             exploration.
-        env: the environment to meta-train on, with the model's spaces: a name as ``--env`` takes
-            it, or a mapping with ``name`` and settings of the family.
-        settings: of the run, as :func:`maml_rl.load_config` takes them; the default is the preset.
-            Hidden sizes and nonlinearity are those of the model.
+        env: the environment to meta-train on, which must have the model's spaces: a name, as for
+            ``--env``, or a mapping with ``name`` and settings of the family.
+        settings: settings of the run, as for :func:`maml_rl.load_config`, without hidden sizes and
+            nonlinearity, which the model determines.
 
     Returns:
         The policy, on the CPU.
 
     Raises:
-        UserError: if the model does not fit, with the reason; or as :func:`maml_rl.load_config`.
+        UserError: if the model cannot be converted or does not fit the environment, or a setting is
+            invalid.
     """
     network = network_of(model)
     # The model determines the architecture, the settings everything else.
@@ -49,8 +50,9 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaP
     }
     policy_settings = settings.get("policy", {})
     if isinstance(policy_settings, Mapping):
-        for name in sorted(policy_settings.keys() & architecture):
-            raise UserError(f"policy.{name} is the model's: leave it out")
+        refused = [f"policy.{name}" for name in sorted(policy_settings.keys() & architecture)]
+        if refused:
+            raise UserError(f"leave out {', '.join(refused)}: the model determines it")
     config = load_config(env=env, **merged(settings, {"policy": architecture}))
     with as_task_vector_env(None, config.env, 1, config.horizon) as envs:
         observation_space = envs.single_observation_space

@@ -39,7 +39,7 @@ def model_of(
         network: the actor.
         env: the environment to train on.
         algorithm: PPO or A2C, by name or class.
-        settings: of the algorithm.
+        settings: settings of the algorithm.
 
     Raises:
         UserError: if the algorithm is neither PPO nor A2C, a setting is unknown or would change the
@@ -72,7 +72,7 @@ def model_of(
 def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None:
     refused = [name for name in settings if name in _SET_BY_THE_ACTOR]
     if refused:
-        raise UserError(f"{', '.join(refused)}: the meta-policy determines the actor; leave it out")
+        raise UserError(f"leave out {', '.join(refused)}: the meta-policy determines the actor")
     excluded = ("env", *_SET_BY_THE_ACTOR)
     valid = [name for name in inspect.signature(algorithm).parameters if name not in excluded]
     for name in settings:
@@ -87,7 +87,7 @@ def network_of(model: object) -> PlainNetwork:
     """Return the actor of a model, on the CPU.
 
     Raises:
-        UserError: if the model is not PPO or A2C with a multilayer perceptron, with the reason.
+        UserError: if the model is not PPO or A2C, or its actor is not a multilayer perceptron.
     """
     if type(model) not in _ALGORITHMS.values():
         raise UserError(f"a policy can be taken from PPO or A2C, not from {type(model).__name__}")

@@ -28,7 +28,7 @@ from maml_rl.settings.env import EnvConfig
 from maml_rl.system.text import counted, text_table
 
 META_TRAINED = "meta-trained"
-"""Label of the runs where all have the same settings."""
+"""Label of meta-trained runs if all have the same settings."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ class Condition:
     """A version of the environment.
 
     Args:
-        env_of: returns the environment for a policy, which may observe the task.
+        env_of: returns the environment for a policy; it depends on whether the policy observes the
+            task.
         swept: values fixed by a sweep, by name; empty for the environment without a sweep.
-        fixed: those of ``swept`` that replace values of every task; the environment's settings
-            hold the others.
+        fixed: the part of ``swept`` to set in every task; ``env_of`` sets the rest, which are
+            dynamics.
     """
 
     env_of: Callable[[MetaPolicy], EnvConfig]
@@ -109,7 +110,10 @@ class Entry:
 
     @property
     def adapted_step(self) -> int:
-        """The step reported as "after adaptation": the number in training, at most the last."""
+        """The step reported as "after adaptation": the last one of training, or of the evaluation.
+
+        It is the evaluation's if that has fewer steps, or if training had none.
+        """
         last = len(self.evaluations[0].returns) - 1
         return min(last, self.evaluations[0].description["num_steps_in_training"] or last)
 
@@ -131,7 +135,7 @@ class Entry:
 
     @property
     def interval(self) -> np.ndarray:
-        """95 % interval of :attr:`center`, (K + 1, 2); over runs it is for these N tasks."""
+        """95 % interval of :attr:`center`, (K + 1, 2); over runs, it holds for these tasks."""
         return mean_interval(self.task_returns if self.over == "tasks" else self.run_returns.T)
 
     def minus(self, other: Entry) -> list[Difference]:

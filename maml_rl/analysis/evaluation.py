@@ -69,7 +69,7 @@ class Evaluation:
 
     @property
     def num_void_episodes(self) -> int:
-        """Number of episodes without a return: discarded ones, and all of failed tasks."""
+        """Number of episodes without a return: discarded ones, and those of failed tasks."""
         return int(np.isnan(self.returns).sum())
 
     @property
@@ -95,7 +95,7 @@ def failed_note(num_failed: int, num_tasks: int) -> list[str]:
     """Return a line for a table whose means exclude failed tasks; no line if none failed."""
     if not num_failed:
         return []
-    return [f"{num_failed} of {num_tasks} tasks failed and are excluded from then on"]
+    return [f"{num_failed} of {num_tasks} tasks failed and are excluded from later averages"]
 
 
 def evaluate_with(
@@ -112,12 +112,12 @@ def evaluate_with(
     Args:
         collector: plays T tasks, E episodes each.
         policy: the policy to adapt.
-        num_steps: number of inner steps K. The episodes that step k + 1 learns from are also those
-            that the return after step k is measured on.
+        num_steps: number of inner steps K. The return after step k is measured on the episodes that
+            step k + 1 learns from.
         streams: random streams of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the
             policy's own.
-        tasks: default is to draw fresh ones.
+        tasks: T tasks; default is to draw fresh ones.
         fixed: values that replace those of every task, by name.
 
     Raises:
@@ -179,7 +179,7 @@ def origin_of(policy: MetaPolicy) -> dict[str, int | None]:
 
 
 def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
-    """Return ``task`` with other values; an integer stays an integer if its new value is one.
+    """Return ``task`` with the values in ``fixed``, as integers where old and new are integral.
 
     Raises:
         UserError: if the task has no numeric value with such a name.
@@ -201,7 +201,7 @@ def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
 
 
 def plain_task(task: Task, env_name: str) -> dict[str, Any]:
-    """Return a task as files hold it: NumPy scalars and arrays become numbers and lists.
+    """Convert a task to plain values for files: NumPy scalars and arrays to numbers and lists.
 
     Args:
         task: drawn by an environment, or chosen by the user.
@@ -223,7 +223,7 @@ def held_out(env: EnvConfig) -> EnvConfig:
 
 
 def fresh_tasks(policy: MetaPolicy, seed: int, num_tasks: int = NUM_TASKS) -> list[Task]:
-    """Draw the tasks that :func:`evaluate` draws by default, not yet as plain values.
+    """Draw the tasks that :func:`evaluate` draws by default; values may be NumPy types.
 
     Args:
         policy: its environment draws the tasks.

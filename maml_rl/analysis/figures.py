@@ -132,8 +132,8 @@ def tasks_figures(comparison: Comparison) -> list[Figure]:
     """Plot the return on each task before and after adaptation, one figure per method.
 
     If the tasks differ in one value, it is the x-axis; if in two, the figure is a map; if in more,
-    it has a panel for each value. The title names values that are not numeric and thus not drawn.
-    There are no figures if no numeric value differs, or the tasks have different names.
+    it has a panel for each value. The title lists values that are not plotted, since they are not
+    numeric. There are no figures if no numeric value differs, or not all tasks have the same names.
     """
     # The values in which tasks differ.
     tasks = comparison.main[0].evaluations[0].tasks
@@ -267,7 +267,6 @@ def scratch_figure(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     horizon = comparison.settings["horizon"]
     # Methods that adapt, or observe the task.
-    i = 0
     for i, entry in enumerate(comparison.main):
         returns = mean_of_valid(entry.task_returns[:, tasks], 1)
         if len(returns) == 1:
@@ -276,7 +275,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
             axes.plot(entry.num_episodes * horizon, returns, label=entry.name, **_style(i))
     # Learning from scratch.
     x = scratch.num_env_steps
-    axes.plot(x, scratch.returns.mean(axis=0), label=scratch.label, **_style(i + 1))
+    axes.plot(x, scratch.returns.mean(axis=0), label=scratch.label, **_style(len(comparison.main)))
     worst, best = scratch.returns.min(axis=0), scratch.returns.max(axis=0)
     axes.fill_between(x, worst, best, color="0.85", linewidth=0, zorder=0)
     # Axes: logarithmic, but with 0.
@@ -335,6 +334,7 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
     titles = (stage_label(0), stage_label(entries[0].adapted_step))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, values, title in zip(panels, returns, titles, strict=True):
+        # Colours.
         image = axes.imshow(
             values,
             cmap="cividis",
@@ -343,10 +343,12 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
             vmin=np.nanmin(returns),
             vmax=np.nanmax(returns),
         )
+        # Numbers, in a colour that contrasts.
         for (row, column), value in np.ndenumerate(values):
             color = "black" if image.norm(value) > 0.55 else "white"
-            text = f"{round(value) + 0}"
+            text = f"{round(value)}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+        # Axes.
         axes.set(title=title, xlabel=_with_unit(x_name, units))
         axes.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns])
         axes.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])

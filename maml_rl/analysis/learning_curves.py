@@ -239,19 +239,23 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Raises:
         UserError: if two runs of a group have the same seed: they are not independent samples.
     """
-    groups: list[Group] = []
+    groups: list[tuple[Settings, list[Run]]] = []
     for run in runs:
+        # Find the group, or start one.
         settings = group_settings(run.config)
-        i = next((i for i, group in enumerate(groups) if group.settings == settings), len(groups))
-        others = groups[i].runs if i < len(groups) else []
-        for other in others:
-            if other.config.seed == run.config.seed:
+        members = next((runs for other, runs in groups if other == settings), None)
+        if members is None:
+            members = []
+            groups.append((settings, members))
+        # Add the run.
+        for other_run in members:
+            if other_run.config.seed == run.config.seed:
                 raise UserError(
-                    f"{other.folder} and {run.folder} have the same settings and the same seed "
+                    f"{other_run.folder} and {run.folder} have the same settings and the same seed "
                     f"{run.config.seed}: name one of them"
                 )
-        groups[i : i + 1] = [Group(settings, [*others, run])]
-    return groups
+        members.append(run)
+    return [Group(settings, members) for settings, members in groups]
 
 
 def check_columns(groups: Sequence[Group], view: View) -> None:
@@ -330,7 +334,7 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
         line = _draw_curve(axes, curve, start, i, len(groups))
         seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
         entries.append((line, textwrap.fill(label + seeds, 80)))
-    # Axes, title and legend.
+    # Axes, title and legend; the y label may be "return after 1 or 3 adaptation steps".
     *fewer, most = sorted({group.num_steps for group in groups})
     num_steps = "".join(f"{num} or " for num in fewer) + counted(most, "adaptation step")
     axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or f"return after {num_steps}")
@@ -350,6 +354,7 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
     """
     colour = COLORS[i % len(COLORS)]
     marker = MARKERS[i % len(MARKERS)]
+    # The spread of the runs.
     num_runs = len(curve.series)
     if num_runs > FEW_RUNS:
         ends = mean_interval(curve.values.T).T
@@ -357,13 +362,14 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
     elif num_runs > 1:
         for one in curve.series:
             axes.plot(one.x, one.y, color=colour, linewidth=0.7, alpha=0.6)
+    # The means.
     if start is not None:
         axes.plot(start.x, start.mean, color=colour, linewidth=1.3, linestyle="--")
     spacing = max(1, len(curve.x) // 8)
     (line,) = axes.plot(
         curve.x, curve.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, zorder=3
     )
-    line.set_markevery((i * spacing // num_groups, spacing))  # beside those of the other groups
+    line.set_markevery((i * spacing // num_groups, spacing))  # offset from other groups' markers
     return line
 
 

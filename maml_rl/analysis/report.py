@@ -49,7 +49,7 @@ def write_report(
     trained: Mapping[str, tuple[float, float]] | None = None,
     command: str | None = None,
 ) -> None:
-    """Write all files, each atomically, and delete plots of an earlier report that have no new one.
+    """Write all files, each atomically; delete plots that only an earlier report had.
 
     Args:
         folder: folder of the files.
@@ -283,11 +283,11 @@ def _run(source: Path, evaluation: Evaluation) -> str:
 
 
 _NOTE = (
-    "Undiscounted return of the raw reward, mean over tasks and over runs. In brackets the 95 % "
-    "interval by Student's t: over tasks for a single run; for several runs, over the runs' means "
-    "on these tasks, since a run is one policy on all of them. Every policy is adapted on the same "
-    "tasks with the same random seeds. Each adaptation step uses fresh episodes; the return after "
-    "it is that of the next episodes."
+    "Undiscounted return of the raw reward, mean over tasks and runs. In brackets: the 95 % "
+    "interval by Student's t. For a single run it is over tasks; for several runs it is over the "
+    "means of the runs, since each run is one policy. All policies adapt to the same tasks with "
+    "the same random seeds. Each adaptation step uses fresh episodes; the return after a step is "
+    "measured on the episodes that follow it."
 )
 _DIFFERENCE_NOTE = (
     "Return of the first method minus that of the other, with its 95 % interval in brackets. If "

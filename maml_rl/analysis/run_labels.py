@@ -24,14 +24,15 @@ _IGNORED_SETTINGS = {
 
 
 def group_settings(config: Config) -> Settings:
-    """Return the settings that runs of one group share: all but seed, length and logging."""
+    """Return the settings that runs of one group share: all but ``_IGNORED_SETTINGS``."""
     name = config.env.name
     settings = dict(_leaves(to_mapping(config), ""))
+    # A family may have several names.
     return settings | {"env.name": getattr(family_of(name), "__name__", name)}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield dotted names and values of the settings of a group, without null and empty ones."""
+    """Yield dotted names and values of nested settings, without ignored, null and empty ones."""
     for key, value in values.items():
         if prefix + key in _IGNORED_SETTINGS or value is None:
             continue

@@ -126,7 +126,7 @@ def _parse(
     units = description["task_units"]
     if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
         raise ValueError(f"task_units must be a mapping to strings, got {units!r:.100}")
-    # The file name depends on the parameters only, and another run may have the same ones.
+    # Another run with the same parameters and settings has the same file name.
     return Evaluation(
         tasks=tasks,
         returns=returns,

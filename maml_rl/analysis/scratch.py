@@ -15,12 +15,12 @@ from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 
 @dataclass(frozen=True)
 class Scratch:
-    """Learning from scratch on some of the tasks.
+    """Learning curves from scratch on some tasks of a comparison.
 
     Args:
         label: name of the method.
         source: the file that the curves were read from.
-        tasks: indices of n of the comparison's tasks.
+        tasks: indices of the n tasks in the comparison.
         num_env_steps: control steps at each of P points.
         returns: (n, P).
     """

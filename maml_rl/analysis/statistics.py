@@ -8,13 +8,13 @@ import numpy as np
 from scipy.special import stdtrit
 
 Over = Literal["tasks", "runs"]
-"""What an interval is over: its values are one per task, or one per run."""
+"""What the values of an interval are: one per task, or one per run."""
 
 FEW_RUNS = 3
-"""Up to this number, runs are also listed one by one, and plotted without a band.
+"""Up to this number of runs, each run is listed in tables, and figures have no band.
 
-Student's t is correct for them but wide: the interval spans 18 standard deviations for 2 runs, 5
-for 3 and 3.2 for 4.
+Student's t is correct for few runs but wide: the interval spans 18 standard deviations for 2 runs,
+5 for 3 and 3.2 for 4.
 """
 
 _CONFIDENCE = 0.95
@@ -37,7 +37,7 @@ def mean_interval(values: np.ndarray) -> np.ndarray:
     runs. A run is one policy on all tasks, so it counts once, whatever the number of tasks. The
     stratified bootstrap of Agarwal et al. (2021, section 4.1) resamples the runs separately for
     each task. That fits a benchmark where every pair of run and task is trained separately. Here
-    it would average out the effect of a run over the tasks, and be far too narrow.
+    it would treat the results of one run on different tasks as independent, and be far too narrow.
 
     Student's t assumes normally distributed values, and is then exact for n >= 2. A percentile
     bootstrap makes no such assumption, but is far too narrow for few values (Colas et al. 2018,

@@ -26,9 +26,9 @@ FORMATS = ("mp4", "gif")
 _MAX_DEFAULT_FPS = {"mp4": 60.0, "gif": 50.0}  # browsers slow down GIFs with more
 _BACKGROUND, _TEXT, _ENDED = (24, 28, 36), (235, 238, 242), (250, 190, 90)
 _CRF = "23"
-"""Constant quality of the encoder: captions stay sharp; lower is better and larger."""
+"""x264's constant rate factor: lower is sharper and larger; at 23 captions are sharp."""
 _ROUNDING = 1e-3
-"""By how much floating-point pixels may leave their range."""
+"""Tolerance for floating-point pixels outside their range."""
 _GAP = 4  # pixels between panels
 _FONT_SIZES = (11, 22)
 _SMALLEST_FONT = 7
@@ -115,9 +115,10 @@ def steps_shown(num_steps: int, dt: float, fps: float) -> list[int]:
     Args:
         num_steps: number of control steps.
         dt: seconds per control step.
-        fps: frames per second; above 1 / dt steps are repeated, below some are skipped, but never
-            the first and the last.
+        fps: frames per second. Above 1 / dt, steps are repeated. Below, steps are skipped, but
+            never the first and the last.
     """
+    # Round first: floating-point products may miss an integer.
     num_frames = math.ceil(round(num_steps * dt * fps, 6)) + 1
     return [min(num_steps, math.floor(round(j / (fps * dt), 6))) for j in range(num_frames)]
 
@@ -249,7 +250,7 @@ class _Layout:
         row: int,
         column: int,
     ) -> None:
-        """Draw one panel with its caption at ``corner``, its top left."""
+        """Draw one panel with its caption; ``corner`` is its top left."""
         # Frame; darker after the end of its episode.
         clip = self.grid.clips[row][column]
         frame = clip.frames[max(s for s in clip.frames if s <= step)]
@@ -334,8 +335,8 @@ def remove_unfinished(folder: Path, stem: str | None = None) -> None:
     Files of processes that run on this machine stay.
 
     Args:
-        folder: of the videos.
-        stem: of one video's name; default is all videos.
+        folder: folder of the videos.
+        stem: file name of one video without suffix; default is all videos.
     """
     name_of_video = ".+" if stem is None else re.escape(stem)
     pattern = re.compile(rf"\.{name_of_video}\.(\d+)\.tmp\.({'|'.join(FORMATS)})")
@@ -348,7 +349,7 @@ def remove_unfinished(folder: Path, stem: str | None = None) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    """Whether a process of this number runs on this machine, other than this one."""
+    """Whether another process with this id runs on this machine; on Windows always true."""
     if pid == os.getpid():
         return False
     if os.name == "nt":  # where os.kill would end it
@@ -408,7 +409,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             f"{' or '.join(f'.{name}' for name in FORMATS)}"
         )
     missing = [folder for folder in path.parents if not os.path.exists(folder)]
-    # Two processes may record one file.
+    # The process id is in the name, since two processes may record the same file.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix.lower()}")
     done = False
     try:

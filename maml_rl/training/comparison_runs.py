@@ -1,6 +1,6 @@
 """The baselines of a meta-trained run (Finn et al. 2017, figures 4 and 5).
 
-Each has a folder in RUN/baselines. Those that are policies are runs themselves.
+Each has a folder in RUN/baselines. Baselines that are policies are run folders themselves.
 """
 
 from __future__ import annotations
@@ -35,36 +35,37 @@ from maml_rl.training.reporting import log, progress_bar
 from maml_rl.training.stdout_log import default_stdout_log
 
 _FLAGS = {"num_env_steps": "--ppo_env_steps", "seed": "--seed"}
-"""The command's flags for settings of PPO's results."""
+"""Flags that set the values recorded in PPO's results.json, for messages."""
 
 POLICIES = ("random", "pretrained", "oracle")
 """The baselines that are runs."""
 
 
 def folder_of(run: Path, name: str) -> Path:
-    """The folder of a run's baseline; that of a pretrained policy is in runs/NAME."""
+    """Folder of a baseline: RUN/baselines/NAME, or in runs/RUN for a packaged policy."""
     return output_folder(run) / "baselines" / name
 
 
 def baseline_config(
     run: Path, name: str, *, num_iterations: int | None = None, seed: int = 0, device: str = "auto"
 ) -> Config:
-    """The configuration of a baseline: that of the run, without its warm start.
+    """Return the configuration of a baseline: the run's, without ``init_from``.
 
     ``random`` is not trained. ``pretrained`` trains one policy on all tasks jointly with the run's
-    outer step, and keeps the inner settings for fine-tuning afterwards; ``oracle`` is the same, and
-    its observation includes the task. Learned step sizes have their initial value. TRPO replaces
+    outer step, and keeps the inner settings for fine-tuning afterwards. ``oracle`` is the same, but
+    its observation includes the task. Learned step sizes keep their initial value. TRPO replaces
     Reptile, which needs adaptation.
 
     Args:
         run: the meta-trained run.
         name: one of :data:`POLICIES`.
-        num_iterations: of training; by default it takes as many control steps as the run has taken.
-        seed: of all random streams.
-        device: of the policy.
+        num_iterations: number of iterations; by default, training takes as many control steps as
+            the run has taken.
+        seed: seed of all random streams.
+        device: device of the policy.
 
     Raises:
-        UserError: if there is no such run, it is a baseline or has no checkpoint, or an oracle
+        UserError: if the run does not exist, is a baseline or has no checkpoint, or if an oracle
             cannot observe its tasks.
     """
     meta = run_config(run)
@@ -85,7 +86,7 @@ def baseline_config(
     )
     if name == "random":
         return config
-    # An iteration of the run collects K + 1 times, one of a jointly trained policy once.
+    # Without adaptation, an iteration collects once instead of K + 1 times.
     num_collections = meta.training_inner.num_steps + 1
     config = replace(
         config,
@@ -116,7 +117,8 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
     Args:
         name: one of :data:`POLICIES`.
         config: from :func:`baseline_config`.
-        num_iterations: where to end a baseline that exists; default is its own.
+        num_iterations: total number of iterations if the baseline exists; default is the configured
+            one.
 
     Returns:
         The run folder of the baseline.
@@ -126,6 +128,7 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
         Interrupted: on Ctrl-C, after the last finished iteration has been saved.
     """
     assert config.output is not None, "baseline_config sets it"
+    # Resume or keep a baseline that exists.
     folder = Path(config.output)
     if (folder / "config.yaml").exists():
         seed = run_config(folder).seed
@@ -140,6 +143,7 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
         return folder
     if name != "random":
         return train(config)
+    # Save new parameters; the folder appears when it is complete.
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     with open_trainer(config) as opened:
@@ -152,7 +156,7 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
 def check_ppo(
     run: Path, *, num_env_steps: int, seed: int = 0, settings: PPOSettings | None = None
 ) -> None:
-    """Refuse, before any training, what :func:`train_ppo` would refuse.
+    """Check, before any training, that :func:`train_ppo` can use the run and the results file.
 
     Raises:
         UserError: if results with other settings exist, or the run has no policy.
@@ -165,7 +169,7 @@ def check_ppo(
 def _ppo_description(
     config: Config, num_env_steps: int, seed: int, settings: PPOSettings
 ) -> dict[str, Any]:
-    """What all results in one file have in common."""
+    """Settings that are the same for all results in a file."""
     env = held_out(config.env)
     return {
         "env": env.name,
@@ -190,19 +194,20 @@ def train_ppo(
 
     Args:
         run: the meta-trained run.
-        num_tasks: tasks to train on; those that have a learning curve already are kept.
-        num_env_steps: control steps for each task.
-        seed: of tasks and training.
-        settings: of PPO.
+        num_tasks: number of tasks to train on; existing learning curves are kept.
+        num_env_steps: control steps per task.
+        seed: seed of tasks and training.
+        settings: settings of PPO.
 
     Returns:
         ``results.json``: the settings, and a learning curve for each task. It is written after each
         task.
 
     Raises:
-        UserError: if there is no such run, or not that many tasks, or results with other settings
-            exist.
+        UserError: if the run does not exist, ``num_tasks`` is larger than the number of tasks, or
+            results with other settings exist.
     """
+    # Tasks.
     settings = settings or PPOSettings()
     policy = load(run)
     tasks = fresh_tasks(policy, seed)
@@ -211,6 +216,7 @@ def train_ppo(
         raise UserError(
             f"num_tasks must be at most {len(tasks)}, the tasks of an evaluation, got {num_tasks}"
         )
+    # Learning curves, with those that exist.
     folder = folder_of(run, "ppo")
     with unwritable_refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +230,7 @@ def train_ppo(
         if num_whole != num_env_steps and len(results) < num_tasks:
             log(
                 f"PPO trains for {num_whole:,} control steps in each task: {num_env_steps:,}, "
-                "rounded up to whole updates"
+                "rounded up to whole PPO updates"
             )
         for i in range(len(results), num_tasks):
             # Train on a task.
@@ -239,7 +245,7 @@ def train_ppo(
                     settings=settings,
                     progress=bar.update,
                 )
-            # Write its results with those before.
+            # Write all learning curves so far.
             results.append({"task": plain_tasks[i], **curve._asdict()})
             with unwritable_refused(path):
                 write_whole(path, json.dumps({**description, "tasks": results}, indent=2) + "\n")
@@ -280,7 +286,7 @@ def _finished_tasks(path: Path, description: Mapping[str, Any]) -> list[dict[str
         raise UserError(
             f"{path} cannot be read: {error!r}; delete it to train from scratch"
         ) from error
-    expected = json.loads(json.dumps(description))
+    expected = json.loads(json.dumps(description))  # in JSON's types
     for name, value in expected.items():
         if content.get(name) != value:
             raise UserError(

@@ -29,7 +29,7 @@ from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torc
 
 
 class OpenedTrainer(NamedTuple):
-    """The parts of a run."""
+    """A trainer, with the state and the policy to start from."""
 
     trainer: MetaTrainer
     state: TrainingState
@@ -45,19 +45,21 @@ def open_trainer(
     """Open everything that training needs, without writing a file.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         ranks: the processes that share the tasks; default is this process alone.
         check_stop: called between the stages of a meta-iteration; may raise to stop it.
 
     Raises:
-        UserError: if something in the configuration cannot be used.
+        UserError: if the configuration is invalid.
     """
+    # Device, and the tasks of this process.
     keep_freed_memory()
     device = resolve_device(config.device)
     ranks = ranks or Ranks()
     first_task, end = ranks.share(config.meta_batch_size)
     num_tasks = end - first_task
     num_envs = num_tasks * config.num_episodes
+    # Environment, policy and collector.
     opened_env = as_task_vector_env(None, config.env, num_envs, config.horizon, num_tasks=num_tasks)
     with torch_threads(config.torch_threads), opened_env as env:
         policy = _initial_policy(config, env, device)
@@ -73,9 +75,10 @@ def open_trainer(
             num_tasks_of_all=config.meta_batch_size,
             check_stop=check_stop,
         )
-        # Refuse now the tasks that the evaluation at the end could not write.
+        # Fail early if the final evaluation could not write the tasks.
         for task in sample_tasks(collector, RandomStreams(config.seed, Phase.INITIALISATION)):
             plain_task(task, config.env.name)
+        # Trainer and initial state.
         trainer = MetaTrainer(
             collector=collector,
             inner=config.training_inner,

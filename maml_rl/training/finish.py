@@ -18,19 +18,19 @@ from maml_rl.training.saving import writing
 
 
 def report_path(run: Path) -> Path:
-    """The last file that the final evaluation writes."""
+    """Path of the last file that the final evaluation writes."""
     return run / "evaluation" / "report.html"
 
 
 def video_path(run: Path) -> Path:
-    """The video of the final policy."""
+    """Path of the video of the final policy."""
     return run / "videos" / "final.mp4"
 
 
 def forget_results(run: Path, config: Config) -> None:
     """Remove the results of a run that is being extended.
 
-    Otherwise, after a kill, they would pass for those of the longer run.
+    If the process were killed, they would be mistaken for results of the longer run.
     """
     with writing():
         if config.logging.final_evaluation:
@@ -45,11 +45,11 @@ def finish(
     """Evaluate and record the final policy, if the configuration asks for it.
 
     Args:
-        run: the run folder; results that it holds already are kept.
-        config: of the run.
-        policy: after the last meta-iteration.
-        stop_flag: read between the evaluation and the video.
-        can_record: from :func:`check_video`; ``None`` if that has not been called yet.
+        run: the run folder; existing results are kept.
+        config: settings of the run.
+        policy: the policy after the last meta-iteration.
+        stop_flag: checked between the evaluation and the video.
+        can_record: result of :func:`check_video`; ``None`` if it has not been called yet.
     """
     if config.logging.final_evaluation:
         _evaluate(run, policy, config.seed)
@@ -93,7 +93,7 @@ def _record(run: Path, policy: MetaPolicy, seed: int) -> None:
 
 
 def check_video(config: Config) -> bool:
-    """Whether videos are asked for and possible; logs why they are not possible."""
+    """Return whether videos are configured and possible; if not possible, log the reason."""
     if not (config.logging.final_video or config.logging.video_every):
         return False
     problem = (
@@ -117,12 +117,12 @@ def record_iteration(run: Path, policy: MetaPolicy, seed: int) -> dict[str, Anim
             grid = play(policy, "mp4", seed=seed)
             grid.save(file)
         return {"videos/adaptation": AnimatedImage(*grid.small_gif())}
-    return {}
+    return {}  # after a failure, which has been logged
 
 
 @contextlib.contextmanager
 def video_failures_logged(iteration: int | None) -> Iterator[None]:
-    """Continue without a video if it cannot be made, for whatever reason."""
+    """Suppress any error inside the context, and log it as the reason for no video."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Train a run: its start or resume, its iterations, and what is saved when it stops."""
+"""The training loop: start or resume a run, iterate, save, stop."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _STOP_NOTICE = "stopping after the current stage; press Ctrl-C again to stop at 
 class Interrupted(KeyboardInterrupt):
     """Training was stopped by a signal; ``run`` can be resumed.
 
-    ``except Exception``, as around each run of a sweep, does not catch it.
+    It is not an ``Exception``, so a sweep that catches the errors of single runs stops too.
     """
 
     def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
@@ -87,35 +87,37 @@ def train(config: Config) -> Path:
     """Meta-train, as ``python -m maml_rl.train`` does.
 
     Progress is logged at INFO to ``logging.getLogger("maml_rl")``, and printed on stdout unless the
-    program has configured logging. ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns it
-    off, with the progress bar that a terminal or notebook shows on stderr.
+    program has configured logging. A terminal or notebook also shows a progress bar on stderr.
+    ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns off both.
 
     Args:
-        config: of the run.
+        config: settings of the run.
 
     Returns:
         The run folder; :func:`maml_rl.load` reads it.
 
     Raises:
-        UserError: if something in the configuration cannot be used; then no file was made.
+        UserError: if the configuration is invalid, before any file is written.
         UserError: if the run folder can no longer be written, as on a full disk; the last
             checkpoint stays.
         Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the last finished iteration has been saved.
-            The first signal waits for the current stage of an iteration, that is a collection with
-            its inner step, or the outer step; a second one does not.
+            The first signal takes effect after the current stage of an iteration (a collection with
+            its inner step, or the outer step), a second one at once.
         TooManyFailures: if too many episodes, tasks or outer steps have failed; the last finished
             iteration is saved, as after any other error.
     """
     if not isinstance(config, Config):
         raise UserError(
-            f"train takes a Config, as maml_rl.load_config(env=...) makes one; got {config!r:.100}"
+            f"train takes a Config, such as from maml_rl.load_config(env=...); got {config!r:.100}"
         )
-    # Before anything is opened: it refuses what config.yaml cannot hold.
+    # Refuse what config.yaml cannot hold, before opening anything.
     mapping = to_mapping(config)
     with joined(resolve_device(config.device)) as ranks:
-        restarted = remembered_run_folder()
-        if restarted is not None:
-            return _resume(ranks, Path(restarted), None)
+        # Resume if torchrun has restarted the processes.
+        restarted_run = remembered_run_folder()
+        if restarted_run is not None:
+            return _resume(ranks, Path(restarted_run), None)
+        # Start a run; one process writes its folder.
         output = user_path(config.output) if config.output else None
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
         with open_trainer(config, ranks, stop_flag.check) as opened:
@@ -136,8 +138,9 @@ def resume(run: str | Path, num_iterations: int | None = None) -> Path:
     See :func:`train` for what is logged, returned and raised.
 
     Args:
-        run: its folder.
-        num_iterations: where to end; default is the run's own. A larger number extends the run.
+        run: the run folder.
+        num_iterations: total number of meta-iterations; default is the configured one. A larger
+            number extends the run.
     """
     run = user_path(run)
     with joined(resolve_device(run_config(run).device)) as ranks:
@@ -160,17 +163,17 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None) -> Path:
             _refuse_adapted_policy(run, newest.checkpoint)
             # The checkpoint replaces a warm start, whose run may no longer exist.
             start = dataclasses.replace(config, init_from=None)
-        # Open the run in that state.
+        # Open the run in that checkpoint's state.
         opened_trainer = open_trainer(start, ranks, stop_flag.check)
         with opened_trainer as opened, write_failures_reported(run):
             if newest is not None:
                 policy = opened.policy.policy
                 state = restored_state(newest.checkpoint, newest.path, config, policy)
                 opened = opened._replace(state=state)
-            ranks.wait()  # until every process has read it
+            ranks.wait()  # until every process has read the checkpoint
             if not ranks.leads:
                 return _follow(config, opened, stop_flag)
-            # Train on.
+            # Continue training.
             tidy_checkpoints(run, newest)
             if opened.state.iteration < config.num_iterations:
                 with writing():
@@ -180,7 +183,7 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None) -> Path:
 
 
 def _refuse_adapted_policy(run: Path, checkpoint: Checkpoint) -> None:
-    """Refuse to resume the folder that ``MetaPolicy.save`` wrote of an adapted policy."""
+    """Raise UserError if ``MetaPolicy.save`` wrote the folder for an adapted policy."""
     num_steps = checkpoint.values.get("num_adaptation_steps", 0)
     if num_steps:
         raise UserError(
@@ -193,12 +196,12 @@ def _log_resume(run: Path, config: Config, num_finished: int, is_extended: bool)
     if num_finished < config.num_iterations:
         log(f"resuming {run} after iteration {num_finished}")
         return
-    more = f"; --num_iterations {num_finished + 2} would add two" if is_extended else ""
+    more = f"; to add two, use --num_iterations {num_finished + 2}" if is_extended else ""
     log(f"all {num_finished} iterations of {run} are finished{more}")
 
 
 def _follow(config: Config, opened: OpenedTrainer, stop_flag: StopFlag) -> Path:
-    """Take part in the iterations of a run that another process leads and writes."""
+    """Run the iterations in a process that writes no files; return an empty path."""
     trainer, state, policy = opened
     with stop_flag.handling(), stop_flag.deferred():
         while state.iteration < config.num_iterations:
@@ -211,7 +214,7 @@ def _follow(config: Config, opened: OpenedTrainer, stop_flag: StopFlag) -> Path:
 
 
 class _Outputs(NamedTuple):
-    """Where the iterations are reported."""
+    """The files and the progress bar that iterations report to."""
 
     logger: Any
     """Stable-Baselines3's Logger, which writes progress.csv and TensorBoard events."""
@@ -224,9 +227,9 @@ class TrainingRun:
 
     Args:
         folder: the run folder.
-        config: of the run.
-        opened: its parts.
-        stop_flag: read between the stages of an iteration.
+        config: settings of the run.
+        opened: the trainer, with the state and the policy to start from.
+        stop_flag: checked between the stages of an iteration.
     """
 
     def __init__(
@@ -238,7 +241,7 @@ class TrainingRun:
         self.stop_flag = stop_flag
 
     def train(self) -> Path:
-        """Iterate to the end, write what the configuration asks for, and return the folder."""
+        """Run the remaining iterations, then evaluate and record; return the folder."""
         is_unfinished = self.state.iteration < self.config.num_iterations
         with self.stop_flag.handling(), write_failures_reported(self.folder):
             try:
@@ -249,11 +252,11 @@ class TrainingRun:
                     self._log_start()
                     can_record = check_video(self.config)
                     self._iterate(can_record)
-                # The evaluation makes its own environment.
+                # Free the training environment: the evaluation makes its own.
                 close_env(self.trainer.collector.env, self.config.env.name)
                 policy = _policy_of(self.policy, self.state)
                 finish(self.folder, self.config, policy, self.stop_flag, can_record)
-            except BaseException as error:  # whatever it is, no finished iteration is lost
+            except BaseException as error:  # also KeyboardInterrupt: save the finished iterations
                 save_after(error, self.folder, self.config, self.state)
                 if isinstance(error, KeyboardInterrupt):
                     number = getattr(error, "number", signal.SIGINT)
@@ -262,7 +265,7 @@ class TrainingRun:
         return self.folder
 
     def _log_start(self) -> None:
-        """Log what the run is about to do."""
+        """Log the size of the run, what it will replace, and a notice on its settings."""
         config = self.config
         log_start(config, self.state.iteration, self.policy.device, self.folder)
         report = report_path(self.folder)
@@ -296,10 +299,10 @@ class TrainingRun:
             logger.close()
 
     def _iteration(self, outputs: _Outputs, can_record: bool) -> None:
-        """One meta-iteration. Unless it is logged and saved at its end, it never happened."""
+        """Run one meta-iteration. If it stops before it is logged, it does not count."""
         logging = self.config.logging
 
-        # Sample tasks, collect, adapt, collect, take the outer step; evaluate now and then
+        # Sample tasks, collect, adapt, collect, take the outer step; evaluate if due
         started = time.perf_counter()
         with _errors_of_stopping(self.stop_flag):
             state, metrics, failures = self._meta_iteration(outputs)
@@ -307,14 +310,14 @@ class TrainingRun:
             if _is_due(state.iteration, logging.evaluate_every):
                 metrics |= _evaluation_metrics(self.trainer, self.policy, state)
 
-        # Record a video now and then, which may take long: a stop signal does not wait for it
+        # Record a video if due; a stop signal interrupts it, since it may take long
         images: dict[str, AnimatedImage] = {}
         if can_record and _is_due(state.iteration, logging.video_every):
             with self.stop_flag.immediate():
                 policy = _policy_of(self.policy, state)
                 images = record_iteration(self.folder, policy, self.config.seed)
 
-        # Log, count and save the iteration, uninterrupted
+        # Log, count and save the iteration; hold signals until that is done
         with signals_held() as received:
             for name, value in [*metrics.items(), *images.items()]:
                 outputs.logger.record(name, value)
@@ -328,7 +331,7 @@ class TrainingRun:
             if is_last or _is_due(state.iteration, logging.checkpoint_every):
                 save_state(self.folder, self.config, state)
 
-        # Report it, and deliver the signals that were held
+        # Show the result; deliver the held signals
         if failures:
             log(f"iteration {state.iteration}: {summary(failures)}")
         for number in received:
@@ -337,11 +340,11 @@ class TrainingRun:
         outputs.bar.update()
 
     def _meta_iteration(self, outputs: _Outputs) -> MetaIteration:
-        """The learner's part of an iteration; if too much fails, failures.csv says what."""
+        """Run the learner's meta-iteration; write failures.csv if too many failures stop it."""
         try:
             return self.trainer.meta_iteration(self.state)
         except TooManyFailures as error:
-            with writing():  # resuming cuts these rows off again
+            with writing():  # resuming removes these rows
                 outputs.failures.append(self.state.iteration + 1, _rows(error.rows))
             raise TooManyFailures(f"{self.config.env.name}: {error}", error.rows) from error
 
@@ -350,7 +353,7 @@ class TrainingRun:
 def _errors_of_stopping(stop_flag: StopFlag) -> Iterator[None]:
     """Treat an error after a stop signal as a stop.
 
-    The signal may have ended other processes too, such as workers, which then are missed here.
+    The signal may also have ended worker processes, and the error may be a consequence.
 
     Raises:
         StopSignal: in place of an error, if a signal has been received.
@@ -365,7 +368,7 @@ def _errors_of_stopping(stop_flag: StopFlag) -> Iterator[None]:
 
 
 def _is_due(iteration: int, every: int) -> bool:
-    """Whether something happens at this iteration that does so at every n-th; 0 for never."""
+    """Whether ``iteration`` is a multiple of ``every``; never if ``every`` is 0."""
     return every > 0 and iteration % every == 0
 
 
@@ -381,7 +384,7 @@ def _policy_of(policy: MetaPolicy, state: TrainingState) -> MetaPolicy:
 def _evaluation_metrics(
     trainer: MetaTrainer, policy: MetaPolicy, state: TrainingState
 ) -> dict[str, float]:
-    """Returns on fresh tasks, played on the training environments of all processes."""
+    """Evaluate on fresh tasks, in the training environments of all processes."""
     streams = RandomStreams(trainer.seed, Phase.EVALUATION, state.iteration)
     num_steps = max(1, policy.config.inner.num_steps)
     result = evaluate_with(trainer.collector, _policy_of(policy, state), num_steps, streams)

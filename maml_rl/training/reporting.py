@@ -1,4 +1,4 @@
-"""What the user sees of a training run: log lines, progress bars and the way to resume."""
+"""Output of a training run for the user: log lines, progress bars, the commands to continue."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def log(text: str) -> None:
 
 
 def progress_bar(total: int, *, unit: str, initial: int = 0, name: str | None = None) -> tqdm[Any]:
-    """A progress bar on stderr, hidden unless that is a terminal or a notebook and INFO is logged.
+    """Make a progress bar on stderr, shown in a terminal or notebook if INFO is logged.
 
     Args:
-        total: units at the end.
-        unit: what is counted.
-        initial: units done before.
-        name: shown in front of it.
+        total: number of units at the end.
+        unit: name of the unit.
+        initial: number of units done before.
+        name: text in front of the bar.
     """
     is_shown = LOGGER.isEnabledFor(logging.INFO) and _is_interactive(sys.stderr)
     return tqdm(total=total, initial=initial, unit=unit, desc=name, disable=not is_shown)
@@ -46,10 +46,10 @@ def log_start(config: Config, num_finished: int, device: torch.device, folder: P
     """Log the sizes of a run before its iterations begin.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         num_finished: meta-iterations finished before.
-        device: of the policy.
-        folder: of the run.
+        device: device of the policy.
+        folder: the run folder.
     """
     num_steps = config.training_inner.num_steps
     num_env_steps = config.meta_batch_size * config.num_episodes * config.horizon * (num_steps + 1)
@@ -65,7 +65,7 @@ def log_start(config: Config, num_finished: int, device: torch.device, folder: P
 
 
 def _horizon_source(config: Config) -> str:
-    """Where the horizon of an environment that is not built in comes from."""
+    """Describe where the horizon comes from; empty for a built-in family."""
     if is_family(config.env.name):
         return ""
     registered = registered_horizon(config.env.name)

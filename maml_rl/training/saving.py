@@ -1,4 +1,4 @@
-"""The checkpoints of a training run, and failures to write its files."""
+"""Save and restore checkpoints of a training run, and report files that cannot be written."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def tidy_checkpoints(run: Path, newest: Found | None) -> None:
 
     Args:
         run: the run folder.
-        newest: the newest sound checkpoint, which names the damaged ones.
+        newest: the newest sound checkpoint, with the damaged newer ones.
 
     Raises:
         CannotWriteError: if a file cannot be removed or renamed.
@@ -98,7 +98,7 @@ def save_state(run: Path, config: Config, state: TrainingState) -> None:
         "run": _origin(config),
     }
     with writing():
-        # The log goes to disk first: resuming never writes the rows before a checkpoint again.
+        # Flush the log first: a resumed run does not write the rows before its checkpoint again.
         sync_metrics(run)
         save_checkpoint(folder, state.iteration, tensors, values, config.logging.keep_checkpoints)
 
@@ -107,22 +107,25 @@ def save_after(error: BaseException, run: Path, config: Config, state: TrainingS
     """Save the last finished iteration, if there is one, and log how to continue.
 
     Args:
-        error: what stops the run, and is raised again by the caller.
+        error: the error that stops the run; the caller raises it again.
         run: the run folder.
-        config: of the run.
-        state: after the last finished iteration.
+        config: settings of the run.
+        state: state after the last finished iteration.
 
     Raises:
-        CannotWriteError: if it cannot be saved, and ``error`` does not matter more.
+        CannotWriteError: if saving fails after a stop signal or another CannotWriteError. After
+            any other error, the failure is only logged.
     """
     resume_with = resume_command(run)
-    # What is raised for these says itself how to resume.
+    # The messages of these errors already contain the command to resume.
     is_reported = isinstance(error, (KeyboardInterrupt, CannotWriteError))
     if state.iteration == 0:
         if not (is_reported or isinstance(error, TooManyFailures)):
-            where = "in the first iteration"
-            log(f"stopped by an error {where}. After fixing the error: {resume_with}")
+            log(
+                f"stopped by an error in the first iteration. After fixing the error: {resume_with}"
+            )
         return
+    # Save the last finished iteration.
     try:
         with signals_held():
             save_state(run, config, state)
@@ -131,6 +134,7 @@ def save_after(error: BaseException, run: Path, config: Config, state: TrainingS
             raise
         log(f"iteration {state.iteration} could not be saved: {failure}")
         return
+    # Log how to continue.
     if isinstance(error, TooManyFailures):  # resumed, the run would fail in the same way
         log(
             f"iteration {state.iteration} is saved. Continue from it with other settings: "
@@ -145,12 +149,12 @@ def save_after(error: BaseException, run: Path, config: Config, state: TrainingS
 def restored_state(
     checkpoint: Checkpoint, path: Path, config: Config, policy: MLPPolicy
 ) -> TrainingState:
-    """The state that a checkpoint holds.
+    """Return the training state in a checkpoint.
 
     Args:
-        checkpoint: what was read.
-        path: from where.
-        config: of the run.
+        checkpoint: the checkpoint.
+        path: path of the checkpoint, for messages.
+        config: settings of the run.
         policy: the architecture.
 
     Raises:
@@ -174,5 +178,5 @@ def restored_state(
 
 
 def _origin(config: Config) -> dict[str, str]:
-    """What a checkpoint says of the run that it belongs to."""
+    """Return the values by which a checkpoint identifies its run."""
     return {**origin(config), "outer step": config.outer.name}

@@ -1,4 +1,4 @@
-"""What the package logs, as lines on stdout."""
+"""Print the package's log on stdout."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LOGGER = logging.getLogger("maml_rl")
 
 
 class StdoutHandler(logging.Handler):
-    """Prints messages on what ``sys.stdout`` is at the time, and raises what printing raises."""
+    """Print records on the current ``sys.stdout``; errors of ``print`` propagate."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record at once, with what the encoding lacks escaped."""
+        """Print a record and flush; escape characters that the encoding lacks."""
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         text = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
         print(text, flush=True)  # noqa: T201
@@ -36,9 +36,9 @@ def stdout_log() -> Iterator[None]:
 def default_stdout_log() -> Iterator[None]:
     """Print what the package logs at INFO, unless the user has configured logging.
 
-    A handler of the ``maml_rl`` or the root logger takes the lines in place of stdout, and a level
-    of the ``maml_rl`` logger is kept: ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns
-    the lines off.
+    If the ``maml_rl`` or the root logger has a handler, nothing is printed on stdout. A level of
+    the ``maml_rl`` logger is kept: ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns the
+    lines off.
     """
     if LOGGER.hasHandlers():
         yield
@@ -49,7 +49,7 @@ def default_stdout_log() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handler(level: int) -> Iterator[None]:
-    """Let a :class:`StdoutHandler` handle records of at least ``level``."""
+    """Print records of at least ``level`` inside the context."""
     handler = StdoutHandler()
     level_before = LOGGER.level
     LOGGER.addHandler(handler)

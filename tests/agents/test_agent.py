@@ -451,7 +451,7 @@ def test_the_commands_modules_do_not_hide_the_functions(policy):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda policy: maml_rl.load(None), "a run is given by its folder"),
+        (lambda policy: maml_rl.load(None), "a run must be a folder"),
         (lambda policy: policy.adapt(gym.Env), "expected an environment id"),
         (
             lambda policy: policy.adapt(seed="a"),

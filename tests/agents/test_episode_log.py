@@ -212,7 +212,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a key too many": (lambda log: changed(log, "log_probs", log["rewards"]), "unknown log_probs"),
     "no log": (lambda log: [log["rewards"]], "mapping or EpisodeLog"),
-    "no logs": (lambda log: [], "one for each inner step"),
+    "no logs": (lambda log: [], "one per inner step"),
     "a path": (lambda log: "log.npz", "EpisodeLog"),
 }
 

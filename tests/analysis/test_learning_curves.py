@@ -515,7 +515,9 @@ def test_runs_of_training_are_plotted(plot, tmp_path):
 
 @pytest.mark.slow
 def test_labels_are_one_per_group(plot, refused, three_runs):
-    assert "2, got 3" in refused("a", "b", "c", "--labels", "x", "y", "z")
+    assert "needs 2 labels, one per line of the plot, got 3" in refused(
+        "a", "b", "c", "--labels", "x", "y", "z"
+    )
     assert "horizon 50" in refused("a", "b", "c", "--labels", "x")
     code, out, _ = plot("c", "a", "b", "--labels", "one run", "two runs")
     assert code == 0
