@@ -19,13 +19,14 @@ import yaml
 import maml_rl
 from maml_rl.agents.policy_checkpoint import policy_state
 from maml_rl.analysis import comparison, learning_curves
+from maml_rl.analysis.scratch import Scratch
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.outer import check_state
 from maml_rl.runs.checkpoint import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.parser import parse_training_arguments
-from maml_rl.training import comparison_runs as baseline_runs
+from maml_rl.training import comparison_runs
 
 SETTINGS: dict[str, Any] = {
     "env": {"name": "PointNavigation"},
@@ -218,7 +219,9 @@ def _results(
     unfinished = folder / "unfinished"
 
     def evaluated() -> None:
-        evaluation = comparison._evaluated(policy, policy.config.env, _SIZES, None, unfinished)
+        evaluation = comparison._evaluate_or_read(
+            policy, policy.config.env, _SIZES, None, fixed={}, folder=unfinished
+        )
         entry = comparison.Entry(comparison.META_TRAINED, (run,), (evaluation,), {})
         _ = comparison.Comparison([entry]).settings
 
@@ -238,8 +241,8 @@ def _results(
         "results.json of PPO": replaced(
             ppo,
             lambda: (
-                comparison.Scratch.read(ppo, [task]),
-                baseline_runs._results_so_far(ppo, described),
+                Scratch.read(ppo, [task]),
+                comparison_runs._finished_tasks(ppo, described),
             ),
         ),
         "unfinished/*.json": replaced(cache, evaluated),

@@ -105,6 +105,7 @@ def test_the_packages_meet_only_in_the_settings() -> None:
         assert not any(name.partition(".")[0] == "maml_rl" for name in imported(path)), path
 
 
+@pytest.mark.slow
 def test_settings_and_commands_import_no_torch() -> None:
     code = "import sys, maml_rl.cli, maml_rl.train, maml_rl.settings.parser; "
     code += "sys.exit('torch' in sys.modules)"
@@ -143,6 +144,7 @@ def test_stable_baselines3_is_used_by_agents_and_for_its_logger() -> None:
     assert users == {("runs", "stable_baselines3.common.logger")}
 
 
+@pytest.mark.slow
 def test_tests_and_benchmarks_are_not_imported_by_the_packages() -> None:
     for path in MODULES.values():
         assert not any(
@@ -150,6 +152,7 @@ def test_tests_and_benchmarks_are_not_imported_by_the_packages() -> None:
         ), path
 
 
+@pytest.mark.slow
 def test_no_test_module_imports_another() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         assert not any(name.rpartition(".")[2].startswith("test_") for name in imported(path)), path

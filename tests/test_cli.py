@@ -241,6 +241,7 @@ def entries(text: str) -> dict[str, str]:
     return {re.findall(r"--[\w.]+", part)[0]: " ".join(part.split()) for part in parts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_help_shows_every_setting_with_meaning_and_default(cli, monkeypatch, family):
     monkeypatch.setenv("COLUMNS", "10000")
@@ -339,6 +340,7 @@ def test_an_unknown_flag_is_refused_with_the_closest(refused, flag, closest, equ
         assert f"Did you mean {closest}?" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -394,6 +396,7 @@ def test_a_missing_file_is_refused(refused, name):
     assert "no file" in refused("train", "--config", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
@@ -529,6 +532,7 @@ def test_resume_of_what_is_no_run_is_refused(refused, tmp_path):
     assert "no run folder file" in refused("train", "--resume", "file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["seed: [", "sed: 1", "seed: one", "- 1", "env: {name: Gone-v0}"])
 def test_a_run_with_a_damaged_configuration_is_refused(refused, tmp_path, text):
     (tmp_path / "damaged").mkdir()
@@ -664,6 +668,7 @@ def test_two_runs_of_one_second_do_not_collide(cli, tmp_path):
     assert len(list((tmp_path / "runs" / "PointNavigation").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_evaluate_prints_and_writes(cli, run, tmp_path):
     flags = (
         "--num_tasks=3",
@@ -734,6 +739,7 @@ def test_evaluate_draws_held_out_tasks_by_default(cli, walking_run, tmp_path):
     assert 0 not in {task["disabled_actuator"] for task in tasks}
 
 
+@pytest.mark.slow
 def test_evaluate_on_another_body(cli, walking_run, tmp_path):
     flags = (
         "--dynamics",
@@ -755,6 +761,7 @@ def test_evaluate_on_another_body(cli, walking_run, tmp_path):
     assert settings["dynamics"]["body_mass"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "record"])
 @pytest.mark.parametrize(
     ("flags", "parts"),
@@ -843,6 +850,7 @@ def test_record_prints_and_writes(cli, run, tmp_path):
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["point.gif"]
 
 
+@pytest.mark.slow
 def test_the_modules_run(tmp_path):
     """As processes: nothing but the one message on stderr."""
     for module, argv in (("maml_rl.train", ["--sed", "1"]), ("maml_rl", ["evaluate", "missing"])):
@@ -857,6 +865,7 @@ def test_the_modules_run(tmp_path):
     assert "usage: python -m maml_rl.record" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [
@@ -899,6 +908,7 @@ warnings.warn("soon gone", FutureWarning)
 """
 
 
+@pytest.mark.slow
 def test_warnings_are_one_line_each(tmp_path):
     (tmp_path / "noisy.py").write_text(NOISY)
     sizes = [flag for flag in SIZES.split() if not flag.startswith("--policy")]
@@ -941,6 +951,7 @@ def test_help_and_settings_import_no_torch(argv):
     }
 
 
+@pytest.mark.slow
 def test_help_about_a_module_of_the_users_imports_what_it_needs(tmp_path):
     (tmp_path / "with_torch.py").write_text(
         "import gymnasium as gym\nimport torch\n\nSIZE = int(torch.ones(3).sum())\n"
@@ -974,6 +985,7 @@ def test_a_name_with_a_slip_is_recognised(argv, hint, capsys):
     assert hint in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_adapted_policy_is_no_run_to_go_on_with(run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     adapted = maml_rl.load(run).adapt(num_steps=1, num_episodes=2)
@@ -993,6 +1005,7 @@ def test_a_family_is_given_as_a_flag(capsys):
     assert "--env ReacherGoal" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_on_chosen_tasks(run, tmp_path, capsys):
     folder = tmp_path / "evaluation"
     chosen = ["--task", "goal_x=0.3,goal_y=-0.2", "--task=goal_x=0.1,goal_y=0"]

@@ -85,6 +85,7 @@ def test_every_loader_is_fuzzed(loaders):
     assert set(NAMES) == set(loaders)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_only_user_error_comes_out(name, loaders, folder):
     loader, findings = loaders[name], fuzz_loaders.Findings()
@@ -122,6 +123,7 @@ def test_a_pickle_under_any_name_is_refused(name, loaders, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["evaluate", "record", "baselines", "plot", "train --resume", "train --init_from"]
 )
@@ -200,6 +202,7 @@ def test_a_header_that_announces_terabytes_is_refused(loaders):
             loaders["tensors.safetensors"].load(content)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("allocated")
 def test_a_policy_too_large_to_make_is_refused(run):
     values = yaml.safe_load((run / "config.yaml").read_text())
@@ -214,6 +217,7 @@ def test_a_policy_too_large_to_make_is_refused(run):
             maml_rl.load(run)
 
 
+@pytest.mark.slow
 def test_yaml_that_is_deeper_than_python_goes_is_refused(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("a: " + "[" * 1500)
@@ -221,6 +225,7 @@ def test_yaml_that_is_deeper_than_python_goes_is_refused(tmp_path):
         read_yaml(path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("allocated")
 @pytest.mark.parametrize(
     ("text", "why"),

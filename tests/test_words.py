@@ -77,3 +77,10 @@ def test_text_is_plain() -> None:
         if (path.relative_to(ROOT).as_posix(), phrase) not in ALLOWED
     ]
     assert not report, "\n".join(["phrases to replace:", *report])
+
+
+def test_lines_of_documents_have_at_most_100_columns() -> None:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            may_be_longer = line.startswith(("|", "![", "[![")) or "](http" in line
+            assert len(line) <= 100 or may_be_longer, f"{path.name}:{number}"

@@ -34,7 +34,10 @@ def generalized_advantages(
 
 
 _ROUNDING = 5e-5
-"""Advantages below this share of the values are rounding errors (up to 3e-5 in float32)."""
+"""Advantages are rounding errors if their standard deviation is at most this share of the values.
+
+In float32 the errors reach 3e-5 of the values' root mean square.
+"""
 
 
 def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | float = 0.0) -> Tensor:
@@ -53,12 +56,12 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
     mean = (advantages * mask).sum((1, 2), keepdim=True) / count
     centred = (advantages - mean) * mask
     std = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
-    # A NaN standard deviation gives NaN advantages.
+    # NaN <= smallest is false: advantages that are NaN stay NaN, and the task fails.
     return torch.where(std <= smallest, 0.0, centred / (std + 1e-8))
 
 
 def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
-    """The same episodes with advantages over a baseline that is fitted to them, task by task.
+    """Fit a baseline to each task's episodes, and return the episodes with advantages over it.
 
     If a task's baseline explains its returns up to rounding, as for a constant reward, its
     normalised advantages are zero. They are not finite if the baseline cannot be fitted, or its
@@ -70,6 +73,7 @@ def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     )
     advantages = advantages * episodes.mask
     if config.normalize_advantages:
+        # Root mean square of each task's values.
         count = episodes.mask.sum((1, 2), keepdim=True).clamp(min=1)
         size = (values.square().sum((1, 2), keepdim=True) / count).sqrt()
         advantages = normalized_per_task(advantages, episodes.mask, _ROUNDING * size)

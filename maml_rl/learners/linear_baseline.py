@@ -1,8 +1,8 @@
 """The linear feature baseline (Duan et al. 2016, appendix 2), fitted for all tasks at once.
 
-Deviation: one more feature, the return-to-go of a constant reward, because the cube of time
-approximates it only to a thousandth, and normalising the advantages would turn the residual into a
-full-sized inner step.
+Deviation: one more feature, the return-to-go of a constant reward, because a cubic polynomial of
+time fits it only to about 1e-3. Normalised advantages would scale this residual to standard
+deviation 1, and a constant reward would cause a full inner step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Te
     num_tasks, num_episodes, horizon, _ = observations.shape
     t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
     time = torch.stack([t, t**2, t**3, torch.ones_like(t)]).expand(num_tasks, 4, horizon)
-    # (T, H); the longest episode contains the steps of all others.
+    # Return-to-go of a constant reward, (T, H): amax is the mask of the longest episode.
     constant = returns_to_go(mask.amax(dim=1).to(t), discount)
     time = torch.cat([time, constant[:, None]], dim=1)[:, :, None].expand(-1, -1, num_episodes, -1)
     s = observations.movedim(-1, 1)
@@ -60,13 +60,12 @@ def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
 def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     """Fit each task's baseline to its own returns by ridge regression; return its values.
 
-    The normal equations are solved in float64. If they are singular in spite of the ridge, the
-    task's ridge is increased tenfold until they are not. If they are not finite, the task's values
-    are NaN.
+    The normal equations are solved in float64. While a task's are singular in spite of the ridge,
+    its ridge is multiplied by ten. If they are not finite, the task's values are NaN.
 
     Args:
         episodes: of T tasks.
-        discount: of the returns fitted.
+        discount: of the returns.
         ridge: added to the diagonal of the Gram matrix.
 
     Returns:
@@ -87,13 +86,13 @@ def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) 
     features = baseline_features(episodes.observations, episodes.mask, discount)
     x = features.double().mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
     y = episodes.flat(returns).double()[..., None]
-    # Normal equations; NaN where they are not finite, since Cholesky would raise.
+    # Normal equations. Non-finite ones would make Cholesky raise: solve for NaN instead.
     gram = x @ x.mT
     moment = x @ y
-    unfit = ~(gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1))[:, None, None]
-    if unfit.any():
-        gram = gram.masked_fill(unfit, 0.0)
-        moment = moment.masked_fill(unfit, torch.nan)
+    is_finite = gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1)
+    if not is_finite.all():
+        gram = gram.masked_fill(~is_finite[:, None, None], 0.0)
+        moment = moment.masked_fill(~is_finite[:, None, None], torch.nan)
     # Increase the ridge of singular tasks until all have a Cholesky factor.
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     ridges = torch.full_like(gram[:, :1, :1], ridge)

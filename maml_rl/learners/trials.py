@@ -1,6 +1,6 @@
 """Trials: play a batch of tasks in stages, and update the parameters between stages.
 
-Training, evaluation and a user's script share this. How parameters are updated is the learner's.
+Training, evaluation and user scripts share this module. The learner supplies the update.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from maml_rl.system.stopwatch import Stopwatch
 Update = Callable[[Params, Episodes, int], Params]
 """(stack, episodes with advantages, number of updates before) -> the updated stack.
 
-The parameters of a task that cannot be updated are not finite.
+A task that cannot be updated must get non-finite parameters.
 """
 
 
@@ -56,7 +56,7 @@ class Trial(NamedTuple):
 
 
 def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
-    """Sample a task for each group of episodes of all processes; all sample the same.
+    """Sample the tasks of all processes; every process samples the same list.
 
     Raises:
         UserError: if the environment does not return tasks.
@@ -98,9 +98,8 @@ def play_stages(
         streams: of random numbers.
         normalizer: of observations.
         watch: records the times ``collection``, ``advantages`` and ``adaptation``.
-        first_step: number of updates that led to ``stack``; their random streams are not used
-            again.
-        final_episodes: play with the last parameters too.
+        first_step: number of updates that led to ``stack``, so that no random stream is used twice.
+        final_episodes: whether to play once more after the last update.
     """
     watch = watch or Stopwatch()
     if tasks is not None:
@@ -108,7 +107,8 @@ def play_stages(
     stacks: list[Params] = [stack]
     episodes: list[Episodes] = []
     failed = FailedTasks.none_of(collector.num_tasks, collector.device)
-    for step in range(first_step, first_step + num_updates + final_episodes):
+    last_step = first_step + num_updates
+    for step in range(first_step, last_step + final_episodes):
         # Play every task with its own parameters.
         collected = collector.collect(stacks[-1], streams, step, normalizer)
         watch.lap("collection")
@@ -116,8 +116,8 @@ def play_stages(
         support, failed = usable_episodes(collected, baseline, step, failed)
         episodes.append(support)
         watch.lap("advantages")
-        # Update the parameters of the tasks that have not failed.
-        if len(episodes) <= num_updates:
+        # Update the tasks that have not failed; the final episodes are only played.
+        if step < last_step:
             updated = update(stacks[-1], support, step)
             updated, failed = contained_update(stacks[-1], updated, step, failed)
             stacks.append(updated)
@@ -166,6 +166,7 @@ def contained_update(
     failed = failed.with_failed(~finite, INNER_STEP, step)
     if not failed.mask.any():
         return updated, failed
+    # Restore the parameters of failed tasks.
     kept = {}
     for name, value in updated.items():
         is_failed = failed.mask.reshape(-1, *[1] * (value.dim() - 1))

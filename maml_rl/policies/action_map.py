@@ -19,9 +19,9 @@ class ActionMap:
 
     A Box action is middle + scale · half-range · output, clipped to the bounds: with ``scale`` 0.1,
     outputs in [−1, 1] span a tenth of the range. The learner works with the outputs, not with the
-    mapped actions. A dimension that lacks a lower or an upper bound has no range: its action is the
-    output, shifted by the bound nearest to 0 if 0 is out of bounds. A bound beyond ±10¹⁰ counts as
-    no bound. Discrete choices are counted from 0 by the policy and from ``start`` by the space.
+    mapped actions. A dimension without both bounds is not scaled: its action is the output, plus
+    the bound nearest to 0 if 0 is out of bounds. A bound beyond ±10¹⁰ counts as no bound. The
+    policy numbers discrete choices from 0, the space from ``start``.
     """
 
     space: spaces.Space[Any]
@@ -44,22 +44,23 @@ class ActionMap:
     def gain_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
         """Gain and offset of a Box action before clipping: float64, each of the space's shape."""
         assert isinstance(self.space, spaces.Box), "discrete actions are not mapped"
-        low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+        low = self.space.low.astype(np.float64)
+        high = self.space.high.astype(np.float64)
         bounded = has_two_bounds(self.space)
-        # Without a range: the output itself, shifted into the bounds.
+        # Without both bounds: the output, shifted into the bounds.
         offset = np.clip(np.zeros_like(low), low, high)
         gain = np.ones_like(low)
-        # With a range: middle and scaled half-range.
+        # With both bounds: middle and scaled half-range.
         offset[bounded] = (low[bounded] + high[bounded]) / 2
         gain[bounded] = self.scale * (high[bounded] - low[bounded]) / 2
         return gain, offset
 
     @functools.cached_property
     def _range(self) -> list[np.ndarray]:
-        """Low, high, offset and gain of a Box, of the space's dtype."""
+        """Low, high, offset and gain of a Box in the space's dtype; scalars if all are equal."""
         assert isinstance(self.space, spaces.Box)
         gain, offset = (values.astype(self.space.dtype) for values in self.gain_and_offset)
-        # A scalar instead of an array of equal entries: several times as fast in NumPy.
+        # NumPy is several times faster with a scalar than with an array of equal entries.
         arrays = (self.space.low, self.space.high, offset, gain)
         return [array.flat[0] if (array == array.flat[0]).all() else array for array in arrays]
 

@@ -43,15 +43,15 @@ class Gaussian(NamedTuple):
         return self.mean
 
     def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
-        """Multiply tangents of (μ, log σ) by the Fisher matrix, diag(1/σ², 2) per dimension.
+        """Multiply tangents of (μ, log σ) by weighted Fisher matrices, diag(1/σ², 2) per dimension.
 
         Args:
             tangents: of ``mean`` and ``log_std``, with their shapes.
-            weights: of the states, (T, N).
+            weights: factor of each state, (T, N).
         """
         d_mean, d_log_std = tangents
         w = weights[..., None]
-        # A log_std that all states of a task share gets the sum of their weights.
+        # If the states of a task share log_std, their weights add up.
         w_log_std = w.sum(1, keepdim=True) if d_log_std.shape[1] == 1 else w
         return w * d_mean * torch.exp(-2 * self.log_std), w_log_std * 2 * d_log_std
 
@@ -68,7 +68,8 @@ class Categorical(NamedTuple):
 
     def kl(self, other: Self) -> Tensor:
         """Return KL(self ‖ other), (T, N): Σ_c p log(p / q)."""
-        log_p, log_q = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
+        log_p = self.logits.log_softmax(-1)
+        log_q = other.logits.log_softmax(-1)
         return (log_p.exp() * (log_p - log_q)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -80,11 +81,11 @@ class Categorical(NamedTuple):
         return self.logits.argmax(-1)
 
     def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
-        """Multiply a tangent of the logits by the Fisher matrix, diag(p) − p pᵀ.
+        """Multiply a tangent of the logits by weighted Fisher matrices, diag(p) − p pᵀ.
 
         Args:
             tangents: one, of ``logits``, with their shape.
-            weights: of the states, (T, N).
+            weights: factor of each state, (T, N).
         """
         (d_logits,) = tangents
         p = self.logits.softmax(-1)
@@ -118,11 +119,11 @@ class MultiCategorical(NamedTuple):
         return Categorical(self.logits).mode()
 
     def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
-        """Multiply by the Fisher matrix, which has one categorical's block per action.
+        """Multiply a tangent by weighted Fisher matrices, with one categorical block per action.
 
         Args:
             tangents: one, of ``logits``, with their shape.
-            weights: of the states, (T, N).
+            weights: factor of each state, (T, N).
         """
         return Categorical(self.logits).fisher_product(tangents, weights[..., None])
 

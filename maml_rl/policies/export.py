@@ -97,8 +97,8 @@ def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
     The exported program accepts any batch size.
 
     Args:
-        module: the policy; set to evaluation mode, without gradients.
-        observation_size: entries of an observation.
+        module: the policy. This switches it to evaluation mode and freezes its parameters.
+        observation_size: number of entries of an observation.
         path: ends in ``.onnx``, ``.ts`` (TorchScript) or ``.pt2`` (torch.export).
 
     Raises:
@@ -139,6 +139,7 @@ def _write_onnx(module: PlainPolicy, example: Tensor, path: Path) -> None:
 
 @contextlib.contextmanager
 def _only_errors_of(name: str) -> Iterator[None]:
+    """Let the logger ``name`` pass errors only inside the context."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -32,7 +32,7 @@ from maml_rl.settings.policy import Nonlinearity, PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 
 MOST_OBSERVATION_ENTRIES = 2000
-"""Limit of a flattened observation.
+"""Maximum number of entries of a flattened observation.
 
 The linear baseline solves normal equations whose memory grows with the square of the entries and
 whose time grows with the cube.
@@ -58,17 +58,17 @@ class MLPPolicy(nn.Module):
     Glorot-uniform, initial biases zero.
 
     Args:
-        observation_size: entries of an observation.
-        action_size: entries of an action; the number of choices if actions are discrete, summed
-            over the actions of a MultiDiscrete space.
+        observation_size: number of entries of an observation.
+        action_size: number of entries of an action; for discrete actions the number of choices,
+            summed over the actions of a MultiDiscrete space.
         discrete: whether actions are discrete; for MultiDiscrete, the number of choices of each.
         hidden_sizes: width of each hidden layer.
         nonlinearity: between layers.
         init_std: initial standard deviation of the Gaussian.
         rng: stream of the initial weights.
-        context_size: entries of the context that adapts instead of the weights (CAVIA: Zintgraf et
-            al. 2019). The first layer gets it beside the observation. It is zero unless a stack
-            holds ``context``, (T, context_size).
+        context_size: number of entries of the context that adapts instead of the weights (CAVIA:
+            Zintgraf et al. 2019). It is an input of the first layer, in addition to the
+            observation. Without ``context`` (T, context_size) in the stack it is zero.
         dtype: of the parameters.
     """
 
@@ -94,6 +94,7 @@ class MLPPolicy(nn.Module):
         self.activation = ACTIVATIONS[nonlinearity]()
         self.context_size = context_size
 
+        # Draw the initial parameters.
         def glorot_uniform(fan_in: int, fan_out: int) -> nn.Parameter:
             bound = math.sqrt(6 / (fan_in + fan_out))
             values = rng.uniform(-bound, bound, (fan_in, fan_out))
@@ -116,7 +117,7 @@ class MLPPolicy(nn.Module):
         return [f"weight_{last}", f"bias_{last}", *([] if self.discrete else ["log_std"])]
 
     def forward(self, observations: Tensor) -> Distribution:
-        """Return the distribution at observations (N, observation_size), with own parameters."""
+        """Return the distribution of this module's parameters at (N, observation_size)."""
         stack = {name: value[None] for name, value in self.named_parameters()}
         batch = self.forward_stack(stack, observations[None])
         return type(batch)(*(value[0] for value in batch))
@@ -128,8 +129,8 @@ class MLPPolicy(nn.Module):
             stack: parameters, each (T, ...).
             observations: (T, N, observation_size).
         """
-        # Transposed, (T, features, N): CPU matrix routines are fast for the few rows of an action
-        # but not for few columns. The same holds for the gradients.
+        # Compute on (T, features, N): actions have few entries, and CPU matrix products are faster
+        # with few rows than with few columns. The same holds for the gradients.
         x = observations.mT
         for i, (weight, bias) in enumerate(self.layers(stack)):
             x = torch.baddbmm(bias.mT, weight.mT, self.activation(x) if i > 0 else x)
@@ -213,7 +214,7 @@ def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Dist
 
 
 def initial_context(policy: nn.Module, num_tasks: int) -> dict[str, Tensor]:
-    """Return the context before adaptation: zeros (num_tasks, context_size), or no entry."""
+    """Return ``context``, zeros (num_tasks, context_size); no entry for policies without one."""
     if not isinstance(policy, MLPPolicy) or policy.context_size == 0:
         return {}
     return {"context": policy.context_weight.new_zeros(num_tasks, policy.context_size)}
@@ -265,8 +266,8 @@ def make_policy(
 def action_size(space: spaces.Space[Any]) -> tuple[int, bool | tuple[int, ...]]:
     """Return ``action_size`` and ``discrete`` of an :class:`MLPPolicy` for an action space.
 
-    The size is the number of entries of a Box of any shape, or the number of choices of a Discrete
-    or one-dimensional MultiDiscrete space.
+    The size is the number of entries of a Box of any shape, or the total number of choices of a
+    Discrete or one-dimensional MultiDiscrete space.
 
     Raises:
         UserError: if the space is of another kind, or a Box of integers.

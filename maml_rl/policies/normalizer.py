@@ -40,14 +40,15 @@ class ObservationNormalizer(NamedTuple):
         """Return statistics that include further observations (Chan et al. 1979).
 
         Args:
-            normalized: (N, observation_size), normalised by these statistics, which is undone.
+            normalized: observations (N, observation_size), normalised by these statistics.
             ranks: the processes; the observations of all of them are included.
         """
+        # Undo the normalisation.
         raw = normalized.double() * self.std + self.mean
         # Statistics of the new observations.
         num_new = ranks.sum(torch.ones_like(raw[:, 0]))
         mean = ranks.sum(raw) / num_new
-        # Merge them into these.
+        # Merge with the previous statistics.
         num_states = self.num_states + num_new
         delta = mean - self.mean
         between = delta.square() * self.num_states * num_new / num_states

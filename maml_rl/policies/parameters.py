@@ -21,7 +21,7 @@ def parameters(policy: nn.Module) -> dict[str, Tensor]:
 
 def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
     """Return ``num_tasks`` copies of ``theta`` as a stack (T, ...), detached from theta's graph."""
-    # Detached: gradients are computed per copy and summed over tasks afterwards (Ranks.mean).
+    # Detached: gradients are computed per copy, and averaged over tasks later (Ranks.mean).
     return {
         name: value.detach()[None].expand(num_tasks, *value.shape).contiguous()
         for name, value in theta.items()

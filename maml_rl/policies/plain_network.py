@@ -1,7 +1,8 @@
 """A policy as a plain multilayer perceptron from raw observations to the environment's actions.
 
-Observation normalisation, an adapted context and the action map are affine, so they are folded into
-the first and the last layer. Other libraries then need none of them and get the same distribution.
+Observation normalisation and an adapted context become part of the first layer, gain and offset of
+the action map part of the last one. Other libraries then get the same distribution without them.
+The network does not clip actions.
 """
 
 from __future__ import annotations
@@ -85,16 +86,17 @@ def folded(
     Raises:
         UserError: if a dimension of the actions has the range 0.
     """
+    # Layers in float64.
     double = {name: value.detach().cpu().double() for name, value in theta.items()}
     weights = [double[f"weight_{i}"] for i in range(policy.num_layers)]
     biases = [double[f"bias_{i}"] for i in range(policy.num_layers)]
-    # The first layer: context, normalisation.
+    # First layer: context and normalisation.
     if "context" in double:
         biases[0] = biases[0] + double["context"] @ double["context_weight"]
     if normalizer is not None:
         weights[0] = weights[0] / normalizer.std.cpu()[:, None]
         biases[0] = biases[0] - normalizer.mean.cpu() @ weights[0]
-    # The last layer and the standard deviation: units of the environment's actions.
+    # Last layer and standard deviation: units of the environment's actions.
     log_std = None
     if not policy.discrete:
         gain, offset = gain_and_offset(action_map)
@@ -127,11 +129,13 @@ def unfolded(network: PlainNetwork, policy: MLPPolicy, action_map: ActionMap) ->
     weights = [weight.double() for weight, _ in network.layers]
     biases = [bias.double() for _, bias in network.layers]
     theta: dict[str, Tensor] = {}
+    # Last layer and standard deviation: units of the policy's outputs.
     if network.log_std is not None:
         gain, offset = gain_and_offset(action_map)
         weights[-1] = weights[-1] / gain
         biases[-1] = (biases[-1] - offset) / gain
         theta["log_std"] = (network.log_std.double() - gain.log()).float()
+        # The policy clamps log_std: refuse one that would change.
         if not torch.allclose(_log_std(policy, theta), theta["log_std"].double()):
             raise UserError(
                 f"the standard deviation {math.exp(float(network.log_std.min())):g} is too small"

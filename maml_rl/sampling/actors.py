@@ -13,7 +13,7 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 
 Act = Callable[[np.ndarray, int], np.ndarray]
-"""From observations (T·E, observation_size) at step t, and t, to actions (T·E, ...)."""
+"""(observations (T·E, observation_size), step t) -> actions (T·E, ...)."""
 
 _IN_PLACE: dict[str, Callable[[np.ndarray], object]] = {
     "tanh": lambda x: np.tanh(x, out=x),
@@ -33,7 +33,7 @@ def actor(
         normalizer: of observations.
 
     Returns:
-        A function of the observations at step t, which must be finite, and of t.
+        A function of the observations at step t, which must be finite, and t.
     """
     on_cpu = noise.device.type == "cpu"
     if (
@@ -51,17 +51,18 @@ def _numpy_actor(
 ) -> Act:
     """For Gaussian MLPs on a CPU.
 
-    Between two physics steps the caches are cold, so the cost of an operation is the amount of code
-    that it runs, which is much smaller in NumPy than in torch.
+    Physics steps evict the CPU caches. The time of a small operation then depends on how much code
+    it runs, and NumPy runs much less than torch.
     """
+    # Weights as NumPy arrays.
     num_tasks, num_episodes = noise.shape[1:3]
     *hidden, (head, head_bias) = [
         (weight.detach(), bias.detach()) for weight, bias in policy.layers(stack)
     ]
     layers = [(weight.numpy(), bias.numpy()) for weight, bias in hidden]
     last = head.numpy()
-    # Includes the last bias; computed in torch, which does not warn about overflow.
-    disturbances = (policy.log_std_of(stack).detach().exp() * noise + head_bias).numpy()
+    # Noise of all steps, with the last bias. Unlike NumPy, torch does not warn about overflow.
+    scaled_noise = (policy.log_std_of(stack).detach().exp() * noise + head_bias).numpy()
     activate = _IN_PLACE[policy.nonlinearity]
     if normalizer is not None:
         mean, std = (value.to(noise).numpy() for value in (normalizer.mean, normalizer.std))
@@ -75,7 +76,7 @@ def _numpy_actor(
             x += bias
             activate(x)
         x = x @ last
-        x += disturbances[t]
+        x += scaled_noise[t]
         return x.reshape(len(observations), -1)
 
     return act

@@ -52,7 +52,7 @@ class _Recording:
         horizon: H.
         num_envs: N.
         observation_size: of the policy.
-        like: tensor with the policy's type and device.
+        like: tensor with the policy's dtype and device.
     """
 
     def __init__(self, horizon: int, num_envs: int, observation_size: int, like: Tensor) -> None:
@@ -69,13 +69,14 @@ class _Recording:
         self.success = np.full(num_envs, np.nan)
 
     def act(self, t: int, observation: Any, act: Act) -> np.ndarray:
-        """Record the observation of step t, and the policy's outputs, (N, ...).
+        """Compute the policy's outputs (N, ...) at step t; record them and the observation.
 
-        Neither the policy nor, later, the environment receives a non-finite value of a discarded
-        episode: it could raise.
+        Observations and outputs of discarded episodes are set to zero, since the policy or the
+        environment could raise for a non-finite value.
         """
+        # Record the observation, and compute the outputs.
         row = self.observations[t]
-        # count_nonzero takes a third of the time of any() and all().
+        # count_nonzero is three times as fast as any() and all().
         with np.errstate(over="ignore", invalid="ignore"):
             row[:] = observation
             if np.count_nonzero(np.isfinite(row)) < row.size:
@@ -83,6 +84,7 @@ class _Recording:
             if np.count_nonzero(self.cause):
                 row[self.cause > 0] = 0
             outputs = act(row, t)
+        # Record the outputs.
         is_finite: Any = np.isfinite(outputs)
         if np.count_nonzero(is_finite) < is_finite.size:
             self._discard(~is_finite.reshape(len(self.live), -1).all(1), ACTION)
@@ -103,13 +105,13 @@ class _Recording:
         """Record what the environment returned for step t, each (N,)."""
         self.rewards[t] = reward
         # Discard episodes that failed in this step.
-        void: np.ndarray | None = info.get("void")
-        if void is not None and np.count_nonzero(void):
-            self._discard(void, SIMULATION)
+        broke_down: np.ndarray | None = info.get("void")
+        if broke_down is not None and np.count_nonzero(broke_down):
+            self._discard(broke_down, SIMULATION)
         is_finite = np.isfinite(self.rewards[t])
         if np.count_nonzero(is_finite) < len(is_finite):
             self._discard(~is_finite, REWARD)
-        # Keep the last report of success.
+        # Keep the last report of success of each episode.
         if "is_success" in info:
             reported = np.asarray(info["is_success"], float)
             is_reported = self.live & info.get("_is_success", True) & ~np.isnan(reported)
@@ -136,8 +138,8 @@ class Collector:
         horizon: H, the longest episode.
         action_map: from outputs to actions.
         device: of the policy and of the episodes.
-        first_task: number of the first of the T tasks among those of all processes, which divide
-            the random streams among them.
+        first_task: index of this process's first task among the tasks of all processes. It selects
+            the random streams.
         num_tasks_of_all: number of tasks of all processes; default is T.
         check_stop: called before each collection; may raise to stop the run.
 
@@ -169,7 +171,7 @@ class Collector:
         return self.env.num_envs // self.num_tasks
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give task i, i < T, to the sub-environments that play it.
+        """Give each of the T tasks to the sub-environments that play it.
 
         Raises:
             UserError: if the environment refuses a task.
@@ -195,20 +197,22 @@ class Collector:
         Args:
             stack: parameters, each (T, ...).
             streams: of random numbers, for this iteration.
-            adaptation_step: number of inner steps before; it names the streams.
+            adaptation_step: number of inner steps before; it selects the streams.
             normalizer: of observations; not updated here.
 
         Returns:
             The episodes, without advantages.
         """
         self.check_stop()
+        # Draw the random numbers, and play.
         noise = self._noise(streams, adaptation_step, stack)
         seeds = self._reset_seeds(streams, adaptation_step)
-        with torch_threads(1):  # idle torch threads spin, and would take the simulator's CPUs
+        with torch_threads(1):  # idle torch threads busy-wait on the simulator's CPUs
             rounds = list(self._rounds(stack, noise, seeds, normalizer))
         played = rounds[0]
         if len(rounds) > 1:
             played = _Played._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+        # Compute log-probabilities; discard episodes where they overflow.
         log_probs, dist = self._densities(stack, played.observations, played.actions)
         has_log_probs = (log_probs.isfinite() | (played.mask == 0)).all(-1)
         if not has_log_probs.all():
@@ -251,12 +255,13 @@ class Collector:
         """Play one episode in every sub-environment, with reset seeds (T, E of a round)."""
         size = self.policy.observation_size
         recording = _Recording(self.horizon, self.env.num_envs, size, like)
-        # Pass one seed if they are consecutive, since an environment need not take a list.
+        # Reset. Consecutive seeds are passed as one integer, for environments that take no list.
         is_consecutive = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
-        with torch.enable_grad():  # an environment may differentiate
+        with torch.enable_grad():  # the environment may need gradients
             observation, _ = self.env.reset(
                 seed=int(seeds.flat[0]) if is_consecutive else seeds.ravel().tolist()
             )
+        # Step until all episodes have ended.
         for t in range(self.horizon):
             outputs = recording.act(t, observation, act)
             actions = self.action_map(outputs)
@@ -270,16 +275,17 @@ class Collector:
     def _by_task(
         self, recording: _Recording, normalizer: ObservationNormalizer | None, like: Tensor
     ) -> _Played:
-        """A round in task order, zeros in place of steps that are not real."""
+        """Convert a round to tensors in task order; masked steps are zero."""
         mask = recording.mask & (recording.cause == 0)
         real = self._of_tasks(mask).to(like)
         observations = self._of_tasks(recording.observations)
         if normalizer is not None:
             observations = normalizer.normalize(observations)
-        # The round may have ended before the horizon.
+        # Pad a round that ended before the horizon.
         num_missing = self.horizon - len(recording.actions)
         padding = [np.zeros_like(recording.actions[0])] * num_missing
         actions = self._of_tasks(np.stack(recording.actions + padding))
+        # Set masked steps to zero.
         if not mask.all():
             for values in (observations, actions):
                 values.masked_fill_(real.reshape(*real.shape, *[1] * (values.dim() - 3)) == 0, 0)
@@ -295,24 +301,26 @@ class Collector:
         )
 
     def _of_tasks(self, values: np.ndarray) -> Tensor:
-        """Sort values of sub-environments by task.
+        """Split the axis of sub-environments into tasks and episodes, on the policy's device.
 
         Args:
             values: (N,) or (H, N, ...).
 
         Returns:
-            (T, E) or (T, E, H, ...), E being the episodes of a round.
+            (T, E) or (T, E, H, ...), where E is the number of episodes per task in a round.
         """
-        sizes, per_step = (self.num_tasks, self.episodes_per_round), values.ndim > 1
-        by_task = torch.from_numpy(values).to(self.device).unflatten(int(per_step), sizes)
-        return by_task.movedim(0, 2).contiguous() if per_step else by_task
+        sizes = (self.num_tasks, self.episodes_per_round)
+        tensor = torch.from_numpy(values).to(self.device)
+        if values.ndim == 1:
+            return tensor.unflatten(0, sizes)
+        return tensor.unflatten(1, sizes).movedim(0, 2).contiguous()
 
     def _densities(
         self, stack: Params, observations: Tensor, actions: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Log-probabilities (T, E, H) of the actions, and the distribution's parameters.
 
-        They are computed in blocks of tasks, as the learner computes them again.
+        They are computed in blocks of tasks, as in the learner.
         """
 
         def of_block(start: int, stop: int) -> tuple[Tensor, Distribution]:
@@ -328,10 +336,11 @@ class Collector:
         )
 
     def _reset_seeds(self, streams: RandomStreams, adaptation_step: int) -> np.ndarray:
-        """The reset seed of every episode, (T, E); it does not depend on the rounds."""
+        """The reset seed of every episode, (T, E), independent of the division into rounds."""
         num_seeds = (self.num_tasks_of_all or self.num_tasks) * self.num_episodes
+        # The seeds of this process start at its first task.
         start = streams.reset_seed(adaptation_step, num_seeds) + self.first_task * self.num_episodes
-        sizes = self.num_tasks, self.num_episodes
+        sizes = (self.num_tasks, self.num_episodes)
         return np.arange(start, start + self.num_tasks * self.num_episodes).reshape(sizes)
 
     def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
@@ -346,13 +355,13 @@ class Collector:
         return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))
 
 
-def _without(played: _Played, overflown: Tensor) -> _Played:
+def _without(played: _Played, overflows: Tensor) -> _Played:
     """Discard the episodes (T, E) bool in which the log-probability of an action overflows.
 
-    Their actions are finite: only parameters of extreme size lead here.
+    The actions themselves are finite; only extreme parameters cause such an overflow.
     """
     return played._replace(
-        mask=played.mask * ~overflown[..., None],
-        cause=played.cause.masked_fill(overflown, CODES[ACTION]),
-        success=played.success.masked_fill(overflown, torch.nan),
+        mask=played.mask * ~overflows[..., None],
+        cause=played.cause.masked_fill(overflows, CODES[ACTION]),
+        success=played.success.masked_fill(overflows, torch.nan),
     )

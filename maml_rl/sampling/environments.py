@@ -25,18 +25,18 @@ from maml_rl.settings.env import EnvConfig, check_arguments, resolve_env_id
 def make_task_vector_env(
     config: EnvConfig, num_envs: int, horizon: int, *, num_tasks: int | None = None
 ) -> TaskVectorEnv:
-    """``num_envs`` sub-environments with one task each, truncated at ``horizon`` steps.
+    """Make a vector environment with one task per sub-environment, truncated at ``horizon`` steps.
 
-    An environment that registers a vector environment with tasks is used as it is. Any other one is
-    run under Gymnasium's Sync or Async vector environment; see :class:`GymTaskVectorEnv`. With
-    ``config.observe_task`` it is wrapped in a :class:`TaskObserver`.
+    A registered vector environment with tasks is used as it is. Otherwise, copies of the single
+    environment run under Gymnasium's Sync or Async vector environment (:class:`GymTaskVectorEnv`).
+    With ``config.observe_task`` the result is wrapped in a :class:`TaskObserver`.
 
     Args:
         config: the environment.
-        num_envs: sub-environments of a vector environment that steps them together.
+        num_envs: number of sub-environments of a registered vector environment.
         horizon: longest episode.
-        num_tasks: sub-environments of Gymnasium's vector environment, which steps them one after
-            the other: more copies would only cost memory. Default is ``num_envs``.
+        num_tasks: number of copies of a single environment. Default is ``num_envs``; one per task
+            is enough and saves memory.
 
     Raises:
         UserError: if the environment is unknown or refuses its arguments or tasks, observations
@@ -64,7 +64,7 @@ def make_task_vector_env(
 
 
 def make_single_env(config: EnvConfig, horizon: int | None = None, **kwargs: Any) -> TaskSetter:
-    """One environment, as training runs many of them.
+    """Make a single environment that takes tasks as in training.
 
     Args:
         config: the environment.
@@ -101,7 +101,7 @@ def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[...,
 
 
 def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) -> gym.Env:
-    """:func:`gymnasium.make`, also for environments that have arguments of the same names."""
+    """Call :func:`gymnasium.make`; ``arguments`` may have the names of its own parameters."""
     if module:
         importlib.import_module(module)
     spec = copy.copy(gym.spec(env_id))
@@ -117,7 +117,7 @@ def _own_vector_env(
         return None
     try:
         env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
-    except TypeError:  # unknown arguments; if they are wrong, the single environment raises
+    except TypeError:  # it may not know an argument that the single environment knows
         return None
     has_no_autoreset = env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
     if hasattr(env, "sample_tasks") and has_no_autoreset:
@@ -137,15 +137,15 @@ def as_task_vector_env(
 ) -> Iterator[TaskVectorEnv]:
     """A vector environment with tasks from an environment, a vector environment or an id.
 
+    An environment object stays open afterwards; one that is made here is closed.
+
     Args:
-        env: an environment or vector environment, which stays open; or an id as ``--env`` takes it,
-            made with the arguments of ``config`` if it is the same one, and closed at the end.
-            ``None`` is the environment of ``config``.
+        env: an environment, a vector environment, or an id as in ``--env``. ``None`` is the
+            environment of ``config``. The arguments of ``config`` apply only if the id is the same.
         config: the environment that a policy was trained on.
-        num_envs: sub-environments to make.
+        num_envs: number of sub-environments to make.
         horizon: longest episode.
-        num_tasks: sub-environments to make if they are stepped one after the other; see
-            :func:`make_task_vector_env`.
+        num_tasks: number of copies of a single environment; see :func:`make_task_vector_env`.
 
     Raises:
         UserError: if the environment cannot be used.
@@ -164,9 +164,7 @@ def as_task_vector_env(
             with_tasks = GymTaskVectorEnv(_with_vector_observations(env), None)
         yield with_tasks
     elif not isinstance(env, str | None):
-        raise UserError(
-            f"an environment is given as an id or as an environment object; got {env!r:.100}"
-        )
+        raise UserError(f"expected an environment id or an environment object, got {env!r:.100}")
     else:
         if env is not None and resolve_env_id(env) != resolve_env_id(config.name):
             config = EnvConfig(name=env)

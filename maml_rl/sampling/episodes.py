@@ -17,8 +17,8 @@ from maml_rl.sampling.failures import TASK_EXCLUDED
 class Episodes:
     """Episodes of T tasks, E per task, padded to H steps.
 
-    ``mask`` says which steps are real: after its end an episode is padded with zeros. An episode
-    that failed (``cause``), or whose task failed, is discarded: all its steps are masked.
+    ``mask`` is 1 for real steps: after its end an episode is padded with zeros. An episode that
+    failed (``cause``), or whose task failed, is discarded: its mask is 0 everywhere.
     """
 
     observations: Tensor
@@ -28,7 +28,7 @@ class Episodes:
     rewards: Tensor
     """(T, E, H), raw."""
     mask: Tensor
-    """(T, E, H): 1 for a real step, 0 after the episode's end."""
+    """(T, E, H): 1 for a real step; 0 after the episode's end, and in discarded episodes."""
     distribution: tuple[Tensor, ...]
     """Parameters of the distribution that actions were sampled from, each (T, E·H or 1, ...)."""
     log_probs: Tensor
@@ -87,19 +87,19 @@ class Episodes:
         return Episodes(**{f.name: part(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def without(self, tasks: Tensor) -> Episodes:
-        """The same with all episodes of the tasks in ``tasks`` (T,) bool discarded and zeroed."""
+        """Discard all episodes of the tasks in ``tasks`` (T,) bool, and set them to zero."""
 
-        def emptied(values: Tensor) -> Tensor:
+        def zeroed(values: Tensor) -> Tensor:
             return values.masked_fill(tasks.reshape(-1, *[1] * (values.dim() - 1)), 0)
 
         return dataclasses.replace(
             self,
-            observations=emptied(self.observations),
-            actions=emptied(self.actions),
-            rewards=emptied(self.rewards),
-            mask=emptied(self.mask),
-            log_probs=emptied(self.log_probs),
-            advantages=emptied(self.advantages),
+            observations=zeroed(self.observations),
+            actions=zeroed(self.actions),
+            rewards=zeroed(self.rewards),
+            mask=zeroed(self.mask),
+            log_probs=zeroed(self.log_probs),
+            advantages=zeroed(self.advantages),
             cause=self.cause.masked_fill(tasks[:, None] & ~self.discarded, TASK_EXCLUDED),
             success=self.success.masked_fill(tasks[:, None], torch.nan),
         )
@@ -107,10 +107,11 @@ class Episodes:
     def every(self, stride: int) -> Episodes:
         """Every ``stride``-th step: episode j keeps the steps t with t ≡ j modulo ``stride``.
 
-        The offset keeps every time step in some episode, and some steps of short episodes.
+        The offset differs between episodes, so that together they cover all time steps.
         """
         if stride == 1:
             return self
+        # Steps that each episode keeps, (E, H / stride); those beyond the horizon are masked.
         _, num_episodes, horizon = self.mask.shape
         episode = torch.arange(num_episodes, device=self.mask.device)[:, None]
         steps = torch.arange(0, horizon, stride, device=self.mask.device) + episode % stride
@@ -121,11 +122,9 @@ class Episodes:
             return value[:, episode, steps]
 
         def thin_flat(value: Tensor) -> Tensor:
-            return (
-                value
-                if value.shape[1] == 1
-                else thin(value.unflatten(1, (num_episodes, horizon))).flatten(1, 2)
-            )
+            if value.shape[1] == 1:  # shared by all states
+                return value
+            return thin(value.unflatten(1, (num_episodes, horizon))).flatten(1, 2)
 
         return Episodes(
             observations=thin(self.observations),
@@ -164,11 +163,11 @@ class MetaBatch(NamedTuple):
     """Parameters that sampled each set, each (T, ...); those of the query set last."""
 
     def tasks(self, start: int, stop: int) -> MetaBatch:
-        """The part of tasks start..stop−1, as views."""
+        """The episodes and parameters of tasks start..stop−1, as views."""
         return self.chosen(slice(start, stop))
 
     def chosen(self, tasks: slice | Tensor) -> MetaBatch:
-        """The part of some tasks: a slice, or a mask (T,) bool."""
+        """The episodes and parameters of some tasks: a slice, or a mask (T,) bool."""
         *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
         stacks = tuple(
             {name: value[tasks] for name, value in stack.items()} for stack in self.stacks

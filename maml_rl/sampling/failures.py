@@ -34,7 +34,7 @@ _CAUSES = (SIMULATION, OBSERVATION, ACTION, REWARD, NO_EPISODE, BASELINE, INNER_
 CODES = {what: code for code, what in enumerate(_CAUSES, 1)}
 """The integer code of each cause, in the order in which rows of failures.csv are sorted.
 
-The first four are causes of episodes, the others of tasks. 0 stands for no failure.
+The first four are causes of episodes, the others of tasks. 0 means no failure.
 """
 TASK_EXCLUDED = len(CODES) + 1
 """Code of an episode that is valid itself, but whose task has failed."""
@@ -50,7 +50,7 @@ ADVICE = {
     LINE_SEARCH: _SMALLER_OUTER_STEPS,
     OUTER_STEP: _SMALLER_OUTER_STEPS,
 }
-"""What the user can do about each cause. ``NO_EPISODE`` follows from others."""
+"""What the user can do about each cause. ``NO_EPISODE`` always follows from one of these."""
 
 
 class Failure(NamedTuple):
@@ -88,7 +88,7 @@ class TooManyFailures(FloatingPointError):
 
 
 class FailedTasks(NamedTuple):
-    """Which of T tasks failed first where, and why."""
+    """Where and why each of T tasks failed first."""
 
     cause: Tensor
     """(T,) int8 codes; 0 for a task that has not failed."""
@@ -149,13 +149,16 @@ class TrialFailures(NamedTuple):
         Args:
             tasks: T of them.
         """
+        # Copy to the CPU.
         episode_cause = self.episode_cause.cpu().numpy()
         task_cause = self.tasks.cause.cpu().numpy()
         failed_at = self.tasks.step.cpu().numpy()
         rows = []
         for stage in range(episode_cause.shape[1]):
             step = self.first_step + stage
+            # Tasks that had not failed before this stage.
             takes_part = (task_cause == 0) | (failed_at >= step)
+            # One row for each cause and task.
             for what, code in CODES.items():
                 num_episodes = (episode_cause[:, stage] == code).sum(axis=1) * takes_part
                 has_failed = (task_cause == code) & (failed_at == step)
@@ -174,16 +177,18 @@ class TrialFailures(NamedTuple):
         Raises:
             TooManyFailures: names the cause, how often it occurred, a task, and a remedy.
         """
-        num_tasks, num_failed = len(self.tasks.cause), int(self.tasks.mask.sum())
-        num_episodes, num_discarded = self.episode_cause.numel(), num_discarded_episodes(rows)
+        num_tasks = len(self.tasks.cause)
+        num_failed = int(self.tasks.mask.sum())
+        num_episodes = self.episode_cause.numel()
+        num_discarded = num_discarded_episodes(rows)
         if num_failed > max_share * num_tasks or num_failed == num_tasks:
-            counted = f"{num_failed} of {num_tasks} tasks failed"
+            problem = f"{num_failed} of {num_tasks} tasks failed"
         elif num_discarded > max_share * num_episodes:
-            counted = f"{num_discarded} of {num_episodes:,} episodes were discarded"
+            problem = f"{num_discarded} of {num_episodes:,} episodes were discarded"
         else:
             return
-        limit = f"the share allowed is max_failed_share {max_share:g}"
-        raise TooManyFailures(f"{counted} in {where}, and {limit}: {example(rows)}", rows)
+        limit = f"max_failed_share {max_share:g}"
+        raise TooManyFailures(f"{problem} in {where}, with {limit}: {example(rows)}", rows)
 
     def refuse_failed_tasks(self, tasks: Sequence[Task]) -> None:
         """Raise if any task failed.
@@ -200,7 +205,7 @@ class TrialFailures(NamedTuple):
 
 
 def num_discarded_episodes(rows: Sequence[Failure]) -> int:
-    """Episodes discarded before their task failed."""
+    """Number of episodes discarded; those of tasks that had failed before do not count."""
     return sum(row.num_episodes for row in rows)
 
 
@@ -216,7 +221,8 @@ def check_outer_steps(rows: Sequence[Failure], num_failed: int, max_failed: int)
         TooManyFailures: names the last cause and a remedy.
     """
     if num_failed >= max_failed:
-        what, detail = rows[-1].what, rows[-1].detail
+        what = rows[-1].what
+        detail = rows[-1].detail
         cause = f"{what} ({detail})" if detail else what
         raise TooManyFailures(
             f"{num_failed} outer steps in a row failed, the last because {cause}: {ADVICE[what]}",
@@ -249,5 +255,5 @@ def summary(rows: Sequence[Failure]) -> str:
 
 
 def as_json(task: Mapping[str, Any]) -> str:
-    """A task as JSON; what JSON does not know as its ``repr``."""
+    """A task as JSON; values that JSON does not support become their ``repr``."""
     return json.dumps(plain_values(task), default=repr)

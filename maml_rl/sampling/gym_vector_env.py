@@ -32,14 +32,14 @@ _log = logging.getLogger("maml_rl")
 class GymTaskVectorEnv:
     """Single environments under Gymnasium's Sync or Async vector environment, one task each.
 
-    :class:`TaskSetter` documents how they draw and take tasks. An environment without tasks is a
-    family of one task.
+    :class:`TaskSetter` documents how they draw and take tasks. Without tasks, the environment
+    itself is the only task.
 
-    Gymnasium's vector environments always step every sub-environment: finished ones are reset, and
-    their steps are ignored. The same holds for those whose observation or reward was not finite;
-    that value is returned as it is.
+    Gymnasium's vector environments always step every sub-environment. One that has finished, or has
+    returned a non-finite observation or reward, is reset and stepped again, but these steps are not
+    returned. Non-finite values are returned unchanged.
 
-    Of the infos, ``is_success`` and ``void`` are returned.
+    The returned info has only ``is_success`` and ``void``.
 
     Args:
         envs: with autoreset disabled.
@@ -65,7 +65,7 @@ class GymTaskVectorEnv:
         self._broken = np.zeros(self.num_envs, bool)
         """Sub-environments whose observation or reward was not finite in this episode."""
         self._to_reset = np.zeros(self.num_envs, bool)
-        """Sub-environments to reset before the next step, since all of them are stepped."""
+        """Sub-environments that must be reset before they can be stepped again."""
 
     @classmethod
     def of(
@@ -83,7 +83,7 @@ class GymTaskVectorEnv:
             vectorization: where they run.
             drawn: tasks to use instead of the environment's own.
         """
-        # Made first, so that errors are raised in this process.
+        # Make the sampler first, so that errors are raised in this process.
         sampler = make_task_setter(make, drawn)
         functions = [
             functools.partial(_make_sub_environment, make, drawn, os.getpid(), i)
@@ -107,8 +107,8 @@ class GymTaskVectorEnv:
         except (EOFError, OSError) as error:
             sampler.close()
             raise UserError(
-                f"environment {sampler.name!r} could not be made in a worker process; its own "
-                "message is above. A script that starts workers must do so under "
+                f"environment {sampler.name!r} could not be made in a worker process, which "
+                "printed its error above. A script that starts workers must do so under "
                 '`if __name__ == "__main__":`'
             ) from error
         except BaseException:
@@ -126,7 +126,7 @@ class GymTaskVectorEnv:
         return self._sampler.draw_tasks(self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give sub-environment i the task ``tasks[i]``; an empty mapping changes nothing.
+        """Give sub-environment i the task ``tasks[i]``, unless it is an empty mapping.
 
         Raises:
             UserError: if the sub-environments cannot take tasks, or refuse theirs.
@@ -135,7 +135,7 @@ class GymTaskVectorEnv:
             return
         if not self._takes_tasks:
             raise UserError(
-                f"{self.envs} takes no tasks: set them before you pass it here, and pass no tasks"
+                f"{self.envs} takes no tasks: set them in its environments, and pass none here"
             )
         if len(tasks) != self.num_envs:
             raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
@@ -165,7 +165,7 @@ class GymTaskVectorEnv:
         self._terminated = self._terminated & ~mask
         self._truncated = self._truncated & ~mask
         self._broken = np.where(mask, ~np.isfinite(observation).all(1), self._broken)
-        self._to_reset = self._to_reset & ~mask | mask & self._broken
+        self._to_reset = np.where(mask, self._broken, self._to_reset)
         return self._observation.copy(), info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -174,7 +174,7 @@ class GymTaskVectorEnv:
         Raises:
             UserError: if an environment raises.
         """
-        # Step all sub-environments; finished ones must be reset before.
+        # Step all sub-environments, after resetting finished ones.
         with self._errors("step"):
             if self._to_reset.any():
                 self.envs.reset(options={"reset_mask": self._to_reset})
@@ -196,14 +196,15 @@ class GymTaskVectorEnv:
         return self._observation.copy(), rewards, self._terminated, self._truncated, reports
 
     def _reports(self, info: Mapping[str, Any], name: str) -> np.ndarray:
-        """An entry of the infos as 1 or 0, and NaN for sub-environments without it, (num_envs,).
+        """An entry of the infos, (num_envs,): 1 or 0, or NaN for sub-environments without it.
 
         Raises:
-            UserError: if it is not one truth value for each.
+            UserError: if a value is not one truth value.
         """
         if name not in info:
             return np.full(self.num_envs, np.nan)
-        values, is_there = info[name], info.get(f"_{name}", np.ones(self.num_envs, bool))
+        values = info[name]
+        is_there = info.get(f"_{name}", np.ones(self.num_envs, bool))
         try:
             pairs = zip(values, is_there, strict=True)
             return np.array([truth_value(value) if there else np.nan for value, there in pairs])
@@ -246,10 +247,11 @@ class GymTaskVectorEnv:
 
 
 class _WorkersVectorEnv(AsyncVectorEnv):
-    """An AsyncVectorEnv that always ends its worker processes."""
+    """An AsyncVectorEnv that ends its workers on request, or if it cannot be made."""
 
     def __init__(self, functions: Sequence[Callable[[], gym.Env]]) -> None:
-        # In a forked process, freeing an object that has threads here would wait for them forever.
+        # Free unused objects before forking: one with threads would block a worker that frees it,
+        # since a forked process has no copies of these threads.
         gc.collect()
         try:
             super().__init__(functions, autoreset_mode=AutoresetMode.DISABLED)
@@ -258,7 +260,7 @@ class _WorkersVectorEnv(AsyncVectorEnv):
             raise
 
     def end(self) -> None:
-        """Terminate the processes."""
+        """Terminate the worker processes."""
         for process in getattr(self, "processes", []):
             if process.pid is not None:
                 process.terminate()
@@ -268,6 +270,7 @@ class _WorkersVectorEnv(AsyncVectorEnv):
 
 @contextlib.contextmanager
 def _quiet_gymnasium() -> Iterator[None]:
+    """Turn off Gymnasium's logger inside the context."""
     level = gym.logger.min_level
     gym.logger.min_level = gym.logger.ERROR + 1
     try:
@@ -279,7 +282,7 @@ def _quiet_gymnasium() -> Iterator[None]:
 def _make_sub_environment(
     make: Callable[..., gym.Env], drawn: DrawnTasks | None, parent: int, index: int
 ) -> TaskSetter:
-    """Sub-environment ``index``, in the process ``parent`` or in a worker of its own."""
+    """Make sub-environment ``index``, in the process ``parent`` or in a worker of its own."""
     is_worker = os.getpid() != parent
     if is_worker:
         gc.freeze()  # the parent's objects are freed in the parent
@@ -292,7 +295,7 @@ def _make_sub_environment(
 
 
 def _use_one_torch_thread() -> None:
-    """Keep torch to one thread: a forked process would wait forever for its parent's threads."""
+    """Run torch on one thread: a forked process would wait forever for its parent's threads."""
     os.environ["OMP_NUM_THREADS"] = "1"  # if torch is imported later
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

@@ -1,4 +1,4 @@
-"""One environment that takes tasks in any of the supported ways, and whose errors name it."""
+"""A wrapper for one environment: pass it tasks, check what it returns, name it in errors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from maml_rl.settings.drawn_tasks import DrawnTasks, Task
 
 
 class TaskSetter(gym.Wrapper):
-    """Draws tasks, and gives ``assigned_task`` to the environment at its next reset at the latest.
+    """Wrapper that draws tasks and passes ``assigned_task`` to the environment.
 
-    A task reaches the environment by its ``set_task(task)``, by making it again with the task's
-    values as arguments (if the configuration describes the tasks), or by
+    A task is passed in the first of these ways that applies: the environment is made again with the
+    task's values as arguments (if there is ``remake``), by its ``set_task(task)``, or by
     ``reset(options={"task": task})``. Methods of wrappers count as the environment's.
 
     Observations that are not vectors are flattened: :class:`gymnasium.wrappers.FlattenObservation`.
 
     Of an environment's infos only ``is_success`` and ``void`` are kept, as numbers (see
-    :meth:`step`): the others may change their shape from step to step, which a vector environment
-    cannot hold.
+    :meth:`step`). Others may change their shape from step to step, which vector environments do not
+    support.
 
     Args:
         env: any environment.
         drawn: tasks to use instead of the environment's own.
-        remake: makes the environment for a task of ``drawn``; default is not to make it again.
+        remake: makes the environment with a task of ``drawn`` as arguments, if it must be made
+            again for each task.
 
     Raises:
         UserError: if observations cannot be flattened, or both the environment and ``drawn``
@@ -70,6 +71,7 @@ class TaskSetter(gym.Wrapper):
         Raises:
             UserError: if the environment raises, or does not return tasks.
         """
+        # Sample from the settings, or by the environment.
         if self._drawn is not None:
             return self._drawn.sample(rng, num_tasks)
         sample_tasks = _method(self.env, "sample_tasks")
@@ -79,6 +81,7 @@ class TaskSetter(gym.Wrapper):
         with self._errors(f"sample_tasks({num_tasks})"):
             sampled = sample_tasks(num_tasks)
             tasks = list(sampled)
+        # Check the tasks.
         are_mappings = all(isinstance(task, Mapping) for task in tasks)
         if isinstance(sampled, Mapping) or len(tasks) != num_tasks or not are_mappings:
             raise UserError(
@@ -107,9 +110,9 @@ class TaskSetter(gym.Wrapper):
             )
         # Copies, since an environment may modify its task, and others play the same one.
         self._task = copy.deepcopy(task)
-        set_task = _method(self.env, "set_task")
         if not task:
             return
+        set_task = _method(self.env, "set_task")
         if self._remake is not None:
             self._must_remake = True
         elif set_task is not None:
@@ -120,7 +123,7 @@ class TaskSetter(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset, after giving the environment its task if it has not got it yet.
+        """Reset, after passing on a task that the environment does not have yet.
 
         Raises:
             UserError: if the environment raises, cannot be made with this task, or its spaces
@@ -140,7 +143,7 @@ class TaskSetter(gym.Wrapper):
         return observation, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step.
+        """Step the environment, and check what it returns.
 
         Returns:
             As :meth:`gymnasium.Env.step`. The info has ``is_success`` and ``void``, each 1.0 or
@@ -175,7 +178,7 @@ class TaskSetter(gym.Wrapper):
         close_env(self.env, self.name)
 
     def _make_again(self) -> None:
-        """Replace the environment by one made with the task's values as arguments."""
+        """Make the environment again, with the task's values as arguments."""
         assert self._remake is not None
         assert self._task is not None
         with self._errors(f"its constructor with the task {dict(self._task)!r:.200}"):
@@ -186,7 +189,7 @@ class TaskSetter(gym.Wrapper):
         self._check_spaces()
 
     def _current_spaces(self) -> list[tuple[str, spaces.Space[Any]]]:
-        """Spaces of the environment with and without wrappers, which may keep an old one."""
+        """Spaces of the environment with and without wrappers; a wrapper may keep an old space."""
         inner = self.unwrapped
         return [
             ("observation", self.env.observation_space),
@@ -201,7 +204,8 @@ class TaskSetter(gym.Wrapper):
             if now is before:
                 continue
             # The bounds of actions define what an output of the policy means.
-            if not (_size(now) == _size(before) if kind == "observation" else now == before):
+            is_same = _size(now) == _size(before) if kind == "observation" else now == before
+            if not is_same:
                 raise UserError(
                     f"the {kind} space of environment {self.name!r} changes with the task: it was "
                     f"{before}, and is {now} for {dict(self._task or {})!r:.200}"
@@ -229,7 +233,7 @@ class TaskSetter(gym.Wrapper):
         except Exception as error:
             if refuses and isinstance(error, ValueError):
                 raise UserError(
-                    f"environment {self.name!r} does not take {refuses}: {error}"
+                    f"environment {self.name!r} does not accept {refuses}: {error}"
                 ) from error
             raise UserError(
                 f"environment {self.name!r} raised in {doing}: {in_one_line(error)}"
@@ -266,7 +270,7 @@ def truth_value(value: Any) -> float:
 
 
 def seed_global_generators(seed: int) -> None:
-    """Seed the global generators, for an environment that has the process for itself."""
+    """Seed the global generators of a process that runs one environment only."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     if "torch" in sys.modules:  # otherwise the environment does not use it
@@ -274,27 +278,27 @@ def seed_global_generators(seed: int) -> None:
 
 
 def make_task_setter(make: Callable[..., gym.Env], drawn: DrawnTasks | None = None) -> TaskSetter:
-    """An environment from ``make``.
+    """Make an environment and wrap it in a :class:`TaskSetter`.
 
     Args:
         make: makes the environment.
-        drawn: tasks to use instead of the environment's own; they are arguments of ``make`` if the
-            environment does not have ``set_task``.
+        drawn: tasks to use instead of the environment's own. They are arguments of ``make``, except
+            for listed tasks of an environment with ``set_task``.
 
     Raises:
-        UserError: if the environment does not take such arguments, or draws its tasks itself.
+        UserError: if observations cannot be flattened, or the environment draws its tasks itself.
     """
     if drawn is None:
         return TaskSetter(make())
     if not drawn.listed:
-        # An argument without a default needs the value of some task from the start.
+        # Pass the values of some task, since an argument need not have a default.
         return TaskSetter(make(**drawn.sample(np.random.default_rng(0), 1)[0]), drawn, make)
     env = make()
     return TaskSetter(env, drawn, None if _method(env, "set_task") is not None else make)
 
 
 def _method(env: gym.Env, name: str) -> Callable[..., Any] | None:
-    """A method of the environment or of one of its wrappers."""
+    """A method of the environment or of one of its wrappers, or ``None``."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 

@@ -14,7 +14,7 @@ from maml_rl.settings.drawn_tasks import Task
 
 
 class TaskObserver:
-    """Appends the task's values to every observation, in the alphabetical order of their names.
+    """Append the task's values to every observation, in alphabetical order of their names.
 
     They are not scaled. If they are far from 1, use ``policy.normalize_observations``.
 
@@ -33,7 +33,9 @@ class TaskObserver:
         self._name = name
         self.num_envs = env.num_envs
         self.single_action_space = env.single_action_space
-        generator, env.np_random = env.np_random, np.random.default_rng(0)
+        # Draw a task for the names of its values, without advancing the environment's generator.
+        generator = env.np_random
+        env.np_random = np.random.default_rng(0)
         (task,) = env.sample_tasks(1)
         env.np_random = generator
         if not task:
@@ -43,6 +45,7 @@ class TaskObserver:
         self._names = sorted(task)
         self._numbers(task)
         self._values: np.ndarray | None = None
+        # Extend the observation space.
         self._dtype = np.result_type(space.dtype, np.float32)
         unbounded = np.full(len(self._names), np.inf)
         self.single_observation_space: spaces.Space[Any] = spaces.Box(
@@ -52,6 +55,11 @@ class TaskObserver:
         )
 
     def _numbers(self, task: Task) -> list[float]:
+        """The task's values in the order of their names.
+
+        Raises:
+            UserError: if the names differ from those of the first task, or a value is not a number.
+        """
         try:
             if set(task) != set(self._names):
                 raise KeyError
@@ -81,7 +89,7 @@ class TaskObserver:
         """Give sub-environment i the task ``tasks[i]``, and append it to observations from now on.
 
         Raises:
-            UserError: if a task does not have the names of the first one, or not numbers.
+            UserError: if a task's names differ from the first one's, or a value is not a number.
         """
         values = np.array([self._numbers(task) for task in tasks], self._dtype)
         self._env.set_tasks(tasks)
@@ -97,8 +105,8 @@ class TaskObserver:
         """
         if self._values is None or any(name in (options or {}) for name in ("task", "tasks")):
             raise UserError(
-                f"env.observe_task: {self._name!r} must be given its tasks by set_tasks before a "
-                f"reset"
+                f"env.observe_task: call set_tasks before reset of {self._name!r}; options cannot "
+                "contain tasks"
             )
         observation, info = self._env.reset(seed=seed, options=options)
         return self._with_task(observation), info

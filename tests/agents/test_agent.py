@@ -452,7 +452,7 @@ def test_the_commands_modules_do_not_hide_the_functions(policy):
     ("call", "message"),
     [
         (lambda policy: maml_rl.load(None), "a run is given by its folder"),
-        (lambda policy: policy.adapt(gym.Env), "an environment is given as an id"),
+        (lambda policy: policy.adapt(gym.Env), "expected an environment id"),
         (
             lambda policy: policy.adapt(seed="a"),
             "seed must be an integer of at least 0, got 'a'",

@@ -280,6 +280,7 @@ GOAL = {"goal_x": 0.3, "goal_y": -0.4}
 QUICK = PPOSettings(num_envs=8, n_steps=32, learning_rate=3e-3, n_epochs=5, gamma=0.9)
 
 
+@pytest.mark.slow
 def test_ppo_learns_to_reach_a_goal() -> None:
     reported: list[int] = []
     curve = curve_of(
@@ -299,6 +300,7 @@ def test_ppo_learns_to_reach_a_goal() -> None:
     assert reported == [256] * 16
 
 
+@pytest.mark.slow
 def test_the_seed_says_everything_and_the_global_generators_stay() -> None:
     def run(seed: int) -> list[float]:
         return curve_of(
@@ -318,6 +320,7 @@ def test_the_seed_says_everything_and_the_global_generators_stay() -> None:
     assert after == (random.random(), np.random.random(), float(torch.rand(())))  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_points_that_lie_within_one_update_are_one() -> None:
     curve = curve_of(
         GOAL, 5, num_env_steps=600, seed=0, settings=QUICK, num_points=6, num_episodes=2

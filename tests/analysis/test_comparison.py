@@ -227,6 +227,7 @@ def test_a_saved_policy_does_not_say_how_long_it_was_trained(runs, tmp_path):
     assert maml_rl.load(policy.save(tmp_path / "saved")).num_iterations is None
 
 
+@pytest.mark.slow
 def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
     flags = ["--dynamics", "body_mass=0.5:2:3,slope=0:0.1:2", "--dynamics", "gravity=9"]
     assert main(["evaluate", str(runs[0]), *SMALL, "--output", str(tmp_path), *flags]) == 0
@@ -247,6 +248,7 @@ def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
     assert not list(tmp_path.glob("sweep_*")) + list(tmp_path.glob("grid_*"))
 
 
+@pytest.mark.slow
 def test_the_files_agree_with_the_comparison(tmp_path):
     comparison = made_up()
     write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
@@ -271,6 +273,7 @@ def test_the_files_agree_with_the_comparison(tmp_path):
         assert [row["step"] for row in written] == ["0", "1", "2"] * 4
 
 
+@pytest.mark.slow
 def test_the_report_holds_everything_it_shows(tmp_path):
     write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
     page = (tmp_path / "report.html").read_text()
@@ -283,6 +286,7 @@ def test_the_report_holds_everything_it_shows(tmp_path):
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
 
 
+@pytest.mark.slow
 def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
     """Command, date, versions, and seed and length of each run."""
     monkeypatch.chdir(runs[0].parent)
@@ -299,6 +303,7 @@ def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
     assert (result["training_seeds"], result["num_iterations"]) == ([0, 1], [1, 1])
 
 
+@pytest.mark.slow
 def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "PointNavigation", *SMALL, "--output", "out"]) == 0
@@ -355,6 +360,7 @@ def test_the_figure_of_a_sweep_says_what_its_spread_is(sources, over):
     assert len(figure.axes[0].lines) == 2 * (1 + num_runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sources", "over"), [(1, "tasks"), (2, "runs"), (4, "runs")])
 def test_every_interval_says_over_what_it_is(sources, over, tmp_path):
     comparison = made_up(sources)
@@ -389,6 +395,7 @@ def two_methods(num_ours: int, num_others: int) -> Comparison:
     return Comparison(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_ours", "num_others", "over"),
     [(1, 1, "tasks"), (3, 1, "runs"), (3, 2, "runs")],
@@ -416,6 +423,7 @@ def test_the_first_method_is_compared_with_each_other_one(num_ours, num_others, 
     assert f"<td>{name}</td>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_one_method_has_no_differences(tmp_path):
     comparison = made_up()
     assert "difference" not in comparison.table()
@@ -497,6 +505,7 @@ def test_each_method_has_its_figure_of_the_tasks(num_values, tmp_path):
     assert {path.name for path in tmp_path.glob("tasks*.svg")} == {"tasks.svg"}
 
 
+@pytest.mark.slow
 def test_more_values_than_panels_are_counted():
     tasks = [{f"value_{i}": float(i * j) for i in range(1, 51)} for j in range(3)]
     (figure, *_) = tasks_figures(with_tasks(tasks))
@@ -606,6 +615,7 @@ def run_with_baselines(tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, capsys):
     flags = ["--num_tasks=40", "--num_episodes=2", "--num_steps=2", "--device=cpu"]
     assert main(["evaluate", str(run_with_baselines), *flags, "--output", str(tmp_path)]) == 0
@@ -623,6 +633,7 @@ def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, ca
     assert "Comparison with learning from scratch" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -668,6 +679,7 @@ def test_a_damaged_learning_curve_is_named(tmp_path):
         Scratch.read(path, [{}])
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_document(runs, tmp_path, monkeypatch):
     """docs/evaluation.md, with small numbers."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()

@@ -185,6 +185,7 @@ def test_where_families_differ_their_names_stand_first():
     ]
 
 
+@pytest.mark.slow
 def test_two_settings_of_one_name_are_told_apart():
     settings = [
         {"outer": {"name": "adam", "step_size": size}, "inner": {"step_size": 2 * size}}
@@ -352,6 +353,7 @@ def test_the_return_before_adaptation_is_dashed(two_groups):
     assert axes.get_ylabel() == "return after 1 adaptation step"
 
 
+@pytest.mark.slow
 def test_from_four_runs_on_the_band_stands_alone():
     groups = read_groups(*(write_run(f"run{i}", columns_of([i, 2 * i]), seed=i) for i in range(4)))
     figure, axes = drawn(groups)
@@ -397,6 +399,7 @@ def test_another_metric_and_title(two_groups):
     figure.canvas.draw()
 
 
+@pytest.mark.slow
 def test_many_groups_look_different_and_fit():
     (group,) = read_groups(write_run("run", columns_of([1, 2])))
     labels = [f"_{i} $\\nothing$ " + "long " * 30 for i in range(20)]
@@ -479,6 +482,7 @@ def refused(plot, tmp_path) -> Callable[..., str]:
     return check
 
 
+@pytest.mark.slow
 def test_runs_of_training_are_plotted(plot, tmp_path):
     small: Any = {
         "num_iterations": 2,
@@ -509,6 +513,7 @@ def test_runs_of_training_are_plotted(plot, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run0", "run1", "learning_curve.png"}
 
 
+@pytest.mark.slow
 def test_labels_are_one_per_group(plot, refused, three_runs):
     assert "2, got 3" in refused("a", "b", "c", "--labels", "x", "y", "z")
     assert "horizon 50" in refused("a", "b", "c", "--labels", "x")

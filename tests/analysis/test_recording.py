@@ -144,6 +144,7 @@ def test_single_steps_equal_one_call(policy, inner):
     )
 
 
+@pytest.mark.slow
 def test_tasks_of_direction_families_alternate(cheetah):
     grid = played(cheetah, num_tasks=2, num_steps=0, size=(128, 128))
     assert grid.tasks == [["direction 1"], ["direction -1"]]
@@ -271,6 +272,7 @@ def test_the_same_seed_gives_the_same_video(policy):
     assert not same(first, shown(seed=3))
 
 
+@pytest.mark.slow
 def test_cameras(cheetah):
     def shown(camera: str | None) -> np.ndarray:
         grid = played(
@@ -283,6 +285,7 @@ def test_cameras(cheetah):
     assert not np.array_equal(shown(None), shown("free"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -334,6 +337,7 @@ def test_an_interrupted_recording_leaves_nothing(policy, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
@@ -362,6 +366,7 @@ def test_the_command_refuses_what_makes_no_sense(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_takes_every_option(cheetah_run, tmp_path, capsys):
     flags = "--task direction=1 --task direction=-1 --num_steps 1 --num_episodes 2 "
     flags += "--camera free --size 160x128 --fps 10"
@@ -461,6 +466,7 @@ def test_the_picture_goes_on_to_the_policys_horizon():
     assert ends == [False] * 129 + [True]
 
 
+@pytest.mark.slow
 def test_progress_names_every_panel(policy, tmp_path) -> None:
     panels: list[str] = []
     record(
@@ -623,6 +629,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*[Rr]ender")
 @pytest.mark.parametrize("kind", DRAWN)
 def test_a_default_training_ends_well_whatever_render_returns(tmp_path, monkeypatch, capsys, kind):
@@ -647,6 +654,7 @@ def test_a_default_training_ends_well_whatever_render_returns(tmp_path, monkeypa
         assert not list((run / "videos").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_video_that_cannot_be_written_ends_no_training(tmp_path, monkeypatch, caplog):
     config = dataclasses.replace(
         maml_rl.load_config(env="PointNavigation", num_iterations=2, meta_batch_size=2, horizon=4),
@@ -670,6 +678,7 @@ def test_a_video_that_cannot_be_written_ends_no_training(tmp_path, monkeypatch, 
     assert (run / "videos" / "final.mp4").exists()
 
 
+@pytest.mark.slow
 def test_what_a_killed_recording_left_is_removed(policy, tmp_path):
     """By the next recording of that file; one that is in progress stays, as all else does."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
@@ -688,6 +697,7 @@ def test_what_a_killed_recording_left_is_removed(policy, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == expected
 
 
+@pytest.mark.slow
 def test_the_next_training_removes_what_a_killed_recording_left(cheetah_run):
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
         ended.wait()

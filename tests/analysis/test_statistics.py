@@ -74,6 +74,7 @@ def test_the_interval_over_tasks_holds_the_mean_over_all_tasks(num_tasks):
     assert 0.935 < np.mean((low <= 0) & (high >= 0)) < 0.965  # standard error 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_first", "num_second"), [(2, 2), (3, 5), (5, 5), (10, 5)])
 def test_the_interval_of_a_difference_over_runs_holds_it(num_first, num_second):
     """Effects of runs are six times as large in one method, and effects of tasks cancel."""

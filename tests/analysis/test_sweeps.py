@@ -106,6 +106,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_number_of_a_task_that_the_environment_draws_is_swept() -> None:
     train("ArmWithTasks-v0")
     plain, *swept = evaluated("--dynamics", "link_mass=1:4:4")
@@ -118,6 +119,7 @@ def test_a_number_of_a_task_that_the_environment_draws_is_swept() -> None:
     assert Path("results/sweep_link_mass.png").exists()
 
 
+@pytest.mark.slow
 def test_an_integer_stays_one_and_two_sweeps_make_a_grid() -> None:
     train("ArmWithTasks-v0")
     results = evaluated("--dynamics", "num_links=1:3:3,link_mass=1:2:2")
@@ -128,6 +130,7 @@ def test_an_integer_stays_one_and_two_sweeps_make_a_grid() -> None:
     assert Path("results/grid_num_links_link_mass.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tasks",
     [{"kwarg_ranges": {"link_mass": [5, 6]}}, {"task_list": [{"link_mass": 5}, {"link_mass": 6}]}],
@@ -138,6 +141,7 @@ def test_an_argument_that_is_drawn_is_swept(tasks: dict[str, Any]) -> None:
     assert [returns(result) for result in swept] == [[1301.0] * 2, [1304.0] * 2]
 
 
+@pytest.mark.slow
 def test_a_task_number_of_a_family_is_swept() -> None:
     train("HalfCheetahVel")
     _, *swept = evaluated("--dynamics", "goal_velocity=0.5:1:2")
@@ -147,6 +151,7 @@ def test_a_task_number_of_a_family_is_swept() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_number_that_the_family_draws_beside_its_body_is_swept() -> None:
     train("CrippledHalfCheetah")
     _, *swept = evaluated("--dynamics", "disabled_actuator=1:2:2,body_mass=2:3:2")
@@ -155,6 +160,7 @@ def test_a_number_that_the_family_draws_beside_its_body_is_swept() -> None:
     assert {entry["task"]["disabled_actuator"] for entry in swept[-1]["tasks"]} == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "flags", "words"),
     [
@@ -193,6 +199,7 @@ def test_an_argument_that_is_drawn_is_not_set_in_silence(
         assert "link_mass is drawn for each task" in refused(capsys, command, flag)
 
 
+@pytest.mark.slow
 def test_an_argument_is_changed() -> None:
     train("Arm-v0", kwarg_ranges={"link_mass": [0, 0]}, gain=3)
     for flags, expected in (
@@ -207,6 +214,7 @@ def test_an_argument_is_changed() -> None:
         assert set(returns(result)) == {expected}, flags
 
 
+@pytest.mark.slow
 def test_ranges_are_merged_by_argument() -> None:
     train("Arm-v0", kwarg_ranges={"link_mass": [5, 6], "gain": [2, 2]})
     for flag in (

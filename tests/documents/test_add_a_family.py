@@ -37,6 +37,7 @@ def test_a_family_takes_less_than_60_lines() -> None:
     assert len(_block("python").splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_gymnasiums_checker(folder: Path) -> None:
     script = (
         "import cart_place, gymnasium, warnings\n"
@@ -50,6 +51,7 @@ def test_gymnasiums_checker(folder: Path) -> None:
     _run(folder, "-c", script)
 
 
+@pytest.mark.slow
 def test_commands(folder: Path) -> None:
     lines = _block("sh").replace("\\\n", " ").splitlines()
     train, evaluate, record = (shlex.split(line)[1:] for line in lines)

@@ -29,6 +29,7 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")]
 
 
+@pytest.mark.slow
 def test_sine_regression(sine: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     sine.main(
         ["--num_iterations=1200", "--num_test_tasks=200", "--learning_rate=0.01", "--num_shots=10"]
@@ -111,6 +112,7 @@ def test_meta_sgd_learns_step_sizes(digits: ModuleType) -> None:
     assert (sizes != digits.STEP_SIZE).float().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_digits(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     digits.main(["--num_iterations", "60", "--meta_batch_size", "8", "--num_test_tasks", "100"])
     rows = {cells[0]: cells[1:3] for cells in map(_cells, capsys.readouterr().out.splitlines()[2:])}
@@ -126,6 +128,7 @@ def test_digits(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
         assert float(rows[name][1].partition("±")[0]) > chance + 10, name
 
 
+@pytest.mark.slow
 def test_own_environment(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         before, after = load_script("examples/adapt_custom_env.py").main(["--num_iterations=12"])
@@ -143,6 +146,7 @@ def test_pendulum_gravity(capsys: pytest.CaptureFixture[str]) -> None:
     assert 7 <= float(low) <= float(high) <= 8
 
 
+@pytest.mark.slow
 def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load_script("examples/adapt_from_log.py").main(
         ["--num_episodes", "10", "--log", str(tmp_path / "log.npz")]
@@ -151,6 +155,7 @@ def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert before < 100 < 200 < after
 
 
+@pytest.mark.slow
 def test_sb3_finetune(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [
         "--num_env_steps",

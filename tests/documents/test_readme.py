@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -34,7 +35,7 @@ def blocks(language: str) -> list[str]:
 COMMANDS = [
     line.partition("#")[0].strip()
     for block in blocks("sh")
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line.partition("#")[0]
 ]
 
@@ -158,7 +159,12 @@ def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(maml_rl, "load_config", load_tiny_config, raising=False)
     names: dict[str, object] = {}
-    exec(example, names)
+    logger = logging.getLogger("maml_rl")
+    level = logger.level
+    try:
+        exec(example, names)
+    finally:
+        logger.setLevel(level)  # an example turns log lines off
     if "import maml_rl\n" in example:  # some examples use the environments only
         assert isinstance(names["policy"], maml_rl.MetaPolicy)
     if "maml_rl.train(" in example:
@@ -173,9 +179,20 @@ def test_every_page_is_in_the_index() -> None:
     assert set(re.findall(r"^\| \[(\S+)\]\(\1\)", index, flags=re.MULTILINE)) == pages
 
 
-def test_benchmarks_and_links_exist() -> None:
+def test_benchmarks_exist() -> None:
     for arguments in commands("python benchmarks"):
         assert (ROOT / ("benchmarks" + arguments[0])).is_file()
+
+
+def test_links_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for link in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
+        for link, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text()):
+            target = document.parent / link if link else document
+            assert target.exists(), f"{document.name}: {link}"
+            assert not heading or heading in anchors(target), f"{document.name}: {link}#{heading}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Return what links to the headings of a document may name, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

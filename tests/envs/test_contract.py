@@ -144,6 +144,7 @@ def test_families_are_registered() -> None:
         assert spec.max_episode_steps == family.max_episode_steps
 
 
+@pytest.mark.slow
 @unbounded_observations
 @per_kind
 def test_gymnasiums_checker_accepts_every_family(name: str, egl: None) -> None:
@@ -243,6 +244,7 @@ def _rollout(name: str, seed: int) -> list[np.ndarray]:
     return results
 
 
+@pytest.mark.slow
 @every_case
 def test_same_seed_same_episode(name: str) -> None:
     first, second = _rollout(name, 5), _rollout(name, 5)
@@ -449,6 +451,7 @@ def test_one_task_per_simulation(name: str) -> None:
     env.close()
 
 
+@pytest.mark.slow
 @per_engine
 def test_default_horizon_truncates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     never = lambda family, xp, state, task: np.zeros(len(next(iter(state.values()))), bool)  # noqa: E731
@@ -531,6 +534,7 @@ def _model_values(model: Any) -> dict[str, np.ndarray]:
     return values
 
 
+@pytest.mark.slow
 @per_robot
 def test_model_of_the_body_is_never_changed(name: str, egl: None) -> None:
     body = _family(name).body
@@ -623,6 +627,7 @@ def test_step_before_reset_is_rejected(name: str) -> None:
         env.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(tmp_path: Path) -> None:
     script = (
         "import gymnasium as gym, maml_envs\n"

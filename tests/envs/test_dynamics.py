@@ -102,6 +102,7 @@ def _simulate(
     return lambda joint: np.stack(states, axis=1)[..., model.joint(joint).qposadr[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dynamics", "gravity", "inertia"),
     [
@@ -328,6 +329,7 @@ def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
     return dynamics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["batch", "single"])
 @every_body
 def test_dynamics_do_not_depend_on_previous_tasks(name: str, kind: str) -> None:

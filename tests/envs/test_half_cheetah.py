@@ -204,6 +204,7 @@ def test_invalid_settings_are_rejected(name: str, settings: dict[str, float], me
         maml_envs.FAMILIES[name](**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HalfCheetahVel", "HalfCheetahDir"])
 def test_camera_follows_the_robot(name: str, egl: None) -> None:
     env = gym.make(f"maml_rl/{name}-v0", render_mode="rgb_array", width=96, height=96)
@@ -220,6 +221,7 @@ def test_camera_follows_the_robot(name: str, egl: None) -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_render_options_reach_the_renderer(egl: None) -> None:
     frames = []
     for options in (

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 ENV_ID = "maml_rl/HalfCheetahVel-v0"
 NUM_STEPS = 150  # more than two chunks of noise
@@ -71,6 +72,7 @@ def test_reset_clears_pending_actions_of_the_reset_simulations_only() -> None:
     )
 
 
+@pytest.mark.slow
 def test_noise_is_white_with_the_set_standard_deviation() -> None:
     std, num_steps = np.array([0.5, 0.1, 0.5]), 4000
     actions = np.zeros((num_steps, 3, 6))

@@ -68,6 +68,7 @@ def test_families_that_show_their_task() -> None:
     assert marked == MARKED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
     forward, backward = (changed(name, {"direction": direction}) for direction in (1.0, -1.0))
@@ -77,6 +78,7 @@ def test_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
         assert np.median(pixels[:, 1]) > 5, "above the robot"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANGLES)
 def test_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
     arrows = [changed(name, {"direction_angle": angle}) for angle in (0.0, np.pi, np.pi / 2)]
@@ -88,6 +90,7 @@ def test_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
     assert np.ptp(away[:, 0]) < np.ptp(right[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fast"), VELOCITIES.items())
 def test_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: Changed) -> None:
     widths = [
@@ -99,6 +102,7 @@ def test_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: Cha
     assert head(changed(name, {"goal_velocity": -fast})) < -3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "far"), PLACES.items())
 def test_a_sphere_marks_the_goal(name: str, far: float, changed: Changed) -> None:
     for x, y in ((far, 0.0), (-far, 0.0), (0.0, far), (0.0, -far)):
@@ -120,6 +124,7 @@ def test_view_includes_a_distant_goal(changed: Changed) -> None:
     assert abs(up) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("camera", [{}, {"camera_id": -1}])
 def test_arrow_and_camera_follow_the_robot(
     camera: dict[str, int], changed: Changed, monkeypatch: Any
@@ -174,6 +179,7 @@ def test_markers_cannot_change_the_state(egl: None, monkeypatch: pytest.MonkeyPa
     env.close()
 
 
+@pytest.mark.slow
 def test_depth_frames_have_no_markers(egl: None) -> None:
     depths = []
     for direction in (1.0, -1.0):
@@ -284,6 +290,7 @@ env.close()
 """
 
 
+@pytest.mark.slow
 def test_fallback_from_a_broken_egl() -> None:
     """In a new process: PyOpenGL keeps its first platform, and the fallback must unload it."""
     environment = {**os.environ, "MUJOCO_EGL_DEVICE_ID": "99"}  # no such device

@@ -103,6 +103,7 @@ def _set_state(engine: Any, sim: int, qpos: np.ndarray, qvel: np.ndarray) -> Non
     engine.reset(np.array([sim]), {"qpos": qpos[None], "qvel": qvel[None]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings", "theirs", "size"), SIMULATED)
 def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, size: int) -> None:
     reference, batch, single = (

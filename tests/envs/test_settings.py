@@ -342,6 +342,7 @@ def test_every_robot_preset_of_a_paper_is_tested() -> None:
     assert sorted(PAPERS) == sorted(robots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PAPERS)
 def test_presets_match_the_papers(preset: str) -> None:
     dt_s, size, (low, high) = PAPERS[preset]

@@ -64,6 +64,7 @@ def test_batch_equals_single_environments(name: str, num_threads: int) -> None:
         env.close()
 
 
+@pytest.mark.slow
 @per_kind
 def test_threads_do_not_change_results(name: str) -> None:
     one, two = (

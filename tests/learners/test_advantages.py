@@ -56,6 +56,7 @@ class TestGeneralizedAdvantages:
                 )
                 assert out[i, e, :length].tolist() == pytest.approx(expected)
 
+    @pytest.mark.slow
     def test_the_value_at_the_horizon_is_zero(self):
         rewards, values = masked(episodes_of())
         out = generalized_advantages(rewards, values, 0.9, 0.5)

@@ -75,6 +75,7 @@ def test_gradient_product_and_values(device: str, discrete: bool, nonlinearity: 
     assert objective.value(theta_here) == pytest.approx(exact.value(theta), abs=1e-5)
 
 
+@pytest.mark.slow
 @on_every_device
 @pytest.mark.parametrize("outer", OUTER)
 def test_iterations(device: str, outer: str) -> None:
@@ -112,6 +113,7 @@ def test_collection_is_that_of_the_cpu(device: str) -> None:
         )
 
 
+@pytest.mark.slow
 @on_every_device
 def test_a_run_moves_between_devices(device: str, tmp_path: Path) -> None:
     run = maml_rl.train(load_config(**SIZES, device=device, output=str(tmp_path / "run")))

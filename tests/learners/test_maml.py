@@ -262,6 +262,7 @@ class TestValue:
 
 
 class TestMetaGradient:
+    @pytest.mark.slow
     @both_policies
     @both_surrogates
     @pytest.mark.parametrize("num_steps", [0, 1, 2])
@@ -341,6 +342,7 @@ class TestFisherVectorProduct:
         torch.testing.assert_close(matrix, matrix.T, rtol=1e-10, atol=1e-13)
         assert torch.linalg.eigvalsh(matrix).min() > -1e-12
 
+    @pytest.mark.slow
     def test_with_the_likelihood_ratio_as_inner_surrogate(self):
         objective, theta = make_objective(num_steps=2, surrogate="likelihood_ratio")
 
@@ -353,6 +355,7 @@ class TestFisherVectorProduct:
         matrix = explicit_matrix(fisher_vector_product(objective, theta), len(expected))
         torch.testing.assert_close(matrix, expected, rtol=1e-9, atol=1e-12)
 
+    @pytest.mark.slow
     @both_policies
     @both_orders
     def test_state_stride_uses_only_every_other_state(self, discrete, first_order):

@@ -69,6 +69,7 @@ def make_variant(
     return MetaObjective(policy, batch, inner, 2), theta
 
 
+@pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("num_steps", [1, 2])
 def test_meta_gradient_with_respect_to_everything_that_is_learned(
@@ -85,6 +86,7 @@ def test_meta_gradient_with_respect_to_everything_that_is_learned(
         assert part.abs().max() > 1e-6, f"{name} is not learned"
 
 
+@pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("quantity", [inner_kl, exploration_surrogate])
 def test_gradient_of_what_is_taken_at_the_support_states(variant: str, quantity: Quantity) -> None:
@@ -113,6 +115,7 @@ def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(
     assert gradient.norm() > 1e-3
 
 
+@pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
 @pytest.mark.parametrize("num_steps", [1, 2])

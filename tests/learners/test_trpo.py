@@ -233,6 +233,7 @@ class TestStepOnAQuadratic:
 
 
 class TestStepOnAMetaObjective:
+    @pytest.mark.slow
     @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
     @pytest.mark.parametrize("first_order", [False, True], ids=["second_order", "first_order"])
     @pytest.mark.parametrize("num_steps", [0, 1, 2])

@@ -272,6 +272,7 @@ class TestMLPPolicy:
             if not discrete:
                 torch.testing.assert_close(batch.log_std[i, 0], task["log_std"], **CLOSE)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "sizes", [(5, 7, 3), (20, 7, 3), (5, 20, 3), (5, 7, 20), (20, 20, 20), (1, 1, 1)]
     )

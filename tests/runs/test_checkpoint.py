@@ -181,6 +181,7 @@ def test_a_pickle_under_the_name_of_a_checkpoint_is_refused_and_not_run(tmp_path
     shutil.rmtree(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensors.safetensors", "values.json", "SHA256SUMS"])
 def test_every_flipped_bit_is_noticed(tmp_path, name):
     path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)

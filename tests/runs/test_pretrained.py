@@ -89,6 +89,7 @@ def _files() -> set[Path]:
     return set(FOLDER.rglob("*"))
 
 
+@pytest.mark.slow
 def test_the_commands_write_beside_and_not_into_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_the_commands_write_beside_and_not_into_the_package(
     assert _files() == before
 
 
+@pytest.mark.slow
 def test_training_starts_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sizes = [

@@ -118,6 +118,7 @@ def test_the_lock_is_held_and_released(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_lock_dies_with_its_process(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; from maml_rl.runs.run_folder import locked\n"

@@ -34,7 +34,9 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 QUIET = {"final_evaluation": False, "final_video": False, "checkpoint_every": 1}
-both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
+both_ways = pytest.mark.parametrize(
+    "vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)]
+)
 
 
 class Goal(gym.Env):
@@ -270,6 +272,7 @@ class TestTasksOfTheConfiguration:
         single.reset(seed=0)
         assert single.unwrapped.g == 3.0
 
+    @pytest.mark.slow
     def test_on_the_command_line(self, tmp_path, capsys):
         run = tmp_path / "run"
         flags = [f"--{name}={value}" for name, value in TINY.items()]
@@ -317,6 +320,7 @@ class TestSpaces:
             np.testing.assert_array_equal(observations[i], spaces.flatten(space, observation))
         env.close()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("outer", ["trpo", "promp"])
     @pytest.mark.parametrize("name", ACTIONS)
     def test_actions_are_of_the_space(self, name, outer, tmp_path, monkeypatch):
@@ -366,6 +370,7 @@ def test_methods_of_a_wrapper_count() -> None:
 class TestMistakes:
     """One line that names the environment; no process stays."""
 
+    @pytest.mark.slow
     @both_ways
     @pytest.mark.parametrize(
         ("wrong", "status", "named"),
@@ -402,6 +407,7 @@ class TestMistakes:
         assert "Traceback" not in output
         assert multiprocessing.active_children() == []
 
+    @pytest.mark.slow
     def test_worker_that_dies(self):
         config = EnvConfig(name="Goal-v0", kwargs={"wrong": "death"}, vectorization="async")
         env = make_task_vector_env(config, 2, 5)
@@ -413,6 +419,7 @@ class TestMistakes:
         env.close()
         assert multiprocessing.active_children() == []
 
+    @pytest.mark.slow
     @both_ways
     def test_run_keeps_its_last_checkpoint(self, vectorization, tmp_path):
         kwargs = {"wrong": "step", "after": 50}
@@ -423,6 +430,7 @@ class TestMistakes:
         assert maml_rl.load(tmp_path / "run").config.num_iterations == 50
         assert multiprocessing.active_children() == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("task", [{"wrong name": 1.0}, 3.0], ids=["names", "type"])
     @both_ways
     def test_task_of_another_kind(self, task, vectorization):
@@ -453,6 +461,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_may_be_spawned(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(

@@ -82,7 +82,9 @@ class CountdownByOptions(Countdown):
 
 WITH_TASKS = {"TestSetter-v0": CountdownBySetter, "TestOptions-v0": CountdownByOptions}
 with_tasks = pytest.mark.parametrize("env_id", list(WITH_TASKS))
-both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
+both_ways = pytest.mark.parametrize(
+    "vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -536,7 +538,8 @@ def test_copies_of_an_environment_are_one_per_task(name: str, num_envs: int) -> 
     env.close()
 
 
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.slow
+@pytest.mark.parametrize("vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_copies_are_announced_before_they_are_made(vectorization, caplog) -> None:
     caplog.set_level("INFO", logger="maml_rl")
     make_task_vector_env(EnvConfig(name="TestPlain-v0", vectorization=vectorization), 3, 5).close()

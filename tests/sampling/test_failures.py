@@ -272,7 +272,7 @@ def breaking(
     ],
     ids=["reward", "observation"],
 )
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_a_task_whose_environment_returns_nan_is_excluded(
     tmp_path, monkeypatch, spoil, what, vectorization
 ):
@@ -418,6 +418,7 @@ def patch_outer(
     monkeypatch.setitem(OUTER, config.outer.name, spoiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTER)
 @pytest.mark.parametrize("where", ["gradient", "theta"])
 def test_an_outer_step_that_is_not_finite_leaves_theta(tmp_path, monkeypatch, name, where):
@@ -481,6 +482,7 @@ def test_without_a_gradient_no_outer_step_fails(tmp_path):
     assert failures == []
 
 
+@pytest.mark.slow
 def test_ten_failed_outer_steps_in_a_row_stop_the_run_over_a_resume_too(
     tmp_path, monkeypatch, caplog
 ):
@@ -510,6 +512,7 @@ def test_the_message_of_a_failed_outer_step_is_reported(tmp_path, monkeypatch):
         train(config)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeypatch):
     whole = train(tiny(tmp_path / "whole", num_iterations=4))
     save = maml_rl.training.saving.save_checkpoint
@@ -543,6 +546,7 @@ def spoil_some(monkeypatch: pytest.MonkeyPatch, num_tasks: int = 1) -> None:
     monkeypatch.setattr(inner_loop, "inner_step", spoilt)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monkeypatch, caplog):
     spoil_some(monkeypatch)
     caplog.set_level("INFO", "maml_rl")
@@ -581,6 +585,7 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
     assert_same_state(run, whole)
 
 
+@pytest.mark.slow
 def test_more_than_the_share_stops_with_a_line_that_says_why(tmp_path, monkeypatch):
     spoil_some(monkeypatch, 2)
     with pytest.raises(TooManyFailures) as stopped:
@@ -621,6 +626,7 @@ def test_a_share_out_of_range_is_refused(tmp_path, share):
         dataclasses.replace(tiny(tmp_path / "run"), max_failed_share=share)
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_failed_tasks_out(tmp_path, monkeypatch):
     policy = maml_rl.load(train(tiny(tmp_path / "run", **POINT | {"num_iterations": 1})))
     whole = evaluate(policy, num_tasks=T, num_episodes=E, num_steps=2)

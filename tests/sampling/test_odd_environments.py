@@ -40,7 +40,9 @@ pytestmark = [  # what Gymnasium's own checker says of them
         "RGB-array rendering",
     )
 ]
-both_ways = pytest.mark.parametrize("vectorization", ["sync", "async"])
+both_ways = pytest.mark.parametrize(
+    "vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)]
+)
 
 
 def config_of(name: str, folder: Path, **env: Any) -> maml_rl.Config:
@@ -77,6 +79,7 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         return collector.collect(stack, RandomStreams(0, Phase.EVALUATION), 0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:environment .* raised in close:UserWarning")
 @pytest.mark.parametrize(
     "name",
@@ -149,6 +152,7 @@ class TestSuccess:
         assert 0 < starts_right.sum() < starts_right.numel()
         assert torch.equal(episodes.success == 1, starts_right)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["only then, and ends", "only then", "every step"])
     def test_the_rate_of_an_evaluation_counts_episodes_without_a_report(
         self, how: str, tmp_path: Path
@@ -158,6 +162,7 @@ class TestSuccess:
         assert np.isin(result.success, (0, 1)).all()
         assert 0.3 < result.task_success.mean() < 0.7
 
+    @pytest.mark.slow
     def test_it_is_logged_for_each_stage(self, tmp_path: Path) -> None:
         settings = {"how": "only then"}
         config = config_of("Success", tmp_path / "run", **settings)
@@ -256,6 +261,7 @@ class Wide(Walk):
 
 
 class TestGlobalGenerators:
+    @pytest.mark.slow
     def test_workers_draw_different_numbers_and_the_same_again(self) -> None:
         env = EnvConfig(name="odd/GlobalRandom-v0", vectorization="async")
         first, second = (collected(env, num_tasks=4).observations[:, :, 0, 0] for _ in range(2))

@@ -126,6 +126,7 @@ def evaluated(*argv: str) -> list[dict[str, Any]]:
 FLAG = "k=2, x=2.0, gait=off, on=true, none=null, at=[1, [2.5, '3']], more={a: {b: [1]}}"
 
 
+@pytest.mark.slow
 def test_a_task_on_the_command_line_keeps_its_types() -> None:
     assert repr(task_values(FLAG)) == repr(PLAIN)
     train({"name": "TakesTasks-v0"})
@@ -155,6 +156,7 @@ def test_a_task_that_does_not_read_is_refused(text: str) -> None:
         task_values(text)
 
 
+@pytest.mark.slow
 def test_a_list_of_tasks_keeps_their_types() -> None:
     task_list = [PLAIN, {**PLAIN, "k": 3}]
     Path("my.yaml").write_text(
@@ -172,7 +174,8 @@ def test_a_list_of_tasks_keeps_their_types() -> None:
     assert {repr(task) for task in evaluated("--num_tasks=3")} <= tasks
 
 
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.slow
+@pytest.mark.parametrize("vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_choices_of_an_argument_keep_their_types(vectorization: str) -> None:
     ranges = {"value": {"choices": ["off", "2", 2, [1, "on"], {"a": "12:30"}]}}
     train({"name": "OfArguments-v0", "kwarg_ranges": ranges, "vectorization": vectorization})
@@ -183,6 +186,7 @@ def test_choices_of_an_argument_keep_their_types(vectorization: str) -> None:
     assert {repr(task["value"]) for task in evaluated("--num_tasks=6")} <= choices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None:
     train({"name": "TakesTasks-v0", "kwargs": {"kind": kind}}, logging={"final_video": False})
@@ -207,6 +211,7 @@ def test_tasks_that_cannot_be_written_are_refused_before_there_is_a_folder(kind:
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numpy", "tuple of numpy", "object", "nested key"])
 def test_a_task_of_python_is_written_as_plain_values_or_refused_before_it_is_played(
     kind: str,
@@ -251,6 +256,7 @@ def test_a_policy_does_not_observe_a_number_in_text() -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_tasks_of_different_names_are_evaluated() -> None:
     train({"name": "FromAList-v0", "task_list": [{"a": 1}, {"b": "x"}]})
     assert {repr(task) for task in evaluated("--num_tasks=8")} == {"{'a': 1}", "{'b': 'x'}"}

@@ -105,6 +105,7 @@ def test_every_number_has_a_range(cls):
     assert all(expected.accepts(getattr(cls(), name)) for name, expected in cls.RANGES.items())
 
 
+@pytest.mark.slow
 @settings(max_examples=40, **OPTIONS)
 @given(CONFIGURATIONS)
 def test_what_is_accepted_trains(drawn):
@@ -175,6 +176,7 @@ def cases() -> list[tuple[list[str], str, str]]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, **OPTIONS)
 @given(st.sampled_from(cases()))
 def test_what_is_out_of_range_is_refused_before_any_file(case):

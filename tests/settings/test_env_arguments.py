@@ -136,12 +136,14 @@ VALUES: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 @every_way
 @pytest.mark.parametrize("value", VALUES, ids=ascii)
 def test_a_value_arrives_as_it_was_given(value: Any, way: Callable[..., Config]) -> None:
     assert repr(way({"value": value}).env.kwargs) == repr({"value": value})
 
 
+@pytest.mark.slow
 def test_values_survive_the_run_and_what_is_made_of_it() -> None:
     kwargs = {f"value_{i}": value for i, value in enumerate(VALUES)}
     policy = maml_rl.load(maml_rl.train(from_python(kwargs)))
@@ -161,6 +163,7 @@ GYMNASIUMS_OWN = (
 )
 
 
+@pytest.mark.slow
 @every_way
 def test_an_argument_may_have_any_name(way: Callable[..., Config]) -> None:
     kwargs = {
@@ -173,7 +176,7 @@ def test_an_argument_may_have_any_name(way: Callable[..., Config]) -> None:
     assert all(arguments == kwargs for arguments in RECEIVED)
 
 
-@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_a_task_may_have_any_name(vectorization: Any) -> None:
     task = dict.fromkeys([*ENV_SETTINGS, *GYMNASIUMS_OWN], 1)
     config = EnvConfig(name="AnyArguments-v0", task_list=(task,), vectorization=vectorization)
@@ -183,6 +186,7 @@ def test_a_task_may_have_any_name(vectorization: Any) -> None:
     env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -205,6 +209,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [lambda value: value, lambda value: [value], lambda value: {"a": value}]
 )

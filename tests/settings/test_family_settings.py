@@ -100,6 +100,7 @@ def test_every_setting_is_drawn() -> None:
     assert set.union(*drawn) == set.union(*map(setting_names, FAMILIES.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES_OF_ALL_SETTINGS)
 @settings(max_examples=8, **OPTIONS)
 @given(data=st.data())
@@ -138,6 +139,7 @@ def wrong_arguments(family: type) -> list[tuple[str, str]]:
     return cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PER_KIND)
 def test_what_a_family_does_not_accept_is_refused_before_any_file(
     name, tmp_path, monkeypatch, capsys

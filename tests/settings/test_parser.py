@@ -31,6 +31,7 @@ def test_there_are_presets():
     assert sorted(file_id(path) for path in FILES) == preset_names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=file_id)
 def test_every_file_in_configs_resolves(path):
     config = load_config(file_id(path))

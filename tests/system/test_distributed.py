@@ -127,6 +127,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_the_number_of_processes_changes_nothing(
     num_ranks: int, alone: Path, tmp_path: Path
@@ -138,6 +139,7 @@ def test_the_number_of_processes_changes_nothing(
     assert all(float(row["time/exchanged_bytes"]) > 0 for row in rows_of(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) -> None:
     """It is the one that leads; the run folder's name is the default one, which holds the time."""
     arguments = command(2, *flags(num_iterations=60), max_restarts=1)
@@ -189,6 +191,7 @@ def test_failures_are_reported_as_by_one_process(tmp_path: Path) -> None:
     assert failures[0] == failures[1]
 
 
+@pytest.mark.slow
 def test_too_few_tasks_are_refused(tmp_path: Path) -> None:
     done = launch(2, *flags(meta_batch_size=4), "--output=run", folder=tmp_path)
     assert done.returncode != 0

@@ -154,6 +154,7 @@ def test_an_interrupted_process_exits() -> None:
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
+@pytest.mark.slow
 def test_a_forked_process_starts_its_own() -> None:
     script = """
 import os

@@ -56,6 +56,7 @@ def test_simulator_threads_do_not_change_a_run(tmp_path, monkeypatch, family):
     assert_equal_runs(tmp_path / "1", tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_torch_threads_are_those_of_the_configuration(tmp_path, learner_threads):
     before = torch.get_num_threads()
     try:
@@ -95,6 +96,7 @@ def test_a_trained_policy_is_evaluated_and_adapted_with_the_threads_of_its_run(
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_processes_that_differ_in_threads_and_hash_seed_train_alike(tmp_path):
     for name in ("1", "2"):
         variables = {"OMP_NUM_THREADS": name, "PYTHONHASHSEED": name}

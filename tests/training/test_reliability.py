@@ -105,6 +105,7 @@ def flip(path: Path, position: int = -3, bit: int = 0) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", ["flipped", "truncated", "emptied", "sums gone", "values gone", "no folder"]
 )
@@ -154,6 +155,7 @@ def test_links_that_lead_nowhere_are_named_and_the_run_resumes(reference, capsys
     assert not file_faults.differences(run, run.with_name("whole"))
 
 
+@pytest.mark.slow
 def test_a_command_warns_in_one_line(reference, tmp_path):
     """As a user sees it: without file, line and source."""
     run, _ = reference
@@ -194,6 +196,7 @@ def test_the_checkpoint_of_another_run_is_refused(reference, tmp_path, other):
     assert (run / "checkpoints" / "000009").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(
     toy, tmp_path, monkeypatch
 ):
@@ -255,6 +258,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
 @pytest.mark.parametrize("problem", ["full", "read-only"])
 def test_a_real_disk_that_cannot_be_written(toy, small_disk, tmp_path, capsys, problem):
@@ -283,6 +287,7 @@ def test_a_real_disk_that_cannot_be_written(toy, small_disk, tmp_path, capsys, p
     assert not file_faults.differences(run, whole)
 
 
+@pytest.mark.slow
 def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypatch, caplog):
     fuse = tmp_path / "fuse"
     module = MODULE.replace("Line-v0", "Fused-v0").replace(
@@ -343,6 +348,7 @@ def started(run: Path, *more: str) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_real_process_killed_and_terminated(tmp_path, capsys):
     """A running run can be read, but not written by a second process; after a signal it resumes."""

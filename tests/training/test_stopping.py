@@ -66,7 +66,7 @@ def test_a_signal_in_an_inner_step_drops_the_iteration(tmp_path, monkeypatch):
     whole = train(tiny(tmp_path / "whole"))
     with monkeypatch.context() as patched:
         send = lambda: signal.raise_signal(signal.SIGTERM)  # noqa: E731
-        call_first(patched, maml_rl.learners.trials, "contained_step", 3, send)
+        call_first(patched, maml_rl.learners.trials, "contained_update", 3, send)
         collections = call_first(patched, Collector, "_noise", 0, send)
         with pytest.raises(Interrupted, match="after iteration 2") as stopped:
             train(tiny(tmp_path / "run"))

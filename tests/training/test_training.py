@@ -125,6 +125,7 @@ def test_training_moves_the_parameters(whole):
     assert not all(torch.equal(value, start[name]) for name, value in trained.theta.items())
 
 
+@pytest.mark.slow
 def test_global_generators_stay_untouched(tmp_path):
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
@@ -148,6 +149,7 @@ def test_results_do_not_depend_on_global_generators(whole, tmp_path):
     assert_same_state(whole, train(tiny(tmp_path / "run", logging={"checkpoint_every": 2})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -192,6 +194,7 @@ def test_normalizer_statistics_are_in_the_checkpoint(tmp_path):
     assert maml_rl.load(run).normalizer is not None
 
 
+@pytest.mark.slow
 def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch):
     """Ctrl-C after an iteration, before its metrics are on disk: the iteration is done again."""
     logging = {"evaluate_every": 3}
@@ -237,6 +240,7 @@ def test_interrupted_before_the_first_iteration(tmp_path, monkeypatch):
     assert_equal_runs(tmp_path / "run", train(tiny(tmp_path / "other", num_iterations=2)))
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_command_line(tmp_path):
     """A signal to a real process: exit status 130, a checkpoint, and advice that works."""
     run = tmp_path / "interrupted"
@@ -371,6 +375,7 @@ def test_a_second_process_on_the_same_folder_is_refused(copy, capsys):
     assert ((copy / "progress.csv").read_bytes(), (copy / "config.yaml").read_bytes()) == before
 
 
+@pytest.mark.slow
 def test_evaluations_and_videos_come_as_often_as_asked_for(tmp_path):
     run = train(
         tiny(tmp_path / "run", num_iterations=5, logging={"evaluate_every": 2, "video_every": 3})
@@ -391,6 +396,7 @@ def test_evaluating_changes_nothing_about_training(whole, tmp_path):
     assert_same_state(whole, train(config))
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
     caplog.set_level("INFO", "maml_rl")
     config = tiny(
@@ -529,6 +535,7 @@ def test_arguments_of_an_environment_reach_it(tmp_path):
     assert first_return(0.0) != first_return(9.0)
 
 
+@pytest.mark.slow
 def test_an_environment_of_ones_own_trains(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_line.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -597,6 +604,7 @@ def test_devices():
             resolve_device(name)
 
 
+@pytest.mark.slow
 def test_maml_trpo_learns_to_adapt(tmp_path):
     """Return, seeds 0 to 3: untrained −13.5 after a step; trained −10.5 before and −4 after it."""
     config = tiny(

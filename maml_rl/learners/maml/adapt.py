@@ -14,7 +14,10 @@ Batch = TypeVar("Batch")
 Auxiliary = TypeVar("Auxiliary")
 
 StepSize = float | Mapping[str, float | Tensor]
-"""One for all parameters, or one for each that adapts, (T, ...) if tasks or entries have theirs."""
+"""One for all parameters, or one for each parameter that adapts.
+
+A tensor has one step size per task (T, 1), or one per task and entry (T, *shape).
+"""
 
 
 def adapt(
@@ -27,9 +30,9 @@ def adapt(
 ) -> dict[str, Tensor]:
     """theta_prime = theta − α ∇L(theta), once for each support batch (equation 1).
 
-    Where theta (or a step size) requires gradients, theta_prime is a function of it: differentiated
-    through the inner gradients, or, with ``first_order``, as if they were constant. Otherwise
-    theta_prime is a value.
+    If theta or a step size requires gradients, theta_prime is a function of it. Its derivative
+    includes that of the inner gradients, or treats them as constants with ``first_order``. If
+    nothing requires gradients, theta_prime is a value without a graph.
 
     Args:
         theta: a stack of parameters, each (T, ...).
@@ -37,7 +40,7 @@ def adapt(
             from.
         loss: the losses (T,) of a stack on a batch.
         step_size: α, the same for every inner step or one for each. A mapping names the parameters
-            that adapt; the others stay. Gradients flow into tensors.
+            that adapt; the others stay. Step sizes that are tensors can be differentiated.
         first_order: leave the inner gradients out of the graph.
 
     Returns:
@@ -46,7 +49,7 @@ def adapt(
     steps = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(supports)
     theta_prime = dict(theta)
     for support, size in zip(supports, steps, strict=True):
-
+        # gradient_step expects a second result of the loss; there is none here.
         def of_stack(stack: Params, support: Batch = support) -> tuple[Tensor, None]:
             return loss(stack, support), None
 
@@ -89,7 +92,7 @@ def _step_in_graph(
 ) -> tuple[dict[str, Tensor], Auxiliary]:
     """theta_prime as a function of theta and α."""
     with torch.enable_grad():
-        # A parameter that is a value still needs a graph for this step's own gradient.
+        # Parameters without a graph become leaves: this step needs their gradient too.
         start = {
             name: theta[name] if theta[name].requires_grad else _leaf(theta[name]) for name in alpha
         }
@@ -108,7 +111,7 @@ def _step_of_values(
     loss: Callable[[Params], tuple[Tensor, Auxiliary]],
     alpha: Mapping[str, float | Tensor],
 ) -> tuple[dict[str, Tensor], Auxiliary]:
-    """theta_prime as a value; the graph exists only for this step's gradient."""
+    """theta_prime as a value; only this step's gradient needs a graph."""
     with torch.enable_grad():
         start = {name: _leaf(theta[name]) for name in alpha}
         losses, auxiliary = loss({**theta, **start})
@@ -128,7 +131,7 @@ def _descended(
 
 
 def along(size: float | Tensor, value: Tensor) -> float | Tensor:
-    """A step size; if it is a tensor (T, 1), in a shape that multiplies ``value`` (T, ...)."""
+    """Reshape a step size (T, 1) to (T, 1, ..., 1), so that it multiplies ``value`` (T, ...)."""
     if isinstance(size, Tensor) and size.shape != value.shape:
         return size.reshape(-1, *[1] * (value.dim() - 1))
     return size

@@ -40,9 +40,9 @@ def collect_through_adaptation(
         streams: of random numbers.
         normalizer: of observations.
         watch: records the times ``collection``, ``advantages`` and ``adaptation``.
-        first_step: number of inner steps that led to ``theta``; their random streams are not used
-            again.
-        final_episodes: play with the last parameters too.
+        first_step: number of inner steps that led to ``theta``, so that no random stream is used
+            twice.
+        final_episodes: whether to play once more after the last step.
     """
 
     def update(stack: Params, support: Episodes, step: int) -> Params:

@@ -14,7 +14,7 @@ from maml_rl.settings.maml import InnerConfig
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 STEP_SIZE = "step_size"
-"""Name of the learned step size, or the prefix of its names: ``step_size/weight_0``."""
+"""Name of the learned step size in theta, or the prefix if there are many: step_size/weight_0."""
 
 
 def adapting(policy: nn.Module, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
@@ -63,14 +63,14 @@ def step_sizes(
 
 
 def step_size_key(name: str, inner: InnerConfig) -> str | None:
-    """Name of the meta-parameter that is the step size of parameter ``name``; ``None`` if none."""
+    """Name in theta of the step size of parameter ``name``; ``None`` if it is not learned."""
     if inner.learned_step_size == "none":
         return None
     return STEP_SIZE if inner.learned_step_size == "scalar" else f"{STEP_SIZE}/{name}"
 
 
 def with_context(policy: nn.Module, stack: Params) -> dict[str, Tensor]:
-    """``stack`` with every task's context at zero, unless it already has a context (CAVIA)."""
+    """Add the initial context of a context policy (CAVIA) to ``stack``, unless it has one."""
     num_tasks = next(iter(stack.values())).shape[0]
     return {**initial_context(policy, num_tasks), **stack}
 
@@ -80,7 +80,7 @@ def inner_step(
 ) -> dict[str, Tensor]:
     """The stack after one inner step, as a value, computed in blocks of tasks.
 
-    The parameters of a task are not finite if its step cannot be taken.
+    If a task's step overflows, its parameters are not finite.
     :meth:`maml_rl.learners.maml.objective.MetaObjective.inner_step` is the same step as a function
     of theta.
 
@@ -96,7 +96,7 @@ def inner_step(
     def of_block(start: int, stop: int) -> dict[str, Tensor]:
         block = {name: value[start:stop] for name, value in stack.items()}
         size = step_sizes(policy, inner, block, step)
-        # first_order, since only the value is needed here.
+        # No second derivatives: the result is a value.
         return adapt(block, [support.tasks(start, stop)], loss, step_size=size, first_order=True)
 
     blocks = map_blocks(

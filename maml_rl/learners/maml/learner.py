@@ -37,7 +37,7 @@ from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
 
 MAX_FAILED_OUTER_STEPS = 10
-"""Number of outer steps in a row whose failure stops the run."""
+"""Number of consecutive failed outer steps that stops the run."""
 
 
 class TrainingState(NamedTuple):
@@ -51,18 +51,18 @@ class TrainingState(NamedTuple):
     num_env_steps: int = 0
     """Control steps taken, without those after an episode's end."""
     failed_outer_steps: int = 0
-    """Number of outer steps in a row that have failed, up to the last one."""
+    """Number of consecutive failed outer steps up to now; 0 if the last one succeeded."""
 
 
 class MetaIteration(NamedTuple):
     """The result of a meta-iteration."""
 
     state: TrainingState
-    """The next one."""
+    """The state after it."""
     metrics: dict[str, float]
-    """docs/metrics.md."""
+    """Metrics by name, which docs/metrics.md explains."""
     failures: list[Failure]
-    """Contained failures (docs/reliability.md)."""
+    """Failures that did not stop the run (docs/reliability.md)."""
 
 
 class _OuterResult(NamedTuple):
@@ -83,12 +83,12 @@ class MetaTrainer:
 
     Args:
         collector: environment, policy, and sizes.
-        inner: adaptation.
-        outer: settings of the outer step; their type selects it.
-        baseline: returns and advantages.
+        inner: settings of adaptation.
+        outer: settings of the outer step; their ``name`` selects it.
+        baseline: settings of returns and advantages.
         seed: of all random streams.
-        max_failed_share: largest share of discarded episodes, and of failed tasks, in one
-            meta-iteration; more stop it.
+        max_failed_share: largest share of discarded episodes, and of failed tasks, that a
+            meta-iteration tolerates.
         ranks: the processes that share the tasks.
         tasks_per_block: tasks that the outer step computes at once; default depends on the device.
             It bounds memory, and changes results at most by rounding.
@@ -140,7 +140,10 @@ class MetaTrainer:
         outer = self._outer_step(state, objective)
         num_failed = state.failed_outer_steps + 1 if outer.failure else 0
         if outer.failure:
-            rows.append(Failure(self.inner.num_steps, outer.failure, 0, None, outer.detail))
+            step = self.inner.num_steps
+            rows.append(
+                Failure(step, outer.failure, num_episodes=0, task=None, detail=outer.detail)
+            )
             check_outer_steps(rows, num_failed, MAX_FAILED_OUTER_STEPS)
         watch.lap("outer_step")
 
@@ -182,6 +185,7 @@ class MetaTrainer:
         """
         failures = trial.failures.gathered(self.ranks)
         rows = failures.rows(tasks)
+        # Every process needs a task for the outer step.
         if self.ranks.number > 1:
             has_no_task = trial.failed_tasks.mask.all()[None]
             if float(self.ranks.sum(has_no_task)) > 0:
@@ -205,7 +209,9 @@ class MetaTrainer:
 
     def _outer_step(self, state: TrainingState, objective: MetaObjective) -> _OuterResult:
         """Take the outer step, unless it fails."""
-        unchanged = _OuterResult(state.theta, state.outer_state, {}, OUTER_STEP)
+        unchanged = _OuterResult(
+            theta=state.theta, state=state.outer_state, metrics={}, failure=OUTER_STEP
+        )
         step = OUTER[self.outer.name].step
         try:
             theta, outer_state, metrics = step(
@@ -213,11 +219,12 @@ class MetaTrainer:
             )
         except FloatingPointError as error:
             return unchanged._replace(detail=str(error))
+        # Refuse non-finite results.
         results = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()
         if not all(value.isfinite().all() for value in results):
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             return unchanged._replace(metrics=finite)
-        # With a zero gradient (all returns are equal) there is nothing to search: no failure.
+        # A zero gradient, as with equal returns, leaves nothing to improve: not a failure.
         is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
         return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
 

@@ -31,12 +31,12 @@ def surrogate_loss(dist: Distribution, episodes: Episodes, surrogate: Surrogate)
 
     Means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
 
-    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian treats Â_t
-      as constant, and ignores that theta decides which actions are sampled.
-    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian has the
-      step's own ∇log π ∇log πᵀ, but not the products of different time steps.
-    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE with λ = 0: Farquhar
-      et al. 2019, equation 13). Its Hessian has all products; it is unbiased if the advantages are
+    - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian ignores
+      that the sampling of actions depends on theta.
+    - ``likelihood_ratio``: −mean_t ρ_t Â_t (Rothfuss et al. 2019, section 5). Its Hessian includes
+      the product ∇log π_t ∇log π_tᵀ of each time step, but none of two different steps.
+    - ``dice``: −mean_t (□_t − □_{t−1}) Â_t, □_t = ∏_{t' ≤ t} ρ_t' (Loaded DiCE: Farquhar et al.
+      2019, equation 13). Its Hessian includes all products, and is unbiased if the advantages are
       exact.
 
     Args:

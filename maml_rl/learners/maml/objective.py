@@ -1,7 +1,8 @@
 """MAML's objective: the surrogate after adaptation (Finn et al. 2017, algorithm 3).
 
-The T tasks of a meta-batch are one stack of parameters. Since task i's loss depends only on copy i,
-the gradient of the summed losses contains every task's own gradient.
+All T tasks of a meta-batch are computed at once, on a stack with one copy of the parameters for
+each. Task i's loss depends on copy i only, so the gradient of the summed losses with respect to
+copy i is that of task i.
 """
 
 from __future__ import annotations
@@ -82,11 +83,9 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 class MetaObjective:
     """What the outer step maximises: the policy surrogate after adaptation, as a function of theta.
 
-    Means are over the tasks of all ``ranks``, added in float64 in task order, so they do not depend
-    on how tasks are grouped.
-
-    Tasks are computed in blocks of ``block_size``, which bounds memory and keeps a block's tensors
-    in cache; it changes results at most by the rounding of a task's own sums.
+    Means are over the tasks of all ``ranks``, in float64. Tasks are computed in blocks of
+    ``block_size``, which bounds memory and keeps a block's tensors in cache; it changes results at
+    most by rounding.
     """
 
     policy: nn.Module
@@ -98,10 +97,11 @@ class MetaObjective:
     def value(self, theta: Params) -> tuple[float, float]:
         """Surrogate and KL, each a mean over tasks.
 
-        surrogate = mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t and kl = mean_i mean_t
-        KL(π_old ‖ π_θ'ᵢ) over the query episodes, θ'ᵢ being theta adapted to task i and π_old the
-        policy that sampled them. With ``inner.exploration_credit`` the surrogate includes E-MAML's
-        term.
+        - surrogate: mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t, with
+          ``inner.exploration_credit`` plus E-MAML's term
+        - kl: mean_i mean_t KL(π_old ‖ π_θ'ᵢ)
+
+        Means are over the query episodes, which π_old sampled. θ'ᵢ is theta adapted to task i.
         """
         surrogate, kl = self.mean(theta, self._with_exploration(ratio_surrogate), query_kl)
         return surrogate, kl
@@ -166,8 +166,7 @@ class MetaObjective:
     ) -> tuple[dict[str, Tensor], Distribution]:
         """One inner step as a function of ``stack``.
 
-        In training all inner steps have the same step sizes, so the number of the step is not
-        needed.
+        Training has the same step sizes in all inner steps, so this needs no step number.
 
         Returns:
             The stack after the step, and π at the support states before it.

@@ -25,14 +25,18 @@ Step = Callable[
 ]
 """(theta, state, objective, settings) -> (theta, state, metrics).
 
-``state`` is the one that the last call returned, or an empty mapping at first; checkpoints contain
-it. ``metrics`` are logged; docs/metrics.md explains their names.
+``state`` is what the last call returned, or an empty mapping at first; checkpoints contain it.
+``metrics`` are logged; docs/metrics.md explains their names.
 
-An outer step fails in three ways. It raises FloatingPointError; it returns a theta, state or metric
-that is not finite; or its search finds no step, and it returns theta with the metrics
-``outer/accepted`` 0 and ``outer/gradient_norm``. In all three, theta and the state stay unchanged,
-and the failure is counted; ten in a row stop a run. Returning theta because the gradient is zero is
-not a failure.
+An outer step reports failure in one of three ways:
+
+- It raises FloatingPointError.
+- It returns a theta, state or metric that is not finite.
+- It returns theta and state unchanged, with the metrics ``outer/accepted`` 0 and
+  ``outer/gradient_norm`` above 0.
+
+The run then keeps theta and state, and counts the failure; ten in a row stop it. With a gradient
+norm of 0, unchanged theta is not a failure.
 """
 
 
@@ -41,7 +45,7 @@ class Outer(NamedTuple):
 
     step: Step
     initial_state: Callable[[Params], dict[str, Tensor]] = lambda theta: {}
-    """A state with the names, shapes and types of the states that ``step`` returns for theta."""
+    """Example of a state that ``step`` returns: only names, shapes and dtypes matter."""
 
 
 OUTER: dict[str, Outer] = {

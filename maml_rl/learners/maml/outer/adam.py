@@ -68,7 +68,7 @@ def ascend(
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:
-    """The state before any step: Adam's moments (P,) and its step count () float32."""
+    """A state as ``ascend`` returns it, all zero: Adam's moments (P,) and step count () float32."""
     moment = torch.zeros_like(flatten(theta))
     return {
         "step": torch.zeros((), device=moment.device),

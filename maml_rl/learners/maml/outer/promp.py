@@ -13,11 +13,11 @@ from maml_rl.policies.parameters import Params
 from maml_rl.settings.maml import ProMPConfig
 
 _TOLERANCE = 1.5
-"""The penalty stays the same while the KL is within this factor of its target."""
+"""The coefficient η stays the same while the KL is within this factor of its target."""
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:
-    """The state before any step: Adam's, and η () float64."""
+    """A state as ``promp_step`` returns it, all zero: Adam's, and η () float64."""
     return {**adam_initial_state(theta), "kl_coefficient": torch.zeros((), dtype=torch.float64)}
 
 
@@ -50,6 +50,7 @@ def promp_step(
     Raises:
         FloatingPointError: if the meta-gradient is not finite.
     """
+    # Adam's state, and η.
     optimizer = dict(state)
     eta = optimizer.pop("kl_coefficient", torch.tensor(config.kl_coefficient, dtype=torch.float64))
     clipped = clipped_surrogate(config.clip_range)
@@ -60,6 +61,7 @@ def promp_step(
     theta, optimizer, metrics = climb(
         theta, optimizer, objective, penalised, config.num_epochs, config.step_size
     )
+    # Log the inner KL, and adapt η to it.
     (kl,) = objective.mean(theta, inner_kl)
     metrics |= {"outer/inner_kl": kl, "outer/kl_coefficient": float(eta)}
     if config.adaptive_kl:

@@ -31,7 +31,7 @@ def reptile_step(
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
         state: of the optimiser; this one has none.
-        objective: gives the adapted parameters.
+        objective: computes the adapted parameters.
         config: settings.
 
     Returns:

@@ -21,7 +21,7 @@ from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
 
 STATES_PER_TASK = 100
-"""Number of states per task that the default stride of the Fisher product leaves, at least."""
+"""The Fisher product's default stride keeps this number of states per task, or all if fewer."""
 MOST_STATE_STRIDE = 20
 """The largest default stride."""
 
@@ -37,7 +37,7 @@ def conjugate_gradient(
     Args:
         product: v ↦ A v, (P,) to (P,).
         target: b, (P,).
-        num_iterations: the most iterations.
+        num_iterations: maximum number of iterations.
         tolerance: stop when ‖b − A x‖² is at most this share of ‖b‖²; 1e-10 is a relative residual
             of 1e-5.
 
@@ -45,7 +45,8 @@ def conjugate_gradient(
         x and the residual b − A x, each (P,).
     """
     x = torch.zeros_like(target)
-    residual, direction = target.clone(), target.clone()
+    residual = target.clone()
+    direction = target.clone()
     squared = residual @ residual
     for _ in range(num_iterations):
         if squared <= tolerance * (target @ target):
@@ -54,7 +55,8 @@ def conjugate_gradient(
         step = squared / (direction @ a_direction)
         x = x + step * direction
         residual = residual - step * a_direction
-        squared, previous = residual @ residual, squared
+        previous = squared
+        squared = residual @ residual
         direction = residual + (squared / previous) * direction
     return x, residual
 
@@ -104,8 +106,7 @@ def natural_direction(
     """The natural gradient x, (P,), with F x = g, and xᵀ F x.
 
     F is the damped Fisher matrix or its estimate. If the gradient is zero, both results are zero.
-    xᵀ F x may be negative because of rounding; then no step can be taken (TRPO returns theta, with
-    ``outer/accepted`` 0).
+    Rounding can make xᵀ F x negative; TRPO then rejects the step.
     """
 
     def damped(vector: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ def _search_metrics(
 
 
 def default_state_stride(objective: MetaObjective) -> int:
-    """The stride that leaves about ``STATES_PER_TASK`` states; at most ``MOST_STATE_STRIDE``."""
+    """The largest stride that keeps ``STATES_PER_TASK`` on average, up to ``MOST_STATE_STRIDE``."""
     query = objective.batch.query
     num_states = float(objective.ranks.mean(query.mask.sum((1, 2))[:, None]))
     return max(1, min(MOST_STATE_STRIDE, int(num_states) // STATES_PER_TASK))
@@ -161,14 +162,14 @@ def default_state_stride(objective: MetaObjective) -> int:
 def fisher_vector_product(
     objective: MetaObjective, theta: Params, state_stride: int | None = 1
 ) -> Callable[[Tensor], Tensor]:
-    """The Hessian of the KL at the sampling parameters, as a product with a vector.
+    """The product of the KL's Hessian at the sampling parameters with a vector.
 
-    There it is exactly mean_i Jᵢᵀ Fᵢ Jᵢ. Fᵢ is the Fisher matrix of the action distribution with
-    respect to its own parameters, and Jᵢ the Jacobian of these with respect to theta, through
-    adaptation. The graphs are built once, for all products.
+    At these parameters, the Hessian is exactly mean_i Jᵢᵀ Fᵢ Jᵢ. Fᵢ is the Fisher matrix of the
+    action distribution with respect to its own parameters, and Jᵢ the Jacobian of these with
+    respect to theta, through adaptation. The graphs are built once, for all products.
 
     Args:
-        objective: whose KL.
+        objective: defines the KL.
         theta: the parameters that sampled the episodes; the product is not valid elsewhere.
         state_stride: use every n-th state in Fᵢ, and in the inner losses' Hessians in Jᵢ; above 1
             the product is an estimate. ``None``: :func:`default_state_stride`. DiCE's Hessian
@@ -182,7 +183,7 @@ def fisher_vector_product(
     def of_block(block: MetaBatch, _: Tensor) -> Callable[[Params], Tensor]:
         return _block_product(objective, theta, block, stride)
 
-    # Blocks with fewer states can have more tasks; at least four blocks keep the threads busy.
+    # With fewer states per task, a block can hold more tasks. Keep four blocks for the threads.
     size = max(
         objective.block_size,
         min(objective.block_size * stride, objective.batch.query.num_tasks // 4),
@@ -214,9 +215,10 @@ def _block_product(
     leaves = requiring_grad(make_stack(theta, num_tasks))
     theta_prime = _theta_prime(objective, leaves, block, state_stride)
     dist = distribution(objective.policy, theta_prime, query.flat(query.observations))
-    outputs, stack = tuple(dist), list(leaves.values())
+    outputs = tuple(dist)
+    stack = list(leaves.values())
 
-    # Jᵀu as a function of u. Parameters on which the outputs do not depend have no part in it.
+    # Jᵀu as a function of u, without parameters that the outputs do not depend on.
     u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
     transposed = _gradients(outputs, stack, u, create_graph=True)
     depends = [value.requires_grad for value in transposed]
@@ -240,10 +242,10 @@ def _block_product(
 def _theta_prime(
     objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int
 ) -> Params:
-    """θ' with the value that sampled the query set, and a derivative from some states only.
+    """θ' with its exact value, and a derivative estimated from every ``state_stride``-th state.
 
-    Each inner step is computed on every ``state_stride``-th state, which gives its derivative; its
-    value is then replaced by the recorded one.
+    Each inner step is computed on these states for its derivative. Its value is then replaced by
+    the recorded one, with which the query set was sampled.
     """
     stack = with_context(objective.policy, stack)
     inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
@@ -255,4 +257,4 @@ def _theta_prime(
 
 
 _gradients = functools.partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
-"""Gradients that are zero for parameters on which the outputs do not depend."""
+"""``torch.autograd.grad``, with zeros for inputs that the outputs do not depend on."""
