@@ -1,8 +1,9 @@
 """Time and memory of a meta-iteration against tasks, episodes, horizon, inner steps and width.
 
-Each point is measured in its own process: a second-order MAML-TRPO iteration, after one to warm
-up, and then a replay of its physics (the floor). Times are relative to the middle point, 40 tasks
-x 20 episodes x 100 steps, one inner step, 64 x 64. A linear cost has the same ratio as its size.
+Each point is measured in a new process: after one warm-up iteration, a second-order MAML-TRPO
+iteration, and then a replay of its physics (the floor). Times are relative to the middle point: 40
+tasks x 20 episodes x 100 steps, one inner step, 64 x 64. For a linear cost, the columns time and
+size are equal.
 
     python benchmarks/cost_curves.py --plot docs/images/cost_curves.png
 """
@@ -37,7 +38,7 @@ CURVES = {
 
 
 def size(name: str, value: int) -> float:
-    """Return the size of a point relative to the middle; for inner steps, of its collections."""
+    """Return size / middle; for inner steps, the ratio of the numbers of collections."""
     if name == "inner steps":
         return (value + 1) / (MIDDLE[name] + 1)
     return value / MIDDLE[name]
@@ -55,7 +56,7 @@ class Cost(NamedTuple):
 
 
 def cost(sizes: dict[str, int], env: str) -> Cost:
-    """Measure the second meta-iteration of a run, and replay it."""
+    """Measure the second meta-iteration of a run, then replay its physics."""
     config = load_config(
         env=env,
         meta_batch_size=sizes["tasks"],
@@ -76,7 +77,7 @@ def cost(sizes: dict[str, int], env: str) -> Cost:
 
 
 def cost_in_a_process(sizes: dict[str, int], env: str) -> Cost:
-    """As :func:`cost`, in a new process, so that its peak memory is that of this point."""
+    """Call :func:`cost` in a new process, so that the peak memory is that of this point."""
     command = [sys.executable, __file__, "--env", env, "--point", json.dumps(sizes)]
     return Cost(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
@@ -98,7 +99,7 @@ def main() -> None:
     for name in args.curves:
         print(f"| {name} | size | time | floor / iteration | peak memory (GiB) |")
         print("| --- | --- | --- | --- | --- |")
-        # Measure the middle again for every curve, since a machine's speed drifts.
+        # measure the middle again for every curve, because the machine's speed drifts
         middle = cost_in_a_process(MIDDLE, args.env)
         measured[name] = {}
         for value in CURVES[name]:
@@ -106,7 +107,8 @@ def main() -> None:
             if value != MIDDLE[name]:
                 point = cost_in_a_process({**MIDDLE, name: value}, args.env)
             measured[name][value] = point
-            ratio, share = point.seconds / middle.seconds, point.floor_s / point.seconds
+            ratio = point.seconds / middle.seconds
+            share = point.floor_s / point.seconds
             print(
                 f"| {value} | {size(name, value):.2f} | {ratio:.2f} | {share:.2f} | "
                 f"{point.memory_gib:.2f} |",
@@ -125,7 +127,7 @@ def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
         top, bottom = rows[:, column]
         values = list(points)
         middle = points[MIDDLE[name]].seconds
-        # Time.
+        # time
         sizes = [size(name, value) for value in values]
         top.loglog(values, sizes, color="0.6", linestyle="--", label="linear")
         times = [point.seconds / middle for point in points.values()]
@@ -136,7 +138,7 @@ def cost_figure(measured: dict[str, dict[int, Cost]]) -> Figure:
         top.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
         top.set_ylim(0.12, 10)
         top.minorticks_off()
-        # Memory.
+        # memory
         memory_gib = [point.memory_gib for point in points.values()]
         bottom.plot(values, memory_gib, color=COLORS[0], marker="o")
         bottom.set_ylim(bottom=0)

@@ -1,7 +1,7 @@
 """Compare a meta-iteration with the learner on the CPU and on the GPU; physics is on the CPU.
 
-Prints the seconds of an iteration and of its parts, and their ratio, for several sizes. The exit
-status is 1 if a return or the meta-gradient of the first iteration differs by more than 1 %.
+For several sizes, prints the seconds of an iteration and of its parts, and the CPU / GPU ratio. The
+exit status is 1 if a return or the meta-gradient of the first iteration differs by more than 1 %.
 
     python benchmarks/device.py
     python benchmarks/device.py --devices cpu cpu --env PointNavigation      a dry run without a GPU
@@ -38,7 +38,7 @@ def measure(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Return the median seconds of each part, and the metrics of the first iteration."""
     with open_trainer(load_config(**settings, device=device)) as (trainer, state, _):
-        _, first, _ = trainer.meta_iteration(state)  # to warm up
+        _, first, _ = trainer.meta_iteration(state)  # warm-up
         seconds = []
         for _ in range(rounds):
             _, metrics, _ = trainer.meta_iteration(state)
@@ -60,18 +60,18 @@ def main() -> int:
     columns = f"{'device':>6} {'total':>7}  {'  '.join(_PARTS)}"
     print(f"{'tasks x episodes x steps, network':<34} {columns}")
     for num_tasks, num_episodes, horizon, hidden_sizes in _SIZES:
-        # Measure.
+        # measure
         name = f"{num_tasks} x {num_episodes} x {horizon}, {' x '.join(map(str, hidden_sizes))}"
         sizes = {"meta_batch_size": num_tasks, "num_episodes": num_episodes, "horizon": horizon}
         settings = {"env": args.env, **sizes, "policy": {"hidden_sizes": list(hidden_sizes)}}
         results = [measure(device, args.rounds, settings) for device in args.devices]
-        # Seconds.
+        # seconds
         for device, (seconds, _) in zip(args.devices, results, strict=True):
             parts = "  ".join(
                 f"{value:{len(part)}.3f}" for part, value in zip(_PARTS, seconds, strict=True)
             )
             print(f"{name:<34} {device:>6} {seconds.sum():7.3f}  {parts}")
-        # Ratio, and metrics that differ.
+        # ratio, and metrics that differ
         (cpu_s, cpu_metrics), (gpu_s, gpu_metrics) = results
         different = [
             name
@@ -79,7 +79,7 @@ def main() -> int:
             if not np.isclose(gpu_metrics[name], cpu_metrics[name], rtol=1e-2, atol=1e-4)
         ]
         num_different += len(different)
-        verdict = f"differs in {', '.join(different)}" if different else "the same numbers"
+        verdict = f"differs in {', '.join(different)}" if different else "same metrics"
         print(f"{'':<34} {'ratio':>6} {cpu_s.sum() / gpu_s.sum():7.3f}  {verdict}", flush=True)
     return int(num_different > 0)
 

@@ -1,4 +1,4 @@
-"""Render an image of every family into docs/images/families/, as recording does.
+"""Render a still of every family into docs/images/families/, with the renderer of videos.
 
 python benchmarks/family_stills.py
 python benchmarks/family_stills.py --env AntGoal

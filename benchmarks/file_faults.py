@@ -22,14 +22,14 @@ from maml_rl.sampling.failures import REWARD, Failure
 from maml_rl.settings.config import Config
 from maml_rl.training.loop import resume, train
 
-logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns when it discards events
+logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about discarded events
 _NEED_ROOM = ("open", "write", "fsync", "mkdir")
 OPERATIONS = (*_NEED_ROOM, "rename", "replace", "rmdir", "unlink")
 """Functions of ``os`` that change files. ``shutil.rmtree`` and ``pathlib`` call them too."""
 
 
 class Killed(BaseException):
-    """The simulated death of the process: every file operation after it raises this too."""
+    """The process was killed; also raised by every later file operation."""
 
 
 class Fault(NamedTuple):
@@ -38,11 +38,12 @@ class Fault(NamedTuple):
     at: int
     """Index of the operation."""
     when: str
-    """``before`` it, ``half`` way through it (a write only), or ``after`` it."""
+    """``before`` it, ``half`` way through it (only a write), or ``after`` it."""
 
 
 @contextmanager
 def _patched(wrap: Callable[[str, Any], Any], names: tuple[str, ...]) -> Iterator[None]:
+    """Replace functions of ``os`` by ``wrap(name, original)`` inside the context."""
     replacements = {name: wrap(name, getattr(os, name)) for name in names}
     with mock.patch.multiple(os, **replacements):
         yield
@@ -53,7 +54,7 @@ def faulty(fault: Fault | None = None) -> Iterator[list[str]]:
     """Kill the process inside the context at ``fault``.
 
     Yields:
-        The operations so far.
+        The operations so far, updated in place.
     """
     operations: list[str] = []
     dead = False
@@ -61,14 +62,17 @@ def faulty(fault: Fault | None = None) -> Iterator[list[str]]:
     def wrap(name: str, original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal dead
+            # opening for reading is not an operation
             if name == "open" and not args[1] & os.O_CREAT:
                 return original(*args, **kwargs)
             if dead:
                 raise Killed
+            # an operation before the fault
             operations.append(name)
             dead = fault is not None and len(operations) - 1 == fault.at
             if not dead:
                 return original(*args, **kwargs)
+            # the fault
             if fault.when == "after":
                 result = original(*args, **kwargs)
                 if name == "open":
@@ -85,21 +89,24 @@ def faulty(fault: Fault | None = None) -> Iterator[list[str]]:
 
 @contextmanager
 def full_disk(after: int) -> Iterator[list[str]]:
-    """Simulate a disk that is full after ``after`` operations, and takes half of the next write.
+    """Simulate a disk that is full after ``after`` operations; the next write is cut in half.
 
     Yields:
-        The operations that failed.
+        The operations that failed, updated in place.
     """
-    count, failed = 0, []
+    count = 0
+    failed: list[str] = []
 
     def wrap(name: str, original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
+            # opening an existing file needs no room
             if name == "open" and (not args[1] & os.O_CREAT or os.path.exists(args[0])):
                 return original(*args, **kwargs)
             count += 1
             if count <= after:
                 return original(*args, **kwargs)
+            # the first write that fails writes half of its content
             failed.append(name)
             if name == "write" and len(failed) == 1:
                 content = args[1]
@@ -114,11 +121,12 @@ def full_disk(after: int) -> Iterator[list[str]]:
 
 
 def _no_room() -> Any:
+    """Raise the error of a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def faults_of(operations: list[str]) -> list[Fault]:
-    """Return every fault that a process with these operations can have."""
+    """Return every possible fault in a process with these operations."""
     return [
         Fault(i, when)
         for i, name in enumerate(operations)
@@ -128,13 +136,15 @@ def faults_of(operations: list[str]) -> list[Fault]:
 
 
 def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
-    """Replace a meta-iteration by arithmetic on all kinds of state, metrics and failures."""
+    """Cheap meta-iteration: arithmetic on every kind of state, metric and failure."""
+    # state
     start = initial_theta(self.collector.policy, self.inner)
     theta = {name: value / 2 + state.iteration + start[name] for name, value in state.theta.items()}
     outer = {
         name: value * 0.9 + 1.0
         for name, value in (state.outer_state or initial_state(theta)).items()
     }
+    # metrics and failures
     done = state.iteration + 1
     metrics = {
         "train/return_after_0_steps": float(next(iter(theta.values())).sum()),
@@ -151,10 +161,10 @@ def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
 
 
 def go_on(config: Config) -> None:
-    """Resume the run if it exists, otherwise start it, like a script on a cluster."""
+    """Resume the run if it exists, otherwise start it."""
     run = Path(str(config.output))
     if (run / "config.yaml").exists():
-        # skip parsing, which takes longer than everything else
+        # skip parsing, which dominates the time
         with mock.patch("maml_rl.training.loop.run_config", return_value=config):
             resume(run)
     else:
@@ -162,8 +172,9 @@ def go_on(config: Config) -> None:
 
 
 def differences(run: Path, reference: Path) -> list[str]:
-    """List differences between two finished runs, except wall-clock times; bit for bit."""
+    """List bitwise differences between two finished runs, except wall-clock times."""
     differing = []
+    # checkpoints
     last, other = (max(folder.glob("checkpoints/[0-9]*[0-9]")) for folder in (run, reference))
     if last.name != other.name:
         differing.append(f"last checkpoint {last.name} and {other.name}")
@@ -172,6 +183,7 @@ def differences(run: Path, reference: Path) -> list[str]:
             differing.append(f"{path.name} of the last checkpoint")
     if [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]:
         differing.append("leftovers in checkpoints")
+    # logs
     differing += [
         name
         for name in ("progress.csv", "failures.csv")
@@ -195,7 +207,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar as TensorBoard shows it: (step, value) by tag."""
+    """Every TensorBoard scalar by tag: (step, value) in order of steps."""
     accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
     accumulator.Reload()
     return {

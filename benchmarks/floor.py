@@ -1,4 +1,4 @@
-"""The floor that speeds are compared with: a run's physics replayed through ``Batch.step``."""
+"""The floor of collection time: a run's physics replayed through ``Batch.step``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Recorder:
-    """Records the steps of a vector environment's simulations, and replays them.
+    """Records the physics steps of a batch environment, and replays them.
 
     Args:
         env: a batch environment of a MuJoCo family.
@@ -33,7 +33,7 @@ class Recorder:
 
         def recorded_forward(ids: np.ndarray | None = None, **stage: int) -> None:
             forward(ids, **stage)
-            if not stage:  # the start of episodes, and not a family's call on a given state
+            if not stage:  # a reset; calls with a stage only compute derived fields
                 self._calls.append((self._batch.state.copy(),))
 
         self._batch.step = recorded_step
@@ -47,7 +47,7 @@ class Recorder:
 
     @property
     def num_steps(self) -> int:
-        """Recorded control steps, over all simulations."""
+        """Recorded control steps, summed over simulations."""
         num_sims = len(self._batch.state)
         return sum(
             num_sims if call[0] is None else len(call[0]) for call in self._calls if len(call) > 1
@@ -57,9 +57,11 @@ class Recorder:
         """Replay the recorded steps and return their seconds."""
         seconds = 0.0
         for call in self._calls:
+            # reset
             if len(call) == 1:
                 self._batch.state[:] = call[0]
                 continue
+            # step
             ids, nstep, ctrl = call
             start = time.perf_counter()
             self._control[:] = ctrl

@@ -1,4 +1,4 @@
-"""Every file that the package loads: a sound one, its reader, and how to damage it."""
+"""Every file that the package loads: an intact example, its reader, and ways to damage it."""
 
 from __future__ import annotations
 
@@ -102,16 +102,16 @@ _TEXTS += (
 
 
 class Loader(NamedTuple):
-    """A file and its reader."""
+    """An intact file and its reader."""
 
     sound: bytes
-    """Content of a sound file."""
+    """Content of the intact file."""
     load: Callable[[bytes], object]
-    """Replace the content, and read the file as the package does."""
+    """Replace the content, and load the file as the package does."""
 
 
 class _Touch:
-    """An object that writes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,8 +139,11 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     """Train a small run, and return the readers of its files."""
     run = maml_rl.train(maml_rl.load_config(**SETTINGS, output=str(folder / "run")))
     policy = maml_rl.load(run)
-    checkpoint, cpu = run / "checkpoints" / "000002", torch.device("cpu")
-    new, old = folder / "format_2", folder / "format_1"
+    checkpoint = run / "checkpoints" / "000002"
+    cpu = torch.device("cpu")
+    # copies of the checkpoint in both formats
+    new = folder / "format_2"
+    old = folder / "format_1"
     values = json.loads((checkpoint / "values.json").read_text())
     for copy, version in ((new, 2), (old, 1)):
         copy.mkdir()
@@ -151,12 +154,12 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     reseal(new)
 
     def load(path: Path) -> None:
-        found = load_checkpoint(path, cpu)
-        found.check_run({"environment": "PointNavigation"}, path)
-        theta, _ = policy_state(found, policy.policy, policy.config, path)
-        check_state(found.tensors.get("outer", {}), theta, policy.config.outer, path)
+        loaded = load_checkpoint(path, cpu)
+        loaded.check_run({"environment": "PointNavigation"}, path)
+        theta, _ = policy_state(loaded, policy.policy, policy.config, path)
+        check_state(loaded.tensors.get("outer", {}), theta, policy.config.outer, path)
         for name in ("iteration", "num_env_steps"):
-            found.counter(name, path)
+            loaded.counter(name, path)
 
     def replaced(path: Path, read: Callable[[], object]) -> Loader:
         sound = path.read_bytes()
@@ -165,7 +168,7 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
             path.write_bytes(content)
             try:
                 return read()
-            finally:  # another loader reads the files beside its own
+            finally:  # other loaders read this file too
                 path.write_bytes(sound)
 
         return Loader(sound, load_instead)
@@ -173,6 +176,7 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     def resealed(name: str) -> Loader:
         return replaced(new / name, lambda: (reseal(new), load(new)))
 
+    # checkpoints
     loaders = {
         "tensors.safetensors": resealed("tensors.safetensors"),
         "values.json": resealed("values.json"),
@@ -182,15 +186,18 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     sums = folder / "sums"
     _copy(checkpoint, sums)
     loaders["SHA256SUMS"] = replaced(sums / "SHA256SUMS", lambda: load(sums))
+    # configurations
     settings = folder / "settings"
     settings.mkdir()
     (settings / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     loaders["config.yaml of a run"] = replaced(
         settings / "config.yaml", lambda: run_config(settings)
     )
-    given = settings / "given.yaml"
-    given.write_text(yaml.safe_dump(SETTINGS))
-    loaders["--config"] = replaced(given, lambda: parse_training_arguments([f"--config={given}"]))
+    user_config = settings / "given.yaml"
+    user_config.write_text(yaml.safe_dump(SETTINGS))
+    loaders["--config"] = replaced(
+        user_config, lambda: parse_training_arguments([f"--config={user_config}"])
+    )
     return loaders | _results(folder, run, policy, replaced)
 
 
@@ -250,16 +257,19 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def damaged(sound: bytes, rng: random.Random) -> bytes:
-    """Damage ``sound``: one to four random changes, or another value in YAML or JSON."""
+    """Damage ``sound``: one to four random changes, or one changed value in YAML or JSON."""
+    # one changed value
     if rng.random() < 0.4:
         changed = None
-        with contextlib.suppress(Exception):  # it may be damaged already, in any way
+        with contextlib.suppress(Exception):  # the input may be damaged already
             changed = _other_value(sound, rng)
         if changed is not None:
             return changed
+    # random changes of bytes
     content = bytearray(sound)
     for _ in range(rng.randint(1, 4)):
-        at, length = rng.randrange(len(content) + 1), rng.choice([1, 4, 8, rng.randint(1, 200)])
+        at = rng.randrange(len(content) + 1)
+        length = rng.choice([1, 4, 8, rng.randint(1, 200)])
         match rng.randrange(7):
             case 0 if at < len(content):
                 content[at] ^= 1 << rng.randrange(8)

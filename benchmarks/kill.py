@@ -29,14 +29,14 @@ _NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
 
 
 def main() -> int:
-    """Run the tests of the arguments."""
+    """Run the selected tests."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=0, help="real processes to kill")
     parser.add_argument("--faults", action="store_true", help="kill at every file operation")
     parser.add_argument(
-        "--storms", type=int, default=20, help="with --faults: runs killed at random until they end"
+        "--storms", type=int, default=20, help="with --faults: runs with 20 random faults each"
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -47,7 +47,10 @@ def main() -> int:
 
 
 def _faults(folder: Path, num_storms: int, seed: int) -> int:
-    rng, injected, different = random.Random(seed), 0, 0
+    """Kill a run at every file operation, and resume it; return how many runs differ."""
+    rng = random.Random(seed)
+    injected = 0
+    different = 0
     sizes = {
         "num_iterations": 5,
         "meta_batch_size": 1,
@@ -63,6 +66,7 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
         return load_config(**settings, logging=logging, output=output, **sizes)
 
     with mock.patch.object(MetaTrainer, "meta_iteration", toy_iteration):
+        # reference run, and the faults to inject
         with faulty() as operations:
             go_on(config("uninterrupted"))
         run = config("run")
@@ -70,11 +74,12 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
         cases += [
             [rng.choice(faults_of(operations[:30])) for _ in range(20)] for _ in range(num_storms)
         ]
+        # inject, resume, compare
         for case in cases:
             for fault in case:
                 with contextlib.suppress(Killed), faulty(fault):
                     go_on(run)
-                    continue  # it ended before the fault
+                    continue  # the run ended before the fault
                 injected += 1
             go_on(run)
             differing = differences(folder / "run", folder / "uninterrupted")
@@ -90,7 +95,10 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
 
 
 def _kills(folder: Path, num_kills: int, seed: int) -> int:
-    rng, killed, different = random.Random(seed), 0, 0
+    """Kill training processes at random times, and resume them; return how many runs differ."""
+    rng = random.Random(seed)
+    killed = 0
+    different = 0
     flags = [
         "--env=PointNavigation",
         "--meta_batch_size=3",
@@ -101,6 +109,7 @@ def _kills(folder: Path, num_kills: int, seed: int) -> int:
     flags += ["--policy.hidden_sizes=[8]", "--num_iterations=1000", "--logging.checkpoint_every=2"]
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     command = [sys.executable, "-m", "maml_rl.train"]
+    # time of the start-up and of all iterations; the second run is the reference
     start = time.perf_counter()
     subprocess.run(
         [*command, *flags, "--num_iterations=1", "--output", str(folder / "one")],
@@ -113,6 +122,7 @@ def _kills(folder: Path, num_kills: int, seed: int) -> int:
     )
     iterating_s = time.perf_counter() - start - 2 * started_s
     for number in itertools.count():
+        # start or resume, and kill, until the run ends
         run = folder / str(number)
         while killed < num_kills:
             new = not (run / "config.yaml").exists()
@@ -121,7 +131,7 @@ def _kills(folder: Path, num_kills: int, seed: int) -> int:
                 [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
             try:
-                # from shortly before the first iteration, so that a run is killed about ten times
+                # at about the first iteration or later: about ten kills per run
                 process.communicate(timeout=0.8 * started_s + rng.uniform(0.0, 0.2) * iterating_s)
             except subprocess.TimeoutExpired:
                 process.kill()
@@ -133,6 +143,7 @@ def _kills(folder: Path, num_kills: int, seed: int) -> int:
                 print(f"exit status {process.returncode} of {arguments}")
                 return different + 1
             break
+        # finish, and compare with the reference
         arguments = (
             ["--resume", str(run)]
             if (run / "config.yaml").exists()

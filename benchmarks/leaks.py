@@ -2,11 +2,11 @@
 
     python benchmarks/leaks.py --iterations 2000
 
-Three cases, one after the other in one process: a long run of PointNavigation, a long run of
+Three cases run one after the other in one process: a long run of PointNavigation, a long run of
 HalfCheetahVel, and many short runs of both in turn. All evaluate, record and write checkpoints
-repeatedly. Prints the growth over the first and the second half of each case. The exit status is 1
-if a quantity does not level off: if its median over the last tenth of the samples is above that
-over the tenth after the middle, for memory by more than 1 %.
+repeatedly. Prints the growth over the first and the second half of each case, between medians over
+a tenth of the samples. The exit status is 1 if a quantity grows over the second half, memory by
+more than 1 %.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from maml_rl.system.atomic_files import write_whole
 from maml_rl.training.loop import train
 
 MEMORY_MAY_GROW_BY = 0.01
-"""Over the second half, as a share."""
+"""Largest relative growth of memory over the second half."""
 FAMILIES = ("PointNavigation", "HalfCheetahVel")
 _ITERATIONS_PER_SHORT_RUN = 20
 
@@ -42,29 +42,29 @@ class Usage(NamedTuple):
     """Resources of this process."""
 
     memory_mb: float
-    """Resident."""
+    """Resident memory."""
     open_files: int
     threads: int
-    """Of Python, of torch and of the simulator."""
+    """Threads of Python, torch and the simulator."""
     children: int
     """Running child processes."""
 
     @classmethod
     def now(cls) -> Usage:
-        """Read it from Linux's /proc."""
+        """Read the current usage from Linux's /proc."""
         status = dict(
             line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
         )
         children = 0
         for thread in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # it has just ended
+            with contextlib.suppress(FileNotFoundError):  # the thread has just ended
                 children += len((thread / "children").read_text().split())
         num_files = len(list(Path("/proc/self/fd").iterdir()))
         return cls(int(status["VmRSS"].split()[0]) / 1024, num_files, _num_threads(), children)
 
 
 def _num_threads() -> int:
-    """Return the smallest of five counts: the system lists an ended thread for a moment."""
+    """Return the smallest of five counts, because /proc briefly lists threads that have ended."""
     counts = []
     for _ in range(5):
         counts.append(len(list(Path("/proc/self/task").iterdir())))
@@ -73,15 +73,15 @@ def _num_threads() -> int:
 
 
 def main() -> int:
-    """Run the cases and judge them."""
+    """Run the cases, and check that usage levels off."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--iterations", type=int, default=2000, help="of each case")
-    parser.add_argument("--plot", type=Path, help="a PNG file to write")
+    parser.add_argument("--iterations", type=int, default=2000, help="meta-iterations of each case")
+    parser.add_argument("--plot", type=Path, help="PNG file to write")
     args = parser.parse_args()
     if args.iterations < 100:
-        parser.error(f"--iterations must be at least 100 to tell a trend, got {args.iterations}")
+        parser.error(f"--iterations must be at least 100 to detect a trend, got {args.iterations}")
     cases = {}
     for name, run in {
         **{f"{family}, one run": _long_run(family) for family in FAMILIES},
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray:
-    """Return :class:`Usage` before each meta-iteration of ``run``, as an array of records."""
+    """Run, and return :class:`Usage` before each meta-iteration as an array of records."""
     samples: list[Usage] = []
     original = MetaTrainer.meta_iteration
 
@@ -122,12 +122,13 @@ def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray
 
 def growth(samples: np.ndarray) -> dict[str, tuple[float, float]]:
     """Return the growth of each quantity over each half, between medians over tenths."""
-    tenth, half = len(samples) // 10, len(samples) // 2
-    found = {}
+    tenth = len(samples) // 10
+    half = len(samples) // 2
+    result = {}
     for what in Usage._fields:
         start, middle, end = (np.median(samples[what][i:][:tenth]) for i in (0, half, -tenth))
-        found[what] = (float(middle - start), float(end - middle))
-    return found
+        result[what] = (float(middle - start), float(end - middle))
+    return result
 
 
 def grows(samples: np.ndarray) -> list[str]:
@@ -137,7 +138,7 @@ def grows(samples: np.ndarray) -> list[str]:
 
 
 def config(family: str, output: Path, num_iterations: int) -> Config:
-    """Return a run of tiny iterations: evaluation in every second one, a video in every tenth."""
+    """Return a configuration: tiny iterations, an evaluation every 2nd and a video every 10th."""
     logging = {"checkpoint_every": 2, "evaluate_every": 2, "video_every": 10}
     sizes = {
         "num_iterations": num_iterations,

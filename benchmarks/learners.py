@@ -1,8 +1,8 @@
 """Cost of each meta-learner relative to first-order MAML.
 
-Every round runs one iteration of each learner, all in one process. First-order MAML is one gradient
-step (outer step adam, first order) after one inner step. Prints ratios of the seconds of a
-meta-iteration, and of the learner alone (all but collection).
+Every round runs one iteration of each learner, all in one process. First-order MAML has one inner
+step and the outer step adam. Prints the ratios of the time of a meta-iteration, and of the learner
+alone (all but collection).
 
     python benchmarks/learners.py --env HalfCheetahDir
 """
@@ -65,7 +65,7 @@ def main() -> None:
                 start = time.perf_counter()
                 opened[name][1], metrics, _ = trainer.meta_iteration(state)
                 total = time.perf_counter() - start
-                if i > 0:  # the first round is to warm up
+                if i > 0:  # the first round is a warm-up
                     seconds[name].append((total, total - metrics["time/collection_s"]))
     reference = np.array(seconds[REFERENCE])
     print(

@@ -1,7 +1,7 @@
 """Share of physics and of every other part in the time of a meta-iteration.
 
-Every round runs one second-order meta-iteration as training does, then replays all its controls
-through bare ``Batch.step``. Prints the ratio of the two times, and the share of each part.
+Every round runs one second-order meta-iteration as training does, then replays its controls through
+``Batch.step`` alone. Prints the ratio of the two times, and the share of each part.
 
     python benchmarks/meta_iteration.py --env HalfCheetahVel
     python benchmarks/meta_iteration.py --env HalfCheetahVel --outer promp
@@ -60,7 +60,7 @@ def main() -> None:
             start = time.perf_counter()
             state, metrics, _ = trainer.meta_iteration(state)
             total = time.perf_counter() - start
-            if i > 0:  # the first round is to warm up
+            if i > 0:  # the first round is a warm-up
                 seconds.append(total)
                 ratios.append(recorder.replay_s() / total)
                 timed = [name for name in metrics if name.startswith("time/")]

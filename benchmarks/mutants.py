@@ -1,8 +1,9 @@
-"""Break the mathematics in small ways, and see whether the tests notice.
+"""Mutation testing of the mathematics.
 
-Every mutant changes one expression of a loss, an estimator, an advantage, a mask or an outer step: a sign, a term, a
-detach, a sum for a mean, an index off by one. It lives in a copy of the repository; the tests run there until one
-fails. Prints those that survive; the exit status is 1 where there are any.
+Every mutant changes one expression of a loss, an estimator, an advantage, a mask or an outer step:
+a sign, a term, a detach, a sum for a mean, an index off by one. The tests run on a copy of the
+repository until one fails. Prints each mutant and whether it survives; the exit status is 1 if any
+does.
 
     python benchmarks/mutants.py
     python benchmarks/mutants.py --file maml_rl/learners/maml/objective.py
@@ -25,7 +26,7 @@ _LONGEST_S = 3600
 
 
 class Mutant(NamedTuple):
-    """One change."""
+    """A change of one expression, and what it breaks."""
 
     file: str
     old: str
@@ -166,12 +167,15 @@ TESTS = {
         "analysis/test_evaluation.py",
     ],
 }
-"""Where a mutant should be noticed first; outer steps without an entry by those of all outer steps. What survives is tried on all."""
+"""Tests to run first for the mutants of a file; ``_OUTER`` for files that are not listed.
+
+If these pass, all tests run.
+"""
 _OUTER = ["learners/test_trpo.py", "learners/test_outer_steps.py", "learners/test_meta_learners.py"]
 
 
 def main() -> int:
-    """Try every mutant."""
+    """Test every selected mutant."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -200,7 +204,7 @@ def main() -> int:
 
 
 def _copy(tree: Path) -> Path:
-    """The files of the project, importable as they are installed."""
+    """Copy the project to ``tree``, importable as if installed."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -217,24 +221,25 @@ def _copy(tree: Path) -> Path:
 
 
 def _check(tree: Path, mutants: list[Mutant]) -> None:
-    """Refuse to start where a mutant would change nothing, or where its tests fail as they are.
+    """Check that every mutant changes the code, and that the tests pass without mutants.
 
     Raises:
-        SystemExit: says which.
+        SystemExit: if not; the message names the mutant.
     """
     for mutant in mutants:
         number = (tree / mutant.file).read_text().count(mutant.old)
         if number != 1:
             raise SystemExit(
-                f"{mutant.file}: {mutant.old!r} is there {number} times: the mutant is out of date"
+                f"{mutant.file}: {mutant.old!r} occurs {number} times, expected 1: update the mutant"
             )
-    print("first without any mutant ...", flush=True)
+    print("running the tests without mutants ...", flush=True)
     names = {name for mutant in mutants for name in TESTS.get(mutant.file, _OUTER)}
     if not _passes(tree, [f"tests/{name}" for name in sorted(names)]):
-        raise SystemExit("the tests fail without any mutant")
+        raise SystemExit("the tests fail without mutants")
 
 
 def _is_noticed(tree: Path, mutant: Mutant, tests: list[str]) -> bool:
+    """Whether one of ``tests`` fails on the mutant."""
     path = tree / mutant.file
     sound = path.read_text()
     path.write_text(sound.replace(mutant.old, mutant.new))
@@ -245,6 +250,7 @@ def _is_noticed(tree: Path, mutant: Mutant, tests: list[str]) -> bool:
 
 
 def _passes(tree: Path, tests: list[str]) -> bool:
+    """Whether ``tests`` pass in ``tree``."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -252,7 +258,7 @@ def _passes(tree: Path, tests: list[str]) -> bool:
             command, cwd=tree, env=environment, check=False, capture_output=True, timeout=_LONGEST_S
         )
     except subprocess.TimeoutExpired:
-        return False  # as good as a failure: it would not go unnoticed
+        return False  # a timeout counts as a failure
     return done.returncode == 0
 
 

@@ -1,9 +1,9 @@
 """Share of physics in the time of a collection (floor / collection).
 
 Every round collects a batch of episodes as training does, then replays the same controls on the
-same live simulations through bare ``Batch.step``, and prints the ratio of the two times. Both use
-the same number of simulations and threads. Simulations whose episode has ended are not stepped;
-"steps taken / all" is the share of the others.
+same unfinished simulations through ``Batch.step`` alone. Prints the ratio of the two times; both
+use the same number of simulations and threads. Simulations whose episode has ended are not stepped;
+"steps taken / all" is the share of the steps that were.
 
     python benchmarks/sampling.py --env HalfCheetahVel
     python benchmarks/sampling.py --all
@@ -38,11 +38,11 @@ class Rounds(NamedTuple):
     milliseconds: list[tuple[float, float, float]]
     """Per control step of all simulations: total, inside ``Batch.step``, and in the replay."""
     shares: list[float]
-    """Control steps taken, as a share of tasks x episodes x horizon."""
+    """Control steps taken / (tasks x episodes x horizon)."""
 
 
 def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
-    """Collect and replay alternately."""
+    """Alternate collection and replay."""
     sizes = {
         "meta_batch_size": args.num_tasks,
         "num_episodes": args.num_episodes,
@@ -55,7 +55,7 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
         recorder = Recorder(collector.env) if has_physics else None
         stack = make_stack(state.theta, args.num_tasks)
         for i in range(args.rounds + 1):
-            # Collect.
+            # collect
             streams = RandomStreams(0, Phase.TRAINING, i)
             collector.set_tasks(sample_tasks(collector, streams))
             if recorder:
@@ -63,13 +63,13 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
             start = time.perf_counter()
             episodes = collector.collect(stack, streams, 0, None)
             seconds = time.perf_counter() - start
-            if i == 0:  # to warm up
+            if i == 0:  # warm-up
                 continue
-            # Speed.
+            # speed
             num_steps = int(episodes.mask.sum())
             rounds.speeds.append(num_steps / seconds)
             rounds.shares.append(num_steps / episodes.mask.numel())
-            # Replay.
+            # replay
             if recorder:
                 assert recorder.num_steps == num_steps or episodes.discarded.any(), (
                     "finished simulations were stepped"

@@ -1,6 +1,6 @@
-"""The batch engine as Stable-Baselines3's VecEnv against its own DummyVecEnv and SubprocVecEnv.
+"""Speed of TaskVecEnv compared with Stable-Baselines3's DummyVecEnv and SubprocVecEnv.
 
-Control steps per second. All step the same task with the same random actions; rounds of the three
+Prints control steps per second. All three step the same task with the same random actions. They
 alternate, and ratios are taken within a round.
 
     python benchmarks/vec_env.py --env HalfCheetahVel --num_envs 16
@@ -24,12 +24,12 @@ from maml_rl.settings.env import EnvConfig
 
 
 def single(name: str, horizon: int) -> gym.Env:
-    """Make one environment, also in a process that has not registered the ids yet."""
+    """Make one environment; importing this module in a new process registers the id."""
     return gym.make(maml_envs.env_id(name), max_episode_steps=horizon)
 
 
 def steps_per_second(envs: VecEnv, actions: np.ndarray) -> float:
-    """Measure playing actions (num_steps, num_envs, action_size) from a reset."""
+    """Measure the speed with actions (num_steps, num_envs, action_size) after a reset."""
     envs.seed(0)
     envs.reset()
     start = time.perf_counter()
@@ -45,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--num_envs", type=int, default=16)
-    parser.add_argument("--num_steps", type=int, default=500, help="of each simulation and round")
+    parser.add_argument("--num_steps", type=int, default=500, help="per simulation and round")
     parser.add_argument("--horizon", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -53,10 +53,10 @@ def main() -> None:
     task = batch.sample_tasks(1)[0]
     batch.set_tasks([task] * args.num_envs)
     makers = [functools.partial(single, args.env, args.horizon)] * args.num_envs
-    own = {"DummyVecEnv": DummyVecEnv(makers), "SubprocVecEnv": SubprocVecEnv(makers)}
-    for envs in own.values():
+    sb3_envs = {"DummyVecEnv": DummyVecEnv(makers), "SubprocVecEnv": SubprocVecEnv(makers)}
+    for envs in sb3_envs.values():
         envs.env_method("set_task", task)
-    contestants: dict[str, VecEnv] = {"TaskVecEnv": TaskVecEnv(batch), **own}
+    contestants: dict[str, VecEnv] = {"TaskVecEnv": TaskVecEnv(batch), **sb3_envs}
     space = batch.single_action_space
     space.seed(0)
     actions = np.array(
@@ -66,12 +66,12 @@ def main() -> None:
     for i in range(args.rounds + 1):
         for name, envs in contestants.items():
             speed = steps_per_second(envs, actions)
-            if i > 0:  # the first round warms up
+            if i > 0:  # the first round is a warm-up
                 speeds[name].append(speed)
     print(f"{args.env}, {args.num_envs} simulations, horizon {args.horizon}")
     for name, values in speeds.items():
         print(f"{name:<27} control steps/s: {summary(values)}")
-    for name in own:
+    for name in sb3_envs:
         ratios = [a / b for a, b in zip(speeds["TaskVecEnv"], speeds[name], strict=True)]
         print(f"TaskVecEnv / {name:<14} ratio:           {summary(ratios)}")
     for envs in contestants.values():

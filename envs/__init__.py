@@ -49,13 +49,13 @@ def _split(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def make_single_env(family: str, **options: Any) -> FamilyEnv:
-    """Entry point of ``gymnasium.make``; options are those of rendering and of the family."""
+    """Entry point of ``gymnasium.make``; takes rendering options and settings of the family."""
     render_options = _split(options, _RENDER_OPTIONS)
     return FamilyEnv(FAMILIES[family](**options), **render_options)
 
 
 def make_vector_env(family: str, num_envs: int, **options: Any) -> FamilyVectorEnv:
-    """Entry point of ``gymnasium.make_vec``; options are those of the batch and of the family."""
+    """Entry point of ``gymnasium.make_vec``; takes batch options and settings of the family."""
     batch_options = _split(options, _BATCH_OPTIONS)
     return FamilyVectorEnv(FAMILIES[family](**options), num_envs, **batch_options)
 
@@ -70,7 +70,7 @@ def register(family: _Family) -> _Family:
         family: a frozen dataclass that implements :class:`TaskFamily`; see docs/add_a_family.md.
 
     Raises:
-        TypeError: if it is not a task family; the message says what is missing.
+        TypeError: if the class is not a task family; the message says what is missing.
         ValueError: if another family has the same name.
     """
     check_class(family)

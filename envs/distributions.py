@@ -1,4 +1,4 @@
-"""Distribution of one number or choice: what a task parameter is drawn from."""
+"""Distributions that task parameters are drawn from."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Distribution:
     low: float = 0.0
     high: float = 0.0
     is_log: bool = False
-    """Whether the logarithm is uniform, instead of the value."""
+    """Whether a range is log-uniform instead of uniform."""
     choices: tuple[Any, ...] = ()
-    """Values to choose from; empty for a range."""
+    """Values with equal probability; empty for a range."""
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> list[Any]:
-        """Draw ``num_tasks`` values: floats from a range, or choices with their types."""
+        """Draw ``num_tasks`` values: floats from a range, or choices as they are."""
         if self.choices:
             return [self.choices[i] for i in rng.integers(len(self.choices), size=num_tasks)]
         if self.is_log:

@@ -2,8 +2,8 @@
 
 A task family is one robot with a distribution of tasks. Its functions are pure: they take arrays
 whose leading axis counts simulations, and the array namespace ``xp`` (numpy or torch) to compute
-in. So the same family runs on the batch engine, in the single Gymnasium environment, and on an
-engine of another device.
+in. So the same family runs in the batch engine, in the single Gymnasium environment, and on
+engines for other devices.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class TaskFamily(Protocol):
     """
 
     body: ClassVar[Body]
-    """The robot. An instance whose settings change the robot has its own in its place."""
+    """The robot; ``frame_skip`` replaces it on an instance, see ``set_frame_skip``."""
     max_episode_steps: ClassVar[int]
     """Default horizon."""
     task_units: ClassVar[Mapping[str, str]]
-    """Unit of each task parameter, empty for a dimensionless one; a task has these names."""
+    """Unit of each task parameter, by name; empty if it is dimensionless."""
     task_limits: ClassVar[Mapping[str, tuple[float, float]]]
-    """Range of each task parameter in which the reward is meaningful."""
+    """Valid range of each task parameter."""
 
     @property
     def dynamics(self) -> DynamicsSetting:
-        """Dynamics that vary between tasks; empty if they are always the same."""
+        """Dynamics that vary between tasks; empty if none do."""
 
     @property
     def derived_fields(self) -> Sequence[str]:
-        """State fields that observation and reward need besides the integrated ones."""
+        """State fields that observation and reward need besides positions and velocities."""
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Draw tasks: a mapping from names to float64 arrays (num_tasks,)."""
@@ -67,19 +67,19 @@ class TaskFamily(Protocol):
         """Reward terms of one control step, each (num_sims,); the reward is their sum."""
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
-        """Whether the episode ends in this state, (num_sims,) bool; not for time limits."""
+        """Whether the episode ends in this state, (num_sims,) bool; excludes time limits."""
 
 
 @runtime_checkable
 class HasMarkers(Protocol):
-    """A family that shows the task in rendered frames. This is optional."""
+    """Optional interface of a family: it shows the task in rendered frames."""
 
     def markers(self, state: State, task: Task) -> Sequence[Marker]:
-        """What to draw into a frame of one simulation (state fields without leading axis)."""
+        """Markers to render for one simulation (state fields without leading axis)."""
 
 
 def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
-    """Every parameter that a task may have: the family's own, then those of the dynamics."""
+    """Every parameter that a task may have: first the family's, then those of the dynamics."""
     parameters = {
         name: Parameter(unit, *family.task_limits[name], math.nan)
         for name, unit in family.task_units.items()
@@ -88,9 +88,19 @@ def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
 
 
 _MEMBERS = (
-    *("body", "dynamics", "derived_fields", "max_episode_steps", "task_units", "task_limits"),
-    *("sample_tasks", "initial_state", "observation", "reward_terms", "terminated"),
+    "body",
+    "dynamics",
+    "derived_fields",
+    "max_episode_steps",
+    "task_units",
+    "task_limits",
+    "sample_tasks",
+    "initial_state",
+    "observation",
+    "reward_terms",
+    "terminated",
 )
+"""Members that every task family must have."""
 
 
 def check_class(family: type) -> None:
@@ -120,7 +130,7 @@ def check_class(family: type) -> None:
 _AT_LEAST_ZERO = ("_weight", "_scale", "radius", "_tolerance")
 """Endings of the names of settings that must not be negative."""
 _TASK_RANGE = ("low", "high")
-"""The settings that task parameters are drawn between."""
+"""Settings that bound the task distribution; ``_check_task_range`` checks them."""
 
 
 def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
@@ -145,7 +155,9 @@ def check_settings(family: Any, at_least_zero: Collection[str] = ()) -> None:
     """
     types = get_type_hints(type(family))
     for field in dataclasses.fields(family):
-        name, value, kind = field.name, getattr(family, field.name), types[field.name]
+        name = field.name
+        value = getattr(family, name)
+        kind = types[name]
         if kind is bool or get_origin(kind) is Literal:
             _check_choice(name, value, (True, False) if kind is bool else get_args(kind))
         elif kind is float:
@@ -163,7 +175,7 @@ def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def _check_number(name: str, value: Any, is_size: bool) -> None:
-    """Check a float setting; whether a task range is finite follows from the task limits."""
+    """Check a float setting; of ``low`` and ``high`` only the type."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         expected = "finite and at least 0" if is_size else "a number"
         raise ValueError(f"{name} must be {expected}, got {value!r}")
@@ -183,7 +195,7 @@ def _check_order(values: Mapping[str, float]) -> None:
 
 
 def _check_task_range(family: Any) -> None:
-    """Check that tasks are drawn within the limits of the task parameters."""
+    """Check that the task distribution is within the limits of the task parameters."""
     if hasattr(family, "low"):
         for name, (low, high) in family.task_limits.items():
             if not low <= family.low <= family.high <= high:
@@ -198,20 +210,19 @@ def _check_task_range(family: Any) -> None:
 
 
 def _check_dynamics(family: Any) -> None:
-    """Check that ``dynamics`` is valid and leaves the family's task parameters to the family."""
+    """Check that ``dynamics`` is valid and names no task parameter of the family."""
     distributions = parse(family.dynamics, family.body.parameters)
     duplicates = family.task_units.keys() & distributions.keys()
     if duplicates:
         raise ValueError(
-            f"{type(family).__name__} draws {', '.join(duplicates)} itself, by its own settings: "
-            f"remove it from dynamics"
+            f"{type(family).__name__} draws {', '.join(duplicates)} itself: remove it from dynamics"
         )
 
 
 def sample_tasks(
     family: TaskFamily, rng: np.random.Generator, num_tasks: int
 ) -> list[dict[str, float]]:
-    """Draw tasks: the family's own parameters, then those that its ``dynamics`` setting names."""
+    """Draw tasks: first the family's parameters, then those of its ``dynamics`` setting."""
     tasks = dict(family.sample_tasks(rng, num_tasks))
     for name, distribution in parse(family.dynamics, family.body.parameters).items():
         tasks[name] = np.array(distribution.sample(rng, num_tasks))
@@ -221,8 +232,8 @@ def sample_tasks(
 def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
     """Check ``tasks`` and convert them to one array (len(tasks),) per name.
 
-    A task has all of the family's own parameters and any of the dynamics. If only some tasks set
-    one of the latter, the others get its nominal value.
+    A task must have all parameters of the family, and may have any of the dynamics. If only some
+    tasks set a parameter of the dynamics, the others get its nominal value.
 
     Raises:
         ValueError: if a task lacks a name, has an unknown one, or an invalid value.
@@ -243,7 +254,7 @@ def _check_task(family: TaskFamily, task: Any, known: Mapping[str, Parameter]) -
     required = list(family.task_units)
     if not isinstance(task, Mapping) or not set(required) <= set(task) <= set(known):
         quantities = [name for name in known if name not in required and "/" not in name]
-        also = f", and any of {quantities}" if quantities else ""
+        also = f", and optionally any of {quantities}" if quantities else ""
         missing = [name for name in required if isinstance(task, Mapping) and name not in task]
         lacks = f": {', '.join(missing)} missing" if missing else ""
         raise ValueError(

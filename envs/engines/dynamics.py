@@ -1,7 +1,7 @@
 """Dynamics of a MuJoCo model as task parameters: masses, friction, gravity, defects, delay, noise.
 
-Every MuJoCo family accepts these parameters in addition to its own. Values are factors on the
-untouched model or replace its values; they never depend on a previous task.
+Every MuJoCo family accepts these parameters in addition to its own. They are always applied to the
+untouched model, so a task does not depend on the previous one.
 
 | parameter | meaning | unit | nominal |
 | --- | --- | --- | --- |
@@ -18,7 +18,8 @@ untouched model or replace its values; they never depend on a previous task.
 | `action_delay` | delay of actions | control steps | 0 |
 | `observation_noise` | standard deviation of Gaussian noise on every entry | the entry's | 0 |
 
-The five factors also exist for single elements, as in `body_mass/torso`; both factors multiply.
+The five factors also exist for single elements, such as `body_mass/torso`; this factor multiplies
+the one for all elements.
 Limbs are the subtrees below the root body that contain an actuator, in the model's order: the four
 legs of the ant, the two of the half cheetah.
 """
@@ -105,13 +106,13 @@ def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:
 
 
 def elements(model: mujoco.MjModel, quantity: str) -> dict[str, list[int]]:
-    """Rows of the model field ``quantity`` by element; an element without name has its index."""
+    """Rows of the model field ``quantity`` for each element, by its name, or index if unnamed."""
     kind, rows_of = _ELEMENTS[quantity](model)
     return {getattr(model, kind)(i).name or str(i): rows for i, rows in rows_of}
 
 
 _Elements = tuple[str, list[tuple[int, list[int]]]]
-"""Kind of element (an accessor of MjModel), then index and field rows of each element."""
+"""``"body"``, ``"geom"`` or ``"joint"``, and the (index, field rows) of each element."""
 
 
 def _bodies(model: mujoco.MjModel) -> _Elements:
@@ -127,8 +128,8 @@ def _damped_joints(model: mujoco.MjModel) -> _Elements:
     return "joint", [(i, rows) for i, rows in dofs if model.dof_damping[rows].any()]
 
 
-def _driven_joints(model: mujoco.MjModel) -> _Elements:
-    """Actuators by the joint that they drive, because Gymnasium's actuators have no names."""
+def _geared_joints(model: mujoco.MjModel) -> _Elements:
+    """Actuators, named after the joint that they drive: Gymnasium's actuators have no names."""
     driven = driven_joints(model)
     joints = np.unique(driven[driven >= 0])
     return "joint", [(int(joint), list(np.flatnonzero(driven == joint))) for joint in joints]
@@ -139,18 +140,18 @@ _ELEMENTS = {
     "body_inertia": _bodies,
     "geom_friction": _geoms,
     "dof_damping": _damped_joints,
-    "actuator_gear": _driven_joints,
+    "actuator_gear": _geared_joints,
 }
 
 
 def driven_joints(model: mujoco.MjModel) -> np.ndarray:
-    """The joint that each actuator drives, (nu,); −1 for an actuator of something else."""
+    """Joint that each actuator drives, (nu,); −1 for other transmissions."""
     at_joint = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
     return np.where(at_joint, model.actuator_trnid[:, 0], -1)
 
 
 def _driven_bodies(model: mujoco.MjModel) -> np.ndarray:
-    """The body whose joint each actuator drives, (nu,); −1 for an actuator of something else."""
+    """Body whose joint each actuator drives, (nu,); −1 for other transmissions."""
     joint = driven_joints(model)
     return np.where(joint >= 0, model.jnt_bodyid[joint], -1)
 
@@ -183,18 +184,20 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
     num_sims = len(next(iter(tasks.values()))) if tasks else 0
 
     def field(name: str) -> np.ndarray:
-        """The field to change: at first a copy of the model's for each simulation."""
+        """Array (num_sims, ...) of the field, initialised from the model at the first call."""
         if name not in fields:
             fields[name] = np.repeat(model_field(model, name)[None], num_sims, axis=0)
         return fields[name]
 
-    # factors, of all elements or of one
+    # factors on all elements or on one
     for name, values in tasks.items():
         quantity, _, element = name.partition("/")
         if quantity not in _ELEMENTS:
             continue
         rows = elements(model, quantity)[element] if element else slice(None)
-        for target in ("body_mass", "body_inertia") if quantity == "body_mass" else (quantity,):
+        # inertia scales with mass
+        targets = ("body_mass", "body_inertia") if quantity == "body_mass" else (quantity,)
+        for target in targets:
             part = field(target)
             part[:, rows] *= values.reshape(-1, *[1] * (part.ndim - 1))
     # gravity: its magnitude, tilted by the slope
@@ -221,17 +224,17 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
 
 def disabled_geoms(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which geoms belong to a disabled actuator, joint or limb of simulation 0, (ngeom,) bool."""
-    moved = _driven_bodies(model)
+    driven = _driven_bodies(model)
     bodies: list[int] = []
     for name in ("disabled_actuator", "disabled_joint"):
-        bodies += [moved[index] for _, index in _disabled(tasks, name)]
+        bodies += [driven[index] for _, index in _disabled(tasks, name)]
     for _, index in _disabled(tasks, "disabled_limb"):
         bodies += limbs(model)[index]
     return np.isin(model.geom_bodyid, bodies)
 
 
 def _disabled(tasks: Mapping[str, np.ndarray], name: str) -> Iterator[tuple[int, int]]:
-    """Simulations in which something is disabled, with its index."""
+    """(simulation, index of the disabled actuator, joint or limb), where one is disabled."""
     values = tasks.get(name, np.zeros(0))
     return ((int(i), int(values[i])) for i in np.flatnonzero(values >= 0))
 
@@ -251,10 +254,15 @@ def model_field(model: mujoco.MjModel, name: str) -> np.ndarray:
 def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str, Distribution]:
     """The distribution of each parameter that ``setting`` names.
 
-    A value is a number (fixed); two numbers (uniform between them) or, for an integer parameter, a
-    list of choices; or a mapping with ``low``, ``high`` (for an integer parameter: all integers
-    from low to high), and optionally ``log: true`` (log-uniform) and ``each: true`` (every element
-    of the quantity draws a separate factor). ``None`` leaves the quantity at its nominal value.
+    | value | distribution |
+    | --- | --- |
+    | a number | fixed |
+    | a list of two numbers | uniform between them |
+    | a list, integer parameter | uniform over its entries |
+    | ``{low: ..., high: ...}`` | uniform; for an integer parameter over low, low + 1, ..., high |
+    | with ``log: true`` | log-uniform |
+    | with ``each: true`` | a separate factor for every element |
+    | ``None`` | none: nominal value |
 
     Args:
         setting: by parameter name.
@@ -284,46 +292,47 @@ def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str,
 
 
 class _Entry(NamedTuple):
-    """One value of a setting, in whichever form it is written."""
+    """One value of a setting, independent of how it is written."""
 
     numbers: list[Any]
     """A fixed value, both ends of a range, or choices."""
     has_ends: bool = False
-    """Whether it names ``low`` and ``high``."""
+    """Whether it is written with ``low`` and ``high``."""
     is_log: bool = False
     each: bool = False
 
 
 def _parse_entry(name: str, value: Any, known: Mapping[str, Parameter]) -> dict[str, Distribution]:
-    """The distribution that one entry of a setting describes, by the parameters it applies to."""
+    """The distribution of each parameter that one entry of a setting applies to."""
     entry = _read_entry(name, value)
     parameter = known[name]
     if not all(parameter.accepts(number) for number in entry.numbers):
         raise ValueError(
-            f"every value of dynamics {name!r} must be {parameter}, and a range a list of two, "
+            f"every value of dynamics {name!r} must be {parameter} (a range is a list of two), "
             f"got {value!r}"
         )
     entry = entry._replace(numbers=[float(number) for number in entry.numbers])
-    problem = _problem_of_integers(entry) if parameter.is_integer else _problem_of_range(entry)
-    if problem is not None:
-        raise ValueError(f"dynamics {name!r} {problem}, got {value!r}")
+    error = _error_in_integers(entry) if parameter.is_integer else _error_in_range(entry)
+    if error is not None:
+        raise ValueError(f"dynamics {name!r} {error}, got {value!r}")
     names = [key for key in known if key.startswith(f"{name}/")] if entry.each else [name]
     if not names:
         raise ValueError(
-            f"dynamics {name!r} has no elements that could each have a value, got {value!r}"
+            f"dynamics {name!r} does not support each: it has no elements, got {value!r}"
         )
     return dict.fromkeys(names, _distribution(entry, parameter.is_integer))
 
 
 def _read_entry(name: str, value: Any) -> _Entry:
-    """Read ``value``, and check its form but not its numbers."""
+    """Read ``value``; its numbers are not checked."""
     if isinstance(value, Mapping):
         if not {"low", "high"} <= value.keys() <= {"low", "high", "log", "each"}:
             raise ValueError(
                 f"dynamics {name!r} must have low, high (numbers), and optionally log and each, "
                 f"got {value!r}"
             )
-        is_log, each = value.get("log", False), value.get("each", False)
+        is_log = value.get("log", False)
+        each = value.get("each", False)
         if not isinstance(is_log, bool) or not isinstance(each, bool):
             raise ValueError(
                 f"log and each of dynamics {name!r} must be true or false, got {value!r}"
@@ -333,8 +342,8 @@ def _read_entry(name: str, value: Any) -> _Entry:
     return _Entry(list(value) if is_list else [value])
 
 
-def _problem_of_range(entry: _Entry) -> str | None:
-    """What is wrong with a number or a range."""
+def _error_in_range(entry: _Entry) -> str | None:
+    """Error message for an invalid number or range, ``None`` if it is valid."""
     if len(entry.numbers) > 2 or entry.numbers[0] > entry.numbers[-1]:
         return "must be a number or a range with low <= high"
     if entry.is_log and entry.numbers[0] <= 0:
@@ -342,8 +351,8 @@ def _problem_of_range(entry: _Entry) -> str | None:
     return None
 
 
-def _problem_of_integers(entry: _Entry) -> str | None:
-    """What is wrong with choices, or with a range of integers."""
+def _error_in_integers(entry: _Entry) -> str | None:
+    """Error message for invalid choices or an invalid range of integers, else ``None``."""
     if entry.has_ends and entry.numbers[0] > entry.numbers[1]:
         return "must be a list of choices or a range with low <= high"
     if entry.is_log:
@@ -363,7 +372,8 @@ def _distribution(entry: _Entry, is_integer: bool) -> Distribution:
 
 
 def _hint(name: str, known: Mapping[str, Parameter]) -> str:
-    """The closest name, and the valid ones: of the same quantity for an element."""
+    """Suggest the closest name and list the valid ones."""
+    # an unknown element: list the elements of its quantity
     quantity = name.partition("/")[0]
     elements_of = [key for key in known if key.startswith(f"{quantity}/")] if "/" in name else []
     valid = elements_of or [key for key in known if "/" not in key]

@@ -1,4 +1,4 @@
-"""Protocols of an engine, which simulates a robot, and of the body that creates engines."""
+"""Protocols: an engine simulates a robot; a body describes the robot and creates engines."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Tasks = Mapping[str, Array]
 
 
 class Engine(Protocol):
-    """Simulates ``num_sims`` copies of one body."""
+    """Simulates ``num_sims`` copies of one robot."""
 
     num_sims: int
     state: State
-    """Live arrays of the current state of every simulation."""
+    """Current state of every simulation; the arrays are updated in place."""
 
     def set_dynamics(self, dynamics: Tasks) -> None:
         """Set the dynamics of every simulation: parameters by name, each (num_sims,)."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start simulations ``ids`` (n,) from the state fields ``initial``, each (n, ...)."""
+        """Reset simulations ``ids`` (n,) to the state fields ``initial``, each (n, ...)."""
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
         """Advance simulations by one control step.
@@ -78,4 +78,4 @@ class Body(Protocol):
     def single_engine(
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
     ) -> Engine:
-        """Create an engine of one simulation, which can render it."""
+        """Create an engine of one simulation, with rendering."""

@@ -29,24 +29,24 @@ from mujoco.batch import Batch, SimulationError
 
 STATE_FIELDS = ("qpos", "qvel")
 DERIVED_FIELDS = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
-"""What a family may request besides the state.
+"""State fields that a family may request besides ``STATE_FIELDS``.
 
-Positions and velocities are those of the new state; in MuJoCo's data after a step they are those
-of the previous MuJoCo step. Forces are those of the last MuJoCo step, including contact forces.
+After a step MuJoCo's positions and velocities lag by one MuJoCo step; here they are recomputed from
+the new state. Forces, including contact forces, are those of the last MuJoCo step.
 """
 
 ROOT_BODY = 1
 """Index of the root body: the torso of a walking robot."""
 
 ObservedPosition = Literal["nothing", "torso", "centre_of_mass"]
-"""Position in the world that an observation includes besides the joints'."""
+"""World position that can be added to the observation."""
 
 POSITION_FIELDS: Mapping[ObservedPosition, tuple[str, ...]] = {
     "nothing": (),
     "torso": ("xpos",),
     "centre_of_mass": ("subtree_com",),
 }
-"""Derived field of each position, (num_sims, num_bodies, 3), at index ``ROOT_BODY``."""
+"""Derived field that holds the position, (num_sims, num_bodies, 3), at body ``ROOT_BODY``."""
 
 _MAX_FRAME_SKIP = 100  # 1 s with most models; videos have at least one frame per second
 
@@ -76,13 +76,13 @@ class _WithoutLog:
 
 
 def load_model(file: str) -> mujoco.MjModel:
-    """Compile a model file: an absolute path, or the name of a file of Gymnasium.
+    """Compile a model file: an absolute path, or the name of one of Gymnasium's model files.
 
-    Gymnasium's files set the total mass by a compiler attribute that is deprecated: MuJoCo warns
-    about it on stderr. The recommended function gives the same model, bit for bit.
+    Gymnasium's files set the total mass with a deprecated compiler attribute, and MuJoCo warns on
+    stderr. ``mj_setTotalmass`` gives the same model, bit for bit.
     """
     assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
-    path = assets / file  # this is ``file`` if it is an absolute path
+    path = assets / file  # an absolute ``file`` replaces ``assets``
     spec = mujoco.MjSpec.from_file(str(path))
     total_mass = spec.compiler.settotalmass
     spec.compiler.settotalmass = -1
@@ -95,7 +95,7 @@ def load_model(file: str) -> mujoco.MjModel:
 
 @dataclass(frozen=True)
 class MujocoBody:
-    """A MuJoCo model and how it is driven.
+    """A MuJoCo model, its control step, and its cameras.
 
     Args:
         model_file: an absolute path, or the name of one of Gymnasium's model files.
@@ -149,9 +149,9 @@ class MujocoBody:
 
         Args:
             rng: source of the noise.
-            scale: bound of the uniform noise on positions (m, rad); standard deviation of normal
-                or bound of uniform velocities (m/s, rad/s).
-            velocities: their distribution.
+            scale: bound of the uniform noise on positions (m, rad), and bound (uniform) or standard
+                deviation (normal) of the velocities (m/s, rad/s).
+            velocities: distribution of the initial velocities.
         """
         position = self.model.qpos0 + rng.uniform(-scale, scale, self.model.nq)
         if velocities == "normal":
@@ -182,15 +182,15 @@ class MujocoBody:
 
 @functools.cache
 def _with_frame_skip(body: MujocoBody, frame_skip: int) -> MujocoBody:
-    """``body`` with another control step; cached, so that its model is compiled once."""
+    """``body`` with ``frame_skip``; cached, so that its model is compiled once."""
     return dataclasses.replace(body, frame_skip=frame_skip)
 
 
 def set_frame_skip(family: Any) -> None:
     """Apply the setting ``frame_skip`` of a family by replacing its ``body``.
 
-    Call it in ``__post_init__``, after ``check_settings``. Engines, rewards and videos use the time
-    step of the body, so all of them follow the setting.
+    Call it in ``__post_init__``, after ``check_settings``. Engines, rewards and videos read the
+    control step from the body, so the setting applies to all of them.
 
     Args:
         family: a frozen dataclass with a ``body`` and a field ``frame_skip``: MuJoCo steps per
@@ -212,7 +212,7 @@ def set_frame_skip(family: Any) -> None:
 
 
 class MujocoBatchEngine:
-    """``num_sims`` simulations in one :class:`mujoco.batch.Batch`; ``state`` has views of it.
+    """``num_sims`` simulations in one :class:`mujoco.batch.Batch`; ``state`` has views of its data.
 
     Args:
         body: the robot to simulate.
@@ -237,7 +237,7 @@ class MujocoBatchEngine:
         self._varied: set[str] = set()
 
     def set_dynamics(self, dynamics: Tasks) -> None:
-        """Set the model fields of each simulation, always relative to the untouched model."""
+        """Set the model fields of each simulation, starting from the untouched model."""
         fields = model_fields(self._model, dynamics)
         for name in self._varied | fields.keys():
             self.batch.expand(name)[:] = fields.get(name, model_field(self._model, name))
@@ -246,7 +246,7 @@ class MujocoBatchEngine:
             self.batch.set_const()
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start simulations ``ids`` from ``initial``, and compute the derived fields."""
+        """Reset simulations ``ids`` to ``initial``, and compute the derived fields."""
         self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         for name, values in initial.items():
             self.state[name][ids] = values
@@ -254,7 +254,7 @@ class MujocoBatchEngine:
         self._update(ids)
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance simulations by ``frame_skip`` MuJoCo steps; returns the unstable, (num_sims,)."""
+        """Advance by ``frame_skip`` MuJoCo steps; return which became unstable, (num_sims,)."""
         # control
         if ids is None:
             self._control[:] = action
@@ -268,7 +268,7 @@ class MujocoBatchEngine:
         except SimulationError as error:
             failed = error.ids
         self._update(ids)
-        # unstable simulations; counting all warnings first is faster
+        # find unstable simulations; usually there are no warnings, and one count shows it
         warnings = self.batch.warning
         if np.count_nonzero(warnings) == 0:
             unstable = np.zeros(self.num_sims, bool)
@@ -280,12 +280,14 @@ class MujocoBatchEngine:
 
     def _update(self, ids: np.ndarray | None) -> None:
         """Compute the derived fields of simulations ``ids`` after a step or a reset."""
+        # forces of the last MuJoCo step, before the forward pass changes the data
         if "cfrc_ext" in self.state:
             forces = self.state["cfrc_ext"]
             for i in range(self.num_sims) if ids is None else ids:
                 self.batch.get_data(i, self._data)
                 mujoco.mj_rnePostConstraint(self._model, self._data)
                 forces[i] = self._data.cfrc_ext
+        # positions and velocities of the new state
         if self._is_derived:
             self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
 
@@ -305,8 +307,8 @@ class MujocoSingleEngine:
     Args:
         body: the robot to simulate.
         derived: names of ``DERIVED_FIELDS`` to add to ``state``.
-        render_mode: of Gymnasium's renderer.
-        render_options: of Gymnasium's renderer.
+        render_mode: render mode of Gymnasium's renderer.
+        render_options: options of Gymnasium's renderer.
     """
 
     def __init__(
@@ -317,25 +319,29 @@ class MujocoSingleEngine:
         **render_options: Any,
     ) -> None:
         self.num_sims = 1
+        # model: a copy, because tasks and rendering change it
         self._nominal = body.model
         self.model = copy.copy(body.model)
         for name in body.hidden_geoms:
             self.model.geom(name).rgba[3] = 0
+        # state
         self.data = mujoco.MjData(self.model)
         self.state = {name: getattr(self.data, name)[None] for name in (*STATE_FIELDS, *derived)}
         self._is_derived = bool(derived)
         self._varied: set[str] = set()
         self._frame_skip = body.frame_skip
+        # rendering; the renderer is created at the first frame
         self._render_mode = render_mode
         self._renderer: SceneRenderer | None = None
         self._free_camera = body.free_camera
-        chosen = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
-        if not chosen and body.camera_name is not None:
+        has_camera = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
+        if not has_camera and body.camera_name is not None:
             render_options = {"camera_name": body.camera_name, **render_options}
         self._render_options = render_options
 
     def set_dynamics(self, dynamics: Tasks) -> None:
-        """Set the model fields, as in the batch engine, and colour what is disabled."""
+        """Set the model fields, as in the batch engine, and colour disabled parts."""
+        # model fields; those that only the previous task changed are restored
         fields = model_fields(self._nominal, dynamics)
         for name in self._varied | fields.keys():
             is_changed = name in fields
@@ -344,11 +350,12 @@ class MujocoSingleEngine:
         self._varied |= fields.keys()
         if needs_set_const(self._varied):
             mujoco.mj_setConst(self.model, mujoco.MjData(self.model))
+        # colours
         self.model.geom_rgba[:, :3] = self._nominal.geom_rgba[:, :3]
         self.model.geom_rgba[disabled_geoms(self._nominal, dynamics), :3] = _DISABLED_COLOUR
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Start from ``initial``, and compute the derived fields."""
+        """Reset to ``initial``, and compute the derived fields."""
         mujoco.mj_resetData(self.model, self.data)
         for name, values in initial.items():
             self.state[name][:] = values
@@ -356,7 +363,7 @@ class MujocoSingleEngine:
         self._update()
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance by ``frame_skip`` MuJoCo steps; returns whether it became unstable, (1,)."""
+        """Advance by ``frame_skip`` MuJoCo steps; return whether it became unstable, (1,)."""
         self.data.ctrl[:] = action[0]
         mujoco.mj_step(self.model, self.data, nstep=self._frame_skip)
         self._update()
@@ -371,7 +378,7 @@ class MujocoSingleEngine:
             mujoco.mj_fwdVelocity(self.model, self.data)
 
     def render(self, markers: Sequence[Marker] = ()) -> Any:
-        """Render the scene and ``markers`` in the render mode.
+        """Render the scene with ``markers`` in the render mode.
 
         Raises:
             RuntimeError: if OpenGL is not available.

@@ -1,4 +1,4 @@
-"""A point in the plane that moves by its action; it needs no simulator."""
+"""A point in the plane that moves by its action, without a physics simulator."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _RADIUS = 0.02  # radius of point and start in frames (m)
 
 @dataclass(frozen=True)
 class PointBody:
-    """A point whose position changes by the action at each step.
+    """A point; each step adds the action to its position.
 
     Args:
         max_step: largest displacement per axis and step (m).
-        view: half the width of the square that frames show (m).
+        view: half the side of the square that frames show (m).
     """
 
     max_step: float = 0.1
@@ -38,7 +38,7 @@ class PointBody:
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
-        """None: a point has no dynamics."""
+        """Empty: a point has no dynamics."""
         return {}
 
     @property
@@ -47,7 +47,7 @@ class PointBody:
         return spaces.Box(-self.max_step, self.max_step, (2,), np.float32)
 
     def batch_engine(self, num_sims: int, num_threads: int, derived: Sequence[str]) -> PointEngine:
-        """Create an engine of many points in one array; it uses no threads."""
+        """Create an engine of many points; ``num_threads`` is ignored."""
         return PointEngine(self, num_sims)
 
     def single_engine(
@@ -84,7 +84,7 @@ class PointEngine:
         self._trail = []
 
     def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Move points ``ids``; returns which positions are not finite, (num_sims,)."""
+        """Move points ``ids``; return which positions are non-finite, (num_sims,) bool."""
         position = self.state["position"]
         rows = slice(None) if ids is None else ids
         if self._render_mode is not None:
@@ -93,7 +93,7 @@ class PointEngine:
         return np.logical_not(np.isfinite(position).all(axis=1))
 
     def render(self, markers: Sequence[Marker] = ()) -> np.ndarray | None:
-        """The point, its trail, the start and ``markers`` from above, (height, width, 3) uint8.
+        """Render the point, its trail, the start and ``markers``, (height, width, 3) uint8.
 
         Raises:
             TypeError: if a marker is not a sphere.
@@ -104,7 +104,7 @@ class PointEngine:
 
         image = Image.new("RGB", self._size, "white")
         draw = ImageDraw.Draw(image)
-        # scale: every marker is in view
+        # zoom out until every marker is in view
         extents = [max(map(abs, marker.centre[:2])) + marker.radius for marker in markers]
         scale = min(self._size) / (2 * max([self._body.view, *extents]))
         centre = np.array(self._size) / 2
@@ -117,7 +117,7 @@ class PointEngine:
             r = radius * scale
             draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
 
-        # from back to front: markers, start, trail, point
+        # draw from back to front: markers, start, trail, point
         for marker in markers:
             if isinstance(marker, Arrow):
                 raise TypeError(f"frames of a point show spheres only, got {marker}")
@@ -130,4 +130,4 @@ class PointEngine:
         return np.asarray(image)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there are no resources to free."""

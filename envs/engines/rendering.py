@@ -1,4 +1,4 @@
-"""Rendering of a MuJoCo simulation: Gymnasium's renderer, a camera that follows, markers."""
+"""Rendering of a MuJoCo simulation: Gymnasium's renderer with a tracking camera and markers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class FreeCamera:
         distance: from the point it looks at (m); ``None`` for the model's extent.
         elevation: degrees above the plane, negative when looking down.
         azimuth: degrees around the z-axis; at 90 x points right.
-        height: of the point it looks at (m); ``None`` for that of the model's centre.
-        follows: whether it looks at the centre of mass in the plane, instead of the origin.
+        height: of the point it looks at (m); ``None`` for the height of the model's centre.
+        follows: whether it follows the centre of mass in the plane, instead of looking at the
+            origin.
     """
 
     distance: float | None = None
@@ -37,14 +38,13 @@ class FreeCamera:
 
 
 def check_opengl() -> None:
-    """Find an OpenGL backend that works here, and select it for Gymnasium's renderer.
+    """Find an OpenGL backend that works, and select it for Gymnasium's renderer by MUJOCO_GL.
 
-    The renderer uses the backend of MUJOCO_GL, or else the first one that does not fail at once;
-    if all fail, it prints a traceback from its destructor. So backends are tried here first, and
-    MUJOCO_GL is set to the first one that works, unless the user has set it.
+    If the user has set MUJOCO_GL, only that backend is tried. Gymnasium's search may accept a
+    backend that fails later, and prints a traceback from a destructor if none works.
 
     Raises:
-        RuntimeError: if no backend works; the message has the reasons and what to install.
+        RuntimeError: if no backend works; the message says why and what to install.
     """
     requested = os.environ.get("MUJOCO_GL")  # empty counts as not set, as for MuJoCo
     platform = os.environ.get("PYOPENGL_PLATFORM")
@@ -68,10 +68,10 @@ def check_opengl() -> None:
 
 
 def _forget_opengl(platform: str | None) -> None:
-    """Unload PyOpenGL, which keeps its first platform, so that another backend can start.
+    """Unload PyOpenGL, so that another backend can start: it never changes its platform.
 
     Args:
-        platform: PYOPENGL_PLATFORM as the user set it.
+        platform: PYOPENGL_PLATFORM to restore; ``None`` if it was not set.
     """
     os.environ.pop("PYOPENGL_PLATFORM", None)
     if platform is not None:
@@ -85,11 +85,11 @@ class SceneRenderer:
     """Renders one simulation in one render mode.
 
     Args:
-        model: its off-screen buffer is enlarged if needed.
+        model: the model to render; its off-screen buffer is enlarged if needed.
         data: the state to render, read at each call.
-        render_mode: of Gymnasium's renderer.
-        free_camera: used if ``options`` has no camera.
-        options: of Gymnasium's renderer.
+        render_mode: render mode of Gymnasium's renderer.
+        free_camera: camera to use if ``options`` has none.
+        options: options of Gymnasium's renderer.
 
     Raises:
         RuntimeError: if OpenGL is not available.
@@ -107,6 +107,7 @@ class SceneRenderer:
 
         if render_mode != "human":
             check_opengl()
+        # size
         options = {"width": 480, "height": 480, **options}
         visual = model.vis.global_
         visual.offwidth = max(visual.offwidth, options["width"])
@@ -115,8 +116,8 @@ class SceneRenderer:
         self._model = model
         self._data = data
         self._camera = free_camera
-        # camera: that of the options, or the free camera
-        if "default_camera_config" in options:  # the environments' name of the renderer's option
+        # camera: from the options, or the free camera
+        if "default_camera_config" in options:  # environments and renderer use different names
             options["default_cam_config"] = options.pop("default_camera_config")
         has_camera = not {"camera_name", "default_cam_config"}.isdisjoint(options)
         uses_free_camera = options.get("camera_id", -1) == -1 and not has_camera
@@ -129,23 +130,23 @@ class SceneRenderer:
                 "azimuth": free_camera.azimuth,
             }
         # in a window the user moves the camera
-        self._aims = uses_free_camera and render_mode != "human"
+        self._moves_camera = uses_free_camera and render_mode != "human"
         self._renderer = MujocoRenderer(model, data, **options)
 
     def draw(self, markers: Sequence[Marker]) -> Any:
-        """Render the scene; without markers for depth, or if ``max_geom`` leaves no room."""
+        """Render the scene; omit the markers from depth frames, or if ``max_geom`` is too small."""
         viewer = self._renderer._get_viewer(self._mode)
-        if self._aims:
-            viewer.cam.lookat[:] = self._aim()
+        if self._moves_camera:
+            viewer.cam.lookat[:] = self._camera_target()
         has_room = self._model.ngeom + self._model.nsite + len(markers) <= viewer.scn.maxgeom
         if has_room and self._mode in ("rgb_array", "human"):
             for marker in markers:
-                if isinstance(marker, Arrow) and marker.length == 0:  # MuJoCo would draw its head
+                if isinstance(marker, Arrow) and marker.length == 0:  # MuJoCo draws its head
                     continue
                 viewer.add_marker(**_marker_geom(marker))
         return self._renderer.render(self._mode)
 
-    def _aim(self) -> Any:
+    def _camera_target(self) -> Any:
         """The point that the free camera looks at, (3,), in m."""
         x, y = self._data.subtree_com[0, :2] if self._camera.follows else (0.0, 0.0)
         height = self._camera.height
@@ -157,7 +158,7 @@ class SceneRenderer:
 
 
 def _marker_geom(marker: Marker) -> dict[str, Any]:
-    """Arguments of the marker for Gymnasium's viewer."""
+    """Arguments of ``add_marker`` of Gymnasium's viewer."""
     if isinstance(marker, Arrow):
         rotation = np.zeros(9)
         quaternion = np.zeros(4)

@@ -1,1 +1,1 @@
-"""Task families, one robot a file: tasks, observations, rewards, and when an episode ends."""
+"""Task families, one file per robot: tasks, observations, rewards and episode ends."""

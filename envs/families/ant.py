@@ -31,7 +31,7 @@ from maml_envs.family import check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class Ant:
-    """What the ant families share: Gymnasium's robot, observation and initial state.
+    """Base of the ant families: Gymnasium's robot, observation and initial state.
 
     | | meaning | size |
     | --- | --- | --- |
@@ -43,8 +43,8 @@ class Ant:
     | with orientation | rotation matrix of the torso, row by row | + 9 |
     | with a position | x, y and z of the torso or of the centre of mass (m) | + 3 |
 
-    Every reward includes a control cost, a contact cost (weight · ‖clip(cfrc_ext, ±1)‖², by
-    default 0), and a constant for every step.
+    Every reward includes a control cost, a contact cost (weight · ‖clip(cfrc_ext, ±1)‖², weight 0
+    by default), and a constant for every step.
     One control step is 0.05 s (5 MuJoCo steps of 0.01 s). Horizon 200. Episode end: torso outside
     [0.2, 1] m, if ``terminate_when_unhealthy``. Limits and control step are settings.
     """
@@ -58,7 +58,7 @@ class Ant:
     observe_contact_forces: bool = False
     """Whether the observation includes the contact forces."""
     contact_force_limit: float = 1.0
-    """Contact forces, in observation and cost, are clipped to plus and minus this (N m, N)."""
+    """Contact torques and forces are clipped to ± this in observation and cost (N m, N)."""
     observe_root_position: bool = False
     """Whether the observation begins with the root's x and y."""
     observe_orientation: bool = False
@@ -73,7 +73,8 @@ class Ant:
     max_torso_height: float = 1.0
     """The episode ends above this height of the torso (m)."""
     reset_noise_scale: float = 0.1
-    """Noise of the start: bound on positions (m, rad), standard deviation of velocities."""
+    """Noise on the initial state: bound on positions (m, rad), standard deviation of velocities
+    (m/s, rad/s)."""
     frame_skip: int | None = None
     """MuJoCo steps per control step; null for the robot's default, 5."""
     dynamics: DynamicsSetting = field(default_factory=dict)
@@ -90,7 +91,7 @@ class Ant:
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
-        """Contact forces where observation or cost need them, and what else is observed."""
+        """Contact forces if observation or cost need them, and the optional observations."""
         fields: list[str] = []
         if self.observe_contact_forces or self.contact_cost_weight > 0:
             fields.append("cfrc_ext")
@@ -120,7 +121,7 @@ class Ant:
         return ~is_healthy & self.terminate_when_unhealthy
 
     def arrow_centre(self, state: State) -> Vector:
-        """Above the robot (m)."""
+        """A point above the robot (m)."""
         return state["qpos"][0], state["qpos"][1], 1.7
 
     def _contact_forces(self, state: State) -> Array:
@@ -128,7 +129,7 @@ class Ant:
         return state["cfrc_ext"].clip(-self.contact_force_limit, self.contact_force_limit)
 
     def _common_terms(self, xp: Any, after: State, action: Array) -> dict[str, Array]:
-        """Reward terms of every ant: costs, and the constant, each (num_sims,)."""
+        """Reward terms of every ant: costs and the constant, each (num_sims,)."""
         terms = {
             "reward_control": -self.control_cost_weight * (action**2).sum(-1),
             "reward_survive": self.survive_reward + xp.zeros_like(after["qpos"][:, 0]),
@@ -175,8 +176,8 @@ class AntDir(Ant, Direction):
     """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
 
     Reward: d·v − 0.005 ‖a‖² + 0.05, with v the root's mean velocity along x over the control step.
-    Task distribution: direction d = +1 or −1 with equal probability; of several tasks drawn
-    together, +1 and −1 in turn, so that every meta-batch holds both.
+    Task distribution: d = +1 and −1 in turn, so that a meta-batch has both; a single task is +1 or
+    −1 with equal probability.
 
     Version history: v0, first.
     """
@@ -184,7 +185,7 @@ class AntDir(Ant, Direction):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the direction of the task, costs and constant, each (num_sims,)."""
+        """Velocity along the task's direction, costs and constant, each (num_sims,)."""
         velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
@@ -211,7 +212,7 @@ class AntDir2D(Ant, DirectionAngle):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the direction of the task, costs and constant, each (num_sims,)."""
+        """Velocity along the task's direction, costs and constant, each (num_sims,)."""
         velocity = (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.body.dt
         angle = task["direction_angle"]
         forward = velocity[:, 0] * xp.cos(angle) + velocity[:, 1] * xp.sin(angle)
@@ -245,7 +246,7 @@ class AntGoal(Ant, GoalPosition):
     goal_reward: float = 4.0
     """Reward at the goal."""
     success_radius: float = 0.5
-    """Success: distance of the torso from the goal at the episode's end (m); not in the reward."""
+    """An episode succeeds if it ends within this distance of the goal (m); not in the reward."""
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal positions, each coordinate (num_tasks,), in m."""
@@ -278,8 +279,8 @@ class CrippledAnt(Ant):
 
     Reward: v − 0.005 ‖a‖² + 0.05, with v the root's mean velocity along x over the control step.
     Task distribution: the disabled leg, uniform over 0 to 2 (at +x +y, −x +y and −x −y of the
-    torso); leg 3, at +x −y, is held out. Actuators of the disabled leg exert no force, and it
-    passes through the ground. Episode end: never by default.
+    torso); leg 3, at +x −y, is held out. The actuators of the disabled leg exert no force, and the
+    leg passes through the ground. Episode end: never by default.
 
     Version history: v0, first.
     """
@@ -293,7 +294,7 @@ class CrippledAnt(Ant):
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_limb": (-1, 3)}
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Numbers of the disabled legs (num_tasks,)."""
+        """Indices of the disabled legs (num_tasks,)."""
         choices = np.arange(3.0) if self.split == "train" else np.array([3.0])
         return {"disabled_limb": rng.choice(choices, num_tasks)}
 

@@ -1,4 +1,4 @@
-"""The half cheetah: run at a velocity, in a direction, or with a dead actuator."""
+"""The half cheetah: run at a velocity, in a direction, or with a disabled actuator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from maml_envs.family import check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class HalfCheetah:
-    """What the half-cheetah families share: Gymnasium's robot, observation and initial state.
+    """Base of the half-cheetah families: Gymnasium's robot, observation and initial state.
 
     | | meaning | size |
     | --- | --- | --- |
@@ -32,14 +32,15 @@ class HalfCheetah:
     | observation | positions without the root's x (m, rad), velocities (m/s, rad/s) | 8 + 9 |
     | with a position | x, y and z of the torso or of the centre of mass (m) | + 3 |
 
-    One control step is 0.05 s (5 MuJoCo steps of 0.01 s); ``frame_skip`` changes it. An episode
-    never ends before the horizon.
+    One control step is 0.05 s (5 MuJoCo steps of 0.01 s); ``frame_skip`` changes it.
+    Episodes never end early.
     """
 
     control_cost_weight: float = 0.05
     """Weight of the squared norm of the action in the reward."""
     reset_noise_scale: float = 0.1
-    """Noise of the start: bound on positions (m, rad), standard deviation of velocities."""
+    """Noise on the initial state: bound on positions (m, rad), standard deviation of velocities
+    (m/s, rad/s)."""
     observe_position: ObservedPosition = "nothing"
     """Position (x, y, z in m) appended to the observation: of the torso, of the centre of mass,
     or nothing."""
@@ -59,7 +60,7 @@ class HalfCheetah:
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
-        """The position appended to the observation."""
+        """The field of the optional world position."""
         return POSITION_FIELDS[self.observe_position]
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
@@ -67,7 +68,7 @@ class HalfCheetah:
         return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
 
     def observation(self, xp: Any, state: State) -> Array:
-        """Positions without the root's x, velocities, and the position to append if any."""
+        """Positions without the root's x, velocities, and the optional world position."""
         positions = [state[field][:, ROOT_BODY] for field in POSITION_FIELDS[self.observe_position]]
         return xp.concat([state["qpos"][:, 1:], state["qvel"], *positions], axis=-1)
 
@@ -76,7 +77,7 @@ class HalfCheetah:
         return xp.zeros_like(state["qpos"][:, 0], dtype=bool)
 
     def arrow_centre(self, state: State) -> Vector:
-        """Above the robot (m)."""
+        """A point above the robot (m)."""
         return state["qpos"][0], 0.0, 1.5
 
     def _control_cost(self, action: Array) -> Array:
@@ -104,7 +105,7 @@ class HalfCheetahVel(HalfCheetah, GoalVelocity):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Distance from the goal velocity, and control cost, each (num_sims,)."""
+        """Negative distance from the goal velocity, and control cost, each (num_sims,)."""
         velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": -abs(velocity - task["goal_velocity"]),
@@ -117,8 +118,8 @@ class HalfCheetahDir(HalfCheetah, Direction):
     """Run as fast as possible forward or backward (Finn et al. 2017, section 5.3).
 
     Reward: d·v − 0.05 ‖a‖², with v the root's mean velocity over the control step and a the action.
-    Task distribution: direction d = +1 or −1 with equal probability; of several tasks drawn
-    together, +1 and −1 in turn, so that every meta-batch holds both. Horizon 100.
+    Task distribution: d = +1 and −1 in turn, so that a meta-batch has both; a single task is +1 or
+    −1 with equal probability. Horizon 100.
 
     Version history: v0, first.
     """
@@ -126,7 +127,7 @@ class HalfCheetahDir(HalfCheetah, Direction):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the direction of the task, and control cost, each (num_sims,)."""
+        """Velocity along the task's direction, and control cost, each (num_sims,)."""
         velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
@@ -153,7 +154,7 @@ class CrippledHalfCheetah(HalfCheetah):
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_actuator": (-1, 5)}
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Numbers of the disabled actuators (num_tasks,)."""
+        """Indices of the disabled actuators (num_tasks,)."""
         choices = np.arange(1.0, 6.0) if self.split == "train" else np.zeros(1)
         return {"disabled_actuator": rng.choice(choices, num_tasks)}
 

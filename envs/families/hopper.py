@@ -18,7 +18,7 @@ from maml_envs.family import check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class Hopper:
-    """What the hopper families share: Gymnasium's robot, observation, start and episode end.
+    """Base of the hopper families: Gymnasium's robot, observation, start and episode end.
 
     | | meaning | size |
     | --- | --- | --- |
@@ -26,8 +26,8 @@ class Hopper:
     | observation | positions without the root's x (m, rad), velocities (m/s, rad/s) | 5 + 6 |
 
     Observed velocities are clipped to ±10. One control step is 0.008 s (4 MuJoCo steps of
-    0.002 s). Horizon 200. Episode end: torso at 0.7 m or lower, tilted by 0.2 rad or more, or a
-    position (except x and height) or velocity of 100 or more. Limits and control step are settings.
+    0.002 s). Horizon 200. Episode end: torso at 0.7 m or lower, tilted by 0.2 rad or more, or the
+    magnitude of a joint angle or velocity 100 or more. Limits and control step are settings.
     """
 
     control_cost_weight: float = 0.001
@@ -41,9 +41,9 @@ class Hopper:
     torso_angle_limit: float = 0.2
     """The episode ends when the torso is tilted by this angle or more (rad)."""
     state_limit: float = 100.0
-    """The episode ends when another position (m, rad) or a velocity (m/s, rad/s) is this large."""
+    """The episode ends when a joint angle (rad) or velocity (m/s, rad/s) has this magnitude."""
     observed_velocity_limit: float = 10.0
-    """Observed velocities are clipped to plus and minus this (m/s, rad/s)."""
+    """Observed velocities are clipped to ± this (m/s, rad/s)."""
     frame_skip: int | None = None
     """MuJoCo steps per control step; null for the robot's default, 4."""
     dynamics: DynamicsSetting = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Hopper:
         return xp.concat([state["qpos"][:, 1:], state["qvel"].clip(-limit, limit)], axis=-1)
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
-        """Whether the torso is too low or tilted too far, or the state too large, (num_sims,)."""
+        """Whether the torso is too low or tilted, or a state entry too large, (num_sims,)."""
         height = state["qpos"][:, 1]
         angle = state["qpos"][:, 2]
         others = xp.concat([state["qpos"][:, 2:], state["qvel"]], axis=-1)
@@ -78,7 +78,7 @@ class Hopper:
         return ~(is_upright & (abs(others) < self.state_limit).all(-1))
 
     def arrow_centre(self, state: State) -> Vector:
-        """Above the robot (m)."""
+        """A point above the robot (m)."""
         return state["qpos"][0], 0.0, 1.9
 
     def _common_terms(self, xp: Any, after: State, action: Array) -> dict[str, Array]:
@@ -124,7 +124,7 @@ class HopperRandParams(Hopper, DynamicsOnly):
     """Hop forward as fast as possible with random dynamics (Rothfuss et al. 2019, section 6).
 
     Reward: v + 1 − 0.001 ‖a‖², with v the root's mean velocity over the control step.
-    Task distribution: as for ``Walker2dRandParams``, with the same deviation.
+    Task distribution: as for ``Walker2dRandParams``, with the same deviation from the paper.
 
     Version history: v0, first.
     """

@@ -33,7 +33,8 @@ class HumanoidDir(DirectionAngle):
     | with contact forces | external torque and force on each body | + 78 |
 
     Reward: 1.25 u·Δc/dt − 0.1 ‖a‖² − min(w ‖cfrc_ext‖², 10) + 5, with c the centre of mass,
-    u = (cos φ, sin φ), and w = 0 by default (5e-7 in the paper). Bodies do not include the world.
+    u = (cos φ, sin φ), and w = 0 by default (5e-7 in the paper). Observations exclude the world
+    body.
     Task distribution: φ uniform in [0, 2π).
     One control step is 0.015 s (5 MuJoCo steps of 0.003 s). Horizon 200. Episode end: torso outside
     (1, 2) m. Limits and control step are settings.
@@ -42,7 +43,7 @@ class HumanoidDir(DirectionAngle):
     """
 
     forward_reward_weight: float = 1.25
-    """Weight of the velocity; the paper's code divides 0.25 Δc by dt / 5, the MuJoCo step."""
+    """Weight of the velocity: the paper's code has 0.25 Δc / (dt / 5) = 1.25 Δc / dt."""
     control_cost_weight: float = 0.1
     """Weight of the squared norm of the action in the reward."""
     contact_cost_weight: float = 0.0
@@ -80,7 +81,7 @@ class HumanoidDir(DirectionAngle):
 
     @property
     def derived_fields(self) -> tuple[str, ...]:
-        """The centre of mass, and what observation and cost need besides."""
+        """The centre of mass, and the fields of optional observations and contact cost."""
         fields = ["subtree_com"]
         if self.observe_body_quantities:
             fields += ["cinert", "cvel", "qfrc_actuator"]
@@ -108,7 +109,7 @@ class HumanoidDir(DirectionAngle):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the direction of the task, constant and costs, each (num_sims,)."""
+        """Velocity along the task's direction, constant and costs, each (num_sims,)."""
         moved = after["subtree_com"][:, ROOT_BODY] - before["subtree_com"][:, ROOT_BODY]
         angle = task["direction_angle"]
         velocity = (moved[:, 0] * xp.cos(angle) + moved[:, 1] * xp.sin(angle)) / self.body.dt
@@ -128,5 +129,5 @@ class HumanoidDir(DirectionAngle):
         return ~((self.min_torso_height < height) & (height < self.max_torso_height))
 
     def arrow_centre(self, state: State) -> Vector:
-        """Above the robot (m)."""
+        """A point above the robot (m)."""
         return state["qpos"][0], state["qpos"][1], 2.1

@@ -17,7 +17,7 @@ from maml_envs.family import check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class Point(GoalPosition):
-    """What the point families share: the action is added to the position.
+    """Base of the point families: the action is added to the position.
 
     | | meaning | size |
     | --- | --- | --- |
@@ -94,7 +94,7 @@ class PointNavigationSparse(Point):
 
     Reward: 1 − ‖position − goal‖₂ within ``goal_radius`` of the goal after the step, else 0.
     Task distribution: goals uniform on the upper half of the unit circle around the start.
-    Episode end: never before the horizon. Success: within ``goal_radius`` of the goal at the end.
+    Episodes never end early. Success: within ``goal_radius`` of the goal at the end.
 
     Version history: v0, first.
     """
@@ -112,7 +112,7 @@ class PointNavigationSparse(Point):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Closeness to the goal within ``goal_radius`` of it, else 0, (num_sims,)."""
+        """Closeness to the goal within ``goal_radius``, else 0, (num_sims,)."""
         distance = self.distance_to_goal(xp, after["position"], task)
         is_near = distance <= self.goal_radius
         return {"reward_near_goal": xp.where(is_near, 1 - distance, 0.0 * distance)}
@@ -126,5 +126,5 @@ class PointNavigationSparse(Point):
         return xp.zeros_like(state["position"][:, 0], dtype=bool)
 
     def markers(self, state: State, task: Task) -> list[Marker]:
-        """The area where the reward is not zero."""
+        """The area where the reward is non-zero."""
         return [Sphere((task["goal_x"], task["goal_y"], 0.0), self.goal_radius)]

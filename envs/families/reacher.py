@@ -16,7 +16,7 @@ from maml_envs.families.tasks import GoalPosition, uniform_in_disc
 from maml_envs.family import check_settings
 
 _LINKS = (0.1, 0.11)  # m, from shoulder to elbow and from elbow to fingertip
-_NUM_JOINTS = 2  # the model's other two positions are Gymnasium's target, which is not used here
+_NUM_JOINTS = 2  # the model's other two joints move Gymnasium's target, which is not used here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class ReacherGoal(GoalPosition):
     Reward: −‖fingertip − goal‖₂ − ‖a‖², as in Gymnasium's Reacher-v5, but with the fingertip of
     the new state; Gymnasium uses that of the previous MuJoCo step.
     Task distribution: the goal uniform in the disc of radius 0.2 m around the shoulder.
-    One control step is 0.02 s (2 MuJoCo steps of 0.01 s); ``frame_skip`` changes it. An episode
-    never ends before the horizon (50).
+    One control step is 0.02 s (2 MuJoCo steps of 0.01 s); ``frame_skip`` changes it.
+    Horizon 50; episodes never end early.
 
     Version history: v0, first.
     """
@@ -41,7 +41,7 @@ class ReacherGoal(GoalPosition):
     goal_radius: float = 0.2
     """Radius of the disc that goals are drawn from (m)."""
     success_radius: float = 0.02
-    """Success: distance of the fingertip from the goal at the end (m); not in the reward."""
+    """An episode succeeds if it ends within this distance of the goal (m); not in the reward."""
     control_cost_weight: float = 1.0
     """Weight of the squared norm of the action in the reward."""
     frame_skip: int | None = None
@@ -87,7 +87,7 @@ class ReacherGoal(GoalPosition):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Distance from the fingertip to the goal, and control cost, each (num_sims,)."""
+        """Negative distance from fingertip to goal, and control cost, each (num_sims,)."""
         return {
             "reward_distance": -self.distance_to_goal(xp, self._fingertip(xp, after), task),
             "reward_control": -self.control_cost_weight * (action**2).sum(-1),

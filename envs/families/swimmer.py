@@ -25,11 +25,11 @@ class SwimmerVel(GoalVelocity):
     | observation | angles of root and joints (rad), then all velocities (m/s, rad/s) | 3 + 5 |
 
     Reward: −abs(v − g) − 0.0001 ‖a‖², with v the root's mean velocity along x over the control
-    step. Deviation: ProMP's code adds the distance; here it is subtracted, because adding it
-    rewards missing the goal.
+    step. Deviation: ProMP's code adds the distance from g; here it is subtracted, because adding
+    it rewards missing the goal.
     Task distribution: g uniform in [low, high] m/s, by default [0.1, 0.2].
-    One control step is 0.04 s (4 MuJoCo steps of 0.01 s); ``frame_skip`` changes it. An episode
-    never ends before the horizon (200).
+    One control step is 0.04 s (4 MuJoCo steps of 0.01 s); ``frame_skip`` changes it.
+    Horizon 200; episodes never end early.
 
     Version history: v0, first.
     """
@@ -67,7 +67,7 @@ class SwimmerVel(GoalVelocity):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Distance from the goal velocity, and control cost, each (num_sims,)."""
+        """Negative distance from the goal velocity, and control cost, each (num_sims,)."""
         velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": -abs(velocity - task["goal_velocity"]),
@@ -79,5 +79,5 @@ class SwimmerVel(GoalVelocity):
         return xp.zeros_like(state["qpos"][:, 0], dtype=bool)
 
     def arrow_centre(self, state: State) -> Vector:
-        """Above the robot (m)."""
+        """A point above the robot (m)."""
         return state["qpos"][0], state["qpos"][1], 0.6

@@ -1,7 +1,7 @@
-"""Kinds of tasks that several robots share: mixins for families.
+"""Mixins for kinds of tasks that several robots share.
 
-A mixin declares the task parameters, draws them, and shows a task in frames. The family itself
-holds the reward, and the settings that the mixin names.
+A mixin declares and draws the task parameters, and shows the task in frames. The family defines the
+reward and the settings that the mixin declares.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Arrow, Marker, Vector, heading
 
 Split = Literal["train", "held_out"]
-"""Which tasks of a family with held-out tasks to draw: those for training, or the others."""
+"""Which tasks to draw: those for training, or the held-out ones."""
 
 
 class ArrowTask:
@@ -44,7 +44,7 @@ class GoalVelocity(ArrowTask):
     high: float
 
     arrow_duration_s: ClassVar[float]
-    """The arrow is as long as the distance covered at the goal velocity in this time."""
+    """The arrow's length is the goal velocity times this duration."""
     task_units: ClassVar[Mapping[str, str]] = {"goal_velocity": "m/s"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"goal_velocity": (-100.0, 100.0)}
 
@@ -64,7 +64,7 @@ class Direction(ArrowTask):
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Directions (num_tasks,): (−1)^i for task i of several; random for a single task."""
+        """Directions (num_tasks,): +1, −1, +1, ...; a single task is +1 or −1 at random."""
         first = int(rng.integers(2)) if num_tasks == 1 else 0
         is_forward = (np.arange(num_tasks) + first) % 2 == 0
         return {"direction": np.where(is_forward, 1.0, -1.0)}
@@ -75,7 +75,7 @@ class Direction(ArrowTask):
 
 
 class DirectionAngle(ArrowTask):
-    """Task: a direction in the plane, by its angle to the x-axis, uniform in [0, 2π)."""
+    """Task: a direction in the plane; its angle to the x-axis is uniform in [0, 2π)."""
 
     task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
@@ -85,12 +85,12 @@ class DirectionAngle(ArrowTask):
         return {"direction_angle": rng.uniform(0, 2 * np.pi, num_tasks)}
 
     def arrow_vector(self, task: Task) -> Vector:
-        """In the direction, 1 m long."""
+        """Along the direction, 1 m long."""
         return heading(task["direction_angle"])
 
 
 class GoalPosition:
-    """Task: a goal position in the plane. The family draws it."""
+    """Task: a goal position in the plane, drawn by the family."""
 
     task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
@@ -119,7 +119,7 @@ class DynamicsOnly:
 
 
 def uniform_in_disc(rng: np.random.Generator, num_tasks: int, radius: float) -> np.ndarray:
-    """Points (num_tasks, 2), uniform over the area: the distance is ``radius`` √U (m)."""
+    """Points (num_tasks, 2) uniform over a disc (m): distance from the centre ``radius`` √U."""
     angle = rng.uniform(0, 2 * np.pi, num_tasks)
     distance = radius * np.sqrt(rng.uniform(size=num_tasks))
     return distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)

@@ -18,7 +18,7 @@ from maml_envs.family import check_settings
 
 @dataclass(frozen=True, kw_only=True)
 class Walker2d:
-    """What the walker families share: Gymnasium's robot, observation, start and episode end.
+    """Base of the walker families: Gymnasium's robot, observation, start and episode end.
 
     | | meaning | size |
     | --- | --- | --- |
@@ -41,7 +41,7 @@ class Walker2d:
     torso_angle_limit: float = 1.0
     """The episode ends when the torso is tilted by this angle or more (rad)."""
     observed_velocity_limit: float = 10.0
-    """Observed velocities are clipped to plus and minus this (m/s, rad/s)."""
+    """Observed velocities are clipped to ± this (m/s, rad/s)."""
     frame_skip: int | None = None
     """MuJoCo steps per control step; null for the robot's default, 4."""
     dynamics: DynamicsSetting = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Walker2d:
         return ~((self.min_torso_height < height) & (height < self.max_torso_height) & is_upright)
 
     def arrow_centre(self, state: State) -> Vector:
-        """Above the robot (m)."""
+        """A point above the robot (m)."""
         return state["qpos"][0], 0.0, 1.9
 
     def _control_cost(self, action: Array) -> Array:
@@ -115,8 +115,8 @@ class Walker2dDir(Walker2d, Direction):
     """Walk as fast as possible forward or backward (Rothfuss et al. 2019).
 
     Reward: d·v + 1 − 0.001 ‖a‖², with v the root's mean velocity over the control step.
-    Task distribution: direction d = +1 or −1 with equal probability; of several tasks drawn
-    together, +1 and −1 in turn, so that every meta-batch holds both.
+    Task distribution: d = +1 and −1 in turn, so that a meta-batch has both; a single task is +1 or
+    −1 with equal probability.
 
     Version history: v0, first.
     """
@@ -127,7 +127,7 @@ class Walker2dDir(Walker2d, Direction):
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
-        """Velocity in the direction of the task, constant, control cost, each (num_sims,)."""
+        """Velocity along the task's direction, constant, control cost, each (num_sims,)."""
         velocity = self.body.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
@@ -142,9 +142,9 @@ class Walker2dRandParams(Walker2d, DynamicsOnly):
 
     Reward: v + 1 − 0.001 ‖a‖², with v the root's mean velocity over the control step.
     Task distribution: factors 1.5^U(−3, 3) on each body's mass and inertia and each geom's
-    friction, and 1.3^U(−3, 3) on each joint's damping. Deviation: a body's inertia scales with
-    its mass before its own factor applies, because otherwise the body may be physically
-    impossible; the original draws every entry of inertia and friction separately.
+    friction, and 1.3^U(−3, 3) on each joint's damping. Deviation: inertia scales with the body's
+    mass before its own factor applies, because otherwise a body may be physically impossible. The
+    original draws a factor for every entry of inertia and friction.
 
     Version history: v0, first.
     """

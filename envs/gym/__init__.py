@@ -1,1 +1,1 @@
-"""The Gymnasium environments: one simulation, or a batch of them."""
+"""Gymnasium environments of one simulation and of a batch."""

@@ -8,9 +8,9 @@ import numpy as np
 
 
 class ActionDelay:
-    """Delays actions by some control steps; after a reset the first actions are zero.
+    """Delays actions by control steps; until the first one arrives, the action is zero.
 
-    Before its first reset a simulation has no delay.
+    The delay of a simulation takes effect at its first reset.
 
     Args:
         num_steps: (num_sims,) control steps of delay, non-negative integers.
@@ -26,12 +26,12 @@ class ActionDelay:
         self._now = 0
 
     def reset(self, ids: np.ndarray) -> None:
-        """Clear the actions of simulations ``ids``, and start their delay."""
+        """Clear the pending actions of simulations ``ids``; their delay takes effect."""
         self._actions[:, ids] = 0
         self._active_delay[ids] = self._num_steps[ids]
 
     def delayed(self, action: np.ndarray) -> np.ndarray:
-        """Store the actions of this step, and return those to apply, (num_sims, action_size)."""
+        """Store the actions of this step; return those to apply now, (num_sims, action_size)."""
         self._now = (self._now + 1) % len(self._actions)
         self._actions[self._now] = action
         times = (self._now - self._active_delay) % len(self._actions)
@@ -46,7 +46,7 @@ class ObservationNoise:
         observation_size: entries of one observation.
     """
 
-    _CHUNK = 64  # steps drawn at once
+    _CHUNK = 64  # noise is drawn for this many steps at once
 
     def __init__(self, std: np.ndarray, observation_size: int) -> None:
         self._std = std
@@ -57,7 +57,7 @@ class ObservationNoise:
         self._noise = np.zeros((len(std), observation_size))
 
     def reset(self, ids: np.ndarray, rngs: Sequence[np.random.Generator]) -> None:
-        """Start new streams for simulations ``ids``, spawned from ``rngs``, and draw noise."""
+        """Spawn new random streams from ``rngs`` for simulations ``ids``, and draw noise."""
         for i in ids:
             self._rngs[i] = rngs[i].spawn(1)[0]
         self._was_reset[ids] = True
@@ -74,5 +74,5 @@ class ObservationNoise:
         self._next[ids] += 1
 
     def added_to(self, observation: np.ndarray) -> np.ndarray:
-        """``observation`` (num_sims, observation_size) plus noise."""
+        """``observation`` plus noise, (num_sims, observation_size)."""
         return observation + self._noise

@@ -1,4 +1,4 @@
-"""Simulations of one family with their tasks: what both Gymnasium environments share."""
+"""Simulations of one family with their tasks, shared by both Gymnasium environments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Simulations:
         self.family = family
         self.engine = engine
         self.action_space = family.body.action_space
-        low, high = self.action_space.low, self.action_space.high
+        low = self.action_space.low
+        high = self.action_space.high
         is_one_range = (low == low[0]).all() and (high == high[0]).all()
         # NumPy clips to scalars much faster than to arrays
         self._action_range = (low[0], high[0]) if is_one_range else (low, high)
@@ -36,7 +37,7 @@ class Simulations:
         self._noise: ObservationNoise | None = None
 
     def _observation_size(self) -> int:
-        """Check the functions of the family, and return the number of entries of an observation.
+        """Call the functions of the family, check their results, and return the observation size.
 
         Raises:
             ValueError: if a function returns the wrong type or shape; the message names it.
@@ -84,11 +85,13 @@ class Simulations:
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have, empty for a dimensionless one."""
+        """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return {name: parameter.unit for name, parameter in task_parameters(self.family).items()}
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Set the task of simulation i to ``tasks[i]``. Delay and noise start at the next reset.
+        """Set the task of simulation i to ``tasks[i]``.
+
+        Action delay and observation noise take effect at the next reset.
 
         Raises:
             ValueError: if a task is invalid for this family.
@@ -109,18 +112,21 @@ class Simulations:
             self._noise = ObservationNoise(std, self.observation_space.shape[0])
 
     def reset(self, ids: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-        """Start an episode in simulations ``ids``; returns the observations of all.
+        """Start an episode in simulations ``ids``; return the observations of all simulations.
 
         Args:
             ids: indices of the simulations to start.
-            rngs: one generator for each of all simulations.
+            rngs: one generator per simulation.
         """
+        # tasks, at the first reset
         if self._tasks is None:
             self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in rngs])
+        # initial states
         initial = [self.family.initial_state(rngs[i]) for i in ids]
         self.engine.reset(
             ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]}
         )
+        # delay and noise
         if self._delay is not None:
             self._delay.reset(ids)
         if self._noise is not None:
@@ -130,16 +136,16 @@ class Simulations:
     def step(
         self, actions: np.ndarray, live: np.ndarray
     ) -> tuple[np.ndarray, Mapping[str, np.ndarray], np.ndarray, np.ndarray]:
-        """Advance the simulations in ``live`` (num_sims,) bool by one control step.
+        """Advance simulations by one control step.
 
         Args:
             actions: (num_sims, action_size), clipped to the action space. The reward is computed
                 from these actions, even if they are delayed.
-            live: which simulations to advance.
+            live: (num_sims,) bool, which simulations to advance.
 
         Returns:
-            Observations (num_sims, observation_size), reward terms, terminated, and void (whether
-            the simulation became unstable), each (num_sims,).
+            Observations (num_sims, observation_size); and, each (num_sims,), reward terms,
+            terminated, and whether the simulation became unstable.
         """
         if self._tasks is None:
             raise gym.error.ResetNeeded("call reset() before step()")
@@ -149,19 +155,19 @@ class Simulations:
         state = self.engine.state
         before = {name: value.copy() for name, value in state.items()}
         applied = actions if self._delay is None else self._delay.delayed(actions)
-        void = self.engine.step(None if all_live else np.flatnonzero(live), applied) & live
+        unstable = self.engine.step(None if all_live else np.flatnonzero(live), applied) & live
         # reward and termination
         terms = self.family.reward_terms(np, before, state, actions, self._tasks)
         if not all_live:
             terms = {name: np.where(live, term, 0.0) for name, term in terms.items()}
-        terminated = live & ~void & self.family.terminated(np, state, self._tasks)
+        terminated = live & ~unstable & self.family.terminated(np, state, self._tasks)
         # observation
         if self._noise is not None:
             self._noise.draw(np.flatnonzero(live))
-        return self._observation(), terms, terminated, void
+        return self._observation(), terms, terminated, unstable
 
     def success(self) -> np.ndarray | None:
-        """Success of each simulation, (num_sims,) bool; ``None`` if the family has none."""
+        """Success of each simulation, (num_sims,) bool; ``None`` if the family defines none."""
         if not hasattr(self.family, "success"):
             return None
         return self.family.success(np, self.engine.state, self._tasks)

@@ -16,14 +16,14 @@ from maml_envs.gym.simulations import Simulations
 
 
 class FamilyEnv(gym.Env):
-    """One simulation of a task family, for videos, other libraries, and stepping by hand.
+    """One simulation of a task family, for recording, other RL libraries and interactive use.
 
-    A task is drawn at the first reset and kept; :meth:`set_task` or ``reset(options={"task":
-    ...})`` sets one. ``info`` has the reward terms, and ``is_success`` if the family defines
-    success. If the simulation becomes unstable, the episode is truncated and ``info["void"]`` is
-    true. With MuJoCo ``model`` and ``data`` are attributes, as in Gymnasium's environments.
-    Rendered frames show the task if the family has ``markers``, so a policy that learns from
-    pixels can see it; depth frames do not show it.
+    The first reset draws a task, which later resets keep; :meth:`set_task` or
+    ``reset(options={"task": ...})`` sets one. ``info`` has the reward terms, and ``is_success`` if
+    the family defines success. If the simulation becomes unstable, the episode is truncated and
+    ``info["void"]`` is true. MuJoCo families have the attributes ``model`` and ``data``, as
+    Gymnasium's environments do. Rendered frames show the task if the family has ``markers``, so a
+    policy that learns from pixels can see it; depth frames do not.
 
     Args:
         family: the task family.
@@ -56,7 +56,8 @@ class FamilyEnv(gym.Env):
         self.observation_space = self._simulations.observation_space
         self.action_space = self._simulations.action_space
         if isinstance(self.engine, MujocoSingleEngine):
-            self.model, self.data = self.engine.model, self.engine.data
+            self.model = self.engine.model
+            self.data = self.engine.data
 
     @property
     def dt(self) -> float:
@@ -68,7 +69,9 @@ class FamilyEnv(gym.Env):
         return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_task(self, task: Task) -> None:
-        """Set the task, until another is set. Delay and noise start at the next reset.
+        """Set the task for this and later episodes.
+
+        Action delay and observation noise take effect at the next reset.
 
         Raises:
             ValueError: if the task is invalid for this family.
@@ -83,7 +86,7 @@ class FamilyEnv(gym.Env):
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have, empty for a dimensionless one."""
+        """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return self._simulations.task_units
 
     def reset(
@@ -109,18 +112,19 @@ class FamilyEnv(gym.Env):
             raise ValueError(
                 f"expected an action of shape {self.action_space.shape}, got {action.shape}"
             )
-        observation, terms, terminated, void = self._simulations.step(
+        observation, terms, terminated, unstable = self._simulations.step(
             action[None], np.ones(1, bool)
         )
+        # info: reward terms, instability, success
         info: dict[str, Any] = {name: float(term[0]) for name, term in terms.items()}
         reward = sum(info.values())
-        info["void"] = bool(void[0])
+        info["void"] = bool(unstable[0])
         success = self._simulations.success()
         if success is not None:
             info["is_success"] = bool(success[0])
         if self.render_mode == "human":
             self.render()
-        return observation[0], reward, bool(terminated[0]), bool(void[0]), info
+        return observation[0], reward, bool(terminated[0]), bool(unstable[0]), info
 
     def render(self) -> Any:
         """Render in ``render_mode``; (height, width, 3) uint8 for ``"rgb_array"``."""
@@ -132,7 +136,7 @@ class FamilyEnv(gym.Env):
         return self.engine.render(self._markers())
 
     def _markers(self) -> Sequence[Marker]:
-        """Markers of the task, from a copy of the state so that the simulation is not affected."""
+        """Markers of the task; the family gets a copy of the state, so that it cannot change it."""
         if self.task is None or not isinstance(self.family, HasMarkers):
             return ()
         state = {name: values[0].copy() for name, values in self.engine.state.items()}

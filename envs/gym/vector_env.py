@@ -1,4 +1,4 @@
-"""Many simulations of one task family as a Gymnasium vector environment: the batch engine."""
+"""A batch of simulations of one task family as a Gymnasium vector environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maml_envs.gym.simulations import Simulations
 
 
 def available_cpus() -> int:
-    """Number of CPUs that this process may use, divided among the processes of ``torchrun``."""
+    """Number of CPUs that this process may use, divided by the processes of ``torchrun``."""
     if hasattr(os, "sched_getaffinity"):
         num_cpus = len(os.sched_getaffinity(0))
     else:
@@ -29,8 +29,8 @@ def available_cpus() -> int:
 class FamilyVectorEnv(VectorEnv):
     """``num_envs`` simulations of a task family, stepped together, each with its own task.
 
-    Autoreset is disabled: after its episode has ended, a simulation is not stepped until it is
-    reset. Its observation stays the same, its reward is zero, and its ``terminated`` or
+    Autoreset is disabled: a simulation whose episode has ended is not stepped until it is reset.
+    Until then its observation stays the same, its reward is zero, and its ``terminated`` or
     ``truncated`` flag stays set. ``info["void"]`` marks unstable simulations; their episodes are
     truncated, and their data is meaningless. Sub-environment i after a reset with seed s equals the
     single environment after a reset with seed s + i, bit for bit, for any number of threads.
@@ -71,16 +71,16 @@ class FamilyVectorEnv(VectorEnv):
         self._rngs: list[np.random.Generator] = []
         self._num_steps = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
-        self._truncated = np.ones(num_envs, bool)  # no simulation runs before the first reset
+        self._truncated = np.ones(num_envs, bool)  # not stepped before the first reset
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
         """Draw tasks from the family's distribution with ``self.np_random``."""
         return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Set the task of sub-environment i to ``tasks[i]``, until another is set.
+        """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.
 
-        Delayed actions and sensor noise start at the next reset.
+        Action delay and observation noise take effect at the next reset.
 
         Raises:
             ValueError: if the number of tasks is wrong, or a task is invalid for this family.
@@ -98,7 +98,7 @@ class FamilyVectorEnv(VectorEnv):
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have, empty for a dimensionless one."""
+        """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return self._simulations.task_units
 
     def reset(
@@ -127,16 +127,19 @@ class FamilyVectorEnv(VectorEnv):
                 f"{mask!r}"
             )
         ids = np.flatnonzero(mask)
+        # tasks
         if "tasks" in options:
             self.set_tasks(options["tasks"])
         elif "task" in options:
             self.set_tasks([options["task"]] * self.num_envs)
+        # episodes
         self._num_steps[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
         return self._simulations.reset(ids, self._rngs), {}
 
     def _seed_generators(self, seed: int | Sequence[int | None] | None) -> None:
-        """Create the generator of each sub-environment, or keep it where no seed is set."""
+        """Create the generators of the sub-environments; one without a seed continues."""
+        # one seed per sub-environment
         if isinstance(seed, (int, np.integer)):
             super().reset(seed=int(seed))
             seeds: Sequence[int | None] = [int(seed) + i for i in range(self.num_envs)]
@@ -150,6 +153,7 @@ class FamilyVectorEnv(VectorEnv):
             raise ValueError(
                 f"expected {self.num_envs} seeds, one per sub-environment, got {len(seeds)}"
             )
+        # new generators, except where the seed is None and there is one
         old: Sequence[np.random.Generator | None] = self._rngs or [None] * self.num_envs
         self._rngs = [
             rng if s is None and rng is not None else seeding.np_random(s)[0]
@@ -174,12 +178,14 @@ class FamilyVectorEnv(VectorEnv):
             raise ValueError(
                 f"expected actions of shape {self.action_space.shape}, got {actions.shape}"
             )
+        # step
         live = ~(self._terminated | self._truncated)
-        observation, terms, terminated, void = self._simulations.step(actions, live)
+        observation, terms, terminated, unstable = self._simulations.step(actions, live)
         self._num_steps += live
         self._terminated |= terminated
-        self._truncated |= live & (void | (self._num_steps >= self.max_episode_steps))
-        info: dict[str, Any] = {**terms, "void": void}
+        self._truncated |= live & (unstable | (self._num_steps >= self.max_episode_steps))
+        # info: reward terms, instability, success
+        info: dict[str, Any] = {**terms, "void": unstable}
         success = self._simulations.success()
         if success is not None:
             info["is_success"] = success

@@ -13,7 +13,7 @@ def _log_in_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def egl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw without a screen; skips only where EGL gives no context at all."""
+    """Render without a screen; skip only if EGL cannot create a context."""
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setenv("PYOPENGL_PLATFORM", "egl")
     try:
@@ -21,4 +21,4 @@ def egl(monkeypatch: pytest.MonkeyPatch) -> None:
 
         GLContext(16, 16).free()
     except Exception as error:  # drivers fail in many ways
-        pytest.skip(f"EGL gives no context here: {error!r}")
+        pytest.skip(f"EGL cannot create a context: {error!r}")

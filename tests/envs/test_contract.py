@@ -78,22 +78,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 STARTS_AT_ONE_STATE = {"PointNavigation", "PointNavigationSparse"}
 ONE_TASK = {"CrippledAnt, held out", "CrippledHalfCheetah, held out"}
-# Their tasks do not depend on the generator.
+# Cases whose tasks do not depend on the generator.
 SAME_TASKS = ONE_TASK | {
     name for name, family in maml_envs.FAMILIES.items() if issubclass(family, Direction)
 }
-# Entries of contact forces, inertias and a planar robot's y are constant, at times or always.
+# Some contact forces and inertias, and a planar robot's y, are constant in short rollouts.
 HAS_CONSTANT_ENTRIES = {"AntVel, contact forces", "HumanoidDir, all quantities", "AntDir, dynamics"}
 HAS_CONSTANT_ENTRIES |= {"AntVel, Finn et al.", "HalfCheetahVel, torso"}
 
-# Tests of what a family defines itself run over all of them; tests of shared code over a few.
+# Tests of what each family defines run over all families; tests of shared code over a few.
 every_case = pytest.mark.parametrize("name", CASES)
 every_family = pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
 per_robot = pytest.mark.parametrize("name", PER_ROBOT)
 per_kind = pytest.mark.parametrize("name", PER_KIND)
 per_engine = pytest.mark.parametrize("name", PER_ENGINE)
-# Gymnasium advises bounds for every observation; its own robots, HalfCheetah-v5 among them, do not
-# follow it either.
+# Gymnasium's checker advises bounded observations; its robots, such as HalfCheetah-v5, have none.
 unbounded_observations = pytest.mark.filterwarnings(
     "ignore:.*A Box observation space (min|max)imum value is"
 )
@@ -114,7 +113,7 @@ def _single(name: str, **options: Any) -> gym.Env:
     return gym.make(maml_envs.env_id(family), **settings, **options)
 
 
-def _varies_the_body(name: str) -> bool:
+def _has_varying_dynamics(name: str) -> bool:
     family = _family(name)
     return bool(family.dynamics or family.task_units.keys() & family.body.parameters.keys())
 
@@ -129,7 +128,7 @@ def _actions(name: str, num_steps: int, num_envs: int, seed: int = 0) -> np.ndar
 
 
 def _far_task(name: str) -> dict[str, float]:
-    """A task that no short random rollout solves, and a body that lasts."""
+    """A task that no short random rollout solves, with undamaged dynamics."""
     family = _family(name)
     return {
         key: 0 if key in family.body.parameters else high
@@ -148,7 +147,7 @@ def test_families_are_registered() -> None:
 @pytest.mark.slow
 @unbounded_observations
 @per_kind
-def test_gymnasiums_checker(name: str, egl: None) -> None:
+def test_gymnasiums_checker_accepts_every_family(name: str, egl: None) -> None:
     env = _single(name).unwrapped
     modes = env.metadata["render_modes"]
     if not os.environ.get("DISPLAY"):
@@ -194,7 +193,7 @@ def test_rendering_needs_a_render_mode(name: str) -> None:
 
 
 @per_engine
-def test_unknown_render_mode_is_refused(name: str) -> None:
+def test_unknown_render_mode_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=r"rgb_array.*'asciii'"):
         maml_envs.FamilyEnv(_family(name), render_mode="asciii")
 
@@ -222,7 +221,7 @@ def test_spaces(name: str) -> None:
 
 
 @per_kind
-def test_wrong_action_shape_is_refused(name: str) -> None:
+def test_wrong_action_shape_is_rejected(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 2)
     single.reset(seed=0)
     batch.reset(seed=0)
@@ -304,7 +303,7 @@ def test_observations_do_not_depend_on_the_task(name: str) -> None:
     ]
     observation, _ = env.reset(seed=[4, 4], options={"tasks": tasks})
     np.testing.assert_array_equal(observation[0], observation[1])
-    if _varies_the_body(name):  # then observations and rewards differ because the dynamics do
+    if _has_varying_dynamics(name):  # observations and rewards then differ
         env.close()
         return
     for action in _actions(name, 10, 1):
@@ -335,7 +334,7 @@ def test_reward_is_the_sum_of_its_terms(name: str) -> None:
 
 
 @per_kind
-def test_tasks_are_kept_over_resets(name: str) -> None:
+def test_resets_keep_the_tasks(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 3)
     assert single.task is None
     assert batch.tasks is None
@@ -367,7 +366,7 @@ def test_tasks_are_kept_over_resets(name: str) -> None:
 
 
 @per_kind
-def test_drawn_task_is_kept(name: str) -> None:
+def test_sampled_task_is_kept(name: str) -> None:
     env = _single(name).unwrapped
     env.reset(seed=1)
     task = env.task
@@ -395,12 +394,12 @@ INVALID: list[Any] = [np.nan, np.inf, 1e9, "fast", None, True, [0.5, 0.5]]
 
 
 @per_kind
-def test_invalid_task_values_are_named(name: str) -> None:
+def test_errors_name_invalid_task_values(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 2)
     single.reset(seed=0)
     batch.reset(seed=0)
     single_task, batch_tasks = single.task, batch.tasks
-    # the first and the last parameter of the task
+    # first and last parameter of the task
     keys = list(single_task)
     for key, value in itertools.product({keys[0], keys[-1]}, INVALID):
         bad = {**single_task, key: value}
@@ -410,9 +409,9 @@ def test_invalid_task_values_are_named(name: str) -> None:
             lambda bad=bad: batch.set_tasks([batch_tasks[0], bad]),
             lambda bad=bad: batch.reset(options={"task": bad}),
         ):
-            with pytest.raises(ValueError, match=key) as refusal:
+            with pytest.raises(ValueError, match=key) as error:
                 attempt()
-            assert repr(value) in str(refusal.value)
+            assert repr(value) in str(error.value)
     assert single.task == single_task
     assert batch.tasks == batch_tasks
     single.close()
@@ -420,7 +419,7 @@ def test_invalid_task_values_are_named(name: str) -> None:
 
 
 @per_kind
-def test_task_with_other_names_is_refused(name: str) -> None:
+def test_task_with_wrong_keys_is_rejected(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 1)
     good = batch.sample_tasks(1)[0]
     required = list(_family(name).task_units)
@@ -433,9 +432,9 @@ def test_task_with_other_names_is_refused(name: str) -> None:
             lambda bad=bad: single.set_task(bad),
             lambda bad=bad: batch.set_tasks([bad]),
         ):
-            with pytest.raises(ValueError, match=first) as refusal:  # the names that are expected
+            with pytest.raises(ValueError, match=first) as error:  # the names that are expected
                 attempt()
-            assert repr(bad) in str(refusal.value)
+            assert repr(bad) in str(error.value)
     single.close()
     batch.close()
 
@@ -456,7 +455,7 @@ def test_one_task_per_simulation(name: str) -> None:
 @per_engine
 def test_default_horizon_truncates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     never = lambda family, xp, state, task: np.zeros(len(next(iter(state.values()))), bool)  # noqa: E731
-    monkeypatch.setattr(type(_family(name)), "terminated", never)  # only time ends an episode here
+    monkeypatch.setattr(type(_family(name)), "terminated", never)  # only time limits remain
     horizon = _family(name).max_episode_steps
     single, batch = _single(name), _batch(name, 2)
     single.reset(seed=0, options={"task": _far_task(name)})
@@ -470,16 +469,15 @@ def test_default_horizon_truncates(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @per_kind
-def test_finished_simulations_rest_until_they_are_reset(name: str) -> None:
+def test_finished_simulations_are_not_stepped_until_reset(name: str) -> None:
     env = _batch(name, 3, max_episode_steps=4)
     env.reset(seed=0, options={"task": _far_task(name)})
     engine = env.unwrapped.engine
     actions = _actions(name, 20, 3)
     for action in actions[:2]:
         env.step(action)
-    env.reset(
-        options={"reset_mask": np.array([False, True, False])}
-    )  # so that number 1 ends two steps later
+    # simulation 1 then ends two steps after the others
+    env.reset(options={"reset_mask": np.array([False, True, False])})
     for action in actions[2:4]:
         observation, _, terminated, truncated, _ = env.step(action)
     assert truncated.tolist() == [True, False, True]
@@ -621,7 +619,7 @@ def test_functions_agree_between_numpy_and_torch(name: str) -> None:
 
 
 @per_engine
-def test_step_before_reset_is_refused(name: str) -> None:
+def test_step_before_reset_is_rejected(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 1)
     for env in (single, batch):
         with pytest.raises(gym.error.ResetNeeded):

@@ -1,4 +1,4 @@
-"""Dynamics as task parameters: against textbook formulas, edited models, and for each engine."""
+"""Dynamics as task parameters: textbook formulas, edited models, and both engines."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _body(name: str) -> MujocoBody:
 
 
 def _engine(body: MujocoBody, dynamics: Dynamics, derived: Sequence[str] = ()) -> Any:
-    """A batch of as many simulations as each quantity has values."""
+    """A batch engine with one simulation per value of ``dynamics``."""
     engine = body.batch_engine(len(next(iter(dynamics.values()))), 1, derived)
     engine.set_dynamics({name: np.asarray(values, float) for name, values in dynamics.items()})
     return engine
@@ -83,7 +83,7 @@ def _simulate(
     control: float = 0.0,
     **speeds: float,
 ) -> Callable[[str], np.ndarray]:
-    """Simulate the bench from an angle of the pendulum and speeds of other joints.
+    """Simulate the bench; set the pendulum's initial angle and other joints' initial speeds.
 
     Returns:
         A function from a joint's name to its positions and velocities,
@@ -107,7 +107,7 @@ def _simulate(
     ("dynamics", "gravity", "inertia"),
     [
         ({"gravity": [G, 1.62, 24.8]}, [G, 1.62, 24.8], 1.0),
-        ({"body_mass": [1.0, 0.25, 3.0]}, G, 1.0),  # mass and inertia alike: the period stays
+        ({"body_mass": [1.0, 0.25, 3.0]}, G, 1.0),  # mass and inertia scale together: same period
         ({"body_mass/pendulum": [2.0, 0.5], "body_inertia/pendulum": [4.0, 0.2]}, G, [4.0, 0.2]),
         ({"body_inertia": [0.1, 2.0, 5.0]}, G, [0.1, 2.0, 5.0]),
     ],
@@ -154,7 +154,7 @@ def test_friction_holds_on_a_slope_up_to_its_angle(bench: MujocoBody) -> None:
     [
         ("geom_friction", [0.5, 1.0, 2.0]),
         ("geom_friction/floor", [1.0, 1.5, 2.5]),
-    ],  # the rougher of two surfaces counts
+    ],  # MuJoCo uses the larger friction
 )
 def test_stopping_distance(bench: MujocoBody, name: str, factors: list[float]) -> None:
     position, velocity = _simulate(bench, {name: factors}, 1500, along=2.0)("along")[:, -1]
@@ -197,7 +197,7 @@ def _model_values(model: mujoco.MjModel) -> dict[str, np.ndarray]:
 
 
 def _assert_equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> None:
-    """Equal bit for bit."""
+    """Assert bit-identical arrays."""
     assert first.keys() == second.keys()
     assert [name for name in first if not np.array_equal(first[name], second[name])] == []
 
@@ -206,7 +206,7 @@ ANT = _body("AntDir").model
 BACK_LEG = [ANT.geom(name).id for name in ("aux_3_geom", "back_leg_geom", "third_ankle_geom")]
 TORSO, AUX_1 = ANT.body("torso").id, ANT.body("aux_1").id
 CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
-    # A task of the ant, and what it does to the model: factors on rows of fields.
+    # A task of the ant, and the expected factors on rows of model fields.
     ({"body_mass": 2.0}, [("body_mass", ..., 2.0), ("body_inertia", ..., 2.0)]),
     ({"body_mass/torso": 3.0}, [("body_mass", TORSO, 3.0), ("body_inertia", TORSO, 3.0)]),
     (
@@ -246,7 +246,7 @@ CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
         ("disabled_joint", {"fourth_ankle_geom"}),
     ],
 )
-def test_frames_show_what_is_disabled(quantity: str, red: set[str]) -> None:
+def test_disabled_parts_are_red(quantity: str, red: set[str]) -> None:
     single = _body("AntDir").single_engine((), None)
     for number, expected in ((1.0, red), (-1.0, set())):
         single.set_dynamics({quantity: np.array([number])})
@@ -255,7 +255,7 @@ def test_frames_show_what_is_disabled(quantity: str, red: set[str]) -> None:
 
 
 @pytest.mark.parametrize(("task", "changes"), CHANGES, ids=[" ".join(task) for task, _ in CHANGES])
-def test_model_equals_one_edited_by_hand(
+def test_model_equals_an_edited_model(
     task: dict[str, float], changes: list[tuple[str, Any, float]]
 ) -> None:
     body, expected = _body("AntDir"), copy.copy(ANT)
@@ -273,7 +273,7 @@ def test_model_equals_one_edited_by_hand(
     ).keys()
     _assert_equal(_model_values(batch.get_model(0)), _model_values(ANT))
     _assert_equal(_model_values(batch.get_model(1)), _model_values(expected))
-    expected.geom_rgba[:] = single.model.geom_rgba  # frames show what is disabled in red
+    expected.geom_rgba[:] = single.model.geom_rgba  # colours are tested above
     _assert_equal(_model_values(single.model), _model_values(expected))
 
 
@@ -302,7 +302,7 @@ def _actions(body: MujocoBody, num_steps: int, num_sims: int) -> np.ndarray:
 def _trajectory(
     body: MujocoBody, engine: Any, tasks: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Give an engine ``tasks`` one after the other; returns all state fields over time."""
+    """Set ``tasks`` one after the other, then roll out; return all state fields over time."""
     rng, n = np.random.default_rng(1), engine.num_sims
     for task in tasks:
         engine.set_dynamics({name: values[:n] for name, values in task.items()})
@@ -332,11 +332,11 @@ def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["batch", "single"])
 @every_body
-def test_bodies_never_remember_another_task(name: str, kind: str) -> None:
+def test_dynamics_do_not_depend_on_previous_tasks(name: str, kind: str) -> None:
     body = _body(name)
 
     def run(*tasks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The trajectory in a new engine, whose state holds every field there is."""
+        """The trajectory of a new engine with all derived fields."""
         engine: Any = body.single_engine(DERIVED_FIELDS, None)
         return _trajectory(
             body, body.batch_engine(2, 1, DERIVED_FIELDS) if kind == "batch" else engine, tasks
@@ -363,7 +363,7 @@ def test_disabled_actuator_exerts_no_force(name: str) -> None:
     actions = _actions(body, 8, len(number))
 
     def run(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and joint forces over time, where simulation i lacks actuator i."""
+        """Positions and joint forces over time; actuator i is disabled in simulation i."""
         engine = _engine(body, {"disabled_actuator": number}, ["qfrc_actuator"])
         engine.reset(number, {"qpos": np.tile(body.model.qpos0, (len(number), 1))})
         positions, forces = np.full((2, len(actions), len(number), body.model.nq), np.nan)
@@ -379,11 +379,12 @@ def test_disabled_actuator_exerts_no_force(name: str) -> None:
     of_actuator = forces[:, :, body.model.jnt_dofadr[body.model.actuator_trnid[:, 0]]]
     for has_force in of_actuator != 0:
         np.testing.assert_array_equal(has_force, ~np.eye(len(number), dtype=bool))
-    ignored, heard = actions.copy(), actions.copy()
-    ignored[:, number, number] *= -1
-    heard[:, number, number - 1] *= -1
-    np.testing.assert_array_equal(run(ignored)[0], positions)
-    assert (run(heard)[0] != positions).any(axis=(0, 2)).all()
+    changed_disabled = actions.copy()
+    changed_disabled[:, number, number] *= -1
+    changed_other = actions.copy()
+    changed_other[:, number, number - 1] *= -1
+    np.testing.assert_array_equal(run(changed_disabled)[0], positions)
+    assert (run(changed_other)[0] != positions).any(axis=(0, 2)).all()
 
 
 @pytest.mark.parametrize("name", ["AntDir", "HalfCheetahVel"])
@@ -392,7 +393,7 @@ def test_disabled_joint_hardly_moves(name: str) -> None:
     model, joints = body.model, body.model.actuator_trnid[:, 0]
     nu, at = len(joints), model.jnt_qposadr[joints]
     start = model.qpos0.copy()
-    start[at] = model.jnt_range[joints].mean(axis=1)  # far from the limits, which push on their own
+    start[at] = model.jnt_range[joints].mean(axis=1)  # far from the limits, which push
     engine = _engine(body, {"disabled_joint": [*range(nu), -1]})
     engine.reset(
         np.arange(nu + 1),
@@ -410,17 +411,19 @@ def test_disabled_joint_hardly_moves(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "limb"), [*(("CrippledAnt", limb) for limb in range(4)), ("HumanoidDir", 1)]
 )
-def test_disabled_limb_is_dead_and_carries_nothing(name: str, limb: int) -> None:
+def test_disabled_limb_has_no_forces_and_contacts(name: str, limb: int) -> None:
     body = _body(name)
     engine = body.single_engine((), None)
     engine.set_dynamics({"disabled_limb": np.array([float(limb)])})
     model = engine.model
-    dead = [
+    disabled = [
         model.joint(int(model.actuator_trnid[i, 0])).name
         for i in np.flatnonzero(model.actuator_gear[:, 0] == 0)
     ]
     humanoid = ["right_shoulder1", "right_shoulder2", "right_elbow"]
-    assert dead == ([f"hip_{limb + 1}", f"ankle_{limb + 1}"] if name == "CrippledAnt" else humanoid)
+    assert disabled == (
+        [f"hip_{limb + 1}", f"ankle_{limb + 1}"] if name == "CrippledAnt" else humanoid
+    )
     engine.reset(np.zeros(1, int), {"qpos": model.qpos0[None]})
     touched: set[int] = set()
     for action in _actions(body, 150, 1):
@@ -504,7 +507,7 @@ def test_batch_equals_single_environments(
     assert len({task["body_mass"] for task in batch.tasks}) == 4
     num_compared, finished = 0, np.zeros(4, bool)
     for t, actions in enumerate(_actions(batch.family.body, 20, 4).astype(np.float32)):
-        if t == 10:  # two start again, and the others go on
+        if t == 10:  # reset two, continue the others
             mask = np.array([False, True, False, True])
             observation, _ = batch.reset(seed=[None, 50, None, None], options={"reset_mask": mask})
             for i, seed in ((1, 50), (3, None)):
@@ -523,12 +526,12 @@ def test_batch_equals_single_environments(
         env.close()
 
 
-def test_no_model_is_made_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_tasks_compiles_and_copies_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     family, num_sims = maml_envs.FAMILIES["HalfCheetahVel"](dynamics=EVERYTHING_VARIES), 200
     env = maml_envs.FamilyVectorEnv(family, num_sims, num_threads=1)
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("a model is made")
+        raise AssertionError("a model was compiled or copied")
 
     for owner, names in (
         (
@@ -540,7 +543,7 @@ def test_no_model_is_made_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         for attribute in names:
             monkeypatch.setattr(owner, attribute, refuse)
-    with pytest.raises(AssertionError, match="a model is made"):
+    with pytest.raises(AssertionError, match="a model was compiled or copied"):
         copy.copy(family.body.model)
     tasks = sample_tasks(family, np.random.default_rng(0), num_sims)
     assert len({task["body_mass"] for task in tasks}) == num_sims
@@ -550,7 +553,7 @@ def test_no_model_is_made_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     env.close()
 
 
-def _drawn(dynamics: Dynamics, num_tasks: int = 2000) -> dict[str, np.ndarray]:
+def _sampled(dynamics: Dynamics, num_tasks: int = 2000) -> dict[str, np.ndarray]:
     tasks = sample_tasks(
         maml_envs.FAMILIES["AntDir"](dynamics=dynamics), np.random.default_rng(0), num_tasks
     )
@@ -569,7 +572,7 @@ def _drawn(dynamics: Dynamics, num_tasks: int = 2000) -> dict[str, np.ndarray]:
     ],
 )
 def test_range(name: str, setting: Any, low: float, high: float, median: float) -> None:
-    values = _drawn({name: setting})[name]
+    values = _sampled({name: setting})[name]
     assert low <= values.min() <= low + 0.01 * (high - low)
     assert high - 0.01 * (high - low) <= values.max() <= high
     assert (values < median).mean() == pytest.approx(0.5 if low < high else 0, abs=0.05)
@@ -577,12 +580,12 @@ def test_range(name: str, setting: Any, low: float, high: float, median: float) 
 
 def test_choices_are_equally_likely() -> None:
     values, counts = np.unique(
-        _drawn({"action_delay": [4, 0, 1]}, 3000)["action_delay"], return_counts=True
+        _sampled({"action_delay": [4, 0, 1]}, 3000)["action_delay"], return_counts=True
     )
     assert values.tolist() == [0, 1, 4]
     assert abs(counts - 1000).max() < 120
-    assert set(_drawn({"disabled_joint": 2})["disabled_joint"]) == {2.0}
-    assert set(_drawn({"disabled_joint": {"low": -1, "high": 2}})["disabled_joint"]) == {
+    assert set(_sampled({"disabled_joint": 2})["disabled_joint"]) == {2.0}
+    assert set(_sampled({"disabled_joint": {"low": -1, "high": 2}})["disabled_joint"]) == {
         -1.0,
         0.0,
         1.0,
@@ -592,7 +595,7 @@ def test_choices_are_equally_likely() -> None:
 
 def test_each_element_draws_a_separate_factor() -> None:
     setting = {"low": 1.0, "high": 2.0, "each": True}
-    drawn = _drawn(
+    factors = _sampled(
         dict.fromkeys(("body_mass", "dof_damping", "actuator_gear", "geom_friction"), setting)
     )
     joints = [f"{kind}_{i}" for i in range(1, 5) for kind in ("hip", "ankle")]
@@ -601,8 +604,8 @@ def test_each_element_draws_a_separate_factor() -> None:
     ]
     expected += [f"geom_friction/{ANT.geom(i).name}" for i in range(ANT.ngeom)]
     expected += [f"body_mass/{ANT.body(i).name or i}" for i in range(1, ANT.nbody)]
-    assert sorted(drawn) == sorted([*expected, "direction"])
-    correlation = np.corrcoef([drawn[name] for name in expected])
+    assert sorted(factors) == sorted([*expected, "direction"])
+    correlation = np.corrcoef([factors[name] for name in expected])
     assert abs(correlation[~np.eye(len(expected), dtype=bool)]).max() < 0.11
 
 
@@ -617,16 +620,16 @@ def test_each_element_draws_a_separate_factor() -> None:
         },
     ],
 )
-def test_order_of_the_settings_does_not_matter(setting: dict[str, Any]) -> None:
-    drawn, reverse = (
-        _drawn(dict(items), 50) for items in (setting.items(), reversed(setting.items()))
+def test_sampling_ignores_the_order_of_the_settings(setting: dict[str, Any]) -> None:
+    forward, reverse = (
+        _sampled(dict(items), 50) for items in (setting.items(), reversed(setting.items()))
     )
-    assert "slope" not in drawn
-    _assert_equal(drawn, reverse)
+    assert "slope" not in forward
+    _assert_equal(forward, reverse)
 
 
 @pytest.mark.parametrize("name", ["HalfCheetahVel", "Walker2dRandParams"])
-def test_drawn_tasks_are_accepted_back(name: str) -> None:
+def test_sampled_tasks_can_be_set(name: str) -> None:
     options = {"dynamics": EVERYTHING_VARIES}
     single, batch = (
         gym.make(maml_envs.env_id(name), **options),
@@ -646,7 +649,7 @@ def test_drawn_tasks_are_accepted_back(name: str) -> None:
         env.close()
 
 
-def test_a_task_that_does_not_name_a_quantity_has_its_nominal_value() -> None:
+def test_quantities_missing_from_a_task_are_nominal() -> None:
     env = gym.make_vec("maml_rl/HalfCheetahVel-v0", num_envs=3)
     task = {"goal_velocity": 1.0}
     env.set_tasks(
@@ -665,7 +668,7 @@ def test_a_task_that_does_not_name_a_quantity_has_its_nominal_value() -> None:
     env.close()
 
 
-WRONG = [
+INVALID = [
     ("body_mas", 1.0, "'body_mass'"),
     ("body_mass/torzo", 1.0, "'body_mass/torso'"),
     ("colour", 1.0, "body_mass, body_inertia"),
@@ -696,23 +699,23 @@ WRONG = [
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "named"), WRONG, ids=[f"{name}: {value}" for name, value, _ in WRONG]
+    ("name", "value", "message"), INVALID, ids=[f"{name}: {value}" for name, value, _ in INVALID]
 )
-def test_wrong_settings_are_named(name: str, value: Any, named: str) -> None:
-    with pytest.raises(ValueError, match=name) as refusal:
+def test_errors_name_invalid_settings(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=name) as error:
         maml_envs.FAMILIES["AntDir"](dynamics={name: value})
-    assert named in str(refusal.value)
-    assert repr(value) in str(refusal.value) or name not in _body("AntDir").parameters
+    assert message in str(error.value)
+    assert repr(value) in str(error.value) or name not in _body("AntDir").parameters
 
 
 @pytest.mark.parametrize("setting", [["body_mass"], "body_mass", 1.0, None])
-def test_settings_that_are_not_a_mapping_are_refused(setting: Any) -> None:
-    with pytest.raises(ValueError, match="dynamics must be a mapping") as refusal:
+def test_settings_must_be_a_mapping(setting: Any) -> None:
+    with pytest.raises(ValueError, match="dynamics must be a mapping") as error:
         maml_envs.FAMILIES["AntDir"](dynamics=setting)
-    assert repr(setting) in str(refusal.value)
+    assert repr(setting) in str(error.value)
 
 
-def test_a_quantity_that_the_family_draws_is_refused() -> None:
+def test_dynamics_may_not_name_a_parameter_of_the_family() -> None:
     with pytest.raises(ValueError, match="CrippledAnt draws disabled_limb itself"):
         maml_envs.FAMILIES["CrippledAnt"](dynamics={"gravity": 9.0, "disabled_limb": [0, 1]})
 
@@ -733,12 +736,12 @@ def test_a_quantity_that_the_family_draws_is_refused() -> None:
         ("PointNavigation", "action_delay", 1),
     ],
 )
-def test_wrong_tasks_are_named(family: str, name: str, value: Any) -> None:
+def test_errors_name_invalid_tasks(family: str, name: str, value: Any) -> None:
     env = gym.make_vec(maml_envs.env_id(family), num_envs=2)
     tasks = env.sample_tasks(2)
     env.reset(seed=0, options={"tasks": tasks})
-    with pytest.raises(ValueError, match=name) as refusal:
+    with pytest.raises(ValueError, match=name) as error:
         env.set_tasks([tasks[0], {**tasks[1], name: value}])
-    assert repr(value) in str(refusal.value)
+    assert repr(value) in str(error.value)
     assert env.tasks == tasks
     env.close()

@@ -1,4 +1,4 @@
-"""The half cheetah: against Gymnasium, reward, tasks."""
+"""The half cheetah: equality with Gymnasium's, rewards and tasks."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ def test_batch_equals_gymnasiums_environment(seed: int) -> None:
     batch = gym.make_vec(
         "maml_rl/HalfCheetahVel-v0", num_envs=num_sims, max_episode_steps=num_steps
     )
-    batch.set_tasks(
-        [{"goal_velocity": goal} for goal in goals]
-    )  # so that no task is drawn before the state
+    # set the tasks, so that the generators only draw the state
+    batch.set_tasks([{"goal_velocity": goal} for goal in goals])
     references = [gym.make("HalfCheetah-v5") for _ in range(num_sims)]
     rng = np.random.default_rng(seed)
 
@@ -98,7 +97,7 @@ def test_velocity_reward(num_envs: int) -> None:
     env.reset(seed=3)
     rng, engine = np.random.default_rng(0), env.unwrapped.engine
     for _ in range(30):
-        actions = rng.uniform(-2, 2, (num_envs, 6))  # beyond the bounds on purpose
+        actions = rng.uniform(-2, 2, (num_envs, 6))  # some out of bounds
         x_before = engine.state["qpos"][:, 0].copy()
         _, reward, *_ = env.step(actions)
         for i, goal in enumerate(goals):
@@ -137,7 +136,7 @@ def test_control_cost_weight_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize("name", ["HalfCheetahVel", "HalfCheetahDir"])
-def test_actions_beyond_the_bounds_are_clipped(name: str) -> None:
+def test_actions_out_of_bounds_are_clipped(name: str) -> None:
     env = gym.make_vec(f"maml_rl/{name}-v0", num_envs=2)
     env.reset(seed=[4, 4])
     actions = np.array([[1.0, -1.0, 1.0, 0.3, -1.0, 1.0], [9.0, -3.0, 1.5, 0.3, -np.inf, np.inf]])
@@ -171,13 +170,13 @@ def test_goal_velocities_fill_their_range() -> None:
     assert -1.01 < goals.max() <= -1
 
 
-def test_a_single_direction_is_either() -> None:
+def test_a_single_task_has_either_direction() -> None:
     env = gym.make("maml_rl/HalfCheetahDir-v0")
-    drawn = set()
+    directions = set()
     for seed in range(20):
         env.unwrapped.np_random = np.random.default_rng(seed)
-        drawn.add(env.unwrapped.sample_tasks(1)[0]["direction"])
-    assert drawn == {1.0, -1.0}
+        directions.add(env.unwrapped.sample_tasks(1)[0]["direction"])
+    assert directions == {1.0, -1.0}
     env.close()
 
 
@@ -190,7 +189,7 @@ def test_directions_alternate(num_tasks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "named"),
+    ("name", "settings", "message"),
     [
         ("HalfCheetahVel", {"low": 2.0, "high": 1.0}, "2.0, 1.0"),
         ("HalfCheetahVel", {"high": np.nan}, "nan"),
@@ -200,27 +199,25 @@ def test_directions_alternate(num_tasks: int) -> None:
         ("HalfCheetahDir", {"reset_noise_scale": np.nan}, "reset_noise_scale.*nan"),
     ],
 )
-def test_contradicting_settings_are_refused(
-    name: str, settings: dict[str, float], named: str
-) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_invalid_settings_are_rejected(name: str, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         maml_envs.FAMILIES[name](**settings)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HalfCheetahVel", "HalfCheetahDir"])
-def test_camera_follows_the_body(name: str, egl: None) -> None:
+def test_camera_follows_the_robot(name: str, egl: None) -> None:
     env = gym.make(f"maml_rl/{name}-v0", render_mode="rgb_array", width=96, height=96)
     env.reset(seed=0)
     env.render()
     frames = []
-    for bend in (0.0, 0.9):  # of the front thigh, far from where the body starts
+    for bend in (0.0, 0.9):  # angle of the front thigh, 40 m from the start
         qpos = np.zeros(9)
         qpos[0], qpos[6] = 40.0, bend
         env.unwrapped.engine.reset(np.zeros(1, int), {"qpos": qpos[None], "qvel": np.zeros((1, 9))})
         frames.append(env.render().astype(int))
     changed = (abs(frames[0] - frames[1]).max(axis=-1) > 40).sum()
-    assert changed > 20, f"{changed} pixels show the body"
+    assert changed > 20, f"{changed} pixels show the robot"
     env.close()
 
 
@@ -242,6 +239,6 @@ def test_render_options_reach_the_renderer(egl: None) -> None:
         frames.append(env.render())
         env.close()
     np.testing.assert_array_equal(frames[2], frames[3])  # the model's only camera
-    np.testing.assert_array_equal(frames[2], frames[5])  # which is the default
+    np.testing.assert_array_equal(frames[2], frames[5])  # the default camera
     for i in (1, 2, 4):
         assert not np.array_equal(frames[0], frames[i])

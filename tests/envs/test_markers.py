@@ -35,7 +35,7 @@ Changed = Callable[..., np.ndarray]
 
 @pytest.fixture
 def changed(egl: None) -> Iterator[Changed]:
-    """Pixels that the markers turn green, (n, 2): to the right of the centre, and above it."""
+    """Pixels that markers turn green, (n, 2): distance to the right of and above the centre."""
     envs: list[gym.Env] = []
 
     def pixels(name: str, task: Mapping[str, float], **options: Any) -> np.ndarray:
@@ -58,19 +58,19 @@ def changed(egl: None) -> Iterator[Changed]:
 
 
 def head(pixels: np.ndarray) -> float:
-    """How far an arrow's head, its thickest part, lies to the right of its middle."""
+    """Distance from the arrow's middle to its head, the thickest part, to the right."""
     columns, thickness = np.unique(pixels[:, 0], return_counts=True)
     return columns[thickness == thickness.max()].mean() - (columns[0] + columns[-1]) / 2
 
 
-def test_which_families_show_their_task() -> None:
+def test_families_that_show_their_task() -> None:
     marked = {name for name, family in maml_envs.FAMILIES.items() if issubclass(family, HasMarkers)}
     assert marked == MARKED
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIRECTIONS)
-def test_an_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
+def test_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
     forward, backward = (changed(name, {"direction": direction}) for direction in (1.0, -1.0))
     for pixels, direction in ((forward, 1), (backward, -1)):
         assert direction * head(pixels) > 3
@@ -80,11 +80,10 @@ def test_an_arrow_points_in_the_direction(name: str, changed: Changed) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ANGLES)
-def test_an_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
+def test_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
     arrows = [changed(name, {"direction_angle": angle}) for angle in (0.0, np.pi, np.pi / 2)]
-    right, left, away = (
-        pixels[pixels[:, 1] > 0] for pixels in arrows
-    )  # without what the floor mirrors
+    # the upper half, without reflections in the floor
+    right, left, away = (pixels[pixels[:, 1] > 0] for pixels in arrows)
     assert head(right) > 2
     assert head(left) < -2
     assert np.ptp(away[:, 1]) > np.ptp(right[:, 1])
@@ -93,7 +92,7 @@ def test_an_arrow_points_at_the_angle(name: str, changed: Changed) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "fast"), VELOCITIES.items())
-def test_an_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: Changed) -> None:
+def test_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: Changed) -> None:
     widths = [
         np.ptp(changed(name, {"goal_velocity": part * fast})[:, 0]) for part in (0.4, 0.7, 1.0)
     ]
@@ -105,7 +104,7 @@ def test_an_arrow_grows_with_the_goal_velocity(name: str, fast: float, changed: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "far"), PLACES.items())
-def test_a_target_stands_at_the_goal(name: str, far: float, changed: Changed) -> None:
+def test_a_sphere_marks_the_goal(name: str, far: float, changed: Changed) -> None:
     for x, y in ((far, 0.0), (-far, 0.0), (0.0, far), (0.0, -far)):
         pixels = changed(name, {"goal_x": x, "goal_y": y})
         assert len(pixels) > 4
@@ -114,12 +113,12 @@ def test_a_target_stands_at_the_goal(name: str, far: float, changed: Changed) ->
         assert abs(across if x == 0 else up) < 10
 
 
-def test_the_point_and_its_goal_meet(changed: Changed) -> None:
+def test_goal_marker_has_the_scale_of_the_point(changed: Changed) -> None:
     pixels = changed("PointNavigation", {"goal_x": 0.25, "goal_y": -0.5})
     np.testing.assert_allclose(pixels.mean(axis=0), [0.25 / 0.75 * 60, -0.5 / 0.75 * 60], atol=1.0)
 
 
-def test_a_goal_out_of_the_usual_view_is_shown(changed: Changed) -> None:
+def test_view_includes_a_distant_goal(changed: Changed) -> None:
     across, up = changed("PointNavigation", {"goal_x": 0.9, "goal_y": 0.0}).mean(axis=0)
     assert 50 < across < 60
     assert abs(up) < 1
@@ -127,10 +126,10 @@ def test_a_goal_out_of_the_usual_view_is_shown(changed: Changed) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("camera", [{}, {"camera_id": -1}])
-def test_arrow_and_camera_go_with_the_robot(
+def test_arrow_and_camera_follow_the_robot(
     camera: dict[str, int], changed: Changed, monkeypatch: Any
 ) -> None:
-    here = changed("HalfCheetahDir", {"direction": 1.0}, **camera)
+    at_origin = changed("HalfCheetahDir", {"direction": 1.0}, **camera)
     start = maml_envs.FAMILIES["HalfCheetahDir"].initial_state
 
     def far_away(self: Any, rng: np.random.Generator) -> Any:
@@ -139,13 +138,13 @@ def test_arrow_and_camera_go_with_the_robot(
         return state
 
     monkeypatch.setattr(maml_envs.FAMILIES["HalfCheetahDir"], "initial_state", far_away)
-    there = changed("HalfCheetahDir", {"direction": 1.0}, **camera)
-    np.testing.assert_allclose(here.mean(axis=0), there.mean(axis=0), atol=2.0)
+    far = changed("HalfCheetahDir", {"direction": 1.0}, **camera)
+    np.testing.assert_allclose(at_origin.mean(axis=0), far.mean(axis=0), atol=2.0)
 
 
 @pytest.mark.parametrize("name", PER_ROBOT)
-def test_rendering_changes_nothing(name: str, egl: None) -> None:
-    """Observations, rewards and state are bit-identical with rendering and without."""
+def test_rendering_does_not_affect_the_simulation(name: str, egl: None) -> None:
+    """Observations, rewards and state are bit-identical with and without rendering."""
     trajectories = []
     for mode in ("rgb_array", None):
         env = gym.make(
@@ -166,14 +165,12 @@ def test_rendering_changes_nothing(name: str, egl: None) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_family_cannot_reach_the_state_through_its_markers(
-    egl: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def meddle(self: Any, state: Any, task: Any) -> list[Sphere]:
+def test_markers_cannot_change_the_state(egl: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change_state(self: Any, state: Any, task: Any) -> list[Sphere]:
         state["qpos"][:] = 9.0
         return [Sphere((0.0, 0.0, 0.0), 0.1)]
 
-    monkeypatch.setattr(maml_envs.FAMILIES["AntDir"], "markers", meddle)
+    monkeypatch.setattr(maml_envs.FAMILIES["AntDir"], "markers", change_state)
     env = gym.make("maml_rl/AntDir-v0", render_mode="rgb_array", width=64, height=64)
     env.reset(seed=0)
     before = env.unwrapped.data.qpos.copy()
@@ -183,7 +180,7 @@ def test_a_family_cannot_reach_the_state_through_its_markers(
 
 
 @pytest.mark.slow
-def test_depth_shows_bodies_alone(egl: None) -> None:
+def test_depth_frames_have_no_markers(egl: None) -> None:
     depths = []
     for direction in (1.0, -1.0):
         env = gym.make("maml_rl/AntDir-v0", render_mode="depth_array", width=64, height=64)
@@ -193,13 +190,13 @@ def test_depth_shows_bodies_alone(egl: None) -> None:
     np.testing.assert_array_equal(*depths)
 
 
-def test_a_point_has_no_arrows() -> None:
+def test_point_rejects_arrows() -> None:
     body = maml_envs.FAMILIES["PointNavigation"].body
     with pytest.raises(TypeError, match="spheres only"):
         body.single_engine((), "rgb_array").render([Arrow((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))])
 
 
-def test_an_arrow_is_centred() -> None:
+def test_arrow_is_centred() -> None:
     arrow = Arrow((1.0, 2.0, 3.0), (2.0, 0.0, -4.0))
     assert arrow.tail == (0.0, 2.0, 5.0)
     assert arrow.length == pytest.approx(np.sqrt(20))
@@ -211,15 +208,15 @@ def test_an_arrow_is_centred() -> None:
 
 @pytest.fixture
 def headless(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Backends that ``check_opengl`` tries, of which only those named start."""
+    """Make only the named backends start; returns the list of those that were tried."""
     for variable in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.setenv(variable, "x")  # so that it is restored
+        monkeypatch.setenv(variable, "x")  # so that monkeypatch restores it
         monkeypatch.delenv(variable)
     tried: list[str] = []
 
     def only(*working: str) -> list[str]:
         def start(name: str) -> Any:
-            assert "PYOPENGL_PLATFORM" not in os.environ, "left over from the backend before"
+            assert "PYOPENGL_PLATFORM" not in os.environ, "left over from the previous backend"
             tried.append(name)
             os.environ["PYOPENGL_PLATFORM"] = name
             if name not in working:
@@ -236,28 +233,30 @@ def headless(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     return only
 
 
-def test_egl_comes_first_and_osmesa_next(headless: Callable[..., list[str]]) -> None:
+def test_egl_is_tried_before_osmesa(headless: Callable[..., list[str]]) -> None:
     tried = headless("mujoco.osmesa")
     rendering.check_opengl()
     assert tried == ["mujoco.egl", "mujoco.osmesa"]
     assert os.environ["MUJOCO_GL"] == "osmesa"
 
 
-def test_where_egl_works_nothing_else_is_tried(headless: Callable[..., list[str]]) -> None:
+def test_first_working_backend_is_used(headless: Callable[..., list[str]]) -> None:
     tried = headless("mujoco.egl", "mujoco.osmesa")
     rendering.check_opengl()
     assert tried == ["mujoco.egl"]
     assert os.environ["MUJOCO_GL"] == "egl"
 
 
-def test_an_empty_choice_is_none(headless: Callable[..., list[str]], monkeypatch: Any) -> None:
+def test_empty_mujoco_gl_counts_as_unset(
+    headless: Callable[..., list[str]], monkeypatch: Any
+) -> None:
     tried = headless("mujoco.egl")
     monkeypatch.setenv("MUJOCO_GL", "")
     rendering.check_opengl()
     assert tried == ["mujoco.egl"]
 
 
-def test_without_opengl_the_package_to_install_is_named(headless: Callable[..., list[str]]) -> None:
+def test_error_without_opengl_names_the_packages(headless: Callable[..., list[str]]) -> None:
     headless()
     with pytest.raises(
         RuntimeError, match=r"(?s)egl: no mujoco.egl here.*osmesa: .*Debian.*libegl1.*libosmesa6"
@@ -266,7 +265,7 @@ def test_without_opengl_the_package_to_install_is_named(headless: Callable[..., 
     assert not {"MUJOCO_GL", "PYOPENGL_PLATFORM"} & set(os.environ)
 
 
-def test_what_the_user_chose_is_not_replaced(
+def test_backend_of_the_user_is_the_only_one_tried(
     headless: Callable[..., list[str]], monkeypatch: Any
 ) -> None:
     tried = headless("mujoco.egl")
@@ -282,19 +281,19 @@ import gymnasium, maml_envs
 env = gymnasium.make("maml_rl/HalfCheetahVel-v0", render_mode="rgb_array", width=64, height=64)
 env.reset(seed=0)
 try:
-    picture = env.render()
+    frame = env.render()
 except RuntimeError as error:
     assert "libegl1" in str(error) and "egl: " in str(error) and "osmesa: " in str(error), error
 else:
-    assert os.environ["MUJOCO_GL"] == "osmesa" and picture.std() > 1
+    assert os.environ["MUJOCO_GL"] == "osmesa" and frame.std() > 1
 env.close()
 """
 
 
 @pytest.mark.slow
-def test_an_egl_that_starts_nothing_leaves_osmesa_or_one_error() -> None:
-    """As a process: a loaded PyOpenGL keeps its platform, which the fallback has to undo."""
-    environment = {**os.environ, "MUJOCO_EGL_DEVICE_ID": "99"}  # a device that is not there
+def test_fallback_from_a_broken_egl() -> None:
+    """In a new process: PyOpenGL keeps its first platform, and the fallback must unload it."""
+    environment = {**os.environ, "MUJOCO_EGL_DEVICE_ID": "99"}  # no such device
     for variable in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
         environment.pop(variable, None)
     done = subprocess.run(

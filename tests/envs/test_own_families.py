@@ -17,7 +17,7 @@ from maml_envs.families.half_cheetah import HalfCheetahVel
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
+def _unregister() -> Iterator[None]:
     known = dict(maml_envs.FAMILIES)
     yield
     for name in maml_envs.FAMILIES.keys() - known.keys():
@@ -29,14 +29,14 @@ class Trotter(HalfCheetahVel):
     """A correct family."""
 
 
-def test_a_registered_family_is_made_like_a_built_in_one() -> None:
+def test_gymnasium_makes_a_registered_family() -> None:
     assert maml_envs.register(Trotter) is Trotter
     env = gym.make_vec("maml_rl/Trotter-v0", num_envs=2)
     assert env.reset(seed=0)[0].shape == (2, 17)
     env.close()
 
 
-def test_two_families_of_one_name_are_refused() -> None:
+def test_duplicate_names_are_rejected() -> None:
     clash = dataclass(frozen=True, kw_only=True)(
         type("HalfCheetahVel", (Trotter,), {"__module__": __name__})
     )
@@ -46,7 +46,7 @@ def test_two_families_of_one_name_are_refused() -> None:
         maml_envs.register(clash)
 
 
-def test_a_class_that_is_not_a_family_is_refused() -> None:
+def test_class_that_is_not_a_family_is_rejected() -> None:
     with pytest.raises(TypeError, match="Plain must be a dataclass"):
         maml_envs.register(type("Plain", (), {}))
     bare = dataclass(frozen=True)(type("Bare", (), {"body": Trotter.body, "task_units": {}}))
@@ -57,7 +57,7 @@ def test_a_class_that_is_not_a_family_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("member", "result", "named"),
+    ("member", "result", "message"),
     [
         (
             "observation",
@@ -102,11 +102,9 @@ def test_a_class_that_is_not_a_family_is_refused() -> None:
         ),
     ],
 )
-def test_a_function_that_returns_the_wrong_type_or_shape_is_named(
-    member: str, result: Any, named: str
-) -> None:
+def test_errors_name_functions_with_a_wrong_result(member: str, result: Any, message: str) -> None:
     wrong = dataclass(frozen=True, kw_only=True)(type("Wrong", (Trotter,), {member: result}))
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=message):
         maml_envs.FamilyVectorEnv(wrong(), 3)
 
 
@@ -140,7 +138,7 @@ def test_actuators_of_a_tendon(tmp_path: Path) -> None:
     assert gears.tolist() == [3, 3, 1]  # both motors of the joint
 
 
-def test_actuators_without_a_range_are_refused(tmp_path: Path) -> None:
+def test_actuators_without_a_range_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "model.xml"
     path.write_text(MODEL.format(range=""))
     with pytest.raises(ValueError, match=r"actuators \[0, 1, 2\].*ctrlrange"):

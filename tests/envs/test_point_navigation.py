@@ -1,4 +1,4 @@
-"""The point: reward, episode end, tasks, frames."""
+"""The point: reward, episode end, tasks, render modes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_reward_is_the_distance_after_the_step() -> None:
     positions = [(0.0, 0.0)] * len(goals)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        actions = rng.uniform(-0.2, 0.2, (3, 2))  # beyond the bounds on purpose
+        actions = rng.uniform(-0.2, 0.2, (3, 2))  # some out of bounds
         observation, reward, terminated, _, info = env.step(actions)
         assert not terminated.any()
         positions = [
@@ -44,7 +44,7 @@ def test_reward_is_the_distance_after_the_step() -> None:
     env.close()
 
 
-def test_a_step_is_at_most_a_tenth_per_axis() -> None:
+def test_step_is_at_most_a_tenth_per_axis() -> None:
     env = gym.make(ENV_ID)
     env.reset(seed=0, options={"task": {"goal_x": 0.5, "goal_y": 0.5}})
     observation, *_ = env.step(np.array([7.0, -0.3], np.float32))
@@ -70,7 +70,7 @@ JUST_INSIDE, JUST_OUTSIDE = np.nextafter(0.01, 0), np.nextafter(0.01, 1)
 def test_episode_ends_within_a_hundredth_on_both_axes(
     offset: tuple[float, float], ends: bool, batch: bool
 ) -> None:
-    task = {"goal_x": 0.0, "goal_y": 0.0}  # position minus goal is then exactly the action
+    task = {"goal_x": 0.0, "goal_y": 0.0}  # so that position minus goal is exactly the action
     env: Any
     if batch:
         env = gym.make_vec(ENV_ID, num_envs=2)
@@ -109,7 +109,7 @@ def test_goals_fill_their_square() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "message"),
     [
         ({"low": 0.5, "high": 0.1}, "0.5, 0.1"),
         ({"low": np.nan}, "nan"),
@@ -117,11 +117,11 @@ def test_goals_fill_their_square() -> None:
         ({"goal_tolerance": np.nan}, "goal_tolerance.*nan"),
     ],
 )
-def test_contradicting_settings_are_refused(settings: dict[str, float], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_invalid_settings_are_rejected(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         maml_envs.FAMILIES["PointNavigation"](**settings)
 
 
-def test_only_pictures_are_drawn() -> None:
+def test_rgb_array_is_the_only_render_mode() -> None:
     with pytest.raises(ValueError, match=r"rgb_array.*'depth_array'"):
         maml_envs.FamilyEnv(maml_envs.FAMILIES["PointNavigation"](), render_mode="depth_array")

@@ -1,4 +1,4 @@
-"""Robots against Gymnasium's; rewards, episode ends and tasks against their definitions."""
+"""Robots equal Gymnasium's; rewards, episode ends and tasks match their definitions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROBOT_OF = {name: robot for name in maml_envs.FAMILIES for robot in DT_S if robo
 
 
 def _reference(name: str, **options: Any) -> Any:
-    """Gymnasium's environment of the robot of a family."""
+    """Gymnasium's environment with the robot of a family."""
     return gym.make(f"{ROBOT_OF[name]}-v5", **options).unwrapped
 
 
@@ -52,7 +52,7 @@ def test_model_and_time_step_equal_gymnasiums(name: str) -> None:
     family = maml_envs.FAMILIES[name]
     reference = _reference(name)
     single = _single(name)
-    for model, unlike in (
+    for model, changed in (
         (family.body.model, set()),
         (single.model, family.body.hidden_geoms and {"geom_rgba"}),
     ):
@@ -61,22 +61,20 @@ def test_model_and_time_step_equal_gymnasiums(name: str) -> None:
             assert ours.keys() == theirs.keys()
             assert len(ours.keys() & {"body_mass", "nq", "gravity", "timestep"}) == 2
             assert {key for key in ours if not np.array_equal(ours[key], theirs[key])} <= set(
-                unlike
+                changed
             )
     assert family.body.action_space == reference.action_space
     assert family.body.dt == pytest.approx(reference.dt) == pytest.approx(DT_S[ROBOT_OF[name]])
 
 
-QUIET, EVERYTHING = (
-    {"include_cfrc_ext_in_observation": False},
-    {"exclude_current_positions_from_observation": False},
-)
+WITHOUT_FORCES = {"include_cfrc_ext_in_observation": False}
+WITH_POSITION = {"exclude_current_positions_from_observation": False}
 NEVER_ENDING = {"terminate_when_unhealthy": False}
-# Settings of ours, of Gymnasium's, and the size of the observation.
+# Family, its settings, Gymnasium's options, and the size of the observation.
 SIMULATED: list[tuple[str, dict[str, bool], dict[str, bool], int]] = [
-    ("AntDir", NEVER_ENDING, QUIET, 27),
+    ("AntDir", NEVER_ENDING, WITHOUT_FORCES, 27),
     ("AntVel", {"observe_contact_forces": True, **NEVER_ENDING}, {}, 105),
-    ("AntGoal", {"observe_contact_forces": True, **NEVER_ENDING}, EVERYTHING, 107),
+    ("AntGoal", {"observe_contact_forces": True, **NEVER_ENDING}, WITH_POSITION, 107),
     ("Walker2dDir", {}, {}, 17),
     ("HopperVel", {}, {}, 11),
     ("HumanoidDir", {}, {}, 45),
@@ -92,9 +90,9 @@ def _expected_observation(reference: Any, size: int) -> np.ndarray:
     data = copy.copy(reference.data)
     mujoco.mj_fwdPosition(reference.model, data)
     mujoco.mj_fwdVelocity(reference.model, data)
-    if len(theirs) == 10:  # the reacher's holds the target
+    if len(theirs) == 10:  # the reacher's includes the target
         return np.concatenate([theirs[:4], data.body("fingertip").xpos[:2], theirs[6:8]])
-    if size == 348:  # the humanoid's inertias and velocities of bodies lag one substep
+    if size == 348:  # the humanoid's body inertias and velocities lag by one MuJoCo step
         return np.concatenate(
             [theirs[:45], data.cinert[1:].ravel(), data.cvel[1:].ravel(), theirs[-95:]]
         )
@@ -118,16 +116,15 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
         env.reset(seed=0)
     qpos = reference.init_qpos + rng.uniform(-0.1, 0.1, reference.model.nq)
     qvel = rng.normal(0, 0.5, reference.model.nv)
-    qvel[-1] = 15  # beyond where the walker's and the hopper's observations end
+    qvel[-1] = 15  # the walker's and the hopper's observations are clipped at 10
     if "Ant" in name:
         qpos[2] = 0.24  # on the ground
     _set_state(batch.engine, 1, qpos, qvel)
     _set_state(single.engine, 0, qpos, qvel)
     mujoco.mj_resetData(reference.model, reference.data)
     reference.set_state(qpos, qvel)
-    mujoco.mj_rnePostConstraint(
-        reference.model, reference.data
-    )  # Gymnasium does this only after a step
+    # Gymnasium computes contact forces only after a step
+    mujoco.mj_rnePostConstraint(reference.model, reference.data)
     for step in range(101):
         action = rng.uniform(space.low, space.high).astype(np.float32)
         actions = np.stack([-action, action])
@@ -135,7 +132,7 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
             reference.step(action)
         if 0 < step < 5:
             current = batch.step(actions)[0][1], single.step(action)[0]
-        else:  # the environments rest after a fall
+        else:  # step the engines, because a finished environment is not stepped
             if step > 0:
                 batch.engine.step(None, actions)
                 single.engine.step(None, action[None])
@@ -153,9 +150,9 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
             )
             np.testing.assert_allclose(observation, expected[-1], rtol=0, atol=1e-10)
     assert np.shape(expected) == (101, size)
-    forces = abs(np.array(expected)[:, -78:])  # where they are observed
+    forces = abs(np.array(expected)[:, -78:])  # if they are observed
     if size > 100:
-        assert (forces.max() == 1) == (size < 348)  # the ant's are clipped
+        assert (forces.max() == 1) == (size < 348)  # only the ant's are clipped
         assert ((forces > 0) & (forces < 1)).any()
         assert (forces.max(axis=0) > 0).sum() > 10
     if name in ("Walker2dDir", "HopperVel"):
@@ -168,7 +165,7 @@ def test_simulation_equals_gymnasiums(name: str, settings: Any, theirs: Any, siz
 @pytest.mark.parametrize("settings", [{}, {"reset_noise_scale": 0.03}])
 def test_start_equals_gymnasiums(name: str, settings: dict[str, float]) -> None:
     batch, single = _batch(name, **settings), _single(name, **settings)
-    batch.set_tasks(batch.sample_tasks(2))  # so that no task is drawn before the state
+    batch.set_tasks(batch.sample_tasks(2))  # so that the generators only draw the state
     single.set_task(batch.tasks[0])
     for seed in (5, None):  # the generators continue in the second episode
         batch.reset(seed=seed)
@@ -192,9 +189,8 @@ def test_start_of_the_reacher() -> None:
     for seed, start in enumerate(starts[:20]):  # Gymnasium draws its joint angles first
         reference.reset(seed=seed)
         np.testing.assert_array_equal(start["qpos"][:2], reference.data.qpos[:2])
-        np.testing.assert_array_equal(
-            start["qpos"][2:], reference.init_qpos[2:]
-        )  # the target, which is not ours
+        # Gymnasium's target, which is not used
+        np.testing.assert_array_equal(start["qpos"][2:], reference.init_qpos[2:])
     qvel = np.array([start["qvel"] for start in starts])
     for column in qvel.T[:2]:
         _assert_uniform(column, -0.005, 0.005)
@@ -202,9 +198,9 @@ def test_start_of_the_reacher() -> None:
 
 
 class Step(NamedTuple):
-    """One control step: the position (m) in the reward after it, and its mean velocity (m/s).
+    """The position (m) that the reward uses after a control step, and its mean velocity (m/s).
 
-    For a planar robot y is the second position, which is the height of the walker and the hopper.
+    For a planar robot y is the second entry of qpos: the height of the walker and the hopper.
     """
 
     x: float
@@ -213,8 +209,8 @@ class Step(NamedTuple):
     vy: float
 
 
-def _place(robot: str, model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
-    """Position in the reward (2,): of root, centre of mass (humanoid) or fingertip (reacher)."""
+def _position(robot: str, model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
+    """Position that the reward uses, (2,): root, centre of mass (humanoid), fingertip (reacher)."""
     data = mujoco.MjData(model)
     data.qpos[:] = qpos
     mujoco.mj_kinematics(model, data)
@@ -229,8 +225,8 @@ def _squared(values: Any, limit: float) -> float:
 
 
 COS, SIN = math.cos(2.0), math.sin(2.0)
-# Per family: a task, constant and weight of the action's cost, and the rest of the reward with goal
-# reward or weight w.
+# Per family: a task, the constant reward, the weight of the control cost, the goal reward or
+# velocity weight w, and the remaining reward terms.
 REWARDS: dict[str, tuple[dict[str, float], float, float, float, Callable[[Step, float], float]]] = {
     "AntVel": ({"goal_velocity": 0.2}, 0.05, 0.005, 1.0, lambda s, w: w - abs(s.vx - 0.2)),
     "AntDir": ({"direction": -1.0}, 0.05, 0.005, 0.0, lambda s, w: -s.vx),
@@ -265,17 +261,15 @@ REWARDS: dict[str, tuple[dict[str, float], float, float, float, Callable[[Step, 
         lambda s, w: -math.hypot(s.x - 0.1, s.y + 0.05),
     ),
 }
-OTHERS = {
+CHANGED_SETTINGS = {
     "survive_reward": 0.7,
     "control_cost_weight": 0.3,
     "goal_reward": 2.5,
     "forward_reward_weight": 0.6,
 }
 CONTACT_COSTS = [(name, 0.02) for name in REWARDS if "Ant" in name]
-CONTACT_COSTS += [
-    ("HumanoidDir", 5e-7),
-    ("HumanoidDir", 5e-3),
-]  # within, and beyond, the limit of the cost
+# below and above the limit of the contact cost
+CONTACT_COSTS += [("HumanoidDir", 5e-7), ("HumanoidDir", 5e-3)]
 
 
 @pytest.mark.parametrize(
@@ -285,8 +279,8 @@ CONTACT_COSTS += [
 def test_reward(name: str, contact_weight: float | None) -> None:
     task, constant, control_weight, weight, formula = REWARDS[name]
     settings, family = {}, maml_envs.FAMILIES[name]
-    if contact_weight is not None:  # all constants are others than the defaults
-        settings = {key: value for key, value in OTHERS.items() if hasattr(family, key)}
+    if contact_weight is not None:  # no setting has its default
+        settings = {key: value for key, value in CHANGED_SETTINGS.items() if hasattr(family, key)}
         constant, control_weight = (
             settings.get("survive_reward", 0.0),
             settings["control_cost_weight"],
@@ -295,7 +289,7 @@ def test_reward(name: str, contact_weight: float | None) -> None:
         settings |= {"contact_cost_weight": contact_weight} if contact_weight else {}
     robot, rng, contact_costs, velocities = ROBOT_OF[name], np.random.default_rng(2), [0.0], set()
     env, reference = _batch(name, **settings), _reference(name)
-    env.set_tasks([env.sample_tasks(1)[0], task])  # the other one is there to be mistaken for it
+    env.set_tasks([env.sample_tasks(1)[0], task])  # simulation 0 has a different task
     env.reset(seed=4)
     state, space = env.engine.state, reference.action_space
     reference.reset(seed=0)
@@ -303,11 +297,11 @@ def test_reward(name: str, contact_weight: float | None) -> None:
     reference.set_state(state["qpos"][1], state["qvel"][1])
     for _ in range(25):
         actions = rng.uniform(2 * space.low, 2 * space.high, (2, *space.shape))
-        before = _place(robot, reference.model, state["qpos"][1])
+        before = _position(robot, reference.model, state["qpos"][1])
         _, reward, terminated, _, info = env.step(actions)
-        after = _place(robot, reference.model, state["qpos"][1])
+        after = _position(robot, reference.model, state["qpos"][1])
         velocity = (after - before) / DT_S[robot]
-        reference.step(np.clip(actions[1], space.low, space.high))  # for its contact forces
+        reference.step(np.clip(actions[1], space.low, space.high))  # contact forces
         forces = _squared(reference.data.cfrc_ext.ravel(), 1.0 if robot == "Ant" else math.inf)
         control_cost = control_weight * _squared(actions[1], float(space.high[0]))
         contact_costs.append((contact_weight or 0) * forces)
@@ -336,9 +330,8 @@ def test_sparse_reward_of_the_point() -> None:
         maml_envs.FAMILIES["PointNavigationSparse"](goal_radius=0.5),
         {"goal_x": np.full(3, 0.5)},
     )
-    state = {
-        "position": np.array([[0.0, 0.0], [-1e-9, 0.0], [0.5, 0.3]])
-    }  # the first at the radius exactly
+    # at the radius, just outside, and inside
+    state = {"position": np.array([[0.0, 0.0], [-1e-9, 0.0], [0.5, 0.3]])}
     terms = family.reward_terms(
         np, state, state, np.zeros((3, 2)), {**tasks, "goal_y": np.zeros(3)}
     )
@@ -346,7 +339,7 @@ def test_sparse_reward_of_the_point() -> None:
 
 
 def _open(low: float, high: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The outermost values of an open range, and its ends, with which an episode ends."""
+    """The extreme floats inside an open range, and its bounds, at which an episode ends."""
     return (float(np.nextafter(low, high)), float(np.nextafter(high, low))), (low, high)
 
 
@@ -357,7 +350,7 @@ ENDING = [f"Ant{task}" for task in ("Vel", "Dir", "Dir2D", "Goal")] + [
 ]
 ENDING += [f"Walker2d{task}" for task in ("Vel", "Dir", "RandParams")]
 ANY = _open(-500.0, 500.0)[0], ()
-# Per entry of (qpos, qvel): values with which an episode continues, and with which it ends.
+# Per index of (qpos, qvel): values at which an episode continues, and at which it ends.
 BOUNDS: dict[str, dict[int, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "Ant": {
         0: ANY,
@@ -387,7 +380,7 @@ def test_episode_ends_at_the_bounds(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "inside", "outside"),  # heights and angles that one step does not take over the bound
+    ("name", "inside", "outside"),  # far enough from the bound for one step
     [
         ("AntDir", 0.9, 1.2),
         ("Walker2dDir", 0.9, 1.1),
@@ -412,7 +405,7 @@ def test_step_out_of_bounds_terminates(name: str, inside: float, outside: float)
 @pytest.mark.parametrize(
     "name", [*ENDING[:4], *sorted(maml_envs.FAMILIES.keys() - {*ENDING, "PointNavigation"})]
 )
-def test_other_episodes_never_end(name: str) -> None:
+def test_other_families_never_terminate(name: str) -> None:
     settings = NEVER_ENDING if name in ENDING else {}
     family, rng = maml_envs.FAMILIES[name](**settings), np.random.default_rng(0)
     states = {
@@ -421,14 +414,14 @@ def test_other_episodes_never_end(name: str) -> None:
     }
     ends = family.terminated(np, states, family.sample_tasks(rng, 100))
     assert not ends.any(), (
-        "where its episodes can end early, add it to ENDING, and its bounds to BOUNDS"
+        "if its episodes can end early, add it to ENDING and its bounds to BOUNDS"
     )
-    if "Ant" in name:  # whether it ends is a setting of all ants
+    if "Ant" in name:  # termination is a setting of the ant
         family = maml_envs.FAMILIES[name](terminate_when_unhealthy=True)
         assert family.terminated(np, states, family.sample_tasks(rng, 100)).any()
 
 
-def _drawn(name: str, num_tasks: int = 4000, **settings: Any) -> dict[str, np.ndarray]:
+def _sampled(name: str, num_tasks: int = 4000, **settings: Any) -> dict[str, np.ndarray]:
     env = _batch(name, **settings)
     env.reset(seed=1)
     tasks = env.sample_tasks(num_tasks)
@@ -436,7 +429,7 @@ def _drawn(name: str, num_tasks: int = 4000, **settings: Any) -> dict[str, np.nd
 
 
 def _assert_uniform(values: np.ndarray, low: float, high: float) -> None:
-    """4000 draws: range, mean, and second moment."""
+    """Check range, mean and second moment of 4000 samples."""
     scaled = (values - low) / (high - low)
     assert 0 <= scaled.min() < 0.005 < 0.995 < scaled.max() <= 1
     assert scaled.mean() == pytest.approx(1 / 2, abs=0.02)
@@ -444,51 +437,50 @@ def _assert_uniform(values: np.ndarray, low: float, high: float) -> None:
     assert len(np.unique(values)) == len(values)
 
 
-# Of families with goal velocities between low and high; others have tests of their own.
+# Default ranges of the goal velocity; the half cheetah has its own test.
 RANGES = {"AntVel": (0, 3), "Walker2dVel": (0, 10), "HopperVel": (0, 2), "SwimmerVel": (0.1, 0.2)}
 
 
 @pytest.mark.parametrize("name", [*RANGES, "AntDir2D", "HumanoidDir"])
-def test_tasks_fill_their_range(name: str) -> None:
-    tasks = _drawn(name)
+def test_tasks_are_uniform_in_their_range(name: str) -> None:
+    tasks = _sampled(name)
     assert list(tasks) == ["goal_velocity" if name in RANGES else "direction_angle"]
     _assert_uniform(*tasks.values(), *RANGES.get(name, (0, 2 * math.pi)))
     if name in RANGES:
-        _assert_uniform(*_drawn(name, low=-3.0, high=-1.0).values(), -3, -1)
+        _assert_uniform(*_sampled(name, low=-3.0, high=-1.0).values(), -3, -1)
 
 
 @pytest.mark.parametrize("goal_radius", [None, 1.5])
-def test_goals_fill_their_area(goal_radius: float | None) -> None:
+def test_goals_are_uniform_in_their_area(goal_radius: float | None) -> None:
     settings = {} if goal_radius is None else {"goal_radius": goal_radius}
     for name, default in (("AntGoal", 3.0), ("ReacherGoal", 0.2)):
-        x, y = _drawn(name, **settings).values()
+        x, y = _sampled(name, **settings).values()
         distance = np.hypot(x, y) / (goal_radius or default)
         _assert_uniform(distance**2, 0, 1)  # uniform over the area
         assert (distance < 1 / 2).mean() == pytest.approx(1 / 4, abs=0.02)
         _assert_uniform(np.arctan2(y, x), -math.pi, math.pi)
-    square, half = _drawn("AntGoal", goal_area="square", **settings), goal_radius or 3.0
+    square, half = _sampled("AntGoal", goal_area="square", **settings), goal_radius or 3.0
     for values in square.values():
         _assert_uniform(values, -half, half)
     assert abs(np.corrcoef(list(square.values()))[0, 1]) < 0.05
-    x, y = _drawn("PointNavigationSparse").values()
+    x, y = _sampled("PointNavigationSparse").values()
     np.testing.assert_allclose(np.hypot(x, y), 1, rtol=1e-12)
     _assert_uniform(np.arctan2(y, x), 0, math.pi)
 
 
 @pytest.mark.parametrize("name", ["AntDir", "Walker2dDir"])
 def test_directions_alternate(name: str) -> None:
-    assert _drawn(name, 5)["direction"].tolist() == [1, -1, 1, -1, 1]
+    assert _sampled(name, 5)["direction"].tolist() == [1, -1, 1, -1, 1]
     family = maml_envs.FAMILIES[name]()
-    alone = [
+    single_directions = [
         family.sample_tasks(np.random.default_rng(seed), 1)["direction"].item()
         for seed in range(40)
     ]
-    assert set(alone) == {1.0, -1.0}
-    assert 10 < alone.count(1.0) < 30
+    assert set(single_directions) == {1.0, -1.0}
+    assert 10 < single_directions.count(1.0) < 30
 
 
-# Per family with held-out tasks: indices of the disabled actuators, per task. The held-out task
-# comes last.
+# Families with held-out tasks: the disabled actuators of each task. The held-out task is the last.
 DISABLED = {
     "CrippledHalfCheetah": {1: [1], 2: [2], 3: [3], 4: [4], 5: [5], 0: [0]},
     "CrippledAnt": {0: [2, 3], 1: [4, 5], 2: [6, 7], 3: [0, 1]},
@@ -503,7 +495,7 @@ def test_held_out_tasks(name: str) -> None:
         ({"split": "train"}, train),
         ({"split": "held_out"}, [held_out]),
     ):
-        numbers, counts = np.unique(*_drawn(name, **settings).values(), return_counts=True)
+        numbers, counts = np.unique(*_sampled(name, **settings).values(), return_counts=True)
         assert numbers.tolist() == expected
         np.testing.assert_allclose(counts / 4000, 1 / len(expected), atol=0.03)
 
@@ -511,7 +503,7 @@ def test_held_out_tasks(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name, tasks in DISABLED.items() for number in tasks]
 )
-def test_only_the_disabled_actuators_do_nothing(name: str, number: int) -> None:
+def test_only_disabled_actuators_have_no_effect(name: str, number: int) -> None:
     (key,), (size,) = (
         maml_envs.FAMILIES[name].task_units,
         maml_envs.FAMILIES[name].body.action_space.shape,
@@ -519,14 +511,13 @@ def test_only_the_disabled_actuators_do_nothing(name: str, number: int) -> None:
     env = _batch(name, size + 1)
     env.reset(seed=[0] * (size + 1), options={"task": {key: number}})
     for _ in range(3):
-        env.step(
-            0.2 + 0.5 * np.eye(size + 1, size)
-        )  # simulation i differs from the last one in actuator i
+        # simulation i differs from the last one in actuator i
+        env.step(0.2 + 0.5 * np.eye(size + 1, size))
     qpos = env.engine.state["qpos"]
     assert [i for i in range(size) if np.array_equal(qpos[i], qpos[-1])] == DISABLED[name][number]
 
 
-def test_disabled_leg_touches_nothing() -> None:
+def test_disabled_leg_has_no_contacts() -> None:
     legs = ("front_left_leg", "front_right_leg", "back_leg", "right_back_leg")  # 0 to 3
     for number, leg in enumerate(legs):
         env, touching = _single("CrippledAnt"), set()
@@ -566,36 +557,35 @@ def test_random_parameters(name: str) -> None:
             if np.any(getattr(before, field, 0)):
                 key = f"{quantity}/{before.name}"
                 expected.add(key)
-                # The inertia scales with the mass, so that the body can exist.
+                # Inertia scales with mass, so that the body is physically possible.
                 factor = task[key] * (task[f"body_mass/{before.name}"] if field == "inertia" else 1)
                 np.testing.assert_allclose(
                     getattr(after, field), factor * getattr(before, field), rtol=1e-12
                 )
     logs = {
         key: np.log(values) / math.log(1.3 if "damping" in key else 1.5)
-        for key, values in _drawn(name).items()
+        for key, values in _sampled(name).items()
     }
     assert set(logs) == set(task) == expected
     for values in logs.values():
         _assert_uniform(values, -3, 3)
-    assert (
-        abs(np.corrcoef(list(logs.values())) - np.eye(len(logs))).max() < 0.08
-    )  # drawn one by one
+    # factors are independent
+    assert abs(np.corrcoef(list(logs.values())) - np.eye(len(logs))).max() < 0.08
 
 
-NOT_NEGATIVE = {f"{kind}_weight" for kind in ("control_cost", "contact_cost", "forward_reward")}
-NOT_NEGATIVE |= {"reset_noise_scale", "goal_radius"}
+NON_NEGATIVE = {f"{kind}_weight" for kind in ("control_cost", "contact_cost", "forward_reward")}
+NON_NEGATIVE |= {"reset_noise_scale", "goal_radius"}
 
 
 @pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
-def test_invalid_settings_are_refused(name: str) -> None:
+def test_invalid_settings_are_rejected(name: str) -> None:
     family = maml_envs.FAMILIES[name]
     for key in family.__dataclass_fields__.keys() & {
         "goal_reward",
         "survive_reward",
-        *NOT_NEGATIVE,
+        *NON_NEGATIVE,
     }:
-        for value in (math.nan, math.inf, -math.inf) + (-0.5,) * (key in NOT_NEGATIVE):
+        for value in (math.nan, math.inf, -math.inf) + (-0.5,) * (key in NON_NEGATIVE):
             with pytest.raises(ValueError, match=rf"^{key} must.* {value}"):
                 family(**{key: value})
     if "low" in family.__dataclass_fields__:
@@ -635,8 +625,8 @@ def test_horizons() -> None:
     ],
     ids=str,
 )
-def test_settings_of_the_wrong_type_are_refused(name: str, settings: dict[str, Any]) -> None:
+def test_settings_of_the_wrong_type_are_rejected(name: str, settings: dict[str, Any]) -> None:
     [(setting, value)] = settings.items()
-    with pytest.raises(ValueError, match=f"{setting} must be") as refusal:
+    with pytest.raises(ValueError, match=f"{setting} must be") as error:
         maml_envs.FAMILIES[name](**settings)
-    assert repr(value) in str(refusal.value)
+    assert repr(value) in str(error.value)

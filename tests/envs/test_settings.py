@@ -1,4 +1,4 @@
-"""Control step, limits, observed quantities: against Gymnasium, MuJoCo and the code of papers."""
+"""Control step, limits and observations, compared with Gymnasium, MuJoCo and papers' code."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_frame_skip_equals_gymnasiums(
         velocity = (batch.engine.state["qpos"][1, 0] - x_before) / dt_s
         assert info["reward_forward"][1] == pytest.approx(velocity, rel=0, abs=1e-9)
         assert single_info["reward_forward"] == info["reward_forward"][1]
-        if robot != "Ant":  # Gymnasium's ant takes the torso's place of the substep before
+        if robot != "Ant":  # Gymnasium's ant velocity lags by one MuJoCo step
             assert velocity == pytest.approx(expected_info["x_velocity"], rel=0, abs=1e-9)
         assert terminated[1] == is_over
         if is_over:
@@ -85,15 +85,14 @@ def test_frame_skip_equals_gymnasiums(
     assert t > 10
 
 
-def test_what_follows_from_the_control_step() -> None:
-    """Frame rates, videos and delays."""
+def test_frame_rate_video_and_delay_use_the_control_step() -> None:
     env = _single("Walker2dDir", frame_skip=10, dynamics={"action_delay": 2})
     assert env.dt == seconds_per_step(env) == pytest.approx(0.02)
     assert env.metadata["render_fps"] == 50
-    assert len(steps_shown(100, env.dt, 50)) == 101  # a frame per control step
+    assert len(steps_shown(100, env.dt, 50)) == 101  # one frame per control step
     plain = _single("Walker2dDir", frame_skip=10)
-    for each in (env, plain):
-        each.reset(seed=0, options={"task": {"direction": 1.0, "action_delay": 2 * (each is env)}})
+    env.reset(seed=0, options={"task": {"direction": 1.0, "action_delay": 2}})
+    plain.reset(seed=0, options={"task": {"direction": 1.0, "action_delay": 0}})
     first = env.engine.state["qpos"].copy()
     actions = [np.full(6, value) for value in (0.5, -0.5, 0.0, 0.0)]
     zeros = np.zeros(6)
@@ -103,12 +102,12 @@ def test_what_follows_from_the_control_step() -> None:
     np.testing.assert_array_equal(observations, expected)
 
 
-def test_a_second_is_the_longest_control_step_and_videos_have_its_length() -> None:
+def test_longest_control_step_is_a_second() -> None:
     env = _single("HalfCheetahVel", frame_skip=100)
     assert seconds_per_step(env) == env.dt == pytest.approx(1.0)
 
 
-def test_the_body_of_the_class_stays_as_it_is() -> None:
+def test_frame_skip_does_not_change_the_class() -> None:
     body = Walker2dDir.body
     family = Walker2dDir(frame_skip=8)
     assert (body.frame_skip, family.body.frame_skip) == (4, 8)
@@ -120,7 +119,7 @@ def test_the_body_of_the_class_stays_as_it_is() -> None:
     assert copy.deepcopy(family).body == family.body
 
 
-def test_a_custom_body_keeps_its_control_step() -> None:
+def test_custom_body_keeps_its_control_step() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Slow(HalfCheetahVel):
         body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=3)
@@ -129,7 +128,7 @@ def test_a_custom_body_keeps_its_control_step() -> None:
     assert maml_envs.FamilyEnv(Slow(frame_skip=2)).dt == pytest.approx(0.02)
 
 
-SHOWN: list[tuple[str, dict[str, Any], int]] = [
+OBSERVED: list[tuple[str, dict[str, Any], int]] = [
     ("HalfCheetahVel", {"observe_position": "torso"}, 20),
     ("HalfCheetahDir", {"observe_position": "centre_of_mass", "frame_skip": 1}, 20),
     ("AntVel", {**ANT, "observe_position": "torso"}, 119),
@@ -139,13 +138,13 @@ SHOWN: list[tuple[str, dict[str, Any], int]] = [
 
 
 def _quantities(name: str, settings: dict[str, Any], model: Any, data: Any) -> np.ndarray:
-    """The observation that MuJoCo computes again from the state, in the originals' order."""
+    """The observation recomputed by MuJoCo from the state, in the order of the papers' code."""
     forces = data.cfrc_ext[1:].copy()
     fresh = mujoco.MjData(model)
     fresh.qpos[:], fresh.qvel[:] = data.qpos, data.qvel
     mujoco.mj_forward(model, fresh)
-    shows_root = settings.get("observe_root_position", name == "AntGoal")
-    start = 1 if "Cheetah" in name else 0 if shows_root else 2
+    has_root_position = settings.get("observe_root_position", name == "AntGoal")
+    start = 1 if "Cheetah" in name else 0 if has_root_position else 2
     parts = [fresh.qpos[start:], fresh.qvel]
     if settings.get("observe_contact_forces"):
         parts.append(forces.clip(-1, 1).ravel())
@@ -156,8 +155,8 @@ def _quantities(name: str, settings: dict[str, Any], model: Any, data: Any) -> n
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize(("name", "settings", "size"), SHOWN)
-def test_observed_quantities_are_those_of_the_new_state(
+@pytest.mark.parametrize(("name", "settings", "size"), OBSERVED)
+def test_observations_are_of_the_new_state(
     name: str,
     settings: dict[str, Any],
     size: int,
@@ -186,7 +185,7 @@ def test_positions_after_a_step_do_not_lag() -> None:
     np.testing.assert_allclose(observation[-3:], [x, 0, 0.7 + z], rtol=0, atol=1e-12)
 
 
-# Family, settings, entry of (qpos, qvel), values with which an episode continues, and ends.
+# Family, settings, index of (qpos, qvel), values at which an episode continues, and ends.
 ENDS: list[tuple[str, dict[str, Any], int, tuple[float, ...], tuple[float, ...]]] = [
     ("AntDir", {"min_torso_height": 0.0}, 2, (0.0, 0.1, 1.0), (-1e-9, 1.01)),
     ("AntVel", {"max_torso_height": 1.5}, 2, (0.2, 1.4, 1.5), (0.19, 1.51)),
@@ -200,7 +199,7 @@ ENDS: list[tuple[str, dict[str, Any], int, tuple[float, ...], tuple[float, ...]]
 
 
 @pytest.mark.parametrize(("name", "settings", "index", "continues", "ends"), ENDS)
-def test_an_episode_ends_at_the_limits_that_are_set(
+def test_episodes_end_at_the_limits(
     name: str,
     settings: dict[str, Any],
     index: int,
@@ -222,8 +221,8 @@ def test_observed_velocities_are_clipped_to_the_limit(name: str, size: int) -> N
     family = maml_envs.FAMILIES[name](observed_velocity_limit=3.0)
     model = family.body.model
     velocities = np.linspace(-5, 5, model.nv)
-    shown = family.observation(np, {"qpos": model.qpos0[None], "qvel": velocities[None]})
-    np.testing.assert_array_equal(shown[0, size:], velocities.clip(-3, 3))
+    observation = family.observation(np, {"qpos": model.qpos0[None], "qvel": velocities[None]})
+    np.testing.assert_array_equal(observation[0, size:], velocities.clip(-3, 3))
 
 
 def test_contact_forces_and_their_cost_are_clipped_to_the_limits() -> None:
@@ -253,10 +252,10 @@ def test_contact_forces_and_their_cost_are_clipped_to_the_limits() -> None:
         *[(name, 0) for name in PER_ROBOT if name != "PointNavigation"],
     ],
 )
-def test_an_invalid_frame_skip_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match="frame_skip must be an integer from 1 to 100") as refusal:
+def test_invalid_frame_skip_is_rejected(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="frame_skip must be an integer from 1 to 100") as error:
         maml_envs.FAMILIES[name](frame_skip=value)
-    assert str(refusal.value).endswith(f"got {value!r}")
+    assert str(error.value).endswith(f"got {value!r}")
 
 
 AT_LEAST_ZERO = {
@@ -268,7 +267,7 @@ AT_LEAST_ZERO = {
 
 
 @pytest.mark.parametrize("name", AT_LEAST_ZERO)
-def test_negative_limits_are_refused(name: str) -> None:
+def test_negative_limits_are_rejected(name: str) -> None:
     for setting in AT_LEAST_ZERO[name]:
         message = f"^{setting} must be finite and at least 0, got -1.0"
         with pytest.raises(ValueError, match=message):
@@ -277,7 +276,7 @@ def test_negative_limits_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["AntVel", "Walker2dDir", "HumanoidDir"])
-def test_heights_in_the_wrong_order_are_refused(name: str) -> None:
+def test_heights_in_the_wrong_order_are_rejected(name: str) -> None:
     family = maml_envs.FAMILIES[name]
     message = "^min_torso_height must be at most max_torso_height, got 3.0 and 2.5"
     with pytest.raises(ValueError, match=message):
@@ -286,12 +285,12 @@ def test_heights_in_the_wrong_order_are_refused(name: str) -> None:
         family(min_torso_height=math.nan)
 
 
-def test_an_unknown_position_is_refused() -> None:
+def test_unknown_position_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"^observe_position must be one of .*'torso'.*got 'head'"):
         maml_envs.FAMILIES["HalfCheetahVel"](observe_position="head")
 
 
-def test_the_settings_are_flags() -> None:
+def test_settings_are_flags() -> None:
     flags = ["--env", "Walker2dVel", "--env.frame_skip", "8", "--env.min_torso_height=0.7"]
     kwargs = parse_training_arguments(flags).env.kwargs
     assert (kwargs["frame_skip"], kwargs["min_torso_height"]) == (8, 0.7)
@@ -299,9 +298,9 @@ def test_the_settings_are_flags() -> None:
     assert again.env.kwargs["frame_skip"] is None
 
 
-# What the public code of each paper does; docs/families.md has the sources. Seconds per control
-# step, entries of the observation (without those that are always zero), and heights of the torso
-# (m) between which an episode continues.
+# Of each paper's public code (docs/families.md has the sources): seconds per control step, size of
+# the observation (without entries that are always zero), and the torso heights (m) between which an
+# episode continues.
 CONTACTS = 13 * 6
 WALKER, HOPPER, NEVER = (0.8, 2.0), (0.7, math.inf), (-math.inf, math.inf)
 CHEETAH_OF_FINN = (0.01, 8 + 9 + 3, NEVER)
@@ -338,14 +337,14 @@ PAPERS: dict[str, tuple[float, int, tuple[float, float]]] = {
 }
 
 
-def test_every_preset_of_a_paper_with_a_robot_is_here() -> None:
+def test_every_robot_preset_of_a_paper_is_tested() -> None:
     robots = [name for name in preset_names() if "/" in name and "Point" not in name]
     assert sorted(PAPERS) == sorted(robots)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PAPERS)
-def test_presets_are_their_papers(preset: str) -> None:
+def test_presets_match_the_papers(preset: str) -> None:
     dt_s, size, (low, high) = PAPERS[preset]
     config = load_config(preset)
     env = _single(config.env.name, **config.env.kwargs)
@@ -361,7 +360,7 @@ def test_presets_are_their_papers(preset: str) -> None:
         assert family.terminated(np, state, {}).tolist() == [ends], value
 
 
-# Settings of policy and outer step that the code of a paper has otherwise than its other presets.
+# Policy and outer-step settings in which presets differ from others of the same paper's code.
 ADAPTIVE = {"num_epochs": 3, "kl_coefficient": 1e-3, "adaptive_kl": True, "target_kl": 0.01}
 LEARNERS: dict[str, dict[str, Any]] = {
     **{name: {"action_scale": 1.0} for name in preset_names() if name.startswith("maml/")},
@@ -375,7 +374,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("preset", LEARNERS)
-def test_learners_are_their_papers(preset: str) -> None:
+def test_learner_settings_match_the_papers(preset: str) -> None:
     config = load_config(preset)
     settings = {**dataclasses.asdict(config.policy), **dataclasses.asdict(config.outer)}
     assert {name: settings[name] for name in LEARNERS[preset]} == LEARNERS[preset]

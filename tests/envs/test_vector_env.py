@@ -15,7 +15,7 @@ per_kind = pytest.mark.parametrize("name", PER_KIND)
 
 
 def _actions(name: str, num_steps: int, num_envs: int) -> np.ndarray:
-    """Random actions, a few of them beyond the bounds, (num_steps, num_envs, action_size)."""
+    """Random actions, some out of bounds, (num_steps, num_envs, action_size)."""
     space = maml_envs.FAMILIES[name].body.action_space
     rng = np.random.default_rng(1)
     return (1.2 * rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape))).astype(
@@ -23,8 +23,10 @@ def _actions(name: str, num_steps: int, num_envs: int) -> np.ndarray:
     )
 
 
-def _equal(results: tuple[Any, ...], others: tuple[Any, ...], rows: Any = slice(None)) -> None:
-    """Results of two batch steps are equal bit for bit."""
+def _assert_equal(
+    results: tuple[Any, ...], others: tuple[Any, ...], rows: Any = slice(None)
+) -> None:
+    """Assert that the results of two batch steps are bit-identical."""
     for a, b in zip(results[:4], others[:4], strict=True):
         np.testing.assert_array_equal(a[rows], b[rows])
     assert results[4].keys() == others[4].keys()
@@ -72,7 +74,7 @@ def test_threads_do_not_change_results(name: str) -> None:
     np.testing.assert_array_equal(one.reset(seed=3)[0], two.reset(seed=3)[0])
     rng = np.random.default_rng(0)
     for t, actions in enumerate(_actions(name, 60, 7)):
-        if t % 11 == 10:  # simulations then finish at different times, and subsets are stepped
+        if t % 11 == 10:  # simulations then finish at different times
             mask = rng.random(7) < 0.4
             mask[t % 7] = True
             np.testing.assert_array_equal(
@@ -80,21 +82,21 @@ def test_threads_do_not_change_results(name: str) -> None:
                 two.reset(options={"reset_mask": mask})[0],
             )
         results = one.step(actions)
-        _equal(results, two.step(actions))
+        _assert_equal(results, two.step(actions))
     assert 0 < (results[2] | results[3]).sum() < 7
     one.close()
     two.close()
 
 
 @per_kind
-def test_a_subset_is_stepped_as_if_alone(name: str) -> None:
+def test_subset_of_simulations_equals_a_single_environment(name: str) -> None:
     env_id, horizon, late = maml_envs.env_id(name), 6, 3
     batch = gym.make_vec(env_id, num_envs=3, max_episode_steps=horizon)
     batch.reset(seed=0)
     actions = _actions(name, late + horizon, 3)
     for action in actions[:late]:
         batch.step(action)
-    # Number 1 starts again and outlives the others.
+    # reset simulation 1, so that it ends last
     task = batch.tasks[1]
     observation, _ = batch.reset(
         seed=[None, 50, None], options={"reset_mask": np.array([False, True, False])}
@@ -116,7 +118,7 @@ def test_a_subset_is_stepped_as_if_alone(name: str) -> None:
     single.close()
 
 
-def test_an_end_at_the_horizon_is_terminated_and_truncated_alike() -> None:
+def test_termination_at_the_horizon_equals_the_single_environment() -> None:
     env_id, task = "maml_rl/PointNavigation-v0", {"goal_x": 0.1, "goal_y": 0.0}
     batch, single = (
         gym.make_vec(env_id, num_envs=1, max_episode_steps=2),
@@ -132,7 +134,7 @@ def test_an_end_at_the_horizon_is_terminated_and_truncated_alike() -> None:
     single.close()
 
 
-def test_terminated_simulation_rests() -> None:
+def test_terminated_simulation_is_not_stepped() -> None:
     env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=2, max_episode_steps=5)
     env.reset(
         seed=0,
@@ -142,29 +144,29 @@ def test_terminated_simulation_rests() -> None:
     steps = [env.step(action) for _ in range(6)]
     for t, (observation, reward, terminated, truncated, _) in enumerate(steps):
         assert terminated.tolist() == [True, False]
-        assert truncated.tolist() == [False, t >= 4]  # a finished episode meets no time limit
+        assert truncated.tolist() == [False, t >= 4]  # a terminated one is not truncated too
         np.testing.assert_array_equal(observation[0], steps[0][0][0])
         assert (reward[0] != 0) == (t == 0)
         assert (reward[1] != 0) == (t < 5)
     env.close()
 
 
-def test_default_number_of_threads_is_what_the_process_may_use(
+def test_default_number_of_threads_is_the_available_cpus(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[int] = []
+    num_threads_used: list[int] = []
     family = maml_envs.FAMILIES["HalfCheetahVel"]()
     make = type(family.body).batch_engine
 
     def spy(body: Any, num_sims: int, num_threads: int, derived: Any) -> Any:
-        asked.append(num_threads)
+        num_threads_used.append(num_threads)
         return make(body, num_sims, num_threads, derived)
 
     monkeypatch.setattr(type(family.body), "batch_engine", spy)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
     maml_envs.FamilyVectorEnv(family, 2).close()
     maml_envs.FamilyVectorEnv(family, 2, num_threads=2).close()
-    assert asked == [1, 2]
+    assert num_threads_used == [1, 2]
 
 
 @per_kind
@@ -196,7 +198,7 @@ def test_seeded_reset_seeds_the_task_generator(name: str) -> None:
 
 
 @pytest.mark.parametrize("num_envs", [0, -1])
-def test_no_simulations_are_refused(num_envs: int) -> None:
+def test_num_envs_must_be_positive(num_envs: int) -> None:
     with pytest.raises(ValueError, match=f"num_envs.*{num_envs}"):
         maml_envs.FamilyVectorEnv(maml_envs.FAMILIES["PointNavigation"](), num_envs)
 
@@ -204,17 +206,17 @@ def test_no_simulations_are_refused(num_envs: int) -> None:
 @pytest.mark.parametrize(
     "mask", [[False] * 3, [True, False], [True] * 5], ids=["empty", "short", "long"]
 )
-def test_reset_mask_that_fits_no_simulation_is_refused(mask: list[bool]) -> None:
+def test_invalid_reset_mask_is_rejected(mask: list[bool]) -> None:
     env = gym.make_vec("maml_rl/PointNavigation-v0", num_envs=3)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="reset_mask"):  # as Gymnasium's own vector environments
+    with pytest.raises(ValueError, match="reset_mask"):  # as in Gymnasium
         env.reset(options={"reset_mask": np.array(mask)})
     env.close()
 
 
 @per_kind
-def test_broken_simulation_is_void(name: str) -> None:
-    broken, others = 1, [0, 2, 3]
+def test_unstable_simulation_is_void(name: str) -> None:
+    unstable, others = 1, [0, 2, 3]
     env, intact = (
         gym.make_vec(maml_envs.env_id(name), num_envs=4, max_episode_steps=20) for _ in range(2)
     )
@@ -225,21 +227,16 @@ def test_broken_simulation_is_void(name: str) -> None:
         env.step(action)
         intact.step(action)
     engine = env.unwrapped.engine
-    engine.state[next(iter(engine.state))][broken, 0] = np.nan
+    engine.state[next(iter(engine.state))][unstable, 0] = np.nan
     for t, action in enumerate(actions[3:8]):
         results = env.step(action)
-        _equal(results, intact.step(action), others)
+        _assert_equal(results, intact.step(action), others)
         _, reward, terminated, truncated, info = results
-        assert info["void"].tolist() == [
-            False,
-            t == 0,
-            False,
-            False,
-        ]  # reported once, as rewards are
+        assert info["void"].tolist() == [False, t == 0, False, False]  # only in the step it occurs
         assert truncated.tolist() == [False, True, False, False]
         assert not terminated.any()
-        assert t == 0 or reward[broken] == 0
-    mask = np.arange(4) == broken
+        assert t == 0 or reward[unstable] == 0
+    mask = np.arange(4) == unstable
     seed = [None, 30, None, None]
     observation, _ = env.reset(seed=seed, options={"reset_mask": mask})
     np.testing.assert_array_equal(
@@ -249,17 +246,17 @@ def test_broken_simulation_is_void(name: str) -> None:
     for action in actions[8:]:
         results = env.step(action)
         assert not results[4]["void"].any()
-        _equal(results, intact.step(action))
+        _assert_equal(results, intact.step(action))
     env.close()
     intact.close()
 
 
 @per_kind
-def test_every_simulation_may_break(name: str) -> None:
+def test_all_simulations_can_become_unstable(name: str) -> None:
     env = gym.make_vec(maml_envs.env_id(name), num_envs=2)
     env.reset(seed=0)
     for value in env.unwrapped.engine.state.values():
-        if value.flags.writeable:  # derived fields are not
+        if value.flags.writeable:  # derived fields are read-only
             value[:] = np.nan
     *_, terminated, truncated, info = env.step(_actions(name, 1, 2)[0])
     assert info["void"].all()
@@ -272,7 +269,7 @@ def test_every_simulation_may_break(name: str) -> None:
 
 
 @per_kind
-def test_broken_single_simulation_is_void(name: str) -> None:
+def test_unstable_single_simulation_is_void(name: str) -> None:
     env, intact = gym.make(maml_envs.env_id(name)), gym.make(maml_envs.env_id(name))
     env.reset(seed=0)
     action = _actions(name, 1, 1)[0, 0]
@@ -306,7 +303,7 @@ def test_non_finite_action_makes_the_episode_void(name: str) -> None:
     results = env.step(actions)
     assert results[4]["void"].tolist() == [False, True]
     assert results[3].tolist() == [False, True]
-    _equal(results, expected, [0])
+    _assert_equal(results, expected, [0])
     env.close()
     intact.close()
 
@@ -318,7 +315,7 @@ class AlwaysOver(maml_envs.FAMILIES["HalfCheetahVel"]):  # type: ignore[misc]
         return xp.ones_like(state["qpos"][:, 0], dtype=bool)
 
 
-def test_broken_simulation_never_terminates() -> None:
+def test_unstable_simulation_never_terminates() -> None:
     batch, single = maml_envs.FamilyVectorEnv(AlwaysOver(), 2), maml_envs.FamilyEnv(AlwaysOver())
     batch.reset(seed=0)
     single.reset(seed=0)

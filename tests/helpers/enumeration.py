@@ -1,4 +1,4 @@
-"""Two states, two actions, three steps: a problem small enough to enumerate every trajectory."""
+"""Two states, two actions, three steps: small enough to enumerate every trajectory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ REWARD = torch.from_numpy(RNG.standard_normal((2, 2)))  # (state, action)
 START = torch.tensor([0.6, 0.4], dtype=torch.float64)
 
 
-ALPHA = 0.8  # of the return's gradient
+ALPHA = 0.8  # inner step size
 
 
 def make_tabular_policy() -> MLPPolicy:
-    """Logits of both actions in each state."""
+    """A policy with one logit per state and action."""
     policy = MLPPolicy(
         2,
         2,
@@ -60,16 +60,20 @@ def values(theta: dict[str, Tensor], horizon: int) -> list[Tensor]:
 
 
 def expected_return(theta: dict[str, Tensor], horizon: int) -> Tensor:
+    """Expected return from the start distribution, a scalar."""
     return START @ values(theta, horizon)[0]
 
 
 def true_adaptation(theta: dict[str, Tensor], horizon: int) -> dict[str, Tensor]:
+    """theta after one exact gradient step on the expected return."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in theta.items()}
     gradients = torch.autograd.grad(expected_return(leaves, horizon), list(leaves.values()))
     return {name: theta[name] + ALPHA * g for name, g in zip(theta, gradients, strict=True)}
 
 
 def true_meta_gradient(theta: dict[str, Tensor], horizon: int) -> Tensor:
+    """Finite-difference gradient of the expected return after adaptation."""
+
     def after_adaptation(vector: Tensor) -> float:
         return float(expected_return(true_adaptation(from_vector(vector, theta), horizon), horizon))
 
@@ -81,8 +85,9 @@ def every_trajectory(
 ) -> Episodes:
     """All trajectories as episodes of one task.
 
-    Advantages include the trajectories' probabilities, so that means are expectations.
+    Advantages are multiplied by the trajectory's probability, so that means are expectations.
     """
+    # trajectories and their probabilities
     paths = list(itertools.product(range(2), repeat=2 * horizon))  # s_0, a_0, s_1, a_1, ...
     states = torch.tensor([path[::2] for path in paths])
     actions = torch.tensor([path[1::2] for path in paths])
@@ -90,11 +95,14 @@ def every_trajectory(
     for t in range(horizon - 1):
         probability = probability * TRANSITION[states[:, t], actions[:, t], states[:, t + 1]]
     assert float(probability.sum()) == pytest.approx(1)
+    # returns to go, without the baseline
     rewards = REWARD[states, actions]
     to_go = rewards.flip(-1).cumsum(-1).flip(-1)
     if with_baseline:
         to_go = to_go - torch.stack(values(theta, horizon)[:horizon])[torch.arange(horizon), states]
+    # episodes
     observations = torch.nn.functional.one_hot(states, 2).double()[None]
+    weighted = to_go * probability[:, None] * rewards.numel()  # the loss divides by numel
     dist = distribution(policy, make_stack(theta, 1), observations.flatten(1, 2))
     return Episodes(
         observations=observations,
@@ -105,15 +113,14 @@ def every_trajectory(
         log_probs=dist.log_prob(actions[None].flatten(1)).reshape(rewards[None].shape),
         cause=torch.zeros(1, len(paths), dtype=torch.int8),
         success=torch.full((1, len(paths)), torch.nan),
-        advantages=(to_go * probability[:, None] * rewards.numel())[
-            None
-        ],  # the loss divides by the number of steps
+        advantages=weighted[None],
     )
 
 
 def meta_gradient(
     surrogate: str, horizon: int, *, first_order: bool = False, with_baseline: bool = True
 ) -> Tensor:
+    """The package's meta-gradient over all trajectories."""
     policy = make_tabular_policy()
     theta = parameters(policy)
     inner = InnerConfig(step_size=ALPHA, surrogate=surrogate, first_order=first_order)
@@ -127,6 +134,6 @@ def meta_gradient(
 
 
 def error(surrogate: str, horizon: int, **options: bool) -> float:
-    """Distance from the truth, relative to its norm."""
+    """Relative error of the meta-gradient."""
     truth = true_meta_gradient(parameters(make_tabular_policy()), horizon)
     return float((meta_gradient(surrogate, horizon, **options) - truth).norm() / truth.norm())

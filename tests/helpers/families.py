@@ -12,11 +12,11 @@ PER_KIND = (
     "Walker2dDir",  # direction; episodes end early
     "HumanoidDir",  # direction angle; derived state fields
     "ReacherGoal",  # goal position; success
-    "CrippledAnt",  # a quantity of the dynamics as the family's own
-    "HopperRandParams",  # no parameters of the family's own
-    "PointNavigation",  # the engine without simulator
+    "CrippledAnt",  # the task is a parameter of the dynamics
+    "HopperRandParams",  # the family has no task parameters
+    "PointNavigation",  # point engine
 )
-"""One family per kind of task, over both engines."""
+"""One family per kind of task; covers both engines."""
 
 PER_ROBOT = tuple(
     {
@@ -24,4 +24,4 @@ PER_ROBOT = tuple(
         for name, family in reversed(FAMILIES.items())
     }.values()
 )
-"""One family per robot: the first of each."""
+"""The first family of each robot."""

@@ -1,4 +1,4 @@
-"""How Hypothesis runs in these tests."""
+"""Hypothesis settings of all tests."""
 
 from __future__ import annotations
 

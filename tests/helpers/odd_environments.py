@@ -1,4 +1,4 @@
-"""Environments with oddities of real ones: each is a walk on a line with one of them."""
+"""Environments with oddities of real ones. Each is a walk on a line with one oddity."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from gymnasium import spaces
 
 LIMIT = 12
-"""Steps of an episode, as the environments are registered."""
+"""Horizon of the registered environments."""
 
 
 class Walk(gym.Env):
-    """A point on a line that must go to a goal, without an oddity."""
+    """A point on a line that must reach a goal; has no oddity."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -57,7 +57,7 @@ class Walk(gym.Env):
 
 
 class Success(Walk):
-    """Succeeds at step 3 if an episode starts on the right; reports it in the form ``how``."""
+    """Succeeds at step 3 if it starts right of 0; ``how`` is the way it reports success."""
 
     def __init__(self, how: str = "every step", render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -91,7 +91,7 @@ class Success(Walk):
 
 
 class HalfBounded(Walk):
-    """One axis of actions has two bounds, one has a lower one, one has ±float32's maximum."""
+    """Actions with two bounds, no bounds, a lower bound, and ±float32's maximum as bounds."""
 
     huge = np.finfo(np.float32).max
     action_space = spaces.Box(
@@ -101,7 +101,7 @@ class HalfBounded(Walk):
 
 
 class TorchInside(Walk):
-    """Computes with torch's threads in every reset."""
+    """Uses torch's threads in every reset."""
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
@@ -112,7 +112,7 @@ class TorchInside(Walk):
 
 
 class OldSeeding(Walk):
-    """Seeds a RandomState, which takes 32 bits, and a simulator that takes a C int."""
+    """Seeds a RandomState (32-bit seeds) and a simulator that takes a C int."""
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
@@ -126,7 +126,7 @@ class OldSeeding(Walk):
 
 
 class GlobalRandom(Walk):
-    """Observes numbers from NumPy's and torch's global generators."""
+    """Draws its initial position from NumPy's and torch's global generators."""
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
@@ -137,7 +137,7 @@ class GlobalRandom(Walk):
 
 
 class RaisingClose(Walk):
-    """Raises when it is closed, and in step ``raises_at``."""
+    """Raises in ``close`` and in step ``raises_at``."""
 
     def __init__(self, raises_at: int = 1000, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -153,7 +153,7 @@ class RaisingClose(Walk):
 
 
 class ChangingInfos(Walk):
-    """Infos whose arrays change in length, and whose entries change in type, from step to step."""
+    """Infos whose array lengths, entry types and keys change from step to step."""
 
     def info(self) -> dict[str, Any]:
         contacts = np.zeros(int(self.np_random.integers(4)))
@@ -162,7 +162,7 @@ class ChangingInfos(Walk):
 
 
 class OddRewards(Walk):
-    """Rewards as NumPy's numbers, arrays of one and integers; ends as NumPy's bools."""
+    """Rewards as NumPy scalars, arrays of one entry, integers and tensors; flags as NumPy bools."""
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
         observation, reward, _, _, info = super().step(action)
@@ -176,7 +176,7 @@ class OddRewards(Walk):
 
 
 class OddFrames(Walk):
-    """Frames as a list, in gray, with an alpha channel, as integers and as floats up to 1."""
+    """Frames as a list, in gray, with an alpha channel, as int64, as floats in [0, 1], or None."""
 
     def __init__(self, kind: str = "list", render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -197,7 +197,7 @@ class OddFrames(Walk):
 
 
 class OddNames(Walk):
-    """Its arguments have the names of settings of the package."""
+    """Its arguments have the same names as settings of the package."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class OddNames(Walk):
 
 
 class OddTasks(Walk):
-    """Tasks of text, integers, NumPy's numbers and nested lists."""
+    """Tasks with strings, NumPy scalars and nested lists."""
 
     def sample_tasks(self, n: int) -> list[dict[str, Any]]:
         goals = self.np_random.uniform(-1, 1, n)
@@ -231,7 +231,7 @@ class OddTasks(Walk):
 
 
 class ChangesTasks(Walk):
-    """Modifies the task that it gets, and a list in it."""
+    """Modifies the task dictionary passed to ``set_task``, and a list in it."""
 
     def sample_tasks(self, n: int) -> list[dict[str, Any]]:
         return [{**task, "path": []} for task in super().sample_tasks(n)]
@@ -242,7 +242,7 @@ class ChangesTasks(Walk):
 
 
 class Differentiates(Walk):
-    """Takes a gradient in every step."""
+    """Computes a gradient with torch in every step."""
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
         x = torch.tensor(self.position, requires_grad=True)
@@ -251,7 +251,7 @@ class Differentiates(Walk):
 
 
 class NeedsTask(Walk):
-    """Gets its task only by the options of reset."""
+    """Receives its task only in the options of ``reset``."""
 
     set_task = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Small training runs, readers of their files, and an environment to train on."""
+"""Small training runs, readers of their files, and a custom environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
 
 
 def tiny(output: Path, **settings: Any) -> Config:
-    """The configuration of a run of PointNavigation that takes a fraction of a second."""
+    """Configuration of a PointNavigation run that takes a fraction of a second."""
     values: dict[str, Any] = {
         "env": {"name": "PointNavigation"},
         "device": "cpu",
@@ -36,13 +36,14 @@ def tiny(output: Path, **settings: Any) -> Config:
 
 
 def last(run: Path) -> Checkpoint:
+    """The latest checkpoint of a run."""
     path = latest_checkpoint(run / "checkpoints")
     assert path is not None
     return load_checkpoint(path, torch.device("cpu"))
 
 
 def assert_same_state(a: Path, b: Path) -> None:
-    """Bit for bit."""
+    """Assert that the latest checkpoints are bit-identical."""
     first, second = last(a), last(b)
     assert first.values == second.values
     assert first.tensors.keys() == second.tensors.keys()
@@ -53,22 +54,24 @@ def assert_same_state(a: Path, b: Path) -> None:
 
 
 def same_theta(a: Path, b: Path) -> bool:
+    """Whether the latest parameters are bit-identical."""
     first, second = last(a).tensors["theta"], last(b).tensors["theta"]
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def is_clock(name: str) -> bool:
+    """Whether a metric is a wall-clock time."""
     return name.startswith("time/") and name.endswith("_s")
 
 
 def progress(run: Path) -> list[dict[str, str]]:
-    """The rows of progress.csv, without the columns of wall-clock times."""
+    """Rows of progress.csv without wall-clock times."""
     with (run / "progress.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if not is_clock(k)} for row in csv.DictReader(file)]
 
 
 def tensorboard_series(run: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
-    """Every TensorBoard series by tag, as TensorBoard shows it: (step, value) in order of steps."""
+    """Every TensorBoard series by tag: (step, value) in order of steps."""
     accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
     accumulator.Reload()
     return {
@@ -78,7 +81,7 @@ def tensorboard_series(run: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every TensorBoard scalar by tag, without those that a clock filled."""
+    """Every TensorBoard scalar by tag, without wall-clock times."""
     return {
         tag: [(step, float(value)) for step, value in points]
         for tag, points in tensorboard_series(run).items()
@@ -97,7 +100,7 @@ def animations(run: Path) -> list[tuple[int, bytes]]:
 
 
 def assert_equal_runs(a: Path, b: Path) -> None:
-    """Same parameters, same metrics, and each step of each metric once."""
+    """Assert the same state and metrics, and that each step of a metric is logged once."""
     assert_same_state(a, b)
     assert progress(a) == progress(b)
     assert scalars(a) == scalars(b)
@@ -137,7 +140,7 @@ gym.register("Line-v0", entry_point=Line)
 
 
 def reseal(path: Path) -> None:
-    """Write SHA256SUMS again, as if the checkpoint had been written like this."""
+    """Rewrite SHA256SUMS to match the checkpoint's files."""
     names = ("tensors.safetensors", "values.json")
     sums = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (path / "SHA256SUMS").write_text("".join(sums))

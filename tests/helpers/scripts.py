@@ -1,4 +1,4 @@
-"""Scripts of benchmarks/ and examples/ as modules."""
+"""Import scripts of benchmarks/ and examples/ as modules."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_script(path: str) -> ModuleType:
-    """A script as a module of its own name; ``path`` is relative to the repository."""
+    """Import a script under its file name; ``path`` is relative to the repository."""
     file = ROOT / path
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # where its dataclasses look for their annotations
+    sys.modules[file.stem] = module  # dataclasses look up annotations here
     spec.loader.exec_module(module)
     return module

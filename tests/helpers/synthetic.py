@@ -1,7 +1,7 @@
-"""Float64 policies and episodes, and an independent implementation of MAML.
+"""Float64 policies and episodes, and an independent reference implementation of MAML.
 
-The functions ``plain_*`` compute one task at a time, over its real steps only. They share no code
-with the package.
+The functions ``plain_*`` compute one task at a time, over its unmasked steps only. They share no
+code with the package.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_policy(
 def make_mask(
     num_tasks: int, num_episodes: int, horizon: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(T, E, H): episode 1 of each task is whole, the others end early."""
+    """Mask (T, E, H): episode 1 of each task has full length, the others end early."""
     lengths = rng.integers(1, horizon, (num_tasks, num_episodes))
     lengths[:, 1:2] = horizon
     return (np.arange(horizon) < lengths[..., None]).astype(float)
@@ -79,11 +79,13 @@ def make_episodes(
     def draw(*shape: int) -> Tensor:
         return torch.from_numpy(rng.standard_normal(shape)).to(like)
 
+    # random observations, mask and one discarded episode
     observations = draw(*sizes, OBSERVATION_SIZE)
     mask = torch.from_numpy(make_mask(*sizes, rng)).to(like)
     cause = torch.zeros(sizes[:2], dtype=torch.int8)
     cause[0, 0] = CODES[REWARD] if discard else 0
     mask = mask * (cause == 0)[..., None]
+    # actions of the sampling policy
     with torch.no_grad():
         dist = distribution(policy, stack, observations.flatten(1, 2))
         noise = torch.from_numpy(policy.draw_noise(rng, (num_tasks, num_episodes * horizon))).to(
@@ -106,7 +108,7 @@ def make_episodes(
 
 
 def with_garbage(episodes: Episodes, size: float) -> Episodes:
-    """The same real steps; values of this size in masked steps, and 0 for discrete actions."""
+    """Episodes with ``size`` in masked steps (0 for discrete actions), otherwise the same."""
     masked = episodes.mask == 0
 
     def spoil(values: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ def make_meta_batch(
 
 
 def plain_distribution(theta: Theta, observations: Tensor) -> td.Distribution:
-    """The tanh MLP at observations (N, observation_size)."""
+    """Action distribution of the tanh MLP at observations (N, observation_size)."""
     x = observations
     num_layers = sum(name.startswith("weight") for name in theta)
     for i in range(num_layers):
@@ -156,7 +158,7 @@ def plain_distribution(theta: Theta, observations: Tensor) -> td.Distribution:
 
 
 def real_steps(episodes: Episodes, task: int) -> Callable[[Tensor], Tensor]:
-    """A function that picks one task's real steps, (T, E, H, ...) to (N, ...)."""
+    """Return a function that selects one task's unmasked steps: (T, E, H, ...) to (N, ...)."""
     real = episodes.mask[task] > 0
     return lambda values: values[task][real]
 
@@ -172,7 +174,7 @@ def plain_inner_loss(theta: Theta, support: Episodes, task: int, surrogate: str)
 def plain_adapt(
     theta: Theta, supports: Sequence[Episodes], task: int, inner: InnerConfig
 ) -> dict[str, Tensor]:
-    """theta adapted to one task; a function of theta where it requires gradients."""
+    """theta adapted to one task; differentiable with respect to theta if it requires gradients."""
     theta_prime = dict(theta)
     if not any(value.requires_grad for value in theta.values()):
         theta_prime = {name: value.clone().requires_grad_() for name, value in theta.items()}
@@ -189,7 +191,7 @@ def plain_adapt(
 
 
 def plain_task_surrogate(theta_prime: Theta, query: Episodes, task: int) -> Tensor:
-    """Mean over real steps of ratio times advantage."""
+    """Mean of ratio times advantage over unmasked steps."""
     pick = real_steps(query, task)
     log_prob = plain_distribution(theta_prime, pick(query.observations)).log_prob(
         pick(query.actions)
@@ -198,7 +200,7 @@ def plain_task_surrogate(theta_prime: Theta, query: Episodes, task: int) -> Tens
 
 
 def plain_task_kl(theta_prime: Theta, query: Episodes, task: int) -> Tensor:
-    """Mean over real steps of KL(sampling policy ‖ theta_prime)."""
+    """Mean of KL(sampling policy ‖ theta_prime) over unmasked steps."""
     real = (query.mask[task] > 0).flatten()
     old_parameters = [value[task].expand(len(real), -1)[real] for value in query.distribution]
     if len(old_parameters) == 2:
@@ -217,7 +219,7 @@ def plain_meta_objective(
     inner: InnerConfig,
     of_task: Callable[[Theta, Episodes, int], Tensor],
 ) -> Tensor:
-    """The mean over tasks of a quantity of the adapted parameters on the query set."""
+    """Mean over tasks of ``of_task`` for the adapted parameters on the query set."""
     num_tasks = batch.query.mask.shape[0]
     terms = [
         of_task(plain_adapt(theta, batch.supports, i, inner), batch.query, i)
@@ -231,7 +233,8 @@ def to_vector(theta: Theta) -> Tensor:
 
 
 def from_vector(vector: Tensor, like: Theta) -> dict[str, Tensor]:
-    out, start = {}, 0
+    out = {}
+    start = 0
     for name, value in like.items():
         out[name] = vector[start : start + value.numel()].reshape(value.shape)
         start += value.numel()
@@ -241,7 +244,7 @@ def from_vector(vector: Tensor, like: Theta) -> dict[str, Tensor]:
 def finite_difference_gradient(
     function: Callable[[Tensor], float], at: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """Central differences along every axis."""
+    """Gradient by central differences."""
     steps = eps * torch.eye(len(at), dtype=at.dtype)
     return torch.tensor(
         [(function(at + h) - function(at - h)) / (2 * eps) for h in steps], dtype=at.dtype

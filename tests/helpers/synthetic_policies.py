@@ -1,4 +1,4 @@
-"""Policies of every kind, with random weights, made without a run."""
+"""Policies of every kind with random weights, created without training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ACTIONS: dict[str, spaces.Space] = {
 def make_meta_policy(kind: str, env: str = "PointNavigation") -> MetaPolicy:
     """Return a policy for observations (4,) and two actions or three choices.
 
-    The bounds of one action are not symmetric.
+    One of the two actions has asymmetric bounds.
     """
     settings = SETTINGS[kind]
     rng = np.random.default_rng(0)
