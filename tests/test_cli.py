@@ -729,6 +729,7 @@ def evaluated_tasks(cli, tmp_path, *argv: str | Path) -> tuple[str, list[dict]]:
     return out, [entry["task"] for entry in content["results"][0]["tasks"]]
 
 
+@pytest.mark.slow
 def test_evaluate_draws_held_out_tasks_by_default(cli, walking_run, tmp_path):
     out, tasks = evaluated_tasks(cli, tmp_path, walking_run)
     assert "held out of training" in out

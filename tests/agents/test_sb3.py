@@ -381,6 +381,7 @@ def parameters_of(model: Any, observations: np.ndarray) -> list[np.ndarray]:
     return [value.detach().numpy() for value in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["PPO", A2C], ids=["PPO", "A2C"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unbounded"])
 def test_the_actor_has_the_policys_distribution(kind: str, algorithm: Any) -> None:
@@ -414,6 +415,7 @@ def test_the_model_learns_is_evaluated_and_survives_a_file(kind: str, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_an_adapted_policy_starts_where_it_stands_on_its_own_environment() -> None:
     task = {"goal_x": 0.4, "goal_y": -0.3}
     policy = maml_rl.load("PointNavigation")

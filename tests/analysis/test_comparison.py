@@ -153,6 +153,7 @@ def test_runs_with_other_tasks_are_refused(runs):
         )
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
     """Ctrl-C in the second evaluation keeps the first; the result does not depend on it."""
     output = tmp_path / "out"
@@ -477,6 +478,7 @@ def with_tasks(tasks: list[dict]) -> Comparison:
     return Comparison(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_values", [1, 2, 3, 6])
 def test_each_method_has_its_figure_of_the_tasks(num_values, tmp_path):
     rng = np.random.default_rng(0)
@@ -562,6 +564,7 @@ def test_a_grid_has_each_pair_in_its_place():
         assert values[row, column] == pytest.approx(entry.center[1])
 
 
+@pytest.mark.slow
 def test_figures_are_not_blank(tmp_path):
     write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
     pictures = sorted(tmp_path.glob("*.png"))

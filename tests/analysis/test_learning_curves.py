@@ -434,6 +434,7 @@ def test_figures_are_written_whole(two_groups, name, tmp_path):
             assert near.sum() > 500
 
 
+@pytest.mark.slow
 def test_a_figure_that_cannot_be_written_leaves_the_old_one(two_groups, monkeypatch, tmp_path):
     figure, _ = drawn(two_groups)
     path = tmp_path / "curve.png"

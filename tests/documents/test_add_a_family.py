@@ -64,6 +64,7 @@ def test_commands(folder: Path) -> None:
     assert "written to" in _run(folder, *record, "--num_episodes", "3")
 
 
+@pytest.mark.slow
 def test_a_frame_before_training(folder: Path) -> None:
     _run(folder, "-c", _block("python", 1))
     assert imageio.v3.imread(folder / "cart.png").std() > 0

@@ -77,6 +77,7 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(content.replace(before, text + before))
 
 
+@pytest.mark.slow
 def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
     """In a copy of the package: settings, step and table as the document has them."""
     settings, step = map(
@@ -92,8 +93,8 @@ def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
     package = tmp_path / "maml_rl"
     # 1. Settings.
     insert(package / "settings/maml.py", "OuterConfig = TRPOConfig |", settings + "\n\n")
-    insert(package / "settings/maml.py", " | AdamConfig | ReptileConfig\n", " | SGDConfig")
-    insert(package / "settings/maml.py", ", AdamConfig, ReptileConfig)", ", SGDConfig")
+    insert(package / "settings/maml.py", " | ProMPConfig |", " | SGDConfig")
+    insert(package / "settings/maml.py", ", ProMPConfig,", ", SGDConfig")
     # 2. The step.
     outer = package / "learners/maml/outer"
     (outer / "sgd.py").write_text(step)

@@ -166,6 +166,7 @@ def test_gymnasiums_checker_without_rendering(name: str) -> None:
     env.close()
 
 
+@pytest.mark.slow
 @per_robot
 def test_frame(name: str, egl: None) -> None:
     env = _single(name, render_mode="rgb_array", width=96, height=64)

@@ -171,6 +171,7 @@ def _child_of_rank_0(launcher: int) -> int:
     raise AssertionError("the launcher has no such process")
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_processes(alone: Path, tmp_path: Path) -> None:
     done = launch(2, *flags(num_iterations=2), "--output=run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -179,6 +180,7 @@ def test_a_run_resumes_with_another_number_of_processes(alone: Path, tmp_path: P
     assert_same(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_failures_are_reported_as_by_one_process(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
     other = flags(**{"env": "failing:Failing-v0", "num_iterations": 2, "logging.evaluate_every": 0})

@@ -128,6 +128,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.5)
 """
 
 
+@pytest.mark.slow
 def test_after_an_interrupt_running_blocks_finish_and_no_other_starts() -> None:
     script = (
         INTERRUPTED
@@ -145,6 +146,7 @@ print(map_blocks(lambda number: number, blocks) == list(range(50)))
     assert (done.stdout, done.stderr) == ("True True\nTrue\n", "")
 
 
+@pytest.mark.slow
 def test_an_interrupted_process_exits() -> None:
     script = INTERRUPTED + "map_blocks(work, blocks)"
     done = subprocess.run(

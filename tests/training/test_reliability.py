@@ -65,6 +65,7 @@ def cut_short(config: Config, fault: Any) -> None:
         file_faults.go_on(config)
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_operation_a_run_resumes(reference, tmp_path):
     """Every eleventh way to be killed; benchmarks/kill.py takes them all."""
     whole, operations = reference

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers.runs import tiny
 
 from maml_rl.training.loop import train
@@ -41,22 +42,26 @@ def run_script(folder: Path, configure: str = "", level: int = logging.NOTSET) -
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_program_that_configures_nothing_sees_lines_on_stdout(tmp_path):
     out, err = run_script(tmp_path)
     assert out.startswith("PointNavigation: 1 meta-iteration of 2 tasks")
     assert err == ""
 
 
+@pytest.mark.slow
 def test_a_level_turns_the_lines_off(tmp_path):
     assert run_script(tmp_path, "logger.setLevel('WARNING')", logging.WARNING) == ("", "")
 
 
+@pytest.mark.slow
 def test_configured_logging_takes_the_lines(tmp_path):
     out, err = run_script(tmp_path, "logging.basicConfig(level='INFO', format='>%(message)s')")
     assert out == ""
     assert ">PointNavigation: 1 meta-iteration of 2 tasks" in err
 
 
+@pytest.mark.slow
 def test_configured_logging_of_warnings_has_no_lines(tmp_path):
     assert run_script(tmp_path, "logging.basicConfig()") == ("", "")
 

@@ -156,6 +156,7 @@ def fail(*args: Any, **kwargs: Any) -> None:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_video_does_not_wait(tmp_path, monkeypatch):
     logging = {"video_every": 2}
     whole = train(tiny(tmp_path / "whole", num_iterations=3, logging=logging))
@@ -237,6 +238,7 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_second_ctrl_c_ends_an_environment_that_hangs(tmp_path, vectorization):
     process = start_waiting(tmp_path, f"--env.vectorization={vectorization}")
@@ -252,6 +254,7 @@ def test_a_second_ctrl_c_ends_an_environment_that_hangs(tmp_path, vectorization)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_sigterm_stops_after_the_stage(tmp_path, vectorization):
     """It goes to the process alone, as from a cluster, or to its workers too."""

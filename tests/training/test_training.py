@@ -212,6 +212,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
     assert_equal_runs(uninterrupted, Path(str(config.output)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["evaluate", "record"])
 def test_interrupted_at_the_end_names_the_command_to_resume(tmp_path, monkeypatch, what):
     def interrupt(*args, **kwargs):
@@ -297,6 +298,7 @@ def test_resuming_a_finished_run_is_a_success(whole, copy, capsys, iterations):
     assert_equal_runs(whole, copy)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_writes_missing_results(tmp_path):
     run = tmp_path / "run"
     config = tiny(run, num_iterations=1, logging={"final_evaluation": True, "final_video": True})
@@ -309,6 +311,7 @@ def test_resuming_a_finished_run_writes_missing_results(tmp_path):
     assert (run / "videos" / "final.mp4").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_longer_run_logs_that_it_replaces_its_evaluation(tmp_path, caplog):
     run = tmp_path / "run"
     train(tiny(run, num_iterations=1, logging={"final_evaluation": True}))
