@@ -167,7 +167,7 @@ def test_sizes_in_an_npz_are_checked_before_anything_is_allocated(tmp_path, monk
     announced = npz(
         tmp_path / "a.npz", "{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,)}"
     )
-    with pytest.raises(UserError, match="announces"):
+    with pytest.raises(UserError, match="declares"):
         maml_rl.EpisodeLog.load(announced)
     bomb = tmp_path / "bomb.npz"
     with (

@@ -1,7 +1,7 @@
 """Checkpoints: tensors in safetensors, the rest in JSON, SHA-256 sums of both; no pickle.
 
 A checkpoint is the folder ``NNNNNN``. It is ``.NNNNNN.tmp`` while it is written, ``.NNNNNN.old``
-while it is removed, and ``NNNNNN.damaged`` once it was found damaged. See docs/reliability.md.
+while it is removed, and ``NNNNNN.damaged`` after it is found damaged. See docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LARGEST_COUNTER = 1 << 53
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint differs from what was written; the previous one may be sound."""
+    """A checkpoint was changed or cannot be read; the previous one may be sound."""
 
     def __init__(self, path: Path, reason: object) -> None:
         super().__init__(f"checkpoint {path} is damaged: {reason}")
@@ -53,7 +53,7 @@ class Checkpoint(NamedTuple):
         """Return a non-negative integer.
 
         Raises:
-            UserError: if it is missing or something else; the message names ``path``.
+            DamagedCheckpoint: if it is missing or something else; the message names ``path``.
         """
         value = self.values.get(name)
         if (
@@ -61,7 +61,8 @@ class Checkpoint(NamedTuple):
             or isinstance(value, bool)
             or not 0 <= value <= _LARGEST_COUNTER
         ):
-            raise DamagedCheckpoint(path, f"{name} must be an integer, got {value!r:.100}")
+            expected = f"an integer from 0 to {_LARGEST_COUNTER}"
+            raise DamagedCheckpoint(path, f"{name} must be {expected}, got {value!r:.100}")
         return value
 
     def check_run(self, run: Mapping[str, str], path: Path) -> None:
@@ -69,7 +70,7 @@ class Checkpoint(NamedTuple):
 
         Args:
             run: values that must equal those in the checkpoint, if it has them.
-            path: the checkpoint's.
+            path: path of the checkpoint, for the message.
 
         Raises:
             UserError: if one differs.
@@ -89,7 +90,7 @@ class Found(NamedTuple):
     path: Path
     checkpoint: Checkpoint
     damaged: tuple[DamagedCheckpoint, ...]
-    """The newer ones."""
+    """Damaged checkpoints newer than ``path``."""
 
 
 def save_checkpoint(
@@ -115,8 +116,10 @@ def save_checkpoint(
     if not folder.is_dir():
         folder.mkdir(parents=True)
         sync(folder.parent)
-    target, temporary = folder / f"{iteration:06d}", folder / f".{iteration:06d}.tmp"
+    target = folder / f"{iteration:06d}"
+    temporary = folder / f".{iteration:06d}.tmp"
     _delete(temporary)
+    # Write under the temporary name, then rename
     try:
         temporary.mkdir()
         for name, content in _files(tensors, values).items():
@@ -129,6 +132,7 @@ def save_checkpoint(
         _delete(temporary)  # free the space on a full disk
         raise
     sync(folder)
+    # Remove old checkpoints
     for old in _newest_first(folder)[keep:] if keep else []:
         _retire(old)
     return target
@@ -137,11 +141,14 @@ def save_checkpoint(
 def _files(
     tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
 ) -> dict[str, bytes]:
+    """Return the contents of a checkpoint's files by name."""
+    # Tensors, named group/name
     flat = {
         f"{group}/{name}": t.contiguous().cpu()
         for group, part in tensors.items()
         for name, t in part.items()
     }
+    # Values, and the sums of both files
     text = (
         json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2, allow_nan=False) + "\n"
     )
@@ -153,7 +160,7 @@ def _files(
 
 
 def _retire(path: Path) -> None:
-    """Remove a checkpoint under another name, so that none is half-removed after a kill."""
+    """Remove a checkpoint under another name, so that a kill leaves none half-removed."""
     old = path.with_name(f".{path.name}.old")
     _delete(old)
     os.rename(path, old)
@@ -162,8 +169,8 @@ def _retire(path: Path) -> None:
 
 def _delete(path: Path) -> None:
     """Delete a folder, file or link; the target of a link stays."""
-    # Ignore errors, as for a file that is read over NFS: it does not have a checkpoint's name, and
-    # is deleted next time.
+    # Ignore errors, as for a file in use over NFS: no path here has a checkpoint's name, and the
+    # next call deletes what is left.
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):
@@ -172,7 +179,7 @@ def _delete(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process was writing or removing. The caller must hold the lock."""
+    """Delete what a killed process was writing or removing; the caller must hold the run's lock."""
     for pattern in (".*.tmp", ".*.old"):
         for path in folder.glob(pattern):
             _delete(path)
@@ -188,22 +195,22 @@ def set_aside(path: Path) -> Path:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Return all paths with a checkpoint's name, sound or not; none if there is no folder.
+    """Return all paths with a checkpoint's name, damaged or not; none if there is no folder.
 
     Raises:
-        UserError: if it is a dangling link, is not a folder, or may not be read.
+        UserError: if ``folder`` is a dangling link or not a folder, or cannot be read.
     """
     if not os.path.lexists(folder):
         return []
     try:
         names = [name for name in os.listdir(folder) if name.isdecimal()]
-    except OSError as error:  # if taken for empty, the run would be trained from scratch
+    except OSError as error:  # not empty: the run would be trained from scratch
         raise UserError(f"checkpoints {folder} cannot be read: {error}") from error
     return [folder / name for name in sorted(names, key=int, reverse=True)]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the highest iteration, sound or not, or ``None``."""
+    """Return the checkpoint of the highest iteration, damaged or not, or ``None``."""
     return next(iter(_newest_first(folder)), None)
 
 
@@ -211,23 +218,25 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
     """Read the newest sound checkpoint; ``None`` if there is no checkpoint at all.
 
     Raises:
-        UserError: if all are damaged (the message names each), one newer than all sound ones has
-            a newer format, or the folder cannot be read.
+        UserError: if all are damaged (the message names each), if one newer than all sound ones
+            has an unsupported format, or if the folder cannot be read.
     """
-    damaged: list[DamagedCheckpoint] = []
-    paths, is_complete = _newest_first(folder), False
-    while not is_complete:
-        damaged, is_complete = [], True
+    paths = _newest_first(folder)
+    while True:
+        # Try from the newest to the oldest
+        damaged: list[DamagedCheckpoint] = []
+        any_removed = False
         for path in paths:
             try:
                 return Found(path, load_checkpoint(path, device), tuple(damaged))
             except DamagedCheckpoint as error:
                 damaged.append(error)
-                is_complete &= os.path.lexists(path)
-        # A missing one was removed by a running training, which has written a newer one: list
-        # again, until the list stays the same.
-        previous_paths, paths = paths, _newest_first(folder)
-        is_complete |= paths == previous_paths
+                any_removed |= not os.path.lexists(path)
+        # A training process removes a checkpoint after it has written a newer one: list again
+        current_paths = _newest_first(folder)
+        if not any_removed or current_paths == paths:
+            break
+        paths = current_paths
     if damaged:
         raise UserError(
             f"no sound checkpoint is left in {folder}: "
@@ -240,20 +249,23 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedCheckpoint: if it differs from what was written, may not be read, or is something
+        DamagedCheckpoint: if it differs from what was written, cannot be read, or is something
             else: a dangling link, a file, an empty folder.
         UserError: if it has a newer format.
     """
     try:
+        # Check the sums
         has_sums = (path / _SUMS).exists()
         if has_sums:
             _verify(path)
+        # Read the values and the format
         values = read_json(path / _VALUES, parse_constant=_not_finite, parse_float=_finite)
         if not isinstance(values, dict):
             raise ValueError(f"{_VALUES} does not hold a mapping")
         version = values.get("format_version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ValueError(f"format version {version!r}")
+        # Read the tensors of a known format
         if version <= FORMAT_VERSION:
             if version > 1 and not has_sums:
                 raise ValueError(f"{_SUMS} is missing")
@@ -275,8 +287,11 @@ def _grouped(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _verify(path: Path) -> None:
-    lines = (line.partition("  ") for line in read_text(path / _SUMS).splitlines())
-    sums = {name: digest for digest, _, name in lines}
+    """Raise ``ValueError`` if a file does not match its SHA-256 sum."""
+    sums = {}
+    for line in read_text(path / _SUMS).splitlines():
+        digest, _, name = line.partition("  ")
+        sums[name] = digest
     for name in (_TENSORS, _VALUES):
         check_regular(path / name)
         with (path / name).open("rb") as file:

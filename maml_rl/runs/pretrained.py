@@ -22,7 +22,8 @@ def find_run(run: str | Path) -> Path:
     Raises:
         UserError: if neither exists.
     """
-    folder, names = user_path(run), pretrained_names()
+    folder = user_path(run)
+    names = pretrained_names()
     if os.path.isdir(folder):
         return folder
     if str(folder) in names:

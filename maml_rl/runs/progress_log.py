@@ -1,9 +1,9 @@
 """Stable-Baselines3 log writers that continue a resumed run.
 
-The original writers truncate progress.csv and repeat TensorBoard steps after a resume. These cut
-the rows of progress.csv beyond the checkpoint, have TensorBoard discard such events, and append.
-What a call writes has reached the operating system when it returns, and the disk after
-:func:`sync_metrics`.
+After a resume, the original writers truncate progress.csv and repeat steps in TensorBoard. These
+append, after removing the rows of progress.csv later than the checkpoint and making TensorBoard
+discard later events. A call passes its data to the operating system before it returns;
+:func:`sync_metrics` waits until the data are on the disk.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class AppendingCSV:
             append(self._path, self._lines(new_rows))
 
     def _read(self, last_step: int) -> list[dict[str, Any]]:
-        """Return the rows on disk up to ``last_step``, and take over their columns."""
-        # a dangling link, as to a disk that is not mounted, is refused below
+        """Return the rows on disk up to ``last_step``, and adopt the columns of the file."""
+        # lexists: a dangling link, as to a disk that is not mounted, is refused below
         if not os.path.lexists(self._path):
             return []
         try:
@@ -139,7 +139,8 @@ class TensorBoardWriter(KVWriter):
     def __init__(self, folder: Path, last_step: int) -> None:
         self._path = _new_event_file(folder)
         self._append(Event(file_version="brain.Event:2"))
-        # TensorBoard ignores the first START of a run, and runs of earlier versions have none.
+        # Write it twice: TensorBoard ignores the first START of a run, and runs of earlier versions
+        # have none.
         for _ in range(2):
             restart = SessionLog(status=SessionLog.START)
             self._append(Event(step=last_step + 1, session_log=restart))
@@ -179,8 +180,8 @@ def _event_files(folder: Path) -> list[Path]:
 def _new_event_file(folder: Path) -> Path:
     """Return a path whose name sorts after all event files: TensorBoard reads them in this order.
 
-    The name starts with the time in seconds, or with a later one if an earlier process used that,
-    such as a process on a machine whose clock is ahead.
+    The name starts with the time in seconds, or with the latest time in a name plus 1 if that is
+    later, as after a process on a machine whose clock is ahead.
     """
     pattern = re.compile(rf"{re.escape(_EVENTS)}\.(\d{{10}})\.")
     matches = [pattern.match(path.name) for path in _event_files(folder)]

@@ -25,7 +25,7 @@ from maml_rl.system.safe_yaml import read_yaml, to_yaml
 from maml_rl.system.untrusted_files import user_path
 
 _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
-"""Files of a process that was killed while it created a run folder; config.yaml is the last."""
+"""Files of a process that was killed while it created a run folder; config.yaml is written last."""
 _PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
 
 
@@ -57,9 +57,7 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
         UserError: if it exists and is not empty, or cannot be written.
     """
     try:
-        occupied = folder.exists() and not (
-            folder.is_dir() and all(path.name in _UNFINISHED for path in folder.iterdir())
-        )
+        occupied = folder.exists() and not _is_unfinished(folder)
         if not occupied:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -70,6 +68,11 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
         is_run = (folder / "progress.csv").is_file()
         advice = f", or resume the run in it with --resume {folder}" if is_run else ""
         raise UserError(f"output {folder} exists and is not empty: choose another{advice}")
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a folder is empty or its creation was interrupted."""
+    return folder.is_dir() and all(path.name in _UNFINISHED for path in folder.iterdir())
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -123,12 +126,12 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no flock: a second process is not noticed there
+    except ImportError:  # Windows has no flock: a second process is not detected there
         yield
         return
     with contextlib.ExitStack() as opened:
         try:
-            # a run folder from elsewhere may have a link that leads out of it
+            # no links: a downloaded run folder could have one that leads out of it
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
             descriptor = os.open(folder / ".lock", flags, 0o666)
             opened.callback(os.close, descriptor)
@@ -142,7 +145,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"the file system of {folder} has no locks ({error.strerror}): a second training "
                 "in this folder would not be noticed",
                 MamlRLWarning,
-                stacklevel=4,  # the caller that enters the context
+                stacklevel=4,  # the code that enters the context
             )
         yield
 
@@ -151,7 +154,7 @@ def run_config(run: Path) -> Config:
     """Return the configuration of a run.
 
     Raises:
-        UserError: if there is no such run.
+        UserError: if there is no such run, or its configuration is invalid.
     """
     run = user_path(run)
     if not os.path.isdir(run):

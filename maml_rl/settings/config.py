@@ -61,7 +61,7 @@ class Config:
     device: str = "auto"
     """Device of the policies: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
     torch_threads: int | None = None
-    """Torch threads of the learner; may change last bits. null: OMP_NUM_THREADS or all cores."""
+    """Torch threads of the learner; may change rounding. null: OMP_NUM_THREADS or all cores."""
     tasks_per_block: int | None = None
     """Tasks per block of the outer step; fewer take less memory. null: 4, on a GPU 64."""
     output: str | None = None
@@ -73,7 +73,7 @@ class Config:
     num_episodes: int = 20
     """Episodes per task and adaptation step."""
     horizon: int = 100
-    """Control steps before an episode is truncated; by default the environment's own, if any."""
+    """Control steps before an episode is truncated; default: the environment's limit, if any."""
     max_failed_share: float = 0.25
     """Stop if a larger share of episodes is discarded or of tasks fails (docs/reliability.md)."""
     init_from: str | None = None
@@ -111,6 +111,9 @@ class Config:
                 f"horizon {self.horizon} must be at most {_MOST_STEPS} control steps, "
                 f"got {num_steps}"
             )
+        if type(self.outer) not in OUTER_CONFIGS.values():
+            names = [config.__name__ for config in OUTER_CONFIGS.values()]
+            raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
         if (self.inner.adapts == "context") != (self.policy.context_size > 0):
             raise ValueError(
                 f"inner.adapts is {self.inner.adapts!r} and policy.context_size is "
@@ -127,9 +130,6 @@ class Config:
                 "outer.name must not be reptile if adapt_in_training is false: Reptile moves "
                 "towards adapted parameters"
             )
-        if type(self.outer) not in OUTER_CONFIGS.values():
-            names = [config.__name__ for config in OUTER_CONFIGS.values()]
-            raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
 
     @property
     def training_inner(self) -> InnerConfig:
@@ -139,8 +139,8 @@ class Config:
 
 
 def origin(config: Config) -> dict[str, str]:
-    """What must agree between a run and a checkpoint, besides names and shapes of parameters."""
-    return {"environment": config.env.name.rpartition(":")[2]}  # a module may move
+    """Values that a run and its checkpoints must share, besides names and shapes of parameters."""
+    return {"environment": config.env.name.rpartition(":")[2]}  # the module may have moved
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
@@ -150,8 +150,9 @@ def to_mapping(config: Config) -> dict[str, Any]:
     has the name of a setting.
 
     Raises:
-        UserError: if the environment's settings hold a value that a file cannot; names it.
+        UserError: if a file cannot hold one of the environment's settings; the message names it.
     """
+    # env apart: asdict would copy arguments before they are checked
     values = dataclasses.asdict(dataclasses.replace(config, env=EnvConfig()))
     values["env"] = _env_mapping(config.env)
     check_plain(values["env"], "env")

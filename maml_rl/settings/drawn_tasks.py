@@ -11,7 +11,7 @@ import numpy as np
 from maml_envs.distributions import Distribution
 
 Task = Mapping[str, Any]
-"""One task: values by the name of what varies. Values of built-in families are numbers."""
+"""One task: values by parameter name. Values of built-in families are numbers."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DrawnTasks:
 
     @property
     def names(self) -> list[str]:
-        """Every name that a task may contain."""
+        """Every parameter name that a task may contain, sorted."""
         return sorted({name for task in self.listed for name in task} | set(self.distributions))
 
     def sample(self, rng: np.random.Generator, num_tasks: int) -> list[Task]:
@@ -46,7 +46,7 @@ def parse(kwarg_ranges: Any, task_list: Any) -> DrawnTasks | None:
     Args:
         kwarg_ranges: by constructor argument, ``[low, high]`` (uniform), ``{low, high}`` with
             ``log: true`` for a log-uniform value, or ``{choices: [...]}``.
-        task_list: mappings from names to values.
+        task_list: one mapping from names to values per task.
 
     Raises:
         ValueError: if a setting is invalid, or if both are set.
@@ -104,7 +104,7 @@ def _distribution(name: str, value: Any) -> Distribution:
         low, high = value
     else:
         raise problem
-    # its values
+    # check its ends
     is_range = _is_finite(low) and _is_finite(high) and low <= high
     if not is_range or not isinstance(is_log, bool) or (is_log and low <= 0):
         raise problem

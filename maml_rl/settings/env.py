@@ -26,16 +26,16 @@ class EnvConfig:
     name: str = "HalfCheetahVel"
     """A task family, an id registered with Gymnasium, or module:EnvId-v0."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Its arguments: --env.ARG VALUE, or --env.kwargs.ARG VALUE if ARG is the name of a setting."""
+    """Constructor arguments: --env.ARG VALUE; --env.kwargs.ARG VALUE if a setting is called ARG."""
     vectorization: Vectorization = "sync"
-    """How to run an environment without a batch engine: in this process, or in one per task."""
+    """Run an environment without a batch engine in this process (sync) or in workers (async)."""
     observe_task: bool = False
-    """Append the task's values to every observation, as for an oracle."""
+    """Append the task's values to every observation, as for an oracle policy."""
     kwarg_ranges: Mapping[str, Any] = field(default_factory=dict)
     """Arguments to draw per task: {g: [5, 15]}, {g: {low: 5, high: 15, log: true}} or
     {g: {choices: [5, 9]}}."""
     task_list: tuple[Mapping[str, Any], ...] = ()
-    """Tasks to draw from: [{goal: 1}, {goal: 2}]; values for set_task, or constructor arguments."""
+    """Tasks to draw from: [{goal: 1}, {goal: 2}]; values for set_task or constructor arguments."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kwarg_ranges", plain_values(self.kwarg_ranges))
@@ -68,7 +68,7 @@ def resolve_env_id(name: str) -> str:
             ``module:EnvId-v0``, whose module is imported first.
 
     Raises:
-        UserError: if nothing of that name is registered, or its module cannot be imported.
+        UserError: if no environment has that name, or its module cannot be imported.
     """
     if ":" in name:
         module, _, name_in_module = name.partition(":")
@@ -77,7 +77,7 @@ def resolve_env_id(name: str) -> str:
         except (Exception, SystemExit) as error:  # whatever the user's code raises
             package = module.partition(".")[0]
             is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
-            where = ": looked for in the current folder and in what is installed"
+            where = ": searched the current folder and the installed packages"
             raise UserError(
                 f"environment {name!r}: module {module!r} cannot be imported "
                 f"({in_one_line(error)}){where if is_missing else ''}"
@@ -112,39 +112,41 @@ def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
     """Refuse tasks with values that the constructor of a registered environment does not take.
 
     Raises:
-        UserError: if an argument is unknown; names the closest match.
+        UserError: if an argument is unknown; the message names the closest match.
     """
+    # listed tasks go to set_task, which takes any values
     if drawn.listed and hasattr(_creator(env_id), "set_task"):
         return
-    instead = ", and has no set_task" if drawn.listed else ""
+    reason = ", and has no set_task" if drawn.listed else ""
     for name in drawn.names:
-        _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", instead)
+        _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", reason)
 
 
 def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that the constructor of a registered environment does not take.
 
     Args:
-        name: of the environment, for messages.
+        name: name of the environment, for messages.
         env_id: its registered id.
-        kwargs: the arguments by name.
+        kwargs: arguments by name.
 
     Raises:
-        UserError: if an argument is unknown; names the closest match.
+        UserError: if an argument is unknown; the message names the closest match.
     """
     for argument in kwargs:
         if isinstance(argument, str):  # EnvConfig refuses others
             _check_argument(env_id, argument, f"env.{argument}: {name}")
 
 
-def _check_argument(env_id: str, name: str, who: str, instead: str = "") -> None:
+def _check_argument(env_id: str, name: str, who: str, reason: str = "") -> None:
+    """Refuse the argument ``name``; ``who`` and ``reason`` are parts of the message."""
     parameters = inspect.signature(_creator(env_id)).parameters
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
     if name in parameters or takes_any:
         return
     hint = did_you_mean(name, parameters, "'")
     valid = ", ".join(parameter for parameter in parameters if parameter != "render_mode") or "none"
-    raise UserError(f"{who} takes no argument {name!r}{instead}.{hint} Its arguments: {valid}.")
+    raise UserError(f"{who} takes no argument {name!r}{reason}.{hint} Its arguments: {valid}.")
 
 
 def _creator(env_id: str) -> Any:

@@ -1,4 +1,4 @@
-"""What an environment's task family says about settings and tasks."""
+"""Task families of environments, and the values their tasks had in training."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ def family_of(env_name: str) -> type | None:
 
 
 def is_dynamics(env_name: str, name: str) -> bool:
-    """Whether ``env.dynamics`` sets this number of a task, rather than the environment itself."""
+    """Whether a task parameter is set by ``env.dynamics``, not by the family's own distribution."""
     family: Any = family_of(env_name)
     return family is not None and name not in family.task_units
 
 
 def trained_range(config: Config, name: str) -> tuple[float, float] | None:
-    """The lowest and the highest value that a number of a task had in training.
+    """The lowest and the highest value that a task parameter had in training.
 
     Args:
-        config: of a run.
-        name: of the number.
+        config: configuration of the run.
+        name: name of the parameter.
 
     Returns:
-        The range; ``None`` if the settings do not determine it, as for an environment that draws
-        its tasks itself.
+        The range; ``None`` if the settings do not determine it, as for an environment that samples
+        its own tasks.
     """
     env = config.env
     family: Any = family_of(env.name)
     if family is None:
         return _drawn_range(env, name)
+    # the family's own distribution
     if not is_dynamics(env.name, name):
         has_range = {"low", "high"} <= env.kwargs.keys()
         return (env.kwargs["low"], env.kwargs["high"]) if has_range else None
+    # dynamics: varied, or at the nominal value
     parameters = family.body.parameters
     varied = parse_dynamics(env.kwargs.get("dynamics", {}), parameters)
     if name not in varied:
@@ -54,7 +56,7 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
 
 
 def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
-    """The range that ``env.kwarg_ranges`` or ``env.task_list`` draw a number from."""
+    """The range of a parameter in ``env.kwarg_ranges`` or ``env.task_list``."""
     drawn = env.drawn_tasks
     if drawn is None or name not in drawn.names:
         return None

@@ -1,4 +1,4 @@
-"""Flags of training on the command line, before the parser reads them."""
+"""Prepare and check the flags of training before the parser reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maml_rl.system.safe_yaml import read_value
 
 _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
 _OTHER_FLAGS = {"--help", "--config", "--resume", "--print_config", *_SHORTHANDS}
-_DYNAMICS = "env.dynamics"  # a mapping whose items are flags too: --env.dynamics.body_mass
+_DYNAMICS = "env.dynamics"  # a mapping; its items are flags as well: --env.dynamics.body_mass
 
 
 def normalized(argv: Sequence[str]) -> list[str]:
@@ -60,27 +60,27 @@ def _value_after(flag: str, words: Iterator[str]) -> str:
     Raises:
         UserError: if it is another flag, or missing.
     """
-    value = next(words, "--")
+    value = next(words, "--")  # no argument left: same error as before a flag
     if value.startswith("--"):
         raise UserError(f"{flag} needs a value")
     return value
 
 
 def take_arguments(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Arguments and tasks of an environment that is not built in.
+    """Split off the arguments and tasks of an environment that is not built in.
 
     The parser does not see them, since it would read strings as YAML a second time.
 
     Args:
         env: settings of the environment from a file.
-        argv: flags, which win over ``env``.
+        argv: flags, which override ``env``.
 
     Returns:
         ``kwargs``, ``kwarg_ranges`` and ``task_list`` by name, and the other flags.
 
     Raises:
-        UserError: if a flag has no value or one that is not YAML, or a setting that must be a
-            mapping is not.
+        UserError: if a flag has no value, its value is not YAML, or ``kwargs`` or
+            ``kwarg_ranges`` is not a mapping.
     """
     settings = {
         name: checked_mapping(env.get(name, {}), f"env.{name}")
@@ -118,18 +118,18 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
         known: dotted names of settings.
 
     Raises:
-        UserError: if there is one; names the closest match of an unknown flag.
+        UserError: at the first such flag; the message names the closest match of an unknown one.
     """
     if argv and not argv[0].startswith("-"):
-        raise UserError(
-            f"unexpected argument {argv[0]!r}: an environment is given as --env {argv[0]}"
-        )
+        raise UserError(f"unexpected argument {argv[0]!r}: name the environment by --env {argv[0]}")
     flags = {f"--{key}" for key in known} | _OTHER_FLAGS
     for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        # Long integers
         flag, equals, value = word.partition("=")
         value = value if equals else following
         if re.fullmatch(rf"[-+]?\d{{{MOST_DIGITS + 1},}}", value):
             raise UserError(f"{flag} must have at most {MOST_DIGITS} digits, got {value:.30}...")
+        # Unknown flags; dynamics are checked by the family
         if flag.startswith(f"--{_DYNAMICS}."):
             if _DYNAMICS not in known:
                 raise UserError(f"{flag}: this environment has no dynamics to set")
@@ -139,7 +139,7 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _of_other_step(flag: str) -> str:
-    """A hint that a setting belongs to outer steps other than the chosen one, or nothing."""
+    """A hint that names the outer steps with this setting; empty if there are none."""
     group, _, setting = flag.partition(".")
     settings = {name: [f.name for f in fields(config)] for name, config in OUTER_CONFIGS.items()}
     steps = [name for name, names in settings.items() if setting in names]

@@ -89,7 +89,7 @@ class TRPOConfig:
     """Step fractions to try before the step is rejected."""
     line_search_shrink: float = 0.8
     """Ratio of each step fraction to the previous one."""
-    # Deviation: TRPO uses every state, because a twentieth of them learned as well
+    # Deviation: the default does not use every state, because every 20th learned as well
     # (docs/results.md).
     fisher_state_stride: int | None = None
     """Use every n-th state in the Fisher-vector product; 1 uses all. null: 20, or less to keep 100
@@ -119,7 +119,7 @@ class PPOConfig:
     num_epochs: int = 5
     """Gradient steps on the same episodes."""
     clip_range: float = 0.3
-    """Clip likelihood ratios to within this of 1."""
+    """Clip likelihood ratios to [1 - clip_range, 1 + clip_range]."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "step_size": Positive(),
@@ -173,7 +173,7 @@ class ReptileConfig:
     name: ClassVar[str] = "reptile"
 
     step_size: float = 1.0
-    """Share epsilon of the way from theta to the mean of the adapted parameters."""
+    """Step size epsilon: fraction of the way from theta to the mean of the adapted parameters."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {"step_size": Positive()}
 
@@ -181,7 +181,7 @@ class ReptileConfig:
         check_ranges(self, "outer.")
 
     def notice(self, num_inner_steps: int) -> str | None:
-        """A notice about this number of inner steps, or ``None``."""
+        """A notice if there are too few inner steps, or ``None``."""
         if num_inner_steps > 1:
             return None
         return (

@@ -1,6 +1,6 @@
-"""From settings in Python, files and flags to a configuration.
+"""Build a configuration from Python arguments, files and flags.
 
-Values win in this order: flag, ``--config`` file, preset of the environment, default in code.
+Precedence: flag, ``--config`` file, preset of the environment, default in code.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
             2})``.
 
     Raises:
-        UserError: if a setting is unknown (names the closest), or has a value of the wrong type or
-            out of its range.
+        UserError: if a setting is unknown (the message names the closest match), or its value has
+            the wrong type or is out of range.
     """
     from_file = expanded(read_config_file(str(file))) if file is not None else {}
     settings = expanded(settings)
@@ -57,7 +57,7 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
     if family_of(env_name) is None:
         from_file, settings = with_kwargs(from_file), with_kwargs(settings)
     values = merged(preset(env_name), merged(from_file, settings))
-    return resolve(values, [], source="the settings given")
+    return resolve(values, [], source="the arguments")
 
 
 def parse_training_arguments(argv: Sequence[str]) -> Config:
@@ -72,7 +72,7 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
     env_name = flag_env or name_of(from_file, "env", EnvConfig.name)
     values = merged(preset(env_name), from_file)
     if resolve_env_id(name_of(values, "env", env_name)) != resolve_env_id(env_name):
-        values["env"] = {"name": env_name}  # the file is about another environment
+        values["env"] = {"name": env_name}  # drop settings of another environment
     return resolve(values, flags, source=file or "the preset")
 
 
@@ -86,12 +86,12 @@ def with_env_flags(config: Config, flags: Sequence[str]) -> Config:
 
 
 def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Config:
-    """A configuration from nested ``values`` and, over them, the flags in ``argv``.
+    """Build a configuration from nested ``values``, which the flags in ``argv`` override.
 
     Args:
-        values: of a preset, a file or a run.
+        values: settings of a preset, a file or a run.
         argv: normalized flags of settings.
-        source: of ``values``, for messages.
+        source: where ``values`` come from, for messages.
 
     Raises:
         UserError: as :func:`load_config`.
@@ -101,6 +101,7 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     parser = training_parser(env_name, outer_name)
     known = known_settings(parser)
     _check_values(values, known, optional_settings(parser), source)
+    # Split off arguments and tasks of other environments, which the parser must not see
     arguments: dict[str, Any] = {}
     if family_of(env_name) is None:
         arguments, argv = take_arguments(values["env"], argv)
@@ -114,7 +115,7 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
 
 
 def _with_names(values: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], str, str]:
-    """``values`` for the environment and outer step that flags name, and the two names."""
+    """``values`` without settings of another outer step, and the names of environment and step."""
     flag_env, _ = take_option(argv, "--env.name")
     flag_outer, _ = take_option(argv, "--outer.name")
     env_name = flag_env or name_of(values, "env", EnvConfig.name)
@@ -144,7 +145,7 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
 def _check_values(
     values: Mapping[str, Any], known: Sequence[str], optional: Collection[str], source: str
 ) -> None:
-    """Refuse unknown settings, and null or huge integers, of which the parser says too little."""
+    """Refuse unknown settings, null and huge integers: the parser's messages are unclear there."""
     for name, value in _leaves(values, known):
         if name not in known:
             hint = did_you_mean(name, known) or " See --help for all settings."
@@ -158,7 +159,7 @@ def _check_values(
 def _leaves(
     values: Mapping[str, Any], known: Sequence[str], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; a mapping that is the value of a setting is not taken apart."""
+    """Dotted names and values. Known settings are leaves, also if their value is a mapping."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name not in known:
@@ -170,7 +171,7 @@ def _leaves(
 def _parsed(
     parser: ArgumentParser, values: Mapping[str, Any], argv: Sequence[str]
 ) -> dict[str, Any]:
-    """Flags over values over defaults, with their types checked."""
+    """Parse flags over ``values`` over defaults, and check types."""
     base = parser.parse_object(dict(values), defaults=True)
     parser.set_defaults({key: base[key] for key in known_settings(parser)})  # --help shows them
     parsed = parser.parse_args(list(argv)).as_dict()
@@ -208,7 +209,8 @@ def _built(values: dict[str, Any], arguments: Mapping[str, Any]) -> Config:
 
 
 def _built_env(settings: dict[str, Any], arguments: Mapping[str, Any]) -> EnvConfig:
-    name, observe_task = settings.pop("name"), settings.pop("observe_task")
+    name = settings.pop("name")
+    observe_task = settings.pop("observe_task")
     family = family_of(name)
     if family is None:
         env = EnvConfig(
@@ -219,7 +221,8 @@ def _built_env(settings: dict[str, Any], arguments: Mapping[str, Any]) -> EnvCon
         )
     else:
         env = EnvConfig(name=name, observe_task=observe_task, kwargs=plain_values(settings))
-        family(**env.kwargs)  # its own checks
+        family(**env.kwargs)  # runs the family's own checks
+    # Refuse values that config.yaml cannot hold
     kept = {"kwargs": dict(env.kwargs), "kwarg_ranges": env.kwarg_ranges}
     check_plain({**kept, "task_list": [*env.task_list]}, "env")
     return env

@@ -9,8 +9,10 @@ from typing import ClassVar, Literal
 
 from maml_rl.settings.ranges import Each, Integer, Positive, Range, check_ranges
 
-# Between hidden layers. A policy is built before it is compared with a checkpoint, so a damaged
-# configuration must not make a huge one.
+Nonlinearity = Literal["tanh", "relu", "elu", "silu"]
+
+# Limit on the weights between hidden layers. A policy is built before its checkpoint is checked, so
+# a damaged configuration must not exhaust memory.
 _MOST_WEIGHTS = 1 << 26
 
 
@@ -25,9 +27,9 @@ class PolicyConfig:
     init_std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of the network's output."""
     action_scale: float = 0.1
-    """Action per unit of the network's output, as a share of half the action range (Box)."""
+    """A network output of 1 moves the action by this fraction of half its range (Box)."""
     context_size: int = 0
-    """Length of the context input of the first layer (CAVIA): inner.adapts context adapts it."""
+    """Size of the context (CAVIA), an extra network input; needs inner.adapts context."""
     normalize_observations: bool = False
     """Normalise observations by running mean and standard deviation, fixed within an iteration."""
 
@@ -46,6 +48,3 @@ class PolicyConfig:
                 f"policy.hidden_sizes {list(self.hidden_sizes)} with policy.context_size "
                 f"{self.context_size} make more than {_MOST_WEIGHTS} weights"
             )
-
-
-Nonlinearity = Literal["tanh", "relu", "elu", "silu"]

@@ -1,4 +1,4 @@
-"""Ranges of settings, and the check that every dataclass of settings runs when it is made."""
+"""Ranges of settings, and the check that every settings dataclass runs at construction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maml_rl.errors import UserError
 LARGEST = 1e6
 """Upper end of step sizes, scales and weights: larger values are mistakes."""
 MOST_DIGITS = 20
-"""Integers with more digits are refused: no setting is as large, and a float may not hold them."""
+"""Integers with more digits are refused: no setting is that large."""
 
 
 class Range(Protocol):
@@ -119,7 +119,7 @@ def check_integers(least: int, **arguments: Any) -> None:
     """Check integer arguments of a function, by their names.
 
     Raises:
-        UserError: if one is not an integer of at least ``least``.
+        UserError: if one of them is not an integer of at least ``least``.
     """
     expected = Integer(least, None)
     for name, value in arguments.items():
@@ -131,11 +131,11 @@ def check_ranges(config: Any, group: str) -> None:
     """Check settings: numbers by the class's ``RANGES``, the other fields by their types.
 
     Args:
-        config: a dataclass; ``RANGES`` maps the names of its numbers to their ranges.
+        config: a dataclass; its ``RANGES`` are the ranges of numeric fields by name.
         group: prefix of a setting's name in messages, such as ``inner.``.
 
     Raises:
-        ValueError: if a value is out of its range; names the setting, the range and the value.
+        ValueError: if a value is out of range; the message names setting, range and value.
     """
     cls: Any = type(config)
     for name, expected in {**_by_type(cls), **getattr(cls, "RANGES", {})}.items():
@@ -146,7 +146,7 @@ def check_ranges(config: Any, group: str) -> None:
 
 @functools.cache
 def _by_type(cls: Any) -> dict[str, Range]:
-    """What the fields accept that are switches, choices or strings."""
+    """Ranges of a dataclass's Boolean, Literal and string fields, from their types."""
     hints = get_type_hints(cls)
     ranges: dict[str, Range] = {}
     for field in dataclasses.fields(cls):

@@ -1,4 +1,4 @@
-"""Where settings come from besides flags: presets and files, and how two sources are merged."""
+"""Read settings from presets and files, and merge two sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRESETS = Path(str(importlib.resources.files("maml_configs")))
 
 
 def preset(env_name: str) -> dict[str, Any]:
-    """The settings of an environment's preset: its file in configs/, or else its own horizon."""
+    """The preset of an environment: its file in configs/, or else only its registered horizon."""
     family: Any = family_of(env_name)
     if family is None:
         horizon = registered_horizon(env_name)
@@ -28,7 +28,7 @@ def preset(env_name: str) -> dict[str, Any]:
 
 
 def preset_names() -> list[str]:
-    """Every file in configs/, by the name that ``--config`` takes."""
+    """Names of the files in configs/, as ``--config`` takes them."""
     files = _PRESETS.rglob("*.yaml")
     return sorted(str(path.relative_to(_PRESETS).with_suffix("")) for path in files)
 
@@ -52,7 +52,7 @@ def read_config_file(name: str) -> dict[str, Any]:
 
 
 def expanded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` with ``env: Name`` and ``outer: name`` written as mappings with a name."""
+    """``settings`` with the short forms ``env: NAME`` and ``outer: NAME`` expanded to mappings."""
     return {
         key: {"name": value} if key in ("env", "outer") and isinstance(value, str) else value
         for key, value in settings.items()
@@ -72,10 +72,12 @@ def name_of(settings: Mapping[str, Any], group: str, default: str) -> str:
 
 
 def with_kwargs(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an environment without family: its arguments beside the name go to ``kwargs``.
+    """Move arguments that are next to ``env.name`` into ``env.kwargs``.
+
+    This is for environments that are not built in.
 
     Raises:
-        UserError: if an argument is in both places.
+        UserError: if an argument is in both.
     """
     env = dict(settings.get("env", {}))
     beside = {key: env.pop(key) for key in list(env) if key not in ENV_SETTINGS}
@@ -84,7 +86,7 @@ def with_kwargs(settings: Mapping[str, Any]) -> dict[str, Any]:
     within = checked_mapping(env.get("kwargs", {}), "env.kwargs")
     twice = sorted(beside.keys() & within.keys())
     if twice:
-        raise UserError(f"env.{twice[0]} is also in env.kwargs: give it once")
+        raise UserError(f"env.{twice[0]} is also in env.kwargs: set it once")
     return {**settings, "env": {**env, "kwargs": {**within, **beside}}}
 
 
@@ -100,10 +102,10 @@ def checked_mapping(value: Any, name: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings; values of ``over`` win over those of ``base``.
+    """Merge nested mappings; values of ``over`` override those of ``base``.
 
-    Three things are replaced whole: the settings of the outer step by those of another outer step,
-    an argument in ``kwargs``, and the range of one in ``kwarg_ranges``.
+    Not merged but replaced are ``outer`` if the outer step changes, and the items of ``kwargs`` and
+    ``kwarg_ranges``, which may be mappings too.
     """
     result = dict(base)
     for key, value in over.items():

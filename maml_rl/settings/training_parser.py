@@ -27,9 +27,20 @@ GROUPS: dict[str, type] = {
 }
 """Groups of settings that do not depend on the environment or the outer step."""
 NOT_SETTINGS = {"help", "config", "resume", "print_config"}
-"""Flags that a file cannot hold."""
+"""Flags that are not settings, so a file cannot contain them."""
 _NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
 """Settings of environments that are not built in."""
+
+# What jsonargparse writes about a setting that takes values of several types.
+_SEVERAL_TYPES = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: (.*)"
+_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "NoneType": "null"}
+_REPLACED = {
+    "a <class 'int'>": "an integer",
+    "a <class 'float'>": "a number",
+    "<class 'tuple'>": "list such as [64,64]",
+    "<class 'collections.abc.Mapping'>": "mapping such as {body_mass: [0.5, 2.0]}",
+    "a typing.Literal": "one of ",
+}
 
 
 def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
@@ -66,7 +77,7 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
 
 
 def known_settings(parser: ArgumentParser) -> list[str]:
-    """Dotted names of every setting that a file may hold."""
+    """Dotted names of every setting that a file may contain."""
     return [action.dest for action in parser._actions if action.dest not in NOT_SETTINGS]
 
 
@@ -76,7 +87,7 @@ def optional_settings(parser: ArgumentParser) -> set[str]:
 
 
 def plain_message(message: str) -> str:
-    """A message of the parser without names of Python types."""
+    """Reword a message of the parser without names of Python types."""
     text = " ".join(message.split()).removeprefix("Parser key ")
     several = re.fullmatch(_SEVERAL_TYPES, text)
     if several is not None:
@@ -88,29 +99,18 @@ def plain_message(message: str) -> str:
     return re.sub(r"<class '(\w+)'>", r"\1", text)
 
 
-# What jsonargparse writes about a setting that takes values of several types.
-_SEVERAL_TYPES = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: (.*)"
-_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "NoneType": "null"}
-_REPLACED = {
-    "a <class 'int'>": "an integer",
-    "a <class 'float'>": "a number",
-    "<class 'tuple'>": "list such as [64,64]",
-    "<class 'collections.abc.Mapping'>": "mapping such as {body_mass: [0.5, 2.0]}",
-    "a typing.Literal": "one of ",
-}
-
-
 def _add_run(group: Any) -> None:
     """Settings of no group, and flags that are not settings.
 
-    The latter are taken off the command line before the parser reads it; here they are for help.
+    ``--config``, ``--resume`` and ``--print_config`` are read before the parser runs; they are here
+    only for the help.
     """
     group.add_argument("-h", "--help", action="help", help="Show every setting and exit.")
     group.add_argument(
         "--config", metavar="FILE", help="YAML file of settings, or a preset in configs/."
     )
     group.add_argument(
-        "--resume", metavar="RUN", help="Resume a run; takes only --num_iterations besides."
+        "--resume", metavar="RUN", help="Resume a run; only --num_iterations may be added."
     )
     group.add_argument(
         "--print_config", action="store_true", help="Print the resolved settings and exit."
@@ -154,6 +154,6 @@ def _help(cls: type, name: str) -> str:
     return ""
 
 
-@functools.cache  # it parses the source, and every configuration asks for all of them
+@functools.cache  # it parses source code, and every parser needs the text of every field
 def _field_docstrings(cls: type) -> dict[str, str]:
     return {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(cls).params}

@@ -13,7 +13,7 @@ from maml_rl.errors import MamlRLWarning, UserError
 
 UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors of a file system that does not implement an operation."""
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+_BINARY = getattr(os, "O_BINARY", 0)  # or Windows would translate line endings
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 def sync(path: Path) -> None:
     """Wait until the content of a file, or the names in a folder, are on the disk."""
     flags = os.O_RDONLY
-    if os.name == "nt":  # which does not sync folders, nor files opened for reading
+    if os.name == "nt":  # Windows syncs only files that are open for writing
         if path.is_dir():
             return
         flags = os.O_RDWR
@@ -88,7 +88,7 @@ def sync(path: Path) -> None:
 
 
 def _fsync(descriptor: int) -> None:
-    """Sync an open file or folder; warn once if the file system does not support it."""
+    """Sync an open file or folder; warn if the file system does not support it."""
     try:
         os.fsync(descriptor)
     except OSError as error:

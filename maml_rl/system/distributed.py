@@ -1,7 +1,7 @@
 """Run one training in several processes started by ``torchrun`` (docs/scaling.md).
 
-Every process simulates its share of the meta-batch. Sums over tasks are exchanged, so that every
-process takes the same outer step and no parameters are sent.
+Every process simulates its share of the meta-batch. The processes exchange sums over tasks and
+statistics of episodes, but no parameters, since each takes the same outer step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Ranks:
     Args:
         rank: index of this process. Process 0 writes the run's files.
         number: number of processes.
-        device: device of the tensors that are exchanged.
+        device: device on which tensors are exchanged.
     """
 
     rank: int = 0
@@ -65,7 +65,7 @@ class Ranks:
         return cuts[self.rank], cuts[self.rank + 1]
 
     def sum(self, per_task: Tensor) -> Tensor:
-        """Sum (T, ...) over the tasks of all processes in float64, in task order."""
+        """Sum (T, ...) over the tasks of all processes in float64."""
         return self._all_reduce(per_task.sum(0, dtype=torch.float64))
 
     def mean(self, per_task: Tensor) -> Tensor:
@@ -112,10 +112,10 @@ class Ranks:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started; without torchrun there is one.
+    """Join the processes that ``torchrun`` started; without torchrun, this process is the only one.
 
     Args:
-        device: the policy's. Processes communicate by NCCL if it is a GPU, otherwise by Gloo.
+        device: device of the policy. Processes communicate by NCCL on GPUs, otherwise by Gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
@@ -123,6 +123,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     rank, number = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # use torchrun's store under a new prefix; without it torch makes its own
     store = _launcher_store()
     rendezvous: dict[str, Any] = {}
     if store is not None:
@@ -162,24 +163,25 @@ def _launcher_store() -> Any:
 def _agree_on_prefix(store: Any, rank: int, number: int) -> str:
     """Return a key prefix for this attempt, the same in all its processes.
 
-    Problem: after a restart, ``torchrun``'s store still holds the addresses of the processes that
-    died, under the same keys. So every attempt uses keys of its own: its number as prefix.
+    After a restart, ``torchrun``'s store still contains the addresses of the dead processes. So
+    every attempt has a number, which is the prefix of its keys.
 
-    Protocol: process 0 increments the attempt counter and uses the result. Another process may read
-    the counter too early, while it is still that of the previous attempt. So it writes a random
-    token under the number that it has read, and process 0 copies the tokens under its own number
-    back. A process that finds its token there knows that the number is right; until then it reads
-    the counter again.
+    Process 0 increments the counter of attempts. Another process may read the counter before that
+    and get the previous number. To check, it writes a random token under the number it has read;
+    process 0 echoes the tokens written under the new number. A process whose token is echoed has
+    the right number; the others read the counter again.
 
     Raises:
         TimeoutError: if process 0 does not answer.
     """
+    # Process 0: increment the counter, echo every token
     if rank == 0:
         attempt = store.add(_ATTEMPT_KEY, 1)
         for other in range(1, number):
-            token = store.get(f"{attempt}/token/{other}").decode()  # waits for it
+            token = store.get(f"{attempt}/token/{other}").decode()  # waits until it is written
             store.set(f"{attempt}/answer/{other}", token)
         return str(attempt)
+    # The others: read the counter until the token is echoed
     token = uuid.uuid4().hex
     deadline = time.monotonic() + _MAX_WAIT_S
     while time.monotonic() < deadline:

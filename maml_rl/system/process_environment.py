@@ -1,6 +1,6 @@
 """Environment variables that other libraries read when they are loaded.
 
-The package applies these when it is imported, before torch and Matplotlib. This module imports
+The package adjusts them when it is imported, before torch and Matplotlib are. This module imports
 only the standard library.
 """
 
@@ -14,8 +14,8 @@ def let_idle_threads_sleep() -> None:
     """Limit how long idle OpenMP threads spin, unless the user has set it.
 
     By default they spin for milliseconds, which takes CPU time from the simulator's threads and
-    slows training several times when other processes use the machine. OpenMP reads these variables
-    when torch is loaded.
+    makes training several times slower when other processes use the machine. OpenMP reads these
+    variables when torch is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -1,8 +1,8 @@
 """Random streams, one for each purpose.
 
-No generator is kept between draws: what iteration 7 draws is a function of the seed and of 7. So
-results do not depend on how tasks are distributed over threads or processes, or on whether a run
-was interrupted.
+Generators are not kept from one iteration to the next: random numbers depend only on the seed, the
+iteration and their purpose. So results do not depend on how tasks are distributed over threads or
+processes, or on whether a run was interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 _NUM_RESET_SEEDS = 2**31
 """Seeds have 31 bits, which NumPy's RandomState and simulators in C accept."""
 _COLLECTIONS_PER_ITERATION = 32
-"""Collections of an iteration whose reset seeds are distinct from those of the next iteration."""
+"""Ranges of reset seeds per iteration; further collections reuse those of the next iteration."""
 
 
 class Phase(IntEnum):
@@ -57,11 +57,11 @@ class RandomStreams:
     def reset_seed(self, adaptation_step: int, num_seeds: int) -> int:
         """Return the first reset seed of a collection.
 
-        The collections of a phase use consecutive ranges of seeds from a random start, so no two
-        share a seed until all 2³¹ are used.
+        The collections of a phase use consecutive ranges of seeds from a random start. No two share
+        a seed until all 2³¹ are used, if an iteration has at most 32 collections.
 
         Args:
-            adaptation_step: the collection's.
+            adaptation_step: adaptation step of the collection.
             num_seeds: N, the number of episodes of every collection of the phase.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Read YAML from unknown sources: plain values only, limited in number, length and depth."""
+"""Read untrusted YAML: plain values only, limited in number, length and depth."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
 
-
 _NUMBERS = {
     "int": r"^[-+]?(?:0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$",
     "float": r"^[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
     r"|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$",
 }
+"""How numbers are written. Unlike YAML 1.1, 1e-3 is a number and 12:30 is not."""
 
 
 class _Loader(yaml.SafeLoader):
     """Loader that reads scalars as YAML 1.2: 1e-3 is a number; on, off, yes, no, 12:30 are text."""
 
 
+# Replace PyYAML's rules for booleans and numbers, which are YAML 1.1
 _Loader.yaml_implicit_resolvers = {
     first: [
         (tag, pattern)
@@ -64,8 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping. Tags that create Python objects are refused.
 
     Raises:
-        UserError: if it cannot be read or parsed, is larger than any settings file, or does not
-            contain a mapping.
+        UserError: if it cannot be read or parsed, is too large, or does not contain a mapping.
     """
     try:
         values = _load_yaml(read_text(path))
@@ -107,7 +107,7 @@ def to_yaml(values: Any) -> str:
 def plain_values(value: Any) -> Any:
     """Convert NumPy numbers and arrays, tuples and ranges to plain numbers and lists.
 
-    Other values, also those that a file cannot hold, are returned unchanged; see
+    Other values are returned unchanged, including those that a file cannot hold; see
     :func:`check_plain`.
     """
     if isinstance(value, Mapping):
@@ -142,7 +142,7 @@ def check_plain(value: Any, what: str) -> None:
         raise UserError(
             f"{what} cannot be written to a file: {' '.join(str(error).split())}"
         ) from error
-    if repr(read) != repr(value):  # NaN equals itself here, and 1 is not True
+    if repr(read) != repr(value):  # unlike ==, repr equates NaNs and tells 1 from True
         raise UserError(
             f"{what} cannot be written to a file: {value!r:.100} would be read back as "
             f"{read!r:.100}"
@@ -193,7 +193,7 @@ def _load_yaml(text: str) -> Any:
         return loader.construct_document(node)
     except (AttributeError, KeyError, IndexError, OverflowError) as error:
         # PyYAML on a scalar that does not match its tag, such as `!!int ''` or `!!bool x`
-        raise ValueError(f"a value is not what its tag says: {error!r}") from error
+        raise ValueError(f"a value does not match its tag: {error!r}") from error
     finally:
         loader.dispose()
 
@@ -203,12 +203,13 @@ def _check_size(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> 
 
     Args:
         node: the node.
-        known: sizes of nodes visited so far; ``None`` while a node is being counted.
+        known: sizes by node id, so that a node with aliases is visited once; ``None`` marks
+            the nodes around ``node``.
         depth: number of nodes around it.
 
     Raises:
         ValueError: if it has too many values, is too deep or too long, contains a value that is
-            not plain, or an alias to a node that contains the alias.
+            not plain, or has an alias that refers to a node around it.
     """
     if node.tag.removeprefix(_TAG) not in _PLAIN:
         raise ValueError(
@@ -220,7 +221,7 @@ def _check_size(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> 
             raise ValueError(f"a value is longer than {_MAX_SCALAR_LENGTH} characters")
         return _Size(1, 0)
     if id(node) not in known:
-        known[id(node)] = None
+        known[id(node)] = None  # an alias that meets it is inside the node
         known[id(node)] = _size_of_parts(node, known, depth)
     size = known[id(node)]
     if size is None:
@@ -231,6 +232,7 @@ def _check_size(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> 
 
 
 def _size_of_parts(node: yaml.Node, known: dict[int, _Size | None], depth: int) -> _Size:
+    """Return the size of a list or mapping; arguments as for :func:`_check_size`."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
     parts = node.value
@@ -239,10 +241,12 @@ def _size_of_parts(node: yaml.Node, known: dict[int, _Size | None], depth: int) 
             if key.tag.removeprefix(_TAG) not in ("str", "merge"):
                 raise ValueError(f"a mapping has a key that is not text: {key.value!r:.100}")
         parts = [value for _, value in node.value]
-    num_nodes, height = 1, 0
+    num_nodes = 1
+    height = 0
     for part in parts:
         size = _check_size(part, known, depth + 1)
-        num_nodes, height = num_nodes + size.num_nodes, max(height, size.height + 1)
+        num_nodes += size.num_nodes
+        height = max(height, size.height + 1)
         if num_nodes > _MAX_NODES:
             raise ValueError(f"it holds more than {_MAX_NODES} values")
     return _Size(num_nodes, height)

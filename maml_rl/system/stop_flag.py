@@ -30,7 +30,7 @@ class StopFlag:
     signal raises at once. Outside, every signal raises at once.
 
     Args:
-        notice: a line for stderr when Ctrl-C has set the flag; empty for none.
+        notice: a line printed to stderr when Ctrl-C sets the flag; empty for none.
     """
 
     def __init__(self, notice: str = "") -> None:
@@ -50,10 +50,11 @@ class StopFlag:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the first signal wait for the next :meth:`check`, at the latest the end of the block.
+        """Delay the first signal to the next :meth:`check` or the end of the block.
 
         Raises:
-            StopSignal: if a signal has been received, at the end of a block that raised nothing.
+            StopSignal: at the end of the block, if a signal has been received and the block has
+                not raised.
         """
         with self._mode(is_deferring=True):
             yield
@@ -73,8 +74,8 @@ class StopFlag:
     def check(self) -> None:
         """Raise if a signal has been received.
 
-        Python ignores what a signal handler raises in a ``__del__`` method or a callback of a weak
-        reference, so this is needed where signals raise at once, too.
+        Needed also where signals raise at once: Python drops the exception of a signal handler that
+        runs in a ``__del__`` method or a weak reference's callback.
 
         Raises:
             StopSignal: with the number of the first signal.
@@ -84,20 +85,22 @@ class StopFlag:
 
     @contextlib.contextmanager
     def _mode(self, is_deferring: bool) -> Iterator[None]:
-        before, self._is_deferring = self._is_deferring, is_deferring
+        before = self._is_deferring
+        self._is_deferring = is_deferring
         try:
             yield
         finally:
             self._is_deferring = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Set the flag, and raise unless this is the first signal and it is deferred."""
         is_first = self.number is None
         if is_first:
             self.number = number
         if not (is_first and self._is_deferring):
             raise StopSignal(number)
         if self._notice and number == signal.SIGINT:
-            # A handler may interrupt another write to stderr, which Python refuses.
+            # Python raises RuntimeError if the signal has interrupted another write to stderr
             with contextlib.suppress(RuntimeError, OSError, ValueError, AttributeError):
                 sys.stderr.write(f"\n{self._notice}\n")
                 sys.stderr.flush()
@@ -105,10 +108,11 @@ class StopFlag:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[list[int]]:
-    """Keep the stop signals, also those that the user handles, from interrupting the block.
+    """Hold the stop signals, including those that the user handles, during the block.
 
     Yields:
-        Those received so far; ``signal.raise_signal`` delivers them.
+        Numbers of the signals received so far. After the block, the caller delivers them by
+        ``signal.raise_signal``.
     """
     received: list[int] = []
     with _handlers_replaced(lambda number, frame: received.append(number), _is_not_ignored):

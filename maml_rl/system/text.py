@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 task`` or ``3 tasks``."""
+    """Return a count with its noun: ``1 task``, ``3 tasks``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

@@ -14,7 +14,7 @@ import torch
 from maml_rl.system.torch_runtime import torch_threads
 
 TASKS_PER_BLOCK = 4
-"""Tasks that the learner handles at once on a CPU, so that their tensors stay in its cache."""
+"""Tasks that the learner handles at once on a CPU, so that their tensors fit in its cache."""
 _TASKS_PER_BLOCK_ON_GPU = 64
 
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 def tasks_per_block(device: torch.device) -> int:
     """Return how many tasks the learner handles at once.
 
-    It bounds memory; results depend on it by rounding at most.
+    More tasks take more memory. Results differ by rounding at most.
     """
     return TASKS_PER_BLOCK if device.type == "cpu" else _TASKS_PER_BLOCK_ON_GPU
 
@@ -36,7 +36,7 @@ def block_ends(num_tasks: int, block_size: int) -> list[tuple[int, int]]:
 
 
 def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]]) -> list[Result]:
-    """Call ``function(*block)`` for every block, on as many threads as torch has.
+    """Call ``function(*block)`` for every block, on as many threads as torch is set to.
 
     One thread computes a block from beginning to end. This keeps every CPU busy with operations
     that are too small to be split, and makes results independent of the number of threads.
@@ -45,7 +45,8 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
         The results, in the order of the blocks.
 
     Raises:
-        What a block raises, after all running blocks have finished. No further block is started.
+        The exception of the first block, in order, that failed. Running blocks finish before, and
+            no further block is started.
     """
     blocks = list(blocks)
     num_threads = torch.get_num_threads()
@@ -55,7 +56,7 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
     is_grad_enabled = torch.is_grad_enabled()
 
     def work(block: tuple[Any, ...]) -> Result:
-        with torch.set_grad_enabled(is_grad_enabled):  # the mode belongs to a thread
+        with torch.set_grad_enabled(is_grad_enabled):  # the mode is per thread
             return function(*block)
 
     pool = _pool(num_threads)
@@ -63,7 +64,7 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
     finally:
-        # also after an interrupt: start no further block, finish the running ones
+        # after an exception or interrupt: start no further block, finish the running ones
         for future in futures:
             future.cancel()
         wait(futures)
@@ -71,10 +72,10 @@ def map_blocks(function: Callable[..., Result], blocks: Iterable[tuple[Any, ...]
 
 
 def _results(futures: list[Future[Result]]) -> list[Result]:
-    """Empty ``futures`` and return their results.
+    """Return the results of ``futures``, which is emptied.
 
-    No variable may refer to a future that raises: future, exception, traceback and this frame would
-    form a cycle, which keeps tensors alive.
+    A future is removed before its exception is raised. Otherwise future, exception, traceback and
+    this frame would form a reference cycle, which keeps tensors alive.
     """
     results = []
     while futures:
@@ -86,9 +87,9 @@ def _results(futures: list[Future[Result]]) -> list[Result]:
 def _pool(num_threads: int) -> ThreadPoolExecutor:
     """Return the pool of ``num_threads`` threads, each of which runs torch on one thread.
 
-    The threads are kept, since starting them takes longer than many a block. All of them start
-    here: a new thread's setting becomes that of every later thread in the process, so the caller's
-    has to be restored after the last one.
+    The threads are reused, since starting them may take longer than a block. All start here: each
+    also changes torch's default for later threads of the process, which is restored once, after
+    the last.
     """
     pool = ThreadPoolExecutor(num_threads, "blocks of tasks", initializer=_run_torch_on_one_thread)
     all_started = threading.Barrier(num_threads)
@@ -101,10 +102,10 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 
 
 def _run_torch_on_one_thread() -> None:
-    torch.get_num_threads()  # initialises the thread, which would overwrite the setting later
+    torch.get_num_threads()  # lazy initialisation of the thread, which would undo the next line
     torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
-    # threads do not exist in a forked process
+    # a forked process does not have its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)

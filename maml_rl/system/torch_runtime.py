@@ -12,7 +12,10 @@ import torch
 
 from maml_rl.errors import UserError
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
+# option numbers of mallopt, from malloc.h
+_TRIM_THRESHOLD = -1
+_TOP_PAD = -2
+_MMAP_THRESHOLD = -3
 _MALLOC_OPTIONS = {
     _TRIM_THRESHOLD: 2**31 - 1,
     _TOP_PAD: 64 * 2**20,
@@ -58,7 +61,7 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def standard_torch() -> Iterator[None]:
-    """Use float32, the CPU as default device and gradients, whatever the caller has set.
+    """Use float32, the CPU and gradients in the context, whatever the caller has set.
 
     The caller's default dtype, default device, gradient mode, inference mode and autocast are
     restored afterwards. The default dtype belongs to the process, the others to the calling thread.
@@ -83,10 +86,10 @@ def standard_torch() -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the rest of the process.
 
-    The learner allocates and frees tensors of some megabytes in every operation. By default glibc
+    Every operation of the learner allocates and frees tensors of a few megabytes. By default glibc
     returns them to the system, and getting new pages takes longer than the arithmetic on them. Peak
-    memory does not change. Other C libraries and what the user has set in the environment are left
-    alone.
+    memory does not change. Nothing is done with another C library, or if the user configures
+    malloc in the environment.
     """
     is_user_set = any(name in os.environ for name in _MALLOC_VARIABLES)
     if platform.libc_ver()[0] == "glibc" and not is_user_set:

@@ -1,4 +1,4 @@
-"""Read files from unknown sources safely.
+"""Read untrusted files safely.
 
 Only regular files are read, with a limit on their size. Nothing is unpickled, and sizes are checked
 before memory is allocated.
@@ -21,7 +21,7 @@ import numpy as np
 from maml_rl.errors import UserError
 
 LONGEST_TEXT = 1 << 20
-"""Limit in bytes for files of settings or values, which have about a thousandth of it."""
+"""Limit in bytes for files of settings or values; usual ones are about a thousand times smaller."""
 LONGEST_TABLE = 1 << 28
 """Limit in bytes for files of results."""
 LARGEST_NPZ = 1 << 30
@@ -33,14 +33,22 @@ _NPY_HEADERS = {
 }
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _NPZ_ERRORS = (
-    *(OSError, ValueError, TypeError, SyntaxError, EOFError, RuntimeError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
+    OSError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
 )
 """What zipfile and NumPy raise for damaged files."""
 
 
 def check_regular(path: Path) -> int:
-    """Check that ``path`` is a regular file. Reading a pipe would block, a device never end.
+    """Check that ``path`` is a regular file. Reading a pipe or a device may never end.
 
     Returns:
         Its size in bytes.
@@ -110,7 +118,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    if member.compress_type not in _COMPRESSIONS:  # others may take gigabytes for one byte
+    if member.compress_type not in _COMPRESSIONS:  # others can expand a byte to gigabytes
         raise ValueError(f"{member.filename} is compressed by method {member.compress_type}")
     with archive.open(member) as stream:
         shape, is_fortran, dtype = _read_npy_header(stream)
@@ -119,8 +127,10 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         content = stream.read(member.file_size)
     if math.prod(shape) * dtype.itemsize != len(content):
         raise ValueError(
-            f"{member.filename} announces {shape} {dtype}, but holds {len(content)} bytes"
+            f"the header of {member.filename} declares {shape} {dtype}, but the data are "
+            f"{len(content)} bytes"
         )
+    # bytearray, so that the array is writable
     return np.frombuffer(bytearray(content), dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
@@ -134,10 +144,10 @@ def _read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype
 
 
 def check_text(word: str) -> None:
-    """Refuse text that Python cannot print, write or draw: undecodable bytes.
+    """Refuse a text with undecodable bytes, which Python cannot print or write.
 
     Raises:
-        UserError: if the text is not UTF-8, or not representable in the locale.
+        UserError: if the bytes of the text are not UTF-8, or not in the encoding of the locale.
     """
     try:
         word.encode()
@@ -150,11 +160,11 @@ def user_path(path: str | Path) -> Path:
     """Return a path from a setting, flag or argument, with ``~`` expanded.
 
     Raises:
-        UserError: if there is no such home folder, or the path is not UTF-8, which safetensors
-            cannot read.
+        UserError: if the home folder is not found, or the path is not UTF-8, which safetensors
+            cannot open.
     """
     check_text(str(path))
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"path {path} has no home folder: {error}") from error
+        raise UserError(f"path {path}: home folder not found ({error})") from error

@@ -183,7 +183,7 @@ def test_module_is_imported_first(module: str) -> None:
             r"'no_such_module_anywhere:Env-v0'.*'no_such_module_anywhere' cannot be",
         ),
         ("maml_envs.no_such_part:Env-v0", r"'maml_envs.no_such_part' cannot be imported"),
-        ("no_such_module:Env-v0", "looked for in the current folder"),
+        ("no_such_module:Env-v0", "searched the current folder"),
     ],
 )
 def test_unknown_environments_are_named(name: str, named: str) -> None:

@@ -84,7 +84,7 @@ def test_the_home_folder_in_every_command(home):
 def test_an_unknown_home_folder_is_refused(home, capsys):
     assert main(["evaluate", "~no_such_user/run"]) == 2
     err = capsys.readouterr().err
-    assert "~no_such_user/run has no home folder" in err
+    assert "~no_such_user/run: home folder not found" in err
     assert err.count("\n") == 1
 
 
