@@ -211,7 +211,9 @@ def _results(
     unfinished = folder / "unfinished"
 
     def evaluated() -> None:
-        found = comparison._evaluated(policy, policy.config.env, _SIZES, None, unfinished)
+        found = comparison._evaluate_or_read(
+            policy, policy.config.env, _SIZES, None, fixed={}, folder=unfinished
+        )
         entry = comparison.Entry(comparison.META_TRAINED, (run,), (found,), {})
         _ = comparison.Comparison([entry]).settings
 
@@ -232,7 +234,7 @@ def _results(
             ppo,
             lambda: (
                 comparison.Scratch.read(ppo, [task]),
-                baseline_runs._results_so_far(ppo, described),
+                baseline_runs._finished_tasks(ppo, described),
             ),
         ),
         "unfinished/*.json": replaced(cache, evaluated),
