@@ -30,7 +30,12 @@ def command(argv: list[str]) -> int:
     options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}
     configs = {name: baseline_config(args.run, name, **options) for name in policies}
     if "ppo" in args.baseline:
-        check_ppo(args.run, num_env_steps=args.ppo_env_steps, seed=args.seed)
+        check_ppo(
+            args.run,
+            num_tasks=args.num_tasks,
+            num_env_steps=args.ppo_env_steps,
+            seed=args.seed,
+        )
     # Train the missing ones.
     try:
         for name, config in configs.items():

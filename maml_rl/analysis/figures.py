@@ -346,7 +346,7 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
         # Numbers, in a colour that contrasts.
         for (row, column), value in np.ndenumerate(values):
             color = "black" if image.norm(value) > 0.55 else "white"
-            text = f"{round(value)}"
+            text = f"{round(value)}" if np.isfinite(value) else "none"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         # Axes.
         axes.set(title=title, xlabel=_with_unit(x_name, units))

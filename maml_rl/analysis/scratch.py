@@ -65,13 +65,13 @@ class Scratch:
 
 
 def _check_curves(steps: np.ndarray, returns: np.ndarray) -> None:
-    """Check that steps and returns are (n, P) and finite.
+    """Check that steps and returns are (n, P) with P > 1, and finite.
 
     Raises:
         ValueError: if they are not.
     """
-    is_matrix = steps.ndim == 2 and steps.size > 0
-    if not (is_matrix and steps.shape == returns.shape and (steps >= 0).all()):
+    has_points = steps.ndim == 2 and steps.shape[0] > 0 and steps.shape[1] > 1
+    if not (has_points and steps.shape == returns.shape and (steps >= 0).all()):
         raise ValueError(
             f"num_env_steps {steps.shape} and returns {returns.shape} are not learning curves"
         )

@@ -56,7 +56,7 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
     env_name = name_of(settings, "env", name_of(from_file, "env", EnvConfig.name))
     if family_of(env_name) is None:
         from_file, settings = with_kwargs(from_file), with_kwargs(settings)
-    values = merged(preset(env_name), merged(from_file, settings))
+    values = merged(_preset_and_file(env_name, from_file), settings)
     return resolve(values, [], source="the arguments")
 
 
@@ -70,10 +70,16 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
     from_file = expanded(read_config_file(file)) if file is not None else {}
     flag_env, _ = take_option(flags, "--env.name")
     env_name = flag_env or name_of(from_file, "env", EnvConfig.name)
+    values = _preset_and_file(env_name, from_file)
+    return resolve(values, flags, source=file or "the preset")
+
+
+def _preset_and_file(env_name: str, from_file: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a file over the preset of ``env_name``; drop settings of another environment."""
     values = merged(preset(env_name), from_file)
     if resolve_env_id(name_of(values, "env", env_name)) != resolve_env_id(env_name):
-        values["env"] = {"name": env_name}  # drop settings of another environment
-    return resolve(values, flags, source=file or "the preset")
+        values["env"] = {"name": env_name}
+    return values
 
 
 def with_env_flags(config: Config, flags: Sequence[str]) -> Config:

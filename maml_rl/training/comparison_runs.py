@@ -18,7 +18,7 @@ import torch
 
 from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
 from maml_rl.agents.load import load
-from maml_rl.analysis.evaluation import fresh_tasks, held_out, plain_task
+from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks, held_out, plain_task
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.pretrained import output_folder
@@ -154,14 +154,23 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
 
 
 def check_ppo(
-    run: Path, *, num_env_steps: int, seed: int = 0, settings: PPOSettings | None = None
+    run: Path,
+    *,
+    num_tasks: int,
+    num_env_steps: int,
+    seed: int = 0,
+    settings: PPOSettings | None = None,
 ) -> None:
     """Check, before any training, that :func:`train_ppo` can use the run and the results file.
 
     Raises:
-        UserError: if results with other settings exist, or the run has no policy.
+        UserError: as :func:`train_ppo`.
     """
     load(run)
+    if num_tasks > NUM_TASKS:
+        raise UserError(
+            f"num_tasks must be at most {NUM_TASKS}, the tasks of an evaluation, got {num_tasks}"
+        )
     description = _ppo_description(run_config(run), num_env_steps, seed, settings or PPOSettings())
     _finished_tasks(folder_of(run, "ppo") / "results.json", description)
 
@@ -209,13 +218,10 @@ def train_ppo(
     """
     # Tasks.
     settings = settings or PPOSettings()
+    check_ppo(run, num_tasks=num_tasks, num_env_steps=num_env_steps, seed=seed, settings=settings)
     policy = load(run)
     tasks = fresh_tasks(policy, seed)
     plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]
-    if num_tasks > len(tasks):
-        raise UserError(
-            f"num_tasks must be at most {len(tasks)}, the tasks of an evaluation, got {num_tasks}"
-        )
     # Learning curves, with those that exist.
     folder = folder_of(run, "ppo")
     with unwritable_refused(folder):

@@ -564,6 +564,15 @@ def test_a_grid_has_each_pair_in_its_place():
         assert values[row, column] == pytest.approx(entry.center[1])
 
 
+def test_a_grid_draws_cells_without_any_task():
+    comparison = made_up()
+    for entry in comparison.sweep("mass", "slope")[:1]:
+        for evaluation in entry.evaluations:
+            evaluation.returns[:] = np.nan
+    figure = grid_figure(comparison, ("mass", "slope"))
+    assert "none" in [text.get_text() for text in figure.axes[0].texts]
+
+
 @pytest.mark.slow
 def test_figures_are_not_blank(tmp_path):
     write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
@@ -675,9 +684,14 @@ def test_the_figure_of_learning_from_scratch_is_of_the_same_tasks():
     np.testing.assert_allclose(from_scratch.get_ydata(), [2.0, 4.0])
 
 
-def test_a_damaged_learning_curve_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    ['{"tasks": [{"task"', '{"tasks": [{"task": {}, "num_env_steps": [0], "returns": [1.0]}]}'],
+    ids=["cut", "one point"],
+)
+def test_a_damaged_learning_curve_is_named(tmp_path, content):
     path = tmp_path / "results.json"
-    path.write_text('{"tasks": [{"task"')
+    path.write_text(content)
     with pytest.raises(UserError, match=r"results.json cannot be read"):
         Scratch.read(path, [{}])
 

@@ -244,3 +244,12 @@ def test_a_setting_of_another_outer_step_is_named_as_such() -> None:
         UserError, match=rf"It is a setting of --outer {' and '.join(WITH_STEP_SIZE)}\."
     ):
         parse_training_arguments(["--outer", "trpo", "--outer.step_size", "0.1"])
+
+
+@pytest.mark.parametrize("name", ["HalfCheetahDir", "Pendulum-v1"])
+def test_another_environment_leaves_the_files_behind(name: str) -> None:
+    """From Python as from flags; other settings of the file stay."""
+    config = load_config("maml/HalfCheetahVel", env=name)
+    assert config == parse_training_arguments(["--config", "maml/HalfCheetahVel", "--env", name])
+    assert config.env == load_config(env=name).env
+    assert config.policy.hidden_sizes == load_config("maml/HalfCheetahVel").policy.hidden_sizes

@@ -484,6 +484,7 @@ def test_mistakes_are_refused_before_anything_is_written(
         ),
         ((run, "--num_iterations", 0), ["--num_iterations", "at least 1"]),
         ((run, "--num_task", 0), ["--num_tasks"]),
+        ((run, "--num_tasks", 41), ["num_tasks must be at most 40", "got 41"]),
         ((alone,), ["Pendulum-v1", "draws no tasks"]),
     ):
         code, out, err = cli(*arguments)
