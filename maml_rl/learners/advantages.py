@@ -34,9 +34,10 @@ def generalized_advantages(
 
 
 _ROUNDING = 5e-5
-"""Advantages are rounding errors if their standard deviation is at most this share of the values.
+"""Largest ratio at which a task's advantages count as rounding errors.
 
-In float32 the errors reach 3e-5 of the values' root mean square.
+It is their standard deviation, divided by the root mean square of the baseline's values. In float32
+rounding errors reach a ratio of 3e-5.
 """
 
 
@@ -63,9 +64,9 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
 def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     """Fit a baseline to each task's episodes, and return the episodes with advantages over it.
 
-    If a task's baseline explains its returns up to rounding, as for a constant reward, its
-    normalised advantages are zero. They are not finite if the baseline cannot be fitted, or its
-    values overflow.
+    If a task's baseline explains its returns up to rounding, as for a constant reward in episodes
+    of equal length, its normalised advantages are zero. If the baseline cannot be fitted or its
+    values overflow, the task's advantages are not finite.
     """
     values = fit_values(episodes, config.discount, config.ridge)
     advantages = generalized_advantages(

@@ -1,8 +1,8 @@
 """The linear feature baseline (Duan et al. 2016, appendix 2), fitted for all tasks at once.
 
-Deviation: one more feature, the return-to-go of a constant reward, because a cubic polynomial of
-time fits it only to about 1e-3. Normalised advantages would scale this residual to standard
-deviation 1, and a constant reward would cause a full inner step.
+Deviation: one more feature, the return-to-go of a constant reward. A cubic polynomial of time fits
+it only up to a residual of about 1e-3, which normalisation of the advantages would scale to
+standard deviation 1. Inner steps on a constant reward would then be large, instead of zero.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def returns_to_go(rewards: Tensor, discount: float) -> Tensor:
 def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     """Fit each task's baseline to its own returns by ridge regression; return its values.
 
-    The normal equations are solved in float64. While a task's are singular in spite of the ridge,
-    its ridge is multiplied by ten. If they are not finite, the task's values are NaN.
+    The normal equations are solved in float64. If a task's matrix is singular in spite of the
+    ridge, its ridge is multiplied by ten until it is not. A task whose equations are not finite
+    gets NaN.
 
     Args:
         episodes: of T tasks.
@@ -86,7 +87,7 @@ def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) 
     features = baseline_features(episodes.observations, episodes.mask, discount)
     x = features.double().mul_(episodes.mask[:, None]).flatten(2)  # (T, F, E·H)
     y = episodes.flat(returns).double()[..., None]
-    # Normal equations. Non-finite ones would make Cholesky raise: solve for NaN instead.
+    # Normal equations. No ridge gives a non-finite matrix a Cholesky factor: solve for NaN instead.
     gram = x @ x.mT
     moment = x @ y
     is_finite = gram.isfinite().all(-1).all(-1) & moment.isfinite().all(-1).all(-1)

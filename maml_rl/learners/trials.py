@@ -1,6 +1,6 @@
 """Trials: play a batch of tasks in stages, and update the parameters between stages.
 
-Training, evaluation and user scripts share this module. The learner supplies the update.
+Training, evaluation and ``MetaPolicy.adapt`` share this module. The learner supplies the update.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 
 Update = Callable[[Params, Episodes, int], Params]
-"""(stack, episodes with advantages, number of updates before) -> the updated stack.
+"""(stack, episodes with advantages, number of updates so far) -> the updated stack.
 
-A task that cannot be updated must get non-finite parameters.
+Non-finite parameters of a task mean that it cannot be updated.
 """
 
 
@@ -37,7 +37,7 @@ class Trial(NamedTuple):
     """
 
     episodes: list[Episodes]
-    """Those after 0, 1, ... updates, with advantages."""
+    """Episodes played after 0, 1, ... updates, with advantages."""
     stacks: list[Params]
     """The parameters after 0, 1, ... updates, each (T, ...)."""
     failed_tasks: FailedTasks
@@ -59,7 +59,7 @@ def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
     """Sample the tasks of all processes; every process samples the same list.
 
     Raises:
-        UserError: if the environment does not return tasks.
+        UserError: if the environment does not return one mapping per task.
     """
     collector.env.np_random = streams.tasks()
     num_tasks = collector.num_tasks_of_all or collector.num_tasks
@@ -98,7 +98,7 @@ def play_stages(
         streams: of random numbers.
         normalizer: of observations.
         watch: records the times ``collection``, ``advantages`` and ``adaptation``.
-        first_step: number of updates that led to ``stack``, so that no random stream is used twice.
+        first_step: number of updates that led to ``stack``; random streams continue from there.
         final_episodes: whether to play once more after the last update.
     """
     watch = watch or Stopwatch()
@@ -116,7 +116,7 @@ def play_stages(
         support, failed = usable_episodes(collected, baseline, step, failed)
         episodes.append(support)
         watch.lap("advantages")
-        # Update the tasks that have not failed; the final episodes are only played.
+        # Update, and restore failed tasks; the final episodes are only played.
         if step < last_step:
             updated = update(stacks[-1], support, step)
             updated, failed = contained_update(stacks[-1], updated, step, failed)
@@ -133,11 +133,11 @@ def usable_episodes(
     Args:
         collected: episodes of T tasks.
         baseline: how to turn rewards into advantages.
-        step: number of updates before.
-        failed: tasks that have failed before.
+        step: number of updates so far.
+        failed: tasks that have failed so far.
 
     Returns:
-        The episodes with advantages, and the tasks that have failed by now.
+        The episodes with advantages, and ``failed`` with the newly failed tasks.
     """
     failed = failed.with_failed(collected.num_steps == 0, NO_EPISODE, step)
     episodes = with_advantages(collected, baseline)
@@ -156,11 +156,11 @@ def contained_update(
     Args:
         stack: parameters before the update, each (T, ...).
         updated: parameters after it.
-        step: number of updates before.
-        failed: tasks that have failed before.
+        step: number of updates so far.
+        failed: tasks that have failed so far.
 
     Returns:
-        The parameters, and the tasks that have failed by now.
+        The parameters, and ``failed`` with the newly failed tasks.
     """
     finite = torch.stack([value.isfinite().flatten(1).all(1) for value in updated.values()]).all(0)
     failed = failed.with_failed(~finite, INNER_STEP, step)

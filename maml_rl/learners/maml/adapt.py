@@ -30,9 +30,9 @@ def adapt(
 ) -> dict[str, Tensor]:
     """theta_prime = theta − α ∇L(theta), once for each support batch (equation 1).
 
-    If theta or a step size requires gradients, theta_prime is a function of it. Its derivative
-    includes that of the inner gradients, or treats them as constants with ``first_order``. If
-    nothing requires gradients, theta_prime is a value without a graph.
+    If theta or a step size requires gradients, theta_prime can be differentiated with respect to
+    it; with ``first_order``, the inner gradients are then constants. Otherwise theta_prime is a
+    value without a graph.
 
     Args:
         theta: a stack of parameters, each (T, ...).
@@ -41,7 +41,7 @@ def adapt(
         loss: the losses (T,) of a stack on a batch.
         step_size: α, the same for every inner step or one for each. A mapping names the parameters
             that adapt; the others stay. Step sizes that are tensors can be differentiated.
-        first_order: leave the inner gradients out of the graph.
+        first_order: treat the inner gradients as constants.
 
     Returns:
         theta_prime, a stack.
@@ -72,7 +72,7 @@ def gradient_step(
         theta: a stack of parameters, each (T, ...).
         loss: the losses (T,) of a stack, and a result that is passed on.
         step_size: α.
-        first_order: leave the gradient out of the graph.
+        first_order: treat the gradient as a constant.
 
     Returns:
         theta_prime, and the second result of ``loss`` at theta.
@@ -92,7 +92,7 @@ def _step_in_graph(
 ) -> tuple[dict[str, Tensor], Auxiliary]:
     """theta_prime as a function of theta and α."""
     with torch.enable_grad():
-        # Parameters without a graph become leaves: this step needs their gradient too.
+        # Parameters that do not require gradients become leaves: this step needs theirs too.
         start = {
             name: theta[name] if theta[name].requires_grad else _leaf(theta[name]) for name in alpha
         }

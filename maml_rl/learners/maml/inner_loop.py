@@ -40,8 +40,7 @@ def collect_through_adaptation(
         streams: of random numbers.
         normalizer: of observations.
         watch: records the times ``collection``, ``advantages`` and ``adaptation``.
-        first_step: number of inner steps that led to ``theta``, so that no random stream is used
-            twice.
+        first_step: number of inner steps that led to ``theta``; random streams continue from there.
         final_episodes: whether to play once more after the last step.
     """
 

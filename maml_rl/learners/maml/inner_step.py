@@ -50,7 +50,7 @@ def step_sizes(
         policy: the architecture.
         inner: settings.
         stack: parameters, each (T, ...).
-        step: number of inner steps before, for ``inner.test_step_sizes``.
+        step: number of inner steps so far, for ``inner.test_step_sizes``.
     """
     size = inner.step_size
     if inner.test_step_sizes:
@@ -89,7 +89,7 @@ def inner_step(
         stack: parameters, each (T, ...).
         support: episodes of T tasks, played with the stack, with advantages.
         inner: how to adapt.
-        step: number of inner steps before.
+        step: number of inner steps so far.
     """
     loss = policy_gradient_loss(policy, inner.surrogate)
 

@@ -49,7 +49,7 @@ class TrainingState(NamedTuple):
     iteration: int = 0
     """Meta-iterations finished."""
     num_env_steps: int = 0
-    """Control steps taken, without those after an episode's end."""
+    """Control steps of valid episodes, of the tasks that did not fail."""
     failed_outer_steps: int = 0
     """Number of consecutive failed outer steps up to now; 0 if the last one succeeded."""
 
@@ -72,9 +72,9 @@ class _OuterResult(NamedTuple):
     state: dict[str, Tensor]
     metrics: dict[str, float]
     failure: str = ""
-    """Cause, if it failed."""
+    """Cause of the failure; empty if the step succeeded."""
     detail: str = ""
-    """Message of the failed step, if any."""
+    """Message of the error that the step raised; empty if it raised none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class MetaTrainer:
 
         Raises:
             TooManyFailures: if more than ``max_failed_share`` of the episodes or of the tasks
-                failed, or ``MAX_FAILED_OUTER_STEPS`` outer steps in a row.
+                failed, or all tasks of one process, or ``MAX_FAILED_OUTER_STEPS`` outer steps in a
+                row.
         """
         watch = Stopwatch()
         num_bytes = self.ranks.num_bytes
@@ -133,7 +134,7 @@ class MetaTrainer:
         failures, rows = self._contained_failures(trial, tasks, state.iteration + 1)
         self.collector.check_stop()
 
-        # Outer step: increase the surrogate on the last episodes, as a function of theta.
+        # Outer step, on the tasks that did not fail.
         batch = _valid_part(trial)
         block_size = self.tasks_per_block or tasks_per_block(self.collector.device)
         objective = MetaObjective(self.collector.policy, batch, self.inner, block_size, self.ranks)
@@ -197,7 +198,7 @@ class MetaTrainer:
         return failures, rows
 
     def _gathered(self, per_stage: Sequence[Tensor]) -> Tensor:
-        """Values (T, E) of each stage, for the tasks of all processes: (T, K + 1, E)."""
+        """Stack values (T, E) of K + 1 stages; return those of all processes, (T, K + 1, E)."""
         return self.ranks.gather(torch.stack(list(per_stage), dim=1))
 
     def _sampling_metrics(
@@ -208,7 +209,7 @@ class MetaTrainer:
         return sampling_metrics(returns, success, lengths, theta)
 
     def _outer_step(self, state: TrainingState, objective: MetaObjective) -> _OuterResult:
-        """Take the outer step, unless it fails."""
+        """Take the outer step; if it fails, keep theta and the state."""
         unchanged = _OuterResult(
             theta=state.theta, state=state.outer_state, metrics={}, failure=OUTER_STEP
         )

@@ -17,7 +17,7 @@ from maml_rl.settings.maml import Surrogate
 def policy_gradient_loss(
     policy: nn.Module, surrogate: Surrogate
 ) -> Callable[[Params, Episodes], Tensor]:
-    """:func:`surrogate_loss` of a stack of parameters on the episodes of T tasks, (T,)."""
+    """Return the function (stack, episodes of T tasks) -> :func:`surrogate_loss`, (T,)."""
 
     def loss(stack: Params, episodes: Episodes) -> Tensor:
         dist = distribution(policy, stack, episodes.flat(episodes.observations))

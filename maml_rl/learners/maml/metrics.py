@@ -26,7 +26,14 @@ def per_stage(name: str, values: Tensor) -> dict[str, float]:
 def sampling_metrics(
     returns: Tensor, success: Tensor, lengths: Tensor, theta: Params
 ) -> dict[str, float]:
-    """Metrics from returns, reports of success and lengths of all episodes, each (T, K + 1, E)."""
+    """Metrics of all episodes, and of theta: learned step sizes and the policy's deviation.
+
+    Args:
+        returns: of each episode, (T, K + 1, E).
+        success: its report of success, (T, K + 1, E); NaN for none.
+        lengths: its number of real steps, (T, K + 1, E).
+        theta: the meta-parameters after the outer step.
+    """
     metrics = per_stage("train/return", returns)
     metrics |= per_stage("train/success", success_of_all(success, returns))
     metrics["train/episode_length"] = float(lengths.mean())

@@ -70,8 +70,8 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
     """E-MAML's term Σ_k mean_t π_θₖ(a_t | s_t) / π_old(a_t | s_t) · credit of each task, (T,).
 
     The mean is over the support episodes of inner step k. At the sampling parameters the gradient
-    is that of Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation 5), except that it averages over
-    steps instead of summing.
+    is that of Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation 5) with two differences: it averages
+    over time steps instead of summing, and R(θ') is the standardised ``credit``, a constant.
     """
     total = torch.zeros_like(adapted.credit)
     for dist, support in adapted.sampled:
@@ -81,7 +81,7 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 
 @dataclass(frozen=True)
 class MetaObjective:
-    """What the outer step maximises: the policy surrogate after adaptation, as a function of theta.
+    """What outer steps are computed from: a surrogate after adaptation, as a function of theta.
 
     Means are over the tasks of all ``ranks``, in float64. Tasks are computed in blocks of
     ``block_size``, which bounds memory and keeps a block's tensors in cache; it changes results at
@@ -97,11 +97,11 @@ class MetaObjective:
     def value(self, theta: Params) -> tuple[float, float]:
         """Surrogate and KL, each a mean over tasks.
 
-        - surrogate: mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t, with
-          ``inner.exploration_credit`` plus E-MAML's term
+        - surrogate: mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t, plus E-MAML's term if
+          the settings ask for it
         - kl: mean_i mean_t KL(π_old ‖ π_θ'ᵢ)
 
-        Means are over the query episodes, which π_old sampled. θ'ᵢ is theta adapted to task i.
+        mean_t is over the query episodes, which π_old sampled. θ'ᵢ is theta adapted to task i.
         """
         surrogate, kl = self.mean(theta, self._with_exploration(ratio_surrogate), query_kl)
         return surrogate, kl
@@ -166,7 +166,8 @@ class MetaObjective:
     ) -> tuple[dict[str, Tensor], Distribution]:
         """One inner step as a function of ``stack``.
 
-        Training has the same step sizes in all inner steps, so this needs no step number.
+        It needs no step number: in training ``inner.test_step_sizes`` is empty, and all inner steps
+        have the same step sizes.
 
         Returns:
             The stack after the step, and π at the support states before it.

@@ -39,13 +39,13 @@ def adam_step(
 def ascend(
     theta: Params, gradient: Tensor, state: dict[str, Tensor], step_size: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One step of gradient ascent with torch's Adam, on values.
+    """One step of gradient ascent with torch's Adam; the arguments are not modified.
 
     Args:
         theta: parameters.
         gradient: (P,) float64.
         state: returned by the last call, or an empty mapping.
-        step_size: Adam's.
+        step_size: Adam's learning rate.
 
     Returns:
         The new parameters and the state: Adam's two moments (P,) and its step count.

@@ -15,7 +15,7 @@ from maml_rl.system.stopwatch import Stopwatch
 def clipped_surrogate(clip_range: float) -> Quantity:
     """mean_t min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) over the query episodes (equation 7).
 
-    ρ_t is the ratio of the policies' probabilities, ε is ``clip_range``.
+    ρ_t = π_θ'(a_t | s_t) / π_old(a_t | s_t); ε is ``clip_range``.
     """
 
     def surrogate(adapted: Adapted) -> Tensor:

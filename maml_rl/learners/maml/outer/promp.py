@@ -33,7 +33,9 @@ def inner_kl(adapted: Adapted) -> Tensor:
 def promp_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: ProMPConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """Maximise J_clip(θ') − η KL(π_θo ‖ π_θ), averaged over tasks (equation 12), by Adam.
+    """Maximise J_clip(θ') − η KL, averaged over tasks (equation 12), by several steps of Adam.
+
+    J_clip is :func:`maml_rl.learners.maml.outer.ppo.clipped_surrogate`, KL is :func:`inner_kl`.
 
     With ``adaptive_kl``, η is halved if the inner KL after the step is below its target by a factor
     of 1.5, and doubled if it is above by the same factor, as in the authors' code.

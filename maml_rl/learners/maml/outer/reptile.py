@@ -26,13 +26,13 @@ def mean_movement(objective: MetaObjective, theta: Params) -> Tensor:
 def reptile_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: ReptileConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """Return theta + ε mean_i (θ'ᵢ − theta) (algorithm 2; with one task, algorithm 1).
+    """One step θ + ε mean_i (θ'ᵢ − θ) (algorithm 2; with one task, algorithm 1).
 
     Args:
-        theta: the meta-parameters at which the objective's episodes were sampled.
-        state: of the optimiser; this one has none.
+        theta: θ, the meta-parameters at which the objective's episodes were sampled.
+        state: empty; this outer step has none.
         objective: computes the adapted parameters.
-        config: settings.
+        config: settings; ε is ``step_size``.
 
     Returns:
         The new theta, the state, and metrics.

@@ -21,7 +21,7 @@ from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
 
 STATES_PER_TASK = 100
-"""The Fisher product's default stride keeps this number of states per task, or all if fewer."""
+"""The default stride keeps at least this number of states per task, or all if there are fewer."""
 MOST_STATE_STRIDE = 20
 """The largest default stride."""
 
@@ -71,7 +71,7 @@ def trpo_step(
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
-        state: of the optimiser; this one has none.
+        state: empty; this outer step has none.
         objective: surrogate and KL after adaptation as functions of theta.
         config: settings; δ is ``max_kl``, s ``line_search_shrink``.
 
@@ -103,7 +103,7 @@ def trpo_step(
 def natural_direction(
     gradient: Tensor, fisher: Callable[[Tensor], Tensor], num_iterations: int, damping: float
 ) -> tuple[Tensor, float]:
-    """The natural gradient x, (P,), with F x = g, and xᵀ F x.
+    """Solve F x = g for the natural gradient x; return x, (P,), and xᵀ F x.
 
     F is the damped Fisher matrix or its estimate. If the gradient is zero, both results are zero.
     Rounding can make xᵀ F x negative; TRPO then rejects the step.
@@ -124,10 +124,10 @@ def _line_search(
     objective: MetaObjective,
     config: TRPOConfig,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The first acceptable fraction of the full step, or theta itself; and metrics."""
+    """Theta after the first acceptable fraction of the full step, or unchanged; and metrics."""
     flat = flatten(theta).double()
     dtype = next(iter(theta.values())).dtype
-    # Without positive curvature (a zero gradient, or a poor estimate of F) there is no step.
+    # Without positive curvature (a zero gradient, or rounding errors) there is no step.
     num_fractions = config.line_search_steps if curvature > 0 else 0
     for i in range(num_fractions):
         # The candidate.
@@ -162,7 +162,7 @@ def default_state_stride(objective: MetaObjective) -> int:
 def fisher_vector_product(
     objective: MetaObjective, theta: Params, state_stride: int | None = 1
 ) -> Callable[[Tensor], Tensor]:
-    """The product of the KL's Hessian at the sampling parameters with a vector.
+    """Return the product with the KL's Hessian at the sampling parameters, as a function.
 
     At these parameters, the Hessian is exactly mean_i Jᵢᵀ Fᵢ Jᵢ. Fᵢ is the Fisher matrix of the
     action distribution with respect to its own parameters, and Jᵢ the Jacobian of these with
@@ -245,7 +245,7 @@ def _theta_prime(
     """θ' with its exact value, and a derivative estimated from every ``state_stride``-th state.
 
     Each inner step is computed on these states for its derivative. Its value is then replaced by
-    the recorded one, with which the query set was sampled.
+    the recorded one: the parameters that sampled the next set of episodes.
     """
     stack = with_context(objective.policy, stack)
     inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
