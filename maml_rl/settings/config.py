@@ -59,7 +59,7 @@ class Config:
     seed: int = 0
     """Seed of all random streams."""
     device: str = "auto"
-    """Device of the policies: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
+    """Device of the policy: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
     torch_threads: int | None = None
     """Torch threads of the learner; may change rounding. null: OMP_NUM_THREADS or all cores."""
     tasks_per_block: int | None = None

@@ -28,7 +28,7 @@ class EnvConfig:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments: --env.ARG VALUE; --env.kwargs.ARG VALUE if a setting is called ARG."""
     vectorization: Vectorization = "sync"
-    """Run an environment without a batch engine in this process (sync) or in workers (async)."""
+    """Where an environment without a batch engine runs: this process (sync) or workers (async)."""
     observe_task: bool = False
     """Append the task's values to every observation, as for an oracle policy."""
     kwarg_ranges: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class EnvConfig:
 
 
 ENV_SETTINGS = frozenset(field.name for field in fields(EnvConfig))
-"""An argument of an environment that has one of these names must be in ``env.kwargs``."""
+"""An environment's argument that has one of these names must be in ``env.kwargs``."""
 
 
 def resolve_env_id(name: str) -> str:
@@ -117,7 +117,7 @@ def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
     # listed tasks go to set_task, which takes any values
     if drawn.listed and hasattr(_creator(env_id), "set_task"):
         return
-    reason = ", and has no set_task" if drawn.listed else ""
+    reason = ", and the environment has no set_task" if drawn.listed else ""
     for name in drawn.names:
         _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", reason)
 

@@ -12,7 +12,7 @@ from maml_rl.settings.env import EnvConfig, resolve_env_id
 
 
 def family_of(env_name: str) -> type | None:
-    """The task family of an environment, whose fields are its settings; ``None`` if it has none.
+    """The task family of an environment, or ``None``; its fields are the environment's settings.
 
     Raises:
         UserError: if the environment is unknown.
@@ -28,7 +28,7 @@ def is_dynamics(env_name: str, name: str) -> bool:
 
 
 def trained_range(config: Config, name: str) -> tuple[float, float] | None:
-    """The lowest and the highest value that a task parameter had in training.
+    """The lowest and the highest value that a task parameter could have in training.
 
     Args:
         config: configuration of the run.

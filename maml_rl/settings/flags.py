@@ -60,7 +60,7 @@ def _value_after(flag: str, words: Iterator[str]) -> str:
     Raises:
         UserError: if it is another flag, or missing.
     """
-    value = next(words, "--")  # no argument left: same error as before a flag
+    value = next(words, "--")  # at the end: refused like another flag
     if value.startswith("--"):
         raise UserError(f"{flag} needs a value")
     return value

@@ -89,7 +89,7 @@ class TRPOConfig:
     """Step fractions to try before the step is rejected."""
     line_search_shrink: float = 0.8
     """Ratio of each step fraction to the previous one."""
-    # Deviation: the default does not use every state, because every 20th learned as well
+    # Deviation: the default does not use every state; runs with every 20th learned as well
     # (docs/results.md).
     fisher_state_stride: int | None = None
     """Use every n-th state in the Fisher-vector product; 1 uses all. null: 20, or less to keep 100

@@ -1,6 +1,6 @@
 """Build a configuration from Python arguments, files and flags.
 
-Precedence: flag, ``--config`` file, preset of the environment, default in code.
+Precedence: flag or Python argument, file, preset of the environment, default in code.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
         if name in values.get("env", {}) or f"--env.{name}" in flags:
             raise UserError(
                 f"env.{name}: {family} draws its tasks itself, from a distribution that its own "
-                "settings describe (see --help); env.dynamics varies the dynamics, as "
+                "settings describe (see --help), such as env.dynamics where the family has it: "
                 "--env.dynamics.body_mass [0.5,2]"
             )
 
@@ -151,7 +151,10 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
 def _check_values(
     values: Mapping[str, Any], known: Sequence[str], optional: Collection[str], source: str
 ) -> None:
-    """Refuse unknown settings, null and huge integers: the parser's messages are unclear there."""
+    """Refuse unknown settings, null where it is not allowed, and huge integers.
+
+    The parser's messages about them are unclear.
+    """
     for name, value in _leaves(values, known):
         if name not in known:
             hint = did_you_mean(name, known) or " See --help for all settings."
@@ -165,7 +168,7 @@ def _check_values(
 def _leaves(
     values: Mapping[str, Any], known: Sequence[str], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values. Known settings are leaves, also if their value is a mapping."""
+    """Dotted names and values; a known setting is a leaf even if its value is a mapping."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name not in known:
@@ -177,7 +180,7 @@ def _leaves(
 def _parsed(
     parser: ArgumentParser, values: Mapping[str, Any], argv: Sequence[str]
 ) -> dict[str, Any]:
-    """Parse flags over ``values`` over defaults, and check types."""
+    """Parse flags, which override ``values``, which override defaults; check types."""
     base = parser.parse_object(dict(values), defaults=True)
     parser.set_defaults({key: base[key] for key in known_settings(parser)})  # --help shows them
     parsed = parser.parse_args(list(argv)).as_dict()
@@ -191,7 +194,7 @@ def _plain_errors(source: str) -> Iterator[None]:
         yield
     except argparse.ArgumentError as error:
         raise UserError(plain_message(str(error))) from error
-    except OverflowError as error:  # an integer in a list or a mapping that no float can hold
+    except OverflowError as error:  # an integer, in a list or a mapping, too large for a float
         raise UserError(f"a number in {source} or a flag is too large: {error}") from error
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -27,7 +27,7 @@ class PolicyConfig:
     init_std: float = 1.0
     """Initial standard deviation of a Gaussian policy, in units of the network's output."""
     action_scale: float = 0.1
-    """A network output of 1 moves the action by this fraction of half its range (Box)."""
+    """A network output of 1 moves a Box action by this fraction of half the action's range."""
     context_size: int = 0
     """Size of the context (CAVIA), an extra network input; needs inner.adapts context."""
     normalize_observations: bool = False

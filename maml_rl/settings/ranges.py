@@ -116,7 +116,7 @@ class _Text(NamedTuple):
 
 
 def check_integers(least: int, **arguments: Any) -> None:
-    """Check integer arguments of a function, by their names.
+    """Check integer arguments of a function, which are passed here by name.
 
     Raises:
         UserError: if one of them is not an integer of at least ``least``.
@@ -128,10 +128,10 @@ def check_integers(least: int, **arguments: Any) -> None:
 
 
 def check_ranges(config: Any, group: str) -> None:
-    """Check settings: numbers by the class's ``RANGES``, the other fields by their types.
+    """Check the fields in the class's ``RANGES``, and Boolean, Literal and string fields by type.
 
     Args:
-        config: a dataclass; its ``RANGES`` are the ranges of numeric fields by name.
+        config: a dataclass; its ``RANGES``, if any, are ranges by field name.
         group: prefix of a setting's name in messages, such as ``inner.``.
 
     Raises:

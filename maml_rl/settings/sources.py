@@ -104,8 +104,8 @@ def checked_mapping(value: Any, name: str) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings; values of ``over`` override those of ``base``.
 
-    Not merged but replaced are ``outer`` if the outer step changes, and the items of ``kwargs`` and
-    ``kwarg_ranges``, which may be mappings too.
+    Some mappings are replaced, not merged: ``outer`` if the outer step changes, and an item of
+    ``kwargs`` or ``kwarg_ranges`` that is a mapping itself.
     """
     result = dict(base)
     for key, value in over.items():

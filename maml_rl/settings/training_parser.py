@@ -29,7 +29,7 @@ GROUPS: dict[str, type] = {
 NOT_SETTINGS = {"help", "config", "resume", "print_config"}
 """Flags that are not settings, so a file cannot contain them."""
 _NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
-"""Settings of environments that are not built in."""
+"""Settings that only environments without a task family have."""
 
 # What jsonargparse writes about a setting that takes values of several types.
 _SEVERAL_TYPES = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: (.*)"
@@ -57,7 +57,7 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m maml_rl.train",
         usage="%(prog)s [--env NAME] [--config FILE] [--SETTING VALUE ...]",
-        description="Meta-train a policy. Settings are flags, or are in a YAML file (--config).",
+        description="Meta-train a policy. Give settings as flags or in a YAML file (--config).",
         exit_on_error=False,
         allow_abbrev=False,
         add_help=False,
@@ -100,7 +100,7 @@ def plain_message(message: str) -> str:
 
 
 def _add_run(group: Any) -> None:
-    """Settings of no group, and flags that are not settings.
+    """Add the settings that are in no group, and the flags that are not settings.
 
     ``--config``, ``--resume`` and ``--print_config`` are read before the parser runs; they are here
     only for the help.
@@ -119,7 +119,7 @@ def _add_run(group: Any) -> None:
 
 
 def _add_env(group: Any, env_name: str) -> None:
-    """Settings of the task family, if there is one, and those of every environment."""
+    """Add the settings of the task family, if there is one, and those of EnvConfig that apply."""
     text = f"{_help(EnvConfig, 'name')} Short: --env."
     group.add_argument("--env.name", type=str, default=env_name, help=text)
     family = family_of(env_name)

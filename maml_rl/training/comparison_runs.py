@@ -1,6 +1,6 @@
 """The baselines of a meta-trained run (Finn et al. 2017, figures 4 and 5).
 
-Each has a folder in RUN/baselines. Baselines that are policies are run folders themselves.
+Each has a folder in RUN/baselines. The folders of :data:`POLICIES` are run folders.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.maml import ReptileConfig, TRPOConfig
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
+from maml_rl.system.text import counted
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 from maml_rl.training.compose import open_trainer
 from maml_rl.training.loop import resume, train
@@ -35,43 +36,43 @@ from maml_rl.training.reporting import log, progress_bar
 from maml_rl.training.stdout_log import default_stdout_log
 
 _FLAGS = {"num_env_steps": "--ppo_env_steps", "seed": "--seed"}
-"""Flags that set the values recorded in PPO's results.json, for messages."""
+"""Flags that set values in PPO's results.json, for messages."""
 
 POLICIES = ("random", "pretrained", "oracle")
-"""The baselines that are runs."""
+"""The baselines that are run folders."""
 
 
 def folder_of(run: Path, name: str) -> Path:
-    """Folder of a baseline: RUN/baselines/NAME, or in runs/RUN for a packaged policy."""
+    """Folder of a baseline: RUN/baselines/NAME; for a pretrained policy, RUN is runs/POLICY."""
     return output_folder(run) / "baselines" / name
 
 
 def baseline_config(
     run: Path, name: str, *, num_iterations: int | None = None, seed: int = 0, device: str = "auto"
 ) -> Config:
-    """Return the configuration of a baseline: the run's, without ``init_from``.
+    """Return the configuration of a baseline: the run's without ``init_from``, changed as follows.
 
-    ``random`` is not trained. ``pretrained`` trains one policy on all tasks jointly with the run's
-    outer step, and keeps the inner settings for fine-tuning afterwards. ``oracle`` is the same, but
-    its observation includes the task. Learned step sizes keep their initial value. TRPO replaces
-    Reptile, which needs adaptation.
+    ``random`` is not trained. ``pretrained`` trains one policy on all tasks without adaptation, by
+    the run's outer step, or by TRPO instead of Reptile, which needs adaptation. It is fine-tuned
+    afterwards with the run's inner settings, except that learned step sizes keep their initial
+    value. ``oracle`` is the same, but its observation includes the task.
 
     Args:
         run: the meta-trained run.
         name: one of :data:`POLICIES`.
-        num_iterations: number of iterations; by default, training takes as many control steps as
-            the run has taken.
+        num_iterations: number of iterations; by default, training collects as many episodes as the
+            run has collected.
         seed: seed of all random streams.
         device: device of the policy.
 
     Raises:
-        UserError: if the run does not exist, is a baseline or has no checkpoint, or if an oracle
-            cannot observe its tasks.
+        UserError: if the run does not exist or was trained without adaptation; if it has no
+            checkpoint to take ``num_iterations`` from; or if an oracle cannot observe its tasks.
     """
     meta = run_config(run)
     if not meta.adapt_in_training:
         raise UserError(
-            f"{run} is a baseline itself, trained without adaptation: name the meta-trained run"
+            f"{run} was trained without adaptation, as baselines are: name a meta-trained run"
         )
     logging = LoggingConfig(
         checkpoint_every=meta.logging.checkpoint_every, final_evaluation=False, final_video=False
@@ -86,7 +87,7 @@ def baseline_config(
     )
     if name == "random":
         return config
-    # Without adaptation, an iteration collects once instead of K + 1 times.
+    # Without adaptation, an iteration collects once, instead of once more than it has inner steps.
     num_collections = meta.training_inner.num_steps + 1
     config = replace(
         config,
@@ -213,8 +214,8 @@ def train_ppo(
         task.
 
     Raises:
-        UserError: if the run does not exist, ``num_tasks`` is larger than the number of tasks, or
-            results with other settings exist.
+        UserError: if the run does not exist, ``num_tasks`` is larger than the number of tasks of
+            an evaluation, or results with other settings exist.
     """
     # Tasks.
     settings = settings or PPOSettings()
@@ -222,7 +223,7 @@ def train_ppo(
     policy = load(run)
     tasks = fresh_tasks(policy, seed)
     plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]
-    # Learning curves, with those that exist.
+    # Learning curves: keep those that exist, then train on the remaining tasks.
     folder = folder_of(run, "ppo")
     with unwritable_refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,12 +232,12 @@ def train_ppo(
     with locked(folder):
         results = _finished_tasks(path, description)
         if results:
-            log(f"{path} holds {len(results)} tasks already, which are kept")
+            log(f"{path} already holds {counted(len(results), 'learning curve')}: kept")
         num_whole = settings.whole_updates(num_env_steps)
         if num_whole != num_env_steps and len(results) < num_tasks:
             log(
-                f"PPO trains for {num_whole:,} control steps in each task: {num_env_steps:,}, "
-                "rounded up to whole PPO updates"
+                f"PPO trains for {num_whole:,} control steps per task: {num_env_steps:,} rounded "
+                "up to whole updates"
             )
         for i in range(len(results), num_tasks):
             # Train on a task.
@@ -292,7 +293,7 @@ def _finished_tasks(path: Path, description: Mapping[str, Any]) -> list[dict[str
         raise UserError(
             f"{path} cannot be read: {error!r}; delete it to train from scratch"
         ) from error
-    expected = json.loads(json.dumps(description))  # in JSON's types
+    expected = json.loads(json.dumps(description))  # as JSON returns it
     for name, value in expected.items():
         if content.get(name) != value:
             raise UserError(

@@ -28,9 +28,9 @@ def video_path(run: Path) -> Path:
 
 
 def forget_results(run: Path, config: Config) -> None:
-    """Remove the results of a run that is being extended.
+    """Remove the results of a shorter run that this one extends; :func:`finish` would keep them.
 
-    If the process were killed, they would be mistaken for results of the longer run.
+    Call it before saving the last checkpoint: a run resumed from there only finishes.
     """
     with writing():
         if config.logging.final_evaluation:
@@ -89,7 +89,7 @@ def _record(run: Path, policy: MetaPolicy, seed: int) -> None:
     log("recording a video ...")
     with video_failures_logged(policy.num_iterations):
         path = record(policy, video_path(run), seed=seed)
-        log(f"video of an adapted policy: {path} (one episode per panel, most probable actions)")
+        log(f"video of adaptation: {path} (one episode per panel, most probable actions)")
 
 
 def check_video(config: Config) -> bool:
@@ -110,7 +110,7 @@ def record_iteration(run: Path, policy: MetaPolicy, seed: int) -> dict[str, Anim
     """Write a video of the policy into the run folder; log a failure.
 
     Returns:
-        A small version for TensorBoard by its tag; empty after a failure.
+        The tag in TensorBoard and a small version of the video; empty after a failure.
     """
     with video_failures_logged(policy.num_iterations):
         with whole_file(run / "videos" / f"{policy.num_iterations:06d}.mp4") as file:
@@ -122,7 +122,7 @@ def record_iteration(run: Path, policy: MetaPolicy, seed: int) -> dict[str, Anim
 
 @contextlib.contextmanager
 def video_failures_logged(iteration: int | None) -> Iterator[None]:
-    """Suppress any error inside the context, and log it as the reason for no video."""
+    """Suppress any error inside the context, and log it as the reason why there is no video."""
     try:
         yield
     except Exception as error:

@@ -71,7 +71,7 @@ _STOP_NOTICE = "stopping after the current stage; press Ctrl-C again to stop at 
 class Interrupted(KeyboardInterrupt):
     """Training was stopped by a signal; ``run`` can be resumed.
 
-    It is not an ``Exception``, so a sweep that catches the errors of single runs stops too.
+    It is not an ``Exception``: a sweep that catches the errors of its runs stops at it.
     """
 
     def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
@@ -94,7 +94,8 @@ def train(config: Config) -> Path:
         config: settings of the run.
 
     Returns:
-        The run folder; :func:`maml_rl.load` reads it.
+        The run folder; :func:`maml_rl.load` reads it. With ``torchrun``, process 0 returns it, the
+        others an empty path.
 
     Raises:
         UserError: if the configuration is invalid, before any file is written.
@@ -161,7 +162,7 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None) -> Path:
         start = config
         if newest is not None:
             _refuse_adapted_policy(run, newest.checkpoint)
-            # The checkpoint replaces a warm start, whose run may no longer exist.
+            # The checkpoint replaces the parameters of init_from, whose run may no longer exist.
             start = dataclasses.replace(config, init_from=None)
         # Open the run in that checkpoint's state.
         opened_trainer = open_trainer(start, ranks, stop_flag.check)
@@ -196,7 +197,7 @@ def _log_resume(run: Path, config: Config, num_finished: int, is_extended: bool)
     if num_finished < config.num_iterations:
         log(f"resuming {run} after iteration {num_finished}")
         return
-    more = f"; to add two, use --num_iterations {num_finished + 2}" if is_extended else ""
+    more = f"; for two more, use --num_iterations {num_finished + 2}" if is_extended else ""
     log(f"all {num_finished} iterations of {run} are finished{more}")
 
 
@@ -209,7 +210,7 @@ def _follow(config: Config, opened: OpenedTrainer, stop_flag: StopFlag) -> Path:
             with _errors_of_stopping(stop_flag):
                 state = trainer.meta_iteration(state).state
                 if _is_due(state.iteration, config.logging.evaluate_every):
-                    _evaluation_metrics(trainer, policy, state)
+                    _evaluation_metrics(trainer, policy, state)  # process 0 gathers its share
     return Path()
 
 
@@ -265,7 +266,7 @@ class TrainingRun:
         return self.folder
 
     def _log_start(self) -> None:
-        """Log the size of the run, what it will replace, and a notice on its settings."""
+        """Log the size of the run, results that it will replace, and a notice on its settings."""
         config = self.config
         log_start(config, self.state.iteration, self.policy.device, self.folder)
         report = report_path(self.folder)
@@ -356,7 +357,8 @@ def _errors_of_stopping(stop_flag: StopFlag) -> Iterator[None]:
     The signal may also have ended worker processes, and the error may be a consequence.
 
     Raises:
-        StopSignal: in place of an error, if a signal has been received.
+        StopSignal: in place of an error, if a signal has been received. TooManyFailures and
+            CannotWriteError are raised unchanged.
     """
     try:
         yield

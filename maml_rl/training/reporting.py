@@ -43,7 +43,7 @@ def _is_interactive(stream: Any) -> bool:
 
 
 def log_start(config: Config, num_finished: int, device: torch.device, folder: Path) -> None:
-    """Log the sizes of a run before its iterations begin.
+    """Log the number of iterations and the size of each, before the first one.
 
     Args:
         config: settings of the run.
@@ -60,12 +60,12 @@ def log_start(config: Config, num_finished: int, device: torch.device, folder: P
         f"{counted(config.num_episodes, 'episode')} x "
         f"{counted(config.horizon, 'step')}{_horizon_source(config)} x "
         f"{counted(num_steps + 1, 'collection')} = "
-        f"{num_env_steps:,} environment steps each, on {device}, into {folder}"
+        f"at most {num_env_steps:,} environment steps each, on {device}, into {folder}"
     )
 
 
 def _horizon_source(config: Config) -> str:
-    """Describe where the horizon comes from; empty for a built-in family."""
+    """Describe where the horizon comes from; empty for a task family."""
     if is_family(config.env.name):
         return ""
     registered = registered_horizon(config.env.name)

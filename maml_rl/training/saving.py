@@ -98,7 +98,7 @@ def save_state(run: Path, config: Config, state: TrainingState) -> None:
         "run": _origin(config),
     }
     with writing():
-        # Flush the log first: a resumed run does not write the rows before its checkpoint again.
+        # Sync the logs first: a resumed run does not repeat the iterations up to its checkpoint.
         sync_metrics(run)
         save_checkpoint(folder, state.iteration, tensors, values, config.logging.keep_checkpoints)
 
@@ -122,7 +122,8 @@ def save_after(error: BaseException, run: Path, config: Config, state: TrainingS
     if state.iteration == 0:
         if not (is_reported or isinstance(error, TooManyFailures)):
             log(
-                f"stopped by an error in the first iteration. After fixing the error: {resume_with}"
+                "stopped by an error before iteration 1 was finished. After fixing the error: "
+                f"{resume_with}"
             )
         return
     # Save the last finished iteration.
@@ -165,7 +166,7 @@ def restored_state(
     outer_state = checkpoint.tensors.get("outer", {})
     check_state(outer_state, theta, config.outer, path)
     failed_outer_steps = 0
-    if "failed_outer_steps" in checkpoint.values:  # older checkpoints do not count them
+    if "failed_outer_steps" in checkpoint.values:  # checkpoints of earlier versions lack it
         failed_outer_steps = checkpoint.counter("failed_outer_steps", path)
     return TrainingState(
         theta=theta,

@@ -22,9 +22,9 @@ class StdoutHandler(logging.Handler):
 
 @contextlib.contextmanager
 def stdout_log() -> Iterator[None]:
-    """Print what the package logs at INFO; for the command line."""
+    """Print what the package logs at INFO or above; for the command line."""
     propagates = LOGGER.propagate
-    LOGGER.propagate = False  # a root handler of the user's module would repeat every line
+    LOGGER.propagate = False  # a root handler, as of a user's environment, would repeat every line
     try:
         with _handler(logging.INFO):
             yield
@@ -34,9 +34,9 @@ def stdout_log() -> Iterator[None]:
 
 @contextlib.contextmanager
 def default_stdout_log() -> Iterator[None]:
-    """Print what the package logs at INFO, unless the user has configured logging.
+    """Print what the package logs at INFO or above, unless the user has configured logging.
 
-    If the ``maml_rl`` or the root logger has a handler, nothing is printed on stdout. A level of
+    If the ``maml_rl`` or the root logger has a handler, this prints nothing. A level that is set on
     the ``maml_rl`` logger is kept: ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns the
     lines off.
     """

@@ -209,7 +209,7 @@ class TestTasksOfTheConfiguration:
             ),
             (
                 {"name": "Pendulum-v1", "task_list": [{"mass": 1}]},
-                "task_list.*'mass', and has no set_task",
+                "task_list.*'mass', and the environment has no set_task",
             ),
             (
                 {"name": "GoalWithTasks-v0", "kwarg_ranges": {"goal": [1, 2]}},

@@ -281,7 +281,7 @@ def test_a_run_that_was_stopped_has_baselines_of_the_steps_that_it_took(
 
 def test_a_baseline_has_none(tmp_path: Path) -> None:
     joint = make_run(tmp_path / "joint", adapt_in_training=False)
-    with pytest.raises(UserError, match="is a baseline itself"):
+    with pytest.raises(UserError, match="was trained without adaptation"):
         baseline_config(joint, "random")
 
 
