@@ -93,8 +93,18 @@ def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
     package = tmp_path / "maml_rl"
     # 1. Settings.
     insert(package / "settings/maml.py", "OuterConfig = TRPOConfig |", settings + "\n\n")
-    insert(package / "settings/maml.py", " | ProMPConfig |", " | SGDConfig")
-    insert(package / "settings/maml.py", ", ProMPConfig,", ", SGDConfig")
+    module = package / "settings/maml.py"
+    content, num_unions = re.subn(
+        r"(\nOuterConfig = .*?)(\bProMPConfig\b)",
+        r"\1SGDConfig | \2",
+        module.read_text(),
+        flags=re.S,
+    )
+    content, num_tuples = re.subn(
+        r"(for config in \(.*?)(\bProMPConfig\b)", r"\1SGDConfig, \2", content, flags=re.S
+    )
+    assert (num_unions, num_tuples) == (1, 1)
+    module.write_text(content)
     # 2. The step.
     outer = package / "learners/maml/outer"
     (outer / "sgd.py").write_text(step)
