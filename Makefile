@@ -12,13 +12,13 @@ TYPES := build/types
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
 
-# Two processes, whatever the machine: tests start training runs that use several threads.
+# Two processes on every machine, because tests start training runs that use several threads.
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # The tests that are not marked slow, without lint and types.
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

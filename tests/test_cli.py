@@ -929,6 +929,7 @@ def test_warnings_are_one_line_each(tmp_path):
     assert len(lines) == len(set(lines))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv", [["--print_config"], ["--help"], ["--env=PointNavigation", "--outer=promp", "-h"]]
 )

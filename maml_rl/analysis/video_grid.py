@@ -373,7 +373,8 @@ def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
     """Write H.264 in 4:2:0, which every player supports, with the index first for browsers.
 
     The encoder runs in this process, since forking a large process may fail for lack of memory. It
-    has one thread, since its output depends on the number of threads.
+    has one thread, since its output depends on the number of threads, and no macroblock tree, which
+    makes it differ from call to call for sizes that are not multiples of 16.
     """
     import av  # slow, and needed for videos only
 
@@ -381,7 +382,8 @@ def _write_mp4(file: Path, images: Iterator[np.ndarray], fps: float) -> None:
     try:
         with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             first = next(images)
-            stream = container.add_stream("libx264", rate=rate, options={"crf": _CRF})
+            options = {"crf": _CRF, "x264-params": "mbtree=0"}
+            stream = container.add_stream("libx264", rate=rate, options=options)
             stream.height, stream.width = first.shape[:2]
             stream.pix_fmt = "yuv420p"
             stream.codec_context.thread_count = 1

@@ -492,12 +492,13 @@ def moving(height: int = 130, width: int = 146, num_frames: int = 20) -> Grid:
     return Grid("moving", [["a task"]], ["before adaptation"], [[Clip(frames, ended=False)]], 0.05)
 
 
+@pytest.mark.slow
 def test_a_video_plays_everywhere_and_is_the_same_each_time(tmp_path):
     """H.264 in 4:2:0, the index in front of the frames, and the same bytes."""
-    for i in range(4):
+    for i in range(16):
         moving().save(tmp_path / f"{i}.mp4")
-    first, *others = [(tmp_path / f"{i}.mp4").read_bytes() for i in range(4)]
-    assert others == [first] * 3
+    first, *others = [(tmp_path / f"{i}.mp4").read_bytes() for i in range(16)]
+    assert all(other == first for other in others)
     assert 0 < first.find(b"moov") < first.find(b"mdat")
     with av.open(str(tmp_path / "0.mp4")) as container:
         (stream,) = container.streams
