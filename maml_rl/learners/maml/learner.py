@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from maml_rl.sampling.failures import (
     num_discarded_episodes,
 )
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import BaselineConfig, InnerConfig
+from maml_rl.settings.maml import BaselineConfig, InnerConfig, OuterConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
@@ -96,7 +96,7 @@ class MetaTrainer:
 
     collector: Collector
     inner: InnerConfig
-    outer: Any
+    outer: OuterConfig
     baseline: BaselineConfig
     seed: int
     max_failed_share: float

@@ -18,6 +18,7 @@ from maml_rl.learners.maml.outer.promp import promp_step
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.learners.maml.outer.trpo import trpo_step
 from maml_rl.policies.parameters import Params
+from maml_rl.settings.maml import OuterConfig
 
 Step = Callable[
     [Params, dict[str, Tensor], MetaObjective, Any],
@@ -58,7 +59,7 @@ OUTER: dict[str, Outer] = {
 """Outer steps by the ``name`` of their settings (:data:`maml_rl.settings.maml.OUTER_CONFIGS`)."""
 
 
-def check_state(state: Mapping[str, Tensor], theta: Params, config: Any, source: Path) -> None:
+def check_state(state: Mapping[str, Tensor], theta: Params, config: OuterConfig, source: Path) -> None:
     """Refuse a state that does not belong to the outer step of ``config``.
 
     An empty state is accepted: it is the one at the start of a run.
