@@ -369,6 +369,15 @@ class TestFisherVectorProduct:
         full = explicit_matrix(fisher_vector_product(objective, theta), len(to_vector(theta)))
         assert (matrix - full).abs().max() > 1e-3
 
+    def test_state_stride_keeps_all_states_in_the_hessians_of_dice(self):
+        objective, theta = make_objective(surrogate="dice")
+        matrix = explicit_matrix(
+            fisher_vector_product(objective, theta, state_stride=2), len(to_vector(theta))
+        )
+        torch.testing.assert_close(
+            matrix, self.plain_strided_matrix(objective, theta), rtol=1e-9, atol=1e-12
+        )
+
     @pytest.mark.parametrize("stride", [1, 2, 3])
     def test_default_stride_keeps_about_100_states_of_a_task(self, monkeypatch, stride):
         objective, theta = make_objective(False)
@@ -387,7 +396,10 @@ class TestFisherVectorProduct:
 
     @staticmethod
     def plain_strided_matrix(objective, theta):
-        """mean_i (Π (I − α Hₖ))ᵀ Fᵢ (Π (I − α Hₖ)), H and F from every other state only."""
+        """mean_i (Π (I − α Hₖ))ᵀ Fᵢ (Π (I − α Hₖ)), F and H from every other state.
+
+        DiCE's H is from all states.
+        """
         inner, total = objective.inner, 0.0
 
         def thin(episodes):
@@ -400,7 +412,7 @@ class TestFisherVectorProduct:
             jacobian = torch.eye(len(to_vector(theta)), dtype=torch.float64)
             for support in objective.batch.supports:
                 if not inner.first_order:
-                    thinned = thin(support)
+                    thinned = support if inner.surrogate == "dice" else thin(support)
                     hessian = torch.autograd.functional.hessian(
                         lambda v, support=thinned, i=i: plain_inner_loss(
                             from_vector(v, theta), support, i, inner.surrogate

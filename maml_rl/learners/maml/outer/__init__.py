@@ -59,7 +59,9 @@ OUTER: dict[str, Outer] = {
 """Outer steps by the ``name`` of their settings (:data:`maml_rl.settings.maml.OUTER_CONFIGS`)."""
 
 
-def check_state(state: Mapping[str, Tensor], theta: Params, config: OuterConfig, source: Path) -> None:
+def check_state(
+    state: Mapping[str, Tensor], theta: Params, config: OuterConfig, source: Path
+) -> None:
     """Refuse a state that does not belong to the outer step of ``config``.
 
     An empty state is accepted: it is the one at the start of a run.
