@@ -83,7 +83,6 @@ MUTANTS = [
     Mutant("maml_rl/learners/advantages.py", "discount * gae_lambda)", "gae_lambda)", "lambda without gamma"),
     Mutant("maml_rl/learners/advantages.py", "(advantages - mean) * mask", "advantages - mean", "normalisation unmasked"),
     Mutant("maml_rl/learners/advantages.py", "centred / (std + 1e-8)", "centred", "advantages not scaled"),
-    Mutant("maml_rl/learners/advantages.py", "    advantages = advantages * episodes.mask\n", "", "advantages after the end"),
     Mutant("maml_rl/learners/linear_baseline.py", "torch.add(reward, running, alpha=discount)", "torch.add(reward, running)", "returns without discount"),
     Mutant("maml_rl/learners/linear_baseline.py", "returns[::-1]", "returns", "returns in reversed time"),
     Mutant("maml_rl/learners/linear_baseline.py", "dtype, device=observations.device) / 100", "dtype, device=observations.device) / 10", "unit of time"),

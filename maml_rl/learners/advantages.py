@@ -72,7 +72,6 @@ def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
     advantages = generalized_advantages(
         episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda
     )
-    advantages = advantages * episodes.mask
     if config.normalize_advantages:
         # Root mean square of each task's values.
         count = episodes.mask.sum((1, 2), keepdim=True).clamp(min=1)

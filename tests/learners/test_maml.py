@@ -425,10 +425,9 @@ class TestFisherVectorProduct:
                     jacobian = jacobian - inner.step_size * hessian @ jacobian
                 adapted = plain_adapt(stage, [support], i, inner)
                 stage = {name: value.detach() for name, value in adapted.items()}
+            query = every_other_state(objective.batch.query)
             fisher = torch.autograd.functional.hessian(
-                lambda v: plain_task_kl(
-                    from_vector(v, theta), every_other_state(objective.batch.query), i
-                ),  # noqa: B023
+                lambda v, query=query, i=i: plain_task_kl(from_vector(v, theta), query, i),
                 to_vector(stage),
             )
             total = total + jacobian.T @ fisher @ jacobian
