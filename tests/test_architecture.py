@@ -91,7 +91,8 @@ def test_no_modules_import_each_other(modules: dict[str, Path]) -> None:
     }
     graph.pop("maml_rl", None)
     graph.pop("maml_envs", None)
-    list(TopologicalSorter(graph).static_order())  # raises CycleError
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert set(order) == set(graph)
 
 
 def test_the_packages_meet_only_in_the_settings() -> None:
@@ -109,7 +110,7 @@ def test_the_packages_meet_only_in_the_settings() -> None:
 def test_settings_and_commands_import_no_torch() -> None:
     code = "import sys, maml_rl.cli, maml_rl.train, maml_rl.settings.parser; "
     code += "sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_no_room_is_crowded() -> None:

@@ -6,6 +6,7 @@ reward and the settings that the mixin declares.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -17,20 +18,20 @@ Split = Literal["train", "held_out"]
 """Which tasks to draw: those for training, or the held-out ones."""
 
 
-class ArrowTask:
+class ArrowTask(ABC):
     """A task that frames show as an arrow above the robot."""
 
+    @abstractmethod
     def arrow_centre(self, state: State) -> Vector:
         """Centre of the arrow (m). The robot implements it.
 
         Args:
             state: of one simulation (no leading axis).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def arrow_vector(self, task: Task) -> Vector:
         """From tail to tip (m). The kind of task implements it."""
-        raise NotImplementedError
 
     def markers(self, state: State, task: Task) -> list[Marker]:
         """The arrow, for one simulation (no leading axis)."""

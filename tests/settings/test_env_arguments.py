@@ -183,6 +183,7 @@ def test_a_task_may_have_any_name(vectorization: Any) -> None:
     env = make_task_vector_env(config, 2, 3)
     env.set_tasks([task] * 2)
     env.reset(seed=0)
+    assert list(env.envs.get_attr("assigned_task")) == [task, task]
     env.close()
 
 
@@ -359,8 +360,9 @@ def test_observations_that_are_too_large_are_refused(shape: list[int]) -> None:
 
 def test_small_images_are_observations() -> None:
     gym.register(id="Camera-v0", entry_point=Camera)
-    maml_rl.train(
+    run = maml_rl.train(
         maml_rl.load_config(
             env={"name": "Camera-v0", "shape": [4, 4, 3]}, output="run", logging=QUIET, **TINY
         )
     )
+    assert maml_rl.load(run).observation_space.shape == (4 * 4 * 3,)
