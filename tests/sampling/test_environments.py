@@ -464,7 +464,9 @@ def test_vector_environment_at_hand() -> None:
     sync.close()
 
 
-@pytest.mark.parametrize("vector_class", [SyncVectorEnv, AsyncVectorEnv])
+@pytest.mark.parametrize(
+    "vector_class", [SyncVectorEnv, pytest.param(AsyncVectorEnv, marks=pytest.mark.slow)]
+)
 def test_vector_environment_at_hand_takes_no_tasks(vector_class: type) -> None:
     vector = vector_class([CountdownBySetter] * 2, autoreset_mode=AutoresetMode.DISABLED)
     try:
