@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> list[float]:
     return returns
 
 
-def mean_return(env: gym.Env, policy: maml_rl.MetaPolicy) -> float:
+def mean_return(env: gym.Env, policy: maml_rl.Agent) -> float:
     """Play 20 episodes with sampled actions, and return their mean return."""
     returns = np.zeros(20)
     for seed in range(len(returns)):

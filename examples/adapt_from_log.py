@@ -17,10 +17,10 @@ import maml_envs  # registers the environments
 import numpy as np
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 
 
-def play(policy: MetaPolicy, env: gym.Env, num_episodes: int, seed: int) -> dict[str, np.ndarray]:
+def play(policy: Agent, env: gym.Env, num_episodes: int, seed: int) -> dict[str, np.ndarray]:
     """Play episodes with sampled actions.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from maml_rl.system.process_environment import ignore_missing_backend, let_idle_threads_sleep
 
 if TYPE_CHECKING:
-    from maml_rl.agents.agent import MetaPolicy as MetaPolicy
+    from maml_rl.agents.agent import Agent as Agent
     from maml_rl.agents.episode_log import EpisodeLog as EpisodeLog
     from maml_rl.agents.load import load as load
     from maml_rl.agents.sb3_import import from_sb3 as from_sb3
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that importing the package does not import torch.
 _HOMES = {
+    "Agent": "agents.agent",
     "Config": "settings.config",
     "EpisodeLog": "agents.episode_log",
     "Interrupted": "training.loop",
-    "MetaPolicy": "agents.agent",
     "UserError": "errors",
     "evaluate": "analysis.evaluation",
     "from_sb3": "agents.sb3_import",
@@ -42,10 +42,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agent",
     "Config",
     "EpisodeLog",
     "Interrupted",
-    "MetaPolicy",
     "UserError",
     "evaluate",
     "from_sb3",

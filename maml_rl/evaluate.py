@@ -36,7 +36,7 @@ from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
-    from maml_rl.agents.agent import MetaPolicy
+    from maml_rl.agents.agent import Agent
     from maml_rl.analysis.comparison import Comparison, Condition, Subject
     from maml_rl.settings.env import EnvConfig
 
@@ -127,13 +127,13 @@ def _evaluated(
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of
 
-    # The policies and the conditions; an oracle has observed only the dynamics of its training
+    # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps)
     if not args.no_baselines:
         subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
-    conditions = _conditions(subjects[0].policy, env_flags)
-    ranges = {name: trained_range(subjects[0].policy.config, name) for name in env_flags.sweeps}
+    conditions = _conditions(subjects[0].agent, env_flags)
+    ranges = {name: trained_range(subjects[0].agent.config, name) for name in env_flags.sweeps}
     trained = {name: values for name, values in ranges.items() if values is not None}
     # Evaluate, resuming from an interrupted evaluation
     unfinished = folder / "unfinished"
@@ -167,7 +167,7 @@ def _evaluated(
             write_report(folder, comparison, trained, typed)
             if unfinished.exists():
                 shutil.rmtree(unfinished)
-    return comparison, conditions[0].env_of(subjects[0].policy)
+    return comparison, conditions[0].env_of(subjects[0].agent)
 
 
 def _check_unfinished(folder: Path) -> None:
@@ -184,7 +184,7 @@ def _check_unfinished(folder: Path) -> None:
 
 
 def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject]:
-    """The policies of the runs.
+    """The agents of the runs.
 
     Raises:
         UserError: if a run cannot be loaded, is named twice, or has another environment.
@@ -198,41 +198,46 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
     twice = [run for i, run in enumerate(runs) if folders[i] in folders[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
-    policies = [load_run(run, resolve_device(device)) for run in runs]
-    names = {policy.config.env.name for policy in policies}
+    agents = [load_run(run, resolve_device(device)) for run in runs]
+    names = {agent.config.env.name for agent in agents}
     if len(names) > 1:
         raise UserError(
             f"only runs of one environment can be compared, got runs of "
             f"{' and '.join(sorted(names))}"
         )
-    # Copies of a policy would count as several seeds
+    # Copies of an agent would count as several seeds
     subjects: list[Subject] = []
-    for label, run, policy in zip(_labels(policies), runs, policies, strict=True):
+    for label, run, agent in zip(_labels(agents), runs, agents, strict=True):
         copies = [
             other.source
             for other in subjects
-            if other.label == label and _are_equal(other.policy, policy)
+            if other.label == label and _are_equal(other.agent, agent)
         ]
         if copies:
             raise UserError(
-                f"{run} holds the same policy as {copies[0]}: counting it twice would make the "
+                f"{run} holds the same agent as {copies[0]}: counting it twice would make the "
                 f"result look more certain than it is; name one of them"
             )
-        subjects.append(Subject(label, run, policy, num_steps))
+        subjects.append(Subject(label, run, agent, num_steps))
     return subjects
 
 
-def _are_equal(one: MetaPolicy, other: MetaPolicy) -> bool:
-    """Whether two policies have the same parameters."""
-    if one.theta.keys() != other.theta.keys():
+def _are_equal(one: Agent, other: Agent) -> bool:
+    """Whether two agents act and adapt in the same way: their tensors are equal."""
+    first, second = one.acting_tensors, other.acting_tensors
+    if any(group.keys() != second[name].keys() for name, group in first.items()):
         return False
-    return all(value.equal(other.theta[name].to(value)) for name, value in one.theta.items())
+    return all(
+        value.equal(second[group][name].to(value))
+        for group, tensors in first.items()
+        for name, value in tensors.items()
+    )
 
 
 def _baselines(
     runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool
 ) -> list[Subject]:
-    """The baselines of the runs, by name and then by run, without copies of the same policy."""
+    """The baselines of the runs, by name and then by run, without copies of the same agent."""
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
     from maml_rl.runs.checkpoint import latest_checkpoint
@@ -246,15 +251,15 @@ def _baselines(
         for folder in (folder_of(run, name) for run in runs):
             if latest_checkpoint(folder / "checkpoints") is None:
                 continue
-            policy = load_run(folder, resolve_device(device))
-            same_name = [other.policy for other in baselines if other.label == name]
-            if not any(_are_equal(other, policy) for other in same_name):
+            agent = load_run(folder, resolve_device(device))
+            same_name = [other.agent for other in baselines if other.label == name]
+            if not any(_are_equal(other, agent) for other in same_name):
                 steps = 0 if name == "oracle" else num_steps
-                baselines.append(Subject(name, folder, policy, steps))
+                baselines.append(Subject(name, folder, agent, steps))
     return baselines
 
 
-def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
+def _labels(agents: Sequence[Agent]) -> list[str]:
     """Label of each run: one name if they differ only in the seed, else the differing settings.
 
     Labels of adapted policies include their number of adaptation steps.
@@ -263,28 +268,26 @@ def _labels(policies: Sequence[MetaPolicy]) -> list[str]:
     from maml_rl.analysis.run_labels import group_settings, labels_of
 
     # A name for each group of equal settings
-    settings = [group_settings(policy.config) for policy in policies]
+    settings = [group_settings(agent.config) for agent in agents]
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
     names = labels_of(different) if len(different) > 1 else [META_TRAINED]
-    # The label of each policy
+    # The label of each agent
     labels = [names[different.index(one)] for one in settings]
     return [
-        f"{label}, adapted by {policy.num_adaptation_steps}"
-        if policy.num_adaptation_steps
-        else label
-        for label, policy in zip(labels, policies, strict=True)
+        f"{label}, adapted by {agent.num_adaptation_steps}" if agent.num_adaptation_steps else label
+        for label, agent in zip(labels, agents, strict=True)
     ]
 
 
-def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
+def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     """The environment with the flags; then each value of each sweep, and the grid of two sweeps."""
     from maml_rl.analysis.comparison import Condition
     from maml_rl.settings.families import is_dynamics
 
-    def env(flags: Sequence[str], policy: MetaPolicy) -> EnvConfig:
+    def env(flags: Sequence[str], agent: Agent) -> EnvConfig:
         from maml_rl.analysis.evaluation import held_out
 
-        return env_of(dataclasses.replace(policy.config, env=held_out(policy.config.env)), flags)
+        return env_of(dataclasses.replace(agent.config, env=held_out(agent.config.env)), flags)
 
     # The swept values of each condition, by name
     versions: list[dict[str, float]] = [
@@ -295,7 +298,7 @@ def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
         versions += [{first: value, second: other} for value in values for other in others]
     # The conditions, first the one without a sweep
     conditions = [Condition(functools.partial(env, env_flags.flags))]
-    env_name = policy.config.env.name
+    env_name = agent.config.env.name
     for version in versions:
         # Dynamics are set by flags; other values are fixed in each task
         dynamics = {name: value for name, value in version.items() if is_dynamics(env_name, name)}
@@ -303,11 +306,11 @@ def _conditions(policy: MetaPolicy, env_flags: EnvFlags) -> list[Condition]:
         more = [f"{dynamics_flag(name)}={value!r}" for name, value in dynamics.items()]
         flags = [*env_flags.flags, *more]
         conditions.append(Condition(functools.partial(env, flags), version, fixed))
-    _check_conditions(policy, conditions)
+    _check_conditions(agent, conditions)
     return conditions
 
 
-def _check_conditions(policy: MetaPolicy, conditions: Sequence[Condition]) -> None:
+def _check_conditions(agent: Agent, conditions: Sequence[Condition]) -> None:
     """Check all settings and swept values before anything is evaluated.
 
     Raises:
@@ -318,11 +321,11 @@ def _check_conditions(policy: MetaPolicy, conditions: Sequence[Condition]) -> No
     from maml_rl.analysis.evaluation import with_fixed
     from maml_rl.sampling.environments import as_task_vector_env
 
-    envs = [condition.env_of(policy) for condition in conditions]
+    envs = [condition.env_of(agent) for condition in conditions]
     swept = [condition.fixed for condition in conditions if condition.fixed]
     if not swept:
         return
-    with as_task_vector_env(None, envs[0], 1, policy.config.horizon) as env:
+    with as_task_vector_env(None, envs[0], 1, agent.config.horizon) as env:
         env.np_random = np.random.default_rng(0)
         (task,) = env.sample_tasks(1)
         for fixed in swept:

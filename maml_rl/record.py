@@ -26,7 +26,7 @@ from maml_rl.cli import (
 from maml_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from maml_rl.agents.agent import MetaPolicy
+    from maml_rl.agents.agent import Agent
 
 
 def command(argv: list[str]) -> int:
@@ -38,20 +38,20 @@ def command(argv: list[str]) -> int:
     from maml_rl.runs.pretrained import find_run, output_folder
     from maml_rl.system.torch_runtime import resolve_device
 
-    # The output, the policy, its environment
+    # The output, the agent, its environment
     run = find_run(args.run)
     path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"
     if args.format and path.suffix.lower() != f".{args.format}":
         raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
-    policy = load_run(run, resolve_device(args.device))
+    agent = load_run(run, resolve_device(args.device))
     if env_flags.sweeps:
         raise UserError("record does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
     refuse_flags_beside_task(args.task, env_flags)
-    config = dataclasses.replace(policy.config, env=env_of(policy.config, env_flags.flags))
-    policy = dataclasses.replace(policy, config=config)
-    _record(policy, path, args)
+    config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
+    agent = dataclasses.replace(agent, config=config)
+    _record(agent, path, args)
     actions = "sampled actions" if args.stochastic else "the most probable actions"
-    adapted = f"adapted on {args.num_episodes or policy.config.num_episodes} episodes per step"
+    adapted = f"adapted on {args.num_episodes or agent.config.num_episodes} episodes per step"
     say(f"written to {path}: one episode per panel with {actions}, {adapted}")
     return 0
 
@@ -110,13 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _record(policy: MetaPolicy, path: Path, args: argparse.Namespace) -> None:
+def _record(agent: Agent, path: Path, args: argparse.Namespace) -> None:
     """Record, with a progress bar."""
     from tqdm import tqdm
 
     from maml_rl.analysis.recording import record
 
-    num_steps = policy.config.inner.num_steps if args.num_steps is None else args.num_steps
+    num_steps = agent.learner.num_updates if args.num_steps is None else args.num_steps
     num_panels = len(args.task or range(args.num_tasks or 1)) * (num_steps + 1)
     with tqdm(total=num_panels, disable=None, leave=False, unit="panel") as bar:
 
@@ -125,7 +125,7 @@ def _record(policy: MetaPolicy, path: Path, args: argparse.Namespace) -> None:
             bar.set_postfix_str(panel)
 
         record(
-            policy,
+            agent,
             path,
             tasks=args.task,
             num_tasks=args.num_tasks,

@@ -1,4 +1,4 @@
-"""The policy that users hold: it predicts, adapts, and is saved or exported."""
+"""What users hold: an agent that predicts, adapts, and is saved or exported."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from maml_rl.agents.episode_log import EpisodeLog, to_episodes
-from maml_rl.agents.policy_checkpoint import policy_tensors
+from maml_rl.agents.learner_checkpoint import adapted_content
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.inner_loop import collect_through_adaptation
-from maml_rl.learners.maml.inner_step import inner_step, with_context
-from maml_rl.learners.trials import contained_update, usable_episodes
+from maml_rl.learners.base import Belief, Learner, LearnerState
+from maml_rl.learners.trials import contained_update, play_trials, usable_episodes
 from maml_rl.policies.action_map import ActionMap, have_same_actions
 from maml_rl.policies.export import PlainPolicy, export
-from maml_rl.policies.mlp import MLPPolicy, distribution
-from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params, make_stack
-from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions, folded
+from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions
 from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
+from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.failures import FailedTasks, TrialFailures
+from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.ranges import check_integers
@@ -45,40 +44,55 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MetaPolicy:
-    """A meta-trained or adapted policy, with everything that acting and adapting need.
+class Agent:
+    """A meta-trained or adapted agent, with everything that acting and adapting need.
 
-    It is immutable: :meth:`adapt` returns a new policy.
+    It is immutable: :meth:`adapt` returns a new agent.
     """
 
-    policy: MLPPolicy
-    """The architecture."""
-    theta: Params
-    """The parameters."""
-    normalizer: ObservationNormalizer | None
-    """Observation normaliser, or ``None``."""
+    learner: Learner
+    """How it acts and adapts."""
+    state: LearnerState
+    """What the learner has learned in meta-training."""
+    belief: Belief
+    """What it believes about its task, (1, ...): for MAML, the adapted parameters."""
     observation_space: spaces.Space[Any]
     """Flattened observation space of a single environment."""
     action_space: spaces.Space[Any]
     """Action space of a single environment."""
     config: Config
-    """Settings of the run that trained the parameters."""
+    """Settings of the run that trained it."""
     num_adaptation_steps: int = 0
-    """Inner steps taken since meta-training; 0 for the meta-trained policy."""
-    num_iterations: int | None = None
-    """Meta-iterations of training, or ``None`` if that is not known."""
+    """Updates of the belief since meta-training; 0 for the meta-trained agent."""
 
     def __repr__(self) -> str:
         """Show environment, spaces and number of adaptation steps, without the parameters."""
         return (
-            f"MetaPolicy({self.config.env.name}, observations {self.observation_space.shape}, "
+            f"Agent({self.config.env.name}, observations {self.observation_space.shape}, "
             f"actions {self.action_space}, {counted(self.num_adaptation_steps, 'adaptation step')})"
         )
 
+    def with_state(self, state: LearnerState) -> Agent:
+        """Return the agent that has learned ``state`` and has not adapted."""
+        return dataclasses.replace(
+            self, state=state, belief=self.learner.prior(state, 1), num_adaptation_steps=0
+        )
+
+    @property
+    def acting_tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """All tensors on which acting and adapting depend, in groups: state and belief."""
+        tensors = {name: self.state.tensors.get(name, {}) for name in self.learner.ACTING}
+        return {**tensors, "belief": self.belief}
+
+    @property
+    def num_iterations(self) -> int | None:
+        """Iterations of training, or ``None`` if that is not known."""
+        return self.state.counters["iteration"] or None
+
     @property
     def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(iter(self.theta.values())).device
+        """Device of the belief."""
+        return next(iter(self.belief.values())).device
 
     @property
     def action_map(self) -> ActionMap:
@@ -98,51 +112,74 @@ class MetaPolicy:
         """Return actions at observations; the signature is Stable-Baselines3's ``predict``.
 
         Args:
-            observation: raw observation (observation_size,), or N of them (N, observation_size).
-            state: returned unchanged; the policy is not recurrent.
-            episode_start: ignored.
+            observation: raw observation (*observation_shape), or N of them (N, *observation_shape).
+            state: what the agent remembers of each environment, as returned by the last call;
+                ``None`` at first. It stays ``None`` for a learner without memory, such as MAML.
+            episode_start: (N,) bool: where to begin with the agent's belief instead of ``state``.
             deterministic: return the most probable action instead of sampling.
             rng: generator for sampling; default is a new, unseeded one.
 
         Returns:
-            Actions and ``state``. Actions are (action_size,) or (N, action_size) in the
+            Actions and the new ``state``. Actions are (action_size,) or (N, action_size) in the
             environment's units; discrete ones are an integer or (N,).
 
         Raises:
-            UserError: if the observation has the wrong type or shape, or is not finite.
+            UserError: if the observation or the state has the wrong type or shape, or the
+                observation is not finite.
         """
-        observation = self._checked_observation(observation)
-        batch = torch.from_numpy(np.atleast_2d(observation)).to(self.device, torch.float32)
-        if self.normalizer is not None:
-            batch = self.normalizer.normalize(batch)
-        dist = distribution(self.policy, make_stack(self.theta, 1), batch[None])
-        if deterministic:
-            outputs = dist.mode()[0]
-        else:
-            noise = self.policy.draw_noise(rng or np.random.default_rng(), (1, len(batch)))
-            outputs = dist.sample(torch.from_numpy(noise).to(self.device))[0]
-        actions = self.action_map(outputs.cpu().numpy())
-        return (actions if observation.ndim == 2 else actions[0]), state
+        batch, is_single = self._checked_observations(observation)
+        number = len(batch)
+        noise = None
+        if not deterministic:
+            drawn = self.learner.draw_noise(rng or np.random.default_rng(), (1, number, 1))
+            noise = torch.from_numpy(drawn).to(self.device)
+        # An actor plays one step of N episodes.
+        memory = None if state is None else self._memory(state, episode_start, number)
+        actor = self.learner.actor(self.state, self.belief, noise, memory)
+        actor.start(slice(0, number))
+        actions = self.action_map(actor.act(batch, 0))
+        return (actions[0] if is_single else actions), actor.memory
 
-    def _checked_observation(self, observation: Any) -> np.ndarray:
-        """Return an observation, or N of them, as an array; refuse wrong shapes and values."""
-        size = self.policy.observation_size
+    def _memory(self, state: Any, episode_start: Any, number: int) -> Memory:
+        """Return what the agent remembers, begun again where an episode starts."""
+        is_memory = isinstance(state, tuple) and all(len(part) == number for part in state)
+        if not is_memory:
+            raise UserError(
+                f"state must be None or what the last call of predict returned for {number} "
+                f"observations, got {state!r:.100}"
+            )
+        if episode_start is None or not np.any(episode_start):
+            return state
+        fresh = self.learner.actor(self.state, self.belief, None)
+        fresh.start(slice(0, number))
+        starts = np.broadcast_to(episode_start, number)
+        return tuple(
+            np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+            for new, old in zip(fresh.memory or (), state, strict=True)
+        )
+
+    def _checked_observations(self, observation: Any) -> tuple[np.ndarray, bool]:
+        """Return observations (N, *observation_shape) float32, and whether it was a single one."""
+        shape = self.observation_space.shape
+        assert shape is not None, "the space is a Box"
         if isinstance(observation, (Mapping, tuple)):
             raise UserError(
-                f"expected an array of observations ({size},) or (N, {size}), got a "
+                f"expected an array of observations {shape} or (N, ...), got a "
                 f"{type(observation).__name__}: flatten it as in training, by "
                 "gymnasium.spaces.flatten(env.observation_space, observation)"
             )
         array = np.asarray(observation)
-        if array.ndim not in (1, 2) or array.shape[-1] != size:
+        is_single = array.shape == shape
+        batch = array[None] if is_single else array
+        if batch.shape[1:] != shape or batch.ndim != len(shape) + 1:
+            sizes = ", ".join(map(str, shape))
             raise UserError(
-                f"expected observations of shape ({size},) or (N, {size}), got {array.shape}"
+                f"expected observations of shape {shape} or (N, {sizes}), got {array.shape}"
             )
-        batch = np.atleast_2d(array)
-        is_finite = np.isfinite(batch).all(axis=1)
+        is_finite = np.isfinite(batch).reshape(len(batch), -1).all(axis=1)
         if not is_finite.all():
             raise UserError(f"the observation is not finite: {batch[~is_finite][0]}")
-        return array
+        return batch.astype(np.float32), is_single
 
     @standard_torch()
     def adapt(
@@ -157,30 +194,30 @@ class MetaPolicy:
         | Mapping[str, Any]
         | Sequence[EpisodeLog | Mapping[str, Any]]
         | None = None,
-    ) -> MetaPolicy:
-        """Adapt by policy gradient to the task of an environment, or to logged episodes.
+    ) -> Agent:
+        """Adapt to the task of an environment, or to logged episodes.
 
         Args:
             env: a Gymnasium environment; a vector environment; or a name, as for ``--env``. Default
-                is the environment that the policy was trained on. A vector environment must have
+                is the environment that the agent was trained on. A vector environment must have
                 autoreset disabled, the same task in all sub-environments, and a number of them that
                 divides ``num_episodes``. An environment that you pass stays open.
             task: the task to set; default is the environment's current one.
-            num_steps: inner steps; default as in training.
-            num_episodes: episodes per inner step; default as in training.
-            seed: seed of the episodes; the same task and seed give the same policy.
+            num_steps: adaptation steps (for MAML, inner steps); default as in training.
+            num_episodes: episodes per adaptation step; default as in training.
+            seed: seed of the episodes; the same task and seed give the same agent.
             episodes: logged episodes to use instead of an environment: an
                 :class:`~maml_rl.agents.episode_log.EpisodeLog`, or a mapping of its fields, for one
-                inner step; or a sequence of logs, one per inner step. This policy must have played
-                the first log, the policy after one step the second, and so on.
+                adaptation step; or a sequence of logs, one per step. This agent must have played
+                the first log, the agent after one step the second, and so on.
 
         Returns:
-            The adapted policy; this one does not change.
+            The adapted agent; this one does not change.
 
         Raises:
-            UserError: if the environment's spaces differ from the policy's, an argument is out of
+            UserError: if the environment's spaces differ from the agent's, an argument is out of
                 range, or the episodes are invalid.
-            FloatingPointError: if no episode is valid, or an inner step is not finite.
+            FloatingPointError: if no episode is valid, or an adaptation step is not finite.
         """
         if episodes is not None:
             others = {
@@ -210,71 +247,78 @@ class MetaPolicy:
         num_steps: int | None,
         num_episodes: int | None,
         seed: int,
-    ) -> MetaPolicy:
-        """Return the policy after inner steps on episodes that it plays in an environment."""
-        num_steps = self.config.inner.num_steps if num_steps is None else num_steps
+    ) -> Agent:
+        """Return the agent after adaptation steps on episodes that it plays in an environment."""
+        num_steps = self.learner.num_updates if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
         check_integers(1, num_episodes=num_episodes)
         check_integers(0, num_steps=num_steps, seed=seed)
-        inner = dataclasses.replace(self.config.inner, num_steps=num_steps)
+        num_episodes = self.config.learner.stage_episodes(num_episodes)
         horizon = self.config.horizon
         with (
             torch_threads(self.config.torch_threads),
             as_task_vector_env(env, self.config.env, num_episodes, horizon, num_tasks=1) as envs,
         ):
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
-            collector = Collector(
-                env=envs,
-                policy=self.policy,
-                num_tasks=1,
-                num_episodes=num_episodes,
-                horizon=self.config.horizon,
-                action_map=self.action_map,
-                device=self.device,
-            )
-            trial = collect_through_adaptation(
-                collector,
-                self.theta,
+            trial = play_trials(
+                self.learner,
+                self.state,
+                self.collector(envs, num_tasks=1, num_episodes=num_episodes),
                 None if task is None else [task],
-                inner,
-                self.config.baseline,
+                num_updates=num_steps,
                 streams=RandomStreams(seed, Phase.ADAPTATION),
-                normalizer=self.normalizer,
-                first_step=self.num_adaptation_steps,
+                belief=self.belief,
+                first_stage=self.num_adaptation_steps,
                 final_episodes=False,
             )
         trial.failures.refuse_failed_tasks([{} if task is None else task])
-        return self._with(trial.stacks[-1], inner.num_steps)
+        return self._with(trial.beliefs[-1], num_steps)
+
+    def collector(self, env: TaskVectorEnv, num_tasks: int, num_episodes: int) -> Collector:
+        """Return a collector that plays this agent.
+
+        Args:
+            env: with the agent's spaces.
+            num_tasks: T.
+            num_episodes: E, per task.
+        """
+        return Collector(
+            env=env,
+            num_tasks=num_tasks,
+            num_episodes=num_episodes,
+            horizon=self.config.horizon,
+            action_map=self.action_map,
+            device=self.device,
+        )
 
     @torch.no_grad()
-    def _adapted_to(self, logs: Any) -> MetaPolicy:
-        """Return the policy after one inner step on each log."""
+    def _adapted_to(self, logs: Any) -> Agent:
+        """Return the agent after one adaptation step on each log."""
         check_plain_actions(self.action_space)
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(
-                f"episodes must be a log, or a sequence of logs, one per inner step; got "
+                f"episodes must be a log, or a sequence of logs, one per adaptation step; got "
                 f"{logs!r:.100}"
             )
-        stack: Params = with_context(self.policy, make_stack(self.theta, 1))
+        belief = self.belief
         failed = FailedTasks.none_of(1, self.device)
         for k, log in enumerate(logs):
             # The episodes, as the collector would return them.
-            played = to_episodes(
-                EpisodeLog.of(log), self.policy, stack, self.normalizer, self.action_map
-            )
-            # The inner step; refuse a failed one.
-            step = self.num_adaptation_steps + k
-            support, failed = usable_episodes(played, self.config.baseline, step, failed)
-            updated = inner_step(self.policy, stack, support, self.config.inner, step)
-            stack, failed = contained_update(stack, updated, step, failed)
-            TrialFailures(support.cause[:, None], failed, step).refuse_failed_tasks([{}])
-        return self._with(stack, len(logs))
+            actor = self.learner.actor(self.state, belief, None)
+            shape = self.observation_space.shape or ()
+            played = to_episodes(EpisodeLog.of(log), actor, shape, self.action_map, self.device)
+            # The update; refuse a failed one.
+            stage = self.num_adaptation_steps + k
+            usable, failed = usable_episodes(self.learner, played, stage, failed)
+            updated = self.learner.update(self.state, belief, usable, stage)
+            belief, failed = contained_update(belief, updated, stage, failed)
+            TrialFailures(usable.cause[:, None], failed, stage).refuse_failed_tasks([{}])
+        return self._with(belief, len(logs))
 
-    def _with(self, stack: Params, num_steps: int) -> MetaPolicy:
-        """Return the policy with the parameters ``stack`` (1, ...), ``num_steps`` steps later."""
-        theta_prime = {name: value[0] for name, value in stack.items()}
+    def _with(self, belief: Belief, num_steps: int) -> Agent:
+        """Return the agent with another belief, ``num_steps`` steps later."""
         return dataclasses.replace(
-            self, theta=theta_prime, num_adaptation_steps=self.num_adaptation_steps + num_steps
+            self, belief=belief, num_adaptation_steps=self.num_adaptation_steps + num_steps
         )
 
     @property
@@ -285,7 +329,7 @@ class MetaPolicy:
             UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`.
         """
         check_plain_actions(self.action_space)
-        return folded(self.policy, self.theta, self.normalizer, self.action_map)
+        return self.learner.plain_network(self.state, self.belief, self.action_map)
 
     @standard_torch()
     def module(self, with_distribution: bool = False) -> PlainPolicy:
@@ -318,7 +362,8 @@ class MetaPolicy:
                 be written, or packages are missing; or as :meth:`module`.
         """
         path = user_path(path)
-        export(self.module(with_distribution), self.policy.observation_size, path)
+        (size,) = self.observation_space.shape or ()
+        export(self.module(with_distribution), size, path)
         return path
 
     @standard_torch()
@@ -417,13 +462,11 @@ class MetaPolicy:
         """
         folder = user_path(folder)
         create_run_folder(folder, to_mapping(self.config))
-        values = {
-            "iteration": 0,
-            "num_env_steps": 0,
-            "num_adaptation_steps": self.num_adaptation_steps,
-            "run": origin(self.config),
-        }
-        tensors = policy_tensors(self.theta, self.normalizer)
+        tensors, values = adapted_content(
+            self.learner, self.state, self.belief, self.num_adaptation_steps
+        )
         with unwritable_refused(folder):
-            save_checkpoint(folder / "checkpoints", 0, tensors, values)
+            save_checkpoint(
+                folder / "checkpoints", 0, tensors, {**values, "run": origin(self.config)}
+            )
         return folder

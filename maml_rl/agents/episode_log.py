@@ -15,10 +15,8 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
-from maml_rl.policies.mlp import MLPPolicy, distribution
-from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import gain_and_offset
+from maml_rl.sampling.actors import Actor
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.untrusted_files import read_npz, user_path
 
@@ -89,22 +87,22 @@ class EpisodeLog:
 
 def to_episodes(
     log: EpisodeLog,
-    policy: MLPPolicy,
-    stack: Params,
-    normalizer: ObservationNormalizer | None,
+    actor: Actor,
+    observation_shape: tuple[int, ...],
     action_map: ActionMap,
+    device: torch.device,
 ) -> Episodes:
     """Convert the complete episodes of a log to episodes as the collector returns them.
 
-    The policy's outputs are recovered by inverting the action map. A clipped action gives the
+    The actor's outputs are recovered by inverting the action map. A clipped action gives the
     output at the bound.
 
     Args:
         log: the log.
-        policy: the architecture.
-        stack: the parameters that played the episodes, each (1, ...).
-        normalizer: observation normaliser, or ``None``.
-        action_map: map from the policy's outputs to actions.
+        actor: of the agent that played the episodes, for one task.
+        observation_shape: of one observation.
+        action_map: from the actor's outputs to actions.
+        device: of the episodes.
 
     Returns:
         E episodes of one task, padded to the length H of the longest; axes (1, E, H, ...).
@@ -113,11 +111,10 @@ def to_episodes(
         UserError: if arrays do not fit each other or the spaces, a value is not finite, or no
             episode is complete.
     """
-    like = next(iter(stack.values()))
     # Check the arrays.
     ends = _ends(log)
     size = len(ends)
-    observations = _finite_array(log.observations, "observations", (size, policy.observation_size))
+    observations = _finite_array(log.observations, "observations", (size, *observation_shape))
     rewards = _finite_array(log.rewards, "rewards", (size,))
     outputs = _outputs(log.actions, size, action_map)
     # Find the complete episodes.
@@ -130,26 +127,25 @@ def to_episodes(
     def padded(values: Tensor, dtype: torch.dtype) -> Tensor:  # (N, ...) to (1, E, H, ...)
         out = torch.zeros(*mask.shape, *values.shape[1:], dtype=dtype)
         out[mask] = values[: last[-1] + 1].to(dtype)  # row by row: episode by episode
-        return out[None].to(like.device)
+        return out[None].to(device)
 
     # The policy's inputs, outputs and their probabilities.
-    states = torch.from_numpy(observations).to(like)
-    if normalizer is not None:
-        states = normalizer.normalize(states)
-    states = padded(states.cpu(), like.dtype)
-    actions = padded(outputs, torch.int64 if policy.discrete else like.dtype)
-    dist = distribution(policy, stack, states.flatten(1, 2))
+    raw = padded(torch.from_numpy(observations), torch.float32)
+    inputs = actor.inputs(raw).masked_fill(~mask.to(device)[None, ..., None], 0)
+    is_discrete = isinstance(action_map.space, spaces.Discrete)
+    actions = padded(outputs, torch.int64 if is_discrete else torch.float32)
+    log_probs, dist = actor.densities(inputs, actions)
     shape = (1, *mask.shape)
     return Episodes(
-        observations=states,
+        observations=inputs,
         actions=actions,
-        rewards=padded(torch.from_numpy(rewards), like.dtype),
-        mask=mask.to(like)[None],
-        distribution=tuple(dist),
-        log_probs=dist.log_prob(actions.flatten(1, 2)).reshape(shape),
-        cause=torch.zeros(shape[:2], dtype=torch.int8, device=like.device),
-        success=torch.full(shape[:2], torch.nan, device=like.device),
-        advantages=torch.zeros(shape, dtype=like.dtype, device=like.device),
+        rewards=padded(torch.from_numpy(rewards), torch.float32),
+        mask=mask.to(device, torch.float32)[None],
+        distribution=dist,
+        log_probs=log_probs,
+        cause=torch.zeros(shape[:2], dtype=torch.int8, device=device),
+        success=torch.full(shape[:2], torch.nan, device=device),
+        advantages=torch.zeros(shape, device=device),
     )
 
 

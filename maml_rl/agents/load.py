@@ -1,4 +1,4 @@
-"""Load the policy of a run."""
+"""Load the agent of a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from maml_rl.agents.agent import MetaPolicy
-from maml_rl.agents.policy_checkpoint import policy_state
+from maml_rl.agents.agent import Agent
+from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import MamlRLWarning, UserError
-from maml_rl.policies.mlp import make_policy
+from maml_rl.learners.base import make_learner
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
@@ -20,13 +20,13 @@ from maml_rl.settings.config import Config, origin
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 
 
-def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
-    """Load the policy of a run's newest checkpoint, or a pretrained policy of the package.
+def load(run: str | Path, device: str = "cpu") -> Agent:
+    """Load the agent of a run's newest checkpoint, or a pretrained one of the package.
 
     Args:
         run: the run folder, or a name from :func:`maml_rl.pretrained_names`. A folder of that name
             takes precedence.
-        device: device of the parameters: cpu, cuda, cuda:1, ..., or auto.
+        device: device of the agent: cpu, cuda, cuda:1, ..., or auto.
 
     Raises:
         UserError: if there is no such run, it has no checkpoint, or the checkpoint does not fit the
@@ -40,14 +40,14 @@ def load(run: str | Path, device: str = "cpu") -> MetaPolicy:
 
 
 @standard_torch()
-def load_run(run: Path, device: torch.device) -> MetaPolicy:
+def load_run(run: Path, device: torch.device) -> Agent:
     """Do what :func:`load` does, with a torch device."""
     folder = find_run(run)
-    return _load_policy(folder, run_config(folder), device)
+    return _load_agent(folder, run_config(folder), device)
 
 
-def _load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
-    """Load the policy of a run's newest sound checkpoint; warn about damaged newer ones."""
+def _load_agent(run: Path, config: Config, device: torch.device) -> Agent:
+    """Load the agent of a run's newest sound checkpoint; warn about damaged newer ones."""
     newest = load_newest(run / "checkpoints", device)
     if newest is None:
         raise UserError(f"{run} has no checkpoint yet")
@@ -59,19 +59,14 @@ def _load_policy(run: Path, config: Config, device: torch.device) -> MetaPolicy:
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         observation_space = env.single_observation_space
         action_space = env.single_action_space
-    policy = make_policy(config.policy, observation_space, action_space, config.seed)
-    theta, normalizer = policy_state(checkpoint, policy, config, path)
-    num_adaptation_steps = 0
-    if "num_adaptation_steps" in checkpoint.values:
-        num_adaptation_steps = checkpoint.counter("num_adaptation_steps", path)
-    return MetaPolicy(
-        policy=policy,
-        theta=theta,
-        normalizer=normalizer,
+    learner = make_learner(config, observation_space, action_space, device)
+    state, belief, num_adaptation_steps = restored(checkpoint, learner, path)
+    return Agent(
+        learner=learner,
+        state=state,
+        belief=belief,
         observation_space=observation_space,
         action_space=action_space,
         config=config,
         num_adaptation_steps=num_adaptation_steps,
-        # MetaPolicy.save writes 0: the number is unknown.
-        num_iterations=checkpoint.counter("iteration", path) or None,
     )

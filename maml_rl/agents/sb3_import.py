@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.agents.sb3_models import network_of
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.inner_step import initial_theta
-from maml_rl.policies.mlp import make_policy
-from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.learners.base import make_learner
+from maml_rl.learners.maml.learner import MAML
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.plain_network import check_plain_actions, unfolded
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.parser import load_config
@@ -22,7 +21,7 @@ from maml_rl.system.torch_runtime import standard_torch
 
 
 @standard_torch()
-def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaPolicy:
+def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent:
     """Return a policy with the action distribution of a Stable-Baselines3 model's actor.
 
     ``policy.save(folder)`` writes a run folder; ``--init_from folder`` starts training from it.
@@ -57,23 +56,28 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> MetaP
     with as_task_vector_env(None, config.env, 1, config.horizon) as envs:
         observation_space = envs.single_observation_space
         action_space = envs.single_action_space
-    # A policy with initial parameters, to check the spaces.
-    module = make_policy(config.policy, observation_space, action_space, config.seed)
-    normalizer = None
-    if config.policy.normalize_observations:
-        normalizer = ObservationNormalizer.empty(module.observation_size, torch.device("cpu"))
-    policy = MetaPolicy(
-        policy=module,
-        theta=initial_theta(module, config.inner),
-        normalizer=normalizer,
+    # An agent with initial parameters, to check the spaces.
+    learner = make_learner(config, observation_space, action_space, torch.device("cpu"))
+    if not isinstance(learner, MAML):
+        raise UserError(
+            f"a policy can become the start of the learners maml and joint, not of "
+            f"{config.learner.name}"
+        )
+    state = learner.initial_state()
+    agent = Agent(
+        learner=learner,
+        state=state,
+        belief=learner.prior(state, 1),
         observation_space=observation_space,
         action_space=action_space,
         config=config,
     )
     check_plain_actions(action_space)
-    policy.check_spaces(
+    agent.check_spaces(
         model.observation_space, model.action_space, "the model", f"environment {config.env.name!r}"
     )
     # Replace the parameters of the layers and the standard deviation by the model's.
-    actor = unfolded(network, module, policy.action_map)
-    return dataclasses.replace(policy, theta={**policy.theta, **actor})
+    assert isinstance(learner.policy, MLPPolicy), "the settings above are those of an MLP"
+    actor = unfolded(network, learner.policy, agent.action_map)
+    theta = {**state.tensors["theta"], **actor}
+    return agent.with_state(state._replace(tensors={**state.tensors, "theta": theta}))

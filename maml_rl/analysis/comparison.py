@@ -1,4 +1,4 @@
-"""Compare policies on the same tasks and seeds, in one or several versions of the environment."""
+"""Compare agents on the same tasks and seeds, in one or several versions of the environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.analysis.evaluation import Evaluation, evaluate, failed_note
 from maml_rl.analysis.saved_evaluations import evaluation_file, read_evaluation, write_evaluation
 from maml_rl.analysis.scratch import Scratch
@@ -33,18 +33,18 @@ META_TRAINED = "meta-trained"
 
 @dataclass(frozen=True)
 class Subject:
-    """A policy to evaluate.
+    """An agent to evaluate.
 
     Args:
         label: name of the method; subjects with the same label are seeds of one method.
-        source: the folder that the policy was loaded from.
-        policy: the policy to adapt.
+        source: the folder that the agent was loaded from.
+        agent: the agent to adapt.
         num_steps: number of adaptation steps.
     """
 
     label: str
     source: Path
-    policy: MetaPolicy
+    agent: Agent
     num_steps: int
 
 
@@ -53,14 +53,14 @@ class Condition:
     """A version of the environment.
 
     Args:
-        env_of: returns the environment for a policy; it depends on whether the policy observes the
+        env_of: returns the environment for an agent; it depends on whether the agent observes the
             task.
         swept: values fixed by a sweep, by name; empty for the environment without a sweep.
         fixed: the part of ``swept`` to set in every task; ``env_of`` sets the rest, which are
             dynamics.
     """
 
-    env_of: Callable[[MetaPolicy], EnvConfig]
+    env_of: Callable[[Agent], EnvConfig]
     swept: Mapping[str, float] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ class Entry:
     @property
     def num_episodes(self) -> np.ndarray:
         """Episodes per task that adaptation has used after each step, (K + 1,)."""
-        return np.arange(len(self.center)) * self.evaluations[0].returns.shape[2]
+        return np.arange(len(self.center)) * self.evaluations[0].description["episodes_per_step"]
 
     @property
     def adapted_step(self) -> int:
@@ -310,13 +310,13 @@ def compare(
     unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
-    """Evaluate every policy in every condition, on the same tasks with the same seeds.
+    """Evaluate every agent in every condition, on the same tasks with the same seeds.
 
     Policies whose observation includes the task are not part of sweeps: they observe only the
     parameters that they were trained on.
 
     Args:
-        subjects: the policies; all with the same label must have the same ``num_steps``.
+        subjects: the agents; all with the same label must have the same ``num_steps``.
         conditions: the environments.
         num_tasks: number of fresh tasks, or of ``tasks``.
         num_episodes: episodes per task and adaptation step.
@@ -326,14 +326,14 @@ def compare(
         progress: called with a description after every evaluation.
 
     Raises:
-        UserError: if the policies do not see the same tasks.
+        UserError: if the agents do not see the same tasks.
     """
     entries: list[Entry] = []
     for condition in conditions:
         # Evaluate the subjects, grouped by label.
         groups: dict[str, list[Evaluation]] = {}
         for subject in subjects:
-            env = condition.env_of(subject.policy)
+            env = condition.env_of(subject.agent)
             if condition.swept and env.observe_task:
                 continue
             sizes = {
@@ -343,7 +343,7 @@ def compare(
                 "seed": seed,
             }
             evaluation = _evaluate_or_read(
-                subject.policy, env, sizes, tasks, fixed=condition.fixed, folder=unfinished
+                subject.agent, env, sizes, tasks, fixed=condition.fixed, folder=unfinished
             )
             groups.setdefault(subject.label, []).append(evaluation)
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
@@ -374,7 +374,7 @@ def _check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _evaluate_or_read(
-    policy: MetaPolicy,
+    agent: Agent,
     env: EnvConfig,
     sizes: Mapping[str, int],
     tasks: Sequence[Task] | None,
@@ -385,13 +385,13 @@ def _evaluate_or_read(
     """Evaluate, or read the evaluation from ``folder`` if an interrupted call wrote it there."""
     path = None
     if folder is not None:
-        path = evaluation_file(folder, policy, env, sizes, tasks, fixed)
+        path = evaluation_file(folder, agent, env, sizes, tasks, fixed)
         if path.exists():
-            return read_evaluation(path, policy, env, sizes)
+            return read_evaluation(path, agent, env, sizes)
     arguments = dict(sizes)
     if tasks is not None:
         del arguments["num_tasks"]
-    evaluation = evaluate(policy, env=env, tasks=tasks, fixed=fixed, **arguments)
+    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, **arguments)
     if path is not None:
         write_evaluation(path, evaluation)
     return evaluation

@@ -1,4 +1,4 @@
-"""Evaluate how fast a policy adapts: returns after 0, 1, ... K inner steps on fresh tasks."""
+"""Evaluate how fast an agent adapts: returns after 0, 1, ... K updates on fresh tasks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.learners.maml.inner_loop import collect_through_adaptation
-from maml_rl.learners.trials import sample_tasks
+from maml_rl.learners.base import Belief
+from maml_rl.learners.trials import Deterministic, play_trials, sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
@@ -31,7 +31,7 @@ NUM_TASKS = 40
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns of N tasks after each adaptation step.
+    """Undiscounted returns of N tasks after each adaptation step (update).
 
     Args:
         tasks: N tasks.
@@ -100,82 +100,114 @@ def failed_note(num_failed: int, num_tasks: int) -> list[str]:
 
 def evaluate_with(
     collector: Collector,
-    policy: MetaPolicy,
+    agent: Agent,
     num_steps: int,
     streams: RandomStreams,
     env_settings: Mapping[str, object] | None = None,
     tasks: Sequence[Task] | None = None,
     fixed: Mapping[str, float] | None = None,
+    num_trials: int = 1,
+    deterministic: Deterministic = "never",
 ) -> Evaluation:
-    """Evaluate on T tasks, as many as the collector plays.
+    """Evaluate on N tasks, in one or several independent trials of each.
 
     Args:
-        collector: plays T tasks, E episodes each.
-        policy: the policy to adapt.
-        num_steps: number of inner steps K. The return after step k is measured on the episodes that
-            step k + 1 learns from.
+        collector: plays N · num_trials tasks, E episodes each.
+        agent: the agent to adapt.
+        num_steps: number of updates K. The return after update k is measured on the episodes that
+            update k + 1 learns from.
         streams: random streams of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the
-            policy's own.
-        tasks: T tasks; default is to draw fresh ones.
+            agent's own.
+        tasks: N tasks; default is to draw fresh ones.
         fixed: values that replace those of every task, by name.
+        num_trials: independent trials of each task.
+        deterministic: in which stages the most probable actions are played.
 
     Raises:
         UserError: if a task cannot be written to a file, or lacks a numeric value in ``fixed``.
         TooManyFailures: if more than ``max_failed_share`` of the episodes are discarded, or of the
             tasks failed.
     """
-    env_name = policy.config.env.name
-    env_settings = policy.config.env.kwargs if env_settings is None else env_settings
+    env_name = agent.config.env.name
     # Tasks; refuse what no file can hold before anything is played.
     tasks_are_given = tasks is not None
     if tasks is None:
+        number = (collector.num_tasks_of_all or collector.num_tasks) // num_trials
         first = collector.first_task
-        tasks = sample_tasks(collector, streams)[first : first + collector.num_tasks]
+        tasks = sample_tasks(collector, streams, number)
+        tasks = tasks[first : first + collector.num_tasks // num_trials]
     tasks = [with_fixed(task, fixed or {}, env_name) for task in tasks]
     plain_tasks = [plain_task(task, env_name) for task in tasks]
-    # Episodes.
-    inner = replace(policy.config.inner, num_steps=num_steps)
-    trial = collect_through_adaptation(
+    # Episodes; the trials of a task are neighbours.
+    of_trials = [task for task in tasks for _ in range(num_trials)]
+    trial = play_trials(
+        agent.learner,
+        agent.state,
         collector,
-        policy.theta,
-        tasks,
-        inner,
-        policy.config.baseline,
+        of_trials,
+        num_updates=num_steps,
         streams=streams,
-        normalizer=policy.normalizer,
+        belief=_repeated(agent.belief, collector.num_tasks),
+        deterministic=deterministic,
     )
     failures = trial.failures
-    failures.check(failures.rows(tasks), policy.config.max_failed_share, "the evaluation")
-    returns = torch.stack([stage.returns for stage in trial.episodes])
-    success = success_of_all(torch.stack([stage.success for stage in trial.episodes]), returns)
-    # Description.
-    units = getattr(collector.env, "task_units", {})
-    description: dict[str, Any] = {
-        "env": env_name,
-        "env_settings": dict(env_settings),
-        "num_tasks": collector.num_tasks,
-        "num_episodes": collector.num_episodes,
-        "horizon": collector.horizon,
-        "num_steps_in_training": policy.config.inner.num_steps,
-        "step_size": list(inner.test_step_sizes) or inner.step_size,
-        "seed": streams.seed,
-        **origin_of(policy),
-        "task_units": {name: units[name] for name in tasks[0] if name in units},
-    }
-    if tasks_are_given:
-        description["tasks_are_given"] = True
+    failures.check(failures.rows(of_trials), agent.config.max_failed_share, "the evaluation")
+    sizes = (num_steps + 1, len(tasks), num_trials * collector.num_episodes)
+    returns = torch.stack([stage.returns for stage in trial.episodes]).reshape(sizes)
+    reports = torch.stack([stage.success for stage in trial.episodes]).reshape(sizes)
+    success = success_of_all(reports, returns)
     return Evaluation(
         tasks=plain_tasks,
         returns=returns.cpu().numpy(),
         success=success.cpu().numpy(),
-        description=description,
+        description=_description(
+            agent, collector, plain_tasks, streams.seed, env_settings, num_trials, tasks_are_given
+        ),
     )
 
 
-def origin_of(policy: MetaPolicy) -> dict[str, int | None]:
-    """Return seed and length of the policy's training, for a description."""
-    return {"training_seed": policy.config.seed, "num_iterations": policy.num_iterations}
+def _repeated(belief: Belief, num_tasks: int) -> Belief:
+    """A belief (1, ...) for each of T tasks, (T, ...)."""
+    return {
+        name: value.expand(num_tasks, *value.shape[1:]).contiguous()
+        for name, value in belief.items()
+    }
+
+
+def _description(
+    agent: Agent,
+    collector: Collector,
+    tasks: Sequence[Task],
+    seed: int,
+    env_settings: Mapping[str, object] | None,
+    num_trials: int,
+    tasks_are_given: bool,
+) -> dict[str, Any]:
+    """What was evaluated, as plain values for the files."""
+    units = getattr(collector.env, "task_units", {})
+    env_settings = agent.config.env.kwargs if env_settings is None else env_settings
+    description: dict[str, Any] = {
+        "env": agent.config.env.name,
+        "env_settings": dict(env_settings),
+        "num_tasks": len(tasks),
+        "num_episodes": num_trials * collector.num_episodes,
+        "episodes_per_step": collector.num_episodes,
+        "horizon": collector.horizon,
+        "num_steps_in_training": agent.learner.num_updates,
+        "learner": {"name": agent.config.learner.name, **agent.learner.describe()},
+        "seed": seed,
+        **origin_of(agent),
+        "task_units": {name: units[name] for name in tasks[0] if name in units},
+    }
+    if tasks_are_given:
+        description["tasks_are_given"] = True
+    return description
+
+
+def origin_of(agent: Agent) -> dict[str, int | None]:
+    """Return seed and length of the agent's training, for a description."""
+    return {"training_seed": agent.config.seed, "num_iterations": agent.num_iterations}
 
 
 def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
@@ -222,25 +254,25 @@ def held_out(env: EnvConfig) -> EnvConfig:
     return env
 
 
-def fresh_tasks(policy: MetaPolicy, seed: int, num_tasks: int = NUM_TASKS) -> list[Task]:
+def fresh_tasks(agent: Agent, seed: int, num_tasks: int = NUM_TASKS) -> list[Task]:
     """Draw the tasks that :func:`evaluate` draws by default; values may be NumPy types.
 
     Args:
-        policy: its environment draws the tasks.
+        agent: its environment draws the tasks.
         seed: seed of the tasks.
         num_tasks: number of tasks; a family's draws may depend on it.
 
     Raises:
         UserError: if the environment cannot be used.
     """
-    with as_task_vector_env(None, held_out(policy.config.env), 1, policy.config.horizon) as envs:
+    with as_task_vector_env(None, held_out(agent.config.env), 1, agent.config.horizon) as envs:
         envs.np_random = RandomStreams(seed, Phase.EVALUATION).tasks()
         return list(envs.sample_tasks(num_tasks))
 
 
 @standard_torch()
 def evaluate(
-    policy: MetaPolicy,
+    agent: Agent,
     *,
     env: EnvConfig | None = None,
     tasks: Sequence[Task] | None = None,
@@ -250,53 +282,50 @@ def evaluate(
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
 ) -> Evaluation:
-    """Evaluate a policy on fresh tasks, or on tasks of your choice.
+    """Evaluate an agent on fresh tasks, or on tasks of your choice.
 
     Args:
-        policy: the policy to adapt.
+        agent: the agent to adapt.
         env: the environment, for example
             ``maml_rl.load_config(env={"name": ..., "low": ..., "dynamics": {...}}).env``; default
-            is the policy's own environment, with held-out tasks if the family has some.
+            is the agent's own environment, with held-out tasks if the family has some.
         tasks: mappings such as ``{"goal_velocity": 1.5}``; default is to draw ``num_tasks``.
         num_tasks: number of tasks to draw; default is 40.
         num_episodes: episodes per task and adaptation step.
-        num_steps: number of inner steps.
+        num_steps: number of adaptation steps.
         seed: seed of tasks and episodes.
         fixed: values that replace those of every task, such as ``{"goal_velocity": 1.5}``.
 
     Raises:
         UserError: if an argument is invalid, or the environment cannot be used.
     """
-    if not isinstance(policy, MetaPolicy):
+    if not isinstance(agent, Agent):
         raise UserError(
-            f"evaluate takes a policy, such as maml_rl.load(run) returns; got {policy!r:.100}"
+            f"evaluate takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
         )
     num_tasks = _number_of_tasks(tasks, num_tasks)
     check_integers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_integers(0, num_steps=num_steps, seed=seed)
-    horizon = policy.config.horizon
-    config = held_out(policy.config.env) if env is None else env
+    horizon = agent.config.horizon
+    config = held_out(agent.config.env) if env is None else env
+    # A learner whose stage has fewer episodes plays several trials of each task.
+    stage_episodes = agent.config.learner.stage_episodes(num_episodes)
+    num_trials = num_episodes // stage_episodes
     num_envs = num_tasks * num_episodes
-    threads = torch_threads(policy.config.torch_threads)
-    with threads, as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks) as envs:
-        policy.check_spaces(envs.single_observation_space, envs.single_action_space)
-        collector = Collector(
-            env=envs,
-            policy=policy.policy,
-            num_tasks=num_tasks,
-            num_episodes=num_episodes,
-            horizon=horizon,
-            action_map=policy.action_map,
-            device=policy.device,
-        )
+    threads = torch_threads(agent.config.torch_threads)
+    opened = as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks * num_trials)
+    with threads, opened as envs:
+        agent.check_spaces(envs.single_observation_space, envs.single_action_space)
+        collector = agent.collector(envs, num_tasks * num_trials, stage_episodes)
         return evaluate_with(
             collector,
-            policy,
+            agent,
             num_steps,
             RandomStreams(seed, Phase.EVALUATION),
             env_settings=config.kwargs,
             tasks=tasks,
             fixed=fixed,
+            num_trials=num_trials,
         )
 
 

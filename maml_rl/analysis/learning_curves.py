@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ _X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]
     "time": ("wall-clock hours", lambda columns: np.cumsum(columns[_SECONDS]) / 3600),
     "iterations": ("meta-iterations", lambda columns: columns[_ITERATION]),
 }
+_RETURN_AFTER = r"train/return_after_(\d+)_steps"
 _FINAL_PART = 20  # final values are means over the last 1/20 of the iterations
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -144,8 +146,9 @@ class Group:
 
     @property
     def num_steps(self) -> int:
-        """Number of adaptation steps in training."""
-        return self.runs[0].config.inner.num_steps
+        """Number of adaptation steps in training: the last one whose return was logged."""
+        matches = (re.fullmatch(_RETURN_AFTER, name) for name in self.runs[0].columns)
+        return max((int(match[1]) for match in matches if match), default=0)
 
     def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
         """Return a metric of all runs, at the iterations that all of them logged it at.

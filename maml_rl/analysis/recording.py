@@ -1,4 +1,4 @@
-"""Videos of a policy before and after adaptation; rows are tasks, columns adaptation steps."""
+"""Videos of an agent before and after adaptation; rows are tasks, columns adaptation steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.video_grid import (
     Clip,
@@ -143,7 +143,7 @@ def rendering_problem(config: EnvConfig) -> str | None:
 
 @standard_torch()
 def record(
-    policy: MetaPolicy,
+    agent: Agent,
     path: str | Path,
     *,
     tasks: Sequence[Task] | None = None,
@@ -162,7 +162,7 @@ def record(
     All panels of a row start from the same initial state. The video plays in real time.
 
     Args:
-        policy: the policy to adapt.
+        agent: the agent to adapt.
         path: path of the video; its suffix chooses the format (.mp4 or .gif).
         tasks: one row each; default is to draw ``num_tasks``.
         num_tasks: number of tasks to draw; default is 1.
@@ -183,15 +183,15 @@ def record(
         UserError: if the environment cannot render, or not with this camera and size; if a task is
             invalid; if the file cannot be written.
     """
-    if not isinstance(policy, MetaPolicy):
+    if not isinstance(agent, Agent):
         raise UserError(
-            f"record takes a policy, such as maml_rl.load(run) returns; got {policy!r:.100}"
+            f"record takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
         )
     check_integers(0, seed=seed)
     path = user_path(path)
     with whole_file(path) as temporary:
         grid = play(
-            policy,
+            agent,
             temporary.suffix[1:],
             tasks=tasks,
             num_tasks=num_tasks,
@@ -209,7 +209,7 @@ def record(
 
 
 def play(
-    policy: MetaPolicy,
+    agent: Agent,
     file_format: str,
     *,
     tasks: Sequence[Task] | None = None,
@@ -225,12 +225,12 @@ def play(
 ) -> Grid:
     """Play the episodes of :func:`record`, with the frames for a video of ``file_format``."""
     _check(tasks, num_tasks, size, fps)
-    horizon = policy.config.horizon
+    horizon = agent.config.horizon
     streams = RandomStreams(seed, Phase.RECORDING)
-    env = make_rendering_env(policy.config.env, horizon, camera, size)
+    env = make_rendering_env(agent.config.env, horizon, camera, size)
     try:
         # Tasks, and the control steps to render.
-        policy.check_spaces(env.observation_space, env.action_space)
+        agent.check_spaces(env.observation_space, env.action_space)
         tasks = _draw_tasks(env, num_tasks or 1, streams) if tasks is None else list(tasks)
         _check_tasks(env, tasks)
         dt = seconds_per_step(env)
@@ -239,17 +239,17 @@ def play(
         clips: list[list[Clip]] = []
         labels: list[str] = []
         for task in tasks:
-            policies = _adapted(policy, task, num_steps, num_episodes, seed)
-            labels = [stage_label(adapted.num_adaptation_steps) for adapted in policies]
+            agents = _adapted(agent, task, num_steps, num_episodes, seed)
+            labels = [stage_label(adapted.num_adaptation_steps) for adapted in agents]
             if task:
                 env.assigned_task = task
             row = []
-            for adapted, label in zip(policies, labels, strict=True):
+            for adapted, label in zip(agents, labels, strict=True):
                 row.append(_clip(env, adapted, horizon, rendered_steps, deterministic, streams))
                 progress(f"task {len(clips) + 1} of {len(tasks)} {label}")
             clips.append(row)
         return Grid(
-            title=policy.config.env.name,
+            title=agent.config.env.name,
             tasks=[task_in_words(env, task) for task in tasks],
             labels=labels,
             clips=clips,
@@ -311,18 +311,18 @@ def seconds_per_step(env: gym.Env) -> float:
 
 
 def _adapted(
-    policy: MetaPolicy, task: Task, num_steps: int | None, num_episodes: int | None, seed: int
-) -> list[MetaPolicy]:
-    """Return the policy after 0, 1, ... adaptation steps."""
-    policies = [policy]
-    num_steps = policy.config.inner.num_steps if num_steps is None else num_steps
+    agent: Agent, task: Task, num_steps: int | None, num_episodes: int | None, seed: int
+) -> list[Agent]:
+    """Return the agent after 0, 1, ... adaptation steps."""
+    agents = [agent]
+    num_steps = agent.learner.num_updates if num_steps is None else num_steps
     if num_steps < 0:
         raise UserError(f"num_steps must be at least 0, got {num_steps}")
     for _ in range(num_steps):
-        policies.append(
-            policies[-1].adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)
+        agents.append(
+            agents[-1].adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)
         )
-    return policies
+    return agents
 
 
 def task_in_words(env: gym.Env, task: Task) -> list[str]:
@@ -341,7 +341,7 @@ def task_in_words(env: gym.Env, task: Task) -> list[str]:
 
 def _clip(
     env: TaskSetter,
-    policy: MetaPolicy,
+    agent: Agent,
     horizon: int,
     rendered_steps: set[int],
     deterministic: bool,
@@ -353,8 +353,9 @@ def _clip(
     frames = {0: Frame.of(_render(env), 0.0)}
     total = 0.0
     ended = False
+    memory = None
     for step in range(1, horizon + 1):
-        action, _ = policy.predict(observation, deterministic=deterministic, rng=rng)
+        action, memory = agent.predict(observation, memory, deterministic=deterministic, rng=rng)
         observation, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
         ended = terminated or truncated

@@ -160,7 +160,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "num_episodes": entry.num_episodes.tolist(),
         "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
-        "step_size": evaluations[0].description["step_size"],
+        "learner": evaluations[0].description["learner"],
         "tasks": tasks,
     }
 

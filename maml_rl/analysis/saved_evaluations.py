@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.analysis.evaluation import Evaluation, origin_of, plain_task
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
@@ -22,7 +22,7 @@ from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 
 def evaluation_file(
     folder: Path,
-    policy: MetaPolicy,
+    agent: Agent,
     env: EnvConfig,
     sizes: Mapping[str, int],
     tasks: Sequence[Task] | None,
@@ -32,28 +32,30 @@ def evaluation_file(
 
     Args:
         folder: folder of the file.
-        policy: the policy to adapt.
+        agent: the agent to adapt.
         env: the environment.
         sizes: ``num_tasks``, ``num_episodes``, ``num_steps`` and ``seed``, in this order.
         tasks: tasks to use instead of fresh ones.
         fixed: values that replace those of every task.
     """
     digest = hashlib.sha256()
-    # Parameters and normaliser.
-    for name, value in sorted(policy.theta.items()):
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    for value in policy.normalizer or ():
-        digest.update(value.cpu().contiguous().numpy().tobytes())
+    # What the agent has learned and believes.
+    for group, tensors in agent.acting_tensors.items():
+        for name, value in sorted(tensors.items()):
+            digest.update(f"{group} {name} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
     # Settings.
+    config = agent.config
     settings = [
         dataclasses.asdict(env),
         dict(sizes),
         None if tasks is None else [plain_task(task, env.name) for task in tasks],
         dict(fixed),
-        dataclasses.asdict(policy.config.inner),
-        dataclasses.asdict(policy.config.baseline),
-        policy.config.horizon,
+        *(
+            dataclasses.asdict(getattr(config, group))
+            for group in ("learner", "policy", *config.learner.GROUPS)
+        ),
+        config.horizon,
     ]
     digest.update(json.dumps(settings).encode())
     return folder / f"{digest.hexdigest()}.json"
@@ -77,7 +79,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(
-    path: Path, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]
+    path: Path, agent: Agent, env: EnvConfig, sizes: Mapping[str, int]
 ) -> Evaluation:
     """Read an evaluation.
 
@@ -85,16 +87,14 @@ def read_evaluation(
         UserError: if the file is damaged.
     """
     try:
-        return _parse(read_json(path, LONGEST_TABLE), policy, env, sizes)
+        return _parse(read_json(path, LONGEST_TABLE), agent, env, sizes)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path} of an interrupted evaluation is damaged ({error}): delete it"
         ) from error
 
 
-def _parse(
-    content: Any, policy: MetaPolicy, env: EnvConfig, sizes: Mapping[str, int]
-) -> Evaluation:
+def _parse(content: Any, agent: Agent, env: EnvConfig, sizes: Mapping[str, int]) -> Evaluation:
     """Check the content of a file and convert it to an evaluation.
 
     Raises:
@@ -115,10 +115,10 @@ def _parse(
         "num_tasks": num_tasks,
         "num_episodes": sizes["num_episodes"],
         "seed": sizes["seed"],
-        "env": policy.config.env.name,
-        "horizon": policy.config.horizon,
+        "env": agent.config.env.name,
+        "horizon": agent.config.horizon,
         "env_settings": json.loads(json.dumps(dict(env.kwargs))),
-        "num_steps_in_training": policy.config.inner.num_steps,
+        "num_steps_in_training": agent.learner.num_updates,
     }
     for name, value in expected.items():
         if description[name] != value:
@@ -131,7 +131,7 @@ def _parse(
         tasks=tasks,
         returns=returns,
         success=success,
-        description=description | origin_of(policy),
+        description=description | origin_of(agent),
     )
 
 

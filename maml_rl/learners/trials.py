@@ -1,48 +1,52 @@
-"""Trials: play a batch of tasks in stages, and update the parameters between stages.
+"""Trials: play a batch of tasks in stages, and update the belief about each between stages.
 
-Training, evaluation and ``MetaPolicy.adapt`` share this module. The learner supplies the update.
+Training, evaluation, recording and ``Agent.adapt`` share :func:`play_trials`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 
 from maml_rl.errors import UserError
-from maml_rl.learners.advantages import with_advantages
-from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params
+from maml_rl.learners.base import Belief, Learner, LearnerState
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.sampling.failures import BASELINE, INNER_STEP, NO_EPISODE, FailedTasks, TrialFailures
+from maml_rl.sampling.failures import (
+    BASELINE,
+    INNER_STEP,
+    NO_EPISODE,
+    FailedTasks,
+    Failure,
+    TooManyFailures,
+    TrialFailures,
+    example,
+)
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import BaselineConfig
+from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 
-Update = Callable[[Params, Episodes, int], Params]
-"""(stack, episodes with advantages, number of updates so far) -> the updated stack.
-
-Non-finite parameters of a task mean that it cannot be updated.
-"""
+Deterministic = Literal["never", "last", "always"]
+"""In which stages the most probable actions are played: none, only the last one, or all."""
 
 
 class Trial(NamedTuple):
-    """Episodes and parameters of every stage, for T tasks.
+    """Episodes and beliefs of every stage, for T tasks.
 
-    A task fails if it has no valid episode, if its baseline cannot be fitted, or if its update is
-    not finite. From then on it keeps its parameters, and its episodes are discarded.
+    A task fails if it has no valid episode, if its advantages are not finite, or if its update is
+    not. From then on it keeps its belief, and its episodes are discarded.
     """
 
     episodes: list[Episodes]
     """Episodes played after 0, 1, ... updates, with advantages."""
-    stacks: list[Params]
-    """The parameters after 0, 1, ... updates, each (T, ...)."""
+    beliefs: list[Belief]
+    """The belief after 0, 1, ... updates, each (T, ...)."""
     failed_tasks: FailedTasks
     """Which tasks failed, where and why."""
-    first_step: int
+    first_stage: int
     """Number of updates before the first stage."""
 
     @property
@@ -52,17 +56,24 @@ class Trial(NamedTuple):
         cause = self.failed_tasks.cause.new_zeros((num_tasks, 0, 0))
         if self.episodes:
             cause = torch.stack([stage.cause for stage in self.episodes], dim=1)
-        return TrialFailures(cause, self.failed_tasks, self.first_step)
+        return TrialFailures(cause, self.failed_tasks, self.first_stage)
 
 
-def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
+def sample_tasks(
+    collector: Collector, streams: RandomStreams, num_tasks: int | None = None
+) -> list[Task]:
     """Sample the tasks of all processes; every process samples the same list.
+
+    Args:
+        collector: its environment samples them.
+        streams: of random numbers.
+        num_tasks: how many; default is one for each task that the collectors play.
 
     Raises:
         UserError: if the environment does not return one mapping per task.
     """
     collector.env.np_random = streams.tasks()
-    num_tasks = collector.num_tasks_of_all or collector.num_tasks
+    num_tasks = num_tasks or collector.num_tasks_of_all or collector.num_tasks
     tasks = list(collector.env.sample_tasks(num_tasks))
     if len(tasks) != num_tasks or not all(isinstance(task, Mapping) for task in tasks):
         raise UserError(
@@ -72,103 +83,171 @@ def sample_tasks(collector: Collector, streams: RandomStreams) -> list[Task]:
     return tasks
 
 
-def play_stages(
+def play_trials(
+    learner: Learner,
+    state: LearnerState,
     collector: Collector,
-    stack: Params,
     tasks: Sequence[Task] | None,
-    update: Update,
-    baseline: BaselineConfig,
     *,
     num_updates: int,
     streams: RandomStreams,
-    normalizer: ObservationNormalizer | None,
-    watch: Stopwatch | None = None,
-    first_step: int = 0,
+    belief: Belief | None = None,
+    first_stage: int = 0,
     final_episodes: bool = True,
+    deterministic: Deterministic = "never",
+    watch: Stopwatch | None = None,
 ) -> Trial:
-    """Play every task, update its parameters, play again, and so on.
+    """Play every task, update the belief about it, play again, and so on.
 
     Args:
+        learner: chooses actions and updates beliefs.
+        state: what it has learned.
         collector: plays T tasks.
-        stack: initial parameters, each (T, ...).
         tasks: T of them, or ``None`` to keep the environments' tasks.
-        update: of the parameters, between stages.
-        baseline: how to turn rewards into advantages.
         num_updates: number of updates.
         streams: of random numbers.
-        normalizer: of observations.
-        watch: records the times ``collection``, ``advantages`` and ``adaptation``.
-        first_step: number of updates that led to ``stack``; random streams continue from there.
+        belief: to begin with, (T, ...); default is the prior.
+        first_stage: number of updates that led to ``belief``; random streams continue from there.
         final_episodes: whether to play once more after the last update.
+        deterministic: in which stages the most probable actions are played.
+        watch: records the times ``collection``, ``advantages`` and ``adaptation``.
     """
     watch = watch or Stopwatch()
     if tasks is not None:
         collector.set_tasks(tasks)
-    stacks: list[Params] = [stack]
+    beliefs = [learner.prior(state, collector.num_tasks) if belief is None else belief]
     episodes: list[Episodes] = []
     failed = FailedTasks.none_of(collector.num_tasks, collector.device)
-    last_step = first_step + num_updates
-    for step in range(first_step, last_step + final_episodes):
-        # Play every task with its own parameters.
-        collected = collector.collect(stacks[-1], streams, step, normalizer)
+    last_stage = first_stage + num_updates
+    for stage in range(first_stage, last_stage + final_episodes):
+        # Play every task with its own belief.
+        is_deterministic = deterministic == "always" or (
+            deterministic == "last" and stage == last_stage
+        )
+        noise = None if is_deterministic else collector.noise(learner.draw_noise, streams, stage)
+        actor = learner.actor(state, beliefs[-1], noise)
+        collected = collector.collect(actor, streams, stage)
         watch.lap("collection")
         # Compute advantages; exclude tasks without valid ones.
-        support, failed = usable_episodes(collected, baseline, step, failed)
-        episodes.append(support)
+        usable, failed = usable_episodes(learner, collected, stage, failed)
+        episodes.append(usable)
         watch.lap("advantages")
         # Update, and restore failed tasks; the final episodes are only played.
-        if step < last_step:
-            updated = update(stacks[-1], support, step)
-            updated, failed = contained_update(stacks[-1], updated, step, failed)
-            stacks.append(updated)
+        if stage < last_stage:
+            updated = learner.update(state, beliefs[-1], usable, stage)
+            updated, failed = contained_update(beliefs[-1], updated, stage, failed)
+            beliefs.append(updated)
             watch.lap("adaptation")
-    return Trial(episodes, stacks, failed, first_step)
+    return Trial(episodes, beliefs, failed, first_stage)
 
 
 def usable_episodes(
-    collected: Episodes, baseline: BaselineConfig, step: int, failed: FailedTasks
+    learner: Learner, collected: Episodes, stage: int, failed: FailedTasks
 ) -> tuple[Episodes, FailedTasks]:
     """Compute advantages, and discard the episodes of failed tasks.
 
     Args:
+        learner: computes the advantages.
         collected: episodes of T tasks.
-        baseline: how to turn rewards into advantages.
-        step: number of updates so far.
+        stage: number of updates so far.
         failed: tasks that have failed so far.
 
     Returns:
         The episodes with advantages, and ``failed`` with the newly failed tasks.
     """
-    failed = failed.with_failed(collected.num_steps == 0, NO_EPISODE, step)
-    episodes = with_advantages(collected, baseline)
+    failed = failed.with_failed(collected.num_steps == 0, NO_EPISODE, stage)
+    episodes = learner.with_advantages(collected)
     is_fitted = episodes.advantages.isfinite().all(-1).all(-1)
-    failed = failed.with_failed(~is_fitted, BASELINE, step)
+    failed = failed.with_failed(~is_fitted, BASELINE, stage)
     if failed.mask.any():
         episodes = episodes.without(failed.mask)
     return episodes, failed
 
 
 def contained_update(
-    stack: Params, updated: Params, step: int, failed: FailedTasks
-) -> tuple[Params, FailedTasks]:
-    """Keep the old parameters of failed tasks, and of tasks whose update is not finite.
+    belief: Belief, updated: Belief, stage: int, failed: FailedTasks
+) -> tuple[Belief, FailedTasks]:
+    """Keep the old belief about failed tasks, and about tasks whose update is not finite.
 
     Args:
-        stack: parameters before the update, each (T, ...).
-        updated: parameters after it.
-        step: number of updates so far.
+        belief: before the update, each (T, ...).
+        updated: after it.
+        stage: number of updates so far.
         failed: tasks that have failed so far.
 
     Returns:
-        The parameters, and ``failed`` with the newly failed tasks.
+        The belief, and ``failed`` with the newly failed tasks.
     """
     finite = torch.stack([value.isfinite().flatten(1).all(1) for value in updated.values()]).all(0)
-    failed = failed.with_failed(~finite, INNER_STEP, step)
+    failed = failed.with_failed(~finite, INNER_STEP, stage)
     if not failed.mask.any():
         return updated, failed
-    # Restore the parameters of failed tasks.
+    # Restore the belief about failed tasks.
     kept = {}
     for name, value in updated.items():
         is_failed = failed.mask.reshape(-1, *[1] * (value.dim() - 1))
-        kept[name] = torch.where(is_failed, stack[name], value)
+        kept[name] = torch.where(is_failed, belief[name], value)
     return kept, failed
+
+
+class TrainingTrial(NamedTuple):
+    """The trial of a training iteration, in which not too much has failed."""
+
+    trial: Trial
+    """Of this process."""
+    failures: TrialFailures
+    """Of all processes."""
+    rows: list[Failure]
+    """Rows of failures.csv, of all processes."""
+
+
+def training_trial(
+    learner: Learner,
+    state: LearnerState,
+    collector: Collector,
+    *,
+    num_updates: int,
+    streams: RandomStreams,
+    ranks: Ranks,
+    max_failed_share: float,
+    watch: Stopwatch,
+) -> TrainingTrial:
+    """Sample tasks, and play the trials of this process.
+
+    Args:
+        learner: see :func:`play_trials`.
+        state: see :func:`play_trials`.
+        collector: plays the tasks of this process.
+        num_updates: number of updates.
+        streams: of random numbers, for this iteration.
+        ranks: the processes that share the tasks.
+        max_failed_share: largest share of discarded episodes, and of failed tasks, to tolerate.
+        watch: see :func:`play_trials`.
+
+    Raises:
+        TooManyFailures: if a larger share failed, or all tasks of one process.
+    """
+    tasks = sample_tasks(collector, streams)
+    first = collector.first_task
+    trial = play_trials(
+        learner,
+        state,
+        collector,
+        tasks[first : first + collector.num_tasks],
+        num_updates=num_updates,
+        streams=streams,
+        watch=watch,
+    )
+    failures = trial.failures.gathered(ranks)
+    rows = failures.rows(tasks)
+    # Every process needs a task to learn from.
+    if ranks.number > 1:
+        has_no_task = trial.failed_tasks.mask.all()[None]
+        if float(ranks.sum(has_no_task)) > 0:
+            number = ranks.number
+            raise TooManyFailures(
+                f"all tasks of one of {number} processes failed: {example(rows)}", rows
+            )
+    failures.check(rows, max_failed_share, f"meta-iteration {streams.iteration + 1}")
+    collector.check_stop()
+    return TrainingTrial(trial, failures, rows)

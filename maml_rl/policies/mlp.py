@@ -1,33 +1,23 @@
-"""Multilayer perceptrons that map observations to the parameters of an action distribution.
-
-Parameters are values. ``theta`` is a mapping from names to tensors; a *stack* is the same with a
-leading task axis T. :func:`distribution` applies any policy to a stack; for the MLPs here that is
-batched matrix products.
-"""
+"""Multilayer perceptrons that map observations to the parameters of an action distribution."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from maml_rl.errors import UserError
-from maml_rl.policies.distributions import (
-    NO_CHOICE,
-    Categorical,
-    Distribution,
-    Gaussian,
-    MultiCategorical,
-)
+from maml_rl.policies.action_head import ActionHead, bounded_log_std
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.policy import Policy, Sampler
 from maml_rl.settings.policy import Nonlinearity, PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 
@@ -46,12 +36,14 @@ ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {
 }
 """The module of each nonlinearity."""
 
-_MIN_LOG_STD = math.log(1e-6)
-_FUNCTIONAL_CALL_LOCK = threading.Lock()
-"""Held during ``functional_call``, which swaps the parameters of a module that threads share."""
+_IN_PLACE: dict[Nonlinearity, Callable[[np.ndarray], object]] = {
+    "tanh": lambda x: np.tanh(x, out=x),
+    "relu": lambda x: np.maximum(x, 0, out=x),
+}
+"""Nonlinearities that NumPy computes in place."""
 
 
-class MLPPolicy(nn.Module):
+class MLPPolicy(Policy):
     """A multilayer perceptron with a Gaussian head (Box actions) or categorical ones.
 
     The Gaussian's log standard deviation does not depend on the state. Initial weights are
@@ -85,11 +77,8 @@ class MLPPolicy(nn.Module):
         context_size: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__()
-        self.discrete = bool(discrete)
-        self.num_choices = () if isinstance(discrete, bool) else tuple(discrete)
-        self.observation_size = observation_size
-        self.action_size = action_size
+        num_choices = () if isinstance(discrete, bool) else tuple(discrete)
+        super().__init__((observation_size,), ActionHead(action_size, bool(discrete), num_choices))
         self.nonlinearity = nonlinearity
         self.activation = ACTIVATIONS[nonlinearity]()
         self.context_size = context_size
@@ -114,16 +103,17 @@ class MLPPolicy(nn.Module):
     def head(self) -> list[str]:
         """Names of the parameters of the last layer and of the standard deviation."""
         last = self.num_layers - 1
-        return [f"weight_{last}", f"bias_{last}", *([] if self.discrete else ["log_std"])]
+        log_std = [] if self.action_head.discrete else ["log_std"]
+        return [f"weight_{last}", f"bias_{last}", *log_std]
 
     def forward(self, observations: Tensor) -> Distribution:
         """Return the distribution of this module's parameters at (N, observation_size)."""
         stack = {name: value[None] for name, value in self.named_parameters()}
-        batch = self.forward_stack(stack, observations[None])
+        batch = self.distribution(stack, observations[None])
         return type(batch)(*(value[0] for value in batch))
 
-    def forward_stack(self, stack: Params, observations: Tensor) -> Distribution:
-        """Return the action distributions of T policies, each at its own observations.
+    def distribution(self, stack: Params, observations: Tensor) -> Distribution:
+        """Return the action distributions of T policies, by batched matrix products.
 
         Args:
             stack: parameters, each (T, ...).
@@ -134,22 +124,8 @@ class MLPPolicy(nn.Module):
         x = observations.mT
         for i, (weight, bias) in enumerate(self.layers(stack)):
             x = torch.baddbmm(bias.mT, weight.mT, self.activation(x) if i > 0 else x)
-        x = x.mT.contiguous()
-        # The head: one categorical per action, a single categorical, or a Gaussian.
-        if self.num_choices:
-            return MultiCategorical(self._padded_logits(x))
-        if self.discrete:
-            return Categorical(x)
-        return Gaussian(x, self.log_std_of(stack))
-
-    def _padded_logits(self, logits: Tensor) -> Tensor:
-        """Split logits (T, N, action_size) into those of D actions, padded to (T, N, D, C)."""
-        most = max(self.num_choices)
-        padded = [
-            nn.functional.pad(part, (0, most - part.shape[-1]), value=NO_CHOICE)
-            for part in logits.split(self.num_choices, dim=-1)
-        ]
-        return torch.stack(padded, dim=-2)
+        log_std = None if self.action_head.discrete else self.log_std_of(stack)
+        return self.action_head.distribution(x.mT.contiguous(), log_std)
 
     def layers(self, stack: Params) -> list[tuple[Tensor, Tensor]]:
         """Return weight (T, fan_in, fan_out) and bias (T, 1, fan_out) of each layer.
@@ -171,53 +147,59 @@ class MLPPolicy(nn.Module):
         Args:
             stack: parameters, of which only ``log_std`` (T, action_size) is used.
         """
-        return stack["log_std"][:, None].clamp(min=_MIN_LOG_STD)
+        return bounded_log_std(stack["log_std"])
 
-    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw the standard noise that ``sample`` of the distribution takes.
+    def initial_context(self, num_tasks: int) -> dict[str, Tensor]:
+        """Return ``context``, zeros (T, context_size); empty without a context."""
+        if self.context_size == 0:
+            return {}
+        return {"context": self.context_weight.new_zeros(num_tasks, self.context_size)}
 
-        Args:
-            rng: stream of the actions.
-            shape: leading axes, one noise vector each.
+    def sampler(
+        self, stack: Params, noise: Tensor | None, normalizer: ObservationNormalizer | None
+    ) -> Sampler:
+        """Return a function that samples outputs, in NumPy for a Gaussian on a CPU.
 
-        Returns:
-            Float32: standard normal (*shape, action_size) for Box actions; Gumbel (*shape, C) for
-            Discrete, or (*shape, D, C) for MultiDiscrete with D actions of up to C choices.
+        Physics steps evict the CPU caches. The time of a small operation then depends on how much
+        code it runs, and NumPy runs much less than torch.
         """
-        if self.num_choices:
-            size = (*shape, len(self.num_choices), max(self.num_choices))
-            return rng.gumbel(size=size).astype(np.float32)
-        if self.discrete:
-            return rng.gumbel(size=(*shape, self.action_size)).astype(np.float32)
-        return rng.standard_normal((*shape, self.action_size), dtype=np.float32)
+        on_cpu = stack["weight_0"].device.type == "cpu"
+        if on_cpu and not self.action_head.discrete and self.nonlinearity in _IN_PLACE:
+            return self._numpy_sampler(stack, noise, normalizer)
+        return super().sampler(stack, noise, normalizer)
 
+    def _numpy_sampler(
+        self, stack: Params, noise: Tensor | None, normalizer: ObservationNormalizer | None
+    ) -> Sampler:
+        # Weights as NumPy arrays.
+        *hidden, (head, head_bias) = [
+            (weight.detach(), bias.detach()) for weight, bias in self.layers(stack)
+        ]
+        layers = [(weight.numpy(), bias.numpy()) for weight, bias in hidden]
+        last = head.numpy()
+        num_tasks = len(last)
+        # What is added to the outputs of each step: the last bias, with noise if there is any.
+        # Unlike NumPy, torch does not warn about overflow.
+        added = head_bias.numpy()
+        if noise is not None:
+            added = (self.log_std_of(stack).detach().exp() * noise + head_bias).numpy()
+        activate = _IN_PLACE[self.nonlinearity]
+        if normalizer is not None:
+            mean, std = (value.to(head).numpy() for value in (normalizer.mean, normalizer.std))
 
-def distribution(policy: nn.Module, stack: Params, observations: Tensor) -> Distribution:
-    """Return the action distributions of T policies that share one architecture.
+        def sample(observations: np.ndarray, t: int) -> np.ndarray:
+            x = observations.reshape(num_tasks, -1, observations.shape[-1])
+            if normalizer is not None:
+                x = (x - mean) / std
+            for weight, bias in layers:
+                x = x @ weight
+                x += bias
+                activate(x)
+            x = x @ last
+            x += added if noise is None else added[t]
+            return x.reshape(len(observations), -1)
 
-    Args:
-        policy: the architecture. An :class:`MLPPolicy` is applied by batched matrix products, any
-            other module by ``vmap``.
-        stack: parameters, each (T, ...).
-        observations: (T, N, observation_size).
-
-    Returns:
-        A :class:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) if states
-        share them.
-    """
-    if isinstance(policy, MLPPolicy):
-        return policy.forward_stack(stack, observations)
-    with _FUNCTIONAL_CALL_LOCK:
-        return vmap(lambda params, obs: functional_call(policy, dict(params), (obs,)))(
-            dict(stack), observations
-        )
-
-
-def initial_context(policy: nn.Module, num_tasks: int) -> dict[str, Tensor]:
-    """Return ``context``, zeros (num_tasks, context_size); no entry for policies without one."""
-    if not isinstance(policy, MLPPolicy) or policy.context_size == 0:
-        return {}
-    return {"context": policy.context_weight.new_zeros(num_tasks, policy.context_size)}
+        return sample
 
 
 def make_policy(
@@ -231,7 +213,7 @@ def make_policy(
     Args:
         config: settings.
         observation_space: of one environment; a Box with one axis.
-        action_space: of one environment; see :func:`action_size`.
+        action_space: of one environment; see :class:`~maml_rl.policies.action_head.ActionHead`.
         seed: of the initial weights.
 
     Raises:
@@ -249,11 +231,11 @@ def make_policy(
             f"{MOST_OBSERVATION_ENTRIES}, since the linear baseline solves a system of 2 x entries "
             "+ 5 unknowns for every task; images are too large"
         )
-    size, discrete = action_size(action_space)
+    head = ActionHead.of(action_space)
     policy = MLPPolicy(
         observation_size=num_entries,
-        action_size=size,
-        discrete=discrete,
+        action_size=head.size,
+        discrete=head.num_choices or head.discrete,
         hidden_sizes=config.hidden_sizes,
         nonlinearity=config.nonlinearity,
         init_std=config.init_std,
@@ -261,25 +243,3 @@ def make_policy(
         context_size=config.context_size,
     )
     return policy.requires_grad_(False)
-
-
-def action_size(space: spaces.Space[Any]) -> tuple[int, bool | tuple[int, ...]]:
-    """Return ``action_size`` and ``discrete`` of an :class:`MLPPolicy` for an action space.
-
-    The size is the number of entries of a Box of any shape, or the total number of choices of a
-    Discrete or one-dimensional MultiDiscrete space.
-
-    Raises:
-        UserError: if the space is of another kind, or a Box of integers.
-    """
-    if isinstance(space, spaces.Discrete):
-        return int(space.n), True
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        num_choices = tuple(int(number) for number in space.nvec)
-        return sum(num_choices), num_choices
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return math.prod(space.shape), False
-    raise UserError(
-        f"action space {space} is not supported: expected a Box of floating-point numbers, "
-        "Discrete, or MultiDiscrete with one axis"
-    )

@@ -21,9 +21,11 @@ class ObservationNormalizer(NamedTuple):
     """(observation_size,) float64: sum of squared deviations from the mean."""
 
     @classmethod
-    def empty(cls, observation_size: int, device: torch.device) -> ObservationNormalizer:
+    def empty(
+        cls, observation_shape: tuple[int, ...], device: torch.device
+    ) -> ObservationNormalizer:
         """Return statistics of no observations, with which ``normalize`` is the identity."""
-        zeros = torch.zeros(observation_size, dtype=torch.float64, device=device)
+        zeros = torch.zeros(observation_shape, dtype=torch.float64, device=device)
         return cls(torch.zeros((), dtype=torch.float64, device=device), zeros, zeros.clone())
 
     @property

@@ -98,7 +98,7 @@ def folded(
         biases[0] = biases[0] - normalizer.mean.cpu() @ weights[0]
     # Last layer and standard deviation: units of the environment's actions.
     log_std = None
-    if not policy.discrete:
+    if not policy.action_head.discrete:
         gain, offset = gain_and_offset(action_map)
         weights[-1] = weights[-1] * gain
         biases[-1] = biases[-1] * gain + offset

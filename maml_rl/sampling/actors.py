@@ -1,100 +1,127 @@
-"""Sample actions of a stack of policies while episodes are collected."""
+"""An actor plays one stage of a trial: it chooses actions, and may remember what happened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.policy import Policy, Sampler
+from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
-Act = Callable[[np.ndarray, int], np.ndarray]
-"""(observations (T·E, observation_size), step t) -> actions (T·E, ...)."""
-
-_IN_PLACE: dict[str, Callable[[np.ndarray], object]] = {
-    "tanh": lambda x: np.tanh(x, out=x),
-    "relu": lambda x: np.maximum(x, 0, out=x),
-}
+Memory = tuple[np.ndarray, ...]
+"""What an actor remembers of each simulation, each (T·E, ...)."""
 
 
-def actor(
-    policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
-) -> Act:
-    """A function that samples the actions of one round of episodes.
+class Actor(ABC):
+    """Plays E episodes of T tasks; some of them at once, in rounds.
+
+    Only :meth:`act` must be defined.
+    """
+
+    memory: Memory | None = None
+    """What it remembers after the last call; ``None`` if it has no memory."""
+
+    def start(self, episodes: slice) -> None:  # noqa: B027  most actors need nothing
+        """Begin a round.
+
+        Args:
+            episodes: the episodes of every task that are played in this round.
+        """
+
+    @abstractmethod
+    def act(self, observations: np.ndarray, t: int) -> np.ndarray:
+        """Return the outputs (T·E, ...) at step t, which the action map turns into actions.
+
+        Args:
+            observations: raw and finite, (T·E, *observation_shape).
+            t: number of steps so far in this round.
+        """
+
+    def observe(self, rewards: np.ndarray, ended: np.ndarray) -> None:  # noqa: B027
+        """See the results of the last step.
+
+        Args:
+            rewards: (T·E,); not finite where an episode has failed.
+            ended: whether the episode is over, (T·E,) bool.
+        """
+
+    def inputs(self, observations: Tensor) -> Tensor:
+        """Return what the policy sees of raw observations (T, E, H, *observation_shape)."""
+        return observations
+
+    def densities(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return log-probabilities of outputs, and the parameters of their distribution.
+
+        An actor without a distribution returns zeros and no parameters.
+
+        Args:
+            inputs: from :meth:`inputs`, zero at masked steps.
+            outputs: (T, E, H, ...), zero at masked steps.
+
+        Returns:
+            (T, E, H), and tensors (T, E·H or 1, ...).
+        """
+        return inputs.new_zeros(outputs.shape[:3], dtype=torch.float32), ()
+
+
+class PolicyActor(Actor):
+    """Plays a stack of policies without memory.
 
     Args:
         policy: the architecture.
         stack: parameters, each (T, ...).
-        noise: standard noise, (H, T, E, ...).
+        noise: standard noise (T, E, H, ...); ``None`` for the most probable actions.
         normalizer: of observations.
-
-    Returns:
-        A function of the observations at step t, which must be finite, and t.
     """
-    on_cpu = noise.device.type == "cpu"
-    if (
-        on_cpu
-        and isinstance(policy, MLPPolicy)
-        and not policy.discrete
-        and policy.nonlinearity in _IN_PLACE
-    ):
-        return _numpy_actor(policy, stack, noise, normalizer)
-    return _torch_actor(policy, stack, noise, normalizer)
 
+    def __init__(
+        self,
+        policy: Policy,
+        stack: Params,
+        noise: Tensor | None,
+        normalizer: ObservationNormalizer | None,
+    ) -> None:
+        self._policy = policy
+        self._stack = stack
+        self._noise = noise
+        self._normalizer = normalizer
+        self._sampler: Sampler | None = None
 
-def _numpy_actor(
-    policy: MLPPolicy, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
-) -> Act:
-    """For Gaussian MLPs on a CPU.
+    def start(self, episodes: slice) -> None:
+        """Begin a round."""
+        noise = self._noise
+        if noise is not None:  # the sampler reads the noise of one step at a time: (H, T, E, ...)
+            noise = noise[:, episodes].movedim(2, 0).contiguous()
+        self._sampler = self._policy.sampler(self._stack, noise, self._normalizer)
 
-    Physics steps evict the CPU caches. The time of a small operation then depends on how much code
-    it runs, and NumPy runs much less than torch.
-    """
-    # Weights as NumPy arrays.
-    num_tasks, num_episodes = noise.shape[1:3]
-    *hidden, (head, head_bias) = [
-        (weight.detach(), bias.detach()) for weight, bias in policy.layers(stack)
-    ]
-    layers = [(weight.numpy(), bias.numpy()) for weight, bias in hidden]
-    last = head.numpy()
-    # Noise of all steps, with the last bias. Unlike NumPy, torch does not warn about overflow.
-    scaled_noise = (policy.log_std_of(stack).detach().exp() * noise + head_bias).numpy()
-    activate = _IN_PLACE[policy.nonlinearity]
-    if normalizer is not None:
-        mean, std = (value.to(noise).numpy() for value in (normalizer.mean, normalizer.std))
+    def act(self, observations: np.ndarray, t: int) -> np.ndarray:
+        """Return the outputs of the policies."""
+        assert self._sampler is not None, "start is called before act"
+        return self._sampler(observations, t)
 
-    def act(observations: np.ndarray, t: int) -> np.ndarray:
-        x = observations.reshape(num_tasks, num_episodes, -1)
-        if normalizer is not None:
-            x = (x - mean) / std
-        for weight, bias in layers:
-            x = x @ weight
-            x += bias
-            activate(x)
-        x = x @ last
-        x += scaled_noise[t]
-        return x.reshape(len(observations), -1)
+    def inputs(self, observations: Tensor) -> Tensor:
+        """Return normalised observations if the policy normalises."""
+        if self._normalizer is None:
+            return observations
+        return self._normalizer.normalize(observations)
 
-    return act
+    def densities(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return log-probabilities and distributions, in blocks of tasks as in the learner."""
 
+        def of_block(start: int, stop: int) -> tuple[Tensor, Distribution]:
+            block = {name: value[start:stop] for name, value in self._stack.items()}
+            dist = self._policy.distribution(block, inputs[start:stop].flatten(1, 2))
+            return dist.log_prob(outputs[start:stop].flatten(1, 2)), dist
 
-def _torch_actor(
-    policy: nn.Module, stack: Params, noise: Tensor, normalizer: ObservationNormalizer | None
-) -> Act:
-    """For any policy and device; on a GPU, observations and actions are copied once per step."""
-    num_tasks, num_episodes = noise.shape[1:3]
-
-    def act(observations: np.ndarray, t: int) -> np.ndarray:
-        x = (
-            torch.from_numpy(observations)
-            .to(noise.device, non_blocking=True)
-            .view(num_tasks, num_episodes, -1)
+        blocks = block_ends(len(inputs), tasks_per_block(inputs.device))
+        log_probs, dists = zip(*map_blocks(of_block, blocks), strict=True)
+        return (
+            torch.cat(log_probs).reshape(outputs.shape[:3]),
+            tuple(torch.cat(values) for values in zip(*dists, strict=True)),
         )
-        x = x if normalizer is None else normalizer.normalize(x)
-        return distribution(policy, stack, x).sample(noise[t]).flatten(0, 1).cpu().numpy()
-
-    return act

@@ -1,4 +1,4 @@
-"""Play episodes with T stacked policies in a vector environment, E episodes each."""
+"""Play episodes of T tasks in a vector environment, E of each."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.distributions import Distribution
-from maml_rl.policies.mlp import MLPPolicy, distribution
-from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params
-from maml_rl.sampling.actors import Act, actor
+from maml_rl.sampling.actors import Actor
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import RandomStreams
-from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
+from maml_rl.system.thread_pool import map_blocks
 from maml_rl.system.torch_runtime import torch_threads
 
 
@@ -30,9 +26,9 @@ class _Played(NamedTuple):
     """Episodes in task order, before their log-probabilities are computed."""
 
     observations: Tensor
-    """(T, E, H, observation_size), normalised if the policy normalises."""
+    """Raw, (T, E, H, *observation_shape)."""
     actions: Tensor
-    """(T, E, H, ...)."""
+    """Outputs of the actor, (T, E, H, ...)."""
     rewards: Tensor
     """(T, E, H)."""
     mask: Tensor
@@ -51,15 +47,22 @@ class _Recording:
     Args:
         horizon: H.
         num_envs: N.
-        observation_size: of the policy.
-        like: tensor with the policy's dtype and device.
+        observation_shape: of one sub-environment.
+        dtype: of the observations.
+        pin_memory: whether to allocate page-locked memory, from which a GPU copies without waiting
+            for the CPU.
     """
 
-    def __init__(self, horizon: int, num_envs: int, observation_size: int, like: Tensor) -> None:
-        # A GPU copies from page-locked memory without waiting for the CPU.
-        observations = torch.zeros(
-            (horizon, num_envs, observation_size), dtype=like.dtype, pin_memory=like.is_cuda
-        )
+    def __init__(
+        self,
+        horizon: int,
+        num_envs: int,
+        observation_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        pin_memory: bool,
+    ) -> None:
+        shape = (horizon, num_envs, *observation_shape)
+        observations = torch.zeros(shape, dtype=dtype, pin_memory=pin_memory)
         self.observations: np.ndarray = observations.numpy()
         self.actions: list[np.ndarray] = []
         self.rewards = np.zeros((horizon, num_envs))
@@ -68,10 +71,10 @@ class _Recording:
         self.live = np.ones(num_envs, bool)
         self.success = np.full(num_envs, np.nan)
 
-    def act(self, t: int, observation: Any, act: Act) -> np.ndarray:
-        """Compute the policy's outputs (N, ...) at step t; record them and the observation.
+    def act(self, t: int, observation: Any, actor: Actor) -> np.ndarray:
+        """Compute the actor's outputs (N, ...) at step t; record them and the observation.
 
-        Observations and outputs of discarded episodes are set to zero, since the policy or the
+        Observations and outputs of discarded episodes are set to zero, since the actor or the
         environment could raise for a non-finite value.
         """
         # Record the observation, and compute the outputs.
@@ -80,10 +83,10 @@ class _Recording:
         with np.errstate(over="ignore", invalid="ignore"):
             row[:] = observation
             if np.count_nonzero(np.isfinite(row)) < row.size:
-                self._discard(~np.isfinite(row).all(1), OBSERVATION)
+                self._discard(~np.isfinite(row).reshape(len(row), -1).all(1), OBSERVATION)
             if np.count_nonzero(self.cause):
                 row[self.cause > 0] = 0
-            outputs = act(row, t)
+            outputs = actor.act(row, t)
         # Record the outputs.
         is_finite: Any = np.isfinite(outputs)
         if np.count_nonzero(is_finite) < is_finite.size:
@@ -132,15 +135,15 @@ class Collector:
     Args:
         env: sub-environments in the order of the tasks, equally many for each. With fewer than T·E
             of them, episodes are played in rounds.
-        policy: the architecture.
         num_tasks: T.
         num_episodes: E, per task.
         horizon: H, the longest episode.
         action_map: from outputs to actions.
-        device: of the policy and of the episodes.
+        device: of the episodes.
         first_task: index of this process's first task among the tasks of all processes. It selects
             the random streams.
         num_tasks_of_all: number of tasks of all processes; default is T.
+        dtype: of the episodes.
         check_stop: called before each collection; may raise to stop the run.
 
     Raises:
@@ -148,7 +151,6 @@ class Collector:
     """
 
     env: TaskVectorEnv
-    policy: MLPPolicy
     num_tasks: int
     num_episodes: int
     horizon: int
@@ -156,6 +158,7 @@ class Collector:
     device: torch.device
     first_task: int = 0
     num_tasks_of_all: int | None = None
+    dtype: torch.dtype = torch.float32
     check_stop: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -181,45 +184,63 @@ class Collector:
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    @torch.no_grad()
-    def collect(
+    def noise(
         self,
-        stack: Params,
+        draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray],
         streams: RandomStreams,
-        adaptation_step: int,
-        normalizer: ObservationNormalizer | None,
-    ) -> Episodes:
-        """Play E episodes of every task, each task with its own parameters.
+        stage: int,
+    ) -> Tensor:
+        """Draw the noise of a stage, (T, E, H, ...), from each task's own stream.
+
+        Args:
+            draw: (generator, leading axes) -> noise with these axes.
+            streams: of random numbers, for this iteration.
+            stage: number of updates before; it selects the streams.
+        """
+
+        def of_task(i: int) -> np.ndarray:
+            return draw(streams.actions(stage, i), (self.num_episodes, self.horizon))
+
+        noise = map_blocks(of_task, [(self.first_task + i,) for i in range(self.num_tasks)])
+        return torch.from_numpy(np.stack(noise)).to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def collect(self, actor: Actor, streams: RandomStreams, stage: int) -> Episodes:
+        """Play E episodes of every task.
 
         An episode is discarded if its simulation breaks down, or if an observation, action or
         reward is not finite. Other episodes do not depend on it.
 
         Args:
-            stack: parameters, each (T, ...).
+            actor: chooses the actions.
             streams: of random numbers, for this iteration.
-            adaptation_step: number of inner steps before; it selects the streams.
-            normalizer: of observations; not updated here.
+            stage: number of updates before; it selects the streams.
 
         Returns:
             The episodes, without advantages.
         """
         self.check_stop()
-        # Draw the random numbers, and play.
-        noise = self._noise(streams, adaptation_step, stack)
-        seeds = self._reset_seeds(streams, adaptation_step)
+        # Play.
+        seeds = self._reset_seeds(streams, stage)
         with torch_threads(1):  # idle torch threads busy-wait on the simulator's CPUs
-            rounds = list(self._rounds(stack, noise, seeds, normalizer))
+            rounds = list(self._rounds(actor, seeds))
         played = rounds[0]
         if len(rounds) > 1:
             played = _Played._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+        # Compute the policy's inputs; set masked steps to zero.
+        inputs = actor.inputs(played.observations)
+        if not played.mask.all():
+            for values in (inputs, played.actions):
+                masked = played.mask.reshape(*played.mask.shape, *[1] * (values.dim() - 3)) == 0
+                values.masked_fill_(masked, 0)
         # Compute log-probabilities; discard episodes where they overflow.
-        log_probs, dist = self._densities(stack, played.observations, played.actions)
+        log_probs, dist = actor.densities(inputs, played.actions)
         has_log_probs = (log_probs.isfinite() | (played.mask == 0)).all(-1)
         if not has_log_probs.all():
             played = _without(played, ~has_log_probs)
             log_probs = log_probs.masked_fill(played.mask == 0, 0.0)
         return Episodes(
-            observations=played.observations,
+            observations=inputs,
             actions=played.actions,
             rewards=played.rewards,
             mask=played.mask,
@@ -230,31 +251,25 @@ class Collector:
             advantages=torch.zeros_like(played.rewards),
         )
 
-    def _rounds(
-        self,
-        stack: Params,
-        noise: Tensor,
-        seeds: np.ndarray,
-        normalizer: ObservationNormalizer | None,
-    ) -> Iterator[_Played]:
+    def _rounds(self, actor: Actor, seeds: np.ndarray) -> Iterator[_Played]:
         """Play all episodes, ``episodes_per_round`` of each task at a time.
 
         Args:
-            stack: parameters, each (T, ...).
-            noise: (T, E, H, noise_size).
+            actor: chooses the actions.
             seeds: of the resets, (T, E).
-            normalizer: of observations.
         """
         for first in range(0, self.num_episodes, self.episodes_per_round):
             part = slice(first, first + self.episodes_per_round)
-            # The actor reads the noise of one step at a time: (H, T, E, noise_size).
-            act = actor(self.policy, stack, noise[:, part].movedim(2, 0).contiguous(), normalizer)
-            yield self._by_task(self._play(act, seeds[:, part], noise), normalizer, noise)
+            actor.start(part)
+            yield self._by_task(self._play(actor, seeds[:, part]))
 
-    def _play(self, act: Act, seeds: np.ndarray, like: Tensor) -> _Recording:
+    def _play(self, actor: Actor, seeds: np.ndarray) -> _Recording:
         """Play one episode in every sub-environment, with reset seeds (T, E of a round)."""
-        size = self.policy.observation_size
-        recording = _Recording(self.horizon, self.env.num_envs, size, like)
+        space = self.env.single_observation_space
+        assert space.shape is not None, "as_task_vector_env refuses other observations"
+        recording = _Recording(
+            self.horizon, self.env.num_envs, space.shape, self.dtype, self.device.type == "cuda"
+        )
         # Reset. Consecutive seeds are passed as one integer, for environments that take no list.
         is_consecutive = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
         with torch.enable_grad():  # the environment may need gradients
@@ -263,45 +278,34 @@ class Collector:
             )
         # Step until all episodes have ended.
         for t in range(self.horizon):
-            outputs = recording.act(t, observation, act)
+            outputs = recording.act(t, observation, actor)
             actions = self.action_map(outputs)
             with torch.enable_grad():
                 observation, reward, terminated, truncated, info = self.env.step(actions)
             recording.record(t, reward, terminated, truncated, info)
+            actor.observe(recording.rewards[t], ~recording.live)
             if not np.count_nonzero(recording.live):
                 break
         return recording
 
-    def _by_task(
-        self, recording: _Recording, normalizer: ObservationNormalizer | None, like: Tensor
-    ) -> _Played:
-        """Convert a round to tensors in task order; masked steps are zero."""
+    def _by_task(self, recording: _Recording) -> _Played:
+        """Convert a round to tensors in task order."""
         mask = recording.mask & (recording.cause == 0)
-        real = self._of_tasks(mask).to(like)
-        observations = self._of_tasks(recording.observations)
-        if normalizer is not None:
-            observations = normalizer.normalize(observations)
+        success = np.where(recording.cause > 0, np.nan, recording.success)
         # Pad a round that ended before the horizon.
         num_missing = self.horizon - len(recording.actions)
         padding = [np.zeros_like(recording.actions[0])] * num_missing
-        actions = self._of_tasks(np.stack(recording.actions + padding))
-        # Set masked steps to zero.
-        if not mask.all():
-            for values in (observations, actions):
-                values.masked_fill_(real.reshape(*real.shape, *[1] * (values.dim() - 3)) == 0, 0)
         return _Played(
-            observations=observations,
-            actions=actions,
-            rewards=self._of_tasks(np.where(mask, recording.rewards, 0.0)).to(like),
-            mask=real,
+            observations=self._of_tasks(recording.observations),
+            actions=self._of_tasks(np.stack(recording.actions + padding)),
+            rewards=self._of_tasks(np.where(mask, recording.rewards, 0.0)).to(self.dtype),
+            mask=self._of_tasks(mask).to(self.dtype),
             cause=self._of_tasks(recording.cause),
-            success=self._of_tasks(np.where(recording.cause > 0, np.nan, recording.success)).to(
-                like
-            ),
+            success=self._of_tasks(success).to(self.dtype),
         )
 
     def _of_tasks(self, values: np.ndarray) -> Tensor:
-        """Split the axis of sub-environments into tasks and episodes, on the policy's device.
+        """Split the axis of sub-environments into tasks and episodes, on the device.
 
         Args:
             values: (N,) or (H, N, ...).
@@ -315,44 +319,13 @@ class Collector:
             return tensor.unflatten(0, sizes)
         return tensor.unflatten(1, sizes).movedim(0, 2).contiguous()
 
-    def _densities(
-        self, stack: Params, observations: Tensor, actions: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Log-probabilities (T, E, H) of the actions, and the distribution's parameters.
-
-        They are computed in blocks of tasks, as in the learner.
-        """
-
-        def of_block(start: int, stop: int) -> tuple[Tensor, Distribution]:
-            block = {name: value[start:stop] for name, value in stack.items()}
-            dist = distribution(self.policy, block, observations[start:stop].flatten(1, 2))
-            return dist.log_prob(actions[start:stop].flatten(1, 2)), dist
-
-        blocks = block_ends(self.num_tasks, tasks_per_block(self.device))
-        log_probs, dists = zip(*map_blocks(of_block, blocks), strict=True)
-        return (
-            torch.cat(log_probs).reshape(observations.shape[:3]),
-            tuple(torch.cat(values) for values in zip(*dists, strict=True)),
-        )
-
-    def _reset_seeds(self, streams: RandomStreams, adaptation_step: int) -> np.ndarray:
+    def _reset_seeds(self, streams: RandomStreams, stage: int) -> np.ndarray:
         """The reset seed of every episode, (T, E), independent of the division into rounds."""
         num_seeds = (self.num_tasks_of_all or self.num_tasks) * self.num_episodes
         # The seeds of this process start at its first task.
-        start = streams.reset_seed(adaptation_step, num_seeds) + self.first_task * self.num_episodes
+        start = streams.reset_seed(stage, num_seeds) + self.first_task * self.num_episodes
         sizes = (self.num_tasks, self.num_episodes)
         return np.arange(start, start + self.num_tasks * self.num_episodes).reshape(sizes)
-
-    def _noise(self, streams: RandomStreams, adaptation_step: int, stack: Params) -> Tensor:
-        """Action noise, (T, E, H, noise_size), from each task's own stream."""
-
-        def of_task(i: int) -> np.ndarray:
-            return self.policy.draw_noise(
-                streams.actions(adaptation_step, i), (self.num_episodes, self.horizon)
-            )
-
-        noise = map_blocks(of_task, [(self.first_task + i,) for i in range(self.num_tasks)])
-        return torch.from_numpy(np.stack(noise)).to(next(iter(stack.values())))
 
 
 def _without(played: _Played, overflows: Tensor) -> _Played:

@@ -26,11 +26,11 @@ from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import ReptileConfig, TRPOConfig
+from maml_rl.settings.learners import JointConfig, ReptileConfig, TRPOConfig
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.text import counted
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 from maml_rl.training.loop import resume, train
 from maml_rl.training.reporting import log, progress_bar
 from maml_rl.training.stdout_log import default_stdout_log
@@ -70,7 +70,7 @@ def baseline_config(
             checkpoint to take ``num_iterations`` from; or if an oracle cannot observe its tasks.
     """
     meta = run_config(run)
-    if not meta.adapt_in_training:
+    if isinstance(meta.learner, JointConfig):
         raise UserError(
             f"{run} was trained without adaptation, as baselines are: name a meta-trained run"
         )
@@ -88,10 +88,10 @@ def baseline_config(
     if name == "random":
         return config
     # Without adaptation, an iteration collects once, instead of once more than it has inner steps.
-    num_collections = meta.training_inner.num_steps + 1
+    num_collections = meta.inner.num_steps + 1
     config = replace(
         config,
-        adapt_in_training=False,
+        learner=JointConfig(),
         inner=replace(meta.inner, learned_step_size="none"),
         outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
         num_iterations=num_iterations or _finished_iterations(run) * num_collections,
@@ -147,8 +147,8 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
     # Save new parameters; the folder appears when it is complete.
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with open_trainer(config) as opened:
-        opened.policy.save(temporary)
+    with open_training(config) as training:
+        training.agent.save(temporary)
     os.replace(temporary, folder)
     log(f"new parameters, not trained, written to {folder}")
     return folder
@@ -220,15 +220,15 @@ def train_ppo(
     # Tasks.
     settings = settings or PPOSettings()
     check_ppo(run, num_tasks=num_tasks, num_env_steps=num_env_steps, seed=seed, settings=settings)
-    policy = load(run)
-    tasks = fresh_tasks(policy, seed)
-    plain_tasks = [plain_task(task, policy.config.env.name) for task in tasks]
+    agent = load(run)
+    tasks = fresh_tasks(agent, seed)
+    plain_tasks = [plain_task(task, agent.config.env.name) for task in tasks]
     # Learning curves: keep those that exist, then train on the remaining tasks.
     folder = folder_of(run, "ppo")
     with unwritable_refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    description = _ppo_description(policy.config, num_env_steps, seed, settings)
+    description = _ppo_description(agent.config, num_env_steps, seed, settings)
     with locked(folder):
         results = _finished_tasks(path, description)
         if results:
@@ -244,9 +244,9 @@ def train_ppo(
             name = f"PPO, task {i + 1} of {num_tasks}"
             with progress_bar(num_whole, unit="step", name=name) as bar:
                 curve = ppo_learning_curve(
-                    held_out(policy.config.env),
+                    held_out(agent.config.env),
                     tasks[i],
-                    policy.config.horizon,
+                    agent.config.horizon,
                     num_env_steps=num_env_steps,
                     seed=_seed_of(seed, i),
                     settings=settings,

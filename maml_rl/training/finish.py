@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.analysis.evaluation import evaluate
 from maml_rl.analysis.recording import play, record, rendering_problem
 from maml_rl.analysis.video_grid import whole_file
@@ -23,7 +23,7 @@ def report_path(run: Path) -> Path:
 
 
 def video_path(run: Path) -> Path:
-    """Path of the video of the final policy."""
+    """Path of the video of the final agent."""
     return run / "videos" / "final.mp4"
 
 
@@ -40,30 +40,30 @@ def forget_results(run: Path, config: Config) -> None:
 
 
 def finish(
-    run: Path, config: Config, policy: MetaPolicy, stop_flag: StopFlag, can_record: bool | None
+    run: Path, config: Config, agent: Agent, stop_flag: StopFlag, can_record: bool | None
 ) -> None:
-    """Evaluate and record the final policy, if the configuration asks for it.
+    """Evaluate and record the final agent, if the configuration asks for it.
 
     Args:
         run: the run folder; existing results are kept.
         config: settings of the run.
-        policy: the policy after the last meta-iteration.
+        agent: after the last iteration.
         stop_flag: checked between the evaluation and the video.
         can_record: result of :func:`check_video`; ``None`` if it has not been called yet.
     """
     if config.logging.final_evaluation:
-        _evaluate(run, policy, config.seed)
+        _evaluate(run, agent, config.seed)
         stop_flag.check()
     if not config.logging.final_video or video_path(run).exists():
         return
     if can_record is None:
         can_record = check_video(config)
     if can_record:
-        _record(run, policy, config.seed)
+        _record(run, agent, config.seed)
 
 
-def _evaluate(run: Path, policy: MetaPolicy, seed: int) -> None:
-    """Evaluate the policy on fresh tasks, and write tables, figures and a report."""
+def _evaluate(run: Path, agent: Agent, seed: int) -> None:
+    """Evaluate the agent on fresh tasks, and write tables, figures and a report."""
     report = report_path(run)
     if report.exists():
         log(f"{report} exists and is kept")
@@ -73,7 +73,7 @@ def _evaluate(run: Path, policy: MetaPolicy, seed: int) -> None:
     from maml_rl.analysis.report import write_report
 
     log("evaluating on fresh tasks (logging.final_evaluation) ...")
-    result = evaluate(policy, seed=seed)
+    result = evaluate(agent, seed=seed)
     entry = Entry(META_TRAINED, (run,), (result,), {})
     with writing():
         write_report(report.parent, Comparison([entry]))
@@ -84,11 +84,11 @@ def _evaluate(run: Path, policy: MetaPolicy, seed: int) -> None:
     )
 
 
-def _record(run: Path, policy: MetaPolicy, seed: int) -> None:
-    """Record the policy before and after adaptation to one task."""
+def _record(run: Path, agent: Agent, seed: int) -> None:
+    """Record the agent before and after adaptation to one task."""
     log("recording a video ...")
-    with video_failures_logged(policy.num_iterations):
-        path = record(policy, video_path(run), seed=seed)
+    with video_failures_logged(agent.num_iterations):
+        path = record(agent, video_path(run), seed=seed)
         log(f"video of adaptation: {path} (one episode per panel, most probable actions)")
 
 
@@ -106,15 +106,15 @@ def check_video(config: Config) -> bool:
     return problem is None
 
 
-def record_iteration(run: Path, policy: MetaPolicy, seed: int) -> dict[str, AnimatedImage]:
-    """Write a video of the policy into the run folder; log a failure.
+def record_iteration(run: Path, agent: Agent, seed: int) -> dict[str, AnimatedImage]:
+    """Write a video of the agent into the run folder; log a failure.
 
     Returns:
         The tag in TensorBoard and a small version of the video; empty after a failure.
     """
-    with video_failures_logged(policy.num_iterations):
-        with whole_file(run / "videos" / f"{policy.num_iterations:06d}.mp4") as file:
-            grid = play(policy, "mp4", seed=seed)
+    with video_failures_logged(agent.num_iterations):
+        with whole_file(run / "videos" / f"{agent.num_iterations:06d}.mp4") as file:
+            grid = play(agent, "mp4", seed=seed)
             grid.save(file)
         return {"videos/adaptation": AnimatedImage(*grid.small_gif())}
     return {}  # after a failure, which has been logged

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from maml_rl.agents.agent import MetaPolicy
 from maml_rl.analysis.evaluation import evaluate_with
 from maml_rl.analysis.video_grid import remove_unfinished
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.learner import MetaIteration, MetaTrainer, TrainingState
-from maml_rl.learners.maml.metrics import per_stage
+from maml_rl.learners.base import Iteration
+from maml_rl.learners.metrics import per_stage
 from maml_rl.runs.checkpoint import Checkpoint, load_newest
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger
 from maml_rl.runs.run_folder import (
@@ -39,7 +38,7 @@ from maml_rl.system.stop_flag import StopFlag, signals_held
 from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.untrusted_files import user_path
-from maml_rl.training.compose import OpenedTrainer, open_trainer
+from maml_rl.training.compose import Training, open_training
 from maml_rl.training.finish import (
     check_video,
     finish,
@@ -121,14 +120,14 @@ def train(config: Config) -> Path:
         # Start a run; one process writes its folder.
         output = user_path(config.output) if config.output else None
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
-        with open_trainer(config, ranks, stop_flag.check) as opened:
+        with open_training(config, ranks, stop_flag.check) as training:
             if not ranks.leads:
-                return _follow(config, opened, stop_flag)
+                return _follow(config, training, stop_flag)
             run = output or new_default_folder(config.env.name, config.seed)
             create_run_folder(run, mapping)
             remember_run_folder(str(run.resolve()))
             with locked(run):
-                return TrainingRun(run, config, opened, stop_flag).train()
+                return TrainingRun(run, config, training, stop_flag).train()
 
 
 @standard_torch()
@@ -161,34 +160,35 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None) -> Path:
         newest = load_newest(run / "checkpoints", resolve_device(config.device))
         start = config
         if newest is not None:
-            _refuse_adapted_policy(run, newest.checkpoint)
+            _refuse_adapted_agent(run, newest.checkpoint)
             # The checkpoint replaces the parameters of init_from, whose run may no longer exist.
             start = dataclasses.replace(config, init_from=None)
         # Open the run in that checkpoint's state.
-        opened_trainer = open_trainer(start, ranks, stop_flag.check)
-        with opened_trainer as opened, write_failures_reported(run):
+        opened = open_training(start, ranks, stop_flag.check)
+        with opened as training, write_failures_reported(run):
             if newest is not None:
-                policy = opened.policy.policy
-                state = restored_state(newest.checkpoint, newest.path, config, policy)
-                opened = opened._replace(state=state)
+                learner = training.agent.learner
+                state = restored_state(newest.checkpoint, newest.path, config, learner)
+                training = training._replace(agent=training.agent.with_state(state))
             ranks.wait()  # until every process has read the checkpoint
             if not ranks.leads:
-                return _follow(config, opened, stop_flag)
+                return _follow(config, training, stop_flag)
             # Continue training.
             tidy_checkpoints(run, newest)
-            if opened.state.iteration < config.num_iterations:
+            num_finished = training.agent.state.counters["iteration"]
+            if num_finished < config.num_iterations:
                 with writing():
                     write_config(run, to_mapping(config))
-            _log_resume(run, config, opened.state.iteration, is_extended=num_iterations is not None)
-            return TrainingRun(run, config, opened, stop_flag).train()
+            _log_resume(run, config, num_finished, is_extended=num_iterations is not None)
+            return TrainingRun(run, config, training, stop_flag).train()
 
 
-def _refuse_adapted_policy(run: Path, checkpoint: Checkpoint) -> None:
-    """Raise UserError if ``MetaPolicy.save`` wrote the folder for an adapted policy."""
+def _refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
+    """Raise UserError if ``Agent.save`` wrote the folder for an adapted agent."""
     num_steps = checkpoint.values.get("num_adaptation_steps", 0)
     if num_steps:
         raise UserError(
-            f"{run} holds a policy after {counted(num_steps, 'adaptation step')}, not a run to "
+            f"{run} holds an agent after {counted(num_steps, 'adaptation step')}, not a run to "
             f"resume: start a new run from it by --init_from {shlex.quote(str(run))}"
         )
 
@@ -201,16 +201,15 @@ def _log_resume(run: Path, config: Config, num_finished: int, is_extended: bool)
     log(f"all {num_finished} iterations of {run} are finished{more}")
 
 
-def _follow(config: Config, opened: OpenedTrainer, stop_flag: StopFlag) -> Path:
+def _follow(config: Config, training: Training, stop_flag: StopFlag) -> Path:
     """Run the iterations in a process that writes no files; return an empty path."""
-    trainer, state, policy = opened
     with stop_flag.handling(), stop_flag.deferred():
-        while state.iteration < config.num_iterations:
+        while _iteration_of(training) < config.num_iterations:
             stop_flag.check()
             with _errors_of_stopping(stop_flag):
-                state = trainer.meta_iteration(state).state
-                if _is_due(state.iteration, config.logging.evaluate_every):
-                    _evaluation_metrics(trainer, policy, state)  # process 0 gathers its share
+                training = training.continued(training.iterate().state)
+                if _is_due(_iteration_of(training), config.logging.evaluate_every):
+                    _evaluation_metrics(training)  # process 0 gathers its share
     return Path()
 
 
@@ -229,21 +228,26 @@ class TrainingRun:
     Args:
         folder: the run folder.
         config: settings of the run.
-        opened: the trainer, with the state and the policy to start from.
+        training: what iterations need, with the agent to start from.
         stop_flag: checked between the stages of an iteration.
     """
 
     def __init__(
-        self, folder: Path, config: Config, opened: OpenedTrainer, stop_flag: StopFlag
+        self, folder: Path, config: Config, training: Training, stop_flag: StopFlag
     ) -> None:
         self.folder = folder
         self.config = config
-        self.trainer, self.state, self.policy = opened
+        self.training = training
         self.stop_flag = stop_flag
+
+    @property
+    def iteration(self) -> int:
+        """Iterations finished."""
+        return _iteration_of(self.training)
 
     def train(self) -> Path:
         """Run the remaining iterations, then evaluate and record; return the folder."""
-        is_unfinished = self.state.iteration < self.config.num_iterations
+        is_unfinished = self.iteration < self.config.num_iterations
         with self.stop_flag.handling(), write_failures_reported(self.folder):
             try:
                 with writing():
@@ -254,40 +258,38 @@ class TrainingRun:
                     can_record = check_video(self.config)
                     self._iterate(can_record)
                 # Free the training environment: the evaluation makes its own.
-                close_env(self.trainer.collector.env, self.config.env.name)
-                policy = _policy_of(self.policy, self.state)
-                finish(self.folder, self.config, policy, self.stop_flag, can_record)
+                close_env(self.training.collector.env, self.config.env.name)
+                finish(self.folder, self.config, self.training.agent, self.stop_flag, can_record)
             except BaseException as error:  # also KeyboardInterrupt: save the finished iterations
-                save_after(error, self.folder, self.config, self.state)
+                save_after(error, self.folder, self.config, self.training.agent.state)
                 if isinstance(error, KeyboardInterrupt):
                     number = getattr(error, "number", signal.SIGINT)
-                    raise Interrupted(self.folder, self.state.iteration, number) from error
+                    raise Interrupted(self.folder, self.iteration, number) from error
                 raise
         return self.folder
 
     def _log_start(self) -> None:
         """Log the size of the run, results that it will replace, and a notice on its settings."""
         config = self.config
-        log_start(config, self.state.iteration, self.policy.device, self.folder)
+        log_start(config, self.training.agent, self.folder)
         report = report_path(self.folder)
-        if self.state.iteration and config.logging.final_evaluation and report.exists():
+        if self.iteration and config.logging.final_evaluation and report.exists():
             log(f"{report.parent} will be replaced at the end")
-        if hasattr(config.outer, "notice"):
-            notice = config.outer.notice(config.training_inner.num_steps)
-            if notice:
-                log(notice)
+        notice = config.learner.notice(config)
+        if notice:
+            log(notice)
 
     def _iterate(self, can_record: bool) -> None:
         """Iterate to the end, or until a stop signal."""
         with self._outputs() as outputs, self.stop_flag.deferred():
-            while self.state.iteration < self.config.num_iterations:
+            while self.iteration < self.config.num_iterations:
                 self.stop_flag.check()
                 self._iteration(outputs, can_record)
 
     @contextlib.contextmanager
     def _outputs(self) -> Iterator[_Outputs]:
         """Open the files and the progress bar that iterations report to."""
-        num_finished = self.state.iteration
+        num_finished = self.iteration
         with writing():
             logger = make_logger(self.folder, num_finished)
             path = self.folder / "failures.csv"
@@ -303,50 +305,52 @@ class TrainingRun:
         """Run one meta-iteration. If it stops before it is logged, it does not count."""
         logging = self.config.logging
 
-        # Sample tasks, collect, adapt, collect, take the outer step; evaluate if due
+        # Run the learner's iteration; evaluate if due
         started = time.perf_counter()
         with _errors_of_stopping(self.stop_flag):
-            state, metrics, failures = self._meta_iteration(outputs)
+            state, metrics, failures = self._learner_iteration(outputs)
+            training = self.training.continued(state)
+            iteration = _iteration_of(training)
+            metrics["time/num_env_steps"] = state.counters["num_env_steps"]
             metrics["time/meta_iteration_s"] = time.perf_counter() - started
-            if _is_due(state.iteration, logging.evaluate_every):
-                metrics |= _evaluation_metrics(self.trainer, self.policy, state)
+            if _is_due(iteration, logging.evaluate_every):
+                metrics |= _evaluation_metrics(training)
 
         # Record a video if due; a stop signal interrupts it, since it may take long
         images: dict[str, AnimatedImage] = {}
-        if can_record and _is_due(state.iteration, logging.video_every):
+        if can_record and _is_due(iteration, logging.video_every):
             with self.stop_flag.immediate():
-                policy = _policy_of(self.policy, state)
-                images = record_iteration(self.folder, policy, self.config.seed)
+                images = record_iteration(self.folder, training.agent, self.config.seed)
 
         # Log, count and save the iteration; hold signals until that is done
         with signals_held() as received:
             for name, value in [*metrics.items(), *images.items()]:
                 outputs.logger.record(name, value)
             with writing():
-                outputs.failures.append(state.iteration, _rows(failures))
-                outputs.logger.dump(state.iteration)
-            self.state = state
-            is_last = state.iteration == self.config.num_iterations
+                outputs.failures.append(iteration, _rows(failures))
+                outputs.logger.dump(iteration)
+            self.training = training
+            is_last = iteration == self.config.num_iterations
             if is_last:
                 forget_results(self.folder, self.config)
-            if is_last or _is_due(state.iteration, logging.checkpoint_every):
+            if is_last or _is_due(iteration, logging.checkpoint_every):
                 save_state(self.folder, self.config, state)
 
         # Show the result; deliver the held signals
         if failures:
-            log(f"iteration {state.iteration}: {summary(failures)}")
+            log(f"iteration {iteration}: {summary(failures)}")
         for number in received:
             signal.raise_signal(number)
         outputs.bar.set_postfix_str(progress_text(metrics))
         outputs.bar.update()
 
-    def _meta_iteration(self, outputs: _Outputs) -> MetaIteration:
-        """Run the learner's meta-iteration; write failures.csv if too many failures stop it."""
+    def _learner_iteration(self, outputs: _Outputs) -> Iteration:
+        """Run the learner's iteration; write failures.csv if too many failures stop it."""
         try:
-            return self.trainer.meta_iteration(self.state)
+            return self.training.iterate()
         except TooManyFailures as error:
             with writing():  # resuming removes these rows
-                outputs.failures.append(self.state.iteration + 1, _rows(error.rows))
+                outputs.failures.append(self.iteration + 1, _rows(error.rows))
             raise TooManyFailures(f"{self.config.env.name}: {error}", error.rows) from error
 
 
@@ -374,24 +378,18 @@ def _is_due(iteration: int, every: int) -> bool:
     return every > 0 and iteration % every == 0
 
 
-def _policy_of(policy: MetaPolicy, state: TrainingState) -> MetaPolicy:
-    return dataclasses.replace(
-        policy,
-        theta=state.theta,
-        normalizer=state.normalizer,
-        num_iterations=state.iteration,
-    )
+def _iteration_of(training: Training) -> int:
+    return training.agent.state.counters["iteration"]
 
 
-def _evaluation_metrics(
-    trainer: MetaTrainer, policy: MetaPolicy, state: TrainingState
-) -> dict[str, float]:
+def _evaluation_metrics(training: Training) -> dict[str, float]:
     """Evaluate on fresh tasks, in the training environments of all processes."""
-    streams = RandomStreams(trainer.seed, Phase.EVALUATION, state.iteration)
-    num_steps = max(1, policy.config.inner.num_steps)
-    result = evaluate_with(trainer.collector, _policy_of(policy, state), num_steps, streams)
+    agent, collector, ranks = training
+    streams = RandomStreams(agent.config.seed, Phase.EVALUATION, _iteration_of(training))
+    num_steps = max(1, agent.learner.num_updates)
+    result = evaluate_with(collector, agent, num_steps, streams)
     returns, success = (
-        trainer.ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
+        ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
         for values in (result.returns, result.success)
     )
     rates = per_stage("evaluation/success", success_of_all(success, returns))

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from maml_rl.agents.agent import Agent
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.system.text import counted
@@ -42,25 +42,26 @@ def _is_interactive(stream: Any) -> bool:
     return is_notebook or (hasattr(stream, "isatty") and stream.isatty())
 
 
-def log_start(config: Config, num_finished: int, device: torch.device, folder: Path) -> None:
+def log_start(config: Config, agent: Agent, folder: Path) -> None:
     """Log the number of iterations and the size of each, before the first one.
 
     Args:
         config: settings of the run.
-        num_finished: meta-iterations finished before.
-        device: device of the policy.
+        agent: what training starts from.
         folder: the run folder.
     """
-    num_steps = config.training_inner.num_steps
-    num_env_steps = config.meta_batch_size * config.num_episodes * config.horizon * (num_steps + 1)
+    num_finished = agent.state.counters["iteration"]
+    num_stages = agent.learner.num_training_stages
+    num_episodes = config.learner.stage_episodes(config.num_episodes)
+    num_env_steps = config.meta_batch_size * num_episodes * config.horizon * num_stages
     rest = f"{config.num_iterations - num_finished} of " if num_finished else ""
     log(
         f"{config.env.name}: {rest}{counted(config.num_iterations, 'meta-iteration')} of "
         f"{counted(config.meta_batch_size, 'task')} x "
-        f"{counted(config.num_episodes, 'episode')} x "
+        f"{counted(num_episodes, 'episode')} x "
         f"{counted(config.horizon, 'step')}{_horizon_source(config)} x "
-        f"{counted(num_steps + 1, 'collection')} = "
-        f"at most {num_env_steps:,} environment steps each, on {device}, into {folder}"
+        f"{counted(num_stages, 'collection')} = "
+        f"at most {num_env_steps:,} environment steps each, on {agent.device}, into {folder}"
     )
 
 

@@ -6,11 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from maml_rl.agents.policy_checkpoint import policy_state, policy_tensors
+from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.learner import TrainingState
-from maml_rl.learners.maml.outer import check_state
-from maml_rl.policies.mlp import MLPPolicy
+from maml_rl.learners.base import Learner, LearnerState
 from maml_rl.runs.checkpoint import (
     Checkpoint,
     Found,
@@ -80,30 +78,25 @@ def tidy_checkpoints(run: Path, newest: Found | None) -> None:
             log(f"{damaged}; renamed to {set_aside(damaged.path)}")
 
 
-def save_state(run: Path, config: Config, state: TrainingState) -> None:
+def save_state(run: Path, config: Config, state: LearnerState) -> None:
     """Write a checkpoint of the state, unless it exists.
 
     Raises:
         CannotWriteError: if it cannot be written.
     """
     folder = run / "checkpoints"
-    if (folder / f"{state.iteration:06d}").exists():
+    iteration = state.counters["iteration"]
+    if (folder / f"{iteration:06d}").exists():
         return
-    tensors = policy_tensors(state.theta, state.normalizer)
-    tensors["outer"] = state.outer_state
-    values = {
-        "iteration": state.iteration,
-        "num_env_steps": state.num_env_steps,
-        "failed_outer_steps": state.failed_outer_steps,
-        "run": _origin(config),
-    }
+    values = {**state.counters, "run": _origin(config)}
     with writing():
         # Sync the logs first: a resumed run does not repeat the iterations up to its checkpoint.
         sync_metrics(run)
-        save_checkpoint(folder, state.iteration, tensors, values, config.logging.keep_checkpoints)
+        keep = config.logging.keep_checkpoints
+        save_checkpoint(folder, iteration, state.tensors, values, keep)
 
 
-def save_after(error: BaseException, run: Path, config: Config, state: TrainingState) -> None:
+def save_after(error: BaseException, run: Path, config: Config, state: LearnerState) -> None:
     """Save the last finished iteration, if there is one, and log how to continue.
 
     Args:
@@ -119,7 +112,8 @@ def save_after(error: BaseException, run: Path, config: Config, state: TrainingS
     resume_with = resume_command(run)
     # The messages of these errors already contain the command to resume.
     is_reported = isinstance(error, (KeyboardInterrupt, CannotWriteError))
-    if state.iteration == 0:
+    iteration = state.counters["iteration"]
+    if iteration == 0:
         if not (is_reported or isinstance(error, TooManyFailures)):
             log(
                 "stopped by an error before iteration 1 was finished. After fixing the error: "
@@ -133,49 +127,34 @@ def save_after(error: BaseException, run: Path, config: Config, state: TrainingS
     except CannotWriteError as failure:
         if is_reported:
             raise
-        log(f"iteration {state.iteration} could not be saved: {failure}")
+        log(f"iteration {iteration} could not be saved: {failure}")
         return
     # Log how to continue.
     if isinstance(error, TooManyFailures):  # resumed, the run would fail in the same way
         log(
-            f"iteration {state.iteration} is saved. Continue from it with other settings: "
+            f"iteration {iteration} is saved. Continue from it with other settings: "
             f"{new_run_command(run)} ..."
         )
     elif not is_reported:
-        log(
-            f"stopped by an error; iteration {state.iteration} is saved. Resume with: {resume_with}"
-        )
+        log(f"stopped by an error; iteration {iteration} is saved. Resume with: {resume_with}")
 
 
 def restored_state(
-    checkpoint: Checkpoint, path: Path, config: Config, policy: MLPPolicy
-) -> TrainingState:
+    checkpoint: Checkpoint, path: Path, config: Config, learner: Learner
+) -> LearnerState:
     """Return the training state in a checkpoint.
 
     Args:
         checkpoint: the checkpoint.
         path: path of the checkpoint, for messages.
         config: settings of the run.
-        policy: the architecture.
+        learner: made from them.
 
     Raises:
         UserError: if the checkpoint belongs to another run, or does not fit.
     """
     checkpoint.check_run(_origin(config), path)
-    theta, normalizer = policy_state(checkpoint, policy, config, path)
-    outer_state = checkpoint.tensors.get("outer", {})
-    check_state(outer_state, theta, config.outer, path)
-    failed_outer_steps = 0
-    if "failed_outer_steps" in checkpoint.values:  # checkpoints of earlier versions lack it
-        failed_outer_steps = checkpoint.counter("failed_outer_steps", path)
-    return TrainingState(
-        theta=theta,
-        outer_state=outer_state,
-        normalizer=normalizer,
-        iteration=checkpoint.counter("iteration", path),
-        num_env_steps=checkpoint.counter("num_env_steps", path),
-        failed_outer_steps=failed_outer_steps,
-    )
+    return restored(checkpoint, learner, path).state
 
 
 def _origin(config: Config) -> dict[str, str]:

@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from safetensors.torch import load_file, save_file
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 
 GOAL = {"goal_x": 0.4, "goal_y": -0.3}
@@ -45,22 +45,22 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def policy(run) -> MetaPolicy:
+def policy(run) -> Agent:
     return maml_rl.load(run)
 
 
 @pytest.fixture(scope="module")
-def cartpole(tmp_path_factory) -> MetaPolicy:
+def cartpole(tmp_path_factory) -> Agent:
     # Long enough that poles fall: while every one stands, the reward is constant.
     folder = tmp_path_factory.mktemp("discrete") / "run"
     return maml_rl.load(make_run(folder, env={"name": "CartPole-v1"}, horizon=60))
 
 
-def equal(a: MetaPolicy, b: MetaPolicy) -> bool:
+def equal(a: Agent, b: Agent) -> bool:
     return all(torch.equal(value, b.theta[name]) for name, value in a.theta.items())
 
 
-def changed(a: MetaPolicy, b: MetaPolicy) -> bool:
+def changed(a: Agent, b: Agent) -> bool:
     return all(value.isfinite().all() for value in b.theta.values()) and not equal(a, b)
 
 
@@ -120,7 +120,7 @@ def test_sampled_actions_stay_in_the_action_space(policy):
 def test_predict_normalizes(policy):
     assert policy.normalizer is not None
     shifted = policy.normalizer._replace(mean=policy.normalizer.mean + 1)
-    other = maml_rl.MetaPolicy(**{**vars(policy), "normalizer": shifted})
+    other = maml_rl.Agent(**{**vars(policy), "normalizer": shifted})
     observation = np.array([0.3, -0.1])
     assert not np.array_equal(
         policy.predict(observation, deterministic=True)[0],

@@ -14,7 +14,7 @@ import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.system.random_streams import Phase, RandomStreams
 
@@ -22,7 +22,7 @@ GOAL = {"goal_x": 0.4, "goal_y": -0.3}
 HORIZON, NUM_EPISODES = 6, 4
 
 
-def make(folder: Path, env: Any, **settings: Any) -> MetaPolicy:
+def make(folder: Path, env: Any, **settings: Any) -> Agent:
     sizes = {
         "num_iterations": 1,
         "meta_batch_size": 2,
@@ -43,12 +43,12 @@ def make(folder: Path, env: Any, **settings: Any) -> MetaPolicy:
 
 
 @pytest.fixture(scope="module")
-def point(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
+def point(tmp_path_factory: pytest.TempPathFactory) -> Agent:
     return make(tmp_path_factory.mktemp("point") / "run", "PointNavigation")
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory) -> MetaPolicy:
+def context(tmp_path_factory: pytest.TempPathFactory) -> Agent:
     settings = {"inner": {"adapts": "context"}, "policy": {"context_size": 3}}
     return make(tmp_path_factory.mktemp("context") / "run", "PointNavigation", **settings)
 
@@ -62,7 +62,7 @@ class UprightCartPole(CartPoleEnv):
 
 
 @pytest.fixture(scope="module")
-def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MetaPolicy]:
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     gym.register("UprightCartPole-v0", UprightCartPole)
     yield make(tmp_path_factory.mktemp("cartpole") / "run", "UprightCartPole-v0")
     gym.registry.pop("UprightCartPole-v0")
@@ -81,9 +81,7 @@ class _FixedNoise:
         return next(self.noise).reshape(size)
 
 
-def played(
-    policy: MetaPolicy, make_env: Callable[[], gym.Env], step: int = 0
-) -> dict[str, np.ndarray]:
+def played(policy: Agent, make_env: Callable[[], gym.Env], step: int = 0) -> dict[str, np.ndarray]:
     """Play the episodes of ``policy.adapt`` by hand: same reset seeds, same noise of actions."""
     streams = RandomStreams(0, Phase.ADAPTATION)
     noise = policy.policy.draw_noise(streams.actions(step, 0), (NUM_EPISODES, HORIZON))
@@ -116,7 +114,7 @@ def cartpole_env() -> gym.Env:
     return gym.make("UprightCartPole-v0", max_episode_steps=HORIZON)
 
 
-def assert_same(a: MetaPolicy, b: MetaPolicy, start: MetaPolicy) -> None:
+def assert_same(a: Agent, b: Agent, start: Agent) -> None:
     assert a.num_adaptation_steps == b.num_adaptation_steps
     assert a.theta.keys() == b.theta.keys()
     for name, value in a.theta.items():
@@ -127,17 +125,17 @@ def assert_same(a: MetaPolicy, b: MetaPolicy, start: MetaPolicy) -> None:
     )
 
 
-def test_a_log_of_the_same_episodes_adapts_alike(point: MetaPolicy) -> None:
+def test_a_log_of_the_same_episodes_adapts_alike(point: Agent) -> None:
     assert_same(point.adapt(episodes=played(point, point_env)), point.adapt(task=GOAL), point)
 
 
-def test_a_context_adapts_to_a_log(context: MetaPolicy) -> None:
+def test_a_context_adapts_to_a_log(context: Agent) -> None:
     assert_same(
         context.adapt(episodes=played(context, point_env)), context.adapt(task=GOAL), context
     )
 
 
-def test_discrete_actions_and_episodes_of_any_length(cartpole: MetaPolicy) -> None:
+def test_discrete_actions_and_episodes_of_any_length(cartpole: Agent) -> None:
     assert_same(cartpole.adapt(episodes=played(cartpole, cartpole_env)), cartpole.adapt(), cartpole)
     log = played(cartpole, cartpole_env)
     ends = np.flatnonzero(log["truncated"])
@@ -147,20 +145,20 @@ def test_discrete_actions_and_episodes_of_any_length(cartpole: MetaPolicy) -> No
     assert not torch.equal(other.theta["weight_0"], cartpole.adapt().theta["weight_0"])
 
 
-def test_one_log_for_each_inner_step(point: MetaPolicy) -> None:
+def test_one_log_for_each_inner_step(point: Agent) -> None:
     first = played(point, point_env)
     second = played(point.adapt(episodes=first), point_env, step=1)
     assert_same(point.adapt(episodes=[first, second]), point.adapt(task=GOAL, num_steps=2), point)
     assert_same(point.adapt(episodes=[first]), point.adapt(episodes=first), point)
 
 
-def test_what_follows_the_last_end_is_left_out(point: MetaPolicy) -> None:
+def test_what_follows_the_last_end_is_left_out(point: Agent) -> None:
     log = played(point, point_env)
     longer = {name: np.concatenate([values, values[:3]]) for name, values in log.items()}
     assert_same(point.adapt(episodes=longer), point.adapt(episodes=log), point)
 
 
-def test_clipped_actions_count_as_the_bound(point: MetaPolicy) -> None:
+def test_clipped_actions_count_as_the_bound(point: Agent) -> None:
     log = played(point, point_env)
     clipped = log["actions"].copy()
     clipped[:5] = point.action_space.high  # type: ignore[attr-defined]
@@ -218,13 +216,13 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_used_is_refused(case: str, point: MetaPolicy) -> None:
+def test_what_cannot_be_used_is_refused(case: str, point: Agent) -> None:
     spoil, message = BAD[case]
     with pytest.raises(UserError, match=message):
         point.adapt(episodes=spoil(played(point, point_env)))
 
 
-def test_ends_may_be_zeros_and_ones(point: MetaPolicy) -> None:
+def test_ends_may_be_zeros_and_ones(point: Agent) -> None:
     log = played(point, point_env)
     for dtype in (int, float):
         written = changed(log, "truncated", log["truncated"].astype(dtype))
@@ -232,7 +230,7 @@ def test_ends_may_be_zeros_and_ones(point: MetaPolicy) -> None:
 
 
 @pytest.mark.parametrize("choice", [2, -1, 0.5])
-def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: MetaPolicy) -> None:
+def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: Agent) -> None:
     log = played(cartpole, cartpole_env)
     with pytest.raises(UserError, match="is not in Discrete"):
         cartpole.adapt(episodes=changed(log, "actions", np.full(len(log["actions"]), choice)))
@@ -241,6 +239,6 @@ def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: MetaPoli
 @pytest.mark.parametrize(
     "more", [{"env": "PointNavigation"}, {"task": GOAL}, {"num_steps": 1}, {"num_episodes": 4}]
 )
-def test_episodes_and_an_environment_are_refused(more: dict[str, Any], point: MetaPolicy) -> None:
+def test_episodes_and_an_environment_are_refused(more: dict[str, Any], point: Agent) -> None:
     with pytest.raises(UserError, match=f"^{next(iter(more))} cannot .* leave out"):
         point.adapt(episodes=played(point, point_env), **more)

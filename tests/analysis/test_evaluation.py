@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.errors import UserError
 from maml_rl.settings.env import EnvConfig
@@ -16,7 +16,7 @@ from maml_rl.system.random_streams import Phase, RandomStreams
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> MetaPolicy:
+def policy(tmp_path_factory) -> Agent:
     config = maml_rl.load_config(
         env="PointNavigation",
         device="cpu",
@@ -31,7 +31,7 @@ def policy(tmp_path_factory) -> MetaPolicy:
     return maml_rl.load(maml_rl.train(config))
 
 
-def run_evaluation(policy: MetaPolicy, seed: int = 0, **sizes: int) -> Evaluation:
+def run_evaluation(policy: Agent, seed: int = 0, **sizes: int) -> Evaluation:
     return evaluate(policy, seed=seed, **{"num_tasks": 5, "num_episodes": 4} | sizes)
 
 
@@ -51,7 +51,7 @@ def test_sizes(result):
 
 def test_returns_are_those_of_the_task(policy):
     """With a step that goes nowhere, the return follows from the goal alone."""
-    still = maml_rl.MetaPolicy(
+    still = maml_rl.Agent(
         **{
             **vars(policy),
             "theta": {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()},

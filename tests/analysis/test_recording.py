@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.analysis import recording, video_grid
 from maml_rl.analysis.recording import (
     make_rendering_env,
@@ -55,7 +55,7 @@ def make_run(output: Path, env: dict) -> Path:
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> MetaPolicy:
+def policy(tmp_path_factory) -> Agent:
     return maml_rl.load(
         make_run(tmp_path_factory.mktemp("recording") / "run", {"name": "PointNavigation"})
     )
@@ -67,7 +67,7 @@ def cheetah_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cheetah(cheetah_run) -> MetaPolicy:
+def cheetah(cheetah_run) -> Agent:
     return maml_rl.load(cheetah_run)
 
 
@@ -82,7 +82,7 @@ def read(path: Path) -> tuple[np.ndarray, dict]:
         return np.stack(frames), {"fps": float(container.streams.video[0].average_rate)}
 
 
-def played(policy: MetaPolicy, **options) -> Grid:
+def played(policy: Agent, **options) -> Grid:
     return play(policy, "gif", **options)
 
 

@@ -11,7 +11,7 @@ from helpers.synthetic import finite_difference_gradient, from_vector, to_vector
 from torch import Tensor
 
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.maml import InnerConfig
@@ -103,7 +103,7 @@ def every_trajectory(
     # episodes
     observations = torch.nn.functional.one_hot(states, 2).double()[None]
     weighted = to_go * probability[:, None] * rewards.numel()  # the loss divides by numel
-    dist = distribution(policy, make_stack(theta, 1), observations.flatten(1, 2))
+    dist = policy.distribution(make_stack(theta, 1), observations.flatten(1, 2))
     return Episodes(
         observations=observations,
         actions=actions[None],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import CODES, REWARD
@@ -87,7 +87,7 @@ def make_episodes(
     mask = mask * (cause == 0)[..., None]
     # actions of the sampling policy
     with torch.no_grad():
-        dist = distribution(policy, stack, observations.flatten(1, 2))
+        dist = policy.distribution(stack, observations.flatten(1, 2))
         noise = torch.from_numpy(policy.draw_noise(rng, (num_tasks, num_episodes * horizon))).to(
             like
         )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config
@@ -32,7 +32,7 @@ _ACTIONS: dict[str, spaces.Space] = {
 }
 
 
-def make_meta_policy(kind: str, env: str = "PointNavigation") -> MetaPolicy:
+def make_meta_policy(kind: str, env: str = "PointNavigation") -> Agent:
     """Return a policy for observations (4,) and two actions or three choices.
 
     One of the two actions has asymmetric bounds.
@@ -57,10 +57,10 @@ def make_meta_policy(kind: str, env: str = "PointNavigation") -> MetaPolicy:
         )
     inner = InnerConfig(adapts="context" if settings.context_size else "all")
     config = Config(env=EnvConfig(name=env), policy=settings, inner=inner, device="cpu")
-    return MetaPolicy(module, theta, normalizer, OBSERVATIONS, actions, config)
+    return Agent(module, theta, normalizer, OBSERVATIONS, actions, config)
 
 
-def observations_of(policy: MetaPolicy) -> np.ndarray:
+def observations_of(policy: Agent) -> np.ndarray:
     """Return typical observations of the policy, (5, 4) float32."""
     observations = np.random.default_rng(1).normal(size=(5, 4))
     if policy.normalizer is not None:

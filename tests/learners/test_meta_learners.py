@@ -28,7 +28,7 @@ from maml_rl.learners.maml.objective import (
 )
 from maml_rl.learners.maml.outer.promp import inner_kl
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
-from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.maml import InnerConfig
@@ -190,9 +190,9 @@ def test_context_is_fed_to_the_first_layer_beside_the_observation() -> None:
     )
     expected = torch.tanh(both) @ theta["weight_1"] + theta["bias_1"]
     stack = {**make_stack(theta, 5), "context": c}
-    torch.testing.assert_close(distribution(policy, stack, x[:, None]).mean[:, 0], expected)
-    without = distribution(policy, make_stack(theta, 5), x[:, None]).mean
-    zeros = distribution(policy, {**stack, "context": 0 * c}, x[:, None]).mean
+    torch.testing.assert_close(policy.distribution(stack, x[:, None]).mean[:, 0], expected)
+    without = policy.distribution(make_stack(theta, 5), x[:, None]).mean
+    zeros = policy.distribution({**stack, "context": 0 * c}, x[:, None]).mean
     torch.testing.assert_close(without, zeros)
 
 
@@ -240,7 +240,7 @@ def test_exploration_credit_is_emamls_term() -> None:
         real = support.mask[i] > 0
         leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
         stack = {name: value[None] for name, value in leaves.items()}
-        dist = distribution(objective.policy, stack, support.observations[i][real][None])
+        dist = objective.policy.distribution(stack, support.observations[i][real][None])
         log_prob = dist.log_prob(support.actions[i][real][None]).mean()
         expected += credit[i] * to_vector(
             dict(zip(leaves, torch.autograd.grad(log_prob, list(leaves.values())), strict=True))

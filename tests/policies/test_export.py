@@ -15,29 +15,29 @@ from gymnasium import spaces
 from helpers.synthetic_policies import KINDS, make_meta_policy, observations_of
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.plain_network import gain_and_offset, unfolded
 
 
 @pytest.fixture(params=KINDS)
-def policy(request: pytest.FixtureRequest) -> MetaPolicy:
+def policy(request: pytest.FixtureRequest) -> Agent:
     return make_meta_policy(request.param)
 
 
-def expected(policy: MetaPolicy, observations: np.ndarray) -> np.ndarray:
+def expected(policy: Agent, observations: np.ndarray) -> np.ndarray:
     return policy.predict(observations, deterministic=True)[0]
 
 
-def test_the_module_gives_the_policys_actions(policy: MetaPolicy) -> None:
+def test_the_module_gives_the_policys_actions(policy: Agent) -> None:
     observations = observations_of(policy)
     actions = policy.module()(torch.from_numpy(observations)).detach().numpy()
     np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
     assert type(policy.module()).__module__ == "maml_rl.policies.export"
 
 
-def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: MetaPolicy) -> None:
+def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: Agent) -> None:
     observation = observations_of(policy)[:1]
     dist = policy.module(with_distribution=True)(torch.from_numpy(observation))
     actions, _ = policy.predict(observation.repeat(20_000, 0), rng=np.random.default_rng(0))

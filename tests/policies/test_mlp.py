@@ -113,7 +113,7 @@ class TestGaussian:
         stack = random_stack(policy)
         stack["log_std"] = torch.full((T, A), -50.0, dtype=torch.float64)
         stack["log_std"][0, 0] = -1.0
-        log_std = distribution(policy, stack, randn(T, N, OBSERVATION_SIZE)).log_std
+        log_std = policy.distribution(stack, randn(T, N, OBSERVATION_SIZE)).log_std
         assert log_std.min() == pytest.approx(math.log(1e-6))
         assert log_std[0, 0, 0] == -1.0
 
@@ -171,7 +171,7 @@ class TestMultiCategorical:
         )
         self.policy, self.stack = policy, random_stack(policy)
         self.observations = randn(T, N, OBSERVATION_SIZE, seed=seed)
-        return distribution(policy, self.stack, self.observations)
+        return policy.distribution(self.stack, self.observations)
 
     def parts(self, dist: MultiCategorical) -> list[td.Categorical]:
         return [td.Categorical(logits=dist.logits[:, :, d, :n]) for d, n in enumerate(self.CHOICES)]
@@ -257,7 +257,7 @@ class TestMLPPolicy:
     def test_stack_equals_one_task_at_a_time(self, discrete, nonlinearity, hidden_sizes):
         policy = make_policy(discrete, nonlinearity=nonlinearity, hidden_sizes=hidden_sizes)
         stack, observations = random_stack(policy), randn(T, N, OBSERVATION_SIZE, seed=8)
-        batch = distribution(policy, stack, observations)
+        batch = policy.distribution(stack, observations)
         activation = getattr(torch.nn.functional, nonlinearity)
         for i in range(T):
             task = {name: value[i] for name, value in stack.items()}
@@ -345,7 +345,7 @@ class TestDistributionOfAnyModule:
     def test_vmap_equals_a_loop_over_tasks(self):
         policy = CustomPolicy()
         stack, observations = random_stack(policy), randn(T, N, OBSERVATION_SIZE, seed=8)
-        batch = distribution(policy, stack, observations)
+        batch = policy.distribution(stack, observations)
         assert isinstance(batch, Gaussian)
         assert batch.mean.shape == (T, N, A)
         assert batch.log_std.shape == (T, 1, A)
@@ -370,7 +370,7 @@ class TestDistributionOfAnyModule:
         renamed = {f"inner.{name}": value for name, value in stack.items()}
         for ours, theirs in zip(
             distribution(Wrapped(policy), renamed, observations),
-            distribution(policy, stack, observations),
+            policy.distribution(stack, observations),
             strict=True,
         ):
             torch.testing.assert_close(ours, theirs, **CLOSE)

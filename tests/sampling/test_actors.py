@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import flatten, make_stack, parameters, unflatten
 from maml_rl.sampling.actors import actor
@@ -69,7 +69,7 @@ def test_actions_are_samples_of_the_distribution(
     for t in range(H):
         x = observations[t].view(T, E, -1)
         x = x if normalizer is None else normalizer.normalize(x)
-        expected = distribution(policy, stack, x).sample(noise[t]).detach().flatten(0, 1).numpy()
+        expected = policy.distribution(stack, x).sample(noise[t]).detach().flatten(0, 1).numpy()
         np.testing.assert_allclose(
             act(observations[t].numpy(), t), expected, rtol=1e-12, atol=1e-12
         )
@@ -83,7 +83,7 @@ def test_in_single_precision_too() -> None:
     actions = actor(policy, stack, noise, None)(observations.numpy(), 1)
     assert actions.dtype == np.float32
     expected = (
-        distribution(policy, stack, observations.view(T, E, -1))
+        policy.distribution(stack, observations.view(T, E, -1))
         .sample(noise[1])
         .detach()
         .flatten(0, 1)

@@ -13,7 +13,7 @@ from maml_rl.errors import UserError
 from maml_rl.learners.advantages import with_advantages
 from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.mlp import MLPPolicy, distribution
+from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.collector import Collector
@@ -232,10 +232,10 @@ class TestOnThePointFamily:
         for i in range(3):
             task = {name: value[i : i + 1] for name, value in stack.items()}
             for e in range(4):
-                dist = distribution(collector.policy, task, episodes.observations[i, e][None])
+                dist = collector.policy.distribution(task, episodes.observations[i, e][None])
                 log_prob = dist.log_prob(episodes.actions[i, e][None])[0]
                 torch.testing.assert_close(episodes.log_probs[i, e], log_prob, rtol=1e-4, atol=1e-5)
-        dist = distribution(collector.policy, stack, episodes.flat(episodes.observations))
+        dist = collector.policy.distribution(stack, episodes.flat(episodes.observations))
         for ours, theirs in zip(episodes.distribution, dist, strict=True):
             assert torch.equal(ours, theirs)
 

@@ -145,7 +145,7 @@ def _registered() -> Iterator[None]:
     gym.registry.update(before)
 
 
-def _train(tmp_path: Path, env: dict[str, Any], **settings: Any) -> maml_rl.MetaPolicy:
+def _train(tmp_path: Path, env: dict[str, Any], **settings: Any) -> maml_rl.Agent:
     settings = {"logging": QUIET, "output": str(tmp_path / "run"), **TINY, **settings}
     return maml_rl.load(maml_rl.train(maml_rl.load_config(env=env, **settings)))
 

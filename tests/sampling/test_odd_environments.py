@@ -16,7 +16,7 @@ import torch
 from helpers.odd_environments import LIMIT, HalfBounded, RaisingClose, Success, Walk
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import make_policy
@@ -231,16 +231,16 @@ class TestBounds:
         np.testing.assert_allclose(actions, ours, rtol=1e-5)
 
     @pytest.fixture
-    def policy(self, tmp_path: Path) -> MetaPolicy:
+    def policy(self, tmp_path: Path) -> Agent:
         return maml_rl.load(maml_rl.train(config_of("Walk", tmp_path / "run")))
 
-    def test_adapt_refuses_other_bounds(self, policy: MetaPolicy) -> None:
+    def test_adapt_refuses_other_bounds(self, policy: Agent) -> None:
         env = Walk()
         env.action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
         with pytest.raises(UserError, match=r"the environment has .*-2.*the policy expects.*-1"):
             policy.adapt(env)
 
-    def test_evaluate_refuses_other_bounds(self, policy: MetaPolicy) -> None:
+    def test_evaluate_refuses_other_bounds(self, policy: Agent) -> None:
         gym.register("odd/Wide-v0", lambda: Wide())
         try:
             with pytest.raises(
@@ -250,7 +250,7 @@ class TestBounds:
         finally:
             gym.registry.pop("odd/Wide-v0")
 
-    def test_numbers_of_another_type_are_the_same_bounds(self, policy: MetaPolicy) -> None:
+    def test_numbers_of_another_type_are_the_same_bounds(self, policy: Agent) -> None:
         env = Walk()
         env.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float64)
         assert policy.adapt(env, num_episodes=2).num_adaptation_steps == 1

@@ -32,7 +32,7 @@ from helpers.runs import (
 )
 
 import maml_rl
-from maml_rl.agents.agent import MetaPolicy
+from maml_rl.agents.agent import Agent
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
@@ -112,7 +112,7 @@ def test_another_seed_gives_another_run(whole, tmp_path):
     )
 
 
-def untrained(trained: MetaPolicy) -> MetaPolicy:
+def untrained(trained: Agent) -> Agent:
     """The policy that the run of ``trained`` began with."""
     spaces = trained.observation_space, trained.action_space
     policy = make_policy(trained.config.policy, *spaces, trained.config.seed)
@@ -621,7 +621,7 @@ def test_maml_trpo_learns_to_adapt(tmp_path):
     )
     trained = maml_rl.load(train(config))
 
-    def returns(policy: maml_rl.MetaPolicy) -> np.ndarray:
+    def returns(policy: maml_rl.Agent) -> np.ndarray:
         return maml_rl.evaluate(policy, num_tasks=20, num_episodes=10, num_steps=1, seed=100).mean
 
     before, after = returns(trained)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maml_rl.learners.maml.adapt import adapt
 from maml_rl.learners.maml.losses import policy_gradient_loss
-from maml_rl.policies.mlp import MLPPolicy, initial_context
 from maml_rl.policies.parameters import Params, parameters
+from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.maml import InnerConfig
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
@@ -17,18 +17,17 @@ STEP_SIZE = "step_size"
 """Name of the learned step size in theta, or the prefix if there are many: step_size/weight_0."""
 
 
-def adapting(policy: nn.Module, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
+def adapting(policy: Policy, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters that inner steps change."""
     if inner.adapts == "context":
-        return {name: tuple(value.shape[1:]) for name, value in initial_context(policy, 1).items()}
+        return {name: tuple(value.shape[1:]) for name, value in policy.initial_context(1).items()}
     shapes = {name: tuple(value.shape) for name, value in policy.named_parameters()}
     if inner.adapts == "all":
         return shapes
-    assert isinstance(policy, MLPPolicy), "only an MLP names the parameters of its head"
     return {name: shapes[name] for name in policy.head}
 
 
-def initial_theta(policy: nn.Module, inner: InnerConfig) -> dict[str, Tensor]:
+def initial_theta(policy: Policy, inner: InnerConfig) -> dict[str, Tensor]:
     """The meta-parameters: the policy's parameters, and the step sizes if they are learned."""
     theta = parameters(policy)
     like = next(iter(theta.values()))
@@ -42,7 +41,7 @@ def initial_theta(policy: nn.Module, inner: InnerConfig) -> dict[str, Tensor]:
 
 
 def step_sizes(
-    policy: nn.Module, inner: InnerConfig, stack: Params, step: int = 0
+    policy: Policy, inner: InnerConfig, stack: Params, step: int = 0
 ) -> dict[str, float | Tensor]:
     """The step size of each adapting parameter: from ``stack`` if learned, else from the settings.
 
@@ -69,14 +68,14 @@ def step_size_key(name: str, inner: InnerConfig) -> str | None:
     return STEP_SIZE if inner.learned_step_size == "scalar" else f"{STEP_SIZE}/{name}"
 
 
-def with_context(policy: nn.Module, stack: Params) -> dict[str, Tensor]:
+def with_context(policy: Policy, stack: Params) -> dict[str, Tensor]:
     """Add the initial context of a context policy (CAVIA) to ``stack``, unless it has one."""
     num_tasks = next(iter(stack.values())).shape[0]
-    return {**initial_context(policy, num_tasks), **stack}
+    return {**policy.initial_context(num_tasks), **stack}
 
 
 def inner_step(
-    policy: nn.Module, stack: Params, support: Episodes, inner: InnerConfig, step: int
+    policy: Policy, stack: Params, support: Episodes, inner: InnerConfig, step: int
 ) -> dict[str, Tensor]:
     """The stack after one inner step, as a value, computed in blocks of tasks.
 

@@ -1,68 +1,60 @@
-"""One meta-iteration, in the order of the paper."""
+"""MAML as a learner, and one meta-iteration in the order of the paper."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.learners.maml.inner_loop import collect_through_adaptation
-from maml_rl.learners.maml.metrics import sampling_metrics
+from maml_rl.errors import UserError
+from maml_rl.learners.advantages import with_advantages
+from maml_rl.learners.base import (
+    Belief,
+    Iteration,
+    Learner,
+    LearnerState,
+    check_group,
+)
+from maml_rl.learners.maml.inner_step import (
+    STEP_SIZE,
+    initial_theta,
+    inner_step,
+    with_context,
+)
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.learners.maml.outer import OUTER
-from maml_rl.learners.trials import Trial, sample_tasks
+from maml_rl.learners.maml.outer import OUTER, check_state
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.trials import Trial, training_trial
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.mlp import MLPPolicy, make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params
+from maml_rl.policies.parameters import Params, make_stack
+from maml_rl.policies.plain_network import PlainNetwork, folded
+from maml_rl.policies.policy import Policy
+from maml_rl.sampling.actors import Memory, PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes, MetaBatch
-from maml_rl.sampling.failures import (
-    LINE_SEARCH,
-    OUTER_STEP,
-    Failure,
-    TooManyFailures,
-    TrialFailures,
-    check_outer_steps,
-    example,
-    num_discarded_episodes,
-)
-from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import BaselineConfig, InnerConfig, OuterConfig
+from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP, Failure, check_outer_steps
+from maml_rl.settings.config import Config
+from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig
 from maml_rl.system.distributed import Ranks
-from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
 
 MAX_FAILED_OUTER_STEPS = 10
 """Number of consecutive failed outer steps that stops the run."""
 
-
-class TrainingState(NamedTuple):
-    """Everything that a run carries from one meta-iteration to the next."""
-
-    theta: Params
-    outer_state: dict[str, Tensor]
-    normalizer: ObservationNormalizer | None
-    iteration: int = 0
-    """Meta-iterations finished."""
-    num_env_steps: int = 0
-    """Control steps of valid episodes, of the tasks that did not fail."""
-    failed_outer_steps: int = 0
-    """Number of consecutive failed outer steps up to now; 0 if the last one succeeded."""
-
-
-class MetaIteration(NamedTuple):
-    """The result of a meta-iteration."""
-
-    state: TrainingState
-    """The state after it."""
-    metrics: dict[str, float]
-    """Metrics by name, which docs/metrics.md explains."""
-    failures: list[Failure]
-    """Failures that did not stop the run (docs/reliability.md)."""
+_FAILED_OUTER_STEPS = "failed_outer_steps"
+"""Counter of consecutive failed outer steps up to now; 0 if the last one succeeded."""
 
 
 class _OuterResult(NamedTuple):
@@ -77,147 +69,136 @@ class _OuterResult(NamedTuple):
     """Message of the error that the step raised; empty if it raised none."""
 
 
-@dataclass(frozen=True)
-class MetaTrainer:
+@dataclass(frozen=True, kw_only=True)
+class MAML(Learner):
     """MAML for reinforcement learning (Finn et al. 2017, algorithm 3).
 
+    The belief is a stack of adapted parameters; an update is an inner step. The groups of the state
+    are ``theta``, ``normalizer`` and ``outer``, the state of the outer step.
+
     Args:
-        collector: environment, policy, and sizes.
+        policy: the architecture, with the initial parameters.
         inner: settings of adaptation.
         outer: settings of the outer step; their ``name`` selects it.
         baseline: settings of returns and advantages.
-        seed: of all random streams.
-        max_failed_share: largest share of discarded episodes, and of failed tasks, that a
-            meta-iteration tolerates.
-        ranks: the processes that share the tasks.
+        normalizes: whether observations are normalised.
+        num_updates: inner steps of a trial, unless the user asks for another number.
+        num_training_stages: stages of a trial in training: one more than it has inner steps.
+        max_failed_share: largest share of discarded episodes, and of failed tasks, that an
+            iteration tolerates.
         tasks_per_block: tasks that the outer step computes at once; default depends on the device.
             It bounds memory, and changes results at most by rounding.
     """
 
-    collector: Collector
+    policy: Policy
     inner: InnerConfig
     outer: OuterConfig
     baseline: BaselineConfig
-    seed: int
+    normalizes: bool
+    num_updates: int
+    num_training_stages: int
     max_failed_share: float
-    ranks: Ranks = field(default_factory=Ranks)
     tasks_per_block: int | None = None
 
-    def meta_iteration(self, state: TrainingState) -> MetaIteration:
-        """Sample tasks, collect, adapt, collect, and take the outer step.
+    def initial_state(self) -> LearnerState:
+        """Return the initial parameters, and no state of the outer step."""
+        theta = initial_theta(self.policy, self.inner)
+        normalizer: Mapping[str, Tensor] = {}
+        if self.normalizes:
+            device = next(iter(theta.values())).device
+            shape = self.policy.observation_shape
+            normalizer = ObservationNormalizer.empty(shape, device)._asdict()
+        tensors = {"theta": theta, "normalizer": normalizer, "outer": {}}
+        return LearnerState.initial(tensors, **{_FAILED_OUTER_STEPS: 0})
 
-        Raises:
-            TooManyFailures: if more than ``max_failed_share`` of the episodes or of the tasks
-                failed, or all tasks of one process, or ``MAX_FAILED_OUTER_STEPS`` outer steps in a
-                row.
-        """
+    def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
+        """Return a state before training whose theta is the belief of another run's agent."""
+        theta = {name: belief[name][0] for name in state.tensors.get("theta", {})}
+        initial = self.initial_state()
+        groups = {"theta": theta, "normalizer": state.tensors.get("normalizer", {})}
+        return initial._replace(tensors={**initial.tensors, **groups})
+
+    def prior(self, state: LearnerState, num_tasks: int) -> Belief:
+        """Return theta for every task, with the initial context of CAVIA."""
+        return with_context(self.policy, make_stack(state.tensors["theta"], num_tasks))
+
+    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw the noise of the policy's distribution."""
+        return self.policy.draw_noise(rng, shape)
+
+    def actor(
+        self,
+        state: LearnerState,
+        belief: Belief,
+        noise: Tensor | None,
+        memory: Memory | None = None,
+    ) -> PolicyActor:
+        """Return an actor that plays the adapted policies; it has no memory."""
+        return PolicyActor(self.policy, belief, noise, normalizer_of(state))
+
+    def with_advantages(self, episodes: Episodes) -> Episodes:
+        """Fit each task's baseline, and return the episodes with advantages over it."""
+        return with_advantages(episodes, self.baseline)
+
+    def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
+        """Return the parameters after one inner step."""
+        return inner_step(self.policy, belief, episodes, self.inner, stage)
+
+    def iteration(
+        self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
+    ) -> Iteration:
+        """Sample tasks, collect, adapt, collect, and take the outer step."""
         watch = Stopwatch()
-        num_bytes = self.ranks.num_bytes
-        streams = RandomStreams(self.seed, Phase.TRAINING, state.iteration)
+        num_bytes = ranks.num_bytes
 
         # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
-        # episodes.
-        tasks = sample_tasks(self.collector, streams)
-        first = self.collector.first_task
-        trial = collect_through_adaptation(
-            self.collector,
-            state.theta,
-            tasks[first : first + self.collector.num_tasks],
-            self.inner,
-            self.baseline,
+        # episodes. Other step sizes for tests (inner.test_step_sizes) do not apply.
+        training = dataclasses.replace(
+            self, inner=dataclasses.replace(self.inner, test_step_sizes=())
+        )
+        played = training_trial(
+            training,
+            state,
+            collector,
+            num_updates=self.num_training_stages - 1,
             streams=streams,
-            normalizer=state.normalizer,
+            ranks=ranks,
+            max_failed_share=self.max_failed_share,
             watch=watch,
         )
 
-        # Stop if too many episodes or tasks failed.
-        failures, rows = self._contained_failures(trial, tasks, state.iteration + 1)
-        self.collector.check_stop()
-
         # Outer step, on the tasks that did not fail.
-        batch = _valid_part(trial)
-        block_size = self.tasks_per_block or tasks_per_block(self.collector.device)
-        objective = MetaObjective(self.collector.policy, batch, self.inner, block_size, self.ranks)
+        batch = _valid_part(played.trial)
+        block_size = self.tasks_per_block or tasks_per_block(collector.device)
+        objective = MetaObjective(self.policy, batch, training.inner, block_size, ranks)
         outer = self._outer_step(state, objective)
-        num_failed = state.failed_outer_steps + 1 if outer.failure else 0
-        if outer.failure:
-            step = self.inner.num_steps
-            rows.append(
-                Failure(step, outer.failure, num_episodes=0, task=None, detail=outer.detail)
-            )
-            check_outer_steps(rows, num_failed, MAX_FAILED_OUTER_STEPS)
+        failures, num_failed = self._outer_failures(state, outer, played.rows)
         watch.lap("outer_step")
 
         # Update the normaliser and the counters; compute metrics.
         episodes = [*batch.supports, batch.query]
-        normalizer = state.normalizer
+        sampling = SamplingMetrics(episodes, ranks)
+        changed: dict[str, Mapping[str, Tensor]] = {"theta": outer.theta, "outer": outer.state}
+        normalizer = normalizer_of(state)
         if normalizer is not None:
             observations = torch.cat([stage.real_observations for stage in episodes])
-            normalizer = normalizer.updated(observations, self.ranks)
-        lengths = self._gathered([stage.mask.sum(-1) for stage in episodes])
-        next_state = TrainingState(
-            theta=outer.theta,
-            outer_state=outer.state,
-            normalizer=normalizer,
-            iteration=state.iteration + 1,
-            num_env_steps=state.num_env_steps + int(lengths.sum()),
-            failed_outer_steps=num_failed,
-        )
-        metrics = outer.metrics | self._sampling_metrics(episodes, lengths, outer.theta)
-        metrics |= _failure_metrics(failures, rows, bool(outer.failure))
+            changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
+        metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
+        metrics |= failure_metrics(played) | {"outer/failed": float(bool(outer.failure))}
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        metrics["time/num_env_steps"] = next_state.num_env_steps
-        if self.ranks.number > 1:
-            metrics["time/exchanged_bytes"] = self.ranks.num_bytes - num_bytes
-        return MetaIteration(next_state, metrics, rows)
+        if ranks.number > 1:
+            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        counters = {_FAILED_OUTER_STEPS: num_failed}
+        next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
+        return Iteration(next_state, metrics, failures)
 
-    def _contained_failures(
-        self, trial: Trial, tasks: Sequence[Task], iteration: int
-    ) -> tuple[TrialFailures, list[Failure]]:
-        """Failures of all processes, and their rows in failures.csv.
-
-        Args:
-            trial: of this process.
-            tasks: of all processes.
-            iteration: number of this meta-iteration.
-
-        Raises:
-            TooManyFailures: if too many episodes or tasks failed, or all tasks of one process.
-        """
-        failures = trial.failures.gathered(self.ranks)
-        rows = failures.rows(tasks)
-        # Every process needs a task for the outer step.
-        if self.ranks.number > 1:
-            has_no_task = trial.failed_tasks.mask.all()[None]
-            if float(self.ranks.sum(has_no_task)) > 0:
-                number = self.ranks.number
-                raise TooManyFailures(
-                    f"all tasks of one of {number} processes failed: {example(rows)}", rows
-                )
-        failures.check(rows, self.max_failed_share, f"meta-iteration {iteration}")
-        return failures, rows
-
-    def _gathered(self, per_stage: Sequence[Tensor]) -> Tensor:
-        """Stack values (T, E) of K + 1 stages; return those of all processes, (T, K + 1, E)."""
-        return self.ranks.gather(torch.stack(list(per_stage), dim=1))
-
-    def _sampling_metrics(
-        self, episodes: Sequence[Episodes], lengths: Tensor, theta: Params
-    ) -> dict[str, float]:
-        returns = self._gathered([stage.returns for stage in episodes])
-        success = self._gathered([stage.success for stage in episodes])
-        return sampling_metrics(returns, success, lengths, theta)
-
-    def _outer_step(self, state: TrainingState, objective: MetaObjective) -> _OuterResult:
+    def _outer_step(self, state: LearnerState, objective: MetaObjective) -> _OuterResult:
         """Take the outer step; if it fails, keep theta and the state."""
-        unchanged = _OuterResult(
-            theta=state.theta, state=state.outer_state, metrics={}, failure=OUTER_STEP
-        )
+        theta, outer_state = state.tensors["theta"], dict(state.tensors["outer"])
+        unchanged = _OuterResult(theta=theta, state=outer_state, metrics={}, failure=OUTER_STEP)
         step = OUTER[self.outer.name].step
         try:
-            theta, outer_state, metrics = step(
-                state.theta, state.outer_state, objective, self.outer
-            )
+            theta, outer_state, metrics = step(theta, outer_state, objective, self.outer)
         except FloatingPointError as error:
             return unchanged._replace(detail=str(error))
         # Refuse non-finite results.
@@ -229,20 +210,93 @@ class MetaTrainer:
         is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
         return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
 
+    def _outer_failures(
+        self, state: LearnerState, outer: _OuterResult, rows: list[Failure]
+    ) -> tuple[list[Failure], int]:
+        """All failures of the iteration, and the number of outer steps that failed in a row.
+
+        Raises:
+            TooManyFailures: if ``MAX_FAILED_OUTER_STEPS`` have.
+        """
+        if not outer.failure:
+            return rows, 0
+        num_failed = state.counters[_FAILED_OUTER_STEPS] + 1
+        step = self.num_training_stages - 1
+        failure = Failure(step, outer.failure, num_episodes=0, task=None, detail=outer.detail)
+        check_outer_steps([*rows, failure], num_failed, MAX_FAILED_OUTER_STEPS)
+        return [*rows, failure], num_failed
+
+    def check(self, state: LearnerState, source: Path) -> None:
+        """Refuse a state of another architecture or outer step, and values that are not finite.
+
+        The outer step's state may be empty, as at the start of a run.
+        """
+        expected = self.initial_state().tensors
+        for group in self.ACTING:
+            check_group(state.tensors[group], expected[group], group, source)
+        normalizer = state.tensors["normalizer"]
+        if any((normalizer[name] < 0).any() for name in ("num_states", "squares") if normalizer):
+            raise UserError(f"the normalizer in {source} has negative counts or squares")
+        check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the step sizes outside training."""
+        return {"step_size": list(self.inner.test_step_sizes) or self.inner.step_size}
+
+    def plain_network(
+        self, state: LearnerState, belief: Belief, action_map: ActionMap
+    ) -> PlainNetwork:
+        """Fold normalisation, context and action map into the layers of the adapted policy."""
+        if not isinstance(self.policy, MLPPolicy):
+            return super().plain_network(state, belief, action_map)
+        theta = {name: value[0] for name, value in belief.items()}
+        return folded(self.policy, theta, normalizer_of(state), action_map)
+
+
+def maml(
+    config: Config,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    device: torch.device,
+) -> MAML:
+    """Make the learner ``maml``; see :func:`maml_rl.learners.base.make_learner`."""
+    policy = make_policy(config.policy, observation_space, action_space, config.seed)
+    return MAML(
+        policy=policy.to(device),
+        inner=config.inner,
+        outer=config.outer,
+        baseline=config.baseline,
+        normalizes=config.policy.normalize_observations,
+        num_updates=config.inner.num_steps,
+        num_training_stages=config.inner.num_steps + 1,
+        max_failed_share=config.max_failed_share,
+        tasks_per_block=config.tasks_per_block,
+    )
+
+
+def normalizer_of(state: LearnerState) -> ObservationNormalizer | None:
+    """Return the normaliser of observations, or ``None``."""
+    tensors = state.tensors["normalizer"]
+    return ObservationNormalizer(**tensors) if tensors else None
+
 
 def _valid_part(trial: Trial) -> MetaBatch:
     """Episodes and parameters of the tasks that did not fail."""
     *supports, query = trial.episodes
-    batch = MetaBatch(tuple(supports), query, tuple(trial.stacks))
+    batch = MetaBatch(tuple(supports), query, tuple(trial.beliefs))
     failed = trial.failed_tasks.mask
     return batch.chosen(~failed) if failed.any() else batch
 
 
-def _failure_metrics(
-    failures: TrialFailures, rows: Sequence[Failure], outer_failed: bool
-) -> dict[str, float]:
-    return {
-        "train/void_episodes": float(num_discarded_episodes(rows)),
-        "train/failed_tasks": float(failures.tasks.mask.sum()),
-        "outer/failed": float(outer_failed),
-    }
+def _theta_metrics(theta: Params) -> dict[str, float]:
+    """Learned step sizes, and the policy's standard deviation."""
+    metrics = {}
+    learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
+    if learned:
+        sizes = torch.cat(learned)
+        metrics["train/step_size_mean"] = float(sizes.mean())
+        metrics["train/step_size_min"] = float(sizes.min())
+        metrics["train/step_size_max"] = float(sizes.max())
+    if "log_std" in theta:
+        metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
+    return metrics

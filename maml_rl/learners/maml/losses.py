@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from maml_rl.policies.distributions import Distribution
-from maml_rl.policies.mlp import distribution
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.maml import Surrogate
 
 
 def policy_gradient_loss(
-    policy: nn.Module, surrogate: Surrogate
+    policy: Policy, surrogate: Surrogate
 ) -> Callable[[Params, Episodes], Tensor]:
     """Return the function (stack, episodes of T tasks) -> :func:`surrogate_loss`, (T,)."""
 
     def loss(stack: Params, episodes: Episodes) -> Tensor:
-        dist = distribution(policy, stack, episodes.flat(episodes.observations))
+        dist = policy.distribution(stack, episodes.flat(episodes.observations))
         return surrogate_loss(dist, episodes, surrogate)
 
     return loss

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from maml_rl.learners.maml.adapt import gradient_step, requiring_grad
 from maml_rl.learners.maml.inner_step import step_sizes, with_context
 from maml_rl.learners.maml.losses import mean_kl, step_ratio, surrogate_loss
 from maml_rl.policies.distributions import Distribution
-from maml_rl.policies.mlp import distribution
 from maml_rl.policies.parameters import Params, flatten, make_stack
+from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.maml import InnerConfig
 from maml_rl.system.distributed import Ranks
@@ -30,7 +30,7 @@ from maml_rl.system.thread_pool import block_ends, map_blocks
 class Adapted:
     """A block of tasks after adaptation; every term of a meta-objective is computed from it."""
 
-    policy: nn.Module
+    policy: Policy
     batch: MetaBatch
     stacks: tuple[Params, ...]
     """Parameters after 0, 1, ... K inner steps, as functions of theta."""
@@ -43,7 +43,7 @@ class Adapted:
     def query_distribution(self) -> Distribution:
         """π_θ' at the query states."""
         query = self.batch.query
-        return distribution(self.policy, self.stacks[-1], query.flat(query.observations))
+        return self.policy.distribution(self.stacks[-1], query.flat(query.observations))
 
     @property
     def query_ratio(self) -> Tensor:
@@ -88,7 +88,7 @@ class MetaObjective:
     most by rounding.
     """
 
-    policy: nn.Module
+    policy: Policy
     batch: MetaBatch
     inner: InnerConfig
     block_size: int
@@ -174,7 +174,7 @@ class MetaObjective:
         """
 
         def loss(start: Params) -> tuple[Tensor, Distribution]:
-            dist = distribution(self.policy, start, support.flat(support.observations))
+            dist = self.policy.distribution(start, support.flat(support.observations))
             return surrogate_loss(dist, support, self.inner.surrogate), dist
 
         sizes = step_sizes(self.policy, self.inner, stack)

@@ -13,7 +13,6 @@ from torch import Tensor
 from maml_rl.learners.maml.adapt import requiring_grad
 from maml_rl.learners.maml.inner_step import with_context
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.mlp import distribution
 from maml_rl.policies.parameters import Params, flatten, make_stack, unflatten
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.maml import TRPOConfig
@@ -214,7 +213,7 @@ def _block_product(
     query = block.query.every(state_stride)
     leaves = requiring_grad(make_stack(theta, num_tasks))
     theta_prime = _theta_prime(objective, leaves, block, state_stride)
-    dist = distribution(objective.policy, theta_prime, query.flat(query.observations))
+    dist = objective.policy.distribution(theta_prime, query.flat(query.observations))
     outputs = tuple(dist)
     stack = list(leaves.values())
 

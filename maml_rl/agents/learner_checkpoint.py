@@ -1,0 +1,90 @@
+"""Write a learner's state and a belief to checkpoints; read and check them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from maml_rl.learners.base import Belief, Learner, LearnerState, check_group
+from maml_rl.runs.checkpoint import Checkpoint
+
+_BELIEF = "belief"
+"""Group of the belief of an agent that has adapted."""
+_NUM_ADAPTATION_STEPS = "num_adaptation_steps"
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: LearnerState
+    belief: Belief
+    """About one task, (1, ...); the prior if the agent has not adapted."""
+    num_adaptation_steps: int
+    """Updates that led to the belief."""
+
+
+def adapted_content(
+    learner: Learner, state: LearnerState, belief: Belief, num_adaptation_steps: int
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, int]]:
+    """Return tensors and values of the checkpoint of an agent, which no run continues.
+
+    Args:
+        learner: whose state and belief it is.
+        state: only the groups on which acting depends are kept.
+        belief: about one task, (1, ...).
+        num_adaptation_steps: updates that led to it; 0 for the prior, which is not written.
+    """
+    tensors = {name: state.tensors[name] for name in learner.ACTING if name in state.tensors}
+    if num_adaptation_steps:
+        tensors[_BELIEF] = belief
+    counters = learner.initial_state().counters
+    return tensors, {**counters, _NUM_ADAPTATION_STEPS: num_adaptation_steps}
+
+
+def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
+    """Return state and belief in a checkpoint, in the learner's order of names.
+
+    Args:
+        checkpoint: the checkpoint.
+        learner: made from the settings of the run.
+        path: path of the checkpoint, for messages.
+
+    Raises:
+        UserError: if they do not fit the learner, or are not finite.
+    """
+    initial = learner.initial_state()
+    tensors = {name: dict(group) for name, group in checkpoint.tensors.items()}
+    num_adaptation_steps = 0
+    if _NUM_ADAPTATION_STEPS in checkpoint.values:
+        num_adaptation_steps = checkpoint.counter(_NUM_ADAPTATION_STEPS, path)
+    # The belief. Earlier versions wrote adapted parameters in place of the meta-parameters.
+    belief = tensors.pop(_BELIEF, {})
+    if num_adaptation_steps and not belief:
+        belief = {name: value[None] for name, value in tensors["theta"].items()}
+        tensors["theta"].pop("context", None)
+    # The state.
+    counters = {
+        name: checkpoint.counter(name, path)
+        for name in initial.counters
+        # Earlier versions lack some of the learners' own counters.
+        if name in checkpoint.values or name in ("iteration", "num_env_steps")
+    }
+    state = LearnerState(
+        {name: _ordered(tensors.get(name, {}), like) for name, like in initial.tensors.items()},
+        {**initial.counters, **counters},
+    )
+    learner.check(state, path)
+    prior = learner.prior(state, 1)
+    if not num_adaptation_steps:
+        return Restored(state, prior, 0)
+    check_group(belief, prior, _BELIEF, path)
+    return Restored(state, _ordered(belief, prior), num_adaptation_steps)
+
+
+def _ordered(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in the order of ``like``, then those with other names."""
+    known = {name: tensors[name] for name in like if name in tensors}
+    return known | dict(tensors)

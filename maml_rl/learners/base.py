@@ -1,0 +1,284 @@
+"""What every learner offers: a belief about each task, and how episodes change it.
+
+MAML's belief is a stack of adapted parameters. A recurrent learner's would be its memory, that of
+a learner with a latent variable a posterior. Training, evaluation, videos, checkpoints and agents
+ask for a belief, and never which learner it is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from maml_rl.errors import UserError
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.plain_network import PlainNetwork
+from maml_rl.sampling.actors import Actor, Memory
+from maml_rl.sampling.collector import Collector
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import Failure
+from maml_rl.settings.config import Config
+from maml_rl.settings.env import load_object
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.random_streams import RandomStreams
+
+Belief = Mapping[str, Tensor]
+"""What a learner believes about T tasks: tensors (T, ...) by name, all of one device."""
+
+
+class LearnerState(NamedTuple):
+    """Everything that a run carries from one iteration to the next, and that a checkpoint holds."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """Groups of tensors by name: theta, normalizer, outer, ..."""
+    counters: Mapping[str, int]
+    """Non-negative integers by name: ``iteration``, ``num_env_steps``, and the learner's own."""
+
+    @classmethod
+    def initial(cls, tensors: Mapping[str, Mapping[str, Tensor]], **counters: int) -> LearnerState:
+        """Return the state before the first iteration.
+
+        Args:
+            tensors: groups of tensors.
+            counters: the learner's own counters.
+        """
+        return cls(tensors, {"iteration": 0, "num_env_steps": 0, **counters})
+
+    def after_iteration(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], num_env_steps: int, **counters: int
+    ) -> LearnerState:
+        """Return the state after one more iteration.
+
+        Args:
+            tensors: the groups that have changed; the others stay.
+            num_env_steps: control steps of this iteration.
+            counters: new values of the learner's own counters.
+        """
+        return LearnerState(
+            {**self.tensors, **tensors},
+            {
+                **self.counters,
+                **counters,
+                "iteration": self.counters["iteration"] + 1,
+                "num_env_steps": self.counters["num_env_steps"] + num_env_steps,
+            },
+        )
+
+
+class Iteration(NamedTuple):
+    """The result of an iteration."""
+
+    state: LearnerState
+    """The state after it."""
+    metrics: dict[str, float]
+    """Metrics by name, which docs/metrics.md explains."""
+    failures: list[Failure]
+    """Failures that did not stop the run (docs/reliability.md)."""
+
+
+class Learner(ABC):
+    """A learner. It holds settings and architecture; what it has learned is a ``LearnerState``.
+
+    A class of your own is made as ``Class(config, observation_space, action_space, device)``; see
+    docs/add_a_learner.md.
+    """
+
+    ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer")
+    """Groups of the state on which playing and updating a belief depend."""
+
+    num_updates: int = 1
+    """Updates of a trial, unless the user asks for another number."""
+    num_training_stages: int = 2
+    """Stages of a trial in training."""
+
+    @abstractmethod
+    def initial_state(self) -> LearnerState:
+        """Return the state before training; made by :meth:`LearnerState.initial`."""
+
+    def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
+        """Return a state before training whose policy is another run's (``init_from``).
+
+        Args:
+            state: of the other run, checked by :meth:`check`.
+            belief: of its agent, (1, ...).
+        """
+        initial = self.initial_state()
+        acting = {name: state.tensors[name] for name in self.ACTING if name in state.tensors}
+        return initial._replace(tensors={**initial.tensors, **acting})
+
+    @abstractmethod
+    def prior(self, state: LearnerState, num_tasks: int) -> Belief:
+        """Return the belief about T tasks before any episode."""
+
+    @abstractmethod
+    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw the noise that an actor needs to sample its outputs.
+
+        Args:
+            rng: stream of the actions.
+            shape: leading axes.
+
+        Returns:
+            (*shape, ...), float32.
+        """
+
+    @abstractmethod
+    def actor(
+        self,
+        state: LearnerState,
+        belief: Belief,
+        noise: Tensor | None,
+        memory: Memory | None = None,
+    ) -> Actor:
+        """Return an actor that plays one stage.
+
+        Args:
+            state: what has been learned.
+            belief: about T tasks.
+            noise: from :meth:`draw_noise`, (T, E, H, ...); ``None`` for the most probable outputs.
+            memory: what an actor with this belief remembered; ``None`` to begin with the belief.
+        """
+
+    def with_advantages(self, episodes: Episodes) -> Episodes:
+        """Return episodes with what :meth:`update` and :meth:`iteration` need, such as advantages.
+
+        Advantages that are not finite mean that a task cannot be used.
+        """
+        return episodes
+
+    @abstractmethod
+    def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
+        """Return the belief after one stage.
+
+        Args:
+            state: what has been learned.
+            belief: about T tasks, with which the episodes were played.
+            episodes: of T tasks, from :meth:`with_advantages`.
+            stage: number of updates before.
+
+        Returns:
+            The new belief; NaN for a task that cannot be updated.
+        """
+
+    @abstractmethod
+    def iteration(
+        self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
+    ) -> Iteration:
+        """Run one iteration of training.
+
+        Args:
+            state: the state before it.
+            collector: plays the tasks of this process.
+            streams: of random numbers, for this iteration.
+            ranks: the processes that share the tasks.
+
+        Raises:
+            TooManyFailures: if too many episodes, tasks or outer steps failed.
+        """
+
+    def check(self, state: LearnerState, source: Path) -> None:
+        """Refuse a state that this learner cannot use.
+
+        Args:
+            state: read from a file; its groups and names are in the order of the initial state.
+            source: the file, for the message.
+
+        Raises:
+            UserError: if names, shapes or types differ from those of the initial state, or a
+                value is not finite.
+        """
+        for group, expected in self.initial_state().tensors.items():
+            check_group(state.tensors.get(group, {}), expected, group, source)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what results.json says about the learner, as plain values."""
+        return {}
+
+    def plain_network(
+        self, state: LearnerState, belief: Belief, action_map: ActionMap
+    ) -> PlainNetwork:
+        """Return the policy of one task as a multilayer perceptron, for export.
+
+        Args:
+            state: what has been learned.
+            belief: about one task, (1, ...).
+            action_map: from outputs to actions.
+
+        Raises:
+            UserError: if this learner's policy is not one.
+        """
+        raise UserError(
+            f"the policy of learner {type(self).__name__} is not a multilayer perceptron: it "
+            "cannot be exported or converted"
+        )
+
+
+def make_learner(
+    config: Config,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    device: torch.device,
+) -> Learner:
+    """Make the learner that the settings describe.
+
+    Args:
+        config: settings of the run.
+        observation_space: flattened, of one environment.
+        action_space: of one environment.
+        device: of all tensors.
+
+    Raises:
+        UserError: if a space is not supported, or a learner of the user's cannot be made.
+    """
+    make = load_object(config.learner.IMPLEMENTATION or config.learner.name, "learner")
+    learner = make(config, observation_space, action_space, device)
+    if not isinstance(learner, Learner):
+        raise UserError(
+            f"learner.name {config.learner.name} must make a maml_rl.learners.base.Learner, got "
+            f"{type(learner).__name__}"
+        )
+    return learner
+
+
+def check_group(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], group: str, source: Path
+) -> None:
+    """Refuse tensors whose names, shapes or types differ from the expected ones, or NaN and inf.
+
+    Args:
+        tensors: read from a file.
+        expected: only names, shapes and types matter.
+        group: what they are, for the message.
+        source: the file, for the message.
+
+    Raises:
+        UserError: at the first difference.
+    """
+    got_shapes, shapes = _shapes_and_dtypes(tensors), _shapes_and_dtypes(expected)
+    differing = sorted(
+        name
+        for name in shapes.keys() | got_shapes.keys()
+        if shapes.get(name) != got_shapes.get(name)
+    )
+    if differing:
+        name, *others = differing
+        more = f" (and {len(others)} more)" if others else ""
+        raise UserError(
+            f"the {group} in {source} does not fit the settings: {name} is "
+            f"{got_shapes.get(name, 'missing')}, expected "
+            f"{shapes.get(name, 'no tensor of that name')}{more}"
+        )
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"{source} cannot be used: {group} {name} is not finite")
+
+
+def _shapes_and_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{tuple(value.shape)} {value.dtype}" for name, value in tensors.items()}

@@ -1,0 +1,83 @@
+"""What every policy can do: distributions, noise and actions for a stack of parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maml_rl.policies.action_head import ActionHead
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params
+
+Sampler = Callable[[np.ndarray, int], np.ndarray]
+"""(observations (T·E, *observation_shape), step t) -> outputs (T·E, ...)."""
+
+
+class Policy(nn.Module, ABC):
+    """An architecture. Its parameters are values that are passed in, as a stack for T tasks.
+
+    Args:
+        observation_shape: of one observation.
+        action_head: from the network's outputs to the distribution of actions.
+    """
+
+    def __init__(self, observation_shape: tuple[int, ...], action_head: ActionHead) -> None:
+        super().__init__()
+        self.observation_shape = observation_shape
+        self.action_head = action_head
+
+    @abstractmethod
+    def distribution(self, stack: Params, observations: Tensor) -> Distribution:
+        """Return the action distributions of T policies, each at its own observations.
+
+        Args:
+            stack: parameters, each (T, ...).
+            observations: (T, N, *observation_shape).
+
+        Returns:
+            A :data:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) if
+            states share them.
+        """
+
+    @property
+    @abstractmethod
+    def head(self) -> list[str]:
+        """Names of the parameters of the last layer and of the standard deviation (for ANIL)."""
+
+    def initial_context(self, num_tasks: int) -> dict[str, Tensor]:
+        """Return ``context`` (T, context_size), zeros; empty for a policy without one (CAVIA)."""
+        return {}
+
+    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw noise as :meth:`ActionHead.draw_noise`."""
+        return self.action_head.draw_noise(rng, shape)
+
+    def sampler(
+        self, stack: Params, noise: Tensor | None, normalizer: ObservationNormalizer | None
+    ) -> Sampler:
+        """Return a function that samples the outputs of one round of episodes.
+
+        On a GPU, observations and outputs are copied once per step.
+
+        Args:
+            stack: parameters, each (T, ...).
+            noise: standard noise, (H, T, E, ...); ``None`` for the most probable outputs.
+            normalizer: of observations.
+        """
+        like = next(iter(stack.values()))
+        num_tasks = like.shape[0]
+
+        def sample(observations: np.ndarray, t: int) -> np.ndarray:
+            x = torch.from_numpy(observations).to(like.device, non_blocking=True)
+            x = x.unflatten(0, (num_tasks, -1))
+            x = x if normalizer is None else normalizer.normalize(x)
+            dist = self.distribution(stack, x)
+            outputs = dist.mode() if noise is None else dist.sample(noise[t])
+            return outputs.flatten(0, 1).cpu().numpy()
+
+        return sample
