@@ -24,7 +24,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.sources import preset

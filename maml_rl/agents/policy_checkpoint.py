@@ -13,7 +13,7 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.runs.checkpoint import Checkpoint
 from maml_rl.settings.config import Config
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 
 
 def policy_tensors(

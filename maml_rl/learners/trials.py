@@ -18,7 +18,7 @@ from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import BASELINE, INNER_STEP, NO_EPISODE, FailedTasks, TrialFailures
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import BaselineConfig
+from maml_rl.settings.learners import BaselineConfig
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
-from maml_rl.settings.maml import (
+from maml_rl.settings.learners import (
     OUTER_CONFIGS,
     BaselineConfig,
     InnerConfig,

@@ -10,7 +10,7 @@ from typing import Any
 
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import ENV_SETTINGS
-from maml_rl.settings.maml import OUTER_CONFIGS
+from maml_rl.settings.learners import OUTER_CONFIGS
 from maml_rl.settings.ranges import MOST_DIGITS
 from maml_rl.settings.sources import checked_mapping
 from maml_rl.system.safe_yaml import read_value

@@ -18,7 +18,7 @@ from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig, check_kwargs, resolve_env_id
 from maml_rl.settings.families import family_of
 from maml_rl.settings.flags import check_flags, normalized, take_arguments, take_option
-from maml_rl.settings.maml import OUTER_CONFIGS, TRPOConfig
+from maml_rl.settings.learners import OUTER_CONFIGS, TRPOConfig
 from maml_rl.settings.ranges import MOST_DIGITS
 from maml_rl.settings.sources import (
     expanded,

@@ -16,7 +16,7 @@ from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import family_of
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.policy import PolicyConfig
 
 GROUPS: dict[str, type] = {

@@ -26,7 +26,7 @@ from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import ReptileConfig, TRPOConfig
+from maml_rl.settings.learners import ReptileConfig, TRPOConfig
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.text import counted
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json

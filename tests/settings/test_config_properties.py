@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive

@@ -11,7 +11,7 @@ from maml_rl.policies.parameters import Params, make_stack
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import BaselineConfig, InnerConfig
+from maml_rl.settings.learners import BaselineConfig, InnerConfig
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 

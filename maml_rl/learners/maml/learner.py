@@ -30,7 +30,7 @@ from maml_rl.sampling.failures import (
     num_discarded_episodes,
 )
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.maml import BaselineConfig, InnerConfig, OuterConfig
+from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
