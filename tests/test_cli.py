@@ -24,7 +24,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.sources import preset
@@ -258,7 +258,7 @@ def test_help_shows_every_setting_with_meaning_and_default(cli, monkeypatch, fam
             for parameter in docstring_parser.parse_from_object(owner).params
         }
         for field in dataclasses.fields(cls):
-            if prefix == "" and (field.name in GROUPS or field.name in ("env", "outer")):
+            if prefix == "" and (field.name in GROUPS or field.name in ("env", "learner", "outer")):
                 continue
             text = shown[f"--{prefix}{field.name}"]
             assert meanings[field.name], field.name
@@ -270,7 +270,14 @@ def test_help_shows_every_setting_with_meaning_and_default(cli, monkeypatch, fam
                 in_preset = preset(family).get(prefix.rstrip("."), {})
                 if not (isinstance(in_preset, dict) and field.name in in_preset):
                     assert f"default: {field.default})" in text
-    for flag in ("--env.name", "--outer.name", "--config", "--resume", "--print_config"):
+    for flag in (
+        "--env.name",
+        "--learner.name",
+        "--outer.name",
+        "--config",
+        "--resume",
+        "--print_config",
+    ):
         assert flag in shown
     for choice in ("tanh", "log_prob"):
         assert choice in out

@@ -8,7 +8,9 @@ from maml_rl.errors import did_you_mean
 from maml_rl.settings.sources import preset_names
 from maml_rl.settings.training_parser import known_settings, training_parser
 
-SETTINGS = [f"--{name}" for name in known_settings(training_parser("HalfCheetahVel", "trpo"))]
+SETTINGS = [
+    f"--{name}" for name in known_settings(training_parser("HalfCheetahVel", "maml", "trpo"))
+]
 ENVS = [
     "HalfCheetahVel",
     "HalfCheetahDir",

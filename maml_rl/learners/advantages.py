@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maml_rl.learners.linear_baseline import fit_values, returns_to_go
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.maml import BaselineConfig
+from maml_rl.settings.learners import BaselineConfig
 
 
 def generalized_advantages(

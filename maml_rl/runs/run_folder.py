@@ -20,6 +20,7 @@ from typing import Any
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import resolve
+from maml_rl.settings.sources import migrated
 from maml_rl.system.atomic_files import UNSUPPORTED, write_whole
 from maml_rl.system.safe_yaml import read_yaml, to_yaml
 from maml_rl.system.untrusted_files import user_path
@@ -159,4 +160,5 @@ def run_config(run: Path) -> Config:
     run = user_path(run)
     if not os.path.isdir(run):
         raise UserError(f"there is no run folder {run}")
-    return resolve(read_config(run), [], source=str(run / "config.yaml"))
+    source = str(run / "config.yaml")
+    return resolve(migrated(read_config(run), source), [], source)

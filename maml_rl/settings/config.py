@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
-from maml_rl.settings.maml import (
+from maml_rl.settings.learners import (
+    LEARNER_GROUPS,
     OUTER_CONFIGS,
     BaselineConfig,
     InnerConfig,
+    LearnerConfig,
+    MAMLConfig,
     OuterConfig,
     TRPOConfig,
+    hint_of_group,
+    learner_class,
 )
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import Integer, OrNone, Range, Real, check_ranges
-from maml_rl.system.safe_yaml import check_plain
+from maml_rl.system.safe_yaml import check_plain, plain_values
 
 MOST_ITERATIONS = 10**9
 _MOST_STEPS = 10**9  # per collection; each step takes 100 bytes or more
@@ -78,10 +83,10 @@ class Config:
     """Stop if a larger share of episodes is discarded or of tasks fails (docs/reliability.md)."""
     init_from: str | None = None
     """Run whose final meta-parameters initialise training."""
-    adapt_in_training: bool = True
-    """Adapt during training; false trains one policy on all tasks, to be fine-tuned by inner.*."""
     env: EnvConfig = EnvConfig()
     """The environment and its arguments."""
+    learner: LearnerConfig = MAMLConfig()
+    """Settings of the learner; their ``name`` selects it."""
     policy: PolicyConfig = PolicyConfig()
     """The policy network."""
     inner: InnerConfig = InnerConfig()
@@ -114,28 +119,38 @@ class Config:
         if type(self.outer) not in OUTER_CONFIGS.values():
             names = [config.__name__ for config in OUTER_CONFIGS.values()]
             raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
-        if (self.inner.adapts == "context") != (self.policy.context_size > 0):
+        if not isinstance(self.learner, LearnerConfig):
+            raise ValueError(f"learner must be a LearnerConfig, got {self.learner!r:.200}")
+        # What config.yaml holds must be read as the same class
+        expected = learner_class(self.learner.name)
+        if type(self.learner) is not expected:
+            raise ValueError(
+                f"learner must be a {expected.__module__}.{expected.__qualname__} if learner.name "
+                f"is {self.learner.name!r}, got {self.learner!r:.200}"
+            )
+        self._check_groups()
+        self.learner.check(self)
+
+    def _check_groups(self) -> None:
+        """Refuse settings that the learner does not use, and contradictions of ``inner``.
+
+        Raises:
+            ValueError: if there are such settings; the message names them.
+        """
+        for group in LEARNER_GROUPS:
+            if group not in self.learner.GROUPS and getattr(self, group) != getattr(Config, group):
+                raise ValueError(
+                    f"{group} must be at its default, got {getattr(self, group)!r:.200}."
+                    f"{hint_of_group(group, self.learner.name)}"
+                )
+        needs_context = self.inner.adapts == "context"
+        has_context = self.policy.context_size > 0
+        if "inner" in self.learner.GROUPS and needs_context != has_context:
             raise ValueError(
                 f"inner.adapts is {self.inner.adapts!r} and policy.context_size is "
                 f"{self.policy.context_size}: the size must be at least 1 if inner.adapts is "
                 f"context, and 0 otherwise"
             )
-        if not self.adapt_in_training and self.inner.learned_step_size != "none":
-            raise ValueError(
-                "inner.learned_step_size must be none if adapt_in_training is false: step sizes "
-                "are learned by adapting"
-            )
-        if not self.adapt_in_training and self.outer.name == "reptile":
-            raise ValueError(
-                "outer.name must not be reptile if adapt_in_training is false: Reptile moves "
-                "towards adapted parameters"
-            )
-
-    @property
-    def training_inner(self) -> InnerConfig:
-        """Settings of adaptation during training."""
-        num_steps = self.inner.num_steps if self.adapt_in_training else 0
-        return dataclasses.replace(self.inner, num_steps=num_steps, test_step_sizes=())
 
 
 def origin(config: Config) -> dict[str, str]:
@@ -147,20 +162,33 @@ def to_mapping(config: Config) -> dict[str, Any]:
     """The configuration as nested dictionaries of plain values, as in config.yaml.
 
     Arguments of the environment are beside its ``name``, or all in ``env.kwargs`` if one of them
-    has the name of a setting.
+    has the name of a setting. Groups that the learner does not use are left out.
 
     Raises:
-        UserError: if a file cannot hold one of the environment's settings; the message names it.
+        UserError: if a file cannot hold a setting of the environment or of the learner; the
+            message names it.
     """
-    # env apart: asdict would copy arguments before they are checked
-    values = dataclasses.asdict(dataclasses.replace(config, env=EnvConfig()))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for group in set(LEARNER_GROUPS) - set(config.learner.GROUPS):
+        del values[group]
+    for name, value in values.items():
+        if name != "env" and dataclasses.is_dataclass(value):
+            values[name] = _plain_fields(value)
+    if "outer" in values:
+        values["outer"] = {"name": config.outer.name, **values["outer"]}
     values["env"] = _env_mapping(config.env)
-    check_plain(values["env"], "env")
+    for name in ("env", "learner"):
+        check_plain(values[name], name)
     values["env"] = copy.deepcopy(values["env"])
-    values["outer"] = {"name": config.outer.name, **values["outer"]}
-    values["policy"]["hidden_sizes"] = list(values["policy"]["hidden_sizes"])
-    values["inner"]["test_step_sizes"] = list(values["inner"]["test_step_sizes"])
     return values
+
+
+def _plain_fields(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, tuples as lists."""
+    return {
+        field.name: plain_values(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+    }
 
 
 def _env_mapping(env: EnvConfig) -> dict[str, Any]:

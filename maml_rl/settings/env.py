@@ -1,4 +1,4 @@
-"""Settings of the environment, and the registered id of a name."""
+"""Settings of the environment, its registered id, and other objects by ``module:Name``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import ModuleType
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -71,18 +72,8 @@ def resolve_env_id(name: str) -> str:
         UserError: if no environment has that name, or its module cannot be imported.
     """
     if ":" in name:
-        module, _, name_in_module = name.partition(":")
-        try:
-            importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
-            package = module.partition(".")[0]
-            is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
-            where = ": searched the current folder and the installed packages"
-            raise UserError(
-                f"environment {name!r}: module {module!r} cannot be imported "
-                f"({in_one_line(error)}){where if is_missing else ''}"
-            ) from error
-        name = name_in_module
+        _import_module_of(name, "environment")
+        name = name.partition(":")[2]
     family_id = f"maml_rl/{name}-v0"
     if family_id in gym.registry:
         return family_id
@@ -95,6 +86,49 @@ def resolve_env_id(name: str) -> str:
         f"unknown environment {name!r}.{hint} Valid are the built-in families "
         f"({', '.join(families)}), any id that is registered with Gymnasium, and module:EnvId-v0."
     )
+
+
+def load_object(name: str, kind: str) -> Any:
+    """The object with the name ``module:Name``; its module is imported first.
+
+    Args:
+        name: such as ``my_package.bandits:Bandit``.
+        kind: what the object is, for messages: ``learner``.
+
+    Raises:
+        UserError: if the name has another form, or the module cannot be imported or does not
+            define the object.
+    """
+    module_name, _, object_name = name.partition(":")
+    if not module_name or not object_name:
+        raise UserError(f"{kind} {name!r:.200} must have the form module:Name")
+    module = _import_module_of(name, kind)
+    if not hasattr(module, object_name):
+        hint = did_you_mean(object_name, [key for key in vars(module) if key[0] != "_"], "'")
+        where = getattr(module, "__file__", None) or "without a file"
+        raise UserError(
+            f"{kind} {name!r}: module {module_name!r} ({where}) defines no {object_name!r}.{hint}"
+        )
+    return getattr(module, object_name)
+
+
+def _import_module_of(name: str, kind: str) -> ModuleType:
+    """Import the module of ``module:Name``.
+
+    Raises:
+        UserError: if it cannot be imported; the message names ``kind`` and ``name``.
+    """
+    module = name.partition(":")[0]
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        package = module.partition(".")[0]
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        where = ": searched the current folder and the installed packages"
+        raise UserError(
+            f"{kind} {name!r}: module {module!r} cannot be imported "
+            f"({in_one_line(error)}){where if is_missing else ''}"
+        ) from error
 
 
 def is_family(name: str) -> bool:

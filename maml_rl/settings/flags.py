@@ -10,13 +10,17 @@ from typing import Any
 
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import ENV_SETTINGS
-from maml_rl.settings.maml import OUTER_CONFIGS
+from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS, hint_of_group
 from maml_rl.settings.ranges import MOST_DIGITS
 from maml_rl.settings.sources import checked_mapping
 from maml_rl.system.safe_yaml import read_value
 
-_SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
+_SHORTHANDS = {"--env": "--env.name", "--learner": "--learner.name", "--outer": "--outer.name"}
 _OTHER_FLAGS = {"--help", "--config", "--resume", "--print_config", *_SHORTHANDS}
+_NAMED_CONFIGS: dict[str, Mapping[str, type[Any]]] = {
+    "--learner": LEARNER_CONFIGS,
+    "--outer": OUTER_CONFIGS,
+}
 _DYNAMICS = "env.dynamics"  # a mapping; its items are flags as well: --env.dynamics.body_mass
 
 
@@ -110,12 +114,13 @@ def take_arguments(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[st
     return {**settings, "task_list": task_list}, rest
 
 
-def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
+def check_flags(argv: Sequence[str], known: Sequence[str], learner_name: str) -> None:
     """Refuse unknown flags and integers that are too long.
 
     Args:
         argv: flags.
         known: dotted names of settings.
+        learner_name: name of the learner.
 
     Raises:
         UserError: at the first such flag; the message names the closest match of an unknown one.
@@ -134,14 +139,16 @@ def check_flags(argv: Sequence[str], known: Sequence[str]) -> None:
             if _DYNAMICS not in known:
                 raise UserError(f"{flag}: this environment has no dynamics to set")
         elif flag.startswith("--") and flag not in flags:
-            hint = _of_other_step(flag) or did_you_mean(flag, sorted(flags))
+            hint = hint_of_group(flag.removeprefix("--"), learner_name)
+            hint = hint or _of_other_name(flag) or did_you_mean(flag, sorted(flags))
             raise UserError(f"unknown flag {flag}.{hint or ' See --help for all settings.'}")
 
 
-def _of_other_step(flag: str) -> str:
-    """A hint that names the outer steps with this setting; empty if there are none."""
+def _of_other_name(flag: str) -> str:
+    """A hint that names the outer steps or learners with this setting; empty if there are none."""
     group, _, setting = flag.partition(".")
-    settings = {name: [f.name for f in fields(config)] for name, config in OUTER_CONFIGS.items()}
-    steps = [name for name, names in settings.items() if setting in names]
-    is_known = group == "--outer" and bool(steps)
-    return f" It is a setting of --outer {' and '.join(steps)}." if is_known else ""
+    configs = _NAMED_CONFIGS.get(group, {})
+    names = [
+        name for name, cls in configs.items() if setting in {field.name for field in fields(cls)}
+    ]
+    return f" It is a setting of {group} {' and '.join(names)}." if names else ""

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 
@@ -18,10 +18,17 @@ from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig, check_kwargs, resolve_env_id
 from maml_rl.settings.families import family_of
 from maml_rl.settings.flags import check_flags, normalized, take_arguments, take_option
-from maml_rl.settings.maml import OUTER_CONFIGS, TRPOConfig
+from maml_rl.settings.learners import (
+    OUTER_CONFIGS,
+    MAMLConfig,
+    TRPOConfig,
+    hint_of_group,
+    learner_class,
+)
 from maml_rl.settings.ranges import MOST_DIGITS
 from maml_rl.settings.sources import (
     expanded,
+    for_learner,
     merged,
     name_of,
     preset,
@@ -29,8 +36,8 @@ from maml_rl.settings.sources import (
     with_kwargs,
 )
 from maml_rl.settings.training_parser import (
-    GROUPS,
     NOT_SETTINGS,
+    groups_of,
     known_settings,
     optional_settings,
     plain_message,
@@ -56,7 +63,8 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
     env_name = name_of(settings, "env", name_of(from_file, "env", EnvConfig.name))
     if family_of(env_name) is None:
         from_file, settings = with_kwargs(from_file), with_kwargs(settings)
-    values = merged(_preset_and_file(env_name, from_file), settings)
+    learner_name = name_of(settings, "learner", name_of(from_file, "learner", MAMLConfig.name))
+    values = merged(_preset_and_file(env_name, learner_name, from_file), settings)
     return resolve(values, [], source="the arguments")
 
 
@@ -70,13 +78,19 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
     from_file = expanded(read_config_file(file)) if file is not None else {}
     flag_env, _ = take_option(flags, "--env.name")
     env_name = flag_env or name_of(from_file, "env", EnvConfig.name)
-    values = _preset_and_file(env_name, from_file)
+    flag_learner, _ = take_option(flags, "--learner.name")
+    learner_name = flag_learner or name_of(from_file, "learner", MAMLConfig.name)
+    values = _preset_and_file(env_name, learner_name, from_file)
     return resolve(values, flags, source=file or "the preset")
 
 
-def _preset_and_file(env_name: str, from_file: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge a file over the preset of ``env_name``; drop settings of another environment."""
-    values = merged(preset(env_name), from_file)
+def _preset_and_file(
+    env_name: str, learner_name: str, from_file: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Merge a file over the preset; drop settings of another environment or learner."""
+    values = merged(
+        for_learner(preset(env_name), learner_name), for_learner(from_file, learner_name)
+    )
     if resolve_env_id(name_of(values, "env", env_name)) != resolve_env_id(env_name):
         values["env"] = {"name": env_name}
     return values
@@ -102,38 +116,48 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     Raises:
         UserError: as :func:`load_config`.
     """
-    # Check values and flags against the settings of this environment and outer step
-    values, env_name, outer_name = _with_names(values, argv)
-    parser = training_parser(env_name, outer_name)
+    # Check values and flags against the settings of this environment, learner and outer step
+    values, names = _with_names(values, argv)
+    env_name = names.env
+    parser = training_parser(*names)
     known = known_settings(parser)
-    _check_values(values, known, optional_settings(parser), source)
+    _check_values(values, known, optional_settings(parser), names.learner, source)
     # Split off arguments and tasks of other environments, which the parser must not see
     arguments: dict[str, Any] = {}
     if family_of(env_name) is None:
         arguments, argv = take_arguments(values["env"], argv)
         settings = {key: value for key, value in values["env"].items() if key not in arguments}
         values = {**values, "env": settings}
-    check_flags(argv, known)
+    check_flags(argv, known, names.learner)
     check_kwargs(env_name, resolve_env_id(env_name), arguments.get("kwargs", {}))
     # Merge, validate types, build
     with _plain_errors(source):
         return _built(_parsed(parser, values, argv), arguments)
 
 
-def _with_names(values: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], str, str]:
-    """``values`` without settings of another outer step, and the names of environment and step."""
+class _Names(NamedTuple):
+    env: str
+    learner: str
+    outer: str
+
+
+def _with_names(values: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], _Names]:
+    """``values`` without settings of another outer step, and the names in effect."""
     flag_env, _ = take_option(argv, "--env.name")
+    flag_learner, _ = take_option(argv, "--learner.name")
     flag_outer, _ = take_option(argv, "--outer.name")
     env_name = flag_env or name_of(values, "env", EnvConfig.name)
-    outer_name = flag_outer or name_of(values, "outer", TRPOConfig.name)
+    learner_name = flag_learner or name_of(values, "learner", MAMLConfig.name)
     values = dict(values)
-    if outer_name != name_of(values, "outer", TRPOConfig.name):
+    outer_name = name_of(values, "outer", TRPOConfig.name)
+    if flag_outer and flag_outer != outer_name and "outer" in learner_class(learner_name).GROUPS:
+        outer_name = flag_outer
         values["outer"] = {"name": outer_name}  # the settings are those of another outer step
     if family_of(env_name) is None:
         values = with_kwargs(values)
     else:
         _refuse_tasks(env_name, values, argv)
-    return values, env_name, outer_name
+    return values, _Names(env_name, learner_name, outer_name)
 
 
 def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -> None:
@@ -149,7 +173,11 @@ def _refuse_tasks(family: str, values: Mapping[str, Any], argv: Sequence[str]) -
 
 
 def _check_values(
-    values: Mapping[str, Any], known: Sequence[str], optional: Collection[str], source: str
+    values: Mapping[str, Any],
+    known: Sequence[str],
+    optional: Collection[str],
+    learner_name: str,
+    source: str,
 ) -> None:
     """Refuse unknown settings, null where it is not allowed, and huge integers.
 
@@ -157,7 +185,8 @@ def _check_values(
     """
     for name, value in _leaves(values, known):
         if name not in known:
-            hint = did_you_mean(name, known) or " See --help for all settings."
+            hint = hint_of_group(name, learner_name) or did_you_mean(name, known)
+            hint = hint or " See --help for all settings."
             raise UserError(f"unknown setting {name!r} in {source}.{hint}")
         if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
             raise UserError(f"setting {name!r} in {source} must have at most {MOST_DIGITS} digits")
@@ -211,10 +240,14 @@ def _built(values: dict[str, Any], arguments: Mapping[str, Any]) -> Config:
         ValueError: if a dataclass refuses its values.
     """
     env = _built_env(values.pop("env"), arguments)
-    groups = {group: cls(**values.pop(group)) for group, cls in GROUPS.items()}
-    outer = values.pop("outer")
-    outer_config = OUTER_CONFIGS[outer.pop("name")]
-    return Config(**values, **groups, env=env, outer=outer_config(**outer))
+    learner = values.pop("learner")
+    cls = learner_class(learner["name"])
+    groups: dict[str, Any] = {"learner": cls(**learner)}
+    groups |= {group: config(**values.pop(group)) for group, config in groups_of(cls).items()}
+    if "outer" in cls.GROUPS:
+        outer = values.pop("outer")
+        groups["outer"] = OUTER_CONFIGS[outer.pop("name")](**outer)
+    return Config(**values, **groups, env=env)
 
 
 def _built_env(settings: dict[str, Any], arguments: Mapping[str, Any]) -> EnvConfig:

@@ -11,6 +11,7 @@ from typing import Any
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import ENV_SETTINGS, registered_horizon
 from maml_rl.settings.families import family_of
+from maml_rl.settings.learners import LEARNER_GROUPS, MAMLConfig, learner_class
 from maml_rl.system.safe_yaml import read_yaml
 from maml_rl.system.untrusted_files import user_path
 
@@ -41,7 +42,7 @@ def read_config_file(name: str) -> dict[str, Any]:
     """
     path = user_path(name)
     if os.path.isfile(path):
-        return read_yaml(path)
+        return migrated(read_yaml(path), str(path))  # it may be the config.yaml of a run
     names = preset_names()
     if name in names:
         return read_yaml(_PRESETS / f"{name}.yaml")
@@ -51,16 +52,43 @@ def read_config_file(name: str) -> dict[str, Any]:
     )
 
 
+def migrated(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The settings of a file, with those that an earlier version wrote replaced by today's.
+
+    Args:
+        values: what the file contains.
+        source: the file, for messages.
+
+    Raises:
+        UserError: if an earlier setting has an invalid value, or the one that replaced it is there
+            too.
+    """
+    # adapt_in_training chose between the learners maml and joint
+    values = dict(values)
+    if "adapt_in_training" not in values:
+        return values
+    adapts = values.pop("adapt_in_training")
+    if "learner" in values:
+        raise UserError(
+            f"adapt_in_training and learner are both in {source}: set only learner, which replaces "
+            "adapt_in_training"
+        )
+    if not isinstance(adapts, bool):
+        raise UserError(f"adapt_in_training in {source} must be true or false, got {adapts!r:.100}")
+    return {**values, "learner": {"name": "maml" if adapts else "joint"}}
+
+
 def expanded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` with the short forms ``env: NAME`` and ``outer: NAME`` expanded to mappings."""
+    """``settings`` with ``env: NAME``, ``learner: NAME``, ``outer: NAME`` expanded to mappings."""
+    named = ("env", "learner", "outer")
     return {
-        key: {"name": value} if key in ("env", "outer") and isinstance(value, str) else value
+        key: {"name": value} if key in named and isinstance(value, str) else value
         for key, value in settings.items()
     }
 
 
 def name_of(settings: Mapping[str, Any], group: str, default: str) -> str:
-    """The name of the environment or of the outer step in ``settings``.
+    """The name of the environment, the learner or the outer step in ``settings``.
 
     Raises:
         UserError: if the group is not a mapping, or its name is not a string.
@@ -69,6 +97,22 @@ def name_of(settings: Mapping[str, Any], group: str, default: str) -> str:
     if not isinstance(part, Mapping) or not isinstance(part.get("name", default), str):
         raise UserError(f"{group} must be a mapping of settings with a name, got {part!r:.200}")
     return part.get("name", default)
+
+
+def for_learner(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """``settings`` with the learner ``name``.
+
+    If they are for another learner (MAML if they name none), settings of that learner and groups
+    that the new one does not use are dropped.
+
+    Raises:
+        UserError: as :func:`maml_rl.settings.learners.learner_class`.
+    """
+    if name_of(settings, "learner", MAMLConfig.name) == name:
+        return dict(settings)
+    dropped = set(LEARNER_GROUPS) - set(learner_class(name).GROUPS)
+    kept = {key: value for key, value in settings.items() if key not in dropped}
+    return {**kept, "learner": {"name": name}}
 
 
 def with_kwargs(settings: Mapping[str, Any]) -> dict[str, Any]:

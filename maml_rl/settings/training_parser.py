@@ -16,7 +16,14 @@ from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import family_of
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import (
+    LEARNER_GROUPS,
+    OUTER_CONFIGS,
+    BaselineConfig,
+    InnerConfig,
+    LearnerConfig,
+    learner_class,
+)
 from maml_rl.settings.policy import PolicyConfig
 
 GROUPS: dict[str, type] = {
@@ -25,7 +32,7 @@ GROUPS: dict[str, type] = {
     "baseline": BaselineConfig,
     "logging": LoggingConfig,
 }
-"""Groups of settings that do not depend on the environment or the outer step."""
+"""Groups of settings by name. Which of them there are depends on the learner only."""
 NOT_SETTINGS = {"help", "config", "resume", "print_config"}
 """Flags that are not settings, so a file cannot contain them."""
 _NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
@@ -43,17 +50,13 @@ _REPLACED = {
 }
 
 
-def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
-    """The parser of every setting, with those of one environment and one outer step.
+def training_parser(env_name: str, learner_name: str, outer_name: str) -> ArgumentParser:
+    """The parser of every setting, with those of one environment, learner and outer step.
 
     Raises:
-        UserError: if the environment or the outer step is unknown.
+        UserError: if the environment, the learner or the outer step is unknown.
     """
-    if outer_name not in OUTER_CONFIGS:
-        hint = did_you_mean(outer_name, OUTER_CONFIGS)
-        raise UserError(
-            f"unknown outer step {outer_name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}"
-        )
+    learner = learner_class(learner_name)
     parser = ArgumentParser(
         prog="python -m maml_rl.train",
         usage="%(prog)s [--env NAME] [--config FILE] [--SETTING VALUE ...]",
@@ -64,16 +67,19 @@ def training_parser(env_name: str, outer_name: str) -> ArgumentParser:
     )
     _add_run(parser.add_argument_group("run"))
     _add_env(parser.add_argument_group(f"env: {env_name}"), env_name)
-    for group, cls in GROUPS.items():
+    _add_learner(parser.add_argument_group(f"learner: {learner_name}"), learner_name, learner)
+    for group, cls in groups_of(learner).items():
         title = f"{group}: {cls.__doc__}".removesuffix(".")
         _add_dataclass(parser.add_argument_group(title), cls, f"{group}.")
-    outer = parser.add_argument_group(f"outer: {outer_name}")
-    choices = Literal[tuple(OUTER_CONFIGS)]  # type: ignore[valid-type]
-    outer.add_argument(
-        "--outer.name", type=choices, default=outer_name, help="The outer step. Short: --outer."
-    )
-    _add_dataclass(outer, OUTER_CONFIGS[outer_name], "outer.")
+    if "outer" in learner.GROUPS:
+        _add_outer(parser.add_argument_group(f"outer: {outer_name}"), outer_name)
     return parser
+
+
+def groups_of(learner: type[LearnerConfig]) -> dict[str, type]:
+    """The groups in ``GROUPS`` that there are with a learner, and their classes."""
+    unused = set(LEARNER_GROUPS) - set(learner.GROUPS)
+    return {group: cls for group, cls in GROUPS.items() if group not in unused}
 
 
 def known_settings(parser: ArgumentParser) -> list[str]:
@@ -115,7 +121,7 @@ def _add_run(group: Any) -> None:
     group.add_argument(
         "--print_config", action="store_true", help="Print the resolved settings and exit."
     )
-    _add_dataclass(group, Config, "", skip={"env", "outer", *GROUPS})
+    _add_dataclass(group, Config, "", skip={"env", "learner", "outer", *GROUPS})
 
 
 def _add_env(group: Any, env_name: str) -> None:
@@ -128,6 +134,27 @@ def _add_env(group: Any, env_name: str) -> None:
     else:
         _add_dataclass(group, family, "env.")
         _add_dataclass(group, EnvConfig, "env.", skip={"name", *_NOT_OF_FAMILIES})
+
+
+def _add_learner(group: Any, name: str, learner: type[LearnerConfig]) -> None:
+    text = f"{_help(LearnerConfig, 'name')} Short: --learner."
+    group.add_argument("--learner.name", type=str, default=name, help=text)
+    _add_dataclass(group, learner, "learner.", skip={"name"})
+
+
+def _add_outer(group: Any, name: str) -> None:
+    """Add the settings of an outer step.
+
+    Raises:
+        UserError: if it is unknown.
+    """
+    if name not in OUTER_CONFIGS:
+        hint = did_you_mean(name, OUTER_CONFIGS)
+        raise UserError(f"unknown outer step {name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}")
+    choices = Literal[tuple(OUTER_CONFIGS)]  # type: ignore[valid-type]
+    text = "The outer step. Short: --outer."
+    group.add_argument("--outer.name", type=choices, default=name, help=text)
+    _add_dataclass(group, OUTER_CONFIGS[name], "outer.")
 
 
 def _add_dataclass(group: Any, cls: type, prefix: str, skip: Collection[str] = ()) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from maml_rl.settings.learners import LearnerConfig
 from torch import Tensor
 
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
@@ -21,6 +20,7 @@ from maml_rl.learners.trials import training_trial
 from maml_rl.sampling.actors import Actor, Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.settings.learners import LearnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch

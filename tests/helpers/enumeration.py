@@ -14,7 +14,7 @@ from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 
 RNG = np.random.default_rng(4)
 

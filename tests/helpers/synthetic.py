@@ -18,7 +18,7 @@ from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import CODES, REWARD
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2

@@ -11,7 +11,7 @@ from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 from maml_rl.settings.policy import PolicyConfig
 
 SETTINGS: dict[str, PolicyConfig] = {

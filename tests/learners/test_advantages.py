@@ -12,7 +12,7 @@ from maml_rl.learners.advantages import generalized_advantages, normalized_per_t
 from maml_rl.learners.linear_baseline import fit_values, returns_to_go
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.maml import BaselineConfig
+from maml_rl.settings.learners import BaselineConfig
 
 
 def episodes_of(seed: int = 0) -> Episodes:

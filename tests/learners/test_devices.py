@@ -17,7 +17,7 @@ from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.sampling.episodes import Episodes, MetaBatch
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import open_trainer

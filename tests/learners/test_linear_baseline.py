@@ -12,7 +12,7 @@ from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make
 from maml_rl.learners.linear_baseline import baseline_features, fit_values, returns_to_go
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.maml import BaselineConfig
+from maml_rl.settings.learners import BaselineConfig
 
 DISCOUNT, RIDGE = 0.9, 1e-3
 

@@ -32,7 +32,7 @@ from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.distributions import Gaussian
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import MetaBatch
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.torch_runtime import torch_threads
 

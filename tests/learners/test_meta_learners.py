@@ -31,7 +31,7 @@ from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 
 NUM_TASKS = 3
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -27,7 +27,7 @@ from maml_rl.learners.maml.outer.promp import adapted_coefficient, inner_kl, pro
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import MetaBatch
-from maml_rl.settings.maml import AdamConfig, InnerConfig, PPOConfig, ProMPConfig, ReptileConfig
+from maml_rl.settings.learners import AdamConfig, InnerConfig, PPOConfig, ProMPConfig, ReptileConfig
 
 
 def make_objective(

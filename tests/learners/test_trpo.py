@@ -10,7 +10,7 @@ from helpers.synthetic import make_meta_batch, make_policy, make_theta
 
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer.trpo import conjugate_gradient, fisher_vector_product, trpo_step
-from maml_rl.settings.maml import InnerConfig, TRPOConfig
+from maml_rl.settings.learners import InnerConfig, TRPOConfig
 
 
 def positive_definite(size: int, seed: int = 0) -> torch.Tensor:

@@ -18,7 +18,7 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.maml import BaselineConfig, InnerConfig, TRPOConfig
+from maml_rl.settings.learners import BaselineConfig, InnerConfig, TRPOConfig
 from maml_rl.system.distributed import Ranks
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD
-from maml_rl.settings.maml import BaselineConfig
+from maml_rl.settings.learners import BaselineConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import torch_threads
 

@@ -18,7 +18,12 @@ from hypothesis import strategies as st
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import (
+    LEARNER_CONFIGS,
+    OUTER_CONFIGS,
+    BaselineConfig,
+    InnerConfig,
+)
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive
@@ -31,6 +36,7 @@ GROUPS: dict[str, type] = {
     "baseline.": BaselineConfig,
     "logging.": LoggingConfig,
 }
+LEARNERS = {f"learner.{name}.": cls for name, cls in LEARNER_CONFIGS.items()}
 OUTERS = {f"outer.{name}.": cls for name, cls in OUTER_CONFIGS.items()}
 SIZES = {
     ("", "meta_batch_size"): st.integers(1, 3),
@@ -79,6 +85,7 @@ def values_of(cls: type, group: str) -> st.SearchStrategy[dict[str, Any]]:
 CONFIGURATIONS = st.fixed_dictionaries(
     {
         "top": values_of(Config, ""),
+        "learner": st.sampled_from(sorted(LEARNER_CONFIGS)),
         "policy": values_of(PolicyConfig, "policy."),
         "inner": values_of(InnerConfig, "inner."),
         "baseline": values_of(BaselineConfig, "baseline."),
@@ -92,7 +99,9 @@ CONFIGURATIONS = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize(
-    "cls", [*GROUPS.values(), *OUTER_CONFIGS.values()], ids=lambda cls: cls.__name__
+    "cls",
+    [*GROUPS.values(), *LEARNER_CONFIGS.values(), *OUTER_CONFIGS.values()],
+    ids=lambda cls: cls.__name__,
 )
 def test_every_number_has_a_range(cls):
     hints = typing.get_type_hints(cls)
@@ -155,9 +164,10 @@ def wrong_values(expected: Any) -> list[str]:
 def cases() -> list[tuple[list[str], str, str]]:
     """(flags that come first, setting, wrong value)."""
     found = []
-    for group, cls in [*GROUPS.items(), *OUTERS.items()]:
-        before = [f"--outer={group.split('.')[1]}"] if group in OUTERS else []
-        prefix = "outer." if before else group
+    for group, cls in [*GROUPS.items(), *LEARNERS.items(), *OUTERS.items()]:
+        kind_of_group, _, name_of_config = group.rstrip(".").partition(".")
+        before = [f"--{kind_of_group}={name_of_config}"] if name_of_config else []
+        prefix = f"{kind_of_group}." if before else group
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             name, kind = f"{prefix}{field.name}", hints[field.name]

@@ -14,7 +14,7 @@ import maml_rl
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig, resolve_env_id
-from maml_rl.settings.maml import OUTER_CONFIGS
+from maml_rl.settings.learners import OUTER_CONFIGS
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
 from maml_rl.settings.sources import preset, preset_names
 

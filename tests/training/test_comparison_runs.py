@@ -31,7 +31,7 @@ from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import TaskObserver, make_task_vector_env
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig
-from maml_rl.settings.maml import AdamConfig, InnerConfig, ReptileConfig, TRPOConfig
+from maml_rl.settings.learners import AdamConfig, InnerConfig, ReptileConfig, TRPOConfig
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
 from maml_rl.training import comparison_runs as baseline_runs
 from maml_rl.training.comparison_runs import baseline_config, make_policy_baseline, train_ppo

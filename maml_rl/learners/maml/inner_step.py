@@ -10,7 +10,7 @@ from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.policies.parameters import Params, parameters
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 STEP_SIZE = "step_size"

@@ -11,7 +11,7 @@ from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.maml import Surrogate
+from maml_rl.settings.learners import Surrogate
 
 
 def policy_gradient_loss(

@@ -21,7 +21,7 @@ from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params, flatten, make_stack
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes, MetaBatch
-from maml_rl.settings.maml import InnerConfig
+from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
 

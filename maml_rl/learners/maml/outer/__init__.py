@@ -18,7 +18,7 @@ from maml_rl.learners.maml.outer.promp import promp_step
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.learners.maml.outer.trpo import trpo_step
 from maml_rl.policies.parameters import Params
-from maml_rl.settings.maml import OuterConfig
+from maml_rl.settings.learners import OuterConfig
 
 Step = Callable[
     [Params, dict[str, Tensor], MetaObjective, Any],
@@ -56,7 +56,7 @@ OUTER: dict[str, Outer] = {
     "adam": Outer(adam_step, adam_initial_state),
     "reptile": Outer(reptile_step),
 }
-"""Outer steps by the ``name`` of their settings (:data:`maml_rl.settings.maml.OUTER_CONFIGS`)."""
+"""Outer steps by the ``name`` of their settings (``settings.learners.OUTER_CONFIGS``)."""
 
 
 def check_state(

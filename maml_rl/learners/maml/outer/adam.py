@@ -7,7 +7,7 @@ from torch import Tensor
 
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.policies.parameters import Params, flatten, unflatten
-from maml_rl.settings.maml import AdamConfig
+from maml_rl.settings.learners import AdamConfig
 from maml_rl.system.stopwatch import Stopwatch
 
 

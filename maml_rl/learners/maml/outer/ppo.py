@@ -8,7 +8,7 @@ from torch import Tensor
 from maml_rl.learners.maml.objective import Adapted, MetaObjective, Quantity
 from maml_rl.learners.maml.outer.adam import ascend
 from maml_rl.policies.parameters import Params
-from maml_rl.settings.maml import PPOConfig
+from maml_rl.settings.learners import PPOConfig
 from maml_rl.system.stopwatch import Stopwatch
 
 

@@ -10,7 +10,7 @@ from maml_rl.learners.maml.objective import Adapted, MetaObjective
 from maml_rl.learners.maml.outer.adam import initial_state as adam_initial_state
 from maml_rl.learners.maml.outer.ppo import climb, clipped_surrogate
 from maml_rl.policies.parameters import Params
-from maml_rl.settings.maml import ProMPConfig
+from maml_rl.settings.learners import ProMPConfig
 
 _TOLERANCE = 1.5
 """The coefficient η stays the same while the KL is within this factor of its target."""

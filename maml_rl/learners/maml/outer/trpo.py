@@ -15,7 +15,7 @@ from maml_rl.learners.maml.inner_step import with_context
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.policies.parameters import Params, flatten, make_stack, unflatten
 from maml_rl.sampling.episodes import MetaBatch
-from maml_rl.settings.maml import TRPOConfig
+from maml_rl.settings.learners import TRPOConfig
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
 

@@ -1,12 +1,15 @@
-"""Settings of MAML: adaptation, returns and advantages, and the outer steps."""
+"""Settings of the learners, and of what they share: adaptation, advantages, the outer step."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_type_hints
 
+from maml_rl.errors import UserError, did_you_mean
+from maml_rl.settings.env import load_object
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real, check_ranges
 
 Surrogate = Literal["log_prob", "likelihood_ratio", "dice"]
@@ -198,3 +201,162 @@ OUTER_CONFIGS: dict[str, type[OuterConfig]] = {
     for config in (TRPOConfig, ProMPConfig, PPOConfig, AdamConfig, ReptileConfig)
 }
 """Settings of each outer step by its name."""
+
+LEARNER_GROUPS = ("inner", "outer", "baseline")
+"""Groups of settings that only some learners use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """Settings of a learner. Its fields are the settings ``learner.*``."""
+
+    name: str = ""
+    """The learner: maml adapts by policy gradient; joint trains one policy on all tasks. Or
+    module:Class."""
+
+    GROUPS: ClassVar[tuple[str, ...]] = ()
+    """The groups in LEARNER_GROUPS that it uses; settings of the others are refused."""
+    IMPLEMENTATION: ClassVar[str] = ""
+    """``module:object`` that makes the learner; empty: ``name`` itself."""
+    RANGES: ClassVar[Mapping[str, Range]] = {}
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "learner.")
+
+    def stage_episodes(self, num_episodes: int) -> int:
+        """Return how many episodes of a task one stage plays, all before the next update.
+
+        If there are fewer than ``num_episodes``, an evaluation plays several independent trials of
+        each task. The number must divide ``num_episodes``.
+
+        Args:
+            num_episodes: episodes to play per task and stage, from the settings of the run or of
+                an evaluation.
+        """
+        return num_episodes
+
+    def notice(self, config: Any) -> str | None:
+        """Return a notice to log before training, or ``None``.
+
+        Args:
+            config: the whole configuration, a :class:`maml_rl.Config`.
+        """
+        return None
+
+    def check(self, config: Any) -> None:
+        """Refuse contradictions with other settings.
+
+        Args:
+            config: the whole configuration, a :class:`maml_rl.Config`.
+
+        Raises:
+            ValueError: if settings contradict each other; the message names them.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAMLConfig(LearnerConfig):
+    """Adaptation by policy gradient, learned through the outer step."""
+
+    name: str = "maml"
+
+    GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
+    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.learner:maml"
+
+    def notice(self, config: Any) -> str | None:
+        """Return the outer step's notice, if it has one."""
+        if isinstance(config.outer, ReptileConfig):
+            return config.outer.notice(config.inner.num_steps)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointConfig(LearnerConfig):
+    """One policy for all tasks, trained without adaptation; fine-tuned by inner.* afterwards."""
+
+    name: str = "joint"
+
+    GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
+    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.joint:joint"
+
+    def check(self, config: Any) -> None:
+        """Refuse settings that need adaptation during training."""
+        if config.inner.learned_step_size != "none":
+            raise ValueError(
+                "inner.learned_step_size must be none if learner.name is joint: step sizes are "
+                "learned by adapting"
+            )
+        if config.outer.name == "reptile":
+            raise ValueError(
+                "outer.name must not be reptile if learner.name is joint: Reptile moves towards "
+                "adapted parameters"
+            )
+
+
+LEARNER_CONFIGS: dict[str, type[LearnerConfig]] = {"maml": MAMLConfig, "joint": JointConfig}
+"""Settings of each built-in learner by its name."""
+
+
+def learner_class(name: str) -> type[LearnerConfig]:
+    """The class of a learner's settings.
+
+    Args:
+        name: a built-in learner, or ``module:Class`` of another one, whose attribute ``Config`` is
+            the class; without this attribute the learner has no settings of its own.
+
+    Raises:
+        UserError: if there is no such learner, or its ``Config`` is not a class of settings.
+    """
+    if name in LEARNER_CONFIGS:
+        return LEARNER_CONFIGS[name]
+    if ":" not in name:
+        hint = did_you_mean(name, LEARNER_CONFIGS)
+        valid = ", ".join(LEARNER_CONFIGS)
+        raise UserError(f"unknown learner {name!r:.200}.{hint} Valid are {valid}, or module:Class")
+    cls = getattr(load_object(name, "learner"), "Config", LearnerConfig)
+    _check_settings_class(cls, f"learner {name!r}: its Config")
+    return cls
+
+
+def _check_settings_class(cls: Any, what: str) -> None:
+    """Refuse a class whose fields cannot be settings of a learner.
+
+    Args:
+        cls: what the user's learner has as ``Config``.
+        what: beginning of the message.
+
+    Raises:
+        UserError: if it is not a dataclass of settings.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, LearnerConfig):
+        base = f"{LearnerConfig.__module__}.{LearnerConfig.__name__}"
+        raise UserError(f"{what} must be a subclass of {base}, got {cls!r:.200}")
+    if "__dataclass_fields__" not in vars(cls):
+        raise UserError(f"{what} must have the decorator @dataclass(frozen=True, kw_only=True)")
+    if not isinstance(cls.GROUPS, tuple) or not set(cls.GROUPS) <= set(LEARNER_GROUPS):
+        raise UserError(
+            f"{what}.GROUPS must be a tuple of names out of {', '.join(LEARNER_GROUPS)}, got "
+            f"{cls.GROUPS!r:.200}"
+        )
+    try:
+        types = get_type_hints(cls)
+    except Exception as error:  # whatever the user's annotations raise
+        raise UserError(f"{what} has a type that cannot be resolved: {error}") from error
+    for field in dataclasses.fields(cls):
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{what}.{field.name} needs a default")
+        if dataclasses.is_dataclass(types[field.name]):
+            raise UserError(f"{what}.{field.name} must not be a dataclass: a setting is one value")
+
+
+def hint_of_group(setting: str, learner_name: str) -> str:
+    """A hint if the learner does not use the group of a setting; else empty.
+
+    Args:
+        setting: dotted name, such as ``inner.num_steps``.
+        learner_name: name of the learner.
+    """
+    group = setting.partition(".")[0]
+    if group not in LEARNER_GROUPS or group in learner_class(learner_name).GROUPS:
+        return ""
+    return f" The learner {learner_name} does not use the settings of {group}."

@@ -1,0 +1,448 @@
+"""A learner is chosen by name: its settings, the groups it uses, and runs of earlier versions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers.scripts import ROOT
+
+import maml_rl
+from maml_rl.cli import main
+from maml_rl.errors import UserError
+from maml_rl.runs.run_folder import run_config
+from maml_rl.settings.config import Config, to_mapping
+from maml_rl.settings.env import load_object
+from maml_rl.settings.learners import (
+    LEARNER_CONFIGS,
+    AdamConfig,
+    InnerConfig,
+    JointConfig,
+    LearnerConfig,
+    MAMLConfig,
+    ReptileConfig,
+    learner_class,
+)
+from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
+from maml_rl.settings.policy import PolicyConfig
+from maml_rl.settings.sources import migrated
+
+MODULE = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from maml_rl.settings.learners import InnerConfig, LearnerConfig
+from maml_rl.settings.ranges import Positive
+
+
+class Bandit:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        """Settings of a bandit."""
+
+        rate: float = 0.25
+        """How fast the bandit
+        learns."""
+        arms: tuple[int, ...] = (3, 4)
+        """Arms to choose from."""
+        rule: Literal["greedy", "thompson"] = "greedy"
+        """How an arm is chosen."""
+
+        GROUPS: ClassVar = ("baseline",)
+        RANGES: ClassVar = {"rate": Positive(1)}
+
+        def check(self, config):
+            if self.rule == "thompson" and config.horizon > 50:
+                raise ValueError("learner.rule must be greedy if horizon is above 50")
+
+
+class Plain:
+    pass
+
+
+class NotAClass:
+    Config = 3
+
+
+class OfAnotherKind:
+    Config = InnerConfig
+
+
+class Undecorated:
+    class Config(LearnerConfig):
+        rate: float = 1.0
+
+
+class UnknownGroup:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        GROUPS: ClassVar = ("policy",)
+
+
+class GroupsAsText:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        GROUPS: ClassVar = "inner"
+
+
+class NoDefault:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        rate: float
+
+
+class UnknownType:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        rate: Rate = 3
+
+
+class Nested:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        inside: InnerConfig = InnerConfig()
+
+
+class NotPlain:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        arms: frozenset = frozenset({1})
+'''
+BANDIT = "my_bandits:Bandit"
+ENV = "--env=PointNavigation"
+
+
+@pytest.fixture(autouse=True)
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "my_bandits.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_bandits", None)
+
+
+def read_back(config: Config) -> Config:
+    return resolve(yaml.safe_load(yaml.safe_dump(to_mapping(config))), [], source="test")
+
+
+# --- built-in learners ---
+
+
+def test_maml_is_the_default() -> None:
+    assert load_config(env="PointNavigation").learner == MAMLConfig()
+    assert to_mapping(Config())["learner"] == {"name": "maml"}
+
+
+@pytest.mark.parametrize("name", LEARNER_CONFIGS)
+def test_a_learner_is_chosen_by_its_name(name: str) -> None:
+    Path("my.yaml").write_text(f"env: PointNavigation\nlearner: {name}\n")
+    configs = [
+        parse_training_arguments([ENV, "--learner", name]),
+        parse_training_arguments([ENV, f"--learner.name={name}"]),
+        parse_training_arguments(["--config=my.yaml"]),
+        load_config("my.yaml"),
+        load_config(env="PointNavigation", learner=name),
+        load_config(env="PointNavigation", learner={"name": name}),
+    ]
+    assert all(config == configs[0] for config in configs)
+    assert configs[0].learner == LEARNER_CONFIGS[name]()
+    assert configs[0].learner.name == name
+    assert read_back(configs[0]) == configs[0]
+
+
+def test_joint_keeps_the_settings_of_the_preset() -> None:
+    """They fine-tune its policy."""
+    maml = to_mapping(load_config(env="HalfCheetahVel"))
+    assert to_mapping(load_config(env="HalfCheetahVel", learner="joint")) == maml | {
+        "learner": {"name": "joint"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"inner": InnerConfig(learned_step_size="scalar")}, "inner.learned_step_size"),
+        ({"outer": ReptileConfig()}, "outer.name"),
+    ],
+)
+def test_joint_refuses_what_needs_adaptation(settings: dict[str, Any], name: str) -> None:
+    assert Config(**settings).learner == MAMLConfig()
+    with pytest.raises(ValueError, match=rf"^{name} must .* if learner\.name is joint"):
+        Config(learner=JointConfig(), **settings)
+
+
+@pytest.mark.parametrize("learner", [MAMLConfig(), JointConfig()])
+def test_a_context_needs_a_size(learner: LearnerConfig) -> None:
+    context = InnerConfig(adapts="context")
+    policy = PolicyConfig(context_size=2)
+    assert Config(learner=learner, inner=context, policy=policy).policy.context_size == 2
+    for wrong in ({"inner": context}, {"policy": policy}):
+        with pytest.raises(ValueError, match=r"policy\.context_size"):
+            Config(learner=learner, **wrong)
+
+
+def test_a_learner_without_adaptation_may_have_a_context() -> None:
+    config = load_config(env="PointNavigation", learner=BANDIT, policy={"context_size": 2})
+    assert read_back(config) == config
+
+
+@pytest.mark.parametrize(
+    "learner", [None, 3, [], {"name": None}, {"name": 3}, {"name": ""}, {"name": "maml", "rate": 1}]
+)
+def test_a_learner_that_makes_no_sense_is_refused(learner: Any) -> None:
+    with pytest.raises(UserError, match="learner"):
+        load_config(env="PointNavigation", learner=learner)
+
+
+def test_an_unknown_learner_is_refused_with_the_closest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", ENV, "--learner", "jiont"]) == 2
+    assert capsys.readouterr().err == (
+        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, or "
+        "module:Class\n"
+    )
+
+
+# --- a learner of the user ---
+
+
+def test_a_class_of_the_user_has_its_settings() -> None:
+    Path("my.yaml").write_text(
+        f"env: PointNavigation\nlearner: {{name: '{BANDIT}', rate: 0.5, arms: [7]}}\n"
+    )
+    flags = [ENV, "--learner", BANDIT, "--learner.rate", "0.5", "--learner.arms", "[7]"]
+    config = parse_training_arguments(flags)
+    assert config == parse_training_arguments(["--config=my.yaml"]) == load_config("my.yaml")
+    learner = {"name": BANDIT, "rate": 0.5, "arms": [7]}
+    assert config == load_config(env="PointNavigation", learner=learner)
+    assert type(config.learner) is load_object(BANDIT, "learner").Config
+    values = to_mapping(config)
+    assert values["learner"] == {"name": BANDIT, "rate": 0.5, "arms": [7], "rule": "greedy"}
+    assert {"baseline", "policy"} <= values.keys()
+    assert {"inner", "outer"}.isdisjoint(values)
+    assert read_back(config) == config
+
+
+def test_a_class_without_settings_has_its_name_only() -> None:
+    config = load_config(env="PointNavigation", learner="my_bandits:Plain")
+    assert config.learner == LearnerConfig(name="my_bandits:Plain")
+    assert {"inner", "outer", "baseline"}.isdisjoint(to_mapping(config))
+    assert read_back(config) == config
+
+
+def test_help_shows_the_settings_of_the_learner_and_its_groups(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_training_arguments([ENV, "--learner", BANDIT, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "How fast the bandit learns. (type: float, default: 0.25)" in text
+    assert "Arms to choose from." in text
+    assert "--learner.rule {greedy,thompson}" in text
+    for flag in ("--baseline.discount", "--policy.hidden_sizes", "--logging.final_video"):
+        assert flag in text
+    for flag in ("--inner.", "--outer."):
+        assert flag not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learner.rat=1"], "Did you mean --learner.rate?"),
+        (["--learner.rate=2"], "learner.rate must be a finite number above 0 and at most 1"),
+        (["--learner.rate=fast"], '"learner.rate": Expected a number. Got value: fast'),
+        (["--learner.rule=random"], "\"learner.rule\": Expected one of ['greedy', 'thompson']"),
+        (["--learner.rule=thompson"], "learner.rule must be greedy if horizon is above 50"),
+        (["--inner.num_steps=2"], f"The learner {BANDIT} does not use the settings of inner."),
+        (["--outer=trpo"], f"The learner {BANDIT} does not use the settings of outer."),
+        (["--outer.max_kl=1"], f"The learner {BANDIT} does not use the settings of outer."),
+    ],
+)
+def test_a_mistake_in_its_flags_is_named(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", ENV, "--learner", BANDIT, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("setting", ["inner: {num_steps: 2}", "outer: trpo"])
+def test_a_file_with_a_group_that_its_learner_does_not_use_is_refused(setting: str) -> None:
+    Path("my.yaml").write_text(f"learner: {BANDIT}\n{setting}\n")
+    with pytest.raises(UserError, match=r"my\.yaml\. The learner .* does not use the settings of"):
+        parse_training_arguments(["--config=my.yaml"])
+
+
+def test_a_configuration_with_a_group_that_its_learner_does_not_use_is_refused() -> None:
+    learner = learner_class(BANDIT)(name=BANDIT)
+    assert Config(learner=learner).learner == learner
+    for group in ({"inner": InnerConfig(num_steps=2)}, {"outer": AdamConfig()}):
+        with pytest.raises(ValueError, match=f"^{next(iter(group))} must be at its default"):
+            Config(learner=learner, **group)
+
+
+def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
+    """Otherwise config.yaml would be read as another class."""
+    bandit = learner_class(BANDIT)
+    for learner in (bandit(name="maml"), JointConfig(name="maml"), MAMLConfig(name=BANDIT)):
+        with pytest.raises(ValueError, match=r"^learner must be a .* if learner\.name is"):
+            Config(learner=learner)
+    with pytest.raises(ValueError, match=r"^learner\.name must be a non-empty string"):
+        bandit()
+    with pytest.raises(ValueError, match=r"^learner must be a LearnerConfig"):
+        Config(learner="joint")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NotAClass", "its Config must be a subclass of maml_rl.settings.learners.LearnerConfig"),
+        ("OfAnotherKind", "its Config must be a subclass of maml_rl.settings.learners"),
+        ("Undecorated", "must have the decorator @dataclass(frozen=True, kw_only=True)"),
+        ("UnknownGroup", "GROUPS must be a tuple of names out of inner, outer, baseline"),
+        ("GroupsAsText", "GROUPS must be a tuple of names out of inner, outer, baseline"),
+        ("NoDefault", "Config.rate needs a default"),
+        ("UnknownType", "has a type that cannot be resolved: name 'Rate' is not defined"),
+        ("Nested", "Config.inside must not be a dataclass"),
+        ("NotPlain", "learner.arms is frozenset({1}), a frozenset, which a file cannot hold"),
+        ("Bandi", "my_bandits.py) defines no 'Bandi'. Did you mean 'Bandit'?"),
+        ("", "must have the form module:Name"),
+    ],
+)
+def test_a_class_that_is_not_a_learner_is_refused(
+    name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", ENV, f"--learner=my_bandits:{name}", "--print_config"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: learner")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "No module named 'no_such'.*: searched the current folder and the installed"),
+        ("import absent", "No module named 'absent'.*no_such.py, line 1"),
+        ("1 / 0", "ZeroDivisionError.*no_such.py, line 1"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named(source: str | None, message: str) -> None:
+    if source is not None:
+        Path("no_such.py").write_text(source)
+    with pytest.raises(UserError, match=rf"^callback 'no_such:X': module 'no_such' .*{message}"):
+        load_object("no_such:X", "callback")
+
+
+# --- another learner than the file's ---
+
+
+def test_another_learner_drops_the_settings_of_the_one_before() -> None:
+    Path("bandit.yaml").write_text(
+        f"env: HalfCheetahVel\nseed: 4\nlearner: {{name: '{BANDIT}', rate: 0.5}}\n"
+        "baseline: {discount: 0.5}\n"
+    )
+    Path("maml.yaml").write_text("env: HalfCheetahVel\nseed: 4\ninner: {num_steps: 2}\n")
+    # From a user's learner to MAML: the preset's inner and outer settings are there again
+    from_flags = parse_training_arguments(["--config=bandit.yaml", "--learner=maml"])
+    assert from_flags == load_config("bandit.yaml", learner="maml")
+    assert from_flags == load_config(env="HalfCheetahVel", seed=4, baseline={"discount": 0.5})
+    assert from_flags.outer.max_kl == 0.04
+    # From MAML to the user's learner
+    from_flags = parse_training_arguments(["--config=maml.yaml", f"--learner={BANDIT}"])
+    assert from_flags == load_config("maml.yaml", learner=BANDIT)
+    assert from_flags == load_config(env="HalfCheetahVel", seed=4, learner=BANDIT)
+    # MAML and joint use the same groups
+    from_flags = parse_training_arguments(["--config=maml.yaml", "--learner=joint"])
+    assert from_flags.inner.num_steps == 2
+
+
+def test_the_same_learner_keeps_the_settings_of_the_file() -> None:
+    Path("my.yaml").write_text(f"learner: {{name: '{BANDIT}', rate: 0.5}}\n")
+    flags = ["--config=my.yaml", f"--learner={BANDIT}", "--learner.arms=[1]"]
+    learner = parse_training_arguments(flags).learner
+    assert learner == load_config("my.yaml", learner={"arms": [1]}).learner
+    assert learner == learner_class(BANDIT)(name=BANDIT, rate=0.5, arms=(1,))
+
+
+def test_an_environment_may_have_an_argument_called_learner() -> None:
+    for env in ({"learner": 3}, {"kwargs": {"learner": {"name": "x"}}}):
+        with pytest.raises(UserError, match="takes no argument 'learner'"):
+            load_config(env={"name": "Pendulum-v1", **env})
+
+
+# --- runs of earlier versions ---
+
+
+@pytest.mark.parametrize(
+    ("values", "learner"),
+    [
+        ({"seed": 1}, "maml"),
+        ({"seed": 1, "adapt_in_training": True}, "maml"),
+        ({"seed": 1, "adapt_in_training": False}, "joint"),
+        ({"seed": 1, "learner": {"name": "joint"}}, "joint"),
+    ],
+)
+def test_a_run_of_an_earlier_version_has_its_learner(values: dict[str, Any], learner: str) -> None:
+    text = yaml.safe_dump({"env": {"name": "PointNavigation"}, **values})
+    Path("config.yaml").write_text(text)
+    config = run_config(Path())
+    assert (config.seed, config.learner.name) == (1, learner)
+    from_file = parse_training_arguments(["--config=config.yaml"])
+    assert (from_file.seed, from_file.learner.name) == (1, learner)
+    assert load_config("config.yaml", learner="maml").learner == MAMLConfig()
+
+
+@pytest.mark.parametrize("read", [run_config, load_config])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("adapt_in_training: true\nlearner: maml", "adapt_in_training and learner are both in"),
+        ("adapt_in_training: 1", "config.yaml must be true or false, got 1"),
+        ("adapt_in_training: null", "config.yaml must be true or false, got None"),
+    ],
+)
+def test_a_setting_of_an_earlier_version_that_makes_no_sense_is_refused(
+    setting: str, message: str, read: Any
+) -> None:
+    Path("config.yaml").write_text(f"env: {{name: PointNavigation}}\n{setting}\n")
+    with pytest.raises(UserError, match=message):
+        read(Path("config.yaml") if read is load_config else Path())
+
+
+def test_migration_leaves_its_argument_unchanged() -> None:
+    values = {"seed": 1, "adapt_in_training": False}
+    assert migrated(values, "a file") == {"seed": 1, "learner": {"name": "joint"}}
+    assert values == {"seed": 1, "adapt_in_training": False}
+
+
+@pytest.mark.parametrize("name", maml_rl.pretrained_names())
+def test_the_configuration_of_every_pretrained_policy_loads(name: str) -> None:
+    run = ROOT / "maml_rl" / "pretrained" / name
+    config = run_config(run)
+    assert config.learner == MAMLConfig()
+    from_file = load_config(run / "config.yaml")
+    assert (from_file.env, from_file.learner) == (config.env, config.learner)
+    assert (from_file.inner, from_file.outer) == (config.inner, config.outer)
+
+
+@pytest.mark.slow
+def test_settings_of_built_in_learners_import_no_torch() -> None:
+    code = """
+        import sys
+        from maml_rl.settings.parser import parse_training_arguments
+        for name in sys.argv[1:]:
+            parse_training_arguments(["--learner", name])
+        sys.exit("torch" in sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), *LEARNER_CONFIGS]
+    assert subprocess.run(command, check=False).returncode == 0
