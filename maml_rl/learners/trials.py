@@ -210,7 +210,7 @@ def training_trial(
     streams: RandomStreams,
     ranks: Ranks,
     max_failed_share: float,
-    watch: Stopwatch,
+    watch: Stopwatch | None = None,
 ) -> TrainingTrial:
     """Sample tasks, and play the trials of this process.
 

@@ -23,7 +23,6 @@ from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import LearnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
-from maml_rl.system.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,6 @@ class Bandit(Learner):
             streams=streams,
             ranks=ranks,
             max_failed_share=self.max_failed_share,
-            watch=Stopwatch(),
         )
         valid = ~played.trial.failed_tasks.mask
         new = ranks.mean(played.trial.beliefs[-1]["mean_return"][valid])

@@ -1,0 +1,52 @@
+"""The recipe of docs/add_a_learner.md, followed literally."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maml_rl.learners.base import Learner
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "add_a_learner.md").read_text()
+
+
+def _block(language: str) -> str:
+    (block,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+    return block
+
+
+def test_a_learner_takes_less_than_100_lines() -> None:
+    assert len(_block("python").splitlines()) < 100
+
+
+def test_the_table_names_every_method() -> None:
+    named = set(re.findall(r"^\| `(?:Config\.)?(\w+)` \|", DOCUMENT, flags=re.MULTILINE))
+    methods = {name for name, _ in inspect.getmembers(Learner, inspect.isfunction)}
+    documented = {name for name in methods if not name.startswith("_")}
+    assert documented - {"describe", "started_from"} <= named
+    assert named <= methods | {"Config", "stage_episodes"}
+
+
+@pytest.mark.slow
+def test_commands(tmp_path: Path) -> None:
+    (tmp_path / "two_ways.py").write_text(_block("python"))
+    for line in _block("sh").replace("\\\n", " ").splitlines():
+        command = [sys.executable, *shlex.split(line)[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "two_ways"
+    assert len((run / "progress.csv").read_text().splitlines()) == 31
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    own, maml = results["results"]
+    # The better of two ways earns more than the first one alone.
+    assert own["return"][2] > own["return"][0]
+    assert own["num_episodes"] == [0, 1, 2, 3]
+    assert maml["num_episodes"] == [0, 20, 40, 60]
+    assert (run / "videos" / "adaptation.mp4").stat().st_size > 0
