@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
 import io
 import math
 import os
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import maml_rl
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
 from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
@@ -30,8 +30,18 @@ if TYPE_CHECKING:
 
 
 OTHER_OUTPUT = "choose another folder with --output"
-COMMANDS = ("train", "evaluate", "record", "plot", "baselines")
-"""Modules with a function ``command`` that takes the arguments and returns the exit status."""
+COMMANDS = {
+    "train": "meta-train a policy on a family of tasks, or resume a run",
+    "evaluate": "measure the return after 0, 1, ... K adaptation steps, of one run or several",
+    "record": "record a video of a policy before and after adaptation",
+    "plot": "plot the learning curves of runs",
+    "baselines": "train policies to compare a run with",
+}
+"""What each command does. Each is a module with a function ``command``, which takes the arguments
+and returns the exit status."""
+_USAGE_END = """\
+example: maml-rl train --env HalfCheetahVel --num_iterations 100
+maml-rl COMMAND --help lists the flags of a command; maml-rl --version prints the version."""
 _SIGPIPE = 13
 
 
@@ -104,8 +114,8 @@ def _main(argv: Sequence[str] | None) -> int:
         sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)
     # Version, usage
-    if argv == ["--version"]:
-        print(f"maml-rl {importlib.metadata.version('maml-rl')}")  # noqa: T201
+    if "--version" in argv and argv[0] in ("--version", *COMMANDS):
+        say(f"maml-rl {maml_rl.__version__}")
         return 0
     if not argv or argv[0] not in COMMANDS:
         return _print_usage(argv)
@@ -130,17 +140,21 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _print_usage(argv: Sequence[str]) -> int:
-    """Print the available commands, and an error for an unknown one.
+    """Print what each command does, or an error for an unknown one.
 
     Returns:
         The exit status.
     """
-    usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; flags of a command: maml-rl train --help"
     is_help = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not is_help:
-        hint = did_you_mean(argv[0], COMMANDS)
-        usage = f"error: unknown command {argv[0]!r}.{hint} Usage: {usage}"
-    print(usage, file=sys.stderr)  # noqa: T201
+        usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; flags of a command: maml-rl train --help"
+        text = f"unknown command {argv[0]!r}.{did_you_mean(argv[0], COMMANDS)} Usage: {usage}"
+        print(f"error: {text}", file=sys.stderr)  # noqa: T201
+        return 2
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    usage = "\n".join(["usage: maml-rl COMMAND ...", "", *lines, "", _USAGE_END])
+    print(usage, file=sys.stdout if is_help else sys.stderr)
     return 0 if is_help else 2
 
 
@@ -170,6 +184,11 @@ def say(text: str) -> None:
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that raises UserError instead of exiting."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+        # main reads it; it is here for the help
+        self.add_argument("--version", action="store_true", help="print the version and exit")
+
     def error(self, message: str) -> NoReturn:
         """Raise a ``UserError``."""
         raise UserError(f"{message}; see {self.prog} --help")
@@ -177,9 +196,7 @@ class Parser(argparse.ArgumentParser):
 
 def run_parser(command: str, description: str, several: bool = False) -> argparse.ArgumentParser:
     """Make a parser with the arguments shared by the commands that read one or ``several`` runs."""
-    parser = Parser(
-        prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False
-    )
+    parser = Parser(prog=f"python -m maml_rl.{command}", description=description)
     if several:
         text = "run folders, or pretrained policies"
         parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help=text)

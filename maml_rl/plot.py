@@ -49,7 +49,6 @@ def _parser() -> Parser:
         "also plotted as thin lines; four or more get a band, the 95 % interval over runs "
         "(Student's t). The table shows the mean over the last 5 % of these iterations, and the "
         "same interval.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "runs",

@@ -21,7 +21,7 @@ import yaml
 from maml_envs import FAMILIES
 
 import maml_rl
-from maml_rl.cli import main
+from maml_rl.cli import COMMANDS, main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
 from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
@@ -304,9 +304,19 @@ def test_help_of_the_other_commands(cli, command):
 
 def test_help_of_all_commands(cli):
     code, out, err = cli("--help")
-    assert code == 0
-    for command in ("train", "evaluate", "record"):
-        assert command in out + err
+    assert (code, err) == (0, "")
+    lines = [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in lines] == list(COMMANDS)
+    assert "\nexample: maml-rl train --env HalfCheetahVel" in out
+    assert cli() == (2, "", out)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_be_run(cli, command):
+    code, out, err = cli(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: python -m maml_rl.{command} ")
+    assert "--version" in out
 
 
 # --- mistakes ---
@@ -967,9 +977,21 @@ def test_help_about_a_module_of_the_users_imports_what_it_needs(tmp_path):
     assert "--env.kwargs" in done.stdout
 
 
-def test_the_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"maml-rl {importlib.metadata.version('maml-rl')}\n"
+@pytest.mark.parametrize("argv", [[], *([name] for name in COMMANDS), ["evaluate", "missing"]])
+def test_the_version(cli, argv):
+    version = importlib.metadata.version("maml-rl")
+    assert maml_rl.__version__ == version
+    assert cli(*argv, "--version") == (0, f"maml-rl {version}\n", "")
+
+
+def test_an_unknown_command_has_no_version(refused):
+    assert "unknown command 'trian'" in refused("trian", "--version")
+
+
+@pytest.mark.slow
+def test_the_version_imports_no_torch():
+    code = "import sys, maml_rl; maml_rl.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from maml_rl.settings.sources import checked_mapping
 from maml_rl.system.safe_yaml import read_value
 
 _SHORTHANDS = {"--env": "--env.name", "--outer": "--outer.name"}
-_OTHER_FLAGS = {"--help", "--config", "--resume", "--print_config", *_SHORTHANDS}
+_OTHER_FLAGS = {"--help", "--version", "--config", "--resume", "--print_config", *_SHORTHANDS}
 _DYNAMICS = "env.dynamics"  # a mapping; its items are flags as well: --env.dynamics.body_mass
 
 
