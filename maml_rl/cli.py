@@ -20,7 +20,7 @@ import maml_rl
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
 from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
-from maml_rl.system.safe_yaml import read_value
+from maml_rl.system.safe_yaml import read_value, read_yaml_list
 from maml_rl.system.untrusted_files import check_text, user_path
 from maml_rl.training.stdout_log import stdout_log
 
@@ -445,8 +445,28 @@ def task_values(text: str) -> dict[str, Any]:
             raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
         if name in task:
             raise argparse.ArgumentTypeError(f"{name} is in {text!r} twice")
-        task[name] = read_value(value, f"--task {name}")
+        try:
+            task[name] = read_value(value, f"--task {name}")
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
     return task
+
+
+def tasks_of_file(text: str) -> list[dict[str, Any]]:
+    """Read the tasks in a YAML file: a list of mappings from names to values."""
+    try:
+        tasks = read_yaml_list(user_path(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    expected = "a list of tasks such as [{goal_x: 0.3, goal_y: -0.2}]"
+    if not tasks:
+        raise argparse.ArgumentTypeError(f"{text} must hold {expected}, got an empty list")
+    for number, task in enumerate(tasks, start=1):
+        if not isinstance(task, dict) or not task:
+            raise argparse.ArgumentTypeError(
+                f"{text} must hold {expected}, got {task!r:.100} as task {number}"
+            )
+    return tasks
 
 
 def _parts(text: str) -> list[str]:
@@ -464,9 +484,9 @@ def _parts(text: str) -> list[str]:
 
 
 def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
-    """Raise UserError if ``--task`` is combined with flags that change tasks."""
+    """Raise UserError if tasks and flags that change tasks are both given."""
     if task is not None and env_flags.of_tasks:
         raise UserError(
-            "--task describes the whole task, dynamics included (body_mass=2): leave out "
-            "--dynamics and --tasks"
+            "--task and --tasks_file describe whole tasks, dynamics included (body_mass=2): leave "
+            "out --dynamics and --tasks"
         )

@@ -30,6 +30,7 @@ from maml_rl.cli import (
     say,
     take_env_flags,
     task_values,
+    tasks_of_file,
 )
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import unwritable_refused
@@ -91,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME=VALUE,...",
         help="evaluate on this task, with its dynamics, instead of fresh ones; may be repeated",
+    )
+    which.add_argument(
+        "--tasks_file",
+        type=tasks_of_file,
+        dest="task",
+        metavar="FILE",
+        help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
     )
     parser.add_argument(
         "--num_episodes", type=positive, default=20, help="episodes per task and step (default: 20)"

@@ -22,6 +22,7 @@ from maml_rl.cli import (
     say,
     take_env_flags,
     task_values,
+    tasks_of_file,
 )
 from maml_rl.errors import UserError
 
@@ -69,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME=VALUE,...",
         help="a task with its dynamics (default: nominal), shown as a row; may be repeated",
+    )
+    which.add_argument(
+        "--tasks_file",
+        type=tasks_of_file,
+        dest="task",
+        metavar="FILE",
+        help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
     )
     which.add_argument("--num_tasks", type=positive, help="number of tasks to draw (default: 1)")
     parser.add_argument(
