@@ -1,4 +1,4 @@
-"""The commands ``maml-rl train|evaluate|record|plot|baselines`` and what they share."""
+"""The commands ``maml-rl train|evaluate|record|plot|baselines|list`` and what they share."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ COMMANDS = {
     "record": "record a video of a policy before and after adaptation",
     "plot": "plot the learning curves of runs",
     "baselines": "train policies to compare a run with",
+    "list": "list task families, presets, outer steps and pretrained policies",
 }
 """What each command does. Each is a module with a function ``command``, which takes the arguments
 and returns the exit status."""

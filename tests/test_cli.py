@@ -27,7 +27,7 @@ from maml_rl.settings.config import Config, LoggingConfig, to_mapping
 from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.sources import preset
+from maml_rl.settings.sources import preset, preset_names
 
 SIZES = (
     "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 "
@@ -317,6 +317,49 @@ def test_every_command_can_be_run(cli, command):
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: python -m maml_rl.{command} ")
     assert "--version" in out
+
+
+# --- list ---
+
+
+def test_list_names_what_the_other_commands_take(cli):
+    sections = {
+        "families": list(FAMILIES),
+        "presets": preset_names(),
+        "outer": list(OUTER_CONFIGS),
+        "pretrained": maml_rl.pretrained_names(),
+    }
+    everything = ""
+    for section, names in sections.items():
+        code, out, err = cli("list", section)
+        assert (code, err) == (0, "")
+        rows = [line.split("  ", 1) for line in out.splitlines()]
+        assert [name for name, _ in rows] == names
+        assert all(what.strip() for _, what in rows)
+        everything += "".join(f"  {line}\n" for line in out.splitlines())
+    code, out, err = cli("list")
+    assert (code, err) == (0, "")
+    titles = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    assert [title.split(" ")[0] for title in titles] == list(sections)
+    assert [line for line in out.splitlines() if line.startswith(" ")] == everything.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("families", "SwimmerVel +Swim forward at a goal velocity g"),
+        ("presets", "maml/PointNavigation +Settings of Finn et al. .2017. for 2-D navigation"),
+        ("outer", "trpo +Trust-region outer step"),
+        ("pretrained", "AntDir +environment AntDir, 120 meta-iterations"),
+    ],
+)
+def test_list_says_what_a_name_is(cli, section, line):
+    assert re.search(f"^{line}$", cli("list", section).out, re.MULTILINE)
+
+
+def test_list_refuses_an_unknown_section(refused):
+    message = refused("list", "family")
+    assert "unknown section 'family'. Did you mean families? Valid are families, " in message
 
 
 # --- mistakes ---
@@ -941,14 +984,20 @@ def test_warnings_are_one_line_each(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "argv", [["--print_config"], ["--help"], ["--env=PointNavigation", "--outer=promp", "-h"]]
+    "argv",
+    [
+        ["train", "--print_config"],
+        ["train", "--help"],
+        ["train", "--env=PointNavigation", "--outer=promp", "-h"],
+        ["list"],
+    ],
 )
 def test_help_and_settings_import_no_torch(argv):
     code = """if True:
         import sys
         from maml_rl.cli import main
         try:
-            main(["train", *sys.argv[1:]])
+            main(sys.argv[1:])
         except SystemExit as stopped:
             assert not stopped.code
         print(*sys.modules)
