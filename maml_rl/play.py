@@ -101,14 +101,13 @@ def _window(config: EnvConfig, horizon: int) -> Iterator[TaskSetter]:
             f"environment {config.name!r} has no window: its render modes are "
             f"{', '.join(modes) or 'none'}, expected human; {_RECORD}"
         )
-    if is_mujoco:
-        _check_display()
-    # Open the window; most environments do it at the first reset
-    env = make_single_env(config, horizon, render_mode="human")
-    try:
-        yield env
-    finally:
-        env.close()
+    with _glfw() if is_mujoco else contextlib.nullcontext():
+        # Open the window; most environments do it at the first reset
+        env = make_single_env(config, horizon, render_mode="human")
+        try:
+            yield env
+        finally:
+            env.close()
 
 
 def _is_mujoco(env: TaskSetter) -> bool:
@@ -118,21 +117,22 @@ def _is_mujoco(env: TaskSetter) -> bool:
     return isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel)
 
 
-def _check_display() -> None:
-    """Check that there is a display: without one, MuJoCo's window would abort the process.
+@contextlib.contextmanager
+def _glfw() -> Iterator[None]:
+    """Start the library of MuJoCo's window; it warns of errors, also after a window was closed.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no display, without which the window would abort the process.
     """
     import glfw
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", glfw.GLFWError)
-        if glfw.init() and glfw.get_primary_monitor():
-            return
-        reason: Any = glfw.get_error()[1]  # bytes, or None
-    problem = f" ({reason.decode()})" if reason else ""
-    raise UserError(f"a window needs a display, and there is none{problem}; {_RECORD}")
+        if not (glfw.init() and glfw.get_primary_monitor()):
+            reason: Any = glfw.get_error()[1]  # bytes, or None
+            problem = f" ({reason.decode()})" if reason else ""
+            raise UserError(f"a window needs a display, and there is none{problem}; {_RECORD}")
+        yield
 
 
 def _is_closed(env: TaskSetter) -> bool:
@@ -141,10 +141,8 @@ def _is_closed(env: TaskSetter) -> bool:
         return False
     import glfw
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", glfw.GLFWError)  # after Escape there is no context
-        window = glfw.get_current_context()
-        return not window or bool(glfw.window_should_close(window))
+    window = glfw.get_current_context()  # None after Escape
+    return not window or bool(glfw.window_should_close(window))
 
 
 def _play(env: TaskSetter, policy: MetaPolicy, args: argparse.Namespace) -> None:
@@ -168,9 +166,9 @@ def _play(env: TaskSetter, policy: MetaPolicy, args: argparse.Namespace) -> None
             )
         say(stage_label(policy.num_adaptation_steps))
         total, length = _episode(env, policy, not args.stochastic, streams)
-        say(f"  return {total:.2f} in {length} control steps")
         if _is_closed(env):
             return
+        say(f"  return {total:.2f} in {length} control steps")
 
 
 def _episode(
