@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        importlib.import_module("maml_rl.completion").complete(COMMANDS)
     _escape_unencodable()
     try:
         try:

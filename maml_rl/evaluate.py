@@ -48,7 +48,7 @@ _NUM_TASKS = 40
 def command(argv: list[str]) -> int:
     """Evaluate runs."""
     env_flags, rest = take_env_flags(argv)
-    args = parse(_parser(), rest)
+    args = parse(make_parser(), rest)
     refuse_flags_beside_task(args.task, env_flags)
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
@@ -73,7 +73,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = run_parser(
         "evaluate",
         "Measure the return after 0, 1, ... K adaptation steps. All runs, and the baselines in "

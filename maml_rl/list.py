@@ -22,19 +22,20 @@ class _Section(NamedTuple):
 
 def command(argv: list[str]) -> int:
     """Print the names that the other commands take."""
-    name = parse(_parser(), argv).section
+    name = parse(make_parser(), argv).section
     if name is not None:
-        say(_table(_SECTIONS[name].rows()))
+        say(_table(SECTIONS[name].rows()))
         return 0
     parts = [
         f"{title} ({section.use}):\n{_table(section.rows(), indent='  ')}"
-        for title, section in _SECTIONS.items()
+        for title, section in SECTIONS.items()
     ]
     say("\n\n".join(parts))
     return 0
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Make the parser of the command."""
     parser = Parser(
         prog="python -m maml_rl.list",
         description="List the names that the other commands take, one per line with what it is.",
@@ -44,16 +45,16 @@ def _parser() -> Parser:
         type=_section,
         nargs="?",
         metavar="SECTION",
-        help=f"{', '.join(_SECTIONS)} (default: all)",
+        help=f"{', '.join(SECTIONS)} (default: all)",
     )
     return parser
 
 
 def _section(name: str) -> str:
-    if name not in _SECTIONS:
-        hint = did_you_mean(name, _SECTIONS)
+    if name not in SECTIONS:
+        hint = did_you_mean(name, SECTIONS)
         raise argparse.ArgumentTypeError(
-            f"unknown section {name!r}.{hint} Valid are {', '.join(_SECTIONS)}"
+            f"unknown section {name!r}.{hint} Valid are {', '.join(SECTIONS)}"
         )
     return name
 
@@ -96,7 +97,7 @@ def _pretrained() -> Rows:
     ]
 
 
-_SECTIONS = {
+SECTIONS = {
     "families": _Section("--env NAME", _families),
     "presets": _Section("--config NAME", _presets),
     "outer": _Section("outer steps: --outer NAME", _outer_steps),

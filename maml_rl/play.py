@@ -38,7 +38,7 @@ _RECORD = "python -m maml_rl.record RUN writes a video"
 def command(argv: list[str]) -> int:
     """Play a run in a window."""
     env_flags, rest = take_env_flags(argv)
-    args = parse(_parser(), rest)
+    args = parse(make_parser(), rest)
     if env_flags.sweeps:
         raise UserError("play does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
     refuse_flags_beside_task(args.task, env_flags)
@@ -54,7 +54,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = run_parser(
         "play",
         "Play one task in a window, in real time: an episode of the policy after 0, 1, ... K "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(argv: list[str]) -> int:
     """Record a run."""
     env_flags, rest = take_env_flags(argv)
-    args = parse(_parser(), rest)
+    args = parse(make_parser(), rest)
 
     from maml_rl.agents.load import load_run
     from maml_rl.runs.pretrained import find_run, output_folder
@@ -57,7 +57,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = run_parser(
         "record",
         "Record a video in real time: tasks as rows, the policy after 0, 1, ... K adaptation "
