@@ -59,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
-        importlib.import_module("maml_rl.completion").complete(COMMANDS)
     _escape_unencodable()
     try:
         try:
@@ -117,6 +115,8 @@ def _main(argv: Sequence[str] | None) -> int:
     if argv is None:  # the installed command; python -m finds modules in the current folder itself
         sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        importlib.import_module("maml_rl.completion").complete(COMMANDS)
     # Version, usage
     if "--version" in argv and argv[0] in ("--version", *COMMANDS):
         say(f"maml-rl {maml_rl.__version__}")

@@ -72,6 +72,7 @@ def complete(line: str, folder: Path) -> set[str]:
         ("maml-rl train --outer unknown --outer.max", {"--outer.max_kl"}),
         ("maml-rl train --config pearl/", {p for p in preset_names() if p.startswith("pearl/")}),
         ("maml-rl evaluate HalfCheetahDir --num_t", {"--num_tasks"}),
+        ("maml-rl evaluate AntDir --tasks.low 1 --dynamics slope=0.1 --outp", {"--output"}),
         ("maml-rl evaluate HalfCheetahDir Half", {"HalfCheetahDir", "HalfCheetahVel"}),
         ("maml-rl record --format ", {"mp4", "gif"}),
         ("maml-rl play HalfCheetahVel --sto", {"--stochastic"}),
@@ -83,6 +84,11 @@ def complete(line: str, folder: Path) -> set[str]:
 )
 def test_tab_completes(line: str, words: set[str], tmp_path: Path) -> None:
     assert complete(line, tmp_path) == words
+
+
+def test_tab_completes_settings_of_ones_own_environment(tmp_path: Path) -> None:
+    (tmp_path / "cart.py").write_text("import gymnasium as gym\ngym.register('Cart-v0', 'cart:C')")
+    assert "--env.kwarg_ranges" in complete("maml-rl train --env cart:Cart-v0 --env.k", tmp_path)
 
 
 def test_tab_completes_paths(tmp_path: Path) -> None:
