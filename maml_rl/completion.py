@@ -15,13 +15,15 @@ from maml_rl.runs.pretrained import pretrained_names
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import FAMILIES
 from maml_rl.settings.flags import normalized, take_option
-from maml_rl.settings.maml import OUTER_CONFIGS, TRPOConfig
+from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS, MAMLConfig, TRPOConfig
 from maml_rl.settings.sources import preset_names
 from maml_rl.settings.training_parser import training_parser
 
 _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "env": lambda: FAMILIES,
     "env.name": lambda: FAMILIES,
+    "learner": lambda: LEARNER_CONFIGS,
+    "learner.name": lambda: LEARNER_CONFIGS,
     "outer": lambda: OUTER_CONFIGS,
     "outer.name": lambda: OUTER_CONFIGS,
     "config": preset_names,
@@ -61,15 +63,18 @@ def _parser(command: str, words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _training_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of ``train``, with the settings of the environment and outer step in ``words``."""
+    """The parser of ``train``, with the settings of what ``words`` name."""
+    defaults = {"env": EnvConfig.name, "learner": MAMLConfig.name, "outer": TRPOConfig.name}
     try:
-        env_name, _ = take_option(normalized(words), "--env.name")
-        outer_name, _ = take_option(normalized(words), "--outer.name")
-        parser = training_parser(env_name or EnvConfig.name, outer_name or TRPOConfig.name)
+        chosen = [
+            take_option(normalized(words), f"--{group}.name")[0] or default
+            for group, default in defaults.items()
+        ]
+        parser = training_parser(*chosen)
     except UserError:  # a name is missing or not complete yet
-        parser = training_parser(EnvConfig.name, TRPOConfig.name)
-    parser.add_argument("--env")
-    parser.add_argument("--outer")
+        parser = training_parser(*defaults.values())
+    for group in defaults:
+        parser.add_argument(f"--{group}")
     return parser
 
 

@@ -80,8 +80,14 @@ def _presets() -> Rows:
     return [(name, preset_title(name)) for name in preset_names()]
 
 
+def _learners() -> Rows:
+    from maml_rl.settings.learners import LEARNER_CONFIGS
+
+    return [(name, _first_line(config)) for name, config in LEARNER_CONFIGS.items()]
+
+
 def _outer_steps() -> Rows:
-    from maml_rl.settings.maml import OUTER_CONFIGS
+    from maml_rl.settings.learners import OUTER_CONFIGS
 
     return [(name, _first_line(config)) for name, config in OUTER_CONFIGS.items()]
 
@@ -100,6 +106,7 @@ def _pretrained() -> Rows:
 SECTIONS = {
     "families": _Section("--env NAME", _families),
     "presets": _Section("--config NAME", _presets),
+    "learners": _Section("--learner NAME", _learners),
     "outer": _Section("outer steps: --outer NAME", _outer_steps),
     "pretrained": _Section("as RUN", _pretrained),
 }

@@ -24,7 +24,7 @@ import maml_rl
 from maml_rl.cli import COMMANDS, main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
-from maml_rl.settings.maml import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.sources import preset, preset_names
@@ -326,6 +326,7 @@ def test_list_names_what_the_other_commands_take(cli):
     sections = {
         "families": list(FAMILIES),
         "presets": preset_names(),
+        "learners": list(LEARNER_CONFIGS),
         "outer": list(OUTER_CONFIGS),
         "pretrained": maml_rl.pretrained_names(),
     }
@@ -349,6 +350,7 @@ def test_list_names_what_the_other_commands_take(cli):
     [
         ("families", "SwimmerVel +Swim forward at a goal velocity g"),
         ("presets", "maml/PointNavigation +Settings of Finn et al. .2017. for 2-D navigation"),
+        ("learners", "maml +Adaptation by policy gradient, learned through the outer step"),
         ("outer", "trpo +Trust-region outer step"),
         ("pretrained", "AntDir +environment AntDir, 120 meta-iterations"),
     ],

@@ -68,6 +68,7 @@ def complete(line: str, folder: Path) -> set[str]:
         ("maml-rl train --env=Point", {"PointNavigation", "PointNavigationSparse"}),
         ("maml-rl train --env PointNavigation --env.goal", {"--env.goal_tolerance"}),
         ("maml-rl train --outer promp --seed 3 --outer.k", {"--outer.kl_coefficient"}),
+        ("maml-rl train --learner jo", {"joint"}),
         ("maml-rl train --outer p", {"promp", "ppo"}),
         ("maml-rl train --outer unknown --outer.max", {"--outer.max_kl"}),
         ("maml-rl train --config pearl/", {p for p in preset_names() if p.startswith("pearl/")}),
