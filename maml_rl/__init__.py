@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from maml_rl.training.loop import Interrupted as Interrupted
     from maml_rl.training.loop import resume as resume
     from maml_rl.training.loop import train as train
+
+    __version__: str
 
 # Imported on first use, so that importing the package does not import torch.
 _HOMES = {
@@ -47,6 +50,7 @@ __all__ = [
     "EpisodeLog",
     "Interrupted",
     "UserError",
+    "__version__",
     "evaluate",
     "from_sb3",
     "load",
@@ -77,6 +81,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("maml-rl")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"maml_rl.{_HOMES[name]}"), name)

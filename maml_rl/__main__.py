@@ -1,4 +1,4 @@
-"""``python -m maml_rl train|evaluate|record|plot|baselines``."""
+"""``python -m maml_rl train|evaluate|record|play|plot|baselines|list``."""
 
 import sys
 

@@ -14,7 +14,7 @@ BASELINES = ("random", "pretrained", "oracle", "ppo")
 
 def command(argv: list[str]) -> int:
     """Train the baselines of a run."""
-    args = parse(_parser(), argv)
+    args = parse(make_parser(), argv)
     args.run = find_run(args.run)
 
     from maml_rl.training.comparison_runs import (
@@ -53,7 +53,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = run_parser(
         "baselines",
         "Train the baselines of a run and write them to RUN/baselines (for a pretrained policy to "

@@ -1,11 +1,10 @@
-"""The commands ``maml-rl train|evaluate|record|plot|baselines`` and what they share."""
+"""The commands ``maml-rl train|evaluate|record|play|plot|baselines|list`` and what they share."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
 import io
 import math
 import os
@@ -17,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import maml_rl
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
 from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
-from maml_rl.system.safe_yaml import read_value
+from maml_rl.system.safe_yaml import read_value, read_yaml_list
 from maml_rl.system.untrusted_files import check_text, user_path
 from maml_rl.training.stdout_log import stdout_log
 
@@ -30,8 +30,20 @@ if TYPE_CHECKING:
 
 
 OTHER_OUTPUT = "choose another folder with --output"
-COMMANDS = ("train", "evaluate", "record", "plot", "baselines")
-"""Modules with a function ``command`` that takes the arguments and returns the exit status."""
+COMMANDS = {
+    "train": "meta-train a policy on a family of tasks, or resume a run",
+    "evaluate": "measure the return after 0, 1, ... K adaptation steps, of one run or several",
+    "record": "record a video of a policy before and after adaptation",
+    "play": "play a task in a window before and after adaptation",
+    "plot": "plot the learning curves of runs",
+    "baselines": "train policies to compare a run with",
+    "list": "list task families, presets, learners, outer steps and pretrained policies",
+}
+"""What each command does. Each is a module with a function ``command``, which takes the arguments
+and returns the exit status."""
+_USAGE_END = """\
+example: maml-rl train --env HalfCheetahVel --num_iterations 100
+maml-rl COMMAND --help lists the flags of a command; maml-rl --version prints the version."""
 _SIGPIPE = 13
 
 
@@ -103,9 +115,11 @@ def _main(argv: Sequence[str] | None) -> int:
     if argv is None:  # the installed command; python -m finds modules in the current folder itself
         sys.path.insert(0, os.getcwd())
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        importlib.import_module("maml_rl.completion").complete(COMMANDS)
     # Version, usage
-    if argv == ["--version"]:
-        print(f"maml-rl {importlib.metadata.version('maml-rl')}")  # noqa: T201
+    if "--version" in argv and argv[0] in ("--version", *COMMANDS):
+        say(f"maml-rl {maml_rl.__version__}")
         return 0
     if not argv or argv[0] not in COMMANDS:
         return _print_usage(argv)
@@ -130,17 +144,21 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _print_usage(argv: Sequence[str]) -> int:
-    """Print the available commands, and an error for an unknown one.
+    """Print what each command does, or an error for an unknown one.
 
     Returns:
         The exit status.
     """
-    usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; flags of a command: maml-rl train --help"
     is_help = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not is_help:
-        hint = did_you_mean(argv[0], COMMANDS)
-        usage = f"error: unknown command {argv[0]!r}.{hint} Usage: {usage}"
-    print(usage, file=sys.stderr)  # noqa: T201
+        usage = f"maml-rl {{{','.join(COMMANDS)}}} ...; flags of a command: maml-rl train --help"
+        text = f"unknown command {argv[0]!r}.{did_you_mean(argv[0], COMMANDS)} Usage: {usage}"
+        print(f"error: {text}", file=sys.stderr)  # noqa: T201
+        return 2
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    usage = "\n".join(["usage: maml-rl COMMAND ...", "", *lines, "", _USAGE_END])
+    print(usage, file=sys.stdout if is_help else sys.stderr)
     return 0 if is_help else 2
 
 
@@ -170,6 +188,11 @@ def say(text: str) -> None:
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that raises UserError instead of exiting."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+        # main reads it; it is here for the help
+        self.add_argument("--version", action="store_true", help="print the version and exit")
+
     def error(self, message: str) -> NoReturn:
         """Raise a ``UserError``."""
         raise UserError(f"{message}; see {self.prog} --help")
@@ -177,9 +200,7 @@ class Parser(argparse.ArgumentParser):
 
 def run_parser(command: str, description: str, several: bool = False) -> argparse.ArgumentParser:
     """Make a parser with the arguments shared by the commands that read one or ``several`` runs."""
-    parser = Parser(
-        prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False
-    )
+    parser = Parser(prog=f"python -m maml_rl.{command}", description=description)
     if several:
         text = "run folders, or pretrained policies"
         parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help=text)
@@ -428,8 +449,28 @@ def task_values(text: str) -> dict[str, Any]:
             raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE,..., got {text!r}")
         if name in task:
             raise argparse.ArgumentTypeError(f"{name} is in {text!r} twice")
-        task[name] = read_value(value, f"--task {name}")
+        try:
+            task[name] = read_value(value, f"--task {name}")
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
     return task
+
+
+def tasks_of_file(text: str) -> list[dict[str, Any]]:
+    """Read the tasks in a YAML file: a list of mappings from names to values."""
+    try:
+        tasks = read_yaml_list(user_path(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    expected = "a list of tasks such as [{goal_x: 0.3, goal_y: -0.2}]"
+    if not tasks:
+        raise argparse.ArgumentTypeError(f"{text} must hold {expected}, got an empty list")
+    for number, task in enumerate(tasks, start=1):
+        if not isinstance(task, dict) or not task:
+            raise argparse.ArgumentTypeError(
+                f"{text} must hold {expected}, got {task!r:.100} as task {number}"
+            )
+    return tasks
 
 
 def _parts(text: str) -> list[str]:
@@ -447,9 +488,9 @@ def _parts(text: str) -> list[str]:
 
 
 def refuse_flags_beside_task(task: object, env_flags: EnvFlags) -> None:
-    """Raise UserError if ``--task`` is combined with flags that change tasks."""
+    """Raise UserError if tasks and flags that change tasks are both given."""
     if task is not None and env_flags.of_tasks:
         raise UserError(
-            "--task describes the whole task, dynamics included (body_mass=2): leave out "
-            "--dynamics and --tasks"
+            "--task and --tasks_file describe whole tasks, dynamics included (body_mass=2): leave "
+            "out --dynamics and --tasks"
         )

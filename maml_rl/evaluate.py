@@ -30,6 +30,7 @@ from maml_rl.cli import (
     say,
     take_env_flags,
     task_values,
+    tasks_of_file,
 )
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import unwritable_refused
@@ -47,7 +48,7 @@ _NUM_TASKS = 40
 def command(argv: list[str]) -> int:
     """Evaluate runs."""
     env_flags, rest = take_env_flags(argv)
-    args = parse(_parser(), rest)
+    args = parse(make_parser(), rest)
     refuse_flags_beside_task(args.task, env_flags)
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
@@ -72,7 +73,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = run_parser(
         "evaluate",
         "Measure the return after 0, 1, ... K adaptation steps. All runs, and the baselines in "
@@ -91,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME=VALUE,...",
         help="evaluate on this task, with its dynamics, instead of fresh ones; may be repeated",
+    )
+    which.add_argument(
+        "--tasks_file",
+        type=tasks_of_file,
+        dest="task",
+        metavar="FILE",
+        help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
     )
     parser.add_argument(
         "--num_episodes", type=positive, default=20, help="episodes per task and step (default: 20)"

@@ -11,7 +11,7 @@ from maml_rl.errors import UserError
 
 def command(argv: list[str]) -> int:
     """Plot runs."""
-    args = parse(_parser(), argv)
+    args = parse(make_parser(), argv)
     if args.before and args.metric is not None:
         raise UserError(
             "--before plots the return before adaptation and cannot be combined with --metric"
@@ -40,7 +40,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Make the parser of the command."""
     parser = Parser(
         prog="python -m maml_rl.plot",
         description="Plot learning curves of runs and print a table. Runs with the same settings "
@@ -49,7 +50,6 @@ def _parser() -> Parser:
         "also plotted as thin lines; four or more get a band, the 95 % interval over runs "
         "(Student's t). The table shows the mean over the last 5 % of these iterations, and the "
         "same interval.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "runs",

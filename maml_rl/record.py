@@ -22,6 +22,7 @@ from maml_rl.cli import (
     say,
     take_env_flags,
     task_values,
+    tasks_of_file,
 )
 from maml_rl.errors import UserError
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def command(argv: list[str]) -> int:
     """Record a run."""
     env_flags, rest = take_env_flags(argv)
-    args = parse(_parser(), rest)
+    args = parse(make_parser(), rest)
 
     from maml_rl.agents.load import load_run
     from maml_rl.runs.pretrained import find_run, output_folder
@@ -56,7 +57,8 @@ def command(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = run_parser(
         "record",
         "Record a video in real time: tasks as rows, the policy after 0, 1, ... K adaptation "
@@ -69,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME=VALUE,...",
         help="a task with its dynamics (default: nominal), shown as a row; may be repeated",
+    )
+    which.add_argument(
+        "--tasks_file",
+        type=tasks_of_file,
+        dest="task",
+        metavar="FILE",
+        help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
     )
     which.add_argument("--num_tasks", type=positive, help="number of tasks to draw (default: 1)")
     parser.add_argument(

@@ -25,7 +25,10 @@ ROOMS = [
     "analysis",
     "training",
 ]
-COMMANDS = {"__main__", "cli", "train", "evaluate", "record", "plot", "baselines"}
+COMMANDS = {
+    *("__main__", "cli", "completion"),
+    *("train", "evaluate", "record", "play", "plot", "baselines", "list"),
+}
 ENV_ROOMS = ["distributions", "engines", "family", "families", "gym"]
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text()
 

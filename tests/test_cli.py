@@ -21,13 +21,13 @@ import yaml
 from maml_envs import FAMILIES
 
 import maml_rl
-from maml_rl.cli import main
+from maml_rl.cli import COMMANDS, main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig, to_mapping
-from maml_rl.settings.learners import OUTER_CONFIGS, BaselineConfig, InnerConfig
+from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS, BaselineConfig, InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.sources import preset
+from maml_rl.settings.sources import preset, preset_names
 
 SIZES = (
     "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 "
@@ -311,9 +311,64 @@ def test_help_of_the_other_commands(cli, command):
 
 def test_help_of_all_commands(cli):
     code, out, err = cli("--help")
-    assert code == 0
-    for command in ("train", "evaluate", "record"):
-        assert command in out + err
+    assert (code, err) == (0, "")
+    lines = [line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in lines] == list(COMMANDS)
+    assert "\nexample: maml-rl train --env HalfCheetahVel" in out
+    assert cli() == (2, "", out)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_be_run(cli, command):
+    code, out, err = cli(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: python -m maml_rl.{command} ")
+    assert "--version" in out
+
+
+# --- list ---
+
+
+def test_list_names_what_the_other_commands_take(cli):
+    sections = {
+        "families": list(FAMILIES),
+        "presets": preset_names(),
+        "learners": list(LEARNER_CONFIGS),
+        "outer": list(OUTER_CONFIGS),
+        "pretrained": maml_rl.pretrained_names(),
+    }
+    everything = ""
+    for section, names in sections.items():
+        code, out, err = cli("list", section)
+        assert (code, err) == (0, "")
+        rows = [line.split("  ", 1) for line in out.splitlines()]
+        assert [name for name, _ in rows] == names
+        assert all(what.strip() for _, what in rows)
+        everything += "".join(f"  {line}\n" for line in out.splitlines())
+    code, out, err = cli("list")
+    assert (code, err) == (0, "")
+    titles = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    assert [title.split(" ")[0] for title in titles] == list(sections)
+    assert [line for line in out.splitlines() if line.startswith(" ")] == everything.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("families", "SwimmerVel +Swim forward at a goal velocity g"),
+        ("presets", "maml/PointNavigation +Settings of Finn et al. .2017. for 2-D navigation"),
+        ("learners", "maml +Adaptation by policy gradient, learned through the outer step"),
+        ("outer", "trpo +Trust-region outer step"),
+        ("pretrained", "AntDir +environment AntDir, 120 meta-iterations"),
+    ],
+)
+def test_list_says_what_a_name_is(cli, section, line):
+    assert re.search(f"^{line}$", cli("list", section).out, re.MULTILINE)
+
+
+def test_list_refuses_an_unknown_section(refused):
+    message = refused("list", "family")
+    assert "unknown section 'family'. Did you mean families? Valid are families, " in message
 
 
 # --- mistakes ---
@@ -938,14 +993,20 @@ def test_warnings_are_one_line_each(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "argv", [["--print_config"], ["--help"], ["--env=PointNavigation", "--outer=promp", "-h"]]
+    "argv",
+    [
+        ["train", "--print_config"],
+        ["train", "--help"],
+        ["train", "--env=PointNavigation", "--outer=promp", "-h"],
+        ["list"],
+    ],
 )
 def test_help_and_settings_import_no_torch(argv):
     code = """if True:
         import sys
         from maml_rl.cli import main
         try:
-            main(["train", *sys.argv[1:]])
+            main(sys.argv[1:])
         except SystemExit as stopped:
             assert not stopped.code
         print(*sys.modules)
@@ -974,9 +1035,21 @@ def test_help_about_a_module_of_the_users_imports_what_it_needs(tmp_path):
     assert "--env.kwargs" in done.stdout
 
 
-def test_the_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"maml-rl {importlib.metadata.version('maml-rl')}\n"
+@pytest.mark.parametrize("argv", [[], *([name] for name in COMMANDS), ["evaluate", "missing"]])
+def test_the_version(cli, argv):
+    version = importlib.metadata.version("maml-rl")
+    assert maml_rl.__version__ == version
+    assert cli(*argv, "--version") == (0, f"maml-rl {version}\n", "")
+
+
+def test_an_unknown_command_has_no_version(refused):
+    assert "unknown command 'trian'" in refused("trian", "--version")
+
+
+@pytest.mark.slow
+def test_the_version_imports_no_torch():
+    code = "import sys, maml_rl; maml_rl.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

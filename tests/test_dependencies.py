@@ -12,10 +12,11 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME: list[str] = PROJECT["dependencies"]
-EXTRAS: list[str] = [
+FOR_USERS: list[str] = [
+    *PROJECT["optional-dependencies"]["completion"],
     *PROJECT["optional-dependencies"]["export"],
-    *PROJECT["optional-dependencies"]["dev"],
 ]
+EXTRAS: list[str] = [*FOR_USERS, *PROJECT["optional-dependencies"]["dev"]]
 
 
 def _name(name: str) -> str:
@@ -45,11 +46,7 @@ def test_every_runtime_dependency_has_a_lower_bound_and_no_other():
 
 def test_the_oldest_versions_are_the_lower_bounds():
     oldest, bounds = _pinned("constraints-oldest.txt"), _bounds([*RUNTIME, *EXTRAS])
-    assert (
-        set(_bounds(RUNTIME)) | set(_bounds(PROJECT["optional-dependencies"]["export"]))
-        <= set(oldest)
-        <= set(bounds)
-    )
+    assert set(_bounds([*RUNTIME, *FOR_USERS])) <= set(oldest) <= set(bounds)
     assert {name: _number(version) for name, version in oldest.items()} == {
         name: _number(bounds[name]) for name in oldest
     }
@@ -61,7 +58,7 @@ def test_the_versions_that_set_up_installs_are_within_the_bounds():
         assert _number(exact[name]) >= _number(bound), name
 
 
-@pytest.mark.parametrize("requirement", [*RUNTIME, *PROJECT["optional-dependencies"]["export"]])
+@pytest.mark.parametrize("requirement", [*RUNTIME, *FOR_USERS])
 def test_every_dependency_is_described(requirement):
     name = requirement.partition(">=")[0]
     rows = [

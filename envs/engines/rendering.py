@@ -105,13 +105,17 @@ class SceneRenderer:
     ) -> None:
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-        if render_mode != "human":
+        is_window = render_mode == "human"
+        if is_window:
+            # Gymnasium opens it half as large as the screen, and ignores cameras of the model
+            options = {k: v for k, v in options.items() if k not in ("camera_name", "camera_id")}
+        else:
+            # size of a frame
             check_opengl()
-        # size
-        options = {"width": 480, "height": 480, **options}
-        visual = model.vis.global_
-        visual.offwidth = max(visual.offwidth, options["width"])
-        visual.offheight = max(visual.offheight, options["height"])
+            options = {"width": 480, "height": 480, **options}
+            visual = model.vis.global_
+            visual.offwidth = max(visual.offwidth, options["width"])
+            visual.offheight = max(visual.offheight, options["height"])
         self._mode = render_mode
         self._model = model
         self._data = data
@@ -129,8 +133,11 @@ class SceneRenderer:
                 "elevation": free_camera.elevation,
                 "azimuth": free_camera.azimuth,
             }
-        # in a window the user moves the camera
-        self._moves_camera = uses_free_camera and render_mode != "human"
+            if is_window and free_camera.follows:
+                # the user can still turn it and zoom
+                tracking = mujoco.mjtCamera.mjCAMERA_TRACKING.value
+                options["default_cam_config"] |= {"type": tracking, "trackbodyid": 1}
+        self._moves_camera = uses_free_camera and not is_window
         self._renderer = MujocoRenderer(model, data, **options)
 
     def draw(self, markers: Sequence[Marker]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from maml_envs import FAMILIES, env_id
+from maml_envs import FAMILIES as FAMILIES
+from maml_envs import env_id
 from maml_envs.engines.dynamics import parse as parse_dynamics
 
 from maml_rl.settings.config import Config

@@ -16,7 +16,7 @@ from maml_rl.settings.sources import checked_mapping
 from maml_rl.system.safe_yaml import read_value
 
 _SHORTHANDS = {"--env": "--env.name", "--learner": "--learner.name", "--outer": "--outer.name"}
-_OTHER_FLAGS = {"--help", "--config", "--resume", "--print_config", *_SHORTHANDS}
+_OTHER_FLAGS = {"--help", "--version", "--config", "--resume", "--print_config", *_SHORTHANDS}
 _NAMED_CONFIGS: dict[str, Mapping[str, type[Any]]] = {
     "--learner": LEARNER_CONFIGS,
     "--outer": OUTER_CONFIGS,

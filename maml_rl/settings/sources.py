@@ -34,6 +34,12 @@ def preset_names() -> list[str]:
     return sorted(str(path.relative_to(_PRESETS).with_suffix("")) for path in files)
 
 
+def preset_title(name: str) -> str:
+    """The first line of a preset, a comment that says what it is."""
+    text = (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].removeprefix("#").strip().removesuffix(".")
+
+
 def read_config_file(name: str) -> dict[str, Any]:
     """The settings in a YAML file, or in a preset by its name.
 

@@ -33,7 +33,7 @@ GROUPS: dict[str, type] = {
     "logging": LoggingConfig,
 }
 """Groups of settings by name. Which of them there are depends on the learner only."""
-NOT_SETTINGS = {"help", "config", "resume", "print_config"}
+NOT_SETTINGS = {"help", "version", "config", "resume", "print_config"}
 """Flags that are not settings, so a file cannot contain them."""
 _NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
 """Settings that only environments without a task family have."""
@@ -108,10 +108,10 @@ def plain_message(message: str) -> str:
 def _add_run(group: Any) -> None:
     """Add the settings that are in no group, and the flags that are not settings.
 
-    ``--config``, ``--resume`` and ``--print_config`` are read before the parser runs; they are here
-    only for the help.
+    Except ``--help``, they are read before the parser runs; they are here only for the help.
     """
     group.add_argument("-h", "--help", action="help", help="Show every setting and exit.")
+    group.add_argument("--version", action="store_true", help="Print the version and exit.")
     group.add_argument(
         "--config", metavar="FILE", help="YAML file of settings, or a preset in configs/."
     )

@@ -67,10 +67,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read or parsed, is too large, or does not contain a mapping.
     """
-    try:
-        values = _load_yaml(read_text(path))
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    values = _read_file(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -78,6 +75,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} must hold a mapping from settings to values, got {type(values).__name__}"
         )
     return values
+
+
+def read_yaml_list(path: Path) -> list[Any]:
+    """Read a YAML file that contains a list, as :func:`read_yaml` reads a mapping.
+
+    Raises:
+        UserError: if it cannot be read or parsed, is too large, or does not contain a list.
+    """
+    values = _read_file(path)
+    if not isinstance(values, list):
+        raise UserError(f"{path} must hold a list, got {type(values).__name__}")
+    return values
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        return _load_yaml(read_text(path))
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
 
 
 def read_value(text: str, what: str) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 import maml_rl
 from maml_rl.agents.from_scratch import PPOSettings
-from maml_rl.cli import main, task_values
+from maml_rl.cli import main, task_values, tasks_of_file
 from maml_rl.errors import UserError
 from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.failures import as_json
@@ -97,11 +97,22 @@ class TakesTasks(FromAList):
         return [DRAWN[self.kind]] * num_tasks
 
 
+class Terrain(TakesTasks):
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return np.zeros((128, 128, 3), np.uint8)
+
+
 @pytest.fixture(autouse=True)
 def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     before = dict(gym.registry)
-    for env in (OfArguments, FromAList, TakesTasks):
+    for env in (OfArguments, FromAList, TakesTasks, Terrain):
         gym.register(id=f"{env.__name__}-v0", entry_point=env)
     SET.clear()
     yield
@@ -154,6 +165,90 @@ def test_values_of_a_task_are_read_as_yaml(text: str, task: dict[str, Any]) -> N
 def test_a_task_that_does_not_read_is_refused(text: str) -> None:
     with pytest.raises((UserError, argparse.ArgumentTypeError)):
         task_values(text)
+
+
+ICE = {"disabled_joint": 2, "terrain": "ice", "goal": [1, 2]}
+MUD = {"disabled_joint": 0, "terrain": "mud", "goal": [-0.5, 2]}
+TASKS_FILE = """
+- {disabled_joint: 2, terrain: ice, goal: [1, 2]}
+- disabled_joint: 0
+  terrain: mud
+  goal: [-0.5, 2]
+"""
+
+
+@pytest.mark.slow
+def test_tasks_of_a_file_are_evaluated_and_recorded() -> None:
+    train({"name": "Terrain-v0"})
+    Path("tasks.yaml").write_text(TASKS_FILE)
+    SET.clear()
+    assert repr(evaluated("--tasks_file", "tasks.yaml")) == repr([ICE, MUD])
+    assert {repr(task) for task in SET} == {repr(ICE), repr(MUD)}
+    for flag, tasks in (
+        ("--tasks_file=tasks.yaml", [ICE, MUD]),
+        ("--task=disabled_joint=2,terrain=ice,goal=[1,2]", [ICE]),
+    ):
+        SET.clear()
+        assert main(["record", "run", flag, "--num_steps=1", "--output=video.gif"]) == 0
+        # The text is drawn to find out whether the environment renders.
+        played = {repr(task) for task in SET} - {repr(DRAWN["text"])}
+        assert played == {repr(task) for task in tasks}
+        Path("video.gif").unlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "No such file"),
+        ("[", "cannot be read as YAML"),
+        ("goal: 1", "must hold a list, got dict"),
+        ("", "must hold a list, got NoneType"),
+        ("[]", "got an empty list"),
+        ("- {a: 1}\n- 3", "got 3 as task 2"),
+        ("- {}", "got {} as task 1"),
+        ("- {1: 2}", "a key that is not text: '1'"),
+        ("- !!python/object:os.system {}", "python/object"),
+        ("[" * 60 + "]" * 60, "nested more than 50 deep"),
+        ("&a [*a]", "an alias refers to a node that contains it"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+def test_a_bad_file_of_tasks_is_refused(
+    command: str, text: str | None, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        Path("tasks.yaml").write_text(text)
+    with pytest.raises(argparse.ArgumentTypeError):
+        tasks_of_file("tasks.yaml")
+    assert main([command, "HalfCheetahVel", "--tasks_file=tasks.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: argument --tasks_file: tasks.yaml ")
+    assert problem in line
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("others", "problem"),
+    [
+        ("--task=goal_velocity=1", "not allowed with argument --tasks_file"),
+        ("--num_tasks=2", "not allowed with argument --tasks_file"),
+        ("--dynamics=body_mass=2", "leave out --dynamics and --tasks"),
+    ],
+)
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+def test_a_file_of_tasks_stands_alone(
+    command: str, others: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("tasks.yaml").write_text("- {goal_velocity: 1}")
+    assert main([command, "HalfCheetahVel", "--tasks_file=tasks.yaml", others]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line
+    assert not Path("runs").exists()
+
+
+def test_a_value_that_is_not_yaml_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "HalfCheetahVel", "--task", "goal_velocity=[1"]) == 2
+    assert "--task goal_velocity '[1' cannot be read as YAML" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,0 +1,116 @@
+"""``python -m maml_rl.list``; see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from maml_rl.cli import Parser, main, parse, say
+from maml_rl.errors import did_you_mean
+
+Rows = list[tuple[str, str]]
+"""Names, each with what it is."""
+
+
+class _Section(NamedTuple):
+    use: str
+    """The flag or argument that takes its names."""
+    rows: Callable[[], Rows]
+
+
+def command(argv: list[str]) -> int:
+    """Print the names that the other commands take."""
+    name = parse(make_parser(), argv).section
+    if name is not None:
+        say(_table(SECTIONS[name].rows()))
+        return 0
+    parts = [
+        f"{title} ({section.use}):\n{_table(section.rows(), indent='  ')}"
+        for title, section in SECTIONS.items()
+    ]
+    say("\n\n".join(parts))
+    return 0
+
+
+def make_parser() -> Parser:
+    """Make the parser of the command."""
+    parser = Parser(
+        prog="python -m maml_rl.list",
+        description="List the names that the other commands take, one per line with what it is.",
+    )
+    parser.add_argument(
+        "section",
+        type=_section,
+        nargs="?",
+        metavar="SECTION",
+        help=f"{', '.join(SECTIONS)} (default: all)",
+    )
+    return parser
+
+
+def _section(name: str) -> str:
+    if name not in SECTIONS:
+        hint = did_you_mean(name, SECTIONS)
+        raise argparse.ArgumentTypeError(
+            f"unknown section {name!r}.{hint} Valid are {', '.join(SECTIONS)}"
+        )
+    return name
+
+
+def _table(rows: Rows, indent: str = "") -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{indent}{name:<{width}}  {what}" for name, what in rows)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+def _families() -> Rows:
+    from maml_rl.settings.families import FAMILIES
+
+    return [(name, _first_line(family)) for name, family in FAMILIES.items()]
+
+
+def _presets() -> Rows:
+    from maml_rl.settings.sources import preset_names, preset_title
+
+    return [(name, preset_title(name)) for name in preset_names()]
+
+
+def _learners() -> Rows:
+    from maml_rl.settings.learners import LEARNER_CONFIGS
+
+    return [(name, _first_line(config)) for name, config in LEARNER_CONFIGS.items()]
+
+
+def _outer_steps() -> Rows:
+    from maml_rl.settings.learners import OUTER_CONFIGS
+
+    return [(name, _first_line(config)) for name, config in OUTER_CONFIGS.items()]
+
+
+def _pretrained() -> Rows:
+    from maml_rl.runs.pretrained import find_run, pretrained_names
+    from maml_rl.runs.run_folder import run_config
+
+    configs = {name: run_config(find_run(name)) for name in pretrained_names()}
+    return [
+        (name, f"environment {config.env.name}, {config.num_iterations} meta-iterations")
+        for name, config in configs.items()
+    ]
+
+
+SECTIONS = {
+    "families": _Section("--env NAME", _families),
+    "presets": _Section("--config NAME", _presets),
+    "learners": _Section("--learner NAME", _learners),
+    "outer": _Section("outer steps: --outer NAME", _outer_steps),
+    "pretrained": _Section("as RUN", _pretrained),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(["list", *sys.argv[1:]]))

@@ -1,0 +1,207 @@
+"""``python -m maml_rl.play``; see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from maml_rl.cli import (
+    add_env_flags,
+    env_of,
+    main,
+    non_negative,
+    parse,
+    positive,
+    refuse_flags_beside_task,
+    run_parser,
+    say,
+    take_env_flags,
+    task_values,
+)
+from maml_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from maml_rl.agents.agent import Agent
+    from maml_rl.sampling.single_env import TaskSetter
+    from maml_rl.settings.env import EnvConfig
+    from maml_rl.system.random_streams import RandomStreams
+
+_RECORD = "python -m maml_rl.record RUN writes a video"
+
+
+def command(argv: list[str]) -> int:
+    """Play a run in a window."""
+    env_flags, rest = take_env_flags(argv)
+    args = parse(make_parser(), rest)
+    if env_flags.sweeps:
+        raise UserError("play does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
+    refuse_flags_beside_task(args.task, env_flags)
+
+    from maml_rl.agents.load import load_run
+    from maml_rl.runs.pretrained import find_run
+    from maml_rl.system.torch_runtime import resolve_device
+
+    agent = load_run(find_run(args.run), resolve_device(args.device))
+    config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
+    with _window(config.env, config.horizon) as env:
+        _play(env, dataclasses.replace(agent, config=config), args)
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    parser = run_parser(
+        "play",
+        "Play one task in a window, in real time: an episode of the policy after 0, 1, ... K "
+        "adaptation steps. Print the return of each episode. Close the window or press Ctrl-C to "
+        "stop.",
+    )
+    parser.add_argument(
+        "--task",
+        type=task_values,
+        metavar="NAME=VALUE,...",
+        help="the task, with its dynamics (default: draw one)",
+    )
+    parser.add_argument(
+        "--num_steps", type=non_negative, help="adaptation steps K (default: as in training)"
+    )
+    parser.add_argument(
+        "--num_episodes", type=positive, help="episodes per step (default: as in training)"
+    )
+    parser.add_argument(
+        "--stochastic",
+        action="store_true",
+        help="play sampled actions (default: the most probable ones)",
+    )
+    add_env_flags(parser)
+    return parser
+
+
+@contextlib.contextmanager
+def _window(config: EnvConfig, horizon: int) -> Iterator[TaskSetter]:
+    """Make an environment that shows every step in a window; close both at the end.
+
+    Raises:
+        UserError: if it has no window, or there is no display.
+    """
+    from maml_rl.sampling.environments import make_single_env
+
+    # Find out what it can render
+    plain = make_single_env(config, horizon)
+    modes = plain.metadata.get("render_modes", [])
+    is_mujoco = _is_mujoco(plain)
+    plain.close()
+    if "human" not in modes:
+        raise UserError(
+            f"environment {config.name!r} has no window: its render modes are "
+            f"{', '.join(modes) or 'none'}, expected human; {_RECORD}"
+        )
+    with _glfw() if is_mujoco else contextlib.nullcontext():
+        # Open the window; most environments do it at the first reset
+        env = make_single_env(config, horizon, render_mode="human")
+        try:
+            yield env
+        finally:
+            env.close()
+
+
+def _is_mujoco(env: TaskSetter) -> bool:
+    """Whether the environment opens the window of Gymnasium's MuJoCo renderer."""
+    import mujoco
+
+    return isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel)
+
+
+@contextlib.contextmanager
+def _glfw() -> Iterator[None]:
+    """Start the library of MuJoCo's window; it warns of errors, also after a window was closed.
+
+    Raises:
+        UserError: if there is no display, without which the window would abort the process.
+    """
+    import glfw
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", glfw.GLFWError)
+        if not (glfw.init() and glfw.get_primary_monitor()):
+            reason: Any = glfw.get_error()[1]  # bytes, or None
+            problem = f" ({reason.decode()})" if reason else ""
+            raise UserError(f"a window needs a display, and there is none{problem}; {_RECORD}")
+        yield
+
+
+def _is_closed(env: TaskSetter) -> bool:
+    """Whether the user has closed the window; other windows than MuJoCo's are not asked."""
+    if not _is_mujoco(env):
+        return False
+    import glfw
+
+    window = glfw.get_current_context()  # None after Escape
+    return not window or bool(glfw.window_should_close(window))
+
+
+def _play(env: TaskSetter, agent: Agent, args: argparse.Namespace) -> None:
+    """Play an episode after each adaptation step, all from the same initial state."""
+    from maml_rl.analysis.recording import task_in_words
+    from maml_rl.analysis.run_labels import stage_label
+    from maml_rl.system.random_streams import Phase, RandomStreams
+
+    # The task
+    agent.check_spaces(env.observation_space, env.action_space)
+    streams = RandomStreams(args.seed, Phase.RECORDING)
+    task = args.task or env.draw_tasks(streams.tasks(), 1)[0]
+    env.assigned_task = task
+    say(", ".join([agent.config.env.name, *task_in_words(env, task)]))
+    # The episodes
+    num_steps = agent.learner.num_updates if args.num_steps is None else args.num_steps
+    for step in range(num_steps + 1):
+        if step > 0:
+            agent = agent.adapt(
+                task=task or None, num_steps=1, num_episodes=args.num_episodes, seed=args.seed
+            )
+        say(stage_label(agent.num_adaptation_steps))
+        total, length = _episode(env, agent, not args.stochastic, streams)
+        if _is_closed(env):
+            return
+        say(f"  return {total:.2f} in {length} control steps")
+
+
+def _episode(
+    env: TaskSetter, agent: Agent, deterministic: bool, streams: RandomStreams
+) -> tuple[float, int]:
+    """Play an episode in real time; it ends early if the user closes the window.
+
+    Returns:
+        Its return, and its number of control steps.
+    """
+    from maml_rl.analysis.recording import seconds_per_step
+
+    dt = seconds_per_step(env)
+    rng = streams.actions(0, 0)
+    observation, _ = env.reset(seed=streams.reset_seed(0, 1))
+    total, length = 0.0, 0
+    memory = None
+    next_step_at = time.monotonic()
+    is_over = False
+    while not is_over:
+        # Show the current state for dt; without a debt if rendering takes longer
+        now = time.monotonic()
+        next_step_at = max(next_step_at + dt, now)
+        time.sleep(next_step_at - now)
+        # Step; the environment renders
+        action, memory = agent.predict(observation, memory, deterministic=deterministic, rng=rng)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total += reward
+        length += 1
+        is_over = terminated or truncated or _is_closed(env)
+    return total, length
+
+
+if __name__ == "__main__":
+    sys.exit(main(["play", *sys.argv[1:]]))
