@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import argcomplete
 import pytest
 from maml_envs import FAMILIES
 
@@ -15,7 +16,6 @@ import maml_rl
 from maml_rl.cli import COMMANDS
 from maml_rl.settings.sources import preset_names
 
-argcomplete = pytest.importorskip("argcomplete")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash"),
