@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from maml_rl.analysis.figures import COLORS, encoded
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 
 MIDDLE = {"tasks": 40, "episodes": 20, "horizon": 100, "inner steps": 1, "width": 64}
 CURVES = {
@@ -66,11 +66,11 @@ def cost(sizes: dict[str, int], env: str) -> Cost:
         policy={"hidden_sizes": [sizes["width"]] * 2},
         device="cpu",
     )
-    with open_trainer(config) as (trainer, state, _):
-        state = trainer.meta_iteration(state).state
-        recorder = Recorder(trainer.collector.env)
+    with open_training(config) as training:
+        training = training.continued(training.iterate().state)
+        recorder = Recorder(training.collector.env)
         start = time.perf_counter()
-        trainer.meta_iteration(state)
+        training.iterate()
         seconds = time.perf_counter() - start
         memory_gib = peak_memory_gib()  # before the replay
         return Cost(seconds=seconds, floor_s=recorder.replay_s(), memory_gib=memory_gib)

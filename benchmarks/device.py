@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from maml_rl.settings.parser import load_config
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 
 _SIZES = (
     (40, 20, 100, (64, 64)),
@@ -37,11 +37,11 @@ def measure(
     device: str, rounds: int, settings: dict[str, Any]
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Return the median seconds of each part, and the metrics of the first iteration."""
-    with open_trainer(load_config(**settings, device=device)) as (trainer, state, _):
-        _, first, _ = trainer.meta_iteration(state)  # warm-up
+    with open_training(load_config(**settings, device=device)) as training:
+        first = training.iterate().metrics  # warm-up
         seconds = []
         for _ in range(rounds):
-            _, metrics, _ = trainer.meta_iteration(state)
+            metrics = training.iterate().metrics
             seconds.append([metrics[f"time/{part}_s"] for part in _PARTS])
     return np.median(seconds, axis=0), first
 

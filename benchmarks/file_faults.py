@@ -15,8 +15,8 @@ from unittest import mock
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from maml_rl.learners.maml.inner_step import initial_theta
-from maml_rl.learners.maml.learner import MetaIteration, MetaTrainer, TrainingState
+from maml_rl.learners.base import Iteration, LearnerState
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.learners.maml.outer.adam import initial_state
 from maml_rl.sampling.failures import REWARD, Failure
 from maml_rl.settings.config import Config
@@ -135,29 +135,27 @@ def faults_of(operations: list[str]) -> list[Fault]:
     ]
 
 
-def toy_iteration(self: MetaTrainer, state: TrainingState) -> MetaIteration:
+def toy_iteration(self: MAML, state: LearnerState, *args: Any) -> Iteration:
     """Cheap meta-iteration: arithmetic on every kind of state, metric and failure."""
     # state
-    start = initial_theta(self.collector.policy, self.inner)
-    theta = {name: value / 2 + state.iteration + start[name] for name, value in state.theta.items()}
+    done = state.counters["iteration"] + 1
+    start = self.initial_state().tensors["theta"]
+    theta = {
+        name: value / 2 + done - 1 + start[name] for name, value in state.tensors["theta"].items()
+    }
     outer = {
         name: value * 0.9 + 1.0
-        for name, value in (state.outer_state or initial_state(theta)).items()
+        for name, value in (state.tensors["outer"] or initial_state(theta)).items()
     }
     # metrics and failures
-    done = state.iteration + 1
-    metrics = {
-        "train/return_after_0_steps": float(next(iter(theta.values())).sum()),
-        "time/num_env_steps": done * 10,
-    }
+    metrics = {"train/return_after_0_steps": float(next(iter(theta.values())).sum())}
     if done % 2 == 0:
         metrics["evaluation/return_after_0_steps"] = done / 7
     failures = [Failure(0, REWARD, done, {"goal": done}), Failure(1, REWARD, 1, {"goal": 0})][
         : done % 3
     ]
-    return MetaIteration(
-        TrainingState(theta, outer, state.normalizer, done, done * 10), metrics, failures
-    )
+    after = state.after_iteration({"theta": theta, "outer": outer}, num_env_steps=10)
+    return Iteration(after, metrics, failures)
 
 
 def go_on(config: Config) -> None:

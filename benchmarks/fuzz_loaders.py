@@ -17,11 +17,10 @@ import torch
 import yaml
 
 import maml_rl
-from maml_rl.agents.policy_checkpoint import policy_state
+from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.analysis import comparison, learning_curves
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.outer import check_state
 from maml_rl.runs.checkpoint import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter
 from maml_rl.runs.run_folder import run_config
@@ -138,7 +137,7 @@ def reseal(checkpoint: Path) -> None:
 def make_loaders(folder: Path) -> dict[str, Loader]:
     """Train a small run, and return the readers of its files."""
     run = maml_rl.train(maml_rl.load_config(**SETTINGS, output=str(folder / "run")))
-    policy = maml_rl.load(run)
+    agent = maml_rl.load(run)
     checkpoint = run / "checkpoints" / "000002"
     cpu = torch.device("cpu")
     # copies of the checkpoint in both formats
@@ -156,10 +155,7 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     def load(path: Path) -> None:
         loaded = load_checkpoint(path, cpu)
         loaded.check_run({"environment": "PointNavigation"}, path)
-        theta, _ = policy_state(loaded, policy.policy, policy.config, path)
-        check_state(loaded.tensors.get("outer", {}), theta, policy.config.outer, path)
-        for name in ("iteration", "num_env_steps"):
-            loaded.counter(name, path)
+        restored(loaded, agent.learner, path)
 
     def replaced(path: Path, read: Callable[[], object]) -> Loader:
         sound = path.read_bytes()
@@ -198,11 +194,11 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     loaders["--config"] = replaced(
         user_config, lambda: parse_training_arguments([f"--config={user_config}"])
     )
-    return loaders | _results(folder, run, policy, replaced)
+    return loaders | _results(folder, run, agent, replaced)
 
 
 def _results(
-    folder: Path, run: Path, policy: Any, replaced: Callable[..., Loader]
+    folder: Path, run: Path, agent: maml_rl.Agent, replaced: Callable[..., Loader]
 ) -> dict[str, Loader]:
     """Return the readers of a run's logs and results."""
     logs = folder / "logs"
@@ -220,7 +216,7 @@ def _results(
 
     def evaluated() -> None:
         evaluation = comparison._evaluate_or_read(
-            policy, policy.config.env, _SIZES, None, fixed={}, folder=unfinished
+            agent, agent.config.env, _SIZES, None, fixed={}, folder=unfinished
         )
         entry = comparison.Entry(comparison.META_TRAINED, (run,), (evaluation,), {})
         _ = comparison.Comparison([entry]).settings
@@ -236,7 +232,7 @@ def _results(
             logs / "progress.csv", lambda: learning_curves._read_progress(logs)
         ),
         "episodes.npz": replaced(
-            episodes, lambda: policy.adapt(episodes=maml_rl.EpisodeLog.load(episodes))
+            episodes, lambda: agent.adapt(episodes=maml_rl.EpisodeLog.load(episodes))
         ),
         "results.json of PPO": replaced(
             ppo,

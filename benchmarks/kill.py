@@ -22,7 +22,7 @@ from unittest import mock
 
 from file_faults import Killed, differences, faults_of, faulty, go_on, toy_iteration
 
-from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.settings.parser import load_config
 
 _NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
@@ -65,7 +65,7 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
         settings = {"env": "PointNavigation", "policy": {"hidden_sizes": [4]}, "outer": "adam"}
         return load_config(**settings, logging=logging, output=output, **sizes)
 
-    with mock.patch.object(MetaTrainer, "meta_iteration", toy_iteration):
+    with mock.patch.object(MAML, "iteration", toy_iteration):
         # reference run, and the faults to inject
         with faulty() as operations:
             go_on(config("uninterrupted"))

@@ -26,7 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.analysis.figures import COLORS, encoded
-from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole
@@ -106,14 +106,14 @@ def main() -> int:
 def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray:
     """Run, and return :class:`Usage` before each meta-iteration as an array of records."""
     samples: list[Usage] = []
-    original = MetaTrainer.meta_iteration
+    original = MAML.iteration
 
-    def meta_iteration(self, state):
+    def iteration(self, *args):
         samples.append(Usage.now())
-        return original(self, state)
+        return original(self, *args)
 
     with (
-        mock.patch.object(MetaTrainer, "meta_iteration", meta_iteration),
+        mock.patch.object(MAML, "iteration", iteration),
         tempfile.TemporaryDirectory() as folder,
     ):
         run(num_iterations, Path(folder))

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from maml_rl.settings.parser import load_config
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 
 REFERENCE = "first-order MAML (adam)"
 LEARNERS: dict[str, dict] = {
@@ -58,13 +58,13 @@ def main() -> None:
         opened = {}
         for name, settings in LEARNERS.items():
             config = load_config(env=args.env, meta_batch_size=args.num_tasks, **settings)
-            trainer, state, _ = stack.enter_context(open_trainer(config))
-            opened[name] = [trainer, state]
+            opened[name] = stack.enter_context(open_training(config))
         for i in range(args.rounds + 1):
-            for name, (trainer, state) in opened.items():
+            for name, training in opened.items():
                 start = time.perf_counter()
-                opened[name][1], metrics, _ = trainer.meta_iteration(state)
+                state, metrics, _ = training.iterate()
                 total = time.perf_counter() - start
+                opened[name] = training.continued(state)
                 if i > 0:  # the first round is a warm-up
                     seconds[name].append((total, total - metrics["time/collection_s"]))
     reference = np.array(seconds[REFERENCE])

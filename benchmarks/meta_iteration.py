@@ -16,7 +16,7 @@ import numpy as np
 from floor import Recorder, peak_memory_gib, summary
 
 from maml_rl.settings.parser import load_config
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 
 
 def main() -> None:
@@ -50,16 +50,17 @@ def main() -> None:
     )
     ratios, seconds, shares = [], [], []
     parts: list[str] = []
-    with open_trainer(config) as (trainer, state, _):
-        engine = trainer.collector.env.unwrapped.engine
+    with open_training(config) as training:
+        engine = training.collector.env.unwrapped.engine
         if not hasattr(engine, "batch"):
             parser.error(f"{args.env} has no physics to compare with")
-        recorder = Recorder(trainer.collector.env)
+        recorder = Recorder(training.collector.env)
         for i in range(args.rounds + 1):
             recorder.clear()
             start = time.perf_counter()
-            state, metrics, _ = trainer.meta_iteration(state)
+            state, metrics, _ = training.iterate()
             total = time.perf_counter() - start
+            training = training.continued(state)
             if i > 0:  # the first round is a warm-up
                 seconds.append(total)
                 ratios.append(recorder.replay_s() / total)

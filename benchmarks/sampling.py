@@ -20,10 +20,9 @@ import numpy as np
 from floor import Recorder, summary
 
 from maml_rl.learners.trials import sample_tasks
-from maml_rl.policies.parameters import make_stack
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 
 _CONTACT_FORCES = {"observe_contact_forces": True, "contact_cost_weight": 5e-4}
 
@@ -49,11 +48,11 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
         "horizon": args.horizon,
     }
     rounds = Rounds([], [], [], [])
-    with open_trainer(load_config(env=env, **sizes)) as (trainer, state, _):
-        collector = trainer.collector
+    with open_training(load_config(env=env, **sizes)) as training:
+        agent, collector, _ = training
         has_physics = hasattr(collector.env.unwrapped.engine, "batch")
         recorder = Recorder(collector.env) if has_physics else None
-        stack = make_stack(state.theta, args.num_tasks)
+        belief = agent.learner.prior(agent.state, args.num_tasks)
         for i in range(args.rounds + 1):
             # collect
             streams = RandomStreams(0, Phase.TRAINING, i)
@@ -61,7 +60,9 @@ def measure(env: dict[str, Any], args: argparse.Namespace) -> Rounds:
             if recorder:
                 recorder.clear()
             start = time.perf_counter()
-            episodes = collector.collect(stack, streams, 0, None)
+            noise = collector.noise(agent.learner.draw_noise, streams, 0)
+            actor = agent.learner.actor(agent.state, belief, noise)
+            episodes = collector.collect(actor, streams, 0)
             seconds = time.perf_counter() - start
             if i == 0:  # warm-up
                 continue

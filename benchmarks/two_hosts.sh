@@ -48,7 +48,7 @@ import maml_rl
 
 folder = Path(sys.argv[1])
 one, two = (maml_rl.load(folder / name) for name in ("one", "two"))
-worst = max(float((value - two.theta[name]).abs().max()) for name, value in one.theta.items())
+worst = max(float((value - two.belief[name]).abs().max()) for name, value in one.belief.items())
 with (folder / "two" / "progress.csv").open() as file:
     rows = list(csv.DictReader(file))
 exchanged = [float(row["time/exchanged_bytes"]) for row in rows]

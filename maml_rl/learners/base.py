@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, in_one_line
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.plain_network import PlainNetwork
 from maml_rl.sampling.actors import Actor, Memory
@@ -237,8 +237,14 @@ def make_learner(
     Raises:
         UserError: if a space is not supported, or a learner of the user's cannot be made.
     """
-    make = load_object(config.learner.IMPLEMENTATION or config.learner.name, "learner")
-    learner = make(config, observation_space, action_space, device)
+    name = config.learner.IMPLEMENTATION or config.learner.name
+    make = load_object(name, "learner")
+    try:
+        learner = make(config, observation_space, action_space, device)
+    except Exception as error:  # whatever the user's code raises
+        if config.learner.IMPLEMENTATION or isinstance(error, UserError):
+            raise
+        raise UserError(f"learner {name!r} cannot be made ({in_one_line(error)})") from error
     if not isinstance(learner, Learner):
         raise UserError(
             f"learner.name {config.learner.name} must make a maml_rl.learners.base.Learner, got "

@@ -1,9 +1,9 @@
 """A learner of a few lines: which of two fixed ways to act earns more in this task?
 
-``--learner helpers.bandit:Bandit``. A stage is one episode. The belief counts the episodes of each
-arm and sums up their returns; an update adds the returns of the last stage. An actor plays an arm
-that it has not tried, or else the better one. Its actions grow with the steps that it remembers, so
-an agent that forgets them acts differently.
+``--learner helpers.bandit:Bandit``. A stage is one episode. The belief holds the number of episodes
+of each arm and the return of its last one. An actor plays an arm that has not been tried, or else
+the better one. Its actions grow with the steps that it remembers, so an agent that forgets them
+acts differently.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ from maml_rl.analysis.evaluation import evaluate
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
+from maml_rl.learners.trials import sample_tasks
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 on_every_device = pytest.mark.parametrize("device", DEVICES)
@@ -81,13 +82,15 @@ def test_gradient_product_and_values(device: str, discrete: bool, nonlinearity: 
 def test_iterations(device: str, outer: str) -> None:
     thetas = []
     for name in ("cpu", device):
-        with open_trainer(load_config(**SIZES, outer=outer, device=name)) as (trainer, state, _):
+        with open_training(load_config(**SIZES, outer=outer, device=name)) as training:
             for _ in range(2):
-                state, metrics, failures = trainer.meta_iteration(state)
+                state, metrics, failures = training.iterate()
+                training = training.continued(state)
             assert not failures
             assert np.isfinite(list(metrics.values())).all()
-            assert {value.device.type for value in state.theta.values()} == {name}
-            thetas.append(state.theta)
+            theta = state.tensors["theta"]
+            assert {value.device.type for value in theta.values()} == {name}
+            thetas.append(theta)
     for name, value in thetas[0].items():
         torch.testing.assert_close(thetas[1][name].cpu(), value, rtol=1e-2, atol=1e-3)
 
@@ -96,16 +99,13 @@ def test_iterations(device: str, outer: str) -> None:
 def test_collection_is_that_of_the_cpu(device: str) -> None:
     collected = []
     for name in ("cpu", device):
-        with open_trainer(load_config(**SIZES, device=name)) as (trainer, state, _):
+        with open_training(load_config(**SIZES, device=name)) as training:
+            agent, collector, _ = training
             streams = RandomStreams(0, Phase.TRAINING)
-            collector = trainer.collector
-            collector.env.np_random = streams.tasks()
-            collector.set_tasks(collector.env.sample_tasks(6))
-            stack = {
-                key: value[None].expand(6, *value.shape).contiguous()
-                for key, value in state.theta.items()
-            }
-            collected.append(collector.collect(stack, streams, 0, state.normalizer))
+            collector.set_tasks(sample_tasks(collector, streams))
+            noise = collector.noise(agent.learner.draw_noise, streams, 0)
+            actor = agent.learner.actor(agent.state, agent.learner.prior(agent.state, 6), noise)
+            collected.append(collector.collect(actor, streams, 0))
     assert collected[1].rewards.device.type == device
     for field in ("observations", "actions", "rewards", "mask", "log_probs"):
         torch.testing.assert_close(
@@ -125,10 +125,10 @@ def test_a_run_moves_between_devices(device: str, tmp_path: Path) -> None:
         action, there.predict(observation, deterministic=True)[0], rtol=1e-4, atol=1e-6
     )
     returns = [
-        evaluate(policy, num_tasks=3, num_episodes=4, num_steps=1).mean for policy in (here, there)
+        evaluate(agent, num_tasks=3, num_episodes=4, num_steps=1).mean for agent in (here, there)
     ]
     np.testing.assert_allclose(*returns, rtol=1e-2)
     adapted = here.adapt(task={"goal_x": 0.3, "goal_y": 0.2})
     reloaded = maml_rl.load(adapted.save(tmp_path / "adapted"), device="cpu")
-    for name, value in adapted.theta.items():
-        torch.testing.assert_close(reloaded.theta[name], value.cpu(), rtol=0, atol=0)
+    for name, value in adapted.belief.items():
+        torch.testing.assert_close(reloaded.belief[name], value.cpu(), rtol=0, atol=0)

@@ -1,52 +1,51 @@
-"""Trials: each stage has its own parameters, random numbers and advantages."""
+"""Trials: each stage has its own belief, random numbers and advantages."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 import torch
 from helpers.runs import tiny
 
-from maml_rl.learners.advantages import with_advantages
-from maml_rl.learners.maml.inner_step import inner_step
-from maml_rl.learners.maml.learner import MetaTrainer
-from maml_rl.learners.trials import Trial, play_stages, sample_tasks
-from maml_rl.policies.parameters import Params, make_stack
+from maml_rl.learners.base import Belief
+from maml_rl.learners.maml.learner import MAML
+from maml_rl.learners.trials import Trial, play_trials, sample_tasks
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import BASELINE, INNER_STEP, Failure
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import Training, open_training
 
 STREAMS = RandomStreams(0, Phase.TRAINING, 0)
 
 
 @pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MetaTrainer]:
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
     config = tiny(tmp_path_factory.mktemp("trials") / "run", meta_batch_size=3, num_episodes=4)
-    with open_trainer(config) as (trainer, _, _):
-        yield trainer
+    with open_training(config) as training:
+        yield training
 
 
-def play(trainer: MetaTrainer, stack: Params, num_updates: int, **options: object) -> Trial:
-    def update(stack: Params, support: Episodes, step: int) -> Params:
-        return inner_step(trainer.collector.policy, stack, support, trainer.inner, step)
-
-    return play_stages(
-        trainer.collector,
-        stack,
-        sample_tasks(trainer.collector, STREAMS),
-        update,
-        trainer.baseline,
+def play(training: Training, num_updates: int, **options: object) -> Trial:
+    return play_trials(
+        training.agent.learner,
+        training.agent.state,
+        training.collector,
+        sample_tasks(training.collector, STREAMS),
         num_updates=num_updates,
         streams=STREAMS,
-        normalizer=None,
         **options,
     )
 
 
-def initial_stack(trainer: MetaTrainer) -> Params:
-    policy = trainer.collector.policy
-    return make_stack(dict(policy.named_parameters()), trainer.collector.num_tasks)
+def collected(training: Training, belief: Belief, stage: int, *, noisy: bool = True) -> Episodes:
+    """Episodes of one stage with advantages, played by hand."""
+    agent, collector, _ = training
+    noise = collector.noise(agent.learner.draw_noise, STREAMS, stage) if noisy else None
+    actor = agent.learner.actor(agent.state, belief, noise)
+    episodes = collector.collect(actor, STREAMS, stage)
+    return agent.learner.with_advantages(episodes)
 
 
 def assert_same_episodes(episodes: Episodes, expected: Episodes) -> None:
@@ -54,26 +53,80 @@ def assert_same_episodes(episodes: Episodes, expected: Episodes) -> None:
         assert torch.equal(getattr(episodes, name), getattr(expected, name)), name
 
 
-def test_each_stage_is_played_with_its_own_parameters_and_random_numbers(trainer: MetaTrainer):
-    trial = play(trainer, initial_stack(trainer), 2)
-    assert len(trial.episodes) == len(trial.stacks) == 3
-    for step, (stack, episodes) in enumerate(zip(trial.stacks, trial.episodes, strict=True)):
-        collected = trainer.collector.collect(stack, STREAMS, step, None)
-        assert_same_episodes(episodes, with_advantages(collected, trainer.baseline))
-    assert not torch.equal(trial.stacks[0]["weight_0"], trial.stacks[2]["weight_0"])
+def test_each_stage_is_played_with_its_own_belief_and_random_numbers(training: Training):
+    trial = play(training, 2)
+    assert len(trial.episodes) == len(trial.beliefs) == 3
+    for stage, (belief, episodes) in enumerate(zip(trial.beliefs, trial.episodes, strict=True)):
+        assert_same_episodes(episodes, collected(training, belief, stage))
+        assert episodes.advantages.abs().sum() > 0
+    for name, value in training.agent.state.tensors["theta"].items():
+        assert torch.equal(trial.beliefs[0][name], value.expand(3, *value.shape)), name
+    assert not torch.equal(trial.beliefs[0]["weight_0"], trial.beliefs[2]["weight_0"])
 
 
-def test_a_trial_continues_another(trainer: MetaTrainer):
-    whole = play(trainer, initial_stack(trainer), 2)
-    first = play(trainer, initial_stack(trainer), 1, final_episodes=False)
+@pytest.mark.parametrize(
+    ("deterministic", "noisy"),
+    [("never", [True, True]), ("last", [True, False]), ("always", [False, False])],
+)
+def test_which_stages_play_the_most_probable_actions(training: Training, deterministic, noisy):
+    trial = play(training, 1, deterministic=deterministic)
+    for stage, belief in enumerate(trial.beliefs):
+        expected = collected(training, belief, stage, noisy=noisy[stage])
+        assert_same_episodes(trial.episodes[stage], expected)
+
+
+def test_a_trial_continues_another(training: Training):
+    whole = play(training, 2)
+    first = play(training, 1, final_episodes=False)
     assert len(first.episodes) == 1
-    second = play(trainer, first.stacks[-1], 1, first_step=1)
+    second = play(training, 1, belief=first.beliefs[-1], first_stage=1)
     for episodes, expected in zip(second.episodes, whole.episodes[1:], strict=True):
         assert_same_episodes(episodes, expected)
 
 
-def test_a_trial_without_a_stage_has_no_failures(trainer: MetaTrainer):
-    trial = play(trainer, initial_stack(trainer), 0, final_episodes=False)
+def test_a_trial_without_a_stage_has_no_failures(training: Training):
+    trial = play(training, 0, final_episodes=False)
     assert trial.episodes == []
     assert trial.failures.rows([{}] * 3) == []
     trial.failures.refuse_failed_tasks([{}] * 3)
+
+
+def fail_task_1_in_stage_1(monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    """Make its advantages or its update not finite."""
+    advantages_of, update_of = MAML.with_advantages, MAML.update
+    calls = itertools.count()
+
+    def with_advantages(self: MAML, episodes: Episodes) -> Episodes:
+        episodes = advantages_of(self, episodes)
+        if next(calls) == 1:
+            episodes.advantages[1, 0, 0] = torch.inf
+        return episodes
+
+    def update(self: MAML, state, belief: Belief, episodes: Episodes, stage: int) -> Belief:
+        updated = update_of(self, state, belief, episodes, stage)
+        if stage == 1:
+            updated["bias_0"][1, 0] = torch.nan
+        return updated
+
+    if cause == BASELINE:
+        monkeypatch.setattr(MAML, "with_advantages", with_advantages)
+    else:
+        monkeypatch.setattr(MAML, "update", update)
+
+
+@pytest.mark.parametrize("cause", [BASELINE, INNER_STEP])
+def test_a_failed_task_keeps_its_belief_and_the_others_do_not_notice(
+    training: Training, monkeypatch: pytest.MonkeyPatch, cause: str
+):
+    whole = play(training, 3)
+    fail_task_1_in_stage_1(monkeypatch, cause)
+    trial = play(training, 3)
+    assert trial.failures.rows([{"i": i} for i in range(3)]) == [Failure(1, cause, 0, {"i": 1})]
+    others = torch.tensor([0, 2])
+    for stage, (belief, expected) in enumerate(zip(trial.beliefs, whole.beliefs, strict=True)):
+        # Stage 1 is played before its update fails, and discarded if its advantages do.
+        is_discarded = stage > (0 if cause == BASELINE else 1)
+        assert trial.episodes[stage].discarded[1].all() == is_discarded
+        for name, value in belief.items():
+            assert torch.equal(value[others], expected[name][others]), name
+            assert torch.equal(value[1], whole.beliefs[min(stage, 1)][name][1]), name

@@ -16,6 +16,7 @@ from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import make_stack, parameters
+from maml_rl.sampling.actors import Actor, PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD
 from maml_rl.settings.learners import BaselineConfig
@@ -129,7 +130,6 @@ def point_collector(num_tasks=3, num_episodes=4, num_envs=12, scale=1.0, **famil
     )
     return Collector(
         env=env,
-        policy=make_mlp(2),
         num_tasks=num_tasks,
         num_episodes=num_episodes,
         horizon=H,
@@ -145,7 +145,6 @@ def stub_collector(
     env = StubVectorEnv(num_envs, space, **options)
     return Collector(
         env=env,
-        policy=make_mlp(3, 4 if discrete else 2, discrete),
         num_tasks=num_tasks,
         num_episodes=num_episodes,
         horizon=H,
@@ -154,9 +153,20 @@ def stub_collector(
     )
 
 
+def policy_of(collector: Collector) -> MLPPolicy:
+    """A policy for the collector's spaces; each call makes the same one."""
+    space = collector.env.single_action_space
+    discrete = isinstance(space, spaces.Discrete)
+    return make_mlp(
+        collector.env.single_observation_space.shape[0],
+        int(space.n) if discrete else space.shape[0],
+        discrete,
+    )
+
+
 def stack_of(collector: Collector) -> dict[str, torch.Tensor]:
     """Every task its own parameters."""
-    theta = make_stack(parameters(collector.policy), collector.num_tasks)
+    theta = make_stack(parameters(policy_of(collector)), collector.num_tasks)
     generator = torch.Generator().manual_seed(0)
     return {
         name: value + 0.3 * torch.randn(value.shape, generator=generator)
@@ -164,10 +174,13 @@ def stack_of(collector: Collector) -> dict[str, torch.Tensor]:
     }
 
 
-def collect(collector: Collector, stack=None, streams=STREAMS, step=0, normalizer=None):
-    return collector.collect(
-        stack_of(collector) if stack is None else stack, streams, step, normalizer
-    )
+def collect(
+    collector: Collector, stack=None, streams=STREAMS, stage=0, normalizer=None, policy=None
+):
+    policy = policy or policy_of(collector)
+    stack = stack_of(collector) if stack is None else stack
+    noise = collector.noise(policy.draw_noise, streams, stage)
+    return collector.collect(PolicyActor(policy, stack, noise, normalizer), streams, stage)
 
 
 def goals(num_tasks):
@@ -215,27 +228,25 @@ class TestOnThePointFamily:
 
     def test_noise_is_each_tasks_own_stream(self):
         collector = point_collector()
-        episodes = collect(collector, step=1)
-        stack = stack_of(collector)
+        episodes = collect(collector, stage=1)
+        policy, stack = policy_of(collector), stack_of(collector)
         for i in range(3):
-            noise = torch.from_numpy(collector.policy.draw_noise(STREAMS.actions(1, i), (4, H)))
+            noise = torch.from_numpy(policy.draw_noise(STREAMS.actions(1, i), (4, H)))
             task = {name: value[i : i + 1] for name, value in stack.items()}
-            dist = distribution(
-                collector.policy, task, episodes.observations[i : i + 1].flatten(1, 2)
-            )
+            dist = policy.distribution(task, episodes.observations[i : i + 1].flatten(1, 2))
             expected = dist.sample(noise.flatten(0, 1)[None]).reshape(4, H, 2)
             torch.testing.assert_close(episodes.actions[i], expected, rtol=1e-4, atol=1e-5)
 
     def test_log_probs_are_those_of_the_stored_actions(self):
         collector = point_collector()
-        episodes, stack = collect(collector), stack_of(collector)
+        episodes, policy, stack = collect(collector), policy_of(collector), stack_of(collector)
         for i in range(3):
             task = {name: value[i : i + 1] for name, value in stack.items()}
             for e in range(4):
-                dist = collector.policy.distribution(task, episodes.observations[i, e][None])
+                dist = policy.distribution(task, episodes.observations[i, e][None])
                 log_prob = dist.log_prob(episodes.actions[i, e][None])[0]
                 torch.testing.assert_close(episodes.log_probs[i, e], log_prob, rtol=1e-4, atol=1e-5)
-        dist = collector.policy.distribution(stack, episodes.flat(episodes.observations))
+        dist = policy.distribution(stack, episodes.flat(episodes.observations))
         for ours, theirs in zip(episodes.distribution, dist, strict=True):
             assert torch.equal(ours, theirs)
 
@@ -273,7 +284,7 @@ class TestOnThePointFamily:
         assert torch.equal(first.actions, again.actions)
         assert torch.equal(first.rewards, again.rewards)
         for other in (
-            collect(collector, step=1),
+            collect(collector, stage=1),
             collect(collector, streams=RandomStreams(0, Phase.TRAINING, 4)),
         ):
             assert not torch.isclose(first.actions, other.actions).any(-1).all()
@@ -376,13 +387,15 @@ class TestOnAStub:
     def test_nan_from_a_broken_simulation_does_not_reach_the_loss(self, discrete):
         collector = stub_collector(discrete=discrete, void_at=(4, 3), nan_after_end=True)
         episodes = with_advantages(collect(collector), BaselineConfig())
-        loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
+        loss_of = policy_gradient_loss(policy_of(collector), "log_prob")
+        loss = loss_of(stack_of(collector), episodes)
         assert loss.isfinite().all()
 
     def test_nan_after_an_episodes_end_does_not_reach_the_loss(self):
         collector = stub_collector(lengths=[1, 3, H, 2, 5, 4], nan_after_end=True)
         episodes = with_advantages(collect(collector), BaselineConfig())
-        loss = policy_gradient_loss(collector.policy, "log_prob")(stack_of(collector), episodes)
+        loss_of = policy_gradient_loss(policy_of(collector), "log_prob")
+        loss = loss_of(stack_of(collector), episodes)
         assert loss.isfinite().all()
 
     @pytest.mark.parametrize(
@@ -430,11 +443,12 @@ class TestOnAStub:
         self, nonlinearity, huge
     ):
         collector = stub_collector()
-        collector.policy.nonlinearity = nonlinearity
+        policy = policy_of(collector)
+        policy.nonlinearity = nonlinearity
         stack = stack_of(collector)
         for name, value in huge.items():
             stack[name][1] = value
-        episodes = collect(collector, stack)
+        episodes = collect(collector, stack, policy=policy)
         assert episodes.cause.tolist() == [[0] * 3, [CODES[ACTION]] * 3]
 
     @pytest.mark.parametrize("sizes", [(2, 3, 5), (2, 3, 4)])
@@ -446,20 +460,68 @@ class TestOnAStub:
         collector = stub_collector()
         stack, threads = stack_of(collector), torch.get_num_threads()
         before = {name: value.clone() for name, value in stack.items()}
-        module = parameters(collector.policy)
+        policy = policy_of(collector)
+        module = parameters(policy)
         torch.set_num_threads(2)
         try:
-            episodes = collect(collector, stack)
+            episodes = collect(collector, stack, policy=policy)
             assert torch.get_num_threads() == 2
             with torch_threads(1):
                 assert torch.get_num_threads() == 1
         finally:
             torch.set_num_threads(threads)
         assert all(torch.equal(stack[name], before[name]) for name in stack)
-        assert all(
-            torch.equal(value, module[name]) for name, value in parameters(collector.policy).items()
-        )
+        assert all(torch.equal(value, module[name]) for name, value in parameters(policy).items())
         assert not episodes.log_probs.requires_grad
+
+
+class Witness(Actor):
+    """Acts with [t, first entry of the observation], and writes down what it is called with."""
+
+    def __init__(self):
+        self.rounds, self.seen, self.results = [], [], []
+
+    def start(self, episodes):
+        self.rounds.append(episodes)
+
+    def act(self, observations, t):
+        self.seen.append((t, observations.copy()))
+        return np.stack([np.full(len(observations), t), observations[:, 0]], -1).astype(np.float32)
+
+    def observe(self, rewards, ended):
+        self.results.append((rewards.copy(), ended.copy()))
+
+
+class TestAnActor:
+    def test_it_is_started_for_each_round_and_sees_what_happened(self):
+        collector = stub_collector(num_episodes=6, lengths=[1, 3, H, 2, 5, 4])
+        actor = Witness()
+        collector.collect(actor, STREAMS, 0)
+        assert actor.rounds == [slice(0, 3), slice(3, 6)]
+        assert [t for t, _ in actor.seen] == [*range(H), *range(H)]
+        for i in range(2 * H):
+            t, observations = actor.seen[i]
+            assert observations[:, 0].tolist() == list(range(6))
+            assert observations[:, 1].tolist() == [min(t, end) for end in [1, 3, H, 2, 5, 4]]
+            rewards, ended = actor.results[i]
+            live = [t < end for end in [1, 3, H, 2, 5, 4]]
+            expected = [10 * env + t + 1 if is_live else 0 for env, is_live in enumerate(live)]
+            assert rewards.tolist() == expected
+            assert ended.tolist() == [end <= t + 1 for end in [1, 3, H, 2, 5, 4]]
+
+    def test_one_without_a_distribution_has_none_in_the_episodes(self):
+        episodes = stub_collector().collect(Witness(), STREAMS, 0)
+        assert episodes.actions[1, 0, :, 0].tolist() == list(range(H))
+        assert (episodes.actions[1, 0, :, 1] == 3).all()
+        assert episodes.distribution == ()
+        assert episodes.log_probs.shape == (2, 3, H)
+        assert not episodes.log_probs.any()
+
+    def test_observations_of_a_discarded_episode_are_zero(self):
+        actor = Witness()
+        stub_collector(nan=("observation", 5, 2, np.nan)).collect(actor, STREAMS, 0)
+        assert [observations[5].any() for _, observations in actor.seen] == [1, 1, *[0] * (H - 2)]
+        assert [ended[5] for _, ended in actor.results] == [0, 0, *[1] * (H - 2)]
 
 
 class TestActionMap:

@@ -263,8 +263,8 @@ class TestTasksOfTheConfiguration:
         ranges = {"g": [5, 15], "render_mode": {"choices": [None]}}
         policy = _train(tmp_path, {"name": "Pendulum-v1", "kwarg_ranges": ranges})
         assert policy.config.env.kwarg_ranges == ranges
-        theta = policy.adapt(task={"g": 3.0}).theta
-        assert not torch.equal(theta["weight_0"], policy.adapt(task={"g": 20.0}).theta["weight_0"])
+        light, heavy = (policy.adapt(task={"g": g}).belief["weight_0"] for g in (3.0, 20.0))
+        assert not torch.equal(light, heavy)
         with pytest.raises(UserError, match=r"Pendulum-v1.*'gg'"):
             policy.adapt(task={"gg": 3.0})
         single = make_single_env(policy.config.env)  # what a video shows

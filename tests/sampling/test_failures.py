@@ -23,14 +23,13 @@ from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.report import write_report
 from maml_rl.analysis.statistics import mean_interval, mean_of_valid
 from maml_rl.cli import main
-from maml_rl.learners.maml import inner_loop
-from maml_rl.learners.maml.inner_loop import collect_through_adaptation
-from maml_rl.learners.maml.learner import MAX_FAILED_OUTER_STEPS, MetaIteration, MetaTrainer
+from maml_rl.learners.base import Belief, Iteration, LearnerState
+from maml_rl.learners.maml.learner import MAML, MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER, reptile
-from maml_rl.learners.trials import sample_tasks
+from maml_rl.learners.trials import Trial, play_trials, sample_tasks
 from maml_rl.runs.checkpoint import latest_checkpoint
-from maml_rl.sampling.episodes import MetaBatch
+from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import (
     BASELINE,
     CODES,
@@ -49,8 +48,9 @@ from maml_rl.sampling.failures import (
 )
 from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
 from maml_rl.settings.config import Config
+from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import Training, open_training
 from maml_rl.training.loop import resume, train
 
 T, E = 5, 4
@@ -63,18 +63,28 @@ def table(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def iterate(
-    config: Config, spoil: Callable[[MetaTrainer], None] = lambda trainer: None
-) -> MetaIteration:
+def iterate(config: Config, spoil: Callable[[Training], None] = lambda training: None) -> Iteration:
     """One meta-iteration after ``spoil``."""
-    with open_trainer(config) as (trainer, state, _):
-        spoil(trainer)
-        return trainer.meta_iteration(state)
+    with open_training(config) as training:
+        spoil(training)
+        return training.iterate()
+
+
+def play(training: Training) -> tuple[Trial, list[Task]]:
+    """The trials of the first meta-iteration, and their tasks."""
+    agent, collector, _ = training
+    streams = RandomStreams(agent.config.seed, Phase.TRAINING, 0)
+    tasks = sample_tasks(collector, streams)
+    num_updates = agent.learner.num_updates
+    trial = play_trials(
+        agent.learner, agent.state, collector, tasks, num_updates=num_updates, streams=streams
+    )
+    return trial, tasks
 
 
 def gradient_of(
     config: Config,
-    spoil: Callable[[MetaTrainer], None] = lambda trainer: None,
+    spoil: Callable[[Training], None] = lambda training: None,
     without: int | None = None,
 ) -> tuple[torch.Tensor, list[Failure], list[bool]]:
     """The meta-gradient of the tasks that did not fail, without task ``without``.
@@ -82,33 +92,23 @@ def gradient_of(
     Returns:
         The gradient, the rows of failures.csv, and for each task whether it failed.
     """
-    with open_trainer(config) as (trainer, state, _):
-        spoil(trainer)
-        collector = trainer.collector
-        streams = RandomStreams(trainer.seed, Phase.TRAINING, 0)
-        tasks = sample_tasks(collector, streams)
-        trial = collect_through_adaptation(
-            collector,
-            state.theta,
-            tasks,
-            trainer.inner,
-            trainer.baseline,
-            streams=streams,
-            normalizer=state.normalizer,
-        )
+    with open_training(config) as training:
+        spoil(training)
+        learner, theta = training.agent.learner, training.agent.state.tensors["theta"]
+        trial, tasks = play(training)
         failed = trial.failed_tasks.mask
         kept = ~failed
         if without is not None:
             kept[without] = False
         *supports, query = trial.episodes
-        batch = MetaBatch(tuple(supports), query, tuple(trial.stacks)).chosen(kept)
-        objective = MetaObjective(collector.policy, batch, trainer.inner, 4)
-        gradient = objective.surrogate_and_gradient(state.theta)[1]
+        batch = MetaBatch(tuple(supports), query, tuple(trial.beliefs)).chosen(kept)
+        objective = MetaObjective(learner.policy, batch, learner.inner, 4)
+        gradient = objective.surrogate_and_gradient(theta)[1]
         return gradient, trial.failures.rows(tasks), failed.tolist()
 
 
 def assert_contained(
-    config: Config, spoil: Callable[[MetaTrainer], None], task: int, what: list[str]
+    config: Config, spoil: Callable[[Training], None], task: int, what: list[str]
 ) -> None:
     """Task ``task`` fails for these reasons, and the gradient is that of the others."""
     gradient, rows, failed = gradient_of(config, spoil)
@@ -166,11 +166,11 @@ def test_too_many_discarded_episodes_are_refused():
         failures.check(rows, 0.3, "here")
 
 
-def spoil_simulation(sims: list[int], at: int, how: str = "nan") -> Callable[[MetaTrainer], None]:
+def spoil_simulation(sims: list[int], at: int, how: str = "nan") -> Callable[[Training], None]:
     """Simulations that diverge, or that MuJoCo refuses to step, at step ``at``."""
 
-    def spoil(trainer: MetaTrainer) -> None:
-        engine = trainer.collector.env.engine
+    def spoil(training: Training) -> None:
+        engine = training.collector.env.engine
         step, count = engine.batch.step, 0
 
         class Spoilt:
@@ -217,18 +217,9 @@ def test_mujoco_writes_nothing_of_its_own_about_what_is_counted(tmp_path, monkey
 
 def test_other_episodes_do_not_depend_on_a_discarded_one(tmp_path):
     config = tiny(tmp_path / "run", **CHEETAH)
-    with open_trainer(config) as (trainer, state, _), open_trainer(config) as (intact, _, _):
-        spoil_simulation([E + 1], 3)(trainer)
-        streams = RandomStreams(0, Phase.TRAINING, 0)
-        collected = []
-        for one in (trainer, intact):
-            one.collector.set_tasks(sample_tasks(one.collector, streams))
-            stack = {
-                name: value.expand(T, *value.shape).contiguous()
-                for name, value in state.theta.items()
-            }
-            collected.append(one.collector.collect(stack, streams, 0, None))
-    spoilt, whole = collected
+    with open_training(config) as training, open_training(config) as intact:
+        spoil_simulation([E + 1], 3)(training)
+        spoilt, whole = (play(one)[0].episodes[0] for one in (training, intact))
     valid = ~spoilt.discarded
     assert valid.sum() == T * E - 1
     for name in ("observations", "actions", "rewards", "mask", "log_probs"):
@@ -282,10 +273,10 @@ def test_a_task_whose_environment_returns_nan_is_excluded(
         env={"name": breaking(tmp_path, monkeypatch, "Fine" + what.split()[1], spoil, 1e9)},
         **POINT,
     )
-    with open_trainer(probe) as (trainer, _, _):
+    with open_training(probe) as training:
         goals = [
             task["goal"]
-            for task in sample_tasks(trainer.collector, RandomStreams(0, Phase.TRAINING, 0))
+            for task in sample_tasks(training.collector, RandomStreams(0, Phase.TRAINING, 0))
         ]
     above = sorted(goals)[-2]
     env["name"] = breaking(
@@ -309,10 +300,10 @@ def test_an_episode_that_starts_with_inf_is_discarded(tmp_path, monkeypatch):
         observation[1] = np.inf
         return observation, info
 
-    def spoil(trainer: MetaTrainer) -> None:
+    def spoil(training: Training) -> None:
         nonlocal reset
-        reset = trainer.collector.env.reset
-        monkeypatch.setattr(trainer.collector.env, "reset", spoilt)
+        reset = training.collector.env.reset
+        monkeypatch.setattr(training.collector.env, "reset", spoilt)
 
     _, metrics, failures = iterate(config, spoil)
     assert [(row.what, row.num_episodes) for row in failures] == [
@@ -341,15 +332,17 @@ def test_the_adapter_steps_a_broken_environment_no_further(tmp_path, monkeypatch
 
 def spoil_inner_step(task: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first inner step explodes for one task."""
-    original = inner_loop.inner_step
+    original = MAML.update
 
-    def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int) -> Any:
-        adapted = original(policy, stack, support, inner, step)
-        if step == 0:
+    def spoilt(
+        self: MAML, state: LearnerState, belief: Belief, episodes: Episodes, stage: int
+    ) -> Belief:
+        adapted = original(self, state, belief, episodes, stage)
+        if stage == 0:
             adapted["weight_0"][task] = float("inf")
         return adapted
 
-    monkeypatch.setattr(inner_loop, "inner_step", spoilt)
+    monkeypatch.setattr(MAML, "update", spoilt)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
@@ -370,28 +363,18 @@ def test_a_task_whose_inner_step_explodes_is_excluded(tmp_path, monkeypatch, num
 def test_a_failed_task_keeps_its_parameters(tmp_path, monkeypatch):
     config = tiny(tmp_path / "run", **POINT)
     spoil_inner_step(3, monkeypatch)
-    with open_trainer(config) as (trainer, state, _):
-        streams = RandomStreams(0, Phase.TRAINING, 0)
-        tasks = sample_tasks(trainer.collector, streams)
-        trial = collect_through_adaptation(
-            trainer.collector,
-            state.theta,
-            tasks,
-            trainer.inner,
-            trainer.baseline,
-            streams=streams,
-            normalizer=None,
-        )
-    for name, value in state.theta.items():
-        assert torch.equal(trial.stacks[-1][name][3], value)
-        assert name == "log_std" or not torch.equal(trial.stacks[-1][name][2], value)
+    with open_training(config) as training:
+        trial, _ = play(training)
+    for name, value in training.agent.state.tensors["theta"].items():
+        assert torch.equal(trial.beliefs[-1][name][3], value)
+        assert name == "log_std" or not torch.equal(trial.beliefs[-1][name][2], value)
 
 
 def test_a_task_whose_baseline_cannot_be_fitted_is_excluded(tmp_path):
     """Its rewards are finite, and their sum is not."""
 
-    def spoil(trainer: MetaTrainer) -> None:
-        env, step = trainer.collector.env, trainer.collector.env.step
+    def spoil(training: Training) -> None:
+        env, step = training.collector.env, training.collector.env.step
 
         def spoilt(actions: Any) -> Any:
             observation, reward, *rest = step(actions)
@@ -423,8 +406,8 @@ def patch_outer(
 @pytest.mark.parametrize("where", ["gradient", "theta"])
 def test_an_outer_step_that_is_not_finite_leaves_theta(tmp_path, monkeypatch, name, where):
     config = outer_config(tmp_path, name)
-    with open_trainer(config) as (trainer, state, _):
-        state = trainer.meta_iteration(state).state
+    with open_training(config) as training:
+        training = training.continued(training.iterate().state)
         if where == "theta":
             patch_outer(
                 monkeypatch,
@@ -444,13 +427,14 @@ def test_an_outer_step_that_is_not_finite_leaves_theta(tmp_path, monkeypatch, na
                 return result * math.nan if name == "reptile" else (result[0], result[1] * math.nan)
 
             monkeypatch.setattr(owner, method, spoilt)
-        after, metrics, failures = trainer.meta_iteration(state)
+        after, metrics, failures = training.iterate()
     assert [(row.what, row.task) for row in failures] == [(OUTER_STEP, None)]
     assert metrics["outer/failed"] == 1
     assert all(math.isfinite(value) for value in metrics.values())
-    assert after.failed_outer_steps == 1
-    assert after.iteration == 2
-    for before, now in ((state.theta, after.theta), (state.outer_state, after.outer_state)):
+    assert after.counters["failed_outer_steps"] == 1
+    assert after.counters["iteration"] == 2
+    for group in ("theta", "outer"):
+        before, now = training.agent.state.tensors[group], after.tensors[group]
         assert before.keys() == now.keys()
         assert all(torch.equal(before[key], now[key]) for key in before)
 
@@ -461,16 +445,18 @@ def reject(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_rejected_line_search_is_counted_and_logged(tmp_path, monkeypatch):
-    with open_trainer(tiny(tmp_path / "run", **POINT)) as (trainer, state, _):
+    with open_training(tiny(tmp_path / "run", **POINT)) as training:
         with monkeypatch.context() as patched:
             reject(patched)
-            after, metrics, failures = trainer.meta_iteration(state)
+            after, metrics, failures = training.iterate()
         assert [row.what for row in failures] == [LINE_SEARCH]
         assert metrics["outer/failed"] == 1
         assert metrics["outer/accepted"] == 0
-        assert all(torch.equal(after.theta[name], value) for name, value in state.theta.items())
-        fine = trainer.meta_iteration(after)
-        assert fine.state.failed_outer_steps == 0
+        theta = training.agent.state.tensors["theta"]
+        assert all(torch.equal(after.tensors["theta"][name], theta[name]) for name in theta)
+        assert after.counters["failed_outer_steps"] == 1
+        fine = training.continued(after).iterate()
+        assert fine.state.counters["failed_outer_steps"] == 0
         assert fine.failures == []
 
 
@@ -535,15 +521,17 @@ def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeyp
 
 def spoil_some(monkeypatch: pytest.MonkeyPatch, num_tasks: int = 1) -> None:
     """In about every second iteration the inner steps of the first ``num_tasks`` tasks explode."""
-    original = inner_loop.inner_step
+    original = MAML.update
 
-    def spoilt(policy: Any, stack: Any, support: Any, inner: Any, step: int) -> Any:
-        adapted = original(policy, stack, support, inner, step)
-        if float(support.rewards.sum()) % 0.02 < 0.01:
+    def spoilt(
+        self: MAML, state: LearnerState, belief: Belief, episodes: Episodes, stage: int
+    ) -> Belief:
+        adapted = original(self, state, belief, episodes, stage)
+        if float(episodes.rewards.sum()) % 0.02 < 0.01:
             adapted["weight_0"][:num_tasks] = float("nan")
         return adapted
 
-    monkeypatch.setattr(inner_loop, "inner_step", spoilt)
+    monkeypatch.setattr(MAML, "update", spoilt)
 
 
 @pytest.mark.slow
@@ -560,18 +548,18 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
     config = tiny(
         tmp_path / "run", **POINT | {"num_iterations": 12}, logging={"checkpoint_every": 5}
     )
-    original = MetaTrainer.meta_iteration
+    original = MAML.iteration
 
     class Killed(BaseException):
         pass
 
-    def meta_iteration(self: MetaTrainer, state: Any) -> Any:
-        if state.iteration == 9:
+    def iteration(self: MAML, state: LearnerState, *args: Any) -> Iteration:
+        if state.counters["iteration"] == 9:
             raise Killed
-        return original(self, state)
+        return original(self, state, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(MetaTrainer, "meta_iteration", meta_iteration)
+        patched.setattr(MAML, "iteration", iteration)
         patched.setattr("maml_rl.training.loop.save_after", lambda *args: None)
         with pytest.raises(Killed):
             train(config)

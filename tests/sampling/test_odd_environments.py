@@ -20,7 +20,8 @@ from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import make_policy
-from maml_rl.policies.parameters import make_stack
+from maml_rl.policies.parameters import make_stack, parameters
+from maml_rl.sampling.actors import PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
@@ -68,15 +69,16 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         cpu = torch.device("cpu")
         collector = Collector(
             env=envs,
-            policy=policy,
             num_tasks=num_tasks,
             num_episodes=num_episodes,
             horizon=LIMIT,
             action_map=action_map,
             device=cpu,
         )
-        stack = make_stack(dict(policy.named_parameters()), num_tasks)
-        return collector.collect(stack, RandomStreams(0, Phase.EVALUATION), 0, None)
+        streams = RandomStreams(0, Phase.EVALUATION)
+        stack = make_stack(parameters(policy), num_tasks)
+        noise = collector.noise(policy.draw_noise, streams, 0)
+        return collector.collect(PolicyActor(policy, stack, noise, None), streams, 0)
 
 
 @pytest.mark.slow
@@ -114,13 +116,13 @@ def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(
             config_of(name, tmp_path / vectorization, vectorization=vectorization, **settings)
         )
         maml_rl.resume(run, num_iterations=2)
-        policy = maml_rl.load(run)
-        thetas.append(policy.theta)
-        means.append(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2, num_steps=1).mean)
-        assert policy.adapt(num_episodes=2).num_adaptation_steps == 1
-        assert policy.adapt(task=task, num_episodes=2).num_adaptation_steps == 1
+        agent = maml_rl.load(run)
+        thetas.append(agent.belief)
+        means.append(maml_rl.evaluate(agent, num_tasks=2, num_episodes=2, num_steps=1).mean)
+        assert agent.adapt(num_episodes=2).num_adaptation_steps == 1
+        assert agent.adapt(task=task, num_episodes=2).num_adaptation_steps == 1
         assert task == unchanged
-        video = maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2)
+        video = maml_rl.record(agent, tmp_path / "video.mp4", num_episodes=2)
         assert video.stat().st_size > 1000
         assert multiprocessing.active_children() == []
     for key, value in thetas[0].items():
@@ -157,8 +159,8 @@ class TestSuccess:
     def test_the_rate_of_an_evaluation_counts_episodes_without_a_report(
         self, how: str, tmp_path: Path
     ) -> None:
-        policy = maml_rl.load(maml_rl.train(config_of("Success", tmp_path / "run", how=how)))
-        result = maml_rl.evaluate(policy, num_tasks=20, num_episodes=10, num_steps=1)
+        agent = maml_rl.load(maml_rl.train(config_of("Success", tmp_path / "run", how=how)))
+        result = maml_rl.evaluate(agent, num_tasks=20, num_episodes=10, num_steps=1)
         assert np.isin(result.success, (0, 1)).all()
         assert 0.3 < result.task_success.mean() < 0.7
 
@@ -223,37 +225,37 @@ class TestBounds:
         np.testing.assert_allclose(action_map(outputs), expected, rtol=1e-6)
 
     def test_a_policy_as_a_plain_network_acts_alike(self, tmp_path: Path) -> None:
-        policy = maml_rl.load(maml_rl.train(config_of("HalfBounded", tmp_path / "run")))
+        agent = maml_rl.load(maml_rl.train(config_of("HalfBounded", tmp_path / "run")))
         observations = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
-        actions, _ = policy.predict(observations, deterministic=True)
+        actions, _ = agent.predict(observations, deterministic=True)
         with torch.no_grad():
-            ours = policy.module()(torch.from_numpy(observations)).numpy()
+            ours = agent.module()(torch.from_numpy(observations)).numpy()
         np.testing.assert_allclose(actions, ours, rtol=1e-5)
 
     @pytest.fixture
-    def policy(self, tmp_path: Path) -> Agent:
+    def agent(self, tmp_path: Path) -> Agent:
         return maml_rl.load(maml_rl.train(config_of("Walk", tmp_path / "run")))
 
-    def test_adapt_refuses_other_bounds(self, policy: Agent) -> None:
+    def test_adapt_refuses_other_bounds(self, agent: Agent) -> None:
         env = Walk()
         env.action_space = gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
         with pytest.raises(UserError, match=r"the environment has .*-2.*the policy expects.*-1"):
-            policy.adapt(env)
+            agent.adapt(env)
 
-    def test_evaluate_refuses_other_bounds(self, policy: Agent) -> None:
+    def test_evaluate_refuses_other_bounds(self, agent: Agent) -> None:
         gym.register("odd/Wide-v0", lambda: Wide())
         try:
             with pytest.raises(
                 UserError, match=r"the environment has .*-2.*the policy expects.*-1"
             ):
-                maml_rl.evaluate(policy, env=EnvConfig(name="odd/Wide-v0"), num_tasks=2)
+                maml_rl.evaluate(agent, env=EnvConfig(name="odd/Wide-v0"), num_tasks=2)
         finally:
             gym.registry.pop("odd/Wide-v0")
 
-    def test_numbers_of_another_type_are_the_same_bounds(self, policy: Agent) -> None:
+    def test_numbers_of_another_type_are_the_same_bounds(self, agent: Agent) -> None:
         env = Walk()
         env.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float64)
-        assert policy.adapt(env, num_episodes=2).num_adaptation_steps == 1
+        assert agent.adapt(env, num_episodes=2).num_adaptation_steps == 1
 
 
 class Wide(Walk):
@@ -279,11 +281,11 @@ class TestGlobalGenerators:
 def test_an_environment_that_gets_its_task_by_each_reset(
     vectorization: Any, tmp_path: Path
 ) -> None:
-    policy = maml_rl.load(
+    agent = maml_rl.load(
         maml_rl.train(config_of("NeedsTask", tmp_path / "run", vectorization=vectorization))
     )
-    assert np.isfinite(maml_rl.evaluate(policy, num_tasks=2, num_episodes=2).mean).all()
-    assert maml_rl.record(policy, tmp_path / "video.mp4", num_episodes=2).stat().st_size > 1000
+    assert np.isfinite(maml_rl.evaluate(agent, num_tasks=2, num_episodes=2).mean).all()
+    assert maml_rl.record(agent, tmp_path / "video.mp4", num_episodes=2).stat().st_size > 1000
 
 
 class TestFrames:

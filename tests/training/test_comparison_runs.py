@@ -24,14 +24,22 @@ from maml_rl.analysis.evaluation import evaluate
 from maml_rl.analysis.recording import record
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.learners.base import Iteration, LearnerState
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.policies.mlp import make_policy
+from maml_rl.policies.parameters import parameters
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import TaskObserver, make_task_vector_env
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig
-from maml_rl.settings.learners import AdamConfig, InnerConfig, ReptileConfig, TRPOConfig
+from maml_rl.settings.learners import (
+    AdamConfig,
+    InnerConfig,
+    JointConfig,
+    ReptileConfig,
+    TRPOConfig,
+)
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
 from maml_rl.training import comparison_runs as baseline_runs
 from maml_rl.training.comparison_runs import baseline_config, make_policy_baseline, train_ppo
@@ -198,12 +206,10 @@ def test_the_setting_survives_the_round_trip(name: str) -> None:
 
 @pytest.mark.slow
 def test_joint_training_takes_no_inner_steps_and_keeps_them_for_later(tmp_path: Path) -> None:
-    joint = maml_rl.load(
-        make_run(tmp_path / "joint", adapt_in_training=False, inner={"num_steps": 2})
-    )
+    joint = maml_rl.load(make_run(tmp_path / "joint", learner="joint", inner={"num_steps": 2}))
     plain = maml_rl.load(make_run(tmp_path / "plain", inner={"num_steps": 0}))
-    for name, value in plain.theta.items():
-        torch.testing.assert_close(joint.theta[name], value, rtol=0, atol=0)
+    for name, value in plain.belief.items():
+        torch.testing.assert_close(joint.belief[name], value, rtol=0, atol=0)
     rows = (tmp_path / "joint" / "progress.csv").read_text().splitlines()
     assert "return_after_0" in rows[0]
     assert "return_after_1" not in rows[0]
@@ -211,15 +217,15 @@ def test_joint_training_takes_no_inner_steps_and_keeps_them_for_later(tmp_path: 
     assert plain.adapt(task=task).num_adaptation_steps == 0
     adapted, expected = joint.adapt(task=task), plain.adapt(task=task, num_steps=2)
     assert adapted.num_adaptation_steps == 2
-    for name, value in expected.theta.items():
-        torch.testing.assert_close(adapted.theta[name], value, rtol=0, atol=0)
+    for name, value in expected.belief.items():
+        torch.testing.assert_close(adapted.belief[name], value, rtol=0, atol=0)
 
 
 def test_what_only_adaptation_could_train_is_refused() -> None:
     with pytest.raises(ValueError, match="learned_step_size"):
-        Config(adapt_in_training=False, inner=InnerConfig(learned_step_size="scalar"))
+        Config(learner=JointConfig(), inner=InnerConfig(learned_step_size="scalar"))
     with pytest.raises(ValueError, match="reptile"):
-        Config(adapt_in_training=False, outer=ReptileConfig())
+        Config(learner=JointConfig(), outer=ReptileConfig())
 
 
 # --- what each baseline is ---
@@ -228,13 +234,13 @@ def test_what_only_adaptation_could_train_is_refused() -> None:
 def test_the_random_one_has_new_parameters_of_its_seed(run: Path) -> None:
     config = baseline_config(run, "random", seed=5, device="cpu")
     folder = make_policy_baseline("random", config)
-    policy, trained = maml_rl.load(folder), maml_rl.load(run)
-    spaces = policy.observation_space, policy.action_space
-    fresh = dict(make_policy(policy.config.policy, *spaces, 5).named_parameters())
+    agent, trained = maml_rl.load(folder), maml_rl.load(run)
+    spaces = agent.observation_space, agent.action_space
+    fresh = parameters(make_policy(agent.config.policy, *spaces, 5))
     for name, value in fresh.items():
-        torch.testing.assert_close(policy.theta[name], value, rtol=0, atol=0)
-        assert trained.theta[name].shape == value.shape
-    assert policy.config.inner == trained.config.inner
+        torch.testing.assert_close(agent.belief[name][0], value, rtol=0, atol=0)
+        assert trained.belief[name][0].shape == value.shape
+    assert agent.config.inner == trained.config.inner
     assert sorted(path.name for path in folder.parent.iterdir()) == ["random"]
 
 
@@ -248,16 +254,16 @@ def test_pretrained_and_oracle_follow_the_run(run: Path) -> None:
         )  # two inner steps: three collections each
         assert config.inner == meta.inner
         assert config.env.observe_task == (name == "oracle")
-        assert not config.adapt_in_training
+        assert config.learner.name == "joint"
         kept = {"meta_batch_size", "num_episodes", "horizon", "policy", "outer", "baseline"}
         assert all(getattr(config, field) == getattr(meta, field) for field in kept)
         folder = make_policy_baseline(name, config)
         assert folder == run / "baselines" / name
-        policy = maml_rl.load(folder)
-        assert policy.config == config
-        assert policy.observation_space.shape == ((4,) if name == "oracle" else (2,))
-        assert np.isfinite(evaluate(policy, num_tasks=3, num_episodes=2, num_steps=1).returns).all()
-        assert policy.adapt(task={"goal_x": 0.1, "goal_y": 0.2}).num_adaptation_steps == 2
+        agent = maml_rl.load(folder)
+        assert agent.config == config
+        assert agent.observation_space.shape == ((4,) if name == "oracle" else (2,))
+        assert np.isfinite(evaluate(agent, num_tasks=3, num_episodes=2, num_steps=1).returns).all()
+        assert agent.adapt(task={"goal_x": 0.1, "goal_y": 0.2}).num_adaptation_steps == 2
     steps = [
         json.loads(path.read_text())["num_env_steps"]
         for path in run.glob("**/00000[26]/values.json")
@@ -280,7 +286,7 @@ def test_a_run_that_was_stopped_has_baselines_of_the_steps_that_it_took(
 
 
 def test_a_baseline_has_none(tmp_path: Path) -> None:
-    joint = make_run(tmp_path / "joint", adapt_in_training=False)
+    joint = make_run(tmp_path / "joint", learner="joint")
     with pytest.raises(UserError, match="was trained without adaptation"):
         baseline_config(joint, "random")
 
@@ -315,15 +321,15 @@ def test_an_oracle_is_better_and_cannot_be_recorded(
     returns = {}
     for name in ("random", "pretrained", "oracle"):
         config = baseline_config(run, name, num_iterations=25, device="cpu")
-        policy = maml_rl.load(make_policy_baseline(name, config))
-        returns[name] = evaluate(policy, num_tasks=20, num_episodes=10, num_steps=0).mean[0]
+        agent = maml_rl.load(make_policy_baseline(name, config))
+        returns[name] = evaluate(agent, num_tasks=20, num_episodes=10, num_steps=0).mean[0]
     # To stand still returns −12 times the distance of the goal, −4.6 on average.
     assert returns["random"] < returns["pretrained"] < -3
     assert returns["oracle"] > -2
     with pytest.raises(UserError, match="its observations include the task"):
-        record(policy, tmp_path / "video.mp4")
+        record(agent, tmp_path / "video.mp4")
     with pytest.raises(UserError, match="its observations include the task"):
-        policy.adapt(gym.make("maml_rl/PointNavigation-v0"), task={"goal_x": 0.1, "goal_y": 0.2})
+        agent.adapt(gym.make("maml_rl/PointNavigation-v0"), task={"goal_x": 0.1, "goal_y": 0.2})
     logging = {"final_evaluation": False, "final_video": True}
     env = {"name": "PointNavigation", "observe_task": True}
     caplog.set_level("INFO", "maml_rl")
@@ -434,22 +440,22 @@ def test_a_stopped_baseline_resumes_as_if_it_had_not_stopped(
     arguments = (run, "--baseline", "pretrained", "--num_iterations", 3, "--device", "cpu")
     assert cli(*arguments).code == 0
     folder = run / "baselines" / "pretrained"
-    whole = maml_rl.load(folder).theta
+    whole = maml_rl.load(folder).belief
     folder.rename(run.parent / "whole")
-    iterate = MetaTrainer.meta_iteration
+    iterate = MAML.iteration
 
-    def stopped_at_two(self: MetaTrainer, state: Any) -> Any:
-        if state.iteration == 2:
+    def stopped_at_two(self: MAML, state: LearnerState, *args: Any) -> Iteration:
+        if state.counters["iteration"] == 2:
             raise KeyboardInterrupt
-        return iterate(self, state)
+        return iterate(self, state, *args)
 
-    monkeypatch.setattr(MetaTrainer, "meta_iteration", stopped_at_two)
+    monkeypatch.setattr(MAML, "iteration", stopped_at_two)
     code, out, _ = cli(*arguments)
     assert (code, "stopped after iteration 2" in out) == (130, True)
-    monkeypatch.setattr(MetaTrainer, "meta_iteration", iterate)
+    monkeypatch.setattr(MAML, "iteration", iterate)
     code, out, _ = cli(*arguments)
     assert (code, "after iteration 2" in out) == (0, True)
-    for name, value in maml_rl.load(folder).theta.items():
+    for name, value in maml_rl.load(folder).belief.items():
         torch.testing.assert_close(value, whole[name], rtol=0, atol=0)
 
 

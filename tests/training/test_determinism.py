@@ -14,7 +14,7 @@ from helpers.runs import assert_equal_runs, tiny
 
 import maml_rl
 from maml_rl.cli import main
-from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.training.loop import resume, train
 
 FLAGS = [
@@ -36,13 +36,13 @@ FLAGS += [
 def learner_threads(monkeypatch) -> list[int]:
     """Torch's threads at the start of every meta-iteration."""
     seen: list[int] = []
-    original = MetaTrainer.meta_iteration
+    original = MAML.iteration
 
-    def meta_iteration(self, state):
+    def iteration(self, *args):
         seen.append(torch.get_num_threads())
-        return original(self, state)
+        return original(self, *args)
 
-    monkeypatch.setattr(MetaTrainer, "meta_iteration", meta_iteration)
+    monkeypatch.setattr(MAML, "iteration", iteration)
     return seen
 
 
@@ -72,24 +72,24 @@ def test_torch_threads_are_those_of_the_configuration(tmp_path, learner_threads)
         torch.set_num_threads(before)
 
 
-def test_a_trained_policy_is_evaluated_and_adapted_with_the_threads_of_its_run(
+def test_a_trained_agent_is_evaluated_and_adapted_with_the_threads_of_its_run(
     tmp_path, monkeypatch
 ):
-    policy = maml_rl.load(train(tiny(tmp_path / "run", num_iterations=1, torch_threads=2)))
+    agent = maml_rl.load(train(tiny(tmp_path / "run", num_iterations=1, torch_threads=2)))
     before, seen = torch.get_num_threads(), []
     try:
         torch.set_num_threads(1)
         with monkeypatch.context() as patched:
             for module in ("analysis.evaluation", "agents.agent"):
-                original = getattr(sys.modules[f"maml_rl.{module}"], "collect_through_adaptation")  # noqa: B009
+                original = getattr(sys.modules[f"maml_rl.{module}"], "play_trials")  # noqa: B009
                 patched.setattr(
-                    f"maml_rl.{module}.collect_through_adaptation",
+                    f"maml_rl.{module}.play_trials",
                     lambda *args, original=original, **kwargs: (
                         seen.append(torch.get_num_threads()) or original(*args, **kwargs)
                     ),
                 )
-            maml_rl.evaluate(policy, num_tasks=2, num_episodes=2)
-            policy.adapt(num_episodes=2)
+            maml_rl.evaluate(agent, num_tasks=2, num_episodes=2)
+            agent.adapt(num_episodes=2)
         assert seen == [2, 2]
         assert torch.get_num_threads() == 1
     finally:

@@ -24,7 +24,7 @@ from helpers.scripts import load_script
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.settings.config import Config
 from maml_rl.training.loop import resume, train
@@ -49,7 +49,7 @@ def smallest(output: Path, **settings: Any) -> Config:
 @pytest.fixture
 def toy(monkeypatch) -> None:
     """Replace meta-iterations by ones that take no time."""
-    monkeypatch.setattr(MetaTrainer, "meta_iteration", file_faults.toy_iteration)
+    monkeypatch.setattr(MAML, "iteration", file_faults.toy_iteration)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_the_checkpoint_of_another_run_is_refused(reference, tmp_path, other):
     run, _ = reference
     config = smallest(tmp_path / "other", **other)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(MetaTrainer, "meta_iteration", file_faults.toy_iteration)
+        patched.setattr(MAML, "iteration", file_faults.toy_iteration)
         train(config)
     shutil.copytree(tmp_path / "other" / "checkpoints" / "000005", run / "checkpoints" / "000009")
     with pytest.raises(UserError, match=r"000009 is of another run: its .* is .*, this one's "):
@@ -298,16 +298,16 @@ def test_an_environment_that_raises_leaves_the_last_iteration(tmp_path, monkeypa
     (tmp_path / "my_fused.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
     whole = train(tiny(tmp_path / "whole", env="my_fused:Fused-v0"))
-    original = MetaTrainer.meta_iteration
+    original = MAML.iteration
 
-    def meta_iteration(self, state):
-        if state.iteration == 3:
+    def iteration(self, state, *args):
+        if state.counters["iteration"] == 3:
             fuse.touch()
-        return original(self, state)
+        return original(self, state, *args)
 
     caplog.set_level("INFO", "maml_rl")
     with monkeypatch.context() as patched:
-        patched.setattr(MetaTrainer, "meta_iteration", meta_iteration)
+        patched.setattr(MAML, "iteration", iteration)
         with pytest.raises((ZeroDivisionError, UserError), match="the motor is off"):
             train(tiny(tmp_path / "run", env="my_fused:Fused-v0"))
     assert "iteration 3 is saved" in caplog.messages[-1]

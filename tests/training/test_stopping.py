@@ -15,7 +15,7 @@ import pytest
 from helpers.runs import MODULE, assert_equal_runs, last, tiny
 
 import maml_rl.learners.trials
-from maml_rl.learners.maml.learner import MetaTrainer
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.sampling.collector import Collector
 from maml_rl.training import finish, loop
 from maml_rl.training.loop import Interrupted, resume, train
@@ -67,7 +67,7 @@ def test_a_signal_in_an_inner_step_drops_the_iteration(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         send = lambda: signal.raise_signal(signal.SIGTERM)  # noqa: E731
         call_first(patched, maml_rl.learners.trials, "contained_update", 3, send)
-        collections = call_first(patched, Collector, "_noise", 0, send)
+        collections = call_first(patched, Collector, "_reset_seeds", 0, send)
         with pytest.raises(Interrupted, match="after iteration 2") as stopped:
             train(tiny(tmp_path / "run"))
     assert stopped.value.exit_status == 128 + signal.SIGTERM
@@ -80,8 +80,8 @@ def test_a_signal_in_an_inner_step_drops_the_iteration(tmp_path, monkeypatch):
 def test_a_signal_in_the_last_collection_comes_before_the_outer_step(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         send = lambda: signal.raise_signal(signal.SIGINT)  # noqa: E731
-        call_first(patched, Collector, "_noise", 2, send)
-        outer_steps = call_first(patched, MetaTrainer, "_outer_step", 0, send)
+        call_first(patched, Collector, "_reset_seeds", 2, send)
+        outer_steps = call_first(patched, MAML, "_outer_step", 0, send)
         with pytest.raises(Interrupted, match="after iteration 0") as stopped:
             train(tiny(tmp_path / "run"))
     assert stopped.value.exit_status == 128 + signal.SIGINT
@@ -92,7 +92,7 @@ def test_a_signal_in_the_outer_step_lets_the_iteration_finish(tmp_path, monkeypa
     whole = train(tiny(tmp_path / "whole"))
     with monkeypatch.context() as patched:
         send = lambda: signal.raise_signal(signal.SIGHUP)  # noqa: E731
-        call_first(patched, MetaTrainer, "_outer_step", 3, send)
+        call_first(patched, MAML, "_outer_step", 3, send)
         with pytest.raises(Interrupted, match="after iteration 3"):
             train(tiny(tmp_path / "run"))
     assert last(tmp_path / "run").values["iteration"] == 3
@@ -110,7 +110,7 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
         reached.append("second")
 
     with monkeypatch.context() as patched:
-        call_first(patched, MetaTrainer, "_outer_step", 3, send_twice)
+        call_first(patched, MAML, "_outer_step", 3, send_twice)
         with pytest.raises(Interrupted, match="after iteration 2"):
             train(tiny(tmp_path / "run"))
     assert reached == ["first"]
@@ -180,7 +180,7 @@ def test_an_error_after_a_signal_is_a_stop(tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         raise EOFError
 
-    call_first(monkeypatch, Collector, "_noise", 3, stopped_and_failing)
+    call_first(monkeypatch, Collector, "_reset_seeds", 3, stopped_and_failing)
     with pytest.raises(Interrupted, match="after iteration 1") as stopped:
         train(tiny(tmp_path / "run"))
     assert stopped.value.exit_status == 128 + signal.SIGTERM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 import shutil
@@ -35,10 +34,9 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
+from maml_rl.learners.base import LearnerState
+from maml_rl.learners.maml.learner import MAML, normalizer_of
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.mlp import make_policy
-from maml_rl.policies.parameters import parameters
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.system.torch_runtime import resolve_device
@@ -48,14 +46,14 @@ from maml_rl.training.loop import Interrupted, resume, train
 
 def interrupt_when(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     """Ctrl-C inside the meta-iteration that follows ``iteration`` finished ones."""
-    original = MetaTrainer.meta_iteration
+    original = MAML.iteration
 
-    def meta_iteration(self, state):
-        if state.iteration == iteration:
+    def interrupted(self, state, *args):
+        if state.counters["iteration"] == iteration:
             raise KeyboardInterrupt
-        return original(self, state)
+        return original(self, state, *args)
 
-    monkeypatch.setattr(MetaTrainer, "meta_iteration", meta_iteration)
+    monkeypatch.setattr(MAML, "iteration", interrupted)
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +111,14 @@ def test_another_seed_gives_another_run(whole, tmp_path):
 
 
 def untrained(trained: Agent) -> Agent:
-    """The policy that the run of ``trained`` began with."""
-    spaces = trained.observation_space, trained.action_space
-    policy = make_policy(trained.config.policy, *spaces, trained.config.seed)
-    return dataclasses.replace(trained, policy=policy, theta=parameters(policy))
+    """The agent that the run of ``trained`` began with."""
+    return trained.with_state(trained.learner.initial_state())
 
 
 def test_training_moves_the_parameters(whole):
     trained = maml_rl.load(whole)
-    start = untrained(trained).theta
-    assert not all(torch.equal(value, start[name]) for name, value in trained.theta.items())
+    start = untrained(trained).belief
+    assert not all(torch.equal(value, start[name]) for name, value in trained.belief.items())
 
 
 @pytest.mark.slow
@@ -191,7 +187,9 @@ def test_normalizer_statistics_are_in_the_checkpoint(tmp_path):
     run = train(tiny(tmp_path / "run", num_iterations=1, policy={"normalize_observations": True}))
     normalizer = last(run).tensors["normalizer"]
     assert float(normalizer["num_states"]) == last(run).values["num_env_steps"]
-    assert maml_rl.load(run).normalizer is not None
+    loaded = normalizer_of(maml_rl.load(run).state)
+    assert loaded is not None
+    assert all(torch.equal(value, normalizer[name]) for name, value in loaded._asdict().items())
 
 
 @pytest.mark.slow
@@ -423,24 +421,25 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
 
 def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):
     config = tiny(tmp_path / "warm", seed=5, init_from=str(whole), num_iterations=1)
-    started: list[TrainingState] = []
-    original = MetaTrainer.meta_iteration
+    started: list[LearnerState] = []
+    original = MAML.iteration
     monkeypatch.setattr(
-        MetaTrainer,
-        "meta_iteration",
-        lambda self, state: (started.append(state), original(self, state))[1],
+        MAML,
+        "iteration",
+        lambda self, state, *args: (started.append(state), original(self, state, *args))[1],
     )
     run = train(config)
     theta = last(whole).tensors["theta"]
-    assert all(torch.equal(value, theta[name]) for name, value in started[0].theta.items())
-    assert (started[0].iteration, started[0].num_env_steps) == (0, 0)
+    start = started[0].tensors["theta"]
+    assert all(torch.equal(value, theta[name]) for name, value in start.items())
+    assert set(started[0].counters.values()) == {0}
     assert not same_theta(run, train(tiny(tmp_path / "cold", seed=5, num_iterations=1)))
     assert len(progress(run)) == 1
 
 
 def test_warm_start_from_another_shape_is_refused(whole, tmp_path):
     config = tiny(tmp_path / "warm", init_from=str(whole), policy={"hidden_sizes": [9]})
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match="does not fit"):
         train(config)
     assert not (tmp_path / "warm").exists()
 
@@ -621,8 +620,8 @@ def test_maml_trpo_learns_to_adapt(tmp_path):
     )
     trained = maml_rl.load(train(config))
 
-    def returns(policy: maml_rl.Agent) -> np.ndarray:
-        return maml_rl.evaluate(policy, num_tasks=20, num_episodes=10, num_steps=1, seed=100).mean
+    def returns(agent: maml_rl.Agent) -> np.ndarray:
+        return maml_rl.evaluate(agent, num_tasks=20, num_episodes=10, num_steps=1, seed=100).mean
 
     before, after = returns(trained)
     assert returns(untrained(trained))[1] < -11
