@@ -176,7 +176,7 @@ class Agent:
             raise UserError(
                 f"expected observations of shape {shape} or (N, {sizes}), got {array.shape}"
             )
-        is_finite = np.isfinite(batch).reshape(len(batch), -1).all(axis=1)
+        is_finite = np.isfinite(batch).all(axis=tuple(range(1, batch.ndim)))
         if not is_finite.all():
             raise UserError(f"the observation is not finite: {batch[~is_finite][0]}")
         return batch.astype(np.float32), is_single

@@ -62,9 +62,10 @@ def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
         num_adaptation_steps = checkpoint.counter(_NUM_ADAPTATION_STEPS, path)
     # The belief. Earlier versions wrote adapted parameters in place of the meta-parameters.
     belief = tensors.pop(_BELIEF, {})
-    if num_adaptation_steps and not belief:
-        belief = {name: value[None] for name, value in tensors["theta"].items()}
-        tensors["theta"].pop("context", None)
+    if _NUM_ADAPTATION_STEPS in checkpoint.values and not belief:
+        theta = tensors.get("theta", {})
+        belief = {name: value[None] for name, value in theta.items()}
+        theta.pop("context", None)
     # The state.
     counters = {
         name: checkpoint.counter(name, path)

@@ -197,7 +197,7 @@ class MLPPolicy(Policy):
                 activate(x)
             x = x @ last
             x += added if noise is None else added[t]
-            return x.reshape(len(observations), -1)
+            return x.reshape(-1, x.shape[-1])
 
         return sample
 

@@ -142,9 +142,9 @@ def _files(
     tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Return the contents of a checkpoint's files by name."""
-    # Tensors, named group/name
+    # Tensors, named group/name; copies, because the format refuses tensors that share memory
     flat = {
-        f"{group}/{name}": t.contiguous().cpu()
+        f"{group}/{name}": t.cpu().clone(memory_format=torch.contiguous_format)
         for group, part in tensors.items()
         for name, t in part.items()
     }

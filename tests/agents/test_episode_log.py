@@ -81,10 +81,10 @@ class _FixedNoise:
         return next(self.noise).reshape(size)
 
 
-def played(policy: Agent, make_env: Callable[[], gym.Env], step: int = 0) -> dict[str, np.ndarray]:
-    """Play the episodes of ``policy.adapt`` by hand: same reset seeds, same noise of actions."""
+def played(agent: Agent, make_env: Callable[[], gym.Env], step: int = 0) -> dict[str, np.ndarray]:
+    """Play the episodes of ``agent.adapt`` by hand: same reset seeds, same noise of actions."""
     streams = RandomStreams(0, Phase.ADAPTATION)
-    noise = policy.policy.draw_noise(streams.actions(step, 0), (NUM_EPISODES, HORIZON))
+    noise = agent.learner.draw_noise(streams.actions(step, 0), (NUM_EPISODES, HORIZON))
     rows: list[tuple[Any, ...]] = []
     env = make_env()
     for episode in range(NUM_EPISODES):
@@ -92,7 +92,7 @@ def played(policy: Agent, make_env: Callable[[], gym.Env], step: int = 0) -> dic
         rng: Any = _FixedNoise(noise[episode])
         ended = False
         while not ended:
-            action, _ = policy.predict(observation, rng=rng)
+            action, _ = agent.predict(observation, rng=rng)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             rows.append((observation, action, reward, terminated, truncated))
             observation = next_observation
@@ -116,13 +116,10 @@ def cartpole_env() -> gym.Env:
 
 def assert_same(a: Agent, b: Agent, start: Agent) -> None:
     assert a.num_adaptation_steps == b.num_adaptation_steps
-    assert a.theta.keys() == b.theta.keys()
-    for name, value in a.theta.items():
-        torch.testing.assert_close(value, b.theta[name], rtol=1e-3, atol=1e-5)
-    assert any(
-        name not in start.theta or not torch.equal(value, start.theta[name])
-        for name, value in a.theta.items()
-    )
+    assert a.belief.keys() == b.belief.keys()
+    for name, value in a.belief.items():
+        torch.testing.assert_close(value, b.belief[name], rtol=1e-3, atol=1e-5)
+    assert any(not torch.equal(value, start.belief[name]) for name, value in a.belief.items())
 
 
 def test_a_log_of_the_same_episodes_adapts_alike(point: Agent) -> None:
@@ -142,7 +139,7 @@ def test_discrete_actions_and_episodes_of_any_length(cartpole: Agent) -> None:
     log["terminated"][ends[0] - 3] = True  # the first episode is two
     log["episode_ends"] = log.pop("truncated") | log.pop("terminated")
     other = cartpole.adapt(episodes=maml_rl.EpisodeLog(**log))
-    assert not torch.equal(other.theta["weight_0"], cartpole.adapt().theta["weight_0"])
+    assert not torch.equal(other.belief["weight_0"], cartpole.adapt().belief["weight_0"])
 
 
 def test_one_log_for_each_inner_step(point: Agent) -> None:
@@ -210,7 +207,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a key too many": (lambda log: changed(log, "log_probs", log["rewards"]), "unknown log_probs"),
     "no log": (lambda log: [log["rewards"]], "mapping or EpisodeLog"),
-    "no logs": (lambda log: [], "one per inner step"),
+    "no logs": (lambda log: [], "one per adaptation step"),
     "a path": (lambda log: "log.npz", "EpisodeLog"),
 }
 

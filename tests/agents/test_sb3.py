@@ -15,7 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import RescaleAction
-from helpers.synthetic_policies import KINDS, make_meta_policy, observations_of
+from helpers.synthetic_policies import KINDS, make_agent, observations_of
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -370,8 +370,8 @@ class Blank(gym.Env):
 
 
 def blank(kind: str) -> Blank:
-    policy = make_meta_policy(kind)
-    return Blank(policy.observation_space, policy.action_space)
+    agent = make_agent(kind)
+    return Blank(agent.observation_space, agent.action_space)
 
 
 def parameters_of(model: Any, observations: np.ndarray) -> list[np.ndarray]:
@@ -385,25 +385,25 @@ def parameters_of(model: Any, observations: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("algorithm", ["PPO", A2C], ids=["PPO", "A2C"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unbounded"])
 def test_the_actor_has_the_policys_distribution(kind: str, algorithm: Any) -> None:
-    policy = make_meta_policy(kind)
-    observations = observations_of(policy)
-    model = policy.to_sb3(blank(kind), algorithm)
-    expected = policy.module(with_distribution=True)(torch.from_numpy(observations))
+    agent = make_agent(kind)
+    observations = observations_of(agent)
+    model = agent.to_sb3(blank(kind), algorithm)
+    expected = agent.module(with_distribution=True)(torch.from_numpy(observations))
     actual = parameters_of(model, observations)
-    if policy.policy.discrete:
+    if isinstance(agent.action_space, spaces.Discrete):
         expected = [expected.log_softmax(-1)]
     for value, expected_value in zip(actual, expected, strict=True):
         np.testing.assert_allclose(value, expected_value.detach(), rtol=1e-4, atol=1e-5)
     actions, _ = model.predict(observations, deterministic=True)
     np.testing.assert_allclose(
-        actions, policy.predict(observations, deterministic=True)[0], rtol=1e-4, atol=1e-5
+        actions, agent.predict(observations, deterministic=True)[0], rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("kind", ["plain", "discrete"])
 def test_the_model_learns_is_evaluated_and_survives_a_file(kind: str, tmp_path: Path) -> None:
-    model = make_meta_policy(kind).to_sb3(blank(kind), n_steps=16, batch_size=8, seed=0)
-    observations = observations_of(make_meta_policy(kind))
+    model = make_agent(kind).to_sb3(blank(kind), n_steps=16, batch_size=8, seed=0)
+    observations = observations_of(make_agent(kind))
     before = parameters_of(model, observations)[0]
     model.learn(32)
     after = parameters_of(model, observations)[0]
@@ -418,13 +418,13 @@ def test_the_model_learns_is_evaluated_and_survives_a_file(kind: str, tmp_path: 
 @pytest.mark.slow
 def test_an_adapted_policy_starts_where_it_stands_on_its_own_environment() -> None:
     task = {"goal_x": 0.4, "goal_y": -0.3}
-    policy = maml_rl.load("PointNavigation")
-    adapted = policy.adapt(task=task)
+    agent = maml_rl.load("PointNavigation")
+    adapted = agent.adapt(task=task)
     for env in (None, "PointNavigation"):
         model = adapted.to_sb3(env, task=task, num_envs=4, n_steps=8, batch_size=8)
         assert model.n_envs == 4
         mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=4)
-        assert mean > evaluate_policy(policy, model.get_env(), n_eval_episodes=4)[0]  # type: ignore[arg-type]
+        assert mean > evaluate_policy(agent, model.get_env(), n_eval_episodes=4)[0]  # type: ignore[arg-type]
     model.learn(32)
     assert len(model.ep_info_buffer) == 0  # an episode has 100 steps
     batch = make("PointNavigation", 5)
@@ -432,9 +432,9 @@ def test_an_adapted_policy_starts_where_it_stands_on_its_own_environment() -> No
 
 
 def test_tasks_are_drawn_where_none_is_given() -> None:
-    policy = maml_rl.load("PointNavigation")
+    agent = maml_rl.load("PointNavigation")
     tasks = [
-        policy.to_sb3(num_envs=3, seed=seed).get_env().get_attr("tasks", 0)[0] for seed in (0, 0, 1)
+        agent.to_sb3(num_envs=3, seed=seed).get_env().get_attr("tasks", 0)[0] for seed in (0, 0, 1)
     ]
     assert tasks[0] == tasks[1] != tasks[2]
     assert len({task["goal_x"] for task in tasks[0]}) == 3
@@ -462,14 +462,14 @@ def test_what_cannot_become_a_model_is_refused(arguments: dict[str, Any], messag
 
 def test_bounds_and_arguments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="need bounded actions"):
-        make_meta_policy("unbounded").to_sb3(blank("unbounded"))
-    policy = maml_rl.load("PointNavigation")
+        make_agent("unbounded").to_sb3(blank("unbounded"))
+    agent = maml_rl.load("PointNavigation")
     with pytest.raises(UserError, match=r"-1\.0, 1\.0.*-0\.1, 0\.1"):
-        policy.to_sb3(make("PointNavigation", 5, normalize_actions=True))
+        agent.to_sb3(make("PointNavigation", 5, normalize_actions=True))
     with pytest.raises(UserError, match="leave them out"):
-        policy.to_sb3(make("PointNavigation", 5), num_envs=2)
+        agent.to_sb3(make("PointNavigation", 5), num_envs=2)
     with pytest.raises(UserError, match="TaskVecEnv"):
-        policy.to_sb3(make("PointNavigation", 5).env)  # type: ignore[arg-type]
+        agent.to_sb3(make("PointNavigation", 5).env)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model_class", [PPO, A2C])
@@ -484,22 +484,22 @@ def test_a_model_becomes_a_policy_that_a_run_starts_from(
         "log_std_init": -1.5,
     }
     model = model_class("MlpPolicy", env_id, policy_kwargs=kwargs, seed=0, device="cpu")
-    policy = maml_rl.from_sb3(
+    agent = maml_rl.from_sb3(
         model, name, policy={"normalize_observations": True}, inner={"step_size": 0.3}
     )
-    assert policy.config.policy.hidden_sizes == (7,)
-    assert policy.config.inner.step_size == 0.3
+    assert agent.config.policy.hidden_sizes == (7,)
+    assert agent.config.inner.step_size == 0.3
     observations = (
-        np.random.default_rng(0).normal(size=(5, policy.policy.observation_size)).astype(np.float32)
+        np.random.default_rng(0).normal(size=(5, *agent.observation_space.shape)).astype(np.float32)
     )
     expected = parameters_of(model, observations)
-    actual = policy.module(with_distribution=True)(torch.from_numpy(observations))
-    actual = [actual.log_softmax(-1)] if policy.policy.discrete else actual
+    actual = agent.module(with_distribution=True)(torch.from_numpy(observations))
+    actual = [actual.log_softmax(-1)] if isinstance(agent.action_space, spaces.Discrete) else actual
     for value, expected_value in zip(actual, expected, strict=True):
         np.testing.assert_allclose(value.detach(), expected_value, rtol=1e-4, atol=1e-6)
-    back = parameters_of(policy.to_sb3(), observations)
+    back = parameters_of(agent.to_sb3(), observations)
     np.testing.assert_allclose(back[0], expected[0], rtol=1e-4, atol=1e-6)
-    policy.save(tmp_path / "start")
+    agent.save(tmp_path / "start")
     sizes = {"num_iterations": 1, "meta_batch_size": 2, "num_episodes": 2, "horizon": 5}
     outer = {"fisher_state_stride": 5}
     off = {"final_evaluation": False, "final_video": False}
@@ -514,7 +514,8 @@ def test_a_model_becomes_a_policy_that_a_run_starts_from(
         **sizes,
     )
     trained = maml_rl.load(maml_rl.train(config))
-    assert float((trained.theta["weight_0"] - policy.theta["weight_0"]).abs().max()) < 0.3
+    change = trained.belief["weight_0"] - agent.belief["weight_0"]
+    assert float(change.abs().max()) < 0.3
 
 
 def test_models_that_do_not_fit_are_refused() -> None:
@@ -572,8 +573,8 @@ def test_a_dict_environment_is_flattened_as_adapting_does(tmp_path):
         config = maml_rl.load_config(
             env="DictCart-v0", output=str(tmp_path / "run"), logging=quiet, **sizes
         )
-        policy = maml_rl.load(maml_rl.train(config))
-        model = policy.to_sb3(gym.make("DictCart-v0", max_episode_steps=3), n_steps=4, batch_size=4)
+        agent = maml_rl.load(maml_rl.train(config))
+        model = agent.to_sb3(gym.make("DictCart-v0", max_episode_steps=3), n_steps=4, batch_size=4)
         model.learn(8)
         assert model.predict(np.array([1.0, 0.0], np.float32))[0].shape == (1,)
     finally:

@@ -65,7 +65,7 @@ def subjects(runs: list[Path], *labels: str) -> list[Subject]:
     ]
 
 
-CONDITION = Condition(lambda policy: policy.config.env)
+CONDITION = Condition(lambda agent: agent.config.env)
 
 
 def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evaluation:
@@ -75,12 +75,13 @@ def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evalu
         "horizon": 5,
         "num_tasks": len(tasks),
         "num_episodes": 2,
+        "episodes_per_step": 2,
     }
     description |= {
         "seed": 0,
         "task_units": {"goal": "m"},
         "num_steps_in_training": 1,
-        "step_size": 0.1,
+        "learner": {"name": "maml", "step_size": 0.1},
     }
     description |= {"training_seed": 7, "num_iterations": 30}
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
@@ -111,7 +112,7 @@ def made_up(sources: int = 1, num_tasks: int = 4, names: tuple[str, ...] = ("goa
     return Comparison(entries)
 
 
-def test_every_policy_sees_the_same_tasks_as_alone(runs):
+def test_every_agent_sees_the_same_tasks_as_alone(runs):
     several = compare(subjects(runs, "a", "b"), [CONDITION], num_tasks=3, num_episodes=2, seed=4)
     assert [entry.label for entry in several.main] == ["a", "b"]
     for run, entry in zip(runs, several.main, strict=True):
@@ -139,13 +140,13 @@ def test_seeds_of_one_method_make_one_row(runs):
 
 def test_runs_with_other_tasks_are_refused(runs):
     first, second = subjects(runs, "a", "b")
-    env = dataclasses.replace(first.policy.config.env, kwargs={"high": 1.0})
+    env = dataclasses.replace(first.agent.config.env, kwargs={"high": 1.0})
     other = dataclasses.replace(
-        second.policy, config=dataclasses.replace(second.policy.config, env=env)
+        second.agent, config=dataclasses.replace(second.agent.config, env=env)
     )
     with pytest.raises(UserError, match="different tasks"):
         compare(
-            [first, dataclasses.replace(second, policy=other)],
+            [first, dataclasses.replace(second, agent=other)],
             [CONDITION],
             num_tasks=3,
             num_episodes=2,
@@ -161,11 +162,11 @@ def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
     played = []
     original = comparison_module.evaluate
 
-    def interrupted(policy, **options):
+    def interrupted(agent, **options):
         if played:
             raise KeyboardInterrupt
-        played.append(policy.config.seed)
-        return original(policy, **options)
+        played.append(agent.config.seed)
+        return original(agent, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(comparison_module, "evaluate", interrupted)
@@ -175,7 +176,10 @@ def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
         patched.setattr(
             comparison_module,
             "evaluate",
-            lambda p, **o: (played.append(p.config.seed), original(p, **o))[1],
+            lambda agent, **options: (
+                played.append(agent.config.seed),
+                original(agent, **options),
+            )[1],
         )
         assert main(flags) == 0
     assert played == [0, 1]
@@ -214,18 +218,19 @@ def test_other_parameters_are_not_taken_for_the_same(runs, tmp_path):
 
 def test_a_part_that_another_run_left_has_the_facts_of_this_run(runs, tmp_path):
     (first,) = subjects(runs[:1], "a")
-    policy = dataclasses.replace(first.policy, num_iterations=7)
-    for subject, expected in ((first, 1), (dataclasses.replace(first, policy=policy), 7)):
+    counters = {**first.agent.state.counters, "iteration": 7}
+    agent = dataclasses.replace(first.agent, state=first.agent.state._replace(counters=counters))
+    for subject, expected in ((first, 1), (dataclasses.replace(first, agent=agent), 7)):
         sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
         (entry,) = compare([subject], [CONDITION], **sizes).main
         assert entry.evaluations[0].description["num_iterations"] == expected
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_saved_policy_does_not_say_how_long_it_was_trained(runs, tmp_path):
-    policy = maml_rl.load(runs[0])
-    assert policy.num_iterations == 1
-    assert maml_rl.load(policy.save(tmp_path / "saved")).num_iterations is None
+def test_a_saved_agent_does_not_say_how_long_it_was_trained(runs, tmp_path):
+    agent = maml_rl.load(runs[0])
+    assert agent.num_iterations == 1
+    assert maml_rl.load(agent.save(tmp_path / "saved")).num_iterations is None
 
 
 @pytest.mark.slow
@@ -723,7 +728,7 @@ def test_the_document_names_every_file(name):
     assert f"`{name}`" in text
 
 
-def test_copies_of_a_policy_are_not_two_runs(
+def test_copies_of_an_agent_are_not_two_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Their spread is zero, and so would be the interval."""
@@ -755,11 +760,11 @@ def test_copies_of_a_policy_are_not_two_runs(
         )
         == 2
     )
-    assert "holds the same policy as" in capsys.readouterr().err
+    assert "holds the same agent as" in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
 
-def test_baselines_that_are_one_policy_count_once(tmp_path: Path) -> None:
+def test_baselines_that_are_one_agent_count_once(tmp_path: Path) -> None:
     from maml_rl.evaluate import _baselines
 
     sizes = {

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.runs import tiny
 
 import maml_rl
 from maml_rl.agents.agent import Agent
@@ -16,7 +17,7 @@ from maml_rl.system.random_streams import Phase, RandomStreams
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> Agent:
+def agent(tmp_path_factory) -> Agent:
     config = maml_rl.load_config(
         env="PointNavigation",
         device="cpu",
@@ -31,13 +32,13 @@ def policy(tmp_path_factory) -> Agent:
     return maml_rl.load(maml_rl.train(config))
 
 
-def run_evaluation(policy: Agent, seed: int = 0, **sizes: int) -> Evaluation:
-    return evaluate(policy, seed=seed, **{"num_tasks": 5, "num_episodes": 4} | sizes)
+def run_evaluation(agent: Agent, seed: int = 0, **sizes: int) -> Evaluation:
+    return evaluate(agent, seed=seed, **{"num_tasks": 5, "num_episodes": 4} | sizes)
 
 
 @pytest.fixture(scope="module")
-def result(policy) -> Evaluation:
-    return run_evaluation(policy, num_steps=2)
+def result(agent) -> Evaluation:
+    return run_evaluation(agent, num_steps=2)
 
 
 def test_sizes(result):
@@ -49,15 +50,15 @@ def test_sizes(result):
     assert np.isfinite(result.returns).all()
 
 
-def test_returns_are_those_of_the_task(policy):
+def still(agent: Agent) -> Agent:
+    """Return the agent with zero parameters and a tiny standard deviation: it does not move."""
+    belief = {name: 0 * v - 20 * (name == "log_std") for name, v in agent.belief.items()}
+    return dataclasses.replace(agent, belief=belief)
+
+
+def test_returns_are_those_of_the_task(agent):
     """With a step that goes nowhere, the return follows from the goal alone."""
-    still = maml_rl.Agent(
-        **{
-            **vars(policy),
-            "theta": {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()},
-        }
-    )
-    result = run_evaluation(still, num_steps=0)
+    result = run_evaluation(still(agent), num_steps=0)
     for task, returns in zip(result.tasks, result.returns[0], strict=True):
         np.testing.assert_allclose(
             returns, -6 * np.hypot(task["goal_x"], task["goal_y"]), rtol=1e-4
@@ -65,8 +66,8 @@ def test_returns_are_those_of_the_task(policy):
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 3])
-def test_the_table_has_a_row_per_step(policy, num_steps):
-    result = run_evaluation(policy, num_steps=num_steps)
+def test_the_table_has_a_row_per_step(agent, num_steps):
+    result = run_evaluation(agent, num_steps=num_steps)
     header, *rows = result.table().splitlines()
     assert "return" in header
     assert [int(row.split()[0]) for row in rows] == list(range(num_steps + 1))
@@ -75,22 +76,22 @@ def test_the_table_has_a_row_per_step(policy, num_steps):
         assert f"[{low:.1f}, {high:.1f}]" in row
 
 
-def test_the_same_seed_gives_the_same_result(policy, result):
-    again = run_evaluation(policy, num_steps=2)
+def test_the_same_seed_gives_the_same_result(agent, result):
+    again = run_evaluation(agent, num_steps=2)
     np.testing.assert_array_equal(again.returns, result.returns)
     np.testing.assert_array_equal(again.interval, result.interval)
     assert again.tasks == result.tasks
 
 
-def test_another_seed_gives_fresh_tasks(policy, result):
-    other = run_evaluation(policy, seed=1, num_steps=2)
+def test_another_seed_gives_fresh_tasks(agent, result):
+    other = run_evaluation(agent, seed=1, num_steps=2)
     assert all(task not in result.tasks for task in other.tasks)
     assert not np.array_equal(other.returns, result.returns)
 
 
-def test_tasks_are_not_those_of_training(policy):
-    seed = policy.config.seed
-    evaluated = run_evaluation(policy, seed=seed, num_steps=0).tasks
+def test_tasks_are_not_those_of_training(agent):
+    seed = agent.config.seed
+    evaluated = run_evaluation(agent, seed=seed, num_steps=0).tasks
     assert (
         RandomStreams(seed, Phase.EVALUATION).tasks().random()
         != RandomStreams(seed, Phase.TRAINING).tasks().random()
@@ -98,8 +99,8 @@ def test_tasks_are_not_those_of_training(policy):
     assert len({tuple(task.values()) for task in evaluated}) == 5
 
 
-def test_more_steps_do_not_change_the_earlier_ones(policy, result):
-    np.testing.assert_array_equal(run_evaluation(policy, num_steps=1).returns, result.returns[:2])
+def test_more_steps_do_not_change_the_earlier_ones(agent, result):
+    np.testing.assert_array_equal(run_evaluation(agent, num_steps=1).returns, result.returns[:2])
 
 
 def test_the_interval_brackets_the_mean_and_shrinks():
@@ -137,14 +138,12 @@ def test_discarded_episodes_are_excluded_and_counted():
     assert "75 %" in result.table()
 
 
-def test_success_is_that_of_the_last_step(policy):
+def test_success_is_that_of_the_last_step(agent):
     """A point that does not move is where it started: within the tolerance of the goal, or not."""
-    theta = {name: 0 * v - 20 * (name == "log_std") for name, v in policy.theta.items()}
-    still = dataclasses.replace(policy, theta=theta)
     env = EnvConfig(
         name="PointNavigation", kwargs={"low": -0.02, "high": 0.02, "goal_tolerance": 0.01}
     )
-    result = evaluate(still, env=env, num_tasks=40, num_episodes=2, num_steps=0)
+    result = evaluate(still(agent), env=env, num_tasks=40, num_episodes=2, num_steps=0)
     reached = [max(abs(task["goal_x"]), abs(task["goal_y"])) < 0.01 for task in result.tasks]
     assert 0 < sum(reached) < 40
     np.testing.assert_array_equal(result.task_success[0], reached)
@@ -167,21 +166,37 @@ def test_a_family_without_success_has_none(tmp_path):
     assert "success" not in result.table()
 
 
-def test_evaluating_changes_nothing_about_the_policy(policy):
-    before = {name: value.clone() for name, value in policy.theta.items()}
-    run_evaluation(policy, num_steps=1)
-    assert all((policy.theta[name] == value).all() for name, value in before.items())
+def test_evaluating_changes_nothing_about_the_agent(agent):
+    before = {name: value.clone() for name, value in agent.belief.items()}
+    run_evaluation(agent, num_steps=1)
+    assert all((agent.belief[name] == value).all() for name, value in before.items())
 
 
-def test_on_chosen_tasks(policy):
+def test_on_chosen_tasks(agent):
     chosen = [{"goal_x": 0.3, "goal_y": -0.2}, {"goal_x": -0.1, "goal_y": 0.4}]
-    result = evaluate(policy, tasks=chosen, num_episodes=3, num_steps=1)
+    result = evaluate(agent, tasks=chosen, num_episodes=3, num_steps=1)
     assert result.tasks == chosen
     assert result.returns.shape == (2, 2, 3)
-    swapped = evaluate(policy, tasks=chosen[::-1], num_episodes=3, num_steps=0)
+    swapped = evaluate(agent, tasks=chosen[::-1], num_episodes=3, num_steps=0)
     assert swapped.tasks == chosen[::-1]
-    alone = evaluate(policy, tasks=chosen[:1], num_episodes=3, num_steps=1)
+    alone = evaluate(agent, tasks=chosen[:1], num_episodes=3, num_steps=1)
     np.testing.assert_allclose(alone.returns[:, 0], result.returns[:, 0], rtol=1e-4)
+
+
+def test_a_stage_of_one_episode_is_played_in_several_trials_of_each_task(tmp_path):
+    """The bandit plays one arm, then the other, then the better one."""
+    config = tiny(tmp_path / "run", num_iterations=1, learner="helpers.bandit:Bandit")
+    bandit = maml_rl.load(maml_rl.train(config))
+    tasks = [{"goal_x": 0.4, "goal_y": 0.4}, {"goal_x": -0.5, "goal_y": -0.5}]
+    result = evaluate(bandit, tasks=tasks, num_episodes=4, num_steps=2)
+    assert result.returns.shape == (3, 2, 4)
+    assert result.description["num_episodes"] == 4
+    assert result.description["episodes_per_step"] == 1
+    assert (result.returns.std(axis=2) < 0.01).all()
+    first, second, last = result.task_returns
+    assert first[0] > second[0] + 1
+    assert first[1] < second[1] - 1
+    np.testing.assert_allclose(last, np.maximum(first, second), rtol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +212,6 @@ def test_on_chosen_tasks(policy):
         ({"tasks": [{"goal_z": 0.1}]}, "goal_x"),
     ],
 )
-def test_invalid_tasks_are_refused(policy, arguments, message):
+def test_invalid_tasks_are_refused(agent, arguments, message):
     with pytest.raises(UserError, match=message):
-        evaluate(policy, num_episodes=2, num_steps=0, **arguments)
+        evaluate(agent, num_episodes=2, num_steps=0, **arguments)

@@ -31,6 +31,7 @@ from maml_rl.analysis.recording import (
 from maml_rl.analysis.video_grid import Clip, Frame, Grid, playable_fps, rgb_pixels, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
+from maml_rl.learners.base import make_learner
 from maml_rl.settings.config import LoggingConfig
 from maml_rl.settings.env import EnvConfig
 from maml_rl.training.loop import resume, train
@@ -55,7 +56,7 @@ def make_run(output: Path, env: dict) -> Path:
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> Agent:
+def agent(tmp_path_factory) -> Agent:
     return maml_rl.load(
         make_run(tmp_path_factory.mktemp("recording") / "run", {"name": "PointNavigation"})
     )
@@ -82,8 +83,8 @@ def read(path: Path) -> tuple[np.ndarray, dict]:
         return np.stack(frames), {"fps": float(container.streams.video[0].average_rate)}
 
 
-def played(policy: Agent, **options) -> Grid:
-    return play(policy, "gif", **options)
+def played(agent: Agent, **options) -> Grid:
+    return play(agent, "gif", **options)
 
 
 def pictures(clip: Clip) -> np.ndarray:
@@ -91,9 +92,9 @@ def pictures(clip: Clip) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ending", ["mp4", "gif"])
-def test_a_video_is_a_grid_that_plays_in_real_time(policy, tmp_path, ending):
+def test_a_video_is_a_grid_that_plays_in_real_time(agent, tmp_path, ending):
     path = tmp_path / "new" / f"video.{ending}"
-    assert record(policy, path, tasks=[FAR, NEAR], num_steps=2, size=(160, 128)) == path
+    assert record(agent, path, tasks=[FAR, NEAR], num_steps=2, size=(160, 128)) == path
     frames, meta = read(path)
     assert frames.shape[2] >= 3 * 160
     assert 2 * 128 < frames.shape[1] < 2 * 128 + 200
@@ -106,8 +107,8 @@ def test_a_video_is_a_grid_that_plays_in_real_time(policy, tmp_path, ending):
     assert np.abs(frames[0].astype(int) - frames[-1]).max() > 100
 
 
-def test_rows_are_tasks_and_columns_are_adaptation_steps(policy):
-    grid = played(policy, tasks=[FAR, NEAR], num_steps=2)
+def test_rows_are_tasks_and_columns_are_adaptation_steps(agent):
+    grid = played(agent, tasks=[FAR, NEAR], num_steps=2)
     assert grid.labels == ["before adaptation", "after 1 step", "after 2 steps"]
     assert grid.tasks == [["goal x 0.50 m", "goal y -0.50 m"], ["goal x 0.10 m", "goal y 0.20 m"]]
     assert [len(row) for row in grid.clips] == [3, 3]
@@ -116,31 +117,32 @@ def test_rows_are_tasks_and_columns_are_adaptation_steps(policy):
         for other in others:
             np.testing.assert_array_equal(first[0], other[0])
             assert not np.array_equal(first, other)
-    assert played(policy, num_tasks=3, num_steps=0).labels == ["before adaptation"]
-    assert len(played(policy, num_tasks=3, num_steps=0).clips) == 3
+    assert played(agent, num_tasks=3, num_steps=0).labels == ["before adaptation"]
+    assert len(played(agent, num_tasks=3, num_steps=0).clips) == 3
 
 
-def test_an_adapted_policy_counts_on(policy):
-    assert played(policy.adapt(num_steps=2), num_steps=1).labels == [
+def test_an_adapted_agent_counts_on(agent):
+    assert played(agent.adapt(num_steps=2), num_steps=1).labels == [
         "after 2 steps",
         "after 3 steps",
     ]
 
 
 @pytest.mark.parametrize("inner", [{}, {"test_step_sizes": [0.3, 0.1]}, {"surrogate": "dice"}])
-def test_single_steps_equal_one_call(policy, inner):
+def test_single_steps_equal_one_call(agent, inner):
     config = dataclasses.replace(
-        policy.config, inner=dataclasses.replace(policy.config.inner, **inner)
+        agent.config, inner=dataclasses.replace(agent.config.inner, **inner)
     )
-    policy = dataclasses.replace(policy, config=config)
-    shown = recording._adapted(policy, FAR, 3, 4, seed=5)
+    learner = make_learner(config, agent.observation_space, agent.action_space, agent.device)
+    agent = dataclasses.replace(agent, config=config, learner=learner)
+    shown = recording._adapted(agent, FAR, 3, 4, seed=5)
     for k, adapted in enumerate(shown):
-        at_once = policy.adapt(task=FAR, num_steps=k, num_episodes=4, seed=5)
+        at_once = agent.adapt(task=FAR, num_steps=k, num_episodes=4, seed=5)
         assert adapted.num_adaptation_steps == k
-        for name, value in at_once.theta.items():
-            assert torch.equal(value, adapted.theta[name]), (k, name)
+        for name, value in at_once.belief.items():
+            assert torch.equal(value, adapted.belief[name]), (k, name)
     assert not all(
-        torch.equal(value, shown[2].theta[name]) for name, value in shown[3].theta.items()
+        torch.equal(value, shown[2].belief[name]) for name, value in shown[3].belief.items()
     )
 
 
@@ -150,7 +152,7 @@ def test_tasks_of_direction_families_alternate(cheetah):
     assert grid.tasks == [["direction 1"], ["direction -1"]]
 
 
-def test_every_panel_says_task_step_and_return_and_the_grid_the_time(policy, monkeypatch):
+def test_every_panel_says_task_step_and_return_and_the_grid_the_time(agent, monkeypatch):
     written: list[tuple[str, float]] = []
     original = video_grid._Layout._write
 
@@ -159,7 +161,7 @@ def test_every_panel_says_task_step_and_return_and_the_grid_the_time(policy, mon
         original(self, draw, text, position, room, *rest, **more)
 
     monkeypatch.setattr(video_grid._Layout, "_write", write)
-    grid = played(policy, tasks=[FAR, NEAR], size=(200, 150))
+    grid = played(agent, tasks=[FAR, NEAR], size=(200, 150))
     list(grid.images(10.0))
     texts = [text for text, _ in written]
     assert all(excess <= 0 for _, excess in written), "no text was made smaller or cut"
@@ -251,17 +253,17 @@ def test_frames_per_second(fps, dt, file_format, expected):
     assert playable_fps(fps, dt, file_format) == pytest.approx(expected)
 
 
-def test_only_frames_that_are_shown_are_drawn(policy, tmp_path):
+def test_only_frames_that_are_shown_are_drawn(agent, tmp_path):
     path = tmp_path / "video.mp4"
-    record(policy, path, tasks=[FAR], fps=5, size=(128, 128))
+    record(agent, path, tasks=[FAR], fps=5, size=(128, 128))
     frames, meta = read(path)
     assert (len(frames), meta["fps"]) == (HORIZON // 2 + 1, 5)
-    assert set(play(policy, "mp4", tasks=[FAR], fps=5).clips[0][0].frames) == {0, 2, 4, 6}
+    assert set(play(agent, "mp4", tasks=[FAR], fps=5).clips[0][0].frames) == {0, 2, 4, 6}
 
 
-def test_the_same_seed_gives_the_same_video(policy):
+def test_the_same_seed_gives_the_same_video(agent):
     def shown(**options) -> list[np.ndarray]:
-        return [pictures(clip) for row in played(policy, **options).clips for clip in row]
+        return [pictures(clip) for row in played(agent, **options).clips for clip in row]
 
     def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
         return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
@@ -311,29 +313,29 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(cheetah, tmp_path, op
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_point_has_no_cameras(policy, tmp_path):
+def test_a_point_has_no_cameras(agent, tmp_path):
     with pytest.raises(UserError, match=r"PointNavigation.*no cameras.*'track'"):
-        record(policy, tmp_path / "video.mp4", camera="track")
+        record(agent, tmp_path / "video.mp4", camera="track")
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(policy, tmp_path):
+def test_a_file_that_cannot_be_written_leaves_nothing(agent, tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match=r"file.*cannot be written"):
-        record(policy, tmp_path / "file" / "new" / "video.mp4")
+        record(agent, tmp_path / "file" / "new" / "video.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(UserError, match="cannot be written"):
-        record(policy, tmp_path / f"{'x' * 300}.mp4")
+        record(agent, tmp_path / f"{'x' * 300}.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_interrupted_recording_leaves_nothing(policy, tmp_path, monkeypatch):
+def test_an_interrupted_recording_leaves_nothing(agent, tmp_path, monkeypatch):
     def interrupt(self, file, fps):
         file.write_text("half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Grid, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        record(policy, tmp_path / "new" / "video.gif")
+        record(agent, tmp_path / "new" / "video.gif")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -393,15 +395,15 @@ def test_the_command_takes_every_option(cheetah_run, tmp_path, capsys):
     assert len(frames) == 4  # 6 steps of 0.05 s at 10 frames/s, and the start
 
 
-def test_the_small_gif_of_tensorboard(policy):
-    gif, height, width = played(policy, tasks=[FAR]).small_gif(panel_width=150, max_frames=4)
+def test_the_small_gif_of_tensorboard(agent):
+    gif, height, width = played(agent, tasks=[FAR]).small_gif(panel_width=150, max_frames=4)
     image = Image.open(io.BytesIO(gif))
     assert image.size == (width, height) == (2 * 150 + 4, height)
     assert image.n_frames <= 4
     assert len(gif) < 100_000
 
 
-def test_an_existing_video_is_replaced_whole(policy, tmp_path, monkeypatch):
+def test_an_existing_video_is_replaced_whole(agent, tmp_path, monkeypatch):
     path = tmp_path / "video.mp4"
     path.write_text("old")
 
@@ -411,23 +413,23 @@ def test_an_existing_video_is_replaced_whole(policy, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(av, "open", fail)
         with pytest.raises(UserError, match="no space"):
-            record(policy, path)
+            record(agent, path)
     assert path.read_text() == "old"
-    record(policy, path)
+    record(agent, path)
     assert len(read(path)[0]) == HORIZON + 1
 
 
 @pytest.mark.parametrize("name", ["video.avi", "video", "video.mp4.txt"])
-def test_another_ending_is_refused(policy, tmp_path, name):
+def test_another_ending_is_refused(agent, tmp_path, name):
     with pytest.raises(UserError, match=r"\.mp4 or \.gif"):
-        record(policy, tmp_path / "new" / name)
+        record(agent, tmp_path / "new" / name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("task", [{"goal": 1.0}, {"goal_x": float("nan"), "goal_y": 0.0}])
-def test_a_task_of_another_family_is_refused(policy, tmp_path, task):
+def test_a_task_of_another_family_is_refused(agent, tmp_path, task):
     with pytest.raises(UserError, match="goal_x"):
-        record(policy, tmp_path / "video.mp4", tasks=[task])
+        record(agent, tmp_path / "video.mp4", tasks=[task])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -467,10 +469,10 @@ def test_the_picture_goes_on_to_the_policys_horizon():
 
 
 @pytest.mark.slow
-def test_progress_names_every_panel(policy, tmp_path) -> None:
+def test_progress_names_every_panel(agent, tmp_path) -> None:
     panels: list[str] = []
     record(
-        policy,
+        agent,
         tmp_path / "video.gif",
         tasks=[NEAR, FAR],
         num_steps=1,
@@ -516,7 +518,7 @@ def test_frames_per_second_of_a_file_may_be_fractions(tmp_path, fps):
     assert read(tmp_path / "video.mp4")[1]["fps"] == pytest.approx(fps, rel=1e-4)
 
 
-def test_a_video_needs_no_process_of_its_own(policy, tmp_path, monkeypatch):
+def test_a_video_needs_no_process_of_its_own(agent, tmp_path, monkeypatch):
     """The fork of a large process is refused where memory is short, at the end of a training."""
 
     def refuse(*arguments, **options):
@@ -526,7 +528,7 @@ def test_a_video_needs_no_process_of_its_own(policy, tmp_path, monkeypatch):
         monkeypatch.setattr(subprocess, name, refuse)
     for name in ("fork", "posix_spawn", "posix_spawnp", "system"):
         monkeypatch.setattr(os, name, refuse, raising=False)
-    assert len(read(record(policy, tmp_path / "video.mp4"))[0]) == HORIZON + 1
+    assert len(read(record(agent, tmp_path / "video.mp4"))[0]) == HORIZON + 1
 
 
 COLOURS = np.arange(2 * 3 * 3).reshape(2, 3, 3) * 10 + 5  # up to 175
@@ -680,7 +682,7 @@ def test_a_video_that_cannot_be_written_ends_no_training(tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_what_a_killed_recording_left_is_removed(policy, tmp_path):
+def test_what_a_killed_recording_left_is_removed(agent, tmp_path):
     """By the next recording of that file; one that is in progress stays, as all else does."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
         ended.wait()
@@ -693,7 +695,7 @@ def test_what_a_killed_recording_left_is_removed(policy, tmp_path):
     ]
     for path in [*killed, *kept]:
         path.write_text("")
-    record(policy, tmp_path / "video.gif")
+    record(agent, tmp_path / "video.gif")
     expected = {path.name for path in kept} | {"video.gif"}
     assert {path.name for path in tmp_path.iterdir()} == expected
 

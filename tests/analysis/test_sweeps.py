@@ -227,10 +227,10 @@ def test_ranges_are_merged_by_argument() -> None:
 
 def test_numbers_of_every_task_are_replaced_from_python() -> None:
     train("ArmWithTasks-v0")
-    policy = maml_rl.load("run")
+    agent = maml_rl.load("run")
     evaluation = maml_rl.evaluate(
-        policy, num_tasks=2, num_episodes=1, num_steps=0, fixed={"link_mass": 3}
+        agent, num_tasks=2, num_episodes=1, num_steps=0, fixed={"link_mass": 3}
     )
     assert [task["link_mass"] for task in evaluation.tasks] == [3, 3]
     with pytest.raises(UserError, match="no numeric value 'gait'"):
-        maml_rl.evaluate(policy, num_tasks=2, num_episodes=1, num_steps=0, fixed={"gait": 3})
+        maml_rl.evaluate(agent, num_tasks=2, num_episodes=1, num_steps=0, fixed={"gait": 3})

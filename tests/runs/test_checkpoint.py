@@ -65,6 +65,16 @@ def test_strided_and_empty_tensors_come_back(tmp_path):
         assert torch.equal(loaded.tensors["theta"][name], value)
 
 
+def test_tensors_that_share_memory_come_back(tmp_path):
+    """As the meta-parameters and the belief of an agent may."""
+    weight = torch.arange(6.0).reshape(2, 3)
+    tensors = {"theta": {"weight": weight}, "belief": {"weight": weight[None], "row": weight[1]}}
+    loaded = load_checkpoint(save_checkpoint(tmp_path, 0, tensors, {}), CPU)
+    for group, part in tensors.items():
+        for name, value in part.items():
+            assert torch.equal(loaded.tensors[group][name], value)
+
+
 def test_latest_is_the_highest_number(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     assert latest_checkpoint(tmp_path / "missing") is None

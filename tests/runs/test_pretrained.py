@@ -30,10 +30,10 @@ def test_each_is_loaded_by_its_name_and_acts(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    policy = maml_rl.load(name)
-    assert policy.config.env.name == name
-    assert policy.num_adaptation_steps == 0
-    action, _ = policy.predict(np.zeros(policy.policy.observation_size), deterministic=True)
+    agent = maml_rl.load(name)
+    assert agent.config.env.name == name
+    assert agent.num_adaptation_steps == 0
+    action, _ = agent.predict(np.zeros(agent.observation_space.shape), deterministic=True)
     assert np.isfinite(action).all()
 
 
@@ -60,10 +60,10 @@ def test_each_has_its_curve_its_evaluation_and_its_command(name: str) -> None:
 
 
 def test_adaptation_brings_the_point_to_its_goal() -> None:
-    policy, task = maml_rl.load("PointNavigation"), {"goal_x": 0.4, "goal_y": -0.3}
+    agent, task = maml_rl.load("PointNavigation"), {"goal_x": 0.4, "goal_y": -0.3}
     evaluated = [
         p.predict(np.zeros(2), deterministic=True)[0] @ [0.8, -0.6]
-        for p in (policy, policy.adapt(task=task))
+        for p in (agent, agent.adapt(task=task))
     ]
     assert evaluated[1] > evaluated[0] + 0.02
 
@@ -142,7 +142,7 @@ def test_training_starts_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         == 0
     )
     trained, start = (
-        maml_rl.load("run").theta["weight_0"],
-        maml_rl.load("PointNavigation").theta["weight_0"],
+        maml_rl.load("run").belief["weight_0"],
+        maml_rl.load("PointNavigation").belief["weight_0"],
     )
     assert float((trained - start).abs().max()) < 0.2

@@ -27,7 +27,7 @@ from maml_rl.settings.learners import (
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive
-from maml_rl.training.compose import open_trainer
+from maml_rl.training.compose import open_training
 
 GROUPS: dict[str, type] = {
     "": Config,
@@ -131,12 +131,14 @@ def test_what_is_accepted_trains(drawn):
     except UserError:  # a combination that is refused
         assume(False)
     try:
-        with open_trainer(config) as (trainer, state, _):
-            after, *_ = trainer.meta_iteration(state)
+        with open_training(config) as training:
+            after = training.iterate().state
     except FloatingPointError:
         return  # training diverged, as documented
-    assert after.iteration == 1
-    assert after.theta.keys() == state.theta.keys()
+    assert after.counters["iteration"] == 1
+    before = training.agent.state.tensors
+    assert after.tensors.keys() == before.keys()
+    assert after.tensors["theta"].keys() == before["theta"].keys()
 
 
 def wrong_values(expected: Any) -> list[str]:

@@ -1,0 +1,148 @@
+"""Checkpoints of agents: what they adapted to comes back, also as the version before wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.runs import last, tiny
+
+import maml_rl
+from maml_rl.agents.agent import Agent
+from maml_rl.errors import UserError
+from maml_rl.runs.checkpoint import save_checkpoint
+from maml_rl.runs.run_folder import create_run_folder
+from maml_rl.settings.config import origin, to_mapping
+
+GOAL = {"goal_x": 0.4, "goal_y": -0.3}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "all": {"policy": {"hidden_sizes": [8], "normalize_observations": True}},
+    "head": {"policy": {"hidden_sizes": [8]}, "inner": {"adapts": "head"}},
+    "step sizes": {
+        "policy": {"hidden_sizes": [8]},
+        "inner": {"learned_step_size": "per_layer"},
+    },
+    "context": {
+        "policy": {"hidden_sizes": [8], "context_size": 3},
+        "inner": {"adapts": "context"},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Agent:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    run = maml_rl.train(tiny(folder, num_iterations=1, **SETTINGS[request.param]))
+    return maml_rl.load(run).adapt(task=GOAL, num_steps=2)
+
+
+def saved_before(agent: Agent, folder: Path) -> Path:
+    """Save as the version before: the adapted parameters, with the context, are theta."""
+    config = to_mapping(agent.config)
+    del config["learner"]
+    create_run_folder(folder, config)
+    theta = {name: value[0] for name, value in agent.belief.items()}
+    tensors = {"theta": theta, "normalizer": agent.state.tensors["normalizer"]}
+    values = {
+        "iteration": 0,
+        "num_env_steps": 0,
+        "num_adaptation_steps": agent.num_adaptation_steps,
+        "run": origin(agent.config),
+    }
+    save_checkpoint(folder / "checkpoints", 0, tensors, values)
+    return folder
+
+
+def assert_same_agent(loaded: Agent, agent: Agent) -> None:
+    assert loaded.config == agent.config
+    assert loaded.num_adaptation_steps == agent.num_adaptation_steps
+    assert list(loaded.belief) == list(agent.belief)
+    for name, value in agent.belief.items():
+        assert torch.equal(loaded.belief[name], value), name
+    observations = np.random.default_rng(0).normal(size=(5, 2))
+    np.testing.assert_array_equal(
+        loaded.predict(observations, deterministic=True)[0],
+        agent.predict(observations, deterministic=True)[0],
+    )
+    again, expected = (one.adapt(task=GOAL) for one in (loaded, agent))
+    for name, value in expected.belief.items():
+        assert torch.equal(again.belief[name], value), name
+
+
+def test_a_saved_agent_has_the_meta_parameters_and_the_belief(
+    adapted: Agent, tmp_path: Path
+) -> None:
+    folder = adapted.save(tmp_path / "adapted")
+    loaded = maml_rl.load(folder)
+    assert_same_agent(loaded, adapted)
+    theta = adapted.state.tensors["theta"]
+    for name, value in theta.items():
+        assert torch.equal(loaded.state.tensors["theta"][name], value), name
+    assert last(folder).tensors["belief"].keys() == adapted.belief.keys()
+
+
+def test_an_agent_that_has_not_adapted_is_saved_without_a_belief(
+    adapted: Agent, tmp_path: Path
+) -> None:
+    agent = adapted.with_state(adapted.state)
+    folder = agent.save(tmp_path / "start")
+    assert "belief" not in last(folder).tensors
+    assert_same_agent(maml_rl.load(folder), agent)
+
+
+def test_an_adapted_agent_of_the_version_before_has_its_belief(
+    adapted: Agent, tmp_path: Path
+) -> None:
+    loaded = maml_rl.load(saved_before(adapted, tmp_path / "before"))
+    assert loaded.num_adaptation_steps == 2
+    assert_same_agent(loaded, adapted)
+    # Saved again, it is the same.
+    assert_same_agent(maml_rl.load(loaded.save(tmp_path / "again")), adapted)
+
+
+def test_no_adaptation_steps_of_the_version_before_leave_the_start(
+    adapted: Agent, tmp_path: Path
+) -> None:
+    """Its adapt(num_steps=0) added the context to theta, at its initial value."""
+    agent = adapted.with_state(adapted.state)
+    assert_same_agent(maml_rl.load(saved_before(agent, tmp_path / "before")), agent)
+
+
+def test_adapted_parameters_of_another_architecture_are_refused(
+    adapted: Agent, tmp_path: Path
+) -> None:
+    folder = saved_before(adapted, tmp_path / "before")
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("- 8", "- 9"))
+    with pytest.raises(
+        UserError, match=r"does not fit the settings: bias_0 is .*8.*, expected .*9"
+    ):
+        maml_rl.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("not finite", "belief bias_0 is not finite"),
+        ("missing", "bias_0 is missing"),
+        ("of two tasks", r"bias_0 is \(2, 8\)"),
+    ],
+)
+def test_a_damaged_belief_is_refused(
+    adapted: Agent, tmp_path: Path, damage: str, message: str
+) -> None:
+    folder = adapted.save(tmp_path / "adapted")
+    checkpoint = last(folder)
+    belief = checkpoint.tensors["belief"]
+    if damage == "not finite":
+        belief["bias_0"].fill_(torch.nan)
+    elif damage == "missing":
+        del belief["bias_0"]
+    else:
+        belief["bias_0"] = belief["bias_0"].repeat(2, 1)
+    save_checkpoint(folder / "checkpoints", 0, checkpoint.tensors, checkpoint.values)
+    with pytest.raises(UserError, match=message):
+        maml_rl.load(folder)

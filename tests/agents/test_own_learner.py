@@ -1,0 +1,124 @@
+"""An agent of a learner of the user's own: it has a memory, and no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.runs import last, tiny
+
+import maml_rl
+from maml_rl.agents.agent import Agent
+from maml_rl.errors import UserError
+from maml_rl.runs.checkpoint import save_checkpoint
+
+GOAL = {"goal_x": 0.4, "goal_y": 0.3}
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Agent:
+    folder = tmp_path_factory.mktemp("bandit") / "run"
+    config = tiny(folder, num_iterations=1, learner={"name": "helpers.bandit:Bandit", "size": 0.5})
+    return maml_rl.load(maml_rl.train(config))
+
+
+# --- predict, with a memory ---
+
+
+def test_the_memory_is_returned_and_taken_again(agent: Agent) -> None:
+    """An action grows with the steps that the agent remembers."""
+    observation, state, sizes = np.zeros(2), None, []
+    for step in range(3):
+        action, state = agent.predict(observation, state, deterministic=True)
+        sizes.append(np.abs(action))
+        np.testing.assert_array_equal(state[0], [step + 1])
+    forgetful, _ = agent.predict(observation, deterministic=True)
+    np.testing.assert_allclose(np.abs(forgetful), sizes[0])
+    np.testing.assert_allclose(sizes[1], 1.1 * sizes[0], rtol=1e-6)
+    np.testing.assert_allclose(sizes[2], 1.2 * sizes[0], rtol=1e-6)
+
+
+def test_an_episode_that_starts_is_not_remembered(agent: Agent) -> None:
+    observations = np.zeros((3, 2))
+    first, state = agent.predict(observations, deterministic=True)
+    before = state[0].copy()
+    starts = np.array([False, True, False])
+    second, after = agent.predict(observations, state, starts, deterministic=True)
+    np.testing.assert_array_equal(after[0], [2, 1, 2])
+    np.testing.assert_allclose(second[1], first[1])
+    np.testing.assert_allclose(second[[0, 2]], 1.1 * first[[0, 2]], rtol=1e-6)
+    np.testing.assert_array_equal(state[0], before)
+
+
+@pytest.mark.parametrize("state", ["kept", 3, (np.zeros(2),), [np.zeros(3)]], ids=str)
+def test_a_state_that_predict_did_not_return_is_refused(agent: Agent, state: Any) -> None:
+    with pytest.raises(UserError, match=r"state must be None or .* for 3 observations, got"):
+        agent.predict(np.zeros((3, 2)), state)
+
+
+# --- adapt, save, load ---
+
+
+def test_it_adapts_one_episode_at_a_time(agent: Agent) -> None:
+    adapted = agent.adapt(task=GOAL, num_episodes=7)
+    assert adapted.num_adaptation_steps == agent.learner.num_updates == 2
+    assert adapted.belief["count"].tolist() == [[1, 1]]
+    once = agent.adapt(task=GOAL, num_steps=1)
+    assert once.belief["count"].tolist() == [[1, 0]]
+    for name, value in once.adapt(task=GOAL, num_steps=1).belief.items():
+        assert torch.equal(value, adapted.belief[name]), name
+
+
+def test_it_adapts_to_a_log(agent: Agent) -> None:
+    log = {
+        "observations": np.zeros((2, 2)),
+        "actions": np.zeros((2, 2)),
+        "rewards": [1.5, 2.0],
+        "truncated": [False, True],
+    }
+    adapted = agent.adapt(episodes=[log, {**log, "rewards": [-1.0, -1.0]}])
+    assert adapted.belief["mean_return"].tolist() == [[3.5, -2.0]]
+    assert adapted.num_adaptation_steps == 2
+
+
+def test_saved_and_loaded_it_believes_the_same(agent: Agent, tmp_path: Path) -> None:
+    adapted = agent.adapt(task=GOAL)
+    loaded = maml_rl.load(adapted.save(tmp_path / "adapted"))
+    assert loaded.config == agent.config
+    assert loaded.num_adaptation_steps == 2
+    for group in ("mean_return", "count"):
+        assert torch.equal(loaded.belief[group], adapted.belief[group])
+    prior = agent.state.tensors["arms"]["mean_return"]
+    assert prior.abs().max() > 0
+    assert torch.equal(loaded.state.tensors["arms"]["mean_return"], prior)
+    np.testing.assert_array_equal(
+        loaded.predict(np.ones(2), deterministic=True)[0],
+        adapted.predict(np.ones(2), deterministic=True)[0],
+    )
+
+
+def test_without_its_belief_an_adapted_agent_is_refused(agent: Agent, tmp_path: Path) -> None:
+    folder = agent.adapt(task=GOAL).save(tmp_path / "adapted")
+    checkpoint = last(folder)
+    del checkpoint.tensors["belief"]
+    save_checkpoint(folder / "checkpoints", 0, checkpoint.tensors, checkpoint.values)
+    with pytest.raises(UserError, match=r"the belief in .* count is missing"):
+        maml_rl.load(folder)
+
+
+# --- without a network ---
+
+
+@pytest.mark.parametrize("use", ["module", "export", "to_sb3"])
+def test_export_and_conversion_are_refused(agent: Agent, tmp_path: Path, use: str) -> None:
+    calls = {
+        "module": agent.module,
+        "export": lambda: agent.export(tmp_path / "policy.ts"),
+        "to_sb3": agent.to_sb3,
+    }
+    with pytest.raises(UserError, match="learner Bandit is not a multilayer perceptron"):
+        calls[use]()
+    assert list(tmp_path.iterdir()) == []
