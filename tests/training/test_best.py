@@ -19,6 +19,8 @@ from maml_rl.settings.config import Config
 from maml_rl.training import loop
 from maml_rl.training.loop import resume, train
 
+pytestmark = pytest.mark.slow
+
 KEEP = {"keep_best": True, "evaluate_every": 2, "checkpoint_every": 3, "keep_checkpoints": 1}
 
 
@@ -28,7 +30,9 @@ def config_of(output: Path, **settings: Any) -> Config:
 
 def evaluated(run: Path) -> dict[int, float]:
     """Return after the last adaptation step of every evaluated iteration."""
-    rows = [(row["time/iteration"], row["evaluation/return_after_1_steps"]) for row in progress(run)]
+    rows = [
+        (row["time/iteration"], row["evaluation/return_after_1_steps"]) for row in progress(run)
+    ]
     return {int(iteration): float(value) for iteration, value in rows if value}
 
 
@@ -51,7 +55,6 @@ def descending(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     return returns
 
 
-@pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_highest_return_after_adaptation(tmp_path, caplog):
     caplog.set_level("INFO", "maml_rl")
     run = train(config_of(tmp_path / "run"))
@@ -108,7 +111,6 @@ def rename_killed_at(call: int, calls: list[int]) -> Callable[..., None]:
     return rename
 
 
-@pytest.mark.slow
 def test_a_killed_run_keeps_the_same_best(descending, tmp_path, monkeypatch):
     """Killed before each checkpoint comes to exist or is removed; nothing is saved after that."""
     monkeypatch.setattr(loop, "save_after", lambda *args: None)
@@ -119,9 +121,10 @@ def test_a_killed_run_keeps_the_same_best(descending, tmp_path, monkeypatch):
     assert len(calls) == 8, "2, 3, 4 and the end of 2 and 3, 6, 9 and the end of 6"
     for call in calls:
         run = tmp_path / f"run{call}"
-        with monkeypatch.context() as patched, pytest.raises(Killed):
+        with monkeypatch.context() as patched:
             patched.setattr(os, "rename", rename_killed_at(call, []))
-            train(config_of(run))
+            with pytest.raises(Killed):
+                train(config_of(run))
         resume(run)
         assert_equal_runs(run, whole)
         assert {4, 9} <= set(names(run))
@@ -138,7 +141,6 @@ def test_an_extended_run_continues_the_record(descending, tmp_path):
     assert maml_rl.load(run, iteration="best").num_iterations == 12
 
 
-@pytest.mark.slow
 def test_evaluations_in_training_and_the_final_one_share_no_task(tmp_path, monkeypatch):
     tasks: list[tuple[float, ...]] = []
     original = loop.evaluate_with
@@ -194,6 +196,71 @@ def test_a_best_checkpoint_that_is_gone_is_refused(run, tmp_path):
     shutil.rmtree(copy / "checkpoints" / f"{best:06d}")
     with pytest.raises(UserError, match=rf"no checkpoint of the best iteration, {best},.*6"):
         maml_rl.load(copy, iteration="best")
+
+
+SMALL = ["--num_tasks=2", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
+
+
+def evaluation(run: Path, output: Path, *flags: str) -> tuple[dict[str, Any], str]:
+    """Entry of the run in results.json, and report.html."""
+    assert main(["evaluate", str(run), *SMALL, "--output", str(output), *flags]) == 0
+    (entry,) = json.loads((output / "results.json").read_text())["results"]
+    return entry, (output / "report.html").read_text()
+
+
+def test_evaluate_names_the_chosen_iteration(run, tmp_path, capsys):
+    chosen = "chosen by evaluations in training"
+    best = maml_rl.load(run, iteration="best").num_iterations
+    entry, report = evaluation(run, tmp_path / "best", "--iteration", "best")
+    assert entry["policy"] == "meta-trained, best iteration"
+    assert entry["num_iterations"] == [best]
+    assert entry["is_best_iteration"] == [True]
+    assert f"{best} iterations ({chosen})" in report
+    assert "meta-trained, best iteration" in capsys.readouterr().out
+    entry, report = evaluation(run, tmp_path / "second", "--iteration=2")
+    assert entry["policy"] == "meta-trained, iteration 2"
+    assert entry["num_iterations"] == [2]
+    assert entry["is_best_iteration"] == [False]
+    assert "2 iterations" in report
+    assert chosen not in report
+    entry, _ = evaluation(run, tmp_path / "newest")
+    assert entry["policy"] == "meta-trained"
+    assert entry["num_iterations"] == [6]
+
+
+def test_the_best_iteration_is_evaluated_as_any_agent(run, tmp_path):
+    best = maml_rl.load(run, iteration="best")
+    entry, _ = evaluation(run, tmp_path / "best", "--iteration", "best")
+    result = maml_rl.evaluate(best, num_tasks=2, num_episodes=2, num_steps=1)
+    assert entry["return"] == pytest.approx(result.mean.tolist())
+    assert result.description["is_best"]
+
+
+def test_record_films_the_chosen_iteration(run, tmp_path, monkeypatch):
+    filmed = []
+    monkeypatch.setattr(
+        "maml_rl.analysis.recording.record", lambda agent, path, **settings: filmed.append(agent)
+    )
+    video = str(tmp_path / "video.mp4")
+    assert main(["record", str(run), "--device=cpu", "--iteration", "4", "--output", video]) == 0
+    assert [agent.num_iterations for agent in filmed] == [4]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record"])
+@pytest.mark.parametrize(
+    ("iteration", "message"),
+    [
+        ("3", "there is no checkpoint of iteration 3: "),
+        ("-2", "expected best or an integer of at least 0, got '-2'"),
+        ("bset", "expected best or an integer of at least 0, got 'bset'"),
+    ],
+)
+def test_a_command_refuses_an_iteration_in_one_line(run, capsys, command, iteration, message):
+    assert main([command, str(run), f"--iteration={iteration}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (run / "evaluation").exists()
 
 
 def test_keep_best_without_evaluations_is_refused(tmp_path, capsys):
