@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maml_rl.training.loop import Interrupted as Interrupted
     from maml_rl.training.loop import resume as resume
     from maml_rl.training.loop import train as train
+    from maml_rl.training.seeds import train_seeds as train_seeds
 
 # Imported on first use, so that importing the package does not import torch.
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "record": "analysis.recording",
     "resume": "training.loop",
     "train": "training.loop",
+    "train_seeds": "training.seeds",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "record",
     "resume",
     "train",
+    "train_seeds",
 ]
 
 let_idle_threads_sleep()

@@ -181,7 +181,7 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
         prog=f"python -m maml_rl.{command}", description=description, allow_abbrev=False
     )
     if several:
-        text = "run folders, or pretrained policies"
+        text = "run folders, folders of several seeds (train --seeds), or pretrained policies"
         parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help=text)
     else:
         text = "run folder, or the name of a pretrained policy"

@@ -53,10 +53,12 @@ def command(argv: list[str]) -> int:
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
     from maml_rl.runs.pretrained import find_run, output_folder
+    from maml_rl.runs.seeds import runs_of
 
     # Evaluate, and write the files.
-    args.runs = [find_run(run) for run in args.runs]
-    folder = args.output or output_folder(args.runs[0]) / "evaluation"
+    folders = [find_run(run) for run in args.runs]
+    args.runs = [run for folder in folders for run in runs_of(folder)]
+    folder = args.output or output_folder(folders[0]) / "evaluation"
     is_old = (folder / "report.html").exists()
     instead = ", in place of an earlier evaluation" if is_old else ""
     typed = shlex.join(["python", "-m", "maml_rl.evaluate", *argv])

@@ -75,9 +75,19 @@ class Interrupted(KeyboardInterrupt):
     It is not an ``Exception``: a sweep that catches the errors of its runs stops at it.
     """
 
-    def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
-        super().__init__(f"stopped after iteration {iteration}. Resume with: {resume_command(run)}")
+    def __init__(
+        self,
+        run: Path,
+        iteration: int,
+        number: int = signal.SIGINT,
+        seed_folder: Path | None = None,
+    ) -> None:
+        of_run = "" if seed_folder is None else f" of {run}"
+        command = resume_command(seed_folder or run)
+        super().__init__(f"stopped after iteration {iteration}{of_run}. Resume with: {command}")
         self.run = run
+        self.iteration = iteration
+        self.number = number
         self.exit_status = 128 + number
         """As a shell reports the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
