@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from maml_rl.training.loop import Interrupted as Interrupted
     from maml_rl.training.loop import resume as resume
     from maml_rl.training.loop import train as train
+    from maml_rl.training.seeds import train_seeds as train_seeds
 
     __version__: str
 
@@ -42,6 +43,7 @@ _HOMES = {
     "record": "analysis.recording",
     "resume": "training.loop",
     "train": "training.loop",
+    "train_seeds": "training.seeds",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "record",
     "resume",
     "train",
+    "train_seeds",
 ]
 
 let_idle_threads_sleep()

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import maml_rl
 from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
@@ -202,7 +202,7 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
     """Make a parser with the arguments shared by the commands that read one or ``several`` runs."""
     parser = Parser(prog=f"python -m maml_rl.{command}", description=description)
     if several:
-        text = "run folders, or pretrained policies"
+        text = "run folders, folders of several seeds (train --seeds), or pretrained policies"
         parser.add_argument("runs", type=path_argument, metavar="RUN", nargs="+", help=text)
     else:
         text = "run folder, or the name of a pretrained policy"
@@ -212,6 +212,27 @@ def run_parser(command: str, description: str, several: bool = False) -> argpars
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
     return parser
+
+
+def add_iteration_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--iteration``, which chooses a checkpoint of the runs."""
+    parser.add_argument(
+        "--iteration",
+        type=_iteration,
+        metavar="N",
+        help="use the checkpoint after N meta-iterations, or best: the one with the highest return "
+        "in the evaluations in training, of runs with logging.keep_best (default: the newest)",
+    )
+
+
+def _iteration(text: str) -> int | Literal["best"]:
+    if text == "best":
+        return "best"
+    try:
+        return non_negative(text)
+    except argparse.ArgumentTypeError as error:
+        expected = f"best or {Integer(0, None)}"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r:.100}") from error
 
 
 @contextlib.contextmanager

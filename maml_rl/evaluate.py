@@ -11,12 +11,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from maml_rl.cli import (
     OTHER_OUTPUT,
     EnvFlags,
     add_env_flags,
+    add_iteration_flag,
     dynamics_flag,
     env_of,
     made_folder,
@@ -53,10 +54,12 @@ def command(argv: list[str]) -> int:
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
     from maml_rl.runs.pretrained import find_run, output_folder
+    from maml_rl.runs.seeds import runs_of
 
     # Evaluate, and write the files.
-    args.runs = [find_run(run) for run in args.runs]
-    folder = args.output or output_folder(args.runs[0]) / "evaluation"
+    folders = [find_run(run) for run in args.runs]
+    args.runs = [run for folder in folders for run in runs_of(folder)]
+    folder = args.output or output_folder(folders[0]) / "evaluation"
     is_old = (folder / "report.html").exists()
     instead = ", in place of an earlier evaluation" if is_old else ""
     typed = shlex.join(["python", "-m", "maml_rl.evaluate", *argv])
@@ -116,6 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
     )
+    add_iteration_flag(parser)
     add_env_flags(parser)
     return parser
 
@@ -138,7 +142,7 @@ def _evaluated(
 
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
-    subjects = _subjects(args.runs, args.device, args.num_steps)
+    subjects = _subjects(args.runs, args.device, args.num_steps, args.iteration)
     if not args.no_baselines:
         subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
     conditions = _conditions(subjects[0].agent, env_flags)
@@ -192,11 +196,14 @@ def _check_unfinished(folder: Path) -> None:
         )
 
 
-def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject]:
-    """The agents of the runs.
+def _subjects(
+    runs: Sequence[Path], device: str, num_steps: int, iteration: int | Literal["best"] | None
+) -> list[Subject]:
+    """The agents of the runs, after a chosen iteration or of the newest checkpoints.
 
     Raises:
-        UserError: if a run cannot be loaded, is named twice, or has another environment.
+        UserError: if a run or its iteration cannot be loaded, or a run is named twice or has
+            another environment.
     """
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
@@ -207,7 +214,7 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
     twice = [run for i, run in enumerate(runs) if folders[i] in folders[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
-    agents = [load_run(run, resolve_device(device)) for run in runs]
+    agents = [load_run(run, resolve_device(device), iteration) for run in runs]
     names = {agent.config.env.name for agent in agents}
     if len(names) > 1:
         raise UserError(
@@ -216,7 +223,7 @@ def _subjects(runs: Sequence[Path], device: str, num_steps: int) -> list[Subject
         )
     # Copies of an agent would count as several seeds
     subjects: list[Subject] = []
-    for label, run, agent in zip(_labels(agents), runs, agents, strict=True):
+    for label, run, agent in zip(_labels(agents, iteration), runs, agents, strict=True):
         copies = [
             other.source
             for other in subjects
@@ -268,10 +275,11 @@ def _baselines(
     return baselines
 
 
-def _labels(agents: Sequence[Agent]) -> list[str]:
+def _labels(agents: Sequence[Agent], iteration: int | str | None) -> list[str]:
     """Label of each run: one name if they differ only in the seed, else the differing settings.
 
-    Labels of adapted policies include their number of adaptation steps.
+    Labels include the iteration if one was chosen, and the number of adaptation steps of an adapted
+    policy.
     """
     from maml_rl.analysis.comparison import META_TRAINED
     from maml_rl.analysis.run_labels import group_settings, labels_of
@@ -282,6 +290,9 @@ def _labels(agents: Sequence[Agent]) -> list[str]:
     names = labels_of(different) if len(different) > 1 else [META_TRAINED]
     # The label of each agent
     labels = [names[different.index(one)] for one in settings]
+    if iteration is not None:
+        chosen = "best iteration" if iteration == "best" else f"iteration {iteration}"
+        labels = [f"{label}, {chosen}" for label in labels]
     return [
         f"{label}, adapted by {agent.num_adaptation_steps}" if agent.num_adaptation_steps else label
         for label, agent in zip(labels, agents, strict=True)

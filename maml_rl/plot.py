@@ -19,9 +19,11 @@ def command(argv: list[str]) -> int:
 
     from maml_rl.analysis import learning_curves
     from maml_rl.analysis.run_labels import labels_of
+    from maml_rl.runs.seeds import runs_of
 
     learning_curves.check_figure_path(args.output)
-    groups = learning_curves.group_runs(learning_curves.read_runs(args.runs))
+    runs = [run for folder in args.runs for run in runs_of(folder)]
+    groups = learning_curves.group_runs(learning_curves.read_runs(runs))
     view = learning_curves.View(
         metric=args.metric, x=args.x, smooth=args.smooth, before=args.before
     )
@@ -56,7 +58,7 @@ def make_parser() -> Parser:
         nargs="+",
         type=path_argument,
         metavar="RUN",
-        help="run folders, or pretrained policies",
+        help="run folders, folders of several seeds, or pretrained policies",
     )
     parser.add_argument(
         "--x",

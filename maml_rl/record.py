@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from maml_rl.analysis.video_grid import FORMATS
 from maml_rl.cli import (
     add_env_flags,
+    add_iteration_flag,
     env_of,
     main,
     non_negative,
@@ -44,7 +45,7 @@ def command(argv: list[str]) -> int:
     path = args.output or output_folder(run) / "videos" / f"adaptation.{args.format or FORMATS[0]}"
     if args.format and path.suffix.lower() != f".{args.format}":
         raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
-    agent = load_run(run, resolve_device(args.device))
+    agent = load_run(run, resolve_device(args.device), args.iteration)
     if env_flags.sweeps:
         raise UserError("record does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
     refuse_flags_beside_task(args.task, env_flags)
@@ -115,6 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="video file, .mp4 or .gif; an existing one is replaced (default: "
         "RUN/videos/adaptation.mp4, or for a pretrained policy runs/NAME/videos/adaptation.mp4)",
     )
+    add_iteration_flag(parser)
     add_env_flags(parser)
     return parser
 

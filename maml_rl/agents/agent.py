@@ -64,6 +64,8 @@ class Agent:
     """Settings of the run that trained it."""
     num_adaptation_steps: int = 0
     """Updates of the belief since meta-training; 0 for the meta-trained agent."""
+    is_best: bool = False
+    """Whether evaluations in training chose its iteration (``load(run, iteration="best")``)."""
 
     def __repr__(self) -> str:
         """Show environment, spaces and number of adaptation steps, without the parameters."""

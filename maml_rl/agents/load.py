@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -12,7 +14,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.learners.base import make_learner
-from maml_rl.runs.checkpoint import load_newest
+from maml_rl.runs.checkpoint import Checkpoint, load_iteration, load_newest
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import as_task_vector_env
@@ -20,40 +22,56 @@ from maml_rl.settings.config import Config, origin
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 
 
-def load(run: str | Path, device: str = "cpu") -> Agent:
-    """Load the agent of a run's newest checkpoint, or a pretrained one of the package.
+def load(
+    run: str | Path, device: str = "cpu", iteration: int | Literal["best"] | None = None
+) -> Agent:
+    """Load the agent of a run, or a pretrained one of the package.
 
     Args:
         run: the run folder, or a name from :func:`maml_rl.pretrained_names`. A folder of that name
             takes precedence.
         device: device of the agent: cpu, cuda, cuda:1, ..., or auto.
+        iteration: number of meta-iterations after which a checkpoint was written; or ``"best"``,
+            the one with the highest return in the evaluations in training, in a run with
+            ``logging.keep_best``. Default is the newest checkpoint.
 
     Raises:
-        UserError: if there is no such run, it has no checkpoint, or the checkpoint does not fit the
-            run's configuration.
+        UserError: if there is no such run, it has no such checkpoint, or the checkpoint does not
+            fit the run's configuration.
     """
     if not isinstance(run, (str, os.PathLike)):
         raise UserError(
             f"a run must be a folder, or a name from maml_rl.pretrained_names(); got {run!r:.100}"
         )
-    return load_run(Path(run), resolve_device(device))
+    return load_run(Path(run), resolve_device(device), iteration)
 
 
 @standard_torch()
-def load_run(run: Path, device: torch.device) -> Agent:
+def load_run(
+    run: Path, device: torch.device, iteration: int | Literal["best"] | None = None
+) -> Agent:
     """Do what :func:`load` does, with a torch device."""
     folder = find_run(run)
-    return _load_agent(folder, run_config(folder), device)
+    config = run_config(folder)
+    if iteration is None:
+        return _load_agent(*_newest(folder, device), config, device)
+    path, checkpoint = load_iteration(folder / "checkpoints", iteration, device)
+    agent = _load_agent(path, checkpoint, config, device)
+    return dataclasses.replace(agent, is_best=iteration == "best")
 
 
-def _load_agent(run: Path, config: Config, device: torch.device) -> Agent:
-    """Load the agent of a run's newest sound checkpoint; warn about damaged newer ones."""
+def _newest(run: Path, device: torch.device) -> tuple[Path, Checkpoint]:
+    """Read a run's newest sound checkpoint; warn about damaged newer ones."""
     newest = load_newest(run / "checkpoints", device)
     if newest is None:
         raise UserError(f"{run} has no checkpoint yet")
-    path, checkpoint, damaged = newest
-    for error in damaged:
-        warnings.warn(f"{error}; {path.name} is used", MamlRLWarning, stacklevel=2)
+    for error in newest.damaged:
+        warnings.warn(f"{error}; {newest.path.name} is used", MamlRLWarning, stacklevel=2)
+    return newest.path, newest.checkpoint
+
+
+def _load_agent(path: Path, checkpoint: Checkpoint, config: Config, device: torch.device) -> Agent:
+    """Make the agent in a checkpoint."""
     checkpoint.check_run(origin(config), path)
     # Checkpoints do not contain the spaces: take them from the environment.
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:

@@ -206,8 +206,15 @@ def _description(
 
 
 def origin_of(agent: Agent) -> dict[str, int | None]:
-    """Return seed and length of the agent's training, for a description."""
-    return {"training_seed": agent.config.seed, "num_iterations": agent.num_iterations}
+    """Return seed and length of the agent's training, for a description.
+
+    ``is_best`` says that the length was chosen by evaluations in training.
+    """
+    return {
+        "training_seed": agent.config.seed,
+        "num_iterations": agent.num_iterations,
+        "is_best": agent.is_best,
+    }
 
 
 def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:

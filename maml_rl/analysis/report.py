@@ -150,6 +150,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "sources": [run_name(source) for source in entry.sources],
         "training_seeds": [one.description["training_seed"] for one in evaluations],
         "num_iterations": [one.description["num_iterations"] for one in evaluations],
+        "is_best_iteration": [one.description.get("is_best", False) for one in evaluations],
         "swept": dict(entry.swept),
         "return": _nan_as_none(entry.center.tolist()),
         "interval_95": _nan_as_none(entry.interval.tolist()),
@@ -279,7 +280,10 @@ def _run(source: Path, evaluation: Evaluation) -> str:
     description = evaluation.description
     name = f"{run_name(source)}, seed {description['training_seed']}"
     num_iterations = description["num_iterations"]
-    return name if num_iterations is None else f"{name}, {counted(num_iterations, 'iteration')}"
+    chosen = " (chosen by evaluations in training)" if description.get("is_best") else ""
+    if num_iterations is None:
+        return name
+    return f"{name}, {counted(num_iterations, 'iteration')}{chosen}"
 
 
 _NOTE = (

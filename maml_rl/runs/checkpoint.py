@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,7 @@ from maml_rl.system.untrusted_files import check_regular, read_json, read_text
 FORMAT_VERSION = 2
 """Format 1 had no SHA256SUMS; it can still be read."""
 _TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
+_BEST = "best"
 _LARGEST_COUNTER = 1 << 53
 """The largest integer up to which a float, and so a log, represents every integer."""
 
@@ -65,6 +66,21 @@ class Checkpoint(NamedTuple):
             raise DamagedCheckpoint(path, f"{name} must be {expected}, got {value!r:.100}")
         return value
 
+    def best(self, path: Path) -> Best | None:
+        """Return the best iteration so far, or ``None`` if none has been evaluated.
+
+        Raises:
+            DamagedCheckpoint: if the entry is something else; the message names ``path``.
+        """
+        if _BEST not in self.values:
+            return None
+        match self.values[_BEST]:
+            case {"iteration": int(iteration), "return": int() | float() as value}:
+                return Best(iteration, value)
+        raise DamagedCheckpoint(
+            path, f"{_BEST} must have iteration and return, got {self.values[_BEST]!r:.100}"
+        )
+
     def check_run(self, run: Mapping[str, str], path: Path) -> None:
         """Refuse the checkpoint of another run.
 
@@ -84,6 +100,15 @@ class Checkpoint(NamedTuple):
                 )
 
 
+class Best(NamedTuple):
+    """The iteration with the highest return among the evaluations in training so far."""
+
+    iteration: int
+    """Its number, the name of a checkpoint."""
+    value: float
+    """Mean return on fresh tasks after the last adaptation step."""
+
+
 class Found(NamedTuple):
     """The newest sound checkpoint."""
 
@@ -99,6 +124,7 @@ def save_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     values: Mapping[str, Any],
     keep: int = 0,
+    best: Best | None = None,
 ) -> Path:
     """Write ``folder/NNNNNN`` atomically: under a temporary name, synced, then renamed.
 
@@ -109,6 +135,7 @@ def save_checkpoint(
         values: values that JSON can hold, all numbers finite.
         keep: how many of the newest checkpoints to keep; older ones are removed once this one is
             on the disk. 0 keeps all.
+        best: the best iteration so far, which is written too; its checkpoint is never removed.
 
     Raises:
         OSError: if it cannot be written; existing checkpoints are then unchanged.
@@ -116,6 +143,8 @@ def save_checkpoint(
     if not folder.is_dir():
         folder.mkdir(parents=True)
         sync(folder.parent)
+    if best is not None:
+        values = {**values, _BEST: {"iteration": best.iteration, "return": best.value}}
     target = folder / f"{iteration:06d}"
     temporary = folder / f".{iteration:06d}.tmp"
     _delete(temporary)
@@ -134,7 +163,8 @@ def save_checkpoint(
     sync(folder)
     # Remove old checkpoints
     for old in _newest_first(folder)[keep:] if keep else []:
-        _retire(old)
+        if best is None or int(old.name) != best.iteration:
+            _retire(old)
     return target
 
 
@@ -212,6 +242,48 @@ def _newest_first(folder: Path) -> list[Path]:
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint of the highest iteration, damaged or not, or ``None``."""
     return next(iter(_newest_first(folder)), None)
+
+
+def load_iteration(
+    folder: Path, iteration: int | Literal["best"], device: torch.device
+) -> tuple[Path, Checkpoint]:
+    """Read the checkpoint of an iteration.
+
+    Args:
+        folder: folder of the run's checkpoints.
+        iteration: number of finished meta-iterations, or the best of the evaluations in training.
+        device: device of the tensors.
+
+    Returns:
+        Its path and content.
+
+    Raises:
+        UserError: if ``iteration`` is invalid, or there is no such checkpoint; the message lists
+            those that exist.
+        DamagedCheckpoint: if it is damaged.
+    """
+    # What there is, and which iteration is the best.
+    names = {int(path.name): path for path in reversed(_newest_first(folder))}
+    existing = f"{folder} has checkpoints of iterations {', '.join(map(str, names))}"
+    if not names:
+        existing = f"{folder} has no checkpoint"
+    number = iteration
+    if iteration == "best":
+        newest = load_newest(folder, device)
+        best = None if newest is None else newest.checkpoint.best(newest.path)
+        if best is None:
+            raise UserError(
+                "no best iteration is recorded: it needs logging.keep_best, and "
+                f"logging.evaluate_every iterations; {existing}"
+            )
+        number = best.iteration
+    # Its checkpoint.
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UserError(f"an iteration must be an integer, or best; got {iteration!r:.100}")
+    if number not in names:
+        what = f"the best iteration, {number}," if iteration == "best" else f"iteration {number}"
+        raise UserError(f"there is no checkpoint of {what}: {existing}")
+    return names[number], load_checkpoint(names[number], device)
 
 
 def load_newest(folder: Path, device: torch.device) -> Found | None:

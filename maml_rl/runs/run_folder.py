@@ -30,14 +30,17 @@ _UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
 _PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
 
 
-def new_default_folder(family: str, seed: int) -> Path:
+def new_default_folder(family: str, seed: int | None = None) -> Path:
     """Create runs/FAMILY/date-time-seed, with a number appended if that exists.
+
+    Without a seed, as for the folder of several seeds, the name is date-time.
 
     Raises:
         UserError: if it cannot be created.
     """
     name = family.replace("/", "-").replace(":", "-")
-    first = Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}-{seed}"
+    suffix = "" if seed is None else f"-{seed}"
+    first = Path("runs") / name / f"{datetime.now():%Y%m%d-%H%M%S}{suffix}"
     for folder in itertools.chain([first], (Path(f"{first}-{i}") for i in itertools.count(2))):
         try:
             folder.mkdir(parents=True)

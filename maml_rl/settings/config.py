@@ -39,6 +39,8 @@ class LoggingConfig:
     """Number of newest checkpoints to keep; 0 keeps all."""
     evaluate_every: int = 0
     """Meta-iterations between evaluations on fresh tasks; 0 evaluates only at the end."""
+    keep_best: bool = False
+    """Also keep the checkpoint with the highest return in these evaluations (after adaptation)."""
     video_every: int = 0
     """Meta-iterations between videos; 0 records only at the end."""
     final_evaluation: bool = True
@@ -55,6 +57,11 @@ class LoggingConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "logging.")
+        if self.keep_best and not self.evaluate_every:
+            raise ValueError(
+                "logging.keep_best needs evaluations in training: set logging.evaluate_every to at "
+                "least 1, got 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,15 @@ from maml_rl.settings.sources import checked_mapping
 from maml_rl.system.safe_yaml import read_value
 
 _SHORTHANDS = {"--env": "--env.name", "--learner": "--learner.name", "--outer": "--outer.name"}
-_OTHER_FLAGS = {"--help", "--version", "--config", "--resume", "--print_config", *_SHORTHANDS}
+_OTHER_FLAGS = {
+    "--help",
+    "--version",
+    "--config",
+    "--resume",
+    "--print_config",
+    "--seeds",
+    *_SHORTHANDS,
+}
 _NAMED_CONFIGS: dict[str, Mapping[str, type[Any]]] = {
     "--learner": LEARNER_CONFIGS,
     "--outer": OUTER_CONFIGS,
@@ -56,6 +64,28 @@ def take_option(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
             continue
         value = after if equals else _value_after(flag, words)
     return value, rest
+
+
+def take_seeds(argv: Sequence[str]) -> tuple[list[int] | None, list[str]]:
+    """The seeds of ``--seeds 0 1 2`` or ``--seeds [0,1,2]``, and the other arguments.
+
+    Raises:
+        UserError: if they are not non-negative integers, or the flag is given twice.
+    """
+    starts = [i for i, word in enumerate(argv) if word.partition("=")[0] == "--seeds"]
+    if not starts:
+        return None, list(argv)
+    if len(starts) > 1:
+        raise UserError("--seeds is given twice")
+    # The words up to the next flag
+    start = starts[0]
+    following = (i for i, word in enumerate(argv) if i > start and word.startswith("--"))
+    stop = next(following, len(argv))
+    text = " ".join(argv[start:stop]).removeprefix("--seeds").removeprefix("=").strip()
+    numbers = re.split(r"[\s,]+", text.removeprefix("[").removesuffix("]").strip())
+    if not all(number.isdecimal() and len(number) <= MOST_DIGITS for number in numbers):
+        raise UserError(f"--seeds needs non-negative integers, such as 0 1 2; got {text!r:.100}")
+    return [int(number) for number in numbers], [*argv[:start], *argv[stop:]]
 
 
 def _value_after(flag: str, words: Iterator[str]) -> str:

@@ -33,7 +33,7 @@ GROUPS: dict[str, type] = {
     "logging": LoggingConfig,
 }
 """Groups of settings by name. Which of them there are depends on the learner only."""
-NOT_SETTINGS = {"help", "version", "config", "resume", "print_config"}
+NOT_SETTINGS = {"help", "version", "config", "resume", "print_config", "seeds"}
 """Flags that are not settings, so a file cannot contain them."""
 _NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
 """Settings that only environments without a task family have."""
@@ -108,7 +108,7 @@ def plain_message(message: str) -> str:
 def _add_run(group: Any) -> None:
     """Add the settings that are in no group, and the flags that are not settings.
 
-    Except ``--help``, they are read before the parser runs; they are here only for the help.
+    Flags that are not settings are read before the parser runs; they are here only for the help.
     """
     group.add_argument("-h", "--help", action="help", help="Show every setting and exit.")
     group.add_argument("--version", action="store_true", help="Print the version and exit.")
@@ -116,7 +116,17 @@ def _add_run(group: Any) -> None:
         "--config", metavar="FILE", help="YAML file of settings, or a preset in configs/."
     )
     group.add_argument(
-        "--resume", metavar="RUN", help="Resume a run; only --num_iterations may be added."
+        "--resume",
+        metavar="RUN",
+        help="Resume a run, or all runs in the folder of --seeds; only --num_iterations may be "
+        "added.",
+    )
+    group.add_argument(
+        "--seeds",
+        nargs="+",
+        metavar="SEED",
+        help="Train a run for each seed, one after another, as seed-SEED in the folder --output "
+        "(null: runs/FAMILY/date-time). The same command continues.",
     )
     group.add_argument(
         "--print_config", action="store_true", help="Print the resolved settings and exit."

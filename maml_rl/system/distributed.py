@@ -110,6 +110,11 @@ class Ranks:
             dist.barrier()
 
 
+def is_launched() -> bool:
+    """Whether ``torchrun`` started this process, alone or with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or _has_store()
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started; without torchrun, this process is the only one.
@@ -154,10 +159,14 @@ def remember_run_folder(folder: str) -> None:
 
 def _launcher_store() -> Any:
     """Return the key-value store of ``torchrun``, which outlives the processes, or ``None``."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if not _has_store():
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return dist.TCPStore(host, port, is_master=False)  # type: ignore[attr-defined]
+
+
+def _has_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _agree_on_prefix(store: Any, rank: int, number: int) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from maml_rl.analysis.video_grid import remove_unfinished
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Iteration
 from maml_rl.learners.metrics import per_stage
-from maml_rl.runs.checkpoint import Checkpoint, load_newest
+from maml_rl.runs.checkpoint import Best, Checkpoint, load_newest
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger
 from maml_rl.runs.run_folder import (
     create_run_folder,
@@ -55,6 +56,7 @@ from maml_rl.training.reporting import (
 )
 from maml_rl.training.saving import (
     CannotWriteError,
+    better_of,
     restored_state,
     save_after,
     save_state,
@@ -73,9 +75,19 @@ class Interrupted(KeyboardInterrupt):
     It is not an ``Exception``: a sweep that catches the errors of its runs stops at it.
     """
 
-    def __init__(self, run: Path, iteration: int, number: int = signal.SIGINT) -> None:
-        super().__init__(f"stopped after iteration {iteration}. Resume with: {resume_command(run)}")
+    def __init__(
+        self,
+        run: Path,
+        iteration: int,
+        number: int = signal.SIGINT,
+        seed_folder: Path | None = None,
+    ) -> None:
+        of_run = "" if seed_folder is None else f" of {run}"
+        command = resume_command(seed_folder or run)
+        super().__init__(f"stopped after iteration {iteration}{of_run}. Resume with: {command}")
         self.run = run
+        self.iteration = iteration
+        self.number = number
         self.exit_status = 128 + number
         """As a shell reports the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
@@ -180,7 +192,8 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None) -> Path:
                 with writing():
                     write_config(run, to_mapping(config))
             _log_resume(run, config, num_finished, is_extended=num_iterations is not None)
-            return TrainingRun(run, config, training, stop_flag).train()
+            best = newest.checkpoint.best(newest.path) if newest is not None else None
+            return TrainingRun(run, config, training, stop_flag, best).train()
 
 
 def _refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
@@ -230,15 +243,22 @@ class TrainingRun:
         config: settings of the run.
         training: what iterations need, with the agent to start from.
         stop_flag: checked between the stages of an iteration.
+        best: the best iteration so far, if the run keeps it (``logging.keep_best``).
     """
 
     def __init__(
-        self, folder: Path, config: Config, training: Training, stop_flag: StopFlag
+        self,
+        folder: Path,
+        config: Config,
+        training: Training,
+        stop_flag: StopFlag,
+        best: Best | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.training = training
         self.stop_flag = stop_flag
+        self.best = best
 
     @property
     def iteration(self) -> int:
@@ -257,11 +277,14 @@ class TrainingRun:
                     self._log_start()
                     can_record = check_video(self.config)
                     self._iterate(can_record)
+                    if self.best is not None:
+                        number, value = self.best
+                        log(f"best evaluation in training: {value:.1f} after iteration {number}")
                 # Free the training environment: the evaluation makes its own.
                 close_env(self.training.collector.env, self.config.env.name)
                 finish(self.folder, self.config, self.training.agent, self.stop_flag, can_record)
             except BaseException as error:  # also KeyboardInterrupt: save the finished iterations
-                save_after(error, self.folder, self.config, self.training.agent.state)
+                save_after(error, self.folder, self.config, self.training.agent.state, self.best)
                 if isinstance(error, KeyboardInterrupt):
                     number = getattr(error, "number", signal.SIGINT)
                     raise Interrupted(self.folder, self.iteration, number) from error
@@ -315,6 +338,7 @@ class TrainingRun:
             metrics["time/meta_iteration_s"] = time.perf_counter() - started
             if _is_due(iteration, logging.evaluate_every):
                 metrics |= _evaluation_metrics(training)
+            best = self._best_after(training, metrics)
 
         # Record a video if due; a stop signal interrupts it, since it may take long
         images: dict[str, AnimatedImage] = {}
@@ -330,11 +354,12 @@ class TrainingRun:
                 outputs.failures.append(iteration, _rows(failures))
                 outputs.logger.dump(iteration)
             self.training = training
+            is_best, self.best = best != self.best, best
             is_last = iteration == self.config.num_iterations
             if is_last:
                 forget_results(self.folder, self.config)
-            if is_last or _is_due(iteration, logging.checkpoint_every):
-                save_state(self.folder, self.config, state)
+            if is_last or is_best or _is_due(iteration, logging.checkpoint_every):
+                save_state(self.folder, self.config, state, best)
 
         # Show the result; deliver the held signals
         if failures:
@@ -343,6 +368,14 @@ class TrainingRun:
             signal.raise_signal(number)
         outputs.bar.set_postfix_str(progress_text(metrics))
         outputs.bar.update()
+
+    def _best_after(self, training: Training, metrics: Mapping[str, float]) -> Best | None:
+        """The best iteration so far, with one that may have been evaluated; None if not kept."""
+        logging, iteration = self.config.logging, _iteration_of(training)
+        if not (logging.keep_best and _is_due(iteration, logging.evaluate_every)):
+            return self.best
+        name = f"evaluation/return_after_{_num_evaluated_steps(training)}_steps"
+        return better_of(self.best, iteration, metrics.get(name, math.nan))
 
     def _learner_iteration(self, outputs: _Outputs) -> Iteration:
         """Run the learner's iteration; write failures.csv if too many failures stop it."""
@@ -382,12 +415,16 @@ def _iteration_of(training: Training) -> int:
     return training.agent.state.counters["iteration"]
 
 
+def _num_evaluated_steps(training: Training) -> int:
+    """Adaptation steps of an evaluation in training: as many as the learner takes, at least 1."""
+    return max(1, training.agent.learner.num_updates)
+
+
 def _evaluation_metrics(training: Training) -> dict[str, float]:
     """Evaluate on fresh tasks, in the training environments of all processes."""
     agent, collector, ranks = training
     streams = RandomStreams(agent.config.seed, Phase.EVALUATION, _iteration_of(training))
-    num_steps = max(1, agent.learner.num_updates)
-    result = evaluate_with(collector, agent, num_steps, streams)
+    result = evaluate_with(collector, agent, _num_evaluated_steps(training), streams)
     returns, success = (
         ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
         for values in (result.returns, result.success)

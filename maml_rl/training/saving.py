@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Learner, LearnerState
 from maml_rl.runs.checkpoint import (
+    Best,
     Checkpoint,
     Found,
     latest_checkpoint,
@@ -78,8 +80,26 @@ def tidy_checkpoints(run: Path, newest: Found | None) -> None:
             log(f"{damaged}; renamed to {set_aside(damaged.path)}")
 
 
-def save_state(run: Path, config: Config, state: LearnerState) -> None:
+def better_of(best: Best | None, iteration: int, value: float) -> Best | None:
+    """Return the better of the best iteration so far and an evaluated one; on a tie the earlier.
+
+    Args:
+        best: the best so far.
+        iteration: the evaluated iteration.
+        value: its return after the last adaptation step; one that is not finite never counts.
+    """
+    is_better = math.isfinite(value) and (best is None or value > best.value)
+    return Best(iteration, value) if is_better else best
+
+
+def save_state(run: Path, config: Config, state: LearnerState, best: Best | None = None) -> None:
     """Write a checkpoint of the state, unless it exists.
+
+    Args:
+        run: the run folder.
+        config: settings of the run.
+        state: the state.
+        best: the best iteration so far, if the run keeps it.
 
     Raises:
         CannotWriteError: if it cannot be written.
@@ -93,10 +113,16 @@ def save_state(run: Path, config: Config, state: LearnerState) -> None:
         # Sync the logs first: a resumed run does not repeat the iterations up to its checkpoint.
         sync_metrics(run)
         keep = config.logging.keep_checkpoints
-        save_checkpoint(folder, iteration, state.tensors, values, keep)
+        save_checkpoint(folder, iteration, state.tensors, values, keep, best)
 
 
-def save_after(error: BaseException, run: Path, config: Config, state: LearnerState) -> None:
+def save_after(
+    error: BaseException,
+    run: Path,
+    config: Config,
+    state: LearnerState,
+    best: Best | None = None,
+) -> None:
     """Save the last finished iteration, if there is one, and log how to continue.
 
     Args:
@@ -104,6 +130,7 @@ def save_after(error: BaseException, run: Path, config: Config, state: LearnerSt
         run: the run folder.
         config: settings of the run.
         state: state after the last finished iteration.
+        best: see :func:`save_state`.
 
     Raises:
         CannotWriteError: if saving fails after a stop signal or another CannotWriteError. After
@@ -123,7 +150,7 @@ def save_after(error: BaseException, run: Path, config: Config, state: LearnerSt
     # Save the last finished iteration.
     try:
         with signals_held():
-            save_state(run, config, state)
+            save_state(run, config, state, best)
     except CannotWriteError as failure:
         if is_reported:
             raise
