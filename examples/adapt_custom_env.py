@@ -68,17 +68,17 @@ def main(argv: list[str] | None = None) -> list[float]:
             logging={"final_evaluation": False, "final_video": False},
             output=f"{folder}/run",
         )
-        policy = maml_rl.load(maml_rl.train(config))
+        agent = maml_rl.load(maml_rl.train(config))
     # Adapt to one goal.
     env = gym.make("PushedMass-v0", max_episode_steps=20)
     env.unwrapped.set_task({"goal": 1.0})
-    adapted = policy.adapt(env, num_steps=1, num_episodes=20)
-    returns = [mean_return(env, policy), mean_return(env, adapted)]
+    adapted = agent.adapt(env, num_steps=1, num_episodes=20)
+    returns = [mean_return(env, agent), mean_return(env, adapted)]
     print(f"return before adaptation {returns[0]:.2f}, after one step {returns[1]:.2f}")
     return returns
 
 
-def mean_return(env: gym.Env, policy: maml_rl.Agent) -> float:
+def mean_return(env: gym.Env, agent: maml_rl.Agent) -> float:
     """Play 20 episodes with sampled actions, and return their mean return."""
     returns = np.zeros(20)
     for seed in range(len(returns)):
@@ -86,7 +86,7 @@ def mean_return(env: gym.Env, policy: maml_rl.Agent) -> float:
         rng = np.random.default_rng(seed)
         ended = False
         while not ended:
-            action, _ = policy.predict(observation, rng=rng)
+            action, _ = agent.predict(observation, rng=rng)
             observation, reward, terminated, truncated, _ = env.step(action)
             returns[seed] += float(reward)
             ended = terminated or truncated

@@ -1,4 +1,4 @@
-"""Adapt to logged episodes: play with the policy, write a file, and adapt to what it contains.
+"""Adapt to logged episodes: play with an agent, write a file, and adapt to what it contains.
 
 On a robot, only the function ``play`` runs, which needs nothing but ``predict``; the file is all
 that adaptation uses.
@@ -20,7 +20,7 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 
 
-def play(policy: Agent, env: gym.Env, num_episodes: int, seed: int) -> dict[str, np.ndarray]:
+def play(agent: Agent, env: gym.Env, num_episodes: int, seed: int) -> dict[str, np.ndarray]:
     """Play episodes with sampled actions.
 
     Returns:
@@ -33,7 +33,7 @@ def play(policy: Agent, env: gym.Env, num_episodes: int, seed: int) -> dict[str,
         ended = False
         while not ended:
             # Sampled, not the most probable: the policy gradient needs exploration.
-            action, _ = policy.predict(observation, rng=rng)
+            action, _ = agent.predict(observation, rng=rng)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
             rows.append((observation, action, reward, ended))
@@ -59,19 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--log", type=Path, default=Path("episodes.npz"), help="file of the episodes"
     )
     args = parser.parse_args(arguments)
-    # Set a task of the policy's own environment.
-    policy = maml_rl.load(args.policy)
-    env = gym.make(
-        maml_envs.env_id(policy.config.env.name), max_episode_steps=policy.config.horizon
-    )
+    # Set a task of the agent's own environment.
+    agent = maml_rl.load(args.policy)
+    env = gym.make(maml_envs.env_id(agent.config.env.name), max_episode_steps=agent.config.horizon)
     task = dict(part.split("=") for part in args.task.split(","))
     env.unwrapped.set_task({name: float(value) for name, value in task.items()})
 
     # Log episodes, and adapt to the log.
-    np.savez(args.log, **play(policy, env, args.num_episodes, seed=0))
-    adapted = policy.adapt(episodes=maml_rl.EpisodeLog.load(args.log))
+    np.savez(args.log, **play(agent, env, args.num_episodes, seed=0))
+    adapted = agent.adapt(episodes=maml_rl.EpisodeLog.load(args.log))
     # Compare the two on new episodes.
-    for name, player in (("before", policy), ("adapted", adapted)):
+    for name, player in (("before", agent), ("adapted", adapted)):
         rewards = play(player, env, args.num_episodes, seed=1)["rewards"]
         print(f"{name:<8} return {rewards.sum() / args.num_episodes:8.1f}")
 

@@ -31,9 +31,9 @@ def main(argv: list[str] | None = None) -> None:
             horizon=args.horizon,
             output=f"{folder}/run",
         )
-        policy = maml_rl.load(maml_rl.train(config))
+        agent = maml_rl.load(maml_rl.train(config))
     result = evaluate(
-        policy, num_tasks=args.meta_batch_size, num_episodes=args.num_episodes, num_steps=2
+        agent, num_tasks=args.meta_batch_size, num_episodes=args.num_episodes, num_steps=2
     )
     gravities = [task["g"] for task in result.tasks]
     print(f"gravities from {min(gravities):.1f} to {max(gravities):.1f} m/s²")

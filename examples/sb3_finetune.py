@@ -69,8 +69,8 @@ def compare(args: argparse.Namespace, seed: int, budgets: np.ndarray) -> np.ndar
     Returns:
         Mean returns after each budget, (len(budgets), 2): from the meta-policy, from scratch.
     """
-    policy = maml_rl.load(args.policy)
-    config = policy.config
+    agent = maml_rl.load(args.policy)
+    config = agent.config
     sizes = {"num_envs": args.num_envs, "seed": seed}
     # Draw a held-out task.
     task_env = make_vec_env(
@@ -79,7 +79,7 @@ def compare(args: argparse.Namespace, seed: int, budgets: np.ndarray) -> np.ndar
     (task,) = task_env.get_attr("tasks")[0]
     task_env.close()
     # Make both models.
-    adapted = policy.adapt(task=task, seed=seed)
+    adapted = agent.adapt(task=task, seed=seed)
     adaptation_steps = config.inner.num_steps * config.num_episodes * config.horizon
     ours = adapted.to_sb3(
         task=task, learning_rate=args.finetuning_rate, n_steps=args.n_steps, **sizes

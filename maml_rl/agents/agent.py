@@ -385,7 +385,7 @@ class Agent:
 
         Args:
             env: a Gymnasium environment, a ``VecEnv``, or a name, as for ``--env``; default is the
-                environment that the policy was trained on. From a name or the default, this method
+                environment that the agent was trained on. From a name or the default, this method
                 makes a ``VecEnv``.
             algorithm: PPO or A2C, by name or class.
             task: the task of an environment made here; default is a random one per simulation.
@@ -426,7 +426,7 @@ class Agent:
         subject: str = "the environment",
         reference: str = "the policy",
     ) -> None:
-        """Check that spaces are those of the policy.
+        """Check that spaces are those of the agent.
 
         The bounds of actions must be equal, since they scale the policy's outputs. The bounds of
         observations may differ.
@@ -454,7 +454,7 @@ class Agent:
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the policy as a run folder, which :func:`maml_rl.load` reads.
+        """Write the agent as a run folder, which :func:`maml_rl.load` reads.
 
         Returns:
             The folder.

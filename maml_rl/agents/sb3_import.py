@@ -1,4 +1,4 @@
-"""Convert Stable-Baselines3 models to policies."""
+"""Convert Stable-Baselines3 models to agents."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from maml_rl.system.torch_runtime import standard_torch
 
 @standard_torch()
 def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent:
-    """Return a policy with the action distribution of a Stable-Baselines3 model's actor.
+    """Return an agent with the action distribution of a Stable-Baselines3 model's actor.
 
-    ``policy.save(folder)`` writes a run folder; ``--init_from folder`` starts training from it.
+    ``agent.save(folder)`` writes a run folder; ``--init_from folder`` starts training from it.
 
     Args:
         model: PPO or A2C with an ``MlpPolicy``, without VecNormalize and without state-dependent
@@ -35,7 +35,7 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent
             nonlinearity, which the model determines.
 
     Returns:
-        The policy, on the CPU.
+        The agent, on the CPU.
 
     Raises:
         UserError: if the model cannot be converted or does not fit the environment, or a setting is

@@ -56,13 +56,13 @@ SETTINGS: dict[str, Callable[[], Any]] = {
 
 def results_of(run: Path) -> list[np.ndarray]:
     """Return results of each public function that uses a run."""
-    policy = maml_rl.load(run)
-    adapted = policy.adapt(num_steps=1, num_episodes=2)
-    observation = np.full(policy.observation_space.shape, 0.1, np.float32)
-    result = maml_rl.evaluate(policy, num_tasks=2, num_episodes=2, num_steps=1)
-    module = policy.module()
+    agent = maml_rl.load(run)
+    adapted = agent.adapt(num_steps=1, num_episodes=2)
+    observation = np.full(agent.observation_space.shape, 0.1, np.float32)
+    result = maml_rl.evaluate(agent, num_tasks=2, num_episodes=2, num_steps=1)
+    module = agent.module()
     return [
-        *(value.detach().numpy() for value in adapted.theta.values()),
+        *(value.detach().numpy() for value in adapted.belief.values()),
         adapted.predict(observation, deterministic=True)[0],
         result.returns,
         *(value.detach().numpy() for value in module.state_dict().values()),
@@ -101,10 +101,10 @@ def test_the_callers_torch_settings_change_nothing_and_stay(plain, tmp_path, set
         np.testing.assert_array_equal(result, reference)
 
 
-def test_a_policy_loaded_in_inference_mode_can_adapt_outside_it(plain):
+def test_an_agent_loaded_in_inference_mode_can_adapt_outside_it(plain):
     with torch.inference_mode():
-        policy = maml_rl.load(plain[0])
-    assert policy.adapt(num_steps=1, num_episodes=2).num_adaptation_steps == 1
+        agent = maml_rl.load(plain[0])
+    assert agent.adapt(num_steps=1, num_episodes=2).num_adaptation_steps == 1
 
 
 def test_a_sweep_does_not_swallow_an_interrupt(tmp_path, monkeypatch):

@@ -166,7 +166,7 @@ def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.Monke
     finally:
         logger.setLevel(level)  # an example turns log lines off
     if "import maml_rl\n" in example:  # some examples use the environments only
-        assert isinstance(names["policy"], maml_rl.Agent)
+        assert isinstance(names["agent"], maml_rl.Agent)
     if "maml_rl.train(" in example:
         assert list(tmp_path.glob("runs/**/evaluation/results.json"))
     if "adapted" in names:
