@@ -188,7 +188,7 @@ TESTS = {
     "maml_rl/policies/normalizer.py": ["policies/test_normalizer.py"],
     "maml_rl/sampling/collector.py": ["sampling/test_collector.py"],
     "maml_rl/learners/base.py": ["learners/test_base.py", "sampling/test_failures.py"],
-    "maml_rl/learners/metrics.py": ["learners/test_base.py"],
+    "maml_rl/learners/metrics.py": ["learners/test_metrics.py"],
     "maml_rl/learners/maml/learner.py": [
         "learners/test_trials.py",
         "training/test_training.py",

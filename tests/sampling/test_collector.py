@@ -238,9 +238,9 @@ class TestOnThePointFamily:
             torch.testing.assert_close(episodes.actions[i], expected, rtol=1e-4, atol=1e-5)
 
     def test_log_probs_are_those_of_the_stored_actions(self):
-        collector = point_collector()
+        collector = point_collector(num_tasks=6, num_envs=24)  # more than a block of tasks
         episodes, policy, stack = collect(collector), policy_of(collector), stack_of(collector)
-        for i in range(3):
+        for i in range(6):
             task = {name: value[i : i + 1] for name, value in stack.items()}
             for e in range(4):
                 dist = policy.distribution(task, episodes.observations[i, e][None])
