@@ -148,6 +148,14 @@ def test_another_setting_is_another_unfinished_evaluation(agent: Agent, tmp_path
     assert len(paths) == 3
 
 
+def test_the_method_of_an_agent_is_the_function(agent: Agent, mean: Evaluation) -> None:
+    result = agent.evaluate(**SIZES, deterministic=True)
+    np.testing.assert_array_equal(result.returns, mean.returns)
+    assert result.description == mean.description
+    with pytest.raises(UserError, match="num_tasks must be an integer of at least 1, got 0"):
+        agent.evaluate(num_tasks=0)
+
+
 # --- names ---
 
 
