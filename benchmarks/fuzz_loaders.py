@@ -38,7 +38,14 @@ SETTINGS: dict[str, Any] = {
     "outer": {"name": "promp"},
     "logging": {"final_evaluation": False, "final_video": False},
 }
-_SIZES = {"num_tasks": 2, "num_episodes": 2, "num_steps": 1, "seed": 0}
+_SIZES: dict[str, Any] = {
+    "num_tasks": 2,
+    "num_episodes": 2,
+    "num_steps": 1,
+    "seed": 0,
+    "deterministic": False,
+    "deterministic_adaptation": False,
+}
 _VALUES: list[Any] = [
     None,
     True,

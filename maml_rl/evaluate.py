@@ -51,6 +51,8 @@ def command(argv: list[str]) -> int:
     env_flags, rest = take_env_flags(argv)
     args = parse(make_parser(), rest)
     refuse_flags_beside_task(args.task, env_flags)
+    if args.deterministic_adaptation and not args.deterministic:
+        raise UserError("--deterministic_adaptation needs --deterministic: add it")
     num_tasks = len(args.task) if args.task else args.num_tasks or _NUM_TASKS
 
     from maml_rl.runs.pretrained import find_run, output_folder
@@ -70,7 +72,8 @@ def command(argv: list[str]) -> int:
     )
     held_out = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
     tasks = counted(num_tasks, f"{comparison.kind_of_tasks} task")
-    say(f"{env.name}{changed}: {tasks}{held_out}, {args.num_episodes} episodes per task and step")
+    measured = counted(args.num_episodes, "measured episode")
+    say(f"{env.name}{changed}: {tasks}{held_out}, {measured} per task and step")
     files = "report.html, results.json, results.csv, plots"
     say(f"{comparison.table()}\nwritten to {folder}{instead}: {files}")
     return 0
@@ -105,10 +108,26 @@ def make_parser() -> argparse.ArgumentParser:
         help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
     )
     parser.add_argument(
-        "--num_episodes", type=positive, default=20, help="episodes per task and step (default: 20)"
+        "--num_episodes",
+        type=positive,
+        default=20,
+        help="measured episodes per task and step (default: 20)",
     )
     parser.add_argument(
-        "--num_steps", type=non_negative, default=3, help="adaptation steps K (default: 3)"
+        "--num_steps",
+        type=non_negative,
+        help="adaptation steps K (default: as many as in training, at least 3)",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="measure the return of mean actions instead of sampled ones (of discrete actions, "
+        "the most probable); adaptation still samples",
+    )
+    parser.add_argument(
+        "--deterministic_adaptation",
+        action="store_true",
+        help="with --deterministic: play mean actions while adapting, too",
     )
     parser.add_argument(
         "--output",
@@ -168,6 +187,8 @@ def _evaluated(
             num_episodes=args.num_episodes,
             seed=args.seed,
             tasks=args.task,
+            deterministic=args.deterministic,
+            deterministic_adaptation=args.deterministic_adaptation,
             unfinished=unfinished,
             progress=progress,
         )
@@ -197,9 +218,14 @@ def _check_unfinished(folder: Path) -> None:
 
 
 def _subjects(
-    runs: Sequence[Path], device: str, num_steps: int, iteration: int | Literal["best"] | None
+    runs: Sequence[Path],
+    device: str,
+    num_steps: int | None,
+    iteration: int | Literal["best"] | None,
 ) -> list[Subject]:
     """The agents of the runs, after a chosen iteration or of the newest checkpoints.
+
+    The default of ``num_steps`` is each agent's own.
 
     Raises:
         UserError: if a run or its iteration cannot be loaded, or a run is named twice or has
@@ -207,6 +233,7 @@ def _subjects(
     """
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.evaluation import default_num_steps
     from maml_rl.system.torch_runtime import resolve_device
 
     # The runs, all different and of one environment
@@ -234,14 +261,17 @@ def _subjects(
                 f"{run} holds the same agent as {copies[0]}: counting it twice would make the "
                 f"result look more certain than it is; name one of them"
             )
-        subjects.append(Subject(label, run, agent, num_steps))
+        steps = default_num_steps(agent) if num_steps is None else num_steps
+        subjects.append(Subject(label, run, agent, steps))
     return subjects
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:
     """Whether two agents act and adapt in the same way: their tensors are equal."""
     first, second = one.acting_tensors, other.acting_tensors
-    if any(group.keys() != second[name].keys() for name, group in first.items()):
+    if first.keys() != second.keys() or any(
+        group.keys() != second[name].keys() for name, group in first.items()
+    ):
         return False
     return all(
         value.equal(second[group][name].to(value))
@@ -251,11 +281,12 @@ def _are_equal(one: Agent, other: Agent) -> bool:
 
 
 def _baselines(
-    runs: Sequence[Path], device: str, num_steps: int, with_oracle: bool
+    runs: Sequence[Path], device: str, num_steps: int | None, with_oracle: bool
 ) -> list[Subject]:
     """The baselines of the runs, by name and then by run, without copies of the same agent."""
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.evaluation import default_num_steps
     from maml_rl.runs.checkpoint import latest_checkpoint
     from maml_rl.system.torch_runtime import resolve_device
     from maml_rl.training.comparison_runs import POLICIES, folder_of
@@ -270,8 +301,8 @@ def _baselines(
             agent = load_run(folder, resolve_device(device))
             same_name = [other.agent for other in baselines if other.label == name]
             if not any(_are_equal(other, agent) for other in same_name):
-                steps = 0 if name == "oracle" else num_steps
-                baselines.append(Subject(name, folder, agent, steps))
+                steps = default_num_steps(agent) if num_steps is None else num_steps
+                baselines.append(Subject(name, folder, agent, 0 if name == "oracle" else steps))
     return baselines
 
 

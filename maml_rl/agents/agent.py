@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,6 +276,22 @@ class Agent:
             )
         trial.failures.refuse_failed_tasks([{} if task is None else task])
         return self._with(trial.beliefs[-1], num_steps)
+
+    def evaluate(self, **arguments: Any) -> Any:
+        """Measure the return after 0, 1, ... K adaptation steps on fresh tasks, or on given ones.
+
+        Args:
+            arguments: those of :func:`maml_rl.evaluate`, such as ``num_tasks``, ``num_steps`` and
+                ``deterministic``.
+
+        Returns:
+            A :class:`~maml_rl.analysis.evaluation.Evaluation`.
+
+        Raises:
+            UserError: as :func:`maml_rl.evaluate`.
+        """
+        # Loaded by name: an evaluation is made of agents, so its module imports this one.
+        return importlib.import_module("maml_rl.analysis.evaluation").evaluate(self, **arguments)
 
     def collector(self, env: TaskVectorEnv, num_tasks: int, num_episodes: int) -> Collector:
         """Return a collector that plays this agent.

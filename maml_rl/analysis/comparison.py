@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.evaluation import Evaluation, evaluate, failed_note
+from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.saved_evaluations import evaluation_file, read_evaluation, write_evaluation
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import (
@@ -25,7 +26,7 @@ from maml_rl.analysis.statistics import (
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
-from maml_rl.system.text import counted, text_table
+from maml_rl.system.text import text_table
 
 META_TRAINED = "meta-trained"
 """Label of meta-trained runs if all have the same settings."""
@@ -63,6 +64,17 @@ class Condition:
     env_of: Callable[[Agent], EnvConfig]
     swept: Mapping[str, float] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
+
+
+class StepDifference(NamedTuple):
+    """The difference of two methods, each after some of its adaptation steps."""
+
+    step: int
+    """Steps of the first method."""
+    other_step: int
+    """Steps of the other method."""
+    value: Difference
+    """The first method minus the other one."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +116,18 @@ class Entry:
         return int(np.any([evaluation.failed for evaluation in self.evaluations], axis=0).sum())
 
     @property
-    def num_episodes(self) -> np.ndarray:
+    def episodes_used(self) -> np.ndarray:
         """Episodes per task that adaptation has used after each step, (K + 1,)."""
-        return np.arange(len(self.center)) * self.evaluations[0].description["episodes_per_step"]
+        return self.evaluations[0].episodes_used
+
+    @property
+    def adapts(self) -> bool:
+        """Whether there are steps; a method without them has the same return after any."""
+        return len(self.episodes_used) > 1
+
+    def stage(self, k: int) -> str:
+        """``"before adaptation"``, or ``"after 2 steps, 40 episodes"``."""
+        return stage_label(k, int(self.episodes_used[k]))
 
     @property
     def adapted_step(self) -> int:
@@ -138,16 +159,27 @@ class Entry:
         """95 % interval of :attr:`center`, (K + 1, 2); over runs, it holds for these tasks."""
         return mean_interval(self.task_returns if self.over == "tasks" else self.run_returns.T)
 
-    def minus(self, other: Entry) -> list[Difference]:
-        """Return the differences from another method after each step, K + 1 of them.
+    def minus(self, other: Entry) -> list[StepDifference]:
+        """Return the differences from another method after equal numbers of episodes used.
 
-        If the other method has fewer steps (an oracle has none), its last one is used.
+        One of them is after :attr:`adapted_step`. If the other method has no step with as many
+        episodes, it is after its own :attr:`adapted_step`. A method that does not adapt, such as an
+        oracle, is compared with each step.
         """
-        differences = []
-        for k, returns in enumerate(self._task_returns_of_runs.swapaxes(0, 1)):
-            other_k = min(k, len(other.center) - 1)
-            differences.append(difference(returns, other._task_returns_of_runs[:, other_k]))
-        return differences
+        # Pairs of steps.
+        other_steps = {used: j for j, used in enumerate(other.episodes_used.tolist())}
+        pairs = {self.adapted_step: other.adapted_step}
+        for k, used in enumerate(self.episodes_used.tolist()):
+            if not other.adapts:
+                pairs[k] = 0
+            elif used in other_steps:
+                pairs[k] = other_steps[used]
+        # Their differences.
+        first, second = self._task_returns_of_runs, other._task_returns_of_runs
+        return [
+            StepDifference(k, j, difference(first[:, k], second[:, j]))
+            for k, j in sorted(pairs.items())
+        ]
 
     @property
     def _task_returns_of_runs(self) -> np.ndarray:
@@ -171,7 +203,16 @@ class Comparison:
     def settings(self) -> dict[str, Any]:
         """Settings of the evaluation, plain values; ``task_units`` covers all entries."""
         descriptions = [entry.evaluations[0].description for entry in self.entries]
-        names = ("env", "env_settings", "horizon", "num_tasks", "num_episodes", "seed")
+        names = (
+            "env",
+            "env_settings",
+            "horizon",
+            "num_tasks",
+            "num_episodes",
+            "actions",
+            "adaptation_actions",
+            "seed",
+        )
         units: dict[str, str] = {}
         for description in descriptions:
             units |= description["task_units"]
@@ -182,6 +223,11 @@ class Comparison:
         """``"fresh"``, or ``"given"`` if the user chose the tasks."""
         description = self.entries[0].evaluations[0].description
         return "given" if description.get("tasks_are_given") else "fresh"
+
+    @property
+    def actions(self) -> str:
+        """``"mean actions"`` or ``"sampled actions"``: those whose returns were measured."""
+        return self.entries[0].evaluations[0].actions
 
     @property
     def main(self) -> list[Entry]:
@@ -198,7 +244,7 @@ class Comparison:
         return list(dict.fromkeys(tuple(entry.swept) for entry in self.entries if entry.swept))
 
     @property
-    def differences(self) -> list[tuple[Entry, Entry, list[Difference]]]:
+    def differences(self) -> list[tuple[Entry, Entry, list[StepDifference]]]:
         """The first method, each other one, and their differences, without a sweep."""
         first, *others = self.main
         return [(first, other, first.minus(other)) for other in others]
@@ -208,10 +254,10 @@ class Comparison:
         lines = []
         for names in [(), *self.sweeps]:
             entries = self.sweep(*names) if names else self.main
-            lines += _return_table(entries, names)
+            lines += text_table(self.return_rows(names))
             lines += [*run_notes(entries), *failed_notes(entries), ""]
         if self.differences:
-            lines += [*self._difference_table(), ""]
+            lines += [*text_table(self.difference_rows(all_steps=False)), ""]
         if self.scratch is not None:
             num_tasks = len(self.scratch.tasks)
             lines.append(f"return on {num_tasks} of these tasks, against control steps in each:")
@@ -220,17 +266,45 @@ class Comparison:
             )
         return "\n".join(lines).rstrip()
 
-    def _difference_table(self) -> list[str]:
-        """Format the differences after the number of steps in training."""
-        k = self.main[0].adapted_step
-        head = ["difference", "steps", "return", "95 % interval", "over"]
-        rows = [[*head, "probability of improvement"]]
+    def return_rows(self, names: Sequence[str] = ()) -> list[list[str]]:
+        """Return the cells of the table of returns: a header, then a row for each entry and step.
+
+        Args:
+            names: the swept parameters; default is the environment without a sweep.
+        """
+        head = [*names, "policy", "steps", "episodes used", f"return ({self.actions})"]
+        rows = [[*head, "95 % interval", "interval over", "success"]]
+        for entry in self.sweep(*names) if names else self.main:
+            rows += _rows(entry)
+        if all(row[-1] == "–" for row in rows[1:]):
+            rows = [row[:-1] for row in rows]
+        return rows
+
+    def difference_rows(self, all_steps: bool) -> list[list[str]]:
+        """Return the cells of the table of differences, with its header.
+
+        Args:
+            all_steps: whether to list all steps that can be compared, or only the number of steps
+                in training.
+        """
+        head = ["difference", "steps", "episodes used", f"return ({self.actions})"]
+        rows = [[*head, "95 % interval", "interval over", "probability of improvement"]]
         for first, second, differences in self.differences:
-            mean, interval, over, probability = differences[k]
-            name = f"{first.name} − {second.name}"
-            share = "–" if np.isnan(probability) else f"{probability:.2f}"
-            rows.append([name, str(k), f"{mean:.1f}", interval_text(interval), over, share])
-        return text_table(rows)
+            for k, j, (mean, interval, over, probability) in differences:
+                if not all_steps and k != first.adapted_step:
+                    continue
+                used = _both(first.episodes_used[k], second.episodes_used[j])
+                share = "–" if np.isnan(probability) else f"{probability:.2f}"
+                row = [f"{first.name} − {second.name}", _both(k, j), used, f"{mean:.1f}"]
+                rows.append([*row, interval_text(interval), over, share])
+        return rows
+
+    @property
+    def scratch_label(self) -> str:
+        """Label of learning from scratch, whose returns are always those of sampled actions."""
+        assert self.scratch is not None, "called only with curves from scratch"
+        is_same = self.actions == "sampled actions"
+        return self.scratch.label if is_same else f"{self.scratch.label} (sampled actions)"
 
     def scratch_rows(self) -> list[tuple[str, int, float]]:
         """Return name, control steps per task and mean return, on the tasks learned from scratch.
@@ -242,14 +316,14 @@ class Comparison:
         rows = []
         for entry in self.main:
             k = entry.adapted_step
-            num_env_steps = int(entry.num_episodes[k]) * self.settings["horizon"]
+            num_env_steps = int(entry.episodes_used[k]) * self.settings["horizon"]
             returns = entry.task_returns[k, list(scratch.tasks)]
             rows.append((entry.name, num_env_steps, float(mean_of_valid(returns, 0))))
         num_points = len(scratch.num_env_steps)
         mean_returns = scratch.returns.mean(axis=0)
         for point in range(0, num_points, max(1, (num_points - 1) // 5)):
             num_env_steps = int(scratch.num_env_steps[point])
-            rows.append((scratch.label, num_env_steps, float(mean_returns[point])))
+            rows.append((self.scratch_label, num_env_steps, float(mean_returns[point])))
         return rows
 
 
@@ -260,8 +334,7 @@ def run_notes(entries: Sequence[Entry]) -> list[str]:
         if 1 < len(entry.evaluations) <= FEW_RUNS:
             k = entry.adapted_step
             returns = ", ".join(f"{value:.1f}" for value in entry.run_returns[:, k])
-            after = f"after {counted(k, 'step')}"
-            notes.append(f"{entry.name}{_version(entry)}, each run {after}: {returns}")
+            notes.append(f"{entry.name}{_version(entry)}, each run {entry.stage(k)}: {returns}")
     return notes
 
 
@@ -279,13 +352,9 @@ def _version(entry: Entry) -> str:
     return "".join(f" at {name} {value:.4g}" for name, value in entry.swept.items())
 
 
-def _return_table(entries: Sequence[Entry], swept_names: Sequence[str]) -> list[str]:
-    """Format the returns of entries that sweep the same parameters."""
-    head = [*swept_names, "policy", "steps", "return", "95 % interval", "over", "success"]
-    rows = [head, *(row for entry in entries for row in _rows(entry))]
-    if all(row[-1] == "–" for row in rows[1:]):
-        rows = [row[:-1] for row in rows]
-    return text_table(rows)
+def _both(first: int, second: int) -> str:
+    """Return ``"20"``, or ``"20 and 2"``."""
+    return str(first) if first == second else f"{first} and {second}"
 
 
 def _rows(entry: Entry) -> list[list[str]]:
@@ -295,7 +364,8 @@ def _rows(entry: Entry) -> list[list[str]]:
     for k, center in enumerate(entry.center):
         interval = interval_text(entry.interval[k])
         success = "–" if np.isnan(entry.success[k]) else f"{100 * entry.success[k]:.0f} %"
-        rows.append([*swept, entry.name, str(k), f"{center:.1f}", interval, entry.over, success])
+        row = [*swept, entry.name, str(k), str(entry.episodes_used[k]), f"{center:.1f}"]
+        rows.append([*row, interval, entry.over, success])
     return rows
 
 
@@ -307,6 +377,8 @@ def compare(
     num_episodes: int,
     seed: int,
     tasks: Sequence[Task] | None = None,
+    deterministic: bool = False,
+    deterministic_adaptation: bool = False,
     unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
@@ -319,9 +391,11 @@ def compare(
         subjects: the agents; all with the same label must have the same ``num_steps``.
         conditions: the environments.
         num_tasks: number of fresh tasks, or of ``tasks``.
-        num_episodes: episodes per task and adaptation step.
+        num_episodes: measured episodes per task and adaptation step.
         seed: seed of tasks and episodes.
         tasks: tasks to use instead of fresh ones.
+        deterministic: see :func:`~maml_rl.analysis.evaluation.evaluate`.
+        deterministic_adaptation: see :func:`~maml_rl.analysis.evaluation.evaluate`.
         unfinished: folder for finished evaluations, so that an interrupted call can be resumed.
         progress: called with a description after every evaluation.
 
@@ -336,14 +410,16 @@ def compare(
             env = condition.env_of(subject.agent)
             if condition.swept and env.observe_task:
                 continue
-            sizes = {
+            arguments = {
                 "num_tasks": num_tasks,
                 "num_episodes": num_episodes,
                 "num_steps": subject.num_steps,
                 "seed": seed,
+                "deterministic": deterministic,
+                "deterministic_adaptation": deterministic_adaptation,
             }
             evaluation = _evaluate_or_read(
-                subject.agent, env, sizes, tasks, fixed=condition.fixed, folder=unfinished
+                subject.agent, env, arguments, tasks, fixed=condition.fixed, folder=unfinished
             )
             groups.setdefault(subject.label, []).append(evaluation)
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
@@ -376,7 +452,7 @@ def _check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
 def _evaluate_or_read(
     agent: Agent,
     env: EnvConfig,
-    sizes: Mapping[str, int],
+    arguments: Mapping[str, Any],
     tasks: Sequence[Task] | None,
     *,
     fixed: Mapping[str, float],
@@ -385,13 +461,13 @@ def _evaluate_or_read(
     """Evaluate, or read the evaluation from ``folder`` if an interrupted call wrote it there."""
     path = None
     if folder is not None:
-        path = evaluation_file(folder, agent, env, sizes, tasks, fixed)
+        path = evaluation_file(folder, agent, env, arguments, tasks, fixed)
         if path.exists():
-            return read_evaluation(path, agent, env, sizes)
-    arguments = dict(sizes)
+            return read_evaluation(path, agent, env, arguments)
+    options = dict(arguments)
     if tasks is not None:
-        del arguments["num_tasks"]
-    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, **arguments)
+        del options["num_tasks"]
+    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, **options)
     if path is not None:
         write_evaluation(path, evaluation)
     return evaluation

@@ -13,7 +13,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.learners.base import Belief
-from maml_rl.learners.trials import Deterministic, play_trials, sample_tasks
+from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
@@ -27,6 +27,9 @@ from maml_rl.system.torch_runtime import standard_torch, torch_threads
 
 NUM_TASKS = 40
 """Default number of tasks."""
+
+_FEWEST_STEPS = 3
+"""Default number of adaptation steps, if training has no more."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ class Evaluation:
     returns: np.ndarray
     success: np.ndarray
     description: dict[str, Any]
+
+    @property
+    def episodes_used(self) -> np.ndarray:
+        """Episodes of a task that adaptation has used after each step, (K + 1,)."""
+        return np.arange(len(self.returns)) * self.description["episodes_per_step"]
+
+    @property
+    def actions(self) -> str:
+        """Actions whose returns were measured: ``"mean actions"`` or ``"sampled actions"``."""
+        return f"{self.description['actions']} actions"
 
     @property
     def task_returns(self) -> np.ndarray:
@@ -79,12 +92,14 @@ class Evaluation:
 
     def table(self) -> str:
         """Format the result as text, one row per step."""
-        rows = [["steps", "return", "95 % interval over tasks", "std over tasks", "success"]]
+        head = ["steps", "episodes used", f"return ({self.actions})"]
+        rows = [[*head, "95 % interval over tasks", "std over tasks", "success"]]
         success = mean_of_valid(self.task_success, 1)
         for k, (mean, interval) in enumerate(zip(self.mean, self.interval, strict=True)):
             std = f"{np.nanstd(self.task_returns[k]):.1f}"
             share = f"{100 * success[k]:.0f} %"
-            rows.append([str(k), f"{mean:.1f}", interval_text(interval), std, share])
+            used = str(self.episodes_used[k])
+            rows.append([str(k), used, f"{mean:.1f}", interval_text(interval), std, share])
         if np.isnan(success).all():
             rows = [row[:-1] for row in rows]
         notes = failed_note(int(self.failed.sum()), len(self.tasks))
@@ -107,7 +122,8 @@ def evaluate_with(
     tasks: Sequence[Task] | None = None,
     fixed: Mapping[str, float] | None = None,
     num_trials: int = 1,
-    deterministic: Deterministic = "never",
+    deterministic: bool = False,
+    deterministic_adaptation: bool = False,
 ) -> Evaluation:
     """Evaluate on N tasks, in one or several independent trials of each.
 
@@ -115,14 +131,15 @@ def evaluate_with(
         collector: plays N · num_trials tasks, E episodes each.
         agent: the agent to adapt.
         num_steps: number of updates K. The return after update k is measured on the episodes that
-            update k + 1 learns from.
+            update k + 1 learns from, unless only the measured episodes are deterministic.
         streams: random streams of tasks and episodes.
         env_settings: arguments of the collector's environment, for the description; default is the
             agent's own.
         tasks: N tasks; default is to draw fresh ones.
         fixed: values that replace those of every task, by name.
         num_trials: independent trials of each task.
-        deterministic: in which stages the most probable actions are played.
+        deterministic: whether to measure the return of the most probable actions.
+        deterministic_adaptation: whether to play them in the episodes of updates, too.
 
     Raises:
         UserError: if a task cannot be written to a file, or lacks a numeric value in ``fixed``.
@@ -139,7 +156,9 @@ def evaluate_with(
         tasks = tasks[first : first + collector.num_tasks // num_trials]
     tasks = [with_fixed(task, fixed or {}, env_name) for task in tasks]
     plain_tasks = [plain_task(task, env_name) for task in tasks]
-    # Episodes; the trials of a task are neighbours.
+    # Episodes; the trials of a task are neighbours. If only the measured episodes are
+    # deterministic, they are played in addition to those of the updates.
+    has_own_episodes = deterministic and not deterministic_adaptation
     of_trials = [task for task in tasks for _ in range(num_trials)]
     trial = play_trials(
         agent.learner,
@@ -149,10 +168,13 @@ def evaluate_with(
         num_updates=num_steps,
         streams=streams,
         belief=_repeated(agent.belief, collector.num_tasks),
-        deterministic=deterministic,
+        final_episodes=not has_own_episodes,
+        deterministic=deterministic_adaptation,
     )
-    failures = trial.failures
-    failures.check(failures.rows(of_trials), agent.config.max_failed_share, "the evaluation")
+    _check_failures(trial, of_trials, agent)
+    if has_own_episodes:
+        trial = play_most_probable(agent.learner, agent.state, collector, trial, streams)
+        _check_failures(trial, of_trials, agent)
     sizes = (num_steps + 1, len(tasks), num_trials * collector.num_episodes)
     returns = torch.stack([stage.returns for stage in trial.episodes]).reshape(sizes)
     reports = torch.stack([stage.success for stage in trial.episodes]).reshape(sizes)
@@ -163,8 +185,28 @@ def evaluate_with(
         success=success.cpu().numpy(),
         description=_description(
             agent, collector, plain_tasks, streams.seed, env_settings, num_trials, tasks_are_given
-        ),
+        )
+        | actions_played(deterministic, deterministic_adaptation),
     )
+
+
+def _check_failures(trial: Trial, tasks: Sequence[Task], agent: Agent) -> None:
+    """Raise TooManyFailures if a larger share of a trial failed than is allowed."""
+    failures = trial.failures
+    failures.check(failures.rows(tasks), agent.config.max_failed_share, "the evaluation")
+
+
+def actions_played(deterministic: bool, deterministic_adaptation: bool) -> dict[str, str]:
+    """Return which actions an evaluation plays, for a description.
+
+    Args:
+        deterministic: in the measured episodes.
+        deterministic_adaptation: in the episodes of updates.
+    """
+    return {
+        "actions": "mean" if deterministic else "sampled",
+        "adaptation_actions": "mean" if deterministic_adaptation else "sampled",
+    }
 
 
 def _repeated(belief: Belief, num_tasks: int) -> Belief:
@@ -195,7 +237,6 @@ def _description(
         "episodes_per_step": collector.num_episodes,
         "horizon": collector.horizon,
         "num_steps_in_training": agent.learner.num_updates,
-        "learner": {"name": agent.config.learner.name, **agent.learner.describe()},
         "seed": seed,
         **origin_of(agent),
         "task_units": {name: units[name] for name in tasks[0] if name in units},
@@ -205,12 +246,13 @@ def _description(
     return description
 
 
-def origin_of(agent: Agent) -> dict[str, int | None]:
-    """Return seed and length of the agent's training, for a description.
+def origin_of(agent: Agent) -> dict[str, Any]:
+    """Return the agent's learner, and seed and length of its training, for a description.
 
     ``is_best`` says that the length was chosen by evaluations in training.
     """
     return {
+        "learner": {"name": agent.config.learner.name, **agent.learner.describe()},
         "training_seed": agent.config.seed,
         "num_iterations": agent.num_iterations,
         "is_best": agent.is_best,
@@ -285,9 +327,11 @@ def evaluate(
     tasks: Sequence[Task] | None = None,
     num_tasks: int | None = None,
     num_episodes: int = 20,
-    num_steps: int = 3,
+    num_steps: int | None = None,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
+    deterministic: bool = False,
+    deterministic_adaptation: bool = False,
 ) -> Evaluation:
     """Evaluate an agent on fresh tasks, or on tasks of your choice.
 
@@ -298,10 +342,14 @@ def evaluate(
             is the agent's own environment, with held-out tasks if the family has some.
         tasks: mappings such as ``{"goal_velocity": 1.5}``; default is to draw ``num_tasks``.
         num_tasks: number of tasks to draw; default is 40.
-        num_episodes: episodes per task and adaptation step.
-        num_steps: number of adaptation steps.
+        num_episodes: measured episodes per task and adaptation step.
+        num_steps: number of adaptation steps; default is as many as in training, at least 3.
         seed: seed of tasks and episodes.
         fixed: values that replace those of every task, such as ``{"goal_velocity": 1.5}``.
+        deterministic: measure the return of mean actions (of discrete actions, the most probable
+            ones) instead of sampled ones. Adaptation still samples: so before the last step, each
+            step takes twice as many episodes.
+        deterministic_adaptation: play mean actions while adapting, too.
 
     Raises:
         UserError: if an argument is invalid, or the environment cannot be used.
@@ -310,7 +358,10 @@ def evaluate(
         raise UserError(
             f"evaluate takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
         )
+    if deterministic_adaptation and not deterministic:
+        raise UserError("deterministic_adaptation needs deterministic: set both to True")
     num_tasks = _number_of_tasks(tasks, num_tasks)
+    num_steps = default_num_steps(agent) if num_steps is None else num_steps
     check_integers(1, num_tasks=num_tasks, num_episodes=num_episodes)
     check_integers(0, num_steps=num_steps, seed=seed)
     horizon = agent.config.horizon
@@ -333,7 +384,14 @@ def evaluate(
             tasks=tasks,
             fixed=fixed,
             num_trials=num_trials,
+            deterministic=deterministic,
+            deterministic_adaptation=deterministic_adaptation,
         )
+
+
+def default_num_steps(agent: Agent) -> int:
+    """Return the number of adaptation steps of an evaluation: as in training, at least 3."""
+    return max(_FEWEST_STEPS, agent.learner.num_updates)
 
 
 def _number_of_tasks(tasks: Sequence[Task] | None, num_tasks: int | None) -> int:

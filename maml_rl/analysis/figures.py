@@ -13,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.analysis.comparison import Comparison, Entry
-from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.statistics import FEW_RUNS, mean_of_valid
 from maml_rl.system.text import counted
 
@@ -104,28 +103,58 @@ def _finish(figure: Figure, title: str) -> Figure:
 
 
 def adaptation_figure(comparison: Comparison) -> Figure:
-    """Plot returns against adaptation steps, and against the episodes that adaptation used."""
-    figure = _figure(8, 4)
-    by_steps, by_episodes = figure.subplots(1, 2, sharey=True)
-    last = max(len(entry.center) for entry in comparison.main) - 1
+    """Plot returns against the episodes that adaptation used.
+
+    If all methods use equally many in a step, a second axis counts steps; else the axis of episodes
+    is logarithmic, but with 0.
+    """
+    figure = _figure(6, 4.4)
+    axes = figure.subplots()
+    most = max(int(entry.episodes_used[-1]) for entry in comparison.main)
     for i, entry in enumerate(comparison.main):
-        if len(entry.center) == 1:  # not adapted: a horizontal line
-            num_episodes = entry.evaluations[0].returns.shape[2]
-            points = [(entry, 0), (entry, 0)]
-            _draw(by_steps, [0, last], points, i, entry.name)
-            _draw(by_episodes, [0, last * num_episodes], points, i, entry.name)
-        else:
+        if entry.adapts:
             points = [(entry, k) for k in range(len(entry.center))]
-            _draw(by_steps, np.arange(len(points)), points, i, entry.name)
-            _draw(by_episodes, entry.num_episodes, points, i, entry.name)
-    by_steps.set(xlabel="adaptation steps", ylabel="return", xticks=range(last + 1))
-    ticks = sorted({n for entry in comparison.main for n in entry.num_episodes.tolist()})
-    if len(ticks) > 8:
-        ticks = ticks[:: len(ticks) // 6]
-    by_episodes.set(xlabel="episodes used per task", xticks=ticks)
+            _draw(axes, entry.episodes_used, points, i, entry.name)
+        else:  # a horizontal line
+            _draw(axes, [0, most], [(entry, 0), (entry, 0)], i, entry.name)
+    axes.set(xlabel="episodes used per task", ylabel="return")
+    _mark_steps(axes, [entry.episodes_used for entry in comparison.main if entry.adapts])
     tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
-    title = f"{_name(comparison)}: mean over {tasks}"
+    title = f"{_subject(comparison)}: mean over {tasks}"
     return _finish(figure, f"{title}\n{_spread(comparison.main)}")
+
+
+def _mark_steps(axes: Axes, episodes_used: Sequence[np.ndarray]) -> None:
+    """Set the ticks of an axis of episodes to those used after each step.
+
+    Args:
+        axes: axes to mark.
+        episodes_used: (K + 1,) of each method that adapts.
+    """
+    if not episodes_used:
+        axes.set_xticks([0])
+        return
+    ticks = np.unique(np.concatenate(episodes_used))
+    per_step = sorted({int(used[1]) for used in episodes_used})
+    num_episodes = per_step[0]
+    if len(per_step) > 1:
+        axes.set_xscale("symlog", linthresh=num_episodes)
+        axes.set_xlim(left=-0.1 * num_episodes)  # markers at 0 are whole
+        ticks = np.unique([used[k] for used in episodes_used for k in (0, 1, -1)])
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        return
+    ticks = ticks[:: 1 if len(ticks) <= 8 else len(ticks) // 6]
+    axes.set_xticks(ticks)
+
+    def to_steps(episodes: Any) -> Any:
+        return episodes / num_episodes
+
+    def to_episodes(steps: Any) -> Any:
+        return steps * num_episodes
+
+    steps = axes.secondary_xaxis("top", functions=(to_steps, to_episodes))
+    steps.set(xlabel="adaptation steps", xticks=ticks / num_episodes)
 
 
 def tasks_figures(comparison: Comparison) -> list[Figure]:
@@ -156,9 +185,9 @@ def tasks_figures(comparison: Comparison) -> list[Figure]:
     # A figure for each method.
     figures = []
     for entry in comparison.main:
-        title = f"{_name(comparison)}, {entry.name}{note}"
-        returns = {stage_label(k): entry.task_returns[k] for k in (0, entry.adapted_step)}
-        if len(entry.center) == 1:
+        title = f"{_subject(comparison)}, {entry.name}{note}"
+        returns = {entry.stage(k): entry.task_returns[k] for k in (0, entry.adapted_step)}
+        if not entry.adapts:
             returns = {"without adaptation": entry.task_returns[0]}
         if len(values) == 2:
             figures.append(_task_map(title, values, returns, is_place))
@@ -272,22 +301,23 @@ def scratch_figure(comparison: Comparison) -> Figure:
         if len(returns) == 1:
             axes.axhline(returns[0], label=entry.name, **(_style(i) | {"marker": ""}))
         else:
-            axes.plot(entry.num_episodes * horizon, returns, label=entry.name, **_style(i))
+            axes.plot(entry.episodes_used * horizon, returns, label=entry.name, **_style(i))
     # Learning from scratch.
     x = scratch.num_env_steps
-    axes.plot(x, scratch.returns.mean(axis=0), label=scratch.label, **_style(len(comparison.main)))
+    label = comparison.scratch_label
+    axes.plot(x, scratch.returns.mean(axis=0), label=label, **_style(len(comparison.main)))
     worst, best = scratch.returns.min(axis=0), scratch.returns.max(axis=0)
     axes.fill_between(x, worst, best, color="0.85", linewidth=0, zorder=0)
     # Axes: logarithmic, but with 0.
     smallest = [scratch.num_env_steps[1]]
-    smallest += [e.num_episodes[1] * horizon for e in comparison.main if len(e.center) > 1]
+    smallest += [entry.episodes_used[1] * horizon for entry in comparison.main if entry.adapts]
     axes.set_xscale("symlog", linthresh=min(smallest))
     axes.set_xlim(left=0)
     axes.set(xlabel="control steps taken in the task", ylabel="return")
     note = "the same task"
     if len(tasks) > 1:
         note = f"means over the same {len(tasks)} tasks\ngrey: {scratch.label}, worst to best task"
-    return _finish(figure, f"{_name(comparison)}: {note}")
+    return _finish(figure, f"{_subject(comparison)}: {note}")
 
 
 def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float] | None) -> Figure:
@@ -301,7 +331,7 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         of_method.sort(key=lambda entry: entry.swept[name])
         x = [entry.swept[name] for entry in of_method]
         for k in dict.fromkeys((0, of_method[0].adapted_step)):
-            line_label = f"{of_method[0].name}, {stage_label(k)}"
+            line_label = f"{of_method[0].name}, {of_method[0].stage(k)}"
             points = [(entry, k) for entry in of_method]
             _draw(axes, x, points, 2 * i + (k != 0), line_label)
     # The range in training.
@@ -312,7 +342,7 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         else:
             axes.axvline(low, color="0.5", linewidth=1.5, zorder=0, label="in training")
     axes.set(xlabel=_with_unit(name, comparison.settings["task_units"]), ylabel="return")
-    title = f"{_name(comparison)}: tasks with {name.replace('_', ' ')} fixed"
+    title = f"{_subject(comparison)}: tasks with {name.replace('_', ' ')} fixed"
     return _finish(figure, f"{title}\n{_spread(entries)}")
 
 
@@ -331,7 +361,7 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
     # A panel for each.
     figure = _figure(2 + 1.2 * len(columns) * 1.6, 1.8 + 0.6 * len(rows))
     units = comparison.settings["task_units"]
-    titles = (stage_label(0), stage_label(entries[0].adapted_step))
+    titles = (entries[0].stage(0), entries[0].stage(entries[0].adapted_step))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, values, title in zip(panels, returns, titles, strict=True):
         # Colours.
@@ -354,12 +384,13 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
         axes.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])
     figure.axes[0].set_ylabel(_with_unit(y_name, units))
     figure.colorbar(image, ax=figure.axes, label="return")
-    figure.suptitle(f"{_name(comparison)}, {entries[0].label}", fontsize=10)
+    figure.suptitle(f"{_subject(comparison)}, {entries[0].label}", fontsize=10)
     return figure
 
 
-def _name(comparison: Comparison) -> str:
-    return str(comparison.settings["env"])
+def _subject(comparison: Comparison) -> str:
+    """Environment and actions, for a title."""
+    return f"{comparison.settings['env']}, {comparison.actions}"
 
 
 def _with_unit(name: str, units: Mapping[str, str]) -> str:

@@ -23,14 +23,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from maml_rl.analysis.figures import COLORS, MARKERS, encoded
-from maml_rl.analysis.run_labels import Settings, group_settings
+from maml_rl.analysis.run_labels import Settings, group_settings, stage_label
 from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
 from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.config import Config
 from maml_rl.system.atomic_files import write_whole
-from maml_rl.system.text import counted, text_table
+from maml_rl.system.text import text_table
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_text
 
 XAxis = Literal["steps", "time", "iterations"]
@@ -149,6 +149,17 @@ class Group:
         """Number of adaptation steps in training: the last one whose return was logged."""
         matches = (re.fullmatch(_RETURN_AFTER, name) for name in self.runs[0].columns)
         return max((int(match[1]) for match in matches if match), default=0)
+
+    @property
+    def episodes_used(self) -> int:
+        """Episodes of a task that these steps use."""
+        config = self.runs[0].config
+        return self.num_steps * config.learner.stage_episodes(config.num_episodes)
+
+    @property
+    def stage(self) -> str:
+        """``"after 1 step, 20 episodes"``: when the return of the last step is measured."""
+        return stage_label(self.num_steps, self.episodes_used)
 
     def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
         """Return a metric of all runs, at the iterations that all of them logged it at.
@@ -284,8 +295,10 @@ def check_columns(groups: Sequence[Group], view: View) -> None:
 
 def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
     """Format the groups as text: how long they trained, and the final value of the metric."""
-    head = ["", "seeds", "iterations", "steps (M)", "hours", "final", "95 % interval over runs"]
-    rows = [head]
+    head = ["", "seeds", "iterations", "steps (M)", "hours"]
+    if view.metric is None:
+        head.append("episodes used")
+    rows = [[*head, "final", "95 % interval over runs"]]
     notes = []
     for group, label in zip(groups, labels, strict=True):
         # Length and final value.
@@ -298,6 +311,8 @@ def table(groups: Sequence[Group], labels: Sequence[str], view: View) -> str:
         interval = "" if len(final) == 1 else f"[{low:.4g}, {high:.4g}]"
         # Row and notes.
         lengths = [str(last), f"{curve.x[-1]:.4g}", f"{hours:.3g}"]
+        if view.metric is None:
+            lengths.append(str(group.episodes_used))
         rows.append([label, str(len(final)), *lengths, f"{final.mean():.4g}", interval])
         longest = int(max(one.iteration[-1] for one in curve.series))
         if longest > last:
@@ -331,16 +346,17 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     entries: list[tuple[Artist, str]] = []
+    stages = {group.stage for group in groups}
     for i, (group, label) in enumerate(zip(groups, labels, strict=True)):
         curve = group.curve(view.metric_of(group), view.x, view.smooth)
         start = group.curve(_return_after(0), view.x, view.smooth) if view.before else None
         line = _draw_curve(axes, curve, start, i, len(groups))
         seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
-        entries.append((line, textwrap.fill(label + seeds, 80)))
-    # Axes, title and legend; the y label may be "return after 1 or 3 adaptation steps".
-    *fewer, most = sorted({group.num_steps for group in groups})
-    num_steps = "".join(f"{num} or " for num in fewer) + counted(most, "adaptation step")
-    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or f"return after {num_steps}")
+        stage = f", {group.stage}" if view.metric is None and len(stages) > 1 else ""
+        entries.append((line, textwrap.fill(label + seeds + stage, 80)))
+    # Axes, title and legend.
+    returns = f"return {groups[0].stage}" if len(stages) == 1 else "return"
+    axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
     axes.grid(alpha=0.3)
     families = {group.settings["env.name"] for group in groups}
     if title is None and len(families) == 1 < len(groups):

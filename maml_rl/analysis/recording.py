@@ -240,7 +240,7 @@ def play(
         labels: list[str] = []
         for task in tasks:
             agents = _adapted(agent, task, num_steps, num_episodes, seed)
-            labels = [stage_label(adapted.num_adaptation_steps) for adapted in agents]
+            labels = _labels(agents, num_episodes)
             if task:
                 env.assigned_task = task
             row = []
@@ -323,6 +323,19 @@ def _adapted(
             agents[-1].adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)
         )
     return agents
+
+
+def _labels(agents: Sequence[Agent], num_episodes: int | None) -> list[str]:
+    """Label the agents of :func:`_adapted`, with the episodes that they have used.
+
+    What an agent had used before it was passed to :func:`record` is not known.
+    """
+    first = agents[0]
+    num_episodes = first.config.num_episodes if num_episodes is None else num_episodes
+    per_step = first.config.learner.stage_episodes(num_episodes)
+    if first.num_adaptation_steps:
+        return [stage_label(agent.num_adaptation_steps) for agent in agents]
+    return [stage_label(k, k * per_step) for k in range(len(agents))]
 
 
 def task_in_words(env: gym.Env, task: Task) -> list[str]:

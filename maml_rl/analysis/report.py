@@ -17,10 +17,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maml_rl.analysis import figures
-from maml_rl.analysis.comparison import Comparison, Entry, failed_notes, run_notes
+from maml_rl.analysis.comparison import (
+    Comparison,
+    Entry,
+    StepDifference,
+    failed_notes,
+    run_notes,
+)
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.scratch import Scratch
-from maml_rl.analysis.statistics import Difference, interval_text
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions
 from maml_rl.system.atomic_files import write_whole
@@ -34,7 +39,6 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.8rem; text-align: right; white-space: nowrap; }
 th, td { border-bottom: 1px solid #d8dde3; }
 th:first-child, td:first-child { text-align: left; }
-td small { color: #57606a; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 dl { display: grid; grid-template-columns: max-content auto; gap: 0.15rem 1.2rem; }
 dd { margin: 0; }
@@ -110,7 +114,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
     """Return the content of results.json."""
     differences = []
     for first, second, steps in comparison.differences:
-        values = [_difference_values(step) for step in steps]
+        values = [_difference_values(first, second, step) for step in steps]
         differences.append({"first": first.label, "second": second.label, "steps": values})
     return {
         **comparison.settings,
@@ -124,18 +128,22 @@ def _scratch_values(scratch: Scratch) -> dict[str, Any]:
     return {
         "policy": scratch.label,
         "source": run_name(scratch.source),
+        "actions": "sampled",
         "tasks": list(scratch.tasks),
         "num_env_steps": scratch.num_env_steps.tolist(),
         "returns": scratch.returns.tolist(),
     }
 
 
-def _difference_values(step: Difference) -> dict[str, Any]:
+def _difference_values(first: Entry, second: Entry, step: StepDifference) -> dict[str, Any]:
+    k, j, value = step
     return {
-        "return": _nan_as_none(step.mean),
-        "interval_95": _nan_as_none(step.interval.tolist()),
-        "interval_over": step.over,
-        "probability_of_improvement": _nan_as_none(step.probability),
+        "steps": [k, j],
+        "episodes_used": [int(first.episodes_used[k]), int(second.episodes_used[j])],
+        "return": _nan_as_none(value.mean),
+        "interval_95": _nan_as_none(value.interval.tolist()),
+        "interval_over": value.over,
+        "probability_of_improvement": _nan_as_none(value.probability),
     }
 
 
@@ -158,7 +166,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "run_returns": _nan_as_none(entry.run_returns.tolist()),
         "std_over_tasks": np.nanstd(entry.task_returns, axis=1).tolist(),
         "success": _nan_as_none(entry.success.tolist()),
-        "num_episodes": entry.num_episodes.tolist(),
+        "episodes_used": entry.episodes_used.tolist(),
         "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
         "learner": evaluations[0].description["learner"],
@@ -176,7 +184,8 @@ def _csv(comparison: Comparison) -> str:
     columns += ["task", *(f"task_{name}" for name in task_names)]
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(["policy", "source", *columns, "step", "num_episodes", "return", "success"])
+    measured = ["step", "episodes_used", "actions", "return", "success"]
+    writer.writerow(["policy", "source", *columns, *measured])
     # Rows.
     for entry in comparison.entries:
         version = [entry.swept.get(name, "") for name in swept]
@@ -185,9 +194,10 @@ def _csv(comparison: Comparison) -> str:
             for i, task in enumerate(evaluation.tasks):
                 row = [entry.label, run_name(source), *version, i]
                 row += [task.get(name, "") for name in task_names]
-                for k, num_episodes in enumerate(entry.num_episodes):
+                for k, used in enumerate(entry.episodes_used):
                     values = [_nan_as_empty(returns[k, i]), _nan_as_empty(success[k, i])]
-                    writer.writerow([*row, k, num_episodes, *values])
+                    actions = evaluation.description["actions"]
+                    writer.writerow([*row, k, used, actions, *values])
     return buffer.getvalue()
 
 
@@ -213,14 +223,14 @@ def _html(comparison: Comparison, svgs: Mapping[str, bytes], command: str | None
         f"<h1>{title}</h1>",
         f"<dl>{''.join(facts)}</dl>",
         "<h2>Return after 0, 1, ... adaptation steps</h2>",
-        _table(comparison.main, ()),
+        _table(comparison, ()),
         f'<p class="note">{html.escape(_NOTE)}</p>',
         _image(svgs, "adaptation"),
     ]
     # Differences.
     if comparison.differences:
         parts.append("<h2>Differences on the same tasks</h2>")
-        parts.append(_difference_table(comparison.differences))
+        parts.append(_html_table(comparison.difference_rows(all_steps=True)))
         parts.append(f'<p class="note">{html.escape(_DIFFERENCE_NOTE)}</p>')
     # Tasks.
     if "tasks" in svgs:
@@ -236,7 +246,7 @@ def _html(comparison: Comparison, svgs: Mapping[str, bytes], command: str | None
     for names in comparison.sweeps:
         parts.append(f"<h2>Sweep over {html.escape(' and '.join(names))}</h2>")
         parts.append(_image(svgs, _sweep_plot(names)))
-        table = _table(comparison.sweep(*names), names)
+        table = _table(comparison, names)
         parts.append(f"<details><summary>Numbers</summary>{table}</details>")
     body = "\n".join(parts)
     return (
@@ -251,19 +261,20 @@ def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
     settings = comparison.settings
     env_settings = [f"{name} {value}" for name, value in settings["env_settings"].items()]
     tasks = counted(settings["num_tasks"], f"{comparison.kind_of_tasks} task")
-    episodes = f"{counted(settings['num_episodes'], 'episode')} per task and adaptation step"
+    episodes = f"{counted(settings['num_episodes'], 'measured episode')} per task and step"
     horizon = counted(settings["horizon"], "control step")
     facts: dict[str, object] = {
         "environment": settings["env"],
         "settings": ", ".join(env_settings) or "default",
         "episodes": f"{tasks}, {episodes}, of at most {horizon}",
+        "actions": f"{settings['actions']}; in adaptation: {settings['adaptation_actions']}",
         "random seed": settings["seed"],
     }
     for entry in comparison.main:
         runs = zip(entry.sources, entry.evaluations, strict=True)
         facts[entry.label] = "; ".join(_run(source, evaluation) for source, evaluation in runs)
     if comparison.scratch is not None:
-        facts[comparison.scratch.label] = run_name(comparison.scratch.source)
+        facts[comparison.scratch_label] = run_name(comparison.scratch.source)
     facts["date"] = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
     if command is not None:
         facts["command"] = command
@@ -290,29 +301,17 @@ _NOTE = (
     "Undiscounted return of the raw reward, mean over tasks and runs. In brackets: the 95 % "
     "interval by Student's t. For a single run it is over tasks; for several runs it is over the "
     "means of the runs, since each run is one policy. All policies adapt to the same tasks with "
-    "the same random seeds. Each adaptation step uses fresh episodes; the return after a step is "
-    "measured on the episodes that follow it."
+    "the same random seeds. Each adaptation step uses fresh episodes. Episodes used are those of "
+    "one task that adaptation has learned from; the return is measured on later ones."
 )
 _DIFFERENCE_NOTE = (
-    "Return of the first method minus that of the other, with its 95 % interval in brackets. If "
-    "either method has several runs, the interval is over runs, by Welch's t; a single run of the "
-    "other method counts as a constant. With one run of each, it is over tasks. The last number is "
-    "the probability of improvement: the share of tasks and pairs of runs in which the first has "
-    "the higher return (Agarwal et al. 2021)."
+    "Return of the first method minus that of the other, after equal numbers of episodes used. If "
+    "the other has no step with as many, both are after their number of steps in training, and "
+    "the table has both numbers. If either method has several runs, the interval is over runs, by "
+    "Welch's t; a single run of the other method counts as a constant. With one run of each, it is "
+    "over tasks. The probability of improvement is the share of tasks and pairs of runs in which "
+    "the first has the higher return (Agarwal et al. 2021)."
 )
-
-
-def _difference_table(differences: Sequence[tuple[Entry, Entry, Sequence[Difference]]]) -> str:
-    rows = []
-    for first, second, steps in differences:
-        cells = [html.escape(f"{first.name} − {second.name}")]
-        for step in steps:
-            probability = "–" if math.isnan(step.probability) else f"{step.probability:.2f}"
-            small = f"<small>{interval_text(step.interval)}<br>{probability}</small>"
-            cells.append(f"{step.mean:.1f} {small}")
-        rows.append([*cells, steps[0].over])
-    num_columns = len(differences[0][2])
-    return _html_table(["difference", *_step_names(num_columns), "interval over"], rows)
 
 
 def _scratch_table(comparison: Comparison) -> str:
@@ -324,42 +323,21 @@ def _scratch_table(comparison: Comparison) -> str:
     return f"<table>{head}{rows}</table>"
 
 
-def _step_names(num_columns: int) -> list[str]:
-    """Return column headers for the returns after 0, 1, ... steps."""
-    return ["before", *(counted(k, "step") for k in range(1, num_columns))]
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of text; the header is the first row."""
+    header, *body = [[html.escape(cell) for cell in row] for row in rows]
+    lines = ["".join(f"<th>{cell}</th>" for cell in header)]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in body]
+    table = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>{table}</table></div>'
 
 
-def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; the header is text, the cells are HTML."""
-    header = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{header}</tr>\n{body}</table></div>'
-
-
-def _table(entries: Sequence[Entry], swept: Sequence[str]) -> str:
+def _table(comparison: Comparison, swept: Sequence[str]) -> str:
     """Return the table of returns after each step, with its notes."""
-    # Header.
-    num_columns = max(len(entry.center) for entry in entries)
-    has_success = any(not math.isnan(share) for entry in entries for share in entry.success)
-    head = ["policy", *swept, *_step_names(num_columns), "interval over"]
-    if has_success:
-        head += ["success before", "success after"]
-    # Rows.
-    rows = []
-    for entry in entries:
-        cells = [html.escape(entry.name), *(f"{value:.4g}" for value in entry.swept.values())]
-        for center, interval in zip(entry.center, entry.interval, strict=True):
-            cells.append(f"{center:.1f} <small>{interval_text(interval)}</small>")
-        cells += [""] * (num_columns - len(entry.center))
-        cells.append(entry.over)
-        if has_success:
-            for share in entry.success[[0, entry.adapted_step]]:
-                cells.append("–" if math.isnan(share) else f"{100 * share:.0f} %")
-        rows.append(cells)
-    # Notes.
+    entries = comparison.sweep(*swept) if swept else comparison.main
     notes = [*run_notes(entries), *failed_notes(entries)]
     lines = [f'\n<p class="note">{html.escape(note)}.</p>' for note in notes]
-    return _html_table(head, rows) + "".join(lines)
+    return _html_table(comparison.return_rows(swept)) + "".join(lines)
 
 
 def _image(svgs: Mapping[str, bytes], name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.families import family_of
+from maml_rl.settings.learners import LEARNER_GROUPS
 from maml_rl.system.text import counted
 
 Settings = Mapping[str, Any]
@@ -45,8 +46,9 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 def labels_of(groups: Sequence[Settings]) -> list[str]:
     """Return a label for each group: the settings in which it differs from the others.
 
-    Family and outer step come first. Settings of a task family are compared only among groups of
-    that family, and those of an outer step likewise. The label of a single group is its family.
+    Family, learner and outer step come first. Settings of a task family are compared only among
+    groups of that family, and those of a learner or an outer step likewise. The label of a single
+    group is its family.
 
     Args:
         groups: the settings of each group, all different.
@@ -54,7 +56,8 @@ def labels_of(groups: Sequence[Settings]) -> list[str]:
     if len(groups) == 1:
         return [groups[0]["env.name"]]
     # The settings in which each group differs from another one.
-    keys = dict.fromkeys(["env.name", "outer.name", *(key for group in groups for key in group)])
+    first_keys = ["env.name", "learner.name", "outer.name"]
+    keys = dict.fromkeys([*first_keys, *(key for group in groups for key in group)])
     differing = [[key for key in keys if _differs(key, group, groups)] for group in groups]
     # Use short names where they are unique.
     used = {key for keys_of_group in differing for key in keys_of_group}
@@ -69,14 +72,30 @@ def labels_of(groups: Sequence[Settings]) -> list[str]:
     return labels
 
 
-def stage_label(num_steps: int) -> str:
-    """``"before adaptation"``, ``"after 1 step"`` or ``"after 2 steps"``."""
-    return f"after {counted(num_steps, 'step')}" if num_steps else "before adaptation"
+def stage_label(num_steps: int, num_episodes: int | None = None) -> str:
+    """``"before adaptation"``, or ``"after 2 steps, 40 episodes"``.
+
+    Args:
+        num_steps: number of adaptation steps.
+        num_episodes: episodes used by them, if known.
+    """
+    if not num_steps:
+        return "before adaptation"
+    episodes = "" if num_episodes is None else f", {counted(num_episodes, 'episode')}"
+    return f"after {counted(num_steps, 'step')}{episodes}"
 
 
 def _differs(key: str, group: Settings, groups: Sequence[Settings]) -> bool:
-    """Whether a setting differs between ``group`` and a group of the same family or outer step."""
-    name = f"{key.partition('.')[0]}.name"
+    """Whether a setting differs between ``group`` and a group with the same name of its section.
+
+    Sections that a learner does not use are not compared.
+    """
+    section = key.partition(".")[0]
+    if section in LEARNER_GROUPS:
+        groups = [one for one in groups if any(k.startswith(f"{section}.") for k in one)]
+        if group not in groups:
+            return False
+    name = f"{section}.name"
     if name != key:
         groups = [other for other in groups if other.get(name) == group.get(name)]
     return any(other.get(key) != group.get(key) for other in groups)
@@ -89,10 +108,10 @@ def _short(key: str) -> str:
 
 
 def _in_words(key: str, value: Any, is_unique: bool) -> str:
-    """Return ``"first_order true"``, ``"outer promp"``, or only the name for a family."""
+    """Return ``"first_order true"``, ``"outer promp"``, or the name of a family or learner."""
     section, _, name = key.rpartition(".")
     if name == "name":
-        return value if section == "env" else f"{section} {value}"
+        return value if section in ("env", "learner") else f"{section} {value}"
     setting = _short(key) if is_unique else key
     if value is None:
         return f"no {setting}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, origin_of, plain_task
+from maml_rl.analysis.evaluation import Evaluation, actions_played, origin_of, plain_task
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
@@ -24,7 +24,7 @@ def evaluation_file(
     folder: Path,
     agent: Agent,
     env: EnvConfig,
-    sizes: Mapping[str, int],
+    arguments: Mapping[str, Any],
     tasks: Sequence[Task] | None,
     fixed: Mapping[str, float],
 ) -> Path:
@@ -34,7 +34,9 @@ def evaluation_file(
         folder: folder of the file.
         agent: the agent to adapt.
         env: the environment.
-        sizes: ``num_tasks``, ``num_episodes``, ``num_steps`` and ``seed``, in this order.
+        arguments: other arguments of :func:`~maml_rl.analysis.evaluation.evaluate`: ``num_tasks``,
+            ``num_episodes``, ``num_steps``, ``seed``, ``deterministic`` and
+            ``deterministic_adaptation``, in this order.
         tasks: tasks to use instead of fresh ones.
         fixed: values that replace those of every task.
     """
@@ -48,7 +50,7 @@ def evaluation_file(
     config = agent.config
     settings = [
         dataclasses.asdict(env),
-        dict(sizes),
+        dict(arguments),
         None if tasks is None else [plain_task(task, env.name) for task in tasks],
         dict(fixed),
         *(
@@ -79,22 +81,22 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(
-    path: Path, agent: Agent, env: EnvConfig, sizes: Mapping[str, int]
+    path: Path, agent: Agent, env: EnvConfig, arguments: Mapping[str, Any]
 ) -> Evaluation:
-    """Read an evaluation.
+    """Read an evaluation; the arguments are those of :func:`evaluation_file`.
 
     Raises:
         UserError: if the file is damaged.
     """
     try:
-        return _parse(read_json(path, LONGEST_TABLE), agent, env, sizes)
+        return _parse(read_json(path, LONGEST_TABLE), agent, env, arguments)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path} of an interrupted evaluation is damaged ({error}): delete it"
         ) from error
 
 
-def _parse(content: Any, agent: Agent, env: EnvConfig, sizes: Mapping[str, int]) -> Evaluation:
+def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, Any]) -> Evaluation:
     """Check the content of a file and convert it to an evaluation.
 
     Raises:
@@ -102,23 +104,25 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, sizes: Mapping[str, int])
     """
     # Tasks.
     tasks, description = content["tasks"], content["description"]
-    num_tasks = sizes["num_tasks"]
+    num_tasks, num_episodes = arguments["num_tasks"], arguments["num_episodes"]
     is_list = isinstance(tasks, list) and len(tasks) == num_tasks
     if not (is_list and all(isinstance(task, dict) for task in tasks)):
         raise ValueError(f"tasks must be {num_tasks} mappings")
     # Arrays.
-    shape = (sizes["num_steps"] + 1, num_tasks, sizes["num_episodes"])
+    shape = (arguments["num_steps"] + 1, num_tasks, num_episodes)
     returns = _parse_array(content, "returns", shape)
     success = _parse_array(content, "success", shape)
     # Description.
     expected = {
         "num_tasks": num_tasks,
-        "num_episodes": sizes["num_episodes"],
-        "seed": sizes["seed"],
+        "num_episodes": num_episodes,
+        "episodes_per_step": agent.config.learner.stage_episodes(num_episodes),
+        "seed": arguments["seed"],
         "env": agent.config.env.name,
         "horizon": agent.config.horizon,
         "env_settings": json.loads(json.dumps(dict(env.kwargs))),
         "num_steps_in_training": agent.learner.num_updates,
+        **actions_played(arguments["deterministic"], arguments["deterministic_adaptation"]),
     }
     for name, value in expected.items():
         if description[name] != value:

@@ -6,7 +6,7 @@ Training, evaluation, recording and ``Agent.adapt`` share :func:`play_trials`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -28,9 +28,6 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
-
-Deterministic = Literal["never", "last", "always"]
-"""In which stages the most probable actions are played: none, only the last one, or all."""
 
 
 class Trial(NamedTuple):
@@ -94,7 +91,7 @@ def play_trials(
     belief: Belief | None = None,
     first_stage: int = 0,
     final_episodes: bool = True,
-    deterministic: Deterministic = "never",
+    deterministic: bool = False,
     watch: Stopwatch | None = None,
 ) -> Trial:
     """Play every task, update the belief about it, play again, and so on.
@@ -109,7 +106,7 @@ def play_trials(
         belief: to begin with, (T, ...); default is the prior.
         first_stage: number of updates that led to ``belief``; random streams continue from there.
         final_episodes: whether to play once more after the last update.
-        deterministic: in which stages the most probable actions are played.
+        deterministic: whether to play the most probable actions, in all stages.
         watch: records the times ``collection``, ``advantages`` and ``adaptation``.
     """
     watch = watch or Stopwatch()
@@ -121,10 +118,7 @@ def play_trials(
     last_stage = first_stage + num_updates
     for stage in range(first_stage, last_stage + final_episodes):
         # Play every task with its own belief.
-        is_deterministic = deterministic == "always" or (
-            deterministic == "last" and stage == last_stage
-        )
-        noise = None if is_deterministic else collector.noise(learner.draw_noise, streams, stage)
+        noise = None if deterministic else collector.noise(learner.draw_noise, streams, stage)
         actor = learner.actor(state, beliefs[-1], noise)
         collected = collector.collect(actor, streams, stage)
         watch.lap("collection")
@@ -139,6 +133,36 @@ def play_trials(
             beliefs.append(updated)
             watch.lap("adaptation")
     return Trial(episodes, beliefs, failed, first_stage)
+
+
+def play_most_probable(
+    learner: Learner,
+    state: LearnerState,
+    collector: Collector,
+    trial: Trial,
+    streams: RandomStreams,
+) -> Trial:
+    """Play every stage of a trial with the most probable actions, and update nothing.
+
+    A stage starts from the same belief and initial states as that of the trial. A task that has
+    failed before it is excluded.
+
+    Args:
+        learner: see :func:`play_trials`.
+        state: see :func:`play_trials`.
+        collector: still has the tasks of the trial.
+        trial: its beliefs are played.
+        streams: those of the trial.
+
+    Returns:
+        The trial with the new episodes, one stage for each belief, without advantages.
+    """
+    failed = trial.failed_tasks
+    episodes = []
+    for stage, belief in enumerate(trial.beliefs, trial.first_stage):
+        played = collector.collect(learner.actor(state, belief, None), streams, stage)
+        episodes.append(played.without(failed.mask & (failed.step < stage)))
+    return trial._replace(episodes=episodes)
 
 
 def usable_episodes(

@@ -76,6 +76,8 @@ def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evalu
         "num_tasks": len(tasks),
         "num_episodes": 2,
         "episodes_per_step": 2,
+        "actions": "sampled",
+        "adaptation_actions": "sampled",
     }
     description |= {
         "seed": 0,
@@ -267,7 +269,7 @@ def test_the_files_agree_with_the_comparison(tmp_path):
         np.testing.assert_allclose(result["return"], returns.mean(axis=1))
         np.testing.assert_allclose(result["std_over_tasks"], returns.std(axis=1))
         assert result["success"] == [None] * 3
-        assert result["num_episodes"] == [0, 2, 4]
+        assert result["episodes_used"] == [0, 2, 4]
         for i, task in enumerate(result["tasks"]):
             np.testing.assert_allclose(task["returns"], returns[:, i])
         written = [
@@ -337,21 +339,20 @@ def test_a_name_is_escaped(tmp_path):
 )
 def test_the_curve_shows_what_the_table_says(sources, num_bands, num_lines):
     comparison = made_up(sources)
-    by_steps, by_episodes = adaptation_figure(comparison).axes
+    (axes,) = adaptation_figure(comparison).axes
     (entry,) = comparison.main
     np.testing.assert_allclose(
-        by_steps.lines[0].get_xydata(), np.stack([[0, 1, 2], entry.center], axis=1)
+        axes.lines[0].get_xydata(), np.stack([[0, 2, 4], entry.center], axis=1)
     )
-    np.testing.assert_allclose(by_episodes.lines[0].get_xdata(), [0, 2, 4])
-    assert (len(by_steps.collections), len(by_steps.lines)) == (num_bands, num_lines)
+    assert (len(axes.collections), len(axes.lines)) == (num_bands, num_lines)
     title = adaptation_figure(comparison).get_suptitle()
     assert ("over tasks" in title, "over runs" in title) == (sources == 1, sources == 4)
     if num_lines > 1:
         assert "single runs" in title
-        thin = [line.get_ydata() for line in by_steps.lines[1:]]
+        thin = [line.get_ydata() for line in axes.lines[1:]]
         np.testing.assert_allclose(thin, entry.run_returns)
     else:
-        band = by_steps.collections[0].get_datalim(by_steps.transData)
+        band = axes.collections[0].get_datalim(axes.transData)
         np.testing.assert_allclose([band.y0, band.y1], [entry.interval.min(), entry.interval.max()])
 
 
@@ -373,7 +374,7 @@ def test_every_interval_says_over_what_it_is(sources, over, tmp_path):
     head, *rows = comparison.table().splitlines()
     assert head.split()[-1] == "over"
     assert {row.split()[-1] for row in rows[:3]} == {over}
-    assert ("each run after 1 step" in comparison.table()) == (sources == 2)
+    assert ("each run after 1 step, 2 episodes:" in comparison.table()) == (sources == 2)
     write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     assert {result["interval_over"] for result in results} == {over}
@@ -424,7 +425,7 @@ def test_the_first_method_is_compared_with_each_other_one(num_ours, num_others, 
     expected = difference(scores[0][1], scores[1][1])
     name, number = f"{ours.name} − {others.name}", f"{expected.mean:.1f}"
     line = next(line for line in comparison.table().splitlines() if line.strip().startswith(name))
-    assert line.replace(name, "").split()[:2] == ["1", number]
+    assert line.replace(name, "").split()[:3] == ["1", "2", number]
     assert line.split()[-2:] == [over, f"{expected.probability:.2f}"]
     assert f"<td>{name}</td>" in (tmp_path / "report.html").read_text()
 
@@ -451,11 +452,10 @@ def test_an_oracle_is_a_horizontal_line():
             make_evaluation(entry.evaluations[0].returns[:1], entry.evaluations[0].tasks),
         ),
     )
-    by_steps, by_episodes = adaptation_figure(Comparison([entry, oracle])).axes
-    for axes, end in ((by_steps, 2), (by_episodes, 4)):
-        np.testing.assert_allclose(
-            axes.lines[1].get_xydata(), [[0, oracle.center[0]], [end, oracle.center[0]]]
-        )
+    (axes,) = adaptation_figure(Comparison([entry, oracle])).axes
+    np.testing.assert_allclose(
+        axes.lines[1].get_xydata(), [[0, oracle.center[0]], [4, oracle.center[0]]]
+    )
 
 
 def test_tasks_are_shown_by_their_parameters():

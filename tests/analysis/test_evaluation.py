@@ -15,6 +15,8 @@ from maml_rl.errors import UserError
 from maml_rl.settings.env import EnvConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 
+DESCRIPTION = {"episodes_per_step": 2, "actions": "sampled"}
+
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory) -> Agent:
@@ -121,7 +123,7 @@ def test_the_interval_brackets_the_mean_and_shrinks():
 
 
 def test_one_task_has_no_interval():
-    result = Evaluation([{}], np.array([[[1.0, 3.0]]]), np.full((1, 1, 2), np.nan), {})
+    result = Evaluation([{}], np.array([[[1.0, 3.0]]]), np.full((1, 1, 2), np.nan), DESCRIPTION)
     assert np.isnan(result.interval).all()
     assert "–" in result.table()
     assert "nan" not in result.table()
@@ -130,7 +132,7 @@ def test_one_task_has_no_interval():
 def test_discarded_episodes_are_excluded_and_counted():
     returns = np.array([[[1.0, np.nan], [3.0, 5.0]]])
     success = np.array([[[1.0, np.nan], [0.0, 1.0]]])
-    result = Evaluation([{"a": 1.0}, {"a": 2.0}], returns, success, {"env": "test"})
+    result = Evaluation([{"a": 1.0}, {"a": 2.0}], returns, success, DESCRIPTION)
     np.testing.assert_allclose(result.task_returns, [[1.0, 4.0]])
     np.testing.assert_allclose(result.mean, [2.5])
     np.testing.assert_allclose(result.task_success, [[1.0, 0.5]])

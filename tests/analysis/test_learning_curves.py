@@ -273,16 +273,17 @@ def test_the_table():
     groups = read_groups(*runs)
     text = table(groups, ["two", "one"], VIEW)
     two, one, *notes = text.splitlines()[1:]
-    assert two.split()[:6] == [
+    assert two.split()[:7] == [
         "two",
         "2",
         "40",
         "40",
         "20",
+        "20",
         "39.5",
     ]  # the last two of 40: 38.5 and 40.5
     assert two.split("  ")[-1].strip() == f"[{39.5 - T_2:.4g}, {39.5 + T_2:.4g}]"
-    assert one.split() == ["one", "1", "1", "1", "0.5", "5"]
+    assert one.split() == ["one", "1", "1", "1", "0.5", "20", "5"]
     assert "two: cut to the 40 iterations" in notes[0]
     assert "longest has 41" in notes[0]
     assert ADAPTED in notes[1]
@@ -321,7 +322,7 @@ def test_lines_and_legend(two_groups):
     assert 0 < low < 1
     assert 9 < high < 10
     assert axes.get_title() == "PointNavigation"
-    assert axes.get_ylabel() == "return after 1 adaptation step"
+    assert axes.get_ylabel() == "return after 1 step, 20 episodes"
 
 
 @pytest.mark.parametrize("num_runs", [2, 3])
@@ -350,7 +351,7 @@ def test_the_return_before_adaptation_is_dashed(two_groups):
     assert [line.get_color() for line in dashed] == colours
     assert "before adaptation" in legend_of(figure)
     assert axes.get_ylim()[0] < -8
-    assert axes.get_ylabel() == "return after 1 adaptation step"
+    assert axes.get_ylabel() == "return after 1 step, 20 episodes"
 
 
 @pytest.mark.slow
@@ -573,9 +574,11 @@ def test_the_return_after_the_last_step_of_each_group():
     )
     groups = read_groups(*runs)
     check_columns(groups, VIEW)
-    _, axes = drawn(groups)
+    figure, axes = drawn(groups)
     assert [list(line.get_ydata()) for line in axes.lines] == [[1], [7]]
-    assert axes.get_ylabel() == "return after 1 or 3 adaptation steps"
+    assert axes.get_ylabel() == "return"
+    stages = [text.partition(", ")[2] for text in legend_of(figure)]
+    assert stages == ["after 1 step, 20 episodes", "after 3 steps, 60 episodes"]
 
 
 def lines_of(columns: Mapping[str, Any]) -> list[str]:

@@ -109,7 +109,8 @@ def test_a_video_is_a_grid_that_plays_in_real_time(agent, tmp_path, ending):
 
 def test_rows_are_tasks_and_columns_are_adaptation_steps(agent):
     grid = played(agent, tasks=[FAR, NEAR], num_steps=2)
-    assert grid.labels == ["before adaptation", "after 1 step", "after 2 steps"]
+    labels = ["before adaptation", "after 1 step, 2 episodes", "after 2 steps, 4 episodes"]
+    assert grid.labels == labels
     assert grid.tasks == [["goal x 0.50 m", "goal y -0.50 m"], ["goal x 0.10 m", "goal y 0.20 m"]]
     assert [len(row) for row in grid.clips] == [3, 3]
     for row in grid.clips:
@@ -165,7 +166,7 @@ def test_every_panel_says_task_step_and_return_and_the_grid_the_time(agent, monk
     list(grid.images(10.0))
     texts = [text for text, _ in written]
     assert all(excess <= 0 for _, excess in written), "no text was made smaller or cut"
-    for part in ("before adaptation", "after 1 step"):
+    for part in ("before adaptation", "after 1 step, 2 episodes"):
         assert texts.count(part) == 2 * (HORIZON + 1)
     assert texts.count("goal x 0.50 m, goal y -0.50 m") == 2 * (HORIZON + 1)
     assert texts.count("PointNavigation") == HORIZON + 1
@@ -482,7 +483,7 @@ def test_progress_names_every_panel(agent, tmp_path) -> None:
     assert panels == [
         f"task {row} of 2 {column}"
         for row in (1, 2)
-        for column in ("before adaptation", "after 1 step")
+        for column in ("before adaptation", "after 1 step, 2 episodes")
     ]
 
 
