@@ -20,6 +20,7 @@ from maml_rl.learners.base import Belief, Learner, LearnerState
 from maml_rl.learners.trials import (
     Trial,
     contained_update,
+    play_most_probable,
     play_trials,
     sample_tasks,
     usable_episodes,
@@ -175,16 +176,12 @@ def test_a_trial_continues_another(training: Training, state: LearnerState) -> N
 
 
 def test_deterministic_stages_have_no_noise(training: Training, state: LearnerState) -> None:
-    sampled = play(training, state)
-    last = play(training, state, deterministic="last")
-    always = play(training, state, deterministic="always")
-    assert last.episodes[0].actions.equal(sampled.episodes[0].actions)
-    assert not last.episodes[1].actions.equal(sampled.episodes[1].actions)
-    # Without noise, episodes of one task that start in the same state are equal.
-    observations, actions = always.episodes[0].observations, always.episodes[0].actions
-    if observations.shape[1] > 1:
-        assert observations[:, :1, 0].equal(observations[:, 1:2, 0])
-        assert actions[:, :1, 0].equal(actions[:, 1:2, 0])
+    trial = play(training, state, deterministic=True)
+    again = play_most_probable(training.agent.learner, state, training.collector, trial, STREAMS)
+    for episodes, expected in zip(again.episodes, trial.episodes, strict=True):
+        assert episodes.actions.equal(expected.actions)
+        assert episodes.returns.equal(expected.returns)
+    assert not play(training, state).episodes[0].actions.equal(trial.episodes[0].actions)
 
 
 def test_a_failed_task_keeps_its_belief(
@@ -268,7 +265,7 @@ def test_predict_plays_the_episode_that_the_collector_plays(
     training: Training, state: LearnerState
 ) -> None:
     agent = training.agent.with_state(state)
-    collected = play(training, state, num_updates=0, deterministic="always").episodes[0]
+    collected = play(training, state, num_updates=0, deterministic=True).episodes[0]
     env = training.collector.env
     num_episodes = training.collector.num_episodes
     seeds = RandomStreams.reset_seed(STREAMS, 0, NUM_TASKS * num_episodes)
