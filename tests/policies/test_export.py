@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from helpers.synthetic_policies import KINDS, make_meta_policy, observations_of
+from helpers.synthetic_policies import KINDS, make_agent, observations_of
 
 import maml_rl
 from maml_rl.agents.agent import Agent
@@ -23,7 +23,7 @@ from maml_rl.policies.plain_network import gain_and_offset, unfolded
 
 @pytest.fixture(params=KINDS)
 def policy(request: pytest.FixtureRequest) -> Agent:
-    return make_meta_policy(request.param)
+    return make_agent(request.param)
 
 
 def expected(policy: Agent, observations: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: Age
     observation = observations_of(policy)[:1]
     dist = policy.module(with_distribution=True)(torch.from_numpy(observation))
     actions, _ = policy.predict(observation.repeat(20_000, 0), rng=np.random.default_rng(0))
-    if policy.policy.discrete:
+    if isinstance(policy.action_space, spaces.Discrete):
         share = np.bincount(actions, minlength=3) / len(actions)
         np.testing.assert_allclose(dist.softmax(-1)[0].detach(), share, atol=0.02)
     else:
@@ -55,15 +55,25 @@ def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: Age
 
 
 def test_unfolding_undoes_folding() -> None:
-    policy = make_meta_policy("plain")
-    theta = unfolded(policy.plain_network, policy.policy, policy.action_map)
-    assert theta.keys() == policy.theta.keys()
+    policy = make_agent("plain")
+    unfolded_network = unfolded(policy.plain_network, policy.action_map)
+    theta = policy.learner.policy.parameters_of(unfolded_network)
+    assert theta.keys() == policy.belief.keys()
     for name, value in theta.items():
-        torch.testing.assert_close(value, policy.theta[name])
+        torch.testing.assert_close(value, policy.belief[name][0])
+
+
+def test_a_standard_deviation_below_the_policys_is_refused() -> None:
+    policy = make_agent("plain")
+    network = policy.plain_network
+    assert network.log_std is not None
+    tiny = network._replace(log_std=network.log_std - 20)
+    with pytest.raises(UserError, match="too small"):
+        policy.learner.policy.parameters_of(tiny)
 
 
 def test_gain_and_offset_are_the_action_maps() -> None:
-    action_map = ActionMap(make_meta_policy("plain").action_space, 0.3)
+    action_map = ActionMap(make_agent("plain").action_space, 0.3)
     gain, offset = gain_and_offset(action_map)
     for outputs in (np.zeros((1, 2), np.float32), np.array([[0.5, -0.7]], np.float32)):
         np.testing.assert_allclose(action_map(outputs), gain * outputs + offset.numpy(), rtol=1e-6)
@@ -90,7 +100,7 @@ def test_files_give_the_policys_actions_at_any_batch_size(
 ) -> None:
     if ending == ".onnx":
         pytest.importorskip("onnxscript")
-    policy = make_meta_policy(kind)
+    policy = make_agent(kind)
     path = policy.export(tmp_path / f"policy{ending}")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -100,7 +110,7 @@ def test_files_give_the_policys_actions_at_any_batch_size(
         np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
     path = policy.export(str(tmp_path / f"distribution{ending}"), with_distribution=True)
     dist: Any = policy.module(with_distribution=True)(torch.from_numpy(observations))
-    outputs = [dist] if policy.policy.discrete else dist
+    outputs = [dist] if isinstance(policy.action_space, spaces.Discrete) else dist
     for actual, output in zip(_run(path, observations), outputs, strict=True):
         np.testing.assert_allclose(actual, output.detach(), rtol=1e-4, atol=1e-5)
 
@@ -111,7 +121,7 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name)
     )
     with pytest.raises(UserError, match=r"onnx and onnxscript.*maml-rl\[export\]"):
-        make_meta_policy("plain").export(tmp_path / "policy.onnx")
+        make_agent("plain").export(tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -120,11 +130,11 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_what_cannot_be_written_is_refused(path: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        make_meta_policy("plain").export(tmp_path / path)
+        make_agent("plain").export(tmp_path / path)
 
 
 def test_actions_without_a_range_are_refused() -> None:
-    policy = make_meta_policy("plain")
+    policy = make_agent("plain")
     space = type(policy.action_space)(np.float32([0, 1]), np.float32([0, 2]))
     with pytest.raises(UserError, match="no range in dimension 0"):
         dataclasses.replace(policy, action_space=space).module()
@@ -145,7 +155,7 @@ def test_the_package_offers_what_the_documents_name() -> None:
     ids=str,
 )
 def test_actions_that_are_not_plain_are_refused(space: spaces.Space, tmp_path: Path) -> None:
-    policy = dataclasses.replace(make_meta_policy("plain"), action_space=space)
+    policy = dataclasses.replace(make_agent("plain"), action_space=space)
     log = {"observations": [], "actions": [], "rewards": [], "terminated": []}
     for use in (
         policy.module,
@@ -158,7 +168,7 @@ def test_actions_that_are_not_plain_are_refused(space: spaces.Space, tmp_path: P
 
 
 def test_another_number_of_choices_is_refused() -> None:
-    policy = dataclasses.replace(make_meta_policy("plain"), action_space=spaces.Discrete(3))
+    policy = dataclasses.replace(make_agent("plain"), action_space=spaces.Discrete(3))
     policy.check_spaces(policy.observation_space, spaces.Discrete(3))
     for other in (spaces.Discrete(4), spaces.Discrete(3, start=1)):
         with pytest.raises(UserError, match="the policy expects"):
