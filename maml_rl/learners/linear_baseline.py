@@ -4,7 +4,7 @@ Deviation: one more feature, the return-to-go of a constant reward. A cubic poly
 it only up to a residual of about 1e-3, which normalisation of the advantages would scale to
 standard deviation 1. Inner steps on a constant reward would then be large, instead of zero.
 
-Deviation: observations of more than ``MOST_FEATURE_ENTRIES`` entries are not features.
+Deviation: time is the only feature if observations have more than ``MOST_FEATURE_ENTRIES`` entries.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 MOST_FEATURE_ENTRIES = 500
-"""Maximum number of entries of an observation whose entries are features of the baseline.
+"""With more entries in an observation, the baseline uses time only.
 
-A task of 20 episodes of 100 steps has 2,000 returns. Half of their variance fits 2 × 500 features
-if they are pure noise, and all of it twice as many: advantages would then be rounding errors.
+A task of 20 episodes of 100 steps has 2,000 returns. If they are pure noise, 2 × 500 features still
+explain half of their variance, and 2 × 1,000 all of it: the advantages would be rounding errors.
 Memory grows with the square of the entries, time with the cube (docs/custom_networks.md).
 """
 
 
 def baseline_notice(observation_shape: tuple[int, ...]) -> str | None:
-    """Return a line for the log if observations are no features, or ``None``.
+    """Return a line for the log if the baseline uses time only, or ``None``.
 
     Args:
         observation_shape: of one observation.

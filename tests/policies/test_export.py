@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers import networks  # noqa: F401  registers Lights-v0
+from helpers.runs import tiny
 from helpers.synthetic_policies import KINDS, make_agent, observations_of
 
 import maml_rl
@@ -70,6 +72,29 @@ def test_a_standard_deviation_below_the_policys_is_refused() -> None:
     tiny = network._replace(log_std=network.log_std - 20)
     with pytest.raises(UserError, match="too small"):
         policy.learner.policy.parameters_of(tiny)
+
+
+@pytest.mark.slow
+def test_images_of_a_multilayer_perceptron(tmp_path: Path) -> None:
+    run = maml_rl.train(
+        tiny(tmp_path / "run", env={"name": "Lights-v0", "size": 4}, num_iterations=1, horizon=4)
+    )
+    agent = maml_rl.load(run)
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    actions = expected(agent, images)
+    raw = torch.from_numpy(images).float()
+    path = agent.export(tmp_path / "policy.pt2")
+    for module in (agent.module(), torch.export.load(path).module()):
+        np.testing.assert_allclose(module(raw).detach().numpy(), actions, rtol=1e-4, atol=1e-5)
+    # Stable-Baselines3 trains on flattened observations.
+    pytest.importorskip("stable_baselines3")
+    model = agent.to_sb3(n_steps=4, batch_size=4)
+    model.learn(4)
+    model = agent.to_sb3()
+    ours, _ = model.predict(images.reshape(5, -1), deterministic=True)
+    np.testing.assert_allclose(ours, actions, rtol=1e-4, atol=1e-5)
+    back = maml_rl.from_sb3(model, {"name": "Lights-v0", "size": 4}, horizon=4)
+    np.testing.assert_allclose(expected(back, images), actions, rtol=1e-4, atol=1e-5)
 
 
 def test_gain_and_offset_are_the_action_maps() -> None:
