@@ -236,7 +236,10 @@ class Learner(ABC):
         Raises:
             UserError: if this learner's policy cannot be exported.
         """
-        raise UserError(f"the policy of learner {type(self).__name__} cannot be exported")
+        raise UserError(
+            f"the policy of learner {type(self).__name__} is not a multilayer perceptron or a "
+            "policy.network: it cannot be exported"
+        )
 
 
 def make_learner(
