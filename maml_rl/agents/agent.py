@@ -58,7 +58,7 @@ class Agent:
     belief: Belief
     """What it believes about its task, (1, ...): for MAML, the adapted parameters."""
     observation_space: spaces.Space[Any]
-    """Flattened observation space of a single environment."""
+    """Observation space of a single environment: a Box."""
     action_space: spaces.Space[Any]
     """Action space of a single environment."""
     config: Config
@@ -345,7 +345,8 @@ class Agent:
         """The policy with normalisation, context and action map folded into its layers.
 
         Raises:
-            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`.
+            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`, or if the
+                policy is not a multilayer perceptron.
         """
         check_plain_actions(self.action_space)
         return self.learner.plain_network(self.state, self.belief, self.action_map)
@@ -354,7 +355,7 @@ class Agent:
     def module(self, with_distribution: bool = False) -> PlainPolicy:
         """Return a plain ``nn.Module`` on the CPU that computes actions and needs only torch.
 
-        It maps raw observations (N, observation_size) to the most probable actions.
+        It maps raw observations (N, *observation_shape), float32, to the most probable actions.
 
         Args:
             with_distribution: return the parameters of the action distribution instead; see
@@ -363,7 +364,9 @@ class Agent:
         Raises:
             UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`.
         """
-        return PlainPolicy(self.plain_network, self.action_space, with_distribution)
+        check_plain_actions(self.action_space)
+        plain = self.learner.plain_module(self.state, self.belief, self.action_map)
+        return PlainPolicy(plain, self.observation_space, self.action_space, with_distribution)
 
     @standard_torch()
     def export(self, path: str | Path, with_distribution: bool = False) -> Path:
@@ -381,8 +384,7 @@ class Agent:
                 be written, or packages are missing; or as :meth:`module`.
         """
         path = user_path(path)
-        (size,) = self.observation_space.shape or ()
-        export(self.module(with_distribution), size, path)
+        export(self.module(with_distribution), self.observation_space.shape or (), path)
         return path
 
     @standard_torch()
@@ -410,13 +412,14 @@ class Agent:
             settings: settings of the algorithm, such as ``learning_rate``.
 
         Raises:
-            UserError: if the algorithm, a setting or the environment does not fit.
+            UserError: if the algorithm, a setting or the environment does not fit, or the policy is
+                not a multilayer perceptron.
         """
         # Imported here: Stable-Baselines3 is slow to import.
         from maml_rl.agents.sb3_env import as_sb3_env, make_vec_env
         from maml_rl.agents.sb3_models import model_of
 
-        check_plain_actions(self.action_space)
+        network = self.plain_network
         check_integers(1, num_envs=num_envs)
         if env is None or isinstance(env, str):
             env = make_vec_env(
@@ -433,8 +436,11 @@ class Agent:
                 "or leave out env"
             )
         env = as_sb3_env(env)
-        self.check_spaces(env.observation_space, env.action_space)
-        return model_of(self.plain_network, env, algorithm, {"device": self.device, **settings})
+        flat = dataclasses.replace(
+            self, observation_space=spaces.flatten_space(self.observation_space)
+        )
+        flat.check_spaces(env.observation_space, env.action_space)
+        return model_of(network, env, algorithm, {"device": self.device, **settings})
 
     def check_spaces(
         self,

@@ -37,7 +37,7 @@ class EpisodeLog:
     """
 
     observations: Any
-    """(N, observation_size): raw observation from which each action was chosen."""
+    """(N, *observation_shape): raw observation from which each action was chosen."""
     actions: Any
     """(N, action_size), or (N,) if discrete, as the environment received them."""
     rewards: Any
@@ -131,7 +131,9 @@ def to_episodes(
 
     # The policy's inputs, outputs and their probabilities.
     raw = padded(torch.from_numpy(observations), torch.float32)
-    inputs = actor.inputs(raw).masked_fill(~mask.to(device)[None, ..., None], 0)
+    inputs = actor.inputs(raw)
+    masked = ~mask.to(device)
+    inputs = inputs.masked_fill(masked.reshape(1, *mask.shape, *[1] * (inputs.dim() - 3)), 0)
     is_discrete = isinstance(action_map.space, spaces.Discrete)
     actions = padded(outputs, torch.int64 if is_discrete else torch.float32)
     log_probs, dist = actor.densities(inputs, actions)

@@ -31,7 +31,7 @@ class TaskVecEnv(VecEnv):
     If a simulation fails, its episode is truncated: the step returns the previous observation and
     reward 0, and its info has ``void``.
 
-    Set tasks on ``env`` before the first reset.
+    Observations are flattened. Set tasks on ``env`` before the first reset.
 
     Args:
         env: a vector environment with autoreset disabled, whose ``reset`` takes the option
@@ -49,7 +49,8 @@ class TaskVecEnv(VecEnv):
             if normalize_actions and has_two_bounds(space).all():
                 self._action_map = ActionMap(space, 1.0)
                 space = spaces.Box(-1.0, 1.0, space.shape, np.float32)
-        super().__init__(env.num_envs, env.single_observation_space, space)
+        observation_space = spaces.flatten_space(env.single_observation_space)
+        super().__init__(env.num_envs, observation_space, space)
 
     def reset(self) -> np.ndarray:
         """Reset all sub-environments; return observations (num_envs, observation_size)."""
@@ -80,7 +81,8 @@ class TaskVecEnv(VecEnv):
         )
         # Hide failed simulations behind the last observation and reward 0.
         void = np.broadcast_to(info.get("void", False), (self.num_envs,))
-        observation = self._observations(np.where(void[:, None], self._observation, observation))
+        flat = np.reshape(observation, (self.num_envs, -1))
+        observation = self._observations(np.where(void[:, None], self._observation, flat))
         reward = _finite(np.where(void, 0.0, reward), "reward")
         ended = terminated | truncated | void
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -102,8 +104,9 @@ class TaskVecEnv(VecEnv):
         return observation.copy(), reward.astype(np.float32), ended, infos
 
     def _observations(self, observation: Any) -> np.ndarray:
-        """Return a copy in the space's dtype, after checking that it is finite."""
-        return np.array(_finite(observation, "observation"), self.observation_space.dtype)
+        """Return a flattened copy in the space's dtype, after checking that it is finite."""
+        copy = np.array(_finite(observation, "observation"), self.observation_space.dtype)
+        return copy.reshape(self.num_envs, -1)
 
     def close(self) -> None:
         """Close the environment."""

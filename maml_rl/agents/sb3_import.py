@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from gymnasium import spaces
 
 from maml_rl.agents.agent import Agent
 from maml_rl.agents.sb3_models import network_of
@@ -31,8 +33,8 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent
             exploration.
         env: the environment to meta-train on, which must have the model's spaces: a name, as for
             ``--env``, or a mapping with ``name`` and settings of the family.
-        settings: settings of the run, as for :func:`maml_rl.load_config`, without hidden sizes and
-            nonlinearity, which the model determines.
+        settings: settings of the run, as for :func:`maml_rl.load_config`, without hidden sizes,
+            nonlinearity and network, which the model determines.
 
     Returns:
         The agent, on the CPU.
@@ -46,6 +48,7 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent
     architecture = {
         "hidden_sizes": [len(bias) for _, bias in network.layers[:-1]],
         "nonlinearity": network.nonlinearity,
+        "network": None,
     }
     policy_settings = settings.get("policy", {})
     if isinstance(policy_settings, Mapping):
@@ -73,11 +76,12 @@ def from_sb3(model: Any, env: str | Mapping[str, Any], **settings: Any) -> Agent
         config=config,
     )
     check_plain_actions(action_space)
-    agent.check_spaces(
+    flat = dataclasses.replace(agent, observation_space=spaces.flatten_space(observation_space))
+    flat.check_spaces(
         model.observation_space, model.action_space, "the model", f"environment {config.env.name!r}"
     )
     # Replace the parameters of the layers and the standard deviation by the model's.
     assert isinstance(learner.policy, MLPPolicy), "the settings above are those of an MLP"
-    actor = unfolded(network, learner.policy, agent.action_map)
+    actor = learner.policy.parameters_of(unfolded(network, agent.action_map))
     theta = {**state.tensors["theta"], **actor}
     return agent.with_state(state._replace(tensors={**state.tensors, "theta": theta}))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.plain_network import PlainNetwork
+from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 from maml_rl.sampling.actors import Actor, Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
@@ -197,6 +197,10 @@ class Learner(ABC):
         for group, expected in self.initial_state().tensors.items():
             check_group(state.tensors.get(group, {}), expected, group, source)
 
+    def notice(self) -> str | None:
+        """Return a line to log before training, or ``None``."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Return what results.json says about the learner, as plain values."""
         return {}
@@ -204,7 +208,7 @@ class Learner(ABC):
     def plain_network(
         self, state: LearnerState, belief: Belief, action_map: ActionMap
     ) -> PlainNetwork:
-        """Return the policy of one task as a multilayer perceptron, for export.
+        """Return the policy of one task as a multilayer perceptron, for Stable-Baselines3.
 
         Args:
             state: what has been learned.
@@ -216,7 +220,25 @@ class Learner(ABC):
         """
         raise UserError(
             f"the policy of learner {type(self).__name__} is not a multilayer perceptron: it "
-            "cannot be exported or converted"
+            "cannot be converted"
+        )
+
+    def plain_module(
+        self, state: LearnerState, belief: Belief, action_map: ActionMap
+    ) -> PlainModule:
+        """Return the policy of one task as a torch module, for export.
+
+        Args:
+            state: what has been learned.
+            belief: about one task, (1, ...).
+            action_map: from outputs to actions.
+
+        Raises:
+            UserError: if this learner's policy cannot be exported.
+        """
+        raise UserError(
+            f"the policy of learner {type(self).__name__} is not a multilayer perceptron or a "
+            "policy.network: it cannot be exported"
         )
 
 
@@ -230,7 +252,7 @@ def make_learner(
 
     Args:
         config: settings of the run.
-        observation_space: flattened, of one environment.
+        observation_space: of one environment: a Box.
         action_space: of one environment.
         device: of all tensors.
 

@@ -3,9 +3,13 @@
 Deviation: one more feature, the return-to-go of a constant reward. A cubic polynomial of time fits
 it only up to a residual of about 1e-3, which normalisation of the advantages would scale to
 standard deviation 1. Inner steps on a constant reward would then be large, instead of zero.
+
+Deviation: time is the only feature if observations have more than ``MOST_FEATURE_ENTRIES`` entries.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -13,29 +17,55 @@ from torch import Tensor
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
+MOST_FEATURE_ENTRIES = 500
+"""With more entries in an observation, the baseline uses time only.
+
+A task of 20 episodes of 100 steps has 2,000 returns. If they are pure noise, 2 × 500 features still
+explain half of their variance, and 2 × 1,000 all of it: the advantages would be rounding errors.
+Memory grows with the square of the entries, time with the cube (docs/custom_networks.md).
+"""
+
+
+def baseline_notice(observation_shape: tuple[int, ...]) -> str | None:
+    """Return a line for the log if the baseline uses time only, or ``None``.
+
+    Args:
+        observation_shape: of one observation.
+    """
+    num_entries = math.prod(observation_shape)
+    if num_entries <= MOST_FEATURE_ENTRIES:
+        return None
+    return (
+        f"the value baseline uses time only: observations have {num_entries} entries, more than "
+        f"{MOST_FEATURE_ENTRIES}"
+    )
+
 
 def baseline_features(observations: Tensor, mask: Tensor, discount: float) -> Tensor:
-    """[s, s², t, t², t³, 1, g_t] with t in units of 100 steps.
+    """[s, s², t, t², t³, 1, g_t] with t in units of 100 steps; without s and s² if s is large.
 
     g_t is the return-to-go of a constant reward in the task's longest episode: the sum of γ^k over
     the remaining steps.
 
     Args:
-        observations: (T, E, H, observation_size).
+        observations: (T, E, H, *observation_shape).
         mask: (T, E, H), 1 for real steps.
         discount: γ.
 
     Returns:
-        (T, 2 · observation_size + 5, E, H): features first, so that sums over states read
-        contiguous memory.
+        (T, 2 · number of entries + 5, E, H), or (T, 5, E, H) with more than
+        ``MOST_FEATURE_ENTRIES`` entries: features first, so that sums over states read contiguous
+        memory.
     """
-    num_tasks, num_episodes, horizon, _ = observations.shape
+    num_tasks, num_episodes, horizon = mask.shape
     t = torch.arange(horizon, dtype=observations.dtype, device=observations.device) / 100
     time = torch.stack([t, t**2, t**3, torch.ones_like(t)]).expand(num_tasks, 4, horizon)
     # Return-to-go of a constant reward, (T, H): amax is the mask of the longest episode.
     constant = returns_to_go(mask.amax(dim=1).to(t), discount)
     time = torch.cat([time, constant[:, None]], dim=1)[:, :, None].expand(-1, -1, num_episodes, -1)
-    s = observations.movedim(-1, 1)
+    if math.prod(observations.shape[3:]) > MOST_FEATURE_ENTRIES:
+        return time.contiguous()
+    s = observations.flatten(3).movedim(-1, 1)
     return torch.cat([s, s**2, time], dim=1)
 
 

@@ -15,9 +15,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from maml_rl.errors import UserError
-from maml_rl.policies.mlp import ACTIVATIONS
-from maml_rl.policies.plain_network import PlainNetwork
+from maml_rl.errors import UserError, in_one_line
+from maml_rl.policies.plain_network import PlainModule
 from maml_rl.system.atomic_files import atomic_replace, unwritable_refused
 
 _ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -27,8 +26,9 @@ class PlainPolicy(nn.Module):
     """A module from raw observations to the environment's actions that needs only torch.
 
     Args:
-        network: the policy.
-        action_space: actions are clipped to its bounds.
+        plain: the policy.
+        observation_space: of the environment.
+        action_space: of the environment. Actions are clipped to its bounds.
         with_distribution: return the parameters of the action distribution instead of the most
             probable action.
     """
@@ -39,28 +39,21 @@ class PlainPolicy(nn.Module):
 
     def __init__(
         self,
-        network: PlainNetwork,
+        plain: PlainModule,
+        observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         with_distribution: bool = False,
     ) -> None:
         super().__init__()
-        # Linear layers with activations between them.
-        modules: list[nn.Module] = []
-        for weight, bias in network.layers:
-            if modules:
-                modules.append(ACTIVATIONS[network.nonlinearity]())
-            fan_in, fan_out = weight.shape
-            linear = nn.Linear(fan_in, fan_out)
-            linear.weight.data = weight.T.contiguous()
-            linear.bias.data = bias.clone()
-            modules.append(linear)
-        self.network = nn.Sequential(*modules)
-        self.discrete = network.log_std is None
+        self.network = plain.network
+        if observation_space.shape != plain.observation_shape:
+            self.network = nn.Sequential(nn.Flatten(), plain.network)
+        self.discrete = plain.log_std is None
         self.with_distribution = with_distribution
         # Standard deviation and bounds of Box actions.
-        if network.log_std is not None:
+        if plain.log_std is not None:
             assert isinstance(action_space, spaces.Box), "a Gaussian policy has Box actions"
-            self.register_buffer("log_std", network.log_std.clone())
+            self.register_buffer("log_std", plain.log_std.clone())
             for name in ("low", "high"):
                 bound = getattr(action_space, name).astype(np.float32)
                 self.register_buffer(name, torch.from_numpy(bound))
@@ -76,7 +69,7 @@ class PlainPolicy(nn.Module):
         """Return the most probable actions, or parameters of the action distribution.
 
         Args:
-            observation: raw observations, (N, observation_size) float32.
+            observation: raw observations, (N, *observation_shape) float32.
 
         Returns:
             Actions: (N, action_size) float32 within the bounds, or (N,) int64 if discrete. With
@@ -91,19 +84,19 @@ class PlainPolicy(nn.Module):
         return output.clamp(self.low, self.high)
 
 
-def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
+def export(module: PlainPolicy, observation_shape: tuple[int, ...], path: Path) -> None:
     """Write a module to a file, atomically, in the format of the file's suffix.
 
     The exported program accepts any batch size.
 
     Args:
         module: the policy. This switches it to evaluation mode and freezes its parameters.
-        observation_size: number of entries of an observation.
+        observation_shape: of one observation.
         path: ends in ``.onnx``, ``.ts`` (TorchScript) or ``.pt2`` (torch.export).
 
     Raises:
         UserError: if the suffix is not one of these, the folder does not exist, the file cannot be
-            written, or the packages for ONNX are not installed.
+            written, the packages for ONNX are not installed, or torch cannot export the network.
     """
     if path.suffix not in _WRITERS:
         raise UserError(f"cannot export to {path}: the suffix must be one of {', '.join(_WRITERS)}")
@@ -111,8 +104,15 @@ def export(module: PlainPolicy, observation_size: int, path: Path) -> None:
         raise UserError(f"cannot export to {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     with unwritable_refused(path), atomic_replace(path, temporary):
-        example = torch.zeros(2, observation_size)
-        _WRITERS[path.suffix](module.eval().requires_grad_(False), example, temporary)
+        example = torch.zeros(2, *observation_shape)
+        try:
+            _WRITERS[path.suffix](module.eval().requires_grad_(False), example, temporary)
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:  # whatever torch's exporters raise for a network of the user's
+            raise UserError(
+                f"torch cannot export this policy to {path}: {in_one_line(error)}"
+            ) from error
 
 
 def _write_onnx(module: PlainPolicy, example: Tensor, path: Path) -> None:

@@ -14,18 +14,20 @@ from torch import Tensor, nn
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_head import ActionHead, bounded_log_std
+from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.network_policy import make_network_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.plain_network import PlainModule, PlainNetwork, folded
 from maml_rl.policies.policy import Policy, Sampler
 from maml_rl.settings.policy import Nonlinearity, PolicyConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 
 MOST_OBSERVATION_ENTRIES = 2000
-"""Maximum number of entries of a flattened observation.
+"""Maximum number of entries of an observation.
 
-The linear baseline solves normal equations whose memory grows with the square of the entries and
-whose time grows with the cube.
+More are usually an image, for which a network without convolutions is a poor choice.
 """
 
 ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {
@@ -149,6 +151,59 @@ class MLPPolicy(Policy):
         """
         return bounded_log_std(stack["log_std"])
 
+    def plain_network(
+        self, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
+    ) -> PlainNetwork:
+        """Fold normalisation, context and action map into the layers."""
+        stack = {name: value.detach().cpu().double()[None] for name, value in theta.items()}
+        network = PlainNetwork(
+            layers=tuple((weight[0], bias[0, 0]) for weight, bias in self.layers(stack)),
+            log_std=None if self.action_head.discrete else self.log_std_of(stack)[0, 0],
+            nonlinearity=self.nonlinearity,
+        )
+        return folded(network, normalizer, action_map)
+
+    def plain_module(
+        self, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
+    ) -> PlainModule:
+        """Return :meth:`plain_network` as linear layers with activations between them."""
+        network = self.plain_network(theta, normalizer, action_map)
+        modules: list[nn.Module] = []
+        for weight, bias in network.layers:
+            if modules:
+                modules.append(ACTIVATIONS[self.nonlinearity]())
+            fan_in, fan_out = weight.shape
+            linear = nn.Linear(fan_in, fan_out)
+            linear.weight.data = weight.T.contiguous()
+            linear.bias.data = bias.clone()
+            modules.append(linear)
+        return PlainModule(nn.Sequential(*modules), network.log_std, self.observation_shape)
+
+    def parameters_of(self, network: PlainNetwork) -> dict[str, Tensor]:
+        """Return parameters with which this policy computes ``network``, if its context is zero.
+
+        Args:
+            network: from normalised observations to the policy's outputs, with this policy's layer
+                sizes.
+
+        Raises:
+            UserError: if the standard deviation is smaller than a policy's can be.
+        """
+        theta: dict[str, Tensor] = {}
+        for i, (weight, bias) in enumerate(network.layers):
+            theta |= {f"weight_{i}": weight, f"bias_{i}": bias}
+        if network.log_std is not None:
+            theta["log_std"] = network.log_std
+            # The policy clamps log_std: refuse one that would change.
+            clamped = self.log_std_of({"log_std": network.log_std[None]})[0, 0]
+            if not torch.allclose(clamped, network.log_std):
+                smallest = math.exp(float(network.log_std.min()))
+                raise UserError(
+                    f"the standard deviation {smallest:g}, in units of the policy's output, is "
+                    "too small"
+                )
+        return theta
+
     def initial_context(self, num_tasks: int) -> dict[str, Tensor]:
         """Return ``context``, zeros (T, context_size); empty without a context."""
         if self.context_size == 0:
@@ -207,29 +262,29 @@ def make_policy(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     seed: int,
-) -> MLPPolicy:
+) -> Policy:
     """Make the policy that the settings describe, on the CPU, without gradients.
 
     Args:
-        config: settings.
-        observation_space: of one environment; a Box with one axis.
+        config: settings. If they name a ``network``, it is the policy's.
+        observation_space: of one environment; a Box, which a multilayer perceptron flattens.
         action_space: of one environment; see :class:`~maml_rl.policies.action_head.ActionHead`.
         seed: of the initial weights.
 
     Raises:
-        UserError: if a space is not supported.
+        UserError: if a space is not supported, or the network cannot be used.
     """
-    if not (isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1):
-        raise UserError(
-            f"observation space {observation_space} is not supported: expected a one-dimensional "
-            "Box"
-        )
-    (num_entries,) = observation_space.shape
+    if not isinstance(observation_space, spaces.Box):
+        raise UserError(f"observation space {observation_space} is not supported: expected a Box")
+    if config.network is not None:
+        policy: Policy = make_network_policy(config, observation_space, action_space, seed)
+        return policy.requires_grad_(False)
+    num_entries = math.prod(observation_space.shape)
     if num_entries > MOST_OBSERVATION_ENTRIES:
         raise UserError(
-            f"observations of {num_entries} entries (flattened) are not supported: at most "
-            f"{MOST_OBSERVATION_ENTRIES}, since the linear baseline solves a system of 2 x entries "
-            "+ 5 unknowns for every task; images are too large"
+            f"observations of {num_entries} entries are too large for a multilayer perceptron, "
+            f"which takes at most {MOST_OBSERVATION_ENTRIES}: set policy.network to a network of "
+            "your own, such as a convolutional one (docs/custom_networks.md)"
         )
     head = ActionHead.of(action_space)
     policy = MLPPolicy(

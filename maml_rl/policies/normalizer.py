@@ -16,9 +16,9 @@ class ObservationNormalizer(NamedTuple):
     num_states: Tensor
     """() float64: number of states."""
     mean: Tensor
-    """(observation_size,) float64."""
+    """observation_shape, float64."""
     squares: Tensor
-    """(observation_size,) float64: sum of squared deviations from the mean."""
+    """observation_shape, float64: sum of squared deviations from the mean."""
 
     @classmethod
     def empty(
@@ -30,25 +30,25 @@ class ObservationNormalizer(NamedTuple):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation, (observation_size,) float64; 1 without data or without variance."""
+        """Standard deviation, observation_shape, float64; 1 without data or without variance."""
         variance = self.squares / self.num_states.clamp(min=1)
         return torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """Return (observation − mean) / std for observations (..., observation_size)."""
+        """Return (observation − mean) / std for observations (..., *observation_shape)."""
         return (observations - self.mean.to(observations)) / self.std.to(observations)
 
     def updated(self, normalized: Tensor, ranks: Ranks) -> ObservationNormalizer:
         """Return statistics that include further observations (Chan et al. 1979).
 
         Args:
-            normalized: observations (N, observation_size), normalised by these statistics.
+            normalized: observations (N, *observation_shape), normalised by these statistics.
             ranks: the processes; the observations of all of them are included.
         """
         # Undo the normalisation.
         raw = normalized.double() * self.std + self.mean
         # Statistics of the new observations.
-        num_new = ranks.sum(torch.ones_like(raw[:, 0]))
+        num_new = ranks.sum(raw.new_ones(len(raw)))
         mean = ranks.sum(raw) / num_new
         # Merge with the previous statistics.
         num_states = self.num_states + num_new

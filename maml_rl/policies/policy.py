@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maml_rl.errors import UserError
 from maml_rl.policies.action_head import ActionHead
+from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 
 Sampler = Callable[[np.ndarray, int], np.ndarray]
 """(observations (T·E, *observation_shape), step t) -> outputs (T·E, ...)."""
@@ -22,7 +25,8 @@ class Policy(nn.Module, ABC):
     """An architecture. Its parameters are values that are passed in, as a stack for T tasks.
 
     Args:
-        observation_shape: of one observation.
+        observation_shape: of one observation, as the policy sees it. A policy of vectors flattens
+            observations of several axes.
         action_head: from the network's outputs to the distribution of actions.
     """
 
@@ -48,6 +52,39 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def head(self) -> list[str]:
         """Names of the parameters of the last layer and of the standard deviation (for ANIL)."""
+
+    @abstractmethod
+    def plain_module(
+        self, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
+    ) -> PlainModule:
+        """Return a module from raw observations to actions that needs only torch, on the CPU.
+
+        Args:
+            theta: parameters of one task.
+            normalizer: of observations, or ``None``.
+            action_map: from the policy's outputs to the environment's actions.
+
+        Raises:
+            UserError: if a dimension of the actions has the range 0.
+        """
+
+    def plain_network(
+        self, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
+    ) -> PlainNetwork:
+        """Return a multilayer perceptron from raw observations to actions, on the CPU.
+
+        Args:
+            theta: parameters of one task.
+            normalizer: of observations, or ``None``.
+            action_map: from the policy's outputs to the environment's actions.
+
+        Raises:
+            UserError: if the policy is not one, or a dimension of the actions has the range 0.
+        """
+        raise UserError(
+            "the policy is not a multilayer perceptron of maml_rl (policy.network is set): "
+            "it cannot be converted to Stable-Baselines3"
+        )
 
     def initial_context(self, num_tasks: int) -> dict[str, Tensor]:
         """Return ``context`` (T, context_size), zeros; empty for a policy without one (CAVIA)."""

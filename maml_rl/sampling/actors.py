@@ -103,10 +103,14 @@ class PolicyActor(Actor):
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
         """Return the outputs of the policies."""
         assert self._sampler is not None, "start is called before act"
-        return self._sampler(observations, t)
+        shape = self._policy.observation_shape
+        return self._sampler(observations.reshape(len(observations), *shape), t)
 
     def inputs(self, observations: Tensor) -> Tensor:
-        """Return normalised observations if the policy normalises."""
+        """Return observations of the policy's shape, normalised if the policy normalises."""
+        observations = observations.reshape(
+            *observations.shape[:3], *self._policy.observation_shape
+        )
         if self._normalizer is None:
             return observations
         return self._normalizer.normalize(observations)

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import FlattenObservation
 
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
-from maml_rl.sampling.single_env import TaskSetter, close_env, make_task_setter
+from maml_rl.sampling.single_env import (
+    TaskSetter,
+    close_env,
+    has_box_observations,
+    make_task_setter,
+)
 from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.env import EnvConfig, check_arguments, resolve_env_id
@@ -161,7 +165,7 @@ def as_task_vector_env(
         if hasattr(env, "set_tasks"):
             with_tasks: Any = env
         else:
-            with_tasks = GymTaskVectorEnv(_with_vector_observations(env), None)
+            with_tasks = GymTaskVectorEnv(_with_box_observations(env), None)
         yield with_tasks
     elif not isinstance(env, str | None):
         raise UserError(f"expected an environment id or an environment object, got {env!r:.100}")
@@ -175,7 +179,5 @@ def as_task_vector_env(
             close_env(vector_env, config.name)
 
 
-def _with_vector_observations(envs: VectorEnv) -> VectorEnv:
-    space = envs.single_observation_space
-    is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
-    return envs if is_vector else FlattenObservation(envs)
+def _with_box_observations(envs: VectorEnv) -> VectorEnv:
+    return envs if has_box_observations(envs.single_observation_space) else FlattenObservation(envs)

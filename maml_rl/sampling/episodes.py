@@ -22,7 +22,7 @@ class Episodes:
     """
 
     observations: Tensor
-    """(T, E, H, observation_size), as the policy saw them (normalised if it normalises)."""
+    """(T, E, H, *observation_shape), as the policy saw them (normalised if it normalises)."""
     actions: Tensor
     """(T, E, H, action_size) float, or (T, E, H[, D]) int64: outputs, not scaled or clipped."""
     rewards: Tensor
@@ -57,7 +57,7 @@ class Episodes:
 
     @property
     def real_observations(self) -> Tensor:
-        """Observations of the real steps, (N, observation_size)."""
+        """Observations of the real steps, (N, *observation_shape)."""
         return self.observations[self.mask > 0]
 
     @property

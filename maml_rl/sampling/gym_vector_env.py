@@ -161,10 +161,10 @@ class GymTaskVectorEnv:
         if mask.all():
             self._observation = observation
         else:
-            self._observation = np.where(mask[:, None], observation, self._observation)
+            self._observation = _where(mask, observation, self._observation)
         self._terminated = self._terminated & ~mask
         self._truncated = self._truncated & ~mask
-        self._broken = np.where(mask, ~np.isfinite(observation).all(1), self._broken)
+        self._broken = np.where(mask, ~_finite_rows(observation), self._broken)
         self._to_reset = np.where(mask, self._broken, self._to_reset)
         return self._observation.copy(), info
 
@@ -185,11 +185,11 @@ class GymTaskVectorEnv:
             "is_success": self._reports(info, "is_success"),
         }
         # Find those that have ended or returned non-finite values.
-        broken = ~(np.isfinite(observation).all(1) & np.isfinite(reward))
+        broken = ~(_finite_rows(observation) & np.isfinite(reward))
         self._broken = self._broken | live & broken
         self._to_reset = terminated | truncated | broken
         # Finished episodes keep their last observation and flags.
-        self._observation = np.where(live[:, None], observation, self._observation)
+        self._observation = _where(live, observation, self._observation)
         self._terminated = np.where(live, terminated, self._terminated)
         self._truncated = np.where(live, truncated, self._truncated)
         rewards = np.where(live, reward, 0.0)
@@ -244,6 +244,16 @@ class GymTaskVectorEnv:
         sampler, self._sampler = self._sampler, None
         if sampler is not None:
             sampler.close()
+
+
+def _where(chosen: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return rows of ``one`` (N, ...) where ``chosen`` (N,) is true, else rows of ``other``."""
+    return np.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+
+def _finite_rows(observation: np.ndarray) -> np.ndarray:
+    """Return which observations of (N, *observation_shape) are finite, (N,) bool."""
+    return np.isfinite(observation).reshape(len(observation), -1).all(1)
 
 
 class _WorkersVectorEnv(AsyncVectorEnv):

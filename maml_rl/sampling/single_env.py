@@ -26,7 +26,8 @@ class TaskSetter(gym.Wrapper):
     task's values as arguments (if there is ``remake``), by its ``set_task(task)``, or by
     ``reset(options={"task": task})``. Methods of wrappers count as the environment's.
 
-    Observations that are not vectors are flattened: :class:`gymnasium.wrappers.FlattenObservation`.
+    Box observations are used as they are, others are flattened:
+    :class:`gymnasium.wrappers.FlattenObservation`.
 
     Of an environment's infos only ``is_success`` and ``void`` are kept, as numbers (see
     :meth:`step`). Others may change their shape from step to step, which vector environments do not
@@ -49,7 +50,7 @@ class TaskSetter(gym.Wrapper):
         drawn: DrawnTasks | None = None,
         remake: Callable[..., gym.Env] | None = None,
     ) -> None:
-        super().__init__(_with_vector_observations(env))
+        super().__init__(_with_box_observations(env))
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         if drawn is not None and _method(env, "sample_tasks") is not None:
             raise UserError(
@@ -184,7 +185,7 @@ class TaskSetter(gym.Wrapper):
         with self._errors(f"its constructor with the task {dict(self._task)!r:.200}"):
             env = self._remake(**copy.deepcopy(self._task))
         self.close()
-        self.env = _with_vector_observations(env)
+        self.env = _with_box_observations(env)
         self._must_remake = False
         self._check_spaces()
 
@@ -306,9 +307,14 @@ def _size(space: spaces.Space[Any]) -> int | None:
     return spaces.flatdim(space) if space.is_np_flattenable else None
 
 
-def _with_vector_observations(env: gym.Env) -> gym.Env:
+def has_box_observations(space: spaces.Space[Any]) -> bool:
+    """Whether observations are arrays of at least one axis, so that they need not be flattened."""
+    return isinstance(space, spaces.Box) and len(space.shape) > 0
+
+
+def _with_box_observations(env: gym.Env) -> gym.Env:
     space = env.observation_space
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+    if has_box_observations(space):
         return env
     if not space.is_np_flattenable:
         env.close()

@@ -16,10 +16,11 @@ from maml_rl.settings.drawn_tasks import Task
 class TaskObserver:
     """Append the task's values to every observation, in alphabetical order of their names.
 
-    They are not scaled. If they are far from 1, use ``policy.normalize_observations``.
+    Observations of several axes are flattened first. The values are not scaled. If they are far
+    from 1, use ``policy.normalize_observations``.
 
     Args:
-        env: with one-dimensional Box observations.
+        env: with Box observations.
         name: of the environment, as the user wrote it.
 
     Raises:
@@ -27,7 +28,7 @@ class TaskObserver:
     """
 
     def __init__(self, env: TaskVectorEnv, name: str) -> None:
-        space = env.single_observation_space
+        space = spaces.flatten_space(env.single_observation_space)
         assert isinstance(space, spaces.Box), "make_task_vector_env refuses other spaces"
         self._env = env
         self._name = name
@@ -118,7 +119,8 @@ class TaskObserver:
 
     def _with_task(self, observation: np.ndarray) -> np.ndarray:
         assert self._values is not None, "reset has checked this"
-        return np.concatenate([observation, self._values], axis=1, dtype=self._dtype)
+        vectors = observation.reshape(len(observation), -1)
+        return np.concatenate([vectors, self._values], axis=1, dtype=self._dtype)
 
     def close(self) -> None:
         """Close the environment."""

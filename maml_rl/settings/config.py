@@ -152,6 +152,11 @@ class Config:
                 )
         needs_context = self.inner.adapts == "context"
         has_context = self.policy.context_size > 0
+        if "inner" in self.learner.GROUPS and needs_context and self.policy.network is not None:
+            raise ValueError(
+                "inner.adapts must not be context if policy.network is set: a context (CAVIA) is "
+                "an input of the built-in network"
+            )
         if "inner" in self.learner.GROUPS and needs_context != has_context:
             raise ValueError(
                 f"inner.adapts is {self.inner.adapts!r} and policy.context_size is "

@@ -18,8 +18,11 @@ _MOST_WEIGHTS = 1 << 26
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """A multilayer perceptron."""
+    """A multilayer perceptron, or a network of your own."""
 
+    network: str | None = None
+    """module:Class of a torch module to use as the network; hidden_sizes and nonlinearity then do
+    not apply (docs/custom_networks.md)."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer."""
     nonlinearity: Nonlinearity = "tanh"
@@ -42,6 +45,11 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "policy.")
+        if self.network is not None and self.context_size > 0:
+            raise ValueError(
+                f"policy.context_size must be 0 if policy.network is set, got {self.context_size}: "
+                "a context (CAVIA) is an input of the built-in network"
+            )
         sizes = [self.context_size, *self.hidden_sizes]
         if sum(before * after for before, after in itertools.pairwise(sizes)) > _MOST_WEIGHTS:
             raise ValueError(

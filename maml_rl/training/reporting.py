@@ -43,7 +43,7 @@ def _is_interactive(stream: Any) -> bool:
 
 
 def log_start(config: Config, agent: Agent, folder: Path) -> None:
-    """Log the number of iterations and the size of each, before the first one.
+    """Log the number of iterations, the size of each and a notice, before the first one.
 
     Args:
         config: settings of the run.
@@ -63,6 +63,9 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
         f"{counted(num_stages, 'collection')} = "
         f"at most {num_env_steps:,} environment steps each, on {agent.device}, into {folder}"
     )
+    notice = agent.learner.notice()
+    if notice:
+        log(notice)
 
 
 def _horizon_source(config: Config) -> str:

@@ -16,6 +16,7 @@ from torch import distributions as td
 
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
+from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import CODES, REWARD
 from maml_rl.settings.learners import InnerConfig
@@ -58,7 +59,7 @@ def make_mask(
 
 
 def make_episodes(
-    policy: torch.nn.Module,
+    policy: Policy,
     stack: Theta,
     *,
     seed: int,
@@ -80,7 +81,7 @@ def make_episodes(
         return torch.from_numpy(rng.standard_normal(shape)).to(like)
 
     # random observations, mask and one discarded episode
-    observations = draw(*sizes, OBSERVATION_SIZE)
+    observations = draw(*sizes, *policy.observation_shape)
     mask = torch.from_numpy(make_mask(*sizes, rng)).to(like)
     cause = torch.zeros(sizes[:2], dtype=torch.int8)
     cause[0, 0] = CODES[REWARD] if discard else 0
@@ -114,7 +115,7 @@ def with_garbage(episodes: Episodes, size: float) -> Episodes:
     def spoil(values: Tensor) -> Tensor:
         if not values.is_floating_point():
             return torch.where(masked, 0, values)
-        where = masked if values.dim() == 3 else masked[..., None]
+        where = masked.reshape(*masked.shape, *[1] * (values.dim() - 3))
         return torch.where(where, torch.full_like(values, size), values)
 
     names = ("observations", "actions", "rewards", "log_probs", "advantages")
@@ -122,7 +123,7 @@ def with_garbage(episodes: Episodes, size: float) -> Episodes:
 
 
 def make_meta_batch(
-    policy: torch.nn.Module,
+    policy: Policy,
     theta: Theta,
     inner: InnerConfig,
     *,

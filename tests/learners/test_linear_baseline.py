@@ -9,7 +9,13 @@ import pytest
 import torch
 from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.learners.linear_baseline import baseline_features, fit_values, returns_to_go
+from maml_rl.learners.linear_baseline import (
+    MOST_FEATURE_ENTRIES,
+    baseline_features,
+    baseline_notice,
+    fit_values,
+    returns_to_go,
+)
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import BaselineConfig
@@ -150,6 +156,44 @@ class TestFitValues:
         expected = fit_values(episodes, DISCOUNT, RIDGE)
         assert fitted[1].isnan().all()
         assert torch.equal(fitted[[0, 2]], expected[[0, 2]])
+
+
+def with_observations(episodes: Episodes, *shape: int) -> Episodes:
+    """The same episodes with other observations, zero at masked steps."""
+    observations = torch.from_numpy(
+        np.random.default_rng(3).normal(size=(*episodes.mask.shape, *shape))
+    )
+    mask = episodes.mask.reshape(*episodes.mask.shape, *[1] * len(shape))
+    return dataclasses.replace(episodes, observations=observations * mask)
+
+
+class TestShapesOfObservations:
+    def test_several_axes_are_flattened(self):
+        images = with_observations(episodes_of(), 2, 3, 2)
+        flat = dataclasses.replace(images, observations=images.observations.flatten(3))
+        values = fit_values(images, DISCOUNT, RIDGE)
+        assert torch.equal(values, fit_values(flat, DISCOUNT, RIDGE))
+
+    def test_large_observations_are_no_features(self):
+        episodes = episodes_of()
+        large = with_observations(episodes, 2, MOST_FEATURE_ENTRIES // 2 + 1)
+        nothing = dataclasses.replace(
+            episodes, observations=episodes.observations.new_zeros(*episodes.mask.shape, 1)
+        )
+        values = fit_values(large, DISCOUNT, RIDGE)
+        torch.testing.assert_close(values, fit_values(nothing, DISCOUNT, RIDGE))
+        assert (values[episodes.mask > 0] != 0).all()
+
+    def test_the_largest_features(self):
+        episodes = with_observations(episodes_of(), MOST_FEATURE_ENTRIES)
+        features = baseline_features(episodes.observations, episodes.mask, DISCOUNT)
+        assert features.shape[1] == 2 * MOST_FEATURE_ENTRIES + 5
+
+    def test_the_notice_names_both_numbers(self):
+        assert baseline_notice((20, 25)) is None
+        notice = baseline_notice((32, 32, 3))
+        assert notice is not None
+        assert "time only: observations have 3072 entries, more than 500" in notice
 
 
 class TestConfig:

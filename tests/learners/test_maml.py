@@ -29,8 +29,11 @@ from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import trpo
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.distributions import Gaussian
+from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.parameters import make_stack
+from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.distributed import Ranks
@@ -434,29 +437,27 @@ class TestFisherVectorProduct:
         return total / NUM_TASKS
 
 
-class StateDependentStd(torch.nn.Module):
+class StateDependentStd(Policy):
     """Not an MLPPolicy, and its standard deviation depends on the state."""
 
-    observation_size = OBSERVATION_SIZE
+    head = ()
 
     def __init__(self):
-        super().__init__()
+        super().__init__((OBSERVATION_SIZE,), ActionHead(2))
         generator = torch.Generator().manual_seed(3)
-        self.mean = torch.nn.Parameter(
-            torch.randn(OBSERVATION_SIZE, 2, generator=generator, dtype=torch.float64)
-        )
-        self.std = torch.nn.Parameter(
-            0.3 * torch.randn(OBSERVATION_SIZE, 2, generator=generator, dtype=torch.float64)
-        )
+        shape = (OBSERVATION_SIZE, 2)
+        mean, std = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        self.mean = torch.nn.Parameter(mean)
+        self.std = torch.nn.Parameter(0.3 * std)
 
-    def forward(self, observations):
-        return Gaussian(torch.sin(observations @ self.mean), observations @ self.std)
+    def distribution(self, stack, observations):
+        return Gaussian(torch.sin(observations @ stack["mean"]), observations @ stack["std"])
 
-    def draw_noise(self, rng, shape):
-        return rng.standard_normal((*shape, 2))
+    def plain_module(self, theta, normalizer, action_map):
+        raise NotImplementedError
 
 
-def test_any_module_has_a_meta_gradient_and_a_fisher_product():
+def test_any_policy_has_a_meta_gradient_and_a_fisher_product():
     policy = StateDependentStd()
     theta, inner = make_theta(policy), InnerConfig(num_steps=1, step_size=0.1)
     stack = make_stack(theta, NUM_TASKS)
@@ -481,9 +482,12 @@ def test_any_module_has_a_meta_gradient_and_a_fisher_product():
     torch.testing.assert_close(matrix, matrix.T, rtol=1e-10, atol=1e-13)
 
 
-def test_threads_may_share_any_module():
-    """``functional_call`` exchanges the module's parameters while it runs."""
-    policy = StateDependentStd()
+def test_threads_may_share_a_network():
+    """``functional_call`` exchanges the network's parameters while it runs."""
+    network = torch.nn.Sequential(
+        torch.nn.Linear(OBSERVATION_SIZE, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)
+    )
+    policy = NetworkPolicy(network.double(), (OBSERVATION_SIZE,), ActionHead(2), 1.0)
     theta, inner = make_theta(policy), InnerConfig(num_steps=1, step_size=0.1)
     stack = make_stack(theta, 12)
     episodes = [make_episodes(policy, stack, seed=seed) for seed in (1, 2)]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers import networks  # noqa: F401  registers Lights-v0
+from helpers.runs import tiny
 from helpers.synthetic_policies import KINDS, make_agent, observations_of
 
 import maml_rl
@@ -41,7 +43,7 @@ def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: Age
     observation = observations_of(policy)[:1]
     dist = policy.module(with_distribution=True)(torch.from_numpy(observation))
     actions, _ = policy.predict(observation.repeat(20_000, 0), rng=np.random.default_rng(0))
-    if policy.policy.discrete:
+    if isinstance(policy.action_space, spaces.Discrete):
         share = np.bincount(actions, minlength=3) / len(actions)
         np.testing.assert_allclose(dist.softmax(-1)[0].detach(), share, atol=0.02)
     else:
@@ -56,10 +58,42 @@ def test_the_modules_distribution_is_the_one_that_predict_draws_from(policy: Age
 
 def test_unfolding_undoes_folding() -> None:
     policy = make_agent("plain")
-    theta = unfolded(policy.plain_network, policy.policy, policy.action_map)
-    assert theta.keys() == policy.theta.keys()
+    unfolded_network = unfolded(policy.plain_network, policy.action_map)
+    theta = policy.learner.policy.parameters_of(unfolded_network)
+    assert theta.keys() == policy.belief.keys()
     for name, value in theta.items():
-        torch.testing.assert_close(value, policy.theta[name])
+        torch.testing.assert_close(value, policy.belief[name][0])
+
+
+def test_a_standard_deviation_below_the_policys_is_refused() -> None:
+    policy = make_agent("plain")
+    network = policy.plain_network
+    assert network.log_std is not None
+    tiny = network._replace(log_std=network.log_std - 20)
+    with pytest.raises(UserError, match="too small"):
+        policy.learner.policy.parameters_of(tiny)
+
+
+@pytest.mark.slow
+def test_images_of_a_multilayer_perceptron(tmp_path: Path) -> None:
+    run = maml_rl.train(
+        tiny(tmp_path / "run", env={"name": "Lights-v0", "size": 4}, num_iterations=1, horizon=4)
+    )
+    agent = maml_rl.load(run)
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    actions = expected(agent, images)
+    raw = torch.from_numpy(images).float()
+    path = agent.export(tmp_path / "policy.pt2")
+    for module in (agent.module(), torch.export.load(path).module()):
+        np.testing.assert_allclose(module(raw).detach().numpy(), actions, rtol=1e-4, atol=1e-5)
+    # Stable-Baselines3 trains on flattened observations.
+    model = agent.to_sb3(n_steps=4, batch_size=4)
+    model.learn(4)
+    model = agent.to_sb3()
+    ours, _ = model.predict(images.reshape(5, -1), deterministic=True)
+    np.testing.assert_allclose(ours, actions, rtol=1e-4, atol=1e-5)
+    back = maml_rl.from_sb3(model, {"name": "Lights-v0", "size": 4}, horizon=4)
+    np.testing.assert_allclose(expected(back, images), actions, rtol=1e-4, atol=1e-5)
 
 
 def test_gain_and_offset_are_the_action_maps() -> None:
@@ -100,7 +134,7 @@ def test_files_give_the_policys_actions_at_any_batch_size(
         np.testing.assert_allclose(actions, expected(policy, observations), rtol=1e-4, atol=1e-5)
     path = policy.export(str(tmp_path / f"distribution{ending}"), with_distribution=True)
     dist: Any = policy.module(with_distribution=True)(torch.from_numpy(observations))
-    outputs = [dist] if policy.policy.discrete else dist
+    outputs = [dist] if isinstance(policy.action_space, spaces.Discrete) else dist
     for actual, output in zip(_run(path, observations), outputs, strict=True):
         np.testing.assert_allclose(actual, output.detach(), rtol=1e-4, atol=1e-5)
 

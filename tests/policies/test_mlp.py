@@ -13,9 +13,13 @@ from torch import distributions as td
 from torch.func import functional_call
 
 from maml_rl.errors import UserError
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.distributions import Categorical, Gaussian, MultiCategorical
-from maml_rl.policies.mlp import MLPPolicy, action_size, distribution
+from maml_rl.policies.mlp import MLPPolicy
+from maml_rl.policies.mlp import make_policy as make_policy_of
 from maml_rl.policies.parameters import flatten, make_stack, parameters, unflatten
+from maml_rl.sampling.actors import PolicyActor
+from maml_rl.settings.policy import PolicyConfig
 
 T, N, A = 3, 7, 2
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -237,19 +241,6 @@ class TestMultiCategorical:
         assert all((gradient[:, :, d, n:] == 0).all() for d, n in enumerate(self.CHOICES))
 
 
-class CustomPolicy(torch.nn.Module):
-    """A module that is not an MLPPolicy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = torch.nn.Linear(OBSERVATION_SIZE, 5, dtype=torch.float64)
-        self.head = torch.nn.Linear(5, A, dtype=torch.float64)
-        self.log_std = torch.nn.Parameter(torch.zeros(A, dtype=torch.float64))
-
-    def forward(self, observations: torch.Tensor) -> Gaussian:
-        return Gaussian(self.head(torch.cos(self.body(observations))), self.log_std[None])
-
-
 class TestMLPPolicy:
     @pytest.mark.parametrize("discrete", [False, True])
     @pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "elu", "silu"])
@@ -288,7 +279,7 @@ class TestMLPPolicy:
         policy = MLPPolicy(fan_in, fan_out, discrete=True, rng=rng, **settings)
 
         def logits(x, weight, bias):
-            return policy.forward_stack({"weight_0": weight, "bias_0": bias}, x).logits
+            return policy.distribution({"weight_0": weight, "bias_0": bias}, x).logits
 
         inputs = [
             randn(*shape).requires_grad_()
@@ -341,41 +332,6 @@ class TestMLPPolicy:
         assert abs(noise.std() - 1) < 0.02
 
 
-class TestDistributionOfAnyModule:
-    def test_vmap_equals_a_loop_over_tasks(self):
-        policy = CustomPolicy()
-        stack, observations = random_stack(policy), randn(T, N, OBSERVATION_SIZE, seed=8)
-        batch = policy.distribution(stack, observations)
-        assert isinstance(batch, Gaussian)
-        assert batch.mean.shape == (T, N, A)
-        assert batch.log_std.shape == (T, 1, A)
-        for i in range(T):
-            single = functional_call(
-                policy, {n: v[i] for n, v in stack.items()}, (observations[i],)
-            )
-            for ours, theirs in zip(batch, single, strict=True):
-                torch.testing.assert_close(ours[i], theirs, **CLOSE)
-
-    def test_vmap_over_an_mlp_equals_its_stack(self):
-        class Wrapped(torch.nn.Module):
-            def __init__(self, inner):
-                super().__init__()
-                self.inner = inner
-
-            def forward(self, observations):
-                return self.inner(observations)
-
-        policy = make_policy()
-        stack, observations = random_stack(policy), randn(T, N, OBSERVATION_SIZE, seed=8)
-        renamed = {f"inner.{name}": value for name, value in stack.items()}
-        for ours, theirs in zip(
-            distribution(Wrapped(policy), renamed, observations),
-            policy.distribution(stack, observations),
-            strict=True,
-        ):
-            torch.testing.assert_close(ours, theirs, **CLOSE)
-
-
 class TestParameters:
     def test_are_copies(self):
         policy = make_policy()
@@ -406,12 +362,13 @@ class TestParameters:
         assert all(torch.equal(back[name], values[name]) for name in values)
 
 
-class TestActionSize:
+class TestActionHead:
     def test_of_each_kind_of_space(self):
-        assert action_size(spaces.Box(-1, 1, (4,))) == (4, False)
-        assert action_size(spaces.Box(-1, 1, (2, 3))) == (6, False)
-        assert action_size(spaces.Discrete(5, start=2)) == (5, True)
-        assert action_size(spaces.MultiDiscrete([3, 2])) == (5, (3, 2))
+        assert ActionHead.of(spaces.Box(-1, 1, (4,))) == ActionHead(4)
+        assert ActionHead.of(spaces.Box(-1, 1, (2, 3))) == ActionHead(6)
+        assert ActionHead.of(spaces.Discrete(5, start=2)) == ActionHead(5, discrete=True)
+        several = ActionHead.of(spaces.MultiDiscrete([3, 2]))
+        assert several == ActionHead(5, discrete=True, num_choices=(3, 2))
 
     @pytest.mark.parametrize(
         "space",
@@ -419,4 +376,32 @@ class TestActionSize:
     )
     def test_refuses_other_spaces(self, space):
         with pytest.raises(UserError, match="not supported"):
-            action_size(space)
+            ActionHead.of(space)
+
+
+class TestMakePolicy:
+    ACTIONS = spaces.Box(-1, 1, (2,))
+
+    def test_observations_of_several_axes_are_flattened(self):
+        space = spaces.Box(0, 255, (4, 3, 2), np.uint8)
+        policy = make_policy_of(PolicyConfig(), space, self.ACTIONS, 0)
+        assert policy.observation_shape == (24,)
+        observations = np.random.default_rng(0).random((5, 4, 3, 2), np.float32)
+        act = PolicyActor(policy, make_stack(parameters(policy), 1), None, None)
+        act.start(slice(0, 5))
+        stack = make_stack(parameters(policy), 1)
+        expected = policy.distribution(stack, torch.from_numpy(observations.reshape(1, 5, 24)))
+        np.testing.assert_allclose(
+            act.act(observations, 0), expected.mode()[0], rtol=1e-4, atol=1e-6
+        )
+        inputs = act.inputs(torch.from_numpy(observations)[None, :, None])
+        assert torch.equal(inputs[0, :, 0], torch.from_numpy(observations).flatten(1))
+
+    def test_large_observations_need_a_network(self):
+        space = spaces.Box(0, 255, (32, 32, 3), np.uint8)
+        with pytest.raises(UserError, match=r"3072 entries .* at most 2000: set policy\.network"):
+            make_policy_of(PolicyConfig(), space, self.ACTIONS, 0)
+
+    def test_other_spaces_are_refused(self):
+        with pytest.raises(UserError, match=r"Discrete.* is not supported: expected a Box"):
+            make_policy_of(PolicyConfig(), spaces.Discrete(3), self.ACTIONS, 0)

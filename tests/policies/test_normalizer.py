@@ -11,15 +11,16 @@ import pytest
 import torch
 from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.learners.maml.learner import MetaTrainer, TrainingState
+from maml_rl.learners.maml.learner import MAML, normalizer_of
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import make_stack, parameters
+from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import BaselineConfig, InnerConfig, TRPOConfig
 from maml_rl.system.distributed import Ranks
+from maml_rl.system.random_streams import Phase, RandomStreams
 
 CPU = torch.device("cpu")
 SCALE = torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)
@@ -51,7 +52,7 @@ def real(episodes: Episodes) -> np.ndarray:
 
 
 def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
-    normalizer, raw = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), []
+    normalizer, raw = ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU), []
     for seed in range(4):
         episodes = raw_episodes(seed)
         normalizer = updated(normalizer, [seen_by(normalizer, episodes)])
@@ -66,7 +67,7 @@ def test_statistics_equal_those_of_all_raw_real_steps_after_several_updates():
 
 def test_round_trip_and_unit_spread():
     episodes = raw_episodes(0)
-    normalizer = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [episodes])
+    normalizer = updated(ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU), [episodes])
     normalized = normalizer.normalize(torch.from_numpy(real(episodes)))
     np.testing.assert_allclose(normalized.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(normalized.std(0, correction=0), 1, rtol=1e-9)
@@ -76,7 +77,7 @@ def test_round_trip_and_unit_spread():
 
 
 def test_an_update_leaves_the_old_statistics_as_they_are():
-    old = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [raw_episodes(0)])
+    old = updated(ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU), [raw_episodes(0)])
     before = [value.clone() for value in old]
     updated(old, [seen_by(old, raw_episodes(1))])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(old, before, strict=True))
@@ -84,13 +85,13 @@ def test_an_update_leaves_the_old_statistics_as_they_are():
 
 def test_statistics_of_nothing_change_nothing():
     observations = torch.tensor([[25.0, -3.0, 0.5], [-400.0, 0.0, 9.0]], dtype=torch.float64)
-    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU)
+    normalizer = ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU)
     assert torch.equal(normalizer.normalize(observations), observations)
 
 
 def test_far_observations_count_as_they_are():
     """Large observations, such as velocities of a robot, must not bias the statistics."""
-    normalizer = ObservationNormalizer.empty(OBSERVATION_SIZE, CPU)
+    normalizer = ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU)
     raw = []
     for seed in range(2):
         episodes = raw_episodes(seed)
@@ -102,7 +103,7 @@ def test_far_observations_count_as_they_are():
 
 
 def test_several_collections_at_once_equal_all_their_data():
-    base = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [raw_episodes(0)])
+    base = updated(ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU), [raw_episodes(0)])
     collections = [raw_episodes(1), raw_episodes(2)]
     after = updated(base, [seen_by(base, episodes) for episodes in collections])
     raw = np.concatenate([real(episodes) for episodes in [raw_episodes(0), *collections]])
@@ -115,7 +116,7 @@ def test_a_constant_entry_is_only_shifted():
     observations = episodes.observations.clone()
     observations[..., 1] = 4.0
     normalizer = updated(
-        ObservationNormalizer.empty(OBSERVATION_SIZE, CPU),
+        ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU),
         [dataclasses.replace(episodes, observations=observations)],
     )
     assert float(normalizer.std[1]) == 1.0
@@ -124,8 +125,19 @@ def test_a_constant_entry_is_only_shifted():
     ] == pytest.approx(0.5)
 
 
+def test_observations_of_several_axes():
+    raw = np.random.default_rng(0).normal(3, 2, (50, 4, 3, 2))
+    normalizer = ObservationNormalizer.empty((4, 3, 2), CPU)
+    for part in (raw[:20], raw[20:]):
+        normalizer = normalizer.updated(normalizer.normalize(torch.from_numpy(part)), Ranks())
+    assert normalizer.num_states.shape == ()
+    assert int(normalizer.num_states) == 50
+    np.testing.assert_allclose(normalizer.mean.numpy(), raw.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(normalizer.std.numpy(), raw.std(0), rtol=1e-9)
+
+
 def test_keeps_the_dtype_of_observations():
-    normalizer = updated(ObservationNormalizer.empty(OBSERVATION_SIZE, CPU), [raw_episodes(0)])
+    normalizer = updated(ObservationNormalizer.empty((OBSERVATION_SIZE,), CPU), [raw_episodes(0)])
     assert normalizer.normalize(torch.zeros(2, 3)).dtype == torch.float32
 
 
@@ -173,25 +185,29 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
     )
     collector = Collector(
         env=env,
-        policy=policy,
         num_tasks=2,
         num_episodes=2,
         horizon=6,
         action_map=ActionMap(env.single_action_space, 0.5),
         device=CPU,
+        dtype=torch.float64,
     )
-    trainer = MetaTrainer(
-        collector,
-        InnerConfig(num_steps=num_steps),
-        TRPOConfig(),
-        BaselineConfig(),
-        seed=0,
+    learner = MAML(
+        policy=policy,
+        inner=InnerConfig(num_steps=num_steps),
+        outer=TRPOConfig(),
+        baseline=BaselineConfig(),
+        normalizes=True,
+        num_updates=num_steps,
+        num_training_stages=num_steps + 1,
         max_failed_share=0.25,
     )
-    state = TrainingState(parameters(policy), {}, ObservationNormalizer.empty(2, CPU))
-    for _ in range(3):
-        state = trainer.meta_iteration(state).state
+    state = learner.initial_state()
+    for i in range(3):
+        streams = RandomStreams(0, Phase.TRAINING, i)
+        state = learner.iteration(state, collector, streams, Ranks()).state
     raw = np.concatenate(env.raw)
-    assert int(state.normalizer.num_states) == len(raw)
-    np.testing.assert_allclose(state.normalizer.mean.numpy(), raw.mean(0), rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(state.normalizer.std.numpy(), raw.std(0), rtol=1e-6)
+    normalizer = normalizer_of(state)
+    assert int(normalizer.num_states) == len(raw)
+    np.testing.assert_allclose(normalizer.mean.numpy(), raw.mean(0), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(normalizer.std.numpy(), raw.std(0), rtol=1e-6)

@@ -9,7 +9,7 @@ import torch
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import flatten, make_stack, parameters, unflatten
-from maml_rl.sampling.actors import actor
+from maml_rl.sampling.actors import PolicyActor
 
 H, T, E, OBSERVATION_SIZE, ACTION_SIZE = 3, 4, 5, 7, 2
 
@@ -55,7 +55,7 @@ def test_actions_are_samples_of_the_distribution(
     policy = make_policy(**settings)  # type: ignore[arg-type]
     stack, noise, observations = (
         moved_stack(policy),
-        draw(2, H, T, E, ACTION_SIZE),
+        draw(2, T, E, H, ACTION_SIZE),
         draw(3, H, T * E, OBSERVATION_SIZE),
     )
     if policy.context_size:
@@ -65,27 +65,44 @@ def test_actions_are_samples_of_the_distribution(
         mean, squares = draw(5, OBSERVATION_SIZE), draw(6, OBSERVATION_SIZE).abs()
         normalizer = ObservationNormalizer(torch.tensor(2.0, dtype=torch.float64), mean, squares)
     before = observations.clone()
-    act = actor(policy, stack, noise, normalizer)
+    actor = PolicyActor(policy, stack, noise, normalizer)
+    actor.start(slice(0, E))
     for t in range(H):
         x = observations[t].view(T, E, -1)
         x = x if normalizer is None else normalizer.normalize(x)
-        expected = policy.distribution(stack, x).sample(noise[t]).detach().flatten(0, 1).numpy()
+        expected = (
+            policy.distribution(stack, x).sample(noise[:, :, t]).detach().flatten(0, 1).numpy()
+        )
         np.testing.assert_allclose(
-            act(observations[t].numpy(), t), expected, rtol=1e-12, atol=1e-12
+            actor.act(observations[t].numpy(), t), expected, rtol=1e-12, atol=1e-12
         )
     assert torch.equal(observations, before)
 
 
 def test_in_single_precision_too() -> None:
     policy = make_policy(torch.float32)
-    stack, noise = moved_stack(policy), draw(2, H, T, E, ACTION_SIZE).float()
+    stack, noise = moved_stack(policy), draw(2, T, E, H, ACTION_SIZE).float()
     observations = draw(3, T * E, OBSERVATION_SIZE).float()
-    actions = actor(policy, stack, noise, None)(observations.numpy(), 1)
+    actor = PolicyActor(policy, stack, noise, None)
+    actor.start(slice(0, E))
+    actions = actor.act(observations.numpy(), 1)
     assert actions.dtype == np.float32
     expected = (
         policy.distribution(stack, observations.view(T, E, -1))
-        .sample(noise[1])
+        .sample(noise[:, :, 1])
         .detach()
         .flatten(0, 1)
     )
     np.testing.assert_allclose(actions, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_rounds_use_the_noise_of_their_episodes() -> None:
+    policy = make_policy()
+    stack, noise = moved_stack(policy), draw(2, T, E, H, ACTION_SIZE)
+    observations = draw(3, T * 2, OBSERVATION_SIZE).numpy()
+    actor = PolicyActor(policy, stack, noise, None)
+    for part in (slice(0, 2), slice(2, 4)):
+        actor.start(part)
+        dist = policy.distribution(stack, torch.from_numpy(observations).view(T, 2, -1))
+        expected = dist.sample(noise[:, part, 1]).detach().flatten(0, 1)
+        np.testing.assert_allclose(actor.act(observations, 1), expected, rtol=1e-12, atol=1e-12)

@@ -365,4 +365,8 @@ def test_small_images_are_observations() -> None:
             env={"name": "Camera-v0", "shape": [4, 4, 3]}, output="run", logging=QUIET, **TINY
         )
     )
-    assert maml_rl.load(run).observation_space.shape == (4 * 4 * 3,)
+    agent = maml_rl.load(run)
+    assert agent.observation_space.shape == (4, 4, 3)
+    assert agent.learner.policy.observation_shape == (4 * 4 * 3,)
+    actions, _ = agent.predict(np.zeros((5, 4, 4, 3), np.uint8))
+    assert actions.shape == (5, 1)

@@ -23,6 +23,7 @@ from maml_rl.learners.base import (
     LearnerState,
     check_group,
 )
+from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import (
     STEP_SIZE,
     initial_theta,
@@ -34,10 +35,10 @@ from maml_rl.learners.maml.outer import OUTER, check_state
 from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.mlp import MLPPolicy, make_policy
+from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, make_stack
-from maml_rl.policies.plain_network import PlainNetwork, folded
+from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.actors import Memory, PolicyActor
 from maml_rl.sampling.collector import Collector
@@ -239,6 +240,10 @@ class MAML(Learner):
             raise UserError(f"the normalizer in {source} has negative counts or squares")
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
+    def notice(self) -> str | None:
+        """Return a line if observations are too large for the baseline's features."""
+        return baseline_notice(self.policy.observation_shape)
+
     def describe(self) -> dict[str, Any]:
         """Return the step sizes outside training."""
         return {"step_size": list(self.inner.test_step_sizes) or self.inner.step_size}
@@ -246,11 +251,16 @@ class MAML(Learner):
     def plain_network(
         self, state: LearnerState, belief: Belief, action_map: ActionMap
     ) -> PlainNetwork:
-        """Fold normalisation, context and action map into the layers of the adapted policy."""
-        if not isinstance(self.policy, MLPPolicy):
-            return super().plain_network(state, belief, action_map)
+        """Return the adapted policy, if it is a multilayer perceptron."""
         theta = {name: value[0] for name, value in belief.items()}
-        return folded(self.policy, theta, normalizer_of(state), action_map)
+        return self.policy.plain_network(theta, normalizer_of(state), action_map)
+
+    def plain_module(
+        self, state: LearnerState, belief: Belief, action_map: ActionMap
+    ) -> PlainModule:
+        """Return the adapted policy."""
+        theta = {name: value[0] for name, value in belief.items()}
+        return self.policy.plain_module(theta, normalizer_of(state), action_map)
 
 
 def maml(
