@@ -187,15 +187,23 @@ TESTS = {
     "maml_rl/system/distributed.py": ["learners/test_maml.py"],
     "maml_rl/policies/normalizer.py": ["policies/test_normalizer.py"],
     "maml_rl/sampling/collector.py": ["sampling/test_collector.py"],
-    "maml_rl/learners/base.py": ["learners/test_base.py", "sampling/test_failures.py"],
+    "maml_rl/learners/base.py": [
+        "learners/test_base.py",
+        "learners/test_learner_contract.py",
+        "sampling/test_failures.py",
+    ],
     "maml_rl/learners/metrics.py": ["learners/test_metrics.py"],
     "maml_rl/learners/maml/learner.py": [
         "learners/test_trials.py",
         "training/test_training.py",
         "sampling/test_failures.py",
     ],
-    "maml_rl/agents/agent.py": ["learners/test_base.py", "agents/test_agent.py"],
-    "maml_rl/analysis/evaluation.py": ["learners/test_base.py", "analysis/test_evaluation.py"],
+    "maml_rl/agents/agent.py": ["learners/test_learner_contract.py", "agents/test_agent.py"],
+    "maml_rl/analysis/evaluation.py": [
+        "learners/test_base.py",
+        "learners/test_learner_contract.py",
+        "analysis/test_evaluation.py",
+    ],
     "maml_rl/learners/trials.py": [
         "learners/test_trials.py",
         "sampling/test_failures.py",

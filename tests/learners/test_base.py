@@ -57,6 +57,18 @@ def test_a_new_run_starts_from_what_another_has_learned(run: Path, tmp_path: Pat
     assert set(start.counters.values()) == {0}
 
 
+def test_the_trials_of_an_evaluation_are_counted_for_their_task(agent: maml_rl.Agent) -> None:
+    tasks = [{"goal_x": goal, "goal_y": goal} for goal in (0.4, -0.4)]
+    up, down = maml_rl.evaluate(agent, tasks=tasks, num_episodes=4, num_steps=2).returns.swapaxes(
+        0, 1
+    )
+    # The first arm goes up, the second one down; then every trial plays the better arm of its task.
+    assert (up[0] > down[0] + 0.5).all()
+    assert (up[1] < down[1] - 0.5).all()
+    assert (abs(up[2] - up[0]) < 0.1).all()
+    assert (abs(down[2] - down[1]) < 0.1).all()
+
+
 def broken(agent: maml_rl.Agent, arms: dict[str, Any]) -> LearnerState:
     return agent.state._replace(tensors={"arms": arms})
 

@@ -354,6 +354,7 @@ def test_a_task_whose_inner_step_explodes_is_excluded(tmp_path, monkeypatch, num
     assert [(row.adaptation_step, row.what) for row in rows] == [(0, INNER_STEP)]
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
     _, metrics, rows = iterate(config)
+    assert metrics["outer/gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-5)
     assert metrics["train/failed_tasks"] == 1
     assert metrics["train/void_episodes"] == 0
     assert math.isfinite(metrics["train/return_after_1_steps"])

@@ -41,6 +41,7 @@ from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.system.torch_runtime import resolve_device
 from maml_rl.training import finish, loop
+from maml_rl.training.compose import open_training
 from maml_rl.training.loop import Interrupted, resume, train
 
 
@@ -435,6 +436,15 @@ def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):
     assert set(started[0].counters.values()) == {0}
     assert not same_theta(run, train(tiny(tmp_path / "cold", seed=5, num_iterations=1)))
     assert len(progress(run)) == 1
+
+
+def test_warm_start_takes_the_parameters_of_an_adapted_agent(whole, tmp_path):
+    adapted = maml_rl.load(whole).adapt(task={"goal_x": 0.3, "goal_y": 0.2})
+    source = adapted.save(tmp_path / "adapted")
+    with open_training(tiny(tmp_path / "warm", init_from=str(source))) as training:
+        theta = training.agent.state.tensors["theta"]
+    assert all(torch.equal(value, adapted.belief[name][0]) for name, value in theta.items())
+    assert not torch.equal(theta["weight_0"], last(whole).tensors["theta"]["weight_0"])
 
 
 def test_warm_start_from_another_shape_is_refused(whole, tmp_path):
