@@ -64,14 +64,11 @@ def test_each_stage_is_played_with_its_own_belief_and_random_numbers(training: T
     assert not torch.equal(trial.beliefs[0]["weight_0"], trial.beliefs[2]["weight_0"])
 
 
-@pytest.mark.parametrize(
-    ("deterministic", "noisy"),
-    [("never", [True, True]), ("last", [True, False]), ("always", [False, False])],
-)
-def test_which_stages_play_the_most_probable_actions(training: Training, deterministic, noisy):
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_all_stages_play_sampled_or_most_probable_actions(training: Training, deterministic: bool):
     trial = play(training, 1, deterministic=deterministic)
     for stage, belief in enumerate(trial.beliefs):
-        expected = collected(training, belief, stage, noisy=noisy[stage])
+        expected = collected(training, belief, stage, noisy=not deterministic)
         assert_same_episodes(trial.episodes[stage], expected)
 
 
