@@ -262,11 +262,6 @@ def load_iteration(
             those that exist.
         DamagedCheckpoint: if it is damaged.
     """
-    # What there is, and which iteration is the best.
-    names = {int(path.name): path for path in reversed(_newest_first(folder))}
-    existing = f"{folder} has checkpoints of iterations {', '.join(map(str, names))}"
-    if not names:
-        existing = f"{folder} has no checkpoint"
     number = iteration
     if iteration == "best":
         newest = load_newest(folder, device)
@@ -274,16 +269,22 @@ def load_iteration(
         if best is None:
             raise UserError(
                 "no best iteration is recorded: it needs logging.keep_best, and "
-                f"logging.evaluate_every iterations; {existing}"
+                f"logging.evaluate_every iterations; {_existing(folder)}"
             )
         number = best.iteration
-    # Its checkpoint.
     if not isinstance(number, int) or isinstance(number, bool):
         raise UserError(f"an iteration must be an integer, or best; got {iteration!r:.100}")
-    if number not in names:
+    paths = [path for path in _newest_first(folder) if int(path.name) == number]
+    if not paths:
         what = f"the best iteration, {number}," if iteration == "best" else f"iteration {number}"
-        raise UserError(f"there is no checkpoint of {what}: {existing}")
-    return names[number], load_checkpoint(names[number], device)
+        raise UserError(f"there is no checkpoint of {what}: {_existing(folder)}")
+    return paths[0], load_checkpoint(paths[0], device)
+
+
+def _existing(folder: Path) -> str:
+    """Describe which checkpoints there are, for messages."""
+    numbers = ", ".join(str(int(path.name)) for path in reversed(_newest_first(folder)))
+    return f"{folder} has checkpoints of iterations {numbers}" if numbers else f"{folder} has none"
 
 
 def load_newest(folder: Path, device: torch.device) -> Found | None:

@@ -73,6 +73,12 @@ class Interrupted(KeyboardInterrupt):
     """Training was stopped by a signal; ``run`` can be resumed.
 
     It is not an ``Exception``: a sweep that catches the errors of its runs stops at it.
+
+    Args:
+        run: the run folder.
+        iteration: iterations finished.
+        number: number of the signal.
+        seed_folder: folder of several seeds with the run, if all of them are to be resumed.
     """
 
     def __init__(

@@ -104,6 +104,8 @@ def _train_all(
                 log(f"seed {seed} stopped: {error}")
                 failures[run] = error
             except KeyboardInterrupt as error:
+                if not folder.started:
+                    raise  # there is nothing to resume
                 raise _interrupted(error, run, folder) from error
     if failures:
         text = "; ".join(f"{run}: {error}" for run, error in failures.items())
@@ -126,7 +128,7 @@ def _written(folder: SeedFolder) -> Iterator[None]:
 
 
 def _interrupted(error: KeyboardInterrupt, run: Path, folder: SeedFolder) -> Interrupted:
-    """Return the error that stops the series, with the command that resumes all runs."""
+    """Return the error that stops all seeds, with the command that resumes them."""
     if isinstance(error, Interrupted):
         return Interrupted(run, error.iteration, error.number, folder.path)
     # Interrupted while the run was opened

@@ -59,6 +59,14 @@ def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         maml_rl.train(
             load_config(env="PointNavigation", seed=seed, output=output, logging=logging, **TINY)
         )
+    points = load_config(
+        env="PointNavigation", output=str(folder / "runs/points"), logging=logging, **TINY
+    )
+    maml_rl.train_seeds(points, [0])
+    best = logging | {"evaluate_every": 1, "keep_best": True}
+    maml_rl.train(
+        load_config(env="PointNavigation", output=str(folder / "runs/best"), logging=best, **TINY)
+    )
     masses = {"name": "HalfCheetahVel", "dynamics": {"body_mass": [0.5, 2.0]}}
     maml_rl.train(
         load_config(env=masses, output=str(folder / "runs/masses"), logging=logging, **TINY)
@@ -88,7 +96,7 @@ def test_every_training_command_of_the_documents_is_valid(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # Commands that need a run or a package: other tests run these.
-    elsewhere = ("--resume", "--init_from runs/", "cart_place:", "my_package:", "--help")
+    elsewhere = ("--resume", "--seeds", "--init_from runs/", "cart_place:", "my_package:", "--help")
     num_commands = 0
     for page in (ROOT / "docs").glob("*.md"):
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL):
@@ -116,6 +124,10 @@ def test_training_commands(
             main(["train", *arguments])
         assert stop.value.code == 0
         assert "--inner.num_steps" in capsys.readouterr().out
+    elif "--seeds" in arguments:
+        sizes = [f"--{name}={value}" for name, value in TINY.items()]
+        nothing = ["--logging.final_evaluation=false", "--logging.final_video=false"]
+        assert main(["train", *arguments, *sizes, *nothing]) == 0
     elif "--resume" in arguments:
         short = ["3" if argument == "200" else argument for argument in arguments]
         assert main(["train", *short]) == 0
@@ -127,9 +139,10 @@ def test_training_commands(
 @pytest.mark.slow
 def test_plotting_commands(point_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(point_run)
-    (arguments,) = commands("python -m maml_rl.plot")
-    assert main(["plot", *arguments]) == 0
-    assert (point_run / "curve.png").exists()
+    for arguments in commands("python -m maml_rl.plot"):
+        (point_run / "curve.png").unlink(missing_ok=True)
+        assert main(["plot", *arguments]) == 0
+        assert (point_run / "curve.png").exists()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import assert_equal_runs, last, progress, tiny
+from helpers.runs import assert_equal_runs, last, progress, reseal, tiny
 
 import maml_rl
 from maml_rl.cli import main
@@ -187,6 +187,27 @@ def test_an_iteration_is_loaded(run):
 def test_an_iteration_that_does_not_exist_is_refused(run, iteration, message):
     with pytest.raises(UserError, match=message):
         maml_rl.load(run, iteration=iteration)
+
+
+@pytest.mark.parametrize("entry", [3, {}, {"iteration": 2}, {"iteration": "2", "return": 0.0}])
+def test_a_damaged_record_is_refused(run, tmp_path, entry):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = copy / "checkpoints" / "000006" / "values.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"best": entry}))
+    reseal(path.parent)
+    message = "000006 is damaged: best must have iteration and return"
+    with pytest.raises(UserError, match=message):
+        maml_rl.load(copy, iteration="best")
+    with pytest.raises(UserError, match=message):
+        resume(copy, 8)
+
+
+def test_a_run_without_checkpoints_has_no_iteration(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints")
+    for iteration in (2, "best"):
+        with pytest.raises(UserError, match="checkpoints has none"):
+            maml_rl.load(copy, iteration=iteration)
 
 
 def test_a_best_checkpoint_that_is_gone_is_refused(run, tmp_path):

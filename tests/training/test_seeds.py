@@ -171,6 +171,17 @@ def test_ctrl_c_while_a_run_is_opened_stops_all_seeds(folder, tmp_path, monkeypa
         maml_rl.train_seeds(config_of(copy), [0, 1])
 
 
+def test_ctrl_c_before_the_first_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "open_training", interrupted)
+    output = tmp_path / "runs"
+    assert main(["train", *FLAGS, "--seeds", "0", "1", "--output", str(output)]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert not output.exists()
+
+
 @pytest.mark.slow
 def test_a_seed_with_too_many_failures_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     interrupted_at_seed(monkeypatch, 0, TooManyFailures("too many", []))
