@@ -291,7 +291,7 @@ class TrainingRun:
         """Open the files and the progress bar that iterations report to."""
         num_finished = self.iteration
         with writing():
-            logger = make_logger(self.folder, num_finished)
+            logger = make_logger(self.folder, num_finished, to_mapping(self.config))
             path = self.folder / "failures.csv"
             failures = AppendingCSV(path, num_finished, Failure._fields)
         bar = progress_bar(self.config.num_iterations, initial=num_finished, unit="it")
