@@ -30,28 +30,32 @@ def command(argv: list[str]) -> int:
         if run is None:
             train(config)
         else:
-            resume(run, _iterations_to_resume(rest))
+            changes = _changes_to_resume(rest)
+            resume(run, changes.get("num_iterations"), max_env_steps=changes.get("max_env_steps"))
     except Interrupted as error:
         say(str(error))
         return error.exit_status
     return 0
 
 
-def _iterations_to_resume(rest: list[str]) -> int | None:
-    """Return the value of --num_iterations, the only setting that --resume allows."""
+def _changes_to_resume(rest: list[str]) -> dict[str, int]:
+    """Return --num_iterations and --max_env_steps, the only settings that --resume allows."""
     from maml_rl.settings.flags import take_option
 
-    iterations, others = take_option(rest, "--num_iterations")
-    if others:
+    changes = {}
+    for name in ("num_iterations", "max_env_steps"):
+        value, rest = take_option(rest, f"--{name}")
+        if value is None:
+            continue
+        if not value.isdecimal() or len(value) > MOST_DIGITS or int(value) < 1:
+            raise UserError(f"--{name} must be a positive integer, got {value!r:.100}")
+        changes[name] = int(value)
+    if rest:
         raise UserError(
-            f"--resume uses the settings of the run: only --num_iterations can be changed, not "
-            f"{others[0]}"
+            f"--resume uses the settings of the run: only --num_iterations and --max_env_steps can "
+            f"be changed, not {rest[0]}"
         )
-    if iterations is None:
-        return None
-    if not iterations.isdecimal() or len(iterations) > MOST_DIGITS or int(iterations) < 1:
-        raise UserError(f"--num_iterations must be a positive integer, got {iterations!r:.100}")
-    return int(iterations)
+    return changes
 
 
 if __name__ == "__main__":

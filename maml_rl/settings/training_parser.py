@@ -116,7 +116,9 @@ def _add_run(group: Any) -> None:
         "--config", metavar="FILE", help="YAML file of settings, or a preset in configs/."
     )
     group.add_argument(
-        "--resume", metavar="RUN", help="Resume a run; only --num_iterations may be added."
+        "--resume",
+        metavar="RUN",
+        help="Resume a run; --num_iterations and --max_env_steps may be added.",
     )
     group.add_argument(
         "--print_config", action="store_true", help="Print the resolved settings and exit."
