@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maml_rl.runs.pretrained import pretrained_names as pretrained_names
     from maml_rl.settings.config import Config as Config
     from maml_rl.settings.parser import load_config as load_config
+    from maml_rl.training.callbacks import Callback as Callback
     from maml_rl.training.loop import Interrupted as Interrupted
     from maml_rl.training.loop import resume as resume
     from maml_rl.training.loop import train as train
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Imported on first use, so that importing the package does not import torch.
 _HOMES = {
     "Agent": "agents.agent",
+    "Callback": "training.callbacks",
     "Config": "settings.config",
     "EpisodeLog": "agents.episode_log",
     "Interrupted": "training.loop",
@@ -48,6 +50,7 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "Callback",
     "Config",
     "EpisodeLog",
     "Interrupted",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from maml_rl.cli import main, say
 from maml_rl.errors import UserError
@@ -27,16 +30,13 @@ def command(argv: list[str]) -> int:
             return 0
 
     # Imported here, since it imports torch, which --help does not need.
-    from maml_rl.runs.seeds import is_seed_folder
     from maml_rl.system.untrusted_files import user_path
-    from maml_rl.training.loop import Interrupted, resume, train
-    from maml_rl.training.seeds import resume_seeds, train_seeds
+    from maml_rl.training.loop import Interrupted, train
+    from maml_rl.training.seeds import train_seeds
 
     try:
-        if run is not None and is_seed_folder(user_path(run)):
-            resume_seeds(user_path(run), _iterations_to_resume(rest))
-        elif run is not None:
-            resume(run, _iterations_to_resume(rest))
+        if run is not None:
+            _resume(user_path(run), _changes_to_resume(rest))
         elif seeds is not None:
             train_seeds(config, seeds)
         else:
@@ -45,6 +45,18 @@ def command(argv: list[str]) -> int:
         say(str(error))
         return error.exit_status
     return 0
+
+
+def _resume(run: Path, changes: Mapping[str, Any]) -> None:
+    """Resume a run, or all runs in a folder of several seeds."""
+    from maml_rl.runs.seeds import is_seed_folder
+    from maml_rl.training.loop import resume
+    from maml_rl.training.seeds import resume_seeds
+
+    if is_seed_folder(run):
+        resume_seeds(run, **changes)
+    else:
+        resume(run, **changes)
 
 
 def _check_alone(run: str | None, rest: list[str]) -> None:
@@ -68,21 +80,24 @@ def _check_alone(run: str | None, rest: list[str]) -> None:
             raise UserError(f"--seeds cannot be combined with {flag}, which is for a single run")
 
 
-def _iterations_to_resume(rest: list[str]) -> int | None:
-    """Return the value of --num_iterations, the only setting that --resume allows."""
+def _changes_to_resume(rest: list[str]) -> dict[str, int]:
+    """Return --num_iterations and --max_env_steps, the only settings that --resume allows."""
     from maml_rl.settings.flags import take_option
 
-    iterations, others = take_option(rest, "--num_iterations")
-    if others:
+    changes = {}
+    for name in ("num_iterations", "max_env_steps"):
+        value, rest = take_option(rest, f"--{name}")
+        if value is None:
+            continue
+        if not value.isdecimal() or len(value) > MOST_DIGITS or int(value) < 1:
+            raise UserError(f"--{name} must be a positive integer, got {value!r:.100}")
+        changes[name] = int(value)
+    if rest:
         raise UserError(
-            f"--resume uses the settings of the run: only --num_iterations can be changed, not "
-            f"{others[0]}"
+            f"--resume uses the settings of the run: only --num_iterations and --max_env_steps can "
+            f"be changed, not {rest[0]}"
         )
-    if iterations is None:
-        return None
-    if not iterations.isdecimal() or len(iterations) > MOST_DIGITS or int(iterations) < 1:
-        raise UserError(f"--num_iterations must be a positive integer, got {iterations!r:.100}")
-    return int(iterations)
+    return changes
 
 
 if __name__ == "__main__":

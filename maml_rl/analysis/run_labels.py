@@ -19,6 +19,9 @@ _IGNORED_SETTINGS = {
     "output",
     "device",
     "num_iterations",
+    "max_env_steps",
+    "max_hours",
+    "callbacks",
     "logging",
     "max_failed_share",
 }

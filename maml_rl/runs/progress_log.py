@@ -14,17 +14,21 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.logger import KVWriter, Logger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import append, sync, write_whole
+from maml_rl.system.safe_yaml import to_yaml
 from maml_rl.system.untrusted_files import check_regular
 
 STEP = "time/iteration"
@@ -68,19 +72,9 @@ class AppendingCSV:
 
     def _read(self, last_step: int) -> list[dict[str, Any]]:
         """Return the rows on disk up to ``last_step``, and adopt the columns of the file."""
-        # lexists: a dangling link, as to a disk that is not mounted, is refused below
-        if not os.path.lexists(self._path):
-            return []
-        try:
-            check_regular(self._path)
-            with self._path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or self._columns)
-                return [row for row in reader if _is_step(row, last_step)]
-        except (OSError, ValueError, csv.Error) as error:
-            raise UserError(
-                f"{self._path} cannot be read: {error}; delete it to continue without its rows"
-            ) from error
+        columns, rows = read_rows(self._path, last_step)
+        self._columns = columns or self._columns
+        return rows
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         header = dict(zip(self._columns, self._columns, strict=True))
@@ -90,6 +84,31 @@ class AppendingCSV:
         text = io.StringIO(newline="")
         csv.DictWriter(text, self._columns).writerows(rows)
         return text.getvalue().encode()
+
+
+def read_rows(path: Path, last_step: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the columns and the complete rows of a file that :class:`AppendingCSV` writes.
+
+    Args:
+        path: the file; if it does not exist, there are no columns and no rows.
+        last_step: rows of later meta-iterations are left out.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    # lexists: a dangling link, as to a disk that is not mounted, is refused below
+    if not os.path.lexists(path):
+        return [], []
+    try:
+        check_regular(path)
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            return columns, [row for row in reader if _is_step(row, last_step)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}; delete it to continue without its rows"
+        ) from error
 
 
 class AppendingCSVWriter(KVWriter):
@@ -145,6 +164,23 @@ class TensorBoardWriter(KVWriter):
             restart = SessionLog(status=SessionLog.START)
             self._append(Event(step=last_step + 1, session_log=restart))
 
+    def write_settings(self, settings: Mapping[str, Any], step: int) -> None:
+        """Write the settings of the run at ``step``, as text and as hyperparameters.
+
+        Args:
+            settings: nested, of plain values. TensorBoard keeps the hyperparameters of the first
+                call for a run.
+            step: the first step that this process logs, so that a resume discards them with it.
+        """
+        summary = hparams_pb(dict(_hyperparameters(settings)))
+        text = f"```yaml\n{to_yaml(dict(settings))}```"
+        summary.value.add(
+            tag="config",
+            metadata=create_summary_metadata("config", "config.yaml of the run"),
+            tensor=make_tensor_proto([text]),
+        )
+        self._append(Event(step=step, summary=summary))
+
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
@@ -173,6 +209,18 @@ class TensorBoardWriter(KVWriter):
         """Do nothing: every event has been written."""
 
 
+def _hyperparameters(
+    settings: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, bool | float | str]]:
+    """Yield dotted names and values of nested settings; lists are text, null is left out."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _hyperparameters(value, f"{prefix}{name}.")
+        elif value is not None:
+            is_simple = isinstance(value, (bool, int, float, str))
+            yield f"{prefix}{name}", value if is_simple else str(value)
+
+
 def _event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_EVENTS}.*"))
 
@@ -198,12 +246,26 @@ def sync_metrics(folder: Path) -> None:
     sync(folder)
 
 
-def make_logger(folder: Path, last_step: int) -> Logger:
-    """Return a Stable-Baselines3 Logger that writes progress.csv and TensorBoard events."""
-    return Logger(
-        str(folder),
-        [
-            AppendingCSVWriter(folder / "progress.csv", last_step),
-            TensorBoardWriter(folder, last_step),
-        ],
-    )
+def log_final(folder: Path, step: int, values: Mapping[str, float | AnimatedImage]) -> None:
+    """Write results of the final agent to TensorBoard, after the last iteration.
+
+    Args:
+        folder: the run folder.
+        step: iterations finished.
+        values: numbers and images by tag.
+    """
+    TensorBoardWriter(folder, last_step=step).write(dict(values), {}, step)
+
+
+def make_logger(folder: Path, last_step: int, settings: Mapping[str, Any]) -> Logger:
+    """Return a Stable-Baselines3 Logger that writes progress.csv and TensorBoard events.
+
+    Args:
+        folder: the run folder.
+        last_step: step of the checkpoint that the run resumes from; 0 for a new run.
+        settings: of the run, nested, for TensorBoard.
+    """
+    table = AppendingCSVWriter(folder / "progress.csv", last_step)
+    tensorboard = TensorBoardWriter(folder, last_step)
+    tensorboard.write_settings(settings, last_step + 1)
+    return Logger(str(folder), [table, tensorboard])

@@ -22,7 +22,16 @@ from maml_rl.settings.learners import (
     learner_class,
 )
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.ranges import Integer, OrNone, Range, Real, check_ranges
+from maml_rl.settings.ranges import (
+    Each,
+    Integer,
+    ObjectName,
+    OrNone,
+    Positive,
+    Range,
+    Real,
+    check_ranges,
+)
 from maml_rl.system.safe_yaml import check_plain, plain_values
 
 MOST_ITERATIONS = 10**9
@@ -80,6 +89,10 @@ class Config:
     """Run folder. null: runs/FAMILY/date-time-seed."""
     num_iterations: int = 300
     """Total meta-iterations, including those before a resume."""
+    max_env_steps: int | None = None
+    """End the run once it has taken this number of control steps. null: no limit."""
+    max_hours: float | None = None
+    """End the run after this time, in hours since the start or the last resume. null: no limit."""
     meta_batch_size: int = 40
     """Tasks per meta-iteration."""
     num_episodes: int = 20
@@ -90,6 +103,8 @@ class Config:
     """Stop if a larger share of episodes is discarded or of tasks fails (docs/reliability.md)."""
     init_from: str | None = None
     """Run whose final meta-parameters initialise training."""
+    callbacks: tuple[str, ...] | str = ()
+    """Callbacks of your own: module:Name, or a list of such names (docs/callbacks.md)."""
     env: EnvConfig = EnvConfig()
     """The environment and its arguments."""
     learner: LearnerConfig = MAMLConfig()
@@ -108,6 +123,9 @@ class Config:
     RANGES: ClassVar[Mapping[str, Range]] = {
         "seed": Integer(0, (1 << 63) - 1),
         "num_iterations": Integer(1, MOST_ITERATIONS),
+        "max_env_steps": OrNone(Integer(1, 10**15)),
+        "max_hours": OrNone(Positive()),
+        "callbacks": Each(ObjectName(), most=100),
         "torch_threads": OrNone(Integer(1, 1024)),
         "tasks_per_block": OrNone(Integer(1, 1_000_000)),
         "max_failed_share": Real(0, 1),
@@ -115,6 +133,8 @@ class Config:
     }
 
     def __post_init__(self) -> None:
+        if isinstance(self.callbacks, str):
+            object.__setattr__(self, "callbacks", (self.callbacks,))
         check_ranges(self, "")
         num_steps = self.meta_batch_size * self.num_episodes * self.horizon
         if num_steps > _MOST_STEPS:
@@ -181,6 +201,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
             message names it.
     """
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values["callbacks"] = list(config.callbacks)
     for group in set(LEARNER_GROUPS) - set(config.learner.GROUPS):
         del values[group]
     for name, value in values.items():

@@ -235,14 +235,6 @@ class LearnerConfig:
         """
         return num_episodes
 
-    def notice(self, config: Any) -> str | None:
-        """Return a notice to log before training, or ``None``.
-
-        Args:
-            config: the whole configuration, a :class:`maml_rl.Config`.
-        """
-        return None
-
     def check(self, config: Any) -> None:
         """Refuse contradictions with other settings.
 
@@ -262,12 +254,6 @@ class MAMLConfig(LearnerConfig):
 
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.learner:maml"
-
-    def notice(self, config: Any) -> str | None:
-        """Return the outer step's notice, if it has one."""
-        if isinstance(config.outer, ReptileConfig):
-            return config.outer.notice(config.inner.num_steps)
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -82,6 +83,17 @@ class Each(NamedTuple):
         """Whether ``value`` is a list whose items are in the range."""
         is_list = isinstance(value, (tuple, list)) and len(value) <= self.most
         return is_list and all(self.range.accepts(item) for item in value)
+
+
+class ObjectName(NamedTuple):
+    """Names of objects in modules, such as ``my_package.callbacks:Tracker``."""
+
+    def __str__(self) -> str:
+        return "a name such as module:Name"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether ``value`` has the form of such a name."""
+        return isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value) is not None
 
 
 class OrNone(NamedTuple):

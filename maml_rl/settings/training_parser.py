@@ -118,8 +118,8 @@ def _add_run(group: Any) -> None:
     group.add_argument(
         "--resume",
         metavar="RUN",
-        help="Resume a run, or all runs in the folder of --seeds; only --num_iterations may be "
-        "added.",
+        help="Resume a run, or all runs in the folder of --seeds; only --num_iterations and "
+        "--max_env_steps may be added.",
     )
     group.add_argument(
         "--seeds",

@@ -83,6 +83,9 @@ def baseline_config(
         seed=seed,
         device=device,
         init_from=None,
+        max_env_steps=None,
+        max_hours=None,
+        callbacks=(),
         logging=logging,
     )
     if name == "random":

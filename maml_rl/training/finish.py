@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import evaluate
-from maml_rl.analysis.recording import play, record, rendering_problem
+from maml_rl.analysis.evaluation import Evaluation, evaluate
+from maml_rl.analysis.recording import play, rendering_problem
+from maml_rl.analysis.statistics import mean_of_valid
 from maml_rl.analysis.video_grid import whole_file
-from maml_rl.runs.progress_log import AnimatedImage
+from maml_rl.runs.progress_log import AnimatedImage, log_final
 from maml_rl.settings.config import Config
 from maml_rl.system.stop_flag import StopFlag
 from maml_rl.training.reporting import log
@@ -77,6 +80,7 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
     entry = Entry(META_TRAINED, (run,), (result,), {})
     with writing():
         write_report(report.parent, Comparison([entry]))
+        log_final(run, agent.state.counters["iteration"], _final_metrics(result))
     num_episodes = result.returns.shape[-1]
     log(
         f"return on {len(result.tasks)} fresh tasks, {num_episodes} episodes per task and step:\n"
@@ -84,12 +88,26 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
     )
 
 
+def _final_metrics(result: Evaluation) -> dict[str, float]:
+    """The returns and success rates of the printed table, by tag; NaN is left out."""
+    success = mean_of_valid(result.task_success, 1)
+    columns = {"return": result.mean, "success": success}
+    return {
+        f"final_evaluation/{name}_after_{k}_steps": float(value)
+        for name, values in columns.items()
+        for k, value in enumerate(values)
+        if not np.isnan(value)
+    }
+
+
 def _record(run: Path, agent: Agent, seed: int) -> None:
     """Record the agent before and after adaptation to one task."""
     log("recording a video ...")
     with video_failures_logged(agent.num_iterations):
-        path = record(agent, video_path(run), seed=seed)
+        path = video_path(run)
+        image = _write_video(path, agent, seed)
         log(f"video of adaptation: {path} (one episode per panel, most probable actions)")
+        log_final(run, agent.state.counters["iteration"], {"videos/final": image})
 
 
 def check_video(config: Config) -> bool:
@@ -113,11 +131,17 @@ def record_iteration(run: Path, agent: Agent, seed: int) -> dict[str, AnimatedIm
         The tag in TensorBoard and a small version of the video; empty after a failure.
     """
     with video_failures_logged(agent.num_iterations):
-        with whole_file(run / "videos" / f"{agent.num_iterations:06d}.mp4") as file:
-            grid = play(agent, "mp4", seed=seed)
-            grid.save(file)
-        return {"videos/adaptation": AnimatedImage(*grid.small_gif())}
+        path = run / "videos" / f"{agent.num_iterations:06d}.mp4"
+        return {"videos/adaptation": _write_video(path, agent, seed)}
     return {}  # after a failure, which has been logged
+
+
+def _write_video(path: Path, agent: Agent, seed: int) -> AnimatedImage:
+    """Write a video of the agent before and after adaptation; return a small version of it."""
+    with whole_file(path) as file:
+        grid = play(agent, "mp4", seed=seed)
+        grid.save(file)
+    return AnimatedImage(*grid.small_gif())
 
 
 @contextlib.contextmanager

@@ -39,6 +39,13 @@ from maml_rl.system.stop_flag import StopFlag, signals_held
 from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.untrusted_files import user_path
+from maml_rl.training.callbacks import (
+    Callback,
+    RunInProgress,
+    make_callbacks,
+    notify,
+    notify_of_iteration,
+)
 from maml_rl.training.compose import Training, open_training
 from maml_rl.training.finish import (
     check_video,
@@ -100,7 +107,7 @@ class Interrupted(KeyboardInterrupt):
 
 @standard_torch()
 @default_stdout_log()
-def train(config: Config) -> Path:
+def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
     """Meta-train, as ``python -m maml_rl.train`` does.
 
     Progress is logged at INFO to ``logging.getLogger("maml_rl")``, and printed on stdout unless the
@@ -109,13 +116,17 @@ def train(config: Config) -> Path:
 
     Args:
         config: settings of the run.
+        callbacks: called at the start, after each iteration and at the end, after those that
+            ``config.callbacks`` names.
 
     Returns:
         The run folder; :func:`maml_rl.load` reads it. With ``torchrun``, process 0 returns it, the
         others an empty path.
 
     Raises:
-        UserError: if the configuration is invalid, before any file is written.
+        UserError: if the configuration or a callback is invalid, before any file is written.
+        UserError: if a callback raises; the last finished iteration is saved. The error of the
+            callback is its cause.
         UserError: if the run folder can no longer be written, as on a full disk; the last
             checkpoint stays.
         Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the last finished iteration has been saved.
@@ -134,8 +145,9 @@ def train(config: Config) -> Path:
         # Resume if torchrun has restarted the processes.
         restarted_run = remembered_run_folder()
         if restarted_run is not None:
-            return _resume(ranks, Path(restarted_run), None)
-        # Start a run; one process writes its folder.
+            return _resume(ranks, Path(restarted_run), {}, callbacks)
+        # Start a run; one process writes its folder and calls the callbacks.
+        callbacks = make_callbacks(config, callbacks) if ranks.leads else ()
         output = user_path(config.output) if config.output else None
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
         with open_training(config, ranks, stop_flag.check) as training:
@@ -145,12 +157,18 @@ def train(config: Config) -> Path:
             create_run_folder(run, mapping)
             remember_run_folder(str(run.resolve()))
             with locked(run):
-                return TrainingRun(run, config, training, stop_flag).train()
+                return TrainingRun(run, config, training, stop_flag, callbacks).train()
 
 
 @standard_torch()
 @default_stdout_log()
-def resume(run: str | Path, num_iterations: int | None = None) -> Path:
+def resume(
+    run: str | Path,
+    num_iterations: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    *,
+    max_env_steps: int | None = None,
+) -> Path:
     """Resume a run from its last checkpoint, or from the start if there is none.
 
     See :func:`train` for what is logged, returned and raised.
@@ -159,19 +177,25 @@ def resume(run: str | Path, num_iterations: int | None = None) -> Path:
         run: the run folder.
         num_iterations: total number of meta-iterations; default is the configured one. A larger
             number extends the run.
+        callbacks: as for :func:`train`; they are not saved with the run.
+        max_env_steps: total number of control steps at which the run ends; default is the
+            configured one.
     """
     run = user_path(run)
     with joined(resolve_device(run_config(run).device)) as ranks:
-        return _resume(ranks, run, num_iterations)
+        values = {"num_iterations": num_iterations, "max_env_steps": max_env_steps}
+        changes = {name: value for name, value in values.items() if value is not None}
+        return _resume(ranks, run, changes, callbacks)
 
 
-def _resume(ranks: Ranks, run: Path, num_iterations: int | None) -> Path:
-    config = run_config(run)
-    if num_iterations is not None:
-        try:
-            config = dataclasses.replace(config, num_iterations=num_iterations)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+def _resume(
+    ranks: Ranks, run: Path, changes: Mapping[str, Any], callbacks: Sequence[Callback]
+) -> Path:
+    try:
+        config = dataclasses.replace(run_config(run), **changes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    callbacks = make_callbacks(config, callbacks) if ranks.leads else ()
     stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
     with locked(run) if ranks.leads else contextlib.nullcontext():
         # Read the newest checkpoint.
@@ -197,9 +221,9 @@ def _resume(ranks: Ranks, run: Path, num_iterations: int | None) -> Path:
             if num_finished < config.num_iterations:
                 with writing():
                     write_config(run, to_mapping(config))
-            _log_resume(run, config, num_finished, is_extended=num_iterations is not None)
+            _log_resume(run, config, num_finished, is_extended="num_iterations" in changes)
             best = newest.checkpoint.best(newest.path) if newest is not None else None
-            return TrainingRun(run, config, training, stop_flag, best).train()
+            return TrainingRun(run, config, training, stop_flag, callbacks, best).train()
 
 
 def _refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
@@ -223,7 +247,7 @@ def _log_resume(run: Path, config: Config, num_finished: int, is_extended: bool)
 def _follow(config: Config, training: Training, stop_flag: StopFlag) -> Path:
     """Run the iterations in a process that writes no files; return an empty path."""
     with stop_flag.handling(), stop_flag.deferred():
-        while _iteration_of(training) < config.num_iterations:
+        while not _is_over(training, config, stop_flag):
             stop_flag.check()
             with _errors_of_stopping(stop_flag):
                 training = training.continued(training.iterate().state)
@@ -249,6 +273,7 @@ class TrainingRun:
         config: settings of the run.
         training: what iterations need, with the agent to start from.
         stop_flag: checked between the stages of an iteration.
+        callbacks: called at the start, after each iteration and at the end.
         best: the best iteration so far, if the run keeps it (``logging.keep_best``).
     """
 
@@ -258,12 +283,15 @@ class TrainingRun:
         config: Config,
         training: Training,
         stop_flag: StopFlag,
+        callbacks: Sequence[Callback],
         best: Best | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
         self.training = training
         self.stop_flag = stop_flag
+        self.callbacks = callbacks
+        self.progress = RunInProgress(folder, config, training.agent)
         self.best = best
 
     @property
@@ -273,22 +301,26 @@ class TrainingRun:
 
     def train(self) -> Path:
         """Run the remaining iterations, then evaluate and record; return the folder."""
-        is_unfinished = self.iteration < self.config.num_iterations
         with self.stop_flag.handling(), write_failures_reported(self.folder):
             try:
                 with writing():
                     remove_unfinished(self.folder / "videos")
+                notify(self.callbacks, "on_start", self.progress)
                 can_record = None
-                if is_unfinished:
+                if not self._is_over():
                     self._log_start()
                     can_record = check_video(self.config)
                     self._iterate(can_record)
                     if self.best is not None:
                         number, value = self.best
                         log(f"best evaluation in training: {value:.1f} after iteration {number}")
+                if self.progress.stop_reason is not None:
+                    log(f"ended after iteration {self.iteration}: {self.progress.stop_reason}")
+                    save_state(self.folder, self.config, self.training.agent.state, self.best)
                 # Free the training environment: the evaluation makes its own.
                 close_env(self.training.collector.env, self.config.env.name)
                 finish(self.folder, self.config, self.training.agent, self.stop_flag, can_record)
+                notify(self.callbacks, "on_end", self.progress)
             except BaseException as error:  # also KeyboardInterrupt: save the finished iterations
                 save_after(error, self.folder, self.config, self.training.agent.state, self.best)
                 if isinstance(error, KeyboardInterrupt):
@@ -298,29 +330,32 @@ class TrainingRun:
         return self.folder
 
     def _log_start(self) -> None:
-        """Log the size of the run, results that it will replace, and a notice on its settings."""
+        """Log the size of the run, and results that it will replace."""
         config = self.config
         log_start(config, self.training.agent, self.folder)
         report = report_path(self.folder)
         if self.iteration and config.logging.final_evaluation and report.exists():
             log(f"{report.parent} will be replaced at the end")
-        notice = config.learner.notice(config)
-        if notice:
-            log(notice)
 
     def _iterate(self, can_record: bool) -> None:
-        """Iterate to the end, or until a stop signal."""
+        """Iterate to the end, or until a stop signal; the first iteration is due."""
         with self._outputs() as outputs, self.stop_flag.deferred():
-            while self.iteration < self.config.num_iterations:
+            while True:
                 self.stop_flag.check()
                 self._iteration(outputs, can_record)
+                if self._is_over():
+                    return
+
+    def _is_over(self) -> bool:
+        is_stopped = self.progress.stop_reason is not None
+        return _is_over(self.training, self.config, self.stop_flag, is_stopped)
 
     @contextlib.contextmanager
     def _outputs(self) -> Iterator[_Outputs]:
         """Open the files and the progress bar that iterations report to."""
         num_finished = self.iteration
         with writing():
-            logger = make_logger(self.folder, num_finished)
+            logger = make_logger(self.folder, num_finished, to_mapping(self.config))
             path = self.folder / "failures.csv"
             failures = AppendingCSV(path, num_finished, Failure._fields)
         bar = progress_bar(self.config.num_iterations, initial=num_finished, unit="it")
@@ -334,7 +369,7 @@ class TrainingRun:
         """Run one meta-iteration. If it stops before it is logged, it does not count."""
         logging = self.config.logging
 
-        # Run the learner's iteration; evaluate if due
+        # Run the learner's iteration; evaluate if due; call the callbacks
         started = time.perf_counter()
         with _errors_of_stopping(self.stop_flag):
             state, metrics, failures = self._learner_iteration(outputs)
@@ -344,6 +379,8 @@ class TrainingRun:
             metrics["time/meta_iteration_s"] = time.perf_counter() - started
             if _is_due(iteration, logging.evaluate_every):
                 metrics |= _evaluation_metrics(training)
+            self.progress.agent = training.agent
+            notify_of_iteration(self.callbacks, self.progress, metrics)
             best = self._best_after(training, metrics)
 
         # Record a video if due; a stop signal interrupts it, since it may take long
@@ -361,7 +398,8 @@ class TrainingRun:
                 outputs.logger.dump(iteration)
             self.training = training
             is_best, self.best = best != self.best, best
-            is_last = iteration == self.config.num_iterations
+            is_stopped = self.progress.stop_reason is not None
+            is_last = is_stopped or iteration == self.config.num_iterations
             if is_last:
                 forget_results(self.folder, self.config)
             if is_last or is_best or _is_due(iteration, logging.checkpoint_every):
@@ -410,6 +448,23 @@ def _errors_of_stopping(stop_flag: StopFlag) -> Iterator[None]:
     except Exception:
         stop_flag.check()
         raise
+
+
+def _is_over(
+    training: Training, config: Config, stop_flag: StopFlag, is_stopped: bool = False
+) -> bool:
+    """Whether there is no further iteration; called in all processes before each iteration.
+
+    Args:
+        training: after the last iteration.
+        config: settings of the run.
+        stop_flag: an error after a stop signal is a stop.
+        is_stopped: whether a callback has stopped the run in this process.
+    """
+    if _iteration_of(training) >= config.num_iterations:
+        return True
+    with _errors_of_stopping(stop_flag):
+        return bool(training.ranks.sum(torch.tensor([float(is_stopped)])))
 
 
 def _is_due(iteration: int, every: int) -> bool:

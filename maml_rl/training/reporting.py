@@ -63,6 +63,13 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
         f"{counted(num_stages, 'collection')} = "
         f"at most {num_env_steps:,} environment steps each, on {agent.device}, into {folder}"
     )
+    limits = []
+    if config.max_env_steps is not None:
+        limits.append(f"{config.max_env_steps:,} environment steps (max_env_steps)")
+    if config.max_hours is not None:
+        limits.append(f"{config.max_hours:g} h (max_hours)")
+    if limits:
+        log(f"it ends earlier after {' or '.join(limits)}")
     notice = agent.learner.notice()
     if notice:
         log(notice)

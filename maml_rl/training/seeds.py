@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import latest_checkpoint
@@ -57,27 +58,30 @@ def train_seeds(config: Config, seeds: Sequence[int]) -> list[Path]:
     checked = checked_seeds(seeds, "seeds")
     # Train in the given folder or a new one.
     path = user_path(config.output) if config.output else new_default_folder(config.env.name)
-    return _train_all(with_seeds(path, shared, checked), checked)
+    return _train_all(with_seeds(path, shared, checked), checked, {})
 
 
 @default_stdout_log()
-def resume_seeds(folder: Path, num_iterations: int | None = None) -> list[Path]:
+def resume_seeds(
+    folder: Path, num_iterations: int | None = None, max_env_steps: int | None = None
+) -> list[Path]:
     """Continue all runs in a folder of several seeds; see :func:`train_seeds`.
 
     Args:
         folder: the folder that :func:`train_seeds` wrote.
         num_iterations: total number of meta-iterations of each run; default is the configured one.
             A larger number extends finished runs.
+        max_env_steps: as for :func:`maml_rl.resume`.
     """
     _refuse_launcher()
     existing = read_seed_folder(folder)
-    if num_iterations is not None:
-        try:
-            config = dataclasses.replace(existing.config, num_iterations=num_iterations)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        existing = dataclasses.replace(existing, config=config)
-    return _train_all(existing, existing.seeds, num_iterations)
+    values = {"num_iterations": num_iterations, "max_env_steps": max_env_steps}
+    changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    try:
+        config = dataclasses.replace(existing.config, **changes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return _train_all(dataclasses.replace(existing, config=config), existing.seeds, changes)
 
 
 def _refuse_launcher() -> None:
@@ -86,10 +90,14 @@ def _refuse_launcher() -> None:
         raise UserError("several seeds need one process: with torchrun, train one seed at a time")
 
 
-def _train_all(
-    folder: SeedFolder, seeds: Sequence[int], num_iterations: int | None = None
-) -> list[Path]:
-    """Start or resume the run of each seed."""
+def _train_all(folder: SeedFolder, seeds: Sequence[int], changes: Mapping[str, Any]) -> list[Path]:
+    """Start or resume the run of each seed.
+
+    Args:
+        folder: the folder of the runs.
+        seeds: of the runs.
+        changes: arguments of :func:`maml_rl.resume`.
+    """
     failures: dict[Path, TooManyFailures] = {}
     runs = [folder.run(seed) for seed in seeds]
     with _written(folder):
@@ -97,7 +105,7 @@ def _train_all(
             try:
                 log(f"seed {seed}, run {number} of {len(seeds)}: {run}")
                 if run in folder.started:
-                    resume(run, num_iterations)
+                    resume(run, **changes)
                 else:
                     train(dataclasses.replace(folder.config, seed=seed, output=str(run)))
             except TooManyFailures as error:

@@ -93,9 +93,9 @@ def animations(run: Path) -> list[tuple[int, bytes]]:
     """Step and content of every image in TensorBoard."""
     return [
         (step, value[2])  # width, height, content
-        for points in tensorboard_series(run).values()
+        for tag, points in tensorboard_series(run).items()
         for step, value in points
-        if value.ndim == 1
+        if tag.startswith("videos/")
     ]
 
 

@@ -36,7 +36,7 @@ def event_files(folder: Path) -> list[Path]:
 def log(
     folder: Path, last_step: int, steps: range, tag: str = "train/x", sign: float = 1.0
 ) -> None:
-    logger = make_logger(folder, last_step)
+    logger = make_logger(folder, last_step, {"seed": 1})
     for step in steps:
         logger.record(tag, sign * step)
         logger.dump(step)
@@ -78,7 +78,7 @@ def test_what_lies_beyond_the_checkpoint_is_cut(tmp_path, last_step):
 
 def test_animated_images_go_to_tensorboard_alone_and_are_cut_too(tmp_path):
     for last_step, steps, gif in ((0, (2, 4), b"GIF89a old"), (3, (4, 5), b"GIF89a new")):
-        logger = make_logger(tmp_path, last_step)
+        logger = make_logger(tmp_path, last_step, {"seed": 1})
         for step in steps:
             logger.record("train/x", 1.0)
             logger.record("videos/adaptation", AnimatedImage(gif, 30, 40))

@@ -133,11 +133,11 @@ def test_a_signal_while_an_iteration_is_written_waits(tmp_path, monkeypatch, cal
     assert_equal_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "record"])
+@pytest.mark.parametrize("name", ["evaluate", "play"])
 def test_a_signal_in_a_final_phase_does_not_wait(tmp_path, monkeypatch, name):
     logging = {"final_evaluation": True, "final_video": True}
-    monkeypatch.setattr(finish, "evaluate" if name == "record" else "record", fail)
-    if name == "record":
+    monkeypatch.setattr(finish, "evaluate" if name == "play" else "play", fail)
+    if name == "play":
         logging["final_evaluation"] = False
     original = []
 

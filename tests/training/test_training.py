@@ -212,7 +212,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["evaluate", "record"])
+@pytest.mark.parametrize("what", ["evaluate", "play"])
 def test_interrupted_at_the_end_names_the_command_to_resume(tmp_path, monkeypatch, what):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -45,7 +45,7 @@ from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP, Failure, check_outer_steps
 from maml_rl.settings.config import Config
-from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig
+from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, ReptileConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
@@ -241,8 +241,11 @@ class MAML(Learner):
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
     def notice(self) -> str | None:
-        """Return a line if observations are too large for the baseline's features."""
-        return baseline_notice(self.policy.observation_shape)
+        """Return lines on too few inner steps for Reptile, and on what the baseline ignores."""
+        notices = [baseline_notice(self.policy.observation_shape)]
+        if isinstance(self.outer, ReptileConfig):
+            notices.append(self.outer.notice(self.inner.num_steps))
+        return "\n".join(notice for notice in notices if notice) or None
 
     def describe(self) -> dict[str, Any]:
         """Return the step sizes outside training."""
