@@ -208,11 +208,12 @@ def _scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Every TensorBoard scalar by tag: (step, value) in order of steps."""
     accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
     accumulator.Reload()
-    return {
-        tag: [
-            (event.step, float(make_ndarray(event.tensor_proto)))
-            for event in accumulator.Tensors(tag)
-        ]
-        for tag in accumulator.Tags()["tensors"]
-        if not _is_clock(tag)
-    }
+    scalars = {}
+    for tag in accumulator.Tags()["tensors"]:
+        events = accumulator.Tensors(tag)
+        values = [make_ndarray(event.tensor_proto) for event in events]
+        # Texts and images are arrays.
+        if not _is_clock(tag) and values[0].ndim == 0:
+            steps = [event.step for event in events]
+            scalars[tag] = list(zip(steps, map(float, values), strict=True))
+    return scalars
