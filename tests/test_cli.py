@@ -755,7 +755,7 @@ def test_evaluate_prints_and_writes(cli, run, tmp_path):
     (result,) = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
     assert len(result["return"]) == 3
     for k, value in enumerate(result["return"]):
-        assert re.search(rf"^ *meta-trained +{k} +{value:.1f} ", out, re.MULTILINE)
+        assert re.search(rf"^ *meta-trained +{k} +{2 * k} +{value:.1f} ", out, re.MULTILINE)
     assert not (run / "evaluation").exists()
 
 

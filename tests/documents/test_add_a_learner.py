@@ -47,6 +47,6 @@ def test_commands(tmp_path: Path) -> None:
     own, maml = results["results"]
     # The better of two ways earns more than the first one alone.
     assert own["return"][2] > own["return"][0]
-    assert own["num_episodes"] == [0, 1, 2, 3]
-    assert maml["num_episodes"] == [0, 20, 40, 60]
+    assert own["episodes_used"] == [0, 1, 2, 3]
+    assert maml["episodes_used"] == [0, 20, 40, 60]
     assert (run / "videos" / "adaptation.mp4").stat().st_size > 0

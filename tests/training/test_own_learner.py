@@ -104,8 +104,8 @@ def test_it_is_evaluated_beside_maml_recorded_and_adapted(
     first, second = results["results"]
     assert first["learner"] == {"name": LEARNER}
     assert second["learner"]["name"] == "maml"
-    assert first["num_episodes"] == [0, 1, 2]
-    assert second["num_episodes"] == [0, 4, 8]
+    assert first["episodes_used"] == [0, 1, 2]
+    assert second["episodes_used"] == [0, 4, 8]
     assert [entry["task"] for entry in first["tasks"]] == [e["task"] for e in second["tasks"]]
     # A sweep over a task value.
     sweep = ["--dynamics", "goal_x=-0.4:0.4:3", "--output", str(tmp_path / "sweep")]
