@@ -108,7 +108,7 @@ def plain_message(message: str) -> str:
 def _add_run(group: Any) -> None:
     """Add the settings that are in no group, and the flags that are not settings.
 
-    Flags that are not settings are read before the parser runs; they are here only for the help.
+    Except ``--help``, they are read before the parser runs; they are here only for the help.
     """
     group.add_argument("-h", "--help", action="help", help="Show every setting and exit.")
     group.add_argument("--version", action="store_true", help="Print the version and exit.")
