@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from maml_rl.cli import (
     add_env_flags,
+    add_iteration_flag,
     env_of,
     main,
     non_negative,
@@ -47,7 +48,7 @@ def command(argv: list[str]) -> int:
     from maml_rl.runs.pretrained import find_run
     from maml_rl.system.torch_runtime import resolve_device
 
-    agent = load_run(find_run(args.run), resolve_device(args.device))
+    agent = load_run(find_run(args.run), resolve_device(args.device), args.iteration)
     config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
     with _window(config.env, config.horizon) as env:
         _play(env, dataclasses.replace(agent, config=config), args)
@@ -79,6 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="play sampled actions (default: the most probable ones)",
     )
+    add_iteration_flag(parser)
     add_env_flags(parser)
     return parser
 
