@@ -63,7 +63,7 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
         f"{counted(num_stages, 'collection')} = "
         f"at most {num_env_steps:,} environment steps each, on {agent.device}, into {folder}"
     )
-    notice = agent.learner.notice()
+    notice = agent.learner.notice(num_episodes * config.horizon)
     if notice:
         log(notice)
 

@@ -240,9 +240,9 @@ class MAML(Learner):
             raise UserError(f"the normalizer in {source} has negative counts or squares")
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
-    def notice(self) -> str | None:
-        """Return a line if observations are too large for the baseline's features."""
-        return baseline_notice(self.policy.observation_shape)
+    def notice(self, num_steps: int) -> str | None:
+        """Return a line if observations are large, for the baseline or for its number of steps."""
+        return baseline_notice(self.policy.observation_shape, num_steps)
 
     def describe(self) -> dict[str, Any]:
         """Return the step sizes outside training."""
