@@ -197,8 +197,12 @@ class Learner(ABC):
         for group, expected in self.initial_state().tensors.items():
             check_group(state.tensors.get(group, {}), expected, group, source)
 
-    def notice(self) -> str | None:
-        """Return a line to log before training, or ``None``."""
+    def notice(self, num_steps: int) -> str | None:
+        """Return a line to log before training, or ``None``.
+
+        Args:
+            num_steps: largest number of control steps of a task in one stage.
+        """
         return None
 
     def describe(self) -> dict[str, Any]:

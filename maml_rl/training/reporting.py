@@ -70,7 +70,7 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
         limits.append(f"{config.max_hours:g} h (max_hours)")
     if limits:
         log(f"it ends earlier after {' or '.join(limits)}")
-    notice = agent.learner.notice()
+    notice = agent.learner.notice(num_episodes * config.horizon)
     if notice:
         log(notice)
 

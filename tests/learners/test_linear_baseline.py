@@ -189,11 +189,20 @@ class TestShapesOfObservations:
         features = baseline_features(episodes.observations, episodes.mask, DISCOUNT)
         assert features.shape[1] == 2 * MOST_FEATURE_ENTRIES + 5
 
-    def test_the_notice_names_both_numbers(self):
-        assert baseline_notice((20, 25)) is None
-        notice = baseline_notice((32, 32, 3))
+    def test_the_notice_of_large_observations(self):
+        assert baseline_notice((20, 25), 2000) is None
+        notice = baseline_notice((32, 32, 3), 2000)
         assert notice is not None
         assert "time only: observations have 3072 entries, more than 500" in notice
+
+    def test_the_notice_of_too_few_steps(self):
+        """With as many features as steps, the fit is exact whatever the returns are."""
+        episodes = with_observations(episodes_of(), 30)
+        values = fit_values(episodes, DISCOUNT, 1e-9)
+        returns = returns_to_go(episodes.rewards * episodes.mask, DISCOUNT)
+        torch.testing.assert_close(values, returns * episodes.mask, rtol=1e-4, atol=1e-4)
+        assert "65 features for 42 steps" in str(baseline_notice((30,), 42))
+        assert baseline_notice((30,), 66) is None
 
 
 class TestConfig:
