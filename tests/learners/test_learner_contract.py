@@ -44,6 +44,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "normalized": {"policy": {**SMALL, "normalize_observations": True}},
     "context": {"policy": {**SMALL, "context_size": 2}, "inner": {"adapts": "context"}},
     "learned_step_size": {"inner": {"learned_step_size": "per_parameter"}},
+    "network": {"policy": {"network": "helpers.networks:Perceptron"}},
     "joint": {"learner": "joint"},
     "own": {"learner": "helpers.bandit:Bandit", "policy": {}},
 }
