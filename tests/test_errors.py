@@ -48,7 +48,6 @@ GOOD = {
 }
 BAD = [
     *(
-        "--max_env_steps",
         "--num_env_steps",
         "--total_timesteps",
         "--num_tasks",

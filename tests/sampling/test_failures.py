@@ -504,14 +504,9 @@ def test_checkpoints_that_do_not_count_failed_outer_steps_load(tmp_path, monkeyp
     whole = train(tiny(tmp_path / "whole", num_iterations=4))
     save = maml_rl.training.saving.save_checkpoint
 
-    def as_before(folder: Path, iteration: int, tensors: Any, values: Any, keep: int = 0) -> Path:
-        return save(
-            folder,
-            iteration,
-            tensors,
-            {k: v for k, v in values.items() if k != "failed_outer_steps"},
-            keep,
-        )
+    def as_before(folder: Path, iteration: int, tensors: Any, values: Any, *more: Any) -> Path:
+        kept = {name: value for name, value in values.items() if name != "failed_outer_steps"}
+        return save(folder, iteration, tensors, kept, *more)
 
     with monkeypatch.context() as patched:
         patched.setattr("maml_rl.training.saving.save_checkpoint", as_before)

@@ -26,7 +26,7 @@ from maml_rl.settings.learners import (
 )
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.ranges import Each, Integer, OrNone, Positive
+from maml_rl.settings.ranges import Each, Integer, ObjectName, OrNone, Positive
 from maml_rl.training.compose import open_training
 
 GROUPS: dict[str, type] = {
@@ -60,6 +60,8 @@ def numbers(expected: Any) -> st.SearchStrategy[Any]:
         return st.lists(numbers(expected.range), max_size=3)
     if isinstance(expected, OrNone):
         return st.none() | numbers(expected.range)
+    if isinstance(expected, ObjectName):
+        return st.sampled_from(["module:Name", "package.module:make_it"])
     if isinstance(expected, Integer):
         return st.integers(expected.least, expected.most)
     low = 0.0 if isinstance(expected, Positive) else expected.least
@@ -108,7 +110,7 @@ def test_every_number_has_a_range(cls):
     wanted = {
         f.name
         for f in dataclasses.fields(cls)
-        if hints[f.name] in (int, float, int | None) or "tuple" in str(hints[f.name])
+        if hints[f.name] in (int, float, int | None, float | None) or "tuple" in str(hints[f.name])
     }
     assert wanted == set(cls.RANGES)
     assert all(expected.accepts(getattr(cls(), name)) for name, expected in cls.RANGES.items())
