@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Literal
 
 from maml_rl.cli import (
     OTHER_OUTPUT,
-    EnvFlags,
-    add_env_flags,
     add_iteration_flag,
-    dynamics_flag,
-    env_of,
     made_folder,
     main,
     non_negative,
     parse,
     path_argument,
     positive,
-    refuse_flags_beside_task,
     run_parser,
     say,
+)
+from maml_rl.env_flags import (
+    EnvFlags,
+    add_env_flags,
+    dynamics_flag,
+    env_of,
+    refuse_flags_beside_task,
     take_env_flags,
     task_values,
     tasks_of_file,

@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from maml_rl.cli import (
-    add_env_flags,
     add_iteration_flag,
-    env_of,
     main,
     non_negative,
     parse,
     positive,
-    refuse_flags_beside_task,
     run_parser,
     say,
+)
+from maml_rl.env_flags import (
+    add_env_flags,
+    env_of,
+    refuse_flags_beside_task,
     take_env_flags,
     task_values,
 )

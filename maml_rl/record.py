@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 
 from maml_rl.analysis.video_grid import FORMATS
 from maml_rl.cli import (
-    add_env_flags,
     add_iteration_flag,
-    env_of,
     main,
     non_negative,
     parse,
     path_argument,
     positive,
-    refuse_flags_beside_task,
     run_parser,
     say,
+)
+from maml_rl.env_flags import (
+    add_env_flags,
+    env_of,
+    refuse_flags_beside_task,
     take_env_flags,
     task_values,
     tasks_of_file,

@@ -26,7 +26,7 @@ ROOMS = [
     "training",
 ]
 COMMANDS = {
-    *("__main__", "cli", "completion"),
+    *("__main__", "cli", "completion", "env_flags"),
     *("train", "evaluate", "record", "play", "plot", "baselines", "list"),
 }
 ENV_ROOMS = ["distributions", "engines", "family", "families", "gym"]
