@@ -399,9 +399,9 @@ class Agent:
         num_envs: int = 1,
         **settings: Any,
     ) -> Model:
-        """Return a Stable-Baselines3 model whose actor is this policy.
+        """Return a Stable-Baselines3 model whose actor is this agent's policy.
 
-        Before clipping, its actions have the same distribution as this policy's. Its value network
+        Before clipping, its actions have the same distribution as the agent's. Its value network
         has new parameters.
 
         Args:
@@ -460,7 +460,7 @@ class Agent:
             observation_space: the environment's observation space.
             action_space: the environment's action space.
             subject: owner of these spaces, for the message.
-            reference: owner of the policy's spaces, for the message.
+            reference: owner of the agent's spaces, for the message.
 
         Raises:
             UserError: if the spaces differ; the message names both pairs.

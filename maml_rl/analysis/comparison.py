@@ -384,7 +384,7 @@ def compare(
 ) -> Comparison:
     """Evaluate every agent in every condition, on the same tasks with the same seeds.
 
-    Policies whose observation includes the task are not part of sweeps: they observe only the
+    Agents whose observation includes the task are not part of sweeps: they observe only the
     parameters that they were trained on.
 
     Args:

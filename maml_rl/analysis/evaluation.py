@@ -16,7 +16,7 @@ from maml_rl.learners.base import Belief
 from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
-from maml_rl.sampling.episodes import success_of_all
+from maml_rl.sampling.episodes import Episodes, success_of_all
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.ranges import check_integers
@@ -156,28 +156,19 @@ def evaluate_with(
         tasks = tasks[first : first + collector.num_tasks // num_trials]
     tasks = [with_fixed(task, fixed or {}, env_name) for task in tasks]
     plain_tasks = [plain_task(task, env_name) for task in tasks]
-    # Episodes; the trials of a task are neighbours. If only the measured episodes are
-    # deterministic, they are played in addition to those of the updates.
-    has_own_episodes = deterministic and not deterministic_adaptation
-    of_trials = [task for task in tasks for _ in range(num_trials)]
-    trial = play_trials(
-        agent.learner,
-        agent.state,
+    # Episodes; the trials of a task are neighbours.
+    stages = _measured_stages(
         collector,
-        of_trials,
-        num_updates=num_steps,
-        streams=streams,
-        belief=_repeated(agent.belief, collector.num_tasks),
-        final_episodes=not has_own_episodes,
-        deterministic=deterministic_adaptation,
+        agent,
+        num_steps,
+        streams,
+        [task for task in tasks for _ in range(num_trials)],
+        deterministic,
+        deterministic_adaptation,
     )
-    _check_failures(trial, of_trials, agent)
-    if has_own_episodes:
-        trial = play_most_probable(agent.learner, agent.state, collector, trial, streams)
-        _check_failures(trial, of_trials, agent)
     sizes = (num_steps + 1, len(tasks), num_trials * collector.num_episodes)
-    returns = torch.stack([stage.returns for stage in trial.episodes]).reshape(sizes)
-    reports = torch.stack([stage.success for stage in trial.episodes]).reshape(sizes)
+    returns = torch.stack([stage.returns for stage in stages]).reshape(sizes)
+    reports = torch.stack([stage.success for stage in stages]).reshape(sizes)
     success = success_of_all(reports, returns)
     return Evaluation(
         tasks=plain_tasks,
@@ -188,6 +179,46 @@ def evaluate_with(
         )
         | actions_played(deterministic, deterministic_adaptation),
     )
+
+
+def _measured_stages(
+    collector: Collector,
+    agent: Agent,
+    num_steps: int,
+    streams: RandomStreams,
+    tasks: Sequence[Task],
+    deterministic: bool,
+    deterministic_adaptation: bool,
+) -> list[Episodes]:
+    """Play trials, and return the episodes to measure after 0, 1, ... updates.
+
+    Args:
+        collector: see :func:`evaluate_with`.
+        agent: the agent to adapt.
+        num_steps: number of updates.
+        streams: of random numbers.
+        tasks: one for each trial.
+        deterministic: see :func:`evaluate_with`.
+        deterministic_adaptation: see :func:`evaluate_with`.
+    """
+    # If only the measured episodes are deterministic, they are not those of the updates.
+    has_own_episodes = deterministic and not deterministic_adaptation
+    trial = play_trials(
+        agent.learner,
+        agent.state,
+        collector,
+        tasks,
+        num_updates=num_steps,
+        streams=streams,
+        belief=_repeated(agent.belief, collector.num_tasks),
+        final_episodes=not has_own_episodes,
+        deterministic=deterministic_adaptation,
+    )
+    _check_failures(trial, tasks, agent)
+    if has_own_episodes:
+        trial = play_most_probable(agent.learner, agent.state, collector, trial, streams)
+        _check_failures(trial, tasks, agent)
+    return trial.episodes
 
 
 def _check_failures(trial: Trial, tasks: Sequence[Task], agent: Agent) -> None:
@@ -303,20 +334,19 @@ def held_out(env: EnvConfig) -> EnvConfig:
     return env
 
 
-def fresh_tasks(agent: Agent, seed: int, num_tasks: int = NUM_TASKS) -> list[Task]:
+def fresh_tasks(agent: Agent, seed: int) -> list[Task]:
     """Draw the tasks that :func:`evaluate` draws by default; values may be NumPy types.
 
     Args:
         agent: its environment draws the tasks.
         seed: seed of the tasks.
-        num_tasks: number of tasks; a family's draws may depend on it.
 
     Raises:
         UserError: if the environment cannot be used.
     """
     with as_task_vector_env(None, held_out(agent.config.env), 1, agent.config.horizon) as envs:
         envs.np_random = RandomStreams(seed, Phase.EVALUATION).tasks()
-        return list(envs.sample_tasks(num_tasks))
+        return list(envs.sample_tasks(NUM_TASKS))
 
 
 @standard_torch()

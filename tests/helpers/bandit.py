@@ -116,12 +116,11 @@ class BanditActor(Actor):
 
     def __init__(self, settings, signs, action_size, noise, memory):
         self.settings, self.signs, self.action_size = settings, signs, action_size
-        self.noise, self.memory = noise, memory
+        self.noise, self.initial_memory = noise, memory
 
     def start(self, episodes: slice) -> None:
         num_envs = len(self.signs) * len(range(*episodes.indices(10**6)))
-        if self.memory is None:
-            self.memory = (np.zeros(num_envs, np.float32),)
+        self.memory = self.initial_memory or (np.zeros(num_envs, np.float32),)
         self.part = None if self.noise is None else self.noise[:, episodes].cpu().numpy()
 
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
