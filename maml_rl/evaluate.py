@@ -371,8 +371,8 @@ def _check_conditions(agent: Agent, conditions: Sequence[Condition]) -> None:
     """
     import numpy as np
 
-    from maml_rl.analysis.evaluation import with_fixed
     from maml_rl.sampling.environments import as_task_vector_env
+    from maml_rl.settings.drawn_tasks import with_fixed
 
     envs = [condition.env_of(agent) for condition in conditions]
     swept = [condition.fixed for condition in conditions if condition.fixed]

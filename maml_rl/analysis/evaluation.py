@@ -11,17 +11,16 @@ import torch
 
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
 from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes, success_of_all
-from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.drawn_tasks import Task, plain_task, with_fixed
 from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.system.safe_yaml import check_types, plain_values
 from maml_rl.system.text import text_table
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
 
@@ -288,43 +287,6 @@ def origin_of(agent: Agent) -> dict[str, Any]:
         "num_iterations": agent.num_iterations,
         "is_best": agent.is_best,
     }
-
-
-def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
-    """Return ``task`` with the values in ``fixed``, as integers where old and new are integral.
-
-    Raises:
-        UserError: if the task has no numeric value with such a name.
-    """
-    changed = dict(task)
-    for name, value in fixed.items():
-        old = task.get(name)
-        if not isinstance(old, (int, float, np.integer, np.floating)) or isinstance(old, bool):
-            plain = plain_values(task)
-            valid_names = [key for key in plain if type(plain[key]) in (int, float)]
-            hint = did_you_mean(name, valid_names)
-            valid = "Its tasks have no numeric values."
-            if valid_names:
-                valid = f"Valid are {', '.join(valid_names)}."
-            raise UserError(f"a task of {env_name} has no numeric value {name!r}.{hint} {valid}")
-        stays_integer = isinstance(old, (int, np.integer)) and float(value).is_integer()
-        changed[name] = int(value) if stays_integer else value
-    return changed if fixed else task
-
-
-def plain_task(task: Task, env_name: str) -> dict[str, Any]:
-    """Convert a task to plain values for files: NumPy scalars and arrays to numbers and lists.
-
-    Args:
-        task: drawn by an environment, or chosen by the user.
-        env_name: the environment's name, for the error message.
-
-    Raises:
-        UserError: if it has a value that a file cannot hold.
-    """
-    plain: dict[str, Any] = plain_values(task)
-    check_types(plain, f"a task of environment {env_name!r}: task")
-    return plain
 
 
 def held_out(env: EnvConfig) -> EnvConfig:

@@ -12,7 +12,7 @@ import torch
 
 from maml_rl.agents.agent import Agent
 from maml_rl.agents.load import load_run
-from maml_rl.analysis.evaluation import evaluate_with, plain_task
+from maml_rl.analysis.evaluation import evaluate_with
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Iteration, Learner, LearnerState, make_learner
 from maml_rl.learners.metrics import per_stage
@@ -21,6 +21,7 @@ from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.settings.config import Config
+from maml_rl.settings.drawn_tasks import plain_task
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torch_threads
