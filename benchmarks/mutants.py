@@ -143,7 +143,7 @@ MUTANTS = [
     Mutant("maml_rl/analysis/evaluation.py", "[task for task in tasks for _ in range(num_trials)]", "[task for _ in range(num_trials) for task in tasks]", "trials of a task counted for another one"),
     Mutant("maml_rl/analysis/evaluation.py", '"episodes_per_step": collector.num_episodes', '"episodes_per_step": num_trials * collector.num_episodes', "episodes of all trials for those of one"),
     Mutant("maml_rl/sampling/failures.py", "first = failed & (self.cause == 0)", "first = failed", "the last failure of a task"),
-    Mutant("maml_rl/sampling/failures.py", "(failed_at >= step)", "(failed_at > step)", "no row for the episodes of the stage in which a task fails"),
+    Mutant("maml_rl/sampling/failures.py", "(failed_at >= stage)", "(failed_at > stage)", "no row for the episodes of the stage in which a task fails"),
 ]  # fmt: skip
 
 _MAML = [

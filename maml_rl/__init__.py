@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from maml_rl.settings.config import Config as Config
     from maml_rl.settings.parser import load_config as load_config
     from maml_rl.training.callbacks import Callback as Callback
-    from maml_rl.training.loop import Interrupted as Interrupted
     from maml_rl.training.loop import resume as resume
     from maml_rl.training.loop import train as train
+    from maml_rl.training.reporting import Interrupted as Interrupted
     from maml_rl.training.seeds import train_seeds as train_seeds
 
     __version__: str
@@ -35,7 +35,7 @@ _HOMES = {
     "Callback": "training.callbacks",
     "Config": "settings.config",
     "EpisodeLog": "agents.episode_log",
-    "Interrupted": "training.loop",
+    "Interrupted": "training.reporting",
     "UserError": "errors",
     "evaluate": "analysis.evaluation",
     "from_sb3": "agents.sb3_import",

@@ -23,7 +23,7 @@ def command(argv: list[str]) -> int:
         make_policy_baseline,
         train_ppo,
     )
-    from maml_rl.training.loop import Interrupted
+    from maml_rl.training.reporting import Interrupted
 
     # Check all baselines before training any.
     policies = [name for name in BASELINES if name in args.baseline and name != "ppo"]

@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Literal
 
 from maml_rl.cli import (
     OTHER_OUTPUT,
-    EnvFlags,
-    add_env_flags,
     add_iteration_flag,
-    dynamics_flag,
-    env_of,
     made_folder,
     main,
     non_negative,
     parse,
     path_argument,
     positive,
-    refuse_flags_beside_task,
     run_parser,
     say,
+)
+from maml_rl.env_flags import (
+    EnvFlags,
+    add_env_flags,
+    dynamics_flag,
+    env_of,
+    refuse_flags_beside_task,
     take_env_flags,
     task_values,
     tasks_of_file,
@@ -369,8 +371,8 @@ def _check_conditions(agent: Agent, conditions: Sequence[Condition]) -> None:
     """
     import numpy as np
 
-    from maml_rl.analysis.evaluation import with_fixed
     from maml_rl.sampling.environments import as_task_vector_env
+    from maml_rl.settings.drawn_tasks import with_fixed
 
     envs = [condition.env_of(agent) for condition in conditions]
     swept = [condition.fixed for condition in conditions if condition.fixed]

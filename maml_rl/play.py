@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from maml_rl.cli import (
-    add_env_flags,
     add_iteration_flag,
-    env_of,
     main,
     non_negative,
     parse,
     positive,
-    refuse_flags_beside_task,
     run_parser,
     say,
+)
+from maml_rl.env_flags import (
+    add_env_flags,
+    env_of,
+    refuse_flags_beside_task,
     take_env_flags,
     task_values,
 )
@@ -150,7 +152,7 @@ def _is_closed(env: TaskSetter) -> bool:
 
 def _play(env: TaskSetter, agent: Agent, args: argparse.Namespace) -> None:
     """Play an episode after each adaptation step, all from the same initial state."""
-    from maml_rl.analysis.recording import task_in_words
+    from maml_rl.analysis.recording import adapted_agents, task_in_words
     from maml_rl.analysis.run_labels import stage_label
     from maml_rl.system.random_streams import Phase, RandomStreams
 
@@ -161,14 +163,9 @@ def _play(env: TaskSetter, agent: Agent, args: argparse.Namespace) -> None:
     env.assigned_task = task
     say(", ".join([agent.config.env.name, *task_in_words(env, task)]))
     # The episodes
-    num_steps = agent.learner.num_updates if args.num_steps is None else args.num_steps
-    for step in range(num_steps + 1):
-        if step > 0:
-            agent = agent.adapt(
-                task=task or None, num_steps=1, num_episodes=args.num_episodes, seed=args.seed
-            )
-        say(stage_label(agent.num_adaptation_steps))
-        total, length = _episode(env, agent, not args.stochastic, streams)
+    for adapted in adapted_agents(agent, task, args.num_steps, args.num_episodes, args.seed):
+        say(stage_label(adapted.num_adaptation_steps))
+        total, length = _episode(env, adapted, not args.stochastic, streams)
         if _is_closed(env):
             return
         say(f"  return {total:.2f} in {length} control steps")
@@ -182,26 +179,21 @@ def _episode(
     Returns:
         Its return, and its number of control steps.
     """
-    from maml_rl.analysis.recording import seconds_per_step
+    from maml_rl.analysis.recording import play_episode, seconds_per_step
 
     dt = seconds_per_step(env)
-    rng = streams.actions(0, 0)
-    observation, _ = env.reset(seed=streams.reset_seed(0, 1))
-    total, length = 0.0, 0
-    memory = None
+    states = play_episode(env, agent, deterministic, streams)
+    total, is_over = next(states)  # resets the environment
+    length = 0
     next_step_at = time.monotonic()
-    is_over = False
-    while not is_over:
+    while not (is_over or (length and _is_closed(env))):
         # Show the current state for dt; without a debt if rendering takes longer
         now = time.monotonic()
         next_step_at = max(next_step_at + dt, now)
         time.sleep(next_step_at - now)
         # Step; the environment renders
-        action, memory = agent.predict(observation, memory, deterministic=deterministic, rng=rng)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        total += reward
+        total, is_over = next(states)
         length += 1
-        is_over = terminated or truncated or _is_closed(env)
     return total, length
 
 

@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING
 
 from maml_rl.analysis.video_grid import FORMATS
 from maml_rl.cli import (
-    add_env_flags,
     add_iteration_flag,
-    env_of,
     main,
     non_negative,
     parse,
     path_argument,
     positive,
-    refuse_flags_beside_task,
     run_parser,
     say,
+)
+from maml_rl.env_flags import (
+    add_env_flags,
+    env_of,
+    refuse_flags_beside_task,
     take_env_flags,
     task_values,
     tasks_of_file,
 )
 from maml_rl.errors import UserError
+from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import Agent
@@ -53,7 +56,8 @@ def command(argv: list[str]) -> int:
     agent = dataclasses.replace(agent, config=config)
     _record(agent, path, args)
     actions = "sampled actions" if args.stochastic else "the most probable actions"
-    adapted = f"adapted on {args.num_episodes or agent.config.num_episodes} episodes per step"
+    per_step = config.learner.stage_episodes(args.num_episodes or config.num_episodes)
+    adapted = f"adapted on {counted(per_step, 'episode')} per step"
     say(f"written to {path}: one episode per panel with {actions}, {adapted}")
     return 0
 

@@ -31,7 +31,8 @@ def command(argv: list[str]) -> int:
 
     # Imported here, since it imports torch, which --help does not need.
     from maml_rl.system.untrusted_files import user_path
-    from maml_rl.training.loop import Interrupted, train
+    from maml_rl.training.loop import train
+    from maml_rl.training.reporting import Interrupted
     from maml_rl.training.seeds import train_seeds
 
     try:

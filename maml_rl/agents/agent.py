@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from maml_rl.system.untrusted_files import user_path
 if TYPE_CHECKING:
     from maml_rl.agents.sb3_env import SB3Env
     from maml_rl.agents.sb3_models import Model
+    from maml_rl.analysis.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class Agent:
         trial.failures.refuse_failed_tasks([{} if task is None else task])
         return self._with(trial.beliefs[-1], num_steps)
 
-    def evaluate(self, **arguments: Any) -> Any:
+    def evaluate(self, **arguments: Any) -> Evaluation:
         """Measure the return after 0, 1, ... K adaptation steps on fresh tasks, or on given ones.
 
         Args:
@@ -285,13 +285,15 @@ class Agent:
                 ``deterministic``.
 
         Returns:
-            A :class:`~maml_rl.analysis.evaluation.Evaluation`.
+            Returns of each task after each step.
 
         Raises:
             UserError: as :func:`maml_rl.evaluate`.
         """
-        # Loaded by name: an evaluation is made of agents, so its module imports this one.
-        return importlib.import_module("maml_rl.analysis.evaluation").evaluate(self, **arguments)
+        # Imported here: that module evaluates agents, so it imports this one.
+        from maml_rl.analysis.evaluation import evaluate
+
+        return evaluate(self, **arguments)
 
     def collector(self, env: TaskVectorEnv, num_tasks: int, num_episodes: int) -> Collector:
         """Return a collector that plays this agent.
@@ -397,9 +399,9 @@ class Agent:
         num_envs: int = 1,
         **settings: Any,
     ) -> Model:
-        """Return a Stable-Baselines3 model whose actor is this policy.
+        """Return a Stable-Baselines3 model whose actor is this agent's policy.
 
-        Before clipping, its actions have the same distribution as this policy's. Its value network
+        Before clipping, its actions have the same distribution as the agent's. Its value network
         has new parameters.
 
         Args:
@@ -458,7 +460,7 @@ class Agent:
             observation_space: the environment's observation space.
             action_space: the environment's action space.
             subject: owner of these spaces, for the message.
-            reference: owner of the policy's spaces, for the message.
+            reference: owner of the agent's spaces, for the message.
 
         Raises:
             UserError: if the spaces differ; the message names both pairs.

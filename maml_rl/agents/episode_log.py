@@ -17,7 +17,7 @@ from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
 from maml_rl.policies.plain_network import gain_and_offset
 from maml_rl.sampling.actors import Actor
-from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.episodes import Episodes, zero_masked
 from maml_rl.system.untrusted_files import read_npz, user_path
 
 _ENDS = ("terminated", "truncated", "episode_ends")
@@ -25,10 +25,10 @@ _ENDS = ("terminated", "truncated", "episode_ends")
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLog:
-    """N control steps of consecutive episodes on one task, played by the policy that will adapt.
+    """N control steps of consecutive episodes on one task, played by the agent that will adapt.
 
-    Actions must be sampled (the default of ``predict``), because the policy gradient uses their
-    probabilities. Episodes of another policy, or with the most probable actions, give a wrong
+    For MAML, actions must be sampled (the default of ``predict``), because the policy gradient uses
+    their probabilities. Episodes of another agent, or with the most probable actions, give a wrong
     gradient without an error.
 
     An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
@@ -130,10 +130,9 @@ def to_episodes(
         return out[None].to(device)
 
     # The policy's inputs, outputs and their probabilities.
-    raw = padded(torch.from_numpy(observations), torch.float32)
-    inputs = actor.inputs(raw)
-    masked = ~mask.to(device)
-    inputs = inputs.masked_fill(masked.reshape(1, *mask.shape, *[1] * (inputs.dim() - 3)), 0)
+    is_real = mask.to(device, torch.float32)[None]
+    inputs = actor.inputs(padded(torch.from_numpy(observations), torch.float32))
+    zero_masked(inputs, is_real)
     is_discrete = isinstance(action_map.space, spaces.Discrete)
     actions = padded(outputs, torch.int64 if is_discrete else torch.float32)
     log_probs, dist = actor.densities(inputs, actions)
@@ -142,7 +141,7 @@ def to_episodes(
         observations=inputs,
         actions=actions,
         rewards=padded(torch.from_numpy(rewards), torch.float32),
-        mask=mask.to(device, torch.float32)[None],
+        mask=is_real,
         distribution=dist,
         log_probs=log_probs,
         cause=torch.zeros(shape[:2], dtype=torch.int8, device=device),

@@ -125,7 +125,7 @@ class Entry:
         """Whether there are steps; a method without them has the same return after any."""
         return len(self.episodes_used) > 1
 
-    def stage(self, k: int) -> str:
+    def stage_label(self, k: int) -> str:
         """``"before adaptation"``, or ``"after 2 steps, 40 episodes"``."""
         return stage_label(k, int(self.episodes_used[k]))
 
@@ -334,7 +334,9 @@ def run_notes(entries: Sequence[Entry]) -> list[str]:
         if 1 < len(entry.evaluations) <= FEW_RUNS:
             k = entry.adapted_step
             returns = ", ".join(f"{value:.1f}" for value in entry.run_returns[:, k])
-            notes.append(f"{entry.name}{_version(entry)}, each run {entry.stage(k)}: {returns}")
+            notes.append(
+                f"{entry.name}{_version(entry)}, each run {entry.stage_label(k)}: {returns}"
+            )
     return notes
 
 
@@ -384,7 +386,7 @@ def compare(
 ) -> Comparison:
     """Evaluate every agent in every condition, on the same tasks with the same seeds.
 
-    Policies whose observation includes the task are not part of sweeps: they observe only the
+    Agents whose observation includes the task are not part of sweeps: they observe only the
     parameters that they were trained on.
 
     Args:

@@ -11,17 +11,16 @@ import torch
 
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
 from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
-from maml_rl.sampling.episodes import success_of_all
-from maml_rl.settings.drawn_tasks import Task
+from maml_rl.sampling.episodes import Episodes, success_of_all
+from maml_rl.settings.drawn_tasks import Task, plain_task, with_fixed
 from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.system.safe_yaml import check_types, plain_values
 from maml_rl.system.text import text_table
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
 
@@ -156,28 +155,19 @@ def evaluate_with(
         tasks = tasks[first : first + collector.num_tasks // num_trials]
     tasks = [with_fixed(task, fixed or {}, env_name) for task in tasks]
     plain_tasks = [plain_task(task, env_name) for task in tasks]
-    # Episodes; the trials of a task are neighbours. If only the measured episodes are
-    # deterministic, they are played in addition to those of the updates.
-    has_own_episodes = deterministic and not deterministic_adaptation
-    of_trials = [task for task in tasks for _ in range(num_trials)]
-    trial = play_trials(
-        agent.learner,
-        agent.state,
+    # Episodes; the trials of a task are neighbours.
+    stages = _measured_stages(
         collector,
-        of_trials,
-        num_updates=num_steps,
-        streams=streams,
-        belief=_repeated(agent.belief, collector.num_tasks),
-        final_episodes=not has_own_episodes,
-        deterministic=deterministic_adaptation,
+        agent,
+        num_steps,
+        streams,
+        [task for task in tasks for _ in range(num_trials)],
+        deterministic,
+        deterministic_adaptation,
     )
-    _check_failures(trial, of_trials, agent)
-    if has_own_episodes:
-        trial = play_most_probable(agent.learner, agent.state, collector, trial, streams)
-        _check_failures(trial, of_trials, agent)
     sizes = (num_steps + 1, len(tasks), num_trials * collector.num_episodes)
-    returns = torch.stack([stage.returns for stage in trial.episodes]).reshape(sizes)
-    reports = torch.stack([stage.success for stage in trial.episodes]).reshape(sizes)
+    returns = torch.stack([stage.returns for stage in stages]).reshape(sizes)
+    reports = torch.stack([stage.success for stage in stages]).reshape(sizes)
     success = success_of_all(reports, returns)
     return Evaluation(
         tasks=plain_tasks,
@@ -188,6 +178,46 @@ def evaluate_with(
         )
         | actions_played(deterministic, deterministic_adaptation),
     )
+
+
+def _measured_stages(
+    collector: Collector,
+    agent: Agent,
+    num_steps: int,
+    streams: RandomStreams,
+    tasks: Sequence[Task],
+    deterministic: bool,
+    deterministic_adaptation: bool,
+) -> list[Episodes]:
+    """Play trials, and return the episodes to measure after 0, 1, ... updates.
+
+    Args:
+        collector: see :func:`evaluate_with`.
+        agent: the agent to adapt.
+        num_steps: number of updates.
+        streams: of random numbers.
+        tasks: one for each trial.
+        deterministic: see :func:`evaluate_with`.
+        deterministic_adaptation: see :func:`evaluate_with`.
+    """
+    # If only the measured episodes are deterministic, they are not those of the updates.
+    has_own_episodes = deterministic and not deterministic_adaptation
+    trial = play_trials(
+        agent.learner,
+        agent.state,
+        collector,
+        tasks,
+        num_updates=num_steps,
+        streams=streams,
+        belief=_repeated(agent.belief, collector.num_tasks),
+        final_episodes=not has_own_episodes,
+        deterministic=deterministic_adaptation,
+    )
+    _check_failures(trial, tasks, agent)
+    if has_own_episodes:
+        trial = play_most_probable(agent.learner, agent.state, collector, trial, streams)
+        _check_failures(trial, tasks, agent)
+    return trial.episodes
 
 
 def _check_failures(trial: Trial, tasks: Sequence[Task], agent: Agent) -> None:
@@ -259,43 +289,6 @@ def origin_of(agent: Agent) -> dict[str, Any]:
     }
 
 
-def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
-    """Return ``task`` with the values in ``fixed``, as integers where old and new are integral.
-
-    Raises:
-        UserError: if the task has no numeric value with such a name.
-    """
-    changed = dict(task)
-    for name, value in fixed.items():
-        old = task.get(name)
-        if not isinstance(old, (int, float, np.integer, np.floating)) or isinstance(old, bool):
-            plain = plain_values(task)
-            valid_names = [key for key in plain if type(plain[key]) in (int, float)]
-            hint = did_you_mean(name, valid_names)
-            valid = "Its tasks have no numeric values."
-            if valid_names:
-                valid = f"Valid are {', '.join(valid_names)}."
-            raise UserError(f"a task of {env_name} has no numeric value {name!r}.{hint} {valid}")
-        stays_integer = isinstance(old, (int, np.integer)) and float(value).is_integer()
-        changed[name] = int(value) if stays_integer else value
-    return changed if fixed else task
-
-
-def plain_task(task: Task, env_name: str) -> dict[str, Any]:
-    """Convert a task to plain values for files: NumPy scalars and arrays to numbers and lists.
-
-    Args:
-        task: drawn by an environment, or chosen by the user.
-        env_name: the environment's name, for the error message.
-
-    Raises:
-        UserError: if it has a value that a file cannot hold.
-    """
-    plain: dict[str, Any] = plain_values(task)
-    check_types(plain, f"a task of environment {env_name!r}: task")
-    return plain
-
-
 def held_out(env: EnvConfig) -> EnvConfig:
     """Return the environment with ``split`` held_out instead of train, if its family has one."""
     if is_family(env.name) and env.kwargs.get("split") == "train":
@@ -303,20 +296,19 @@ def held_out(env: EnvConfig) -> EnvConfig:
     return env
 
 
-def fresh_tasks(agent: Agent, seed: int, num_tasks: int = NUM_TASKS) -> list[Task]:
+def fresh_tasks(agent: Agent, seed: int) -> list[Task]:
     """Draw the tasks that :func:`evaluate` draws by default; values may be NumPy types.
 
     Args:
         agent: its environment draws the tasks.
         seed: seed of the tasks.
-        num_tasks: number of tasks; a family's draws may depend on it.
 
     Raises:
         UserError: if the environment cannot be used.
     """
     with as_task_vector_env(None, held_out(agent.config.env), 1, agent.config.horizon) as envs:
         envs.np_random = RandomStreams(seed, Phase.EVALUATION).tasks()
-        return list(envs.sample_tasks(num_tasks))
+        return list(envs.sample_tasks(NUM_TASKS))
 
 
 @standard_torch()

@@ -186,7 +186,7 @@ def tasks_figures(comparison: Comparison) -> list[Figure]:
     figures = []
     for entry in comparison.main:
         title = f"{_subject(comparison)}, {entry.name}{note}"
-        returns = {entry.stage(k): entry.task_returns[k] for k in (0, entry.adapted_step)}
+        returns = {entry.stage_label(k): entry.task_returns[k] for k in (0, entry.adapted_step)}
         if not entry.adapts:
             returns = {"without adaptation": entry.task_returns[0]}
         if len(values) == 2:
@@ -298,7 +298,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
     # Methods that adapt, or observe the task.
     for i, entry in enumerate(comparison.main):
         returns = mean_of_valid(entry.task_returns[:, tasks], 1)
-        if len(returns) == 1:
+        if not entry.adapts:
             axes.axhline(returns[0], label=entry.name, **(_style(i) | {"marker": ""}))
         else:
             axes.plot(entry.episodes_used * horizon, returns, label=entry.name, **_style(i))
@@ -331,7 +331,7 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         of_method.sort(key=lambda entry: entry.swept[name])
         x = [entry.swept[name] for entry in of_method]
         for k in dict.fromkeys((0, of_method[0].adapted_step)):
-            line_label = f"{of_method[0].name}, {of_method[0].stage(k)}"
+            line_label = f"{of_method[0].name}, {of_method[0].stage_label(k)}"
             points = [(entry, k) for entry in of_method]
             _draw(axes, x, points, 2 * i + (k != 0), line_label)
     # The range in training.
@@ -361,7 +361,7 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
     # A panel for each.
     figure = _figure(2 + 1.2 * len(columns) * 1.6, 1.8 + 0.6 * len(rows))
     units = comparison.settings["task_units"]
-    titles = (entries[0].stage(0), entries[0].stage(entries[0].adapted_step))
+    titles = (entries[0].stage_label(0), entries[0].stage_label(entries[0].adapted_step))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, values, title in zip(panels, returns, titles, strict=True):
         # Colours.

@@ -157,7 +157,7 @@ class Group:
         return self.num_steps * config.learner.stage_episodes(config.num_episodes)
 
     @property
-    def stage(self) -> str:
+    def stage_label(self) -> str:
         """``"after 1 step, 20 episodes"``: when the return of the last step is measured."""
         return stage_label(self.num_steps, self.episodes_used)
 
@@ -346,16 +346,16 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     entries: list[tuple[Artist, str]] = []
-    stages = {group.stage for group in groups}
+    stages = {group.stage_label for group in groups}
     for i, (group, label) in enumerate(zip(groups, labels, strict=True)):
         curve = group.curve(view.metric_of(group), view.x, view.smooth)
         start = group.curve(_return_after(0), view.x, view.smooth) if view.before else None
         line = _draw_curve(axes, curve, start, i, len(groups))
         seeds = f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else ""
-        stage = f", {group.stage}" if view.metric is None and len(stages) > 1 else ""
+        stage = f", {group.stage_label}" if view.metric is None and len(stages) > 1 else ""
         entries.append((line, textwrap.fill(label + seeds + stage, 80)))
     # Axes, title and legend.
-    returns = f"return {groups[0].stage}" if len(stages) == 1 else "return"
+    returns = f"return {groups[0].stage_label}" if len(stages) == 1 else "return"
     axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
     axes.grid(alpha=0.3)
     families = {group.settings["env.name"] for group in groups}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,7 @@ def play(
         clips: list[list[Clip]] = []
         labels: list[str] = []
         for task in tasks:
-            agents = _adapted(agent, task, num_steps, num_episodes, seed)
+            agents = list(adapted_agents(agent, task, num_steps, num_episodes, seed))
             labels = _labels(agents, num_episodes)
             if task:
                 env.assigned_task = task
@@ -310,23 +310,32 @@ def seconds_per_step(env: gym.Env) -> float:
     return 1 / fps
 
 
-def _adapted(
+def adapted_agents(
     agent: Agent, task: Task, num_steps: int | None, num_episodes: int | None, seed: int
-) -> list[Agent]:
-    """Return the agent after 0, 1, ... adaptation steps."""
-    agents = [agent]
+) -> Iterator[Agent]:
+    """Yield the agent after 0, 1, ... adaptation steps; a step is taken when it is asked for.
+
+    Args:
+        agent: the agent to adapt.
+        task: the task; empty for an environment that has only one.
+        num_steps: adaptation steps; ``None``: as in training.
+        num_episodes: episodes per adaptation step; ``None``: as in training.
+        seed: seed of the episodes.
+
+    Raises:
+        UserError: if ``num_steps`` is negative; or as :meth:`Agent.adapt`.
+    """
     num_steps = agent.learner.num_updates if num_steps is None else num_steps
     if num_steps < 0:
         raise UserError(f"num_steps must be at least 0, got {num_steps}")
+    yield agent
     for _ in range(num_steps):
-        agents.append(
-            agents[-1].adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)
-        )
-    return agents
+        agent = agent.adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)
+        yield agent
 
 
 def _labels(agents: Sequence[Agent], num_episodes: int | None) -> list[str]:
-    """Label the agents of :func:`_adapted`, with the episodes that they have used.
+    """Label the agents of :func:`adapted_agents`, with the episodes that they have used.
 
     What an agent had used before it was passed to :func:`record` is not known.
     """
@@ -361,19 +370,36 @@ def _clip(
     streams: RandomStreams,
 ) -> Clip:
     """Play an episode; render the control steps ``rendered_steps`` and the last one."""
+    frames = {}
+    states = play_episode(env, agent, deterministic, streams)
+    for step, (total, is_over) in enumerate(states):
+        if step == 0 or step in rendered_steps or is_over:
+            frames[step] = Frame.of(_render(env), total)
+    return Clip(frames=frames, ended=step < horizon)
+
+
+def play_episode(
+    env: TaskSetter, agent: Agent, deterministic: bool, streams: RandomStreams
+) -> Iterator[tuple[float, bool]]:
+    """Play an episode step by step; all episodes with equal streams have the same initial state.
+
+    Args:
+        env: has its task, and ends an episode at the horizon.
+        agent: chooses the actions.
+        deterministic: whether they are the most probable ones.
+        streams: of random numbers.
+
+    Yields:
+        The return so far and whether the episode is over, after the reset and after each step.
+    """
     rng = streams.actions(0, 0)
     observation, _ = env.reset(seed=streams.reset_seed(0, 1))
-    frames = {0: Frame.of(_render(env), 0.0)}
-    total = 0.0
-    ended = False
+    total, is_over = 0.0, False
+    yield total, is_over
     memory = None
-    for step in range(1, horizon + 1):
+    while not is_over:
         action, memory = agent.predict(observation, memory, deterministic=deterministic, rng=rng)
         observation, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
-        ended = terminated or truncated
-        if step in rendered_steps or ended:
-            frames[step] = Frame.of(_render(env), total)
-        if ended:
-            break
-    return Clip(frames=frames, ended=ended and step < horizon)
+        is_over = bool(terminated or truncated)
+        yield total, is_over

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, actions_played, origin_of, plain_task
+from maml_rl.analysis.evaluation import Evaluation, actions_played, origin_of
 from maml_rl.errors import UserError
-from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.drawn_tasks import Task, plain_task
 from maml_rl.settings.env import EnvConfig
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json

@@ -197,11 +197,11 @@ class Learner(ABC):
         for group, expected in self.initial_state().tensors.items():
             check_group(state.tensors.get(group, {}), expected, group, source)
 
-    def notice(self, num_steps: int) -> str | None:
+    def notice(self, num_env_steps: int) -> str | None:
         """Return a line to log before training, or ``None``.
 
         Args:
-            num_steps: largest number of control steps of a task in one stage.
+            num_env_steps: largest number of control steps of a task in one stage.
         """
         return None
 

@@ -26,12 +26,12 @@ Memory grows with the square of the entries, time with the cube (docs/custom_net
 """
 
 
-def baseline_notice(observation_shape: tuple[int, ...], num_steps: int) -> str | None:
+def baseline_notice(observation_shape: tuple[int, ...], num_env_steps: int) -> str | None:
     """Return a line for the log if the baseline uses time only or has many features, or ``None``.
 
     Args:
         observation_shape: of one observation.
-        num_steps: largest number of steps of a task to which the baseline is fitted.
+        num_env_steps: largest number of control steps of a task to which the baseline is fitted.
     """
     num_entries = math.prod(observation_shape)
     if num_entries > MOST_FEATURE_ENTRIES:
@@ -40,10 +40,10 @@ def baseline_notice(observation_shape: tuple[int, ...], num_steps: int) -> str |
             f"than {MOST_FEATURE_ENTRIES}"
         )
     num_features = 2 * num_entries + 5
-    if num_features >= num_steps:
+    if num_features >= num_env_steps:
         return (
-            f"notice: the value baseline has {num_features} features for {num_steps} steps of a "
-            "task, so it can explain every return, and then nothing is learned: play more or "
+            f"notice: the value baseline has {num_features} features for {num_env_steps} steps of "
+            "a task, so it can explain every return, and then nothing is learned: play more or "
             "longer episodes"
         )
     return None

@@ -161,7 +161,7 @@ def play_most_probable(
     episodes = []
     for stage, belief in enumerate(trial.beliefs, trial.first_stage):
         played = collector.collect(learner.actor(state, belief, None), streams, stage)
-        episodes.append(played.without(failed.mask & (failed.step < stage)))
+        episodes.append(played.without(failed.mask & (failed.stage < stage)))
     return trial._replace(episodes=episodes)
 
 

@@ -53,9 +53,7 @@ class MLPPolicy(Policy):
 
     Args:
         observation_size: number of entries of an observation.
-        action_size: number of entries of an action; for discrete actions the number of choices,
-            summed over the actions of a MultiDiscrete space.
-        discrete: whether actions are discrete; for MultiDiscrete, the number of choices of each.
+        action_head: from the outputs to the distribution of actions.
         hidden_sizes: width of each hidden layer.
         nonlinearity: between layers.
         init_std: initial standard deviation of the Gaussian.
@@ -69,9 +67,8 @@ class MLPPolicy(Policy):
     def __init__(
         self,
         observation_size: int,
-        action_size: int,
+        action_head: ActionHead,
         *,
-        discrete: bool | Sequence[int],
         hidden_sizes: Sequence[int],
         nonlinearity: Nonlinearity,
         init_std: float,
@@ -79,8 +76,7 @@ class MLPPolicy(Policy):
         context_size: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        num_choices = () if isinstance(discrete, bool) else tuple(discrete)
-        super().__init__((observation_size,), ActionHead(action_size, bool(discrete), num_choices))
+        super().__init__((observation_size,), action_head)
         self.nonlinearity = nonlinearity
         self.activation = ACTIVATIONS[nonlinearity]()
         self.context_size = context_size
@@ -91,15 +87,16 @@ class MLPPolicy(Policy):
             values = rng.uniform(-bound, bound, (fan_in, fan_out))
             return nn.Parameter(torch.from_numpy(values).to(dtype))
 
-        sizes = [observation_size, *hidden_sizes, action_size]
+        sizes = [observation_size, *hidden_sizes, action_head.size]
         self.num_layers = len(sizes) - 1
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             self.register_parameter(f"weight_{i}", glorot_uniform(fan_in, fan_out))
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out, dtype=dtype)))
         if context_size > 0:
             self.context_weight = glorot_uniform(context_size, sizes[1])
-        if not discrete:
-            self.log_std = nn.Parameter(torch.full((action_size,), math.log(init_std), dtype=dtype))
+        if not action_head.discrete:
+            log_std = torch.full((action_head.size,), math.log(init_std), dtype=dtype)
+            self.log_std = nn.Parameter(log_std)
 
     @property
     def head(self) -> list[str]:
@@ -286,11 +283,9 @@ def make_policy(
             f"which takes at most {MOST_OBSERVATION_ENTRIES}: set policy.network to a network of "
             "your own, such as a convolutional one (docs/custom_networks.md)"
         )
-    head = ActionHead.of(action_space)
     policy = MLPPolicy(
         observation_size=num_entries,
-        action_size=head.size,
-        discrete=head.num_choices or head.discrete,
+        action_head=ActionHead.of(action_space),
         hidden_sizes=config.hidden_sizes,
         nonlinearity=config.nonlinearity,
         init_std=config.init_std,

@@ -19,7 +19,7 @@ Memory = tuple[np.ndarray, ...]
 
 
 class Actor(ABC):
-    """Plays E episodes of T tasks; some of them at once, in rounds.
+    """Plays episodes of T tasks in rounds, E of each task at once.
 
     Only :meth:`act` must be defined.
     """
@@ -28,7 +28,7 @@ class Actor(ABC):
     """What it remembers after the last call; ``None`` if it has no memory."""
 
     def start(self, episodes: slice) -> None:  # noqa: B027  most actors need nothing
-        """Begin a round.
+        """Begin a round. A memory starts as it was passed to the constructor, or empty.
 
         Args:
             episodes: the episodes of every task that are played in this round.

@@ -13,7 +13,7 @@ from torch import Tensor
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.sampling.actors import Actor
-from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.episodes import Episodes, zero_masked
 from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.drawn_tasks import Task
@@ -227,12 +227,11 @@ class Collector:
         played = rounds[0]
         if len(rounds) > 1:
             played = _Played._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
-        # Compute the policy's inputs; set masked steps to zero.
+        # Compute the actor's inputs; set masked steps to zero.
         inputs = actor.inputs(played.observations)
         if not played.mask.all():
-            for values in (inputs, played.actions):
-                masked = played.mask.reshape(*played.mask.shape, *[1] * (values.dim() - 3)) == 0
-                values.masked_fill_(masked, 0)
+            zero_masked(inputs, played.mask)
+            zero_masked(played.actions, played.mask)
         # Compute log-probabilities; discard episodes where they overflow.
         log_probs, dist = actor.densities(inputs, played.actions)
         has_log_probs = (log_probs.isfinite() | (played.mask == 0)).all(-1)

@@ -139,6 +139,17 @@ class Episodes:
         )
 
 
+def zero_masked(values: Tensor, mask: Tensor) -> None:
+    """Set masked steps to zero, in place.
+
+    Args:
+        values: (T, E, H, ...).
+        mask: (T, E, H), 1 for real steps.
+    """
+    is_masked = mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim())) == 0
+    values.masked_fill_(is_masked, 0)
+
+
 def success_of_all(success: Tensor, returns: Tensor) -> Tensor:
     """Success of every valid episode, counting those without a report as failures.
 

@@ -57,7 +57,7 @@ class Failure(NamedTuple):
     """A failure that was contained: a row of failures.csv."""
 
     adaptation_step: int
-    """Number of inner steps before it; 0 is before the first."""
+    """Number of updates before it; 0 is before the first."""
     what: str
     """One of the causes above."""
     num_episodes: int
@@ -92,15 +92,15 @@ class FailedTasks(NamedTuple):
 
     cause: Tensor
     """(T,) int8 codes; 0 for a task that has not failed."""
-    step: Tensor
-    """(T,) int64: number of inner steps before the failure; 0 for a task that has not failed."""
+    stage: Tensor
+    """(T,) int64: number of updates before the failure; 0 for a task that has not failed."""
 
     @classmethod
     def none_of(cls, num_tasks: int, device: torch.device) -> FailedTasks:
         """No failure in any of T tasks."""
         return cls(
             cause=torch.zeros(num_tasks, dtype=torch.int8, device=device),
-            step=torch.zeros(num_tasks, dtype=torch.int64, device=device),
+            stage=torch.zeros(num_tasks, dtype=torch.int64, device=device),
         )
 
     @property
@@ -108,18 +108,18 @@ class FailedTasks(NamedTuple):
         """(T,) bool: tasks that have failed."""
         return self.cause != 0
 
-    def with_failed(self, failed: Tensor, what: str, step: int) -> FailedTasks:
-        """Add tasks that failed at ``step``; a task keeps its first failure.
+    def with_failed(self, failed: Tensor, what: str, stage: int) -> FailedTasks:
+        """Add tasks that failed in a stage; a task keeps its first failure.
 
         Args:
             failed: (T,) bool.
             what: the cause.
-            step: number of inner steps before.
+            stage: number of updates before.
         """
         first = failed & (self.cause == 0)
         return FailedTasks(
             cause=self.cause.masked_fill(first, CODES[what]),
-            step=self.step.masked_fill(first, step),
+            stage=self.stage.masked_fill(first, stage),
         )
 
 
@@ -130,15 +130,15 @@ class TrialFailures(NamedTuple):
     """(T, S, E) int8 codes; 0 for a valid episode."""
     tasks: FailedTasks
     """Failures of whole tasks."""
-    first_step: int
-    """Number of inner steps before stage 0."""
+    first_stage: int
+    """Number of updates before the first of them."""
 
     def gathered(self, ranks: Ranks) -> TrialFailures:
         """Those of all processes, in task order."""
         return TrialFailures(
             ranks.gather(self.episode_cause),
-            FailedTasks(ranks.gather(self.tasks.cause), ranks.gather(self.tasks.step)),
-            self.first_step,
+            FailedTasks(ranks.gather(self.tasks.cause), ranks.gather(self.tasks.stage)),
+            self.first_stage,
         )
 
     def rows(self, tasks: Sequence[Task]) -> list[Failure]:
@@ -152,18 +152,17 @@ class TrialFailures(NamedTuple):
         # Copy to the CPU.
         episode_cause = self.episode_cause.cpu().numpy()
         task_cause = self.tasks.cause.cpu().numpy()
-        failed_at = self.tasks.step.cpu().numpy()
+        failed_at = self.tasks.stage.cpu().numpy()
         rows = []
-        for stage in range(episode_cause.shape[1]):
-            step = self.first_step + stage
+        for stage, causes in enumerate(episode_cause.swapaxes(0, 1), self.first_stage):
             # Tasks that had not failed before this stage.
-            takes_part = (task_cause == 0) | (failed_at >= step)
+            takes_part = (task_cause == 0) | (failed_at >= stage)
             # One row for each cause and task.
             for what, code in CODES.items():
-                num_episodes = (episode_cause[:, stage] == code).sum(axis=1) * takes_part
-                has_failed = (task_cause == code) & (failed_at == step)
+                num_episodes = (causes == code).sum(axis=1) * takes_part
+                has_failed = (task_cause == code) & (failed_at == stage)
                 for i in np.flatnonzero((num_episodes > 0) | has_failed).tolist():
-                    rows.append(Failure(step, what, int(num_episodes[i]), tasks[i]))
+                    rows.append(Failure(stage, what, int(num_episodes[i]), tasks[i]))
         return rows
 
     def check(self, rows: Sequence[Failure], max_share: float, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Tasks that the configuration describes, for environments that do not draw tasks themselves."""
+"""Tasks, and those that the configuration describes for environments that draw none themselves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from maml_envs.distributions import Distribution
+
+from maml_rl.errors import UserError, did_you_mean
+from maml_rl.system.safe_yaml import check_types, plain_values
 
 Task = Mapping[str, Any]
 """One task: values by parameter name. Values of built-in families are numbers."""
@@ -113,3 +116,40 @@ def _distribution(name: str, value: Any) -> Distribution:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def with_fixed(task: Task, fixed: Mapping[str, float], env_name: str) -> Task:
+    """Return ``task`` with the values in ``fixed``, as integers where old and new are integral.
+
+    Raises:
+        UserError: if the task has no numeric value with such a name.
+    """
+    changed = dict(task)
+    for name, value in fixed.items():
+        old = task.get(name)
+        if not isinstance(old, (int, float, np.integer, np.floating)) or isinstance(old, bool):
+            plain = plain_values(task)
+            valid_names = [key for key in plain if type(plain[key]) in (int, float)]
+            hint = did_you_mean(name, valid_names)
+            valid = "Its tasks have no numeric values."
+            if valid_names:
+                valid = f"Valid are {', '.join(valid_names)}."
+            raise UserError(f"a task of {env_name} has no numeric value {name!r}.{hint} {valid}")
+        stays_integer = isinstance(old, (int, np.integer)) and float(value).is_integer()
+        changed[name] = int(value) if stays_integer else value
+    return changed if fixed else task
+
+
+def plain_task(task: Task, env_name: str) -> dict[str, Any]:
+    """Convert a task to plain values for files: NumPy scalars and arrays to numbers and lists.
+
+    Args:
+        task: drawn by an environment, or chosen by the user.
+        env_name: the environment's name, for the error message.
+
+    Raises:
+        UserError: if it has a value that a file cannot hold.
+    """
+    plain: dict[str, Any] = plain_values(task)
+    check_types(plain, f"a task of environment {env_name!r}: task")
+    return plain

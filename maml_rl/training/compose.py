@@ -1,4 +1,4 @@
-"""Open everything that a training run needs."""
+"""Everything that the iterations of a training run need, and how it is opened."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import torch
 
 from maml_rl.agents.agent import Agent
 from maml_rl.agents.load import load_run
-from maml_rl.analysis.evaluation import plain_task
+from maml_rl.analysis.evaluation import evaluate_with
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Iteration, Learner, LearnerState, make_learner
+from maml_rl.learners.metrics import per_stage
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
+from maml_rl.sampling.episodes import success_of_all
 from maml_rl.settings.config import Config
+from maml_rl.settings.drawn_tasks import plain_task
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torch_threads
@@ -36,13 +39,38 @@ class Training(NamedTuple):
 
     def iterate(self) -> Iteration:
         """Run one iteration of the learner."""
-        state = self.agent.state
-        streams = RandomStreams(self.agent.config.seed, Phase.TRAINING, state.counters["iteration"])
-        return self.agent.learner.iteration(state, self.collector, streams, self.ranks)
+        streams = RandomStreams(self.agent.config.seed, Phase.TRAINING, self.iteration)
+        learner, state = self.agent.learner, self.agent.state
+        return learner.iteration(state, self.collector, streams, self.ranks)
+
+    @property
+    def iteration(self) -> int:
+        """Iterations finished."""
+        return self.agent.state.counters["iteration"]
+
+    @property
+    def num_evaluated_steps(self) -> int:
+        """Adaptation steps of an evaluation in training: as many as the learner takes, or 1."""
+        return max(1, self.agent.learner.num_updates)
 
     def continued(self, state: LearnerState) -> Training:
         """Return the same with the state after an iteration."""
         return self._replace(agent=self.agent.with_state(state))
+
+    def evaluation_metrics(self) -> dict[str, float]:
+        """Evaluate on fresh tasks, in the training environments of all processes.
+
+        Raises:
+            TooManyFailures: if too many episodes or tasks failed.
+        """
+        streams = RandomStreams(self.agent.config.seed, Phase.EVALUATION, self.iteration)
+        result = evaluate_with(self.collector, self.agent, self.num_evaluated_steps, streams)
+        returns, success = (
+            self.ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
+            for values in (result.returns, result.success)
+        )
+        rates = per_stage("evaluation/success", success_of_all(success, returns))
+        return per_stage("evaluation/return", returns) | rates
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from maml_rl.analysis.evaluation import evaluate_with
 from maml_rl.analysis.video_grid import remove_unfinished
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Iteration
-from maml_rl.learners.metrics import per_stage
-from maml_rl.runs.checkpoint import Best, Checkpoint, load_newest
+from maml_rl.runs.checkpoint import Best, load_newest
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger
 from maml_rl.runs.run_folder import (
     create_run_folder,
@@ -29,14 +26,11 @@ from maml_rl.runs.run_folder import (
     run_config,
     write_config,
 )
-from maml_rl.sampling.episodes import success_of_all
 from maml_rl.sampling.failures import Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remembered_run_folder
-from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stop_flag import StopFlag, signals_held
-from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.untrusted_files import user_path
 from maml_rl.training.callbacks import (
@@ -55,15 +49,17 @@ from maml_rl.training.finish import (
     report_path,
 )
 from maml_rl.training.reporting import (
+    Interrupted,
     log,
+    log_resume,
     log_start,
     progress_bar,
     progress_text,
-    resume_command,
 )
 from maml_rl.training.saving import (
     CannotWriteError,
     better_of,
+    refuse_adapted_agent,
     restored_state,
     save_after,
     save_state,
@@ -74,35 +70,6 @@ from maml_rl.training.saving import (
 from maml_rl.training.stdout_log import default_stdout_log
 
 _STOP_NOTICE = "stopping after the current stage; press Ctrl-C again to stop at once"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal; ``run`` can be resumed.
-
-    It is not an ``Exception``: a sweep that catches the errors of its runs stops at it.
-
-    Args:
-        run: the run folder.
-        iteration: iterations finished.
-        number: number of the signal.
-        seed_folder: folder of several seeds with the run, if all of them are to be resumed.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        iteration: int,
-        number: int = signal.SIGINT,
-        seed_folder: Path | None = None,
-    ) -> None:
-        of_run = "" if seed_folder is None else f" of {run}"
-        command = resume_command(seed_folder or run)
-        super().__init__(f"stopped after iteration {iteration}{of_run}. Resume with: {command}")
-        self.run = run
-        self.iteration = iteration
-        self.number = number
-        self.exit_status = 128 + number
-        """As a shell reports the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 @standard_torch()
@@ -202,7 +169,7 @@ def _resume(
         newest = load_newest(run / "checkpoints", resolve_device(config.device))
         start = config
         if newest is not None:
-            _refuse_adapted_agent(run, newest.checkpoint)
+            refuse_adapted_agent(run, newest.checkpoint)
             # The checkpoint replaces the parameters of init_from, whose run may no longer exist.
             start = dataclasses.replace(config, init_from=None)
         # Open the run in that checkpoint's state.
@@ -217,31 +184,13 @@ def _resume(
                 return _follow(config, training, stop_flag)
             # Continue training.
             tidy_checkpoints(run, newest)
-            num_finished = training.agent.state.counters["iteration"]
+            num_finished = training.iteration
             if num_finished < config.num_iterations:
                 with writing():
                     write_config(run, to_mapping(config))
-            _log_resume(run, config, num_finished, is_extended="num_iterations" in changes)
+            log_resume(run, config, num_finished, is_number_set="num_iterations" in changes)
             best = newest.checkpoint.best(newest.path) if newest is not None else None
             return TrainingRun(run, config, training, stop_flag, callbacks, best).train()
-
-
-def _refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
-    """Raise UserError if ``Agent.save`` wrote the folder for an adapted agent."""
-    num_steps = checkpoint.values.get("num_adaptation_steps", 0)
-    if num_steps:
-        raise UserError(
-            f"{run} holds an agent after {counted(num_steps, 'adaptation step')}, not a run to "
-            f"resume: start a new run from it by --init_from {shlex.quote(str(run))}"
-        )
-
-
-def _log_resume(run: Path, config: Config, num_finished: int, is_extended: bool) -> None:
-    if num_finished < config.num_iterations:
-        log(f"resuming {run} after iteration {num_finished}")
-        return
-    more = f"; for two more, use --num_iterations {num_finished + 2}" if is_extended else ""
-    log(f"all {num_finished} iterations of {run} are finished{more}")
 
 
 def _follow(config: Config, training: Training, stop_flag: StopFlag) -> Path:
@@ -251,8 +200,8 @@ def _follow(config: Config, training: Training, stop_flag: StopFlag) -> Path:
             stop_flag.check()
             with _errors_of_stopping(stop_flag):
                 training = training.continued(training.iterate().state)
-                if _is_due(_iteration_of(training), config.logging.evaluate_every):
-                    _evaluation_metrics(training)  # process 0 gathers its share
+                if _is_due(training.iteration, config.logging.evaluate_every):
+                    training.evaluation_metrics()  # process 0 gathers its share
     return Path()
 
 
@@ -297,7 +246,7 @@ class TrainingRun:
     @property
     def iteration(self) -> int:
         """Iterations finished."""
-        return _iteration_of(self.training)
+        return self.training.iteration
 
     def train(self) -> Path:
         """Run the remaining iterations, then evaluate and record; return the folder."""
@@ -374,11 +323,11 @@ class TrainingRun:
         with _errors_of_stopping(self.stop_flag):
             state, metrics, failures = self._learner_iteration(outputs)
             training = self.training.continued(state)
-            iteration = _iteration_of(training)
+            iteration = training.iteration
             metrics["time/num_env_steps"] = state.counters["num_env_steps"]
             metrics["time/meta_iteration_s"] = time.perf_counter() - started
             if _is_due(iteration, logging.evaluate_every):
-                metrics |= _evaluation_metrics(training)
+                metrics |= training.evaluation_metrics()
             self.progress.agent = training.agent
             notify_of_iteration(self.callbacks, self.progress, metrics)
             best = self._best_after(training, metrics)
@@ -415,10 +364,10 @@ class TrainingRun:
 
     def _best_after(self, training: Training, metrics: Mapping[str, float]) -> Best | None:
         """The best iteration so far, with one that may have been evaluated; None if not kept."""
-        logging, iteration = self.config.logging, _iteration_of(training)
+        logging, iteration = self.config.logging, training.iteration
         if not (logging.keep_best and _is_due(iteration, logging.evaluate_every)):
             return self.best
-        name = f"evaluation/return_after_{_num_evaluated_steps(training)}_steps"
+        name = f"evaluation/return_after_{training.num_evaluated_steps}_steps"
         return better_of(self.best, iteration, metrics.get(name, math.nan))
 
     def _learner_iteration(self, outputs: _Outputs) -> Iteration:
@@ -461,7 +410,7 @@ def _is_over(
         stop_flag: an error after a stop signal is a stop.
         is_stopped: whether a callback has stopped the run in this process.
     """
-    if _iteration_of(training) >= config.num_iterations:
+    if training.iteration >= config.num_iterations:
         return True
     with _errors_of_stopping(stop_flag):
         return bool(training.ranks.sum(torch.tensor([float(is_stopped)])))
@@ -470,28 +419,6 @@ def _is_over(
 def _is_due(iteration: int, every: int) -> bool:
     """Whether ``iteration`` is a multiple of ``every``; never if ``every`` is 0."""
     return every > 0 and iteration % every == 0
-
-
-def _iteration_of(training: Training) -> int:
-    return training.agent.state.counters["iteration"]
-
-
-def _num_evaluated_steps(training: Training) -> int:
-    """Adaptation steps of an evaluation in training: as many as the learner takes, at least 1."""
-    return max(1, training.agent.learner.num_updates)
-
-
-def _evaluation_metrics(training: Training) -> dict[str, float]:
-    """Evaluate on fresh tasks, in the training environments of all processes."""
-    agent, collector, ranks = training
-    streams = RandomStreams(agent.config.seed, Phase.EVALUATION, _iteration_of(training))
-    result = evaluate_with(collector, agent, _num_evaluated_steps(training), streams)
-    returns, success = (
-        ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
-        for values in (result.returns, result.success)
-    )
-    rates = per_stage("evaluation/success", success_of_all(success, returns))
-    return per_stage("evaluation/return", returns) | rates
 
 
 def _rows(failures: Sequence[Failure]) -> list[dict[str, Any]]:

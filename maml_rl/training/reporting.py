@@ -1,9 +1,10 @@
-"""Output of a training run for the user: log lines, progress bars, the commands to continue."""
+"""What a training run tells the user: log lines, progress bars, how to continue."""
 
 from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,35 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.system.text import counted
 from maml_rl.training.stdout_log import LOGGER
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal; ``run`` can be resumed.
+
+    It is not an ``Exception``: a sweep that catches the errors of its runs stops at it.
+
+    Args:
+        run: the run folder.
+        iteration: iterations finished.
+        number: number of the signal.
+        seed_folder: folder of several seeds with the run, if all of them are to be resumed.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        iteration: int,
+        number: int = signal.SIGINT,
+        seed_folder: Path | None = None,
+    ) -> None:
+        of_run = "" if seed_folder is None else f" of {run}"
+        command = resume_command(seed_folder or run)
+        super().__init__(f"stopped after iteration {iteration}{of_run}. Resume with: {command}")
+        self.run = run
+        self.iteration = iteration
+        self.number = number
+        self.exit_status = 128 + number
+        """As a shell reports the signal: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 def log(text: str) -> None:
@@ -73,6 +103,23 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     notice = agent.learner.notice(num_episodes * config.horizon)
     if notice:
         log(notice)
+
+
+def log_resume(run: Path, config: Config, num_finished: int, is_number_set: bool) -> None:
+    """Log after which iteration a run resumes, or that it is finished.
+
+    Args:
+        run: the run folder.
+        config: settings of the run, with the new number of iterations.
+        num_finished: iterations finished.
+        is_number_set: whether the user has set the number of iterations; if it is not larger, the
+            line names one that is.
+    """
+    if num_finished < config.num_iterations:
+        log(f"resuming {run} after iteration {num_finished}")
+        return
+    more = f"; for two more, use --num_iterations {num_finished + 2}" if is_number_set else ""
+    log(f"all {num_finished} iterations of {run} are finished{more}")
 
 
 def _horizon_source(config: Config) -> str:

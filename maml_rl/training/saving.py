@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from maml_rl.runs.progress_log import sync_metrics
 from maml_rl.sampling.failures import TooManyFailures
 from maml_rl.settings.config import Config, origin
 from maml_rl.system.stop_flag import signals_held
+from maml_rl.system.text import counted
 from maml_rl.training.reporting import log, new_run_command, resume_command
 
 
@@ -164,6 +166,21 @@ def save_after(
         )
     elif not is_reported:
         log(f"stopped by an error; iteration {iteration} is saved. Resume with: {resume_with}")
+
+
+def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
+    """Raise UserError if ``Agent.save`` wrote the run folder for an adapted agent.
+
+    Args:
+        run: the run folder.
+        checkpoint: its newest one.
+    """
+    num_steps = checkpoint.values.get("num_adaptation_steps", 0)
+    if num_steps:
+        raise UserError(
+            f"{run} holds an agent after {counted(num_steps, 'adaptation step')}, not a run to "
+            f"resume: start a new run from it by --init_from {shlex.quote(str(run))}"
+        )
 
 
 def restored_state(

@@ -291,45 +291,6 @@ def test_bad_arguments_are_refused(agent, arguments):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"inner": {"adapts": "context"}, "policy": {"hidden_sizes": [8], "context_size": 3}},
-        {"inner": {"learned_step_size": "scalar"}, "policy": {"hidden_sizes": [8]}},
-        {
-            "inner": {"adapts": "head", "test_step_sizes": [0.3, 0.1]},
-            "policy": {"hidden_sizes": [8]},
-        },
-    ],
-    ids=["context", "learned", "head"],
-)
-def test_every_kind_of_adapted_agent_is_saved_and_adapts_on(settings, tmp_path):
-    config = maml_rl.load_config(
-        env="PointNavigation",
-        device="cpu",
-        num_iterations=1,
-        meta_batch_size=2,
-        num_episodes=4,
-        horizon=8,
-        logging={"final_evaluation": False, "final_video": False},
-        output=str(tmp_path / "run"),
-        **settings,
-    )
-    agent = maml_rl.load(maml_rl.train(config))
-    adapted = agent.adapt(task=GOAL, num_steps=2, seed=3)
-    once = agent.adapt(task=GOAL, num_steps=1, seed=3)
-    loaded = maml_rl.load(once.save(tmp_path / "adapted"))
-    observation = np.array([0.1, -0.2])
-    action = adapted.predict(observation, deterministic=True)[0]
-    assert not np.array_equal(action, agent.predict(observation, deterministic=True)[0])
-    np.testing.assert_array_equal(
-        loaded.predict(observation, deterministic=True)[0],
-        once.predict(observation, deterministic=True)[0],
-    )
-    again = loaded.adapt(task=GOAL, num_steps=1, seed=3)  # its second step
-    np.testing.assert_allclose(again.predict(observation, deterministic=True)[0], action, atol=1e-6)
-
-
-@pytest.mark.parametrize(
     "task", [{"goal": 1.0}, {"goal_x": float("nan"), "goal_y": 0.0}, {"goal_x": 0.0}]
 )
 def test_a_task_of_another_family_is_refused(agent, task):
@@ -426,15 +387,6 @@ def test_counters_are_in_the_saved_values(agent, tmp_path):
     folder = agent.adapt(task=GOAL, num_steps=2).save(tmp_path / "adapted")
     (values,) = folder.rglob("values.json")
     assert json.loads(values.read_text())["num_adaptation_steps"] == 2
-
-
-def test_adapting_twice_equals_adapting_by_two_steps(agent):
-    task = {"goal_x": 0.3, "goal_y": -0.2}
-    twice = agent.adapt(task=task, num_steps=1).adapt(task=task, num_steps=1)
-    at_once = agent.adapt(task=task, num_steps=2)
-    assert twice.num_adaptation_steps == at_once.num_adaptation_steps == 2
-    for name, value in at_once.belief.items():
-        assert torch.equal(value, twice.belief[name]), name
 
 
 def test_a_task_in_place_of_an_environment_is_refused(agent):

@@ -136,7 +136,7 @@ def test_single_steps_equal_one_call(agent, inner):
     )
     learner = make_learner(config, agent.observation_space, agent.action_space, agent.device)
     agent = dataclasses.replace(agent, config=config, learner=learner)
-    shown = recording._adapted(agent, FAR, 3, 4, seed=5)
+    shown = list(recording.adapted_agents(agent, FAR, 3, 4, seed=5))
     for k, adapted in enumerate(shown):
         at_once = agent.adapt(task=FAR, num_steps=k, num_episodes=4, seed=5)
         assert adapted.num_adaptation_steps == k

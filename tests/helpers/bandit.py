@@ -40,7 +40,7 @@ class BanditConfig(LearnerConfig):
 
 
 class Bandit(Learner):
-    """Learns the mean return of each arm over all tasks, as a prior."""
+    """Learns the mean return of each arm over all batches of tasks, as a prior."""
 
     Config = BanditConfig
     ACTING = ("arms",)
@@ -55,7 +55,7 @@ class Bandit(Learner):
 
     def initial_state(self) -> LearnerState:
         arms = {"mean_return": torch.zeros(2, dtype=torch.float64, device=self.device)}
-        return LearnerState.initial({"arms": arms}, num_tasks=0)
+        return LearnerState.initial({"arms": arms}, num_batches=0)
 
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
         mean = state.tensors["arms"]["mean_return"].expand(num_tasks, 2).clone()
@@ -94,12 +94,12 @@ class Bandit(Learner):
         )
         valid = ~played.trial.failed_tasks.mask
         new = ranks.mean(played.trial.beliefs[-1]["mean_return"][valid])
-        num_tasks = state.counters["num_tasks"]
+        num_batches = state.counters["num_batches"]
         old = state.tensors["arms"]["mean_return"]
-        arms = {"mean_return": (num_tasks * old + new) / (num_tasks + 1)}
+        arms = {"mean_return": (num_batches * old + new) / (num_batches + 1)}
         sampling = SamplingMetrics([stage.chosen(valid) for stage in played.trial.episodes], ranks)
         next_state = state.after_iteration(
-            {"arms": arms}, sampling.num_env_steps, num_tasks=num_tasks + 1
+            {"arms": arms}, sampling.num_env_steps, num_batches=num_batches + 1
         )
         metrics = sampling.metrics() | failure_metrics(played)
         return Iteration(next_state, metrics, played.rows)
@@ -116,12 +116,11 @@ class BanditActor(Actor):
 
     def __init__(self, settings, signs, action_size, noise, memory):
         self.settings, self.signs, self.action_size = settings, signs, action_size
-        self.noise, self.memory = noise, memory
+        self.noise, self.initial_memory = noise, memory
 
     def start(self, episodes: slice) -> None:
         num_envs = len(self.signs) * len(range(*episodes.indices(10**6)))
-        if self.memory is None:
-            self.memory = (np.zeros(num_envs, np.float32),)
+        self.memory = self.initial_memory or (np.zeros(num_envs, np.float32),)
         self.part = None if self.noise is None else self.noise[:, episodes].cpu().numpy()
 
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:

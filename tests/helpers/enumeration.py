@@ -11,6 +11,7 @@ from helpers.synthetic import finite_difference_gradient, from_vector, to_vector
 from torch import Tensor
 
 from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.sampling.episodes import Episodes, MetaBatch
@@ -35,8 +36,7 @@ def make_tabular_policy() -> MLPPolicy:
     """A policy with one logit per state and action."""
     policy = MLPPolicy(
         2,
-        2,
-        discrete=True,
+        ActionHead(2, discrete=True),
         hidden_sizes=(),
         nonlinearity="tanh",
         init_std=1.0,

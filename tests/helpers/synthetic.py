@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.policies.policy import Policy
@@ -36,8 +37,7 @@ def make_policy(
     settings = {"hidden_sizes": (4,), "nonlinearity": "tanh", "init_std": 0.7} | options
     policy = MLPPolicy(
         OBSERVATION_SIZE,
-        3 if discrete else ACTION_SIZE,
-        discrete=discrete,
+        ActionHead(3 if discrete else ACTION_SIZE, discrete),
         rng=rng,
         dtype=dtype,
         **settings,

@@ -72,15 +72,6 @@ def test_all_stages_play_sampled_or_most_probable_actions(training: Training, de
         assert_same_episodes(trial.episodes[stage], expected)
 
 
-def test_a_trial_continues_another(training: Training):
-    whole = play(training, 2)
-    first = play(training, 1, final_episodes=False)
-    assert len(first.episodes) == 1
-    second = play(training, 1, belief=first.beliefs[-1], first_stage=1)
-    for episodes, expected in zip(second.episodes, whole.episodes[1:], strict=True):
-        assert_same_episodes(episodes, expected)
-
-
 def test_a_trial_without_a_stage_has_no_failures(training: Training):
     trial = play(training, 0, final_episodes=False)
     assert trial.episodes == []

@@ -165,8 +165,7 @@ class TestMultiCategorical:
     def dist(self, seed: int = 0) -> MultiCategorical:
         policy = MLPPolicy(
             OBSERVATION_SIZE,
-            sum(self.CHOICES),
-            discrete=self.CHOICES,
+            ActionHead(sum(self.CHOICES), discrete=True, num_choices=self.CHOICES),
             hidden_sizes=(4,),
             nonlinearity="tanh",
             init_std=1.0,
@@ -276,7 +275,7 @@ class TestMLPPolicy:
             "init_std": 1.0,
             "dtype": torch.float64,
         }
-        policy = MLPPolicy(fan_in, fan_out, discrete=True, rng=rng, **settings)
+        policy = MLPPolicy(fan_in, ActionHead(fan_out, discrete=True), rng=rng, **settings)
 
         def logits(x, weight, bias):
             return policy.distribution({"weight_0": weight, "bias_0": bias}, x).logits
@@ -304,8 +303,7 @@ class TestMLPPolicy:
         rng = np.random.default_rng(0)
         policy = MLPPolicy(
             30,
-            20,
-            discrete=False,
+            ActionHead(20),
             hidden_sizes=(50,),
             nonlinearity="tanh",
             init_std=0.5,

@@ -12,6 +12,7 @@ import torch
 from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
 from maml_rl.learners.maml.learner import MAML, normalizer_of
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
@@ -175,8 +176,7 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
     env = RecordingEnv(gym.make_vec("maml_rl/PointNavigation-v0", num_envs=4, max_episode_steps=6))
     policy = MLPPolicy(
         2,
-        2,
-        discrete=False,
+        ActionHead(2),
         hidden_sizes=(4,),
         nonlinearity="tanh",
         init_std=1.0,

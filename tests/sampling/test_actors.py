@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import flatten, make_stack, parameters, unflatten
@@ -24,7 +25,7 @@ def make_policy(
     chosen = {"hidden_sizes": (6, 8), "nonlinearity": "tanh", "init_std": 0.7} | settings
     rng = np.random.default_rng(0)
     return MLPPolicy(
-        OBSERVATION_SIZE, ACTION_SIZE, discrete=discrete, rng=rng, dtype=dtype, **chosen
+        OBSERVATION_SIZE, ActionHead(ACTION_SIZE, discrete), rng=rng, dtype=dtype, **chosen
     )  # type: ignore[arg-type]
 
 

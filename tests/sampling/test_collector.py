@@ -12,6 +12,7 @@ from gymnasium import spaces
 from maml_rl.errors import UserError
 from maml_rl.learners.advantages import with_advantages
 from maml_rl.learners.maml.losses import policy_gradient_loss
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.normalizer import ObservationNormalizer
@@ -114,8 +115,7 @@ class StubVectorEnv:
 def make_mlp(observation_size, action_size=2, discrete=False, dtype=torch.float32):
     return MLPPolicy(
         observation_size,
-        action_size,
-        discrete=discrete,
+        ActionHead(action_size, discrete),
         hidden_sizes=(8,),
         nonlinearity="tanh",
         init_std=1.0,

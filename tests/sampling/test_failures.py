@@ -141,7 +141,7 @@ def test_a_task_fails_once_and_later_failures_of_its_episodes_have_no_row():
     failed = FailedTasks.none_of(2, torch.device("cpu")).with_failed(is_first, INNER_STEP, 0)
     failed = failed.with_failed(torch.tensor([True, True]), BASELINE, 1)
     assert failed.mask.tolist() == [True, True]
-    assert failed.step.tolist() == [0, 1]
+    assert failed.stage.tolist() == [0, 1]
     cause = torch.zeros(2, 2, 3, dtype=torch.int8)
     cause[0, :, 0] = CODES[REWARD]
     cause[0, 1, 1] = TASK_EXCLUDED

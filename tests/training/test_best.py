@@ -16,7 +16,8 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config
-from maml_rl.training import loop
+from maml_rl.training import compose, loop
+from maml_rl.training.compose import Training
 from maml_rl.training.loop import resume, train
 
 pytestmark = pytest.mark.slow
@@ -45,8 +46,8 @@ def descending(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Evaluations whose best is the fourth iteration; returns by iteration."""
     returns = {2: -3.0, 4: -1.0, 6: -2.0, 8: -1.0}
     monkeypatch.setattr(
-        loop,
-        "_evaluation_metrics",
+        Training,
+        "evaluation_metrics",
         lambda training: {
             "evaluation/return_after_0_steps": 5.0 * training.agent.num_iterations,
             "evaluation/return_after_1_steps": returns[training.agent.num_iterations],
@@ -143,14 +144,14 @@ def test_an_extended_run_continues_the_record(descending, tmp_path):
 
 def test_evaluations_in_training_and_the_final_one_share_no_task(tmp_path, monkeypatch):
     tasks: list[tuple[float, ...]] = []
-    original = loop.evaluate_with
+    original = compose.evaluate_with
 
     def evaluate_with(*args: Any) -> Any:
         result = original(*args)
         tasks.extend(tuple(task.values()) for task in result.tasks)
         return result
 
-    monkeypatch.setattr(loop, "evaluate_with", evaluate_with)
+    monkeypatch.setattr(compose, "evaluate_with", evaluate_with)
     run = train(config_of(tmp_path / "run", final_evaluation=True))
     results = json.loads((run / "evaluation" / "results.json").read_text())
     final = [tuple(one["task"].values()) for one in results["results"][0]["tasks"]]

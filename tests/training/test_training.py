@@ -40,9 +40,10 @@ from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.system.torch_runtime import resolve_device
-from maml_rl.training import finish, loop
+from maml_rl.training import compose, finish
 from maml_rl.training.compose import open_training
-from maml_rl.training.loop import Interrupted, resume, train
+from maml_rl.training.loop import resume, train
+from maml_rl.training.reporting import Interrupted
 
 
 def interrupt_when(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
@@ -204,7 +205,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
 
     config = tiny(tmp_path / "interrupted", logging=logging)
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "evaluate_with", interrupt)
+        patched.setattr(compose, "evaluate_with", interrupt)
         with pytest.raises(Interrupted):
             train(config)
     resume(str(config.output))

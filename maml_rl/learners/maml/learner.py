@@ -240,9 +240,9 @@ class MAML(Learner):
             raise UserError(f"the normalizer in {source} has negative counts or squares")
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
-    def notice(self, num_steps: int) -> str | None:
+    def notice(self, num_env_steps: int) -> str | None:
         """Return lines on the baseline's features, and on too few inner steps for Reptile."""
-        notices = [baseline_notice(self.policy.observation_shape, num_steps)]
+        notices = [baseline_notice(self.policy.observation_shape, num_env_steps)]
         if isinstance(self.outer, ReptileConfig):
             notices.append(self.outer.notice(self.inner.num_steps))
         return "\n".join(notice for notice in notices if notice) or None
