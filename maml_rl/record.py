@@ -26,6 +26,7 @@ from maml_rl.cli import (
     tasks_of_file,
 )
 from maml_rl.errors import UserError
+from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import Agent
@@ -53,7 +54,9 @@ def command(argv: list[str]) -> int:
     agent = dataclasses.replace(agent, config=config)
     _record(agent, path, args)
     actions = "sampled actions" if args.stochastic else "the most probable actions"
-    adapted = f"adapted on {args.num_episodes or agent.config.num_episodes} episodes per step"
+    num_episodes = args.num_episodes or agent.config.num_episodes
+    per_step = agent.config.learner.stage_episodes(num_episodes)
+    adapted = f"adapted on {counted(per_step, 'episode')} per step"
     say(f"written to {path}: one episode per panel with {actions}, {adapted}")
     return 0
 
