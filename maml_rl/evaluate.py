@@ -314,13 +314,13 @@ def _labels(agents: Sequence[Agent], iteration: int | str | None) -> list[str]:
     Labels include the iteration if one was chosen, and the number of adaptation steps of an adapted
     policy.
     """
-    from maml_rl.analysis.comparison import META_TRAINED
+    from maml_rl.analysis.comparison import label_of
     from maml_rl.analysis.run_labels import group_settings, labels_of
 
     # A name for each group of equal settings
     settings = [group_settings(agent.config) for agent in agents]
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
-    names = labels_of(different) if len(different) > 1 else [META_TRAINED]
+    names = labels_of(different) if len(different) > 1 else [label_of(agents[0])]
     # The label of each agent
     labels = [names[different.index(one)] for one in settings]
     if iteration is not None:

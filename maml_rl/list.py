@@ -93,14 +93,16 @@ def _outer_steps() -> Rows:
 
 
 def _pretrained() -> Rows:
-    from maml_rl.runs.pretrained import find_run, pretrained_names
+    from maml_rl.runs.pretrained import pretrained_folder, pretrained_names
     from maml_rl.runs.run_folder import run_config
 
-    configs = {name: run_config(find_run(name)) for name in pretrained_names()}
-    return [
-        (name, f"environment {config.env.name}, {config.num_iterations} meta-iterations")
-        for name, config in configs.items()
-    ]
+    rows = []
+    for name in pretrained_names():
+        run = pretrained_folder(name)
+        # A run that was stopped early has finished fewer iterations than its configuration says.
+        finished = max(int(path.name) for path in (run / "checkpoints").iterdir())
+        rows.append((name, f"environment {run_config(run).env.name}, {finished} meta-iterations"))
+    return rows
 
 
 SECTIONS = {

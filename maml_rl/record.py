@@ -56,7 +56,8 @@ def command(argv: list[str]) -> int:
     agent = dataclasses.replace(agent, config=config)
     _record(agent, path, args)
     actions = "sampled actions" if args.stochastic else "the most probable actions"
-    per_step = config.learner.stage_episodes(args.num_episodes or config.num_episodes)
+    num_episodes = args.num_episodes or agent.config.num_episodes
+    per_step = agent.config.learner.stage_episodes(num_episodes)
     adapted = f"adapted on {counted(per_step, 'episode')} per step"
     say(f"written to {path}: one episode per panel with {actions}, {adapted}")
     return 0

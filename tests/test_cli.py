@@ -359,11 +359,16 @@ def test_list_names_what_the_other_commands_take(cli):
         ("presets", "maml/PointNavigation +Settings of Finn et al. .2017. for 2-D navigation"),
         ("learners", "maml +Adaptation by policy gradient, learned through the outer step"),
         ("outer", "trpo +Trust-region outer step"),
-        ("pretrained", "AntDir +environment AntDir, 120 meta-iterations"),
+        ("pretrained", "AntDir +environment AntDir, 80 meta-iterations"),
     ],
 )
 def test_list_says_what_a_name_is(cli, section, line):
     assert re.search(f"^{line}$", cli("list", section).out, re.MULTILINE)
+
+
+def test_list_does_not_read_a_folder_with_the_name_of_a_pretrained_policy(cli, tmp_path):
+    (tmp_path / "AntDir").mkdir()
+    assert "AntDir  " in cli("list", "pretrained").out
 
 
 def test_list_refuses_an_unknown_section(refused):

@@ -26,10 +26,14 @@ from maml_rl.analysis.statistics import (
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.learners import JointConfig
 from maml_rl.system.text import text_table
 
-META_TRAINED = "meta-trained"
-"""Label of meta-trained runs if all have the same settings."""
+
+def label_of(agent: Agent) -> str:
+    """Label of runs that all have the same settings: ``"meta-trained"``, or ``"joint"``."""
+    learner = agent.config.learner
+    return learner.name if isinstance(learner, JointConfig) else "meta-trained"
 
 
 @dataclass(frozen=True)

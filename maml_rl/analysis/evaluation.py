@@ -21,7 +21,7 @@ from maml_rl.settings.drawn_tasks import Task, plain_task, with_fixed
 from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.system.text import text_table
+from maml_rl.system.text import counted, text_table
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
 
 NUM_TASKS = 40
@@ -48,6 +48,12 @@ class Evaluation:
     returns: np.ndarray
     success: np.ndarray
     description: dict[str, Any]
+
+    def __repr__(self) -> str:
+        num_tasks, num_episodes = self.returns.shape[1:]
+        sizes = f"{counted(num_tasks, 'task')}, {counted(num_episodes, 'episode')} per step"
+        means = ", ".join(f"{mean:.1f}" for mean in self.mean)
+        return f"Evaluation({sizes}, return [{means}])"
 
     @property
     def episodes_used(self) -> np.ndarray:

@@ -280,6 +280,7 @@ def _task_map(
         if is_place:
             axes.set_aspect("equal", adjustable="box")
         axes.margins(0.1)
+        axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(y_label)
     figure.colorbar(points, ax=figure.axes, label="return")

@@ -16,6 +16,11 @@ def pretrained_names() -> list[str]:
     return sorted(path.name for path in _FOLDER.iterdir() if (path / "config.yaml").is_file())
 
 
+def pretrained_folder(name: str) -> Path:
+    """Return the folder of a pretrained policy."""
+    return _FOLDER / name
+
+
 def find_run(run: str | Path) -> Path:
     """Return the folder of a run, or of the pretrained policy of that name.
 
@@ -27,7 +32,7 @@ def find_run(run: str | Path) -> Path:
     if os.path.isdir(folder):
         return folder
     if str(folder) in names:
-        return _FOLDER / folder
+        return pretrained_folder(str(folder))
     hint = did_you_mean(str(folder), names)
     raise UserError(
         f"there is no run folder {folder}, and no pretrained policy of that name.{hint} Pretrained "

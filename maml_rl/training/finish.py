@@ -72,18 +72,18 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
         log(f"{report} exists and is kept")
         return
     # Imported here because Matplotlib takes long to load.
-    from maml_rl.analysis.comparison import META_TRAINED, Comparison, Entry
+    from maml_rl.analysis.comparison import Comparison, Entry, label_of
     from maml_rl.analysis.report import write_report
 
     log("evaluating on fresh tasks (logging.final_evaluation) ...")
     result = evaluate(agent, seed=seed)
-    entry = Entry(META_TRAINED, (run,), (result,), {})
+    entry = Entry(label_of(agent), (run,), (result,), {})
     with writing():
         write_report(report.parent, Comparison([entry]))
         log_final(run, agent.state.counters["iteration"], _final_metrics(result))
-    num_episodes = result.returns.shape[-1]
+    num_tasks, num_episodes = result.returns.shape[1:]
     log(
-        f"return on {len(result.tasks)} fresh tasks, {num_episodes} episodes per task and step:\n"
+        f"return on {num_tasks} fresh tasks, {num_episodes} measured episodes per task and step:\n"
         f"{result.table()}\nwritten to {report.parent}"
     )
 

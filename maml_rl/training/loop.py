@@ -78,8 +78,9 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
     """Meta-train, as ``python -m maml_rl.train`` does.
 
     Progress is logged at INFO to ``logging.getLogger("maml_rl")``, and printed on stdout unless the
-    program has configured logging. A terminal or notebook also shows a progress bar on stderr.
-    ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns off both.
+    program has configured logging. A terminal or notebook also shows a progress bar on stderr;
+    elsewhere the returns are logged every ``logging.checkpoint_every`` iterations.
+    ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns off all.
 
     Args:
         config: settings of the run.
@@ -359,7 +360,10 @@ class TrainingRun:
             log(f"iteration {iteration}: {summary(failures)}")
         for number in received:
             signal.raise_signal(number)
-        outputs.bar.set_postfix_str(progress_text(metrics))
+        progress = progress_text(metrics)
+        if outputs.bar.disable and _is_due(iteration, logging.checkpoint_every):
+            log(f"iteration {iteration} of {self.config.num_iterations}: {progress}")
+        outputs.bar.set_postfix_str(progress)
         outputs.bar.update()
 
     def _best_after(self, training: Training, metrics: Mapping[str, float]) -> Best | None:

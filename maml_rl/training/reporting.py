@@ -146,6 +146,6 @@ def new_run_command(run: Path) -> str:
 
 
 def progress_text(metrics: dict[str, float]) -> str:
-    """The returns before and after each inner step, for the progress bar."""
+    """The returns before and after each inner step."""
     returns = [value for name, value in metrics.items() if name.startswith("train/return_after_")]
     return "return " + " -> ".join(f"{value:.1f}" for value in returns)

@@ -78,6 +78,12 @@ def test_the_table_has_a_row_per_step(agent, num_steps):
         assert f"[{low:.1f}, {high:.1f}]" in row
 
 
+def test_it_prints_as_one_line():
+    returns = np.array([[[1.0, 2.0]], [[3.0, np.nan]]])
+    evaluation = Evaluation([{}], returns, np.full_like(returns, np.nan), {})
+    assert repr(evaluation) == "Evaluation(1 task, 2 episodes per step, return [1.5, 3.0])"
+
+
 def test_the_same_seed_gives_the_same_result(agent, result):
     again = run_evaluation(agent, num_steps=2)
     np.testing.assert_array_equal(again.returns, result.returns)

@@ -205,6 +205,18 @@ def test_the_setting_survives_the_round_trip(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_evaluations_of_joint_training_say_so(tmp_path: Path) -> None:
+    logging = {"final_evaluation": True, "final_video": False}
+    run = make_run(tmp_path / "joint", learner="joint", logging=logging)
+    output = tmp_path / "later"
+    command = ["evaluate", str(run), "--num_tasks=2", "--num_episodes=2", f"--output={output}"]
+    assert main(command) == 0
+    for folder in (run / "evaluation", output):
+        (entry,) = json.loads((folder / "results.json").read_text())["results"]
+        assert entry["policy"] == "joint"
+
+
 def test_joint_training_takes_no_inner_steps_and_keeps_them_for_later(tmp_path: Path) -> None:
     joint = maml_rl.load(make_run(tmp_path / "joint", learner="joint", inner={"num_steps": 2}))
     plain = maml_rl.load(make_run(tmp_path / "plain", inner={"num_steps": 0}))

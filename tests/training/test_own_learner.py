@@ -111,6 +111,7 @@ def test_it_is_evaluated_beside_maml_recorded_and_adapted(
     sweep = ["--dynamics", "goal_x=-0.4:0.4:3", "--output", str(tmp_path / "sweep")]
     assert main(["evaluate", str(own), *small, *sweep]) == 0
     # A video.
+    capsys.readouterr()
     assert main(["record", str(own), "--task", "goal_x=0.3,goal_y=0.3"]) == 0
     assert "adapted on 1 episode per step" in capsys.readouterr().out
     assert len(imageio.v3.imread(own / "videos" / "adaptation.mp4", plugin="pyav")) > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,18 @@ def test_without_lines_there_is_no_bar(tmp_path, monkeypatch, caplog):
     caplog.set_level("WARNING", "maml_rl")
     train(tiny(tmp_path / "run", num_iterations=2))
     assert terminal.getvalue() == ""
+
+
+def test_without_a_bar_checkpoints_are_logged_with_their_returns(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "maml_rl")
+    pattern = r"iteration (\d) of 5: return -?\d+\.\d -> -?\d+\.\d"
+    for stream, logged in ((io.StringIO(), ["2", "4"]), (Terminal(), [])):
+        monkeypatch.setattr(sys, "stderr", stream)
+        caplog.clear()
+        output = tmp_path / type(stream).__name__
+        train(tiny(output, num_iterations=5, logging={"checkpoint_every": 2}))
+        lines = [re.fullmatch(pattern, message) for message in caplog.messages]
+        assert [line[1] for line in lines if line] == logged
 
 
 def test_a_notebook_shows_a_bar_and_a_file_does_not(monkeypatch, caplog):
