@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class SeedFolder:
 
 def is_seed_folder(folder: Path) -> bool:
     """Whether a folder is one of several seeds."""
-    return (folder / _FILE).is_file()
+    return os.path.isfile(folder / _FILE)  # False for a name that is too long; Path.is_file raises
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -102,7 +103,7 @@ def with_seeds(folder: Path, config: Config, seeds: Sequence[int]) -> SeedFolder
         UserError: if the folder holds something else, or runs with other settings.
     """
     if not is_seed_folder(folder):
-        if folder.exists() and not _is_empty(folder):
+        if os.path.lexists(folder) and not _is_empty(folder):
             raise UserError(f"output {folder} exists and is not empty: choose another")
         return SeedFolder(folder, config, tuple(seeds))
     existing = read_seed_folder(folder)

@@ -286,6 +286,18 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         maml_rl.train_seeds(config_of(tmp_path / "file"), [0])
 
 
+def test_a_name_that_is_too_long_is_refused_in_one_line(tmp_path, capsys):
+    name = str(tmp_path / ("x" * 300))
+    for flags, message in (
+        (["train", *FLAGS, "--seeds=0", "--output", name], "File name too long"),
+        (["train", "--resume", name], "there is no run folder"),
+    ):
+        assert main(flags) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("seeds", [[], 3, "12", [0, -1], [0, 1.0], [True], [1, 1]])
 def test_bad_seeds_are_refused_in_python(tmp_path, seeds):
     with pytest.raises(UserError, match="seeds must be different integers, each an integer"):
