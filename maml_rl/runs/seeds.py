@@ -41,7 +41,7 @@ class SeedFolder:
     @property
     def started(self) -> list[Path]:
         """Folders of the runs that have been started."""
-        return [run for run in map(self.run, self.seeds) if (run / "config.yaml").is_file()]
+        return [run for run in map(self.run, self.seeds) if os.path.isfile(run / "config.yaml")]
 
     def write(self) -> None:
         """Write seeds.yaml, atomically; make the folder if it does not exist."""
@@ -51,9 +51,9 @@ class SeedFolder:
         write_whole(self.path / _FILE, to_yaml({"seeds": list(self.seeds), "config": shared}))
 
     def remove(self) -> None:
-        """Remove seeds.yaml, and the folder if it is empty then."""
-        (self.path / _FILE).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
+        """Remove seeds.yaml and the folder, unless a run that could not be started left files."""
+        if os.path.isdir(self.path) and {path.name for path in self.path.iterdir()} <= {_FILE}:
+            (self.path / _FILE).unlink(missing_ok=True)
             self.path.rmdir()
 
 
