@@ -25,7 +25,7 @@ from maml_rl.policies.export import PlainPolicy, export
 from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions
 from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
-from maml_rl.sampling.actors import Memory, checked_outputs
+from maml_rl.sampling.actors import Actor, Memory, check_actor, checked_outputs
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.failures import FailedTasks, TrialFailures
@@ -142,15 +142,23 @@ class Agent:
             noise = torch.from_numpy(drawn).to(self.device)
         # An actor plays one step of N episodes.
         memory = None if state is None else self._memory(state, starts, number)
-        actor = self.learner.actor(self.state, self.belief, noise, memory)
+        actor = self._actor(self.belief, noise, memory)
         actor.start(slice(0, number))
         action_map = self.action_map
         actions = action_map(checked_outputs(actor.act(batch, 0), number, action_map))
         return (actions[0] if is_single else actions), actor.memory
 
+    def _actor(
+        self, belief: Belief, noise: Tensor | None = None, memory: Memory | None = None
+    ) -> Actor:
+        """Return the learner's actor; the arguments are those of ``Learner.actor``."""
+        actor = self.learner.actor(self.state, belief, noise, memory)
+        check_actor(actor)
+        return actor
+
     def _memory(self, state: Any, starts: np.ndarray, number: int) -> Memory:
         """Return what the agent remembers, begun again where an episode starts (N,)."""
-        fresh = self.learner.actor(self.state, self.belief, None)
+        fresh = self._actor(self.belief)
         fresh.start(slice(0, number))
         begun = fresh.memory or ()
         is_memory = (
@@ -341,7 +349,7 @@ class Agent:
         failed = FailedTasks.none_of(1, self.device)
         for k, log in enumerate(logs):
             # The episodes, as the collector would return them.
-            actor = self.learner.actor(self.state, belief, None)
+            actor = self._actor(belief)
             shape = self.observation_space.shape or ()
             played = to_episodes(EpisodeLog.of(log), actor, shape, self.action_map, self.device)
             # The update; refuse a failed one.

@@ -78,6 +78,18 @@ class Actor(ABC):
         return inputs.new_zeros(outputs.shape[:3], dtype=torch.float32), ()
 
 
+def check_actor(actor: Any) -> None:
+    """Refuse what a learner returned if it is not an actor.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not isinstance(actor, Actor):
+        raise UserError(
+            f"actor of a learner must return a {Actor.__module__}.Actor, got {type(actor).__name__}"
+        )
+
+
 def checked_outputs(outputs: Any, num_envs: int, action_map: ActionMap) -> np.ndarray:
     """Return what :meth:`Actor.act` returned.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.sampling.actors import Actor, checked_outputs
+from maml_rl.sampling.actors import Actor, check_actor, checked_outputs
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
@@ -231,11 +231,7 @@ class Collector:
             The episodes, without advantages.
         """
         self.check_stop()
-        if not isinstance(actor, Actor):
-            raise UserError(
-                f"actor of a learner must return a maml_rl.sampling.actors.Actor, got "
-                f"{type(actor).__name__}"
-            )
+        check_actor(actor)
         # Play.
         seeds = self._reset_seeds(streams, stage)
         with torch_threads(1):  # idle torch threads busy-wait on the simulator's CPUs

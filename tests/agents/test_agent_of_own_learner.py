@@ -86,6 +86,14 @@ def test_starts_of_another_type_or_length_are_refused(agent: Agent, starts: Any)
             agent.predict(np.zeros((3, 2)), memory, starts)
 
 
+def test_an_actor_that_is_none_is_refused(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(agent.learner), "actor", lambda *args: None)
+    with pytest.raises(
+        UserError, match=r"must return a maml_rl\.sampling\.actors\.Actor, got None"
+    ):
+        agent.predict(np.zeros(2))
+
+
 # --- adapt, save, load ---
 
 

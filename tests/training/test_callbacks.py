@@ -544,6 +544,8 @@ def test_a_crash_in_process_0_ends_all_processes(project: Path) -> None:
     done = launch(*flags, folder=project)
     assert done.returncode != 0
     assert "error: callback my_callbacks:Crash failed in on_iteration" in done.stderr
+    assert "error: the processes cannot communicate" in done.stderr
+    assert "[rank1]: Traceback" not in done.stderr
     assert last(project / "run").values["iteration"] == 1
 
 
