@@ -192,7 +192,7 @@ class Agent:
             )
         try:
             array = np.asarray(observation)
-        except ValueError as error:  # lists of different lengths
+        except (ValueError, TypeError) as error:  # lists of different lengths, a tensor on a GPU
             raise UserError(f"the observation is not an array of numbers: {error}") from error
         if array.dtype.kind not in "biuf":
             raise UserError(f"expected observations of numbers, got {array.dtype}")
@@ -535,8 +535,10 @@ def _checked_starts(episode_start: Any, number: int) -> np.ndarray:
     """
     if episode_start is None:
         return np.zeros(number, bool)
-    is_array = isinstance(episode_start, (np.ndarray, list, tuple, bool, np.bool_))
-    starts = np.array(episode_start) if is_array else np.empty(0, object)
+    try:
+        starts = np.asarray(episode_start)
+    except ValueError:  # lists of different lengths
+        starts = np.empty(0, object)
     if starts.dtype.kind not in "biu" or starts.shape not in ((), (number,)):
         raise UserError(
             f"episode_start must be {number} Booleans, one for each observation, got "

@@ -350,6 +350,12 @@ def _check_settings_class(cls: Any, what: str) -> None:
         if dataclasses.is_dataclass(types[field.name]):
             raise UserError(f"{what}.{field.name} must not be a dataclass: a setting is one value")
         kind = types[field.name]
+        plain = ("builtins", "typing", "collections.abc")
+        if isinstance(kind, type) and kind.__module__ not in plain:
+            raise UserError(
+                f"{what}.{field.name} has the type {kind.__module__}.{kind.__qualname__}, which a "
+                "file cannot hold: expected numbers, text, true, false, or lists or mappings"
+            )
         of_kind = (int, float) if kind is float else (kind,)
         if kind in (bool, int, float, str) and type(field.default) not in of_kind:
             raise UserError(

@@ -74,7 +74,15 @@ def test_a_memory_of_another_shape_is_refused_where_an_episode_starts(agent: Age
 @pytest.mark.parametrize(
     "starts",
     [
-        *("yes", {}, object(), ["a", "b", "c"], np.full(3, np.nan), np.ones(2, bool)),
+        *(
+            "yes",
+            {},
+            object(),
+            [[1], [1, 2]],
+            ["a", "b", "c"],
+            np.full(3, np.nan),
+            np.ones(2, bool),
+        ),
         *(np.ones(4, bool), np.ones((3, 1), bool), np.zeros(0, bool)),
     ],
     ids=repr,
