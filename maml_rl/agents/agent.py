@@ -134,8 +134,6 @@ class Agent:
         batch, is_single = self._checked_observations(observation)
         number = len(batch)
         starts = _checked_starts(episode_start, number)
-        if not (rng is None or isinstance(rng, np.random.Generator)):
-            raise UserError(f"rng must be a numpy.random.Generator or None, got {rng!r:.100}")
         noise = None
         if not deterministic:
             drawn = self.learner.draw_noise(rng or np.random.default_rng(), (1, number, 1))

@@ -158,12 +158,6 @@ def test_an_observation_that_is_not_made_of_numbers_is_refused(agent, observatio
         agent.predict(observation)
 
 
-@pytest.mark.parametrize("rng", [3, "x", np.random.RandomState(0)], ids=repr)
-def test_a_generator_of_another_type_is_refused(agent, rng):
-    with pytest.raises(UserError, match=r"rng must be a numpy\.random\.Generator"):
-        agent.predict(np.zeros(2), rng=rng)
-
-
 def test_the_package_lists_its_names():
     assert dir(maml_rl) == sorted(maml_rl.__all__)
 
