@@ -137,7 +137,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/learner.py", "batch.chosen(~failed)", "batch", "failed tasks in the outer step"),
     Mutant("maml_rl/learners/maml/learner.py", "observations = torch.cat([stage.real_observations for stage in episodes])", "observations = episodes[-1].real_observations", "statistics of the last stage only"),
     Mutant("maml_rl/learners/metrics.py", "values[:, k].nanmean()", "values[:, 0].nanmean()", "metrics of the first stage"),
-    Mutant("maml_rl/agents/agent.py", "self.learner.actor(self.state, self.belief, noise, memory)", "self.learner.actor(self.state, self.belief, noise)", "predict forgets"),
+    Mutant("maml_rl/agents/agent.py", "self._actor(self.belief, noise, memory)", "self._actor(self.belief, noise)", "predict forgets"),
     Mutant("maml_rl/agents/agent.py", "np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)", "old", "memory kept over an episode's end"),
     Mutant("maml_rl/agents/agent.py", "first_stage=self.num_adaptation_steps", "first_stage=0", "the same episodes in every call of adapt"),
     Mutant("maml_rl/analysis/evaluation.py", "[task for task in tasks for _ in range(num_trials)]", "[task for _ in range(num_trials) for task in tasks]", "trials of a task counted for another one"),

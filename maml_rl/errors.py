@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -22,6 +24,41 @@ def in_one_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return type(error).__name__ + (f": {message}" if message else "") + where
+
+
+def name_errors(
+    cls: type, methods: Iterable[str], passing: type[Exception] = FloatingPointError
+) -> None:
+    """Turn what methods of a user's class raise into a ``UserError`` that names the method.
+
+    Classes of this package are left as they are.
+
+    Args:
+        cls: its methods are replaced.
+        methods: names; those that ``cls`` does not define itself are skipped.
+        passing: errors that are raised as they are.
+    """
+    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return
+    for name in methods:
+        if callable(vars(cls).get(name)):
+            title = f"{name} of {cls.__module__}:{cls.__name__}"
+            setattr(cls, name, _naming_errors(vars(cls)[name], title, passing))
+
+
+def _naming_errors(
+    method: Callable[..., Any], title: str, passing: type[Exception]
+) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (UserError, MemoryError, passing):
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise UserError(f"{title} raised {in_one_line(error)}") from error
+
+    return wrapper
 
 
 _GENERIC = frozenset(

@@ -24,13 +24,14 @@ from maml_rl.policies.export import PlainPolicy, export
 from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions
 from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
-from maml_rl.sampling.actors import Memory
+from maml_rl.sampling.actors import Actor, Memory, check_actor, checked_outputs
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.failures import FailedTasks, TrialFailures
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -132,33 +133,49 @@ class Agent:
         """
         batch, is_single = self._checked_observations(observation)
         number = len(batch)
+        starts = _checked_starts(episode_start, number)
         noise = None
         if not deterministic:
             drawn = self.learner.draw_noise(rng or np.random.default_rng(), (1, number, 1))
             noise = torch.from_numpy(drawn).to(self.device)
         # An actor plays one step of N episodes.
-        memory = None if state is None else self._memory(state, episode_start, number)
-        actor = self.learner.actor(self.state, self.belief, noise, memory)
+        memory = None if state is None else self._memory(state, starts, number)
+        actor = self._actor(self.belief, noise, memory)
         actor.start(slice(0, number))
-        actions = self.action_map(actor.act(batch, 0))
+        action_map = self.action_map
+        actions = action_map(checked_outputs(actor.act(batch, 0), number, action_map))
         return (actions[0] if is_single else actions), actor.memory
 
-    def _memory(self, state: Any, episode_start: Any, number: int) -> Memory:
-        """Return what the agent remembers, begun again where an episode starts."""
-        is_memory = isinstance(state, tuple) and all(len(part) == number for part in state)
+    def _actor(
+        self, belief: Belief, noise: Tensor | None = None, memory: Memory | None = None
+    ) -> Actor:
+        """Return the learner's actor; the arguments are those of ``Learner.actor``."""
+        actor = self.learner.actor(self.state, belief, noise, memory)
+        check_actor(actor)
+        return actor
+
+    def _memory(self, state: Any, starts: np.ndarray, number: int) -> Memory:
+        """Return what the agent remembers, begun again where an episode starts (N,)."""
+        fresh = self._actor(self.belief)
+        fresh.start(slice(0, number))
+        begun = fresh.memory or ()
+        is_memory = (
+            isinstance(state, tuple)
+            and len(state) == len(begun) > 0
+            and all(_is_memory(part, number) for part in state)
+        )
+        if is_memory and starts.any():
+            is_memory = all(old.shape == new.shape for old, new in zip(state, begun, strict=True))
         if not is_memory:
             raise UserError(
                 f"state must be None or what the last call of predict returned for {number} "
                 f"observations, got {state!r:.100}"
             )
-        if episode_start is None or not np.any(episode_start):
+        if not starts.any():
             return state
-        fresh = self.learner.actor(self.state, self.belief, None)
-        fresh.start(slice(0, number))
-        starts = np.broadcast_to(episode_start, number)
         return tuple(
             np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-            for new, old in zip(fresh.memory or (), state, strict=True)
+            for new, old in zip(begun, state, strict=True)
         )
 
     def _checked_observations(self, observation: Any) -> tuple[np.ndarray, bool]:
@@ -171,7 +188,12 @@ class Agent:
                 f"{type(observation).__name__}: flatten it as in training, by "
                 "gymnasium.spaces.flatten(env.observation_space, observation)"
             )
-        array = np.asarray(observation)
+        try:
+            array = np.asarray(observation)
+        except (ValueError, TypeError) as error:  # lists of different lengths, a tensor on a GPU
+            raise UserError(f"the observation is not an array of numbers: {error}") from error
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"expected observations of numbers, got {array.dtype}")
         is_single = array.shape == shape
         batch = array[None] if is_single else array
         if batch.shape[1:] != shape or batch.ndim != len(shape) + 1:
@@ -179,10 +201,12 @@ class Agent:
             raise UserError(
                 f"expected observations of shape {shape} or (N, {sizes}), got {array.shape}"
             )
-        is_finite = np.isfinite(batch).all(axis=tuple(range(1, batch.ndim)))
+        with np.errstate(over="ignore"):
+            values = batch.astype(np.float32)
+        is_finite = np.isfinite(values).all(axis=tuple(range(1, batch.ndim)))
         if not is_finite.all():
             raise UserError(f"the observation is not finite: {batch[~is_finite][0]}")
-        return batch.astype(np.float32), is_single
+        return values, is_single
 
     @standard_torch()
     def adapt(
@@ -256,7 +280,7 @@ class Agent:
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
         check_integers(1, num_episodes=num_episodes)
         check_integers(0, num_steps=num_steps, seed=seed)
-        num_episodes = self.config.learner.stage_episodes(num_episodes)
+        num_episodes = episodes_per_stage(self.config.learner, num_episodes)
         horizon = self.config.horizon
         with (
             torch_threads(self.config.torch_threads),
@@ -325,7 +349,7 @@ class Agent:
         failed = FailedTasks.none_of(1, self.device)
         for k, log in enumerate(logs):
             # The episodes, as the collector would return them.
-            actor = self.learner.actor(self.state, belief, None)
+            actor = self._actor(belief)
             shape = self.observation_space.shape or ()
             played = to_episodes(EpisodeLog.of(log), actor, shape, self.action_map, self.device)
             # The update; refuse a failed one.
@@ -497,3 +521,34 @@ class Agent:
                 folder / "checkpoints", 0, tensors, {**values, "run": origin(self.config)}
             )
         return folder
+
+
+def _checked_starts(episode_start: Any, number: int) -> np.ndarray:
+    """Return where an episode starts, (N,) bool.
+
+    Args:
+        episode_start: (N,), a single value, or ``None`` for nowhere.
+        number: N.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if episode_start is None:
+        return np.zeros(number, bool)
+    try:
+        starts = np.asarray(episode_start)
+    except ValueError:  # lists of different lengths
+        starts = np.empty(0, object)
+    if starts.dtype.kind not in "biu" or starts.shape not in ((), (number,)):
+        raise UserError(
+            f"episode_start must be {number} Booleans, one for each observation, got "
+            f"{episode_start!r:.100}"
+        )
+    return np.broadcast_to(starts.astype(bool), number)
+
+
+def _is_memory(part: Any, number: int) -> bool:
+    """Whether ``part`` of a memory is an array of numbers (N, ...)."""
+    return (
+        isinstance(part, np.ndarray) and part.shape[:1] == (number,) and part.dtype.kind in "biufc"
+    )

@@ -19,6 +19,7 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes, success_of_all
 from maml_rl.settings.drawn_tasks import Task, plain_task, with_fixed
 from maml_rl.settings.env import EnvConfig, is_family
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.text import counted, text_table
@@ -365,14 +366,14 @@ def evaluate(
     horizon = agent.config.horizon
     config = held_out(agent.config.env) if env is None else env
     # A learner whose stage has fewer episodes plays several trials of each task.
-    stage_episodes = agent.config.learner.stage_episodes(num_episodes)
-    num_trials = num_episodes // stage_episodes
+    per_stage = episodes_per_stage(agent.config.learner, num_episodes)
+    num_trials = num_episodes // per_stage
     num_envs = num_tasks * num_episodes
     threads = torch_threads(agent.config.torch_threads)
     opened = as_task_vector_env(None, config, num_envs, horizon, num_tasks=num_tasks * num_trials)
     with threads, opened as envs:
         agent.check_spaces(envs.single_observation_space, envs.single_action_space)
-        collector = agent.collector(envs, num_tasks * num_trials, stage_episodes)
+        collector = agent.collector(envs, num_tasks * num_trials, per_stage)
         return evaluate_with(
             collector,
             agent,

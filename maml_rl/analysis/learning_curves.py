@@ -29,6 +29,7 @@ from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.config import Config
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.system.text import text_table
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_text
@@ -154,7 +155,7 @@ class Group:
     def episodes_used(self) -> int:
         """Episodes of a task that these steps use."""
         config = self.runs[0].config
-        return self.num_steps * config.learner.stage_episodes(config.num_episodes)
+        return self.num_steps * episodes_per_stage(config.learner, config.num_episodes)
 
     @property
     def stage_label(self) -> str:

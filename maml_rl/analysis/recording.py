@@ -28,6 +28,7 @@ from maml_rl.sampling.environments import make_single_env
 from maml_rl.sampling.single_env import TaskSetter
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, resolve_env_id
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch
@@ -341,7 +342,7 @@ def _labels(agents: Sequence[Agent], num_episodes: int | None) -> list[str]:
     """
     first = agents[0]
     num_episodes = first.config.num_episodes if num_episodes is None else num_episodes
-    per_step = first.config.learner.stage_episodes(num_episodes)
+    per_step = episodes_per_stage(first.config.learner, num_episodes)
     if first.num_adaptation_steps:
         return [stage_label(agent.num_adaptation_steps) for agent in agents]
     return [stage_label(k, k * per_step) for k in range(len(agents))]

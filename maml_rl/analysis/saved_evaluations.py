@@ -16,6 +16,7 @@ from maml_rl.analysis.evaluation import Evaluation, actions_played, origin_of
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task, plain_task
 from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 
@@ -116,7 +117,7 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
     expected = {
         "num_tasks": num_tasks,
         "num_episodes": num_episodes,
-        "episodes_per_step": agent.config.learner.stage_episodes(num_episodes),
+        "episodes_per_step": episodes_per_stage(agent.config.learner, num_episodes),
         "seed": arguments["seed"],
         "env": agent.config.env.name,
         "horizon": agent.config.horizon,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from maml_rl.errors import UserError
-from maml_rl.learners.base import Belief, Learner, LearnerState
+from maml_rl.learners.base import Belief, Learner, LearnerState, check_belief
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import (
@@ -181,6 +181,10 @@ def usable_episodes(
     """
     failed = failed.with_failed(collected.num_steps == 0, NO_EPISODE, stage)
     episodes = learner.with_advantages(collected)
+    if not isinstance(episodes, Episodes):
+        raise UserError(
+            f"with_advantages of a learner must return Episodes, got {type(episodes).__name__}"
+        )
     is_fitted = episodes.advantages.isfinite().all(-1).all(-1)
     failed = failed.with_failed(~is_fitted, BASELINE, stage)
     if failed.mask.any():
@@ -201,7 +205,11 @@ def contained_update(
 
     Returns:
         The belief, and ``failed`` with the newly failed tasks.
+
+    Raises:
+        UserError: if ``updated`` does not have the names, shapes and types of ``belief``.
     """
+    check_belief(updated, belief)
     finite = torch.stack([value.isfinite().flatten(1).all(1) for value in updated.values()]).all(0)
     failed = failed.with_failed(~finite, INNER_STEP, stage)
     if not failed.mask.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,11 @@ class ActionMap:
         low, high, offset, gain = self._range
         actions = offset + gain * actions.reshape(len(actions), *self.space.shape)
         return actions.clip(low, high)
+
+    @functools.cached_property
+    def num_outputs(self) -> int:
+        """Outputs of an actor per action: entries of a Box, or discrete choices."""
+        return math.prod(self.space.shape or ())
 
     @property
     def gain_and_offset(self) -> tuple[np.ndarray, np.ndarray]:

@@ -77,9 +77,18 @@ class NetworkPolicy(Policy):
         Args:
             stack: parameters, each (T, ...).
             observations: (T, N, *observation_shape).
+
+        Raises:
+            UserError: if the network raises.
         """
-        with _FUNCTIONAL_CALL_LOCK:
-            outputs = vmap(self.outputs)(_network_parameters(stack), observations)
+        try:
+            with _FUNCTIONAL_CALL_LOCK:
+                outputs = vmap(self.outputs)(_network_parameters(stack), observations)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            name = f"{type(self.network).__module__}:{type(self.network).__name__}"
+            raise UserError(f"policy.network {name} raised {in_one_line(error)}") from error
         log_std = None if self.action_head.discrete else bounded_log_std(stack["log_std"])
         return self.action_head.distribution(outputs, log_std)
 
@@ -202,10 +211,11 @@ def _check_outputs(
     """Apply the network to three observations, and check that it is a function of each.
 
     Raises:
-        UserError: if it raises, returns something else than (3, size) float32, changes its
-            buffers, is random, or mixes observations.
+        UserError: if it raises, returns something else than finite values (3, size) float32,
+            changes its buffers or the observations, is random, or mixes observations.
     """
     observations = torch.rand(3, *observation_shape)
+    before = observations.clone()
     what = f"observations {tuple(observations.shape)} float32"
     with torch.no_grad(), _errors(config, f"it raised for {what}"):
         first: Any = network(observations)  # also makes the parameters of lazy modules
@@ -217,7 +227,11 @@ def _check_outputs(
         got = f"{tuple(first.shape)} {first.dtype}"
     if got != f"{(3, size)} torch.float32":
         raise _refusal(config, f"for {what} it must return {(3, size)} torch.float32, got {got}")
+    if not first.isfinite().all():
+        raise _refusal(config, f"for {what} its outputs are not finite")
     # A function of each observation and of the parameters.
+    if not torch.equal(observations, before):
+        raise _refusal(config, "it changes the observations, which are an argument")
     for name, value in network.named_buffers():
         if not torch.equal(value, buffers[name]):
             raise _refusal(

@@ -30,7 +30,7 @@ FORMAT_VERSION = 2
 """Format 1 had no SHA256SUMS; it can still be read."""
 _TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
 _BEST = "best"
-_LARGEST_COUNTER = 1 << 53
+LARGEST_COUNTER = 1 << 53
 """The largest integer up to which a float, and so a log, represents every integer."""
 
 
@@ -60,9 +60,9 @@ class Checkpoint(NamedTuple):
         if (
             not isinstance(value, int)
             or isinstance(value, bool)
-            or not 0 <= value <= _LARGEST_COUNTER
+            or not 0 <= value <= LARGEST_COUNTER
         ):
-            expected = f"an integer from 0 to {_LARGEST_COUNTER}"
+            expected = f"an integer from 0 to {LARGEST_COUNTER}"
             raise DamagedCheckpoint(path, f"{name} must be {expected}, got {value!r:.100}")
         return value
 

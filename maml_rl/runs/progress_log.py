@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from stable_baselines3.common.logger import KVWriter, Logger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -84,6 +85,39 @@ class AppendingCSV:
         text = io.StringIO(newline="")
         csv.DictWriter(text, self._columns).writerows(rows)
         return text.getvalue().encode()
+
+
+def check_metrics(metrics: Any, what: str) -> None:
+    """Refuse metrics that cannot be logged.
+
+    Args:
+        metrics: by tag.
+        what: where they come from, for the message.
+
+    Raises:
+        UserError: if a tag is not a printable string, or a value not a number.
+    """
+    if not isinstance(metrics, dict):
+        raise UserError(f"{what}: metrics must be a dict of numbers by tag, got {metrics!r:.100}")
+    for tag, value in metrics.items():
+        is_tag = isinstance(tag, str) and tag.isprintable() and tag not in ("", STEP)
+        if not (is_tag and _is_number(value)):
+            raise UserError(
+                f"{what}: metrics must be numbers, by a printable tag other than {STEP!r}; got "
+                f"{tag!r:.100}: {value!r:.100}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a file can hold a value as a float."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if not is_number or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+    return True
 
 
 def read_rows(path: Path, last_step: int) -> tuple[list[str], list[dict[str, Any]]]:

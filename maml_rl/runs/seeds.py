@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class SeedFolder:
     @property
     def started(self) -> list[Path]:
         """Folders of the runs that have been started."""
-        return [run for run in map(self.run, self.seeds) if (run / "config.yaml").is_file()]
+        return [run for run in map(self.run, self.seeds) if os.path.isfile(run / "config.yaml")]
 
     def write(self) -> None:
         """Write seeds.yaml, atomically; make the folder if it does not exist."""
@@ -50,15 +51,15 @@ class SeedFolder:
         write_whole(self.path / _FILE, to_yaml({"seeds": list(self.seeds), "config": shared}))
 
     def remove(self) -> None:
-        """Remove seeds.yaml, and the folder if it is empty then."""
-        (self.path / _FILE).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
+        """Remove seeds.yaml and the folder, unless a run that could not be started left files."""
+        if os.path.isdir(self.path) and {path.name for path in self.path.iterdir()} <= {_FILE}:
+            (self.path / _FILE).unlink(missing_ok=True)
             self.path.rmdir()
 
 
 def is_seed_folder(folder: Path) -> bool:
     """Whether a folder is one of several seeds."""
-    return (folder / _FILE).is_file()
+    return os.path.isfile(folder / _FILE)  # False for a name that is too long; Path.is_file raises
 
 
 def runs_of(folder: Path) -> list[Path]:
@@ -102,7 +103,7 @@ def with_seeds(folder: Path, config: Config, seeds: Sequence[int]) -> SeedFolder
         UserError: if the folder holds something else, or runs with other settings.
     """
     if not is_seed_folder(folder):
-        if folder.exists() and not _is_empty(folder):
+        if os.path.lexists(folder) and not _is_empty(folder):
             raise UserError(f"output {folder} exists and is not empty: choose another")
         return SeedFolder(folder, config, tuple(seeds))
     existing = read_seed_folder(folder)

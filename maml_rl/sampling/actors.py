@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from maml_rl.errors import UserError, name_errors
+from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
@@ -26,6 +29,11 @@ class Actor(ABC):
 
     memory: Memory | None = None
     """What it remembers after the last call; ``None`` if it has no memory."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make the errors of an actor of the user's own name its methods."""
+        super().__init_subclass__(**options)
+        name_errors(cls, ("start", "act", "observe", "inputs", "densities"))
 
     def start(self, episodes: slice) -> None:  # noqa: B027  most actors need nothing
         """Begin a round. A memory starts as it was passed to the constructor, or empty.
@@ -68,6 +76,42 @@ class Actor(ABC):
             (T, E, H), and tensors (T, E·H or 1, ...).
         """
         return inputs.new_zeros(outputs.shape[:3], dtype=torch.float32), ()
+
+
+def check_actor(actor: Any) -> None:
+    """Refuse what a learner returned if it is not an actor.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not isinstance(actor, Actor):
+        raise UserError(
+            f"actor of a learner must return a {Actor.__module__}.Actor, got {type(actor).__name__}"
+        )
+
+
+def checked_outputs(outputs: Any, num_envs: int, action_map: ActionMap) -> np.ndarray:
+    """Return what :meth:`Actor.act` returned.
+
+    Args:
+        outputs: of the actor.
+        num_envs: T·E.
+        action_map: from outputs to actions.
+
+    Raises:
+        UserError: if it is not an array of numbers with as many entries as the actions.
+    """
+    got = type(outputs).__name__
+    if isinstance(outputs, np.ndarray):
+        size = num_envs * action_map.num_outputs
+        has_shape = outputs.shape[:1] == (num_envs,) and outputs.size == size
+        if has_shape and outputs.dtype.kind in "fiu":
+            return outputs
+        got = f"{outputs.shape} {outputs.dtype}"
+    raise UserError(
+        f"act of an actor must return a NumPy array of ({num_envs}, {action_map.num_outputs}) "
+        f"numbers, got {got}"
+    )
 
 
 class PolicyActor(Actor):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.sampling.actors import Actor
+from maml_rl.sampling.actors import Actor, check_actor, checked_outputs
 from maml_rl.sampling.episodes import Episodes, zero_masked
 from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
@@ -51,6 +51,7 @@ class _Recording:
         dtype: of the observations.
         pin_memory: whether to allocate page-locked memory, from which a GPU copies without waiting
             for the CPU.
+        action_map: from outputs to actions.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class _Recording:
         observation_shape: tuple[int, ...],
         dtype: torch.dtype,
         pin_memory: bool,
+        action_map: ActionMap,
     ) -> None:
         shape = (horizon, num_envs, *observation_shape)
         observations = torch.zeros(shape, dtype=dtype, pin_memory=pin_memory)
         self.observations: np.ndarray = observations.numpy()
+        self.action_map = action_map
         self.actions: list[np.ndarray] = []
         self.rewards = np.zeros((horizon, num_envs))
         self.mask = np.zeros((horizon, num_envs), bool)
@@ -86,7 +89,8 @@ class _Recording:
                 self._discard(~np.isfinite(row).reshape(len(row), -1).all(1), OBSERVATION)
             if np.count_nonzero(self.cause):
                 row[self.cause > 0] = 0
-            outputs = actor.act(row, t)
+            # Copied, since an actor may return the same or a read-only array at every step.
+            outputs = checked_outputs(actor.act(row, t), len(row), self.action_map).copy()
         # Record the outputs.
         is_finite: Any = np.isfinite(outputs)
         if np.count_nonzero(is_finite) < is_finite.size:
@@ -202,6 +206,13 @@ class Collector:
             return draw(streams.actions(stage, i), (self.num_episodes, self.horizon))
 
         noise = map_blocks(of_task, [(self.first_task + i,) for i in range(self.num_tasks)])
+        sizes = (self.num_episodes, self.horizon)
+        for values in noise:
+            if not isinstance(values, np.ndarray) or values.shape[:2] != sizes:
+                raise UserError(
+                    f"draw_noise of a learner must return an array of shape {(*sizes, '...')}, got "
+                    f"{getattr(values, 'shape', type(values).__name__)}"
+                )
         return torch.from_numpy(np.stack(noise)).to(self.device, self.dtype)
 
     @torch.no_grad()
@@ -220,6 +231,7 @@ class Collector:
             The episodes, without advantages.
         """
         self.check_stop()
+        check_actor(actor)
         # Play.
         seeds = self._reset_seeds(streams, stage)
         with torch_threads(1):  # idle torch threads busy-wait on the simulator's CPUs
@@ -267,7 +279,12 @@ class Collector:
         space = self.env.single_observation_space
         assert space.shape is not None, "as_task_vector_env refuses other observations"
         recording = _Recording(
-            self.horizon, self.env.num_envs, space.shape, self.dtype, self.device.type == "cuda"
+            self.horizon,
+            self.env.num_envs,
+            space.shape,
+            self.dtype,
+            self.device.type == "cuda",
+            self.action_map,
         )
         # Reset. Consecutive seeds are passed as one integer, for environments that take no list.
         is_consecutive = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_type_hints
 
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError, did_you_mean, name_errors
 from maml_rl.settings.env import load_object
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real, check_ranges
 
@@ -217,11 +217,22 @@ class LearnerConfig:
     GROUPS: ClassVar[tuple[str, ...]] = ()
     """The groups in LEARNER_GROUPS that it uses; settings of the others are refused."""
     IMPLEMENTATION: ClassVar[str] = ""
-    """``module:object`` that makes the learner; empty: ``name`` itself."""
+    """``module:object`` that makes a built-in learner; for others, it is ``name`` itself."""
     RANGES: ClassVar[Mapping[str, Range]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make the errors of settings of the user's own name their methods."""
+        super().__init_subclass__(**options)
+        name_errors(cls, ("stage_episodes",))
+        name_errors(cls, ("__post_init__", "check"), passing=ValueError)
 
     def __post_init__(self) -> None:
         check_ranges(self, "learner.")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the learner is not built in."""
+        return self.name not in LEARNER_CONFIGS
 
     def stage_episodes(self, num_episodes: int) -> int:
         """Return how many episodes of a task one stage plays, all before the next update.
@@ -328,11 +339,49 @@ def _check_settings_class(cls: Any, what: str) -> None:
         types = get_type_hints(cls)
     except Exception as error:  # whatever the user's annotations raise
         raise UserError(f"{what} has a type that cannot be resolved: {error}") from error
+    names = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(cls.RANGES, Mapping) or not set(cls.RANGES) <= set(names):
+        raise UserError(
+            f"{what}.RANGES must be a mapping from {', '.join(names)}, got {cls.RANGES!r:.200}"
+        )
     for field in dataclasses.fields(cls):
         if field.default is field.default_factory is dataclasses.MISSING:
             raise UserError(f"{what}.{field.name} needs a default")
         if dataclasses.is_dataclass(types[field.name]):
             raise UserError(f"{what}.{field.name} must not be a dataclass: a setting is one value")
+        kind = types[field.name]
+        plain = ("builtins", "typing", "collections.abc")
+        if isinstance(kind, type) and kind.__module__ not in plain:
+            raise UserError(
+                f"{what}.{field.name} has the type {kind.__module__}.{kind.__qualname__}, which a "
+                "file cannot hold: expected numbers, text, true, false, or lists or mappings"
+            )
+        of_kind = (int, float) if kind is float else (kind,)
+        if kind in (bool, int, float, str) and type(field.default) not in of_kind:
+            raise UserError(
+                f"{what}.{field.name} has the type {kind.__name__}, but the default "
+                f"{field.default!r:.100}"
+            )
+
+
+def episodes_per_stage(learner: LearnerConfig, num_episodes: int) -> int:
+    """Return :meth:`LearnerConfig.stage_episodes`, checked.
+
+    Args:
+        learner: settings of the learner.
+        num_episodes: episodes to play per task and stage.
+
+    Raises:
+        UserError: if it is not a positive integer that divides ``num_episodes``.
+    """
+    number = learner.stage_episodes(num_episodes)
+    is_valid = type(number) is int and number > 0 and num_episodes % number == 0
+    if not is_valid:
+        raise UserError(
+            f"stage_episodes of learner {learner.name!r} must return a positive integer that "
+            f"divides num_episodes {num_episodes}, got {number!r:.100}"
+        )
+    return number
 
 
 def hint_of_group(setting: str, learner_name: str) -> str:

@@ -39,7 +39,7 @@ _NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
 """Settings that only environments without a task family have."""
 
 # What jsonargparse writes about a setting that takes values of several types.
-_SEVERAL_TYPES = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: (.*)"
+_SEVERAL_TYPES = r"(.*): Does not validate.*: \[([<\w '>,]+)\] Errors: .* Given value: ?(.*)"
 _TYPES = {"int": "an integer", "float": "a number", "str": "a string", "NoneType": "null"}
 _REPLACED = {
     "a <class 'int'>": "an integer",

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, in_one_line
 from maml_rl.system.thread_pool import TASKS_PER_BLOCK, block_ends
 
 _RUN_FOLDER_KEY = "maml_rl/run_folder"
@@ -80,7 +80,8 @@ class Ranks:
         if self.number == 1:
             return values
         total = values.to(self.device)
-        dist.all_reduce(total)
+        with _failures_named():
+            dist.all_reduce(total)
         self.num_bytes += total.nbytes
         return total.to(values.device)
 
@@ -94,12 +95,14 @@ class Ranks:
         values = values.to(self.device).contiguous()
         # pad to the longest, since all_gather needs equal shapes
         sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.number)]
-        dist.all_gather(sizes, torch.tensor([len(values)], device=self.device))
+        with _failures_named():
+            dist.all_gather(sizes, torch.tensor([len(values)], device=self.device))
         lengths = [int(size) for size in sizes]
         padding = values.new_zeros(max(lengths) - len(values), *values.shape[1:])
         padded = torch.cat([values, padding])
         parts = [torch.empty_like(padded) for _ in range(self.number)]
-        dist.all_gather(parts, padded)
+        with _failures_named():
+            dist.all_gather(parts, padded)
         self.num_bytes += padded.nbytes
         unpadded = [part[:length] for part, length in zip(parts, lengths, strict=True)]
         return torch.cat(unpadded).to(original_device)
@@ -107,7 +110,24 @@ class Ranks:
     def wait(self) -> None:
         """Wait for all processes."""
         if self.number > 1:
-            dist.barrier()
+            with _failures_named():
+                dist.barrier()
+
+
+@contextlib.contextmanager
+def _failures_named() -> Iterator[None]:
+    """Report a failure to communicate, such as after an error in another process, in one line.
+
+    Raises:
+        UserError: in place of an error of torch.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            "the processes cannot communicate; if another one has ended, its message says why "
+            f"({in_one_line(error)})"
+        ) from error
 
 
 def is_launched() -> bool:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError, did_you_mean, in_one_line
-from maml_rl.runs.progress_log import STEP, read_rows
+from maml_rl.runs.progress_log import STEP, check_metrics, read_rows
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import load_object
 from maml_rl.settings.ranges import Real, check_integers
@@ -53,7 +51,12 @@ class RunInProgress:
 
         Args:
             reason: why, for the log.
+
+        Raises:
+            UserError: if it is not a string.
         """
+        if not isinstance(reason, str):
+            raise UserError(f"the reason to stop must be a string, got {reason!r:.100}")
         if self.stop_reason is None:
             self.stop_reason = reason
 
@@ -97,10 +100,14 @@ class StopOnPlateau(Callback):
         min_delta: a value counts as larger if it exceeds the largest one by more than this.
 
     Raises:
-        UserError: if ``patience`` or ``min_delta`` is out of range.
+        UserError: if ``metric`` is not a string, or ``patience`` or ``min_delta`` out of range.
     """
 
     def __init__(self, metric: str, patience: int, min_delta: float = 0.0) -> None:
+        if not isinstance(metric, str):
+            raise UserError(
+                f"metric must be a tag such as train/return_after_1_steps, got {metric!r:.100}"
+            )
         check_integers(1, patience=patience)
         if not Real(0).accepts(min_delta):
             raise UserError(f"min_delta must be {Real(0)}, got {min_delta!r:.100}")
@@ -262,14 +269,7 @@ def notify_of_iteration(
     """
     for callback in callbacks:
         notify([callback], "on_iteration", run, metrics)
-        for tag, value in metrics.items():
-            is_number = isinstance(value, (int, float, np.integer, np.floating))
-            is_loggable = isinstance(tag, str) and tag not in ("", STEP) and is_number
-            if not is_loggable or isinstance(value, bool):
-                raise UserError(
-                    f"callback {_name(callback)} must add numbers to the metrics, by a tag that is "
-                    f"a string other than {STEP!r}, got {tag!r:.100}: {value!r:.100}"
-                )
+        check_metrics(metrics, f"callback {_name(callback)}")
 
 
 def _name(callback: Callback) -> str:

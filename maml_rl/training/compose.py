@@ -14,7 +14,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.agents.load import load_run
 from maml_rl.analysis.evaluation import evaluate_with
 from maml_rl.errors import UserError
-from maml_rl.learners.base import Iteration, Learner, LearnerState, make_learner
+from maml_rl.learners.base import Iteration, Learner, LearnerState, check_iteration, make_learner
 from maml_rl.learners.metrics import per_stage
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.sampling.collector import Collector
@@ -22,6 +22,7 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import success_of_all
 from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import plain_task
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torch_threads
@@ -41,7 +42,11 @@ class Training(NamedTuple):
         """Run one iteration of the learner."""
         streams = RandomStreams(self.agent.config.seed, Phase.TRAINING, self.iteration)
         learner, state = self.agent.learner, self.agent.state
-        return learner.iteration(state, self.collector, streams, self.ranks)
+        settings = self.agent.config.learner
+        result = learner.iteration(state, self.collector, streams, self.ranks)
+        if settings.is_own:
+            check_iteration(result, state, learner, settings.name)
+        return result
 
     @property
     def iteration(self) -> int:
@@ -93,7 +98,7 @@ def open_training(
     ranks = ranks or Ranks()
     first_task, end = ranks.share(config.meta_batch_size)
     num_tasks = end - first_task
-    num_episodes = config.learner.stage_episodes(config.num_episodes)
+    num_episodes = episodes_per_stage(config.learner, config.num_episodes)
     num_envs = num_tasks * num_episodes
     # Environment, learner and collector.
     opened_env = as_task_vector_env(None, config.env, num_envs, config.horizon, num_tasks=num_tasks)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from maml_rl.agents.agent import Agent
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import is_family, registered_horizon
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.text import counted
 from maml_rl.training.stdout_log import LOGGER
 
@@ -82,7 +83,7 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     """
     num_finished = agent.state.counters["iteration"]
     num_stages = agent.learner.num_training_stages
-    num_episodes = config.learner.stage_episodes(config.num_episodes)
+    num_episodes = episodes_per_stage(config.learner, config.num_episodes)
     num_env_steps = config.meta_batch_size * num_episodes * config.horizon * num_stages
     rest = f"{config.num_iterations - num_finished} of " if num_finished else ""
     log(

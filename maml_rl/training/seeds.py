@@ -125,10 +125,10 @@ def _train_all(folder: SeedFolder, seeds: Sequence[int], changes: Mapping[str, A
 
 @contextlib.contextmanager
 def _written(folder: SeedFolder) -> Iterator[None]:
-    """Write seeds.yaml; remove it at the end if no run has been started, as after an error."""
-    with unwritable_refused(folder.path):
-        folder.write()
+    """Write seeds.yaml; remove it at the end if no run has been started and left files."""
     try:
+        with unwritable_refused(folder.path):
+            folder.write()
         yield
     finally:
         if not folder.started:

@@ -139,6 +139,23 @@ def test_an_observation_of_another_size_is_refused(agent, shape):
 def test_an_observation_that_is_not_finite_is_refused(agent):
     with pytest.raises(UserError, match=r"not finite.*nan"):
         agent.predict(np.array([[0.0, 0.0], [np.nan, 0.0]]))
+    with pytest.raises(UserError, match=r"not finite.*e\+300"):
+        agent.predict(np.array([1e300, 0.0]))  # inf in float32
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (np.array(["a", "b"]), "observations of numbers, got <U1"),
+        (np.array([None, 1.0]), "observations of numbers, got object"),
+        (np.zeros(2, complex), "observations of numbers, got complex128"),
+        ([[0.0, 0.0], [0.0]], "not an array of numbers"),
+    ],
+    ids=["text", "object", "complex", "ragged"],
+)
+def test_an_observation_that_is_not_made_of_numbers_is_refused(agent, observation, message):
+    with pytest.raises(UserError, match=message):
+        agent.predict(observation)
 
 
 def test_the_package_lists_its_names():

@@ -52,10 +52,53 @@ def test_an_episode_that_starts_is_not_remembered(agent: Agent) -> None:
     np.testing.assert_array_equal(state[0], before)
 
 
-@pytest.mark.parametrize("state", ["kept", 3, (np.zeros(2),), [np.zeros(3)]], ids=str)
+@pytest.mark.parametrize(
+    "state",
+    [
+        *("kept", 3, (), (3,), (None,), [np.zeros(3)], np.zeros(3)),
+        *((np.zeros(2),), (np.zeros(()),), (np.zeros(3), np.zeros(3)), (np.array(["a"] * 3),)),
+    ],
+    ids=repr,
+)
 def test_a_state_that_predict_did_not_return_is_refused(agent: Agent, state: Any) -> None:
     with pytest.raises(UserError, match=r"state must be None or .* for 3 observations, got"):
         agent.predict(np.zeros((3, 2)), state)
+
+
+def test_a_memory_of_another_shape_is_refused_where_an_episode_starts(agent: Agent) -> None:
+    with pytest.raises(UserError, match="state must be None or"):
+        agent.predict(np.zeros((3, 2)), (np.zeros((3, 7)),), [True, False, False])
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [
+        *(
+            "yes",
+            {},
+            object(),
+            [[1], [1, 2]],
+            ["a", "b", "c"],
+            np.full(3, np.nan),
+            np.ones(2, bool),
+        ),
+        *(np.ones(4, bool), np.ones((3, 1), bool), np.zeros(0, bool)),
+    ],
+    ids=repr,
+)
+def test_starts_of_another_type_or_length_are_refused(agent: Agent, starts: Any) -> None:
+    _, state = agent.predict(np.zeros((3, 2)))
+    for memory in (None, state):
+        with pytest.raises(UserError, match="episode_start must be 3 Booleans"):
+            agent.predict(np.zeros((3, 2)), memory, starts)
+
+
+def test_an_actor_that_is_none_is_refused(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(agent.learner), "actor", lambda *args: None)
+    with pytest.raises(
+        UserError, match=r"must return a maml_rl\.sampling\.actors\.Actor, got None"
+    ):
+        agent.predict(np.zeros(2))
 
 
 # --- adapt, save, load ---

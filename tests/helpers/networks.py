@@ -120,6 +120,16 @@ class NoParameters(nn.Module):
         return observations.flatten(1)[:, : self.num_outputs]
 
 
+class NotFinite(Perceptron):
+    def forward(self, observations: Tensor) -> Tensor:
+        return super().forward(observations) / 0
+
+
+class InPlace(Perceptron):
+    def forward(self, observations: Tensor) -> Tensor:
+        return super().forward(observations.mul_(2))
+
+
 class RaisesInForward(Perceptron):
     def forward(self, observations: Tensor) -> Tensor:
         raise ValueError("no idea")

@@ -57,6 +57,15 @@ def test_a_new_run_starts_from_what_another_has_learned(run: Path, tmp_path: Pat
     assert set(start.counters.values()) == {0}
 
 
+def test_a_new_run_does_not_start_from_another_learner(run: Path, tmp_path: Path, capsys) -> None:
+    maml = train(tiny(tmp_path / "maml", num_iterations=1))
+    flags = [f"--learner={BANDIT['name']}", f"--init_from={maml}", f"--output={tmp_path / 'run'}"]
+    assert main(["train", "--env=PointNavigation", "--horizon=5", *flags]) == 2
+    error = capsys.readouterr().err
+    assert "init_from is a run of another learner: it has theta, normalizer, outer, and no" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_trials_of_an_evaluation_are_counted_for_their_task(agent: maml_rl.Agent) -> None:
     tasks = [{"goal_x": goal, "goal_y": goal} for goal in (0.4, -0.4)]
     up, down = maml_rl.evaluate(agent, tasks=tasks, num_episodes=4, num_steps=2).returns.swapaxes(

@@ -61,6 +61,10 @@ def convolutional(space: spaces.Space = ACTIONS) -> NetworkPolicy:
     return NetworkPolicy(network.double(), IMAGES.shape, head, 0.7)
 
 
+def raising(observations: Tensor) -> Tensor:
+    raise KeyError("late")
+
+
 def as_network(policy: MLPPolicy) -> NetworkPolicy:
     """An MLP of one hidden layer, written as a network."""
     network = networks.Perceptron(VECTORS, policy.action_head.size)
@@ -189,6 +193,8 @@ class TestMakePolicy:
             ("TooManyOutputs", r"must return \(3, 2\) torch.float32, got \(3, 4\)"),
             ("DoublePrecision", r"got \(3, 2\) torch.float64"),
             ("ReturnsTuple", "got tuple"),
+            ("NotFinite", "its outputs are not finite"),
+            ("InPlace", "changes the observations"),
             ("NoParameters", "has no parameters"),
             ("Frozen", "hidden.weight does not require gradients"),
             ("Unused", "do not depend on its parameter extra.weight"),
@@ -204,6 +210,15 @@ class TestMakePolicy:
             UserError, match=rf"policy\.network.*helpers\.networks:{name}.*{problem}"
         ):
             make(name)
+
+    def test_an_error_in_training_names_the_network(self) -> None:
+        policy = make("Perceptron")
+        policy.network.forward = raising
+        observations = torch.zeros(1, 2, *policy.observation_shape)
+        with pytest.raises(
+            UserError, match=r"helpers\.networks:Perceptron raised KeyError: 'late'"
+        ):
+            policy.distribution(make_stack(parameters(policy), 1), observations)
 
     def test_a_name_of_another_form_is_refused(self) -> None:
         with pytest.raises(UserError, match=r"policy\.network 'networks' must have the form"):

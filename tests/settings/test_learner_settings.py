@@ -36,6 +36,7 @@ from maml_rl.settings.sources import migrated
 MODULE = '''
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -115,6 +116,12 @@ class NotPlain:
     @dataclass(frozen=True, kw_only=True)
     class Config(LearnerConfig):
         arms: frozenset = frozenset({1})
+
+
+class OfAClass:
+    @dataclass(frozen=True, kw_only=True)
+    class Config(LearnerConfig):
+        path: pathlib.Path = pathlib.Path()
 '''
 BANDIT = "my_bandits:Bandit"
 ENV = "--env=PointNavigation"
@@ -313,6 +320,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
         ("NoDefault", "Config.rate needs a default"),
         ("UnknownType", "has a type that cannot be resolved: name 'Rate' is not defined"),
         ("Nested", "Config.inside must not be a dataclass"),
+        ("OfAClass", "Config.path has the type pathlib.Path, which a file cannot hold"),
         ("NotPlain", "learner.arms is frozenset({1}), a frozenset, which a file cannot hold"),
         ("Bandi", "my_bandits.py) defines no 'Bandi'. Did you mean 'Bandit'?"),
         ("", "must have the form module:Name"),

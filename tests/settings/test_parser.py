@@ -175,6 +175,11 @@ def test_a_setting_that_may_be_null_says_what_it_takes(setting):
         parse_training_arguments(["--env", "HalfCheetahVel", f"--{setting}", "2.5"])
 
 
+def test_an_empty_value_is_refused_in_the_same_words():
+    with pytest.raises(UserError, match=r'^"max_hours": Expected a number or null. Got value: $'):
+        parse_training_arguments(["--max_hours", ""])
+
+
 def test_an_unknown_environment_is_refused_with_the_closest():
     with pytest.raises(UserError, match="Did you mean 'PointNavigation'"):
         load_config(env="PointNavigaton")

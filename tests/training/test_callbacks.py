@@ -132,13 +132,23 @@ def test_numbers_of_a_callback_are_logged(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tag", "value"),
-    [("my/x", "high"), ("my/x", None), ("my/x", True), (3, 1.0), ("time/iteration", 9), ("", 1.0)],
+    [
+        ("my/x", "high"),
+        ("my/x", None),
+        ("my/x", True),
+        ("my/x", 10**400),
+        (3, 1.0),
+        ("time/iteration", 9),
+        ("", 1.0),
+        ("my\nx", 1.0),
+        ("\ud800", 1.0),
+    ],
 )
 def test_what_cannot_be_logged_is_refused(tmp_path: Path, tag: Any, value: Any) -> None:
     callback = Numbers([1.0, value], "my/x")
     if tag != "my/x":
         callback = Numbers([1.0], tag)
-    with pytest.raises(UserError, match=r"test_callbacks:Numbers must add numbers .* got"):
+    with pytest.raises(UserError, match=r"test_callbacks:Numbers: metrics must be numbers.* got"):
         maml_rl.train(tiny(tmp_path / "run"), [callback])
     assert (tmp_path / "run" / "checkpoints" / "000001").exists() == (tag == "my/x")
 
@@ -400,6 +410,23 @@ def test_a_plateau_of_evaluations_is_judged_where_they_are_logged(tmp_path: Path
     assert len(progress(run)) == 4
 
 
+@pytest.mark.parametrize("metric", [None, 3])
+def test_a_metric_is_a_tag(metric):
+    with pytest.raises(UserError, match="metric must be a tag such as"):
+        StopOnPlateau(metric, patience=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reason", [None, 3])
+def test_a_reason_is_text(tmp_path, reason):
+    class Stops(maml_rl.Callback):
+        def on_iteration(self, run, metrics):
+            run.stop(reason)
+
+    with pytest.raises(UserError, match=f"the reason to stop must be a string, got {reason}"):
+        maml_rl.train(tiny(tmp_path / "run"), [Stops()])
+
+
 @pytest.mark.parametrize(("patience", "min_delta"), [(0, 0.0), (1.5, 0.0), (1, -1.0), (1, None)])
 def test_a_plateau_out_of_range_is_refused(patience: Any, min_delta: Any) -> None:
     with pytest.raises(UserError, match=r"(patience|min_delta) must be"):
@@ -517,6 +544,8 @@ def test_a_crash_in_process_0_ends_all_processes(project: Path) -> None:
     done = launch(*flags, folder=project)
     assert done.returncode != 0
     assert "error: callback my_callbacks:Crash failed in on_iteration" in done.stderr
+    assert "error: the processes cannot communicate" in done.stderr
+    assert "[rank1]: Traceback" not in done.stderr
     assert last(project / "run").values["iteration"] == 1
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -284,6 +286,40 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file exists and is not empty"):
         maml_rl.train_seeds(config_of(tmp_path / "file"), [0])
+
+
+@pytest.mark.slow
+def test_when_the_disk_is_full_before_the_first_run_the_same_command_continues(
+    tmp_path, monkeypatch, capsys
+):
+    def no_space(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    output = tmp_path / "runs"
+    flags = ["train", *FLAGS, "--seeds=0", "--output", str(output)]
+    for module in ("maml_rl.runs.seeds.write_whole", "maml_rl.runs.run_folder.write_config"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, no_space)
+            assert main(flags) == 2
+        error = capsys.readouterr().err
+        assert "No space left" in error
+        assert error.count("\n") == 1
+        # A run folder without config.yaml is left by the second error only.
+        assert output.exists() == (module != "maml_rl.runs.seeds.write_whole")
+    assert main(flags) == 0
+    assert iterations(output) == {"seed-0": 2}
+
+
+def test_a_name_that_is_too_long_is_refused_in_one_line(tmp_path, capsys):
+    name = str(tmp_path / ("x" * 300))
+    for flags, message in (
+        (["train", *FLAGS, "--seeds=0", "--output", name], "File name too long"),
+        (["train", "--resume", name], "there is no run folder"),
+    ):
+        assert main(flags) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("seeds", [[], 3, "12", [0, -1], [0, 1.0], [True], [1, 1]])
