@@ -12,7 +12,7 @@ from gymnasium import spaces
 from maml_rl.agents.agent import Agent
 from maml_rl.agents.sb3_models import network_of
 from maml_rl.errors import UserError
-from maml_rl.learners.base import make_learner
+from maml_rl.learners.make import make_learner
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.plain_network import check_plain_actions, unfolded

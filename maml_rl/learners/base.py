@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
-from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.errors import UserError, in_one_line, name_errors
+from maml_rl.errors import UserError, name_errors
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
-from maml_rl.runs.checkpoint import LARGEST_COUNTER
-from maml_rl.runs.progress_log import check_metrics
 from maml_rl.sampling.actors import Actor, Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import Failure
-from maml_rl.settings.config import Config
-from maml_rl.settings.env import load_object
-from maml_rl.settings.ranges import Integer
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 
@@ -263,155 +256,6 @@ class Learner(ABC):
             f"the policy of learner {type(self).__name__} is not a multilayer perceptron or a "
             "policy.network: it cannot be exported"
         )
-
-
-def make_learner(
-    config: Config,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    device: torch.device,
-) -> Learner:
-    """Make the learner that the settings describe.
-
-    Args:
-        config: settings of the run.
-        observation_space: of one environment: a Box.
-        action_space: of one environment.
-        device: of all tensors.
-
-    Raises:
-        UserError: if a space is not supported, or a learner of the user's cannot be made.
-    """
-    is_own = config.learner.is_own
-    name = config.learner.name if is_own else config.learner.IMPLEMENTATION
-    make = load_object(name, "learner")
-    try:
-        learner = make(config, observation_space, action_space, device)
-    except Exception as error:  # whatever the user's code raises
-        if not is_own or isinstance(error, UserError):
-            raise
-        raise UserError(f"learner {name!r} cannot be made ({in_one_line(error)})") from error
-    if not isinstance(learner, Learner):
-        raise UserError(
-            f"learner.name {config.learner.name} must make a maml_rl.learners.base.Learner, got "
-            f"{type(learner).__name__}"
-        )
-    if is_own:
-        check_start(learner, name)
-    return learner
-
-
-def check_start(learner: Learner, name: str) -> None:
-    """Refuse a learner of the user's own whose initial state or prior is not one.
-
-    Args:
-        learner: the learner.
-        name: its name, for messages.
-
-    Raises:
-        UserError: if it is refused.
-    """
-    state = learner.initial_state()
-    _check_state(state, f"initial_state of learner {name}")
-    if state.counters["iteration"] or state.counters["num_env_steps"]:
-        raise UserError(
-            f"initial_state of learner {name} must be made by LearnerState.initial, got the "
-            f"counters {dict(state.counters)}"
-        )
-    learner.check(state, Path(f"the initial state of {name}"))
-    prior = learner.prior(state, 2)
-    what = f"prior of learner {name}"
-    if not isinstance(prior, Mapping) or not prior:
-        raise UserError(f"{what} must be a mapping with at least one tensor, got {prior!r:.100}")
-    for key, value in prior.items():
-        _check_tensor(value, f"{what}: {key}")
-        if value.shape[:1] != (2,):
-            raise UserError(
-                f"{what}: {key} must have the leading axis (2,) for two tasks, got "
-                f"{tuple(value.shape)}"
-            )
-
-
-def check_belief(belief: Belief, before: Belief) -> None:
-    """Refuse a belief after an update whose names, shapes, types or devices have changed.
-
-    Args:
-        belief: what ``update`` of a learner returned.
-        before: the belief before, (T, ...).
-
-    Raises:
-        UserError: at the first difference.
-    """
-    if not isinstance(belief, Mapping) or belief.keys() != before.keys():
-        names = f"{sorted(belief)}" if isinstance(belief, Mapping) else f"{belief!r:.100}"
-        raise UserError(f"update of a learner must return the belief {sorted(before)}, got {names}")
-    for name, old in before.items():
-        value = belief[name]
-        _check_tensor(value, f"update of a learner: {name}")
-        expected = f"{tuple(old.shape)} {old.dtype} on {old.device}"
-        got = f"{tuple(value.shape)} {value.dtype} on {value.device}"
-        if got != expected:
-            raise UserError(f"update of a learner must keep {name} {expected}, got {got}")
-
-
-def check_iteration(
-    iteration: Iteration, before: LearnerState, learner: Learner, name: str
-) -> None:
-    """Refuse the result of an iteration that cannot be logged, saved and continued.
-
-    Args:
-        iteration: what a learner of the user's own returned.
-        before: the state before it.
-        learner: the learner.
-        name: its name, for messages.
-
-    Raises:
-        UserError: if it is refused.
-    """
-    what = f"iteration of learner {name}"
-    if not isinstance(iteration, Iteration):
-        raise UserError(f"{what} must return an Iteration, got {type(iteration).__name__}")
-    state, metrics, failures = iteration
-    # The state: a checkpoint of it must be readable.
-    _check_state(state, f"the state after {what}")
-    for part, old, new in (
-        ("tensors", before.tensors, state.tensors),
-        ("counters", before.counters, state.counters),
-    ):
-        if old.keys() != new.keys():
-            raise UserError(f"{what} must keep the {part} {sorted(old)}, got {sorted(new)}")
-    number, expected = state.counters["iteration"], before.counters["iteration"] + 1
-    if number != expected:
-        raise UserError(
-            f"{what} must return a state after iteration {expected}, got {number}: make it by "
-            "state.after_iteration"
-        )
-    learner.check(state, Path(f"the state after iteration {number} of {name}"))
-    # What is logged.
-    check_metrics(metrics, what)
-    if not isinstance(failures, list) or not all(isinstance(row, Failure) for row in failures):
-        raise UserError(f"{what}: failures must be a list of Failure, got {failures!r:.100}")
-
-
-def _check_state(state: Any, what: str) -> None:
-    """Refuse a state that no checkpoint can hold."""
-    if not isinstance(state, LearnerState):
-        raise UserError(f"{what} must be a LearnerState, got {type(state).__name__}")
-    for group, tensors in state.tensors.items():
-        for name, value in tensors.items():
-            _check_tensor(value, f"{what}: {group} {name}")
-        if "/" in group:
-            raise UserError(f"{what}: the name of a group must not contain /, got {group!r}")
-    expected = Integer(0, LARGEST_COUNTER)
-    for name in ("iteration", "num_env_steps", *state.counters):
-        counter = state.counters.get(name)
-        if not expected.accepts(counter):
-            raise UserError(f"{what}: counter {name} must be {expected}, got {counter!r:.100}")
-
-
-def _check_tensor(value: Any, what: str) -> None:
-    if not isinstance(value, Tensor):
-        raise UserError(f"{what} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def check_group(

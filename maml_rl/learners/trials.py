@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 from maml_rl.errors import UserError
-from maml_rl.learners.base import Belief, Learner, LearnerState, check_belief
+from maml_rl.learners.base import Belief, Learner, LearnerState
+from maml_rl.learners.make import check_belief
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import (

@@ -31,7 +31,7 @@ from maml_rl.analysis.recording import (
 from maml_rl.analysis.video_grid import Clip, Frame, Grid, playable_fps, rgb_pixels, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.learners.base import make_learner
+from maml_rl.learners.make import make_learner
 from maml_rl.settings.config import LoggingConfig
 from maml_rl.settings.env import EnvConfig
 from maml_rl.training.loop import resume, train

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 
 from maml_rl.agents.agent import Agent
-from maml_rl.learners.base import make_learner
+from maml_rl.learners.make import make_learner
 from maml_rl.learners.maml.learner import normalizer_of
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config

@@ -272,7 +272,7 @@ def maml(
     action_space: spaces.Space[Any],
     device: torch.device,
 ) -> MAML:
-    """Make the learner ``maml``; see :func:`maml_rl.learners.base.make_learner`."""
+    """Make the learner ``maml``; see :func:`maml_rl.learners.make.make_learner`."""
     policy = make_policy(config.policy, observation_space, action_space, config.seed)
     return MAML(
         policy=policy.to(device),
