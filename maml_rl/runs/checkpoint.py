@@ -268,8 +268,8 @@ def load_iteration(
         best = None if newest is None else newest.checkpoint.best(newest.path)
         if best is None:
             raise UserError(
-                "no best iteration is recorded: it needs logging.keep_best, and "
-                f"logging.evaluate_every iterations; {_existing(folder)}"
+                "no best iteration is recorded: set logging.keep_best and logging.evaluate_every, "
+                f"and train at least until the first evaluation; {_existing(folder)}"
             )
         number = best.iteration
     if not isinstance(number, int) or isinstance(number, bool):

@@ -375,7 +375,7 @@ def test_the_log_says_that_the_baseline_uses_time_only(
 ) -> None:
     caplog.set_level("INFO", logger="maml_rl")
     run_on_images(tmp_path / "large", num_iterations=1)
-    line = "the value baseline uses time only: observations have 768 entries, more than 500"
+    line = "notice: the value baseline uses time only: observations have 768 entries, more than 500"
     assert caplog.messages.count(line) == 1
     caplog.clear()
     run_on_images(tmp_path / "small", num_iterations=1, env={"name": "Lights-v0", "size": 8})
