@@ -36,8 +36,8 @@ def baseline_notice(observation_shape: tuple[int, ...], num_env_steps: int) -> s
     num_entries = math.prod(observation_shape)
     if num_entries > MOST_FEATURE_ENTRIES:
         return (
-            f"notice: the value baseline uses time only: observations have {num_entries} entries, more "
-            f"than {MOST_FEATURE_ENTRIES}"
+            "notice: the value baseline uses time only: observations have "
+            f"{num_entries} entries, more than {MOST_FEATURE_ENTRIES}"
         )
     num_features = 2 * num_entries + 5
     if num_features >= num_env_steps:
