@@ -76,7 +76,7 @@ def test_a_memory_of_another_shape_is_refused_where_an_episode_starts(agent: Age
         *(
             "yes",
             {},
-            object(),
+            len,
             [[1], [1, 2]],
             ["a", "b", "c"],
             np.full(3, np.nan),

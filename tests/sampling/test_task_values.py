@@ -15,7 +15,8 @@ from gymnasium import spaces
 
 import maml_rl
 from maml_rl.agents.from_scratch import PPOSettings
-from maml_rl.cli import main, task_values, tasks_of_file
+from maml_rl.cli import main
+from maml_rl.env_flags import task_values, tasks_of_file
 from maml_rl.errors import UserError
 from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.failures import as_json
