@@ -225,7 +225,7 @@ def _results(
         evaluation = comparison._evaluate_or_read(
             agent, agent.config.env, _SIZES, None, fixed={}, folder=unfinished
         )
-        entry = comparison.Entry(comparison.META_TRAINED, (run,), (evaluation,), {})
+        entry = comparison.Entry("maml", (run,), (evaluation,), {})
         _ = comparison.Comparison([entry]).settings
 
     evaluated()
