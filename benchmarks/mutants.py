@@ -222,6 +222,7 @@ TESTS = {
         "agents/test_agent.py",
         "training/test_training.py",
         "analysis/test_evaluation.py",
+        "analysis/test_deterministic.py",
     ],
 }
 """Tests to run first for the mutants of a file; ``_OUTER`` for files that are not listed.
