@@ -144,7 +144,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/learner.py", "observations = torch.cat([stage.real_observations for stage in episodes])", "observations = episodes[-1].real_observations", "statistics of the last stage only"),
     Mutant("maml_rl/learners/metrics.py", "values[:, k].nanmean()", "values[:, 0].nanmean()", "metrics of the first stage"),
     Mutant("maml_rl/agents/agent.py", "self._actor(self.belief, noise, memory)", "self._actor(self.belief, noise)", "predict forgets"),
-    Mutant("maml_rl/agents/agent.py", "np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)", "old", "memory kept over an episode's end"),
+    Mutant("maml_rl/agents/predict_arguments.py", "np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)", "old", "memory kept over an episode's end"),
     Mutant("maml_rl/agents/agent.py", "first_stage=self.num_adaptation_steps", "first_stage=0", "the same episodes in every call of adapt"),
     Mutant("maml_rl/analysis/evaluation.py", "[task for task in tasks for _ in range(num_trials)]", "[task for _ in range(num_trials) for task in tasks]", "trials of a task counted for another one"),
     Mutant("maml_rl/analysis/evaluation.py", '"episodes_per_step": collector.num_episodes', '"episodes_per_step": num_trials * collector.num_episodes', "episodes of all trials for those of one"),
@@ -210,6 +210,7 @@ TESTS = {
         "training/test_training.py",
         "sampling/test_failures.py",
     ],
+    "maml_rl/agents/predict_arguments.py": ["agents/test_agent_of_own_learner.py"],
     "maml_rl/agents/agent.py": ["learners/test_learner_contract.py", "agents/test_agent.py"],
     "maml_rl/analysis/evaluation.py": [
         "learners/test_base.py",

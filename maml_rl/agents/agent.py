@@ -16,6 +16,11 @@ from torch import Tensor
 
 from maml_rl.agents.episode_log import EpisodeLog, to_episodes
 from maml_rl.agents.learner_checkpoint import adapted_content
+from maml_rl.agents.predict_arguments import (
+    checked_observations,
+    checked_starts,
+    continued_memory,
+)
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Learner, LearnerState
 from maml_rl.learners.trials import contained_update, play_trials, usable_episodes
@@ -131,15 +136,21 @@ class Agent:
             UserError: if the observation or the state has the wrong type or shape, or the
                 observation is not finite.
         """
-        batch, is_single = self._checked_observations(observation)
+        shape = self.observation_space.shape
+        assert shape is not None, "the space is a Box"
+        batch, is_single = checked_observations(observation, shape)
         number = len(batch)
-        starts = _checked_starts(episode_start, number)
+        starts = checked_starts(episode_start, number)
         noise = None
         if not deterministic:
             drawn = self.learner.draw_noise(rng or np.random.default_rng(), (1, number, 1))
             noise = torch.from_numpy(drawn).to(self.device)
         # An actor plays one step of N episodes.
-        memory = None if state is None else self._memory(state, starts, number)
+        memory = None
+        if state is not None:
+            fresh = self._actor(self.belief)
+            fresh.start(slice(0, number))
+            memory = continued_memory(state, fresh.memory or (), starts)
         actor = self._actor(self.belief, noise, memory)
         actor.start(slice(0, number))
         action_map = self.action_map
@@ -153,60 +164,6 @@ class Agent:
         actor = self.learner.actor(self.state, belief, noise, memory)
         check_actor(actor)
         return actor
-
-    def _memory(self, state: Any, starts: np.ndarray, number: int) -> Memory:
-        """Return what the agent remembers, begun again where an episode starts (N,)."""
-        fresh = self._actor(self.belief)
-        fresh.start(slice(0, number))
-        begun = fresh.memory or ()
-        is_memory = (
-            isinstance(state, tuple)
-            and len(state) == len(begun) > 0
-            and all(_is_memory(part, number) for part in state)
-        )
-        if is_memory and starts.any():
-            is_memory = all(old.shape == new.shape for old, new in zip(state, begun, strict=True))
-        if not is_memory:
-            raise UserError(
-                f"state must be None or what the last call of predict returned for {number} "
-                f"observations, got {state!r:.100}"
-            )
-        if not starts.any():
-            return state
-        return tuple(
-            np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-            for new, old in zip(begun, state, strict=True)
-        )
-
-    def _checked_observations(self, observation: Any) -> tuple[np.ndarray, bool]:
-        """Return observations (N, *observation_shape) float32, and whether it was a single one."""
-        shape = self.observation_space.shape
-        assert shape is not None, "the space is a Box"
-        if isinstance(observation, (Mapping, tuple)):
-            raise UserError(
-                f"expected an array of observations {shape} or (N, ...), got a "
-                f"{type(observation).__name__}: flatten it as in training, by "
-                "gymnasium.spaces.flatten(env.observation_space, observation)"
-            )
-        try:
-            array = np.asarray(observation)
-        except (ValueError, TypeError) as error:  # lists of different lengths, a tensor on a GPU
-            raise UserError(f"the observation is not an array of numbers: {error}") from error
-        if array.dtype.kind not in "biuf":
-            raise UserError(f"expected observations of numbers, got {array.dtype}")
-        is_single = array.shape == shape
-        batch = array[None] if is_single else array
-        if batch.shape[1:] != shape or batch.ndim != len(shape) + 1:
-            sizes = ", ".join(map(str, shape))
-            raise UserError(
-                f"expected observations of shape {shape} or (N, {sizes}), got {array.shape}"
-            )
-        with np.errstate(over="ignore"):
-            values = batch.astype(np.float32)
-        is_finite = np.isfinite(values).all(axis=tuple(range(1, batch.ndim)))
-        if not is_finite.all():
-            raise UserError(f"the observation is not finite: {batch[~is_finite][0]}")
-        return values, is_single
 
     @standard_torch()
     def adapt(
@@ -521,34 +478,3 @@ class Agent:
                 folder / "checkpoints", 0, tensors, {**values, "run": origin(self.config)}
             )
         return folder
-
-
-def _checked_starts(episode_start: Any, number: int) -> np.ndarray:
-    """Return where an episode starts, (N,) bool.
-
-    Args:
-        episode_start: (N,), a single value, or ``None`` for nowhere.
-        number: N.
-
-    Raises:
-        UserError: if it is something else.
-    """
-    if episode_start is None:
-        return np.zeros(number, bool)
-    try:
-        starts = np.asarray(episode_start)
-    except ValueError:  # lists of different lengths
-        starts = np.empty(0, object)
-    if starts.dtype.kind not in "biu" or starts.shape not in ((), (number,)):
-        raise UserError(
-            f"episode_start must be {number} Booleans, one for each observation, got "
-            f"{episode_start!r:.100}"
-        )
-    return np.broadcast_to(starts.astype(bool), number)
-
-
-def _is_memory(part: Any, number: int) -> bool:
-    """Whether ``part`` of a memory is an array of numbers (N, ...)."""
-    return (
-        isinstance(part, np.ndarray) and part.shape[:1] == (number,) and part.dtype.kind in "biufc"
-    )

@@ -1,0 +1,111 @@
+"""Check the arguments of ``Agent.predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from maml_rl.errors import UserError
+from maml_rl.sampling.actors import Memory
+
+
+def checked_observations(observation: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """Return observations (N, *shape) float32, and whether it was a single one.
+
+    Args:
+        observation: one (*shape), or N of them.
+        shape: of one observation.
+
+    Raises:
+        UserError: if it is something else, or not finite.
+    """
+    if isinstance(observation, (Mapping, tuple)):
+        raise UserError(
+            f"expected an array of observations {shape} or (N, ...), got a "
+            f"{type(observation).__name__}: flatten it as in training, by "
+            "gymnasium.spaces.flatten(env.observation_space, observation)"
+        )
+    try:
+        array = np.asarray(observation)
+    except (ValueError, TypeError) as error:  # lists of different lengths, a tensor on a GPU
+        raise UserError(f"the observation is not an array of numbers: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"expected observations of numbers, got {array.dtype}")
+    is_single = array.shape == shape
+    batch = array[None] if is_single else array
+    if batch.shape[1:] != shape or batch.ndim != len(shape) + 1:
+        sizes = ", ".join(map(str, shape))
+        raise UserError(
+            f"expected observations of shape {shape} or (N, {sizes}), got {array.shape}"
+        )
+    with np.errstate(over="ignore"):
+        values = batch.astype(np.float32)
+    is_finite = np.isfinite(values).all(axis=tuple(range(1, batch.ndim)))
+    if not is_finite.all():
+        raise UserError(f"the observation is not finite: {batch[~is_finite][0]}")
+    return values, is_single
+
+
+def checked_starts(episode_start: Any, number: int) -> np.ndarray:
+    """Return where an episode starts, (N,) bool.
+
+    Args:
+        episode_start: (N,), a single value, or ``None`` for nowhere.
+        number: N.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if episode_start is None:
+        return np.zeros(number, bool)
+    try:
+        starts = np.asarray(episode_start)
+    except ValueError:  # lists of different lengths
+        starts = np.empty(0, object)
+    if starts.dtype.kind not in "biu" or starts.shape not in ((), (number,)):
+        raise UserError(
+            f"episode_start must be {number} Booleans, one for each observation, got "
+            f"{episode_start!r:.100}"
+        )
+    return np.broadcast_to(starts.astype(bool), number)
+
+
+def continued_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:
+    """Return what the agent remembers, begun again where an episode starts.
+
+    Args:
+        state: what the last call of ``predict`` returned.
+        fresh: the memory with which an episode begins, each (N, ...).
+        starts: where an episode starts, (N,) bool.
+
+    Raises:
+        UserError: if ``state`` is something else.
+    """
+    number = len(starts)
+    is_memory = (
+        isinstance(state, tuple)
+        and len(state) == len(fresh) > 0
+        and all(_is_memory(part, number) for part in state)
+    )
+    if is_memory and starts.any():
+        is_memory = all(old.shape == new.shape for old, new in zip(state, fresh, strict=True))
+    if not is_memory:
+        raise UserError(
+            f"state must be None or what the last call of predict returned for {number} "
+            f"observations, got {state!r:.100}"
+        )
+    if not starts.any():
+        return state
+    return tuple(
+        np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+        for new, old in zip(fresh, state, strict=True)
+    )
+
+
+def _is_memory(part: Any, number: int) -> bool:
+    """Whether ``part`` of a memory is an array of numbers (N, ...)."""
+    return (
+        isinstance(part, np.ndarray) and part.shape[:1] == (number,) and part.dtype.kind in "biufc"
+    )
