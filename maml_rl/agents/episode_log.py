@@ -147,6 +147,7 @@ def to_episodes(
         cause=torch.zeros(shape[:2], dtype=torch.int8, device=device),
         success=torch.full(shape[:2], torch.nan, device=device),
         advantages=torch.zeros(shape, device=device),
+        inner_advantages=torch.zeros(shape, device=device),
     )
 
 

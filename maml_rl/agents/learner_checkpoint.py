@@ -73,6 +73,8 @@ def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
         # Earlier versions lack some of the learners' own counters.
         if name in checkpoint.values or name in ("iteration", "num_env_steps")
     }
+    for name in learner.OPTIONAL:
+        tensors.setdefault(name, dict(initial.tensors[name]))
     state = LearnerState(
         {name: _ordered(tensors.get(name, {}), like) for name, like in initial.tensors.items()},
         {**initial.counters, **counters},

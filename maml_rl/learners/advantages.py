@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maml_rl.learners.linear_baseline import fit_values, returns_to_go
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.learners import BaselineConfig
+from maml_rl.settings.learners import BaselineConfig, InnerConfig
 
 
 def generalized_advantages(
@@ -61,20 +62,53 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
     return torch.where(std <= smallest, 0.0, centred / (std + 1e-8))
 
 
-def with_advantages(episodes: Episodes, config: BaselineConfig) -> Episodes:
+def with_advantages(
+    episodes: Episodes, config: BaselineConfig, inner: InnerConfig | None = None
+) -> Episodes:
     """Fit a baseline to each task's episodes, and return the episodes with advantages over it.
+
+    ``inner_advantages`` differ from ``advantages`` if the settings of inner steps have a discount
+    or lambda of their own, or ask for a standard deviation that all tasks share; then they are
+    centred, but not scaled.
 
     If a task's baseline explains its returns up to rounding, as for a constant reward in episodes
     of equal length, its normalised advantages are zero. If the baseline cannot be fitted or its
     values overflow, the task's advantages are not finite.
     """
-    values = fit_values(episodes, config.discount, config.ridge)
+    inner_config = _of_inner_steps(config, inner)
+    values = {
+        discount: fit_values(episodes, discount, config.ridge)
+        for discount in {config.discount, inner_config.discount}
+    }
+    advantages = _advantages(episodes, values[config.discount], config)
+    inner_advantages = advantages
+    if inner_config != config:
+        inner_advantages = _advantages(episodes, values[inner_config.discount], inner_config)
+    return dataclasses.replace(episodes, advantages=advantages, inner_advantages=inner_advantages)
+
+
+def _of_inner_steps(config: BaselineConfig, inner: InnerConfig | None) -> BaselineConfig:
+    """The settings of the advantages that inner steps learn from."""
+    if inner is None:
+        return config
+    changes: dict[str, Any] = {}
+    if inner.discount is not None:
+        changes["discount"] = inner.discount
+    if inner.gae_lambda is not None:
+        changes["gae_lambda"] = inner.gae_lambda
+    if inner.shared_advantage_scale:
+        changes["normalize_advantages"] = False
+    return dataclasses.replace(config, **changes)
+
+
+def _advantages(episodes: Episodes, values: Tensor, config: BaselineConfig) -> Tensor:
+    """Advantages over ``values``, (T, E, H), normalised if the settings say so."""
     advantages = generalized_advantages(
         episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda
     )
-    if config.normalize_advantages:
-        # Root mean square of each task's values.
-        count = episodes.mask.sum((1, 2), keepdim=True).clamp(min=1)
-        size = (values.square().sum((1, 2), keepdim=True) / count).sqrt()
-        advantages = normalized_per_task(advantages, episodes.mask, _ROUNDING * size)
-    return dataclasses.replace(episodes, advantages=advantages)
+    if not config.normalize_advantages:
+        return advantages
+    # Root mean square of each task's values.
+    count = episodes.mask.sum((1, 2), keepdim=True).clamp(min=1)
+    size = (values.square().sum((1, 2), keepdim=True) / count).sqrt()
+    return normalized_per_task(advantages, episodes.mask, _ROUNDING * size)

@@ -88,6 +88,8 @@ class Learner(ABC):
 
     ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer")
     """Groups of the state on which playing and updating a belief depend."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Groups that older checkpoints lack; they are then as in the initial state."""
 
     num_updates: int = 1
     """Updates of a trial, unless the user asks for another number."""

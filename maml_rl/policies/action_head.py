@@ -77,6 +77,23 @@ class ActionHead:
         ]
         return torch.stack(padded, dim=-2)
 
+    def encoded(self, actions: Tensor) -> Tensor:
+        """Return outputs as inputs of a network: Box actions as they are, choices as one-hot.
+
+        Args:
+            actions: (..., size) float, (...) int64 for Discrete, or (..., D) for MultiDiscrete.
+
+        Returns:
+            (..., size) float.
+        """
+        if self.num_choices:
+            parts = [
+                nn.functional.one_hot(chosen, number)
+                for chosen, number in zip(actions.unbind(-1), self.num_choices, strict=True)
+            ]
+            return torch.cat(parts, dim=-1).float()
+        return nn.functional.one_hot(actions, self.size).float() if self.discrete else actions
+
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Draw the standard noise that ``sample`` of the distribution takes.
 

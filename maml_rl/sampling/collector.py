@@ -260,6 +260,7 @@ class Collector:
             cause=played.cause,
             success=played.success,
             advantages=torch.zeros_like(played.rewards),
+            inner_advantages=torch.zeros_like(played.rewards),
         )
 
     def _rounds(self, actor: Actor, seeds: np.ndarray) -> Iterator[_Played]:

@@ -38,7 +38,10 @@ class Episodes:
     success: Tensor
     """(T, E): last report of each episode, 1 or 0; NaN if discarded or without a report."""
     advantages: Tensor
-    """(T, E, H); zero until :func:`maml_rl.learners.advantages.with_advantages` sets them."""
+    """(T, E, H), of the objective; zero until
+    :func:`maml_rl.learners.advantages.with_advantages` sets them."""
+    inner_advantages: Tensor
+    """(T, E, H), from which an inner step of MAML learns; zero until then, too."""
 
     @property
     def num_tasks(self) -> int:
@@ -100,6 +103,7 @@ class Episodes:
             mask=zeroed(self.mask),
             log_probs=zeroed(self.log_probs),
             advantages=zeroed(self.advantages),
+            inner_advantages=zeroed(self.inner_advantages),
             cause=self.cause.masked_fill(tasks[:, None] & ~self.discarded, TASK_EXCLUDED),
             success=self.success.masked_fill(tasks[:, None], torch.nan),
         )
@@ -136,6 +140,7 @@ class Episodes:
             cause=self.cause,
             success=self.success,
             advantages=thin(self.advantages),
+            inner_advantages=thin(self.inner_advantages),
         )
 
 

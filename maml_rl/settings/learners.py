@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from maml_rl.errors import UserError, did_you_mean, name_errors
 from maml_rl.settings.env import load_object
@@ -15,6 +15,7 @@ from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real
 Surrogate = Literal["log_prob", "likelihood_ratio", "dice"]
 Adapts = Literal["all", "head", "context"]
 LearnedStepSize = Literal["none", "scalar", "per_layer", "per_parameter"]
+InnerAdvantage = Literal["gae", "learned", "sum"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class InnerConfig:
     """Step size alpha of each inner step; its initial value if it is learned."""
     learned_step_size: LearnedStepSize = "none"
     """Step sizes that the outer step learns: none, one, per layer, or per parameter (Meta-SGD)."""
+    learned_per_step: bool = False
+    """Learn separate step sizes for each inner step (MAML++); further steps use the last ones."""
     test_step_sizes: tuple[float, ...] = ()
     """Step sizes of steps 1, 2, ... outside training; the last one is repeated. []: step_size."""
     adapts: Adapts = "all"
@@ -37,12 +40,32 @@ class InnerConfig:
     """Inner loss. All have the same gradient at the sampling parameters; their Hessians differ."""
     exploration_credit: float = 0.0
     """Weight of E-MAML's term: episodes before adaptation get credit for the return after it."""
+    discount: float | None = None
+    """Discount of the advantages that inner steps learn from. null: baseline.discount."""
+    gae_lambda: float | None = None
+    """Lambda of the advantages that inner steps learn from. null: baseline.gae_lambda."""
+    advantage: InnerAdvantage = "gae"
+    """Advantages of inner steps: estimated (gae), a learned function (NoRML), or their sum."""
+    shared_advantage_scale: bool = False
+    """Divide the advantages of inner steps by a standard deviation over all tasks of training
+    instead of each task's own."""
+    max_kl: float | None = None
+    """Bound on the KL divergence of a task's inner step, which is scaled down to it. null: none."""
+    early_loss_weight: float = 0.0
+    """Weight of the outer loss after each inner step but the last, whose weight is 1 (MAML++)."""
+    early_loss_iterations: int = 0
+    """Iterations in which early_loss_weight falls linearly to 0. 0: it stays constant."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "num_steps": Integer(0, 1000),
         "step_size": Positive(),
         "test_step_sizes": Each(Positive(), most=1000),
         "exploration_credit": Real(0),
+        "discount": OrNone(Real(0, 1)),
+        "gae_lambda": OrNone(Real(0, 1)),
+        "max_kl": OrNone(Positive()),
+        "early_loss_weight": Real(0),
+        "early_loss_iterations": Integer(0, 1_000_000_000),
     }
 
     def __post_init__(self) -> None:
@@ -51,6 +74,28 @@ class InnerConfig:
             raise ValueError(
                 "inner.test_step_sizes must be [] if inner.learned_step_size is not none"
             )
+        if self.learned_per_step and self.learned_step_size == "none":
+            raise ValueError(
+                "inner.learned_per_step needs learned step sizes: set inner.learned_step_size to "
+                "scalar, per_layer or per_parameter"
+            )
+        if self.advantage != "gae" and self.first_order:
+            raise ValueError(
+                f"inner.advantage {self.advantage} must not be combined with inner.first_order "
+                "true: it is learned through the inner gradient"
+            )
+        if self.early_loss_iterations and not self.early_loss_weight:
+            raise ValueError("inner.early_loss_iterations needs an inner.early_loss_weight above 0")
+
+    def early_weight_at(self, iteration: int) -> float:
+        """Weight of the outer loss after each inner step but the last.
+
+        Args:
+            iteration: number of finished iterations.
+        """
+        if not self.early_loss_iterations:
+            return self.early_loss_weight
+        return self.early_loss_weight * max(0.0, 1 - iteration / self.early_loss_iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +122,49 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRPOConfig:
+class _Decay:
+    """A schedule of the size of outer steps."""
+
+    SIZE: ClassVar[str] = "step_size"
+    """The setting that falls."""
+
+    decay_factor: float = 1.0
+    """Factor on max_kl or step_size once decay_iterations are over; it falls geometrically."""
+    decay_iterations: int = 0
+    """Iterations in which max_kl or step_size falls; then it stays. 0: it is constant."""
+
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "decay_factor": Positive(1.0),
+        "decay_iterations": Integer(0, 1_000_000_000),
+    }
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "outer.")
+        if (self.decay_factor == 1) != (self.decay_iterations == 0):
+            raise ValueError(
+                f"outer.decay_factor is {self.decay_factor} and outer.decay_iterations is "
+                f"{self.decay_iterations}: set both, or neither"
+            )
+
+    def at(self, iteration: int) -> Self:
+        """Return the settings of an iteration, whose size follows the schedule.
+
+        Args:
+            iteration: number of finished iterations.
+        """
+        if not self.decay_iterations:
+            return self
+        share = min(1.0, iteration / self.decay_iterations)
+        size = getattr(self, self.SIZE) * self.decay_factor**share
+        return dataclasses.replace(self, **{self.SIZE: size})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPOConfig(_Decay):
     """Trust-region outer step."""
 
     name: ClassVar[str] = "trpo"
+    SIZE: ClassVar[str] = "max_kl"
 
     max_kl: float = 0.01
     """Bound on the mean KL divergence between adapted policies before and after the step."""
@@ -99,6 +183,7 @@ class TRPOConfig:
     states per task."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
+        **_Decay.RANGES,
         "max_kl": Positive(),
         "cg_iterations": Integer(1, 10_000),
         "cg_damping": Real(0),
@@ -107,12 +192,9 @@ class TRPOConfig:
         "fisher_state_stride": OrNone(Integer(1, 1_000_000)),
     }
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
-
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class PPOConfig(_Decay):
     """Several clipped gradient steps on the same episodes."""
 
     name: ClassVar[str] = "ppo"
@@ -125,13 +207,11 @@ class PPOConfig:
     """Clip likelihood ratios to [1 - clip_range, 1 + clip_range]."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
+        **_Decay.RANGES,
         "step_size": Positive(),
         "num_epochs": Integer(1, 10_000),
         "clip_range": Positive(),
     }
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +235,7 @@ class ProMPConfig(PPOConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamConfig:
+class AdamConfig(_Decay):
     """One policy-gradient step of Adam per batch of episodes."""
 
     name: ClassVar[str] = "adam"
@@ -163,14 +243,11 @@ class AdamConfig:
     step_size: float = 1e-3
     """Adam's step size."""
 
-    RANGES: ClassVar[Mapping[str, Range]] = {"step_size": Positive()}
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
+    RANGES: ClassVar[Mapping[str, Range]] = {**_Decay.RANGES, "step_size": Positive()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReptileConfig:
+class ReptileConfig(_Decay):
     """Interpolation of theta and the mean of the adapted parameters; needs several inner steps."""
 
     name: ClassVar[str] = "reptile"
@@ -178,10 +255,7 @@ class ReptileConfig:
     step_size: float = 1.0
     """Step size epsilon: fraction of the way from theta to the mean of the adapted parameters."""
 
-    RANGES: ClassVar[Mapping[str, Range]] = {"step_size": Positive()}
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "outer.")
+    RANGES: ClassVar[Mapping[str, Range]] = {**_Decay.RANGES, "step_size": Positive()}
 
     def notice(self, num_inner_steps: int) -> str | None:
         """A notice if there are too few inner steps, or ``None``."""
@@ -278,11 +352,18 @@ class JointConfig(LearnerConfig):
 
     def check(self, config: Any) -> None:
         """Refuse settings that need adaptation during training."""
-        if config.inner.learned_step_size != "none":
-            raise ValueError(
-                "inner.learned_step_size must be none if learner.name is joint: step sizes are "
-                "learned by adapting"
-            )
+        inner = config.inner
+        learned = {
+            "learned_step_size none": inner.learned_step_size == "none",
+            "advantage gae": inner.advantage == "gae",
+            "shared_advantage_scale false": not inner.shared_advantage_scale,
+        }
+        for expected, is_so in learned.items():
+            if not is_so:
+                raise ValueError(
+                    f"inner.{expected} is expected if learner.name is joint: nothing that "
+                    "adaptation needs can be learned without adapting"
+                )
         if config.outer.name == "reptile":
             raise ValueError(
                 "outer.name must not be reptile if learner.name is joint: Reptile moves towards "

@@ -114,6 +114,7 @@ def every_trajectory(
         cause=torch.zeros(1, len(paths), dtype=torch.int8),
         success=torch.full((1, len(paths)), torch.nan),
         advantages=weighted[None],
+        inner_advantages=weighted[None],
     )
 
 

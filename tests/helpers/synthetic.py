@@ -104,6 +104,7 @@ def make_episodes(
         cause=cause,
         success=torch.from_numpy(rng.integers(0, 2, sizes[:2])).to(like),
         advantages=draw(*sizes),
+        inner_advantages=draw(*sizes),
     )
     return with_garbage(episodes, 3.0)
 
@@ -118,7 +119,7 @@ def with_garbage(episodes: Episodes, size: float) -> Episodes:
         where = masked.reshape(*masked.shape, *[1] * (values.dim() - 3))
         return torch.where(where, torch.full_like(values, size), values)
 
-    names = ("observations", "actions", "rewards", "log_probs", "advantages")
+    names = ("observations", "actions", "rewards", "log_probs", "advantages", "inner_advantages")
     return dataclasses.replace(episodes, **{name: spoil(getattr(episodes, name)) for name in names})
 
 
@@ -169,7 +170,7 @@ def plain_inner_loss(theta: Theta, support: Episodes, task: int, surrogate: str)
     pick = real_steps(support, task)
     log_prob = plain_distribution(theta, pick(support.observations)).log_prob(pick(support.actions))
     factor = log_prob if surrogate == "log_prob" else (log_prob - pick(support.log_probs)).exp()
-    return -(factor * pick(support.advantages)).mean()
+    return -(factor * pick(support.inner_advantages)).mean()
 
 
 def plain_adapt(

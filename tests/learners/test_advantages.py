@@ -186,4 +186,5 @@ def whole_episodes(observations: torch.Tensor, rewards: torch.Tensor) -> Episode
         cause=torch.zeros(rewards.shape[:2], dtype=torch.int8),
         success=zeros[..., 0],
         advantages=zeros,
+        inner_advantages=zeros,
     )

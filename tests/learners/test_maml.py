@@ -188,9 +188,9 @@ class TestAdapt:
     def test_a_task_depends_on_its_own_episodes_only(self, changed):
         objective, theta = make_objective(num_steps=1)
         support = objective.batch.supports[0]
-        advantages = support.advantages.clone()
+        advantages = support.inner_advantages.clone()
         advantages[changed] *= -2
-        other = dataclasses.replace(support, advantages=advantages)
+        other = dataclasses.replace(support, inner_advantages=advantages)
         loss = policy_gradient_loss(objective.policy, "log_prob")
         stack = make_stack(theta, NUM_TASKS)
         first = adapt(stack, [support], loss, step_size=0.3, first_order=False)

@@ -62,7 +62,7 @@ def make_variant(
     episodes: list[Episodes] = []
     for k in range(num_steps + 1):
         episodes.append(make_episodes(policy, stacks[-1], seed=k))
-        sizes = step_sizes(policy, inner, stacks[-1])
+        sizes = step_sizes(policy, inner, stacks[-1], k)
         loss = policy_gradient_loss(policy, inner.surrogate)
         stacks.append(adapt(stacks[-1], episodes[-1:], loss, step_size=sizes, first_order=True))
     batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks[:-1]))
@@ -162,7 +162,7 @@ def test_anil_leaves_the_body_untouched() -> None:
     objective, theta = make_variant("ANIL", num_steps=2)
     stack = make_stack(theta, NUM_TASKS)
     for support in objective.batch.supports:
-        stack, _ = objective.inner_step(stack, support)
+        stack, _ = objective.inner_step(stack, support, 0)
     for name, value in stack.items():
         is_head = name in ("weight_1", "bias_1", "log_std")
         assert torch.equal(value, make_stack(theta, NUM_TASKS)[name]) != is_head, name
@@ -173,7 +173,7 @@ def test_cavias_context_starts_at_zero_for_every_task_and_alone_adapts() -> None
     start = with_context(objective.policy, make_stack(theta, NUM_TASKS))
     assert "context" not in theta
     assert torch.equal(start["context"], torch.zeros(NUM_TASKS, 2, dtype=torch.float64))
-    end, _ = objective.inner_step(start, objective.batch.supports[0])
+    end, _ = objective.inner_step(start, objective.batch.supports[0], 0)
     assert (end["context"].abs().sum(-1) > 0).all()
     assert all(torch.equal(end[name], start[name]) for name in theta)
     assert torch.equal(with_context(objective.policy, end)["context"], end["context"])

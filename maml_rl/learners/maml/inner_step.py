@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.adapt import adapt
-from maml_rl.learners.maml.losses import policy_gradient_loss
+from maml_rl.learners.maml.adapt import along, gradient_step
+from maml_rl.learners.maml.learned_advantage import OFFSET, initial_advantage, learned_advantages
+from maml_rl.learners.maml.losses import surrogate_loss
+from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params, parameters
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import InnerConfig
+from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 STEP_SIZE = "step_size"
@@ -27,21 +32,41 @@ def adapting(policy: Policy, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
     return {name: shapes[name] for name in policy.head}
 
 
-def initial_theta(policy: Policy, inner: InnerConfig) -> dict[str, Tensor]:
-    """The meta-parameters: the policy's parameters, and the step sizes if they are learned."""
+def initial_theta(policy: Policy, inner: InnerConfig, seed: int = 0) -> dict[str, Tensor]:
+    """The meta-parameters: those of the policy, and what else the outer step learns.
+
+    Args:
+        policy: the architecture, with its initial parameters.
+        inner: settings. They decide whether step sizes, the advantage of inner steps and an offset
+            are learned.
+        seed: of the initial weights of a learned advantage.
+    """
     theta = parameters(policy)
     like = next(iter(theta.values()))
-    if inner.learned_step_size == "scalar":
-        theta[STEP_SIZE] = like.new_full((1,), inner.step_size)
-    elif inner.learned_step_size != "none":
-        for name, shape in adapting(policy, inner).items():
-            size = (1,) if inner.learned_step_size == "per_layer" else shape
-            theta[f"{STEP_SIZE}/{name}"] = like.new_full(size, inner.step_size)
+    shapes = adapting(policy, inner)
+    if inner.learned_step_size != "none":
+        for step in range(max(1, inner.num_steps) if inner.learned_per_step else 1):
+            for name, shape in shapes.items():
+                size = shape if inner.learned_step_size == "per_parameter" else (1,)
+                theta[step_size_key(name, inner, step)] = like.new_full(size, inner.step_size)
+    if inner.advantage != "gae":
+        theta |= initial_advantage(policy, RandomStreams(seed, Phase.INITIALISATION), like)
+        theta |= {OFFSET + name: like.new_zeros(shape) for name, shape in shapes.items()}
     return theta
 
 
+def step_size_key(name: str, inner: InnerConfig, step: int) -> str:
+    """Name in theta of the learned step size of parameter ``name`` in inner step ``step``."""
+    parts = [STEP_SIZE]
+    if inner.learned_per_step:
+        parts.append(str(min(step, max(1, inner.num_steps) - 1)))
+    if inner.learned_step_size != "scalar":
+        parts.append(name)
+    return "/".join(parts)
+
+
 def step_sizes(
-    policy: Policy, inner: InnerConfig, stack: Params, step: int = 0
+    policy: Policy, inner: InnerConfig, stack: Params, step: int, factor: float | Tensor = 1.0
 ) -> dict[str, float | Tensor]:
     """The step size of each adapting parameter: from ``stack`` if learned, else from the settings.
 
@@ -49,23 +74,16 @@ def step_sizes(
         policy: the architecture.
         inner: settings.
         stack: parameters, each (T, ...).
-        step: number of inner steps so far, for ``inner.test_step_sizes``.
+        step: number of inner steps so far.
+        factor: multiple of the step sizes to use.
     """
+    names = adapting(policy, inner)
+    if inner.learned_step_size != "none":
+        return {name: factor * stack[step_size_key(name, inner, step)] for name in names}
     size = inner.step_size
     if inner.test_step_sizes:
         size = inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)]
-    sizes: dict[str, float | Tensor] = {}
-    for name in adapting(policy, inner):
-        key = step_size_key(name, inner)
-        sizes[name] = size if key is None else stack[key]
-    return sizes
-
-
-def step_size_key(name: str, inner: InnerConfig) -> str | None:
-    """Name in theta of the step size of parameter ``name``; ``None`` if it is not learned."""
-    if inner.learned_step_size == "none":
-        return None
-    return STEP_SIZE if inner.learned_step_size == "scalar" else f"{STEP_SIZE}/{name}"
+    return dict.fromkeys(names, factor * size)
 
 
 def with_context(policy: Policy, stack: Params) -> dict[str, Tensor]:
@@ -74,8 +92,99 @@ def with_context(policy: Policy, stack: Params) -> dict[str, Tensor]:
     return {**policy.initial_context(num_tasks), **stack}
 
 
+def policy_gradient_step(
+    policy: Policy,
+    stack: Params,
+    support: Episodes,
+    inner: InnerConfig,
+    step: int,
+    *,
+    factor: float | Tensor = 1.0,
+    first_order: bool,
+) -> tuple[dict[str, Tensor], Distribution]:
+    """One inner step, as a function of ``stack`` if that requires gradients, else as a value.
+
+    Args:
+        policy: the architecture.
+        stack: parameters, each (T, ...).
+        support: episodes of T tasks, played with the stack, with advantages.
+        inner: how to adapt.
+        step: number of inner steps so far.
+        factor: multiple of the step sizes to use.
+        first_order: treat the inner gradient as a constant.
+
+    Returns:
+        The stack after the step, and π at the support states before it.
+    """
+
+    def loss(start: Params) -> tuple[Tensor, Distribution]:
+        dist = policy.distribution(start, support.flat(support.observations))
+        advantages = inner_advantages(policy, start, support, inner)
+        return surrogate_loss(dist, support, inner.surrogate, advantages), dist
+
+    sizes = step_sizes(policy, inner, stack, step, factor)
+    moved, dist = gradient_step(stack, loss, step_size=sizes, first_order=first_order)
+    if inner.advantage != "gae" and step == 0:
+        moved |= {name: moved[name] + stack[OFFSET + name] for name in sizes}
+    if inner.max_kl is not None:
+        moved = within_kl(policy, stack, moved, dist, support, inner.max_kl)
+    return moved, dist
+
+
+def inner_advantages(
+    policy: Policy, stack: Params, support: Episodes, inner: InnerConfig
+) -> Tensor:
+    """What an inner step learns from: estimated advantages, learned ones, or their sum, (T, E, H).
+
+    Args:
+        policy: the architecture.
+        stack: parameters, each (T, ...).
+        support: episodes of T tasks, with advantages.
+        inner: settings.
+    """
+    if inner.advantage == "gae":
+        return support.inner_advantages
+    learned = learned_advantages(policy, stack, support)
+    return learned + support.inner_advantages if inner.advantage == "sum" else learned
+
+
+def within_kl(
+    policy: Policy,
+    stack: Params,
+    moved: Params,
+    dist: Distribution,
+    support: Episodes,
+    max_kl: float,
+) -> dict[str, Tensor]:
+    """Scale each task's step down so that its KL divergence is about ``max_kl``, if it is larger.
+
+    The divergence D = mean_t KL(π_old ‖ π_new) over the support states grows with the square of a
+    small step, so the step is multiplied by √(δ / D) where D > δ.
+
+    Args:
+        policy: the architecture.
+        stack: parameters before the step, each (T, ...).
+        moved: parameters after it.
+        dist: π_old at the support states.
+        support: episodes of T tasks.
+        max_kl: δ.
+    """
+    new: Any = policy.distribution(moved, support.flat(support.observations))
+    kl = (support.step_weights * dist.kl(new)).sum(-1)
+    scale = (max_kl / kl.clamp(min=max_kl)).sqrt()
+    return {
+        name: start + along(scale[:, None], start) * (moved[name] - start)
+        for name, start in stack.items()
+    }
+
+
 def inner_step(
-    policy: Policy, stack: Params, support: Episodes, inner: InnerConfig, step: int
+    policy: Policy,
+    stack: Params,
+    support: Episodes,
+    inner: InnerConfig,
+    step: int,
+    factor: float | Tensor = 1.0,
 ) -> dict[str, Tensor]:
     """The stack after one inner step, as a value, computed in blocks of tasks.
 
@@ -89,14 +198,17 @@ def inner_step(
         support: episodes of T tasks, played with the stack, with advantages.
         inner: how to adapt.
         step: number of inner steps so far.
+        factor: multiple of the step sizes to use.
     """
-    loss = policy_gradient_loss(policy, inner.surrogate)
 
     def of_block(start: int, stop: int) -> dict[str, Tensor]:
         block = {name: value[start:stop] for name, value in stack.items()}
-        size = step_sizes(policy, inner, block, step)
+        episodes = support.tasks(start, stop)
         # No second derivatives: the result is a value.
-        return adapt(block, [support.tasks(start, stop)], loss, step_size=size, first_order=True)
+        moved, _ = policy_gradient_step(
+            policy, block, episodes, inner, step, factor=factor, first_order=True
+        )
+        return {name: value.detach() for name, value in moved.items()}
 
     blocks = map_blocks(
         of_block, block_ends(support.num_tasks, tasks_per_block(support.mask.device))

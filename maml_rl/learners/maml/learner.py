@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +51,9 @@ from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
 
+NUM_TEST_FACTORS = 10
+"""Number of multiples of the step sizes outside training; further steps use the last one."""
+
 MAX_FAILED_OUTER_STEPS = 10
 """Number of consecutive failed outer steps that stops the run."""
 
@@ -75,7 +78,13 @@ class MAML(Learner):
     """MAML for reinforcement learning (Finn et al. 2017, algorithm 3).
 
     The belief is a stack of adapted parameters; an update is an inner step. The groups of the state
-    are ``theta``, ``normalizer`` and ``outer``, the state of the outer step.
+    are:
+
+    - ``theta`` and ``normalizer``;
+    - ``adaptation``: ``advantage_std`` (1,), which the advantages of inner steps are divided by
+      (``inner.shared_advantage_scale``), and ``test_factors`` (``NUM_TEST_FACTORS``,), multiples
+      of the step sizes outside training;
+    - ``outer``, the state of the outer step.
 
     Args:
         policy: the architecture, with the initial parameters.
@@ -89,7 +98,11 @@ class MAML(Learner):
             iteration tolerates.
         tasks_per_block: tasks that the outer step computes at once; default depends on the device.
             It bounds memory, and changes results at most by rounding.
+        seed: of the initial weights of a learned advantage.
     """
+
+    ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer", "adaptation")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("adaptation",)
 
     policy: Policy
     inner: InnerConfig
@@ -100,23 +113,28 @@ class MAML(Learner):
     num_training_stages: int
     max_failed_share: float
     tasks_per_block: int | None = None
+    seed: int = 0
 
     def initial_state(self) -> LearnerState:
         """Return the initial parameters, and no state of the outer step."""
-        theta = initial_theta(self.policy, self.inner)
+        theta = initial_theta(self.policy, self.inner, self.seed)
+        device = next(iter(theta.values())).device
         normalizer: Mapping[str, Tensor] = {}
         if self.normalizes:
-            device = next(iter(theta.values())).device
             shape = self.policy.observation_shape
             normalizer = ObservationNormalizer.empty(shape, device)._asdict()
-        tensors = {"theta": theta, "normalizer": normalizer, "outer": {}}
+        adaptation = {
+            "advantage_std": torch.ones(1, device=device),
+            "test_factors": torch.ones(NUM_TEST_FACTORS, device=device),
+        }
+        tensors = {"theta": theta, "normalizer": normalizer, "adaptation": adaptation, "outer": {}}
         return LearnerState.initial(tensors, **{_FAILED_OUTER_STEPS: 0})
 
     def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
         """Return a state before training whose theta is the belief of another run's agent."""
         theta = {name: belief[name][0] for name in state.tensors.get("theta", {})}
         initial = self.initial_state()
-        groups = {"theta": theta, "normalizer": state.tensors.get("normalizer", {})}
+        groups = {name: state.tensors.get(name, {}) for name in self.ACTING} | {"theta": theta}
         return initial._replace(tensors={**initial.tensors, **groups})
 
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
@@ -139,11 +157,14 @@ class MAML(Learner):
 
     def with_advantages(self, episodes: Episodes) -> Episodes:
         """Fit each task's baseline, and return the episodes with advantages over it."""
-        return with_advantages(episodes, self.baseline)
+        return with_advantages(episodes, self.baseline, self.inner)
 
     def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
         """Return the parameters after one inner step."""
-        return inner_step(self.policy, belief, episodes, self.inner, stage)
+        adaptation = state.tensors["adaptation"]
+        factor = float(adaptation["test_factors"][min(stage, NUM_TEST_FACTORS - 1)])
+        factor /= float(adaptation["advantage_std"])
+        return inner_step(self.policy, belief, episodes, self.inner, stage, factor)
 
     def iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
@@ -153,13 +174,13 @@ class MAML(Learner):
         num_bytes = ranks.num_bytes
 
         # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
-        # episodes. Other step sizes for tests (inner.test_step_sizes) do not apply.
+        # episodes. The step sizes of tests do not apply.
         training = dataclasses.replace(
             self, inner=dataclasses.replace(self.inner, test_step_sizes=())
         )
         played = training_trial(
             training,
-            state,
+            with_test_factors(state, [1.0]),
             collector,
             num_updates=self.num_training_stages - 1,
             streams=streams,
@@ -171,7 +192,15 @@ class MAML(Learner):
         # Outer step, on the tasks that did not fail.
         batch = _valid_part(played.trial)
         block_size = self.tasks_per_block or tasks_per_block(collector.device)
-        objective = MetaObjective(self.policy, batch, training.inner, block_size, ranks)
+        objective = MetaObjective(
+            self.policy,
+            batch,
+            training.inner,
+            block_size,
+            ranks,
+            advantage_std=float(state.tensors["adaptation"]["advantage_std"]),
+            early_weight=self.inner.early_weight_at(state.counters["iteration"]),
+        )
         outer = self._outer_step(state, objective)
         failures, num_failed = self._outer_failures(state, outer, played.rows)
         watch.lap("outer_step")
@@ -184,6 +213,11 @@ class MAML(Learner):
         if normalizer is not None:
             observations = torch.cat([stage.real_observations for stage in episodes])
             changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
+        if self.inner.shared_advantage_scale:
+            std = _advantage_std(batch.supports, ranks)
+            adaptation = state.tensors["adaptation"]
+            std = std.to(adaptation["advantage_std"])
+            changed["adaptation"] = {**adaptation, "advantage_std": std}
         metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
         metrics |= failure_metrics(played) | {"outer/failed": float(bool(outer.failure))}
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
@@ -199,7 +233,8 @@ class MAML(Learner):
         unchanged = _OuterResult(theta=theta, state=outer_state, metrics={}, failure=OUTER_STEP)
         step = OUTER[self.outer.name].step
         try:
-            theta, outer_state, metrics = step(theta, outer_state, objective, self.outer)
+            config = self.outer.at(state.counters["iteration"])
+            theta, outer_state, metrics = step(theta, outer_state, objective, config)
         except FloatingPointError as error:
             return unchanged._replace(detail=str(error))
         # Refuse non-finite results.
@@ -284,7 +319,32 @@ def maml(
         num_training_stages=config.inner.num_steps + 1,
         max_failed_share=config.max_failed_share,
         tasks_per_block=config.tasks_per_block,
+        seed=config.seed,
     )
+
+
+def with_test_factors(state: LearnerState, factors: Sequence[float]) -> LearnerState:
+    """Return a state with other multiples of the step sizes outside training.
+
+    Args:
+        state: a state of MAML.
+        factors: of inner steps 1, 2, ...; the last one is repeated.
+    """
+    group = state.tensors["adaptation"]
+    last = [factors[-1]] * (NUM_TEST_FACTORS - len(factors))
+    values = torch.tensor([*factors, *last]).to(group["test_factors"])
+    adaptation = {**group, "test_factors": values}
+    return state._replace(tensors={**state.tensors, "adaptation": adaptation})
+
+
+def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
+    """Root mean square of the advantages of all inner steps and tasks, (1,)."""
+    sums = [
+        torch.stack([(e.inner_advantages.square() * e.mask).sum((1, 2)), e.num_steps], dim=1)
+        for e in supports
+    ]
+    squares, num_steps = ranks.mean(torch.stack(sums).sum(0))
+    return (squares / num_steps).sqrt().clamp(min=1e-8)[None]
 
 
 def normalizer_of(state: LearnerState) -> ObservationNormalizer | None:

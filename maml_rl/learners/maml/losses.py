@@ -26,10 +26,16 @@ def policy_gradient_loss(
     return loss
 
 
-def surrogate_loss(dist: Distribution, episodes: Episodes, surrogate: Surrogate) -> Tensor:
+def surrogate_loss(
+    dist: Distribution,
+    episodes: Episodes,
+    surrogate: Surrogate,
+    advantages: Tensor | None = None,
+) -> Tensor:
     """The inner loss of every task, to be minimised.
 
-    Means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
+    Means are over a task's real steps; Â_t are the episodes' ``inner_advantages`` unless others are
+    given, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
 
     - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian ignores
       that the sampling of actions depends on theta.
@@ -43,12 +49,14 @@ def surrogate_loss(dist: Distribution, episodes: Episodes, surrogate: Surrogate)
         dist: π at the episodes' states.
         episodes: of T tasks.
         surrogate: which loss.
+        advantages: Â_t, (T, E, H).
 
     Returns:
         (T,).
     """
     factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
-    return -(episodes.step_weights * episodes.flat(episodes.advantages) * factor).sum(-1)
+    advantages = episodes.inner_advantages if advantages is None else advantages
+    return -(episodes.step_weights * episodes.flat(advantages) * factor).sum(-1)
 
 
 def step_ratio(dist: Distribution, episodes: Episodes) -> Tensor:

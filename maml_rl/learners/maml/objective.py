@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.adapt import gradient_step, requiring_grad
-from maml_rl.learners.maml.inner_step import step_sizes, with_context
-from maml_rl.learners.maml.losses import mean_kl, step_ratio, surrogate_loss
+from maml_rl.learners.maml.adapt import requiring_grad
+from maml_rl.learners.maml.inner_step import policy_gradient_step, with_context
+from maml_rl.learners.maml.losses import mean_kl, step_ratio
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params, flatten, make_stack
 from maml_rl.policies.policy import Policy
@@ -38,6 +38,22 @@ class Adapted:
     """Standardised return after adaptation of each task, (T,): :attr:`MetaObjective.credit`."""
     sampled: list[tuple[Distribution, Episodes]]
     """For each inner step k: π_θₖ at the states of its support episodes, and these episodes."""
+    early_weight: float = 0.0
+    """Weight of the loss after each inner step but the last, whose weight is 1."""
+
+    def over_steps(self, quantity: Callable[[Distribution, Episodes], Tensor]) -> Tensor:
+        """Weighted mean of a quantity over the inner steps, (T,).
+
+        Args:
+            quantity: from π_θₖ at the states of the episodes played after k steps, and these
+                episodes, to (T,).
+        """
+        last = quantity(self.query_distribution, self.batch.query)
+        if not self.early_weight or len(self.sampled) < 2:
+            return last
+        early = [quantity(dist, episodes) for dist, episodes in self.sampled[1:]]
+        total = last + self.early_weight * torch.stack(early).sum(0)
+        return total / (1 + self.early_weight * len(early))
 
     @functools.cached_property
     def query_distribution(self) -> Distribution:
@@ -45,25 +61,30 @@ class Adapted:
         query = self.batch.query
         return self.policy.distribution(self.stacks[-1], query.flat(query.observations))
 
-    @property
-    def query_ratio(self) -> Tensor:
-        """π_θ'(a_t | s_t) / π_old(a_t | s_t) at the query steps, (T, E·H)."""
-        return step_ratio(self.query_distribution, self.batch.query)
-
 
 Quantity = Callable[[Adapted], Tensor]
 """Computes a quantity of each adapted task, (T,)."""
 
 
 def ratio_surrogate(adapted: Adapted) -> Tensor:
-    """mean_t π_θ'(a_t | s_t) / π_old(a_t | s_t) Â_t over the query episodes of each task, (T,)."""
-    query = adapted.batch.query
-    return (query.step_weights * query.flat(query.advantages) * adapted.query_ratio).sum(-1)
+    """mean_t π_θ'(a_t | s_t) / π_old(a_t | s_t) Â_t over the query episodes of each task, (T,).
+
+    With ``inner.early_loss_weight`` it is a weighted mean over the episodes after each inner step.
+    """
+
+    def of_step(dist: Distribution, episodes: Episodes) -> Tensor:
+        advantages = episodes.flat(episodes.advantages)
+        return (episodes.step_weights * advantages * step_ratio(dist, episodes)).sum(-1)
+
+    return adapted.over_steps(of_step)
 
 
 def query_kl(adapted: Adapted) -> Tensor:
-    """mean_t KL(π_old ‖ π_θ') over the query episodes of each task, (T,)."""
-    return mean_kl(adapted.query_distribution, adapted.batch.query)
+    """mean_t KL(π_old ‖ π_θ') over the query episodes of each task, (T,).
+
+    With ``inner.early_loss_weight`` it is a weighted mean over the episodes after each inner step.
+    """
+    return adapted.over_steps(mean_kl)
 
 
 def exploration_surrogate(adapted: Adapted) -> Tensor:
@@ -93,6 +114,10 @@ class MetaObjective:
     inner: InnerConfig
     block_size: int
     ranks: Ranks = field(default_factory=Ranks)
+    advantage_std: float = 1.0
+    """Standard deviation that the advantages of inner steps are divided by."""
+    early_weight: float = 0.0
+    """Weight of the loss after each inner step but the last, whose weight is 1."""
 
     def value(self, theta: Params) -> tuple[float, float]:
         """Surrogate and KL, each a mean over tasks.
@@ -162,32 +187,32 @@ class MetaObjective:
         return (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
 
     def inner_step(
-        self, stack: Params, support: Episodes
+        self, stack: Params, support: Episodes, step: int
     ) -> tuple[dict[str, Tensor], Distribution]:
-        """One inner step as a function of ``stack``.
-
-        It needs no step number: in training ``inner.test_step_sizes`` is empty, and all inner steps
-        have the same step sizes.
-
-        Returns:
-            The stack after the step, and π at the support states before it.
-        """
-
-        def loss(start: Params) -> tuple[Tensor, Distribution]:
-            dist = self.policy.distribution(start, support.flat(support.observations))
-            return surrogate_loss(dist, support, self.inner.surrogate), dist
-
-        sizes = step_sizes(self.policy, self.inner, stack)
-        return gradient_step(stack, loss, step_size=sizes, first_order=self.inner.first_order)
+        """One inner step as a function of ``stack``; see :func:`policy_gradient_step`."""
+        return policy_gradient_step(
+            self.policy,
+            stack,
+            support,
+            self.inner,
+            step,
+            factor=1 / self.advantage_std,
+            first_order=self.inner.first_order,
+        )
 
     def adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
         """Adapt to a block of tasks, as a function of ``stack`` if it requires gradients."""
         stacks: list[Params] = [with_context(self.policy, stack)]
         sampled = []
-        for support in block.supports:
-            theta_prime, dist = self.inner_step(stacks[-1], support)
+        for step, support in enumerate(block.supports):
+            theta_prime, dist = self.inner_step(stacks[-1], support, step)
             stacks.append(theta_prime)
             sampled.append((dist, support))
         return Adapted(
-            policy=self.policy, batch=block, stacks=tuple(stacks), credit=credit, sampled=sampled
+            policy=self.policy,
+            batch=block,
+            stacks=tuple(stacks),
+            credit=credit,
+            sampled=sampled,
+            early_weight=self.early_weight,
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.objective import Adapted, MetaObjective, Quantity
+from maml_rl.learners.maml.losses import step_ratio
+from maml_rl.learners.maml.objective import MetaObjective, Quantity
 from maml_rl.learners.maml.outer.adam import ascend
+from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import PPOConfig
 from maml_rl.system.stopwatch import Stopwatch
 
@@ -15,17 +18,18 @@ from maml_rl.system.stopwatch import Stopwatch
 def clipped_surrogate(clip_range: float) -> Quantity:
     """mean_t min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) over the query episodes (equation 7).
 
-    ρ_t = π_θ'(a_t | s_t) / π_old(a_t | s_t); ε is ``clip_range``.
+    ρ_t = π_θ'(a_t | s_t) / π_old(a_t | s_t); ε is ``clip_range``. With ``inner.early_loss_weight``
+    it is a weighted mean over the episodes after each inner step.
     """
 
-    def surrogate(adapted: Adapted) -> Tensor:
-        query, ratio = adapted.batch.query, adapted.query_ratio
-        advantages = query.flat(query.advantages)
+    def of_step(dist: Distribution, episodes: Episodes) -> Tensor:
+        ratio = step_ratio(dist, episodes)
+        advantages = episodes.flat(episodes.advantages)
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
         per_step = torch.minimum(ratio * advantages, clipped * advantages)
-        return (query.step_weights * per_step).sum(-1)
+        return (episodes.step_weights * per_step).sum(-1)
 
-    return surrogate
+    return lambda adapted: adapted.over_steps(of_step)
 
 
 def ppo_step(

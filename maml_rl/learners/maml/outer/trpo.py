@@ -171,8 +171,8 @@ def fisher_vector_product(
         objective: defines the KL.
         theta: the parameters that sampled the episodes; the product is not valid elsewhere.
         state_stride: use every n-th state in Fᵢ, and in the inner losses' Hessians in Jᵢ; above 1
-            the product is an estimate. ``None``: :func:`default_state_stride`. DiCE's Hessian
-            needs whole episodes, and uses all states.
+            the product is an estimate. ``None``: :func:`default_state_stride`. Inner steps with
+            DiCE or a learned advantage need whole episodes, and use all states.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
@@ -247,9 +247,13 @@ def _theta_prime(
     the recorded one: the parameters that sampled the next set of episodes.
     """
     stack = with_context(objective.policy, stack)
-    inner_stride = 1 if objective.inner.surrogate == "dice" else state_stride
-    for support, value in zip(block.supports, block.stacks[1:], strict=True):
-        thinned, _ = objective.inner_step(stack, support.every(inner_stride))
+    # DiCE and the learned advantage need consecutive steps.
+    inner = objective.inner
+    needs_all = inner.surrogate == "dice" or inner.advantage != "gae"
+    inner_stride = 1 if needs_all else state_stride
+    for step, support in enumerate(block.supports):
+        value = block.stacks[step + 1]
+        thinned, _ = objective.inner_step(stack, support.every(inner_stride), step)
         # end − end.detach() is zero, and has the derivative of end.
         stack = {name: value[name] + (end - end.detach()) for name, end in thinned.items()}
     return stack
