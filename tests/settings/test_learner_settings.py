@@ -177,6 +177,8 @@ def test_joint_keeps_the_settings_of_the_preset() -> None:
     ("settings", "name"),
     [
         ({"inner": InnerConfig(learned_step_size="scalar")}, "inner.learned_step_size"),
+        ({"inner": InnerConfig(advantage="learned")}, "inner.advantage"),
+        ({"inner": InnerConfig(shared_advantage_scale=True)}, "inner.shared_advantage_scale"),
         ({"outer": ReptileConfig()}, "outer.name"),
     ],
 )
