@@ -214,9 +214,10 @@ class MAML(Learner):
             observations = torch.cat([stage.real_observations for stage in episodes])
             changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
         if self.inner.shared_advantage_scale:
-            std = _advantage_std(batch.supports, ranks)
             adaptation = state.tensors["adaptation"]
-            std = std.to(adaptation["advantage_std"])
+            std = _advantage_std(batch.supports, ranks).to(adaptation["advantage_std"])
+            # If no reward varies, as long as none is found, the last scale remains.
+            std = torch.where(std > 0, std, adaptation["advantage_std"])
             changed["adaptation"] = {**adaptation, "advantage_std": std}
         metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
         metrics |= failure_metrics(played) | {"outer/failed": float(bool(outer.failure))}
@@ -344,7 +345,7 @@ def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
         for e in supports
     ]
     squares, num_steps = ranks.mean(torch.stack(sums).sum(0))
-    return (squares / num_steps).sqrt().clamp(min=1e-8)[None]
+    return (squares / num_steps).sqrt()[None]
 
 
 def normalizer_of(state: LearnerState) -> ObservationNormalizer | None:
