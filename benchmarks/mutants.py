@@ -86,7 +86,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/outer/trpo.py", "value[name] + (end - end.detach())", "value[name]", "Jacobian cut off from theta"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "value[name] + (end - end.detach())", "end", "theta' of the chosen states only"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "support.every(inner_stride)", "support", "Hessians of all states where some were asked for"),
-    Mutant("maml_rl/learners/maml/outer/trpo.py", "dist.fisher_product(tangents, weights)", "dist.fisher_product(tangents, torch.ones_like(weights))", "Fisher matrix over padding"),
+    Mutant("maml_rl/learners/maml/outer/trpo.py", "dist.fisher_product(of_dist, weights)", "dist.fisher_product(of_dist, torch.ones_like(weights))", "Fisher matrix over padding"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "inner.surrogate == \"dice\" or ", "", "thinned DiCE"),
     Mutant("maml_rl/learners/advantages.py", "discount * next_values - values", "discount * next_values", "advantage without V(s_t)"),
     Mutant("maml_rl/learners/advantages.py", "values[..., 1:], torch.zeros_like(values[..., :1])", "values[..., 1:], values[..., -1:]", "value after the end"),

@@ -195,11 +195,12 @@ def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(
 @pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
-@pytest.mark.parametrize("num_steps", [1, 2])
+@pytest.mark.parametrize(("num_steps", "early_weight"), [(1, 0.0), (2, 0.0), (2, 0.7)])
 def test_fisher_product_is_the_curvature_of_the_kl(
-    variant: str, discrete: bool, num_steps: int
+    variant: str, discrete: bool, num_steps: int, early_weight: float
 ) -> None:
     objective, theta = make_variant(variant, num_steps=num_steps, discrete=discrete)
+    objective = dataclasses.replace(objective, early_weight=early_weight)
     product, at, eps = fisher_vector_product(objective, theta), to_vector(theta), 1e-4
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
@@ -218,7 +219,8 @@ def test_fisher_product_is_the_curvature_of_the_kl(
         torch.testing.assert_close(u @ product(v), v @ product(u), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("variant", 
+@pytest.mark.parametrize(
+    "variant",
     ["Meta-SGD", "scalar", "ANIL per layer", "CAVIA Meta-SGD", "scalar per step"],
 )
 def test_first_order_still_learns_step_sizes(variant: str) -> None:
