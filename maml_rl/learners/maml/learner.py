@@ -274,6 +274,9 @@ class MAML(Learner):
         normalizer = state.tensors["normalizer"]
         if any((normalizer[name] < 0).any() for name in ("num_states", "squares") if normalizer):
             raise UserError(f"the normalizer in {source} has negative counts or squares")
+        std = state.tensors["adaptation"]["advantage_std"]
+        if not (std > 0).all():
+            raise UserError(f"advantage_std in {source} must be positive, got {float(std)}")
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
     def notice(self, num_env_steps: int) -> str | None:
@@ -341,7 +344,11 @@ def with_test_factors(state: LearnerState, factors: Sequence[float]) -> LearnerS
 def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
     """Root mean square of the advantages of all inner steps and tasks, (1,)."""
     sums = [
-        torch.stack([(e.inner_advantages.square() * e.mask).sum((1, 2)), e.num_steps], dim=1)
+        torch.stack(
+            # In float64: the squares of large rewards overflow float32.
+            [(e.inner_advantages.double().square() * e.mask).sum((1, 2)), e.num_steps],
+            dim=1,
+        )
         for e in supports
     ]
     squares, num_steps = ranks.mean(torch.stack(sums).sum(0))
