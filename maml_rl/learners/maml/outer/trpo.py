@@ -166,7 +166,8 @@ def fisher_vector_product(
 
     At these parameters, the Hessian is exactly mean_i Jᵢᵀ Fᵢ Jᵢ. Fᵢ is the Fisher matrix of the
     action distribution with respect to its own parameters, and Jᵢ the Jacobian of these with
-    respect to theta, through adaptation. The graphs are built once, for all products.
+    respect to theta, through adaptation. With ``inner.early_loss_weight`` there is one such term
+    for each inner step. The graphs are built once, for all products.
 
     Args:
         objective: defines the KL.
