@@ -202,6 +202,7 @@ TESTS = {
         "agents/test_agent.py",
     ],
     "maml_rl/learners/maml/outer/trpo.py": [
+        "learners/test_inner_steps.py",
         "learners/test_trpo.py",
         "learners/test_maml.py",
         "learners/test_meta_learners.py",

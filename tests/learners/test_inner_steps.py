@@ -41,6 +41,7 @@ from maml_rl.learners.maml.objective import MetaObjective, query_kl, ratio_surro
 from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import clipped_surrogate
 from maml_rl.learners.maml.outer.reptile import reptile_step
+from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack
@@ -255,6 +256,28 @@ def test_a_step_with_a_learned_advantage_is_one_with_these_values_and_an_offset_
         offset = stack.get(f"offset/{name}", torch.zeros(()))
         torch.testing.assert_close(first[name], value + offset, **CLOSE)
         torch.testing.assert_close(second[name], value, **CLOSE)
+
+
+def test_the_fisher_product_keeps_whole_episodes_for_a_learned_advantage() -> None:
+    """It thins the query only, as if every other step of it was masked."""
+    inner = InnerConfig(step_size=0.3, advantage="learned")
+    policy, stack, support = start(inner)
+    theta = of_task(stack, 0)
+    adapted = inner_step(policy, stack, support, inner, 0)
+    query = make_episodes(policy, adapted, seed=1)
+    objective = MetaObjective(
+        policy, MetaBatch((support,), query, (stack, adapted)), inner, NUM_TASKS
+    )
+    _, num_episodes, horizon = query.mask.shape
+    kept = (torch.arange(horizon) - torch.arange(num_episodes)[:, None]) % 2 == 0
+    thinned = objective.batch._replace(query=dataclasses.replace(query, mask=query.mask * kept))
+    vector = torch.randn(
+        len(to_vector(theta)), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    product = fisher_vector_product(objective, theta, state_stride=2)(vector)
+    expected = fisher_vector_product(dataclasses.replace(objective, batch=thinned), theta)(vector)
+    torch.testing.assert_close(product, expected, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(product, fisher_vector_product(objective, theta)(vector), rtol=1e-2)
 
 
 @pytest.mark.slow
