@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -54,12 +54,34 @@ def normalized_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | flo
     Returns:
         (T, E, H).
     """
+    centred = centred_per_task(advantages, mask, smallest)
+    return centred / (_root_mean_square(centred, mask) + 1e-8)
+
+
+def centred_per_task(advantages: Tensor, mask: Tensor, smallest: Tensor | float = 0.0) -> Tensor:
+    """Shift to mean 0 over each task's real steps; zero elsewhere.
+
+    Args:
+        advantages: (T, E, H).
+        mask: (T, E, H).
+        smallest: advantages with at most this standard deviation become zero; (T, 1, 1) or one for
+            all tasks.
+
+    Returns:
+        (T, E, H).
+    """
     count = mask.sum((1, 2), keepdim=True).clamp(min=1)
     mean = (advantages * mask).sum((1, 2), keepdim=True) / count
     centred = (advantages - mean) * mask
-    std = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
+    std = _root_mean_square(centred, mask)
     # NaN <= smallest is false: advantages that are NaN stay NaN, and the task fails.
-    return torch.where(std <= smallest, 0.0, centred / (std + 1e-8))
+    return torch.where(std <= smallest, 0.0, centred)
+
+
+def _root_mean_square(values: Tensor, mask: Tensor) -> Tensor:
+    """Of each task's values over its real steps, (T, 1, 1); ``values`` are zero elsewhere."""
+    count = mask.sum((1, 2), keepdim=True).clamp(min=1)
+    return (values.square().sum((1, 2), keepdim=True) / count).sqrt()
 
 
 def with_advantages(
@@ -75,40 +97,44 @@ def with_advantages(
     of equal length, its normalised advantages are zero. If the baseline cannot be fitted or its
     values overflow, the task's advantages are not finite.
     """
-    inner_config = _of_inner_steps(config, inner)
+    of_steps = _of_inner_steps(config, inner)
     values = {
         discount: fit_values(episodes, discount, config.ridge)
-        for discount in {config.discount, inner_config.discount}
+        for discount in {config.discount, of_steps.discount}
     }
-    advantages = _advantages(episodes, values[config.discount], config)
+    normalize = normalized_per_task if config.normalize_advantages else None
+    advantages = _advantages(episodes, values[config.discount], config, normalize)
+    # The advantages of inner steps, if they differ.
     inner_advantages = advantages
-    if inner_config != config:
-        inner_advantages = _advantages(episodes, values[inner_config.discount], inner_config)
+    shares_scale = inner is not None and inner.shared_advantage_scale
+    if of_steps != config or shares_scale:
+        normalize = centred_per_task if shares_scale else normalize
+        inner_advantages = _advantages(episodes, values[of_steps.discount], of_steps, normalize)
     return dataclasses.replace(episodes, advantages=advantages, inner_advantages=inner_advantages)
 
 
 def _of_inner_steps(config: BaselineConfig, inner: InnerConfig | None) -> BaselineConfig:
-    """The settings of the advantages that inner steps learn from."""
+    """``config`` with the discount and lambda of inner steps."""
     if inner is None:
         return config
-    changes: dict[str, Any] = {}
-    if inner.discount is not None:
-        changes["discount"] = inner.discount
-    if inner.gae_lambda is not None:
-        changes["gae_lambda"] = inner.gae_lambda
-    if inner.shared_advantage_scale:
-        changes["normalize_advantages"] = False
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(
+        config,
+        discount=config.discount if inner.discount is None else inner.discount,
+        gae_lambda=config.gae_lambda if inner.gae_lambda is None else inner.gae_lambda,
+    )
 
 
-def _advantages(episodes: Episodes, values: Tensor, config: BaselineConfig) -> Tensor:
-    """Advantages over ``values``, (T, E, H), normalised if the settings say so."""
+def _advantages(
+    episodes: Episodes,
+    values: Tensor,
+    config: BaselineConfig,
+    normalize: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
+) -> Tensor:
+    """Advantages over ``values``, (T, E, H), passed through ``normalize``."""
     advantages = generalized_advantages(
         episodes.rewards * episodes.mask, values, config.discount, config.gae_lambda
     )
-    if not config.normalize_advantages:
+    if normalize is None:
         return advantages
-    # Root mean square of each task's values.
-    count = episodes.mask.sum((1, 2), keepdim=True).clamp(min=1)
-    size = (values.square().sum((1, 2), keepdim=True) / count).sqrt()
-    return normalized_per_task(advantages, episodes.mask, _ROUNDING * size)
+    smallest = _ROUNDING * _root_mean_square(values, episodes.mask)
+    return normalize(advantages, episodes.mask, smallest)

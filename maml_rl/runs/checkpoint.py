@@ -355,7 +355,9 @@ def _grouped(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         group, _, name = key.partition("/")
-        tensors.setdefault(group, {})[name] = tensor
+        # A copy is aligned in memory, as a tensor of the file is not: some sums depend on that in
+        # their last bit, and a resumed run would differ from an uninterrupted one.
+        tensors.setdefault(group, {})[name] = tensor.clone()
     return tensors
 
 

@@ -79,13 +79,37 @@ class InnerConfig:
                 "inner.learned_per_step needs learned step sizes: set inner.learned_step_size to "
                 "scalar, per_layer or per_parameter"
             )
-        if self.advantage != "gae" and self.first_order:
+        self._check_advantage()
+        if self.early_loss_iterations and not self.early_loss_weight:
+            raise ValueError("inner.early_loss_iterations needs an inner.early_loss_weight above 0")
+        if self.early_loss_weight and self.num_steps < 2:
+            raise ValueError(
+                "inner.early_loss_weight needs two or more inner steps, but inner.num_steps is "
+                f"{self.num_steps}"
+            )
+
+    def _check_advantage(self) -> None:
+        """Refuse settings that contradict a learned advantage."""
+        if self.advantage == "gae":
+            return
+        if self.first_order:
             raise ValueError(
                 f"inner.advantage {self.advantage} must not be combined with inner.first_order "
                 "true: it is learned through the inner gradient"
             )
-        if self.early_loss_iterations and not self.early_loss_weight:
-            raise ValueError("inner.early_loss_iterations needs an inner.early_loss_weight above 0")
+        if self.advantage == "sum":
+            return
+        unused = {
+            "discount": self.discount is not None,
+            "gae_lambda": self.gae_lambda is not None,
+            "shared_advantage_scale": self.shared_advantage_scale,
+        }
+        for name, is_set in unused.items():
+            if is_set:
+                raise ValueError(
+                    f"inner.{name} is for estimated advantages: it must not be set if "
+                    "inner.advantage is learned; valid are gae and sum"
+                )
 
     def early_weight_at(self, iteration: int) -> float:
         """Weight of the outer loss after each inner step but the last.
@@ -340,6 +364,14 @@ class MAMLConfig(LearnerConfig):
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.learner:maml"
 
+    def check(self, config: Any) -> None:
+        """Refuse an advantage that the outer step cannot learn."""
+        if config.outer.name == "reptile" and config.inner.advantage != "gae":
+            raise ValueError(
+                f"inner.advantage must be gae if outer.name is reptile, got "
+                f"{config.inner.advantage}: Reptile has no gradient to learn it from"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointConfig(LearnerConfig):
@@ -349,20 +381,22 @@ class JointConfig(LearnerConfig):
 
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.joint:joint"
+    INNER: ClassVar[Mapping[str, Any]] = {
+        "learned_step_size": "none",
+        "learned_per_step": False,
+        "advantage": "gae",
+        "shared_advantage_scale": False,
+    }
+    """Values of the settings ``inner.*`` that need adaptation during training."""
 
     def check(self, config: Any) -> None:
         """Refuse settings that need adaptation during training."""
-        inner = config.inner
-        learned = {
-            "learned_step_size none": inner.learned_step_size == "none",
-            "advantage gae": inner.advantage == "gae",
-            "shared_advantage_scale false": not inner.shared_advantage_scale,
-        }
-        for expected, is_so in learned.items():
-            if not is_so:
+        for name, expected in self.INNER.items():
+            value = getattr(config.inner, name)
+            if value != expected:
                 raise ValueError(
-                    f"inner.{expected} is expected if learner.name is joint: nothing that "
-                    "adaptation needs can be learned without adapting"
+                    f"inner.{name} must be {str(expected).lower()} if learner.name is joint, got "
+                    f"{str(value).lower()}: it needs adaptation during training"
                 )
         if config.outer.name == "reptile":
             raise ValueError(

@@ -95,7 +95,7 @@ def baseline_config(
     config = replace(
         config,
         learner=JointConfig(),
-        inner=replace(meta.inner, learned_step_size="none"),
+        inner=replace(meta.inner, **JointConfig.INNER),
         outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
         num_iterations=num_iterations or _finished_iterations(run) * num_collections,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.runs import last, tiny
+from helpers.runs import assert_same_state, last, tiny
 
 import maml_rl
 from maml_rl.agents.agent import Agent
@@ -24,6 +25,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "step sizes": {
         "policy": {"hidden_sizes": [8]},
         "inner": {"learned_step_size": "per_layer"},
+    },
+    "inner steps": {
+        "policy": {"hidden_sizes": [8]},
+        "inner": {
+            "num_steps": 2,
+            "learned_step_size": "scalar",
+            "learned_per_step": True,
+            "advantage": "sum",
+            "max_kl": 0.1,
+        },
     },
     "context": {
         "policy": {"hidden_sizes": [8], "context_size": 3},
@@ -146,3 +157,55 @@ def test_a_damaged_belief_is_refused(
     save_checkpoint(folder / "checkpoints", 0, checkpoint.tensors, checkpoint.values)
     with pytest.raises(UserError, match=message):
         maml_rl.load(folder)
+
+
+def without_adaptation(run: Path, copy: Path) -> Path:
+    """A copy of a run as versions without the group ``adaptation`` wrote it."""
+    shutil.copytree(run, copy)
+    checkpoint = last(run)
+    tensors = {name: group for name, group in checkpoint.tensors.items() if name != "adaptation"}
+    folder = copy / "checkpoints"
+    shutil.rmtree(folder)
+    save_checkpoint(folder, checkpoint.values["iteration"], tensors, checkpoint.values)
+    return copy
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_the_group_adaptation_loads_evaluates_and_resumes(
+    tmp_path: Path,
+) -> None:
+    run = maml_rl.train(tiny(tmp_path / "run", num_iterations=2))
+    older = without_adaptation(run, tmp_path / "older")
+    assert set(last(older).tensors) == set(last(run).tensors) - {"adaptation"}
+    agents = [maml_rl.load(folder) for folder in (run, older)]
+    adaptation = agents[1].state.tensors["adaptation"]
+    assert all(torch.equal(value, torch.ones_like(value)) for value in adaptation.values())
+    means = [maml_rl.evaluate(agent, num_tasks=3, num_episodes=2).mean for agent in agents]
+    np.testing.assert_array_equal(*means)
+    for folder in (run, older):
+        maml_rl.resume(folder, 3)
+    assert_same_state(run, older)
+
+
+@pytest.mark.slow
+def test_a_saved_agent_keeps_the_shared_scale(tmp_path: Path) -> None:
+    inner = {"shared_advantage_scale": True}
+    agent = maml_rl.load(maml_rl.train(tiny(tmp_path / "run", num_iterations=1, inner=inner)))
+    assert float(agent.state.tensors["adaptation"]["advantage_std"]) != 1
+    loaded = maml_rl.load(agent.adapt(task=GOAL).save(tmp_path / "adapted"))
+    for name, value in agent.state.tensors["adaptation"].items():
+        assert torch.equal(loaded.state.tensors["adaptation"][name], value)
+    again, expected = (one.adapt(task=GOAL) for one in (loaded, agent.adapt(task=GOAL)))
+    for name, value in expected.belief.items():
+        assert torch.equal(again.belief[name], value), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_scale_that_is_not_positive_is_refused(tmp_path: Path, value: float) -> None:
+    run = maml_rl.train(tiny(tmp_path / "run", num_iterations=1))
+    checkpoint = last(run)
+    checkpoint.tensors["adaptation"]["advantage_std"].fill_(value)
+    save_checkpoint(run / "checkpoints", 1, checkpoint.tensors, checkpoint.values)
+    with pytest.raises(UserError, match=f"advantage_std in .* must be positive, got {value}"):
+        maml_rl.load(run)

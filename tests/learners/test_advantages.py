@@ -12,7 +12,7 @@ from maml_rl.learners.advantages import generalized_advantages, normalized_per_t
 from maml_rl.learners.linear_baseline import fit_values, returns_to_go
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.settings.learners import BaselineConfig
+from maml_rl.settings.learners import BaselineConfig, InnerConfig
 
 
 def episodes_of(seed: int = 0) -> Episodes:
@@ -116,6 +116,36 @@ class TestWithAdvantages:
             )
         assert (out.advantages[out.mask == 0] == 0).all()
 
+    @pytest.mark.parametrize(
+        "changes", [{"discount": 0.6}, {"gae_lambda": 0.2}, {"discount": 0.6, "gae_lambda": 0.2}]
+    )
+    def test_inner_steps_have_a_discount_and_lambda_of_their_own(self, changes):
+        episodes = episodes_of()
+        config = BaselineConfig(discount=0.9, gae_lambda=0.7)
+        out = with_advantages(episodes, config, InnerConfig(**changes))
+        plain = with_advantages(episodes, config, InnerConfig())
+        of_inner = with_advantages(episodes, dataclasses.replace(config, **changes))
+        assert torch.equal(out.advantages, plain.advantages)
+        assert torch.equal(out.inner_advantages, of_inner.advantages)
+        assert torch.equal(plain.inner_advantages, plain.advantages)
+        assert not torch.allclose(out.inner_advantages, out.advantages, rtol=0.1)
+
+    @pytest.mark.parametrize("normalize", [False, True])
+    def test_with_a_shared_scale_those_of_inner_steps_are_centred_only(self, normalize):
+        episodes = episodes_of()
+        config = BaselineConfig(gae_lambda=0.7, normalize_advantages=normalize)
+        out = with_advantages(episodes, config, InnerConfig(shared_advantage_scale=True))
+        assert torch.equal(out.advantages, with_advantages(episodes, config).advantages)
+        plain = with_advantages(
+            episodes, dataclasses.replace(config, normalize_advantages=False)
+        ).advantages
+        for i in range(3):
+            real = plain[i][episodes.mask[i] > 0]
+            actual = out.inner_advantages[i][episodes.mask[i] > 0]
+            assert abs(float(real.mean())) > 1e-3
+            torch.testing.assert_close(actual, real - real.mean(), rtol=1e-10, atol=1e-12)
+        assert (out.inner_advantages[out.mask == 0] == 0).all()
+
     def test_masked_steps_do_not_matter_and_nothing_else_changes(self):
         episodes = episodes_of()
         before = episodes.advantages.clone()
@@ -147,8 +177,10 @@ class TestConstantReward:
         rng = torch.Generator().manual_seed(0)
         shape = (2, 20, horizon)
         episodes = whole_episodes(torch.randn(*shape, 4, generator=rng), torch.full(shape, reward))
-        out = with_advantages(episodes, BaselineConfig(discount=discount))
+        inner = InnerConfig(shared_advantage_scale=True)
+        out = with_advantages(episodes, BaselineConfig(discount=discount), inner)
         assert not out.advantages.any()
+        assert not out.inner_advantages.any()
 
     @pytest.mark.parametrize("horizon", [100, 1000])
     @pytest.mark.parametrize("length", [2, 3, 5, 8, 12, 14, 20, 50, 99])

@@ -16,9 +16,14 @@ from helpers.synthetic import (
 )
 from torch import Tensor
 
+from maml_rl.learners.maml import learned_advantage
 from maml_rl.learners.maml.adapt import adapt
-from maml_rl.learners.maml.inner_step import initial_theta, step_sizes, with_context
-from maml_rl.learners.maml.losses import policy_gradient_loss
+from maml_rl.learners.maml.inner_step import (
+    initial_theta,
+    inner_step,
+    step_sizes,
+    with_context,
+)
 from maml_rl.learners.maml.objective import (
     MetaObjective,
     Quantity,
@@ -26,6 +31,7 @@ from maml_rl.learners.maml.objective import (
     query_kl,
     ratio_surrogate,
 )
+from maml_rl.learners.maml.outer.ppo import clipped_surrogate
 from maml_rl.learners.maml.outer.promp import inner_kl
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.mlp import MLPPolicy
@@ -45,8 +51,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CAVIA Meta-SGD": {"adapts": "context", "learned_step_size": "per_parameter"},
     "DiCE": {"surrogate": "dice"},
     "DiCE Meta-SGD": {"surrogate": "dice", "learned_step_size": "per_parameter"},
+    "scalar per step": {"learned_step_size": "scalar", "learned_per_step": True},
+    "per layer per step": {"learned_step_size": "per_layer", "learned_per_step": True},
+    "bounded": {"max_kl": 1.0},
+    "learned advantage": {"advantage": "learned"},
+    "sum of advantages": {"advantage": "sum"},
+    "sum in CAVIA": {"advantage": "sum", "adapts": "context"},
+    "sum with Meta-SGD per step, bounded": {
+        "advantage": "sum",
+        "learned_step_size": "per_parameter",
+        "learned_per_step": True,
+        "max_kl": 6.0,
+    },
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@pytest.fixture(autouse=True)
+def _few_hidden_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finite differences with respect to psi are slow otherwise."""
+    monkeypatch.setattr(learned_advantage, "HIDDEN_SIZE", 3)
 
 
 def make_variant(
@@ -54,19 +78,38 @@ def make_variant(
 ) -> tuple[MetaObjective, dict[str, Tensor]]:
     """A meta-objective whose episodes were sampled through the variant's own adaptation."""
     inner = InnerConfig(num_steps=num_steps, step_size=0.3, **VARIANTS[variant], **settings)
+    if discrete and inner.max_kl is not None:
+        # Steps of the categorical policy have smaller divergences.
+        inner = dataclasses.replace(inner, max_kl=inner.max_kl / 100)
     policy = make_policy(discrete, context_size=2 if inner.adapts == "context" else 0)
     theta = initial_theta(policy, inner)
+    generator = torch.Generator().manual_seed(4)
+    for name in (key for key in theta if key.startswith(("advantage/", "offset/"))):
+        random = torch.randn(theta[name].shape, generator=generator, dtype=torch.float64)
+        theta[name] = theta[name] + (0.5 if name.startswith("advantage/") else 0.1) * random
     for i, name in enumerate(key for key in theta if key.startswith("step_size")):
         theta[name] = theta[name] + 0.02 * (i + 1)
     stacks = [with_context(policy, make_stack(theta, NUM_TASKS))]
     episodes: list[Episodes] = []
     for k in range(num_steps + 1):
         episodes.append(make_episodes(policy, stacks[-1], seed=k))
-        sizes = step_sizes(policy, inner, stacks[-1], k)
-        loss = policy_gradient_loss(policy, inner.surrogate)
-        stacks.append(adapt(stacks[-1], episodes[-1:], loss, step_size=sizes, first_order=True))
+        stacks.append(inner_step(policy, stacks[-1], episodes[-1], inner, k))
     batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks[:-1]))
     return MetaObjective(policy, batch, inner, 2), theta
+
+
+@pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if "bounded" in name])
+def test_the_bound_of_these_variants_is_active_in_some_tasks_only(
+    variant: str, discrete: bool
+) -> None:
+    objective, theta = make_variant(variant, discrete=discrete)
+    bounded, free = objective.inner, dataclasses.replace(objective.inner, max_kl=None)
+    stack, [support] = make_stack(theta, NUM_TASKS), objective.batch.supports
+    ends = [inner_step(objective.policy, stack, support, inner, 0) for inner in (bounded, free)]
+    is_same = torch.isclose(ends[0]["weight_0"], ends[1]["weight_0"], rtol=1e-12).all((1, 2))
+    assert is_same.any()
+    assert not is_same.all()
 
 
 @pytest.mark.slow
@@ -84,6 +127,40 @@ def test_meta_gradient_with_respect_to_everything_that_is_learned(
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
     for name, part in from_vector(gradient, theta).items():
         assert part.abs().max() > 1e-6, f"{name} is not learned"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant", ["learned advantage", "sum of advantages", "bounded", "scalar per step"]
+)
+def test_meta_gradient_with_discrete_actions(variant: str) -> None:
+    objective, theta = make_variant(variant, num_steps=2, discrete=True)
+    at = to_vector(theta) + 0.01
+    expected = finite_difference_gradient(
+        lambda vector: objective.mean(from_vector(vector, theta), ratio_surrogate)[0], at
+    )
+    _, gradient = objective.surrogate_and_gradient(from_vector(at, theta))
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+    for name, part in from_vector(gradient, theta).items():
+        assert part.abs().max() > 1e-6, f"{name} is not learned"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_steps", [2, 3])
+@pytest.mark.parametrize("term", [ratio_surrogate, clipped_surrogate(0.05), query_kl])
+def test_meta_gradient_of_the_loss_after_every_step(num_steps: int, term: Quantity) -> None:
+    objective, theta = make_variant("scalar per step", num_steps=num_steps)
+    objective = dataclasses.replace(objective, early_weight=0.7)
+    at = to_vector(theta) + 0.01
+    expected = finite_difference_gradient(
+        lambda vector: objective.mean(from_vector(vector, theta), term)[0], at
+    )
+    _, gradient = objective.surrogate_and_gradient(from_vector(at, theta), term)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+    late = dataclasses.replace(objective, early_weight=0.0)
+    assert not torch.allclose(
+        late.surrogate_and_gradient(from_vector(at, theta), term)[1], expected, rtol=1e-2
+    )
 
 
 @pytest.mark.slow
@@ -118,11 +195,12 @@ def test_at_the_support_states_of_the_first_step_the_order_does_not_matter(
 @pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
-@pytest.mark.parametrize("num_steps", [1, 2])
+@pytest.mark.parametrize(("num_steps", "early_weight"), [(1, 0.0), (2, 0.0), (2, 0.7)])
 def test_fisher_product_is_the_curvature_of_the_kl(
-    variant: str, discrete: bool, num_steps: int
+    variant: str, discrete: bool, num_steps: int, early_weight: float
 ) -> None:
     objective, theta = make_variant(variant, num_steps=num_steps, discrete=discrete)
+    objective = dataclasses.replace(objective, early_weight=early_weight)
     product, at, eps = fisher_vector_product(objective, theta), to_vector(theta), 1e-4
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
@@ -141,7 +219,10 @@ def test_fisher_product_is_the_curvature_of_the_kl(
         torch.testing.assert_close(u @ product(v), v @ product(u), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("variant", ["Meta-SGD", "scalar", "ANIL per layer", "CAVIA Meta-SGD"])
+@pytest.mark.parametrize(
+    "variant",
+    ["Meta-SGD", "scalar", "ANIL per layer", "CAVIA Meta-SGD", "scalar per step"],
+)
 def test_first_order_still_learns_step_sizes(variant: str) -> None:
     """dθ'/dα = −∇L in both orders: finite differences with fixed inner gradients agree."""
     objective, theta = make_variant(variant, first_order=True)

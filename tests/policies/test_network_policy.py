@@ -129,7 +129,10 @@ class TestAsTheBuiltInNetwork:
         return MetaObjective(mlp, batch, inner, 2), ours, theta
 
     @pytest.mark.parametrize("discrete", [False, True])
-    @pytest.mark.parametrize("config", [TRPOConfig(), ProMPConfig()], ids=lambda c: c.name)
+    # Further iterations of conjugate gradient would amplify rounding errors.
+    @pytest.mark.parametrize(
+        "config", [TRPOConfig(cg_iterations=5), ProMPConfig()], ids=lambda c: c.name
+    )
     def test_outer_steps(self, config: TRPOConfig | ProMPConfig, discrete: bool) -> None:
         mlp, ours, theta = self.objectives(discrete)
         step = OUTER[config.name].step

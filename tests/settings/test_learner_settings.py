@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -21,12 +22,15 @@ from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import load_object
 from maml_rl.settings.learners import (
     LEARNER_CONFIGS,
+    OUTER_CONFIGS,
     AdamConfig,
     InnerConfig,
     JointConfig,
     LearnerConfig,
     MAMLConfig,
+    OuterConfig,
     ReptileConfig,
+    TRPOConfig,
     learner_class,
 )
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
@@ -177,6 +181,8 @@ def test_joint_keeps_the_settings_of_the_preset() -> None:
     ("settings", "name"),
     [
         ({"inner": InnerConfig(learned_step_size="scalar")}, "inner.learned_step_size"),
+        ({"inner": InnerConfig(advantage="learned")}, "inner.advantage"),
+        ({"inner": InnerConfig(shared_advantage_scale=True)}, "inner.shared_advantage_scale"),
         ({"outer": ReptileConfig()}, "outer.name"),
     ],
 )
@@ -184,6 +190,86 @@ def test_joint_refuses_what_needs_adaptation(settings: dict[str, Any], name: str
     assert Config(**settings).learner == MAMLConfig()
     with pytest.raises(ValueError, match=rf"^{name} must .* if learner\.name is joint"):
         Config(learner=JointConfig(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learned_per_step": True}, "learned_per_step needs learned step sizes"),
+        (
+            {"advantage": "learned", "first_order": True},
+            "advantage learned must not be combined with inner.first_order",
+        ),
+        (
+            {"advantage": "sum", "first_order": True},
+            "advantage sum must not be combined with inner.first_order",
+        ),
+        ({"advantage": "learned", "discount": 0.9}, "discount is for estimated advantages"),
+        ({"advantage": "learned", "gae_lambda": 0.9}, "gae_lambda is for estimated advantages"),
+        (
+            {"advantage": "learned", "shared_advantage_scale": True},
+            "shared_advantage_scale is for estimated advantages",
+        ),
+        (
+            {"early_loss_iterations": 10},
+            "early_loss_iterations needs an inner.early_loss_weight above 0",
+        ),
+        ({"early_loss_weight": 0.5}, "early_loss_weight needs two or more inner steps"),
+        ({"discount": 1.5}, "discount must be .*1.5"),
+        ({"gae_lambda": -0.1}, "gae_lambda must be .*-0.1"),
+        ({"max_kl": 0.0}, "max_kl must be .*0.0"),
+        ({"early_loss_weight": -1.0}, "early_loss_weight must be .*-1.0"),
+    ],
+)
+def test_contradictions_and_ranges_of_inner_steps(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^inner\.{message}"):
+        InnerConfig(**settings)
+
+
+def test_the_command_line_refuses_a_contradiction_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", ENV, "--inner.learned_per_step", "true"]) == 2
+    error = capsys.readouterr().err
+    assert "inner.learned_per_step needs learned step sizes" in error
+    assert "Traceback" not in error
+
+
+def test_reptile_refuses_an_advantage_that_it_cannot_learn() -> None:
+    assert Config(outer=ReptileConfig()).inner.advantage == "gae"
+    for advantage in ("learned", "sum"):
+        with pytest.raises(ValueError, match=r"inner\.advantage must be gae .* got " + advantage):
+            Config(outer=ReptileConfig(), inner=InnerConfig(advantage=advantage))
+
+
+@pytest.mark.parametrize("settings", [{"decay_factor": 0.1}, {"decay_iterations": 10}])
+@pytest.mark.parametrize("outer", OUTER_CONFIGS.values())
+def test_a_decay_needs_a_factor_and_iterations(
+    outer: type[OuterConfig], settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="set both, or neither"):
+        outer(**settings)
+    with pytest.raises(ValueError, match=r"outer\.decay_factor must be"):
+        outer(decay_factor=2.0, decay_iterations=10)
+
+
+@pytest.mark.parametrize("outer", OUTER_CONFIGS.values())
+def test_the_size_of_outer_steps_falls_geometrically(outer: type[OuterConfig]) -> None:
+    name = "max_kl" if outer is TRPOConfig else "step_size"
+    config = outer(**{name: 0.5}, decay_factor=0.01, decay_iterations=40)
+    sizes = [getattr(config.at(iteration), name) for iteration in (0, 20, 40, 1000)]
+    assert sizes == pytest.approx([0.5, 0.05, 0.005, 0.005], rel=1e-12)
+    # Nothing else changes.
+    assert dataclasses.replace(config.at(20), **{name: 0.5}) == config
+    assert outer().at(20) == outer()
+
+
+def test_the_weight_of_early_losses_falls_linearly() -> None:
+    inner = InnerConfig(num_steps=3, early_loss_weight=0.8, early_loss_iterations=40)
+    weights = [inner.early_weight_at(iteration) for iteration in (0, 10, 20, 40, 1000)]
+    assert weights == pytest.approx([0.8, 0.6, 0.4, 0, 0], abs=1e-12)
+    constant = InnerConfig(num_steps=3, early_loss_weight=0.8)
+    assert [constant.early_weight_at(iteration) for iteration in (0, 1000)] == [0.8, 0.8]
 
 
 @pytest.mark.parametrize("learner", [MAMLConfig(), JointConfig()])

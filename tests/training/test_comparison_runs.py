@@ -315,6 +315,9 @@ def test_what_a_baseline_cannot_share_with_its_run(tmp_path: Path) -> None:
     random_config = baseline_config(run, "random")
     assert random_config.inner == run_config(run).inner
     assert random_config.init_from is None
+    inner |= {"learned_per_step": True, "advantage": "sum", "shared_advantage_scale": True}
+    learned = make_run(tmp_path / "learned", inner=inner | {"max_kl": 0.1})
+    assert baseline_config(learned, "pretrained").inner == InnerConfig(step_size=0.2, max_kl=0.1)
     other = make_run(tmp_path / "other", outer={"name": "adam", "step_size": 0.5})
     assert baseline_config(other, "oracle").outer == AdamConfig(step_size=0.5)
 

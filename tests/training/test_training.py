@@ -165,8 +165,22 @@ def test_results_do_not_depend_on_global_generators(whole, tmp_path):
         },
         {"outer": {"name": "reptile"}, "inner": {"num_steps": 2, "adapts": "head"}},
         {"outer": {"name": "ppo"}, "inner": {"surrogate": "dice", "exploration_credit": 0.5}},
+        {
+            "outer": {"decay_factor": 0.1, "decay_iterations": 5},
+            "inner": {
+                "num_steps": 2,
+                "learned_step_size": "scalar",
+                "learned_per_step": True,
+                "gae_lambda": 0.9,
+                "advantage": "sum",
+                "shared_advantage_scale": True,
+                "max_kl": 0.1,
+                "early_loss_weight": 1.0,
+                "early_loss_iterations": 5,
+            },
+        },
     ],
-    ids=["plain", "normalized", "evaluated", "promp", "adam", "reptile", "ppo"],
+    ids=["plain", "normalized", "evaluated", "promp", "adam", "reptile", "ppo", "inner steps"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, settings):
     def config(name: str) -> Config:

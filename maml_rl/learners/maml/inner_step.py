@@ -169,13 +169,15 @@ def within_kl(
         support: episodes of T tasks.
         max_kl: δ.
     """
-    new: Any = policy.distribution(moved, support.flat(support.observations))
-    kl = (support.step_weights * dist.kl(new)).sum(-1)
-    scale = (max_kl / kl.clamp(min=max_kl)).sqrt()
-    return {
-        name: start + along(scale[:, None], start) * (moved[name] - start)
-        for name, start in stack.items()
-    }
+    # If the step is a value, so is the result, though dist still has a graph.
+    with torch.set_grad_enabled(any(value.requires_grad for value in moved.values())):
+        new: Any = policy.distribution(moved, support.flat(support.observations))
+        kl = (support.step_weights * dist.kl(new)).sum(-1)
+        scale = (max_kl / kl.clamp(min=max_kl)).sqrt()
+        return {
+            name: start + along(scale[:, None], start) * (moved[name] - start)
+            for name, start in stack.items()
+        }
 
 
 def inner_step(

@@ -214,9 +214,10 @@ class MAML(Learner):
             observations = torch.cat([stage.real_observations for stage in episodes])
             changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
         if self.inner.shared_advantage_scale:
-            std = _advantage_std(batch.supports, ranks)
             adaptation = state.tensors["adaptation"]
-            std = std.to(adaptation["advantage_std"])
+            std = _advantage_std(batch.supports, ranks).to(adaptation["advantage_std"])
+            # If no reward varies, as long as none is found, the last scale remains.
+            std = torch.where(std > 0, std, adaptation["advantage_std"])
             changed["adaptation"] = {**adaptation, "advantage_std": std}
         metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
         metrics |= failure_metrics(played) | {"outer/failed": float(bool(outer.failure))}
@@ -273,6 +274,9 @@ class MAML(Learner):
         normalizer = state.tensors["normalizer"]
         if any((normalizer[name] < 0).any() for name in ("num_states", "squares") if normalizer):
             raise UserError(f"the normalizer in {source} has negative counts or squares")
+        std = state.tensors["adaptation"]["advantage_std"]
+        if not (std > 0).all():
+            raise UserError(f"advantage_std in {source} must be positive, got {float(std)}")
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
     def notice(self, num_env_steps: int) -> str | None:
@@ -340,11 +344,15 @@ def with_test_factors(state: LearnerState, factors: Sequence[float]) -> LearnerS
 def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
     """Root mean square of the advantages of all inner steps and tasks, (1,)."""
     sums = [
-        torch.stack([(e.inner_advantages.square() * e.mask).sum((1, 2)), e.num_steps], dim=1)
+        torch.stack(
+            # In float64: the squares of large rewards overflow float32.
+            [(e.inner_advantages.double().square() * e.mask).sum((1, 2)), e.num_steps],
+            dim=1,
+        )
         for e in supports
     ]
     squares, num_steps = ranks.mean(torch.stack(sums).sum(0))
-    return (squares / num_steps).sqrt().clamp(min=1e-8)[None]
+    return (squares / num_steps).sqrt()[None]
 
 
 def normalizer_of(state: LearnerState) -> ObservationNormalizer | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
-from itertools import compress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,7 +166,8 @@ def fisher_vector_product(
 
     At these parameters, the Hessian is exactly mean_i Jᵢᵀ Fᵢ Jᵢ. Fᵢ is the Fisher matrix of the
     action distribution with respect to its own parameters, and Jᵢ the Jacobian of these with
-    respect to theta, through adaptation. The graphs are built once, for all products.
+    respect to theta, through adaptation. With ``inner.early_loss_weight`` there is one such term
+    for each inner step. The graphs are built once, for all products.
 
     Args:
         objective: defines the KL.
@@ -208,29 +210,31 @@ def _block_product(
     J v is computed by differentiating twice in reverse mode: Jᵀu is linear in u, so the gradient of
     (Jᵀu)·v with respect to u is J v.
     """
-    # The distribution's parameters at the query states, as a function of each task's theta.
+    # The distributions' parameters, as a function of each task's theta.
     num_tasks = block.query.num_tasks
-    query = block.query.every(state_stride)
     leaves = requiring_grad(make_stack(theta, num_tasks))
-    theta_prime = _theta_prime(objective, leaves, block, state_stride)
-    dist = objective.policy.distribution(theta_prime, query.flat(query.observations))
-    outputs = tuple(dist)
+    dists = _distributions(objective, leaves, block, state_stride)
+    outputs = tuple(output for dist, _ in dists for output in dist)
     stack = list(leaves.values())
 
     # Jᵀu as a function of u, without parameters that the outputs do not depend on.
     u = tuple(torch.zeros_like(output, requires_grad=True) for output in outputs)
     transposed = _gradients(outputs, stack, u, create_graph=True)
     depends = [value.requires_grad for value in transposed]
-    transposed_kept = list(compress(transposed, depends))
-    weights = query.step_weights
+    transposed_kept = list(itertools.compress(transposed, depends))
 
     def product(direction: Params) -> Tensor:
         # J v
         v = make_stack(direction, num_tasks).values()
-        tangents = _gradients(transposed_kept, u, list(compress(v, depends)), retain_graph=True)
+        tangents = iter(
+            _gradients(transposed_kept, u, list(itertools.compress(v, depends)), retain_graph=True)
+        )
         # F J v
+        weighted: list[Tensor] = []
         with torch.no_grad():
-            weighted = dist.fisher_product(tangents, weights)
+            for dist, weights in dists:
+                of_dist = tuple(itertools.islice(tangents, len(dist)))
+                weighted += dist.fisher_product(of_dist, weights)
         # Jᵀ F J v
         gradients = _gradients(outputs, stack, weighted, retain_graph=True)
         return flatten(dict(zip(leaves, gradients, strict=True)), batch_dims=1).detach()
@@ -238,25 +242,48 @@ def _block_product(
     return product
 
 
-def _theta_prime(
+def _distributions(
     objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int
-) -> Params:
-    """θ' with its exact value, and a derivative estimated from every ``state_stride``-th state.
+) -> list[tuple[Any, Tensor]]:
+    """The adapted policies whose KL is bounded, and the weight of each state, (T, N).
 
-    Each inner step is computed on these states for its derivative. Its value is then replaced by
-    the recorded one: the parameters that sampled the next set of episodes.
+    They are π_θ' at the query states and, with ``inner.early_loss_weight``, those after each inner
+    step at the states played with them, weighted as :meth:`Adapted.over_steps` does.
     """
-    stack = with_context(objective.policy, stack)
+    stacks = _stacks(objective, stack, block, state_stride)
+    stages = [(1.0, stacks[-1], block.query)]
+    if objective.early_weight:
+        for early, support in zip(stacks[1:-1], block.supports[1:], strict=True):
+            stages.append((objective.early_weight, early, support))
+    total = sum(weight for weight, _, _ in stages)
+    dists = []
+    for weight, theta_prime, episodes in stages:
+        thinned = episodes.every(state_stride)
+        dist = objective.policy.distribution(theta_prime, thinned.flat(thinned.observations))
+        dists.append((dist, thinned.step_weights * (weight / total)))
+    return dists
+
+
+def _stacks(
+    objective: MetaObjective, stack: Params, block: MetaBatch, state_stride: int
+) -> list[Params]:
+    """Parameters after 0, 1, ... K inner steps.
+
+    They have their exact values, and derivatives estimated from every ``state_stride``-th state:
+    each inner step is computed on these states for its derivative. Its value is then replaced by
+    the recorded one, the parameters that sampled the next set of episodes.
+    """
+    stacks: list[Params] = [with_context(objective.policy, stack)]
     # DiCE and the learned advantage need consecutive steps.
     inner = objective.inner
     needs_all = inner.surrogate == "dice" or inner.advantage != "gae"
     inner_stride = 1 if needs_all else state_stride
     for step, support in enumerate(block.supports):
         value = block.stacks[step + 1]
-        thinned, _ = objective.inner_step(stack, support.every(inner_stride), step)
+        thinned, _ = objective.inner_step(stacks[-1], support.every(inner_stride), step)
         # end − end.detach() is zero, and has the derivative of end.
-        stack = {name: value[name] + (end - end.detach()) for name, end in thinned.items()}
-    return stack
+        stacks.append({name: value[name] + (end - end.detach()) for name, end in thinned.items()})
+    return stacks
 
 
 _gradients = functools.partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
