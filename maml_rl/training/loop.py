@@ -388,7 +388,8 @@ class TrainingRun:
             is_best, self.best = best != self.best, best
             is_stopped = self.progress.stop_reason is not None
             is_last = is_stopped or iteration == self.config.num_iterations
-            if is_last or is_best or _is_due(iteration, logging.checkpoint_every):
+            # The last state is saved after the learner's choice.
+            if not is_last and (is_best or _is_due(iteration, logging.checkpoint_every)):
                 save_state(self.folder, self.config, state, best)
 
         # Show the result; deliver the held signals
