@@ -39,6 +39,7 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.atomic_files import unwritable_refused
+from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.text import counted
 from maml_rl.system.torch_runtime import standard_torch, torch_threads
@@ -257,6 +258,48 @@ class Agent:
             )
         trial.failures.refuse_failed_tasks([{} if task is None else task])
         return self._with(trial.beliefs[-1], num_steps)
+
+    @standard_torch()
+    def with_chosen_step_sizes(self, num_tasks: int = 40, seed: int = 0) -> Agent:
+        """Choose what training chooses at its end, such as the step sizes outside training.
+
+        For an agent that was trained without it, for example by an earlier version. The choice is
+        kept by :meth:`save`. It plays ``num_episodes`` of the settings per task and step.
+
+        Args:
+            num_tasks: number of fresh training tasks.
+            seed: seed of tasks and episodes; the same seed gives the same agent.
+
+        Returns:
+            The meta-trained agent with the choice; this one does not change.
+
+        Raises:
+            UserError: if this agent has adapted, its learner or settings leave nothing to choose,
+                or an argument is out of range.
+        """
+        check_integers(1, num_tasks=num_tasks)
+        check_integers(0, seed=seed)
+        if self.num_adaptation_steps:
+            raise UserError(
+                f"this agent has taken {counted(self.num_adaptation_steps, 'adaptation step')}: "
+                "choose step sizes before it adapts"
+            )
+        num_episodes = episodes_per_stage(self.config.learner, self.config.num_episodes)
+        num_envs = num_tasks * num_episodes
+        opened = as_task_vector_env(
+            None, self.config.env, num_envs, self.config.horizon, num_tasks=num_tasks
+        )
+        with torch_threads(self.config.torch_threads), opened as envs:
+            collector = self.collector(envs, num_tasks, num_episodes)
+            streams = RandomStreams(seed, Phase.AFTER_TRAINING)
+            state = self.learner.after_training(self.state, collector, streams, Ranks())
+        if state is self.state:
+            raise UserError(
+                "there is nothing to choose for this agent: that needs learner maml, "
+                "inner.num_steps of at least 1, inner.test_step_sizes [] and "
+                "inner.choose_test_step_sizes true"
+            )
+        return self.with_state(state)
 
     def evaluate(self, **arguments: Any) -> Evaluation:
         """Measure the return after 0, 1, ... K adaptation steps on fresh tasks, or on given ones.

@@ -74,7 +74,7 @@ def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
         if name in checkpoint.values or name in ("iteration", "num_env_steps")
     }
     for name in learner.OPTIONAL:
-        tensors.setdefault(name, dict(initial.tensors[name]))
+        tensors[name] = {**initial.tensors[name], **tensors.get(name, {})}
     state = LearnerState(
         {name: _ordered(tensors.get(name, {}), like) for name, like in initial.tensors.items()},
         {**initial.counters, **counters},

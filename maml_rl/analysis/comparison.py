@@ -259,7 +259,7 @@ class Comparison:
         for names in [(), *self.sweeps]:
             entries = self.sweep(*names) if names else self.main
             lines += text_table(self.return_rows(names))
-            lines += [*run_notes(entries), *failed_notes(entries), ""]
+            lines += [*learner_notes(entries), *run_notes(entries), *failed_notes(entries), ""]
         if self.differences:
             lines += [*text_table(self.difference_rows(all_steps=False)), ""]
         if self.scratch is not None:
@@ -329,6 +329,22 @@ class Comparison:
             num_env_steps = int(scratch.num_env_steps[point])
             rows.append((self.scratch_label, num_env_steps, float(mean_returns[point])))
         return rows
+
+
+def learner_notes(entries: Sequence[Entry]) -> list[str]:
+    """Return a line for each method whose learner has a note, such as its step sizes.
+
+    If the notes of its runs differ, it lists them all, in the order of the runs.
+    """
+    notes = []
+    for entry in entries:
+        learners = [one.description.get("learner", {}) for one in entry.evaluations]
+        texts = [learner["note"] for learner in learners if "note" in learner]
+        if len(set(texts)) == 1:
+            texts = texts[:1]
+        if texts and entry.adapts:
+            notes.append(f"{entry.name}: {'; '.join(texts)}")
+    return list(dict.fromkeys(notes))  # a sweep has several entries of each method
 
 
 def run_notes(entries: Sequence[Entry]) -> list[str]:

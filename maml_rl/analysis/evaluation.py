@@ -108,7 +108,9 @@ class Evaluation:
             rows.append([str(k), used, f"{mean:.1f}", interval_text(interval), std, share])
         if np.isnan(success).all():
             rows = [row[:-1] for row in rows]
-        notes = failed_note(int(self.failed.sum()), len(self.tasks))
+        note = self.description.get("learner", {}).get("note")
+        notes = [note] if note and len(self.returns) > 1 else []
+        notes += failed_note(int(self.failed.sum()), len(self.tasks))
         return "\n".join([*text_table(rows), *notes])
 
 
@@ -289,7 +291,7 @@ def origin_of(agent: Agent) -> dict[str, Any]:
     ``is_best`` says that the length was chosen by evaluations in training.
     """
     return {
-        "learner": {"name": agent.config.learner.name, **agent.learner.describe()},
+        "learner": {"name": agent.config.learner.name, **agent.learner.describe(agent.state)},
         "training_seed": agent.config.seed,
         "num_iterations": agent.num_iterations,
         "is_best": agent.is_best,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.comparison import Comparison, Entry, learner_notes
 from maml_rl.analysis.statistics import FEW_RUNS, mean_of_valid
 from maml_rl.system.text import counted
 
@@ -121,7 +122,8 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     _mark_steps(axes, [entry.episodes_used for entry in comparison.main if entry.adapts])
     tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
     title = f"{_subject(comparison)}: mean over {tasks}"
-    return _finish(figure, f"{title}\n{_spread(comparison.main)}")
+    notes = [textwrap.fill(note, 80) for note in learner_notes(comparison.main)]
+    return _finish(figure, "\n".join([title, _spread(comparison.main), *notes]))
 
 
 def _mark_steps(axes: Axes, episodes_used: Sequence[np.ndarray]) -> None:

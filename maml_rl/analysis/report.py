@@ -22,6 +22,7 @@ from maml_rl.analysis.comparison import (
     Entry,
     StepDifference,
     failed_notes,
+    learner_notes,
     run_notes,
 )
 from maml_rl.analysis.evaluation import Evaluation
@@ -169,7 +170,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "episodes_used": entry.episodes_used.tolist(),
         "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
-        "learner": evaluations[0].description["learner"],
+        "learners": [one.description["learner"] for one in evaluations],
         "tasks": tasks,
     }
 
@@ -335,7 +336,7 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 def _table(comparison: Comparison, swept: Sequence[str]) -> str:
     """Return the table of returns after each step, with its notes."""
     entries = comparison.sweep(*swept) if swept else comparison.main
-    notes = [*run_notes(entries), *failed_notes(entries)]
+    notes = [*learner_notes(entries), *run_notes(entries), *failed_notes(entries)]
     lines = [f'\n<p class="note">{html.escape(note)}.</p>' for note in notes]
     return _html_table(comparison.return_rows(swept)) + "".join(lines)
 

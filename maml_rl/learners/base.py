@@ -89,7 +89,7 @@ class Learner(ABC):
     ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer")
     """Groups of the state on which playing and updating a belief depend."""
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
-    """Groups that older checkpoints lack; they are then as in the initial state."""
+    """Groups of which older checkpoints lack tensors; these are then as in the initial state."""
 
     num_updates: int = 1
     """Updates of a trial, unless the user asks for another number."""
@@ -197,6 +197,24 @@ class Learner(ABC):
             TooManyFailures: if too many episodes, tasks or outer steps failed.
         """
 
+    def after_training(
+        self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
+    ) -> LearnerState:
+        """Choose what is chosen on training tasks once a run has ended; by default nothing.
+
+        The next iteration, if the run is extended, must not depend on the choice.
+
+        Args:
+            state: the state after the last iteration.
+            collector: plays the tasks of this process.
+            streams: of random numbers, for the choice.
+            ranks: the processes that share the tasks; all must choose the same.
+
+        Returns:
+            The state with the choice, and the same counters; ``state`` itself if there is none.
+        """
+        return state
+
     def check(self, state: LearnerState, source: Path) -> None:
         """Refuse a state that this learner cannot use.
 
@@ -219,8 +237,14 @@ class Learner(ABC):
         """
         return None
 
-    def describe(self) -> dict[str, Any]:
-        """Return what results.json says about the learner, as plain values."""
+    def describe(self, state: LearnerState) -> dict[str, Any]:
+        """Return what results.json says about the learner, as plain values.
+
+        A line of text under ``note`` is also in tables, reports and figures.
+
+        Args:
+            state: what has been learned.
+        """
         return {}
 
     def plain_network(

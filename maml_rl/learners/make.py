@@ -127,14 +127,7 @@ def check_iteration(
     if not isinstance(iteration, Iteration):
         raise UserError(f"{what} must return an Iteration, got {type(iteration).__name__}")
     state, metrics, failures = iteration
-    # The state: a checkpoint of it must be readable.
-    _check_state(state, f"the state after {what}")
-    for part, old, new in (
-        ("tensors", before.tensors, state.tensors),
-        ("counters", before.counters, state.counters),
-    ):
-        if old.keys() != new.keys():
-            raise UserError(f"{what} must keep the {part} {sorted(old)}, got {sorted(new)}")
+    _check_next_state(state, before, what)
     number, expected = state.counters["iteration"], before.counters["iteration"] + 1
     if number != expected:
         raise UserError(
@@ -146,6 +139,40 @@ def check_iteration(
     check_metrics(metrics, what)
     if not isinstance(failures, list) or not all(isinstance(row, Failure) for row in failures):
         raise UserError(f"{what}: failures must be a list of Failure, got {failures!r:.100}")
+
+
+def check_after_training(
+    state: LearnerState, before: LearnerState, learner: Learner, name: str
+) -> None:
+    """Refuse a state from ``after_training`` that cannot be saved and continued.
+
+    Args:
+        state: what a learner of the user's own returned.
+        before: the state after the last iteration.
+        learner: the learner.
+        name: its name, for messages.
+
+    Raises:
+        UserError: if it is refused.
+    """
+    what = f"after_training of learner {name}"
+    _check_next_state(state, before, what)
+    if state.counters != before.counters:
+        raise UserError(
+            f"{what} must keep the counters {dict(before.counters)}, got {dict(state.counters)}"
+        )
+    learner.check(state, Path(f"the state after {what}"))
+
+
+def _check_next_state(state: Any, before: LearnerState, what: str) -> None:
+    """Refuse a state that no checkpoint can hold, or with other names than the one before."""
+    _check_state(state, f"the state after {what}")
+    for part, old, new in (
+        ("tensors", before.tensors, state.tensors),
+        ("counters", before.counters, state.counters),
+    ):
+        if old.keys() != new.keys():
+            raise UserError(f"{what} must keep the {part} {sorted(old)}, got {sorted(new)}")
 
 
 def _check_state(state: Any, what: str) -> None:

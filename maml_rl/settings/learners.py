@@ -31,7 +31,11 @@ class InnerConfig:
     learned_per_step: bool = False
     """Learn separate step sizes for each inner step (MAML++); further steps use the last ones."""
     test_step_sizes: tuple[float, ...] = ()
-    """Step sizes of steps 1, 2, ... outside training; the last one is repeated. []: step_size."""
+    """Step sizes of steps 1, 2, ... outside training; the last one is repeated. []: multiples of
+    step_size, or of the learned ones."""
+    choose_test_step_sizes: bool = True
+    """After training, choose these multiples on fresh training tasks; if false, they are 1. No
+    effect if test_step_sizes is set."""
     adapts: Adapts = "all"
     """What adapts: all parameters, last layer and log std (ANIL), or the context (CAVIA)."""
     first_order: bool = False

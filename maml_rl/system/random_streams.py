@@ -26,6 +26,7 @@ class Phase(IntEnum):
     EVALUATION = 2
     RECORDING = 3
     ADAPTATION = 4
+    AFTER_TRAINING = 5
 
 
 class _Purpose(IntEnum):

@@ -15,7 +15,7 @@ from maml_rl.agents.load import load_run
 from maml_rl.analysis.evaluation import evaluate_with
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Iteration, Learner, LearnerState
-from maml_rl.learners.make import check_iteration, make_learner
+from maml_rl.learners.make import check_after_training, check_iteration, make_learner
 from maml_rl.learners.metrics import per_stage
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.sampling.collector import Collector
@@ -62,6 +62,18 @@ class Training(NamedTuple):
     def continued(self, state: LearnerState) -> Training:
         """Return the same with the state after an iteration."""
         return self._replace(agent=self.agent.with_state(state))
+
+    def ended(self) -> Training:
+        """Return the same with what the learner chooses after the last iteration."""
+        if self.iteration == 0:
+            return self
+        streams = RandomStreams(self.agent.config.seed, Phase.AFTER_TRAINING, self.iteration)
+        learner, before = self.agent.learner, self.agent.state
+        settings = self.agent.config.learner
+        state = learner.after_training(before, self.collector, streams, self.ranks)
+        if settings.is_own:
+            check_after_training(state, before, learner, settings.name)
+        return self.continued(state)
 
     def evaluation_metrics(self) -> dict[str, float]:
         """Evaluate on fresh tasks, in the training environments of all processes.

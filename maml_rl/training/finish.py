@@ -33,7 +33,7 @@ def video_path(run: Path) -> Path:
 def forget_results(run: Path, config: Config) -> None:
     """Remove the results of a shorter run that this one extends; :func:`finish` would keep them.
 
-    Call it before saving the last checkpoint: a run resumed from there only finishes.
+    Call it before saving the final checkpoint: a run resumed from there only finishes.
     """
     with writing():
         if config.logging.final_evaluation:

@@ -59,6 +59,7 @@ from maml_rl.training.reporting import (
 from maml_rl.training.saving import (
     CannotWriteError,
     better_of,
+    is_final_checkpoint,
     refuse_adapted_agent,
     restored_state,
     save_after,
@@ -120,7 +121,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
         with open_training(config, ranks, stop_flag.check) as training:
             if not ranks.leads:
-                return _follow(config, training, stop_flag)
+                return _follow(config, training, stop_flag, has_ended=False)
             run = output or new_default_folder(config.env.name, config.seed)
             create_run_folder(run, mapping)
             remember_run_folder(str(run.resolve()))
@@ -182,7 +183,7 @@ def _resume(
                 training = training._replace(agent=training.agent.with_state(state))
             ranks.wait()  # until every process has read the checkpoint
             if not ranks.leads:
-                return _follow(config, training, stop_flag)
+                return _follow(config, training, stop_flag, has_ended=is_final_checkpoint(newest))
             # Continue training.
             tidy_checkpoints(run, newest)
             num_finished = training.iteration
@@ -191,18 +192,30 @@ def _resume(
                     write_config(run, to_mapping(config))
             log_resume(run, config, num_finished, is_number_set="num_iterations" in changes)
             best = newest.checkpoint.best(newest.path) if newest is not None else None
-            return TrainingRun(run, config, training, stop_flag, callbacks, best).train()
+            return TrainingRun(
+                run,
+                config,
+                training,
+                stop_flag,
+                callbacks,
+                best,
+                has_ended=is_final_checkpoint(newest),
+            ).train()
 
 
-def _follow(config: Config, training: Training, stop_flag: StopFlag) -> Path:
-    """Run the iterations in a process that writes no files; return an empty path."""
+def _follow(config: Config, training: Training, stop_flag: StopFlag, has_ended: bool) -> Path:
+    """Run iterations and end in a process that writes no files; return an empty path."""
     with stop_flag.handling(), stop_flag.deferred():
         while not _is_over(training, config, stop_flag):
             stop_flag.check()
             with _errors_of_stopping(stop_flag):
                 training = training.continued(training.iterate().state)
+                has_ended = False
                 if _is_due(training.iteration, config.logging.evaluate_every):
                     training.evaluation_metrics()  # process 0 gathers its share
+        if not has_ended:
+            with _errors_of_stopping(stop_flag):
+                training.ended()
     return Path()
 
 
@@ -225,6 +238,8 @@ class TrainingRun:
         stop_flag: checked between the stages of an iteration.
         callbacks: called at the start, after each iteration and at the end.
         best: the best iteration so far, if the run keeps it (``logging.keep_best``).
+        has_ended: whether the training state is that of the end of a run, after the learner's
+            choice.
     """
 
     def __init__(
@@ -235,6 +250,7 @@ class TrainingRun:
         stop_flag: StopFlag,
         callbacks: Sequence[Callback],
         best: Best | None = None,
+        has_ended: bool = False,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -243,6 +259,7 @@ class TrainingRun:
         self.callbacks = callbacks
         self.progress = RunInProgress(folder, config, training.agent)
         self.best = best
+        self.has_ended = has_ended
 
     @property
     def iteration(self) -> int:
@@ -266,7 +283,8 @@ class TrainingRun:
                         log(f"best evaluation in training: {value:.1f} after iteration {number}")
                 if self.progress.stop_reason is not None:
                     log(f"ended after iteration {self.iteration}: {self.progress.stop_reason}")
-                    save_state(self.folder, self.config, self.training.agent.state, self.best)
+                if not self.has_ended:
+                    self._end()
                 # Free the training environment: the evaluation makes its own.
                 close_env(self.training.collector.env, self.config.env.name)
                 finish(self.folder, self.config, self.training.agent, self.stop_flag, can_record)
@@ -299,6 +317,25 @@ class TrainingRun:
     def _is_over(self) -> bool:
         is_stopped = self.progress.stop_reason is not None
         return _is_over(self.training, self.config, self.stop_flag, is_stopped)
+
+    def _end(self) -> None:
+        """Let the learner choose what it chooses after training, and save the last checkpoint."""
+        before = self.training.agent.state
+        with self.stop_flag.deferred(), _errors_of_stopping(self.stop_flag):
+            training = self.training.ended()
+        # Save the choice; hold signals until that is done
+        with signals_held() as received:
+            forget_results(self.folder, self.config)
+            state = training.agent.state
+            save_state(self.folder, self.config, state, self.best, is_final=True)
+            self.training = training
+            self.progress.agent = training.agent
+            self.has_ended = True
+        note = training.agent.learner.describe(state).get("note")
+        if state is not before and note:
+            log(note)
+        for number in received:
+            signal.raise_signal(number)
 
     @contextlib.contextmanager
     def _outputs(self) -> Iterator[_Outputs]:
@@ -347,12 +384,12 @@ class TrainingRun:
                 outputs.failures.append(iteration, _rows(failures))
                 outputs.logger.dump(iteration)
             self.training = training
+            self.has_ended = False
             is_best, self.best = best != self.best, best
             is_stopped = self.progress.stop_reason is not None
             is_last = is_stopped or iteration == self.config.num_iterations
-            if is_last:
-                forget_results(self.folder, self.config)
-            if is_last or is_best or _is_due(iteration, logging.checkpoint_every):
+            # The last state is saved after the learner's choice.
+            if not is_last and (is_best or _is_due(iteration, logging.checkpoint_every)):
                 save_state(self.folder, self.config, state, best)
 
         # Show the result; deliver the held signals

@@ -27,6 +27,8 @@ from maml_rl.system.stop_flag import signals_held
 from maml_rl.system.text import counted
 from maml_rl.training.reporting import log, new_run_command, resume_command
 
+_IS_FINAL = "is_final"
+
 
 class CannotWriteError(Exception):
     """A file of the run could not be written."""
@@ -94,23 +96,30 @@ def better_of(best: Best | None, iteration: int, value: float) -> Best | None:
     return Best(iteration, value) if is_better else best
 
 
-def save_state(run: Path, config: Config, state: LearnerState, best: Best | None = None) -> None:
-    """Write a checkpoint of the state, unless it exists.
+def save_state(
+    run: Path,
+    config: Config,
+    state: LearnerState,
+    best: Best | None = None,
+    is_final: bool = False,
+) -> None:
+    """Write a checkpoint of the state, unless it exists; a final one replaces it.
 
     Args:
         run: the run folder.
         config: settings of the run.
         state: the state.
         best: the best iteration so far, if the run keeps it.
+        is_final: whether the run has ended, and the learner has chosen what it chooses then.
 
     Raises:
         CannotWriteError: if it cannot be written.
     """
     folder = run / "checkpoints"
     iteration = state.counters["iteration"]
-    if (folder / f"{iteration:06d}").exists():
+    if (folder / f"{iteration:06d}").exists() and not is_final:
         return
-    values = {**state.counters, "run": _origin(config)}
+    values = {**state.counters, "run": _origin(config), _IS_FINAL: is_final}
     with writing():
         # Sync the logs first: a resumed run does not repeat the iterations up to its checkpoint.
         sync_metrics(run)
@@ -166,6 +175,14 @@ def save_after(
         )
     elif not is_reported:
         log(f"stopped by an error; iteration {iteration} is saved. Resume with: {resume_with}")
+
+
+def is_final_checkpoint(newest: Found | None) -> bool:
+    """Whether a run had ended when its newest checkpoint was written.
+
+    Earlier versions, which chose nothing after training, did not write that: it is then true.
+    """
+    return newest is not None and bool(newest.checkpoint.values.get(_IS_FINAL, True))
 
 
 def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:

@@ -106,7 +106,7 @@ def test_the_table_of_an_evaluation_has_them(agents: dict[str, Agent]) -> None:
         result = evaluate(agents[name], num_tasks=2, num_episodes=E, num_steps=2)
         head, *rows = result.table().splitlines()
         assert re.split("  +", head.strip())[:2] == ["steps", "episodes used"]
-        assert [int(row.split()[1]) for row in rows] == expected
+        assert [int(row.split()[1]) for row in rows[: len(expected)]] == expected
 
 
 def test_the_default_is_at_least_the_steps_of_training(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def settings(**members: Any) -> type[Bandit]:
     return learner(Config=dataclass(frozen=True, kw_only=True)(cls))
 
 
+def in_iteration(state: LearnerState) -> Iteration:
+    return Iteration(state, {}, [])
+
+
 def zeros(*sizes: int) -> torch.Tensor:
     return torch.zeros(sizes, dtype=torch.float64)
 
@@ -187,6 +191,25 @@ IN_THE_RUN = {
 }
 
 
+NAN = {"arms": {"mean_return": zeros(2) / 0}}
+AFTER_THE_RUN = {
+    "raises": (learner(after_training=raising), "after_training of test_wrong_learners:Wrong"),
+    "nothing": (learner(after_training=returning(None)), "must be a LearnerState, got NoneType"),
+    "counters": (
+        changed("after_training", lambda state: with_counters(iteration=3)(in_iteration(state))[0]),
+        "must keep the counters {'iteration': 2",
+    ),
+    "tensors": (
+        changed("after_training", lambda state: with_tensors({})(in_iteration(state))[0]),
+        "keep the tensors ['arms'], got []",
+    ),
+    "nan": (
+        changed("after_training", lambda state: state._replace(tensors=NAN)),
+        "arms mean_return is not finite",
+    ),
+}
+
+
 def refusal(cls: type[Bandit], run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
     """Train with a learner; return the only line on stderr."""
     monkeypatch.setitem(globals(), "Chosen", cls)
@@ -211,6 +234,16 @@ def test_what_is_wrong_before_the_run_leaves_no_file(cls, message, tmp_path, mon
 def test_what_is_wrong_in_the_run_leaves_no_checkpoint(cls, message, tmp_path, monkeypatch, capsys):
     assert message in refusal(cls, tmp_path / "run", monkeypatch, capsys)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cls", "message"), AFTER_THE_RUN.values(), ids=AFTER_THE_RUN)
+def test_what_is_wrong_after_training_keeps_the_iterations(
+    cls, message, tmp_path, monkeypatch, capsys
+):
+    assert message in refusal(cls, tmp_path / "run", monkeypatch, capsys)
+    values = last(tmp_path / "run").values
+    assert (values["iteration"], values["is_final"]) == (2, False)
 
 
 @pytest.mark.slow

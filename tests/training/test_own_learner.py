@@ -102,8 +102,8 @@ def test_it_is_evaluated_beside_maml_recorded_and_adapted(
     assert LEARNER in table
     results = json.loads((own / "evaluation" / "results.json").read_text())
     first, second = results["results"]
-    assert first["learner"] == {"name": LEARNER}
-    assert second["learner"]["name"] == "maml"
+    assert first["learners"] == [{"name": LEARNER}]
+    assert second["learners"][0]["name"] == "maml"
     assert first["episodes_used"] == [0, 1, 2]
     assert second["episodes_used"] == [0, 4, 8]
     assert [entry["task"] for entry in first["tasks"]] == [e["task"] for e in second["tasks"]]

@@ -32,6 +32,13 @@ from maml_rl.learners.maml.inner_step import (
 )
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER, check_state
+from maml_rl.learners.maml.step_schedule import (
+    NUM_TEST_FACTORS,
+    describe_schedule,
+    initial_schedule,
+    with_chosen_factors,
+    with_test_factors,
+)
 from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
@@ -50,9 +57,6 @@ from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
-
-NUM_TEST_FACTORS = 10
-"""Number of multiples of the step sizes outside training; further steps use the last one."""
 
 MAX_FAILED_OUTER_STEPS = 10
 """Number of consecutive failed outer steps that stops the run."""
@@ -82,8 +86,9 @@ class MAML(Learner):
 
     - ``theta`` and ``normalizer``;
     - ``adaptation``: ``advantage_std`` (1,), which the advantages of inner steps are divided by
-      (``inner.shared_advantage_scale``), and ``test_factors`` (``NUM_TEST_FACTORS``,), multiples
-      of the step sizes outside training;
+      (``inner.shared_advantage_scale``), ``test_factors`` (``NUM_TEST_FACTORS``,), multiples of
+      the step sizes outside training, and ``num_choice_tasks`` (1,), the number of training tasks
+      on which they were chosen, or 0;
     - ``outer``, the state of the outer step.
 
     Args:
@@ -125,7 +130,7 @@ class MAML(Learner):
             normalizer = ObservationNormalizer.empty(shape, device)._asdict()
         adaptation = {
             "advantage_std": torch.ones(1, device=device),
-            "test_factors": torch.ones(NUM_TEST_FACTORS, device=device),
+            **initial_schedule(device),
         }
         tensors = {"theta": theta, "normalizer": normalizer, "adaptation": adaptation, "outer": {}}
         return LearnerState.initial(tensors, **{_FAILED_OUTER_STEPS: 0})
@@ -174,13 +179,15 @@ class MAML(Learner):
         num_bytes = ranks.num_bytes
 
         # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
-        # episodes. The step sizes of tests do not apply.
+        # episodes. The step sizes of tests do not apply; those chosen at an earlier end of the run
+        # are forgotten.
+        state = with_test_factors(state, [1.0])
         training = dataclasses.replace(
             self, inner=dataclasses.replace(self.inner, test_step_sizes=())
         )
         played = training_trial(
             training,
-            with_test_factors(state, [1.0]),
+            state,
             collector,
             num_updates=self.num_training_stages - 1,
             streams=streams,
@@ -227,6 +234,15 @@ class MAML(Learner):
         counters = {_FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
         return Iteration(next_state, metrics, failures)
+
+    def after_training(
+        self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
+    ) -> LearnerState:
+        """Choose the step sizes outside training, unless settings fix them or training has none."""
+        is_fixed = bool(self.inner.test_step_sizes) or not self.inner.choose_test_step_sizes
+        if is_fixed or self.num_training_stages == 1:
+            return state
+        return with_chosen_factors(self, state, collector, streams, ranks)
 
     def _outer_step(self, state: LearnerState, objective: MetaObjective) -> _OuterResult:
         """Take the outer step; if it fails, keep theta and the state."""
@@ -286,9 +302,9 @@ class MAML(Learner):
             notices.append(self.outer.notice(self.inner.num_steps))
         return "\n".join(notice for notice in notices if notice) or None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, state: LearnerState) -> dict[str, Any]:
         """Return the step sizes outside training."""
-        return {"step_size": list(self.inner.test_step_sizes) or self.inner.step_size}
+        return describe_schedule(self.inner, state)
 
     def plain_network(
         self, state: LearnerState, belief: Belief, action_map: ActionMap
@@ -325,20 +341,6 @@ def maml(
         tasks_per_block=config.tasks_per_block,
         seed=config.seed,
     )
-
-
-def with_test_factors(state: LearnerState, factors: Sequence[float]) -> LearnerState:
-    """Return a state with other multiples of the step sizes outside training.
-
-    Args:
-        state: a state of MAML.
-        factors: of inner steps 1, 2, ...; the last one is repeated.
-    """
-    group = state.tensors["adaptation"]
-    last = [factors[-1]] * (NUM_TEST_FACTORS - len(factors))
-    values = torch.tensor([*factors, *last]).to(group["test_factors"])
-    adaptation = {**group, "test_factors": values}
-    return state._replace(tensors={**state.tensors, "adaptation": adaptation})
 
 
 def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
