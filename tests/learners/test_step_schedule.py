@@ -17,9 +17,9 @@ from maml_rl.learners.base import LearnerState
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.learners.maml.step_schedule import (
     NUM_TEST_FACTORS,
-    SCHEDULES,
     describe_schedule,
     initial_schedule,
+    schedules,
     with_test_factors,
 )
 from maml_rl.learners.trials import play_trials, sample_tasks
@@ -50,8 +50,7 @@ def factors_of(state: LearnerState) -> list[float]:
 
 
 def test_the_schedules_are_constant_or_halved() -> None:
-    assert all(len(factors) == NUM_TEST_FACTORS for factors in SCHEDULES)
-    assert [factors[:3] for factors in SCHEDULES] == [
+    assert [factors[:3] for factors in schedules(1)] == [
         [1, 1, 1],
         [1, 0.5, 0.25],
         [0.5, 0.5, 0.5],
@@ -59,6 +58,16 @@ def test_the_schedules_are_constant_or_halved() -> None:
         [0.25, 0.25, 0.25],
         [0.25, 0.125, 0.0625],
     ]
+
+
+def test_with_several_inner_steps_they_can_be_halved_after_those_of_training() -> None:
+    assert [factors[:5] for factors in schedules(3)[:3]] == [
+        [1, 1, 1, 1, 1],
+        [1, 0.5, 0.25, 0.125, 0.0625],
+        [1, 1, 1, 0.5, 0.25],
+    ]
+    assert len(schedules(3)) == 9
+    assert all(len(factors) == NUM_TEST_FACTORS for factors in schedules(3))
 
 
 @pytest.mark.parametrize("step_size", [0.1, 3.0, 30.0])
@@ -78,19 +87,20 @@ def test_the_schedule_with_the_highest_return_over_the_steps_is_chosen(
     # Each schedule in a whole trial of its own.
     tasks = sample_tasks(training.collector, STREAMS)
     returns = []
-    for factors in SCHEDULES:
+    candidates = schedules(num_updates)
+    for factors in candidates:
         trial = play_trials(
             learner,
             with_test_factors(state, factors),
             training.collector,
             tasks,
-            num_updates=max(3, num_updates),
+            num_updates=max(3, num_updates + 2),
             streams=STREAMS,
         )
         stages = torch.stack([stage.returns for stage in trial.episodes[1:]])
         returns.append(float(stages.double().mean()))
-    assert len(set(returns)) == len(SCHEDULES)
-    assert factors_of(after) == SCHEDULES[returns.index(max(returns))]
+    assert len(set(returns)) == len(candidates)
+    assert factors_of(after) == candidates[returns.index(max(returns))]
     assert after.tensors["adaptation"]["num_choice_tasks"].tolist() == [4]
     learner.check(after, Path("run"))
     # Nothing else changes.
@@ -101,7 +111,7 @@ def test_the_schedule_with_the_highest_return_over_the_steps_is_chosen(
 
 def test_too_large_steps_are_replaced_by_smaller_ones(training: Training) -> None:
     """At 30 the first step ruins the policy, and a quarter of it ruins it less."""
-    assert factors_of(chosen(training, step_size=30.0)) != SCHEDULES[0]
+    assert factors_of(chosen(training, step_size=30.0)) != schedules(1)[0]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, from_stage: int, limit: float) -> None:
@@ -124,7 +134,7 @@ def test_a_schedule_with_which_a_task_fails_is_not_chosen(
     training: Training, monkeypatch: pytest.MonkeyPatch, stage: int, limit: float
 ) -> None:
     failing(monkeypatch, stage, limit)
-    allowed = [factors for factors in SCHEDULES if factors[stage] < limit]
+    allowed = [factors for factors in schedules(1) if factors[stage] < limit]
     assert factors_of(chosen(training)) in allowed
 
 
@@ -133,7 +143,7 @@ def test_if_a_task_fails_with_every_schedule_step_sizes_stay(
     training: Training, monkeypatch: pytest.MonkeyPatch, stage: int
 ) -> None:
     failing(monkeypatch, stage, 0.0)
-    assert factors_of(chosen(training)) == SCHEDULES[0]
+    assert factors_of(chosen(training)) == schedules(1)[0]
 
 
 def test_a_task_that_fails_before_adaptation_does_not_count(
@@ -148,9 +158,9 @@ def test_a_task_that_fails_before_adaptation_does_not_count(
         return episodes
 
     before = factors_of(chosen(training, step_size=30.0))
-    assert before != SCHEDULES[0]
+    assert before != schedules(1)[0]
     monkeypatch.setattr(MAML, "with_advantages", spoilt)
-    assert factors_of(chosen(training, step_size=30.0)) != SCHEDULES[0]
+    assert factors_of(chosen(training, step_size=30.0)) != schedules(1)[0]
 
 
 def test_of_equal_schedules_the_constant_one_is_chosen(
@@ -158,7 +168,7 @@ def test_of_equal_schedules_the_constant_one_is_chosen(
 ) -> None:
     monkeypatch.setattr(MAML, "update", lambda self, state, belief, episodes, stage: belief)
     state = chosen(training)
-    assert factors_of(state) == SCHEDULES[0]
+    assert factors_of(state) == schedules(1)[0]
     assert state.tensors["adaptation"]["num_choice_tasks"].tolist() == [4]
 
 
@@ -218,13 +228,13 @@ def described(inner: dict[str, Any], *factors: float, num_tasks: int = 0) -> dic
     [
         (described({}), "step_sizes", [0.1] * 10, "0.1 (inner.step_size)"),
         (
-            described({"step_size": 0.2}, *SCHEDULES[1], num_tasks=40),
+            described({"step_size": 0.2}, *schedules(1)[1], num_tasks=40),
             "step_sizes",
             [0.2 / 2**step for step in range(10)],
             "0.2, 0.1, 0.05, ... (chosen on 40 training tasks)",
         ),
         (
-            described({"step_size": 0.4, "num_steps": 4}, *SCHEDULES[3], num_tasks=1),
+            described({"step_size": 0.4, "num_steps": 4}, *schedules(1)[3], num_tasks=1),
             "step_sizes",
             [0.2 / 2**step for step in range(10)],
             "0.2, 0.1, 0.05, 0.025, ... (chosen on 1 training task)",

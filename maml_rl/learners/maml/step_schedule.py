@@ -24,15 +24,23 @@ from maml_rl.system.text import counted
 NUM_TEST_FACTORS = 10
 """Number of multiples of the step sizes outside training; further steps use the last one."""
 
-SCHEDULES = [
-    [size * ratio**step for step in range(NUM_TEST_FACTORS)]
-    for size in (1.0, 0.5, 0.25)
-    for ratio in (1.0, 0.5)
-]
-"""The multiples to choose from: constant, or halved from step to step. The first ones are 1."""
-
 _FEWEST_STEPS = 3
 """Adaptation steps to play, if training has no more."""
+
+
+def schedules(num_steps: int) -> list[list[float]]:
+    """Return the multiples to choose from, of several sizes. The first schedule is 1.
+
+    Each is constant, or halved from step to step, or halved after the inner steps of training.
+
+    Args:
+        num_steps: inner steps of training.
+    """
+    steps = range(NUM_TEST_FACTORS)
+    shapes = [[1.0] * NUM_TEST_FACTORS, [0.5**step for step in steps]]
+    if num_steps > 1:
+        shapes.append([0.5 ** max(0, step + 1 - num_steps) for step in steps])
+    return [[size * factor for factor in shape] for size in (1.0, 0.5, 0.25) for shape in shapes]
 
 
 def initial_schedule(device: torch.device) -> dict[str, Tensor]:
@@ -94,14 +102,20 @@ def with_chosen_factors(
         streams=streams,
     )
     # Play the stages after it with each schedule; average over the tasks of all processes.
+    candidates = schedules(learner.num_updates)
     returns = [
         _returns(learner, with_test_factors(state, factors), collector, before, streams)
-        for factors in SCHEDULES
+        for factors in candidates
     ]
     valid = ~before.failed_tasks.mask
     means = ranks.mean(torch.stack(returns, dim=1)[valid]).tolist()
     finite = [mean if math.isfinite(mean) else -math.inf for mean in means]
-    return with_test_factors(state, SCHEDULES[finite.index(max(finite))], len(tasks))
+    return with_test_factors(state, candidates[finite.index(max(finite))], len(tasks))
+
+
+def _num_played(num_steps: int) -> int:
+    """Number of steps to play: two more than training has, so that further ones count."""
+    return max(_FEWEST_STEPS, num_steps + 2)
 
 
 def _returns(
@@ -128,7 +142,7 @@ def _returns(
         state,
         collector,
         None,
-        num_updates=max(_FEWEST_STEPS, learner.num_updates) - 1,
+        num_updates=_num_played(learner.num_updates) - 1,
         streams=streams,
         belief=updated,
         first_stage=1,
