@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,6 +230,19 @@ def test_an_iteration_counts_and_reports(training: Training, state: LearnerState
     for stage in range(learner.num_training_stages):
         assert f"train/return_after_{stage}_steps" in metrics
     assert f"train/return_after_{learner.num_training_stages}_steps" not in metrics
+
+
+def test_the_choice_after_training_does_not_change_the_next_iteration(
+    training: Training, learner: Learner, state: LearnerState
+) -> None:
+    training = training.continued(state)
+    ended = training.ended()
+    learner.check(ended.agent.state, Path("run"))
+    assert ended.iteration == training.iteration
+    assert_same_states(training.ended().agent.state, ended.agent.state)
+    assert_same_states(ended.iterate().state, training.iterate().state)
+    description = learner.describe(ended.agent.state)
+    assert json.loads(json.dumps(description)) == description
 
 
 def test_a_checkpoint_restores_the_state(

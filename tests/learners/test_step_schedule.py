@@ -114,13 +114,13 @@ def test_too_large_steps_are_replaced_by_smaller_ones(training: Training) -> Non
     assert factors_of(chosen(training, step_size=30.0)) != schedules(1)[0]
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, from_stage: int, limit: float) -> None:
-    """Let the first task fail if a step from a stage on has a factor of at least the limit."""
+def failing(monkeypatch: pytest.MonkeyPatch, failing_stage: int, limit: float) -> None:
+    """Let the first task fail if the step in a stage has a factor of at least the limit."""
     update = MAML.update
 
     def failing_update(self, state, belief, episodes, stage):
         updated = dict(update(self, state, belief, episodes, stage))
-        if stage >= from_stage and factors_of(state)[stage] >= limit:
+        if stage == failing_stage and factors_of(state)[stage] >= limit:
             name, value = next(iter(updated.items()))
             updated[name] = value.clone()
             updated[name][0] = math.nan
@@ -133,8 +133,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, from_stage: int, limit: float) -> N
 def test_a_schedule_with_which_a_task_fails_is_not_chosen(
     training: Training, monkeypatch: pytest.MonkeyPatch, stage: int, limit: float
 ) -> None:
-    failing(monkeypatch, stage, limit)
     allowed = [factors for factors in schedules(1) if factors[stage] < limit]
+    assert factors_of(chosen(training)) not in allowed
+    failing(monkeypatch, stage, limit)
     assert factors_of(chosen(training)) in allowed
 
 
