@@ -186,7 +186,7 @@ def usable_episodes(
         raise UserError(
             f"with_advantages of a learner must return Episodes, got {type(episodes).__name__}"
         )
-    is_fitted = episodes.advantages.isfinite().all(-1).all(-1)
+    is_fitted = (episodes.advantages + episodes.inner_advantages).isfinite().flatten(1).all(-1)
     failed = failed.with_failed(~is_fitted, BASELINE, stage)
     if failed.mask.any():
         episodes = episodes.without(failed.mask)

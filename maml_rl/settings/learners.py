@@ -74,10 +74,6 @@ class InnerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "inner.")
-        if self.test_step_sizes and self.learned_step_size != "none":
-            raise ValueError(
-                "inner.test_step_sizes must be [] if inner.learned_step_size is not none"
-            )
         if self.learned_per_step and self.learned_step_size == "none":
             raise ValueError(
                 "inner.learned_per_step needs learned step sizes: set inner.learned_step_size to "
@@ -86,11 +82,6 @@ class InnerConfig:
         self._check_advantage()
         if self.early_loss_iterations and not self.early_loss_weight:
             raise ValueError("inner.early_loss_iterations needs an inner.early_loss_weight above 0")
-        if self.early_loss_weight and self.num_steps < 2:
-            raise ValueError(
-                "inner.early_loss_weight needs two or more inner steps, but inner.num_steps is "
-                f"{self.num_steps}"
-            )
 
     def _check_advantage(self) -> None:
         """Refuse settings that contradict a learned advantage."""
@@ -318,6 +309,9 @@ class LearnerConfig:
 
     GROUPS: ClassVar[tuple[str, ...]] = ()
     """The groups in LEARNER_GROUPS that it uses; settings of the others are refused."""
+    REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By group, settings that must have a certain value; those of another learner's preset or file
+    are dropped."""
     IMPLEMENTATION: ClassVar[str] = ""
     """``module:object`` that makes a built-in learner; for others, it is ``name`` itself."""
     RANGES: ClassVar[Mapping[str, Range]] = {}
@@ -385,17 +379,18 @@ class JointConfig(LearnerConfig):
 
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.joint:joint"
-    INNER: ClassVar[Mapping[str, Any]] = {
-        "learned_step_size": "none",
-        "learned_per_step": False,
-        "advantage": "gae",
-        "shared_advantage_scale": False,
+    REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "inner": {
+            "learned_step_size": "none",
+            "learned_per_step": False,
+            "advantage": "gae",
+            "shared_advantage_scale": False,
+        }
     }
-    """Values of the settings ``inner.*`` that need adaptation during training."""
 
     def check(self, config: Any) -> None:
         """Refuse settings that need adaptation during training."""
-        for name, expected in self.INNER.items():
+        for name, expected in self.REQUIRED["inner"].items():
             value = getattr(config.inner, name)
             if value != expected:
                 raise ValueError(

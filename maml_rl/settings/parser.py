@@ -58,13 +58,14 @@ def load_config(file: str | Path | None = None, **settings: Any) -> Config:
         UserError: if a setting is unknown (the message names the closest match), or its value has
             the wrong type or is out of range.
     """
-    from_file = expanded(read_config_file(str(file))) if file is not None else {}
+    from_file, is_complete = read_config_file(str(file)) if file is not None else ({}, False)
     settings = expanded(settings)
     env_name = name_of(settings, "env", name_of(from_file, "env", EnvConfig.name))
     if family_of(env_name) is None:
         from_file, settings = with_kwargs(from_file), with_kwargs(settings)
     learner_name = name_of(settings, "learner", name_of(from_file, "learner", MAMLConfig.name))
-    values = merged(_preset_and_file(env_name, learner_name, from_file), settings)
+    values = _preset_and_file(env_name, learner_name, from_file, is_complete)
+    values = merged(values, settings)
     return resolve(values, [], source="the arguments")
 
 
@@ -75,22 +76,26 @@ def parse_training_arguments(argv: Sequence[str]) -> Config:
         UserError: as :func:`load_config`.
     """
     file, flags = take_option(normalized(argv), "--config")
-    from_file = expanded(read_config_file(file)) if file is not None else {}
+    from_file, is_complete = read_config_file(file) if file is not None else ({}, False)
     flag_env, _ = take_option(flags, "--env.name")
     env_name = flag_env or name_of(from_file, "env", EnvConfig.name)
     flag_learner, _ = take_option(flags, "--learner.name")
     learner_name = flag_learner or name_of(from_file, "learner", MAMLConfig.name)
-    values = _preset_and_file(env_name, learner_name, from_file)
+    values = _preset_and_file(env_name, learner_name, from_file, is_complete)
     return resolve(values, flags, source=file or "the preset")
 
 
 def _preset_and_file(
-    env_name: str, learner_name: str, from_file: Mapping[str, Any]
+    env_name: str, learner_name: str, from_file: Mapping[str, Any], is_complete: bool
 ) -> dict[str, Any]:
-    """Merge a file over the preset; drop settings of another environment or learner."""
-    values = merged(
-        for_learner(preset(env_name), learner_name), for_learner(from_file, learner_name)
-    )
+    """Merge a file over the preset; drop settings of another environment or learner.
+
+    Of the preset only the horizon counts if the file is complete.
+    """
+    base = preset(env_name)
+    if is_complete:
+        base = {name: value for name, value in base.items() if name == "horizon"}
+    values = merged(for_learner(base, learner_name), for_learner(from_file, learner_name))
     if resolve_env_id(name_of(values, "env", env_name)) != resolve_env_id(env_name):
         values["env"] = {"name": env_name}
     return values

@@ -6,7 +6,7 @@ import importlib.resources
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import ENV_SETTINGS, registered_horizon
@@ -40,7 +40,16 @@ def preset_title(name: str) -> str:
     return text.partition("\n")[0].removeprefix("#").strip().removesuffix(".")
 
 
-def read_config_file(name: str) -> dict[str, Any]:
+class ConfigFile(NamedTuple):
+    """The settings of a file."""
+
+    values: dict[str, Any]
+    is_complete: bool
+    """Whether settings that it lacks have the defaults in code, not those of the environment's
+    preset: so it is for presets of the package, and for the config.yaml of a run."""
+
+
+def read_config_file(name: str) -> ConfigFile:
     """The settings in a YAML file, or in a preset by its name.
 
     Raises:
@@ -48,10 +57,11 @@ def read_config_file(name: str) -> dict[str, Any]:
     """
     path = user_path(name)
     if os.path.isfile(path):
-        return migrated(read_yaml(path), str(path))  # it may be the config.yaml of a run
+        is_of_run = (path.parent / "versions.json").is_file()
+        return ConfigFile(expanded(migrated(read_yaml(path), str(path))), is_of_run)
     names = preset_names()
     if name in names:
-        return read_yaml(_PRESETS / f"{name}.yaml")
+        return ConfigFile(expanded(read_yaml(_PRESETS / f"{name}.yaml")), is_complete=True)
     raise UserError(
         f"there is no file {name}, and no preset of that name.{did_you_mean(name, names)} "
         f"Presets are {', '.join(names)}"
@@ -108,16 +118,20 @@ def name_of(settings: Mapping[str, Any], group: str, default: str) -> str:
 def for_learner(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """``settings`` with the learner ``name``.
 
-    If they are for another learner (MAML if they name none), settings of that learner and groups
-    that the new one does not use are dropped.
+    If they are for another learner (MAML if they name none), settings of that learner, and groups
+    and settings that the new one does not use, are dropped.
 
     Raises:
         UserError: as :func:`maml_rl.settings.learners.learner_class`.
     """
     if name_of(settings, "learner", MAMLConfig.name) == name:
         return dict(settings)
-    dropped = set(LEARNER_GROUPS) - set(learner_class(name).GROUPS)
+    new = learner_class(name)
+    dropped = set(LEARNER_GROUPS) - set(new.GROUPS)
     kept = {key: value for key, value in settings.items() if key not in dropped}
+    for group, names in new.REQUIRED.items():
+        if isinstance(kept.get(group), Mapping):
+            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
     return {**kept, "learner": {"name": name}}
 
 

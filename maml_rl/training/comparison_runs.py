@@ -95,7 +95,7 @@ def baseline_config(
     config = replace(
         config,
         learner=JointConfig(),
-        inner=replace(meta.inner, **JointConfig.INNER),
+        inner=replace(meta.inner, **JointConfig.REQUIRED["inner"]),
         outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
         num_iterations=num_iterations or _finished_iterations(run) * num_collections,
     )

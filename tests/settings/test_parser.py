@@ -238,8 +238,7 @@ def test_another_outer_step_leaves_the_presets_behind(name: str) -> None:
         == default
     )
     assert (
-        parse_training_arguments(["--env", "HalfCheetahVel", "--outer", "trpo"]).outer.max_kl
-        == 0.04
+        parse_training_arguments(["--env", "HalfCheetahVel", "--outer", "trpo"]).outer.max_kl == 0.1
     )
 
 

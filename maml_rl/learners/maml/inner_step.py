@@ -70,6 +70,8 @@ def step_sizes(
 ) -> dict[str, float | Tensor]:
     """The step size of each adapting parameter: from ``stack`` if learned, else from the settings.
 
+    ``inner.test_step_sizes``, which are empty in training, replace both.
+
     Args:
         policy: the architecture.
         inner: settings.
@@ -78,12 +80,12 @@ def step_sizes(
         factor: multiple of the step sizes to use.
     """
     names = adapting(policy, inner)
-    if inner.learned_step_size != "none":
-        return {name: factor * stack[step_size_key(name, inner, step)] for name in names}
-    size = inner.step_size
     if inner.test_step_sizes:
         size = inner.test_step_sizes[min(step, len(inner.test_step_sizes) - 1)]
-    return dict.fromkeys(names, factor * size)
+        return dict.fromkeys(names, factor * size)
+    if inner.learned_step_size != "none":
+        return {name: factor * stack[step_size_key(name, inner, step)] for name in names}
+    return dict.fromkeys(names, factor * inner.step_size)
 
 
 def with_context(policy: Policy, stack: Params) -> dict[str, Tensor]:

@@ -161,7 +161,7 @@ def describe_schedule(inner: InnerConfig, state: LearnerState) -> dict[str, Any]
     group = state.tensors["adaptation"]
     factors = group["test_factors"].tolist()
     num_tasks = int(group["num_choice_tasks"])
-    if inner.learned_step_size != "none":
+    if inner.learned_step_size != "none" and not inner.test_step_sizes:
         key, setting, values = "step_size_factors", "inner.learned_step_size", factors
         text = "learned" if set(factors) == {1} else f"learned × {_listed(factors, inner)}"
     else:
