@@ -22,7 +22,9 @@ class Episodes:
     """
 
     observations: Tensor
-    """(T, E, H, *observation_shape), as the policy saw them (normalised if it normalises)."""
+    """(T, E, H, *observation_shape), as the policy saw them (normalised if it normalises).
+
+    With a latent variable they end with it and with the mark of first steps."""
     actions: Tensor
     """(T, E, H, action_size) float, or (T, E, H[, D]) int64: outputs, not scaled or clipped."""
     rewards: Tensor
@@ -57,6 +59,11 @@ class Episodes:
     def num_steps(self) -> Tensor:
         """Real steps of each task, (T,)."""
         return self.mask.sum((1, 2))
+
+    @property
+    def mean_length(self) -> Tensor:
+        """Mean number of real steps of each task's valid episodes, (T,)."""
+        return self.num_steps / (~self.discarded).sum(1).clamp(min=1)
 
     @property
     def real_observations(self) -> Tensor:

@@ -172,7 +172,7 @@ def fisher_vector_product(
         theta: the parameters that sampled the episodes; the product is not valid elsewhere.
         state_stride: use every n-th state in Fᵢ, and in the inner losses' Hessians in Jᵢ; above 1
             the product is an estimate. ``None``: :func:`default_state_stride`. Inner steps with
-            DiCE or a learned advantage need whole episodes, and use all states.
+            DiCE, a learned advantage or a latent variable need whole episodes, and use all states.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
@@ -214,7 +214,8 @@ def _block_product(
     leaves = requiring_grad(make_stack(theta, num_tasks))
     theta_prime = _theta_prime(objective, leaves, block, state_stride)
     dist = objective.policy.distribution(theta_prime, query.flat(query.observations))
-    outputs = tuple(dist)
+    # The values of a latent variable are no parameters of its distribution.
+    outputs = tuple(value for value in dist if value.requires_grad)
     stack = list(leaves.values())
 
     # Jᵀu as a function of u, without parameters that the outputs do not depend on.
@@ -247,9 +248,10 @@ def _theta_prime(
     the recorded one: the parameters that sampled the next set of episodes.
     """
     stack = with_context(objective.policy, stack)
-    # DiCE and the learned advantage need consecutive steps.
+    # DiCE and the learned advantage need consecutive steps, a latent variable all first ones.
     inner = objective.inner
     needs_all = inner.surrogate == "dice" or inner.advantage != "gae"
+    needs_all = needs_all or objective.policy.latent_size > 0
     inner_stride = 1 if needs_all else state_stride
     for step, support in enumerate(block.supports):
         value = block.stacks[step + 1]
