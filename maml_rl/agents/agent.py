@@ -301,8 +301,8 @@ class Agent:
         latent_size = self.config.policy.latent_size
         if latent_size > 0:
             raise UserError(
-                f"episodes cannot be used with policy.latent_size {latent_size}: a log does not have "
-                "the latent variable of each episode. Adapt in an environment"
+                f"episodes cannot be used with policy.latent_size {latent_size}: a log does not "
+                "have the latent variable of each episode. Adapt in an environment"
             )
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(

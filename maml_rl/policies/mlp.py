@@ -205,6 +205,8 @@ class MLPPolicy(Policy):
     def parameters_of(self, network: PlainNetwork) -> dict[str, Tensor]:
         """Return parameters with which this policy computes ``network``, if its context is zero.
 
+        The outputs then do not depend on the latent variable.
+
         Args:
             network: from normalised observations to the policy's outputs, with this policy's layer
                 sizes.
@@ -215,6 +217,8 @@ class MLPPolicy(Policy):
         theta: dict[str, Tensor] = {}
         for i, (weight, bias) in enumerate(network.layers):
             theta |= {f"weight_{i}": weight, f"bias_{i}": bias}
+        if self.latent_size > 0:
+            theta["latent_weight"] = torch.zeros_like(self.latent_weight)
         if network.log_std is not None:
             theta["log_std"] = network.log_std
             # The policy clamps log_std: refuse one that would change.
