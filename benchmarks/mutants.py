@@ -45,6 +45,13 @@ MUTANTS = [
     Mutant("maml_rl/policies/distributions.py", "w_log_std * 2 * d_log_std", "w_log_std * d_log_std", "Fisher matrix of log sigma"),
     Mutant("maml_rl/policies/distributions.py", "torch.exp(-2 * self.log_std), w", "torch.exp(-self.log_std), w", "Fisher of the mean"),
     Mutant("maml_rl/policies/distributions.py", "(d_logits - (p *", "(d_logits + 0 * (p *", "categorical Fisher without p pT"),
+    Mutant("maml_rl/policies/distributions.py", "of_actions + is_first * self.latent.log_prob(latents)", "of_actions", "z without a log-probability"),
+    Mutant("maml_rl/policies/distributions.py", "of_actions + self[3] * self.latent.kl(other.latent)", "of_actions + self.latent.kl(other.latent)", "KL of z at every step"),
+    Mutant("maml_rl/policies/distributions.py", "(weights * self[3]).sum(1", "weights.sum(1", "Fisher matrix of z at every step"),
+    Mutant("maml_rl/policies/latent.py", "noise[:, :, 0, -latent", "noise[:, :1, 0, -latent", "the same z in all episodes"),
+    Mutant("maml_rl/learners/maml/inner_step.py", "sizes[name] * support.mean_length[:, None]", "sizes[name]", "gradient of z averaged over steps"),
+    Mutant("maml_rl/learners/maml/objective.py", "(-self.inner.latent_kl_weight", "(self.inner.latent_kl_weight", "sign of the KL of z"),
+    Mutant("maml_rl/learners/maml/outer/trpo.py", "needs_all or objective.policy.latent_size > 0", "needs_all", "z's inner steps on thinned states"),
     Mutant("maml_rl/policies/mlp.py", "torch.baddbmm(bias.mT, weight.mT,", "torch.baddbmm(0 * bias.mT, weight.mT,", "layer without its bias"),
     Mutant("maml_rl/policies/mlp.py", "weight.mT, self.activation(x)", "weight.mT.detach(), self.activation(x)", "weight cut off from its gradient"),
     Mutant("maml_rl/policies/mlp.py", "detach().exp() * noise", "detach() * noise", "log of the deviation for the deviation"),
@@ -156,10 +163,17 @@ _MAML = [
     "learners/test_maml.py",
     "learners/test_estimators.py",
     "learners/test_meta_learners.py",
+    "learners/test_latent_learning.py",
     "learners/test_outer_steps.py",
 ]
 TESTS = {
-    "maml_rl/policies/distributions.py": ["policies/test_mlp.py", "learners/test_maml.py"],
+    "maml_rl/policies/distributions.py": [
+        "policies/test_mlp.py",
+        "policies/test_latent.py",
+        "learners/test_latent_learning.py",
+        "learners/test_maml.py",
+    ],
+    "maml_rl/policies/latent.py": ["policies/test_latent.py"],
     "maml_rl/policies/mlp.py": [
         "policies/test_mlp.py",
         "sampling/test_actors.py",
@@ -171,12 +185,14 @@ TESTS = {
     "maml_rl/learners/maml/adapt.py": _MAML,
     "maml_rl/learners/maml/objective.py": _MAML,
     "maml_rl/learners/maml/inner_step.py": [
+        "learners/test_latent_learning.py",
         "learners/test_meta_learners.py",
         "agents/test_agent.py",
     ],
     "maml_rl/learners/maml/outer/trpo.py": [
         "learners/test_trpo.py",
         "learners/test_maml.py",
+        "learners/test_latent_learning.py",
         "learners/test_meta_learners.py",
     ],
     "maml_rl/learners/advantages.py": ["learners/test_advantages.py"],

@@ -95,15 +95,13 @@ def test_z_is_an_input_of_the_first_layer(hidden_sizes: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_z_is_part_of_the_first_action(discrete: bool) -> None:
-    policy = make_policy(discrete, latent_size=L)
-    stack = stack_of(policy)
+    policy, other_policy = (make_policy(discrete, latent_size=L, seed=seed) for seed in (0, 1))
     recorded = with_latents(draw(1, T, E, H, 3), draw(2, T, E, L))
     dist, other = (
-        policy.distribution(s, recorded.flatten(1, 2))
-        for s in (stack, stack_of(make_policy(discrete, latent_size=L, seed=1)))
+        one.distribution(stack_of(one), recorded.flatten(1, 2)) for one in (policy, other_policy)
     )
-    noise = action_noise(torch.rand(T, E * H, 3 if discrete else 2), policy.action_head, 0)
-    actions = dist.sample(noise)
+    noise = policy.action_head.draw_noise(np.random.default_rng(0), (T, E * H))
+    actions = dist.sample(torch.from_numpy(noise))
     normal, normal_of_other = (
         torch.distributions.Normal(d[0][:, 0], d[1][:, 0].exp()) for d in (dist, other)
     )

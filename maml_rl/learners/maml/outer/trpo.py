@@ -214,7 +214,7 @@ def _block_product(
     leaves = requiring_grad(make_stack(theta, num_tasks))
     theta_prime = _theta_prime(objective, leaves, block, state_stride)
     dist = objective.policy.distribution(theta_prime, query.flat(query.observations))
-    # The values of a latent variable are no parameters of its distribution.
+    # Without the values of a latent variable, which do not depend on theta.
     outputs = tuple(value for value in dist if value.requires_grad)
     stack = list(leaves.values())
 
