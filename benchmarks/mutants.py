@@ -51,7 +51,7 @@ MUTANTS = [
     Mutant("maml_rl/policies/latent.py", "noise[:, :, 0, -latent", "noise[:, :1, 0, -latent", "the same z in all episodes"),
     Mutant("maml_rl/learners/maml/inner_step.py", "sizes[name] * support.mean_length[:, None]", "sizes[name]", "gradient of z averaged over steps"),
     Mutant("maml_rl/learners/maml/objective.py", "(-self.inner.latent_kl_weight", "(self.inner.latent_kl_weight", "sign of the KL of z"),
-    Mutant("maml_rl/learners/maml/outer/trpo.py", "needs_all or objective.policy.latent_size > 0", "needs_all", "z's inner steps on thinned states"),
+    Mutant("maml_rl/learners/maml/outer/trpo.py", "support.every(inner_stride, with_first=objective.policy.latent_size > 0)", "support.every(inner_stride)", "z of few episodes in the Hessian of inner steps"),
     Mutant("maml_rl/policies/mlp.py", "torch.baddbmm(bias.mT, weight.mT,", "torch.baddbmm(0 * bias.mT, weight.mT,", "layer without its bias"),
     Mutant("maml_rl/policies/mlp.py", "weight.mT, self.activation(x)", "weight.mT.detach(), self.activation(x)", "weight cut off from its gradient"),
     Mutant("maml_rl/policies/mlp.py", "detach().exp() * noise", "detach() * noise", "log of the deviation for the deviation"),

@@ -147,6 +147,11 @@ class PolicyActor(Actor):
         elif policy.latent_size > 0 and memory is not None:
             like = next(iter(stack.values()))
             (latents,) = memory
+            if latents.shape[1:] != (policy.latent_size,):
+                raise UserError(
+                    f"the state of this agent must be of shape (N, {policy.latent_size}), got "
+                    f"{latents.shape}"
+                )
             self._latents = torch.from_numpy(latents).to(like).unflatten(0, (len(like), -1))
 
     def start(self, episodes: slice) -> None:

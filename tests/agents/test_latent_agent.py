@@ -71,6 +71,12 @@ def test_a_memory_of_other_environments_is_refused(agent: Agent, number: int) ->
         agent.predict(OBSERVATIONS, memory)
 
 
+def test_a_memory_of_another_latent_size_is_refused(agent: Agent) -> None:
+    _, (latents,) = agent.predict(OBSERVATIONS)
+    with pytest.raises(UserError, match=r"\(N, 2\), got \(5, 1\)"):
+        agent.predict(OBSERVATIONS, (latents[:, :1],))
+
+
 def test_export_is_the_policy_at_the_mean_of_z(agent: Agent, tmp_path: Path) -> None:
     expected, _ = agent.predict(OBSERVATIONS, deterministic=True)
     actions = agent.module()(torch.from_numpy(OBSERVATIONS)).detach().numpy()

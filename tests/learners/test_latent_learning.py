@@ -125,15 +125,27 @@ def test_fisher_product_is_the_curvature_of_the_kl(discrete: bool, num_steps: in
     assert from_vector(fisher.diag(), theta)[LATENT_MEAN].min() > 1e-3
 
 
-def test_a_thinned_fisher_product_takes_the_inner_steps_on_all_states() -> None:
-    """A thinned support set would have lost the first steps of most episodes."""
-    objective, theta = make_objective()
-    thinned = objective.batch._replace(query=objective.batch.query.every(2))
+def test_a_thinned_fisher_product_keeps_the_z_of_all_episodes() -> None:
+    objective, theta = make_objective(num_steps=2)
+    batch = objective.batch
+    thinned = batch._replace(
+        supports=tuple(support.every(2, with_first=True) for support in batch.supports),
+        query=batch.query.every(2, with_first=True),
+    )
     vector = torch.linspace(-1, 1, len(to_vector(theta)), dtype=torch.float64)
     torch.testing.assert_close(
         fisher_vector_product(objective, theta, 2)(vector),
         fisher_vector_product(dataclasses.replace(objective, batch=thinned), theta, 1)(vector),
     )
+    # The inner step of the distribution of z is then exact, that of the weights an estimate.
+    stack = make_stack(theta, NUM_TASKS)
+    full, estimate = (
+        objective.inner_step(stack, support, 0)[0]
+        for support in (batch.supports[0], thinned.supports[0])
+    )
+    for name in (LATENT_MEAN, LATENT_LOG_STD):
+        torch.testing.assert_close(estimate[name], full[name])
+    assert not torch.allclose(estimate["weight_1"], full["weight_1"])
 
 
 def test_the_kl_of_z_counts_once_per_episode() -> None:

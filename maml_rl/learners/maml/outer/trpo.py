@@ -172,7 +172,8 @@ def fisher_vector_product(
         theta: the parameters that sampled the episodes; the product is not valid elsewhere.
         state_stride: use every n-th state in Fᵢ, and in the inner losses' Hessians in Jᵢ; above 1
             the product is an estimate. ``None``: :func:`default_state_stride`. Inner steps with
-            DiCE, a learned advantage or a latent variable need whole episodes, and use all states.
+            DiCE or a learned advantage need whole episodes, and use all states. With a latent
+            variable all first states are used in addition.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
@@ -210,7 +211,7 @@ def _block_product(
     """
     # The distribution's parameters at the query states, as a function of each task's theta.
     num_tasks = block.query.num_tasks
-    query = block.query.every(state_stride)
+    query = block.query.every(state_stride, with_first=objective.policy.latent_size > 0)
     leaves = requiring_grad(make_stack(theta, num_tasks))
     theta_prime = _theta_prime(objective, leaves, block, state_stride)
     dist = objective.policy.distribution(theta_prime, query.flat(query.observations))
@@ -248,14 +249,14 @@ def _theta_prime(
     the recorded one: the parameters that sampled the next set of episodes.
     """
     stack = with_context(objective.policy, stack)
-    # DiCE and the learned advantage need consecutive steps, a latent variable all first ones.
+    # DiCE and the learned advantage need consecutive steps.
     inner = objective.inner
     needs_all = inner.surrogate == "dice" or inner.advantage != "gae"
-    needs_all = needs_all or objective.policy.latent_size > 0
     inner_stride = 1 if needs_all else state_stride
     for step, support in enumerate(block.supports):
         value = block.stacks[step + 1]
-        thinned, _ = objective.inner_step(stack, support.every(inner_stride), step)
+        states = support.every(inner_stride, with_first=objective.policy.latent_size > 0)
+        thinned, _ = objective.inner_step(stack, states, step)
         # end − end.detach() is zero, and has the derivative of end.
         stack = {name: value[name] + (end - end.detach()) for name, end in thinned.items()}
     return stack
