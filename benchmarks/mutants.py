@@ -92,7 +92,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/outer/trpo.py", "value[name] + (end - end.detach())", "value[name] + 2 * (end - end.detach())", "Jacobian twice as large"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "value[name] + (end - end.detach())", "value[name]", "Jacobian cut off from theta"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "value[name] + (end - end.detach())", "end", "theta' of the chosen states only"),
-    Mutant("maml_rl/learners/maml/outer/trpo.py", "support.every(inner_stride)", "support", "Hessians of all states where some were asked for"),
+    Mutant("maml_rl/learners/maml/outer/trpo.py", "support.every(inner_stride, with_first", "support.every(1, with_first", "Hessians of all states where some were asked for"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "dist.fisher_product(tangents, weights)", "dist.fisher_product(tangents, torch.ones_like(weights))", "Fisher matrix over padding"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "1 if objective.inner.surrogate", "state_stride if objective.inner.surrogate", "thinned DiCE"),
     Mutant("maml_rl/learners/advantages.py", "discount * next_values - values", "discount * next_values", "advantage without V(s_t)"),

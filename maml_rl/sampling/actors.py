@@ -161,7 +161,7 @@ class PolicyActor(Actor):
             noise = action_noise(noise, policy.action_head, policy.latent_size)
             noise = noise[:, episodes].movedim(2, 0).contiguous()
         if self._latents is not None:
-            # One that all episodes have is repeated; otherwise expand changes nothing.
+            # Repeat the mean, if all episodes have it; otherwise this changes nothing.
             latents = self._latents.expand(-1, max(episodes.stop, self._latents.shape[1]), -1)
             stack = {**stack, "latent": latents[:, episodes]}
             self.memory = (stack["latent"].flatten(0, 1).cpu().numpy(),)

@@ -104,8 +104,8 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 def latent_kl(adapted: Adapted) -> Tensor:
     """KL(N(μ, σ²) ‖ N(0, I)) of the latent variable's distribution before adaptation, (T,).
 
-    Deviation: all tasks share μ and σ, and every new task starts with them. In MAESN each training
-    task has its own, and a new one starts with N(0, I) (Gupta et al. 2018, section 4.2).
+    Deviation: all tasks share μ and σ, because a new task then starts as those of training did. In
+    MAESN each training task has its own, and a new one starts with N(0, I) (Gupta et al. 2018).
     """
     latent = latent_distribution(adapted.stacks[0])
     zeros = torch.zeros_like(latent.mean)
