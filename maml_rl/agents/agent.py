@@ -124,7 +124,8 @@ class Agent:
         Args:
             observation: raw observation (*observation_shape), or N of them (N, *observation_shape).
             state: what the agent remembers of each environment, as returned by the last call;
-                ``None`` at first. It stays ``None`` for a learner without memory, such as MAML.
+                ``None`` at first. It stays ``None`` for a learner without memory, such as MAML
+                without a latent variable.
             episode_start: (N,) bool: where to begin with the agent's belief instead of ``state``.
             deterministic: return the most probable action instead of sampling.
             rng: generator for sampling; default is a new, unseeded one.
@@ -149,7 +150,7 @@ class Agent:
         # An actor plays one step of N episodes.
         memory = None
         if state is not None:
-            fresh = self._actor(self.belief)
+            fresh = self._actor(self.belief, noise)
             fresh.start(slice(0, number))
             memory = continued_memory(state, fresh.memory or (), starts)
         actor = self._actor(self.belief, noise, memory)
@@ -340,6 +341,12 @@ class Agent:
     def _adapted_to(self, logs: Any) -> Agent:
         """Return the agent after one adaptation step on each log."""
         check_plain_actions(self.action_space)
+        latent_size = self.config.policy.latent_size
+        if latent_size > 0:
+            raise UserError(
+                f"episodes cannot be used with policy.latent_size {latent_size}: a log does not "
+                "have the latent variable of each episode. Adapt in an environment"
+            )
         if not isinstance(logs, Sequence) or len(logs) == 0:
             raise UserError(
                 f"episodes must be a log, or a sequence of logs, one per adaptation step; got "

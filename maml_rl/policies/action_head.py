@@ -105,12 +105,16 @@ class ActionHead:
             Float32: standard normal (*shape, size) for Box actions; Gumbel (*shape, C) for
             Discrete, or (*shape, D, C) for MultiDiscrete with D actions of up to C choices.
         """
-        if self.num_choices:
-            size = (*shape, len(self.num_choices), max(self.num_choices))
-            return rng.gumbel(size=size).astype(np.float32)
         if self.discrete:
-            return rng.gumbel(size=(*shape, self.size)).astype(np.float32)
-        return rng.standard_normal((*shape, self.size), dtype=np.float32)
+            return rng.gumbel(size=(*shape, *self.noise_shape)).astype(np.float32)
+        return rng.standard_normal((*shape, *self.noise_shape), dtype=np.float32)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise of one action."""
+        if self.num_choices:
+            return (len(self.num_choices), max(self.num_choices))
+        return (self.size,)
 
 
 def bounded_log_std(log_std: Tensor) -> Tensor:

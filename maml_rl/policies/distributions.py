@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -132,5 +132,89 @@ NO_CHOICE = -1e9
 """A logit of probability zero. It is finite, since 0 · ∞ would be NaN in a KL or a gradient."""
 
 
-Distribution = Gaussian | Categorical | MultiCategorical
+class WithLatent(tuple[Tensor, ...]):
+    """Actions and the latent variable z of their episode, as one distribution.
+
+    z is part of the first action of an episode: p(z) π(a | s, z) there, π(a | s, z) afterwards. The
+    items are mean and log standard deviation of z, (T, 1, L) each; z itself, (T, N, L); 1 for an
+    episode's first step and 0 for the others, (T, N); and the parameters of π(a | s, z).
+    """
+
+    ACTIONS: ClassVar[Any]
+    """Class of π(a | s, z)."""
+
+    def __new__(cls, *values: Tensor) -> Self:
+        """Make the distribution from its items, as a named tuple is made."""
+        return super().__new__(cls, values)
+
+    @property
+    def latent(self) -> Gaussian:
+        """Distribution of z, for each task."""
+        return Gaussian(*self[:2])
+
+    @property
+    def actions(self) -> Any:
+        """π(a | s, z)."""
+        return self.ACTIONS(*self[4:])
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Return log π(a | s, z), and at first steps log p(z) in addition, (T, N)."""
+        latents, is_first = self[2:4]
+        of_actions: Tensor = self.actions.log_prob(actions)
+        return of_actions + is_first * self.latent.log_prob(latents)
+
+    def kl(self, other: Self) -> Tensor:
+        """Return KL(self ‖ other) of the actions, and at first steps of z in addition, (T, N)."""
+        of_actions: Tensor = self.actions.kl(other.actions)
+        return of_actions + self[3] * self.latent.kl(other.latent)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return actions that π(a | s, z) samples."""
+        sampled: Tensor = self.actions.sample(noise)
+        return sampled
+
+    def mode(self) -> Tensor:
+        """Return the most probable actions of π(a | s, z)."""
+        most_probable: Tensor = self.actions.mode()
+        return most_probable
+
+    def fisher_product(self, tangents: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+        """Multiply tangents by weighted Fisher matrices; those of z count at first steps.
+
+        Args:
+            tangents: of mean and log standard deviation of z, and of the parameters of the actions.
+            weights: factor of each state, (T, N).
+        """
+        of_latent = (weights * self[3]).sum(1, keepdim=True)
+        return (
+            *self.latent.fisher_product(tangents[:2], of_latent),
+            *self.actions.fisher_product(tangents[2:], weights),
+        )
+
+
+class LatentGaussian(WithLatent):
+    """:class:`WithLatent` with Gaussian actions."""
+
+    ACTIONS = Gaussian
+
+
+class LatentCategorical(WithLatent):
+    """:class:`WithLatent` with categorical actions."""
+
+    ACTIONS = Categorical
+
+
+class LatentMultiCategorical(WithLatent):
+    """:class:`WithLatent` with several categorical actions."""
+
+    ACTIONS = MultiCategorical
+
+
+WITH_LATENT: dict[type, type[WithLatent]] = {
+    kind.ACTIONS: kind for kind in (LatentGaussian, LatentCategorical, LatentMultiCategorical)
+}
+"""The distribution of actions and z, by the class of the actions' distribution."""
+
+
+Distribution = Gaussian | Categorical | MultiCategorical | WithLatent
 """An action distribution: a tuple of parameter tensors; every kind has the same methods."""

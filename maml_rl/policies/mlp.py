@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from maml_rl.errors import UserError
 from maml_rl.policies.action_head import ActionHead, bounded_log_std
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.distributions import WITH_LATENT, Distribution
+from maml_rl.policies.latent import LATENT_LOG_STD, LATENT_MEAN, latent_distribution
 from maml_rl.policies.network_policy import make_network_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
@@ -61,6 +62,8 @@ class MLPPolicy(Policy):
         context_size: number of entries of the context that adapts instead of the weights (CAVIA:
             Zintgraf et al. 2019). It is an input of the first layer, in addition to the
             observation. Without ``context`` (T, context_size) in the stack it is zero.
+        latent_size: number of entries of the latent variable of an episode, which is an input of
+            the first layer, too (:mod:`maml_rl.policies.latent`).
         dtype: of the parameters.
     """
 
@@ -74,12 +77,14 @@ class MLPPolicy(Policy):
         init_std: float,
         rng: np.random.Generator,
         context_size: int = 0,
+        latent_size: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__((observation_size,), action_head)
         self.nonlinearity = nonlinearity
         self.activation = ACTIVATIONS[nonlinearity]()
         self.context_size = context_size
+        self.latent_size = latent_size
 
         # Draw the initial parameters.
         def glorot_uniform(fan_in: int, fan_out: int) -> nn.Parameter:
@@ -94,16 +99,21 @@ class MLPPolicy(Policy):
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(fan_out, dtype=dtype)))
         if context_size > 0:
             self.context_weight = glorot_uniform(context_size, sizes[1])
+        if latent_size > 0:
+            self.latent_weight = glorot_uniform(latent_size, sizes[1])
+            for name in (LATENT_MEAN, LATENT_LOG_STD):
+                self.register_parameter(name, nn.Parameter(torch.zeros(latent_size, dtype=dtype)))
         if not action_head.discrete:
             log_std = torch.full((action_head.size,), math.log(init_std), dtype=dtype)
             self.log_std = nn.Parameter(log_std)
 
     @property
     def head(self) -> list[str]:
-        """Names of the parameters of the last layer and of the standard deviation."""
+        """Names of the parameters of the last layer, of the standard deviation and of z."""
         last = self.num_layers - 1
         log_std = [] if self.action_head.discrete else ["log_std"]
-        return [f"weight_{last}", f"bias_{last}", *log_std]
+        latent = [LATENT_MEAN, LATENT_LOG_STD] if self.latent_size > 0 else []
+        return [f"weight_{last}", f"bias_{last}", *log_std, *latent]
 
     def forward(self, observations: Tensor) -> Distribution:
         """Return the distribution of this module's parameters at (N, observation_size)."""
@@ -116,8 +126,18 @@ class MLPPolicy(Policy):
 
         Args:
             stack: parameters, each (T, ...).
-            observations: (T, N, observation_size).
+            observations: (T, N, observation_size); with a latent variable, recorded ones, or
+                ``latent`` (T, N, L) in the stack is z.
+
+        Returns:
+            The distribution of actions; at recorded observations, that of actions and z.
         """
+        if self.latent_size > 0 and "latent" not in stack:
+            sizes = (*self.observation_shape, self.latent_size, 1)
+            states, latents, is_first = observations.split(sizes, dim=-1)
+            actions = self.distribution({**stack, "latent": latents}, states)
+            of_latent = latent_distribution(stack)
+            return WITH_LATENT[type(actions)](*of_latent, latents, is_first[..., 0], *actions)
         # Compute on (T, features, N): actions have few entries, and CPU matrix products are faster
         # with few rows than with few columns. The same holds for the gradients.
         x = observations.mT
@@ -129,7 +149,8 @@ class MLPPolicy(Policy):
     def layers(self, stack: Params) -> list[tuple[Tensor, Tensor]]:
         """Return weight (T, fan_in, fan_out) and bias (T, 1, fan_out) of each layer.
 
-        The first bias includes the contribution of the context.
+        The first bias includes the contributions of the context and of z. It is (T, N, fan_out) if
+        z is ``latent`` (T, N, L) in the stack.
         """
         layers = [
             (stack[f"weight_{i}"], stack[f"bias_{i}"][:, None]) for i in range(self.num_layers)
@@ -138,6 +159,9 @@ class MLPPolicy(Policy):
             weight, bias = layers[0]
             bias = torch.baddbmm(bias, stack["context"][:, None], stack["context_weight"])
             layers[0] = (weight, bias)
+        if "latent" in stack:
+            weight, bias = layers[0]
+            layers[0] = (weight, torch.baddbmm(bias, stack["latent"], stack["latent_weight"]))
         return layers
 
     def log_std_of(self, stack: Params) -> Tensor:
@@ -151,8 +175,10 @@ class MLPPolicy(Policy):
     def plain_network(
         self, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
     ) -> PlainNetwork:
-        """Fold normalisation, context and action map into the layers."""
+        """Fold normalisation, context, the mean of z and action map into the layers."""
         stack = {name: value.detach().cpu().double()[None] for name, value in theta.items()}
+        if self.latent_size > 0:
+            stack["latent"] = stack[LATENT_MEAN][:, None]
         network = PlainNetwork(
             layers=tuple((weight[0], bias[0, 0]) for weight, bias in self.layers(stack)),
             log_std=None if self.action_head.discrete else self.log_std_of(stack)[0, 0],
@@ -179,6 +205,8 @@ class MLPPolicy(Policy):
     def parameters_of(self, network: PlainNetwork) -> dict[str, Tensor]:
         """Return parameters with which this policy computes ``network``, if its context is zero.
 
+        The outputs then do not depend on the latent variable.
+
         Args:
             network: from normalised observations to the policy's outputs, with this policy's layer
                 sizes.
@@ -189,6 +217,8 @@ class MLPPolicy(Policy):
         theta: dict[str, Tensor] = {}
         for i, (weight, bias) in enumerate(network.layers):
             theta |= {f"weight_{i}": weight, f"bias_{i}": bias}
+        if self.latent_size > 0:
+            theta["latent_weight"] = torch.zeros_like(self.latent_weight)
         if network.log_std is not None:
             theta["log_std"] = network.log_std
             # The policy clamps log_std: refuse one that would change.
@@ -291,5 +321,6 @@ def make_policy(
         init_std=config.init_std,
         rng=RandomStreams(seed, Phase.INITIALISATION).parameters(),
         context_size=config.context_size,
+        latent_size=config.latent_size,
     )
     return policy.requires_grad_(False)

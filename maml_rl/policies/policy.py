@@ -13,6 +13,7 @@ from maml_rl.errors import UserError
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.latent import draw_noise
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
@@ -30,6 +31,9 @@ class Policy(nn.Module, ABC):
         action_head: from the network's outputs to the distribution of actions.
     """
 
+    latent_size: int = 0
+    """Number of entries of the latent variable of an episode (:mod:`maml_rl.policies.latent`)."""
+
     def __init__(self, observation_shape: tuple[int, ...], action_head: ActionHead) -> None:
         super().__init__()
         self.observation_shape = observation_shape
@@ -41,7 +45,8 @@ class Policy(nn.Module, ABC):
 
         Args:
             stack: parameters, each (T, ...).
-            observations: (T, N, *observation_shape).
+            observations: (T, N, *observation_shape); with a latent variable z, recorded ones,
+                (T, N, observation size + L + 1), or ``latent`` (T, N, L) in the stack is z.
 
         Returns:
             A :data:`Distribution` whose parameters have the leading axes (T, N), or (T, 1) if
@@ -91,8 +96,8 @@ class Policy(nn.Module, ABC):
         return {}
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw noise as :meth:`ActionHead.draw_noise`."""
-        return self.action_head.draw_noise(rng, shape)
+        """Draw noise of the actions and of the latent variable."""
+        return draw_noise(self.action_head, self.latent_size, rng, shape)
 
     def sampler(
         self, stack: Params, noise: Tensor | None, normalizer: ObservationNormalizer | None
@@ -102,8 +107,9 @@ class Policy(nn.Module, ABC):
         On a GPU, observations and outputs are copied once per step.
 
         Args:
-            stack: parameters, each (T, ...).
-            noise: standard noise, (H, T, E, ...); ``None`` for the most probable outputs.
+            stack: parameters, each (T, ...), and z of every episode, if there is a latent variable.
+            noise: standard noise of the actions, (H, T, E, ...); ``None`` for the most probable
+                outputs.
             normalizer: of observations.
         """
         like = next(iter(stack.values()))

@@ -12,6 +12,7 @@ from torch import Tensor
 from maml_rl.errors import UserError, name_errors
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.latent import action_noise, drawn_latents, with_latents
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.policy import Policy, Sampler
@@ -115,13 +116,15 @@ def checked_outputs(outputs: Any, num_envs: int, action_map: ActionMap) -> np.nd
 
 
 class PolicyActor(Actor):
-    """Plays a stack of policies without memory.
+    """Plays a stack of policies; it remembers the latent variable of each episode, if there is one.
 
     Args:
         policy: the architecture.
         stack: parameters, each (T, ...).
-        noise: standard noise (T, E, H, ...); ``None`` for the most probable actions.
+        noise: standard noise (T, E, H, ...); ``None`` for the most probable actions, and the mean
+            of the latent variable.
         normalizer: of observations.
+        memory: latent variables to continue with, instead of new ones.
     """
 
     def __init__(
@@ -130,19 +133,39 @@ class PolicyActor(Actor):
         stack: Params,
         noise: Tensor | None,
         normalizer: ObservationNormalizer | None,
+        memory: Memory | None = None,
     ) -> None:
         self._policy = policy
         self._stack = stack
         self._noise = noise
         self._normalizer = normalizer
         self._sampler: Sampler | None = None
+        self._latents: Tensor | None = None
+        """(T, E, L), or (T, 1, L) if all episodes have the same."""
+        if policy.latent_size > 0 and memory is None:
+            self._latents = drawn_latents(stack, noise)
+        elif policy.latent_size > 0 and memory is not None:
+            like = next(iter(stack.values()))
+            (latents,) = memory
+            if latents.shape[1:] != (policy.latent_size,):
+                raise UserError(
+                    f"the state of this agent must be of shape (N, {policy.latent_size}), got "
+                    f"{latents.shape}"
+                )
+            self._latents = torch.from_numpy(latents).to(like).unflatten(0, (len(like), -1))
 
     def start(self, episodes: slice) -> None:
         """Begin a round."""
-        noise = self._noise
+        policy, noise, stack = self._policy, self._noise, self._stack
         if noise is not None:  # the sampler reads the noise of one step at a time: (H, T, E, ...)
+            noise = action_noise(noise, policy.action_head, policy.latent_size)
             noise = noise[:, episodes].movedim(2, 0).contiguous()
-        self._sampler = self._policy.sampler(self._stack, noise, self._normalizer)
+        if self._latents is not None:
+            # Repeat the mean, if all episodes have it; otherwise this changes nothing.
+            latents = self._latents.expand(-1, max(episodes.stop, self._latents.shape[1]), -1)
+            stack = {**stack, "latent": latents[:, episodes]}
+            self.memory = (stack["latent"].flatten(0, 1).cpu().numpy(),)
+        self._sampler = policy.sampler(stack, noise, self._normalizer)
 
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
         """Return the outputs of the policies."""
@@ -151,13 +174,16 @@ class PolicyActor(Actor):
         return self._sampler(observations.reshape(len(observations), *shape), t)
 
     def inputs(self, observations: Tensor) -> Tensor:
-        """Return observations of the policy's shape, normalised if the policy normalises."""
+        """Return observations of the policy's shape, normalised if the policy normalises.
+
+        The latent variable of the episode is appended.
+        """
         observations = observations.reshape(
             *observations.shape[:3], *self._policy.observation_shape
         )
-        if self._normalizer is None:
-            return observations
-        return self._normalizer.normalize(observations)
+        if self._normalizer is not None:
+            observations = self._normalizer.normalize(observations)
+        return observations if self._latents is None else with_latents(observations, self._latents)
 
     def densities(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return log-probabilities and distributions, in blocks of tasks as in the learner."""

@@ -22,7 +22,9 @@ class Episodes:
     """
 
     observations: Tensor
-    """(T, E, H, *observation_shape), as the policy saw them (normalised if it normalises)."""
+    """(T, E, H, *observation_shape), as the policy saw them (normalised if it normalises).
+
+    With a latent variable they end with it and with the mark of first steps."""
     actions: Tensor
     """(T, E, H, action_size) float, or (T, E, H[, D]) int64: outputs, not scaled or clipped."""
     rewards: Tensor
@@ -57,6 +59,11 @@ class Episodes:
     def num_steps(self) -> Tensor:
         """Real steps of each task, (T,)."""
         return self.mask.sum((1, 2))
+
+    @property
+    def mean_length(self) -> Tensor:
+        """Mean number of real steps of each task's valid episodes, (T,)."""
+        return self.num_steps / (~self.discarded).sum(1).clamp(min=1)
 
     @property
     def real_observations(self) -> Tensor:
@@ -108,10 +115,15 @@ class Episodes:
             success=self.success.masked_fill(tasks[:, None], torch.nan),
         )
 
-    def every(self, stride: int) -> Episodes:
+    def every(self, stride: int, with_first: bool = False) -> Episodes:
         """Every ``stride``-th step: episode j keeps the steps t with t ≡ j modulo ``stride``.
 
         The offset differs between episodes, so that together they cover all time steps.
+
+        Args:
+            stride: 1 keeps all steps.
+            with_first: keep the first step of every episode, too. The mask is then a weight: 1 for
+                first steps, and ``stride`` for the others, which stand for those left out.
         """
         if stride == 1:
             return self
@@ -121,6 +133,10 @@ class Episodes:
         steps = torch.arange(0, horizon, stride, device=self.mask.device) + episode % stride
         inside = (steps < horizon).to(self.mask.dtype)
         steps = steps.clamp(max=horizon - 1)
+        if with_first:
+            inside = stride * inside * (steps > 0)
+            inside = torch.cat([torch.ones_like(inside[:, :1]), inside], dim=1)
+            steps = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1)
 
         def thin(value: Tensor) -> Tensor:
             return value[:, episode, steps]

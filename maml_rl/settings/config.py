@@ -183,6 +183,29 @@ class Config:
                 f"{self.policy.context_size}: the size must be at least 1 if inner.adapts is "
                 f"context, and 0 otherwise"
             )
+        self._check_latent()
+
+    def _check_latent(self) -> None:
+        """Refuse settings that a latent variable cannot be combined with.
+
+        Raises:
+            ValueError: if there are such settings; the message names them.
+        """
+        if self.policy.latent_size == 0:
+            return
+        needs = f"if policy.latent_size is above 0, got {self.policy.latent_size} and"
+        if "inner" not in self.learner.GROUPS:
+            raise ValueError(
+                f"learner.name must be that of a learner with inner steps {needs} "
+                f"{self.learner.name}"
+            )
+        if self.inner.adapts == "context":
+            raise ValueError(f"inner.adapts must be all or head {needs} context")
+        if self.inner.advantage != "gae":
+            raise ValueError(
+                f"inner.advantage must be gae {needs} {self.inner.advantage}: a learned advantage "
+                "knows one step, the latent variable needs the credit of the whole episode"
+            )
 
 
 def origin(config: Config) -> dict[str, str]:

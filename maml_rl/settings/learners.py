@@ -44,6 +44,9 @@ class InnerConfig:
     """Inner loss. All have the same gradient at the sampling parameters; their Hessians differ."""
     exploration_credit: float = 0.0
     """Weight of E-MAML's term: episodes before adaptation get credit for the return after it."""
+    latent_kl_weight: float = 0.1
+    """Weight of the KL divergence of the latent variable's distribution before adaptation from a
+    standard normal one, in the outer objective (MAESN)."""
     discount: float | None = None
     """Discount of the advantages that inner steps learn from. null: baseline.discount."""
     gae_lambda: float | None = None
@@ -65,6 +68,7 @@ class InnerConfig:
         "step_size": Positive(),
         "test_step_sizes": Each(Positive(), most=1000),
         "exploration_credit": Real(0),
+        "latent_kl_weight": Real(0),
         "discount": OrNone(Real(0, 1)),
         "gae_lambda": OrNone(Real(0, 1)),
         "max_kl": OrNone(Positive()),

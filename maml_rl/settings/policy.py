@@ -33,6 +33,8 @@ class PolicyConfig:
     """A network output of 1 moves a Box action by this fraction of half the action's range."""
     context_size: int = 0
     """Size of the context (CAVIA), an extra network input; needs inner.adapts context."""
+    latent_size: int = 0
+    """Size of a latent variable, an extra network input that is drawn once per episode (MAESN)."""
     normalize_observations: bool = False
     """Normalise observations by running mean and standard deviation, fixed within an iteration."""
 
@@ -41,18 +43,25 @@ class PolicyConfig:
         "init_std": Positive(),
         "action_scale": Positive(),
         "context_size": Integer(0, 1 << 16),
+        "latent_size": Integer(0, 1 << 16),
     }
 
     def __post_init__(self) -> None:
         check_ranges(self, "policy.")
-        if self.network is not None and self.context_size > 0:
-            raise ValueError(
-                f"policy.context_size must be 0 if policy.network is set, got {self.context_size}: "
-                "a context (CAVIA) is an input of the built-in network"
-            )
-        sizes = [self.context_size, *self.hidden_sizes]
+        inputs = {
+            "context_size": (self.context_size, "context (CAVIA)"),
+            "latent_size": (self.latent_size, "latent variable (MAESN)"),
+        }
+        for name, (size, what) in inputs.items():
+            if self.network is not None and size > 0:
+                raise ValueError(
+                    f"policy.{name} must be 0 if policy.network is set, got {size}: a {what} is an "
+                    "input of the built-in network"
+                )
+        sizes = [self.context_size + self.latent_size, *self.hidden_sizes]
         if sum(before * after for before, after in itertools.pairwise(sizes)) > _MOST_WEIGHTS:
             raise ValueError(
                 f"policy.hidden_sizes {list(self.hidden_sizes)} with policy.context_size "
-                f"{self.context_size} make more than {_MOST_WEIGHTS} weights"
+                f"{self.context_size} and policy.latent_size {self.latent_size} make more than "
+                f"{_MOST_WEIGHTS} weights"
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from maml_rl.policies.action_head import ActionHead
+from maml_rl.policies.latent import action_noise, drawn_latents, with_latents
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.policies.policy import Policy
@@ -88,11 +89,12 @@ def make_episodes(
     mask = mask * (cause == 0)[..., None]
     # actions of the sampling policy
     with torch.no_grad():
+        noise = torch.from_numpy(policy.draw_noise(rng, sizes)).to(like)
+        if policy.latent_size > 0:
+            observations = with_latents(observations, drawn_latents(stack, noise))
+            noise = action_noise(noise, policy.action_head, policy.latent_size)
         dist = policy.distribution(stack, observations.flatten(1, 2))
-        noise = torch.from_numpy(policy.draw_noise(rng, (num_tasks, num_episodes * horizon))).to(
-            like
-        )
-        actions = dist.sample(noise)
+        actions = dist.sample(noise.flatten(1, 2))
         log_probs = dist.log_prob(actions)
     episodes = Episodes(
         observations=observations,

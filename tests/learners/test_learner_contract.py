@@ -45,6 +45,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "normalized": {"policy": {**SMALL, "normalize_observations": True}},
     "head": {"inner": {"adapts": "head", "test_step_sizes": [0.3, 0.1]}},
     "context": {"policy": {**SMALL, "context_size": 2}, "inner": {"adapts": "context"}},
+    "latent": {"policy": {**SMALL, "latent_size": 2, "normalize_observations": True}},
     "learned_step_size": {"inner": {"learned_step_size": "per_parameter"}},
     "network": {"policy": {"network": "helpers.networks:Perceptron"}},
     "joint": {"learner": "joint"},
@@ -311,8 +312,11 @@ def test_an_episode_start_begins_with_the_belief(training: Training, state: Lear
     starts = np.array([True, False, True])
     second, memory = agent.predict(observations, memory, starts, deterministic=True)
     np.testing.assert_array_equal(second[starts], first[starts])
+    # Sampled, the environment whose episode continues has another memory than the others.
+    _, memory = agent.predict(observations, rng=np.random.default_rng(0))
     if memory is not None:
-        assert not np.array_equal(memory[0][0], memory[0][1])
+        _, later = agent.predict(observations, memory, starts, rng=np.random.default_rng(1))
+        assert not np.array_equal(later[0][0], later[0][1])
 
 
 def test_an_evaluation_has_every_episode_of_every_stage(

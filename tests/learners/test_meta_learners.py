@@ -349,10 +349,17 @@ def test_exploration_credit_is_added_to_surrogate_and_gradient() -> None:
     ("settings", "named"),
     [
         ({"test_step_sizes": (0.1, 0.0)}, "test_step_sizes"),
-        ({"test_step_sizes": (0.1,), "learned_step_size": "scalar"}, "learned"),
         ({"exploration_credit": -1.0}, "exploration_credit"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         InnerConfig(**settings)
+
+
+def test_step_sizes_of_tests_replace_learned_ones() -> None:
+    inner = InnerConfig(learned_step_size="per_layer", test_step_sizes=(0.3, 0.1))
+    policy = make_policy()
+    stack = make_stack(initial_theta(policy, inner), NUM_TASKS)
+    for step, size in enumerate([0.3, 0.1, 0.1]):
+        assert set(step_sizes(policy, inner, stack, step).values()) == {size}

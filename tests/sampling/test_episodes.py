@@ -115,3 +115,29 @@ def test_every_step_is_kept_in_some_episode():
     )
     thin = marked.every(2)
     assert set(thin.rewards[thin.mask > 0].tolist()) == set(range(H))
+
+
+def test_first_steps_can_be_kept_and_the_others_count_for_those_left_out():
+    horizon, stride = 6, 3
+    policy = make_policy()
+    stack = make_stack(make_theta(policy), 1)
+    episodes = make_episodes(
+        policy, stack, seed=0, num_episodes=stride, horizon=horizon, discard=False
+    )
+    t = torch.arange(horizon, dtype=torch.float64).expand(1, stride, horizon)
+    full = dataclasses.replace(episodes, mask=torch.ones_like(t), rewards=t)
+    thin = full.every(stride, with_first=True)
+    kept = [
+        [(int(step), int(weight)) for step, weight in zip(*rows, strict=True) if weight > 0]
+        for rows in zip(thin.rewards[0], thin.mask[0], strict=True)
+    ]
+    assert kept == [[(0, 1), (3, 3)], [(0, 1), (1, 3), (4, 3)], [(0, 1), (2, 3), (5, 3)]]
+    assert thin.num_steps.equal(full.num_steps)
+    assert full.every(1, with_first=True) is full
+
+
+def test_mean_length_is_that_of_valid_episodes():
+    episodes = episodes_of()
+    for i in range(T):
+        lengths = [int(episodes.mask[i, e].sum()) for e in range(E) if not episodes.discarded[i, e]]
+        assert float(episodes.mean_length[i]) == pytest.approx(sum(lengths) / len(lengths))

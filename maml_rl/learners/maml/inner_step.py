@@ -11,6 +11,7 @@ from maml_rl.learners.maml.adapt import along, gradient_step
 from maml_rl.learners.maml.learned_advantage import OFFSET, initial_advantage, learned_advantages
 from maml_rl.learners.maml.losses import surrogate_loss
 from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.latent import LATENT_LOG_STD, LATENT_MEAN
 from maml_rl.policies.parameters import Params, parameters
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
@@ -125,6 +126,11 @@ def policy_gradient_step(
         return surrogate_loss(dist, support, inner.surrogate, advantages), dist
 
     sizes = step_sizes(policy, inner, stack, step, factor)
+    if policy.latent_size > 0:
+        # z is drawn once per episode: the gradient of its distribution is a mean over episodes, as
+        # in the authors' code, and not over steps.
+        for name in (LATENT_MEAN, LATENT_LOG_STD):
+            sizes[name] = sizes[name] * support.mean_length[:, None]
     moved, dist = gradient_step(stack, loss, step_size=sizes, first_order=first_order)
     if inner.advantage != "gae" and step == 0:
         moved |= {name: moved[name] + stack[OFFSET + name] for name in sizes}

@@ -42,6 +42,7 @@ from maml_rl.learners.maml.step_schedule import (
 from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.latent import LATENT_LOG_STD, without_latents
 from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, make_stack
@@ -147,7 +148,7 @@ class MAML(Learner):
         return with_context(self.policy, make_stack(state.tensors["theta"], num_tasks))
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """Draw the noise of the policy's distribution."""
+        """Draw the noise of the policy's distribution, and of its latent variable."""
         return self.policy.draw_noise(rng, shape)
 
     def actor(
@@ -157,12 +158,22 @@ class MAML(Learner):
         noise: Tensor | None,
         memory: Memory | None = None,
     ) -> PolicyActor:
-        """Return an actor that plays the adapted policies; it has no memory."""
-        return PolicyActor(self.policy, belief, noise, normalizer_of(state))
+        """Return an actor that plays the adapted policies.
+
+        Without a latent variable it has no memory.
+        """
+        return PolicyActor(self.policy, belief, noise, normalizer_of(state), memory)
 
     def with_advantages(self, episodes: Episodes) -> Episodes:
-        """Fit each task's baseline, and return the episodes with advantages over it."""
-        return with_advantages(episodes, self.baseline, self.inner)
+        """Fit each task's baseline, and return the episodes with advantages over it.
+
+        The baseline does not see the latent variable: it would take the credit for what an episode
+        returned because of it.
+        """
+        observations = without_latents(episodes.observations, self.policy.latent_size)
+        of_environment = dataclasses.replace(episodes, observations=observations)
+        estimated = with_advantages(of_environment, self.baseline, self.inner)
+        return dataclasses.replace(estimated, observations=episodes.observations)
 
     def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
         """Return the parameters after one inner step."""
@@ -219,6 +230,7 @@ class MAML(Learner):
         normalizer = normalizer_of(state)
         if normalizer is not None:
             observations = torch.cat([stage.real_observations for stage in episodes])
+            observations = without_latents(observations, self.policy.latent_size)
             changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
         if self.inner.shared_advantage_scale:
             adaptation = state.tensors["adaptation"]
@@ -372,7 +384,7 @@ def _valid_part(trial: Trial) -> MetaBatch:
 
 
 def _theta_metrics(theta: Params) -> dict[str, float]:
-    """Learned step sizes, and the policy's standard deviation."""
+    """Learned step sizes, and standard deviations of the policy and of its latent variable."""
     metrics = {}
     learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]
     if learned:
@@ -382,4 +394,6 @@ def _theta_metrics(theta: Params) -> dict[str, float]:
         metrics["train/step_size_max"] = float(sizes.max())
     if "log_std" in theta:
         metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
+    if LATENT_LOG_STD in theta:
+        metrics["train/latent_std"] = float(theta[LATENT_LOG_STD].exp().mean())
     return metrics

@@ -17,7 +17,8 @@ from torch import Tensor
 from maml_rl.learners.maml.adapt import requiring_grad
 from maml_rl.learners.maml.inner_step import policy_gradient_step, with_context
 from maml_rl.learners.maml.losses import mean_kl, step_ratio
-from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.distributions import Distribution, Gaussian
+from maml_rl.policies.latent import latent_distribution
 from maml_rl.policies.parameters import Params, flatten, make_stack
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes, MetaBatch
@@ -100,6 +101,17 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
     return total * adapted.credit
 
 
+def latent_kl(adapted: Adapted) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(0, I)) of the latent variable's distribution before adaptation, (T,).
+
+    Deviation: all tasks share μ and σ, because a new task then starts as those of training did. In
+    MAESN each training task has its own, and a new one starts with N(0, I) (Gupta et al. 2018).
+    """
+    latent = latent_distribution(adapted.stacks[0])
+    zeros = torch.zeros_like(latent.mean)
+    return latent.kl(Gaussian(zeros, zeros))[:, 0]
+
+
 @dataclass(frozen=True)
 class MetaObjective:
     """What outer steps are computed from: a surrogate after adaptation, as a function of theta.
@@ -122,13 +134,13 @@ class MetaObjective:
     def value(self, theta: Params) -> tuple[float, float]:
         """Surrogate and KL, each a mean over tasks.
 
-        - surrogate: mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t, plus E-MAML's term if
-          the settings ask for it
+        - surrogate: mean_i mean_t π_θ'ᵢ(a_t | s_t) / π_old(a_t | s_t) Â_t, with the further terms
+          that the settings ask for
         - kl: mean_i mean_t KL(π_old ‖ π_θ'ᵢ)
 
         mean_t is over the query episodes, which π_old sampled. θ'ᵢ is theta adapted to task i.
         """
-        surrogate, kl = self.mean(theta, self._with_exploration(ratio_surrogate), query_kl)
+        surrogate, kl = self.mean(theta, self._with_terms(ratio_surrogate), query_kl)
         return surrogate, kl
 
     def mean(self, theta: Params, *quantities: Quantity) -> list[float]:
@@ -150,9 +162,9 @@ class MetaObjective:
 
         Args:
             theta: where to evaluate both.
-            surrogate: what to maximise; E-MAML's term is added if the settings ask for it.
+            surrogate: what to maximise; the settings may add further terms.
         """
-        of_task = self._with_exploration(surrogate)
+        of_task = self._with_terms(surrogate)
 
         def of_block(block: MetaBatch, credit: Tensor) -> tuple[Tensor, Tensor]:
             stack = requiring_grad(make_stack(theta, block.query.num_tasks))
@@ -166,12 +178,21 @@ class MetaObjective:
         values, gradients = zip(*map_blocks(of_block, self.blocks()), strict=True)
         return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(gradients))
 
-    def _with_exploration(self, surrogate: Quantity) -> Quantity:
-        """``surrogate``, plus E-MAML's term if the settings ask for it."""
-        weight = self.inner.exploration_credit
-        if not weight:
-            return surrogate
-        return lambda adapted: surrogate(adapted) + weight * exploration_surrogate(adapted)
+    def _with_terms(self, surrogate: Quantity) -> Quantity:
+        """``surrogate``, plus E-MAML's term and minus the latent variable's KL, if set."""
+        terms: list[tuple[float, Quantity]] = []
+        if self.inner.exploration_credit:
+            terms.append((self.inner.exploration_credit, exploration_surrogate))
+        if self.policy.latent_size > 0 and self.inner.latent_kl_weight:
+            terms.append((-self.inner.latent_kl_weight, latent_kl))
+
+        def total(adapted: Adapted) -> Tensor:
+            value = surrogate(adapted)
+            for weight, term in terms:
+                value = value + weight * term(adapted)
+            return value
+
+        return total
 
     def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
         """Parts of the batch with ``block_size`` tasks each, and the credit of these tasks."""

@@ -174,7 +174,8 @@ def fisher_vector_product(
         theta: the parameters that sampled the episodes; the product is not valid elsewhere.
         state_stride: use every n-th state in Fᵢ, and in the inner losses' Hessians in Jᵢ; above 1
             the product is an estimate. ``None``: :func:`default_state_stride`. Inner steps with
-            DiCE or a learned advantage need whole episodes, and use all states.
+            DiCE or a learned advantage need whole episodes, and use all states. With a latent
+            variable all first states are used in addition.
 
     Returns:
         A function from a vector (P,) float64 to the product (P,) float64.
@@ -214,7 +215,9 @@ def _block_product(
     num_tasks = block.query.num_tasks
     leaves = requiring_grad(make_stack(theta, num_tasks))
     dists = _distributions(objective, leaves, block, state_stride)
-    outputs = tuple(output for dist, _ in dists for output in dist)
+    # Without the values of a latent variable, which do not depend on theta.
+    parts = [tuple(value for value in dist if value.requires_grad) for dist, _ in dists]
+    outputs = tuple(itertools.chain.from_iterable(parts))
     stack = list(leaves.values())
 
     # Jᵀu as a function of u, without parameters that the outputs do not depend on.
@@ -232,8 +235,8 @@ def _block_product(
         # F J v
         weighted: list[Tensor] = []
         with torch.no_grad():
-            for dist, weights in dists:
-                of_dist = tuple(itertools.islice(tangents, len(dist)))
+            for (dist, weights), part in zip(dists, parts, strict=True):
+                of_dist = tuple(itertools.islice(tangents, len(part)))
                 weighted += dist.fisher_product(of_dist, weights)
         # Jᵀ F J v
         gradients = _gradients(outputs, stack, weighted, retain_graph=True)
@@ -258,7 +261,7 @@ def _distributions(
     total = sum(weight for weight, _, _ in stages)
     dists = []
     for weight, theta_prime, episodes in stages:
-        thinned = episodes.every(state_stride)
+        thinned = episodes.every(state_stride, with_first=objective.policy.latent_size > 0)
         dist = objective.policy.distribution(theta_prime, thinned.flat(thinned.observations))
         dists.append((dist, thinned.step_weights * (weight / total)))
     return dists
@@ -280,7 +283,8 @@ def _stacks(
     inner_stride = 1 if needs_all else state_stride
     for step, support in enumerate(block.supports):
         value = block.stacks[step + 1]
-        thinned, _ = objective.inner_step(stacks[-1], support.every(inner_stride), step)
+        states = support.every(inner_stride, with_first=objective.policy.latent_size > 0)
+        thinned, _ = objective.inner_step(stacks[-1], states, step)
         # end − end.detach() is zero, and has the derivative of end.
         stacks.append({name: value[name] + (end - end.detach()) for name, end in thinned.items()})
     return stacks
