@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
+from maml_rl.learners.maml.losses import surrogate_loss
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.latent import action_noise, drawn_latents, with_latents
 from maml_rl.policies.mlp import MLPPolicy
@@ -21,7 +22,7 @@ from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import CODES, REWARD
-from maml_rl.settings.learners import InnerConfig
+from maml_rl.settings.learners import InnerConfig, Surrogate
 
 OBSERVATION_SIZE = 3
 ACTION_SIZE = 2
@@ -109,6 +110,18 @@ def make_episodes(
         inner_advantages=draw(*sizes),
     )
     return with_garbage(episodes, 3.0)
+
+
+def policy_gradient_loss(
+    policy: Policy, surrogate: Surrogate
+) -> Callable[[Theta, Episodes], Tensor]:
+    """Return the function (stack, episodes of T tasks) -> :func:`surrogate_loss`, (T,)."""
+
+    def loss(stack: Theta, episodes: Episodes) -> Tensor:
+        dist = policy.distribution(stack, episodes.flat(episodes.observations))
+        return surrogate_loss(dist, episodes, surrogate, episodes.inner_advantages)
+
+    return loss
 
 
 def with_garbage(episodes: Episodes, size: float) -> Episodes:

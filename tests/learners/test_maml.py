@@ -20,12 +20,12 @@ from helpers.synthetic import (
     plain_meta_objective,
     plain_task_kl,
     plain_task_surrogate,
+    policy_gradient_loss,
     to_vector,
     with_garbage,
 )
 
 from maml_rl.learners.maml.adapt import adapt
-from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import trpo
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product

@@ -21,6 +21,7 @@ from helpers.synthetic import (
     make_episodes,
     make_meta_batch,
     make_theta,
+    policy_gradient_loss,
     to_vector,
 )
 from helpers.synthetic import make_policy as make_mlp
@@ -31,7 +32,6 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.adapt import adapt
-from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.policies.action_head import ActionHead

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers.synthetic import policy_gradient_loss
 
 from maml_rl.errors import UserError
 from maml_rl.learners.advantages import with_advantages
-from maml_rl.learners.maml.losses import policy_gradient_loss
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import MLPPolicy

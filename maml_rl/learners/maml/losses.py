@@ -8,34 +8,19 @@ from typing import Any
 from torch import Tensor
 
 from maml_rl.policies.distributions import Distribution
-from maml_rl.policies.parameters import Params
-from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import Surrogate
-
-
-def policy_gradient_loss(
-    policy: Policy, surrogate: Surrogate
-) -> Callable[[Params, Episodes], Tensor]:
-    """Return the function (stack, episodes of T tasks) -> :func:`surrogate_loss`, (T,)."""
-
-    def loss(stack: Params, episodes: Episodes) -> Tensor:
-        dist = policy.distribution(stack, episodes.flat(episodes.observations))
-        return surrogate_loss(dist, episodes, surrogate)
-
-    return loss
 
 
 def surrogate_loss(
     dist: Distribution,
     episodes: Episodes,
     surrogate: Surrogate,
-    advantages: Tensor | None = None,
+    advantages: Tensor,
 ) -> Tensor:
     """The inner loss of every task, to be minimised.
 
-    Means are over a task's real steps; Â_t are the episodes' ``inner_advantages`` unless others are
-    given, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
+    Means are over a task's real steps; Â_t are advantages, ρ_t = π(a_t | s_t) / π_old(a_t | s_t).
 
     - ``log_prob``: −mean_t log π(a_t | s_t) Â_t (REINFORCE with a baseline). Its Hessian ignores
       that the sampling of actions depends on theta.
@@ -55,7 +40,6 @@ def surrogate_loss(
         (T,).
     """
     factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
-    advantages = episodes.inner_advantages if advantages is None else advantages
     return -(episodes.step_weights * episodes.flat(advantages) * factor).sum(-1)
 
 
