@@ -174,14 +174,14 @@ def test_settings_of_an_outer_step_are_compared_within_it():
 
 def test_where_families_differ_their_names_stand_first():
     labels = labels_for(
-        {"env": "HalfCheetahDir"},
-        {"env": "HalfCheetahVel"},
-        {"env": "HalfCheetahDir", "horizon": 50},
+        {"env": "HopperVel"},
+        {"env": "Walker2dVel"},
+        {"env": "HopperVel", "horizon": 50},
     )
     assert labels == [
-        "HalfCheetahDir, horizon 100",
-        "HalfCheetahVel, horizon 100",
-        "HalfCheetahDir, horizon 50",
+        "HopperVel, horizon 200",
+        "Walker2dVel, horizon 200",
+        "HopperVel, horizon 50",
     ]
 
 
