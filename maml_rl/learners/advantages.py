@@ -97,23 +97,25 @@ def with_advantages(
     of equal length, its normalised advantages are zero. If the baseline cannot be fitted or its
     values overflow, the task's advantages are not finite.
     """
-    of_steps = _of_inner_steps(config, inner)
+    inner_config = _inner_config(config, inner)
     values = {
         discount: fit_values(episodes, discount, config.ridge)
-        for discount in {config.discount, of_steps.discount}
+        for discount in {config.discount, inner_config.discount}
     }
     normalize = normalized_per_task if config.normalize_advantages else None
     advantages = _advantages(episodes, values[config.discount], config, normalize)
     # The advantages of inner steps, if they differ.
     inner_advantages = advantages
     shares_scale = inner is not None and inner.shared_advantage_scale
-    if of_steps != config or shares_scale:
+    if inner_config != config or shares_scale:
         normalize = centred_per_task if shares_scale else normalize
-        inner_advantages = _advantages(episodes, values[of_steps.discount], of_steps, normalize)
+        inner_advantages = _advantages(
+            episodes, values[inner_config.discount], inner_config, normalize
+        )
     return dataclasses.replace(episodes, advantages=advantages, inner_advantages=inner_advantages)
 
 
-def _of_inner_steps(config: BaselineConfig, inner: InnerConfig | None) -> BaselineConfig:
+def _inner_config(config: BaselineConfig, inner: InnerConfig | None) -> BaselineConfig:
     """``config`` with the discount and lambda of inner steps."""
     if inner is None:
         return config

@@ -142,17 +142,21 @@ class PolicyActor(Actor):
         self._sampler: Sampler | None = None
         self._latents: Tensor | None = None
         """(T, E, L), or (T, 1, L) if all episodes have the same."""
-        if policy.latent_size > 0 and memory is None:
-            self._latents = drawn_latents(stack, noise)
-        elif policy.latent_size > 0 and memory is not None:
-            like = next(iter(stack.values()))
-            (latents,) = memory
-            if latents.shape[1:] != (policy.latent_size,):
-                raise UserError(
-                    f"the state of this agent must be of shape (N, {policy.latent_size}), got "
-                    f"{latents.shape}"
-                )
-            self._latents = torch.from_numpy(latents).to(like).unflatten(0, (len(like), -1))
+        if policy.latent_size > 0:
+            self._latents = (
+                drawn_latents(stack, noise) if memory is None else self._remembered(memory)
+            )
+
+    def _remembered(self, memory: Memory) -> Tensor:
+        """Return latent variables (T, E, L) from the memory."""
+        like = next(iter(self._stack.values()))
+        (latents,) = memory
+        size = self._policy.latent_size
+        if latents.shape[1:] != (size,):
+            raise UserError(
+                f"the state of this agent must be of shape (N, {size}), got {latents.shape}"
+            )
+        return torch.from_numpy(latents).to(like).unflatten(0, (len(like), -1))
 
     def start(self, episodes: slice) -> None:
         """Begin a round."""

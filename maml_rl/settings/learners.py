@@ -29,13 +29,14 @@ class InnerConfig:
     learned_step_size: LearnedStepSize = "none"
     """Step sizes that the outer step learns: none, one, per layer, or per parameter (Meta-SGD)."""
     learned_per_step: bool = False
-    """Learn separate step sizes for each inner step (MAML++); further steps use the last ones."""
+    """Learned step sizes are separate for each inner step (MAML++); further steps use the last
+    ones."""
     test_step_sizes: tuple[float, ...] = ()
-    """Step sizes of steps 1, 2, ... outside training; the last one is repeated. []: multiples of
-    step_size, or of the learned ones."""
+    """Step sizes of steps 1, 2, ... outside training, which replace those of training; the last one
+    is repeated."""
     choose_test_step_sizes: bool = True
-    """After training, choose these multiples on fresh training tasks; if false, they are 1. No
-    effect if test_step_sizes is set."""
+    """After training, choose multiples of its step sizes on fresh training tasks, for use outside
+    training. Not with test_step_sizes, nor by the learner joint."""
     adapts: Adapts = "all"
     """What adapts: all parameters, last layer and log std (ANIL), or the context (CAVIA)."""
     first_order: bool = False
@@ -48,18 +49,19 @@ class InnerConfig:
     """Weight of the KL divergence of the latent variable's distribution before adaptation from a
     standard normal one, in the outer objective (MAESN)."""
     discount: float | None = None
-    """Discount of the advantages that inner steps learn from. null: baseline.discount."""
+    """Discount of the estimated advantages of inner steps. null: baseline.discount."""
     gae_lambda: float | None = None
-    """Lambda of the advantages that inner steps learn from. null: baseline.gae_lambda."""
+    """Lambda of the estimated advantages of inner steps. null: baseline.gae_lambda."""
     advantage: InnerAdvantage = "gae"
     """Advantages of inner steps: estimated (gae), a learned function (NoRML), or their sum."""
     shared_advantage_scale: bool = False
-    """Divide the advantages of inner steps by a standard deviation over all tasks of training
-    instead of each task's own."""
+    """Divide the advantages of inner steps by their standard deviation over all tasks in the
+    previous iteration (1 in the first one) instead of each task's own."""
     max_kl: float | None = None
     """Bound on the KL divergence of a task's inner step, which is scaled down to it. null: none."""
     early_loss_weight: float = 0.0
-    """Weight of the outer loss after each inner step but the last, whose weight is 1 (MAML++)."""
+    """Weight of the outer loss after each inner step but the last, whose weight is 1 (MAML++). No
+    effect with one inner step."""
     early_loss_iterations: int = 0
     """Iterations in which early_loss_weight falls linearly to 0. 0: it stays constant."""
 
@@ -78,37 +80,23 @@ class InnerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "inner.")
-        if self.learned_per_step and self.learned_step_size == "none":
-            raise ValueError(
-                "inner.learned_per_step needs learned step sizes: set inner.learned_step_size to "
-                "scalar, per_layer or per_parameter"
-            )
-        self._check_advantage()
-        if self.early_loss_iterations and not self.early_loss_weight:
-            raise ValueError("inner.early_loss_iterations needs an inner.early_loss_weight above 0")
-
-    def _check_advantage(self) -> None:
-        """Refuse settings that contradict a learned advantage."""
-        if self.advantage == "gae":
-            return
-        if self.first_order:
+        if self.advantage != "gae" and self.first_order:
             raise ValueError(
                 f"inner.advantage {self.advantage} must not be combined with inner.first_order "
                 "true: it is learned through the inner gradient"
             )
-        if self.advantage == "sum":
-            return
-        unused = {
-            "discount": self.discount is not None,
-            "gae_lambda": self.gae_lambda is not None,
-            "shared_advantage_scale": self.shared_advantage_scale,
-        }
-        for name, is_set in unused.items():
-            if is_set:
-                raise ValueError(
-                    f"inner.{name} is for estimated advantages: it must not be set if "
-                    "inner.advantage is learned; valid are gae and sum"
-                )
+        if self.advantage == "learned" and self.shared_advantage_scale:
+            raise ValueError(
+                "inner.shared_advantage_scale is for estimated advantages: it must be false if "
+                "inner.advantage is learned"
+            )
+        if self.num_steps == 0 and (self.advantage != "gae" or self.shared_advantage_scale):
+            raise ValueError(
+                "inner.num_steps must be at least 1 with inner.advantage learned or sum, or "
+                "inner.shared_advantage_scale true: they are learned or measured in inner steps"
+            )
+        if self.early_loss_iterations and not self.early_loss_weight:
+            raise ValueError("inner.early_loss_iterations needs an inner.early_loss_weight above 0")
 
     def early_weight_at(self, iteration: int) -> float:
         """Weight of the outer loss after each inner step but the last.
@@ -151,10 +139,14 @@ class _Decay:
     SIZE: ClassVar[str] = "step_size"
     """The setting that falls."""
 
+    REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By group, settings that must have a certain value with this outer step."""
+
     decay_factor: float = 1.0
-    """Factor on max_kl or step_size once decay_iterations are over; it falls geometrically."""
+    """After decay_iterations, max_kl or step_size is this multiple of its initial value; it falls
+    geometrically until then."""
     decay_iterations: int = 0
-    """Iterations in which max_kl or step_size falls; then it stays. 0: it is constant."""
+    """Iterations in which max_kl or step_size falls. 0: it is constant."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "decay_factor": Positive(1.0),
@@ -274,6 +266,16 @@ class ReptileConfig(_Decay):
     """Interpolation of theta and the mean of the adapted parameters; needs several inner steps."""
 
     name: ClassVar[str] = "reptile"
+    # There is no outer gradient to learn them from.
+    REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "inner": {
+            "learned_step_size": "none",
+            "learned_per_step": False,
+            "advantage": "gae",
+            "early_loss_weight": 0.0,
+            "early_loss_iterations": 0,
+        }
+    }
 
     step_size: float = 1.0
     """Step size epsilon: fraction of the way from theta to the mean of the adapted parameters."""
@@ -367,12 +369,8 @@ class MAMLConfig(LearnerConfig):
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.learner:maml"
 
     def check(self, config: Any) -> None:
-        """Refuse an advantage that the outer step cannot learn."""
-        if config.outer.name == "reptile" and config.inner.advantage != "gae":
-            raise ValueError(
-                f"inner.advantage must be gae if outer.name is reptile, got "
-                f"{config.inner.advantage}: Reptile has no gradient to learn it from"
-            )
+        """Refuse what the outer step cannot learn."""
+        check_required(config, config.outer.REQUIRED, f"outer.name is {config.outer.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,18 +387,14 @@ class JointConfig(LearnerConfig):
             "learned_per_step": False,
             "advantage": "gae",
             "shared_advantage_scale": False,
+            "early_loss_weight": 0.0,
+            "early_loss_iterations": 0,
         }
     }
 
     def check(self, config: Any) -> None:
         """Refuse settings that need adaptation during training."""
-        for name, expected in self.REQUIRED["inner"].items():
-            value = getattr(config.inner, name)
-            if value != expected:
-                raise ValueError(
-                    f"inner.{name} must be {str(expected).lower()} if learner.name is joint, got "
-                    f"{str(value).lower()}: it needs adaptation during training"
-                )
+        check_required(config, self.REQUIRED, "learner.name is joint")
         if config.outer.name == "reptile":
             raise ValueError(
                 "outer.name must not be reptile if learner.name is joint: Reptile moves towards "
@@ -480,6 +474,38 @@ def _check_settings_class(cls: Any, what: str) -> None:
                 f"{what}.{field.name} has the type {kind.__name__}, but the default "
                 f"{field.default!r:.100}"
             )
+
+
+def check_required(config: Any, required: Mapping[str, Mapping[str, Any]], condition: str) -> None:
+    """Refuse other values than the required ones.
+
+    Args:
+        config: the whole configuration.
+        required: values by group and setting.
+        condition: under which they are required, for the message.
+
+    Raises:
+        ValueError: at the first difference.
+    """
+    for group, values in required.items():
+        for name, expected in values.items():
+            value = getattr(getattr(config, group), name)
+            if value != expected:
+                raise ValueError(
+                    f"{group}.{name} must be {str(expected).lower()} if {condition}, got "
+                    f"{str(value).lower()}"
+                )
+
+
+def without_required(
+    settings: Mapping[str, Any], required: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return nested settings without those of which a certain value is required."""
+    kept = dict(settings)
+    for group, names in required.items():
+        if isinstance(kept.get(group), Mapping):
+            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
+    return kept
 
 
 def episodes_per_stage(learner: LearnerConfig, num_episodes: int) -> int:

@@ -29,6 +29,7 @@ from maml_rl.settings.ranges import MOST_DIGITS
 from maml_rl.settings.sources import (
     expanded,
     for_learner,
+    for_outer,
     merged,
     name_of,
     preset,
@@ -157,7 +158,7 @@ def _with_names(values: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[st
     outer_name = name_of(values, "outer", TRPOConfig.name)
     if flag_outer and flag_outer != outer_name and "outer" in learner_class(learner_name).GROUPS:
         outer_name = flag_outer
-        values["outer"] = {"name": outer_name}  # the settings are those of another outer step
+        values = for_outer(values, outer_name)
     if family_of(env_name) is None:
         values = with_kwargs(values)
     else:

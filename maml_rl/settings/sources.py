@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import ENV_SETTINGS, registered_horizon
 from maml_rl.settings.families import family_of
-from maml_rl.settings.learners import LEARNER_GROUPS, MAMLConfig, learner_class
+from maml_rl.settings.learners import (
+    LEARNER_GROUPS,
+    OUTER_CONFIGS,
+    MAMLConfig,
+    TRPOConfig,
+    learner_class,
+    without_required,
+)
 from maml_rl.system.safe_yaml import read_yaml
 from maml_rl.system.untrusted_files import user_path
 
@@ -129,10 +136,21 @@ def for_learner(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     new = learner_class(name)
     dropped = set(LEARNER_GROUPS) - set(new.GROUPS)
     kept = {key: value for key, value in settings.items() if key not in dropped}
-    for group, names in new.REQUIRED.items():
-        if isinstance(kept.get(group), Mapping):
-            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
-    return {**kept, "learner": {"name": name}}
+    return {**without_required(kept, new.REQUIRED), "learner": {"name": name}}
+
+
+def for_outer(settings: Mapping[str, Any], name: Any) -> dict[str, Any]:
+    """``settings`` with the outer step ``name``.
+
+    If they are for another one (TRPO if they name none), its settings are dropped, and those of
+    which the new one requires a certain value.
+    """
+    old = settings.get("outer", {})
+    if isinstance(old, Mapping) and old.get("name", TRPOConfig.name) == name:
+        return dict(settings)
+    config = OUTER_CONFIGS.get(name) if isinstance(name, str) else None
+    kept = without_required(settings, {} if config is None else config.REQUIRED)
+    return {**kept, "outer": {"name": name}}
 
 
 def with_kwargs(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,17 +186,16 @@ def checked_mapping(value: Any, name: str) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings; values of ``over`` override those of ``base``.
 
-    Some mappings are replaced, not merged: ``outer`` if the outer step changes, and an item of
-    ``kwargs`` or ``kwarg_ranges`` that is a mapping itself.
+    Some mappings are replaced, not merged: an item of ``kwargs`` or ``kwarg_ranges`` that is a
+    mapping itself, and ``outer`` if the outer step changes (see :func:`for_outer`).
     """
     result = dict(base)
+    outer = over.get("outer")
+    if isinstance(outer, Mapping) and isinstance(base.get("outer"), Mapping):
+        result = for_outer(base, outer.get("name", base["outer"].get("name")))
     for key, value in over.items():
         old = result.get(key)
-        if (
-            not isinstance(value, Mapping)
-            or not isinstance(old, Mapping)
-            or (key == "outer" and value.get("name", old.get("name")) != old.get("name"))
-        ):
+        if not isinstance(value, Mapping) or not isinstance(old, Mapping):
             result[key] = value
         elif key in ("kwargs", "kwarg_ranges"):
             result[key] = {**old, **value}

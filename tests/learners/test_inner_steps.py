@@ -32,8 +32,9 @@ from maml_rl.learners.maml import learner as maml_learner
 from maml_rl.learners.maml.inner_step import (
     initial_theta,
     inner_step,
+    policy_gradient_step,
     step_sizes,
-    within_kl,
+    trust_region_scale,
 )
 from maml_rl.learners.maml.learned_advantage import learned_advantages
 from maml_rl.learners.maml.learner import MAML
@@ -93,13 +94,25 @@ def test_a_shift_of_the_mean_is_scaled_to_the_bound_exactly() -> None:
     kl = (shift**2 / (2 * sigma**2)).sum(1)
     max_kl = 0.05
     assert (kl > max_kl).tolist() == [True, False, True]
-    bounded = within_kl(policy, stack, moved, dist, support, max_kl)
-    actual = bounded["bias_1"] - stack["bias_1"]
+    scale = trust_region_scale(policy, moved, dist, support, max_kl)
+    actual = scale[:, None] * shift
     expected = shift * (max_kl / kl).sqrt().clamp(max=1)[:, None]
     torch.testing.assert_close(actual, expected, **CLOSE)
     kl_after = (actual**2 / (2 * sigma**2)).sum(1)
     torch.testing.assert_close(kl_after, kl.clamp(max=max_kl), **CLOSE)
-    assert all(torch.equal(bounded[name], stack[name]) for name in stack if name != "bias_1")
+
+
+def test_the_factor_is_a_constant_of_first_order_steps() -> None:
+    """The Jacobian of a first-order step is the identity, whatever its length."""
+    inner = InnerConfig(step_size=0.3, max_kl=1e-3)
+    policy, stack, support = start(inner)
+    leaves = {name: value.clone().requires_grad_() for name, value in stack.items()}
+    moved, _ = policy_gradient_step(policy, leaves, support, inner, 0, first_order=True)
+    weights = {name: torch.randn_like(value) for name, value in stack.items()}
+    total = sum((weights[name] * moved[name]).sum() for name in stack)
+    gradients = torch.autograd.grad(total, list(leaves.values()))
+    for gradient, weight in zip(gradients, weights.values(), strict=True):
+        torch.testing.assert_close(gradient, weight)
 
 
 @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])

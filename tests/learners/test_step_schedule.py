@@ -271,3 +271,20 @@ def test_a_description_names_step_sizes_and_where_they_come_from(
 ) -> None:
     assert description[key] == pytest.approx(values)
     assert description == {key: description[key], "note": f"step sizes outside training: {note}"}
+
+
+def test_a_new_run_takes_neither_schedule_nor_scale_from_another(training: Training) -> None:
+    """The scale it takes only if it uses one."""
+    learner, state = training.agent.learner, training.agent.state
+    assert isinstance(learner, MAML)
+    other = with_test_factors(state, [0.5, 0.25], num_tasks=4)
+    adaptation = {**other.tensors["adaptation"], "advantage_std": torch.tensor([3.0])}
+    other = other._replace(tensors={**other.tensors, "adaptation": adaptation})
+    belief = learner.prior(other, 1)
+    fresh = learner.initial_state().tensors["adaptation"]
+    for shares, std in ((False, 1.0), (True, 3.0)):
+        inner = dataclasses.replace(learner.inner, shared_advantage_scale=shares)
+        new = dataclasses.replace(learner, inner=inner).started_from(other, belief)
+        assert float(new.tensors["adaptation"]["advantage_std"]) == std
+        for name in ("test_factors", "num_choice_tasks"):
+            assert torch.equal(new.tensors["adaptation"][name], fresh[name])

@@ -172,7 +172,9 @@ def test_a_learner_is_chosen_by_its_name(name: str) -> None:
 def test_joint_keeps_the_settings_of_the_preset_that_need_no_adaptation() -> None:
     """They fine-tune its policy. From flags as from Python."""
     maml = to_mapping(load_config(env="HalfCheetahVel"))
-    inner = maml["inner"] | {"learned_step_size": "none", "learned_per_step": False}
+    assert maml["inner"]["early_loss_weight"] == 1
+    without = {"learned_step_size": "none", "learned_per_step": False, "early_loss_weight": 0.0}
+    inner = maml["inner"] | without
     joint = load_config(env="HalfCheetahVel", learner="joint")
     assert to_mapping(joint) == maml | {"learner": {"name": "joint"}, "inner": inner}
     assert parse_training_arguments(["--env=HalfCheetahVel", "--learner=joint"]) == joint
@@ -207,7 +209,6 @@ def test_joint_refuses_what_needs_adaptation(settings: dict[str, Any], name: str
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learned_per_step": True}, "learned_per_step needs learned step sizes"),
         (
             {"advantage": "learned", "first_order": True},
             "advantage learned must not be combined with inner.first_order",
@@ -216,12 +217,12 @@ def test_joint_refuses_what_needs_adaptation(settings: dict[str, Any], name: str
             {"advantage": "sum", "first_order": True},
             "advantage sum must not be combined with inner.first_order",
         ),
-        ({"advantage": "learned", "discount": 0.9}, "discount is for estimated advantages"),
-        ({"advantage": "learned", "gae_lambda": 0.9}, "gae_lambda is for estimated advantages"),
         (
             {"advantage": "learned", "shared_advantage_scale": True},
             "shared_advantage_scale is for estimated advantages",
         ),
+        ({"num_steps": 0, "shared_advantage_scale": True}, "num_steps must be at least 1"),
+        ({"num_steps": 0, "advantage": "sum"}, "num_steps must be at least 1"),
         (
             {"early_loss_iterations": 10},
             "early_loss_iterations needs an inner.early_loss_weight above 0",
@@ -240,9 +241,10 @@ def test_contradictions_and_ranges_of_inner_steps(settings: dict[str, Any], mess
 def test_the_command_line_refuses_a_contradiction_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["train", ENV, "--inner.learned_per_step", "true"]) == 2
+    flags = ["--inner.advantage", "learned", "--inner.first_order", "true"]
+    assert main(["train", ENV, *flags]) == 2
     error = capsys.readouterr().err
-    assert "inner.learned_per_step needs learned step sizes" in error
+    assert "inner.advantage learned must not be combined with inner.first_order" in error
     assert "Traceback" not in error
 
 
@@ -251,6 +253,16 @@ def test_reptile_refuses_an_advantage_that_it_cannot_learn() -> None:
     for advantage in ("learned", "sum"):
         with pytest.raises(ValueError, match=r"inner\.advantage must be gae .* got " + advantage):
             Config(outer=ReptileConfig(), inner=InnerConfig(advantage=advantage))
+
+
+def test_reptile_leaves_what_it_cannot_learn_to_the_preset() -> None:
+    """From flags as from Python; what the user asks for is refused."""
+    config = load_config(env="HalfCheetahVel", outer="reptile")
+    assert (config.inner.learned_step_size, config.inner.early_loss_weight) == ("none", 0)
+    assert (config.inner.num_steps, config.inner.discount) == (3, 0.9)
+    assert parse_training_arguments(["--env=HalfCheetahVel", "--outer=reptile"]) == config
+    with pytest.raises(UserError, match=r"learned_step_size must be none if outer\.name is rept"):
+        load_config(env="HalfCheetahVel", outer="reptile", inner={"learned_step_size": "scalar"})
 
 
 @pytest.mark.parametrize("settings", [{"decay_factor": 0.1}, {"decay_iterations": 10}])

@@ -46,7 +46,7 @@ def initial_theta(policy: Policy, inner: InnerConfig, seed: int = 0) -> dict[str
     like = next(iter(theta.values()))
     shapes = adapting(policy, inner)
     if inner.learned_step_size != "none":
-        for step in range(max(1, inner.num_steps) if inner.learned_per_step else 1):
+        for step in range(_num_learned_steps(inner)):
             for name, shape in shapes.items():
                 size = shape if inner.learned_step_size == "per_parameter" else (1,)
                 theta[step_size_key(name, inner, step)] = like.new_full(size, inner.step_size)
@@ -60,10 +60,15 @@ def step_size_key(name: str, inner: InnerConfig, step: int) -> str:
     """Name in theta of the learned step size of parameter ``name`` in inner step ``step``."""
     parts = [STEP_SIZE]
     if inner.learned_per_step:
-        parts.append(str(min(step, max(1, inner.num_steps) - 1)))
+        parts.append(str(min(step, _num_learned_steps(inner) - 1)))
     if inner.learned_step_size != "scalar":
         parts.append(name)
     return "/".join(parts)
+
+
+def _num_learned_steps(inner: InnerConfig) -> int:
+    """Number of inner steps with learned step sizes of their own."""
+    return max(1, inner.num_steps) if inner.learned_per_step else 1
 
 
 def step_sizes(
@@ -135,7 +140,12 @@ def policy_gradient_step(
     if inner.advantage != "gae" and step == 0:
         moved |= {name: moved[name] + stack[OFFSET + name] for name in sizes}
     if inner.max_kl is not None:
-        moved = within_kl(policy, stack, moved, dist, support, inner.max_kl)
+        scale = trust_region_scale(policy, moved, dist, support, inner.max_kl)
+        scale = scale.detach() if first_order else scale
+        moved |= {
+            name: stack[name] + along(scale[:, None], moved[name]) * (moved[name] - stack[name])
+            for name in sizes
+        }
     return moved, dist
 
 
@@ -156,23 +166,17 @@ def inner_advantages(
     return learned + support.inner_advantages if inner.advantage == "sum" else learned
 
 
-def within_kl(
-    policy: Policy,
-    stack: Params,
-    moved: Params,
-    dist: Distribution,
-    support: Episodes,
-    max_kl: float,
-) -> dict[str, Tensor]:
-    """Scale each task's step down so that its KL divergence is about ``max_kl``, if it is larger.
+def trust_region_scale(
+    policy: Policy, moved: Params, dist: Distribution, support: Episodes, max_kl: float
+) -> Tensor:
+    """Factor of each task's step with which its KL divergence is about ``max_kl``, or 1, (T,).
 
     The divergence D = mean_t KL(π_old ‖ π_new) over the support states grows with the square of a
-    small step, so the step is multiplied by √(δ / D) where D > δ.
+    small step, so the factor is √(δ / D) where D > δ.
 
     Args:
         policy: the architecture.
-        stack: parameters before the step, each (T, ...).
-        moved: parameters after it.
+        moved: parameters after the whole step, each (T, ...).
         dist: π_old at the support states.
         support: episodes of T tasks.
         max_kl: δ.
@@ -181,11 +185,7 @@ def within_kl(
     with torch.set_grad_enabled(any(value.requires_grad for value in moved.values())):
         new: Any = policy.distribution(moved, support.flat(support.observations))
         kl = (support.step_weights * dist.kl(new)).sum(-1)
-        scale = (max_kl / kl.clamp(min=max_kl)).sqrt()
-        return {
-            name: start + along(scale[:, None], start) * (moved[name] - start)
-            for name, start in stack.items()
-        }
+        return (max_kl / kl.clamp(min=max_kl)).sqrt()
 
 
 def inner_step(

@@ -57,8 +57,8 @@ def learned_advantages(policy: Policy, stack: Params, episodes: Episodes) -> Ten
     """
     states = episodes.observations.flatten(3)
     following = torch.cat([states[:, :, 1:], states[:, :, -1:]], dim=2)
-    goes_on = torch.cat([episodes.mask[:, :, 1:], torch.zeros_like(episodes.mask[:, :, :1])], 2)
-    following = torch.where(goes_on[..., None] > 0, following, states)
+    has_next = torch.cat([episodes.mask[:, :, 1:], torch.zeros_like(episodes.mask[:, :, :1])], 2)
+    following = torch.where(has_next[..., None] > 0, following, states)
     horizon = states.shape[2]
     t = torch.arange(horizon, dtype=states.dtype, device=states.device) / 100
     inputs = torch.cat(

@@ -140,7 +140,11 @@ class MAML(Learner):
         """Return a state before training whose theta is the belief of another run's agent."""
         theta = {name: belief[name][0] for name in state.tensors.get("theta", {})}
         initial = self.initial_state()
-        groups = {name: state.tensors.get(name, {}) for name in self.ACTING} | {"theta": theta}
+        groups = {"theta": theta, "normalizer": state.tensors.get("normalizer", {})}
+        if self.inner.shared_advantage_scale:
+            # Step sizes outside training are chosen again.
+            std = state.tensors["adaptation"]["advantage_std"]
+            groups["adaptation"] = {**initial.tensors["adaptation"], "advantage_std": std}
         return initial._replace(tensors={**initial.tensors, **groups})
 
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
@@ -235,7 +239,7 @@ class MAML(Learner):
         if self.inner.shared_advantage_scale:
             adaptation = state.tensors["adaptation"]
             std = _advantage_std(batch.supports, ranks).to(adaptation["advantage_std"])
-            # If no reward varies, as long as none is found, the last scale remains.
+            # If no advantage varies, keep the last scale.
             std = torch.where(std > 0, std, adaptation["advantage_std"])
             changed["adaptation"] = {**adaptation, "advantage_std": std}
         metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
@@ -302,9 +306,10 @@ class MAML(Learner):
         normalizer = state.tensors["normalizer"]
         if any((normalizer[name] < 0).any() for name in ("num_states", "squares") if normalizer):
             raise UserError(f"the normalizer in {source} has negative counts or squares")
-        std = state.tensors["adaptation"]["advantage_std"]
-        if not (std > 0).all():
-            raise UserError(f"advantage_std in {source} must be positive, got {float(std)}")
+        for name in ("advantage_std", "test_factors"):
+            value = state.tensors["adaptation"][name]
+            if not (value > 0).all():
+                raise UserError(f"{name} in {source} must be positive, got {value.tolist()}")
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
     def notice(self, num_env_steps: int) -> str | None:

@@ -24,8 +24,8 @@ from maml_rl.system.text import counted
 NUM_TEST_FACTORS = 10
 """Number of multiples of the step sizes outside training; further steps use the last one."""
 
-_FEWEST_STEPS = 3
-"""Adaptation steps to play, if training has no more."""
+_FEWEST_LISTED = 3
+"""Number of step sizes that the note names, if training has no more steps."""
 
 
 def schedules(num_steps: int) -> list[list[float]]:
@@ -113,11 +113,6 @@ def with_chosen_factors(
     return with_test_factors(state, candidates[finite.index(max(finite))], len(tasks))
 
 
-def _num_played(num_steps: int) -> int:
-    """Number of steps to play: two more than training has, so that further ones count."""
-    return max(_FEWEST_STEPS, num_steps + 2)
-
-
 def _returns(
     learner: Learner,
     state: LearnerState,
@@ -142,7 +137,7 @@ def _returns(
         state,
         collector,
         None,
-        num_updates=_num_played(learner.num_updates) - 1,
+        num_updates=learner.num_updates + 1,  # two steps more than in training
         streams=streams,
         belief=updated,
         first_stage=1,
@@ -181,5 +176,5 @@ def _listed(values: Sequence[float], inner: InnerConfig) -> str:
     """Return ``"0.1"``, or ``"0.2, 0.1, 0.05, ..."`` with at least as many as training has."""
     if len(set(values)) == 1:
         return f"{values[0]:.4g}"
-    first = values[: max(_FEWEST_STEPS, inner.num_steps)]
+    first = values[: max(_FEWEST_LISTED, inner.num_steps)]
     return ", ".join([*(f"{value:.4g}" for value in first), "..."])
