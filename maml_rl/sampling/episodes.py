@@ -30,7 +30,9 @@ class Episodes:
     rewards: Tensor
     """(T, E, H), raw."""
     mask: Tensor
-    """(T, E, H): 1 for a real step; 0 after the episode's end, and in discarded episodes."""
+    """(T, E, H): 1 for a real step; 0 after the episode's end, and in discarded episodes.
+
+    :meth:`every` can make it a weight."""
     distribution: tuple[Tensor, ...]
     """Parameters of the distribution that actions were sampled from, each (T, E·H or 1, ...)."""
     log_probs: Tensor
@@ -67,7 +69,7 @@ class Episodes:
 
     @property
     def real_observations(self) -> Tensor:
-        """Observations of the real steps, (N, *observation_shape)."""
+        """Observations of the real steps, (N, ...), with latent variables if there are any."""
         return self.observations[self.mask > 0]
 
     @property

@@ -364,3 +364,11 @@ def test_it_finds_rewards_to_which_the_noise_of_actions_is_blind(
     assert after[0].tolist() == [0, 0, 0]
     assert after[2][1] > after[2][0] + 0.05
     assert after[2][2] > 0.3
+
+
+def test_a_notice_says_that_the_credit_of_z_decays(tmp_path: Path) -> None:
+    for gae_lambda, is_said in ((1.0, False), (0.9, True)):
+        config = tiny(tmp_path, policy={"latent_size": 2}, inner={"gae_lambda": gae_lambda})
+        with open_training(config) as training:
+            notice = training.agent.learner.notice(1000) or ""
+        assert ("--inner.gae_lambda 1" in notice) == is_said

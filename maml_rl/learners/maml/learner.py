@@ -313,8 +313,15 @@ class MAML(Learner):
         check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
 
     def notice(self, num_env_steps: int) -> str | None:
-        """Return lines on the baseline's features, and on too few inner steps for Reptile."""
+        """Return lines on the baseline's features, and on settings that hardly work together."""
         notices = [baseline_notice(self.policy.observation_shape, num_env_steps)]
+        gae_lambda = self.inner.gae_lambda
+        gae_lambda = self.baseline.gae_lambda if gae_lambda is None else gae_lambda
+        if self.policy.latent_size > 0 and gae_lambda < 1:
+            notices.append(
+                f"notice: with a lambda of {gae_lambda:g} the latent variable gets credit for the "
+                "beginning of each episode only; --inner.gae_lambda 1 gives it the whole return"
+            )
         if isinstance(self.outer, ReptileConfig):
             notices.append(self.outer.notice(self.inner.num_steps))
         return "\n".join(notice for notice in notices if notice) or None

@@ -138,7 +138,8 @@ class MetaObjective:
           that the settings ask for
         - kl: mean_i mean_t KL(π_old ‖ π_θ'ᵢ)
 
-        mean_t is over the query episodes, which π_old sampled. θ'ᵢ is theta adapted to task i.
+        mean_t is over the query episodes, which π_old sampled. θ'ᵢ is theta adapted to task i. With
+        ``inner.early_loss_weight`` both are weighted means over the episodes after each inner step.
         """
         surrogate, kl = self.mean(theta, self._with_terms(ratio_surrogate), query_kl)
         return surrogate, kl
