@@ -45,7 +45,7 @@ def row(name: str) -> list[str]:
     return [
         name,
         *(_number(trained, k) for k in STEPS),
-        _number(methods.get("random initialisation"), 0),
+        _number(methods.get("random"), 0),
         _number(methods.get("oracle"), 0),
         str(len(trained["training_seeds"])),
         f"{num_steps / 1e6:.1f}",
