@@ -77,7 +77,8 @@ def test_an_error_for_an_unknown_name_lists_the_known_ones() -> None:
 
 def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    own = maml_rl.load("PointNavigation").adapt(task={"goal_x": 0.1, "goal_y": 0.1})
+    task = {"goal_x": 0.1, "goal_y": 0.1}
+    own = maml_rl.load("PointNavigation").adapt(task=task, num_steps=1)
     own.save("PointNavigation")
     assert maml_rl.load("PointNavigation").num_adaptation_steps == 1
     Path("HalfCheetahDir").mkdir()
