@@ -266,10 +266,10 @@ class ReptileConfig(_Decay):
     """Interpolation of theta and the mean of the adapted parameters; needs several inner steps."""
 
     name: ClassVar[str] = "reptile"
-    # There is no outer gradient to learn them from.
+    # There is no outer gradient to learn them from. (Runs of earlier versions may have learned step
+    # sizes, which stay as they are.)
     REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "inner": {
-            "learned_step_size": "none",
             "learned_per_step": False,
             "advantage": "gae",
             "early_loss_weight": 0.0,

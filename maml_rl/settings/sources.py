@@ -64,8 +64,9 @@ def read_config_file(name: str) -> ConfigFile:
     """
     path = user_path(name)
     if os.path.isfile(path):
-        is_of_run = (path.parent / "versions.json").is_file()
-        return ConfigFile(expanded(migrated(read_yaml(path), str(path))), is_of_run)
+        is_complete = (path.parent / "versions.json").is_file()
+        is_complete |= path.resolve().is_relative_to(_PRESETS.resolve())
+        return ConfigFile(expanded(migrated(read_yaml(path), str(path))), is_complete)
     names = preset_names()
     if name in names:
         return ConfigFile(expanded(read_yaml(_PRESETS / f"{name}.yaml")), is_complete=True)

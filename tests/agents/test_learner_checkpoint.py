@@ -174,12 +174,13 @@ def without_adaptation(run: Path, copy: Path) -> Path:
 def test_a_checkpoint_without_the_group_adaptation_loads_evaluates_and_resumes(
     tmp_path: Path,
 ) -> None:
-    run = maml_rl.train(tiny(tmp_path / "run", num_iterations=2))
+    inner = {"choose_test_step_sizes": False}
+    run = maml_rl.train(tiny(tmp_path / "run", num_iterations=2, inner=inner))
     older = without_adaptation(run, tmp_path / "older")
     assert set(last(older).tensors) == set(last(run).tensors) - {"adaptation"}
     agents = [maml_rl.load(folder) for folder in (run, older)]
-    adaptation = agents[1].state.tensors["adaptation"]
-    assert all(torch.equal(value, torch.ones_like(value)) for value in adaptation.values())
+    for name, value in agents[0].state.tensors["adaptation"].items():
+        assert torch.equal(agents[1].state.tensors["adaptation"][name], value), name
     means = [maml_rl.evaluate(agent, num_tasks=3, num_episodes=2).mean for agent in agents]
     np.testing.assert_array_equal(*means)
     for folder in (run, older):
@@ -207,5 +208,5 @@ def test_a_scale_that_is_not_positive_is_refused(tmp_path: Path, value: float) -
     checkpoint = last(run)
     checkpoint.tensors["adaptation"]["advantage_std"].fill_(value)
     save_checkpoint(run / "checkpoints", 1, checkpoint.tensors, checkpoint.values)
-    with pytest.raises(UserError, match=f"advantage_std in .* must be positive, got {value}"):
+    with pytest.raises(UserError, match=rf"advantage_std in .* must be positive, got \[{value}\]"):
         maml_rl.load(run)

@@ -319,7 +319,7 @@ def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
     for name in ("report.html", "results.json", "results.csv"):
         assert folder not in (tmp_path / "out" / name).read_text(), name
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<dd>PointNavigation, seed 0, 100 iterations</dd>" in page
+    assert "<dd>PointNavigation, seed 10, 100 iterations</dd>" in page
     (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert result["sources"] == ["PointNavigation"]
 

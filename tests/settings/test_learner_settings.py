@@ -258,11 +258,11 @@ def test_reptile_refuses_an_advantage_that_it_cannot_learn() -> None:
 def test_reptile_leaves_what_it_cannot_learn_to_the_preset() -> None:
     """From flags as from Python; what the user asks for is refused."""
     config = load_config(env="HalfCheetahVel", outer="reptile")
-    assert (config.inner.learned_step_size, config.inner.early_loss_weight) == ("none", 0)
+    assert (config.inner.learned_per_step, config.inner.early_loss_weight) == (False, 0)
     assert (config.inner.num_steps, config.inner.discount) == (3, 0.9)
     assert parse_training_arguments(["--env=HalfCheetahVel", "--outer=reptile"]) == config
-    with pytest.raises(UserError, match=r"learned_step_size must be none if outer\.name is rept"):
-        load_config(env="HalfCheetahVel", outer="reptile", inner={"learned_step_size": "scalar"})
+    with pytest.raises(UserError, match=r"learned_per_step must be false if outer\.name is rept"):
+        load_config(env="HalfCheetahVel", outer="reptile", inner={"learned_per_step": True})
 
 
 @pytest.mark.parametrize("settings", [{"decay_factor": 0.1}, {"decay_iterations": 10}])

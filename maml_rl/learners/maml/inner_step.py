@@ -72,7 +72,7 @@ def _num_learned_steps(inner: InnerConfig) -> int:
 
 
 def step_sizes(
-    policy: Policy, inner: InnerConfig, stack: Params, step: int, factor: float | Tensor = 1.0
+    policy: Policy, inner: InnerConfig, stack: Params, step: int, factor: float = 1.0
 ) -> dict[str, float | Tensor]:
     """The step size of each adapting parameter: from ``stack`` if learned, else from the settings.
 
@@ -107,7 +107,7 @@ def policy_gradient_step(
     inner: InnerConfig,
     step: int,
     *,
-    factor: float | Tensor = 1.0,
+    factor: float = 1.0,
     first_order: bool,
 ) -> tuple[dict[str, Tensor], Distribution]:
     """One inner step, as a function of ``stack`` if that requires gradients, else as a value.
@@ -194,7 +194,7 @@ def inner_step(
     support: Episodes,
     inner: InnerConfig,
     step: int,
-    factor: float | Tensor = 1.0,
+    factor: float = 1.0,
 ) -> dict[str, Tensor]:
     """The stack after one inner step, as a value, computed in blocks of tasks.
 
