@@ -17,8 +17,10 @@ from torch import Tensor
 from maml_rl.agents.episode_log import EpisodeLog, to_episodes
 from maml_rl.agents.learner_checkpoint import adapted_content
 from maml_rl.agents.predict_arguments import (
+    checked_flags,
+    checked_memory,
     checked_observations,
-    checked_starts,
+    checked_rewards,
     continued_memory,
 )
 from maml_rl.errors import UserError
@@ -118,8 +120,14 @@ class Agent:
         episode_start: Any = None,
         deterministic: bool = False,
         rng: np.random.Generator | None = None,
+        *,
+        reward: Any = None,
+        ended: Any = None,
     ) -> tuple[np.ndarray, Any]:
         """Return actions at observations; the signature is Stable-Baselines3's ``predict``.
+
+        A learner that remembers rewards, such as RL², needs ``reward`` from the second call on.
+        Others ignore ``reward`` and ``ended``.
 
         Args:
             observation: raw observation (*observation_shape), or N of them (N, *observation_shape).
@@ -129,32 +137,46 @@ class Agent:
             episode_start: (N,) bool: where to begin with the agent's belief instead of ``state``.
             deterministic: return the most probable action instead of sampling.
             rng: generator for sampling; default is a new, unseeded one.
+            reward: of the last action, a number or (N,).
+            ended: (N,) bool: where the last action ended an episode, and the observation is the
+                first one of the next, in the same task. The agent keeps its memory; in a new task
+                set ``episode_start``. Default is nowhere.
 
         Returns:
             Actions and the new ``state``. Actions are (action_size,) or (N, action_size) in the
             environment's units; discrete ones are an integer or (N,).
 
         Raises:
-            UserError: if the observation or the state has the wrong type or shape, or the
-                observation is not finite.
+            UserError: if an argument has the wrong type or shape, the observation or the reward is
+                not finite, or a reward that the learner needs is missing.
         """
         shape = self.observation_space.shape
         assert shape is not None, "the space is a Box"
         batch, is_single = checked_observations(observation, shape)
         number = len(batch)
-        starts = checked_starts(episode_start, number)
+        starts = checked_flags(episode_start, number, "episode_start")
+        ends = checked_flags(ended, number, "ended")
+        rewards = None if reward is None else checked_rewards(reward, number)
+        if ended is not None and reward is None:
+            raise UserError("ended needs reward, the reward of the action that ended the episode")
         noise = None
         if not deterministic:
             drawn = self.learner.draw_noise(rng or np.random.default_rng(), (1, number, 1))
             noise = torch.from_numpy(drawn).to(self.device)
+
+        def started(memory: Memory | None) -> Actor:
+            actor = self._actor(self.belief, noise, memory)
+            actor.start(slice(0, number))
+            return actor
+
         # An actor plays one step of N episodes.
-        memory = None
+        actor = started(None)
         if state is not None:
-            fresh = self._actor(self.belief, noise)
-            fresh.start(slice(0, number))
-            memory = continued_memory(state, fresh.memory or (), starts)
-        actor = self._actor(self.belief, noise, memory)
-        actor.start(slice(0, number))
+            fresh = actor.memory or ()
+            before = started(checked_memory(state, fresh, starts))
+            if rewards is not None:
+                before.observe(rewards, ends)
+            actor = started(continued_memory(before.memory or (), fresh, starts))
         action_map = self.action_map
         actions = action_map(checked_outputs(actor.act(batch, 0), number, action_map))
         return (actions[0] if is_single else actions), actor.memory

@@ -397,9 +397,11 @@ def play_episode(
     observation, _ = env.reset(seed=streams.reset_seed(0, 1))
     total, is_over = 0.0, False
     yield total, is_over
-    memory = None
+    memory = reward = None
     while not is_over:
-        action, memory = agent.predict(observation, memory, deterministic=deterministic, rng=rng)
+        action, memory = agent.predict(
+            observation, memory, deterministic=deterministic, rng=rng, reward=reward
+        )
         observation, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
         is_over = bool(terminated or truncated)
