@@ -48,9 +48,9 @@ class RL2Config(LearnerConfig):
     """Minibatches of a pass, each of whole trials."""
     clip_range: float = 0.2
     """Clip likelihood ratios to [1 - clip_range, 1 + clip_range]."""
-    target_kl: float | None = 0.03
+    target_kl: float = 0.03
     """End the iteration's updates once the mean KL divergence from the policy that played exceeds
-    this. null: never."""
+    this."""
     entropy_coefficient: float = 0.01
     """Weight of the policy's entropy in the objective."""
     value_coefficient: float = 0.5
@@ -73,7 +73,7 @@ class RL2Config(LearnerConfig):
         "num_epochs": Integer(1, 10_000),
         "num_minibatches": Integer(1, 10_000),
         "clip_range": Positive(),
-        "target_kl": OrNone(Positive()),
+        "target_kl": Positive(),
         "entropy_coefficient": Real(0),
         "value_coefficient": Real(0),
         "max_gradient_norm": Positive(),
