@@ -40,7 +40,7 @@ def main() -> None:
         num_episodes=1,
         horizon=args.horizon,
         # All epochs, however far the policy moves.
-        learner={"name": "rl2", "target_kl": 1e9, **{name: getattr(args, name) for name in names}},
+        learner={"name": "rl2", "target_kl": 1e6, **{name: getattr(args, name) for name in names}},
     )
     sizes = f"{args.num_tasks} trials of {args.num_episodes} x {args.horizon} steps"
     network = f"{args.cell} {args.hidden_size}, hypernetwork {args.hypernetwork}"
