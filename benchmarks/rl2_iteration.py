@@ -4,7 +4,7 @@ Every round plays trials and updates policy and value as training does, then rep
 through ``Batch.step`` alone. Prints the ratio of the two times, and the share of each part.
 
     python benchmarks/rl2_iteration.py --env HalfCheetahVel
-    python benchmarks/rl2_iteration.py --env HalfCheetahVel --cell lstm --hypernetwork policy
+    python benchmarks/rl2_iteration.py --env HalfCheetahVel --cell lstm --hypernetwork
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=128)
     parser.add_argument("--num_epochs", type=int, default=4)
     parser.add_argument("--cell", choices=("gru", "lstm"), default="gru")
-    parser.add_argument(
-        "--hypernetwork", choices=("none", "policy", "policy_and_value"), default="none"
-    )
+    parser.add_argument("--hypernetwork", action="store_true")
     args = parser.parse_args()
     names = ("num_episodes", "hidden_size", "num_epochs", "cell", "hypernetwork")
     config = load_config(
@@ -43,7 +41,7 @@ def main() -> None:
         learner={"name": "rl2", "target_kl": 1e6, **{name: getattr(args, name) for name in names}},
     )
     sizes = f"{args.num_tasks} trials of {args.num_episodes} x {args.horizon} steps"
-    network = f"{args.cell} {args.hidden_size}, hypernetwork {args.hypernetwork}"
+    network = f"{args.cell} {args.hidden_size}, hypernetwork {'yes' if args.hypernetwork else 'no'}"
     report(config, args.rounds, f"{args.env}, {sizes}, {network}, {args.num_epochs} epochs")
 
 

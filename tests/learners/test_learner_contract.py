@@ -58,7 +58,8 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "learner": {
             "name": "rl2",
             "hidden_size": 8,
-            "hypernetwork": "policy_and_value",
+            "hypernetwork": True,
+            "hypernetwork_value": True,
             "latent_size": 3,
             "num_minibatches": 1,
             "asymmetric_critic": True,

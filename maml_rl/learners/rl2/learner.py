@@ -355,6 +355,7 @@ def rl2(
     if settings.asymmetric_critic:
         with as_task_vector_env(None, config.env, 1, config.horizon) as env:
             task_encoder = TaskEncoder(env, config.env.name, "learner.asymmetric_critic")
+    generates = {"policy": settings.hypernetwork, "value": settings.hypernetwork_value}
     policy = RecurrentPolicy(
         observation_size=observation_size,
         action_head=ActionHead.of(action_space),
@@ -363,7 +364,7 @@ def rl2(
         hidden_sizes=config.policy.hidden_sizes,
         nonlinearity=config.policy.nonlinearity,
         init_std=config.policy.init_std,
-        hypernetwork=settings.hypernetwork,
+        generated=tuple(name for name, is_generated in generates.items() if is_generated),
         latent_size=settings.latent_size,
         task_size=0 if task_encoder is None else task_encoder.size,
     )

@@ -20,7 +20,7 @@ from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.mlp import ACTIVATIONS
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.recurrent.hypernetwork import generated_layer, initial_hypernetwork
-from maml_rl.settings.learners.rl2 import Cell, Hypernetwork
+from maml_rl.settings.learners.rl2 import Cell
 from maml_rl.settings.policy import Nonlinearity
 
 ENCODING_SIZES = {"observation": 32, "action": 16, "reward": 16}
@@ -51,7 +51,8 @@ class RecurrentPolicy:
     """Between the layers of ``policy`` and ``value``."""
     init_std: float
     """Initial standard deviation of the Gaussian."""
-    hypernetwork: Hypernetwork = "none"
+    generated: tuple[str, ...] = ()
+    """Which of ``policy`` and ``value`` have weights that a hypernetwork generates."""
     latent_size: int = 0
     """Size of the hypernetwork's input."""
     task_size: int = 0
@@ -66,10 +67,6 @@ class RecurrentPolicy:
     def previous_size(self) -> int:
         """Size of what came before a step: the action, the reward, the end of an episode."""
         return self.action_head.size + 2
-
-    def is_generated(self, name: str) -> bool:
-        """Whether a hypernetwork generates the weights of ``policy`` or ``value``."""
-        return self.hypernetwork == "policy_and_value" or self.hypernetwork == name
 
     def initial_theta(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Draw initial parameters, float32.
@@ -110,7 +107,7 @@ class RecurrentPolicy:
         self, theta: dict[str, Tensor], name: str, num_outputs: int, rng: np.random.Generator
     ) -> None:
         """Add the parameters of ``policy`` or ``value``."""
-        is_generated = self.is_generated(name)
+        is_generated = name in self.generated
         num_inputs = self.observation_size + (self.task_size if name == "value" else 0)
         if is_generated:
             _add_layer(theta, f"{name}_latent", self.hidden_size, self.latent_size, rng)
@@ -219,7 +216,7 @@ class RecurrentPolicy:
 
     def _network(self, theta: Params, name: str, outputs: Tensor, inputs: Tensor) -> Tensor:
         """Apply ``policy`` or ``value``."""
-        is_generated = self.is_generated(name)
+        is_generated = name in self.generated
         latent = _layer(theta, f"{name}_latent", outputs) if is_generated else None
         x = inputs if is_generated else torch.cat([outputs, inputs], dim=-1)
         for i in range(len(self.hidden_sizes) + 1):

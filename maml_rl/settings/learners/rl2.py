@@ -10,7 +10,6 @@ from maml_rl.settings.learners.base import LearnerConfig
 from maml_rl.settings.ranges import Integer, OrNone, Positive, Range, Real
 
 Cell = Literal["gru", "lstm"]
-Hypernetwork = Literal["none", "policy", "policy_and_value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +23,10 @@ class RL2Config(LearnerConfig):
     """The recurrent cell."""
     hidden_size: int = 128
     """Size of the cell's output."""
-    hypernetwork: Hypernetwork = "none"
-    """Networks whose weights a hypernetwork generates from the memory at every step."""
+    hypernetwork: bool = False
+    """A hypernetwork generates the policy's weights from the memory, at every step."""
+    hypernetwork_value: bool = False
+    """Another one generates the weights of the value network, too."""
     latent_size: int = 25
     """Size of the hypernetwork's input, a linear map of the cell's output."""
     asymmetric_critic: bool = False
@@ -93,6 +94,8 @@ class RL2Config(LearnerConfig):
                     f"policy.{name} must be {'null' if default is None else default} if "
                     f"learner.name is rl2, got {value}"
                 )
+        if self.hypernetwork_value and not self.hypernetwork:
+            raise ValueError("learner.hypernetwork_value needs learner.hypernetwork true")
         if self.num_minibatches > config.meta_batch_size:
             raise ValueError(
                 f"learner.num_minibatches must be at most meta_batch_size "
