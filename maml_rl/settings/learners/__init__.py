@@ -98,7 +98,7 @@ def _check_settings_class(cls: Any, what: str) -> None:
         UserError: if it is not a dataclass of settings.
     """
     if not isinstance(cls, type) or not issubclass(cls, LearnerConfig):
-        base = f"{LearnerConfig.__module__}.{LearnerConfig.__name__}"
+        base = f"{__name__}.{LearnerConfig.__name__}"
         raise UserError(f"{what} must be a subclass of {base}, got {cls!r:.200}")
     if "__dataclass_fields__" not in vars(cls):
         raise UserError(f"{what} must have the decorator @dataclass(frozen=True, kw_only=True)")
