@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import maml_configs
 import pytest
 import yaml
 from helpers.scripts import ROOT
@@ -30,6 +31,7 @@ from maml_rl.settings.learners import (
     MAMLConfig,
     OuterConfig,
     ReptileConfig,
+    RL2Config,
     TRPOConfig,
     learner_class,
 )
@@ -323,7 +325,7 @@ def test_an_unknown_learner_is_refused_with_the_closest(
 ) -> None:
     assert main(["train", ENV, "--learner", "jiont"]) == 2
     assert capsys.readouterr().err == (
-        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, or "
+        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, rl2, or "
         "module:Class\n"
     )
 
@@ -458,6 +460,42 @@ def test_a_module_that_cannot_be_imported_is_named(source: str | None, message: 
         Path("no_such.py").write_text(source)
     with pytest.raises(UserError, match=rf"^callback 'no_such:X': module 'no_such' .*{message}"):
         load_object("no_such:X", "callback")
+
+
+# --- presets of learners ---
+
+
+def test_a_learner_has_a_preset_of_its_own_for_some_families() -> None:
+    own = yaml.safe_load((Path(maml_configs.__path__[0]) / "rl2/HalfCheetahVel.yaml").read_text())
+    config = load_config(env="HalfCheetahVel", learner="rl2")
+    assert config == load_config("rl2/HalfCheetahVel")
+    assert config == parse_training_arguments(["--env=HalfCheetahVel", "--learner=rl2"])
+    assert config.meta_batch_size == own["meta_batch_size"]
+    assert own["meta_batch_size"] != load_config(env="HalfCheetahVel").meta_batch_size
+    # A flag overrides a file, and a file overrides the preset.
+    Path("my.yaml").write_text(
+        "env: HalfCheetahVel\nlearner: {name: rl2, cell: lstm}\nhorizon: 33\nseed: 3\n"
+    )
+    flags = ["--config=my.yaml", "--learner.num_epochs=2", "--seed=5"]
+    config = parse_training_arguments(flags)
+    learner = {"cell": "lstm", "num_epochs": 2}
+    assert config == load_config("rl2/HalfCheetahVel", horizon=33, seed=5, learner=learner)
+
+
+def test_other_families_have_mamls_preset_without_its_settings() -> None:
+    maml, rl2 = (load_config(env="HalfCheetahDir", learner=name) for name in ("maml", "rl2"))
+    assert rl2.policy == maml.policy != Config.policy
+    assert (rl2.meta_batch_size, rl2.learner) == (maml.meta_batch_size, RL2Config())
+    assert (rl2.inner, rl2.outer, rl2.baseline) == (Config.inner, Config.outer, Config.baseline)
+
+
+@pytest.mark.parametrize("learner", ["maml", "joint", BANDIT])
+def test_the_preset_of_a_paper_is_not_that_of_a_learner(learner: str) -> None:
+    """Its folder may have the name of a learner, such as configs/maml."""
+    shared = yaml.safe_load((Path(maml_configs.__path__[0]) / "HalfCheetahVel.yaml").read_text())
+    config = load_config(env="HalfCheetahVel", learner=learner)
+    assert config.meta_batch_size == shared["meta_batch_size"]
+    assert config.policy.action_scale == shared["policy"]["action_scale"] != 1
 
 
 # --- another learner than the file's ---
