@@ -27,7 +27,7 @@ from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Learner, LearnerState
 from maml_rl.learners.trials import contained_update, play_trials, usable_episodes
 from maml_rl.policies.action_map import ActionMap, have_same_actions
-from maml_rl.policies.export import PlainPolicy, export
+from maml_rl.policies.export import PlainPolicy, export, plain_policy
 from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions
 from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
@@ -410,18 +410,21 @@ class Agent:
     def module(self, with_distribution: bool = False) -> PlainPolicy:
         """Return a plain ``nn.Module`` on the CPU that computes actions and needs only torch.
 
-        It maps raw observations (N, *observation_shape), float32, to the most probable actions.
+        It maps raw observations (N, *observation_shape), float32, to the most probable actions. If
+        the agent has a memory, such as RL²'s, that is an input and an output; see
+        :class:`~maml_rl.policies.export.PlainMemoryPolicy`.
 
         Args:
             with_distribution: return the parameters of the action distribution instead; see
-                :class:`~maml_rl.policies.export.PlainPolicy`.
+                :class:`~maml_rl.policies.export.PlainPolicy`. Not for an agent with a memory.
 
         Raises:
-            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`.
+            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`, or as
+                :func:`~maml_rl.policies.export.plain_policy`.
         """
         check_plain_actions(self.action_space)
         plain = self.learner.plain_module(self.state, self.belief, self.action_map)
-        return PlainPolicy(plain, self.observation_space, self.action_space, with_distribution)
+        return plain_policy(plain, self.observation_space, self.action_space, with_distribution)
 
     @standard_torch()
     def export(self, path: str | Path, with_distribution: bool = False) -> Path:
@@ -439,7 +442,7 @@ class Agent:
                 be written, or packages are missing; or as :meth:`module`.
         """
         path = user_path(path)
-        export(self.module(with_distribution), self.observation_space.shape or (), path)
+        export(self.module(with_distribution), path)
         return path
 
     @standard_torch()

@@ -22,11 +22,14 @@ from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages, trial
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.learners.trials import TrainingTrial, training_trial
 from maml_rl.policies.action_head import ActionHead
+from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.mlp import MOST_OBSERVATION_ENTRIES
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.plain_network import PlainModule
 from maml_rl.policies.recurrent.network import RecurrentPolicy
+from maml_rl.policies.recurrent.plain_module import recurrent_module
 from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
@@ -159,6 +162,16 @@ class RL2(Learner):
 
         blocks = block_ends(len(sequence.mask), self._trials_per_block)
         return {"memory": torch.cat(map_blocks(of_block, blocks)), "previous": sequence.last}
+
+    def plain_module(
+        self, state: LearnerState, belief: Belief, action_map: ActionMap
+    ) -> PlainModule:
+        """Return the policy, which begins with the belief."""
+        (memory,), (previous,) = belief["memory"], belief["previous"]
+        theta = state.tensors["theta"]
+        return recurrent_module(
+            self.policy, theta, memory, previous, _normalizer(state), action_map
+        )
 
     def iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks

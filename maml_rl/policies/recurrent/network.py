@@ -191,11 +191,21 @@ class RecurrentPolicy:
             outputs: of the cell, (N, L, hidden_size).
             observations: normalised, (N, L, observation_size).
         """
-        values = self._network(theta, "policy", outputs, observations)
+        values = self.means_or_logits(theta, outputs, observations)
         if self.action_head.discrete:
             return self.action_head.distribution(values, None)
         log_std = bounded_log_std(theta["log_std"][None]).expand(len(values), -1, -1)
         return self.action_head.distribution(values, log_std)
+
+    def means_or_logits(self, theta: Params, outputs: Tensor, observations: Tensor) -> Tensor:
+        """Return the parameters of action distributions that depend on the state, (..., size).
+
+        Args:
+            theta: parameters.
+            outputs: of the cell, (..., hidden_size).
+            observations: normalised, (..., observation_size).
+        """
+        return self._network(theta, "policy", outputs, observations)
 
     def values(
         self, theta: Params, outputs: Tensor, observations: Tensor, tasks: Tensor | None
