@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.agents.episode_log import EpisodeLog, to_episodes
+from maml_rl.agents.episode_log import EpisodeLog, LoggedEpisodes, to_episodes
 from maml_rl.agents.learner_checkpoint import adapted_content
 from maml_rl.agents.predict_arguments import (
     checked_flags,
@@ -217,7 +217,9 @@ class Agent:
             episodes: logged episodes to use instead of an environment: an
                 :class:`~maml_rl.agents.episode_log.EpisodeLog`, or a mapping of its fields, for one
                 adaptation step; or a sequence of logs, one per step. This agent must have played
-                the first log, the agent after one step the second, and so on.
+                the first log, the agent after one step the second, and so on. If a step of the
+                learner takes one episode, as RL²'s, every episode of a log is a step; RL² remembers
+                any episodes, whoever played them.
 
         Returns:
             The adapted agent; this one does not change.
@@ -361,7 +363,7 @@ class Agent:
 
     @torch.no_grad()
     def _adapted_to(self, logs: Any) -> Agent:
-        """Return the agent after one adaptation step on each log."""
+        """Return the agent after one adaptation step on each log, or stage of a log."""
         check_plain_actions(self.action_space)
         latent_size = self.config.policy.latent_size
         if latent_size > 0:
@@ -374,20 +376,25 @@ class Agent:
                 f"episodes must be a log, or a sequence of logs, one per adaptation step; got "
                 f"{logs!r:.100}"
             )
+        # The episodes of each stage.
+        shape, learner_config = self.observation_space.shape or (), self.config.learner
+        logged = [LoggedEpisodes.of(EpisodeLog.of(log), shape, self.action_map) for log in logs]
+        stages = [
+            part
+            for episodes in logged
+            for part in episodes.parts(episodes_per_stage(learner_config, len(episodes.lengths)))
+        ]
         belief = self.belief
         failed = FailedTasks.none_of(1, self.device)
-        for k, log in enumerate(logs):
+        for stage, episodes in enumerate(stages, self.num_adaptation_steps):
             # The episodes, as the collector would return them.
-            actor = self._actor(belief)
-            shape = self.observation_space.shape or ()
-            played = to_episodes(EpisodeLog.of(log), actor, shape, self.action_map, self.device)
+            played = to_episodes(episodes, self._actor(belief), self.device)
             # The update; refuse a failed one.
-            stage = self.num_adaptation_steps + k
             usable, failed = usable_episodes(self.learner, played, stage, failed)
             updated = self.learner.update(self.state, belief, usable, stage)
             belief, failed = contained_update(belief, updated, stage, failed)
             TrialFailures(usable.cause[:, None], failed, stage).refuse_failed_tasks([{}])
-        return self._with(belief, len(logs))
+        return self._with(belief, len(stages))
 
     def _with(self, belief: Belief, num_steps: int) -> Agent:
         """Return the agent with another belief, ``num_steps`` steps later."""
