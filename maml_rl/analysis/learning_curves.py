@@ -160,7 +160,13 @@ class Group:
     @property
     def stage_label(self) -> str:
         """``"after 1 step, 20 episodes"``: when the return of the last step is measured."""
-        return stage_label(self.num_steps, self.episodes_used)
+        is_episode = self.runs[0].config.learner.STAGE_IS_EPISODE
+        return stage_label(self.num_steps, self.episodes_used, is_episode=is_episode)
+
+    @property
+    def first_stage_label(self) -> str:
+        """``"before adaptation"``, or ``"episode 1"``."""
+        return stage_label(0, is_episode=self.runs[0].config.learner.STAGE_IS_EPISODE)
 
     def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
         """Return a metric of all runs, at the iterations that all of them logged it at.
@@ -396,7 +402,8 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
 def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist, str]]:
     """Yield legend entries that are common to all groups."""
     if view.before:
-        yield Line2D([], [], color="grey", linewidth=1.3, linestyle="--"), "before adaptation"
+        labels = dict.fromkeys(group.first_stage_label for group in groups)
+        yield Line2D([], [], color="grey", linewidth=1.3, linestyle="--"), " or ".join(labels)
     num_runs = [len(group.runs) for group in groups]
     if any(1 < num <= FEW_RUNS for num in num_runs):
         yield Line2D([], [], color="grey", linewidth=0.7), "single runs"

@@ -75,13 +75,18 @@ def labels_of(groups: Sequence[Settings]) -> list[str]:
     return labels
 
 
-def stage_label(num_steps: int, num_episodes: int | None = None) -> str:
-    """``"before adaptation"``, or ``"after 2 steps, 40 episodes"``.
+def stage_label(
+    num_steps: int, num_episodes: int | None = None, *, is_episode: bool = False
+) -> str:
+    """``"before adaptation"``, ``"after 2 steps, 40 episodes"``, or ``"episode 3"``.
 
     Args:
         num_steps: number of adaptation steps.
         num_episodes: episodes used by them, if known.
+        is_episode: :attr:`LearnerConfig.STAGE_IS_EPISODE`.
     """
+    if is_episode:
+        return f"episode {num_steps + 1}"
     if not num_steps:
         return "before adaptation"
     episodes = "" if num_episodes is None else f", {counted(num_episodes, 'episode')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -231,6 +232,28 @@ def test_a_stage_names_its_episodes() -> None:
     assert stage_label(1, 1) == "after 1 step, 1 episode"
     assert stage_label(2, 40) == "after 2 steps, 40 episodes"
     assert stage_label(2) == "after 2 steps"
+    assert stage_label(0, 0, is_episode=True) == "episode 1"
+    assert stage_label(2, is_episode=True) == "episode 3"
+
+
+def test_episodes_are_numbered_if_the_learner_adapts_in_them() -> None:
+    entry = method("ours", 1, 3, 1)
+    (evaluation,) = entry.evaluations
+    description = {**evaluation.description, "stage_is_episode": True}
+    evaluation = dataclasses.replace(evaluation, description=description)
+    comparison = Comparison([dataclasses.replace(entry, evaluations=(evaluation,))])
+    (axes,) = adaptation_figure(comparison).axes
+    (numbers,) = axes.child_axes
+    assert axes.get_xticks().tolist() == [0, 1, 2, 3]
+    assert (numbers.get_xlabel(), numbers.get_xticks().tolist()) == (
+        "episode measured",
+        [1, 2, 3, 4],
+    )
+    (legend,) = tasks_figures(comparison)[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["episode 1", "episode 2"]
+    # Beside another learner, only episodes used are common to both.
+    (axes,) = adaptation_figure(Comparison([*comparison.entries, method("maml", 20, 1, 1)])).axes
+    assert not axes.child_axes
 
 
 def test_captions_of_videos_name_them(agents: dict[str, Agent]) -> None:

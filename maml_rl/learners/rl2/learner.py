@@ -163,6 +163,13 @@ class RL2(Learner):
         blocks = block_ends(len(sequence.mask), self._trials_per_block)
         return {"memory": torch.cat(map_blocks(of_block, blocks)), "previous": sequence.last}
 
+    def describe(self, state: LearnerState) -> dict[str, Any]:
+        """Say what a step is."""
+        return {
+            "note": "the return after k steps is that of episode k + 1, in which the memory adapts, "
+            "too"
+        }
+
     def plain_module(
         self, state: LearnerState, belief: Belief, action_map: ActionMap
     ) -> PlainModule:

@@ -28,6 +28,9 @@ class LearnerConfig:
     are dropped."""
     IMPLEMENTATION: ClassVar[str] = ""
     """``module:object`` that makes a built-in learner; for others, it is ``name`` itself."""
+    STAGE_IS_EPISODE: ClassVar[bool] = False
+    """Whether a stage is one episode in which the learner adapts, too. Tables, figures and videos
+    then say "episode 2" instead of "after 1 step, 1 episode"."""
     RANGES: ClassVar[Mapping[str, Range]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -61,6 +61,7 @@ class RL2Config(LearnerConfig):
     truncation: int | None = None
     """Steps after which backpropagation through time is cut. null: never."""
 
+    STAGE_IS_EPISODE: ClassVar[bool] = True
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.rl2.learner:rl2"
     RANGES: ClassVar[Mapping[str, Range]] = {
         "num_episodes": Integer(1, 1000),
