@@ -25,7 +25,9 @@ Step = Callable[..., list[np.ndarray]]
 LEARNERS = {
     "gru": RL2Config(hidden_size=6),
     "lstm": RL2Config(hidden_size=6, cell="lstm"),
-    "hypernetwork": RL2Config(hidden_size=6, hypernetwork="policy_and_value", latent_size=3),
+    "hypernetwork": RL2Config(
+        hidden_size=6, hypernetwork=True, hypernetwork_value=True, latent_size=3
+    ),
 }
 ACTIONS = {
     "box": spaces.Box(np.float32([-1, 0]), np.float32([1, 4])),

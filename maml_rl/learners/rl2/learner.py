@@ -166,8 +166,8 @@ class RL2(Learner):
     def describe(self, state: LearnerState) -> dict[str, Any]:
         """Say what a step is."""
         return {
-            "note": "the return after k steps is that of episode k + 1, in which the memory adapts, "
-            "too"
+            "note": "the return after k steps is that of episode k + 1; the memory adapts within "
+            "it, too"
         }
 
     def plain_module(

@@ -32,9 +32,7 @@ def recurrent_module(
         action_map: from the policy's outputs to the environment's actions.
     """
     theta = {
-        name: value.detach().cpu()
-        for name, value in theta.items()
-        if not name.startswith("value_")
+        name: value.detach().cpu() for name, value in theta.items() if not name.startswith("value_")
     }
     gain = offset = log_std = None
     if not policy.action_head.discrete:
