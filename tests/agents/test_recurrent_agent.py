@@ -19,6 +19,7 @@ from maml_rl.analysis.learning_curves import View, draw, group_runs, read_runs
 from maml_rl.analysis.recording import play
 from maml_rl.errors import UserError
 from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.training.reporting import log_start
 
 NUM_EPISODES = 3
 TASK = {"goal_x": 0.4, "goal_y": -0.3}
@@ -126,6 +127,17 @@ def test_stages_are_numbered_episodes(run: Path, agent: Agent) -> None:
     figure = draw([group], ["rl2"], view, None)
     assert figure.axes[0].get_ylabel() == "return episode 2"
     assert "episode 1" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_first_line_has_the_episodes_of_a_trial(
+    agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        log_start(agent.config, agent, Path("run"))
+    horizon = agent.config.horizon
+    assert f"3 tasks x 2 episodes x {horizon} steps" in caplog.text
+    assert f"at most {3 * 2 * horizon} environment steps each" in caplog.text
+    assert "collection" not in caplog.text
 
 
 def test_columns_of_a_video_are_episodes(agent: Agent) -> None:

@@ -47,21 +47,27 @@ def make_agent(learner: str, actions: str) -> Agent:
     rng = np.random.default_rng(0)
 
     def drawn(tensors: Any) -> dict[str, torch.Tensor]:
+        # With small biases, actions depend on what is observed and remembered.
         return {
-            name: torch.from_numpy(rng.normal(scale=1.5, size=value.shape)).float()
+            name: torch.from_numpy(
+                rng.normal(scale=0.2 if "bias" in name else 1.5, size=value.shape)
+            )
             for name, value in tensors.items()
         }
+
+    def floats(tensors: Any) -> dict[str, torch.Tensor]:
+        return {name: value.float() for name, value in drawn(tensors).items()}
 
     mean = torch.tensor([3.0, -20.0, 0.0, 1.0], dtype=torch.float64)
     squares = 10 * torch.tensor([4.0, 0.01, 0.0, 900.0], dtype=torch.float64)
     count = torch.tensor(10.0, dtype=torch.float64)
     tensors = {
         **initial.tensors,
-        "theta": drawn(initial.tensors["theta"]),
+        "theta": floats(initial.tensors["theta"]),
         "normalizer": ObservationNormalizer(count, mean, squares)._asdict(),
     }
     state = initial._replace(tensors=tensors)
-    belief = drawn(rl2.prior(state, 1))
+    belief = floats(rl2.prior(state, 1))
     return Agent(rl2, state, belief, OBSERVATIONS, space, config, num_adaptation_steps=1)
 
 
