@@ -22,6 +22,8 @@ COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 """Nine markers: coprime to the seven colours, so that 63 lines look different."""
 _MAX_PANELS = 40
+_LONGEST_OF_TWO_COLUMNS = 36
+"""Characters of a label in a legend with two columns."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -98,7 +100,8 @@ def _finish(figure: Figure, title: str) -> Figure:
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+        num_columns = 1 if max(map(len, labels)) > _LONGEST_OF_TWO_COLUMNS else 2
+        figure.legend(handles, labels, loc="outside lower center", ncols=num_columns, fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -227,6 +227,16 @@ def test_figures_name_them() -> None:
         ]
 
 
+@pytest.mark.parametrize("length", [36, 37, 55])
+def test_a_legend_is_in_its_figure(length: int) -> None:
+    labels = ["a" * length, "b" * length]
+    figure = adaptation_figure(Comparison([method(label, 20, 3, 1) for label in labels]))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
 def test_a_stage_names_its_episodes() -> None:
     assert stage_label(0, 0) == "before adaptation"
     assert stage_label(1, 1) == "after 1 step, 1 episode"
@@ -289,6 +299,18 @@ def test_learners_are_labels() -> None:
         for learner in ("maml", "joint", BANDIT)
     ]
     assert labels_of([group_settings(config) for config in configs]) == ["maml", "joint", BANDIT]
+
+
+def test_sizes_are_compared_among_the_runs_of_a_learner() -> None:
+    settings: list[dict[str, Any]] = [
+        {"learner": "rl2", "meta_batch_size": 200, "num_episodes": 1},
+        {"learner": "maml", "meta_batch_size": 20, "num_episodes": 10},
+        {"learner": "maml", "meta_batch_size": 40, "num_episodes": 10},
+    ]
+    configs = [maml_rl.load_config(env="PointNavigation", **one) for one in settings]
+    groups = [group_settings(config) for config in configs]
+    assert labels_of(groups) == ["rl2", "maml, meta_batch_size 20", "maml, meta_batch_size 40"]
+    assert labels_of(groups[:2]) == ["rl2", "maml"]
 
 
 def test_settings_are_compared_among_the_learners_that_have_them() -> None:
