@@ -158,15 +158,19 @@ class Group:
         return self.num_steps * episodes_per_stage(config.learner, config.num_episodes)
 
     @property
+    def stage_is_episode(self) -> bool:
+        """:attr:`LearnerConfig.STAGE_IS_EPISODE` of the learner."""
+        return self.runs[0].config.learner.STAGE_IS_EPISODE
+
+    @property
     def stage_label(self) -> str:
         """``"after 1 step, 20 episodes"``: when the return of the last step is measured."""
-        is_episode = self.runs[0].config.learner.STAGE_IS_EPISODE
-        return stage_label(self.num_steps, self.episodes_used, is_episode=is_episode)
+        return stage_label(self.num_steps, self.episodes_used, is_episode=self.stage_is_episode)
 
     @property
     def first_stage_label(self) -> str:
         """``"before adaptation"``, or ``"episode 1"``."""
-        return stage_label(0, is_episode=self.runs[0].config.learner.STAGE_IS_EPISODE)
+        return stage_label(0, is_episode=self.stage_is_episode)
 
     def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
         """Return a metric of all runs, at the iterations that all of them logged it at.
@@ -362,7 +366,9 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
         stage = f", {group.stage_label}" if view.metric is None and len(stages) > 1 else ""
         entries.append((line, textwrap.fill(label + seeds + stage, 80)))
     # Axes, title and legend.
-    returns = f"return {groups[0].stage_label}" if len(stages) == 1 else "return"
+    returns = "return"
+    if len(stages) == 1:
+        returns += f" {'in ' if groups[0].stage_is_episode else ''}{groups[0].stage_label}"
     axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
     axes.grid(alpha=0.3)
     families = {group.settings["env.name"] for group in groups}
