@@ -80,10 +80,12 @@ class PlainPolicy(nn.Module):
             ``with_distribution``: mean and standard deviation before clipping, (N, action_size)
             each, or logits (N, number of choices) if discrete.
         """
-        output = self.network(self._inputs(observation))
-        if self.with_distribution:
-            return output if self.discrete else (output, self.log_std.exp().expand_as(output))
-        return self._actions(output)
+        output: Tensor = self.network(self._inputs(observation))
+        if not self.with_distribution:
+            return self._actions(output)
+        if self.discrete:
+            return output
+        return output, self.log_std.exp().expand_as(output)
 
     def _inputs(self, observation: Tensor) -> Tensor:
         """Observations in the network's shape."""
