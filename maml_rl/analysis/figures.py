@@ -22,7 +22,7 @@ COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 """Nine markers: coprime to the seven colours, so that 63 lines look different."""
 _MAX_PANELS = 40
-_LONGEST_OF_TWO_COLUMNS = 36
+_LONGEST_OF_TWO_COLUMNS = 32
 """Characters of a label in a legend with two columns."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
