@@ -180,9 +180,9 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/learner.py", "torch.where(std > 0, std, adaptation", "torch.where(std >= 0, std, adaptation", "a scale of zero while no reward is found"),
     Mutant("maml_rl/learners/advantages.py", "centred_per_task if shares_scale else normalize", "normalize", "each task's own scale in place of the shared one"),
     Mutant("maml_rl/learners/advantages.py", "gae_lambda=config.gae_lambda if inner.gae_lambda is None", "gae_lambda=config.gae_lambda if True", "lambda of inner steps ignored"),
-    Mutant("maml_rl/settings/learners.py", "self.decay_factor**share", "self.decay_factor * share", "an outer step that grows"),
-    Mutant("maml_rl/settings/learners.py", "min(1.0, iteration / self.decay_iterations)", "iteration / self.decay_iterations", "decay that never ends"),
-    Mutant("maml_rl/settings/learners.py", "max(0.0, 1 - iteration / self.early_loss_iterations)", "1 - iteration / self.early_loss_iterations", "negative weights of early losses"),
+    Mutant("maml_rl/settings/learners/maml.py", "self.decay_factor**share", "self.decay_factor * share", "an outer step that grows"),
+    Mutant("maml_rl/settings/learners/maml.py", "min(1.0, iteration / self.decay_iterations)", "iteration / self.decay_iterations", "decay that never ends"),
+    Mutant("maml_rl/settings/learners/maml.py", "max(0.0, 1 - iteration / self.early_loss_iterations)", "1 - iteration / self.early_loss_iterations", "negative weights of early losses"),
 ]  # fmt: skip
 
 _MAML = [
@@ -212,7 +212,7 @@ TESTS = {
     "maml_rl/learners/maml/adapt.py": _MAML,
     "maml_rl/learners/maml/objective.py": _MAML,
     "maml_rl/learners/maml/learned_advantage.py": ["learners/test_inner_steps.py"],
-    "maml_rl/settings/learners.py": [
+    "maml_rl/settings/learners/maml.py": [
         "settings/test_learner_settings.py",
         "learners/test_inner_steps.py",
     ],
