@@ -118,6 +118,15 @@ def loss_terms(
     return Terms(*(torch.where(is_real, term, 0.0).sum(1) for term in terms))
 
 
+def loss(terms: Terms, config: RL2Config) -> Tensor:
+    """Return the loss of each trial, to be minimised, (N,)."""
+    return (
+        -terms.surrogate
+        + config.value_coefficient * terms.value_error
+        - config.entropy_coefficient * terms.entropy
+    )
+
+
 class _Minibatch(NamedTuple):
     """The result of a minibatch, over all processes."""
 
@@ -151,9 +160,7 @@ def _minibatch(
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
             terms = loss_terms(policy, leaves, batch.chosen(slice(start, stop)), config)
-            loss = -terms.surrogate + config.value_coefficient * terms.value_error
-            loss = (loss - config.entropy_coefficient * terms.entropy).sum()
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            gradients = torch.autograd.grad(loss(terms, config).sum(), list(leaves.values()))
         sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms])
         return torch.cat([*(gradient.flatten().double() for gradient in gradients), sums])
 
