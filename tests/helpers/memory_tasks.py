@@ -86,7 +86,7 @@ class Wander(_Memory):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.position += float(np.sum(action)) + self.np_random.normal()
-        reward = float(self.np_random.normal()) + self.side
+        reward = float(self.np_random.normal()) + self.side + self.position
         return self.observation(), reward, bool(self.np_random.uniform() < 0.2), False, {}
 
     def observation(self) -> np.ndarray:

@@ -35,16 +35,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lstm": {"cell": "lstm"},
     "discrete": {"head": "discrete"},
     "multi": {"head": "multi", "cell": "lstm"},
-    "hypernetwork": {"hypernetwork": "policy", "latent_size": 3},
+    "hypernetwork": {"generated": ("policy",), "latent_size": 3},
     "two_hypernetworks": {
-        "hypernetwork": "policy_and_value",
+        "generated": ("policy", "value"),
         "latent_size": 3,
         "cell": "lstm",
         "task_size": 2,
     },
     "critic": {"task_size": 2},
     "discrete_hypernetwork": {
-        "hypernetwork": "policy_and_value",
+        "generated": ("policy", "value"),
         "latent_size": 2,
         "head": "discrete",
     },
@@ -208,7 +208,7 @@ def plain_cell(policy: RecurrentPolicy, theta: Theta, memory: Tensor, x: Tensor)
 def plain_network(policy: RecurrentPolicy, theta: Theta, name: str, h: Tensor, x: Tensor) -> Tensor:
     """Outputs of ``policy`` or ``value`` at one step, with weights that are formed."""
     num_layers = len(policy.hidden_sizes) + 1
-    is_generated = policy.hypernetwork == "policy_and_value" or policy.hypernetwork == name
+    is_generated = name in policy.generated
     if not is_generated:
         x = torch.cat([h, x])
     for i in range(num_layers):

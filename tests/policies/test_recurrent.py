@@ -97,7 +97,7 @@ def test_policy_and_value_read_the_observation_without_the_memory() -> None:
 
 
 def test_initial_parameters_are_scaled_by_their_layers() -> None:
-    policy = make_policy(hidden_size=16, hypernetwork="policy", latent_size=7)
+    policy = make_policy(hidden_size=16, generated=("policy",), latent_size=7)
     theta = policy.initial_theta(np.random.default_rng(0))
     bounds = {
         "observation_encoder_weight": (6 / (OBSERVATION_SIZE + 32)) ** 0.5,
@@ -146,7 +146,7 @@ def outputs_of_memories(
 def test_every_memory_starts_with_the_same_well_scaled_network() -> None:
     """Bias-HyperInit: that of a plain network with the weights W₀ and b₀."""
     policy = make_policy(
-        hypernetwork="policy", hidden_size=32, hidden_sizes=(16, 16), latent_size=25
+        generated=("policy",), hidden_size=32, hidden_sizes=(16, 16), latent_size=25
     )
     rng = np.random.default_rng(0)
     theta = {name: value.double() for name, value in policy.initial_theta(rng).items()}
@@ -176,7 +176,7 @@ def test_every_memory_starts_with_the_same_well_scaled_network() -> None:
 
 def test_a_new_hypernetwork_adds_nothing_and_learns() -> None:
     """V is zero, but its gradient is not, if z is not."""
-    policy = make_policy(hypernetwork="policy_and_value", latent_size=3)
+    policy = make_policy(generated=("policy", "value"), latent_size=3)
     theta = policy.initial_theta(np.random.default_rng(0))
     assert theta["policy_0_hypernetwork"].equal(initial_hypernetwork(3, OBSERVATION_SIZE, 5))
     sequence = make_sequence(policy)
@@ -191,9 +191,9 @@ def test_a_new_hypernetwork_adds_nothing_and_learns() -> None:
 # --- What policy and value observe ---
 
 
-@pytest.mark.parametrize("hypernetwork", ["none", "policy_and_value"])
-def test_only_the_value_observes_the_task(hypernetwork: str) -> None:
-    policy = make_policy(task_size=2, hypernetwork=hypernetwork, latent_size=3)
+@pytest.mark.parametrize("generated", [(), ("policy", "value")])
+def test_only_the_value_observes_the_task(generated: tuple[str, ...]) -> None:
+    policy = make_policy(task_size=2, generated=generated, latent_size=3)
     theta = make_theta(policy)
     batch = make_batch(policy, theta)
     dist, values = evaluate_trials(policy, theta, batch.sequence, batch.tasks)
@@ -208,7 +208,7 @@ def test_only_the_value_observes_the_task(hypernetwork: str) -> None:
 @cells
 @pytest.mark.parametrize("truncation", [None, 1, 3, 5, 100])
 def test_no_gradient_flows_over_a_cut(cell: str, truncation: int | None) -> None:
-    """The policy at step t depends on the inputs at s ≤ t; a gradient flows from the last cut on."""
+    """The policy at step t depends on inputs at s ≤ t; gradients flow from the last cut on."""
     policy = make_policy(cell=cell)
     theta = make_theta(policy)
     sequence = make_sequence(policy)
