@@ -326,6 +326,22 @@ def test_the_gradient_of_the_loss_equals_finite_differences(options: dict[str, A
         assert actual != 0, list(direction)
 
 
+@pytest.mark.parametrize("garbage", [3.0, -1e4, 1e4])
+def test_padding_has_no_part_in_loss_and_gradient(garbage: float) -> None:
+    """Also where the ratio of the padding overflows."""
+    policy = make_policy("discrete")
+    theta = make_theta(policy)
+    results = []
+    for value in (0.0, garbage):
+        batch = make_batch(policy, theta, garbage=value)
+        leaves = {name: v.clone().requires_grad_() for name, v in new_of(theta).items()}
+        terms = loss_terms(policy, leaves, batch, CONFIG)
+        gradients = torch.autograd.grad(ppo.loss(terms, CONFIG).sum(), list(leaves.values()))
+        results.append((*terms, *gradients))
+    for value, expected in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
 def test_values_have_no_part_in_the_policys_gradient_without_a_shared_cell() -> None:
     """Surrogate and entropy do not depend on ``value``, nor the values' error on ``policy``."""
     policy = make_policy()

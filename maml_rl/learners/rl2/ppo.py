@@ -104,7 +104,10 @@ def loss_terms(
     sequence = batch.sequence
     dist, values = evaluate_trials(policy, theta, sequence, batch.tasks, config.truncation)
     old: Any = type(dist)(*batch.distribution)
-    ratio = torch.exp(dist.log_prob(sequence.actions) - batch.log_probs)
+    # 1 in the padding, where it could overflow and make the gradient NaN.
+    is_real = sequence.mask > 0
+    log_ratio = dist.log_prob(sequence.actions) - batch.log_probs
+    ratio = torch.exp(torch.where(is_real, log_ratio, 0.0))
     clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
     terms = Terms(
         surrogate=torch.minimum(ratio * batch.advantages, clipped * batch.advantages),
@@ -113,8 +116,6 @@ def loss_terms(
         kl=old.kl(dist),
         clipped=(ratio != clipped).to(values),
     )
-    # Zero in the padding, also where a ratio overflows.
-    is_real = sequence.mask > 0
     return Terms(*(torch.where(is_real, term, 0.0).sum(1) for term in terms))
 
 
