@@ -534,6 +534,17 @@ def test_updates_end_beyond_the_target_kl(theta: dict[str, Tensor], batch: Trial
     assert state["exp_avg"].equal(free_state["exp_avg"])
 
 
+def test_the_first_step_does_not_depend_on_the_target_kl(
+    theta: dict[str, Tensor], batch: TrialBatch
+) -> None:
+    """At a KL above it, which is a rounding error at the parameters that played."""
+    new, _, metrics = run_ppo(batch, new_of(theta), changed(target_kl=1e-9, num_epochs=3))
+    assert metrics["update/num_steps"] == 1
+    assert metrics["update/kl"] > 1e-9
+    expected, _, _ = run_ppo(batch, new_of(theta), changed())
+    assert flatten(new).equal(flatten(expected))
+
+
 def test_the_policy_moves_towards_advantages_and_the_value_towards_targets(
     theta: dict[str, Tensor], batch: TrialBatch
 ) -> None:

@@ -221,7 +221,8 @@ def ppo_update(
         if float(ranks.sum(is_chosen)) == 0:
             continue  # all its trials have failed
         result = _minibatch(policy, theta, batch.chosen(is_chosen), config, ranks, block_size)
-        if float(result.means.kl) > config.target_kl:
+        # Before the first step, the divergence is a rounding error.
+        if steps and float(result.means.kl) > config.target_kl:
             break
         norm = float(result.gradient.norm())
         scale = min(1.0, config.max_gradient_norm / norm) if norm > 0 else 1.0
