@@ -819,11 +819,31 @@ def test_an_update_that_is_not_finite_leaves_what_it_would_change(
     assert all(math.isfinite(value) for value in metrics.values())
     assert after.counters["failed_updates"] == 1
     assert after.counters["iteration"] == 2
-    for group in ("theta", "optimizer"):
+    for group in ("theta", "optimizer", "value_scale"):
         before = training.agent.state.tensors[group]
         assert all(value.equal(before[name]) for name, value in after.tensors[group].items()), group
     fine = training.continued(after).iterate()
     assert fine.state.counters["failed_updates"] == fine.metrics["update/failed"] == 0
+
+
+def test_targets_that_are_not_finite_do_not_spoil_later_iterations(training: Training) -> None:
+    """Of one reward that overflows in float32."""
+    env = training.collector.env
+    step = env.step
+
+    def overflowing(actions: np.ndarray) -> Any:
+        observation, reward, *rest = step(actions)
+        return observation, np.where(np.arange(3) == 1, 3e38, reward), *rest
+
+    env.step = overflowing
+    after, metrics, _ = training.iterate()
+    env.step = step
+    assert metrics["update/failed"] == 1
+    fine = training.continued(after).iterate()
+    assert fine.metrics["update/failed"] == 0
+    assert all(
+        value.isfinite().all() for group in fine.state.tensors.values() for value in group.values()
+    )
 
 
 @pytest.mark.slow
