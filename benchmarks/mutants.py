@@ -211,6 +211,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/rl2/ppo.py", "old.kl(dist)", "dist.kl(old)", "KL of trials the other way round"),
     Mutant("maml_rl/learners/rl2/ppo.py", "policy.unroll(theta, memory.detach(), part)", "policy.unroll(theta, memory, part)", "backpropagation never truncated"),
     Mutant("maml_rl/learners/rl2/ppo.py", "policy.unroll(theta, memory.detach(), part)", "policy.unroll(theta, 0 * memory, part)", "memory lost where backpropagation is cut"),
+    Mutant("maml_rl/learners/rl2/ppo.py", "batch.tasks, config.truncation)", "batch.tasks)", "the setting of truncation ignored"),
     Mutant("maml_rl/learners/rl2/ppo.py", "ranks.sum(rows) / num_steps", "ranks.sum(rows) / len(batch.log_probs)", "mean over trials for a mean over steps"),
     Mutant("maml_rl/learners/rl2/ppo.py", "min(1.0, config.max_gradient_norm / norm)", "1.0", "gradient of any norm"),
     Mutant("maml_rl/learners/rl2/ppo.py", "-scale * result.gradient", "scale * result.gradient", "an update that ascends its loss"),

@@ -172,7 +172,8 @@ def test_a_belief_continues_the_trial(options: dict[str, Any]) -> None:
     assert belief["previous"].equal(whole.last)
 
 
-def make_learner(policy: RecurrentPolicy, **options: Any) -> RL2:
+def make_learner(policy: RecurrentPolicy) -> RL2:
+    """A learner whose blocks are smaller than the four trials."""
     return RL2(
         policy=policy,
         config=RL2Config(),
@@ -183,7 +184,6 @@ def make_learner(policy: RecurrentPolicy, **options: Any) -> RL2:
         device=torch.device("cpu"),
         seed=0,
         trials_per_block=3,
-        **options,
     )
 
 
@@ -342,7 +342,7 @@ def test_padding_has_no_part_in_loss_and_gradient(garbage: float) -> None:
         torch.testing.assert_close(value, expected)
 
 
-def test_values_have_no_part_in_the_policys_gradient_without_a_shared_cell() -> None:
+def test_policy_and_value_share_the_cell_only() -> None:
     """Surrogate and entropy do not depend on ``value``, nor the values' error on ``policy``."""
     policy = make_policy()
     theta = make_theta(policy)
@@ -353,6 +353,24 @@ def test_values_have_no_part_in_the_policys_gradient_without_a_shared_cell() -> 
         values = [leaves[name] for name in names]
         gradients = torch.autograd.grad(term.sum(), values, allow_unused=True, retain_graph=True)
         assert gradients == (None,) * len(names)
+
+
+def test_the_loss_cuts_backpropagation_where_the_setting_says() -> None:
+    """The gradient changes, the loss does not."""
+    policy = make_policy()
+    theta = make_theta(policy)
+    batch = make_batch(policy, theta)
+    results = []
+    for truncation in (None, 2, 100):
+        config = dataclasses.replace(CONFIG, truncation=truncation)
+        leaves = {name: value.clone().requires_grad_() for name, value in new_of(theta).items()}
+        loss = ppo.loss(loss_terms(policy, leaves, batch, config), config).sum()
+        (gradient,) = torch.autograd.grad(loss, leaves["cell_weight_hh"])
+        results.append((loss.detach(), gradient))
+    whole, cut, longer = results
+    torch.testing.assert_close(longer, whole)
+    torch.testing.assert_close(cut[0], whole[0])
+    assert float((cut[1] - whole[1]).norm()) > 0.01 * float(whole[1].norm())
 
 
 # --- Statistics of the targets ---
@@ -691,13 +709,12 @@ def start(actor: RecurrentActor) -> RecurrentActor:
     return actor
 
 
-def test_a_memory_after_an_episodes_end_stays(tmp_path: Path) -> None:
+def test_a_memory_after_an_episodes_end_stays() -> None:
     """In a round in which other episodes continue."""
     policy = make_policy("discrete")
     theta = make_theta(policy)
-    learner = make_learner(policy)
-    belief = learner.prior(learner.initial_state(), 2)
-    belief = {name: value.double() for name, value in belief.items()}
+    sizes = {"memory": policy.memory_size, "previous": policy.previous_size}
+    belief = {name: torch.zeros(2, size, dtype=torch.float64) for name, size in sizes.items()}
     actor = start(RecurrentActor(policy, theta, belief, None, None))
     actor.act(np.ones((2, 3)), 0)
     actor.observe(np.array([1.0, 2.0]), np.array([True, False]))
@@ -827,7 +844,7 @@ def test_an_update_that_is_not_finite_leaves_what_it_would_change(
 
 
 def test_targets_that_are_not_finite_do_not_spoil_later_iterations(training: Training) -> None:
-    """Of one reward that overflows in float32."""
+    """Of rewards whose sum overflows in float32."""
     env = training.collector.env
     step = env.step
 
