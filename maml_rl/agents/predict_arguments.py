@@ -83,14 +83,17 @@ def checked_rewards(reward: Any, number: int) -> np.ndarray:
         UserError: if it is something else, or not finite.
     """
     try:
-        rewards = np.asarray(reward, np.float64)
+        rewards = np.asarray(reward)
     except (TypeError, ValueError):
-        rewards = np.empty(0)
-    if rewards.shape not in ((), (number,)) or not np.isfinite(rewards).all():
+        rewards = np.empty(0, object)
+    is_valid = rewards.dtype.kind in "biuf" and rewards.shape in ((), (number,))
+    with np.errstate(over="ignore"):  # agents compute in float32
+        is_valid = is_valid and bool(np.isfinite(rewards.astype(np.float32)).all())
+    if not is_valid:
         raise UserError(
             f"reward must be {number} finite numbers, one for each observation, got {reward!r:.100}"
         )
-    return np.broadcast_to(rewards, number)
+    return np.broadcast_to(rewards.astype(np.float64), number)
 
 
 def checked_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:

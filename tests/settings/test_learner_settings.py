@@ -423,7 +423,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("NotAClass", "its Config must be a subclass of maml_rl.settings.learners.LearnerConfig"),
+        ("NotAClass", "its Config must be a subclass of maml_rl.settings.learners.base."),
         ("OfAnotherKind", "its Config must be a subclass of maml_rl.settings.learners"),
         ("Undecorated", "must have the decorator @dataclass(frozen=True, kw_only=True)"),
         ("UnknownGroup", "GROUPS must be a tuple of names out of inner, outer, baseline"),
@@ -588,6 +588,74 @@ def test_the_configuration_of_every_pretrained_policy_loads(name: str) -> None:
     from_file = load_config(run / "config.yaml")
     assert (from_file.env, from_file.learner) == (config.env, config.learner)
     assert (from_file.inner, from_file.outer) == (config.inner, config.outer)
+
+
+# --- RL² ---
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *[(name, (0, 1.5, None)) for name in ("num_episodes", "hidden_size", "latent_size")],
+        *[(name, (0, -1, True)) for name in ("num_epochs", "num_minibatches")],
+        *[(name, (-0.1, 1.1, float("nan"))) for name in ("discount", "gae_lambda")],
+        *[(name, (0.0, -1.0, float("inf"))) for name in ("step_size", "final_step_size")],
+        *[(name, (0.0, None)) for name in ("clip_range", "max_gradient_norm")],
+        *[(name, (-0.1, None)) for name in ("entropy_coefficient", "value_coefficient")],
+        ("decay_iterations", (-1, 0.5)),
+        ("target_kl", (0.0, -1.0, None)),
+        ("truncation", (0, -3, 2.5)),
+        ("cell", ("rnn", None)),
+        ("hypernetwork", ("policy", None, 1)),
+        ("hypernetwork_value", ("value", None, 1)),
+        ("asymmetric_critic", (1, "yes")),
+        ("credit_across_episodes", (0, None)),
+    ],
+)
+def test_ranges_of_rl2(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=rf"learner\.{name} must be .*, got {value!r}"):
+            RL2Config(**{name: value})
+
+
+def test_the_truncation_of_rl2_may_be_null() -> None:
+    for truncation in (None, 20):
+        learner = {"name": "rl2", "truncation": truncation}
+        config = load_config(env="PointNavigation", learner=learner)
+        assert config.learner == RL2Config(truncation=truncation)
+        assert read_back(config) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"policy": {"network": "helpers.networks:Perceptron"}},
+            "policy.network must be null if learner.name is rl2, got helpers.networks:Perceptron",
+        ),
+        (
+            {"policy": {"context_size": 2}},
+            "policy.context_size must be 0 if learner.name is rl2, got 2",
+        ),
+        (
+            {"policy": {"latent_size": 2}},
+            "learner.name must be that of a learner with inner steps if policy.latent_size is",
+        ),
+        (
+            {"meta_batch_size": 3},
+            "learner.num_minibatches must be at most meta_batch_size 3, got 4",
+        ),
+        (
+            {"learner": {"name": "rl2", "hypernetwork_value": True}},
+            "learner.hypernetwork_value needs learner.hypernetwork true",
+        ),
+        ({"inner": {"num_steps": 2}}, "inner.num_steps.*learner rl2 does not use"),
+        ({"learner": {"name": "rl2", "hiden_size": 3}}, "hiden_size.*hidden_size"),
+    ],
+)
+def test_contradictions_of_rl2(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(env="PointNavigation", **{"learner": "rl2", **settings})
 
 
 @pytest.mark.slow

@@ -215,8 +215,9 @@ class RL2(Learner):
         changed: dict[str, Mapping[str, Tensor]] = {
             "theta": update.theta,
             "optimizer": update.optimizer,
-            "value_scale": value_scale._asdict(),
         }
+        if not update.detail:  # otherwise the targets may be non-finite
+            changed["value_scale"] = value_scale._asdict()
         normalizer = _normalizer(state)
         if normalizer is not None:
             observations = torch.cat([episodes.real_observations for episodes in stages])

@@ -104,7 +104,10 @@ def loss_terms(
     sequence = batch.sequence
     dist, values = evaluate_trials(policy, theta, sequence, batch.tasks, config.truncation)
     old: Any = type(dist)(*batch.distribution)
-    ratio = torch.exp(dist.log_prob(sequence.actions) - batch.log_probs)
+    # 1 in the padding, where it could overflow and make the gradient NaN.
+    is_real = sequence.mask > 0
+    log_ratio = dist.log_prob(sequence.actions) - batch.log_probs
+    ratio = torch.exp(torch.where(is_real, log_ratio, 0.0))
     clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
     terms = Terms(
         surrogate=torch.minimum(ratio * batch.advantages, clipped * batch.advantages),
@@ -113,9 +116,16 @@ def loss_terms(
         kl=old.kl(dist),
         clipped=(ratio != clipped).to(values),
     )
-    # Zero in the padding, also where a ratio overflows.
-    is_real = sequence.mask > 0
     return Terms(*(torch.where(is_real, term, 0.0).sum(1) for term in terms))
+
+
+def loss(terms: Terms, config: RL2Config) -> Tensor:
+    """Return the loss of each trial, to be minimised, (N,)."""
+    return (
+        -terms.surrogate
+        + config.value_coefficient * terms.value_error
+        - config.entropy_coefficient * terms.entropy
+    )
 
 
 class _Minibatch(NamedTuple):
@@ -151,9 +161,7 @@ def _minibatch(
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
             terms = loss_terms(policy, leaves, batch.chosen(slice(start, stop)), config)
-            loss = -terms.surrogate + config.value_coefficient * terms.value_error
-            loss = (loss - config.entropy_coefficient * terms.entropy).sum()
-            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            gradients = torch.autograd.grad(loss(terms, config).sum(), list(leaves.values()))
         sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms])
         return torch.cat([*(gradient.flatten().double() for gradient in gradients), sums])
 
@@ -213,7 +221,8 @@ def ppo_update(
         if float(ranks.sum(is_chosen)) == 0:
             continue  # all its trials have failed
         result = _minibatch(policy, theta, batch.chosen(is_chosen), config, ranks, block_size)
-        if float(result.means.kl) > config.target_kl:
+        # Before the first step, the divergence is a rounding error.
+        if steps and float(result.means.kl) > config.target_kl:
             break
         norm = float(result.gradient.norm())
         scale = min(1.0, config.max_gradient_norm / norm) if norm > 0 else 1.0
