@@ -14,6 +14,9 @@ from helpers.scripts import load_script
 
 from maml_rl.policies.parameters import make_stack
 
+load_script("examples/lstm_learners.py")  # which the next ones import by this name
+load_script("examples/digit_tasks.py")
+
 
 @pytest.fixture(scope="module")
 def sine() -> ModuleType:
@@ -45,10 +48,11 @@ def _tasks(digits: ModuleType, seed: int = 0, num_tasks: int = 5) -> object:
     return digits.draw_tasks(
         np.random.default_rng(seed),
         digits.load_images(),
-        digits.Settings(),
         digits=(0, 1, 2, 3),
         num_tasks=num_tasks,
+        num_ways=3,
         num_shots=2,
+        num_queries=10,
         num_orientations=1,
     )
 
@@ -122,6 +126,7 @@ def test_digits(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
         "MAML",
         "First-order MAML",
         "Meta-SGD",
+        "LSTM meta-learner",
         "Prototypical networks",
         "Matching networks",
     ):
