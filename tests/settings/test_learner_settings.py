@@ -643,7 +643,7 @@ def test_the_truncation_of_rl2_may_be_null() -> None:
         ),
         (
             {"meta_batch_size": 3},
-            "learner.num_minibatches must be at most meta_batch_size 3, got 4",
+            "learner.num_minibatches must be at most meta_batch_size 3, got 8",
         ),
         (
             {"learner": {"name": "rl2", "hypernetwork_value": True}},

@@ -45,7 +45,7 @@ class RL2Config(LearnerConfig):
     """Iterations in which the step size falls linearly to final_step_size. 0: it is constant."""
     num_epochs: int = 4
     """Passes over the trials of an iteration."""
-    num_minibatches: int = 4
+    num_minibatches: int = 8
     """Minibatches of a pass, each of whole trials."""
     clip_range: float = 0.2
     """Clip likelihood ratios to [1 - clip_range, 1 + clip_range]."""
