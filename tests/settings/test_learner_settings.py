@@ -423,7 +423,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("NotAClass", "its Config must be a subclass of maml_rl.settings.learners.base."),
+        ("NotAClass", "its Config must be a subclass of maml_rl.settings.learners."),
         ("OfAnotherKind", "its Config must be a subclass of maml_rl.settings.learners"),
         ("Undecorated", "must have the decorator @dataclass(frozen=True, kw_only=True)"),
         ("UnknownGroup", "GROUPS must be a tuple of names out of inner, outer, baseline"),
