@@ -15,9 +15,9 @@ from unittest import mock
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from maml_rl.learners.adam import initial_state
 from maml_rl.learners.base import Iteration, LearnerState
 from maml_rl.learners.maml.learner import MAML
-from maml_rl.learners.maml.outer.adam import initial_state
 from maml_rl.sampling.failures import REWARD, Failure
 from maml_rl.settings.config import Config
 from maml_rl.training.loop import resume, train

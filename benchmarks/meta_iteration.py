@@ -10,13 +10,53 @@ Every round runs one second-order meta-iteration as training does, then replays 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 import numpy as np
 from floor import Recorder, peak_memory_gib, summary
 
+from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
+
+
+def report(config: Config, num_rounds: int, title: str) -> None:
+    """Measure iterations of training, and print the shares of their parts.
+
+    Args:
+        config: settings of the run.
+        num_rounds: measured iterations.
+        title: first line to print.
+
+    Raises:
+        SystemExit: if the environment has no physics.
+    """
+    ratios, seconds, shares = [], [], []
+    parts: list[str] = []
+    with open_training(config) as training:
+        engine = training.collector.env.unwrapped.engine
+        if not hasattr(engine, "batch"):
+            sys.exit(f"{config.env.name} has no physics to compare with")
+        recorder = Recorder(training.collector.env)
+        for i in range(num_rounds + 1):
+            recorder.clear()
+            start = time.perf_counter()
+            state, metrics, _ = training.iterate()
+            total = time.perf_counter() - start
+            training = training.continued(state)
+            if i > 0:  # the first round is a warm-up
+                seconds.append(total)
+                ratios.append(recorder.replay_s() / total)
+                timed = [name for name in metrics if name.startswith("time/")]
+                parts = [name for name in timed if name.endswith("_s")]
+                shares.append([metrics[name] / total for name in parts])
+    print(title)
+    print(f"floor / iteration: {summary(ratios)}")
+    print(f"seconds:           {summary(seconds)}")
+    for name, share in zip(parts, np.median(shares, axis=0), strict=True):
+        print(f"  {name.removeprefix('time/').removesuffix('_s'):<20} {100 * share:5.1f} %")
+    print(f"peak memory:       {peak_memory_gib():.2f} GiB")
 
 
 def main() -> None:
@@ -48,32 +88,9 @@ def main() -> None:
         policy={"hidden_sizes": args.hidden_sizes},
         outer=outer,
     )
-    ratios, seconds, shares = [], [], []
-    parts: list[str] = []
-    with open_training(config) as training:
-        engine = training.collector.env.unwrapped.engine
-        if not hasattr(engine, "batch"):
-            parser.error(f"{args.env} has no physics to compare with")
-        recorder = Recorder(training.collector.env)
-        for i in range(args.rounds + 1):
-            recorder.clear()
-            start = time.perf_counter()
-            state, metrics, _ = training.iterate()
-            total = time.perf_counter() - start
-            training = training.continued(state)
-            if i > 0:  # the first round is a warm-up
-                seconds.append(total)
-                ratios.append(recorder.replay_s() / total)
-                timed = [name for name in metrics if name.startswith("time/")]
-                parts = [name for name in timed if name.endswith("_s")]
-                shares.append([metrics[name] / total for name in parts])
     sizes = f"{args.num_tasks} tasks x {args.num_episodes} episodes x {args.horizon} steps"
-    print(f"{args.env}, {args.outer}, {sizes}, hidden sizes {args.hidden_sizes}")
-    print(f"floor / meta-iteration: {summary(ratios)}")
-    print(f"seconds:                {summary(seconds)}")
-    for name, share in zip(parts, np.median(shares, axis=0), strict=True):
-        print(f"  {name.removeprefix('time/').removesuffix('_s'):<20} {100 * share:5.1f} %")
-    print(f"peak memory:            {peak_memory_gib():.2f} GiB")
+    title = f"{args.env}, {args.outer}, {sizes}, hidden sizes {args.hidden_sizes}"
+    report(config, args.rounds, title)
 
 
 if __name__ == "__main__":

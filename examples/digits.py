@@ -1,10 +1,11 @@
-"""Few-shot classification of handwritten digits: gradient-based and metric-based meta-learners.
+"""Few-shot classification of handwritten digits: meta-learners by gradients, metrics and memory.
 
 The images (8 × 8, real handwriting) come with scikit-learn; nothing is downloaded. A task is to
 classify images of a few digits, with one or a few labelled images of each. Learners meta-train on
 some digits and are tested on the others. All have the same trunk, tasks and outer optimiser;
-those that adapt by gradients use ``maml_rl.learners.maml.adapt.adapt``. There are few classes to
-learn from: compare with the two baselines on pixels, which are not trained.
+those that adapt by gradients use ``maml_rl.learners.maml.adapt.adapt``, two use an LSTM
+(``lstm_learners.py``). There are few classes to learn from: compare with the two baselines on
+pixels, which are not trained.
 
 python examples/digits.py
 """
@@ -21,13 +22,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
+from digit_tasks import NUM_PIXELS, Images, Tasks, draw_tasks, load_images
+from lstm_learners import answer, blank_memory, initial_recurrent, initial_updater, read, updated
 from torch import Tensor, nn
 
 from maml_rl.learners.maml.adapt import adapt
 from maml_rl.policies.parameters import Params, make_stack
 
-NUM_PIXELS, WIDTH, NUM_INNER_STEPS, STEP_SIZE = 64, 64, 5, 0.1
+WIDTH, NUM_INNER_STEPS, STEP_SIZE = 64, 5, 0.1
 TRUNK = ("weight_0", "bias_0", "weight_1", "bias_1")
 HEAD = ("weight_2", "bias_2")
 
@@ -56,89 +58,10 @@ class Settings:
     """Seed of the initial weights and the tasks."""
 
 
-class Images(NamedTuple):
-    """N images of each of T tasks."""
-
-    pixels: Tensor
-    """(T, N, 64) in [0, 1]."""
-    labels: Tensor
-    """(T, N) int64: class within the task."""
-
-
-class Tasks(NamedTuple):
-    """T tasks."""
-
-    support: Images
-    """Labelled images to adapt with."""
-    query: Images
-    """Images to classify."""
-    digits: np.ndarray
-    """(T, num_ways): the digit of each label."""
-
-    @property
-    def num_ways(self) -> int:
-        """Digits in a task."""
-        return self.digits.shape[1]
-
-
 Embedding = Callable[[Params, Tensor], Tensor]
 """From a stack and images (T, N, 64) to embeddings (T, N, D)."""
 Scores = Callable[[Params, Tasks], Tensor]
 """From a stack and tasks to scores (T, N, num_ways) of the query images; the highest is chosen."""
-
-
-def load_images() -> np.ndarray:
-    """Return M images of each digit in 8 orientations, (10, 8, M, 64) in [0, 1].
-
-    M is the number of images of the rarest digit. Orientation 0 is upright; the others are quarter
-    turns and mirror images, which serve as other characters.
-    """
-    data = load_digits()
-    by_digit = [data.images[data.target == digit] for digit in range(10)]
-    num_images = min(len(images) for images in by_digit)
-    upright = np.stack([images[:num_images] for images in by_digit]).astype(np.float32) / 16
-    turned = [np.rot90(upright, quarters, axes=(2, 3)) for quarters in range(4)]
-    orientations = np.stack([*turned, *(images[..., ::-1] for images in turned)], axis=1)
-    return orientations.reshape(*orientations.shape[:3], NUM_PIXELS)
-
-
-def draw_tasks(
-    rng: np.random.Generator,
-    images: np.ndarray,
-    settings: Settings,
-    *,
-    digits: Sequence[int],
-    num_tasks: int,
-    num_shots: int,
-    num_orientations: int,
-) -> Tasks:
-    """Draw tasks: digits in random order, which determines their labels, and images of each.
-
-    Args:
-        rng: stream of the tasks.
-        images: of every digit in every orientation, (10, 8, M, 64).
-        settings: of the experiment.
-        digits: to choose from.
-        num_tasks: T.
-        num_shots: support images of each digit.
-        num_orientations: number of orientations to choose from; with 1, digits are upright.
-    """
-    ways = settings.num_ways
-    per_digit = num_shots + settings.num_queries
-    # Draw digits, their orientations, and images without replacement.
-    chosen = rng.permuted(np.tile(digits, (num_tasks, 1)), axis=1)[:, :ways]
-    orientation = rng.integers(num_orientations, size=chosen.shape)
-    which = rng.random((num_tasks, ways, images.shape[2])).argsort(-1)[:, :, :per_digit]
-    pixels = torch.from_numpy(images[chosen[:, :, None], orientation[:, :, None], which])
-    labels = torch.arange(ways)[None, :, None].expand(num_tasks, ways, per_digit)
-
-    def part(start: int, stop: int) -> Images:
-        # Interleave the digits: any num_ways consecutive images have one of each.
-        return Images(
-            *(x[:, :, start:stop].transpose(1, 2).flatten(1, 2) for x in (pixels, labels))
-        )
-
-    return Tasks(part(0, num_shots), part(num_shots, per_digit), chosen)
 
 
 def initial_theta(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
@@ -161,12 +84,23 @@ def initial_theta(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
     return theta
 
 
-def with_step_sizes(theta: Params) -> dict[str, Tensor]:
-    """Add a step size for each entry of the trunk and the head to ``theta`` (Meta-SGD)."""
+def with_step_sizes(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
+    """Return theta with a step size for each entry of the trunk and the head (Meta-SGD)."""
+    theta = initial_theta(rng, num_ways)
     step_sizes = {
         f"step_size/{name}": torch.full_like(theta[name], STEP_SIZE) for name in TRUNK + HEAD
     }
     return {**theta, **step_sizes}
+
+
+def with_updater(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
+    """Return theta with a learned update (LSTM meta-learner)."""
+    return {**initial_theta(rng, num_ways), **initial_updater(rng, step_size=STEP_SIZE)}
+
+
+def with_recurrent(rng: np.random.Generator, num_ways: int) -> dict[str, Tensor]:
+    """Return theta with an LSTM that reads embeddings and labels (recurrent learner)."""
+    return {**initial_theta(rng, num_ways), **initial_recurrent(rng, WIDTH, num_ways)}
 
 
 def linear(stack: Params, name: str, x: Tensor) -> Tensor:
@@ -218,6 +152,44 @@ def adapted_scores(
         stack, [tasks.support] * NUM_INNER_STEPS, adapts=adapts, first_order=first_order
     )
     return head_scores(theta_prime, tasks.query.pixels)
+
+
+def updated_scores(stack: Params, tasks: Tasks) -> Tensor:
+    """Return the head's scores of the query images after learned updates, (T, N, num_ways)."""
+    theta = {name: stack[name] for name in TRUNK + HEAD}
+    supports = [tasks.support] * NUM_INNER_STEPS
+    return head_scores(updated(theta, supports, head_loss, shared(stack))[-1], tasks.query.pixels)
+
+
+def shared(stack: Params) -> dict[str, Tensor]:
+    """Return theta from a stack of equal copies, for an LSTM, which does not take a stack."""
+    return {name: value[0] for name, value in stack.items()}
+
+
+def recurrent_scores(stack: Params, tasks: Tasks) -> tuple[Tensor, Tensor]:
+    """Return scores of the support images in the order of reading, and of the query images.
+
+    The LSTM reads the trunk's embeddings. Each (T, N, num_ways).
+    """
+    support, query = (
+        torch.relu(embed(stack, images.pixels)) for images in (tasks.support, tasks.query)
+    )
+    support = support.take_along_dim(tasks.order[:, :, None], 1)
+    labels = nn.functional.one_hot(ordered_labels(tasks), tasks.num_ways).to(support.dtype)
+    theta = shared(stack)
+    scores, memory = read(theta, blank_memory(theta, len(tasks.digits)), support, labels)
+    return scores, answer(theta, memory, query)
+
+
+def ordered_labels(tasks: Tasks) -> Tensor:
+    """Return the labels of the support images in the order of reading, (T, N)."""
+    return tasks.support.labels.take_along_dim(tasks.order, 1)
+
+
+def recurrent_loss(stack: Params, tasks: Tasks) -> Tensor:
+    """Return the cross-entropy of all predictions, those of the support images included, (T,)."""
+    labels = torch.cat([ordered_labels(tasks), tasks.query.labels], dim=1)
+    return cross_entropy(torch.cat(recurrent_scores(stack, tasks), dim=1), labels)
 
 
 def class_means(values: Tensor, labels: Tensor, num_ways: int) -> Tensor:
@@ -292,6 +264,11 @@ def nearest_pixels_scores(stack: Params, tasks: Tasks) -> Tensor:
     return -distance[..., None].masked_fill(other[:, None], torch.inf).amin(2)
 
 
+def expanded(theta: Params, num_tasks: int) -> dict[str, Tensor]:
+    """Return a copy of theta per task, on its graph, so that gradients are summed over tasks."""
+    return {name: value.expand(num_tasks, *value.shape) for name, value in theta.items()}
+
+
 def meta_gradient(
     theta: Params, tasks: Tasks, *, loss: Callable[[Params, Tasks], Tensor]
 ) -> dict[str, Tensor]:
@@ -303,9 +280,7 @@ def meta_gradient(
         loss: from a stack and tasks to losses (T,); it may adapt the stack.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
-    # One copy per task, on the graph of theta, so that gradients are summed over tasks.
-    stack = {name: value.expand(len(tasks.digits), *value.shape) for name, value in leaves.items()}
-    total = loss(stack, tasks).mean()
+    total = loss(expanded(leaves, len(tasks.digits)), tasks).mean()
     gradients = torch.autograd.grad(
         total, list(leaves.values()), allow_unused=True, materialize_grads=True
     )
@@ -334,25 +309,35 @@ class Learner(NamedTuple):
     """How it classifies query images."""
     gradient: Callable[[Params, Tasks], dict[str, Tensor]]
     """The gradient of theta with which it meta-trains."""
-    learns_step_sizes: bool = False
-    """Whether theta includes a step size for each parameter."""
+    initial: Callable[[np.random.Generator, int], dict[str, Tensor]] = initial_theta
+    """Draws theta, for a number of ways."""
+    num_tasks: int | None = None
+    """Tasks per meta-iteration, if not ``settings.meta_batch_size``."""
 
 
-def by_scores(scores: Scores, learns_step_sizes: bool = False) -> Learner:
+def by_scores(scores: Scores) -> Learner:
     """Return the learner that minimises the cross-entropy of its own scores."""
 
     def loss(stack: Params, tasks: Tasks) -> Tensor:
         return cross_entropy(scores(stack, tasks), tasks.query.labels)
 
-    return Learner(scores, partial(meta_gradient, loss=loss), learns_step_sizes)
+    return Learner(scores, partial(meta_gradient, loss=loss))
 
 
 LEARNERS = {
     "MAML": by_scores(adapted_scores),
     "First-order MAML": by_scores(partial(adapted_scores, first_order=True)),
     "Reptile": Learner(adapted_scores, reptile_gradient),
-    "Meta-SGD": by_scores(adapted_scores, learns_step_sizes=True),
+    "Meta-SGD": by_scores(adapted_scores)._replace(initial=with_step_sizes),
     "ANIL": by_scores(partial(adapted_scores, adapts=HEAD)),
+    # One task per meta-iteration, as in its paper and unlike the other rows, because its LSTM reads
+    # every coordinate of the network at every update.
+    "LSTM meta-learner": by_scores(updated_scores)._replace(initial=with_updater, num_tasks=1),
+    "Recurrent learner": Learner(
+        lambda stack, tasks: recurrent_scores(stack, tasks)[1],
+        partial(meta_gradient, loss=recurrent_loss),
+        with_recurrent,
+    ),
     "Prototypical networks": by_scores(prototypical_scores),
     "Matching networks": by_scores(matching_scores),
     "Siamese networks": Learner(siamese_scores, partial(meta_gradient, loss=pair_loss)),
@@ -368,18 +353,18 @@ def train(
 ) -> dict[str, Tensor]:
     """Meta-train on the digits that are not held out; tasks depend only on the seed."""
     digits = [digit for digit in range(10) if digit not in settings.held_out]
-    theta = initial_theta(np.random.default_rng([settings.seed, 0]), settings.num_ways)
-    theta = with_step_sizes(theta) if learner.learns_step_sizes else theta
+    theta = learner.initial(np.random.default_rng([settings.seed, 0]), settings.num_ways)
     rng = np.random.default_rng([settings.seed, 1])
     optimiser = torch.optim.Adam(theta.values(), lr=settings.learning_rate)
     for _ in range(settings.num_iterations):
         tasks = draw_tasks(
             rng,
             images,
-            settings,
             digits=digits,
-            num_tasks=settings.meta_batch_size,
+            num_tasks=learner.num_tasks or settings.meta_batch_size,
+            num_ways=settings.num_ways,
             num_shots=num_shots,
+            num_queries=settings.num_queries,
             num_orientations=settings.num_orientations,
         )
         for name, gradient in learner.gradient(theta, tasks).items():
@@ -396,13 +381,20 @@ def accuracy(
     tasks = draw_tasks(
         rng,
         images,
-        settings,
         digits=settings.held_out,
         num_tasks=settings.num_test_tasks,
+        num_ways=settings.num_ways,
         num_shots=num_shots,
+        num_queries=settings.num_queries,
         num_orientations=1,
     )
-    answers = scores(make_stack(theta, settings.num_test_tasks), tasks).argmax(-1)
+    # In blocks, because the LSTM meta-learner needs about 10 MB per task.
+    answers = torch.cat(
+        [
+            scores(make_stack(theta, len(block.digits)), block).argmax(-1)
+            for block in tasks.blocks(50)
+        ]
+    )
     per_task = 100 * (answers == tasks.query.labels).double().mean(1)
     half_width = 1.96 * float(per_task.std()) / math.sqrt(len(per_task))
     return f"{float(per_task.mean()):.1f} ± {half_width:.1f}"

@@ -164,7 +164,8 @@ def _play(env: TaskSetter, agent: Agent, args: argparse.Namespace) -> None:
     say(", ".join([agent.config.env.name, *task_in_words(env, task)]))
     # The episodes
     for adapted in adapted_agents(agent, task, args.num_steps, args.num_episodes, args.seed):
-        say(stage_label(adapted.num_adaptation_steps))
+        is_episode = agent.config.learner.STAGE_IS_EPISODE
+        say(stage_label(adapted.num_adaptation_steps, is_episode=is_episode))
         total, length = _episode(env, adapted, not args.stochastic, streams)
         if _is_closed(env):
             return

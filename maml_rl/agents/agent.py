@@ -14,18 +14,20 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.agents.episode_log import EpisodeLog, to_episodes
+from maml_rl.agents.episode_log import EpisodeLog, LoggedEpisodes, to_episodes
 from maml_rl.agents.learner_checkpoint import adapted_content
 from maml_rl.agents.predict_arguments import (
+    checked_flags,
+    checked_memory,
     checked_observations,
-    checked_starts,
+    checked_rewards,
     continued_memory,
 )
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Learner, LearnerState
 from maml_rl.learners.trials import contained_update, play_trials, usable_episodes
 from maml_rl.policies.action_map import ActionMap, have_same_actions
-from maml_rl.policies.export import PlainPolicy, export
+from maml_rl.policies.export import PlainPolicy, export, plain_policy
 from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions
 from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
@@ -118,8 +120,14 @@ class Agent:
         episode_start: Any = None,
         deterministic: bool = False,
         rng: np.random.Generator | None = None,
+        *,
+        reward: Any = None,
+        ended: Any = None,
     ) -> tuple[np.ndarray, Any]:
         """Return actions at observations; the signature is Stable-Baselines3's ``predict``.
+
+        A learner that remembers rewards, such as RL², needs ``reward`` from the second call on.
+        Others ignore ``reward`` and ``ended``.
 
         Args:
             observation: raw observation (*observation_shape), or N of them (N, *observation_shape).
@@ -129,32 +137,46 @@ class Agent:
             episode_start: (N,) bool: where to begin with the agent's belief instead of ``state``.
             deterministic: return the most probable action instead of sampling.
             rng: generator for sampling; default is a new, unseeded one.
+            reward: of the last action, a number or (N,).
+            ended: (N,) bool: where the last action ended an episode, and the observation is the
+                first one of the next, in the same task. The agent keeps its memory; in a new task
+                set ``episode_start``. Default is nowhere.
 
         Returns:
             Actions and the new ``state``. Actions are (action_size,) or (N, action_size) in the
             environment's units; discrete ones are an integer or (N,).
 
         Raises:
-            UserError: if the observation or the state has the wrong type or shape, or the
-                observation is not finite.
+            UserError: if an argument has the wrong type or shape, the observation or the reward is
+                not finite, or a reward that the learner needs is missing.
         """
         shape = self.observation_space.shape
         assert shape is not None, "the space is a Box"
         batch, is_single = checked_observations(observation, shape)
         number = len(batch)
-        starts = checked_starts(episode_start, number)
+        starts = checked_flags(episode_start, number, "episode_start")
+        ends = checked_flags(ended, number, "ended")
+        rewards = None if reward is None else checked_rewards(reward, number)
+        if ended is not None and reward is None:
+            raise UserError("ended needs reward, the reward of the action that ended the episode")
         noise = None
         if not deterministic:
             drawn = self.learner.draw_noise(rng or np.random.default_rng(), (1, number, 1))
             noise = torch.from_numpy(drawn).to(self.device)
+
+        def started(memory: Memory | None) -> Actor:
+            actor = self._actor(self.belief, noise, memory)
+            actor.start(slice(0, number))
+            return actor
+
         # An actor plays one step of N episodes.
-        memory = None
+        actor = started(None)
         if state is not None:
-            fresh = self._actor(self.belief, noise)
-            fresh.start(slice(0, number))
-            memory = continued_memory(state, fresh.memory or (), starts)
-        actor = self._actor(self.belief, noise, memory)
-        actor.start(slice(0, number))
+            fresh = actor.memory or ()
+            before = started(checked_memory(state, fresh, starts))
+            if rewards is not None:
+                before.observe(rewards, ends)
+            actor = started(continued_memory(before.memory or (), fresh, starts))
         action_map = self.action_map
         actions = action_map(checked_outputs(actor.act(batch, 0), number, action_map))
         return (actions[0] if is_single else actions), actor.memory
@@ -195,7 +217,9 @@ class Agent:
             episodes: logged episodes to use instead of an environment: an
                 :class:`~maml_rl.agents.episode_log.EpisodeLog`, or a mapping of its fields, for one
                 adaptation step; or a sequence of logs, one per step. This agent must have played
-                the first log, the agent after one step the second, and so on.
+                the first log, the agent after one step the second, and so on. If a step of the
+                learner takes one episode, as RL²'s, every episode of a log is a step; RL² remembers
+                any episodes, whoever played them.
 
         Returns:
             The adapted agent; this one does not change.
@@ -339,7 +363,7 @@ class Agent:
 
     @torch.no_grad()
     def _adapted_to(self, logs: Any) -> Agent:
-        """Return the agent after one adaptation step on each log."""
+        """Return the agent after one adaptation step on each log, or stage of a log."""
         check_plain_actions(self.action_space)
         latent_size = self.config.policy.latent_size
         if latent_size > 0:
@@ -352,20 +376,25 @@ class Agent:
                 f"episodes must be a log, or a sequence of logs, one per adaptation step; got "
                 f"{logs!r:.100}"
             )
+        # The episodes of each stage.
+        shape, learner_config = self.observation_space.shape or (), self.config.learner
+        logged = [LoggedEpisodes.of(EpisodeLog.of(log), shape, self.action_map) for log in logs]
+        stages = [
+            part
+            for episodes in logged
+            for part in episodes.parts(episodes_per_stage(learner_config, len(episodes.lengths)))
+        ]
         belief = self.belief
         failed = FailedTasks.none_of(1, self.device)
-        for k, log in enumerate(logs):
+        for stage, episodes in enumerate(stages, self.num_adaptation_steps):
             # The episodes, as the collector would return them.
-            actor = self._actor(belief)
-            shape = self.observation_space.shape or ()
-            played = to_episodes(EpisodeLog.of(log), actor, shape, self.action_map, self.device)
+            played = to_episodes(episodes, self._actor(belief), self.device)
             # The update; refuse a failed one.
-            stage = self.num_adaptation_steps + k
             usable, failed = usable_episodes(self.learner, played, stage, failed)
             updated = self.learner.update(self.state, belief, usable, stage)
             belief, failed = contained_update(belief, updated, stage, failed)
             TrialFailures(usable.cause[:, None], failed, stage).refuse_failed_tasks([{}])
-        return self._with(belief, len(logs))
+        return self._with(belief, len(stages))
 
     def _with(self, belief: Belief, num_steps: int) -> Agent:
         """Return the agent with another belief, ``num_steps`` steps later."""
@@ -388,18 +417,21 @@ class Agent:
     def module(self, with_distribution: bool = False) -> PlainPolicy:
         """Return a plain ``nn.Module`` on the CPU that computes actions and needs only torch.
 
-        It maps raw observations (N, *observation_shape), float32, to the most probable actions.
+        It maps raw observations (N, *observation_shape), float32, to the most probable actions. If
+        the agent has a memory, such as RL²'s, that is an input and an output; see
+        :class:`~maml_rl.policies.export.PlainMemoryPolicy`.
 
         Args:
             with_distribution: return the parameters of the action distribution instead; see
-                :class:`~maml_rl.policies.export.PlainPolicy`.
+                :class:`~maml_rl.policies.export.PlainPolicy`. Not for an agent with a memory.
 
         Raises:
-            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`.
+            UserError: as :func:`~maml_rl.policies.plain_network.check_plain_actions`, or as
+                :func:`~maml_rl.policies.export.plain_policy`.
         """
         check_plain_actions(self.action_space)
         plain = self.learner.plain_module(self.state, self.belief, self.action_map)
-        return PlainPolicy(plain, self.observation_space, self.action_space, with_distribution)
+        return plain_policy(plain, self.observation_space, self.action_space, with_distribution)
 
     @standard_torch()
     def export(self, path: str | Path, with_distribution: bool = False) -> Path:
@@ -417,7 +449,7 @@ class Agent:
                 be written, or packages are missing; or as :meth:`module`.
         """
         path = user_path(path)
-        export(self.module(with_distribution), self.observation_space.shape or (), path)
+        export(self.module(with_distribution), path)
         return path
 
     @standard_torch()

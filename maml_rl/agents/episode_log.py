@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class EpisodeLog:
 
     For MAML, actions must be sampled (the default of ``predict``), because the policy gradient uses
     their probabilities. Episodes of another agent, or with the most probable actions, give a wrong
-    gradient without an error.
+    gradient without an error. RL² remembers any episodes, in their order.
 
     An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
     least one of the three is required. Steps after the last end are ignored, since the return of
@@ -85,62 +85,96 @@ class EpisodeLog:
         return cls(**log)
 
 
-def to_episodes(
-    log: EpisodeLog,
-    actor: Actor,
-    observation_shape: tuple[int, ...],
-    action_map: ActionMap,
-    device: torch.device,
-) -> Episodes:
-    """Convert the complete episodes of a log to episodes as the collector returns them.
+class LoggedEpisodes(NamedTuple):
+    """E complete episodes of a log, checked; N steps in all."""
 
-    The actor's outputs are recovered by inverting the action map. A clipped action gives the
-    output at the bound.
+    lengths: np.ndarray
+    """(E,): number of steps of each."""
+    observations: Tensor
+    """(N, *observation_shape), raw, float64."""
+    outputs: Tensor
+    """(N, ...), float64: the actor's outputs, recovered by inverting the action map. A clipped
+    action gives the output at the bound."""
+    rewards: Tensor
+    """(N,), float64."""
+    is_discrete: bool
+    """Whether outputs are choices."""
+
+    @classmethod
+    def of(
+        cls, log: EpisodeLog, observation_shape: tuple[int, ...], action_map: ActionMap
+    ) -> LoggedEpisodes:
+        """Check a log.
+
+        Args:
+            log: the log.
+            observation_shape: of one observation.
+            action_map: from the actor's outputs to actions.
+
+        Raises:
+            UserError: if arrays do not fit each other or the spaces, a value is not finite, or no
+                episode is complete.
+        """
+        ends = _ends(log)
+        size = len(ends)
+        observations = _finite_array(log.observations, "observations", (size, *observation_shape))
+        rewards = _finite_array(log.rewards, "rewards", (size,))
+        outputs = _outputs(log.actions, size, action_map)
+        last = np.flatnonzero(ends)
+        if len(last) == 0:
+            raise UserError(f"none of the {size} steps ends an episode: no episode is complete")
+        num_steps = last[-1] + 1
+        return cls(
+            lengths=np.diff(last, prepend=-1),
+            observations=torch.from_numpy(observations)[:num_steps],
+            outputs=outputs[:num_steps],
+            rewards=torch.from_numpy(rewards)[:num_steps],
+            is_discrete=isinstance(action_map.space, spaces.Discrete),
+        )
+
+    def parts(self, num_episodes: int) -> Iterator[LoggedEpisodes]:
+        """Yield ``num_episodes`` after ``num_episodes`` of them; it divides E."""
+        ends = np.cumsum(self.lengths)
+        for first in range(0, len(self.lengths), num_episodes):
+            start = ends[first] - self.lengths[first]
+            steps = slice(start, ends[first + num_episodes - 1])
+            yield self._replace(
+                lengths=self.lengths[first : first + num_episodes],
+                observations=self.observations[steps],
+                outputs=self.outputs[steps],
+                rewards=self.rewards[steps],
+            )
+
+
+def to_episodes(logged: LoggedEpisodes, actor: Actor, device: torch.device) -> Episodes:
+    """Convert logged episodes to episodes as the collector returns them.
 
     Args:
-        log: the log.
-        actor: of the agent that played the episodes, for one task.
-        observation_shape: of one observation.
-        action_map: from the actor's outputs to actions.
+        logged: the episodes.
+        actor: of the agent that played them, for one task.
         device: of the episodes.
 
     Returns:
         E episodes of one task, padded to the length H of the longest; axes (1, E, H, ...).
-
-    Raises:
-        UserError: if arrays do not fit each other or the spaces, a value is not finite, or no
-            episode is complete.
     """
-    # Check the arrays.
-    ends = _ends(log)
-    size = len(ends)
-    observations = _finite_array(log.observations, "observations", (size, *observation_shape))
-    rewards = _finite_array(log.rewards, "rewards", (size,))
-    outputs = _outputs(log.actions, size, action_map)
-    # Find the complete episodes.
-    last = np.flatnonzero(ends)
-    if len(last) == 0:
-        raise UserError(f"none of the {size} steps ends an episode: no episode is complete")
-    lengths = np.diff(last, prepend=-1)
-    mask = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
+    mask = torch.from_numpy(np.arange(logged.lengths.max()) < logged.lengths[:, None])
 
     def padded(values: Tensor, dtype: torch.dtype) -> Tensor:  # (N, ...) to (1, E, H, ...)
         out = torch.zeros(*mask.shape, *values.shape[1:], dtype=dtype)
-        out[mask] = values[: last[-1] + 1].to(dtype)  # row by row: episode by episode
+        out[mask] = values.to(dtype)  # row by row: episode by episode
         return out[None].to(device)
 
     # The policy's inputs, outputs and their probabilities.
     is_real = mask.to(device, torch.float32)[None]
-    inputs = actor.inputs(padded(torch.from_numpy(observations), torch.float32))
+    inputs = actor.inputs(padded(logged.observations, torch.float32))
     zero_masked(inputs, is_real)
-    is_discrete = isinstance(action_map.space, spaces.Discrete)
-    actions = padded(outputs, torch.int64 if is_discrete else torch.float32)
+    actions = padded(logged.outputs, torch.int64 if logged.is_discrete else torch.float32)
     log_probs, dist = actor.densities(inputs, actions)
     shape = (1, *mask.shape)
     return Episodes(
         observations=inputs,
         actions=actions,
-        rewards=padded(torch.from_numpy(rewards), torch.float32),
+        rewards=padded(logged.rewards, torch.float32),
         mask=is_real,
         distribution=dist,
         log_probs=log_probs,

@@ -48,32 +48,56 @@ def checked_observations(observation: Any, shape: tuple[int, ...]) -> tuple[np.n
     return values, is_single
 
 
-def checked_starts(episode_start: Any, number: int) -> np.ndarray:
-    """Return where an episode starts, (N,) bool.
+def checked_flags(flags: Any, number: int, name: str) -> np.ndarray:
+    """Return flags, one for each observation, (N,) bool.
 
     Args:
-        episode_start: (N,), a single value, or ``None`` for nowhere.
+        flags: (N,), a single value, or ``None`` for false.
         number: N.
+        name: of the argument, for messages.
 
     Raises:
         UserError: if it is something else.
     """
-    if episode_start is None:
+    if flags is None:
         return np.zeros(number, bool)
     try:
-        starts = np.asarray(episode_start)
+        values = np.asarray(flags)
     except ValueError:  # lists of different lengths
-        starts = np.empty(0, object)
-    if starts.dtype.kind not in "biu" or starts.shape not in ((), (number,)):
+        values = np.empty(0, object)
+    if values.dtype.kind not in "biu" or values.shape not in ((), (number,)):
         raise UserError(
-            f"episode_start must be {number} Booleans, one for each observation, got "
-            f"{episode_start!r:.100}"
+            f"{name} must be {number} Booleans, one for each observation, got {flags!r:.100}"
         )
-    return np.broadcast_to(starts.astype(bool), number)
+    return np.broadcast_to(values.astype(bool), number)
 
 
-def continued_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:
-    """Return what the agent remembers, begun again where an episode starts.
+def checked_rewards(reward: Any, number: int) -> np.ndarray:
+    """Return rewards (N,).
+
+    Args:
+        reward: (N,), or a single number.
+        number: N.
+
+    Raises:
+        UserError: if it is something else, or not finite.
+    """
+    try:
+        rewards = np.asarray(reward)
+    except (TypeError, ValueError):
+        rewards = np.empty(0, object)
+    is_valid = rewards.dtype.kind in "biuf" and rewards.shape in ((), (number,))
+    with np.errstate(over="ignore"):  # agents compute in float32
+        is_valid = is_valid and bool(np.isfinite(rewards.astype(np.float32)).all())
+    if not is_valid:
+        raise UserError(
+            f"reward must be {number} finite numbers, one for each observation, got {reward!r:.100}"
+        )
+    return np.broadcast_to(rewards.astype(np.float64), number)
+
+
+def checked_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:
+    """Return ``state`` if it is a memory.
 
     Args:
         state: what the last call of ``predict`` returned.
@@ -81,7 +105,7 @@ def continued_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:
         starts: where an episode starts, (N,) bool.
 
     Raises:
-        UserError: if ``state`` is something else.
+        UserError: if it is something else.
     """
     number = len(starts)
     is_memory = (
@@ -96,11 +120,22 @@ def continued_memory(state: Any, fresh: Memory, starts: np.ndarray) -> Memory:
             f"state must be None or what the last call of predict returned for {number} "
             f"observations, got {state!r:.100}"
         )
+    return state
+
+
+def continued_memory(memory: Memory, fresh: Memory, starts: np.ndarray) -> Memory:
+    """Return what the agent remembers, begun again where an episode starts.
+
+    Args:
+        memory: of the last step, each (N, ...).
+        fresh: the memory with which an episode begins, each (N, ...).
+        starts: where an episode starts, (N,) bool.
+    """
     if not starts.any():
-        return state
+        return memory
     return tuple(
         np.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-        for new, old in zip(fresh, state, strict=True)
+        for new, old in zip(fresh, memory, strict=True)
     )
 
 

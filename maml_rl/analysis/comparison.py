@@ -130,8 +130,13 @@ class Entry:
         return len(self.episodes_used) > 1
 
     def stage_label(self, k: int) -> str:
-        """``"before adaptation"``, or ``"after 2 steps, 40 episodes"``."""
-        return stage_label(k, int(self.episodes_used[k]))
+        """``"before adaptation"``, ``"after 2 steps, 40 episodes"``, or ``"episode 3"``."""
+        return stage_label(k, int(self.episodes_used[k]), is_episode=self.stage_is_episode)
+
+    @property
+    def stage_is_episode(self) -> bool:
+        """:attr:`LearnerConfig.STAGE_IS_EPISODE` of the learner."""
+        return bool(self.evaluations[0].description.get("stage_is_episode"))
 
     @property
     def adapted_step(self) -> int:

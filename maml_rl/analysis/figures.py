@@ -22,6 +22,8 @@ COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 """Nine markers: coprime to the seven colours, so that 63 lines look different."""
 _MAX_PANELS = 40
+_LONGEST_OF_TWO_COLUMNS = 32
+"""Characters of a label in a legend with two columns."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -98,7 +100,8 @@ def _finish(figure: Figure, title: str) -> Figure:
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+        num_columns = 1 if max(map(len, labels)) > _LONGEST_OF_TWO_COLUMNS else 2
+        figure.legend(handles, labels, loc="outside lower center", ncols=num_columns, fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -106,8 +109,8 @@ def _finish(figure: Figure, title: str) -> Figure:
 def adaptation_figure(comparison: Comparison) -> Figure:
     """Plot returns against the episodes that adaptation used.
 
-    If all methods use equally many in a step, a second axis counts steps; else the axis of episodes
-    is logarithmic, but with 0.
+    If all methods use equally many in a step, a second axis counts steps, or numbers the episodes
+    whose return is measured; else the axis of episodes is logarithmic, but with 0.
     """
     figure = _figure(6, 4.4)
     axes = figure.subplots()
@@ -119,23 +122,24 @@ def adaptation_figure(comparison: Comparison) -> Figure:
         else:  # a horizontal line
             _draw(axes, [0, most], [(entry, 0), (entry, 0)], i, entry.name)
     axes.set(xlabel="episodes used per task", ylabel="return")
-    _mark_steps(axes, [entry.episodes_used for entry in comparison.main if entry.adapts])
+    _mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
     tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
     title = f"{_subject(comparison)}: mean over {tasks}"
     notes = [textwrap.fill(note, 80) for note in learner_notes(comparison.main)]
     return _finish(figure, "\n".join([title, _spread(comparison.main), *notes]))
 
 
-def _mark_steps(axes: Axes, episodes_used: Sequence[np.ndarray]) -> None:
+def _mark_steps(axes: Axes, entries: Sequence[Entry]) -> None:
     """Set the ticks of an axis of episodes to those used after each step.
 
     Args:
         axes: axes to mark.
-        episodes_used: (K + 1,) of each method that adapts.
+        entries: the methods that adapt.
     """
-    if not episodes_used:
+    if not entries:
         axes.set_xticks([0])
         return
+    episodes_used = [entry.episodes_used for entry in entries]
     ticks = np.unique(np.concatenate(episodes_used))
     per_step = sorted({int(used[1]) for used in episodes_used})
     num_episodes = per_step[0]
@@ -149,14 +153,18 @@ def _mark_steps(axes: Axes, episodes_used: Sequence[np.ndarray]) -> None:
     ticks = ticks[:: 1 if len(ticks) <= 8 else len(ticks) // 6]
     axes.set_xticks(ticks)
 
+    first, label = 0, "adaptation steps"
+    if all(entry.stage_is_episode for entry in entries):
+        first, label = 1, "episode measured"
+
     def to_steps(episodes: Any) -> Any:
-        return episodes / num_episodes
+        return first + episodes / num_episodes
 
     def to_episodes(steps: Any) -> Any:
-        return steps * num_episodes
+        return (steps - first) * num_episodes
 
     steps = axes.secondary_xaxis("top", functions=(to_steps, to_episodes))
-    steps.set(xlabel="adaptation steps", xticks=ticks / num_episodes)
+    steps.set(xlabel=label, xticks=to_steps(ticks))
 
 
 def tasks_figures(comparison: Comparison) -> list[Figure]:
@@ -222,11 +230,11 @@ def _task_panels(
         _task_curve(axes, name, values[name], returns)
     for axes in panels[:, 0]:
         axes.set_ylabel("return" if len(names) > 1 else "return (mean over the task's episodes)")
-    what = "before and after adaptation" if len(returns) == 2 else next(iter(returns))
+    what = " and ".join(returns)
     note = ""
     if len(names) < len(values):
         note = f"\nthe first {len(names)} of {len(values)} values"
-    return _finish(figure, f"{title}\neach task {what}{note}")
+    return _finish(figure, f"{title}\neach task: {what}{note}")
 
 
 def _task_curve(

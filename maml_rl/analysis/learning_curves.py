@@ -158,9 +158,19 @@ class Group:
         return self.num_steps * episodes_per_stage(config.learner, config.num_episodes)
 
     @property
+    def stage_is_episode(self) -> bool:
+        """:attr:`LearnerConfig.STAGE_IS_EPISODE` of the learner."""
+        return self.runs[0].config.learner.STAGE_IS_EPISODE
+
+    @property
     def stage_label(self) -> str:
         """``"after 1 step, 20 episodes"``: when the return of the last step is measured."""
-        return stage_label(self.num_steps, self.episodes_used)
+        return stage_label(self.num_steps, self.episodes_used, is_episode=self.stage_is_episode)
+
+    @property
+    def first_stage_label(self) -> str:
+        """``"before adaptation"``, or ``"episode 1"``."""
+        return stage_label(0, is_episode=self.stage_is_episode)
 
     def curve(self, metric: str, x: XAxis, smooth: int = 1) -> Curve:
         """Return a metric of all runs, at the iterations that all of them logged it at.
@@ -356,7 +366,9 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
         stage = f", {group.stage_label}" if view.metric is None and len(stages) > 1 else ""
         entries.append((line, textwrap.fill(label + seeds + stage, 80)))
     # Axes, title and legend.
-    returns = f"return {groups[0].stage_label}" if len(stages) == 1 else "return"
+    returns = "return"
+    if len(stages) == 1:
+        returns += f" {'in ' if groups[0].stage_is_episode else ''}{groups[0].stage_label}"
     axes.set(xlabel=_X_AXES[view.x][0], ylabel=view.metric or returns)
     axes.grid(alpha=0.3)
     families = {group.settings["env.name"] for group in groups}
@@ -396,7 +408,8 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
 def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist, str]]:
     """Yield legend entries that are common to all groups."""
     if view.before:
-        yield Line2D([], [], color="grey", linewidth=1.3, linestyle="--"), "before adaptation"
+        labels = dict.fromkeys(group.first_stage_label for group in groups)
+        yield Line2D([], [], color="grey", linewidth=1.3, linestyle="--"), " or ".join(labels)
     num_runs = [len(group.runs) for group in groups]
     if any(1 < num <= FEW_RUNS for num in num_runs):
         yield Line2D([], [], color="grey", linewidth=0.7), "single runs"

@@ -342,10 +342,17 @@ def _labels(agents: Sequence[Agent], num_episodes: int | None) -> list[str]:
     """
     first = agents[0]
     num_episodes = first.config.num_episodes if num_episodes is None else num_episodes
-    per_step = episodes_per_stage(first.config.learner, num_episodes)
-    if first.num_adaptation_steps:
-        return [stage_label(agent.num_adaptation_steps) for agent in agents]
-    return [stage_label(k, k * per_step) for k in range(len(agents))]
+    learner = first.config.learner
+    per_step = episodes_per_stage(learner, num_episodes)
+    is_known = first.num_adaptation_steps == 0
+    return [
+        stage_label(
+            agent.num_adaptation_steps,
+            k * per_step if is_known else None,
+            is_episode=learner.STAGE_IS_EPISODE,
+        )
+        for k, agent in enumerate(agents)
+    ]
 
 
 def task_in_words(env: gym.Env, task: Task) -> list[str]:
@@ -397,9 +404,11 @@ def play_episode(
     observation, _ = env.reset(seed=streams.reset_seed(0, 1))
     total, is_over = 0.0, False
     yield total, is_over
-    memory = None
+    memory = reward = None
     while not is_over:
-        action, memory = agent.predict(observation, memory, deterministic=deterministic, rng=rng)
+        action, memory = agent.predict(
+            observation, memory, deterministic=deterministic, rng=rng, reward=reward
+        )
         observation, reward, terminated, truncated, _ = env.step(action)
         total += float(reward)
         is_over = bool(terminated or truncated)

@@ -26,6 +26,9 @@ _IGNORED_SETTINGS = {
     "max_failed_share",
 }
 
+_SIZES = {"meta_batch_size", "num_episodes"}
+"""Settings that are compared only among groups of one learner: learners need different ones."""
+
 
 def group_settings(config: Config) -> Settings:
     """Return the settings that runs of one group share: all but ``_IGNORED_SETTINGS``."""
@@ -50,8 +53,8 @@ def labels_of(groups: Sequence[Settings]) -> list[str]:
     """Return a label for each group: the settings in which it differs from the others.
 
     Family, learner and outer step come first. Settings of a task family are compared only among
-    groups of that family, and those of a learner or an outer step likewise. The label of a single
-    group is its family.
+    groups of that family, and those of a learner or an outer step likewise. Sizes of an iteration
+    are compared only among groups of one learner. The label of a single group is its family.
 
     Args:
         groups: the settings of each group, all different.
@@ -75,13 +78,18 @@ def labels_of(groups: Sequence[Settings]) -> list[str]:
     return labels
 
 
-def stage_label(num_steps: int, num_episodes: int | None = None) -> str:
-    """``"before adaptation"``, or ``"after 2 steps, 40 episodes"``.
+def stage_label(
+    num_steps: int, num_episodes: int | None = None, *, is_episode: bool = False
+) -> str:
+    """``"before adaptation"``, ``"after 2 steps, 40 episodes"``, or ``"episode 3"``.
 
     Args:
         num_steps: number of adaptation steps.
         num_episodes: episodes used by them, if known.
+        is_episode: :attr:`LearnerConfig.STAGE_IS_EPISODE`.
     """
+    if is_episode:
+        return f"episode {num_steps + 1}"
     if not num_steps:
         return "before adaptation"
     episodes = "" if num_episodes is None else f", {counted(num_episodes, 'episode')}"
@@ -98,7 +106,7 @@ def _differs(key: str, group: Settings, groups: Sequence[Settings]) -> bool:
         groups = [one for one in groups if any(k.startswith(f"{section}.") for k in one)]
         if group not in groups:
             return False
-    name = f"{section}.name"
+    name = "learner.name" if key in _SIZES else f"{section}.name"
     if name != key:
         groups = [other for other in groups if other.get(name) == group.get(name)]
     return any(other.get(key) != group.get(key) for other in groups)

@@ -232,6 +232,8 @@ class TrainingTrial(NamedTuple):
     """Of all processes."""
     rows: list[Failure]
     """Rows of failures.csv, of all processes."""
+    tasks: Sequence[Task]
+    """Of this process."""
 
 
 def training_trial(
@@ -262,11 +264,12 @@ def training_trial(
     """
     tasks = sample_tasks(collector, streams)
     first = collector.first_task
+    own_tasks = tasks[first : first + collector.num_tasks]
     trial = play_trials(
         learner,
         state,
         collector,
-        tasks[first : first + collector.num_tasks],
+        own_tasks,
         num_updates=num_updates,
         streams=streams,
         watch=watch,
@@ -283,4 +286,4 @@ def training_trial(
             )
     failures.check(rows, max_failed_share, f"meta-iteration {streams.iteration + 1}")
     collector.check_stop()
-    return TrainingTrial(trial, failures, rows)
+    return TrainingTrial(trial, failures, rows, own_tasks)

@@ -34,6 +34,10 @@ class Gaussian(NamedTuple):
         terms = (torch.exp(2 * self.log_std) + (self.mean - other.mean) ** 2) * precision - 1
         return (0.5 * terms + other.log_std - self.log_std).sum(-1)
 
+    def entropy(self) -> Tensor:
+        """Return entropies (T, N), or (T, 1) if states share log_std: Σ_a [log σ + ½ log 2πe]."""
+        return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
     def sample(self, noise: Tensor) -> Tensor:
         """Return actions μ + σ · noise, (T, N, A), for standard normal noise (T, N, A)."""
         return self.mean + torch.exp(self.log_std) * noise
@@ -72,6 +76,11 @@ class Categorical(NamedTuple):
         log_q = other.logits.log_softmax(-1)
         return (log_p.exp() * (log_p - log_q)).sum(-1)
 
+    def entropy(self) -> Tensor:
+        """Return entropies (T, N): −Σ_c p log p."""
+        log_p = self.logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
     def sample(self, noise: Tensor) -> Tensor:
         """Return actions argmax(logits + noise), (T, N), for standard Gumbel noise (T, N, C)."""
         return (self.logits + noise).argmax(-1)
@@ -109,6 +118,10 @@ class MultiCategorical(NamedTuple):
     def kl(self, other: Self) -> Tensor:
         """Return KL(self ‖ other), (T, N): Σ_d Σ_c p log(p / q)."""
         return Categorical(self.logits).kl(Categorical(other.logits)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Return entropies (T, N), summed over d."""
+        return Categorical(self.logits).entropy().sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
         """Return actions argmax(logits + noise), (T, N, D), for Gumbel noise (T, N, D, C)."""
@@ -167,6 +180,11 @@ class WithLatent(tuple[Tensor, ...]):
         """Return KL(self ‖ other) of the actions, and at first steps of z in addition, (T, N)."""
         of_actions: Tensor = self.actions.kl(other.actions)
         return of_actions + self[3] * self.latent.kl(other.latent)
+
+    def entropy(self) -> Tensor:
+        """Return entropies of the actions, and at first steps of z in addition, (T, N)."""
+        of_actions: Tensor = self.actions.entropy()
+        return of_actions + self[3] * self.latent.entropy()
 
     def sample(self, noise: Tensor) -> Tensor:
         """Return actions that π(a | s, z) samples."""

@@ -24,11 +24,15 @@ class PlainModule(NamedTuple):
 
     network: nn.Module
     """From raw observations (N, *observation_shape) to the mean, in units of the environment's
-    actions, or to logits if discrete."""
+    actions, or to logits if discrete. With a memory (N, M) it also takes the memory, and the reward
+    of its last action and whether that ended an episode (N, 2), and returns the new memory, too."""
     log_std: Tensor | None
     """Log standard deviation of actions, (action_size,), in their units; ``None`` if discrete."""
     observation_shape: tuple[int, ...]
     """Of the network's input. If the environment's observations have another, it is a vector."""
+    start: tuple[Tensor, Tensor] | None = None
+    """Memory (M,), and reward and end of an episode (2,), to begin with; ``None`` for a network
+    without a memory."""
 
 
 class PlainNetwork(NamedTuple):

@@ -39,7 +39,7 @@ The first four are causes of episodes, the others of tasks. 0 means no failure.
 TASK_EXCLUDED = len(CODES) + 1
 """Code of an episode that is valid itself, but whose task has failed."""
 
-_SMALLER_OUTER_STEPS = "lower outer.max_kl or outer.step_size"
+_SMALLER_OUTER_STEPS = "lower outer.max_kl, outer.step_size or learner.step_size"
 ADVICE = {
     SIMULATION: "lower policy.action_scale, or draw dynamics that are closer to the model",
     OBSERVATION: "check what the environment returns",

@@ -13,6 +13,54 @@ from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.drawn_tasks import Task
 
 
+class TaskEncoder:
+    """Tasks as vectors: their values, in alphabetical order of their names, not scaled.
+
+    Args:
+        env: draws a task, for the names. Its generator does not advance.
+        name: of the environment, as the user wrote it.
+        setting: that needs the vectors, for messages.
+
+    Raises:
+        UserError: if the environment draws no tasks, or a task has values that are not numbers.
+    """
+
+    def __init__(self, env: TaskVectorEnv, name: str, setting: str) -> None:
+        self._name = name
+        self._setting = setting
+        generator = env.np_random
+        env.np_random = np.random.default_rng(0)
+        (task,) = env.sample_tasks(1)
+        env.np_random = generator
+        if not task:
+            raise UserError(f"{setting}: {name!r} draws no tasks, so there is none to observe")
+        self._names = sorted(task)
+        self(task)
+
+    @property
+    def size(self) -> int:
+        """Number of values of a task."""
+        return len(self._names)
+
+    def __call__(self, task: Task) -> list[float]:
+        """Return the task's values in the order of their names.
+
+        Raises:
+            UserError: if the names differ from those of the first task, or a value is not a number.
+        """
+        try:
+            if set(task) != set(self._names):
+                raise KeyError
+            if any(isinstance(value, str) for value in task.values()):  # float() would parse it
+                raise TypeError
+            return [float(task[name]) for name in self._names]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._setting}: a task of {self._name!r} must have one number for each of "
+                f"{self._names}, got {dict(task)!r:.200}"
+            ) from error
+
+
 class TaskObserver:
     """Append the task's values to every observation, in alphabetical order of their names.
 
@@ -34,44 +82,16 @@ class TaskObserver:
         self._name = name
         self.num_envs = env.num_envs
         self.single_action_space = env.single_action_space
-        # Draw a task for the names of its values, without advancing the environment's generator.
-        generator = env.np_random
-        env.np_random = np.random.default_rng(0)
-        (task,) = env.sample_tasks(1)
-        env.np_random = generator
-        if not task:
-            raise UserError(
-                f"env.observe_task: {name!r} draws no tasks, so there is none to observe"
-            )
-        self._names = sorted(task)
-        self._numbers(task)
+        self._encoder = TaskEncoder(env, name, "env.observe_task")
         self._values: np.ndarray | None = None
         # Extend the observation space.
         self._dtype = np.result_type(space.dtype, np.float32)
-        unbounded = np.full(len(self._names), np.inf)
+        unbounded = np.full(self._encoder.size, np.inf)
         self.single_observation_space: spaces.Space[Any] = spaces.Box(
             np.concatenate([space.low, -unbounded]).astype(self._dtype),
             np.concatenate([space.high, unbounded]).astype(self._dtype),
             dtype=self._dtype.type,
         )
-
-    def _numbers(self, task: Task) -> list[float]:
-        """The task's values in the order of their names.
-
-        Raises:
-            UserError: if the names differ from those of the first task, or a value is not a number.
-        """
-        try:
-            if set(task) != set(self._names):
-                raise KeyError
-            if any(isinstance(value, str) for value in task.values()):  # float() would parse it
-                raise TypeError
-            return [float(task[name]) for name in self._names]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"env.observe_task: a task of {self._name!r} must have one number for each of "
-                f"{self._names}, got {dict(task)!r:.200}"
-            ) from error
 
     @property
     def np_random(self) -> np.random.Generator:
@@ -92,7 +112,7 @@ class TaskObserver:
         Raises:
             UserError: if a task's names differ from the first one's, or a value is not a number.
         """
-        values = np.array([self._numbers(task) for task in tasks], self._dtype)
+        values = np.array([self._encoder(task) for task in tasks], self._dtype)
         self._env.set_tasks(tasks)
         self._values = values
 

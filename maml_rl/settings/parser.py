@@ -1,6 +1,6 @@
 """Build a configuration from Python arguments, files and flags.
 
-Precedence: flag or Python argument, file, preset of the environment, default in code.
+Precedence: flag or Python argument, file, preset of environment and learner, default in code.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def _preset_and_file(
 
     Of the preset only the horizon counts if the file is complete.
     """
-    base = preset(env_name)
+    base = preset(env_name, learner_name)
     if is_complete:
         base = {name: value for name, value in base.items() if name == "horizon"}
-    values = merged(for_learner(base, learner_name), for_learner(from_file, learner_name))
+    values = merged(base, for_learner(from_file, learner_name))
     if resolve_env_id(name_of(values, "env", env_name)) != resolve_env_id(env_name):
         values["env"] = {"name": env_name}
     return values

@@ -12,6 +12,7 @@ from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import ENV_SETTINGS, registered_horizon
 from maml_rl.settings.families import family_of
 from maml_rl.settings.learners import (
+    LEARNER_CONFIGS,
     LEARNER_GROUPS,
     OUTER_CONFIGS,
     MAMLConfig,
@@ -25,14 +26,25 @@ from maml_rl.system.untrusted_files import user_path
 _PRESETS = Path(str(importlib.resources.files("maml_configs")))
 
 
-def preset(env_name: str) -> dict[str, Any]:
-    """The preset of an environment: its file in configs/, or else only its registered horizon."""
+def preset(env_name: str, learner_name: str = MAMLConfig.name) -> dict[str, Any]:
+    """The preset of an environment for a learner.
+
+    Of a task family, it is configs/FAMILY.yaml for MAML, and configs/LEARNER/FAMILY.yaml for
+    another learner of the package. If there is no such file for the learner, it is MAML's without
+    what the learner does not use. Other environments have only their registered horizon.
+    """
     family: Any = family_of(env_name)
     if family is None:
         horizon = registered_horizon(env_name)
         return {} if horizon is None else {"horizon": horizon}
-    file = _PRESETS / f"{family.__name__}.yaml"
-    return read_yaml(file) if file.is_file() else {"horizon": family.max_episode_steps}
+    file = f"{family.__name__}.yaml"
+    if learner_name in LEARNER_CONFIGS and learner_name != MAMLConfig.name:
+        own = _PRESETS / learner_name / file
+        if own.is_file():
+            return expanded(read_yaml(own))
+    shared = _PRESETS / file
+    settings = read_yaml(shared) if shared.is_file() else {"horizon": family.max_episode_steps}
+    return for_learner(settings, learner_name)
 
 
 def preset_names() -> list[str]:

@@ -34,6 +34,7 @@ class _Purpose(IntEnum):
     RESET = 1
     ACTION = 2
     PARAMETERS = 3
+    MINIBATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,7 @@ class RandomStreams:
     def parameters(self) -> np.random.Generator:
         """Return the stream for initial policy parameters."""
         return np.random.default_rng(self._sequence(_Purpose.PARAMETERS))
+
+    def minibatches(self) -> np.random.Generator:
+        """Return the stream that divides the episodes of an iteration into minibatches."""
+        return np.random.default_rng(self._sequence(_Purpose.MINIBATCHES))

@@ -85,13 +85,18 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     num_stages = agent.learner.num_training_stages
     num_episodes = episodes_per_stage(config.learner, config.num_episodes)
     num_env_steps = config.meta_batch_size * num_episodes * config.horizon * num_stages
+    sizes = [
+        counted(config.meta_batch_size, "task"),
+        counted(num_episodes, "episode"),
+        f"{counted(config.horizon, 'step')}{_horizon_source(config)}",
+        counted(num_stages, "collection"),
+    ]
+    if config.learner.STAGE_IS_EPISODE:
+        sizes = [sizes[0], counted(num_stages, "episode"), sizes[2]]
     rest = f"{config.num_iterations - num_finished} of " if num_finished else ""
     log(
         f"{config.env.name}: {rest}{counted(config.num_iterations, 'meta-iteration')} of "
-        f"{counted(config.meta_batch_size, 'task')} x "
-        f"{counted(num_episodes, 'episode')} x "
-        f"{counted(config.horizon, 'step')}{_horizon_source(config)} x "
-        f"{counted(num_stages, 'collection')} = "
+        f"{' x '.join(sizes)} = "
         f"at most {num_env_steps:,} environment steps each, on {agent.device}, into {folder}"
     )
     limits = []

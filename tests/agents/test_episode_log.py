@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
+from helpers.fixed_noise import FixedNoise
 
 import maml_rl
 from maml_rl.agents.agent import Agent
@@ -68,19 +69,6 @@ def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     gym.registry.pop("UprightCartPole-v0")
 
 
-class _FixedNoise:
-    """Replaces a generator: returns the noise of an episode, one time step after the other."""
-
-    def __init__(self, noise: np.ndarray) -> None:
-        self.noise = iter(noise)
-
-    def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        return next(self.noise).reshape(shape).astype(dtype)
-
-    def gumbel(self, size: tuple[int, ...]) -> np.ndarray:
-        return next(self.noise).reshape(size)
-
-
 def played(agent: Agent, make_env: Callable[[], gym.Env], step: int = 0) -> dict[str, np.ndarray]:
     """Play the episodes of ``agent.adapt`` by hand: same reset seeds, same noise of actions."""
     streams = RandomStreams(0, Phase.ADAPTATION)
@@ -89,7 +77,7 @@ def played(agent: Agent, make_env: Callable[[], gym.Env], step: int = 0) -> dict
     env = make_env()
     for episode in range(NUM_EPISODES):
         observation, _ = env.reset(seed=streams.reset_seed(step, NUM_EPISODES) + episode)
-        rng: Any = _FixedNoise(noise[episode])
+        rng: Any = FixedNoise(noise[episode])
         ended = False
         while not ended:
             action, _ = agent.predict(observation, rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -226,11 +227,44 @@ def test_figures_name_them() -> None:
         ]
 
 
+@pytest.mark.parametrize("length", [32, 33, 60])
+def test_a_legend_is_in_its_figure(length: int) -> None:
+    settings = "learned_step_size per_layer, meta_batch_size 20, num_episodes 10"
+    labels = [f"{name}, {settings}"[:length] for name in ("maml", "joint")]
+    figure = adaptation_figure(Comparison([method(label, 20, 3, 1) for label in labels]))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
 def test_a_stage_names_its_episodes() -> None:
     assert stage_label(0, 0) == "before adaptation"
     assert stage_label(1, 1) == "after 1 step, 1 episode"
     assert stage_label(2, 40) == "after 2 steps, 40 episodes"
     assert stage_label(2) == "after 2 steps"
+    assert stage_label(0, 0, is_episode=True) == "episode 1"
+    assert stage_label(2, is_episode=True) == "episode 3"
+
+
+def test_episodes_are_numbered_if_the_learner_adapts_in_them() -> None:
+    entry = method("ours", 1, 3, 1)
+    (evaluation,) = entry.evaluations
+    description = {**evaluation.description, "stage_is_episode": True}
+    evaluation = dataclasses.replace(evaluation, description=description)
+    comparison = Comparison([dataclasses.replace(entry, evaluations=(evaluation,))])
+    (axes,) = adaptation_figure(comparison).axes
+    (numbers,) = axes.child_axes
+    assert axes.get_xticks().tolist() == [0, 1, 2, 3]
+    assert (numbers.get_xlabel(), numbers.get_xticks().tolist()) == (
+        "episode measured",
+        [1, 2, 3, 4],
+    )
+    (legend,) = tasks_figures(comparison)[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["episode 1", "episode 2"]
+    # Beside another learner, only episodes used are common to both.
+    (axes,) = adaptation_figure(Comparison([*comparison.entries, method("maml", 20, 1, 1)])).axes
+    assert not axes.child_axes
 
 
 def test_captions_of_videos_name_them(agents: dict[str, Agent]) -> None:
@@ -266,6 +300,18 @@ def test_learners_are_labels() -> None:
         for learner in ("maml", "joint", BANDIT)
     ]
     assert labels_of([group_settings(config) for config in configs]) == ["maml", "joint", BANDIT]
+
+
+def test_sizes_are_compared_among_the_runs_of_a_learner() -> None:
+    settings: list[dict[str, Any]] = [
+        {"learner": "rl2", "meta_batch_size": 200, "num_episodes": 1},
+        {"learner": "maml", "meta_batch_size": 20, "num_episodes": 10},
+        {"learner": "maml", "meta_batch_size": 40, "num_episodes": 10},
+    ]
+    configs = [maml_rl.load_config(env="PointNavigation", **one) for one in settings]
+    groups = [group_settings(config) for config in configs]
+    assert labels_of(groups) == ["rl2", "maml, meta_batch_size 20", "maml, meta_batch_size 40"]
+    assert labels_of(groups[:2]) == ["rl2", "maml"]
 
 
 def test_settings_are_compared_among_the_learners_that_have_them() -> None:

@@ -49,6 +49,22 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "learned_step_size": {"inner": {"learned_step_size": "per_parameter"}},
     "network": {"policy": {"network": "helpers.networks:Perceptron"}},
     "joint": {"learner": "joint"},
+    "rl2": {"learner": {"name": "rl2", "hidden_size": 8, "num_minibatches": 1}},
+    "rl2_lstm": {
+        "learner": {"name": "rl2", "hidden_size": 8, "cell": "lstm", "num_minibatches": 1},
+        "policy": {**SMALL, "normalize_observations": True},
+    },
+    "rl2_hypernetwork": {
+        "learner": {
+            "name": "rl2",
+            "hidden_size": 8,
+            "hypernetwork": True,
+            "hypernetwork_value": True,
+            "latent_size": 3,
+            "num_minibatches": 1,
+            "asymmetric_critic": True,
+        }
+    },
     "own": {"learner": "helpers.bandit:Bandit", "policy": {}},
 }
 
@@ -293,11 +309,13 @@ def test_predict_plays_the_episode_that_the_collector_plays(
     num_episodes = training.collector.num_episodes
     seeds = RandomStreams.reset_seed(STREAMS, 0, NUM_TASKS * num_episodes)
     observation, _ = env.reset(seed=seeds)
-    memory = None
+    memory = reward = None
     starts = np.ones(env.num_envs, bool)
     rewards = []
     for _ in range(training.collector.horizon):
-        action, memory = agent.predict(observation, memory, starts, deterministic=True)
+        action, memory = agent.predict(
+            observation, memory, starts, deterministic=True, reward=reward
+        )
         observation, reward, _, _, _ = env.step(action)
         starts = np.zeros(env.num_envs, bool)
         rewards.append(reward)
@@ -310,12 +328,14 @@ def test_an_episode_start_begins_with_the_belief(training: Training, state: Lear
     observations = np.zeros((3, 2))
     first, memory = agent.predict(observations, deterministic=True)
     starts = np.array([True, False, True])
-    second, memory = agent.predict(observations, memory, starts, deterministic=True)
+    rewards = np.ones(3)
+    second, memory = agent.predict(observations, memory, starts, deterministic=True, reward=rewards)
     np.testing.assert_array_equal(second[starts], first[starts])
     # Sampled, the environment whose episode continues has another memory than the others.
     _, memory = agent.predict(observations, rng=np.random.default_rng(0))
     if memory is not None:
-        _, later = agent.predict(observations, memory, starts, rng=np.random.default_rng(1))
+        rng = np.random.default_rng(1)
+        _, later = agent.predict(observations, memory, starts, rng=rng, reward=rewards)
         assert not np.array_equal(later[0][0], later[0][1])
 
 

@@ -19,9 +19,10 @@ from helpers.synthetic import (
 
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
+from maml_rl.learners.adam import ascend
 from maml_rl.learners.maml.objective import Adapted, MetaObjective, ratio_surrogate
 from maml_rl.learners.maml.outer import OUTER
-from maml_rl.learners.maml.outer.adam import adam_step, ascend
+from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import clipped_surrogate, ppo_step
 from maml_rl.learners.maml.outer.promp import adapted_coefficient, inner_kl, promp_step
 from maml_rl.learners.maml.outer.reptile import reptile_step

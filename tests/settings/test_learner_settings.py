@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import maml_configs
 import pytest
 import yaml
 from helpers.scripts import ROOT
@@ -30,6 +31,7 @@ from maml_rl.settings.learners import (
     MAMLConfig,
     OuterConfig,
     ReptileConfig,
+    RL2Config,
     TRPOConfig,
     learner_class,
 )
@@ -323,7 +325,7 @@ def test_an_unknown_learner_is_refused_with_the_closest(
 ) -> None:
     assert main(["train", ENV, "--learner", "jiont"]) == 2
     assert capsys.readouterr().err == (
-        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, or "
+        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, rl2, or "
         "module:Class\n"
     )
 
@@ -421,7 +423,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("NotAClass", "its Config must be a subclass of maml_rl.settings.learners.LearnerConfig"),
+        ("NotAClass", "its Config must be a subclass of maml_rl.settings.learners."),
         ("OfAnotherKind", "its Config must be a subclass of maml_rl.settings.learners"),
         ("Undecorated", "must have the decorator @dataclass(frozen=True, kw_only=True)"),
         ("UnknownGroup", "GROUPS must be a tuple of names out of inner, outer, baseline"),
@@ -458,6 +460,42 @@ def test_a_module_that_cannot_be_imported_is_named(source: str | None, message: 
         Path("no_such.py").write_text(source)
     with pytest.raises(UserError, match=rf"^callback 'no_such:X': module 'no_such' .*{message}"):
         load_object("no_such:X", "callback")
+
+
+# --- presets of learners ---
+
+
+def test_a_learner_has_a_preset_of_its_own_for_some_families() -> None:
+    own = yaml.safe_load((Path(maml_configs.__path__[0]) / "rl2/HalfCheetahVel.yaml").read_text())
+    config = load_config(env="HalfCheetahVel", learner="rl2")
+    assert config == load_config("rl2/HalfCheetahVel")
+    assert config == parse_training_arguments(["--env=HalfCheetahVel", "--learner=rl2"])
+    assert config.meta_batch_size == own["meta_batch_size"]
+    assert own["meta_batch_size"] != load_config(env="HalfCheetahVel").meta_batch_size
+    # A flag overrides a file, and a file overrides the preset.
+    Path("my.yaml").write_text(
+        "env: HalfCheetahVel\nlearner: {name: rl2, cell: lstm}\nhorizon: 33\nseed: 3\n"
+    )
+    flags = ["--config=my.yaml", "--learner.num_epochs=2", "--seed=5"]
+    config = parse_training_arguments(flags)
+    learner = {"cell": "lstm", "num_epochs": 2}
+    assert config == load_config("rl2/HalfCheetahVel", horizon=33, seed=5, learner=learner)
+
+
+def test_other_families_have_mamls_preset_without_its_settings() -> None:
+    maml, rl2 = (load_config(env="HalfCheetahDir", learner=name) for name in ("maml", "rl2"))
+    assert rl2.policy == maml.policy != Config.policy
+    assert (rl2.meta_batch_size, rl2.learner) == (maml.meta_batch_size, RL2Config())
+    assert (rl2.inner, rl2.outer, rl2.baseline) == (Config.inner, Config.outer, Config.baseline)
+
+
+@pytest.mark.parametrize("learner", ["maml", "joint", BANDIT])
+def test_the_preset_of_a_paper_is_not_that_of_a_learner(learner: str) -> None:
+    """Its folder may have the name of a learner, such as configs/maml."""
+    shared = yaml.safe_load((Path(maml_configs.__path__[0]) / "HalfCheetahVel.yaml").read_text())
+    config = load_config(env="HalfCheetahVel", learner=learner)
+    assert config.meta_batch_size == shared["meta_batch_size"]
+    assert config.policy.action_scale == shared["policy"]["action_scale"] != 1
 
 
 # --- another learner than the file's ---
@@ -550,6 +588,74 @@ def test_the_configuration_of_every_pretrained_policy_loads(name: str) -> None:
     from_file = load_config(run / "config.yaml")
     assert (from_file.env, from_file.learner) == (config.env, config.learner)
     assert (from_file.inner, from_file.outer) == (config.inner, config.outer)
+
+
+# --- RL² ---
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *[(name, (0, 1.5, None)) for name in ("num_episodes", "hidden_size", "latent_size")],
+        *[(name, (0, -1, True)) for name in ("num_epochs", "num_minibatches")],
+        *[(name, (-0.1, 1.1, float("nan"))) for name in ("discount", "gae_lambda")],
+        *[(name, (0.0, -1.0, float("inf"))) for name in ("step_size", "final_step_size")],
+        *[(name, (0.0, None)) for name in ("clip_range", "max_gradient_norm")],
+        *[(name, (-0.1, None)) for name in ("entropy_coefficient", "value_coefficient")],
+        ("decay_iterations", (-1, 0.5)),
+        ("target_kl", (0.0, -1.0, None)),
+        ("truncation", (0, -3, 2.5)),
+        ("cell", ("rnn", None)),
+        ("hypernetwork", ("policy", None, 1)),
+        ("hypernetwork_value", ("value", None, 1)),
+        ("asymmetric_critic", (1, "yes")),
+        ("credit_across_episodes", (0, None)),
+    ],
+)
+def test_ranges_of_rl2(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=rf"learner\.{name} must be .*, got {value!r}"):
+            RL2Config(**{name: value})
+
+
+def test_the_truncation_of_rl2_may_be_null() -> None:
+    for truncation in (None, 20):
+        learner = {"name": "rl2", "truncation": truncation}
+        config = load_config(env="PointNavigation", learner=learner)
+        assert config.learner == RL2Config(truncation=truncation)
+        assert read_back(config) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"policy": {"network": "helpers.networks:Perceptron"}},
+            "policy.network must be null if learner.name is rl2, got helpers.networks:Perceptron",
+        ),
+        (
+            {"policy": {"context_size": 2}},
+            "policy.context_size must be 0 if learner.name is rl2, got 2",
+        ),
+        (
+            {"policy": {"latent_size": 2}},
+            "learner.name must be that of a learner with inner steps if policy.latent_size is",
+        ),
+        (
+            {"meta_batch_size": 3},
+            "learner.num_minibatches must be at most meta_batch_size 3, got 8",
+        ),
+        (
+            {"learner": {"name": "rl2", "hypernetwork_value": True}},
+            "learner.hypernetwork_value needs learner.hypernetwork true",
+        ),
+        ({"inner": {"num_steps": 2}}, "inner.num_steps.*learner rl2 does not use"),
+        ({"learner": {"name": "rl2", "hiden_size": 3}}, "hiden_size.*hidden_size"),
+    ],
+)
+def test_contradictions_of_rl2(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(env="PointNavigation", **{"learner": "rl2", **settings})
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import maml_rl
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import EnvConfig, resolve_env_id
-from maml_rl.settings.learners import OUTER_CONFIGS
+from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
 from maml_rl.settings.sources import preset, preset_names
 
@@ -54,6 +54,15 @@ def test_every_file_in_configs_resolves(path):
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent == CONFIGS], ids=file_id)
 def test_a_preset_belongs_to_the_environment_it_is_named_after(path):
     assert preset(path.stem)["env"]["name"] == path.stem
+
+
+OF_LEARNERS = [path for path in FILES if path.parent.name in {*LEARNER_CONFIGS} - {"maml"}]
+
+
+@pytest.mark.parametrize("path", OF_LEARNERS, ids=file_id)
+def test_a_preset_belongs_to_the_learner_whose_folder_it_is_in(path):
+    own = preset(path.stem, path.parent.name)
+    assert (own["env"]["name"], own["learner"]["name"]) == (path.stem, path.parent.name)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,22 @@ def test_the_number_of_processes_changes_nothing(
 
 
 @pytest.mark.slow
+def test_the_number_of_processes_changes_nothing_for_a_recurrent_learner(tmp_path: Path) -> None:
+    """Minibatches of trials of both processes, and statistics of their targets."""
+    recurrent = {
+        "learner": "rl2",
+        "learner.hidden_size": 8,
+        "learner.num_minibatches": 2,
+        "learner.asymmetric_critic": True,
+    }
+    arguments = [flag for flag in flags(**recurrent) if not flag.startswith("--inner")]
+    assert main(["train", *arguments, f"--output={tmp_path / 'alone'}"]) == 0
+    done = launch(2, *arguments, "--output=shared", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "shared", tmp_path / "alone")
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) -> None:
     """It is the one that leads; the run folder's name is the default one, which holds the time."""
     arguments = command(2, *flags(num_iterations=60), max_restarts=1)

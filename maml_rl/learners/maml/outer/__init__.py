@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from maml_rl.errors import UserError
+from maml_rl.learners.adam import initial_state as adam_initial_state
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer.adam import adam_step
-from maml_rl.learners.maml.outer.adam import initial_state as adam_initial_state
 from maml_rl.learners.maml.outer.ppo import ppo_step
 from maml_rl.learners.maml.outer.promp import initial_state as promp_initial_state
 from maml_rl.learners.maml.outer.promp import promp_step

@@ -1,12 +1,12 @@
-"""Adam (Kingma & Ba 2015) as the outer step; PPO and ProMP use it as their optimiser."""
+"""One step of Adam as the outer step."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from maml_rl.learners.adam import ascend
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.policies.parameters import Params, flatten, unflatten
+from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners import AdamConfig
 from maml_rl.system.stopwatch import Stopwatch
 
@@ -34,44 +34,3 @@ def adam_step(
     new_theta, state = ascend(theta, gradient, state, config.step_size)
     metrics = {"outer/gradient_norm": float(gradient.norm()), "outer/surrogate_before": surrogate}
     return new_theta, state, metrics | watch.seconds
-
-
-def ascend(
-    theta: Params, gradient: Tensor, state: dict[str, Tensor], step_size: float
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One step of gradient ascent with torch's Adam; the arguments are not modified.
-
-    Args:
-        theta: parameters.
-        gradient: (P,) float64.
-        state: returned by the last call, or an empty mapping.
-        step_size: Adam's learning rate.
-
-    Returns:
-        The new parameters and the state: Adam's two moments (P,) and its step count.
-
-    Raises:
-        FloatingPointError: if the gradient is not finite.
-    """
-    if not gradient.isfinite().all():
-        raise FloatingPointError("the meta-gradient is not finite")
-    vector = flatten(theta).clone().requires_grad_()
-    optimizer = torch.optim.Adam([vector], lr=step_size, maximize=True)
-    if state:
-        moments = {name: state[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: moments}})
-    vector.grad = gradient.to(vector.dtype)
-    optimizer.step()
-    return unflatten(vector.detach(), theta), {
-        name: value.clone() for name, value in optimizer.state[vector].items()
-    }
-
-
-def initial_state(theta: Params) -> dict[str, Tensor]:
-    """A state as ``ascend`` returns it, all zero: Adam's moments (P,) and step count () float32."""
-    moment = torch.zeros_like(flatten(theta))
-    return {
-        "step": torch.zeros((), device=moment.device),
-        "exp_avg": moment,
-        "exp_avg_sq": moment.clone(),
-    }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maml_rl.learners.adam import ascend
 from maml_rl.learners.maml.losses import step_ratio
 from maml_rl.learners.maml.objective import MetaObjective, Quantity
-from maml_rl.learners.maml.outer.adam import ascend
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 from maml_rl.sampling.episodes import Episodes

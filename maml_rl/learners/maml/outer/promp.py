@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maml_rl.learners.adam import initial_state as adam_initial_state
 from maml_rl.learners.maml.losses import mean_kl
 from maml_rl.learners.maml.objective import Adapted, MetaObjective
-from maml_rl.learners.maml.outer.adam import initial_state as adam_initial_state
 from maml_rl.learners.maml.outer.ppo import climb, clipped_surrogate
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners import ProMPConfig

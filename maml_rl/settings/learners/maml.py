@@ -1,4 +1,4 @@
-"""Settings of the learners, and of what they share: adaptation, advantages, the outer step."""
+"""Settings of MAML and of joint training: adaptation, advantages, the outer step."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
-from maml_rl.errors import UserError, did_you_mean, name_errors
-from maml_rl.settings.env import load_object
+from maml_rl.settings.learners.base import LEARNER_GROUPS, LearnerConfig, check_required
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real, check_ranges
 
 Surrogate = Literal["log_prob", "likelihood_ratio", "dice"]
@@ -301,63 +300,6 @@ OUTER_CONFIGS: dict[str, type[OuterConfig]] = {
 }
 """Settings of each outer step by its name."""
 
-LEARNER_GROUPS = ("inner", "outer", "baseline")
-"""Groups of settings that only some learners use."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnerConfig:
-    """Settings of a learner. Its fields are the settings ``learner.*``."""
-
-    name: str = ""
-    """The learner: maml adapts by policy gradient; joint trains one policy on all tasks. Or
-    module:Class."""
-
-    GROUPS: ClassVar[tuple[str, ...]] = ()
-    """The groups in LEARNER_GROUPS that it uses; settings of the others are refused."""
-    REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """By group, settings that must have a certain value; those of another learner's preset or file
-    are dropped."""
-    IMPLEMENTATION: ClassVar[str] = ""
-    """``module:object`` that makes a built-in learner; for others, it is ``name`` itself."""
-    RANGES: ClassVar[Mapping[str, Range]] = {}
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Make the errors of settings of the user's own name their methods."""
-        super().__init_subclass__(**options)
-        name_errors(cls, ("stage_episodes",))
-        name_errors(cls, ("__post_init__", "check"), passing=ValueError)
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "learner.")
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the learner is not built in."""
-        return self.name not in LEARNER_CONFIGS
-
-    def stage_episodes(self, num_episodes: int) -> int:
-        """Return how many episodes of a task one stage plays, all before the next update.
-
-        If there are fewer than ``num_episodes``, an evaluation plays several independent trials of
-        each task. The number must divide ``num_episodes``.
-
-        Args:
-            num_episodes: episodes to play per task and stage, from the settings of the run or of
-                an evaluation.
-        """
-        return num_episodes
-
-    def check(self, config: Any) -> None:
-        """Refuse contradictions with other settings.
-
-        Args:
-            config: the whole configuration, a :class:`maml_rl.Config`.
-
-        Raises:
-            ValueError: if settings contradict each other; the message names them.
-        """
-
 
 @dataclass(frozen=True, kw_only=True)
 class MAMLConfig(LearnerConfig):
@@ -400,142 +342,3 @@ class JointConfig(LearnerConfig):
                 "outer.name must not be reptile if learner.name is joint: Reptile moves towards "
                 "adapted parameters"
             )
-
-
-LEARNER_CONFIGS: dict[str, type[LearnerConfig]] = {"maml": MAMLConfig, "joint": JointConfig}
-"""Settings of each built-in learner by its name."""
-
-
-def learner_class(name: str) -> type[LearnerConfig]:
-    """The class of a learner's settings.
-
-    Args:
-        name: a built-in learner, or ``module:Class`` of another one, whose attribute ``Config`` is
-            the class; without this attribute the learner has no settings of its own.
-
-    Raises:
-        UserError: if there is no such learner, or its ``Config`` is not a class of settings.
-    """
-    if name in LEARNER_CONFIGS:
-        return LEARNER_CONFIGS[name]
-    if ":" not in name:
-        hint = did_you_mean(name, LEARNER_CONFIGS)
-        valid = ", ".join(LEARNER_CONFIGS)
-        raise UserError(f"unknown learner {name!r:.200}.{hint} Valid are {valid}, or module:Class")
-    cls = getattr(load_object(name, "learner"), "Config", LearnerConfig)
-    _check_settings_class(cls, f"learner {name!r}: its Config")
-    return cls
-
-
-def _check_settings_class(cls: Any, what: str) -> None:
-    """Refuse a class whose fields cannot be settings of a learner.
-
-    Args:
-        cls: what the user's learner has as ``Config``.
-        what: beginning of the message.
-
-    Raises:
-        UserError: if it is not a dataclass of settings.
-    """
-    if not isinstance(cls, type) or not issubclass(cls, LearnerConfig):
-        base = f"{LearnerConfig.__module__}.{LearnerConfig.__name__}"
-        raise UserError(f"{what} must be a subclass of {base}, got {cls!r:.200}")
-    if "__dataclass_fields__" not in vars(cls):
-        raise UserError(f"{what} must have the decorator @dataclass(frozen=True, kw_only=True)")
-    if not isinstance(cls.GROUPS, tuple) or not set(cls.GROUPS) <= set(LEARNER_GROUPS):
-        raise UserError(
-            f"{what}.GROUPS must be a tuple of names out of {', '.join(LEARNER_GROUPS)}, got "
-            f"{cls.GROUPS!r:.200}"
-        )
-    try:
-        types = get_type_hints(cls)
-    except Exception as error:  # whatever the user's annotations raise
-        raise UserError(f"{what} has a type that cannot be resolved: {error}") from error
-    names = [field.name for field in dataclasses.fields(cls)]
-    if not isinstance(cls.RANGES, Mapping) or not set(cls.RANGES) <= set(names):
-        raise UserError(
-            f"{what}.RANGES must be a mapping from {', '.join(names)}, got {cls.RANGES!r:.200}"
-        )
-    for field in dataclasses.fields(cls):
-        if field.default is field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{what}.{field.name} needs a default")
-        if dataclasses.is_dataclass(types[field.name]):
-            raise UserError(f"{what}.{field.name} must not be a dataclass: a setting is one value")
-        kind = types[field.name]
-        plain = ("builtins", "typing", "collections.abc")
-        if isinstance(kind, type) and kind.__module__ not in plain:
-            raise UserError(
-                f"{what}.{field.name} has the type {kind.__module__}.{kind.__qualname__}, which a "
-                "file cannot hold: expected numbers, text, true, false, or lists or mappings"
-            )
-        of_kind = (int, float) if kind is float else (kind,)
-        if kind in (bool, int, float, str) and type(field.default) not in of_kind:
-            raise UserError(
-                f"{what}.{field.name} has the type {kind.__name__}, but the default "
-                f"{field.default!r:.100}"
-            )
-
-
-def check_required(config: Any, required: Mapping[str, Mapping[str, Any]], condition: str) -> None:
-    """Refuse other values than the required ones.
-
-    Args:
-        config: the whole configuration.
-        required: values by group and setting.
-        condition: under which they are required, for the message.
-
-    Raises:
-        ValueError: at the first difference.
-    """
-    for group, values in required.items():
-        for name, expected in values.items():
-            value = getattr(getattr(config, group), name)
-            if value != expected:
-                raise ValueError(
-                    f"{group}.{name} must be {str(expected).lower()} if {condition}, got "
-                    f"{str(value).lower()}"
-                )
-
-
-def without_required(
-    settings: Mapping[str, Any], required: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return nested settings without those of which a certain value is required."""
-    kept = dict(settings)
-    for group, names in required.items():
-        if isinstance(kept.get(group), Mapping):
-            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
-    return kept
-
-
-def episodes_per_stage(learner: LearnerConfig, num_episodes: int) -> int:
-    """Return :meth:`LearnerConfig.stage_episodes`, checked.
-
-    Args:
-        learner: settings of the learner.
-        num_episodes: episodes to play per task and stage.
-
-    Raises:
-        UserError: if it is not a positive integer that divides ``num_episodes``.
-    """
-    number = learner.stage_episodes(num_episodes)
-    is_valid = type(number) is int and number > 0 and num_episodes % number == 0
-    if not is_valid:
-        raise UserError(
-            f"stage_episodes of learner {learner.name!r} must return a positive integer that "
-            f"divides num_episodes {num_episodes}, got {number!r:.100}"
-        )
-    return number
-
-
-def hint_of_group(setting: str, learner_name: str) -> str:
-    """A hint if the learner does not use the group of a setting; else empty.
-
-    Args:
-        setting: dotted name, such as ``inner.num_steps``.
-        learner_name: name of the learner.
-    """
-    group = setting.partition(".")[0]
-    if group not in LEARNER_GROUPS or group in learner_class(learner_name).GROUPS:
-        return ""
-    return f" The learner {learner_name} does not use the settings of {group}."

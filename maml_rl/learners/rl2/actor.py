@@ -1,0 +1,130 @@
+"""Play a recurrent policy step by step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maml_rl.errors import UserError
+from maml_rl.learners.base import Belief
+from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params
+from maml_rl.policies.recurrent.network import RecurrentPolicy
+from maml_rl.sampling.actors import Actor, Memory
+
+
+class RecurrentActor(Actor):
+    """Plays a recurrent policy, and remembers.
+
+    Its memory has two arrays: the cell's state (T·E, memory_size), and what came before the next
+    step (T·E, previous_size): action, reward, and end of an episode. Until :meth:`observe` is
+    called, the reward is NaN. The memory of an episode that is over does not change any more.
+
+    Args:
+        policy: the architecture.
+        theta: parameters.
+        belief: about T tasks: ``memory`` (T, memory_size) and ``previous`` (T, previous_size).
+        noise: standard noise (T, E, H, ...); ``None`` for the most probable actions.
+        normalizer: of observations.
+        memory: to continue with, instead of the belief.
+    """
+
+    def __init__(
+        self,
+        policy: RecurrentPolicy,
+        theta: Params,
+        belief: Belief,
+        noise: Tensor | None,
+        normalizer: ObservationNormalizer | None,
+        memory: Memory | None = None,
+    ) -> None:
+        self._policy = policy
+        self._theta = theta
+        self._belief = belief
+        self._noise = noise
+        self._normalizer = normalizer
+        self._remembered = memory
+        self._round_noise: Tensor | None = None
+
+    def start(self, episodes: slice) -> None:
+        """Begin a round."""
+        if self._noise is not None:  # of one step at a time, (H, T·E, 1, ...)
+            noise = self._noise[:, episodes].movedim(2, 0)
+            self._round_noise = noise.flatten(1, 2)[:, :, None].contiguous()
+        if self._remembered is None:
+            # Every episode of a task starts with the belief about it.
+            number = episodes.stop - episodes.start
+            self._memory, self._previous = (
+                self._belief[name].repeat_interleave(number, dim=0)
+                for name in ("memory", "previous")
+            )
+        else:
+            self._memory, self._previous = self._checked(self._remembered)
+        self._is_over = torch.zeros(len(self._memory), dtype=torch.bool, device=self._device)
+        self._publish()
+
+    @property
+    def _device(self) -> torch.device:
+        return self._belief["memory"].device
+
+    def _checked(self, memory: Memory) -> list[Tensor]:
+        """The arrays of a memory as tensors."""
+        sizes = (self._policy.memory_size, self._policy.previous_size)
+        if len(memory) != 2 or any(
+            part.shape[1:] != (size,) for part, size in zip(memory, sizes, strict=True)
+        ):
+            shapes = ", ".join(str(part.shape) for part in memory)
+            raise UserError(
+                f"the state of this agent must have arrays of shape (N, {sizes[0]}) and "
+                f"(N, {sizes[1]}), got {shapes}"
+            )
+        like = self._belief["memory"]
+        return [torch.from_numpy(np.ascontiguousarray(part)).to(like) for part in memory]
+
+    def _publish(self) -> None:
+        self.memory = (self._memory.cpu().numpy(), self._previous.cpu().numpy())
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray, t: int) -> np.ndarray:
+        """Return the outputs of the policy.
+
+        Raises:
+            UserError: if the reward of the last step has not been observed.
+        """
+        if torch.isnan(self._previous[~self._is_over]).any():
+            raise UserError(
+                "this agent remembers rewards: pass that of its last action as reward, and ended "
+                "if it ended an episode"
+            )
+        policy, theta, live = self._policy, self._theta, ~self._is_over[:, None]
+        x = torch.from_numpy(observations).to(self._memory).flatten(1)
+        x = x if self._normalizer is None else self._normalizer.normalize(x)
+        # Remember the step before, and the observation.
+        new = policy.step(theta, self._memory, policy.encode(theta, x, self._previous))
+        self._memory = torch.where(live, new, self._memory)
+        # Choose actions.
+        outputs = policy.outputs_of(self._memory)
+        dist = policy.distribution(theta, outputs[:, None], x[:, None])
+        actions = dist.mode() if self._round_noise is None else dist.sample(self._round_noise[t])
+        encoded = policy.action_head.encoded(actions[:, 0])
+        unseen = encoded.new_tensor([torch.nan, 0]).expand(len(encoded), 2)
+        self._previous = torch.where(live, torch.cat([encoded, unseen], dim=-1), self._previous)
+        self._publish()
+        return actions[:, 0].cpu().numpy()
+
+    def observe(self, rewards: np.ndarray, ended: np.ndarray) -> None:
+        """Remember rewards and ends of episodes."""
+        over = torch.from_numpy(np.array(ended, bool)).to(self._device)
+        # A reward that is not finite ends its episode, which is then discarded.
+        seen = np.stack([np.nan_to_num(rewards, posinf=0, neginf=0), ended], axis=1)
+        results = torch.from_numpy(seen).to(self._previous)
+        changed = torch.cat([self._previous[:, :-2], results], dim=-1)
+        self._previous = torch.where(self._is_over[:, None], self._previous, changed)
+        self._is_over |= over
+        self._publish()
+
+    def inputs(self, observations: Tensor) -> Tensor:
+        """Return observations as vectors, normalised if the policy normalises."""
+        vectors = observations.flatten(3)
+        return vectors if self._normalizer is None else self._normalizer.normalize(vectors)

@@ -1,0 +1,1 @@
+"""Policies with a memory: recurrent networks, and hypernetworks on top of them."""
