@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from maml_rl.learners.maml.adapt import adapt
 from maml_rl.policies.parameters import Params, make_stack
+from maml_rl.system.torch_runtime import torch_threads
 
 HIDDEN_SIZE = 40
 NUM_LEARNED_UPDATES = 5
@@ -341,8 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [f"{'method':<23}", "step size", *(f"{step:<11}" for step in steps), "training (s)"]
         )
     )
-    for name in METHODS:
-        print(table_row(name, settings), flush=True)
+    with torch_threads(1):  # the networks are small: a second thread would make them slower
+        for name in METHODS:
+            print(table_row(name, settings), flush=True)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
         shutil.copytree(ROOT / source, tmp_path / name)
     package = tmp_path / "maml_rl"
     # 1. Settings.
-    insert(package / "settings/learners.py", "OuterConfig = TRPOConfig |", settings + "\n\n")
-    module = package / "settings/learners.py"
+    insert(package / "settings/learners/maml.py", "OuterConfig = TRPOConfig |", settings + "\n\n")
+    module = package / "settings/learners/maml.py"
     content, num_unions = re.subn(
         r"(\nOuterConfig = .*?)(\bProMPConfig\b)",
         r"\1SGDConfig | \2",

@@ -45,7 +45,7 @@ class LearnerConfig:
     @property
     def is_own(self) -> bool:
         """Whether the learner is not built in."""
-        return not self.IMPLEMENTATION
+        return ":" in self.name
 
     def stage_episodes(self, num_episodes: int) -> int:
         """Return how many episodes of a task one stage plays, all before the next update.
