@@ -18,7 +18,7 @@ from maml_rl.settings.learners.rl2 import RL2Config
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
 
-TRIALS_PER_BLOCK = 25
+TRIALS_PER_BLOCK = 13
 """Trials whose gradient a thread computes at once on a CPU."""
 
 
