@@ -44,7 +44,8 @@ def test_sine_regression(sine: ModuleType, capsys: pytest.CaptureFixture[str]) -
         for name in sine.METHODS
     }
     assert errors["MAML"][3] < 0.6 * errors["MAML"][0]
-    assert errors["LSTM meta-learner"][2] < 0.5 * errors["LSTM meta-learner"][0]
+    # Better than what can be predicted without points of the task.
+    assert errors["LSTM meta-learner"][2] < 0.75 * errors["Pretrained on all tasks"][0]
     assert errors["Recurrent learner"][1] < 0.2 * errors["Recurrent learner"][0]
     assert errors["MAML"][3] < 0.75 * errors["Pretrained on all tasks"][3]
 

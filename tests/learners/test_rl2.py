@@ -31,10 +31,11 @@ from torch import Tensor
 
 import maml_rl
 from maml_rl.learners.adam import ascend
+from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.rl2 import learner as rl2_learner
 from maml_rl.learners.rl2 import ppo
 from maml_rl.learners.rl2.actor import RecurrentActor
-from maml_rl.learners.rl2.learner import MAX_FAILED_UPDATES, RL2
+from maml_rl.learners.rl2.learner import RL2
 from maml_rl.learners.rl2.ppo import Terms, TrialBatch, evaluate_trials, loss_terms, ppo_update
 from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages, trial_sequence
 from maml_rl.learners.rl2.value_scale import ValueScale
@@ -834,13 +835,13 @@ def test_an_update_that_is_not_finite_leaves_what_it_would_change(
     assert "not finite" in failures[0].detail
     assert metrics["update/failed"] == 1
     assert all(math.isfinite(value) for value in metrics.values())
-    assert after.counters["failed_updates"] == 1
+    assert after.counters["failed_outer_steps"] == 1
     assert after.counters["iteration"] == 2
     for group in ("theta", "optimizer", "value_scale"):
         before = training.agent.state.tensors[group]
         assert all(value.equal(before[name]) for name, value in after.tensors[group].items()), group
     fine = training.continued(after).iterate()
-    assert fine.state.counters["failed_updates"] == fine.metrics["update/failed"] == 0
+    assert fine.state.counters["failed_outer_steps"] == fine.metrics["update/failed"] == 0
 
 
 def test_targets_that_are_not_finite_do_not_spoil_later_iterations(training: Training) -> None:
@@ -868,10 +869,10 @@ def test_ten_failed_updates_in_a_row_stop_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch)
-    config = dataclasses.replace(wander(tmp_path, "gru"), num_iterations=MAX_FAILED_UPDATES + 5)
+    config = dataclasses.replace(wander(tmp_path, "gru"), num_iterations=MAX_FAILED_OUTER_STEPS + 5)
     with pytest.raises(TooManyFailures, match=r"10 outer steps in a row failed.*not finite"):
         maml_rl.train(config)
-    assert last(tmp_path / "run").values["iteration"] == MAX_FAILED_UPDATES - 1
+    assert last(tmp_path / "run").values["iteration"] == MAX_FAILED_OUTER_STEPS - 1
 
 
 # --- Learning what only a memory can ---

@@ -42,7 +42,9 @@ def test_each_has_its_curve_its_evaluation_and_its_command(name: str) -> None:
     with (FOLDER / name / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     (checkpoint,) = (FOLDER / name / "checkpoints").iterdir()
-    assert len(rows) >= int(checkpoint.name) >= 20
+    config = maml_rl.load(name).config
+    assert len(rows) == int(checkpoint.name) == config.num_iterations >= 20
+    assert config.num_iterations == maml_rl.load_config(env=name).num_iterations, "the preset's"
     results = json.loads((FOLDER / name / "evaluation" / "results.json").read_text())
     assert results["env"] == name
     returns = results["return"] if "return" in results else results["results"][0]["return"]

@@ -24,7 +24,8 @@ from maml_rl.analysis.report import write_report
 from maml_rl.analysis.statistics import mean_interval, mean_of_valid
 from maml_rl.cli import main
 from maml_rl.learners.base import Belief, Iteration, LearnerState
-from maml_rl.learners.maml.learner import MAML, MAX_FAILED_OUTER_STEPS
+from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER, reptile
 from maml_rl.learners.trials import Trial, play_trials, sample_tasks

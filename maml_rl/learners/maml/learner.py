@@ -23,6 +23,7 @@ from maml_rl.learners.base import (
     LearnerState,
     check_group,
 )
+from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import (
     STEP_SIZE,
@@ -51,19 +52,13 @@ from maml_rl.policies.policy import Policy
 from maml_rl.sampling.actors import Memory, PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes, MetaBatch
-from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP, Failure, check_outer_steps
+from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP
 from maml_rl.settings.config import Config
 from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, ReptileConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
-
-MAX_FAILED_OUTER_STEPS = 10
-"""Number of consecutive failed outer steps that stops the run."""
-
-_FAILED_OUTER_STEPS = "failed_outer_steps"
-"""Counter of consecutive failed outer steps up to now; 0 if the last one succeeded."""
 
 
 class _OuterResult(NamedTuple):
@@ -134,7 +129,7 @@ class MAML(Learner):
             **initial_schedule(device),
         }
         tensors = {"theta": theta, "normalizer": normalizer, "adaptation": adaptation, "outer": {}}
-        return LearnerState.initial(tensors, **{_FAILED_OUTER_STEPS: 0})
+        return LearnerState.initial(tensors, **{FAILED_OUTER_STEPS: 0})
 
     def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
         """Return a state before training whose theta is the belief of another run's agent."""
@@ -224,7 +219,9 @@ class MAML(Learner):
             early_weight=self.inner.early_weight_at(state.counters["iteration"]),
         )
         outer = self._outer_step(state, objective)
-        failures, num_failed = self._outer_failures(state, outer, played.rows)
+        failures, num_failed = with_outer_failure(
+            state, played.rows, self.num_training_stages - 1, outer.failure, outer.detail
+        )
         watch.lap("outer_step")
 
         # Update the normaliser and the counters; compute metrics.
@@ -247,7 +244,7 @@ class MAML(Learner):
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
         if ranks.number > 1:
             metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
-        counters = {_FAILED_OUTER_STEPS: num_failed}
+        counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
         return Iteration(next_state, metrics, failures)
 
@@ -278,22 +275,6 @@ class MAML(Learner):
         # A zero gradient, as with equal returns, leaves nothing to improve: not a failure.
         is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
         return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
-
-    def _outer_failures(
-        self, state: LearnerState, outer: _OuterResult, rows: list[Failure]
-    ) -> tuple[list[Failure], int]:
-        """All failures of the iteration, and the number of outer steps that failed in a row.
-
-        Raises:
-            TooManyFailures: if ``MAX_FAILED_OUTER_STEPS`` have.
-        """
-        if not outer.failure:
-            return rows, 0
-        num_failed = state.counters[_FAILED_OUTER_STEPS] + 1
-        step = self.num_training_stages - 1
-        failure = Failure(step, outer.failure, num_episodes=0, task=None, detail=outer.detail)
-        check_outer_steps([*rows, failure], num_failed, MAX_FAILED_OUTER_STEPS)
-        return [*rows, failure], num_failed
 
     def check(self, state: LearnerState, source: Path) -> None:
         """Refuse a state of another architecture or outer step, and values that are not finite.

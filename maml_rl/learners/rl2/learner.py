@@ -15,6 +15,7 @@ from torch import Tensor
 from maml_rl.errors import UserError
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
+from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
 from maml_rl.learners.rl2.actor import RecurrentActor
 from maml_rl.learners.rl2.ppo import TRIALS_PER_BLOCK, TrialBatch, evaluate_trials, ppo_update
@@ -34,7 +35,7 @@ from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.sampling.failures import OUTER_STEP, Failure, check_outer_steps
+from maml_rl.sampling.failures import OUTER_STEP
 from maml_rl.sampling.task_in_observation import TaskEncoder
 from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import Task
@@ -43,12 +44,6 @@ from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import block_ends, map_blocks
-
-MAX_FAILED_UPDATES = 10
-"""Number of consecutive failed updates that stops the run."""
-
-_FAILED_UPDATES = "failed_updates"
-"""Counter of consecutive failed updates up to now; 0 if the last one succeeded."""
 
 
 class _Update(NamedTuple):
@@ -118,7 +113,7 @@ class RL2(Learner):
                 "optimizer": initial_adam(theta),
                 "value_scale": ValueScale.empty(self.device)._asdict(),
             },
-            **{_FAILED_UPDATES: 0},
+            **{FAILED_OUTER_STEPS: 0},
         )
 
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
@@ -207,7 +202,10 @@ class RL2(Learner):
 
         # Update policy and value.
         update = self._update(state, batch, valid + collector.first_task, collector, streams, ranks)
-        failures, num_failed = self._failures(state, update, played.rows)
+        what = OUTER_STEP if update.detail else ""
+        failures, num_failed = with_outer_failure(
+            state, played.rows, self.num_training_stages - 1, what, update.detail
+        )
         watch.lap("update")
 
         # Update the normaliser and the counters; compute metrics.
@@ -229,7 +227,7 @@ class RL2(Learner):
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
         if ranks.number > 1:
             metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
-        counters = {_FAILED_UPDATES: num_failed}
+        counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
         return Iteration(next_state, metrics, failures)
 
@@ -337,22 +335,6 @@ class RL2(Learner):
         except FloatingPointError as error:
             return _Update(theta, optimizer, {}, str(error))
         return _Update(new_theta, new_optimizer, {**metrics, "update/step_size": step_size})
-
-    def _failures(
-        self, state: LearnerState, update: _Update, rows: list[Failure]
-    ) -> tuple[list[Failure], int]:
-        """All failures of the iteration, and the number of updates that failed in a row.
-
-        Raises:
-            TooManyFailures: if ``MAX_FAILED_UPDATES`` have.
-        """
-        if not update.detail:
-            return rows, 0
-        num_failed = state.counters[_FAILED_UPDATES] + 1
-        step = self.num_training_stages - 1
-        failure = Failure(step, OUTER_STEP, num_episodes=0, task=None, detail=update.detail)
-        check_outer_steps([*rows, failure], num_failed, MAX_FAILED_UPDATES)
-        return [*rows, failure], num_failed
 
 
 def rl2(
