@@ -1,7 +1,8 @@
-"""Compare a meta-iteration with the learner on the CPU and on the GPU; physics is on the CPU.
+"""Compare an iteration with the learner on the CPU and on the GPU; physics is on the CPU.
 
-For several sizes, prints the seconds of an iteration and of its parts, and the CPU / GPU ratio. The
-exit status is 1 if a return or the meta-gradient of the first iteration differs by more than 1 %.
+For several sizes of MAML and of RL², prints the seconds of an iteration and of its parts, and the
+CPU / GPU ratio. The exit status is 1 if a return, or the gradient of MAML's first iteration,
+differs by more than 1 %.
 
     python benchmarks/device.py
     python benchmarks/device.py --devices cpu cpu --env PointNavigation      a dry run without a GPU
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,7 @@ import numpy as np
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
 
-_SIZES = (
-    (40, 20, 100, (64, 64)),
-    (40, 20, 200, (100, 100)),
-    (160, 20, 100, (64, 64)),
-    (40, 20, 100, (256, 256)),
-)
-_PARTS = ("collection", "advantages", "adaptation", "outer_step")
+# Not the gradient of RL²: the minibatches of an iteration follow from one another.
 _COMPARED = (
     "train/return_after_0_steps",
     "train/return_after_1_steps",
@@ -33,17 +29,58 @@ _COMPARED = (
 )
 
 
+def maml(
+    num_tasks: int, num_episodes: int, horizon: int, hidden_sizes: tuple[int, ...]
+) -> tuple[str, dict[str, Any]]:
+    """Return a name and settings of MAML with one inner step of a size."""
+    network = " x ".join(map(str, hidden_sizes))
+    return f"maml, {num_tasks} x {num_episodes} x {horizon}, {network}", {
+        "meta_batch_size": num_tasks,
+        "num_episodes": num_episodes,
+        "horizon": horizon,
+        "inner": {"num_steps": 1},
+        "policy": {"hidden_sizes": list(hidden_sizes)},
+    }
+
+
+def rl2(num_tasks: int, **learner: Any) -> tuple[str, dict[str, Any]]:
+    """Return a name and settings of RL² with trials of 2 x 100 steps and 4 epochs."""
+    network = ", ".join(str(value) for value in learner.values())
+    return f"rl2, {num_tasks} x 2 x 100, {network}", {
+        "meta_batch_size": num_tasks,
+        "num_episodes": 1,
+        "horizon": 100,
+        # All epochs, however far the policy moves.
+        "learner": {"name": "rl2", "num_epochs": 4, "target_kl": 1e6, **learner},
+    }
+
+
+_SIZES = (
+    maml(40, 20, 100, (64, 64)),
+    maml(40, 20, 200, (100, 100)),
+    maml(160, 20, 100, (64, 64)),
+    maml(40, 20, 100, (256, 256)),
+    rl2(200, cell="gru", hidden_size=128),
+    rl2(200, cell="lstm", hidden_size=128),
+    rl2(200, cell="gru", hidden_size=128, hypernetwork=True),
+    rl2(800, cell="gru", hidden_size=256),
+)
+
+
 def measure(
     device: str, rounds: int, settings: dict[str, Any]
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Return the median seconds of each part, and the metrics of the first iteration."""
+) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Return median seconds of an iteration and of its parts, and the first one's metrics."""
+    seconds, rows = [], []
     with open_training(load_config(**settings, device=device)) as training:
         first = training.iterate().metrics  # warm-up
-        seconds = []
         for _ in range(rounds):
-            metrics = training.iterate().metrics
-            seconds.append([metrics[f"time/{part}_s"] for part in _PARTS])
-    return np.median(seconds, axis=0), first
+            start = time.perf_counter()
+            rows.append(training.iterate().metrics)
+            seconds.append(time.perf_counter() - start)
+    parts = [name for name in first if name.startswith("time/") and name.endswith("_s")]
+    medians = {name: float(np.median([row[name] for row in rows])) for name in parts}
+    return float(np.median(seconds)), medians, first
 
 
 def main() -> int:
@@ -56,31 +93,29 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     num_different = 0
-    print(args.env)
-    columns = f"{'device':>6} {'total':>7}  {'  '.join(_PARTS)}"
-    print(f"{'tasks x episodes x steps, network':<34} {columns}")
-    for num_tasks, num_episodes, horizon, hidden_sizes in _SIZES:
-        # measure
-        name = f"{num_tasks} x {num_episodes} x {horizon}, {' x '.join(map(str, hidden_sizes))}"
-        sizes = {"meta_batch_size": num_tasks, "num_episodes": num_episodes, "horizon": horizon}
-        settings = {"env": args.env, **sizes, "policy": {"hidden_sizes": list(hidden_sizes)}}
-        results = [measure(device, args.rounds, settings) for device in args.devices]
+    for name, settings in _SIZES:
+        print(f"{args.env}, {name}")
+        results = [
+            measure(device, args.rounds, settings | {"env": args.env}) for device in args.devices
+        ]
         # seconds
-        for device, (seconds, _) in zip(args.devices, results, strict=True):
-            parts = "  ".join(
-                f"{value:{len(part)}.3f}" for part, value in zip(_PARTS, seconds, strict=True)
+        for device, (seconds, medians, _) in zip(args.devices, results, strict=True):
+            parts = ", ".join(
+                f"{part.removeprefix('time/').removesuffix('_s')} {value:.3f}"
+                for part, value in medians.items()
             )
-            print(f"{name:<34} {device:>6} {seconds.sum():7.3f}  {parts}")
+            print(f"  {device:<5} {seconds:7.3f} s: {parts}")
         # ratio, and metrics that differ
-        (cpu_s, cpu_metrics), (gpu_s, gpu_metrics) = results
+        (cpu_s, _, cpu_metrics), (gpu_s, _, gpu_metrics) = results
         different = [
             name
             for name in _COMPARED
-            if not np.isclose(gpu_metrics[name], cpu_metrics[name], rtol=1e-2, atol=1e-4)
+            if name in cpu_metrics
+            and not np.isclose(gpu_metrics[name], cpu_metrics[name], rtol=1e-2, atol=1e-4)
         ]
         num_different += len(different)
         verdict = f"differs in {', '.join(different)}" if different else "same metrics"
-        print(f"{'':<34} {'ratio':>6} {cpu_s.sum() / gpu_s.sum():7.3f}  {verdict}", flush=True)
+        print(f"  ratio {cpu_s / gpu_s:7.3f}    {verdict}", flush=True)
     return int(num_different > 0)
 
 

@@ -76,13 +76,24 @@ def test_gradient_product_and_values(device: str, discrete: bool, nonlinearity: 
     assert objective.value(theta_here) == pytest.approx(exact.value(theta), abs=1e-5)
 
 
+RL2 = {"name": "rl2", "num_minibatches": 2}
+LEARNERS: dict[str, dict[str, Any]] = {
+    **{f"maml_{outer}": {"outer": outer} for outer in OUTER},
+    "maml_latent": {"policy": {"hidden_sizes": [16], "latent_size": 2}},
+    "maml_learned_advantage": {"inner": {"advantage": "learned"}},
+    "rl2": {"num_episodes": 1, "learner": RL2},
+    "rl2_lstm": {"num_episodes": 1, "learner": {**RL2, "cell": "lstm", "asymmetric_critic": True}},
+    "rl2_hypernetwork": {"num_episodes": 1, "learner": {**RL2, "hypernetwork": True}},
+}
+
+
 @pytest.mark.slow
 @on_every_device
-@pytest.mark.parametrize("outer", OUTER)
-def test_iterations(device: str, outer: str) -> None:
+@pytest.mark.parametrize("settings", LEARNERS.values(), ids=list(LEARNERS))
+def test_iterations(device: str, settings: dict[str, Any]) -> None:
     thetas = []
     for name in ("cpu", device):
-        with open_training(load_config(**SIZES, outer=outer, device=name)) as training:
+        with open_training(load_config(**{**SIZES, **settings}, device=name)) as training:
             for _ in range(2):
                 state, metrics, failures = training.iterate()
                 training = training.continued(state)
