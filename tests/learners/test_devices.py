@@ -17,6 +17,7 @@ from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.learners.trials import sample_tasks
+from maml_rl.policies.parameters import Params
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.settings.parser import load_config
@@ -87,13 +88,24 @@ LEARNERS: dict[str, dict[str, Any]] = {
 }
 
 
+def flat(theta: Params) -> torch.Tensor:
+    """All parameters as one vector, in float64 on the CPU."""
+    return torch.cat([value.flatten().cpu().double() for value in theta.values()])
+
+
 @pytest.mark.slow
 @on_every_device
 @pytest.mark.parametrize("settings", LEARNERS.values(), ids=list(LEARNERS))
 def test_iterations(device: str, settings: dict[str, Any]) -> None:
-    thetas = []
+    """Two iterations change the parameters as on the CPU.
+
+    Element by element, the change may differ: Adam's steps have the size of the step size also
+    where the gradient is a rounding error.
+    """
+    changes = []
     for name in ("cpu", device):
         with open_training(load_config(**{**SIZES, **settings}, device=name)) as training:
+            before = flat(training.agent.state.tensors["theta"])
             for _ in range(2):
                 state, metrics, failures = training.iterate()
                 training = training.continued(state)
@@ -101,9 +113,9 @@ def test_iterations(device: str, settings: dict[str, Any]) -> None:
             assert np.isfinite(list(metrics.values())).all()
             theta = state.tensors["theta"]
             assert {value.device.type for value in theta.values()} == {name}
-            thetas.append(theta)
-    for name, value in thetas[0].items():
-        torch.testing.assert_close(thetas[1][name].cpu(), value, rtol=1e-2, atol=1e-3)
+            changes.append(flat(theta) - before)
+    # On a GPU, 3 % with conjugate gradient and a learned advantage, 0.2 % at most otherwise.
+    assert (changes[1] - changes[0]).norm() <= 0.05 * changes[0].norm()
 
 
 @on_every_device

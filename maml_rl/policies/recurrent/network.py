@@ -9,6 +9,7 @@ The axes are (trial, time, feature). N is the number of trials, L their length.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,10 +169,12 @@ class RecurrentPolicy:
             The cell's outputs, (N, L, hidden_size), and the memory after the last step,
             (N, memory_size).
         """
-        # Biases; one layer, no dropout; not in training mode (for dropout); one direction; axis 0
-        # is that of the trials.
-        options = (True, 1, 0.0, False, False, True)
+        # Biases; one layer, no dropout; in training mode, without which cuDNN has no gradient; one
+        # direction; axis 0 is that of the trials.
+        options = (True, 1, 0.0, True, False, True)
         weights = _cell_weights(theta)
+        if inputs.is_cuda:
+            weights = _in_one_buffer(weights)
         if self.cell == "gru":
             outputs, last = torch.gru(inputs, memory[None], weights, *options)
             return outputs, last[0]
@@ -242,6 +245,13 @@ class RecurrentPolicy:
 def _cell_weights(theta: Params) -> list[Tensor]:
     """The cell's weights in the order of torch's recurrent networks."""
     return [theta[f"cell_{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+
+def _in_one_buffer(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return the weights as consecutive parts of one tensor, without which cuDNN copies them."""
+    buffer = torch.cat([weight.flatten() for weight in weights])
+    parts = buffer.split([weight.numel() for weight in weights])
+    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
 
 
 def _add_layer(
