@@ -1,11 +1,13 @@
-"""Print the table of families in docs/results.md, from the evaluations of the pretrained policies.
+"""Print tables of docs/results.md, from the evaluations of the pretrained policies.
+
+The first is that of the families, with MAML; the second is that of the policies of RL².
 
     python benchmarks/zoo.py
     python benchmarks/zoo.py --figure docs/images/zoo.png
 
-The second command draws their learning curves instead.
+The second command draws the learning curves of MAML instead.
 
-tests/documents/test_results_document.py checks that the document has this table.
+tests/documents/test_results_document.py checks that the document has these tables.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import csv
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ from maml_rl.runs.pretrained import pretrained_folder
 
 STEPS = (0, 1, 2, 3, 5)
 """Adaptation steps in the table."""
+EPISODES = (1, 2, 3)
+"""Episodes of a trial in the table of RL²."""
 _HEAD = (
     "family",
     "before",
@@ -39,6 +44,16 @@ _HEAD = (
     "M steps",
     "hours",
 )
+_RL2_HEAD = ("policy", "horizon", *(f"episode {k}" for k in EPISODES), "seeds", "M steps", "hours")
+
+
+def names_of(learner: str) -> list[str]:
+    """Return the pretrained policies of a learner, in alphabetical order."""
+    return [
+        name
+        for name in maml_rl.pretrained_names()
+        if maml_rl.load(name).config.learner.name == learner
+    ]
 
 
 def row(name: str) -> list[str]:
@@ -47,22 +62,42 @@ def row(name: str) -> list[str]:
     Args:
         name: of a pretrained policy.
     """
-    folder = pretrained_folder(name)
-    text = (folder / "evaluation" / "results.json").read_text()
-    methods = {method["policy"]: method for method in json.loads(text)["results"]}
+    methods = _evaluation(name)
     trained = methods["meta-trained"]
-    rows = _progress(name)
-    num_steps = float(rows[-1]["time/num_env_steps"])
-    seconds = sum(float(line["time/meta_iteration_s"]) for line in rows)
     return [
         name,
         *(_number(trained, k) for k in STEPS),
         _number(methods.get("random"), 0),
         _number(methods.get("oracle"), 0),
-        str(len(trained["training_seeds"])),
-        f"{num_steps / 1e6:.1f}",
-        f"{seconds / 3600:.2f}",
+        *_cost(name, trained),
     ]
+
+
+def rl2_row(name: str) -> list[str]:
+    """Return the row of a policy of RL²; the return after k steps is that of episode k + 1.
+
+    Args:
+        name: of a pretrained policy.
+    """
+    trained = _evaluation(name)["meta-trained"]
+    horizon = str(maml_rl.load(name).config.horizon)
+    returns = [_number(trained, k - 1) for k in EPISODES]
+    return [name, horizon, *returns, *_cost(name, trained)]
+
+
+def _evaluation(name: str) -> dict[str, dict[str, Any]]:
+    """Return the results of a pretrained policy's evaluation, by method."""
+    text = (pretrained_folder(name) / "evaluation" / "results.json").read_text()
+    return {method["policy"]: method for method in json.loads(text)["results"]}
+
+
+def _cost(name: str, trained: dict[str, Any]) -> tuple[str, str, str]:
+    """Return number of training seeds, million control steps of training, and hours."""
+    rows = _progress(name)
+    num_steps = float(rows[-1]["time/num_env_steps"])
+    seconds = sum(float(line["time/meta_iteration_s"]) for line in rows)
+    num_seeds = len(trained["training_seeds"])
+    return str(num_seeds), f"{num_steps / 1e6:.1f}", f"{seconds / 3600:.2f}"
 
 
 def _progress(name: str) -> list[dict[str, str]]:
@@ -80,20 +115,30 @@ def _number(method: dict[str, Any] | None, step: int) -> str:
 
 
 def table() -> str:
-    """Return the table as Markdown, families in alphabetical order."""
-    lines = [_HEAD, ["---"] * len(_HEAD), *map(row, maml_rl.pretrained_names())]
+    """Return the table of the families as Markdown."""
+    return _markdown(_HEAD, map(row, names_of("maml")))
+
+
+def rl2_table() -> str:
+    """Return the table of RL² as Markdown."""
+    return _markdown(_RL2_HEAD, map(rl2_row, names_of("rl2")))
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw_curves(path: Path) -> None:
-    """Write a figure with the learning curves of all pretrained policies.
+    """Write a figure with the learning curves of all pretrained policies of MAML.
 
     A curve is the running mean of five iterations.
 
     Args:
         path: ends in .png.
     """
-    names = maml_rl.pretrained_names()
+    names = names_of("maml")
     num_columns = 3
     num_rows = -(-len(names) // num_columns)
     figure = Figure(figsize=(11, 2.3 * num_rows), layout="constrained")
@@ -132,14 +177,14 @@ def _draw_curve(axes: Axes, name: str) -> dict[int, Any]:
 
 
 def main() -> None:
-    """Print the table, or draw the figure."""
+    """Print the tables, or draw the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="a .png to draw instead")
     args = parser.parse_args()
     if args.figure is None:
-        print(table())
+        print(table(), rl2_table(), sep="\n\n")
     else:
         draw_curves(args.figure)
 

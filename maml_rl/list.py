@@ -101,7 +101,9 @@ def _pretrained() -> Rows:
         run = pretrained_folder(name)
         # A run that was stopped early has finished fewer iterations than its configuration says.
         finished = max(int(path.name) for path in (run / "checkpoints").iterdir())
-        rows.append((name, f"environment {run_config(run).env.name}, {finished} meta-iterations"))
+        config = run_config(run)
+        learner = f"learner {config.learner.name}, {finished} iterations"
+        rows.append((name, f"environment {config.env.name}, {learner}"))
     return rows
 
 

@@ -14,6 +14,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run
+from maml_rl.settings.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "maml_rl" / "pretrained"
@@ -31,10 +32,24 @@ def test_each_is_loaded_by_its_name_and_acts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     agent = maml_rl.load(name)
-    assert agent.config.env.name == name
+    assert name == _name(agent.config)
     assert agent.num_adaptation_steps == 0
     action, _ = agent.predict(np.zeros(agent.observation_space.shape), deterministic=True)
     assert np.isfinite(action).all()
+
+
+def _name(config: Config) -> str:
+    """The family's name, with that of the learner if it is not MAML."""
+    learner = config.learner.name
+    return config.env.name + ("" if learner == "maml" else f"-{learner}")
+
+
+def _returns(name: str) -> list[float]:
+    """Mean returns of a pretrained policy's evaluation, by step."""
+    results = json.loads((FOLDER / name / "evaluation" / "results.json").read_text())
+    assert results["env"] == name.partition("-")[0]
+    returns: list[float] = results["results"][0]["return"]
+    return returns
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,13 +59,17 @@ def test_each_has_its_curve_its_evaluation_and_its_command(name: str) -> None:
     (checkpoint,) = (FOLDER / name / "checkpoints").iterdir()
     config = maml_rl.load(name).config
     assert len(rows) == int(checkpoint.name) == config.num_iterations >= 20
-    assert config.num_iterations == maml_rl.load_config(env=name).num_iterations, "the preset's"
-    results = json.loads((FOLDER / name / "evaluation" / "results.json").read_text())
-    assert results["env"] == name
-    returns = results["return"] if "return" in results else results["results"][0]["return"]
-    assert returns[1] > returns[0], "adaptation helps"
+    env, learner = config.env.name, config.learner.name
+    preset = maml_rl.load_config(env=env, learner=learner)
+    assert config.num_iterations == preset.num_iterations
+    returns = _returns(name)
+    if learner == "maml":
+        assert returns[1] > returns[0], "adaptation helps"
+    else:
+        assert returns[0] > _returns(env)[0], "it adapts within its first episode"
     document = (ROOT / "docs" / "pretrained.md").read_text()
-    assert re.search(rf"python -m maml_rl.train --env {name}( .*)?\n", document)
+    option = "" if learner == "maml" else f" --learner {learner}"
+    assert re.search(rf"python -m maml_rl.train --env {env}{option} --seed 10\n", document)
     absolute = re.compile(
         rb"(^|[^\w.~-])/[A-Za-z]{3,}/", re.MULTILINE
     )  # a path of the machine that it was trained on
