@@ -128,6 +128,7 @@ def check_iteration(
         raise UserError(f"{what} must return an Iteration, got {type(iteration).__name__}")
     state, metrics, failures = iteration
     _check_next_state(state, before, what)
+    check_history(state, before, learner, what)
     number, expected = state.counters["iteration"], before.counters["iteration"] + 1
     if number != expected:
         raise UserError(
@@ -139,6 +140,34 @@ def check_iteration(
     check_metrics(metrics, what)
     if not isinstance(failures, list) or not all(isinstance(row, Failure) for row in failures):
         raise UserError(f"{what}: failures must be a list of Failure, got {failures!r:.100}")
+
+
+def check_history(state: LearnerState, before: LearnerState, learner: Learner, what: str) -> None:
+    """Refuse a history that is not the end of the old one and one more entry.
+
+    Args:
+        state: after an iteration.
+        before: the state before it.
+        learner: the learner.
+        what: beginning of the message.
+
+    Raises:
+        UserError: if it is refused.
+    """
+    is_tuple = isinstance(state.history, tuple)
+    if is_tuple and len(state.history) == len(before.history) == 0:
+        return
+    kept = state.history[:-1] if is_tuple else ()
+    old = before.history[len(before.history) - len(kept) :]
+    is_end = len(kept) == len(old) and all(a is b for a, b in zip(kept, old, strict=True))
+    if not is_tuple or not state.history or not is_end:
+        raise UserError(
+            f"{what} must append one entry to the history, and may drop the oldest ones: expected "
+            f"a tuple that ends the old one of {len(before.history)} entries and has one more"
+        )
+    for name, value in state.history[-1].items():
+        _check_tensor(value, f"{what}: {name} of the history")
+    learner.check_history_entry(state.history[-1], Path(f"the history after {what}"))
 
 
 def check_after_training(
@@ -157,6 +186,8 @@ def check_after_training(
     """
     what = f"after_training of learner {name}"
     _check_next_state(state, before, what)
+    if state.history is not before.history:
+        raise UserError(f"{what} must keep the history")
     if state.counters != before.counters:
         raise UserError(
             f"{what} must keep the counters {dict(before.counters)}, got {dict(state.counters)}"

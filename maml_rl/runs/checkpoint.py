@@ -30,6 +30,8 @@ FORMAT_VERSION = 2
 """Format 1 had no SHA256SUMS; it can still be read."""
 _TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
 _BEST = "best"
+HISTORY = "history"
+"""Name in a checkpoint, and of the folder of a run, of the entries of its history."""
 LARGEST_COUNTER = 1 << 53
 """The largest integer up to which a float, and so a log, represents every integer."""
 
@@ -81,6 +83,25 @@ class Checkpoint(NamedTuple):
             path, f"{_BEST} must have iteration and return, got {self.values[_BEST]!r:.100}"
         )
 
+    def history(self, path: Path) -> dict[str, str]:
+        """Return the SHA-256 sums of the entries of the history by name, oldest first.
+
+        Raises:
+            DamagedCheckpoint: if they are something else; the message names ``path``.
+        """
+        sums = self.values.get(HISTORY, {})
+        if sums == {}:
+            return {}
+        iteration = self.counter("iteration", path)
+        is_valid = isinstance(sums, dict) and all(isinstance(s, str) for s in sums.values())
+        if not is_valid or list(sums) != entry_names(len(sums), iteration):
+            raise DamagedCheckpoint(
+                path,
+                f"{HISTORY} must have the sums of consecutive iterations up to {iteration}, got "
+                f"{sums!r:.100}",
+            )
+        return dict(sums)
+
     def check_run(self, run: Mapping[str, str], path: Path) -> None:
         """Refuse the checkpoint of another run.
 
@@ -98,6 +119,16 @@ class Checkpoint(NamedTuple):
                     f"checkpoint {path} is of another run: its {name} is {written[name]}, this "
                     f"one's {value}"
                 )
+
+
+def entry_names(number: int, iteration: int) -> list[str]:
+    """Return the names of the last entries of a history.
+
+    Args:
+        number: how many.
+        iteration: number of finished iterations.
+    """
+    return [f"{i:06d}" for i in range(iteration - number + 1, iteration + 1) if i > 0]
 
 
 class Best(NamedTuple):
@@ -162,7 +193,7 @@ def save_checkpoint(
         raise
     sync(folder)
     # Remove old checkpoints
-    for old in _newest_first(folder)[keep:] if keep else []:
+    for old in newest_first(folder)[keep:] if keep else []:
         if best is None or int(old.name) != best.iteration:
             _retire(old)
     return target
@@ -172,21 +203,28 @@ def _files(
     tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Return the contents of a checkpoint's files by name."""
-    # Tensors, named group/name; copies, because the format refuses tensors that share memory
-    flat = {
-        f"{group}/{name}": t.cpu().clone(memory_format=torch.contiguous_format)
-        for group, part in tensors.items()
-        for name, t in part.items()
-    }
+    # Tensors, named group/name
+    flat = {f"{group}/{name}": t for group, part in tensors.items() for name, t in part.items()}
     # Values, and the sums of both files
     text = (
         json.dumps({"format_version": FORMAT_VERSION, **values}, indent=2, allow_nan=False) + "\n"
     )
-    files = {_TENSORS: safetensors_bytes(flat), _VALUES: text.encode()}
+    files = {_TENSORS: tensor_bytes(flat), _VALUES: text.encode()}
     sums = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
     )
     return {**files, _SUMS: sums.encode()}
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the content of a safetensors file."""
+    # Copies, because the format refuses tensors that share memory
+    return safetensors_bytes(
+        {
+            name: value.cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        }
+    )
 
 
 def _retire(path: Path) -> None:
@@ -224,7 +262,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
     """Return all paths with a checkpoint's name, damaged or not; none if there is no folder.
 
     Raises:
@@ -241,7 +279,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint of the highest iteration, damaged or not, or ``None``."""
-    return next(iter(_newest_first(folder)), None)
+    return next(iter(newest_first(folder)), None)
 
 
 def load_iteration(
@@ -274,7 +312,7 @@ def load_iteration(
         number = best.iteration
     if not isinstance(number, int) or isinstance(number, bool):
         raise UserError(f"an iteration must be an integer, or best; got {iteration!r:.100}")
-    paths = [path for path in _newest_first(folder) if int(path.name) == number]
+    paths = [path for path in newest_first(folder) if int(path.name) == number]
     if not paths:
         what = f"the best iteration, {number}," if iteration == "best" else f"iteration {number}"
         raise UserError(f"there is no checkpoint of {what}: {_existing(folder)}")
@@ -283,7 +321,7 @@ def load_iteration(
 
 def _existing(folder: Path) -> str:
     """Describe which checkpoints there are, for messages."""
-    numbers = ", ".join(str(int(path.name)) for path in reversed(_newest_first(folder)))
+    numbers = ", ".join(str(int(path.name)) for path in reversed(newest_first(folder)))
     return f"{folder} has checkpoints of iterations {numbers}" if numbers else f"{folder} has none"
 
 
@@ -294,7 +332,7 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
         UserError: if all are damaged (the message names each), if one newer than all sound ones
             has an unsupported format, or if the folder cannot be read.
     """
-    paths = _newest_first(folder)
+    paths = newest_first(folder)
     while True:
         # Try from the newest to the oldest
         damaged: list[DamagedCheckpoint] = []
@@ -306,7 +344,7 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
                 damaged.append(error)
                 any_removed |= not os.path.lexists(path)
         # A training process removes a checkpoint after it has written a newer one: list again
-        current_paths = _newest_first(folder)
+        current_paths = newest_first(folder)
         if not any_removed or current_paths == paths:
             break
         paths = current_paths
@@ -327,21 +365,10 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         UserError: if it has a newer format.
     """
     try:
-        # Check the sums
-        has_sums = (path / _SUMS).exists()
-        if has_sums:
-            _verify(path)
-        # Read the values and the format
-        values = read_json(path / _VALUES, parse_constant=_not_finite, parse_float=_finite)
-        if not isinstance(values, dict):
-            raise ValueError(f"{_VALUES} does not hold a mapping")
-        version = values.get("format_version")
-        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise ValueError(f"format version {version!r}")
+        values = _verified_values(path)
+        version = values["format_version"]
         # Read the tensors of a known format
         if version <= FORMAT_VERSION:
-            if version > 1 and not has_sums:
-                raise ValueError(f"{_SUMS} is missing")
             check_regular(path / _TENSORS)
             return Checkpoint(_grouped(load_file(path / _TENSORS, device=str(device))), values)
     except (OSError, ValueError, SafetensorError) as error:
@@ -349,6 +376,41 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     raise UserError(
         f"checkpoint {path} has format {version}; this version reads formats up to {FORMAT_VERSION}"
     )
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Read the counters and other values of a checkpoint, without its tensors.
+
+    Raises:
+        DamagedCheckpoint: as :func:`load_checkpoint`.
+    """
+    try:
+        return _verified_values(path)
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpoint(path, error) from error
+
+
+def _verified_values(path: Path) -> dict[str, Any]:
+    """Check the sums of a checkpoint's files, and return its values.
+
+    Raises:
+        ValueError: if it is damaged.
+        OSError: if it cannot be read.
+    """
+    # Check the sums
+    has_sums = (path / _SUMS).exists()
+    if has_sums:
+        _verify(path)
+    # Read the values and the format
+    values = read_json(path / _VALUES, parse_constant=_not_finite, parse_float=_finite)
+    if not isinstance(values, dict):
+        raise ValueError(f"{_VALUES} does not hold a mapping")
+    version = values.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"format version {version!r}")
+    if 1 < version <= FORMAT_VERSION and not has_sums:
+        raise ValueError(f"{_SUMS} is missing")
+    return values
 
 
 def _grouped(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

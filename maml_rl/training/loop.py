@@ -179,7 +179,7 @@ def _resume(
         with opened as training, write_failures_reported(run):
             if newest is not None:
                 learner = training.agent.learner
-                state = restored_state(newest.checkpoint, newest.path, config, learner)
+                state = restored_state(run, newest, config, learner, training.agent.device)
                 training = training._replace(agent=training.agent.with_state(state))
             ranks.wait()  # until every process has read the checkpoint
             if not ranks.leads:

@@ -8,10 +8,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Learner, LearnerState
 from maml_rl.runs.checkpoint import (
+    HISTORY,
     Best,
     Checkpoint,
     Found,
@@ -20,6 +23,7 @@ from maml_rl.runs.checkpoint import (
     save_checkpoint,
     set_aside,
 )
+from maml_rl.runs.history import history_file, read_history, remove_unneeded, write_history
 from maml_rl.runs.progress_log import sync_metrics
 from maml_rl.sampling.failures import TooManyFailures
 from maml_rl.settings.config import Config, origin
@@ -69,7 +73,7 @@ def write_failures_reported(run: Path) -> Iterator[None]:
 
 
 def tidy_checkpoints(run: Path, newest: Found | None) -> None:
-    """Remove what a killed process left in ``checkpoints/``, and rename damaged checkpoints.
+    """Remove what a killed process left in the run folder, and rename damaged checkpoints.
 
     Args:
         run: the run folder.
@@ -80,6 +84,7 @@ def tidy_checkpoints(run: Path, newest: Found | None) -> None:
     """
     with writing():
         remove_leftovers(run / "checkpoints")
+        remove_leftovers(run / HISTORY)
         for damaged in newest.damaged if newest is not None else ():
             log(f"{damaged}; renamed to {set_aside(damaged.path)}")
 
@@ -124,7 +129,10 @@ def save_state(
         # Sync the logs first: a resumed run does not repeat the iterations up to its checkpoint.
         sync_metrics(run)
         keep = config.logging.keep_checkpoints
+        values |= write_history(run, state.history, iteration)
         save_checkpoint(folder, iteration, state.tensors, values, keep, best)
+        if state.history and keep:
+            remove_unneeded(run)
 
 
 def save_after(
@@ -201,21 +209,27 @@ def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def restored_state(
-    checkpoint: Checkpoint, path: Path, config: Config, learner: Learner
+    run: Path, newest: Found, config: Config, learner: Learner, device: torch.device
 ) -> LearnerState:
     """Return the training state in a checkpoint.
 
     Args:
-        checkpoint: the checkpoint.
-        path: path of the checkpoint, for messages.
+        run: the run folder.
+        newest: its newest sound checkpoint.
         config: settings of the run.
         learner: made from them.
+        device: of the tensors.
 
     Raises:
         UserError: if the checkpoint belongs to another run, or does not fit.
     """
+    checkpoint, path = newest.checkpoint, newest.path
     checkpoint.check_run(_origin(config), path)
-    return restored(checkpoint, learner, path).state
+    state = restored(checkpoint, learner, path).state
+    entries = read_history(run, checkpoint, path, device)
+    for name, entry in entries.items():
+        learner.check_history_entry(entry, history_file(run, name))
+    return state._replace(history=tuple(entries.values()))
 
 
 def _origin(config: Config) -> dict[str, str]:

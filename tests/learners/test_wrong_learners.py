@@ -69,6 +69,10 @@ def with_tensors(tensors: Any) -> Callable[[Iteration], Iteration]:
     return lambda result: result._replace(state=result.state._replace(tensors=tensors))
 
 
+def with_history(history: Any) -> Callable[[Iteration], Iteration]:
+    return lambda result: result._replace(state=result.state._replace(history=history))
+
+
 def with_metrics(**metrics: Any) -> Callable[[Iteration], Iteration]:
     return lambda result: result._replace(metrics={**result.metrics, **metrics})
 
@@ -178,6 +182,22 @@ IN_THE_RUN = {
         changed("iteration", with_tensors({"arms": {"mean_return": zeros(2) / 0}})),
         "arms mean_return is not finite",
     ),
+    "history of numbers": (
+        changed("iteration", with_history([1])),
+        "must append one entry to the history",
+    ),
+    "two entries": (
+        changed("iteration", with_history(({"a": zeros(1)}, {"a": zeros(1)}))),
+        "must append one entry to the history",
+    ),
+    "array in the history": (
+        changed("iteration", with_history(({"a": np.zeros(1)},))),
+        "a of the history must be a torch.Tensor",
+    ),
+    "unchecked history": (
+        changed("iteration", with_history(({"a": zeros(1)},))),
+        "this learner has no history",
+    ),
     "text as metric": (changed("iteration", with_metrics(x="high")), "got 'x': 'high'"),
     "array as metric": (changed("iteration", with_metrics(x=np.zeros(2))), "metrics must be"),
     "no metrics": (
@@ -202,6 +222,10 @@ AFTER_THE_RUN = {
     "tensors": (
         changed("after_training", lambda state: with_tensors({})(in_iteration(state))[0]),
         "keep the tensors ['arms'], got []",
+    ),
+    "history": (
+        changed("after_training", lambda state: state._replace(history=({"a": zeros(1)},))),
+        "must keep the history",
     ),
     "nan": (
         changed("after_training", lambda state: state._replace(tensors=NAN)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from helpers.runs import assert_equal_runs, last, progress, tiny
 
 import maml_rl
 from maml_rl.cli import main
+from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import latest_checkpoint
 
 LEARNER = "helpers.bandit:Bandit"
+WITH_HISTORY = "helpers.remembering:Remembering"
 TESTS = str(Path(__file__).parents[1])
 FLAGS = [
     "--env=PointNavigation",
@@ -53,9 +56,11 @@ def train(run: Path, *flags: str) -> Path:
 
 
 @pytest.mark.slow
-def test_it_resumes_after_sigkill_bit_identical(tmp_path: Path) -> None:
+@pytest.mark.parametrize("learner", [LEARNER, WITH_HISTORY])
+def test_it_resumes_after_sigkill_bit_identical(learner: str, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    process = start("maml_rl.train", *FLAGS, "--num_iterations=1000000", "--output", str(run))
+    flags = [*FLAGS, "--learner", learner]
+    process = start("maml_rl.train", *flags, "--num_iterations=1000000", "--output", str(run))
     deadline = time.monotonic() + 120
     while latest_checkpoint(run / "checkpoints") is None:
         assert process.poll() is None, process.communicate()
@@ -65,13 +70,15 @@ def test_it_resumes_after_sigkill_bit_identical(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     num_iterations = last(run).values["iteration"] + 3
     maml_rl.resume(run, num_iterations)
-    whole = train(tmp_path / "whole", f"--num_iterations={num_iterations}")
+    number = f"--num_iterations={num_iterations}"
+    whole = train(tmp_path / "whole", "--learner", learner, number)
     assert_equal_runs(run, whole)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    one = train(tmp_path / "one", "--num_iterations=4")
+@pytest.mark.parametrize("learner", [LEARNER, WITH_HISTORY])
+def test_two_processes_train_as_one(learner: str, tmp_path: Path) -> None:
+    one = train(tmp_path / "one", "--num_iterations=4", "--learner", learner)
     process = start(
         "torch.distributed.run",
         "--standalone",
@@ -79,6 +86,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         "-m",
         "maml_rl.train",
         *FLAGS,
+        "--learner",
+        learner,
         "--num_iterations=4",
         "--output",
         str(tmp_path / "two"),
@@ -86,6 +95,41 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert_equal_runs(one, tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_history_is_for_resuming_only(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "--learner", WITH_HISTORY, "--num_iterations=4")
+    names = sorted(path.name for path in (run / "history").iterdir())
+    # Checkpoints 2 and 4 have three entries at most.
+    assert names == [f"{i:06d}.safetensors" for i in (1, 2, 3, 4)]
+    # An agent is loaded, saved and continued without it.
+    shutil.rmtree(run / "history")
+    agent = maml_rl.load(run)
+    assert agent.state.history == ()
+    saved = agent.save(tmp_path / "saved")
+    assert not (saved / "history").exists()
+    started = train(
+        tmp_path / "started",
+        "--learner",
+        WITH_HISTORY,
+        "--num_iterations=2",
+        f"--init_from={run}",
+    )
+    assert len(list((started / "history").iterdir())) == 2
+    # But a run is not.
+    with pytest.raises(UserError, match="it has no folder history, of which checkpoint 000004"):
+        maml_rl.resume(run, 6)
+
+
+@pytest.mark.slow
+def test_a_history_of_another_learner_is_refused(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "--learner", WITH_HISTORY, "--num_iterations=2")
+    config = run / "config.yaml"
+    text = config.read_text().replace(WITH_HISTORY, LEARNER)
+    config.write_text("".join(line for line in text.splitlines(True) if "window" not in line))
+    with pytest.raises(UserError, match=r"000001.*this learner has no history"):
+        maml_rl.resume(run, 4)
 
 
 @pytest.mark.slow
