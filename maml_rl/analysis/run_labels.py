@@ -18,6 +18,8 @@ _IGNORED_SETTINGS = {
     "seed",
     "output",
     "device",
+    "torch_threads",
+    "tasks_per_block",
     "num_iterations",
     "max_env_steps",
     "max_hours",

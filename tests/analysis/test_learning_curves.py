@@ -109,7 +109,7 @@ def test_runs_that_differ_in_seed_alone_are_one_group():
     runs = [
         write_run("a", columns_of([1]), seed=0, device="cpu", num_iterations=5),
         write_run("b", columns_of([2]), seed=0, horizon=50),
-        write_run("c", columns_of([3]), seed=4, num_iterations=9, logging=logging),
+        write_run("c", columns_of([3]), seed=4, num_iterations=9, logging=logging, torch_threads=1),
         write_run("d", columns_of([4]), seed=1, env="maml_rl/PointNavigation-v0"),
     ]
     groups = read_groups(*runs)
