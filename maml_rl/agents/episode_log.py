@@ -180,6 +180,10 @@ def to_episodes(logged: LoggedEpisodes, actor: Actor, device: torch.device) -> E
         log_probs=log_probs,
         cause=torch.zeros(shape[:2], dtype=torch.int8, device=device),
         success=torch.full(shape[:2], torch.nan, device=device),
+        terminated=torch.zeros(shape[:2], device=device),
+        last_observations=torch.full(
+            (*shape[:2], *logged.observations.shape[1:]), torch.nan, device=device
+        ),
         advantages=torch.zeros(shape, device=device),
         inner_advantages=torch.zeros(shape, device=device),
     )

@@ -36,6 +36,12 @@ class LearnerState(NamedTuple):
     """Groups of tensors by name: theta, normalizer, outer, ..."""
     counters: Mapping[str, int]
     """Non-negative integers by name: ``iteration``, ``num_env_steps``, and the learner's own."""
+    history: tuple[Mapping[str, Tensor], ...] = ()
+    """What was collected, one entry of tensors per iteration, oldest first.
+
+    An entry never changes: a checkpoint writes it to disk once. Every iteration of a learner with a
+    history appends one, the same on all processes; the oldest may be dropped. What acting depends
+    on does not belong here: an agent is saved and loaded without it."""
 
     @classmethod
     def initial(cls, tensors: Mapping[str, Mapping[str, Tensor]], **counters: int) -> LearnerState:
@@ -48,13 +54,19 @@ class LearnerState(NamedTuple):
         return cls(tensors, {"iteration": 0, "num_env_steps": 0, **counters})
 
     def after_iteration(
-        self, tensors: Mapping[str, Mapping[str, Tensor]], num_env_steps: int, **counters: int
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        num_env_steps: int,
+        *,
+        history: tuple[Mapping[str, Tensor], ...] | None = None,
+        **counters: int,
     ) -> LearnerState:
         """Return the state after one more iteration.
 
         Args:
             tensors: the groups that have changed; the others stay.
             num_env_steps: control steps of this iteration.
+            history: the new one; ``None`` keeps the old.
             counters: new values of the learner's own counters.
         """
         return LearnerState(
@@ -65,6 +77,7 @@ class LearnerState(NamedTuple):
                 "iteration": self.counters["iteration"] + 1,
                 "num_env_steps": self.counters["num_env_steps"] + num_env_steps,
             },
+            self.history if history is None else history,
         )
 
 
@@ -228,6 +241,18 @@ class Learner(ABC):
         """
         for group, expected in self.initial_state().tensors.items():
             check_group(state.tensors.get(group, {}), expected, group, source)
+
+    def check_history_entry(self, entry: Mapping[str, Tensor], source: Path) -> None:
+        """Refuse an entry of the history that this learner cannot use; by default any.
+
+        Args:
+            entry: read from a file.
+            source: the file, for the message.
+
+        Raises:
+            UserError: if it is refused.
+        """
+        raise UserError(f"{source} cannot be used: this learner has no history")
 
     def notice(self, num_env_steps: int) -> str | None:
         """Return a line to log before training, or ``None``.
