@@ -89,9 +89,9 @@ def critic_targets(
     batch: Transitions,
     latents: Tensor,
     noise: Tensor,
-    discount: float,
+    config: PEARLConfig,
 ) -> Tensor:
-    """Return y = r + γ (1 − d) [min_j Q̄_j(s', a', z) − α log π(a' | s', z)], (T, B).
+    """Return y = c r + γ (1 − d) [min_j Q̄_j(s', a', z) − α log π(a' | s', z)], (T, B).
 
     a' ~ π(· | s', z), Q̄_j is a target critic, and d is 1 if s' is terminal. At a time limit d is 0:
     the value of the last state counts.
@@ -105,7 +105,7 @@ def critic_targets(
         batch: B transitions of each task.
         latents: z of each task, (T, latent_size).
         noise: for a', (T, B, action_size).
-        discount: γ.
+        config: settings: c is ``reward_scale``, γ is ``discount``.
     """
     with torch.no_grad():
         z = _of_each_step(latents, batch.rewards)
@@ -115,7 +115,7 @@ def critic_targets(
         values = networks.values(learned.targets, batch.next_observations, actions, z).amin(0)
         alpha = learned.temperature["log_alpha"].exp()
         future = (1 - batch.terminated) * (values - alpha * log_probs)
-        return batch.rewards + discount * future
+        return config.reward_scale * batch.rewards + config.discount * future
 
 
 def critic_loss(
@@ -226,7 +226,7 @@ def sac_update(
         posterior = encoder.posterior(theta, encoder.add(theta, belief, part.context, mask))
         z = posterior.sample(part.latent_noise)
         noise = part.next_action_noise
-        targets = critic_targets(networks, learned, part.transitions, z, noise, config.discount)
+        targets = critic_targets(networks, learned, part.transitions, z, noise, config)
         error = critic_loss(networks, theta, part.transitions, z, targets).sum() / num_tasks
         kl = posterior.kl().sum()
         terms = torch.stack([error, kl / num_tasks, targets.mean(-1).sum() / num_tasks])

@@ -56,9 +56,12 @@ class PEARLConfig(LearnerConfig):
     """Adam's step size."""
     polyak: float = 0.005
     """Share by which the target critics approach the critics in each update."""
+    reward_scale: float = 5.0
+    """Factor of rewards in the critics' targets: it weighs them against the KL divergence and the
+    entropy."""
     kl_weight: float = 0.1
     """Weight of the KL divergence of the posterior from the prior."""
-    temperature: float = 0.2
+    temperature: float = 1.0
     """Weight alpha of the entropy; only at first if it is automatic."""
     automatic_temperature: bool = True
     """Learn the temperature, so that the entropy is target_entropy on average."""
@@ -84,6 +87,7 @@ class PEARLConfig(LearnerConfig):
         "discount": Real(0, 1),
         "step_size": Positive(),
         "polyak": Positive(1),
+        "reward_scale": Positive(),
         "kl_weight": Real(0),
         "temperature": Positive(),
         "target_entropy": OrNone(Real(-1e6)),
