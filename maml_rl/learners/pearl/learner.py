@@ -267,7 +267,7 @@ class PEARL(Learner):
         # Draw training tasks; before the first update, explore all of them.
         tasks, numbers = self._training_tasks(collector, streams)
         parts: list[_Played] = []
-        if state.counters["iteration"] == 0 and self.config.num_training_tasks is not None:
+        if state.counters["iteration"] == 0 and self.config.num_training_tasks > 0:
             parts = self._initial_episodes(state, tasks, collector, ranks, watch)
 
         # Play a trial in each: episodes with z from the prior, then from the posterior.
@@ -320,7 +320,7 @@ class PEARL(Learner):
         """Return training tasks, and the indices of those to play, one for each in a meta-batch."""
         number = self.config.num_training_tasks
         meta_batch_size = collector.num_tasks_of_all or collector.num_tasks
-        if number is None:
+        if number == 0:
             return sample_tasks(collector, streams), np.arange(meta_batch_size)
         # The same in every iteration.
         always = RandomStreams(self.seed, Phase.INITIALISATION)
@@ -393,7 +393,7 @@ class PEARL(Learner):
         )
         first = collector.first_task
         own = numbers[first : first + collector.num_tasks]
-        if self.config.num_training_tasks is None:  # their tasks are new in every iteration
+        if self.config.num_training_tasks == 0:  # their tasks are new in every iteration
             own = own + state.counters["iteration"] * len(numbers)
         entry = history_entry(
             played.trial.episodes, own.tolist(), num_prior_stages, self.action_scale

@@ -30,8 +30,8 @@ class PEARLConfig(LearnerConfig):
     next_observation_in_context: bool | None = None
     """The encoder reads the next observation, too. null: unless only goals and directions vary
     between the tasks of a built-in family."""
-    num_training_tasks: int | None = 100
-    """Tasks to train on, drawn once. null: new ones in every iteration."""
+    num_training_tasks: int = 100
+    """Tasks to train on, drawn once. 0: new ones in every iteration."""
     num_initial_episodes: int = 2
     """Episodes of every training task before the first update, with z from the prior."""
     num_prior_episodes: int = 1
@@ -74,7 +74,7 @@ class PEARLConfig(LearnerConfig):
         "latent_size": Integer(1, 1 << 10),
         "encoder_hidden_sizes": Each(Integer(1, 1 << 12), most=16),
         "hidden_sizes": Each(Integer(1, 1 << 12), most=16),
-        "num_training_tasks": OrNone(Integer(1, 100_000)),
+        "num_training_tasks": Integer(0, 100_000),
         "num_initial_episodes": Integer(1, 10_000),
         "num_prior_episodes": Integer(1, 1000),
         "num_posterior_episodes": Integer(0, 1000),
