@@ -54,19 +54,13 @@ class LearnerState(NamedTuple):
         return cls(tensors, {"iteration": 0, "num_env_steps": 0, **counters})
 
     def after_iteration(
-        self,
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        num_env_steps: int,
-        *,
-        history: tuple[Mapping[str, Tensor], ...] | None = None,
-        **counters: int,
+        self, tensors: Mapping[str, Mapping[str, Tensor]], num_env_steps: int, **counters: int
     ) -> LearnerState:
         """Return the state after one more iteration.
 
         Args:
             tensors: the groups that have changed; the others stay.
             num_env_steps: control steps of this iteration.
-            history: the new one; ``None`` keeps the old.
             counters: new values of the learner's own counters.
         """
         return LearnerState(
@@ -77,7 +71,7 @@ class LearnerState(NamedTuple):
                 "iteration": self.counters["iteration"] + 1,
                 "num_env_steps": self.counters["num_env_steps"] + num_env_steps,
             },
-            self.history if history is None else history,
+            self.history,
         )
 
 

@@ -306,13 +306,10 @@ class PEARL(Learner):
         metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
         if ranks.number > 1:
             metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
-        next_state = state.after_iteration(
-            changed,
-            sum(sampling.num_env_steps for sampling in samplings),
-            history=history,
-            **{FAILED_OUTER_STEPS: num_failed},
-        )
-        return Iteration(next_state, metrics, failures)
+        num_env_steps = sum(sampling.num_env_steps for sampling in samplings)
+        counters = {FAILED_OUTER_STEPS: num_failed}
+        next_state = state.after_iteration(changed, num_env_steps, **counters)
+        return Iteration(next_state._replace(history=history), metrics, failures)
 
     def _training_tasks(
         self, collector: Collector, streams: RandomStreams
