@@ -57,6 +57,7 @@ from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
+from maml_rl.system.torch_runtime import torch_threads
 
 _EPISODES = "num_episodes"
 """In a belief: number of episodes so far, (T, 1)."""
@@ -412,14 +413,23 @@ class PEARL(Learner):
             return _Update(before, {}, "the replay has no episode with z from the prior")
         rng = streams.minibatches()
         block_size = self.tasks_per_block or tasks_per_block(self.device)
+        num_threads = torch.get_num_threads()
         steps: list[dict[str, float]] = []
         try:
-            for _ in range(self.config.num_updates):
-                batch = self._batch(replay, normalizer, rng)
-                learned, metrics = sac_update(
-                    self.networks, self.encoder, learned, batch, self.config, ranks, block_size
-                )
-                steps.append(metrics)
+            with torch_threads(1):  # what is outside of blocks is too small to be split
+                for _ in range(self.config.num_updates):
+                    batch = self._batch(replay, normalizer, rng)
+                    learned, metrics = sac_update(
+                        self.networks,
+                        self.encoder,
+                        learned,
+                        batch,
+                        self.config,
+                        ranks,
+                        block_size,
+                        num_threads,
+                    )
+                    steps.append(metrics)
         except FloatingPointError as error:
             return _Update(before, {}, str(error))
         means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}

@@ -21,6 +21,7 @@ from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
+from maml_rl.system.torch_runtime import torch_threads
 
 
 class Learned(NamedTuple):
@@ -197,6 +198,7 @@ def sac_update(
     config: PEARLConfig,
     ranks: Ranks,
     block_size: int,
+    num_threads: int,
 ) -> tuple[Learned, dict[str, float]]:
     """Take one step on encoder and critics, one on actor and temperature, and move the targets.
 
@@ -208,6 +210,7 @@ def sac_update(
         config: settings.
         ranks: the processes.
         block_size: tasks whose gradient is computed at once.
+        num_threads: that compute blocks.
 
     Returns:
         What is learned after the update, and metrics.
@@ -233,7 +236,7 @@ def sac_update(
         return _Loss(error + config.kl_weight * kl, terms, z)
 
     theta = {**learned.encoder, **learned.critics}
-    gradient, of_critics, latents = _gradient(critic_part, 3, theta, parts, ranks)
+    gradient, of_critics, latents = _gradient(critic_part, 3, theta, parts, ranks, num_threads)
     theta, critic_optimizer = ascend(theta, -gradient, learned.critic_optimizer, config.step_size)
     new_encoder = {name: theta[name] for name in learned.encoder}
     critics = {name: theta[name] for name in learned.critics}
@@ -253,7 +256,7 @@ def sac_update(
 
     theta = {**learned.actor, **learned.temperature}
     parts = [(part, z) for (part,), z in zip(parts, latents, strict=True)]
-    gradient, of_actor, _ = _gradient(actor_part, 2, theta, parts, ranks)
+    gradient, of_actor, _ = _gradient(actor_part, 2, theta, parts, ranks, num_threads)
     theta, actor_optimizer = ascend(theta, -gradient, learned.actor_optimizer, config.step_size)
     new = Learned(
         encoder=new_encoder,
@@ -280,6 +283,7 @@ def _gradient(
     theta: Params,
     parts: Sequence[tuple[Any, ...]],
     ranks: Ranks,
+    num_threads: int,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return gradient and terms of a loss, added over the parts of all processes, and each z.
 
@@ -289,6 +293,7 @@ def _gradient(
         theta: parameters.
         parts: of this process; there may be none.
         ranks: the processes.
+        num_threads: that compute parts.
 
     Returns:
         The gradient (P,) and the terms (K,), float64; z of each part of this process, detached.
@@ -302,7 +307,8 @@ def _gradient(
         row = torch.cat([*(gradient.flatten() for gradient in gradients), terms.detach()])
         return row, latents.detach()
 
-    results = map_blocks(of_part, parts)
+    with torch_threads(num_threads):
+        results = map_blocks(of_part, parts)
     size = sum(value.numel() for value in theta.values()) + num_terms
     like = next(iter(theta.values()))
     rows = torch.stack([row for row, _ in results]) if results else like.new_zeros(0, size)
