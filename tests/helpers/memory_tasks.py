@@ -81,6 +81,12 @@ class Opposite(_Memory):
         return self.observation(), step if self.side else -step, False, False, {}
 
 
+class Unbounded(Opposite):
+    """The same with actions that have no bounds."""
+
+    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
 class Wander(_Memory):
     """A random walk with a reward at every step, whose episodes end at random.
 
@@ -105,7 +111,7 @@ class Wander(_Memory):
         return np.array([self.position, self.side - self.position], np.float32)
 
 
-_LENGTHS = {Arms: PULLS, Ends: LENGTH, Opposite: PULLS, Wander: LENGTH}
+_LENGTHS = {Arms: PULLS, Ends: LENGTH, Opposite: PULLS, Unbounded: PULLS, Wander: LENGTH}
 for _environment, _length in _LENGTHS.items():
     gym.register(
         id=f"memory/{_environment.__name__}-v0",

@@ -17,15 +17,15 @@ from maml_rl.learners.pearl.networks import Networks
 from maml_rl.learners.pearl.replay import Transitions
 from maml_rl.learners.pearl.sac import Batch, Learned
 
-O, A, L = 3, 2, 2
+S, A, L = 3, 2, 2
 """Sizes of observation, action and z."""
 T, B, N = 3, 4, 5
 """Tasks, transitions of each in a batch, and in a context."""
-NETWORKS = Networks(observation_size=O, action_size=A, latent_size=L, hidden_sizes=(4,))
+NETWORKS = Networks(observation_size=S, action_size=A, latent_size=L, hidden_sizes=(4,))
 ENCODERS: dict[str, ContextEncoder] = {
-    "product": ProductEncoder(transition_size=O + A + 1, latent_size=L, hidden_sizes=(4,)),
-    "gru": GRUEncoder(transition_size=O + A + 1, latent_size=L, hidden_sizes=(3, 4)),
-    "gru_without_layers": GRUEncoder(transition_size=O + A + 1, latent_size=L, hidden_sizes=(4,)),
+    "product": ProductEncoder(transition_size=S + A + 1, latent_size=L, hidden_sizes=(4,)),
+    "gru": GRUEncoder(transition_size=S + A + 1, latent_size=L, hidden_sizes=(3, 4)),
+    "gru_without_layers": GRUEncoder(transition_size=S + A + 1, latent_size=L, hidden_sizes=(4,)),
 }
 
 
@@ -57,16 +57,16 @@ def make_learned(encoder: ContextEncoder) -> Learned:
 def make_batch() -> Batch:
     """A batch in which some next states are terminal."""
     transitions = Transitions(
-        observations=randn(T, B, O, seed=1),
+        observations=randn(T, B, S, seed=1),
         actions=randn(T, B, A, seed=2).tanh(),
         rewards=randn(T, B, seed=3),
         terminated=(randn(T, B, seed=4) > 0.5).double(),
-        next_observations=randn(T, B, O, seed=5),
+        next_observations=randn(T, B, S, seed=5),
     )
     assert 0 < float(transitions.terminated.mean()) < 1
     return Batch(
         transitions=transitions,
-        context=randn(T, N, O + A + 1, seed=6),
+        context=randn(T, N, S + A + 1, seed=6),
         latent_noise=randn(T, L, seed=7),
         next_action_noise=randn(T, B, A, seed=8),
         action_noise=randn(T, B, A, seed=9),

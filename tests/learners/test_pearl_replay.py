@@ -113,7 +113,7 @@ def test_transitions_are_read_from_consecutive_rows() -> None:
 
 
 def history() -> tuple[dict[str, Tensor], ...]:
-    """Three iterations. Task 5 is played in all, 3 in two, and 8 without an episode of the prior."""
+    """Three iterations. Task 5 is in all, 3 in two, and 8 has no episode of the prior."""
     return (
         entry_of([stage([3, 2], 100), stage([1, 1], 200)], [5, 3]),
         entry_of([stage([2, 0], 300), stage([0, 2], 400)], [5, 8]),
