@@ -218,8 +218,8 @@ class Agent:
                 :class:`~maml_rl.agents.episode_log.EpisodeLog`, or a mapping of its fields, for one
                 adaptation step; or a sequence of logs, one per step. This agent must have played
                 the first log, the agent after one step the second, and so on. If a step of the
-                learner takes one episode, as RL²'s, every episode of a log is a step; RL² remembers
-                any episodes, whoever played them.
+                learner takes one episode, as RL²'s, every episode of a log is a step; RL² and PEARL
+                take any episodes, whoever played them.
 
         Returns:
             The adapted agent; this one does not change.

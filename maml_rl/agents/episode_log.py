@@ -29,7 +29,8 @@ class EpisodeLog:
 
     For MAML, actions must be sampled (the default of ``predict``), because the policy gradient uses
     their probabilities. Episodes of another agent, or with the most probable actions, give a wrong
-    gradient without an error. RL² remembers any episodes, in their order.
+    gradient without an error. RL² remembers any episodes, in their order; PEARL infers the task
+    from any transitions.
 
     An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
     least one of the three is required. Steps after the last end are ignored, since the return of
@@ -180,6 +181,10 @@ def to_episodes(logged: LoggedEpisodes, actor: Actor, device: torch.device) -> E
         log_probs=log_probs,
         cause=torch.zeros(shape[:2], dtype=torch.int8, device=device),
         success=torch.full(shape[:2], torch.nan, device=device),
+        terminated=torch.zeros(shape[:2], device=device),
+        last_observations=torch.full(
+            (*shape[:2], *logged.observations.shape[1:]), torch.nan, device=device
+        ),
         advantages=torch.zeros(shape, device=device),
         inner_advantages=torch.zeros(shape, device=device),
     )

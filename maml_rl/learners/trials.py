@@ -245,6 +245,7 @@ def training_trial(
     streams: RandomStreams,
     ranks: Ranks,
     max_failed_share: float,
+    tasks: Sequence[Task] | None = None,
     watch: Stopwatch | None = None,
 ) -> TrainingTrial:
     """Sample tasks, and play the trials of this process.
@@ -257,12 +258,13 @@ def training_trial(
         streams: of random numbers, for this iteration.
         ranks: the processes that share the tasks.
         max_failed_share: largest share of discarded episodes, and of failed tasks, to tolerate.
+        tasks: of all processes, instead of sampled ones.
         watch: see :func:`play_trials`.
 
     Raises:
         TooManyFailures: if a larger share failed, or all tasks of one process.
     """
-    tasks = sample_tasks(collector, streams)
+    tasks = sample_tasks(collector, streams) if tasks is None else tasks
     first = collector.first_task
     own_tasks = tasks[first : first + collector.num_tasks]
     trial = play_trials(

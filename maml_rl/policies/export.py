@@ -48,12 +48,12 @@ class PlainPolicy(nn.Module):
         self.network = plain.network
         self.observation_shape = observation_space.shape or ()
         self.flattens = observation_space.shape != plain.observation_shape
-        self.discrete = plain.log_std is None
+        self.discrete = isinstance(action_space, spaces.Discrete)
         self.with_distribution = with_distribution
         # Standard deviation and bounds of Box actions.
         if plain.log_std is not None:
-            assert isinstance(action_space, spaces.Box), "a Gaussian policy has Box actions"
             self.register_buffer("log_std", plain.log_std.clone())
+        if not self.discrete:
             for name in ("low", "high"):
                 bound = getattr(action_space, name).astype(np.float32)
                 self.register_buffer(name, torch.from_numpy(bound))
@@ -176,8 +176,14 @@ def plain_policy(
     """Return the module for users; the arguments are those of :class:`PlainPolicy`.
 
     Raises:
-        UserError: if a policy with a memory is asked for its distribution.
+        UserError: if a policy with a memory, or one whose distribution has other parameters, is
+            asked for its distribution.
     """
+    if with_distribution and plain.log_std is None and isinstance(action_space, spaces.Box):
+        raise UserError(
+            "with_distribution must be False for this policy: the standard deviation of its "
+            "actions depends on the observation, and they are squashed"
+        )
     if plain.start is None:
         return PlainPolicy(plain, observation_space, action_space, with_distribution)
     if with_distribution:

@@ -27,7 +27,8 @@ class PlainModule(NamedTuple):
     actions, or to logits if discrete. With a memory (N, M) it also takes the memory, and the reward
     of its last action and whether that ended an episode (N, 2), and returns the new memory, too."""
     log_std: Tensor | None
-    """Log standard deviation of actions, (action_size,), in their units; ``None`` if discrete."""
+    """Log standard deviation of actions, (action_size,), in their units; ``None`` if discrete, or
+    if it depends on the observation."""
     observation_shape: tuple[int, ...]
     """Of the network's input. If the environment's observations have another, it is a vector."""
     start: tuple[Tensor, Tensor] | None = None

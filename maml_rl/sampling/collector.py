@@ -37,6 +37,10 @@ class _Played(NamedTuple):
     """(T, E) int8: code of the failure, or 0."""
     success: Tensor
     """(T, E): last report, or NaN."""
+    terminated: Tensor
+    """(T, E): 1 if a valid episode ended in a terminal state."""
+    last_observations: Tensor
+    """Raw, after the last step, (T, E, *observation_shape)."""
 
 
 class _Recording:
@@ -73,6 +77,8 @@ class _Recording:
         self.cause = np.zeros(num_envs, np.int8)
         self.live = np.ones(num_envs, bool)
         self.success = np.full(num_envs, np.nan)
+        self.terminated = np.zeros(num_envs, bool)
+        self.last_observations = np.full((num_envs, *observation_shape), np.nan)
 
     def act(self, t: int, observation: Any, actor: Actor) -> np.ndarray:
         """Compute the actor's outputs (N, ...) at step t; record them and the observation.
@@ -104,12 +110,13 @@ class _Recording:
     def record(
         self,
         t: int,
+        observation: Any,
         reward: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
         info: Mapping[str, Any],
     ) -> None:
-        """Record what the environment returned for step t, each (N,)."""
+        """Record what the environment returned for step t, each (N, ...)."""
         self.rewards[t] = reward
         # Discard episodes that failed in this step.
         broke_down: np.ndarray | None = info.get("void")
@@ -123,6 +130,13 @@ class _Recording:
             reported = np.asarray(info["is_success"], float)
             is_reported = self.live & info.get("_is_success", True) & ~np.isnan(reported)
             self.success = np.where(is_reported, reported, self.success)
+        # Keep the last observation of each episode.
+        ends = self.live & (terminated | truncated)
+        if t == len(self.rewards) - 1:
+            ends = self.live.copy()
+        if np.count_nonzero(ends):
+            self.terminated |= ends & terminated
+            self.last_observations[ends] = np.asarray(observation)[ends]
         self.live &= ~(terminated | truncated)
 
     def _discard(self, failed: np.ndarray, what: str) -> None:
@@ -259,6 +273,8 @@ class Collector:
             log_probs=log_probs,
             cause=played.cause,
             success=played.success,
+            terminated=played.terminated,
+            last_observations=played.last_observations,
             advantages=torch.zeros_like(played.rewards),
             inner_advantages=torch.zeros_like(played.rewards),
         )
@@ -299,7 +315,7 @@ class Collector:
             actions = self.action_map(outputs)
             with torch.enable_grad():
                 observation, reward, terminated, truncated, info = self.env.step(actions)
-            recording.record(t, reward, terminated, truncated, info)
+            recording.record(t, observation, reward, terminated, truncated, info)
             actor.observe(recording.rewards[t], ~recording.live)
             if not np.count_nonzero(recording.live):
                 break
@@ -307,8 +323,10 @@ class Collector:
 
     def _by_task(self, recording: _Recording) -> _Played:
         """Convert a round to tensors in task order."""
-        mask = recording.mask & (recording.cause == 0)
-        success = np.where(recording.cause > 0, np.nan, recording.success)
+        is_valid = recording.cause == 0
+        mask = recording.mask & is_valid
+        success = np.where(is_valid, recording.success, np.nan)
+        last = self._of_tasks(recording.last_observations[None])  # as one more step
         # Pad a round that ended before the horizon.
         num_missing = self.horizon - len(recording.actions)
         padding = [np.zeros_like(recording.actions[0])] * num_missing
@@ -319,6 +337,8 @@ class Collector:
             mask=self._of_tasks(mask).to(self.dtype),
             cause=self._of_tasks(recording.cause),
             success=self._of_tasks(success).to(self.dtype),
+            terminated=self._of_tasks(recording.terminated & is_valid).to(self.dtype),
+            last_observations=last[:, :, 0].to(self.dtype),
         )
 
     def _of_tasks(self, values: np.ndarray) -> Tensor:
@@ -354,4 +374,5 @@ def _without(played: _Played, overflows: Tensor) -> _Played:
         mask=played.mask * ~overflows[..., None],
         cause=played.cause.masked_fill(overflows, CODES[ACTION]),
         success=played.success.masked_fill(overflows, torch.nan),
+        terminated=played.terminated.masked_fill(overflows, 0.0),
     )

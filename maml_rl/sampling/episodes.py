@@ -41,6 +41,12 @@ class Episodes:
     """(T, E) int8: code of the failure (:data:`maml_rl.sampling.failures.CODES`); 0 if valid."""
     success: Tensor
     """(T, E): last report of each episode, 1 or 0; NaN if discarded or without a report."""
+    terminated: Tensor
+    """(T, E): 1 if the episode ended in a terminal state, 0 if it was cut off, discarded or logged,
+    where that is not known."""
+    last_observations: Tensor
+    """(T, E, *observation_shape): raw observation after the last real step; not finite where
+    it is not known, as in a log."""
     advantages: Tensor
     """(T, E, H), of the objective; zero until
     :func:`maml_rl.learners.advantages.with_advantages` sets them."""
@@ -115,6 +121,8 @@ class Episodes:
             inner_advantages=zeroed(self.inner_advantages),
             cause=self.cause.masked_fill(tasks[:, None] & ~self.discarded, TASK_EXCLUDED),
             success=self.success.masked_fill(tasks[:, None], torch.nan),
+            terminated=zeroed(self.terminated),
+            last_observations=zeroed(self.last_observations),
         )
 
     def every(self, stride: int, with_first: bool = False) -> Episodes:
@@ -157,6 +165,8 @@ class Episodes:
             log_probs=thin(self.log_probs),
             cause=self.cause,
             success=self.success,
+            terminated=self.terminated,
+            last_observations=self.last_observations,
             advantages=thin(self.advantages),
             inner_advantages=thin(self.inner_advantages),
         )

@@ -97,7 +97,7 @@ class Config:
     """Tasks per meta-iteration."""
     num_episodes: int = 20
     """Episodes per task and adaptation step. It has no effect if the learner's step is one episode,
-    as that of rl2, where learner.num_episodes says how many a trial has."""
+    as that of rl2 and pearl, whose own settings say how many a trial has."""
     horizon: int = 100
     """Control steps before an episode is truncated; default: the environment's limit, if any."""
     max_failed_share: float = 0.25

@@ -68,3 +68,16 @@ def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
         values = list(distribution.choices) or [distribution.low, distribution.high]
     numbers = [value for value in values if type(value) in (int, float)]
     return (min(numbers), max(numbers)) if numbers else None
+
+
+def only_goals_vary(env: EnvConfig) -> bool:
+    """Whether the tasks of a built-in family differ in nothing but goals and directions.
+
+    The dynamics are then the same in all tasks. Other environments may vary them.
+    """
+    cls: Any = family_of(env.name)
+    if cls is None:
+        return False
+    family = cls(**env.kwargs)
+    names = family.task_units
+    return not family.dynamics and all(name.startswith(("goal_", "direction")) for name in names)

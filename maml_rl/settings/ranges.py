@@ -171,4 +171,6 @@ def _by_type(cls: Any) -> dict[str, Range]:
             ranges[field.name] = _Text()
         elif kind == str | None:
             ranges[field.name] = OrNone(_Text())
+        elif kind == bool | None:
+            ranges[field.name] = OrNone(_Choices((True, False)))
     return ranges

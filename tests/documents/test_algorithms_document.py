@@ -32,6 +32,8 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     arguments = shlex.split(command.removeprefix("python -m maml_rl.train"))
     if "rl2" in arguments:  # as few minibatches as tasks
         arguments.append("--learner.num_minibatches=1")
+    if "pearl" in arguments:
+        arguments.append("--learner.num_updates=2")
     assert main(["train", *arguments, *TINY, *QUIET]) == 0
     assert len((tmp_path / "run/progress.csv").read_text().splitlines()) == 3
 

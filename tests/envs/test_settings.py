@@ -365,7 +365,6 @@ def test_presets_match_the_papers(preset: str) -> None:
 ADAPTIVE = {"num_epochs": 3, "kl_coefficient": 1e-3, "adaptive_kl": True, "target_kl": 0.01}
 LEARNERS: dict[str, dict[str, Any]] = {
     **{name: {"action_scale": 1.0} for name in preset_names() if name.startswith("maml/")},
-    "pearl/PointNavigationSparse": {"action_scale": 1.0},
     "pytorch_maml_rl/PointNavigation": {"action_scale": 10.0},
     "pytorch_maml_rl/HalfCheetahDir": {"action_scale": 0.1},
     "promp/Walker2dDir": {"num_epochs": 5, "kl_coefficient": 5e-4, "adaptive_kl": False},

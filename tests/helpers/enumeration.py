@@ -113,6 +113,8 @@ def every_trajectory(
         log_probs=dist.log_prob(actions[None].flatten(1)).reshape(rewards[None].shape),
         cause=torch.zeros(1, len(paths), dtype=torch.int8),
         success=torch.full((1, len(paths)), torch.nan),
+        terminated=torch.zeros(1, len(paths)),
+        last_observations=observations[:, :, -1],
         advantages=weighted[None],
         inner_advantages=weighted[None],
     )

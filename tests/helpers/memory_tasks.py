@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 PULLS = 5
-"""Steps of an episode of :class:`Arms`."""
+"""Steps of an episode of :class:`Arms` and :class:`Opposite`."""
 LENGTH = 10
 """Steps of an episode of :class:`Ends` and the longest of :class:`Wander`."""
 
@@ -69,6 +69,24 @@ class Ends(_Memory):
         return self.observation(), float(is_there), False, False, {}
 
 
+class Opposite(_Memory):
+    """A point on a line that earns its step to the right if ``side`` is 1, else to the left."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        step = float(np.clip(action[0], -1, 1))
+        self.position += step
+        return self.observation(), step if self.side else -step, False, False, {}
+
+
+class Unbounded(Opposite):
+    """The same with actions that have no bounds."""
+
+    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
 class Wander(_Memory):
     """A random walk with a reward at every step, whose episodes end at random.
 
@@ -93,7 +111,8 @@ class Wander(_Memory):
         return np.array([self.position, self.side - self.position], np.float32)
 
 
-for _environment, _length in ((Arms, PULLS), (Ends, LENGTH), (Wander, LENGTH)):
+_LENGTHS = {Arms: PULLS, Ends: LENGTH, Opposite: PULLS, Unbounded: PULLS, Wander: LENGTH}
+for _environment, _length in _LENGTHS.items():
     gym.register(
         id=f"memory/{_environment.__name__}-v0",
         entry_point=_environment,

@@ -125,6 +125,8 @@ def make_stage(
         log_probs=nothing,
         cause=torch.zeros(sizes[:2], dtype=torch.int8),
         success=torch.full(sizes[:2], torch.nan, dtype=torch.float64),
+        terminated=nothing[..., 0],
+        last_observations=nothing[..., :1].expand(-1, -1, policy.observation_size),
         advantages=nothing,
         inner_advantages=nothing,
     )

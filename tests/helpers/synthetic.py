@@ -106,6 +106,8 @@ def make_episodes(
         log_probs=log_probs.unflatten(1, sizes[1:]),
         cause=cause,
         success=torch.from_numpy(rng.integers(0, 2, sizes[:2])).to(like),
+        terminated=torch.zeros(sizes[:2]).to(like),
+        last_observations=torch.zeros(*sizes[:2], *policy.observation_shape).to(like),
         advantages=draw(*sizes),
         inner_advantages=draw(*sizes),
     )

@@ -217,6 +217,8 @@ def whole_episodes(observations: torch.Tensor, rewards: torch.Tensor) -> Episode
         log_probs=zeros,
         cause=torch.zeros(rewards.shape[:2], dtype=torch.int8),
         success=zeros[..., 0],
+        terminated=zeros[..., 0],
+        last_observations=observations[:, :, -1],
         advantages=zeros,
         inner_advantages=zeros,
     )

@@ -78,12 +78,15 @@ def test_gradient_product_and_values(device: str, discrete: bool, nonlinearity: 
 
 
 RL2 = {"name": "rl2", "num_minibatches": 2}
+PEARL = {"name": "pearl", "num_training_tasks": 8, "num_updates": 5}
 LEARNERS: dict[str, dict[str, Any]] = {
     **{f"maml_{outer}": {"outer": outer} for outer in OUTER},
     "maml_latent": {"policy": {"hidden_sizes": [16], "latent_size": 2}},
     "maml_learned_advantage": {"inner": {"advantage": "learned"}},
     "rl2": {"num_episodes": 1, "learner": RL2},
     "rl2_lstm": {"num_episodes": 1, "learner": {**RL2, "cell": "lstm", "asymmetric_critic": True}},
+    "pearl": {"num_episodes": 1, "learner": PEARL},
+    "pearl_gru": {"num_episodes": 1, "learner": {**PEARL, "encoder": "gru"}},
     "rl2_hypernetwork": {"num_episodes": 1, "learner": {**RL2, "hypernetwork": True}},
 }
 

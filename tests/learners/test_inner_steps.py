@@ -180,6 +180,8 @@ def one_step_episodes(
         log_probs=log_probs[:, :, None],
         cause=torch.zeros(num_tasks, num_episodes, dtype=torch.int8),
         success=zeros[..., 0],
+        terminated=zeros[..., 0],
+        last_observations=observations[:, :, -1],
         advantages=zeros,
         inner_advantages=zeros,
     )

@@ -541,3 +541,21 @@ class TestActionMap:
     def test_discrete_actions_pass_unchanged(self):
         actions = np.array([0, 3, 1])
         assert (ActionMap(spaces.Discrete(4), 0.1)(actions) == actions).all()
+
+
+def test_last_observations_and_terminal_states_of_each_episode() -> None:
+    """An episode that terminates, one that is cut off, one at the horizon, and one that fails."""
+    collector = stub_collector(
+        2, 2, num_envs=4, lengths=[2, 9, 9, 9], time_limits=[H, 4, H + 9, H], void_at=(3, 1)
+    )
+    episodes = collect(collector)
+    assert episodes.terminated.tolist() == [[1, 0], [0, 0]]
+    # The stub observes its number and its steps so far.
+    assert episodes.last_observations[0, 0, :2].tolist() == [0, 2]
+    assert episodes.last_observations[0, 1, :2].tolist() == [1, 4]
+    assert episodes.last_observations[1, 0, :2].tolist() == [2, H]
+    assert episodes.mask.sum(-1).tolist() == [[2, 4], [H, 0]]
+    # An excluded task keeps neither.
+    without = episodes.without(torch.tensor([True, False]))
+    assert without.terminated[0].tolist() == [0, 0]
+    assert not without.last_observations[0].any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 import textwrap
@@ -30,6 +31,7 @@ from maml_rl.settings.learners import (
     LearnerConfig,
     MAMLConfig,
     OuterConfig,
+    PEARLConfig,
     ReptileConfig,
     RL2Config,
     TRPOConfig,
@@ -325,7 +327,7 @@ def test_an_unknown_learner_is_refused_with_the_closest(
 ) -> None:
     assert main(["train", ENV, "--learner", "jiont"]) == 2
     assert capsys.readouterr().err == (
-        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, rl2, or "
+        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, rl2, pearl, or "
         "module:Class\n"
     )
 
@@ -658,6 +660,78 @@ def test_the_truncation_of_rl2_may_be_null() -> None:
 def test_contradictions_of_rl2(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(env="PointNavigation", **{"learner": "rl2", **settings})
+
+
+# --- PEARL ---
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *[(name, (0, 1.5, None)) for name in ("latent_size", "num_updates", "tasks_per_update")],
+        *[(name, (0, True)) for name in ("batch_size", "context_size", "context_window")],
+        *[(name, (0, -1)) for name in ("num_initial_episodes", "num_prior_episodes", "capacity")],
+        *[(name, ((0,), (8, 2.5), 8)) for name in ("hidden_sizes", "encoder_hidden_sizes")],
+        *[(name, (-1, None)) for name in ("num_training_tasks", "num_posterior_episodes")],
+        *[(name, (0.0, float("inf"))) for name in ("step_size", "reward_scale", "temperature")],
+        ("discount", (-0.1, 1.1)),
+        ("polyak", (0.0, 1.5)),
+        ("kl_weight", (-0.1, None)),
+        ("target_entropy", ("low", float("nan"))),
+        ("encoder", ("lstm", None)),
+        ("next_observation_in_context", (1, "yes")),
+        ("automatic_temperature", (0, None)),
+    ],
+)
+def test_ranges_of_pearl(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        got = re.escape(repr(value))
+        with pytest.raises(ValueError, match=rf"learner\.{name} must be .*, got {got}"):
+            PEARLConfig(**{name: value})
+
+
+def test_settings_of_pearl_that_may_be_null() -> None:
+    for reads, entropy in ((None, None), (True, -2.5), (False, 0.0)):
+        values = {"next_observation_in_context": reads, "target_entropy": entropy}
+        config = load_config(env="PointNavigation", learner={"name": "pearl", **values})
+        assert config.learner == PEARLConfig(**values)
+        assert read_back(config) == config
+    flags = ["--learner=pearl", "--learner.next_observation_in_context", "false"]
+    assert parse_training_arguments([ENV, *flags]).learner == PEARLConfig(
+        next_observation_in_context=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"policy": {"network": "helpers.networks:Perceptron"}},
+            "policy.network must be null if learner.name is pearl, got helpers.networks:Perceptron",
+        ),
+        (
+            {"policy": {"context_size": 2}},
+            "policy.context_size must be 0 if learner.name is pearl, got 2",
+        ),
+        (
+            {"learner": {"name": "pearl", "encoder_hidden_sizes": []}},
+            r"learner.encoder_hidden_sizes must have at least one layer, got \[\]",
+        ),
+        (
+            {
+                "meta_batch_size": 10,
+                "horizon": 50,
+                "learner": {"name": "pearl", "capacity": 1499},
+            },
+            "learner.capacity must hold at least one iteration, 1500 transitions, got 1499",
+        ),
+        ({"baseline": {"discount": 0.9}}, "baseline.discount.*learner pearl does not use"),
+        ({"learner": {"name": "pearl", "latentsize": 3}}, "latentsize.*latent_size"),
+    ],
+)
+def test_contradictions_of_pearl(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(env="PointNavigation", **{"learner": "pearl", **settings})
 
 
 @pytest.mark.slow

@@ -156,6 +156,24 @@ def test_the_number_of_processes_changes_nothing_for_a_recurrent_learner(tmp_pat
 
 
 @pytest.mark.slow
+def test_the_number_of_processes_changes_nothing_for_a_replay(tmp_path: Path) -> None:
+    """Both processes have all episodes, and compute their blocks of an update's tasks."""
+    off_policy = {
+        "learner": "pearl",
+        "learner.hidden_sizes": [8],
+        "learner.encoder_hidden_sizes": [8],
+        "learner.num_training_tasks": 20,
+        "learner.num_updates": 5,
+        "learner.batch_size": 16,
+    }
+    arguments = [flag for flag in flags(**off_policy) if not flag.startswith("--inner")]
+    assert main(["train", *arguments, f"--output={tmp_path / 'alone'}"]) == 0
+    done = launch(2, *arguments, "--output=shared", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "shared", tmp_path / "alone")
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) -> None:
     """It is the one that leads; the run folder's name is the default one, which holds the time."""
     arguments = command(2, *flags(num_iterations=60), max_restarts=1)

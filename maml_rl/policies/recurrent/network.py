@@ -174,7 +174,7 @@ class RecurrentPolicy:
         options = (True, 1, 0.0, True, False, True)
         weights = _cell_weights(theta)
         if inputs.is_cuda:
-            weights = _in_one_buffer(weights)
+            weights = in_one_buffer(weights)
         if self.cell == "gru":
             outputs, last = torch.gru(inputs, memory[None], weights, *options)
             return outputs, last[0]
@@ -247,7 +247,7 @@ def _cell_weights(theta: Params) -> list[Tensor]:
     return [theta[f"cell_{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
 
-def _in_one_buffer(weights: Sequence[Tensor]) -> list[Tensor]:
+def in_one_buffer(weights: Sequence[Tensor]) -> list[Tensor]:
     """Return the weights as consecutive parts of one tensor, without which cuDNN copies them."""
     buffer = torch.cat([weight.flatten() for weight in weights])
     parts = buffer.split([weight.numel() for weight in weights])

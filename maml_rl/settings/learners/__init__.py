@@ -30,6 +30,7 @@ from maml_rl.settings.learners.maml import (
     Surrogate,
     TRPOConfig,
 )
+from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.settings.learners.rl2 import RL2Config
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "LearnerConfig",
     "MAMLConfig",
     "OuterConfig",
+    "PEARLConfig",
     "PPOConfig",
     "ProMPConfig",
     "RL2Config",
@@ -62,6 +64,7 @@ LEARNER_CONFIGS: dict[str, type[LearnerConfig]] = {
     "maml": MAMLConfig,
     "joint": JointConfig,
     "rl2": RL2Config,
+    "pearl": PEARLConfig,
 }
 """Settings of each built-in learner by its name."""
 

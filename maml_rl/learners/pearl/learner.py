@@ -1,0 +1,544 @@
+"""PEARL as a learner, and one iteration of its training (Rakelly et al. 2019, algorithm 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from maml_rl.errors import UserError
+from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
+from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.pearl.actor import LatentActor
+from maml_rl.learners.pearl.context_encoder import ContextEncoder, GRUEncoder, ProductEncoder
+from maml_rl.learners.pearl.networks import Networks
+from maml_rl.learners.pearl.plain_module import latent_module
+from maml_rl.learners.pearl.replay import (
+    Entry,
+    Replay,
+    Transitions,
+    bounded,
+    check_entry,
+    consecutive_rows,
+    drawn_rows,
+    drawn_tasks,
+    history_entry,
+    joined,
+    make_replay,
+    num_transitions,
+    transitions,
+)
+from maml_rl.learners.pearl.sac import Batch, Learned, sac_update
+from maml_rl.learners.trials import TrainingTrial, sample_tasks, training_trial
+from maml_rl.policies.action_head import ActionHead
+from maml_rl.policies.action_map import ActionMap, has_two_bounds
+from maml_rl.policies.latent import draw_noise
+from maml_rl.policies.mlp import MOST_OBSERVATION_ENTRIES
+from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.plain_network import PlainModule
+from maml_rl.sampling.actors import Memory
+from maml_rl.sampling.collector import Collector
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import OUTER_STEP
+from maml_rl.settings.config import Config
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.families import only_goals_vary
+from maml_rl.settings.learners.pearl import PEARLConfig
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.system.stopwatch import Stopwatch
+from maml_rl.system.thread_pool import tasks_per_block
+from maml_rl.system.torch_runtime import torch_threads
+
+_EPISODES = "num_episodes"
+"""In a belief: number of episodes so far, (T, 1)."""
+
+
+_OTHER_GROUPS = Learned._fields[2:]
+"""Groups of the state besides theta, which holds encoder and actor."""
+
+
+class _Played(NamedTuple):
+    """Trials in a meta-batch of tasks."""
+
+    trial: TrainingTrial
+    """Of this process."""
+    entry: Entry
+    """Their episodes, of all processes."""
+
+
+class _Update(NamedTuple):
+    """The result of an iteration's updates; if one fails, nothing has changed."""
+
+    learned: Learned
+    metrics: dict[str, float]
+    detail: str = ""
+    """Why it failed; empty if it succeeded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PEARL(Learner):
+    """PEARL: SAC with a policy that reads z, and an encoder that infers z from transitions.
+
+    The belief is what the encoder knows of the transitions so far, and ``num_episodes`` (T, 1). A
+    stage is one episode: the actor draws its z from the posterior, or takes the posterior's mean
+    where actions are the most probable ones. The groups of the state are:
+
+    - ``theta``, parameters of actor and encoder, and ``normalizer``;
+    - ``critics``, their ``targets``, and ``temperature``;
+    - ``critic_optimizer`` and ``actor_optimizer``, states of Adam.
+
+    The history is the replay (:mod:`maml_rl.learners.pearl.replay`).
+
+    Args:
+        networks: the architecture of actor and critics.
+        encoder: the architecture of the encoder.
+        config: settings.
+        reads_next_observation: whether the encoder reads s'.
+        normalizes: whether observations are normalised.
+        action_scale: of the action map; outputs are divided by it, and span the whole range.
+        num_updates: adaptation steps of a trial, unless the user asks for another number.
+        num_training_stages: episodes of a trial in training.
+        max_failed_share: largest share of discarded episodes, and of failed tasks, that an
+            iteration tolerates.
+        device: of all tensors.
+        seed: of the initial parameters and the training tasks.
+        num_prior_episodes: episodes of a trial with z from the prior, although the belief is more.
+            Training has its own number.
+        tasks_per_block: tasks whose gradient is computed at once; default depends on the device.
+    """
+
+    # A saved agent does not have what only training needs.
+    OPTIONAL: ClassVar[tuple[str, ...]] = _OTHER_GROUPS
+
+    networks: Networks
+    encoder: ContextEncoder
+    config: PEARLConfig
+    reads_next_observation: bool
+    normalizes: bool
+    action_scale: float
+    num_updates: int
+    num_training_stages: int
+    max_failed_share: float
+    device: torch.device
+    seed: int
+    num_prior_episodes: int = 1
+    tasks_per_block: int | None = None
+
+    def initial_state(self) -> LearnerState:
+        """Return the initial parameters, and statistics of nothing."""
+        rng = RandomStreams(self.seed, Phase.INITIALISATION).parameters()
+        drawn = (
+            self.encoder.initial_parameters(rng),
+            self.networks.initial_actor(rng),
+            self.networks.initial_critics(rng),
+        )
+        encoder, actor, critics = (
+            {name: value.to(self.device) for name, value in part.items()} for part in drawn
+        )
+        normalizer: Mapping[str, Tensor] = {}
+        if self.normalizes:
+            shape = (self.networks.observation_size,)
+            normalizer = ObservationNormalizer.empty(shape, self.device)._asdict()
+        learned = Learned.initial(encoder, actor, critics, self.config.temperature)
+        return LearnerState.initial(
+            {"normalizer": normalizer, **_groups(learned)}, **{FAILED_OUTER_STEPS: 0}
+        )
+
+    def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
+        """Return a state whose critics and temperature are the other run's, too."""
+        started = super().started_from(state, belief)
+        names = ("critics", "targets", "temperature")
+        return started._replace(
+            tensors={**started.tensors, **{name: state.tensors[name] for name in names}}
+        )
+
+    def prior(self, state: LearnerState, num_tasks: int) -> Belief:
+        """Return the belief without transitions."""
+        like = next(iter(state.tensors["theta"].values()))
+        empty = self.encoder.empty(num_tasks, like)
+        return {**empty, _EPISODES: like.new_zeros(num_tasks, 1)}
+
+    def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw noise of the actions, and of z after it."""
+        head = ActionHead(self.networks.action_size)
+        return draw_noise(head, self.networks.latent_size, rng, shape)
+
+    @torch.no_grad()
+    def actor(
+        self,
+        state: LearnerState,
+        belief: Belief,
+        noise: Tensor | None,
+        memory: Memory | None = None,
+    ) -> LatentActor:
+        """Return an actor that draws z of each episode from the posterior."""
+        theta = state.tensors["theta"]
+        # Before num_prior_episodes, z is from the prior: that of an empty belief.
+        explores = belief[_EPISODES] < self.num_prior_episodes
+        known = {
+            name: torch.where(explores, 0.0, value)
+            for name, value in belief.items()
+            if name != _EPISODES
+        }
+        return LatentActor(
+            self.networks,
+            theta,
+            self.encoder.posterior(theta, known),
+            noise,
+            _normalizer(state.tensors["normalizer"]),
+            self.action_scale,
+            memory,
+        )
+
+    @torch.no_grad()
+    def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
+        """Return the belief after the transitions of the episodes."""
+        theta, normalizer = state.tensors["theta"], _normalizer(state.tensors["normalizer"])
+        known = {name: value for name, value in belief.items() if name != _EPISODES}
+        for number in range(episodes.mask.shape[1]):
+            # The next observation of each step; after the last one it may be unknown.
+            observations, mask = episodes.observations[:, number], episodes.mask[:, number]
+            last = episodes.last_observations[:, number].flatten(1)
+            is_last = mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1) > 0
+            shifted = torch.cat([observations[:, 1:], observations[:, -1:]], 1)
+            following = torch.where(is_last[..., None], last[:, None], shifted)
+            if self.reads_next_observation:
+                is_known = following.isfinite().all(-1)
+                mask = mask * is_known
+                following = torch.where(is_known[..., None], following, 0.0)
+            context = self._context(
+                Transitions(
+                    observations,
+                    self.action_scale * episodes.actions[:, number],
+                    episodes.rewards[:, number],
+                    mask,
+                    following,
+                ),
+                normalizer,
+            )
+            known = dict(self.encoder.add(theta, known, context, mask))
+        num_played = (episodes.mask.sum(-1) > 0).sum(1, keepdim=True)
+        return {**known, _EPISODES: belief[_EPISODES] + num_played}
+
+    def _context(self, steps: Transitions, normalizer: ObservationNormalizer | None) -> Tensor:
+        """Return what the encoder reads of transitions, (T, N, transition_size)."""
+        seen = [steps.observations, steps.next_observations]
+        if normalizer is not None:
+            seen = [normalizer.normalize(observations) for observations in seen]
+        parts = [seen[0], steps.actions, steps.rewards[..., None]]
+        return torch.cat([*parts, seen[1]] if self.reads_next_observation else parts, dim=-1)
+
+    def describe(self, state: LearnerState) -> dict[str, Any]:
+        """Say what a step is."""
+        return {
+            "note": "the return after k steps is that of episode k + 1, with z inferred from the k "
+            "before"
+        }
+
+    def check_history_entry(self, entry: Mapping[str, Tensor], source: Path) -> None:
+        """Refuse an entry that is not a replay of these observations and actions."""
+        check_entry(entry, self.networks.observation_size, self.networks.action_size, source)
+
+    def plain_module(
+        self, state: LearnerState, belief: Belief, action_map: ActionMap
+    ) -> PlainModule:
+        """Return the policy given the posterior's mean of z."""
+        theta = state.tensors["theta"]
+        (z,) = self.encoder.posterior(theta, belief).mean
+        normalizer = _normalizer(state.tensors["normalizer"])
+        return latent_module(self.networks, theta, z, normalizer, self.action_scale, action_map)
+
+    def iteration(
+        self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
+    ) -> Iteration:
+        """Play trials in some training tasks, add them to the replay, and learn from it."""
+        watch = Stopwatch()
+        num_bytes = ranks.num_bytes
+
+        # Draw training tasks; before the first update, explore all of them.
+        tasks, numbers = self._training_tasks(collector, streams)
+        parts: list[_Played] = []
+        if state.counters["iteration"] == 0 and self.config.num_training_tasks > 0:
+            parts = self._initial_episodes(state, tasks, collector, ranks, watch)
+
+        # Play a trial in each: episodes with z from the prior, then from the posterior.
+        num_prior = self.config.num_prior_episodes
+        num_stages = self.num_training_stages
+        played = self._trial(
+            state, tasks, numbers, num_stages, num_prior, collector, streams, ranks, watch
+        )
+        parts.append(played)
+
+        # Add the episodes to the replay, and observations to the normaliser.
+        entry = joined([part.entry for part in parts])
+        history = bounded((*state.history, entry), self.config.capacity)
+        normalizer = _normalizer(state.tensors["normalizer"])
+        if normalizer is not None:
+            new = normalizer.normalize(entry["observations"])
+            normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
+        watch.lap("replay")
+
+        # Update encoder, critics and actor.
+        update = self._update(state, history, normalizer, streams, ranks)
+        rows = [row for part in parts for row in part.trial.rows]
+        what = OUTER_STEP if update.detail else ""
+        failures, num_failed = with_outer_failure(state, rows, num_stages - 1, what, update.detail)
+        watch.lap("update")
+
+        # Update the counters; compute metrics.
+        samplings = [SamplingMetrics(_valid_stages(part.trial), ranks) for part in parts]
+        changed = _groups(update.learned)
+        if normalizer is not None:
+            changed["normalizer"] = normalizer._asdict()
+        metrics = update.metrics | samplings[-1].metrics() | failure_metrics(played.trial)
+        metrics["train/replay_size"] = float(sum(map(num_transitions, history)))
+        metrics["update/temperature"] = float(update.learned.temperature["log_alpha"].exp())
+        metrics["update/failed"] = float(bool(update.detail))
+        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
+        if ranks.number > 1:
+            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        num_env_steps = sum(sampling.num_env_steps for sampling in samplings)
+        counters = {FAILED_OUTER_STEPS: num_failed}
+        next_state = state.after_iteration(changed, num_env_steps, **counters)
+        return Iteration(next_state._replace(history=history), metrics, failures)
+
+    def _training_tasks(
+        self, collector: Collector, streams: RandomStreams
+    ) -> tuple[list[Task], np.ndarray]:
+        """Return training tasks, and the indices of those to play, one for each in a meta-batch."""
+        number = self.config.num_training_tasks
+        meta_batch_size = collector.num_tasks_of_all or collector.num_tasks
+        if number == 0:
+            return sample_tasks(collector, streams), np.arange(meta_batch_size)
+        # The same in every iteration.
+        always = RandomStreams(self.seed, Phase.INITIALISATION)
+        tasks = sample_tasks(collector, always, number)
+        return tasks, drawn_tasks(streams.tasks(), number, meta_batch_size)
+
+    def _initial_episodes(
+        self,
+        state: LearnerState,
+        tasks: Sequence[Task],
+        collector: Collector,
+        ranks: Ranks,
+        watch: Stopwatch,
+    ) -> list[_Played]:
+        """Play episodes of every task with z from the prior, a meta-batch of tasks at a time."""
+        meta_batch_size = collector.num_tasks_of_all or collector.num_tasks
+        num_groups = math.ceil(len(tasks) / meta_batch_size)
+        numbers = np.resize(np.arange(len(tasks)), num_groups * meta_batch_size)
+        number = self.config.num_initial_episodes
+        return [
+            self._trial(
+                state,
+                tasks,
+                group,
+                number,
+                number,
+                collector,
+                RandomStreams(self.seed, Phase.INITIALISATION, i),
+                ranks,
+                watch,
+            )
+            for i, group in enumerate(np.split(numbers, num_groups))
+        ]
+
+    def _trial(
+        self,
+        state: LearnerState,
+        tasks: Sequence[Task],
+        numbers: np.ndarray,
+        num_stages: int,
+        num_prior_stages: int,
+        collector: Collector,
+        streams: RandomStreams,
+        ranks: Ranks,
+        watch: Stopwatch,
+    ) -> _Played:
+        """Play trials, and return them with the entry of all processes.
+
+        Args:
+            state: what has been learned.
+            tasks: training tasks.
+            numbers: indices of those to play, of all processes.
+            num_stages: episodes of a trial.
+            num_prior_stages: those with z from the prior.
+            collector: plays the tasks of this process.
+            streams: of random numbers.
+            ranks: the processes.
+            watch: records times.
+        """
+        played = training_trial(
+            dataclasses.replace(self, num_prior_episodes=num_prior_stages),
+            state,
+            collector,
+            num_updates=num_stages - 1,
+            streams=streams,
+            ranks=ranks,
+            max_failed_share=self.max_failed_share,
+            tasks=[tasks[number] for number in numbers],
+            watch=watch,
+        )
+        first = collector.first_task
+        own = numbers[first : first + collector.num_tasks]
+        if self.config.num_training_tasks == 0:  # their tasks are new in every iteration
+            own = own + state.counters["iteration"] * len(numbers)
+        entry = history_entry(
+            played.trial.episodes, own.tolist(), num_prior_stages, self.action_scale
+        )
+        return _Played(played, {name: ranks.gather(value) for name, value in entry.items()})
+
+    def _update(
+        self,
+        state: LearnerState,
+        history: tuple[Entry, ...],
+        normalizer: ObservationNormalizer | None,
+        streams: RandomStreams,
+        ranks: Ranks,
+    ) -> _Update:
+        """Take the updates of an iteration; if one fails, keep what was learned before them."""
+        before = learned = _learned(state)
+        replay = make_replay(history, self.config.context_window)
+        if replay.num_tasks == 0:
+            return _Update(before, {}, "the replay has no episode with z from the prior")
+        rng = streams.minibatches()
+        block_size = self.tasks_per_block or tasks_per_block(self.device)
+        num_threads = torch.get_num_threads()
+        steps: list[dict[str, float]] = []
+        try:
+            with torch_threads(1):  # what is outside of blocks is too small to be split
+                for _ in range(self.config.num_updates):
+                    batch = self._batch(replay, normalizer, rng)
+                    learned, metrics = sac_update(
+                        self.networks,
+                        self.encoder,
+                        learned,
+                        batch,
+                        self.config,
+                        ranks,
+                        block_size,
+                        num_threads,
+                    )
+                    steps.append(metrics)
+        except FloatingPointError as error:
+            return _Update(before, {}, str(error))
+        means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+        return _Update(learned, means)
+
+    def _batch(
+        self, replay: Replay, normalizer: ObservationNormalizer | None, rng: np.random.Generator
+    ) -> Batch:
+        """Draw what one update learns from; the same in all processes."""
+        config, networks = self.config, self.networks
+        tasks = drawn_tasks(rng, replay.num_tasks, config.tasks_per_update)
+        rows = drawn_rows(rng, replay.everything, tasks, config.batch_size)
+        draw = consecutive_rows if config.encoder == "gru" else drawn_rows
+        context = transitions(replay.entry, draw(rng, replay.prior, tasks, config.context_size))
+        batch = transitions(replay.entry, rows)
+
+        def noise(*shape: int) -> Tensor:
+            values = rng.standard_normal((len(tasks), *shape), dtype=np.float32)
+            return torch.from_numpy(values).to(self.device)
+
+        if normalizer is not None:
+            batch = batch._replace(
+                observations=normalizer.normalize(batch.observations),
+                next_observations=normalizer.normalize(batch.next_observations),
+            )
+        return Batch(
+            transitions=batch,
+            context=self._context(context, normalizer),
+            latent_noise=noise(networks.latent_size),
+            next_action_noise=noise(config.batch_size, networks.action_size),
+            action_noise=noise(config.batch_size, networks.action_size),
+        )
+
+
+def pearl(
+    config: Config,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    device: torch.device,
+) -> PEARL:
+    """Make the learner ``pearl``; see :func:`maml_rl.learners.make.make_learner`."""
+    settings = config.learner
+    assert isinstance(settings, PEARLConfig), "the settings choose the learner"
+    if not isinstance(observation_space, spaces.Box):
+        raise UserError(f"observation space {observation_space} is not supported: expected a Box")
+    observation_size = math.prod(observation_space.shape)
+    if observation_size > MOST_OBSERVATION_ENTRIES:
+        raise UserError(
+            f"observations of {observation_size} entries are too large for the learner pearl, "
+            f"which takes at most {MOST_OBSERVATION_ENTRIES}"
+        )
+    is_bounded = isinstance(action_space, spaces.Box) and has_two_bounds(action_space).all()
+    if not is_bounded or not np.issubdtype(action_space.dtype, np.floating):
+        raise UserError(
+            f"action space {action_space} is not supported by the learner pearl: expected a Box of "
+            "floating-point numbers with finite bounds"
+        )
+    action_size = math.prod(action_space.shape or ())
+    reads_next = settings.next_observation_in_context
+    if reads_next is None:
+        reads_next = not only_goals_vary(config.env)
+    make_encoder = GRUEncoder if settings.encoder == "gru" else ProductEncoder
+    return PEARL(
+        networks=Networks(
+            observation_size=observation_size,
+            action_size=action_size,
+            latent_size=settings.latent_size,
+            hidden_sizes=tuple(settings.hidden_sizes),
+        ),
+        encoder=make_encoder(
+            transition_size=observation_size * (2 if reads_next else 1) + action_size + 1,
+            latent_size=settings.latent_size,
+            hidden_sizes=tuple(settings.encoder_hidden_sizes),
+        ),
+        config=settings,
+        reads_next_observation=reads_next,
+        normalizes=config.policy.normalize_observations,
+        action_scale=config.policy.action_scale,
+        num_updates=max(1, settings.num_stages - 1),
+        num_training_stages=settings.num_stages,
+        max_failed_share=config.max_failed_share,
+        device=device,
+        seed=config.seed,
+        tasks_per_block=config.tasks_per_block,
+    )
+
+
+def _valid_stages(played: TrainingTrial) -> list[Episodes]:
+    """Return the episodes of the tasks that did not fail."""
+    valid = (~played.trial.failed_tasks.mask).nonzero()[:, 0]
+    return [episodes.chosen(valid) for episodes in played.trial.episodes]
+
+
+def _groups(learned: Learned) -> dict[str, Mapping[str, Tensor]]:
+    """Return groups of the state."""
+    encoder, actor, *others = learned
+    return {"theta": {**encoder, **actor}, **dict(zip(_OTHER_GROUPS, others, strict=True))}
+
+
+def _learned(state: LearnerState) -> Learned:
+    """Undo :func:`_groups`."""
+    theta = state.tensors["theta"]
+    encoder, actor = (
+        {name: value for name, value in theta.items() if name.startswith(prefix)}
+        for prefix in ("encoder_", "actor_")
+    )
+    return Learned(encoder, actor, *(dict(state.tensors[name]) for name in _OTHER_GROUPS))
+
+
+def _normalizer(tensors: Mapping[str, Tensor]) -> ObservationNormalizer | None:
+    """Return the normaliser of observations, or ``None``."""
+    return ObservationNormalizer(**tensors) if tensors else None

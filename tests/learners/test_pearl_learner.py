@@ -1,0 +1,519 @@
+"""PEARL as a learner: tasks, collection, beliefs, failures, export, logs, and learning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helpers.memory_tasks  # noqa: F401  registers them
+import numpy as np
+import pytest
+import torch
+from helpers.runs import tiny
+
+import maml_rl
+from maml_rl.agents.agent import Agent
+from maml_rl.errors import UserError
+from maml_rl.learners.base import LearnerState
+from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
+from maml_rl.learners.pearl import learner as pearl_learner
+from maml_rl.learners.pearl.learner import PEARL
+from maml_rl.learners.pearl.replay import num_transitions
+from maml_rl.learners.trials import play_trials, sample_tasks
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import OUTER_STEP, TooManyFailures
+from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.training.compose import Training, open_training
+
+HORIZON, NUM_TASKS = 5, 3
+SMALL = {
+    "name": "pearl",
+    "latent_size": 2,
+    "hidden_sizes": [8],
+    "encoder_hidden_sizes": [8],
+    "num_training_tasks": 4,
+    "num_updates": 2,
+    "tasks_per_update": 3,
+    "batch_size": 6,
+    "context_size": 4,
+}
+TASK = {"goal_x": 0.3, "goal_y": -0.2}
+
+
+def config(tmp_path: Path, env: str = "PointNavigation", **settings: Any) -> maml_rl.Config:
+    learner = {**SMALL, **settings.pop("learner", {})}
+    return tiny(tmp_path / "run", env=env, learner=learner, **settings)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[Training]:
+    with open_training(config(tmp_path)) as training:
+        yield training
+
+
+def learner_of(training: Training) -> PEARL:
+    learner = training.agent.learner
+    assert isinstance(learner, PEARL)
+    return learner
+
+
+def iterated(training: Training, number: int) -> Training:
+    for _ in range(number):
+        training = training.continued(training.iterate().state)
+    return training
+
+
+# --- What is collected ---
+
+
+def test_the_first_iteration_explores_every_training_task(training: Training) -> None:
+    """2 episodes of each of 4 tasks, in 2 groups of 3; then trials of 1 + 2 episodes in 3."""
+    state = training.iterate().state
+    (entry,) = state.history
+    initial = 2 * 2 * NUM_TASKS
+    assert len(entry["lengths"]) == initial + 3 * NUM_TASKS
+    assert entry["is_prior"].tolist() == [True] * (initial + NUM_TASKS) + [False] * 2 * NUM_TASKS
+    # The second group is filled up with the first tasks.
+    assert entry["tasks"][:initial].tolist() == [0, 1, 2, 0, 1, 2, 3, 0, 1, 3, 0, 1]
+    assert state.counters["num_env_steps"] == int(entry["lengths"].sum()) > 0
+    # No episode is another once more.
+    starts = torch.cumsum(entry["lengths"] + 1, 0) - entry["lengths"] - 1
+    assert len(entry["actions"][starts].unique(dim=0)) == len(starts)
+    later = training.continued(state).iterate().state
+    assert len(later.history) == 2
+    assert later.history[0] is entry
+    assert len(later.history[1]["lengths"]) == 3 * NUM_TASKS
+
+
+def rewards_by_task(training: Training, state: LearnerState) -> dict[int, set[tuple[float, ...]]]:
+    """Per task, the goals with which its rewards agree."""
+    tasks, _ = learner_of(training)._training_tasks(training.collector, RandomStreams(0, Phase(1)))
+    found: dict[int, set[tuple[float, ...]]] = {}
+    for entry in state.history:
+        starts = torch.cumsum(entry["lengths"] + 1, 0) - entry["lengths"] - 1
+        for number, start in zip(entry["tasks"].tolist(), starts.tolist(), strict=True):
+            after, reward = entry["observations"][start + 1], float(entry["rewards"][start])
+            goals = [
+                (task["goal_x"], task["goal_y"])
+                for task in tasks
+                if math.dist(after.tolist(), (task["goal_x"], task["goal_y"]))
+                == pytest.approx(-reward, abs=1e-5)
+            ]
+            found.setdefault(number, set()).update(goals)
+    return found
+
+
+def test_training_tasks_stay_the_same(training: Training) -> None:
+    """The rewards of a task are those of one goal in all iterations."""
+    state = iterated(training, 3).agent.state
+    found = rewards_by_task(training, state)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert all(len(goals) == 1 for goals in found.values())
+    assert len(set.union(*found.values())) == 4
+
+
+def test_new_training_tasks_in_every_iteration(tmp_path: Path) -> None:
+    with open_training(config(tmp_path, learner={"num_training_tasks": 0})) as training:
+        state = iterated(training, 2).agent.state
+    first, second = (entry["tasks"].tolist() for entry in state.history)
+    assert first == [0, 1, 2] * 3
+    assert second == [3, 4, 5] * 3
+
+
+def test_few_training_tasks_are_played_several_times(tmp_path: Path) -> None:
+    with open_training(config(tmp_path, learner={"num_training_tasks": 1})) as training:
+        entry = training.iterate().state.history[0]
+    assert entry["tasks"].tolist() == [0] * len(entry["tasks"])
+
+
+def test_the_replay_is_bounded(tmp_path: Path) -> None:
+    capacity = 3 * NUM_TASKS * HORIZON
+    with open_training(config(tmp_path, learner={"capacity": capacity})) as training:
+        training = iterated(training, 3)
+        history = training.agent.state.history
+    assert len(history) == 1
+    assert num_transitions(history[0]) <= capacity
+
+
+def test_actions_of_the_replay_are_those_of_the_environment(training: Training) -> None:
+    """PointNavigation adds the action, at most 0.1 per axis: all of the range is used."""
+    entry = training.iterate().state.history[0]
+    rows = torch.arange(len(entry["rewards"]) - 1)
+    ends = torch.cumsum(entry["lengths"] + 1, 0) - 1
+    rows = rows[~torch.isin(rows, ends)]
+    moved = entry["observations"][rows + 1] - entry["observations"][rows]
+    torch.testing.assert_close(moved, 0.1 * entry["actions"][rows], rtol=1e-4, atol=1e-6)
+    assert entry["actions"].abs().max() > 0.9
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5])
+def test_the_scale_of_actions_has_no_effect(scale: float, tmp_path: Path) -> None:
+    states = []
+    for value in (1.0, scale):
+        policy = {"hidden_sizes": [8], "action_scale": value}
+        with open_training(config(tmp_path, policy=policy)) as training:
+            states.append(training.iterate().state)
+    for name, value in states[0].history[0].items():
+        torch.testing.assert_close(states[1].history[0][name], value)
+
+
+def test_time_limits_are_no_terminal_states(tmp_path: Path) -> None:
+    """An episode of Wander ends at random, or is cut off."""
+    with open_training(config(tmp_path, "memory/Wander-v0", horizon=8)) as training:
+        entry = training.iterate().state.history[0]
+    ends = torch.cumsum(entry["lengths"] + 1, 0) - 2
+    is_whole = entry["lengths"] == 8
+    assert 0 < int(is_whole.sum()) < len(is_whole)
+    assert entry["terminated"][ends[~is_whole]].all()
+    assert not entry["terminated"][ends[is_whole]].all()
+    assert int(entry["terminated"].sum()) == int(entry["terminated"][ends].sum())
+
+
+# --- Beliefs and actors ---
+
+
+def trial_of(training: Training, learner: PEARL, num_updates: int = 2, **options: Any) -> Any:
+    return play_trials(
+        learner,
+        training.agent.state,
+        training.collector,
+        sample_tasks(training.collector, RandomStreams(1, Phase.EVALUATION)),
+        num_updates=num_updates,
+        streams=RandomStreams(1, Phase.EVALUATION),
+        **options,
+    )
+
+
+def test_the_first_episodes_of_a_trial_have_z_from_the_prior(training: Training) -> None:
+    """z of each episode, from the noise at its first step and the belief before it."""
+    training = iterated(training, 1)
+    learner, state = learner_of(training), training.agent.state
+    for num_prior in (1, 2):
+        explorer = dataclasses.replace(learner, num_prior_episodes=num_prior)
+        beliefs = trial_of(training, explorer).beliefs
+        assert [float(belief["num_episodes"][0]) for belief in beliefs] == [0, 1, 2]
+        for number, belief in enumerate(beliefs):
+            noise = torch.zeros(NUM_TASKS, 1, HORIZON, 4)
+            noise[:, :, 0, 2:] = 0.7
+            actor = explorer.actor(state, belief, noise)
+            actor.start(slice(0, 1))
+            (z,) = actor.memory or ()
+            mean, variance = learner.encoder.posterior(state.tensors["theta"], belief)
+            expected = torch.full((NUM_TASKS, 2), 0.7)
+            if number >= num_prior:
+                expected = mean + variance.sqrt() * 0.7
+                assert not torch.allclose(expected, torch.full_like(expected, 0.7))
+            torch.testing.assert_close(torch.from_numpy(z), expected)
+
+
+def test_most_probable_actions_have_the_mean_of_z(training: Training) -> None:
+    training = iterated(training, 1)
+    learner, state = learner_of(training), training.agent.state
+    belief = trial_of(training, learner).beliefs[-1]
+    actor = learner.actor(state, belief, None)
+    actor.start(slice(0, 2))
+    mean = learner.encoder.posterior(state.tensors["theta"], belief).mean
+    assert np.array_equal(actor.memory[0], mean.repeat_interleave(2, 0).numpy())
+
+
+def test_every_episode_draws_its_own_z(training: Training) -> None:
+    learner, state = learner_of(training), training.agent.state
+    prior = learner.prior(state, NUM_TASKS)
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(np.stack([learner.draw_noise(rng, (4, HORIZON)) for _ in range(3)]))
+    actor = learner.actor(state, prior, noise)
+    drawn = []
+    for part in (slice(0, 2), slice(2, 4)):
+        actor.start(part)
+        drawn += list(actor.memory[0].reshape(NUM_TASKS, 2, 2).swapaxes(0, 1))
+    assert np.array_equal(np.stack(drawn, 1), noise[:, :, 0, 2:].numpy())
+
+
+def context_of(episodes: Episodes, i: int, scale: float) -> torch.Tensor:
+    """(s, a, r, s') of every real step of an episode of PointNavigation."""
+    length = int(episodes.mask[i, 0].sum())
+    observations = [*episodes.observations[i, 0, :length], episodes.last_observations[i, 0]]
+    rows = [
+        torch.cat(
+            [
+                observations[t],
+                scale * episodes.actions[i, 0, t],
+                episodes.rewards[i, 0, t : t + 1],
+                observations[t + 1],
+            ]
+        )
+        for t in range(length)
+    ]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("encoder", ["product", "gru"])
+@pytest.mark.parametrize("normalizes", [False, True])
+def test_a_belief_is_that_of_all_transitions(
+    encoder: str, normalizes: bool, tmp_path: Path
+) -> None:
+    settings = {"encoder": encoder, "next_observation_in_context": True}
+    policy = {"hidden_sizes": [8], "normalize_observations": normalizes, "action_scale": 0.5}
+    with open_training(config(tmp_path, learner=settings, policy=policy)) as training:
+        training = iterated(training, 1)
+        learner, state = learner_of(training), training.agent.state
+        trial = trial_of(training, learner)
+    theta = state.tensors["theta"]
+    for i in range(NUM_TASKS):
+        context = torch.cat([context_of(episodes, i, 0.5) for episodes in trial.episodes[:2]])
+        if normalizes:
+            mean = state.tensors["normalizer"]["mean"].float()
+            squares, number = (state.tensors["normalizer"][n] for n in ("squares", "num_states"))
+            std = (squares / number).sqrt().float()
+            for part in (slice(0, 2), slice(5, 7)):
+                context[:, part] = (context[:, part] - mean) / std
+        empty = learner.encoder.empty(1, context)
+        at_once = learner.encoder.add(theta, empty, context[None], torch.ones(1, len(context)))
+        for name, value in at_once.items():
+            torch.testing.assert_close(
+                trial.beliefs[2][name][i], value[0], rtol=1e-4, atol=1e-5, msg=name
+            )
+
+
+def test_a_step_whose_next_observation_is_unknown_is_no_context(tmp_path: Path) -> None:
+    """As the last step of a log: without the next observation in the context it counts."""
+    for reads_next in (False, True):
+        settings = {"next_observation_in_context": reads_next}
+        with open_training(config(tmp_path, learner=settings)) as training:
+            learner, state = learner_of(training), training.agent.state
+            trial = trial_of(training, learner, num_updates=1)
+        played = trial.episodes[0]
+        unknown = dataclasses.replace(
+            played, last_observations=torch.full_like(played.last_observations, math.nan)
+        )
+        shorter = dataclasses.replace(
+            unknown, mask=torch.cat([played.mask[..., 1:], 0 * played.mask[..., :1]], -1)
+        )
+        beliefs = [
+            learner.update(state, trial.beliefs[0], episodes, 0)["precision"]
+            for episodes in (played, unknown, shorter)
+        ]
+        assert all(belief.isfinite().all() for belief in beliefs)
+        assert beliefs[1].equal(beliefs[0]) == (not reads_next)
+        if reads_next:
+            # Only the last step is missing.
+            assert (beliefs[1] < beliefs[0]).all()
+            assert (beliefs[2] < beliefs[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("env", "reads"),
+    [
+        ("PointNavigation", False),
+        ("HalfCheetahDir", False),
+        ({"name": "HalfCheetahDir", "dynamics": {"body_mass": [0.5, 2.0]}}, True),
+        ("HopperRandParams", True),
+        ("CrippledHalfCheetah", True),
+        ("memory/Opposite-v0", True),
+    ],
+)
+def test_the_next_observation_is_in_the_context_where_dynamics_may_vary(
+    env: Any, reads: bool, tmp_path: Path
+) -> None:
+    with open_training(config(tmp_path, env)) as training:
+        learner = learner_of(training)
+        assert learner.reads_next_observation == reads
+        num_observations = learner.networks.observation_size * (2 if reads else 1)
+        size = num_observations + learner.networks.action_size + 1
+        assert learner.encoder.transition_size == size
+
+
+# --- Failures ---
+
+
+def test_a_failed_update_changes_nothing_but_the_replay(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = iterated(training, 1)
+    state = training.agent.state
+    original, calls = pearl_learner.sac_update, []
+
+    def second_fails(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise FloatingPointError("the gradient is not finite")
+        return original(*args)
+
+    monkeypatch.setattr(pearl_learner, "sac_update", second_fails)
+    after, metrics, failures = training.iterate()
+    assert len(calls) == 2
+    for group, tensors in state.tensors.items():
+        for name, value in tensors.items():
+            assert after.tensors[group][name].equal(value), f"{group} {name}"
+    assert len(after.history) == 2
+    assert after.counters["failed_outer_steps"] == 1
+    assert metrics["update/failed"] == 1
+    assert [(row.what, row.detail) for row in failures] == [
+        (OUTER_STEP, "the gradient is not finite")
+    ]
+    # The next one that succeeds resets the count.
+    assert training.continued(after).iterate().state.counters["failed_outer_steps"] == 0
+
+
+def test_updates_that_always_fail_stop_the_run(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any) -> Any:
+        raise FloatingPointError("never finite")
+
+    monkeypatch.setattr(pearl_learner, "sac_update", fails)
+    training = iterated(training, MAX_FAILED_OUTER_STEPS - 1)
+    with pytest.raises(TooManyFailures, match="never finite"):
+        training.iterate()
+
+
+def test_parameters_that_are_not_finite_discard_the_episodes(training: Training) -> None:
+    training = iterated(training, 1)
+    state = training.agent.state
+    theta = {name: value * math.nan for name, value in state.tensors["theta"].items()}
+    broken = state._replace(tensors={**state.tensors, "theta": theta})
+    with pytest.raises(TooManyFailures):
+        training.continued(broken).iterate()
+
+
+# --- Agents ---
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Agent:
+    policy = {"hidden_sizes": [8], "normalize_observations": True, "action_scale": 0.5}
+    with open_training(config(tmp_path, policy=policy)) as training:
+        return iterated(training, 2).agent.adapt(task=TASK, num_steps=1)
+
+
+def test_the_exported_policy_is_the_agents(agent: Agent) -> None:
+    observations = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    module = agent.module()
+    actions, _ = agent.predict(observations, deterministic=True)
+    np.testing.assert_allclose(module(torch.from_numpy(observations)).detach(), actions, atol=1e-6)
+    before, _ = agent.with_state(agent.state).predict(observations, deterministic=True)
+    assert not np.allclose(before, actions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".ts", ".pt2"])
+def test_the_policy_is_exported_to_files(agent: Agent, suffix: str, tmp_path: Path) -> None:
+    path = agent.export(tmp_path / f"policy{suffix}")
+    observations = torch.zeros(3, 2)
+    exported = torch.jit.load(path) if suffix == ".ts" else torch.export.load(path).module()
+    np.testing.assert_allclose(exported(observations), agent.module()(observations).detach())
+
+
+def test_its_distribution_cannot_be_exported(agent: Agent) -> None:
+    with pytest.raises(UserError, match="with_distribution must be False for this policy"):
+        agent.module(with_distribution=True)
+    with pytest.raises(UserError, match="PEARL is not a multilayer perceptron"):
+        agent.to_sb3()
+
+
+def test_an_agent_adapts_to_a_log_of_another_policy(agent: Agent) -> None:
+    """Two episodes; the order of the logs does not matter."""
+    rng = np.random.default_rng(0)
+    logs = [
+        {
+            "observations": rng.normal(size=(4, 2)),
+            "actions": rng.uniform(-0.1, 0.1, (4, 2)),
+            "rewards": rng.normal(size=4),
+            "truncated": np.arange(4) == 3,
+        }
+        for _ in range(2)
+    ]
+    fresh = agent.with_state(agent.state)
+    adapted = fresh.adapt(episodes=logs)
+    assert adapted.num_adaptation_steps == 2
+    assert float(adapted.belief["num_episodes"]) == 2
+    other = fresh.adapt(episodes=logs[::-1])
+    for name, value in adapted.belief.items():
+        torch.testing.assert_close(other.belief[name], value)
+    assert not adapted.belief["precision"].equal(fresh.adapt(episodes=logs[0]).belief["precision"])
+
+
+def test_a_state_of_the_wrong_shape_is_refused(agent: Agent) -> None:
+    with pytest.raises(UserError, match="state"):
+        agent.predict(np.zeros((2, 2)), (np.zeros((2, 3), np.float32),))
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("CartPole-v1", r"action space Discrete\(2\) is not supported by the learner pearl"),
+        ("memory/Unbounded-v0", "expected a Box of floating-point numbers with finite bounds"),
+    ],
+)
+def test_actions_that_cannot_be_squashed_are_refused(
+    env: str, message: str, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(UserError, match=message),
+        open_training(config(tmp_path, env)),
+    ):
+        pass
+
+
+def test_an_adapted_run_starts_another_with_its_critics(training: Training) -> None:
+    training = iterated(training, 1)
+    learner, state = learner_of(training), training.agent.state
+    started = learner.started_from(state, training.agent.belief)
+    initial = learner.initial_state()
+    for group in ("theta", "critics", "targets", "temperature"):
+        assert started.tensors[group] == state.tensors[group]
+    for group in ("critic_optimizer", "actor_optimizer"):
+        assert started.tensors[group]["step"].equal(initial.tensors[group]["step"])
+    assert started.history == ()
+
+
+# --- Learning ---
+
+OPPOSITE = {
+    "latent_size": 2,
+    "hidden_sizes": [32],
+    "encoder_hidden_sizes": [32, 32],
+    "num_training_tasks": 8,
+    "num_updates": 100,
+    "tasks_per_update": 4,
+    "batch_size": 32,
+    "context_size": 5,
+    "step_size": 1e-3,
+    "discount": 0.5,
+    "temperature": 0.1,
+    "polyak": 0.05,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["product", "gru"])
+def test_it_adapts_to_opposite_tasks_from_its_own_exploration(encoder: str, tmp_path: Path) -> None:
+    """One episode of fresh data, played by the agent itself, tells right from left.
+
+    A known fault of other implementations: evaluated with data of the replay they look fine, and
+    with fresh data they always run the same way.
+    """
+    settings = {**OPPOSITE, "encoder": encoder}
+    env = "memory/Opposite-v0"
+    with open_training(config(tmp_path, env, meta_batch_size=4, learner=settings)) as training:
+        agent = iterated(training, 16).agent
+    learner = agent.learner
+    assert isinstance(learner, PEARL)
+    signs, means = [], []
+    for side in (0.0, 1.0):
+        for seed in range(8):
+            adapted = agent.adapt(task={"side": side}, num_steps=1, seed=seed)
+            action, _ = adapted.predict(np.zeros(1, np.float32), deterministic=True)
+            signs.append((2 * side - 1) * float(action[0]))
+            theta = agent.state.tensors["theta"]
+            means.append(learner.encoder.posterior(theta, adapted.belief).mean[0])
+    assert np.mean(np.array(signs) > 0) >= 0.9
+    left, right = (torch.stack(part).mean(0) for part in (means[:8], means[8:]))
+    assert (left - right).norm() > 1
+    result = maml_rl.evaluate(agent, num_tasks=16, num_episodes=4, num_steps=1, seed=1)
+    before, after = result.returns.mean(axis=(1, 2))
+    assert before < 2
+    assert after > 3  # at most 5
