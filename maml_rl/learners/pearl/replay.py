@@ -2,7 +2,7 @@
 
 An entry of the history holds N episodes of one iteration, one after another. An episode of L steps
 has L + 1 rows: its observations, the last of them after the last step. So row i + 1 is the next
-observation of row i. The last row of an episode is no transition.
+observation of row i. The last row of an episode does not begin a transition.
 """
 
 from __future__ import annotations
