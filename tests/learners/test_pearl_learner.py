@@ -413,6 +413,33 @@ def test_updates_that_always_fail_stop_the_run(
         training.iterate()
 
 
+def test_an_iteration_without_transitions_has_nothing_to_learn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where every episode has one step, and no finite observation after it."""
+    original = pearl_learner.history_entry
+
+    def nothing(stages: list[Episodes], *args: Any) -> Any:
+        shorter = [
+            dataclasses.replace(
+                stage,
+                mask=stage.mask * (torch.arange(HORIZON) == 0),
+                last_observations=math.nan * stage.last_observations,
+            )
+            for stage in stages
+        ]
+        return original(shorter, *args)
+
+    monkeypatch.setattr(pearl_learner, "history_entry", nothing)
+    policy = {"hidden_sizes": [8], "normalize_observations": True}
+    with open_training(config(tmp_path, policy=policy)) as training:
+        state, metrics, failures = training.iterate()
+    assert [len(entry["lengths"]) for entry in state.history] == [0]
+    assert metrics["update/failed"] == 1
+    assert failures[-1].detail == "the replay has no episode with z from the prior"
+    assert float(state.tensors["normalizer"]["num_states"]) == 0
+
+
 def test_parameters_that_are_not_finite_discard_the_episodes(training: Training) -> None:
     training = iterated(training, 1)
     state = training.agent.state
