@@ -111,7 +111,13 @@ class Wander(_Memory):
         return np.array([self.position, self.side - self.position], np.float32)
 
 
-_LENGTHS = {Arms: PULLS, Ends: LENGTH, Opposite: PULLS, Unbounded: PULLS, Wander: LENGTH}
+_LENGTHS = {
+    Arms: PULLS,
+    Ends: LENGTH,
+    Opposite: PULLS,
+    Unbounded: PULLS,
+    Wander: LENGTH,
+}
 for _environment, _length in _LENGTHS.items():
     gym.register(
         id=f"memory/{_environment.__name__}-v0",

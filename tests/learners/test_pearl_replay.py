@@ -194,6 +194,7 @@ def test_the_oldest_entries_are_dropped() -> None:
         kept = bounded(entries, capacity)
         assert len(kept) == number
         assert all(a is b for a, b in zip(kept, entries[-number:], strict=True))
+    assert len(bounded(entries[1:2] * 6000, 10**9)) == 5000
 
 
 def test_an_entry_without_episodes() -> None:

@@ -283,7 +283,7 @@ class PEARL(Learner):
         entry = joined([part.entry for part in parts])
         history = bounded((*state.history, entry), self.config.capacity)
         normalizer = _normalizer(state.tensors["normalizer"])
-        if normalizer is not None:
+        if normalizer is not None and len(entry["observations"]) > 0:
             new = normalizer.normalize(entry["observations"])
             normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
         watch.lap("replay")

@@ -2,7 +2,7 @@
 
 An entry of the history holds N episodes of one iteration, one after another. An episode of L steps
 has L + 1 rows: its observations, the last of them after the last step. So row i + 1 is the next
-observation of row i. The last row of an episode is no transition.
+observation of row i. The last row of an episode does not begin a transition.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from torch import Tensor
 from maml_rl.errors import UserError
 from maml_rl.learners.base import check_group
 from maml_rl.sampling.episodes import Episodes
+
+_MOST_ENTRIES = 5000
+"""A checkpoint lists all of them."""
 
 Entry = Mapping[str, Tensor]
 """An entry of the history.
@@ -125,6 +128,7 @@ def num_transitions(entry: Entry) -> int:
 
 def bounded(history: tuple[Entry, ...], capacity: int) -> tuple[Entry, ...]:
     """Return the newest entries that have at most ``capacity`` transitions; at least one."""
+    history = history[-_MOST_ENTRIES:]
     total = 0
     for number, entry in enumerate(reversed(history)):
         total += num_transitions(entry)

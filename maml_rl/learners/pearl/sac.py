@@ -97,8 +97,8 @@ def critic_targets(
     a' ~ π(· | s', z), Q̄_j is a target critic, and d is 1 if s' is terminal. At a time limit d is 0:
     the value of the last state counts.
 
-    # Deviation: the horizon of an episode is no end for the critics, because they do not observe
-    # the time. Other learners of this package take the value after the horizon as zero.
+    # Deviation: the value at a time limit counts, because the critics do not observe the time.
+    # Other learners of this package take the value after the horizon as zero.
 
     Args:
         networks: the architecture.
