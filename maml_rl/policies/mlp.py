@@ -324,3 +324,24 @@ def make_policy(
         latent_size=config.latent_size,
     )
     return policy.requires_grad_(False)
+
+
+def vector_size(space: spaces.Space[Any], learner: str) -> int:
+    """Return the number of entries of an observation, for a learner that reads vectors.
+
+    Args:
+        space: of one environment's observations.
+        learner: name of the learner, for the message.
+
+    Raises:
+        UserError: if the space is not a Box, or too large for a multilayer perceptron.
+    """
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"observation space {space} is not supported: expected a Box")
+    size = math.prod(space.shape)
+    if size > MOST_OBSERVATION_ENTRIES:
+        raise UserError(
+            f"observations of {size} entries are too large for the learner {learner}, which takes "
+            f"at most {MOST_OBSERVATION_ENTRIES}"
+        )
+    return size

@@ -42,7 +42,7 @@ from maml_rl.learners.trials import TrainingTrial, sample_tasks, training_trial
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
 from maml_rl.policies.latent import draw_noise
-from maml_rl.policies.mlp import MOST_OBSERVATION_ENTRIES
+from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.sampling.actors import Memory
@@ -473,14 +473,7 @@ def pearl(
     """Make the learner ``pearl``; see :func:`maml_rl.learners.make.make_learner`."""
     settings = config.learner
     assert isinstance(settings, PEARLConfig), "the settings choose the learner"
-    if not isinstance(observation_space, spaces.Box):
-        raise UserError(f"observation space {observation_space} is not supported: expected a Box")
-    observation_size = math.prod(observation_space.shape)
-    if observation_size > MOST_OBSERVATION_ENTRIES:
-        raise UserError(
-            f"observations of {observation_size} entries are too large for the learner pearl, "
-            f"which takes at most {MOST_OBSERVATION_ENTRIES}"
-        )
+    observation_size = vector_size(observation_space, settings.name)
     is_bounded = isinstance(action_space, spaces.Box) and has_two_bounds(action_space).all()
     if not is_bounded or not np.issubdtype(action_space.dtype, np.floating):
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -12,7 +11,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.errors import UserError
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
@@ -25,7 +23,7 @@ from maml_rl.learners.trials import TrainingTrial, training_trial
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
-from maml_rl.policies.mlp import MOST_OBSERVATION_ENTRIES
+from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule
@@ -346,14 +344,7 @@ def rl2(
     """Make the learner ``rl2``; see :func:`maml_rl.learners.make.make_learner`."""
     settings = config.learner
     assert isinstance(settings, RL2Config), "the settings choose the learner"
-    if not isinstance(observation_space, spaces.Box):
-        raise UserError(f"observation space {observation_space} is not supported: expected a Box")
-    observation_size = math.prod(observation_space.shape)
-    if observation_size > MOST_OBSERVATION_ENTRIES:
-        raise UserError(
-            f"observations of {observation_size} entries are too large for the learner rl2, which "
-            f"takes at most {MOST_OBSERVATION_ENTRIES}"
-        )
+    observation_size = vector_size(observation_space, settings.name)
     task_encoder = None
     if settings.asymmetric_critic:
         with as_task_vector_env(None, config.env, 1, config.horizon) as env:

@@ -71,6 +71,24 @@ class LearnerConfig:
         """
 
 
+def check_own_networks(config: Any) -> None:
+    """Refuse a network of the user's own, and CAVIA's context, for a learner that has its networks.
+
+    Args:
+        config: the whole configuration.
+
+    Raises:
+        ValueError: if either is set.
+    """
+    for name, default in (("network", None), ("context_size", 0)):
+        value = getattr(config.policy, name)
+        if value != default:
+            raise ValueError(
+                f"policy.{name} must be {'null' if default is None else default} if learner.name "
+                f"is {config.learner.name}, got {value}"
+            )
+
+
 def check_required(config: Any, required: Mapping[str, Mapping[str, Any]], condition: str) -> None:
     """Refuse other values than the required ones.
 

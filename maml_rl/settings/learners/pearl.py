@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from maml_rl.settings.learners.base import LearnerConfig
+from maml_rl.settings.learners.base import LearnerConfig, check_own_networks
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real
 
 Encoder = Literal["product", "gru"]
@@ -104,13 +104,7 @@ class PEARLConfig(LearnerConfig):
 
     def check(self, config: Any) -> None:
         """Refuse networks that PEARL cannot have, and a capacity below one iteration."""
-        for name, default in (("network", None), ("context_size", 0)):
-            value = getattr(config.policy, name)
-            if value != default:
-                raise ValueError(
-                    f"policy.{name} must be {'null' if default is None else default} if "
-                    f"learner.name is pearl, got {value}"
-                )
+        check_own_networks(config)
         if not self.encoder_hidden_sizes:
             raise ValueError("learner.encoder_hidden_sizes must have at least one layer, got []")
         num_steps = config.meta_batch_size * self.num_stages * config.horizon

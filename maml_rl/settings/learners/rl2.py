@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from maml_rl.settings.learners.base import LearnerConfig
+from maml_rl.settings.learners.base import LearnerConfig, check_own_networks
 from maml_rl.settings.ranges import Integer, OrNone, Positive, Range, Real
 
 Cell = Literal["gru", "lstm"]
@@ -88,13 +88,7 @@ class RL2Config(LearnerConfig):
 
     def check(self, config: Any) -> None:
         """Refuse settings of the policy that a recurrent one does not have."""
-        for name, default in (("network", None), ("context_size", 0)):
-            value = getattr(config.policy, name)
-            if value != default:
-                raise ValueError(
-                    f"policy.{name} must be {'null' if default is None else default} if "
-                    f"learner.name is rl2, got {value}"
-                )
+        check_own_networks(config)
         if self.hypernetwork_value and not self.hypernetwork:
             raise ValueError("learner.hypernetwork_value needs learner.hypernetwork true")
         if self.num_minibatches > config.meta_batch_size:
