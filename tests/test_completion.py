@@ -56,6 +56,9 @@ def complete(line: str, folder: Path) -> set[str]:
     return {word.strip() for word in done.stdout.splitlines()} - {""}
 
 
+HALF_CHEETAHS = {name for name in maml_rl.pretrained_names() if name.startswith("Half")}
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -74,7 +77,7 @@ def complete(line: str, folder: Path) -> set[str]:
         ("maml-rl train --config pearl/", {p for p in preset_names() if p.startswith("pearl/")}),
         ("maml-rl evaluate HalfCheetahDir --num_t", {"--num_tasks"}),
         ("maml-rl evaluate AntDir --tasks.low 1 --dynamics slope=0.1 --outp", {"--output"}),
-        ("maml-rl evaluate HalfCheetahDir Half", {"HalfCheetahDir", "HalfCheetahVel"}),
+        ("maml-rl evaluate HalfCheetahDir Half", HALF_CHEETAHS),
         ("maml-rl record --format ", {"mp4", "gif"}),
         ("maml-rl play HalfCheetahVel --sto", {"--stochastic"}),
         ("maml-rl plot --x ", {"steps", "time", "iterations"}),
