@@ -25,7 +25,7 @@ def command(argv: list[str]) -> int:
     runs = [run for folder in args.runs for run in runs_of(folder)]
     groups = learning_curves.group_runs(learning_curves.read_runs(runs))
     view = learning_curves.View(
-        metric=args.metric, x=args.x, smooth=args.smooth, before=args.before
+        metric=args.metric, x=args.x, smooth=args.smooth, before=args.before, log_x=args.log_x
     )
     learning_curves.check_columns(groups, view)
     labels = labels_of([group.settings for group in groups])
@@ -66,6 +66,11 @@ def make_parser() -> Parser:
         default="steps",
         help="horizontal axis: millions of environment steps (default), wall-clock hours, or "
         "meta-iterations",
+    )
+    parser.add_argument(
+        "--log_x",
+        action="store_true",
+        help="logarithmic horizontal axis, for runs of very different lengths",
     )
     parser.add_argument(
         "--metric",

@@ -57,12 +57,14 @@ class View:
         x: x-axis: environment steps in millions, wall-clock hours, or meta-iterations.
         smooth: window of a running mean, in values.
         before: whether to show the return before adaptation too.
+        log_x: whether the x-axis is logarithmic.
     """
 
     metric: str | None
     x: XAxis
     smooth: int
     before: bool
+    log_x: bool = False
 
     def metric_of(self, group: Group) -> str:
         """Return the column to show for a group."""
@@ -356,6 +358,9 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    if view.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     entries: list[tuple[Artist, str]] = []
     stages = {group.stage_label for group in groups}
     for i, (group, label) in enumerate(zip(groups, labels, strict=True)):
@@ -397,12 +402,24 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
     # The means.
     if start is not None:
         axes.plot(start.x, start.mean, color=colour, linewidth=1.3, linestyle="--")
-    spacing = max(1, len(curve.x) // 8)
     (line,) = axes.plot(
         curve.x, curve.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, zorder=3
     )
-    line.set_markevery((i * spacing // num_groups, spacing))  # offset from other groups' markers
+    line.set_markevery(_marked(curve.x, i / num_groups, axes.get_xscale() == "log"))
     return line
+
+
+def _marked(x: np.ndarray, offset: float, is_log: bool) -> list[int]:
+    """Indices of up to eight values that are evenly spaced on the axis.
+
+    Args:
+        x: increasing, (N,).
+        offset: of the first one, as a share of the spacing.
+        is_log: whether the axis is logarithmic.
+    """
+    place = np.log(x) if is_log else x
+    wanted = place[0] + (np.arange(8) + offset) / 8 * np.ptp(place)
+    return np.unique(np.searchsorted(place, wanted)).tolist()
 
 
 def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist, str]]:

@@ -401,6 +401,20 @@ def test_another_metric_and_title(two_groups):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("log_x", "marked"),
+    [(False, list(range(0, 80, 10))), (True, [0, 1, 2, 5, 8, 15, 26, 46])],
+)
+def test_markers_are_evenly_spaced_on_the_axis(log_x, marked):
+    groups = read_groups(write_run("run", columns_of(range(81))))
+    figure, axes = drawn(groups, dataclasses.replace(VIEW, log_x=log_x))
+    assert axes.get_xscale() == ("log" if log_x else "linear")
+    (line,) = axes.lines
+    assert line.get_markevery() == marked
+    figure.canvas.draw()
+    assert "10" in [text.get_text() for text in axes.get_xticklabels()]  # not a power: $10^1$
+
+
 def test_many_groups_look_different_and_fit():
     (group,) = read_groups(write_run("run", columns_of([1, 2])))
     labels = [f"_{i} $\\nothing$ " + "long " * 30 for i in range(20)]
@@ -504,9 +518,8 @@ def test_runs_of_training_are_plotted(plot, tmp_path):
         )
         for seed in (0, 1)
     ]
-    code, out, err = plot(
-        *runs, "--before", "--smooth", "2", "--x", "time", "--labels", "mine", "--title", "a title"
-    )
+    flags = "--before --smooth 2 --x time --log_x --labels mine --title".split()
+    code, out, err = plot(*runs, *flags, "a title")
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split()[:3] == ["mine", "2", "2"]
     assert "written to learning_curve.png" in out
