@@ -31,20 +31,22 @@ def preset(env_name: str, learner_name: str = MAMLConfig.name) -> dict[str, Any]
 
     Of a task family, it is configs/FAMILY.yaml for MAML, and configs/LEARNER/FAMILY.yaml for
     another learner of the package. If there is no such file for the learner, it is MAML's without
-    what the learner does not use. Other environments have only their registered horizon.
+    what the learner does not use, overridden by configs/LEARNER/default.yaml. Other environments
+    have only their registered horizon.
     """
     family: Any = family_of(env_name)
     if family is None:
         horizon = registered_horizon(env_name)
         return {} if horizon is None else {"horizon": horizon}
     file = f"{family.__name__}.yaml"
-    if learner_name in LEARNER_CONFIGS and learner_name != MAMLConfig.name:
-        own = _PRESETS / learner_name / file
-        if own.is_file():
-            return expanded(read_yaml(own))
+    own = [_PRESETS / learner_name / name for name in (file, "default.yaml")]
+    has_own = learner_name in LEARNER_CONFIGS and learner_name != MAMLConfig.name
+    if has_own and own[0].is_file():
+        return expanded(read_yaml(own[0]))
     shared = _PRESETS / file
     settings = read_yaml(shared) if shared.is_file() else {"horizon": family.max_episode_steps}
-    return for_learner(settings, learner_name)
+    settings = for_learner(settings, learner_name)
+    return merged(settings, read_yaml(own[1])) if has_own and own[1].is_file() else settings
 
 
 def preset_names() -> list[str]:

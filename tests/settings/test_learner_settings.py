@@ -39,7 +39,11 @@ from maml_rl.settings.learners import (
 )
 from maml_rl.settings.parser import load_config, parse_training_arguments, resolve
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.sources import migrated
+from maml_rl.settings.sources import migrated, preset
+
+DEFAULTS = {
+    name: load_config(env="PointNavigation", learner=name).learner for name in ("rl2", "pearl")
+}
 
 MODULE = '''
 from __future__ import annotations
@@ -168,7 +172,8 @@ def test_a_learner_is_chosen_by_its_name(name: str) -> None:
         load_config(env="PointNavigation", learner={"name": name}),
     ]
     assert all(config == configs[0] for config in configs)
-    assert configs[0].learner == LEARNER_CONFIGS[name]()
+    default = preset("PointNavigation", name).get("learner", {})
+    assert configs[0].learner == LEARNER_CONFIGS[name](**default)
     assert configs[0].learner.name == name
     assert read_back(configs[0]) == configs[0]
 
@@ -487,8 +492,11 @@ def test_a_learner_has_a_preset_of_its_own_for_some_families() -> None:
 def test_other_families_have_mamls_preset_without_its_settings() -> None:
     maml, rl2 = (load_config(env="Walker2dDir", learner=name) for name in ("maml", "rl2"))
     assert rl2.policy == maml.policy != Config.policy
-    assert (rl2.meta_batch_size, rl2.learner) == (maml.meta_batch_size, RL2Config())
+    assert (rl2.env, rl2.horizon) == (maml.env, maml.horizon)
     assert (rl2.inner, rl2.outer, rl2.baseline) == (Config.inner, Config.outer, Config.baseline)
+    # But a learner may have defaults of its own.
+    shared = {name: to_mapping(maml)[name] for name in ("env", "policy")}
+    assert rl2 == load_config("rl2/default", **shared)
 
 
 @pytest.mark.parametrize("learner", ["maml", "joint", BANDIT])
@@ -626,7 +634,7 @@ def test_the_truncation_of_rl2_may_be_null() -> None:
     for truncation in (None, 20):
         learner = {"name": "rl2", "truncation": truncation}
         config = load_config(env="PointNavigation", learner=learner)
-        assert config.learner == RL2Config(truncation=truncation)
+        assert config.learner == dataclasses.replace(DEFAULTS["rl2"], truncation=truncation)
         assert read_back(config) == config
 
 
@@ -694,12 +702,11 @@ def test_settings_of_pearl_that_may_be_null() -> None:
     for reads, entropy in ((None, None), (True, -2.5), (False, 0.0)):
         values = {"next_observation_in_context": reads, "target_entropy": entropy}
         config = load_config(env="PointNavigation", learner={"name": "pearl", **values})
-        assert config.learner == PEARLConfig(**values)
+        assert config.learner == dataclasses.replace(DEFAULTS["pearl"], **values)
         assert read_back(config) == config
     flags = ["--learner=pearl", "--learner.next_observation_in_context", "false"]
-    assert parse_training_arguments([ENV, *flags]).learner == PEARLConfig(
-        next_observation_in_context=False
-    )
+    learner = dataclasses.replace(DEFAULTS["pearl"], next_observation_in_context=False)
+    assert parse_training_arguments([ENV, *flags]).learner == learner
 
 
 @pytest.mark.parametrize(
@@ -721,9 +728,9 @@ def test_settings_of_pearl_that_may_be_null() -> None:
             {
                 "meta_batch_size": 10,
                 "horizon": 50,
-                "learner": {"name": "pearl", "capacity": 1499},
+                "learner": {"name": "pearl", "capacity": 2499},
             },
-            "learner.capacity must hold at least one iteration, 1500 transitions, got 1499",
+            "learner.capacity must hold at least one iteration, 2500 transitions, got 2499",
         ),
         ({"baseline": {"discount": 0.9}}, "baseline.discount.*learner pearl does not use"),
         ({"learner": {"name": "pearl", "latentsize": 3}}, "latentsize.*latent_size"),

@@ -56,13 +56,32 @@ def test_a_preset_belongs_to_the_environment_it_is_named_after(path):
     assert preset(path.stem)["env"]["name"] == path.stem
 
 
-OF_LEARNERS = [path for path in FILES if path.parent.name in {*LEARNER_CONFIGS} - {"maml"}]
+OF_LEARNERS = [
+    path
+    for path in FILES
+    if path.parent.name in {*LEARNER_CONFIGS} - {"maml"} and path.stem != "default"
+]
 
 
 @pytest.mark.parametrize("path", OF_LEARNERS, ids=file_id)
 def test_a_preset_belongs_to_the_learner_whose_folder_it_is_in(path):
     own = preset(path.stem, path.parent.name)
     assert (own["env"]["name"], own["learner"]["name"]) == (path.stem, path.parent.name)
+
+
+def test_a_learner_without_a_preset_of_the_environment_has_its_default_one():
+    default = yaml.safe_load((CONFIGS / "rl2" / "default.yaml").read_text())
+    assert not (CONFIGS / "rl2" / "AntDir.yaml").exists()
+    shared = preset("AntDir")
+    own = preset("AntDir", "rl2")
+    assert own == {
+        "env": shared["env"],
+        "horizon": shared["horizon"],
+        **default,
+        "policy": {**shared["policy"], **default["policy"]},
+    }
+    assert preset("AntDir", "joint")["meta_batch_size"] == shared["meta_batch_size"]
+    assert preset("Pendulum-v1", "rl2") == {"horizon": 200}
 
 
 @pytest.mark.parametrize(
