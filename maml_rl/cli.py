@@ -1,4 +1,4 @@
-"""The commands ``maml-rl train|evaluate|record|play|plot|baselines|list`` and what they share."""
+"""The commands ``maml-rl COMMAND`` (:data:`COMMANDS`) and what they share."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ OTHER_OUTPUT = "choose another folder with --output"
 COMMANDS = {
     "train": "meta-train a policy on a family of tasks, or resume a run",
     "evaluate": "measure the return after 0, 1, ... K adaptation steps, of one run or several",
+    "compare": "train several learners on varied dynamics, and compare them on unseen ones",
     "record": "record a video of a policy before and after adaptation",
     "play": "play a task in a window before and after adaptation",
     "plot": "plot the learning curves of runs",

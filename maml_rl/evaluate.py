@@ -338,7 +338,7 @@ def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     from maml_rl.settings.families import is_dynamics
 
     def env(flags: Sequence[str], agent: Agent) -> EnvConfig:
-        from maml_rl.analysis.evaluation import held_out
+        from maml_rl.settings.families import held_out
 
         return env_of(dataclasses.replace(agent.config, env=held_out(agent.config.env)), flags)
 

@@ -411,8 +411,8 @@ def compare(
 ) -> Comparison:
     """Evaluate every agent in every condition, on the same tasks with the same seeds.
 
-    Agents whose observation includes the task are not part of sweeps: they observe only the
-    parameters that they were trained on.
+    An agent whose observation includes the task is not part of a sweep over dynamics that did not
+    vary in its training: it does not observe them.
 
     Args:
         subjects: the agents; all with the same label must have the same ``num_steps``.
@@ -435,7 +435,7 @@ def compare(
         groups: dict[str, list[Evaluation]] = {}
         for subject in subjects:
             env = condition.env_of(subject.agent)
-            if condition.swept and env.observe_task:
+            if env.observe_task and not _swept_dynamics(condition) <= _varied(subject.agent):
                 continue
             arguments = {
                 "num_tasks": num_tasks,
@@ -464,6 +464,16 @@ def compare(
             )
             entries.append(entry)
     return Comparison(entries)
+
+
+def _swept_dynamics(condition: Condition) -> set[str]:
+    """Names of the dynamics that a condition fixes."""
+    return condition.swept.keys() - condition.fixed.keys()
+
+
+def _varied(agent: Agent) -> set[str]:
+    """Names of the dynamics that varied in an agent's training."""
+    return set(agent.config.env.kwargs.get("dynamics", {}))
 
 
 def _check_same_tasks(evaluations: Sequence[Evaluation]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes, success_of_all
 from maml_rl.settings.drawn_tasks import Task, plain_task, with_fixed
-from maml_rl.settings.env import EnvConfig, is_family
+from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.families import held_out
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -298,13 +299,6 @@ def origin_of(agent: Agent) -> dict[str, Any]:
         "is_best": agent.is_best,
         "stage_is_episode": agent.config.learner.STAGE_IS_EPISODE,
     }
-
-
-def held_out(env: EnvConfig) -> EnvConfig:
-    """Return the environment with ``split`` held_out instead of train, if its family has one."""
-    if is_family(env.name) and env.kwargs.get("split") == "train":
-        return replace(env, kwargs={**env.kwargs, "split": "held_out"})
-    return env
 
 
 def fresh_tasks(agent: Agent, seed: int) -> list[Task]:

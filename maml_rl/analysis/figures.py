@@ -24,6 +24,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _MAX_PANELS = 40
 _LONGEST_OF_TWO_COLUMNS = 32
 """Characters of a label in a legend with two columns."""
+_MOST_WITH_TWO_LINES = 3
+"""Methods that a sweep plots before and after adaptation."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -332,19 +334,25 @@ def scratch_figure(comparison: Comparison) -> Figure:
 
 
 def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float] | None) -> Figure:
-    """Plot returns before and after adaptation against a parameter; its training range is grey."""
+    """Plot returns before and after adaptation against a parameter; its training range is grey.
+
+    Of many methods, only the returns after adaptation are plotted.
+    """
     figure = _figure(6, 4.2)
     axes = figure.subplots()
     entries = comparison.sweep(name)
-    # Two lines for each method.
-    for i, label in enumerate(dict.fromkeys(entry.label for entry in entries)):
+    labels = list(dict.fromkeys(entry.label for entry in entries))
+    # One or two lines for each method.
+    for i, label in enumerate(labels):
         of_method = [entry for entry in entries if entry.label == label]
         of_method.sort(key=lambda entry: entry.swept[name])
         x = [entry.swept[name] for entry in of_method]
-        for k in dict.fromkeys((0, of_method[0].adapted_step)):
+        last = of_method[0].adapted_step
+        is_crowded = len(labels) > _MOST_WITH_TWO_LINES
+        for k in [last] if is_crowded else dict.fromkeys((0, last)):
             line_label = f"{of_method[0].name}, {of_method[0].stage_label(k)}"
             points = [(entry, k) for entry in of_method]
-            _draw(axes, x, points, 2 * i + (k != 0), line_label)
+            _draw(axes, x, points, i if is_crowded else 2 * i + (k != 0), line_label)
     # The range in training.
     if trained is not None:
         low, high = trained

@@ -25,6 +25,7 @@ from maml_rl.analysis.comparison import (
     learner_notes,
     run_notes,
 )
+from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.runs.pretrained import run_name
@@ -53,6 +54,7 @@ def write_report(
     comparison: Comparison,
     trained: Mapping[str, tuple[float, float]] | None = None,
     command: str | None = None,
+    robustness: Robustness | None = None,
 ) -> None:
     """Write all files, each atomically; delete plots that only an earlier report had.
 
@@ -61,11 +63,13 @@ def write_report(
         comparison: what to report.
         trained: range in training of each swept parameter, if known.
         command: the command line, for report.html.
+        robustness: of the same comparison, to begin with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots = _plots(comparison, trained or {})
     # Tables.
-    write_whole(folder / "results.json", json.dumps(_content(comparison), indent=2) + "\n")
+    content = _content(comparison, robustness)
+    write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
     write_whole(folder / "results.csv", _csv(comparison))
     # Plots.
     svgs = {}
@@ -74,7 +78,7 @@ def write_report(
         write_whole(folder / f"{name}.svg", svgs[name])
         write_whole(folder / f"{name}.png", figures.encoded(figure, "png"))
     # Report.
-    write_whole(folder / "report.html", _html(comparison, svgs, command))
+    write_whole(folder / "report.html", _html(comparison, svgs, command, robustness))
     # Old plots.
     for pattern in ("adaptation.*", "tasks.*", "tasks_*.*", "scratch.*", "sweep_*.*", "grid_*.*"):
         for path in folder.glob(pattern):
@@ -111,14 +115,16 @@ def _nan_as_none(values: Any) -> Any:
     return None if isinstance(values, float) and math.isnan(values) else values
 
 
-def _content(comparison: Comparison) -> dict[str, Any]:
+def _content(comparison: Comparison, robustness: Robustness | None) -> dict[str, Any]:
     """Return the content of results.json."""
     differences = []
     for first, second, steps in comparison.differences:
         values = [_difference_values(first, second, step) for step in steps]
         differences.append({"first": first.label, "second": second.label, "steps": values})
+    of_dynamics = {} if robustness is None else {"robustness": robustness.values()}
     return {
         **comparison.settings,
+        **of_dynamics,
         "scratch": None if comparison.scratch is None else _scratch_values(comparison.scratch),
         "differences": differences,
         "results": [_entry_values(entry) for entry in comparison.entries],
@@ -206,15 +212,22 @@ def _nan_as_empty(value: Any) -> Any:
     return "" if math.isnan(value) else value
 
 
-def _html(comparison: Comparison, svgs: Mapping[str, bytes], command: str | None) -> str:
+def _html(
+    comparison: Comparison,
+    svgs: Mapping[str, bytes],
+    command: str | None,
+    robustness: Robustness | None,
+) -> str:
     """Return the content of report.html.
 
     Args:
         comparison: what to report.
         svgs: plots by name.
         command: the command line.
+        robustness: of the same comparison, to begin with.
     """
-    title = html.escape(f"Adaptation of {comparison.settings['env']}")
+    what = "Adaptation" if robustness is None else "Unseen dynamics"
+    title = html.escape(f"{what} of {comparison.settings['env']}")
     # Settings and returns.
     facts = [
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>"
@@ -223,6 +236,7 @@ def _html(comparison: Comparison, svgs: Mapping[str, bytes], command: str | None
     parts = [
         f"<h1>{title}</h1>",
         f"<dl>{''.join(facts)}</dl>",
+        *([] if robustness is None else _robustness_parts(robustness)),
         "<h2>Return after 0, 1, ... adaptation steps</h2>",
         _table(comparison, ()),
         f'<p class="note">{html.escape(_NOTE)}</p>',
@@ -255,6 +269,17 @@ def _html(comparison: Comparison, svgs: Mapping[str, bytes], command: str | None
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
         f"<body>\n{body}\n</body></html>\n"
     )
+
+
+def _robustness_parts(robustness: Robustness) -> list[str]:
+    """Return the tables of a comparison on unseen dynamics, as HTML."""
+    return [
+        "<h2>Inside and outside the dynamics of training</h2>",
+        _html_table(robustness.summary()),
+        f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
+        "<h2>Mean return along each sweep</h2>",
+        _html_table(robustness.areas()),
+    ]
 
 
 def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
@@ -304,6 +329,14 @@ _NOTE = (
     "means of the runs, since each run is one policy. All policies adapt to the same tasks with "
     "the same random seeds. Each adaptation step uses fresh episodes. Episodes used are those of "
     "one task that adaptation has learned from; the return is measured on later ones."
+)
+_ROBUSTNESS_NOTE = (
+    "Returns after as many adaptation steps as in training, mean over tasks and runs; in brackets, "
+    "the 95 % interval over runs by Student's t. Drawn as in training: all dynamics vary at once. "
+    "Inside and outside: mean over the sweeps, in each of which one quantity varies and the others "
+    "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
+    "lowest tenth of the returns on all bodies and tasks of the sweeps. The mean return along a "
+    "sweep is the area under its curve, divided by the width."
 )
 _DIFFERENCE_NOTE = (
     "Return of the first method minus that of the other, after equal numbers of episodes used. If "

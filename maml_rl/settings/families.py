@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from maml_envs import FAMILIES as FAMILIES
@@ -9,7 +10,7 @@ from maml_envs import env_id
 from maml_envs.engines.dynamics import parse as parse_dynamics
 
 from maml_rl.settings.config import Config
-from maml_rl.settings.env import EnvConfig, resolve_env_id
+from maml_rl.settings.env import EnvConfig, is_family, resolve_env_id
 
 
 def family_of(env_name: str) -> type | None:
@@ -20,6 +21,13 @@ def family_of(env_name: str) -> type | None:
     """
     registered = resolve_env_id(env_name)
     return next((family for name, family in FAMILIES.items() if env_id(name) == registered), None)
+
+
+def held_out(env: EnvConfig) -> EnvConfig:
+    """Return the environment with ``split`` held_out instead of train, if its family has one."""
+    if is_family(env.name) and env.kwargs.get("split") == "train":
+        return replace(env, kwargs={**env.kwargs, "split": "held_out"})
+    return env
 
 
 def is_dynamics(env_name: str, name: str) -> bool:

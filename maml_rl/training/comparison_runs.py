@@ -18,7 +18,7 @@ import torch
 
 from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
 from maml_rl.agents.load import load
-from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks, held_out
+from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.pretrained import output_folder
@@ -26,6 +26,7 @@ from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.drawn_tasks import Task, plain_task
+from maml_rl.settings.families import held_out
 from maml_rl.settings.learners import JointConfig, ReptileConfig, TRPOConfig
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.text import counted

@@ -1,0 +1,1 @@
+"""The comparison of several methods on dynamics inside and outside the range in training."""

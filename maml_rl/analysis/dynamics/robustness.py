@@ -1,0 +1,165 @@
+"""How the returns of methods depend on the dynamics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
+
+ORACLE = "oracle"
+"""Label of the method whose return is 100 %."""
+
+
+class Origin(NamedTuple):
+    """Where the policies of a method come from."""
+
+    observes: str
+    """What they observe beside their observation."""
+    num_env_steps: Sequence[int]
+    """Control steps in the training of each run."""
+
+    @property
+    def steps_text(self) -> str:
+        """Control steps in millions; a range if the runs differ."""
+        millions = [number / 1e6 for number in self.num_env_steps]
+        low, high = f"{min(millions):.3g}", f"{max(millions):.3g}"
+        return low if low == high else f"{low} to {high}"
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Returns of methods where the dynamics are drawn as in training, and along sweeps.
+
+    All returns are those after as many adaptation steps as in training.
+
+    Args:
+        comparison: of the methods. Its sweeps vary one quantity each.
+        origins: of the methods, by label.
+        trained: range of each swept quantity in training.
+    """
+
+    comparison: Comparison
+    origins: Mapping[str, Origin]
+    trained: Mapping[str, tuple[float, float]]
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the methods."""
+        return [entry.label for entry in self.comparison.main]
+
+    def along(self, label: str, name: str) -> list[Entry]:
+        """Return the entries of a method along the sweep of a quantity, in ascending order."""
+        entries = [entry for entry in self.comparison.sweep(name) if entry.label == label]
+        return sorted(entries, key=lambda entry: entry.swept[name])
+
+    def swept(self, label: str, *, is_inside: bool) -> list[Entry]:
+        """Return the entries of a method inside the ranges of training, or outside, of all sweeps.
+
+        Args:
+            label: of the method.
+            is_inside: whether the swept quantity is inside its range.
+        """
+        entries = []
+        for name, (low, high) in self.trained.items():
+            for entry in self.along(label, name):
+                if (low <= entry.swept[name] <= high) == is_inside:
+                    entries.append(entry)
+        return entries
+
+    def area(self, label: str, name: str) -> float:
+        """Return the area under the curve of return against a quantity, divided by its width.
+
+        It is the mean return along the sweep.
+        """
+        entries = self.along(label, name)
+        x = np.array([entry.swept[name] for entry in entries])
+        returns = np.array([entry.center[entry.adapted_step] for entry in entries])
+        return float(np.trapezoid(returns, x) / np.ptp(x))
+
+    def worst_tenth(self, label: str) -> float:
+        """Return the mean of the lowest tenth of the returns on all bodies and tasks of sweeps."""
+        entries = [*self.swept(label, is_inside=True), *self.swept(label, is_inside=False)]
+        returns = np.concatenate([entry.task_returns[entry.adapted_step] for entry in entries])
+        valid = np.sort(returns[~np.isnan(returns)])
+        return float(mean_of_valid(valid[: math.ceil(len(valid) / 10)], 0))
+
+    def summary(self) -> list[list[str]]:
+        """Return the cells of the table of methods, with its header."""
+        rows = [
+            [
+                "policy",
+                "observes",
+                "control steps in training (M)",
+                "episodes used",
+                "return, drawn as in training",
+                "return inside",
+                "% of oracle",
+                "return outside",
+                "% of oracle",
+                "worst tenth",
+            ]
+        ]
+        for entry in self.comparison.main:
+            label, k = entry.label, entry.adapted_step
+            origin = self.origins[label]
+            cells = [entry.name, origin.observes, origin.steps_text]
+            cells += [str(entry.episodes_used[k]), _with_interval(_run_means([entry]))]
+            for is_inside in (True, False):
+                means = _run_means(self.swept(label, is_inside=is_inside))
+                cells += [_with_interval(means), self._share(means, is_inside)]
+            rows.append([*cells, f"{self.worst_tenth(label):.1f}"])
+        return rows
+
+    def _share(self, means: np.ndarray, is_inside: bool) -> str:
+        """Format a return as percentage of the oracle's; a dash if there is none, or it is <= 0."""
+        if ORACLE not in self.labels:
+            return "–"
+        best = float(_run_means(self.swept(ORACLE, is_inside=is_inside)).mean())
+        return f"{100 * means.mean() / best:.0f}" if best > 0 else "–"
+
+    def areas(self) -> list[list[str]]:
+        """Return the cells of the table of areas, with its header: a row for each method."""
+        names = list(self.trained)
+        rows = [["policy", *names]]
+        for entry in self.comparison.main:
+            rows.append([entry.name, *(f"{self.area(entry.label, name):.1f}" for name in names)])
+        return rows
+
+    def values(self) -> list[dict[str, object]]:
+        """Return everything as plain values, for results.json."""
+        content: list[dict[str, object]] = []
+        for entry in self.comparison.main:
+            label = entry.label
+            means = {
+                name: _run_means(self.swept(label, is_inside=name == "inside")).tolist()
+                for name in ("inside", "outside")
+            }
+            content.append(
+                {
+                    "policy": label,
+                    "observes": self.origins[label].observes,
+                    "num_env_steps": list(self.origins[label].num_env_steps),
+                    "run_returns": {"as_in_training": _run_means([entry]).tolist(), **means},
+                    "worst_tenth": self.worst_tenth(label),
+                    "areas": {name: self.area(label, name) for name in self.trained},
+                }
+            )
+        return content
+
+
+def _run_means(entries: Sequence[Entry]) -> np.ndarray:
+    """Return the mean return of each run over entries of one method, (S,)."""
+    means = np.stack([entry.run_returns[:, entry.adapted_step] for entry in entries])
+    return mean_of_valid(means, 0)
+
+
+def _with_interval(means: np.ndarray) -> str:
+    """Format the mean over runs, with its interval over them if there are several."""
+    text = f"{means.mean():.1f}"
+    return text if len(means) == 1 else f"{text} {interval_text(mean_interval(means))}"

@@ -1,0 +1,243 @@
+"""``python -m maml_rl.compare``; see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maml_rl.cli import (
+    Parser,
+    made_folder,
+    main,
+    non_negative,
+    parse,
+    path_argument,
+    positive,
+    say,
+)
+from maml_rl.env_flags import take_env_flags
+from maml_rl.errors import UserError, did_you_mean
+from maml_rl.settings.dynamics_study import DEFAULT_DYNAMICS, METHODS, DynamicsStudy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from maml_rl.agents.agent import Agent
+    from maml_rl.analysis.comparison import Condition, Subject
+    from maml_rl.settings.env import EnvConfig
+
+_SEEDS = (0, 1, 2)
+
+
+def command(argv: list[str]) -> int:
+    """Train and compare learners."""
+    env_flags, rest = take_env_flags(argv)
+    args = parse(make_parser(), rest)
+    if env_flags.sweeps:
+        name = next(iter(env_flags.sweeps))
+        raise UserError(
+            f"--dynamics takes values in training, such as {name}=0.5:2; the sweeps of the "
+            "evaluation are twice as wide"
+        )
+    flags = env_flags.flags
+    if not any(flag.startswith("--env.dynamics.") for flag in flags):
+        flags = [*flags, *take_env_flags(["--dynamics", DEFAULT_DYNAMICS])[0].flags]
+
+    from maml_rl.training.reporting import Interrupted
+    from maml_rl.training.seeds import train_seeds
+
+    folder = args.output or Path("runs") / "compare" / f"{args.env}-dynamics"
+    study = DynamicsStudy(
+        env=args.env,
+        flags=flags,
+        num_env_steps=args.num_env_steps,
+        horizon=args.horizon,
+        folder=folder,
+        device=args.device,
+    )
+    # Check the settings of all methods before training any.
+    names = [name for name in METHODS if name in args.learners]
+    configs = {name: study.config(name) for name in names}
+    try:
+        for number, (name, config) in enumerate(configs.items(), 1):
+            say(f"method {number} of {len(names)}: {name}")
+            train_seeds(config, args.seeds)
+    except Interrupted as error:
+        typed = shlex.join(["python", "-m", "maml_rl.compare", *argv])
+        say(f"stopped in {error.run}, after iteration {error.iteration}. Resume with: {typed}")
+        return error.exit_status
+    _evaluate(study, names, args, shlex.join(["python", "-m", "maml_rl.compare", *argv]))
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    parser = Parser(
+        prog="python -m maml_rl.compare",
+        description="Train several learners on the same varied dynamics, with as many control "
+        "steps each, evaluate them on the same bodies inside and outside the ranges of training, "
+        "and write one report. The same command resumes; it keeps finished runs and evaluations.",
+    )
+    parser.add_argument(
+        "what", choices=["dynamics"], help="what differs between training and evaluation"
+    )
+    parser.add_argument(
+        "--env", default="HalfCheetahDir", help="task family (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--learners",
+        type=_method,
+        nargs="+",
+        default=list(METHODS),
+        metavar="NAME",
+        help="what to compare: untouched, one policy trained on the untouched body; randomised, "
+        "the same on varied dynamics (domain randomisation); oracle, the same, but it observes "
+        "the task and the dynamics; and learners by name (default: " + ", ".join(METHODS) + ")",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=non_negative,
+        nargs="+",
+        default=list(_SEEDS),
+        metavar="SEED",
+        help="training seeds of each (default: 0 1 2)",
+    )
+    parser.add_argument(
+        "--num_env_steps",
+        type=positive,
+        default=4_000_000,
+        help="control steps of each run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--horizon",
+        type=positive,
+        help="control steps of an episode (default: that of the family's preset)",
+    )
+    parser.add_argument(
+        "--dynamics",
+        metavar="NAME=LOW:HIGH,...",
+        help=f"dynamics in training (default: {DEFAULT_DYNAMICS})",
+    )
+    parser.add_argument(
+        "--num_tasks", type=positive, default=20, help="fresh tasks of each body (default: 20)"
+    )
+    parser.add_argument(
+        "--num_episodes",
+        type=positive,
+        default=20,
+        help="measured episodes per task and step (default: 20)",
+    )
+    parser.add_argument(
+        "--evaluation_seed",
+        type=non_negative,
+        default=1000,
+        help="seed of the evaluation (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
+    parser.add_argument(
+        "--output",
+        type=path_argument,
+        help="folder of the runs and the report (default: runs/compare/FAMILY-dynamics)",
+    )
+    return parser
+
+
+def _method(name: str) -> str:
+    if name not in METHODS:
+        hint = did_you_mean(name, METHODS)
+        raise argparse.ArgumentTypeError(
+            f"unknown method {name!r}.{hint} Valid are {', '.join(METHODS)}"
+        )
+    return name
+
+
+def _evaluate(
+    study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
+) -> None:
+    """Evaluate the runs of all methods, and write the report."""
+    from tqdm import tqdm
+
+    from maml_rl.analysis.comparison import compare
+    from maml_rl.analysis.dynamics.robustness import Origin, Robustness
+    from maml_rl.analysis.report import write_report
+    from maml_rl.system.text import text_table
+
+    subjects = [
+        subject for name in names for subject in _subjects(study, name, args.seeds, args.device)
+    ]
+    sweeps = study.sweeps()
+    conditions = _conditions(study, sweeps)
+    output = study.folder / "evaluation"
+    with (
+        made_folder(output),
+        tqdm(
+            total=len(subjects) * len(conditions), disable=None, leave=False, unit="evaluation"
+        ) as bar,
+    ):
+
+        def progress(done: str) -> None:
+            bar.update()
+            bar.set_postfix_str(done)
+
+        comparison = compare(
+            subjects,
+            conditions,
+            num_tasks=args.num_tasks,
+            num_episodes=args.num_episodes,
+            seed=args.evaluation_seed,
+            unfinished=output / "finished",
+            progress=progress,
+        )
+        origins = {
+            name: Origin(
+                METHODS[name].observes,
+                [
+                    subject.agent.state.counters["num_env_steps"]
+                    for subject in subjects
+                    if subject.label == name
+                ],
+            )
+            for name in names
+        }
+        trained = {name: study.trained_range(name) for name in sweeps}
+        robustness = Robustness(comparison, origins, trained)
+        write_report(output, comparison, trained, typed, robustness)
+    say("\n".join([*text_table(robustness.summary()), "", *text_table(robustness.areas())]))
+    say(f"written to {output}: report.html, results.json, results.csv, plots")
+
+
+def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str) -> list[Subject]:
+    """The runs of a method."""
+    from maml_rl.agents.load import load_run
+    from maml_rl.analysis.comparison import Subject
+    from maml_rl.system.torch_runtime import resolve_device
+
+    subjects = []
+    for seed in seeds:
+        run = study.folder / name / f"seed-{seed}"
+        agent = load_run(run, resolve_device(device))
+        num_steps = agent.learner.num_updates if METHODS[name].adapts else 0
+        subjects.append(Subject(name, run, agent, num_steps))
+    return subjects
+
+
+def _conditions(study: DynamicsStudy, sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
+    """Dynamics as in training, then each value of each sweep."""
+    from maml_rl.analysis.comparison import Condition
+
+    def env(values: Mapping[str, float] | None, agent: Agent) -> EnvConfig:
+        return study.env_at(values, observe_task=agent.config.env.observe_task)
+
+    versions = [{name: value} for name, values in sweeps.items() for value in values]
+    return [
+        Condition(functools.partial(env, None)),
+        *(Condition(functools.partial(env, version), version) for version in versions),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(["compare", *sys.argv[1:]]))

@@ -1,0 +1,185 @@
+"""Learners trained on the same varied dynamics, with as many control steps each, to compare them.
+
+Every method has a folder of several seeds, OUTPUT/METHOD.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from maml_envs.engines.dynamics import Parameter
+
+from maml_rl.errors import UserError
+from maml_rl.settings.config import Config, LoggingConfig
+from maml_rl.settings.env import EnvConfig, is_family
+from maml_rl.settings.families import family_of, held_out, trained_range
+from maml_rl.settings.parser import load_config, with_env_flags
+
+_MOST_ITERATIONS = 1_000_000
+"""More than any run needs: control steps end it."""
+_NUM_POINTS = 7
+
+
+class Method(NamedTuple):
+    """How a policy of the comparison is trained."""
+
+    learner: str
+    """Name of the learner."""
+    observes: str
+    """What it observes beside its observation, and whether it adapts."""
+    is_varied: bool = True
+    """Whether the dynamics vary in training."""
+    observes_task: bool = False
+    """Whether its observation includes the task."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it is adapted to a task."""
+        return self.learner != "joint"
+
+
+METHODS: Mapping[str, Method] = {
+    "untouched": Method("joint", "nothing; trained on the untouched body", is_varied=False),
+    "randomised": Method("joint", "nothing (domain randomisation)"),
+    "oracle": Method("joint", "the task with its dynamics", observes_task=True),
+    "maml": Method("maml", "whole episodes, between which it takes gradient steps"),
+    "rl2": Method("rl2", "its past actions and rewards, in a memory"),
+    "pearl": Method("pearl", "past transitions, between episodes"),
+}
+"""The methods by name, in the order of tables."""
+
+DEFAULT_DYNAMICS = "body_mass=0.5:2,geom_friction=0.5:2,actuator_gear=0.7:1.3,action_delay=0:2"
+"""Dynamics in training, as the flag ``--dynamics`` takes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsStudy:
+    """What is trained, and on which bodies it is evaluated.
+
+    Args:
+        env: the task family.
+        flags: of the train command, which set the dynamics that vary in training.
+        num_env_steps: control steps of each run.
+        horizon: of all runs; default is that of the family's preset.
+        folder: of all files.
+        device: of the policies.
+
+    Raises:
+        UserError: if the environment is not a task family, or a setting is invalid.
+    """
+
+    env: str
+    flags: Sequence[str]
+    num_env_steps: int
+    horizon: int | None
+    folder: Path
+    device: str
+
+    def __post_init__(self) -> None:
+        if not is_family(self.env):
+            raise UserError(
+                f"{self.env} is not a task family: its dynamics are unknown. For other "
+                "environments, train the learners with --env.kwarg_ranges, and sweep with "
+                "python -m maml_rl.evaluate RUN ... --dynamics NAME=LOW:HIGH:POINTS"
+            )
+        assert self.varied_env  # refuses invalid flags
+
+    @property
+    def base(self) -> Config:
+        """The preset of the family, whose environment and horizon all methods share."""
+        config = load_config(env=self.env)
+        return config if self.horizon is None else replace(config, horizon=self.horizon)
+
+    @property
+    def varied_env(self) -> EnvConfig:
+        """The environment with the dynamics of training."""
+        base = self.base
+        untouched = replace(base, env=replace(base.env, kwargs={**base.env.kwargs, "dynamics": {}}))
+        return with_env_flags(untouched, self.flags).env
+
+    def config(self, name: str) -> Config:
+        """Return the settings of a method's runs.
+
+        Args:
+            name: of one of :data:`METHODS`.
+        """
+        method, base = METHODS[name], self.base
+        env = replace(self.varied_env, observe_task=method.observes_task)
+        if not method.is_varied:
+            env = replace(env, kwargs={**env.kwargs, "dynamics": {}})
+        return replace(
+            load_config(env=self.env, learner=method.learner),
+            env=env,
+            horizon=base.horizon,
+            num_iterations=_MOST_ITERATIONS,
+            max_env_steps=self.num_env_steps,
+            output=str(self.folder / name),
+            device=self.device,
+            logging=LoggingConfig(final_evaluation=False, final_video=False),
+        )
+
+    @property
+    def _parameters(self) -> Mapping[str, Parameter]:
+        family: Any = family_of(self.env)
+        return family.body.parameters
+
+    def env_at(self, values: Mapping[str, float] | None, *, observe_task: bool) -> EnvConfig:
+        """Return the environment to evaluate in, with held-out tasks if the family has some.
+
+        Args:
+            values: of some varied quantities; the others are nominal. ``None``: all as in training.
+            observe_task: whether the observation includes the task.
+        """
+        env = replace(held_out(self.varied_env), observe_task=observe_task)
+        if values is None:
+            return env
+        varied: Mapping[str, Any] = env.kwargs["dynamics"]
+        nominal = {name: self._parameters[name].nominal for name in varied}
+        return replace(env, kwargs={**env.kwargs, "dynamics": {**nominal, **values}})
+
+    def sweeps(self) -> dict[str, tuple[float, ...]]:
+        """Return the values of each varied quantity to evaluate at, by name.
+
+        They reach twice as far from the nominal value as in training, for a positive factor on a
+        logarithmic scale.
+        """
+        return {
+            name: swept_values(self._parameters[name], *self.trained_range(name))
+            for name in self.varied_env.kwargs["dynamics"]
+        }
+
+    def trained_range(self, name: str) -> tuple[float, float]:
+        """Return the range of a varied quantity in training."""
+        trained = trained_range(replace(self.base, env=self.varied_env), name)
+        assert trained is not None, "a family's settings determine it"
+        return trained
+
+
+def swept_values(parameter: Parameter, low: float, high: float) -> tuple[float, ...]:
+    """Return values up to twice as far from the nominal one as a range in training.
+
+    Args:
+        parameter: whose valid range bounds them.
+        low: lower end of the range.
+        high: upper end of it.
+    """
+    nominal = parameter.nominal
+    is_factor = nominal == 1 and low > 0
+    if is_factor:
+        values = np.geomspace(low**2, high**2, _NUM_POINTS)
+    else:
+        values = np.linspace(2 * low - nominal, 2 * high - nominal, _NUM_POINTS)
+    if parameter.is_integer:
+        values = np.unique(values.round())
+    inside = values.clip(parameter.low, parameter.high)
+    return tuple(dict.fromkeys(_rounded(value) for value in inside.tolist()))
+
+
+def _rounded(value: float) -> float:
+    """Round to three significant digits."""
+    return 0.0 if value == 0 else round(value, 2 - math.floor(math.log10(abs(value))))
