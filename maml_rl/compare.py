@@ -37,6 +37,9 @@ def command(argv: list[str]) -> int:
     """Train and compare learners."""
     env_flags, rest = take_env_flags(argv)
     args = parse(make_parser(), rest)
+    twice = [name for i, name in enumerate(args.learners) if name in args.learners[:i]]
+    if twice:
+        raise UserError(f"{twice[0]} is named twice")
     if env_flags.sweeps:
         name = next(iter(env_flags.sweeps))
         raise UserError(

@@ -350,7 +350,8 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         last = of_method[0].adapted_step
         is_crowded = len(labels) > _MOST_WITH_TWO_LINES
         for k in [last] if is_crowded else dict.fromkeys((0, last)):
-            line_label = f"{of_method[0].name}, {of_method[0].stage_label(k)}"
+            first = of_method[0]
+            line_label = f"{first.name}, {first.stage_label(k)}" if first.adapts else first.name
             points = [(entry, k) for entry in of_method]
             _draw(axes, x, points, i if is_crowded else 2 * i + (k != 0), line_label)
     # The range in training.

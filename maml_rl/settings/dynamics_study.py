@@ -92,8 +92,8 @@ class DynamicsStudy:
     @property
     def base(self) -> Config:
         """The preset of the family, whose environment and horizon all methods share."""
-        config = load_config(env=self.env)
-        return config if self.horizon is None else replace(config, horizon=self.horizon)
+        changes = {} if self.horizon is None else {"horizon": self.horizon}
+        return load_config(env=self.env, **changes)
 
     @property
     def varied_env(self) -> EnvConfig:

@@ -1,0 +1,128 @@
+"""Returns inside and outside the dynamics of training, against values computed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.dynamics.robustness import Origin, Robustness
+from maml_rl.analysis.evaluation import Evaluation
+from maml_rl.analysis.report import write_report
+
+TASKS = [{"goal": float(i)} for i in range(5)]
+MASSES = (0.5, 1.0, 2.0, 4.0)
+DELAYS = (0.0, 2.0)
+TRAINED = {"mass": (0.5, 2.0), "delay": (0.0, 1.0)}
+
+
+def entry(label: str, returns: list[float], swept: dict[str, float]) -> Entry:
+    """One run for each return, which it has in every task after its only step."""
+    description = {
+        "env": "Test",
+        "env_settings": {},
+        "horizon": 5,
+        "num_tasks": len(TASKS),
+        "num_episodes": 2,
+        "episodes_per_step": 2,
+        "actions": "sampled",
+        "adaptation_actions": "sampled",
+        "seed": 0,
+        "task_units": {},
+        "num_steps_in_training": 1,
+        "learner": {"name": "maml"},
+        "training_seed": 7,
+        "num_iterations": 30,
+    }
+    evaluations = []
+    for value in returns:
+        # -1000 before adaptation; the tasks differ by 1, and their mean is the value.
+        after = value + np.arange(len(TASKS)) - 2.0
+        both = np.stack([np.full(len(TASKS), -1000.0), after])[..., None].repeat(2, axis=2)
+        evaluations.append(Evaluation(TASKS, both, np.full(both.shape, np.nan), description))
+    sources = tuple(Path(f"{label}{i}") for i in range(len(returns)))
+    return Entry(label, sources, tuple(evaluations), swept)
+
+
+def robustness(oracle: float = 200.0) -> Robustness:
+    entries = [entry("oracle", [oracle], {}), entry("ours", [90.0, 110.0], {})]
+    for i, mass in enumerate(MASSES):
+        entries.append(entry("oracle", [oracle], {"mass": mass}))
+        entries.append(entry("ours", [10.0 * i, 10.0 * i + 20], {"mass": mass}))
+    for delay in DELAYS:
+        entries.append(entry("oracle", [oracle], {"delay": delay}))
+        entries.append(entry("ours", [-delay, -delay], {"delay": delay}))
+    origins = {
+        "oracle": Origin("the task", [4_000_000]),
+        "ours": Origin("nothing", [4_000_000, 4_100_000]),
+    }
+    return Robustness(Comparison(entries), origins, TRAINED)
+
+
+def test_the_table_of_methods():
+    header, oracle, ours = robustness().summary()
+    assert len(header) == len(oracle) == len(ours)
+    assert oracle == [
+        "oracle",
+        "the task",
+        "4",
+        "2",
+        "200.0",
+        "200.0",
+        "100",
+        "200.0",
+        "100",
+        "198.0",
+    ]
+    # Runs 90 and 110. Inside: masses 0.5, 1 and 2, and delay 0, so 0, 10, 20, 0 and 20 more for
+    # the second run, but at delays: 7.5 and 22.5. Outside: 30 and -2, and 50 and -2: 14 and 24.
+    # Student's t of two values is their half difference times 12.706.
+    assert ours[:5] == ["ours (2 runs)", "nothing", "4 to 4.1", "2", "100.0 [-27.1, 227.1]"]
+    assert ours[5:9] == ["15.0 [-80.3, 110.3]", "8", "19.0 [-44.5, 82.5]", "10"]
+    # 30 bodies and tasks, means over runs; the lowest three: -4 and -3 at delay 2, -2 at delay 0.
+    assert ours[9] == "-3.0"
+
+
+def test_the_area_is_the_mean_height_of_the_curve():
+    result = robustness()
+    # Means over runs 10, 20, 30, 40 at 0.5, 1, 2, 4: (15·0.5 + 25·1 + 35·2) / 3.5.
+    assert result.area("ours", "mass") == pytest.approx(102.5 / 3.5)
+    assert result.area("ours", "delay") == pytest.approx(-1)
+    assert result.areas() == [
+        ["policy", "mass", "delay"],
+        ["oracle", "200.0", "200.0"],
+        ["ours (2 runs)", "29.3", "-1.0"],
+    ]
+
+
+def test_the_share_of_a_negative_return_is_not_computed():
+    assert [row[6] for row in robustness(oracle=-5.0).summary()] == ["% of oracle", "–", "–"]
+
+
+def test_without_an_oracle_there_are_no_shares():
+    whole = robustness()
+    ours = [entry for entry in whole.comparison.entries if entry.label == "ours"]
+    result = Robustness(Comparison(ours), whole.origins, TRAINED)
+    assert [row[8] for row in result.summary()] == ["% of oracle", "–"]
+
+
+def test_the_report_begins_with_the_tables(tmp_path):
+    result = robustness()
+    write_report(tmp_path, result.comparison, TRAINED, "python", result)
+    page = (tmp_path / "report.html").read_text()
+    assert "Unseen dynamics of Test" in page
+    assert page.index("4 to 4.1") < page.index("29.3") < page.index("Return after 0, 1")
+    content = json.loads((tmp_path / "results.json").read_text())
+    ours = content["robustness"][1]
+    assert ours["policy"] == "ours"
+    assert ours["num_env_steps"] == [4_000_000, 4_100_000]
+    assert ours["run_returns"] == {
+        "as_in_training": [90, 110],
+        "inside": [7.5, 22.5],
+        "outside": [14, 24],
+    }
+    assert ours["worst_tenth"] == -3
+    assert ours["areas"]["delay"] == -1

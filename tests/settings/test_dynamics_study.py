@@ -1,0 +1,111 @@
+"""What ``compare dynamics`` trains, and where it evaluates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import maml_envs
+import pytest
+
+from maml_rl.errors import UserError
+from maml_rl.settings.dynamics_study import METHODS, DynamicsStudy, swept_values
+from maml_rl.settings.parser import load_config
+
+PARAMETERS = maml_envs.FAMILIES["HalfCheetahDir"].body.parameters
+MASS = ("--env.dynamics.body_mass={low: 0.5, high: 2}",)
+DELAY = ("--env.dynamics.action_delay={low: 0, high: 2}",)
+
+
+def study(**changes: Any) -> DynamicsStudy:
+    settings: dict[str, Any] = {
+        "env": "HalfCheetahDir",
+        "flags": (*MASS, *DELAY),
+        "num_env_steps": 1000,
+        "horizon": None,
+        "folder": Path("here"),
+        "device": "cpu",
+    }
+    return DynamicsStudy(**settings | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "values"),
+    [
+        # A factor: twice as far from 1 on a logarithmic scale.
+        ("body_mass", 0.5, 2.0, (0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0)),
+        ("actuator_gear", 1.0, 1.0, (1.0,)),
+        # A factor that may be zero, or another quantity: on a linear scale, in the valid range.
+        ("geom_friction", 0.0, 1.5, (0.0, 0.5, 1.0, 1.5, 2.0)),
+        ("slope", -0.1, 0.1, (-0.2, -0.133, -0.0667, 0.0, 0.0667, 0.133, 0.2)),
+        ("observation_noise", 0.0, 0.3, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+        ("action_delay", 0.0, 2.0, (0.0, 1.0, 2.0, 3.0, 4.0)),
+        ("disabled_actuator", -1.0, 3.0, (-1.0, 0.0, 2.0, 3.0, 4.0, 5.0)),
+    ],
+)
+def test_sweeps_reach_twice_as_far_as_training(name, low, high, values):
+    assert swept_values(PARAMETERS[name], low, high) == values
+
+
+def test_methods_differ_in_learner_dynamics_and_observation_only():
+    configs = {name: study().config(name) for name in METHODS}
+    dynamics = {
+        "body_mass": {"low": 0.5, "high": 2},
+        "action_delay": {"low": 0, "high": 2},
+    }
+    shared = load_config(env="HalfCheetahDir")
+    for name, config in configs.items():
+        own = load_config(env="HalfCheetahDir", learner=METHODS[name].learner)
+        assert (config.learner, config.policy, config.inner) == (
+            own.learner,
+            own.policy,
+            own.inner,
+        )
+        assert config.horizon == shared.horizon
+        assert config.env.kwargs == {
+            **shared.env.kwargs,
+            "dynamics": {} if name == "untouched" else dynamics,
+        }
+        assert config.env.observe_task == (name == "oracle")
+        assert (config.max_env_steps, config.device) == (1000, "cpu")
+        assert config.output == str(Path("here") / name)
+    assert study(horizon=7).config("rl2").horizon == 7
+    assert configs["maml"].num_iterations > 1000
+
+
+def test_a_sweep_sets_one_quantity_and_leaves_the_others_nominal():
+    env = study().env_at({"body_mass": 4.0}, observe_task=False)
+    assert env.kwargs["dynamics"] == {"body_mass": 4.0, "action_delay": 0}
+    varied = study().env_at(None, observe_task=True)
+    assert varied.observe_task
+    assert varied.kwargs["dynamics"] == study().varied_env.kwargs["dynamics"]
+    assert study().trained_range("action_delay") == (0, 2)
+
+
+def test_evaluations_use_held_out_tasks():
+    crippled = study(env="CrippledAnt", flags=MASS)
+    assert crippled.varied_env.kwargs["split"] == "train"
+    assert crippled.env_at(None, observe_task=False).kwargs["split"] == "held_out"
+
+
+def test_dynamics_of_the_preset_are_replaced():
+    assert load_config(env="Walker2dRandParams").env.kwargs["dynamics"]
+    walker = study(env="Walker2dRandParams", flags=MASS)
+    assert list(walker.varied_env.kwargs["dynamics"]) == ["body_mass"]
+    assert walker.config("untouched").env.kwargs["dynamics"] == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env": "Pendulum-v1"}, "Pendulum-v1 is not a task family.*kwarg_ranges"),
+        ({"env": "HalfCheetah"}, "unknown environment 'HalfCheetah'"),
+        ({"env": "PointNavigation"}, "body_mass: this environment has no dynamics to set"),
+        ({"flags": ("--env.dynamics.bodymass=2",)}, "unknown dynamics 'bodymass'.*body_mass"),
+        ({"flags": ("--env.dynamics.body_mass={low: 2, high: -1}",)}, "body_mass"),
+        ({"horizon": -1}, "horizon must be"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        study(**changes)

@@ -1,0 +1,117 @@
+"""The command ``compare``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import maml_rl
+from maml_rl.analysis import comparison
+from maml_rl.cli import main
+
+SMALL = [
+    "dynamics",
+    "--env=HalfCheetahDir",
+    "--learners",
+    "untouched",
+    "oracle",
+    "rl2",
+    "--seeds",
+    "3",
+    "--num_env_steps=1",
+    "--horizon=5",
+    "--dynamics=body_mass=0.5:2,action_delay=0:1",
+    "--num_tasks=2",
+    "--num_episodes=2",
+    "--device=cpu",
+]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["compare", *SMALL]) == 0
+    folder = Path("runs/compare/HalfCheetahDir-dynamics")
+    runs = {path.parent.name: maml_rl.load(path) for path in folder.glob("*/seed-3")}
+    assert runs.keys() == {"untouched", "oracle", "rl2"}
+    assert {agent.num_iterations for agent in runs.values()} == {1}
+    # On the same bodies: as in training, and each value of each sweep.
+    results = json.loads((folder / "evaluation/results.json").read_text())
+    conditions: dict[str, list[Any]] = {}
+    for result in results["results"]:
+        conditions.setdefault(result["policy"], []).append(result["swept"])
+    masses = [{"body_mass": value} for value in (0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0)]
+    delays = [{"action_delay": value} for value in (0.0, 1.0, 2.0)]
+    assert conditions == dict.fromkeys(("untouched", "oracle", "rl2"), [{}, *masses, *delays])
+    tasks = [[task["task"] for task in result["tasks"]] for result in results["results"]]
+    for first in range(0, len(tasks), 3):
+        assert tasks[first] == tasks[first + 1] == tasks[first + 2]
+    assert all(task["action_delay"] == 0 for task in tasks[3])
+    assert {task["body_mass"] for task in tasks[3]} == {0.25}
+    # The same returns as from an evaluation of one run.
+    env = maml_rl.load_config(
+        env={
+            "name": "HalfCheetahDir",
+            "observe_task": True,
+            "dynamics": {"body_mass": 4.0, "action_delay": 0},
+        }
+    ).env
+    alone = maml_rl.evaluate(
+        runs["oracle"], env=env, num_tasks=2, num_episodes=2, num_steps=0, seed=1000
+    )
+    (of_oracle,) = [
+        result["return"]
+        for result in results["results"]
+        if result["policy"] == "oracle" and result["swept"] == {"body_mass": 4.0}
+    ]
+    assert alone.mean.tolist() == pytest.approx(of_oracle)
+    # Tables and report.
+    out = capsys.readouterr().out
+    assert "method 3 of 3: rl2" in out
+    assert "the task with its dynamics" in out
+    with (folder / "evaluation/results.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2 * 11 * (1 + 1 + 2)
+    page = (folder / "evaluation/report.html").read_text()
+    assert "python -m maml_rl.compare dynamics --env=HalfCheetahDir" in page
+    # Again, with nothing to do.
+    monkeypatch.setattr(comparison, "evaluate", None)
+    assert main(["compare", *SMALL]) == 0
+    assert "iterations of" not in capsys.readouterr().err
+    again = json.loads((folder / "evaluation/results.json").read_text())
+    assert again == results
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["kinematics"], "invalid choice: 'kinematics'"),
+        (["dynamics", "--learners", "mamml"], "unknown method 'mamml'. Did you mean maml?"),
+        (["dynamics", "--env", "Pendulum-v1"], "Pendulum-v1 is not a task family"),
+        (["dynamics", "--dynamics", "body_mass=0.5:2:4"], "takes values in training"),
+        (["dynamics", "--dynamics", "bodymass=0.5:2"], "unknown dynamics 'bodymass'"),
+        (["dynamics", "--num_env_steps", "0"], "at least 1"),
+        (["dynamics", "--seeds", "1", "1"], "seeds must be different"),
+        (["dynamics", "--learners", "maml", "maml"], "maml is named twice"),
+        (["dynamics", "--output", "a_file"], "a_file"),
+        ([], "required: what"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a_file").write_text("")
+    assert main(["compare", *argv]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["a_file"]
