@@ -53,7 +53,8 @@ def command(argv: list[str]) -> int:
     from maml_rl.training.reporting import Interrupted
     from maml_rl.training.seeds import train_seeds
 
-    folder = args.output or Path("runs") / "compare" / f"{args.env}-dynamics"
+    family = args.env.rpartition(":")[2].replace("/", "-")
+    folder = args.output or Path("runs") / "compare" / f"{family}-dynamics"
     study = DynamicsStudy(
         env=args.env,
         flags=flags,
