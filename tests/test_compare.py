@@ -52,7 +52,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         conditions.setdefault(result["policy"], []).append(result["swept"])
     masses = [{"body_mass": value} for value in (0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0)]
     delays = [{"action_delay": value} for value in (0.0, 1.0, 2.0)]
-    assert conditions == dict.fromkeys(("untouched", "oracle", "rl2"), [{}, *masses, *delays])
+    assert conditions == {key: [{}, *masses, *delays] for key in ("untouched", "oracle", "rl2")}
     tasks = [[task["task"] for task in result["tasks"]] for result in results["results"]]
     for first in range(0, len(tasks), 3):
         assert tasks[first] == tasks[first + 1] == tasks[first + 2]

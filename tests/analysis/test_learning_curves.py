@@ -518,7 +518,7 @@ def test_runs_of_training_are_plotted(plot, tmp_path):
         )
         for seed in (0, 1)
     ]
-    flags = "--before --smooth 2 --x time --log_x --labels mine --title".split()
+    flags = ["--before", "--smooth", "2", "--x", "time", "--log_x", "--labels", "mine", "--title"]
     code, out, err = plot(*runs, *flags, "a title")
     assert (code, err) == (0, "")
     assert out.splitlines()[1].split()[:3] == ["mine", "2", "2"]
