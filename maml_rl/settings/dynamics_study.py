@@ -92,7 +92,7 @@ class DynamicsStudy:
     @property
     def base(self) -> Config:
         """The preset of the family, whose environment and horizon all methods share."""
-        changes = {} if self.horizon is None else {"horizon": self.horizon}
+        changes: dict[str, Any] = {} if self.horizon is None else {"horizon": self.horizon}
         return load_config(env=self.env, **changes)
 
     @property
