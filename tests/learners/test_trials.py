@@ -11,7 +11,8 @@ from helpers.runs import tiny
 
 from maml_rl.learners.base import Belief
 from maml_rl.learners.maml.learner import MAML
-from maml_rl.learners.trials import Trial, play_trials, sample_tasks
+from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
+from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import BASELINE, INNER_STEP, Failure
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -118,3 +119,78 @@ def test_a_failed_task_keeps_its_belief_and_the_others_do_not_notice(
         for name, value in belief.items():
             assert torch.equal(value[others], expected[name][others]), name
             assert torch.equal(value[1], whole.beliefs[min(stage, 1)][name][1]), name
+
+
+CHANGE_STEP = 3
+
+
+@pytest.fixture(scope="module", params=["maml", "rl2"])
+def changing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Training]:
+    """Training on a robot whose dynamics change in step 3 of the second episode of a task."""
+    is_rl2 = request.param == "rl2"
+    change = {"change_episode": 1, "change_step": CHANGE_STEP, "changed/actuator_gear": 0.1}
+    config = tiny(
+        tmp_path_factory.mktemp("changing") / "run",
+        env={"name": "HalfCheetahVel", "dynamics": change},
+        learner={"name": request.param} | ({"num_minibatches": 1} if is_rl2 else {}),
+        num_episodes=1 if is_rl2 else 2,
+    )
+    with open_training(config) as training:
+        yield training
+
+
+def test_the_dynamics_change_in_their_episode_of_the_trial(changing: Training) -> None:
+    tasks = sample_tasks(changing.collector, STREAMS)
+    trial = play(changing, 2)
+    unchanged = [{"goal_velocity": task["goal_velocity"]} for task in tasks]
+    expected = play_trials(
+        changing.agent.learner,
+        changing.agent.state,
+        changing.collector,
+        unchanged,
+        num_updates=2,
+        streams=STREAMS,
+    )
+    first, second, third = (episodes.rewards for episodes in trial.episodes)
+    plain = [episodes.rewards for episodes in expected.episodes]
+    assert torch.equal(first, plain[0])
+    assert torch.equal(second[..., :CHANGE_STEP], plain[1][..., :CHANGE_STEP])
+    assert (second[..., CHANGE_STEP:] != plain[1][..., CHANGE_STEP:]).all()
+    assert (third != plain[2]).all()
+
+
+def test_a_trial_that_is_played_again_has_the_same_changes(changing: Training) -> None:
+    """Mean actions of the same beliefs, and stages after the first in a new call."""
+    agent, collector, _ = changing
+    trial = play(changing, 2, deterministic=True)
+    again = play_most_probable(agent.learner, agent.state, collector, trial, STREAMS)
+    for episodes, expected in zip(again.episodes, trial.episodes, strict=True):
+        assert torch.equal(episodes.rewards, expected.rewards)
+    last = play(changing, 1, deterministic=True, first_stage=1, belief=trial.beliefs[1])
+    for episodes, expected in zip(last.episodes, trial.episodes[1:], strict=True):
+        assert torch.equal(episodes.rewards, expected.rewards)
+
+
+@pytest.mark.parametrize("changing", ["maml"], indirect=True)
+def test_all_rounds_of_a_stage_are_one_episode_of_the_task(changing: Training) -> None:
+    config = changing.agent.config
+    tasks = sample_tasks(changing.collector, STREAMS)
+    learner, state = changing.agent.learner, changing.agent.state
+    stages = []
+    for num_envs in (3, 6):
+        with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
+            collector = changing.agent.collector(env, num_tasks=3, num_episodes=2)
+            trial = play_trials(
+                learner,
+                state,
+                collector,
+                tasks,
+                num_updates=1,
+                streams=STREAMS,
+                final_episodes=True,
+            )
+            stages.append(trial.episodes)
+    for in_rounds, at_once in zip(*stages, strict=True):
+        torch.testing.assert_close(in_rounds.rewards, at_once.rewards)
