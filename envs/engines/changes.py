@@ -23,10 +23,11 @@ from maml_envs.engines.dynamics import Parameter
 CHANGED = "changed/"
 """Prefix of the parameters with the values after the change."""
 
-_TIMES: Mapping[str, Parameter] = {
+CHANGE_TIMES: Mapping[str, Parameter] = {
     "change_episode": Parameter("", 0, 100_000, 0, is_integer=True),
     "change_step": Parameter("control steps", 0, 100_000, 0, is_integer=True),
 }
+"""Parameters that say when the dynamics change."""
 
 Value = TypeVar("Value")
 
@@ -34,7 +35,7 @@ Value = TypeVar("Value")
 def with_changes(dynamics: Mapping[str, Parameter]) -> dict[str, Parameter]:
     """Return the parameters ``dynamics``, followed by those that describe their change."""
     changed = {f"{CHANGED}{name}": parameter for name, parameter in dynamics.items()}
-    return {**dynamics, **_TIMES, **changed}
+    return {**dynamics, **CHANGE_TIMES, **changed}
 
 
 def has_change(names: Collection[str]) -> bool:
@@ -45,11 +46,11 @@ def has_change(names: Collection[str]) -> bool:
     """
     if any(name.startswith(CHANGED) for name in names):
         return True
-    times = [name for name in _TIMES if name in names]
+    times = [name for name in CHANGE_TIMES if name in names]
     if times:
         raise ValueError(
-            f"{' and '.join(times)} set when the dynamics change, but no value that they change "
-            f"to: add one such as {CHANGED}body_mass"
+            f"{' and '.join(times)} without a value that the dynamics change to: add one such as "
+            f"{CHANGED}body_mass"
         )
     return False
 
@@ -71,7 +72,7 @@ def before_and_after(
     before = {
         name: value
         for name, value in task.items()
-        if name not in _TIMES and not name.startswith(CHANGED)
+        if name not in CHANGE_TIMES and not name.startswith(CHANGED)
     }
     before |= {name: nominal[name] for name in changed if name not in before}
     return before, before | changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import gymnasium as gym
 import pytest
 import torch
 from helpers.runs import tiny
@@ -175,22 +176,21 @@ def test_a_trial_that_is_played_again_has_the_same_changes(changing: Training) -
 
 @pytest.mark.parametrize("changing", ["maml"], indirect=True)
 def test_all_rounds_of_a_stage_are_one_episode_of_the_task(changing: Training) -> None:
-    config = changing.agent.config
-    tasks = sample_tasks(changing.collector, STREAMS)
-    learner, state = changing.agent.learner, changing.agent.state
-    stages = []
-    for num_envs in (3, 6):
-        with as_task_vector_env(None, config.env, num_envs, config.horizon) as env:
-            collector = changing.agent.collector(env, num_tasks=3, num_episodes=2)
+    """Also on an environment that the user has made."""
+    agent = changing.agent
+    task = sample_tasks(changing.collector, STREAMS)[0]
+    own = gym.make("maml_rl/HalfCheetahVel-v0", max_episode_steps=agent.config.horizon)
+    rewards = []
+    for given, num_envs in ((None, 2), (None, 1), (own, 1)):
+        with as_task_vector_env(given, agent.config.env, num_envs, agent.config.horizon) as env:
             trial = play_trials(
-                learner,
-                state,
-                collector,
-                tasks,
+                agent.learner,
+                agent.state,
+                agent.collector(env, num_tasks=1, num_episodes=2),
+                [task],
                 num_updates=1,
                 streams=STREAMS,
-                final_episodes=True,
             )
-            stages.append(trial.episodes)
-    for in_rounds, at_once in zip(*stages, strict=True):
-        torch.testing.assert_close(in_rounds.rewards, at_once.rewards)
+        rewards.append(torch.cat([episodes.rewards for episodes in trial.episodes]))
+    for in_rounds in rewards[1:]:
+        torch.testing.assert_close(in_rounds, rewards[0])
