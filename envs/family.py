@@ -236,7 +236,7 @@ def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarr
 
     A task must have all parameters of the family, and may have any of the dynamics. If only some
     tasks set a parameter of the dynamics, the others get its nominal value; for ``changed/NAME``
-    their value of NAME, which is no change.
+    their value of NAME.
 
     Raises:
         ValueError: if a task lacks a name, has an unknown one, or an invalid value.
