@@ -221,12 +221,17 @@ def evaluate_with(
             agent, collector, plain_tasks, streams.seed, env_settings, num_trials, tasks_are_given
         )
         | actions_played(deterministic, deterministic_adaptation),
-        rewards=_mean_rewards(stages, len(tasks)) if has_changes else None,
+        rewards=mean_rewards(stages, len(tasks)) if has_changes else None,
     )
 
 
-def _mean_rewards(stages: Sequence[Episodes], num_tasks: int) -> np.ndarray:
-    """Mean rewards over the valid episodes of each task, (K + 1, N, H); see Evaluation."""
+def mean_rewards(stages: Sequence[Episodes], num_tasks: int) -> np.ndarray:
+    """Return :attr:`Evaluation.rewards`.
+
+    Args:
+        stages: measured episodes; the trials of a task are neighbours.
+        num_tasks: N.
+    """
     means = []
     for stage in stages:
         rewards = (stage.rewards * stage.mask).reshape(num_tasks, -1, stage.rewards.shape[-1])

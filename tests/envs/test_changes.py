@@ -218,6 +218,8 @@ def test_an_episode_that_ends_early_does_not_stop_the_change() -> None:
     while not env.step(np.ones((1, 3)))[2][0]:
         steps += 1
     assert steps < 90
+    for _ in range(90):  # a finished simulation does not reach it
+        env.step(np.ones((1, 3)))
     assert not env.is_changed[0]
     env.reset()
     assert env.is_changed[0]

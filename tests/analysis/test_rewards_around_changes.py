@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers.synthetic import make_episodes, make_policy, make_theta
 
 import maml_rl
-from maml_rl.analysis.evaluation import evaluate
+from maml_rl.analysis.evaluation import evaluate, mean_rewards
+from maml_rl.analysis.recording import adapted_agents, play_episode
 from maml_rl.analysis.saved_evaluations import read_evaluation, write_evaluation
-from maml_rl.analysis.statistics import response
+from maml_rl.analysis.statistics import mean_of_valid, response
 from maml_rl.cli import main
+from maml_rl.policies.parameters import make_stack
+from maml_rl.sampling.environments import make_single_env
 from maml_rl.settings.config import Config
 from maml_rl.settings.families import change_of, trained_range
+from maml_rl.system.random_streams import Phase, RandomStreams
 
 HORIZON = 30
 
@@ -54,6 +60,20 @@ def test_control_steps_to_recover(after: list[float], recovery: float) -> None:
     result = response(rewards, np.array([12]))
     assert result is not None
     np.testing.assert_equal(result.recovery, recovery)
+
+
+def test_mean_rewards_exclude_discarded_episodes_and_count_ended_ones_as_zero() -> None:
+    policy = make_policy()
+    stack = make_stack(make_theta(policy), 4)
+    episodes = make_episodes(policy, stack, seed=0, num_episodes=3, horizon=5)
+    assert episodes.discarded.any()
+    # Two trials of each of two tasks
+    (rewards,) = mean_rewards([episodes], 2)
+    assert rewards.shape == (2, 5)
+    returns = mean_of_valid(episodes.returns.reshape(2, 6).numpy(), 1)
+    np.testing.assert_allclose(rewards.sum(-1), returns, rtol=1e-12)
+    (rewards,) = mean_rewards([episodes.without(torch.tensor([True, True, False, False]))], 2)
+    assert np.isnan(rewards).all(-1).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -236,3 +256,18 @@ def test_a_change_that_cannot_be_set_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (run / "evaluation").exists()
+
+
+@pytest.mark.slow
+def test_videos_show_the_change_in_its_episode(run: Path) -> None:
+    agent = maml_rl.load(run)
+    task = {"goal_velocity": 1.0, "change_episode": 1, "change_step": 5, "changed/disabled_limb": 0}
+    env = make_single_env(agent.config.env, HORIZON)
+    env.assigned_task = task
+    colours = env.unwrapped.model.geom_rgba.copy()
+    streams = RandomStreams(0, Phase.RECORDING)
+    for k, adapted in enumerate(adapted_agents(agent, task, 2, 2, seed=0)):
+        for t, _ in enumerate(play_episode(env, adapted, True, streams)):
+            is_red = bool((env.unwrapped.model.geom_rgba != colours).any())
+            assert is_red == (k == 2 or (k == 1 and t >= 5))
+    env.close()
