@@ -174,9 +174,12 @@ class Entry:
 
     @property
     def responses(self) -> dict[int, Response]:
-        """The response to a change of the dynamics in mid-episode, by the step k it comes after."""
+        """The response to a change of the dynamics in mid-episode, by the step k it comes after.
+
+        Rewards are means over runs.
+        """
         curves = [one.rewards for one in self.evaluations if one.rewards is not None]
-        if not curves:
+        if len(curves) < len(self.evaluations):
             return {}
         rewards = np.mean(curves, axis=0)
         responses = {}

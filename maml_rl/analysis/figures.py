@@ -310,13 +310,15 @@ def change_figure(comparison: Comparison) -> Figure | None:
     panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
     for axes, k in zip(panels, stages, strict=True):
         axes.axvline(0, color="0.5", linewidth=1.5, zorder=0, label="change of the dynamics")
+        titles = []
         for i, entry in enumerate(comparison.main):
             if k not in entry.responses:
                 continue
             of_entry = entry.responses[k]
             style = _style(i) | {"marker": ""}
             axes.plot(of_entry.steps, of_entry.rewards, label=entry.name, **style)
-            title = entry.stage_label(k)
+            titles.append(entry.stage_label(k))
+        title = "; ".join(dict.fromkeys(titles))  # learners count steps or episodes
         axes.set(xlabel="control steps since the change", title=title)
     panels[0].set_ylabel("reward per control step")
     return _finish(figure, f"{_subject(comparison)}: mean over tasks and episodes")

@@ -174,6 +174,7 @@ def test_a_trial_that_is_played_again_has_the_same_changes(changing: Training) -
         assert torch.equal(episodes.rewards, expected.rewards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changing", ["maml"], indirect=True)
 def test_all_rounds_of_a_stage_are_one_episode_of_the_task(changing: Training) -> None:
     """Also on an environment that the user has made."""
