@@ -283,6 +283,23 @@ MUTANTS = [
     Mutant("maml_rl/learners/pearl/plain_module.py", "biases[0] + latent.cpu().double() @ of_latent", "biases[0]", "the exported policy ignores z"),
     Mutant("maml_rl/settings/learners/rl2.py", "min(1.0, iteration / self.decay_iterations)", "iteration / self.decay_iterations", "a step size below the final one"),
     Mutant("maml_rl/agents/agent.py", "before.observe(rewards, ends)", "before.observe(rewards, 0 * ends)", "predict does not see ends of episodes"),
+    Mutant("envs/engines/changes.py", "has_come = in_episode & (self._num_steps >= self._change_step)", "has_come = in_episode & (self._num_steps > self._change_step)", "a change one control step late"),
+    Mutant("envs/engines/changes.py", "has_come |= self._episode > self._change_episode", "pass", "dynamics changed in one episode only"),
+    Mutant("envs/engines/changes.py", "        has_come &= self._is_different\n", "", "equal values counted as a change"),
+    Mutant("envs/engines/changes.py", "self._num_steps[ids] = 0", "pass", "control steps counted over episodes"),
+    Mutant("envs/engines/changes.py", "np.where(self.is_changed, self.after[name], value)", "self.after[name]", "changed values in force in all simulations"),
+    Mutant("envs/gym/simulations.py", "change.advance(live & ~unstable)", "change.advance(~unstable)", "finished simulations that reach their change"),
+    Mutant("envs/gym/simulations.py", "                self.engine.derive(switched)\n", "", "derived quantities of the dynamics before the change"),
+    Mutant("envs/gym/simulations.py", 'longest = int(self._values_ever("action_delay").max())', 'longest = int(self._in_force["action_delay"].max())', "no room for a longer delay"),
+    Mutant("envs/gym/imperfections.py", "self._num_steps[ids] = self._active_delay[ids] = num_steps", "self._num_steps[ids] = num_steps", "a changed delay that waits for a reset"),
+    Mutant("envs/engines/mujoco.py", "            self.batch.expand(name)[rows] =", "            self.batch.expand(name)[:] =", "the change of one simulation in all"),
+    Mutant("maml_rl/sampling/collector.py", 'options = {"episode": stage} if', 'options = {"episode": 0} if', "every stage the first episode of its task"),
+    Mutant("maml_rl/sampling/task_in_observation.py", "self._env.is_changed[:, None], self._changed_values, values", "self._env.is_changed[:, None], values, self._changed_values", "observed dynamics before the change after it"),
+    Mutant("maml_rl/analysis/recording.py", '{"episode": agent.num_adaptation_steps}', '{"episode": 0}', "the first episode of a task in every panel"),
+    Mutant("maml_rl/analysis/statistics.py", "aligned = np.take_along_axis(rewards, change_steps[:, None] + steps, axis=1)", "aligned = rewards[:, steps + change_steps.min()]", "tasks not aligned at their change"),
+    Mutant("maml_rl/analysis/statistics.py", "row[max(0, step - WINDOW) : step].mean()", "row[step - WINDOW : step].mean()", "an empty window before an early change"),
+    Mutant("maml_rl/analysis/statistics.py", "running[lowest:] >= target", "running >= target", "recovered before the reward was lowest"),
+    Mutant("maml_rl/analysis/evaluation.py", "(rewards * is_valid).sum(1) / is_valid.sum(1)", "rewards.mean(1)", "rewards over discarded episodes"),
 ]  # fmt: skip
 
 _MAML = [
@@ -293,6 +310,7 @@ _MAML = [
     "learners/test_latent_learning.py",
     "learners/test_outer_steps.py",
 ]
+_CHANGES = ["envs/test_changes.py", "envs/test_imperfections.py"]
 _RL2 = ["policies/test_recurrent.py", "learners/test_rl2.py"]
 _PEARL = [
     "learners/test_pearl.py",
@@ -300,6 +318,10 @@ _PEARL = [
     "learners/test_pearl_learner.py",
 ]
 TESTS = {
+    "envs/engines/changes.py": _CHANGES,
+    "envs/engines/mujoco.py": _CHANGES,
+    "envs/gym/imperfections.py": _CHANGES,
+    "envs/gym/simulations.py": _CHANGES,
     "maml_rl/policies/recurrent/hypernetwork.py": _RL2,
     "maml_rl/policies/recurrent/network.py": _RL2,
     "maml_rl/learners/rl2/sequence.py": _RL2,
@@ -364,7 +386,13 @@ TESTS = {
     "maml_rl/sampling/failures.py": ["sampling/test_failures.py"],
     "maml_rl/system/distributed.py": ["learners/test_maml.py"],
     "maml_rl/policies/normalizer.py": ["policies/test_normalizer.py"],
-    "maml_rl/sampling/collector.py": ["sampling/test_collector.py"],
+    "maml_rl/sampling/collector.py": ["sampling/test_collector.py", "learners/test_trials.py"],
+    "maml_rl/sampling/task_in_observation.py": ["sampling/test_task_values.py"],
+    "maml_rl/analysis/recording.py": ["analysis/test_rewards_around_changes.py"],
+    "maml_rl/analysis/statistics.py": [
+        "analysis/test_rewards_around_changes.py",
+        "analysis/test_statistics.py",
+    ],
     "maml_rl/policies/network_policy.py": [
         "policies/test_network_policy.py",
         "policies/test_export.py",
@@ -393,6 +421,7 @@ TESTS = {
         "learners/test_base.py",
         "learners/test_learner_contract.py",
         "analysis/test_evaluation.py",
+        "analysis/test_rewards_around_changes.py",
     ],
     "maml_rl/learners/trials.py": [
         "learners/test_trials.py",

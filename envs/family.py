@@ -23,6 +23,7 @@ from typing import (
 )
 
 import numpy as np
+from maml_envs.engines.changes import CHANGED, has_change
 from maml_envs.engines.dynamics import DynamicsSetting, Parameter, parse
 from maml_envs.engines.engine import Array, Body, State, Task, Tasks
 from maml_envs.engines.markers import Marker
@@ -212,6 +213,7 @@ def _check_task_range(family: Any) -> None:
 def _check_dynamics(family: Any) -> None:
     """Check that ``dynamics`` is valid and names no task parameter of the family."""
     distributions = parse(family.dynamics, family.body.parameters)
+    has_change(distributions)
     duplicates = family.task_units.keys() & distributions.keys()
     if duplicates:
         raise ValueError(
@@ -233,7 +235,8 @@ def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarr
     """Check ``tasks`` and convert them to one array (len(tasks),) per name.
 
     A task must have all parameters of the family, and may have any of the dynamics. If only some
-    tasks set a parameter of the dynamics, the others get its nominal value.
+    tasks set a parameter of the dynamics, the others get its nominal value; for ``changed/NAME``
+    their value of NAME.
 
     Raises:
         ValueError: if a task lacks a name, has an unknown one, or an invalid value.
@@ -242,17 +245,27 @@ def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarr
     for task in tasks:
         _check_task(family, task, known)
     used = {name for task in tasks for name in task}
+    used |= {name.removeprefix(CHANGED) for name in used}
     return {
-        name: np.array([float(task.get(name, known[name].nominal)) for task in tasks])
+        name: np.array([_value(task, name, known) for task in tasks])
         for name in known
         if name in used
     }
 
 
+def _value(task: Task, name: str, known: Mapping[str, Parameter]) -> float:
+    """Value of a parameter, or its default."""
+    if name in task:
+        return float(task[name])
+    if name.startswith(CHANGED):
+        return _value(task, name.removeprefix(CHANGED), known)
+    return known[name].nominal
+
+
 def _check_task(family: TaskFamily, task: Any, known: Mapping[str, Parameter]) -> None:
     """Check the names and values of one task."""
     required = list(family.task_units)
-    if not isinstance(task, Mapping) or not set(required) <= set(task) <= set(known):
+    if not isinstance(task, Mapping) or not set(required) <= set(task) <= known.keys():
         quantities = [name for name in known if name not in required and "/" not in name]
         also = f", and optionally any of {quantities}" if quantities else ""
         missing = [name for name in required if isinstance(task, Mapping) and name not in task]
@@ -267,6 +280,7 @@ def _check_task(family: TaskFamily, task: Any, known: Mapping[str, Parameter]) -
                 f"task parameter {name!r} of {type(family).__name__} must be {known[name]}, got "
                 f"{value!r}"
             )
+    has_change(task)
 
 
 def unstack_tasks(tasks: Tasks, num_tasks: int) -> list[dict[str, float]]:

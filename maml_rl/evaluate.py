@@ -335,7 +335,8 @@ def _labels(agents: Sequence[Agent], iteration: int | str | None) -> list[str]:
 def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     """The environment with the flags; then each value of each sweep, and the grid of two sweeps."""
     from maml_rl.analysis.comparison import Condition
-    from maml_rl.settings.families import is_dynamics
+    from maml_rl.settings.env import is_family
+    from maml_rl.settings.families import is_dynamics, lacks_change
 
     def env(flags: Sequence[str], agent: Agent) -> EnvConfig:
         from maml_rl.settings.families import held_out
@@ -346,12 +347,16 @@ def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     versions: list[dict[str, float]] = [
         {name: value} for name, values in env_flags.sweeps.items() for value in values
     ]
+    env_name = agent.config.env.name
     if len(env_flags.sweeps) == 2:
+        # The time of a change is not swept alone if only the other sweep changes something
+        if is_family(env_name):
+            names = env(env_flags.flags, agent).kwargs.get("dynamics", {})
+            versions = [one for one in versions if not lacks_change({*names, *one})]
         (first, values), (second, others) = env_flags.sweeps.items()
         versions += [{first: value, second: other} for value in values for other in others]
     # The conditions, first the one without a sweep
     conditions = [Condition(functools.partial(env, env_flags.flags))]
-    env_name = agent.config.env.name
     for version in versions:
         # Dynamics are set by flags; other values are fixed in each task
         dynamics = {name: value for name, value in version.items() if is_dynamics(env_name, name)}

@@ -19,7 +19,7 @@ untouched model, so a task does not depend on the previous one.
 | `observation_noise` | standard deviation of Gaussian noise on every entry | the entry's | 0 |
 
 The five factors also exist for single elements, such as `body_mass/torso`; this factor multiplies
-the one for all elements.
+the one for all elements. All can change within a task, see :mod:`maml_envs.engines.changes`.
 Limbs are the subtrees below the root body that contain an actuator, in the model's order: the four
 legs of the ant, the two of the half cheetah.
 """
@@ -373,9 +373,9 @@ def _distribution(entry: _Entry, is_integer: bool) -> Distribution:
 
 def _hint(name: str, known: Mapping[str, Parameter]) -> str:
     """Suggest the closest name and list the valid ones."""
-    # an unknown element: list the elements of its quantity
-    quantity = name.partition("/")[0]
-    elements_of = [key for key in known if key.startswith(f"{quantity}/")] if "/" in name else []
+    # an unknown element: list the elements of its quantity; an unknown change: what can change
+    quantity, slash, _ = name.rpartition("/")
+    elements_of = [key for key in known if slash and key.rpartition("/")[0] == quantity]
     valid = elements_of or [key for key in known if "/" not in key]
     if not valid:
         return " This robot has none."

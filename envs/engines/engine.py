@@ -33,8 +33,16 @@ class Engine(Protocol):
     state: State
     """Current state of every simulation; the arrays are updated in place."""
 
-    def set_dynamics(self, dynamics: Tasks) -> None:
-        """Set the dynamics of every simulation: parameters by name, each (num_sims,)."""
+    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
+        """Set the dynamics of simulations; states are not changed, nor other simulations.
+
+        Args:
+            dynamics: parameters by name, each (n,).
+            ids: n simulations; ``None`` for all.
+        """
+
+    def derive(self, ids: np.ndarray) -> None:
+        """Compute the derived state fields of simulations ``ids`` again, with new dynamics."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Reset simulations ``ids`` (n,) to the state fields ``initial``, each (n, ...)."""

@@ -14,6 +14,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium import spaces
+from maml_envs.engines.changes import with_changes
 from maml_envs.engines.dynamics import (
     Parameter,
     disabled_geoms,
@@ -119,7 +120,7 @@ class MujocoBody:
     @functools.cached_property
     def parameters(self) -> Mapping[str, Parameter]:
         """Parameters that may differ between tasks, by name."""
-        return parameters(self.model)
+        return with_changes(parameters(self.model))
 
     @functools.cached_property
     def dt(self) -> float:
@@ -236,14 +237,15 @@ class MujocoBatchEngine:
         self._frame_skip = body.frame_skip
         self._varied: set[str] = set()
 
-    def set_dynamics(self, dynamics: Tasks) -> None:
-        """Set the model fields of each simulation, starting from the untouched model."""
+    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
+        """Set the model fields of simulations, starting from the untouched model."""
+        rows = slice(None) if ids is None else ids
         fields = model_fields(self._model, dynamics)
         for name in self._varied | fields.keys():
-            self.batch.expand(name)[:] = fields.get(name, model_field(self._model, name))
+            self.batch.expand(name)[rows] = fields.get(name, model_field(self._model, name))
         self._varied |= fields.keys()
         if needs_set_const(self._varied):
-            self.batch.set_const()
+            self.batch.set_const(ids)
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Reset simulations ``ids`` to ``initial``, and compute the derived fields."""
@@ -287,7 +289,10 @@ class MujocoBatchEngine:
                 self.batch.get_data(i, self._data)
                 mujoco.mj_rnePostConstraint(self._model, self._data)
                 forces[i] = self._data.cfrc_ext
-        # positions and velocities of the new state
+        self.derive(ids)
+
+    def derive(self, ids: np.ndarray | None) -> None:
+        """Compute the derived positions and velocities of simulations ``ids``."""
         if self._is_derived:
             self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
 
@@ -339,7 +344,7 @@ class MujocoSingleEngine:
             render_options = {"camera_name": body.camera_name, **render_options}
         self._render_options = render_options
 
-    def set_dynamics(self, dynamics: Tasks) -> None:
+    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
         """Set the model fields, as in the batch engine, and colour disabled parts."""
         # model fields; those that only the previous task changed are restored
         fields = model_fields(self._nominal, dynamics)
@@ -373,6 +378,10 @@ class MujocoSingleEngine:
         """Compute the derived fields after a step or a reset."""
         if "cfrc_ext" in self.state:
             mujoco.mj_rnePostConstraint(self.model, self.data)
+        self.derive()
+
+    def derive(self, ids: np.ndarray | None = None) -> None:
+        """Compute the derived positions and velocities."""
         if self._is_derived:
             mujoco.mj_fwdPosition(self.model, self.data)
             mujoco.mj_fwdVelocity(self.model, self.data)

@@ -75,8 +75,11 @@ class PointEngine:
         self._render_mode = render_mode
         self._trail: list[tuple[float, float]] = []
 
-    def set_dynamics(self, dynamics: Tasks) -> None:
+    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
         """Do nothing: a point has no dynamics."""
+
+    def derive(self, ids: np.ndarray) -> None:
+        """Do nothing: a point has no derived state fields."""
 
     def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
         """Move points ``ids`` to ``initial["position"]`` (n, 2)."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from maml_envs.engines.changes import DynamicsChange, before_and_after, has_change
 from maml_envs.engines.engine import Engine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, task_parameters, unstack_tasks
 from maml_envs.gym.imperfections import ActionDelay, ObservationNoise
@@ -33,6 +34,9 @@ class Simulations:
             -np.inf, np.inf, (self._observation_size(),), np.float64
         )
         self._tasks: dict[str, np.ndarray] | None = None
+        self._in_force: dict[str, np.ndarray] = {}
+        """Parameters of the next control step, without those that describe a change."""
+        self._change: DynamicsChange | None = None
         self._delay: ActionDelay | None = None
         self._noise: ObservationNoise | None = None
 
@@ -91,36 +95,90 @@ class Simulations:
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of simulation i to ``tasks[i]``.
 
-        Action delay and observation noise take effect at the next reset.
+        Action delay and observation noise take effect at the next reset. The next reset starts the
+        first episode of the tasks.
 
         Raises:
             ValueError: if a task is invalid for this family.
         """
-        self._tasks = stack_tasks(self.family, tasks)
+        self._tasks = self._in_force = stack_tasks(self.family, tasks)
+        # change of the dynamics
+        self._change = None
+        if has_change(self._tasks):
+            self._change = DynamicsChange(self._tasks)
+            self._in_force = self._change.in_force()
         # dynamics
-        parameters = self.family.body.parameters
-        self.engine.set_dynamics(
-            {name: values for name, values in self._tasks.items() if name in parameters}
-        )
+        self.engine.set_dynamics(self._dynamics())
         # delay and noise
         self._delay = None
-        if "action_delay" in self._tasks:
-            self._delay = ActionDelay(self._tasks["action_delay"], self.action_space.shape[0])
+        if "action_delay" in self._in_force:
+            longest = int(self._values_ever("action_delay").max())
+            delay = self._in_force["action_delay"]
+            self._delay = ActionDelay(delay, self.action_space.shape[0], longest)
         self._noise = None
-        if "observation_noise" in self._tasks:
-            std = self._tasks["observation_noise"]
+        if "observation_noise" in self._in_force:
+            std = self._in_force["observation_noise"]
             self._noise = ObservationNoise(std, self.observation_space.shape[0])
 
-    def reset(self, ids: np.ndarray, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+    def _values_ever(self, name: str) -> np.ndarray:
+        """Values of a parameter before and after changes, in one axis."""
+        if self._change is None:
+            return self._in_force[name]
+        return np.concatenate([self._change.before[name], self._change.after[name]])
+
+    def _dynamics(self, ids: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+        """Parameters of the dynamics in force in simulations ``ids``."""
+        parameters = self.family.body.parameters
+        return {name: values[ids] for name, values in self._in_force.items() if name in parameters}
+
+    def _switch(self, change: DynamicsChange, ids: np.ndarray) -> None:
+        """Set the values in force in simulations ``ids``, which have reached their change."""
+        self._in_force = change.in_force()
+        self.engine.set_dynamics(self._dynamics(ids), ids)
+        if self._delay is not None:
+            self._delay.change(ids, self._in_force["action_delay"][ids])
+        if self._noise is not None:
+            self._noise.change(ids, self._in_force["observation_noise"][ids])
+
+    @property
+    def is_changed(self) -> np.ndarray:
+        """Whether the changed values are in force in the next control step, (num_sims,) bool."""
+        if self._change is None:
+            return np.zeros(self.engine.num_sims, bool)
+        return self._change.is_changed
+
+    def before_and_after(self, task: Task) -> tuple[dict[str, float], dict[str, float]]:
+        """Parameters of a task before and after its change, both with the same names.
+
+        Raises:
+            ValueError: if the task is invalid for this family.
+        """
+        before, after = before_and_after(stack_tasks(self.family, [task]), {})
+        return unstack_tasks(before, 1)[0], unstack_tasks(after, 1)[0]
+
+    def reset(
+        self, ids: np.ndarray, rngs: Sequence[np.random.Generator], episode: int | None = None
+    ) -> np.ndarray:
         """Start an episode in simulations ``ids``; return the observations of all simulations.
 
         Args:
             ids: indices of the simulations to start.
             rngs: one generator per simulation.
+            episode: index of the episode in its task; ``None`` for the one after the last.
+
+        Raises:
+            ValueError: if ``episode`` is not a non-negative integer.
         """
+        if episode is not None and not (isinstance(episode, (int, np.integer)) and episode >= 0):
+            raise ValueError(f"episode must be a non-negative integer, got {episode!r}")
         # tasks, at the first reset
         if self._tasks is None:
             self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in rngs])
+        # change of the dynamics
+        if self._change is not None:
+            switched = self._change.start(ids, episode)
+            if len(switched):
+                self._switch(self._change, switched)
         # initial states
         initial = [self.family.initial_state(rngs[i]) for i in ids]
         self.engine.reset(
@@ -157,10 +215,16 @@ class Simulations:
         applied = actions if self._delay is None else self._delay.delayed(actions)
         unstable = self.engine.step(None if all_live else np.flatnonzero(live), applied) & live
         # reward and termination
-        terms = self.family.reward_terms(np, before, state, actions, self._tasks)
+        terms = self.family.reward_terms(np, before, state, actions, self._in_force)
         if not all_live:
             terms = {name: np.where(live, term, 0.0) for name, term in terms.items()}
-        terminated = live & ~unstable & self.family.terminated(np, state, self._tasks)
+        terminated = live & ~unstable & self.family.terminated(np, state, self._in_force)
+        # change of the dynamics, from the next control step on
+        if self._change is not None:
+            switched = self._change.advance(live & ~unstable)
+            if len(switched):
+                self._switch(self._change, switched)
+                self.engine.derive(switched)
         # observation
         if self._noise is not None:
             self._noise.draw(np.flatnonzero(live))
@@ -170,7 +234,7 @@ class Simulations:
         """Success of each simulation, (num_sims,) bool; ``None`` if the family defines none."""
         if not hasattr(self.family, "success"):
             return None
-        return self.family.success(np, self.engine.state, self._tasks)
+        return self.family.success(np, self.engine.state, self._in_force)
 
     def _observation(self) -> np.ndarray:
         """Observations including noise, (num_sims, observation_size)."""

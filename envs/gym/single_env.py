@@ -36,6 +36,9 @@ class FamilyEnv(gym.Env):
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012
 
+    takes_episode = True
+    """Whether ``reset`` takes the option ``episode``."""
+
     observation_space: spaces.Box
     action_space: spaces.Box
 
@@ -71,7 +74,8 @@ class FamilyEnv(gym.Env):
     def set_task(self, task: Task) -> None:
         """Set the task for this and later episodes.
 
-        Action delay and observation noise take effect at the next reset.
+        Action delay and observation noise take effect at the next reset, which starts the first
+        episode of the task.
 
         Raises:
             ValueError: if the task is invalid for this family.
@@ -92,11 +96,18 @@ class FamilyEnv(gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; ``options={"task": ...}`` sets the task. The info is empty."""
+        """Start an episode; the info is empty.
+
+        Args:
+            seed: of the generator; with ``None`` it continues.
+            options: ``task`` sets the task; ``episode`` is the index of the episode in its task,
+                for a task whose dynamics change (default: one more than that of the last).
+        """
         super().reset(seed=seed)
         if options is not None and "task" in options:
             self.set_task(options["task"])
-        observation = self._simulations.reset(np.zeros(1, int), [self.np_random])[0]
+        episode = None if options is None else options.get("episode")
+        observation = self._simulations.reset(np.zeros(1, int), [self.np_random], episode)[0]
         if self.render_mode == "human":
             self.render()
         return observation, {}

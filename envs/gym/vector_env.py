@@ -42,6 +42,9 @@ class FamilyVectorEnv(VectorEnv):
         num_threads: simulator threads; default is the number of CPUs that this process may use.
     """
 
+    takes_episode = True
+    """Whether ``reset`` takes the option ``episode``."""
+
     single_observation_space: spaces.Box
     single_action_space: spaces.Box
 
@@ -80,7 +83,8 @@ class FamilyVectorEnv(VectorEnv):
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.
 
-        Action delay and observation noise take effect at the next reset.
+        Action delay and observation noise take effect at the next reset, which starts the first
+        episode of the tasks.
 
         Raises:
             ValueError: if the number of tasks is wrong, or a task is invalid for this family.
@@ -101,6 +105,19 @@ class FamilyVectorEnv(VectorEnv):
         """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return self._simulations.task_units
 
+    def before_and_after(self, task: Task) -> tuple[dict[str, float], dict[str, float]]:
+        """Parameters of a task before and after the change of its dynamics, with equal names.
+
+        Raises:
+            ValueError: if the task is invalid for this family.
+        """
+        return self._simulations.before_and_after(task)
+
+    @property
+    def is_changed(self) -> np.ndarray:
+        """Where the changed dynamics are in force in the next control step, (num_envs,) bool."""
+        return self._simulations.is_changed
+
     def reset(
         self,
         *,
@@ -113,7 +130,9 @@ class FamilyVectorEnv(VectorEnv):
             seed: sub-environment i gets ``seed + i``, or ``seed[i]``; with ``None`` its generator
                 continues.
             options: ``reset_mask`` (num_envs,) bool, which sub-environments to reset; ``task``, one
-                task for all of them, or ``tasks``, one for each.
+                task for all of them, or ``tasks``, one for each; ``episode``, the index of the
+                episodes in their tasks, for tasks whose dynamics change (default: one more than
+                that of the last).
 
         Returns:
             Observations (num_envs, observation_size) float64, and an empty info.
@@ -135,7 +154,7 @@ class FamilyVectorEnv(VectorEnv):
         # episodes
         self._num_steps[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
-        return self._simulations.reset(ids, self._rngs), {}
+        return self._simulations.reset(ids, self._rngs, options.get("episode")), {}
 
     def _seed_generators(self, seed: int | Sequence[int | None] | None) -> None:
         """Create the generators of the sub-environments; one without a seed continues."""

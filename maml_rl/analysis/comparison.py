@@ -16,12 +16,16 @@ from maml_rl.analysis.saved_evaluations import evaluation_file, read_evaluation,
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import (
     FEW_RUNS,
+    RECOVERED,
+    WINDOW,
     Difference,
     Over,
+    Response,
     difference,
     interval_text,
     mean_interval,
     mean_of_valid,
+    response,
 )
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
@@ -168,6 +172,24 @@ class Entry:
         """95 % interval of :attr:`center`, (K + 1, 2); over runs, it holds for these tasks."""
         return mean_interval(self.task_returns if self.over == "tasks" else self.run_returns.T)
 
+    @property
+    def responses(self) -> dict[int, Response]:
+        """The response to a change of the dynamics in mid-episode, by the step k it comes after.
+
+        Rewards are means over runs.
+        """
+        curves = [one.rewards for one in self.evaluations if one.rewards is not None]
+        if len(curves) < len(self.evaluations):
+            return {}
+        rewards = np.mean(curves, axis=0)
+        responses = {}
+        for k, change_steps in self.evaluations[0].changes.items():
+            tasks = list(change_steps)
+            value = response(rewards[k, tasks], np.array(list(change_steps.values())))
+            if value is not None:
+                responses[k] = value
+        return responses
+
     def minus(self, other: Entry) -> list[StepDifference]:
         """Return the differences from another method after equal numbers of episodes used.
 
@@ -265,6 +287,8 @@ class Comparison:
             entries = self.sweep(*names) if names else self.main
             lines += text_table(self.return_rows(names))
             lines += [*learner_notes(entries), *run_notes(entries), *failed_notes(entries), ""]
+        if self.has_changes:
+            lines += [*text_table(self.change_rows()), change_note(), ""]
         if self.differences:
             lines += [*text_table(self.difference_rows(all_steps=False)), ""]
         if self.scratch is not None:
@@ -309,6 +333,24 @@ class Comparison:
         return rows
 
     @property
+    def has_changes(self) -> bool:
+        """Whether the dynamics change in the middle of an episode, in any version."""
+        return any(entry.responses for entry in self.entries)
+
+    def change_rows(self) -> list[list[str]]:
+        """Return the cells of the table of changes, with its header."""
+        swept = list(dict.fromkeys(name for entry in self.entries for name in entry.swept))
+        head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
+        rows = [[*head, "control steps to recover"]]
+        for entry in self.entries:
+            version = [f"{entry.swept[name]:.4g}" if name in entry.swept else "–" for name in swept]
+            for k, (_, _, _, before, after, end, recovery) in entry.responses.items():
+                values = [f"{value:.3g}" for value in (before, after, end)]
+                steps = "not in the episode" if np.isnan(recovery) else f"{recovery:.0f}"
+                rows.append([*version, entry.name, str(k), *values, steps])
+        return rows
+
+    @property
     def scratch_label(self) -> str:
         """Label of learning from scratch, whose returns are always those of sampled actions."""
         assert self.scratch is not None, "called only with curves from scratch"
@@ -334,6 +376,15 @@ class Comparison:
             num_env_steps = int(scratch.num_env_steps[point])
             rows.append((self.scratch_label, num_env_steps, float(mean_returns[point])))
         return rows
+
+
+def change_note() -> str:
+    """Explain the table of changes."""
+    return (
+        f"change of the dynamics in mid-episode: mean reward of {WINDOW} control steps each; to "
+        f"recover: until that has come back {100 * RECOVERED:.0f} % of the way from its lowest "
+        f"value to that before"
+    )
 
 
 def learner_notes(entries: Sequence[Entry]) -> list[str]:

@@ -19,7 +19,7 @@ from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes, success_of_all
 from maml_rl.settings.drawn_tasks import Task, plain_task, with_fixed
 from maml_rl.settings.env import EnvConfig
-from maml_rl.settings.families import held_out
+from maml_rl.settings.families import change_of, held_out
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -44,12 +44,16 @@ class Evaluation:
         success: (K + 1, N, E): 1 if the episode was successful, else 0; NaN like ``returns``, and
             everywhere if the environment never reports success.
         description: what was evaluated, as plain values for the files.
+        rewards: (K + 1, N, H): mean reward of each control step over the episodes of a task, 0
+            after the end of an episode; NaN like ``returns``. Only if the dynamics of a task change
+            in the middle of an episode, else ``None``.
     """
 
     tasks: Sequence[Task]
     returns: np.ndarray
     success: np.ndarray
     description: dict[str, Any]
+    rewards: np.ndarray | None = None
 
     def __repr__(self) -> str:
         num_tasks, num_episodes = self.returns.shape[1:]
@@ -88,6 +92,13 @@ class Evaluation:
         return mean_of_valid(self.success.astype(np.float64), 2)
 
     @property
+    def changes(self) -> dict[int, dict[int, int]]:
+        """Control steps of the changes in mid-episode: for each step k those of tasks by index."""
+        return changes_in_episodes(
+            self.tasks, self.description["env"], len(self.returns), self.description["horizon"]
+        )
+
+    @property
     def num_void_episodes(self) -> int:
         """Number of episodes without a return: discarded ones, and those of failed tasks."""
         return int(np.isnan(self.returns).sum())
@@ -113,6 +124,28 @@ class Evaluation:
         notes = [note] if note and len(self.returns) > 1 else []
         notes += failed_note(int(self.failed.sum()), len(self.tasks))
         return "\n".join([*text_table(rows), *notes])
+
+
+def changes_in_episodes(
+    tasks: Sequence[Task], env_name: str, num_stages: int, horizon: int
+) -> dict[int, dict[int, int]]:
+    """Find the changes of the dynamics in the middle of an episode.
+
+    Args:
+        tasks: tasks of a trial.
+        env_name: the environment's name.
+        num_stages: number of stages of a trial.
+        horizon: of an episode.
+
+    Returns:
+        For each stage with a change, the control step of the change by index of the task.
+    """
+    changes: dict[int, dict[int, int]] = {}
+    for i, task in enumerate(tasks):
+        change = change_of(env_name, task)
+        if change is not None and change[0] < num_stages and 0 < change[1] < horizon:
+            changes.setdefault(change[0], {})[i] = change[1]
+    return dict(sorted(changes.items()))
 
 
 def failed_note(num_failed: int, num_tasks: int) -> list[str]:
@@ -179,6 +212,7 @@ def evaluate_with(
     returns = torch.stack([stage.returns for stage in stages]).reshape(sizes)
     reports = torch.stack([stage.success for stage in stages]).reshape(sizes)
     success = success_of_all(reports, returns)
+    has_changes = changes_in_episodes(tasks, env_name, num_steps + 1, collector.horizon)
     return Evaluation(
         tasks=plain_tasks,
         returns=returns.cpu().numpy(),
@@ -187,7 +221,23 @@ def evaluate_with(
             agent, collector, plain_tasks, streams.seed, env_settings, num_trials, tasks_are_given
         )
         | actions_played(deterministic, deterministic_adaptation),
+        rewards=mean_rewards(stages, len(tasks)) if has_changes else None,
     )
+
+
+def mean_rewards(stages: Sequence[Episodes], num_tasks: int) -> np.ndarray:
+    """Return :attr:`Evaluation.rewards`.
+
+    Args:
+        stages: measured episodes; the trials of a task are neighbours.
+        num_tasks: N.
+    """
+    means = []
+    for stage in stages:
+        rewards = (stage.rewards * stage.mask).reshape(num_tasks, -1, stage.rewards.shape[-1])
+        is_valid = (~stage.discarded).reshape(num_tasks, -1, 1)
+        means.append((rewards * is_valid).sum(1) / is_valid.sum(1))
+    return torch.stack(means).cpu().numpy()
 
 
 def _measured_stages(

@@ -300,6 +300,32 @@ def _task_map(
     return figure
 
 
+def change_figure(comparison: Comparison) -> Figure | None:
+    """Plot rewards against control steps around a change of the dynamics, one panel per step k.
+
+    There is no figure without a change in the environment without a sweep.
+    """
+    stages = sorted({k for entry in comparison.main for k in entry.responses})
+    if not stages:
+        return None
+    figure = _figure(1 + 5 * len(stages), 4.2)
+    panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
+    for axes, k in zip(panels, stages, strict=True):
+        axes.axvline(0, color="0.5", linewidth=1.5, zorder=0, label="change of the dynamics")
+        titles = []
+        for i, entry in enumerate(comparison.main):
+            if k not in entry.responses:
+                continue
+            of_entry = entry.responses[k]
+            style = _style(i) | {"marker": ""}
+            axes.plot(of_entry.steps, of_entry.rewards, label=entry.name, **style)
+            titles.append(entry.stage_label(k))
+        title = "; ".join(dict.fromkeys(titles))  # learners count steps or episodes
+        axes.set(xlabel="control steps since the change", title=title)
+    panels[0].set_ylabel("reward per control step")
+    return _finish(figure, f"{_subject(comparison)}: mean over tasks and episodes")
+
+
 def scratch_figure(comparison: Comparison) -> Figure:
     """Plot returns of learning from scratch and of adaptation against control steps in a task."""
     scratch = comparison.scratch

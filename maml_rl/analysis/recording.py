@@ -401,7 +401,10 @@ def play_episode(
         The return so far and whether the episode is over, after the reset and after each step.
     """
     rng = streams.actions(0, 0)
-    observation, _ = env.reset(seed=streams.reset_seed(0, 1))
+    # For tasks whose dynamics change from one episode to the next.
+    takes_episode = getattr(env.unwrapped, "takes_episode", False)
+    options = {"episode": agent.num_adaptation_steps} if takes_episode else None
+    observation, _ = env.reset(seed=streams.reset_seed(0, 1), options=options)
     total, is_over = 0.0, False
     yield total, is_over
     memory = reward = None

@@ -21,6 +21,7 @@ from maml_rl.analysis.comparison import (
     Comparison,
     Entry,
     StepDifference,
+    change_note,
     failed_notes,
     learner_notes,
     run_notes,
@@ -28,6 +29,7 @@ from maml_rl.analysis.comparison import (
 from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.scratch import Scratch
+from maml_rl.analysis.statistics import Response
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions
 from maml_rl.system.atomic_files import write_whole
@@ -80,7 +82,8 @@ def write_report(
     # Report.
     write_whole(folder / "report.html", _html(comparison, svgs, command, robustness))
     # Old plots.
-    for pattern in ("adaptation.*", "tasks.*", "tasks_*.*", "scratch.*", "sweep_*.*", "grid_*.*"):
+    names = ("adaptation", "change", "tasks", "tasks_*", "scratch", "sweep_*", "grid_*")
+    for pattern in (f"{name}.*" for name in names):
         for path in folder.glob(pattern):
             if path.stem not in plots:
                 path.unlink()
@@ -91,6 +94,9 @@ def _plots(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -
     plots = {"adaptation": figures.adaptation_figure(comparison)}
     for i, figure in enumerate(figures.tasks_figures(comparison)):
         plots[f"tasks_{i + 1}" if i else "tasks"] = figure
+    change = figures.change_figure(comparison)
+    if change is not None:
+        plots["change"] = change
     if comparison.scratch is not None:
         plots["scratch"] = figures.scratch_figure(comparison)
     for names in comparison.sweeps:
@@ -177,7 +183,21 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
         "learners": [one.description["learner"] for one in evaluations],
+        "changes": [_change_values(k, value) for k, value in entry.responses.items()],
         "tasks": tasks,
+    }
+
+
+def _change_values(k: int, value: Response) -> dict[str, Any]:
+    return {
+        "step": k,
+        "num_tasks": value.num_tasks,
+        "reward_before": value.before,
+        "reward_after": value.after,
+        "reward_at_end": value.end,
+        "control_steps_to_recover": _nan_as_none(value.recovery),
+        "control_steps": value.steps.tolist(),
+        "rewards": value.rewards.tolist(),
     }
 
 
@@ -242,6 +262,13 @@ def _html(
         f'<p class="note">{html.escape(_NOTE)}</p>',
         _image(svgs, "adaptation"),
     ]
+    # Changes of the dynamics in mid-episode.
+    if comparison.has_changes:
+        parts.append("<h2>Change of the dynamics in mid-episode</h2>")
+        parts.append(_html_table(comparison.change_rows()))
+        parts.append(f'<p class="note">{html.escape(change_note())}.</p>')
+        if "change" in svgs:
+            parts.append(_image(svgs, "change"))
     # Differences.
     if comparison.differences:
         parts.append("<h2>Differences on the same tasks</h2>")

@@ -76,6 +76,8 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
         "success": evaluation.success.tolist(),
         "description": evaluation.description,
     }
+    if evaluation.rewards is not None:
+        content["rewards"] = evaluation.rewards.tolist()
     with unwritable_refused(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(content))
@@ -113,6 +115,10 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
     shape = (arguments["num_steps"] + 1, num_tasks, num_episodes)
     returns = _parse_array(content, "returns", shape)
     success = _parse_array(content, "success", shape)
+    rewards = None
+    if "rewards" in content:
+        sizes = (*shape[:2], agent.config.horizon)
+        rewards = _parse_array(content, "rewards", sizes)
     # Description.
     expected = {
         "num_tasks": num_tasks,
@@ -137,6 +143,7 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
         returns=returns,
         success=success,
         description=description | origin_of(agent),
+        rewards=rewards,
     )
 
 

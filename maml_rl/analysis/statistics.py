@@ -123,6 +123,88 @@ def _welch_interval(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return first.mean() - second.mean() + np.array([-half, half])
 
 
+WINDOW = 10
+"""Control steps of the windows around a change of the dynamics, and of its running mean."""
+
+RECOVERED = 0.8
+"""Share of the way from the lowest reward after a change back to that before it."""
+
+
+class Response(NamedTuple):
+    """Mean reward per control step around a change of the dynamics.
+
+    Args:
+        steps: (n,), control steps since the change, negative before it.
+        rewards: (n,), mean reward over tasks.
+        num_tasks: number of tasks in the mean.
+        before: mean reward in the last ``WINDOW`` control steps before the change.
+        after: in the first ``WINDOW`` control steps with the changed dynamics.
+        end: in the last ``WINDOW`` control steps of the episode.
+        recovery: control steps until the running mean of ``WINDOW`` steps has come back
+            ``RECOVERED`` of the way from its lowest value after the change to ``before``; 0 if it
+            is never below ``before``, NaN if it does not come back within the episode.
+    """
+
+    steps: np.ndarray
+    rewards: np.ndarray
+    num_tasks: int
+    before: float
+    after: float
+    end: float
+    recovery: float
+
+
+def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
+    """Return the mean reward around the change of each task, aligned at the change.
+
+    Args:
+        rewards: (N, H), mean reward of each control step in each task. A task that is NaN is
+            excluded.
+        change_steps: (N,), first control step with the changed dynamics, from 1 to H − 1.
+
+    Returns:
+        The mean over tasks, at those distances from the change that all episodes include; ``None``
+        without a valid task.
+    """
+    is_valid = np.isfinite(rewards).all(axis=1)
+    if not is_valid.any():
+        return None
+    rewards, change_steps = rewards[is_valid].astype(np.float64), change_steps[is_valid]
+    steps = np.arange(-change_steps.min(), rewards.shape[1] - change_steps.max())
+    aligned = np.take_along_axis(rewards, change_steps[:, None] + steps, axis=1)
+    mean = aligned.mean(axis=0)
+    pairs = list(zip(rewards, change_steps, strict=True))
+    before = float(np.mean([row[max(0, step - WINDOW) : step].mean() for row, step in pairs]))
+    return Response(
+        steps=steps,
+        rewards=mean,
+        num_tasks=len(rewards),
+        before=before,
+        after=float(np.mean([row[step : step + WINDOW].mean() for row, step in pairs])),
+        end=float(rewards[:, -WINDOW:].mean()),
+        recovery=_recovery(mean[steps >= 0], before),
+    )
+
+
+def _recovery(rewards: np.ndarray, before: float) -> float:
+    """See :class:`Response`.
+
+    Args:
+        rewards: (n,), mean rewards from the change on.
+        before: mean reward before the change.
+    """
+    if len(rewards) < WINDOW:
+        return np.nan
+    running = np.lib.stride_tricks.sliding_window_view(rewards, WINDOW).mean(axis=1)
+    lowest = int(running.argmin())
+    if running[lowest] >= before:
+        return 0.0
+    target = running[lowest] + RECOVERED * (before - running[lowest])
+    reached = np.flatnonzero(running[lowest:] >= target)
+    # running[i] is known after WINDOW + i control steps
+    return float(WINDOW + lowest + reached[0]) if len(reached) else np.nan
+
+
 def interval_text(interval: np.ndarray) -> str:
     """``[1.0, 2.0]``, or a dash if there is no interval."""
     return "–" if np.isnan(interval).any() else f"[{interval[0]:.1f}, {interval[1]:.1f}]"

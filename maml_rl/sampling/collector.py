@@ -249,7 +249,7 @@ class Collector:
         # Play.
         seeds = self._reset_seeds(streams, stage)
         with torch_threads(1):  # idle torch threads busy-wait on the simulator's CPUs
-            rounds = list(self._rounds(actor, seeds))
+            rounds = list(self._rounds(actor, seeds, stage))
         played = rounds[0]
         if len(rounds) > 1:
             played = _Played._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
@@ -279,19 +279,20 @@ class Collector:
             inner_advantages=torch.zeros_like(played.rewards),
         )
 
-    def _rounds(self, actor: Actor, seeds: np.ndarray) -> Iterator[_Played]:
+    def _rounds(self, actor: Actor, seeds: np.ndarray, stage: int) -> Iterator[_Played]:
         """Play all episodes, ``episodes_per_round`` of each task at a time.
 
         Args:
             actor: chooses the actions.
             seeds: of the resets, (T, E).
+            stage: number of updates before.
         """
         for first in range(0, self.num_episodes, self.episodes_per_round):
             part = slice(first, first + self.episodes_per_round)
             actor.start(part)
-            yield self._by_task(self._play(actor, seeds[:, part]))
+            yield self._by_task(self._play(actor, seeds[:, part], stage))
 
-    def _play(self, actor: Actor, seeds: np.ndarray) -> _Recording:
+    def _play(self, actor: Actor, seeds: np.ndarray, stage: int) -> _Recording:
         """Play one episode in every sub-environment, with reset seeds (T, E of a round)."""
         space = self.env.single_observation_space
         assert space.shape is not None, "as_task_vector_env refuses other observations"
@@ -305,9 +306,11 @@ class Collector:
         )
         # Reset. Consecutive seeds are passed as one integer, for environments that take no list.
         is_consecutive = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
+        options = {"episode": stage} if getattr(self.env, "takes_episode", False) else None
         with torch.enable_grad():  # the environment may need gradients
             observation, _ = self.env.reset(
-                seed=int(seeds.flat[0]) if is_consecutive else seeds.ravel().tolist()
+                seed=int(seeds.flat[0]) if is_consecutive else seeds.ravel().tolist(),
+                options=options,
             )
         # Step until all episodes have ended.
         for t in range(self.horizon):

@@ -58,6 +58,10 @@ class GymTaskVectorEnv:
         self._name = str(envs) if sampler is None else sampler.name
         self._sampler = sampler
         self._takes_tasks = takes_tasks
+        singles = getattr(envs, "envs", [])  # environments in worker processes are not asked
+        self.takes_episode = bool(singles) and all(
+            getattr(env.unwrapped, "takes_episode", False) for env in singles
+        )
         self._failed = False
         self._observation: Any = None
         self._terminated = np.zeros(self.num_envs, bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,19 @@ class TaskEncoder:
         env: draws a task, for the names. Its generator does not advance.
         name: of the environment, as the user wrote it.
         setting: that needs the vectors, for messages.
+        values_of: returns the values of a task to encode; default is all.
 
     Raises:
         UserError: if the environment draws no tasks, or a task has values that are not numbers.
     """
 
-    def __init__(self, env: TaskVectorEnv, name: str, setting: str) -> None:
+    def __init__(
+        self,
+        env: TaskVectorEnv,
+        name: str,
+        setting: str,
+        values_of: Callable[[Task], Task] = lambda task: task,
+    ) -> None:
         self._name = name
         self._setting = setting
         generator = env.np_random
@@ -34,8 +41,8 @@ class TaskEncoder:
         env.np_random = generator
         if not task:
             raise UserError(f"{setting}: {name!r} draws no tasks, so there is none to observe")
-        self._names = sorted(task)
-        self(task)
+        self._names = sorted(values_of(task))
+        self(values_of(task))
 
     @property
     def size(self) -> int:
@@ -64,6 +71,9 @@ class TaskEncoder:
 class TaskObserver:
     """Append the task's values to every observation, in alphabetical order of their names.
 
+    If the dynamics of a built-in family change within a task, these are the values in force in the
+    next control step; when and to what they change is not observed.
+
     Observations of several axes are flattened first. The values are not scaled. If they are far
     from 1, use ``policy.normalize_observations``.
 
@@ -78,12 +88,20 @@ class TaskObserver:
     def __init__(self, env: TaskVectorEnv, name: str) -> None:
         space = spaces.flatten_space(env.single_observation_space)
         assert isinstance(space, spaces.Box), "make_task_vector_env refuses other spaces"
-        self._env = env
+        self._env: Any = env
         self._name = name
         self.num_envs = env.num_envs
         self.single_action_space = env.single_action_space
-        self._encoder = TaskEncoder(env, name, "env.observe_task")
+        self.takes_episode = getattr(env, "takes_episode", False)
+        # Values before and after a change of the dynamics; other environments have no changes.
+        self._versions: Callable[[Task], tuple[Task, Task]] = getattr(
+            env, "before_and_after", lambda task: (task, task)
+        )
+        self._encoder = TaskEncoder(
+            env, name, "env.observe_task", lambda task: self._versions(task)[0]
+        )
         self._values: np.ndarray | None = None
+        self._changed_values: np.ndarray | None = None
         # Extend the observation space.
         self._dtype = np.result_type(space.dtype, np.float32)
         unbounded = np.full(self._encoder.size, np.inf)
@@ -112,9 +130,15 @@ class TaskObserver:
         Raises:
             UserError: if a task's names differ from the first one's, or a value is not a number.
         """
-        values = np.array([self._encoder(task) for task in tasks], self._dtype)
+        versions = [self._versions(task) for task in tasks]
+        values, changed_values = (
+            np.array([self._encoder(task) for task in version], self._dtype)
+            for version in zip(*versions, strict=True)
+        )
         self._env.set_tasks(tasks)
         self._values = values
+        has_changes = not np.array_equal(values, changed_values)
+        self._changed_values = changed_values if has_changes else None
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
@@ -138,9 +162,12 @@ class TaskObserver:
         return self._with_task(observation), *rest
 
     def _with_task(self, observation: np.ndarray) -> np.ndarray:
-        assert self._values is not None, "reset has checked this"
+        values = self._values
+        assert values is not None, "reset has checked this"
+        if self._changed_values is not None:
+            values = np.where(self._env.is_changed[:, None], self._changed_values, values)
         vectors = observation.reshape(len(observation), -1)
-        return np.concatenate([vectors, self._values], axis=1, dtype=self._dtype)
+        return np.concatenate([vectors, values], axis=1, dtype=self._dtype)
 
     def close(self) -> None:
         """Close the environment."""

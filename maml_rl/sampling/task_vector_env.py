@@ -21,6 +21,10 @@ class TaskVectorEnv(Protocol):
     ``info`` may contain ``"void"``, (num_envs,) bool: episodes to discard, since their simulation
     broke down; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no report: whether
     the task is solved in this state. The last report of an episode counts.
+
+    If it has the attribute ``takes_episode`` and it is true, ``reset`` takes the option
+    ``episode``: how many updates were made in this trial before the episode, for tasks whose
+    dynamics change from one episode to the next.
     """
 
     num_envs: int

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from maml_envs import FAMILIES as FAMILIES
 from maml_envs import env_id
+from maml_envs.engines.changes import CHANGE_TIMES, CHANGED, change_time, has_change
 from maml_envs.engines.dynamics import parse as parse_dynamics
 
 from maml_rl.settings.config import Config
+from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, is_family, resolve_env_id
 
 
@@ -36,6 +39,26 @@ def is_dynamics(env_name: str, name: str) -> bool:
     return family is not None and name not in family.task_units
 
 
+def change_of(env_name: str, task: Task) -> tuple[int, int] | None:
+    """The change of the dynamics within a task of a built-in family.
+
+    Returns:
+        The index of its episode and of its control step; ``None`` if the dynamics do not change.
+    """
+    family: Any = family_of(env_name)
+    if family is None or not has_change(task):
+        return None
+    nominal = {name: known.nominal for name, known in family.body.parameters.items()}
+    return change_time(task, nominal)
+
+
+def lacks_change(names: Collection[str]) -> bool:
+    """Whether parameters of the dynamics say when they change, but not to which values."""
+    return bool(CHANGE_TIMES.keys() & set(names)) and not any(
+        name.startswith(CHANGED) for name in names
+    )
+
+
 def trained_range(config: Config, name: str) -> tuple[float, float] | None:
     """The lowest and the highest value that a task parameter could have in training.
 
@@ -58,6 +81,10 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
     # dynamics: varied, or at the nominal value
     parameters = family.body.parameters
     varied = parse_dynamics(env.kwargs.get("dynamics", {}), parameters)
+    if name not in varied and name.startswith(CHANGED):  # no change
+        return trained_range(config, name.removeprefix(CHANGED))
+    if lacks_change({*varied, name}):
+        return None
     if name not in varied:
         return parameters[name].nominal, parameters[name].nominal
     choices = varied[name].choices

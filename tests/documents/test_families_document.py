@@ -89,7 +89,7 @@ def test_example_file() -> None:
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = _block("sh").replace("\\\n", " ").splitlines()
-    train, *others = [shlex.split(line)[2:] for line in lines]
+    train, *others = [shlex.split(line)[2:] for line in lines if line]
     quiet = ["--logging.final_video=false", "--logging.final_evaluation=false"]
     assert train[0] == "maml_rl.train"
     assert main(["train", *train[1:], *TINY, *quiet]) == 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import gymnasium as gym
 import pytest
 import torch
 from helpers.runs import tiny
 
 from maml_rl.learners.base import Belief
 from maml_rl.learners.maml.learner import MAML
-from maml_rl.learners.trials import Trial, play_trials, sample_tasks
+from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
+from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import BASELINE, INNER_STEP, Failure
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -118,3 +120,78 @@ def test_a_failed_task_keeps_its_belief_and_the_others_do_not_notice(
         for name, value in belief.items():
             assert torch.equal(value[others], expected[name][others]), name
             assert torch.equal(value[1], whole.beliefs[min(stage, 1)][name][1]), name
+
+
+CHANGE_STEP = 3
+
+
+@pytest.fixture(scope="module", params=["maml", "rl2"])
+def changing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Training]:
+    """Training on a robot whose dynamics change in step 3 of the second episode of a task."""
+    is_rl2 = request.param == "rl2"
+    change = {"change_episode": 1, "change_step": CHANGE_STEP, "changed/actuator_gear": 0.1}
+    config = tiny(
+        tmp_path_factory.mktemp("changing") / "run",
+        env={"name": "HalfCheetahVel", "dynamics": change},
+        learner={"name": request.param} | ({"num_minibatches": 1} if is_rl2 else {}),
+        num_episodes=1 if is_rl2 else 2,
+    )
+    with open_training(config) as training:
+        yield training
+
+
+def test_the_dynamics_change_in_their_episode_of_the_trial(changing: Training) -> None:
+    tasks = sample_tasks(changing.collector, STREAMS)
+    trial = play(changing, 2)
+    unchanged = [{"goal_velocity": task["goal_velocity"]} for task in tasks]
+    expected = play_trials(
+        changing.agent.learner,
+        changing.agent.state,
+        changing.collector,
+        unchanged,
+        num_updates=2,
+        streams=STREAMS,
+    )
+    first, second, third = (episodes.rewards for episodes in trial.episodes)
+    plain = [episodes.rewards for episodes in expected.episodes]
+    assert torch.equal(first, plain[0])
+    assert torch.equal(second[..., :CHANGE_STEP], plain[1][..., :CHANGE_STEP])
+    assert (second[..., CHANGE_STEP:] != plain[1][..., CHANGE_STEP:]).all()
+    assert (third != plain[2]).all()
+
+
+def test_a_trial_that_is_played_again_has_the_same_changes(changing: Training) -> None:
+    """Mean actions of the same beliefs, and stages after the first in a new call."""
+    agent, collector, _ = changing
+    trial = play(changing, 2, deterministic=True)
+    again = play_most_probable(agent.learner, agent.state, collector, trial, STREAMS)
+    for episodes, expected in zip(again.episodes, trial.episodes, strict=True):
+        assert torch.equal(episodes.rewards, expected.rewards)
+    last = play(changing, 1, deterministic=True, first_stage=1, belief=trial.beliefs[1])
+    for episodes, expected in zip(last.episodes, trial.episodes[1:], strict=True):
+        assert torch.equal(episodes.rewards, expected.rewards)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changing", ["maml"], indirect=True)
+def test_all_rounds_of_a_stage_are_one_episode_of_the_task(changing: Training) -> None:
+    """Also on an environment that the user has made."""
+    agent = changing.agent
+    task = sample_tasks(changing.collector, STREAMS)[0]
+    own = gym.make("maml_rl/HalfCheetahVel-v0", max_episode_steps=agent.config.horizon)
+    rewards = []
+    for given, num_envs in ((None, 2), (None, 1), (own, 1)):
+        with as_task_vector_env(given, agent.config.env, num_envs, agent.config.horizon) as env:
+            trial = play_trials(
+                agent.learner,
+                agent.state,
+                agent.collector(env, num_tasks=1, num_episodes=2),
+                [task],
+                num_updates=1,
+                streams=STREAMS,
+            )
+        rewards.append(torch.cat([episodes.rewards for episodes in trial.episodes]))
+    for in_rounds in rewards[1:]:
+        torch.testing.assert_close(in_rounds, rewards[0])

@@ -352,6 +352,26 @@ def test_a_policy_does_not_observe_a_number_in_text() -> None:
     env.close()
 
 
+def test_a_policy_observes_the_dynamics_in_force() -> None:
+    dynamics = {"change_step": 2, "changed/gravity": 5.0, "change_episode": 1, "body_mass": 2.0}
+    config = EnvConfig(name="HalfCheetahVel", kwargs={"dynamics": dynamics}, observe_task=True)
+    env = make_task_vector_env(config, 2, 4)
+    (task, _) = env.sample_tasks(2)
+    unchanged = {**task, "changed/gravity": 9.81}
+    env.set_tasks([task, unchanged])
+    expected = {False: [2.0, task["goal_velocity"], 9.81], True: [2.0, task["goal_velocity"], 5.0]}
+    for episode in range(3):
+        observation, _ = env.reset(seed=0, options={"episode": episode})
+        for t in range(4):
+            is_changed = episode + (t >= 2) >= 2
+            np.testing.assert_allclose(observation[0, 17:], expected[is_changed])
+            np.testing.assert_allclose(observation[1, 17:], expected[False])
+            observation, *_ = env.step(np.zeros((2, 6)))
+    with pytest.raises(UserError, match="one number for each of"):
+        env.set_tasks([task, {**task, "changed/slope": 0.1}])
+    env.close()
+
+
 @pytest.mark.slow
 def test_tasks_of_different_names_are_evaluated() -> None:
     train({"name": "FromAList-v0", "task_list": [{"a": 1}, {"b": "x"}]})

@@ -16,6 +16,7 @@ from maml_envs import FAMILIES
 from maml_envs.engines.dynamics import Parameter
 
 from maml_rl.cli import main
+from maml_rl.settings.families import lacks_change
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
 
@@ -41,6 +42,7 @@ def dynamics_of(known: dict[str, Parameter]) -> st.SearchStrategy[dict[str, Any]
         return number | pairs.map(sorted)
 
     names = st.lists(st.sampled_from(sorted(known)), max_size=2, unique=True)
+    names = names.filter(lambda chosen: not lacks_change(chosen))
     return names.flatmap(
         lambda chosen: st.fixed_dictionaries({name: distribution_of(name) for name in chosen})
     )

@@ -164,6 +164,17 @@ def test_results_do_not_depend_on_global_generators(whole, tmp_path):
             "policy": {"hidden_sizes": [8], "context_size": 2},
         },
         {"outer": {"name": "reptile"}, "inner": {"num_steps": 2, "adapts": "head"}},
+        {
+            "env": {
+                "name": "HalfCheetahVel",
+                "dynamics": {
+                    "change_episode": [0, 1],
+                    "change_step": {"low": 0, "high": 4},
+                    "changed/disabled_actuator": [-1, 2],
+                    "changed/action_delay": [0, 2],
+                },
+            }
+        },
         {"outer": {"name": "ppo"}, "inner": {"surrogate": "dice", "exploration_credit": 0.5}},
         {
             "outer": {"decay_factor": 0.1, "decay_iterations": 5},
@@ -180,7 +191,17 @@ def test_results_do_not_depend_on_global_generators(whole, tmp_path):
             },
         },
     ],
-    ids=["plain", "normalized", "evaluated", "promp", "adam", "reptile", "ppo", "inner steps"],
+    ids=[
+        "plain",
+        "normalized",
+        "evaluated",
+        "promp",
+        "adam",
+        "reptile",
+        "changes",
+        "ppo",
+        "inner steps",
+    ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, settings):
     def config(name: str) -> Config:
