@@ -308,7 +308,7 @@ def test_sizes_are_compared_among_the_runs_of_a_learner() -> None:
         {"learner": "maml", "meta_batch_size": 20, "num_episodes": 10},
         {"learner": "maml", "meta_batch_size": 40, "num_episodes": 10},
     ]
-    configs = [maml_rl.load_config(env="PointNavigation", **one) for one in settings]
+    configs = [maml_rl.load_config(env="HalfCheetahVel", **one) for one in settings]
     groups = [group_settings(config) for config in configs]
     assert labels_of(groups) == ["rl2", "maml, meta_batch_size 20", "maml, meta_batch_size 40"]
     assert labels_of(groups[:2]) == ["rl2", "maml"]
