@@ -7,7 +7,7 @@ import functools
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maml_rl.cli import (
     Parser,
@@ -165,7 +165,7 @@ def _evaluate(
     """Evaluate the runs of all methods, and write the report."""
     from tqdm import tqdm
 
-    from maml_rl.analysis.comparison import compare
+    from maml_rl.analysis.comparison import change_note, compare
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
     from maml_rl.analysis.report import write_report
     from maml_rl.system.text import text_table
@@ -210,7 +210,10 @@ def _evaluate(
         trained = {name: study.trained_range(name) for name in sweeps}
         robustness = Robustness(comparison, origins, trained)
         write_report(output, comparison, trained, typed, robustness)
-    say("\n".join([*text_table(robustness.summary()), "", *text_table(robustness.areas())]))
+    say("\n".join(text_table(robustness.summary())))
+    say("\n".join(["", *text_table(robustness.areas())]))
+    if comparison.has_changes:
+        say("\n".join(["", *text_table(comparison.change_rows()), change_note()]))
     say(f"written to {output}: report.html, results.json, results.csv, plots")
 
 
@@ -230,17 +233,20 @@ def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str
 
 
 def _conditions(study: DynamicsStudy, sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
-    """Dynamics as in training, then each value of each sweep."""
+    """Dynamics as in training, each value of each sweep, and failures in mid-episode."""
     from maml_rl.analysis.comparison import Condition
 
-    def env(values: Mapping[str, float] | None, agent: Agent) -> EnvConfig:
+    def env(values: Mapping[str, Any] | None, agent: Agent) -> EnvConfig:
         return study.env_at(values, observe_task=agent.config.env.observe_task)
 
-    versions = [{name: value} for name, values in sweeps.items() for value in values]
-    return [
-        Condition(functools.partial(env, None)),
-        *(Condition(functools.partial(env, version), version) for version in versions),
-    ]
+    conditions = [Condition(functools.partial(env, None))]
+    for name, values in sweeps.items():
+        for value in values:
+            conditions.append(Condition(functools.partial(env, {name: value}), {name: value}))
+    for failure in study.failures():
+        swept = {"change_step": failure["change_step"]}
+        conditions.append(Condition(functools.partial(env, failure), swept))
+    return conditions
 
 
 if __name__ == "__main__":

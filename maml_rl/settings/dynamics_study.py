@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from maml_envs.engines.changes import CHANGED
 from maml_envs.engines.dynamics import Parameter
 
 from maml_rl.errors import UserError
@@ -128,11 +129,12 @@ class DynamicsStudy:
         family: Any = family_of(self.env)
         return family.body.parameters
 
-    def env_at(self, values: Mapping[str, float] | None, *, observe_task: bool) -> EnvConfig:
+    def env_at(self, values: Mapping[str, Any] | None, *, observe_task: bool) -> EnvConfig:
         """Return the environment to evaluate in, with held-out tasks if the family has some.
 
         Args:
-            values: of some varied quantities; the others are nominal. ``None``: all as in training.
+            values: of some dynamics; the other varied ones are nominal. ``None``: all as in
+                training.
             observe_task: whether the observation includes the task.
         """
         env = replace(held_out(self.varied_env), observe_task=observe_task)
@@ -152,6 +154,18 @@ class DynamicsStudy:
             name: swept_values(self._parameters[name], *self.trained_range(name))
             for name in self.varied_env.kwargs["dynamics"]
         }
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return dynamics in which an actuator, drawn for each task, fails in the first episode.
+
+        It fails after a quarter or a half of the horizon, and is dead in all later episodes.
+        """
+        last = int(self._parameters["disabled_actuator"].high)
+        horizon = self.base.horizon
+        return [
+            {"change_step": step, f"{CHANGED}disabled_actuator": {"low": 0, "high": last}}
+            for step in dict.fromkeys((horizon // 4, horizon // 2))
+        ]
 
     def trained_range(self, name: str) -> tuple[float, float]:
         """Return the range of a varied quantity in training."""
