@@ -44,7 +44,7 @@ class RecurrentCell:
         """Size of what came before a step: the action, the reward, the end of an episode."""
         return self.action_head.size + 2
 
-    def initial_cell(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def initial_parameters(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Draw initial parameters, float32.
 
         Weights of the encoders are Glorot-uniform and biases zero; those of the cell are uniform in

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,9 @@ class TrialMemory(Protocol):
     @property
     def previous_size(self) -> int:
         """Size of what came before a step: the action, the reward, the end of an episode."""
+
+    def initial_parameters(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draw initial parameters, float32."""
 
     def encode(self, theta: Params, observations: Tensor, previous: Tensor) -> Tensor:
         """Return what the memory reads, (..., I).

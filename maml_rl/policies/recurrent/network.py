@@ -56,7 +56,7 @@ class RecurrentPolicy(RecurrentCell):
         Args:
             rng: stream of the initial weights.
         """
-        theta = self.initial_cell(rng)
+        theta = self.initial_parameters(rng)
         # Policy and value.
         for name, num_outputs in {"policy": self.action_head.size, "value": 1}.items():
             self._add_network(theta, name, num_outputs, rng)
