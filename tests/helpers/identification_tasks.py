@@ -69,7 +69,7 @@ class Pendulum(_Body):
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
-    RANGES: ClassVar = {"mass": (0.7, 1.3), "length": (0.7, 1.3)}
+    RANGES: ClassVar = {"mass": (0.7, 1.3), "length": (0.8, 1.2)}
     START = ((1.2, 1.9), (-0.5, 0.5))
     TORQUE = 6.0
 

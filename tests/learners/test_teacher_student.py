@@ -31,16 +31,18 @@ from maml_rl.learners.adam import ascend
 from maml_rl.learners.base import LearnerState
 from maml_rl.learners.rl2 import ppo
 from maml_rl.learners.rl2.actor import RecurrentActor
-from maml_rl.learners.rl2.sequence import trial_sequence
+from maml_rl.learners.rl2.sequence import trial_advantages, trial_sequence
+from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.learners.teacher_student import learner as learner_module
 from maml_rl.learners.teacher_student import regression
 from maml_rl.learners.teacher_student.learner import TEACHER_ITERATIONS, TeacherStudent
 from maml_rl.learners.teacher_student.networks import Student, Teacher
 from maml_rl.learners.teacher_student.regression import StudentBatch, latent_loss, student_update
-from maml_rl.learners.trials import play_trials, sample_tasks
+from maml_rl.learners.trials import play_trials, sample_tasks, training_trial
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import flatten
 from maml_rl.policies.recurrent.memory import outputs_along_trials
-from maml_rl.sampling.failures import OUTER_STEP
+from maml_rl.sampling.failures import NO_EPISODE, OUTER_STEP
 from maml_rl.settings.learners import RL2Config, RMAConfig, SysIDConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.system.distributed import Ranks
@@ -157,6 +159,15 @@ def test_the_gradient_of_the_students_loss_equals_finite_differences(kind: str, 
     )
 
 
+@kinds
+def test_truncation_does_not_change_the_students_loss(kind: str) -> None:
+    student = make_student(kind)
+    parameters, batch = make_parameters(student), make_student_batch(student)
+    losses = [latent_loss(student, parameters, batch, n) for n in (None, 2, ALL)]
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[2])
+
+
 def test_truncation_cuts_the_students_backpropagation() -> None:
     student = make_student("rma")
     parameters = make_parameters(student)
@@ -167,8 +178,6 @@ def test_truncation_cuts_the_students_backpropagation() -> None:
         loss = latent_loss(student, leaves, batch, truncation).sum()
         return torch.autograd.grad(loss, leaves["cell_weight_hh"])[0]
 
-    losses = [latent_loss(student, parameters, batch, n) for n in (None, 2, ALL)]
-    torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(gradient(None), gradient(ALL))
     assert not torch.allclose(gradient(None), gradient(2), rtol=1e-3)
 
@@ -415,9 +424,62 @@ def test_the_teacher_plays_the_first_phase_and_the_student_the_second(
         assert {type(player) for player in players} == {Student}
 
 
+def fail_task_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the first task of an iteration fails."""
+
+    def failed(*args: Any, **options: Any) -> Any:
+        played = training_trial(*args, **options)
+        first = torch.arange(len(played.trial.failed_tasks.mask)) == 0
+        tasks = played.trial.failed_tasks.with_failed(first, NO_EPISODE, 0)
+        return played._replace(trial=played.trial._replace(failed_tasks=tasks))
+
+    monkeypatch.setattr(learner_module, "training_trial", failed)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@kinds
+def test_the_teacher_learns_from_credit_within_episodes_and_its_tasks(
+    kind: str, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def recorded(*args: Any) -> Any:
+        calls.append(args)
+        return ppo.ppo_update(*args)
+
+    monkeypatch.setattr(learner_module, "ppo_update", recorded)
+    config = wander(tmp_path, kind, learner={"teacher_iterations": 2})
+    with open_training(config) as training:
+        training = training.continued(training.iterate().state)
+        if fails:
+            fail_task_0(monkeypatch)
+        state = training.iterate().state
+        before = training.agent.state.tensors
+        tasks = sample_tasks(training.collector, training_streams(training))[int(fails) :]
+    teacher, theta, _, batch, indices, num_trials, *_ = calls[-1]
+    assert (indices.tolist(), num_trials) == ([1, 2] if fails else [0, 1, 2], 3)
+    # The statistics include the tasks of this iteration, which played with them.
+    statistics = ObservationNormalizer(**state.tensors["task_normalizer"])
+    sides = torch.tensor([[task["side"]] for task in tasks], dtype=torch.float64)
+    torch.testing.assert_close(batch.tasks, statistics.normalize(sides).float())
+    # Advantages end with each episode.
+    scale = ValueScale(**before["value_scale"])
+    sequence = batch.sequence
+    _, values = teacher.along_trials(
+        theta, sequence.observations, sequence.previous, batch.tasks, None
+    )
+    args = (sequence, scale.denormalize(values), config.learner.discount, config.learner.gae_lambda)
+    for across in (False, True):
+        advantages = trial_advantages(*args, across)[sequence.mask > 0]
+        expected = (advantages - advantages.mean()) / advantages.std(unbiased=False)
+        is_same = torch.allclose(batch.advantages[sequence.mask > 0], expected, atol=1e-4)
+        assert is_same == (not across)
+
+
+@pytest.mark.parametrize("fails", [False, True])
 @kinds
 def test_the_student_learns_the_teachers_z_of_each_task(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[StudentBatch] = []
 
@@ -425,14 +487,16 @@ def test_the_student_learns_the_teachers_z_of_each_task(
         batches.append(batch)
         return student_update(student, parameters, state, batch, *args)
 
-    monkeypatch.setattr("maml_rl.learners.teacher_student.learner.student_update", recorded)
+    monkeypatch.setattr(learner_module, "student_update", recorded)
     with open_training(wander(tmp_path, kind)) as training:
         learner = training.agent.learner
         assert isinstance(learner, TeacherStudent)
         training = training.continued(training.iterate().state)
         state = training.agent.state
+        if fails:
+            fail_task_0(monkeypatch)
         metrics = training.iterate().metrics
-        tasks = sample_tasks(training.collector, training_streams(training))
+        tasks = sample_tasks(training.collector, training_streams(training))[int(fails) :]
     statistics = ObservationNormalizer(**state.tensors["task_normalizer"])
     vectors = torch.tensor([[task["side"]] for task in tasks], dtype=torch.float64)
     z = ((vectors - statistics.mean) / statistics.std).float()
