@@ -642,6 +642,10 @@ def test_tasks_that_cannot_be_observed_are_refused(
             "learner.teacher_iterations must be below num_iterations 5, whose other iterations "
             "train the student, got 5",
         ),
+        (
+            {"env": {"name": "PointNavigation", "observe_task": True}},
+            "env.observe_task must be false if learner.name is .*, got true: the teacher observes",
+        ),
         ({"policy": {"context_size": 2}}, "policy.context_size must be 0 if learner.name is"),
         ({"meta_batch_size": 3}, "learner.num_minibatches must be at most meta_batch_size 3"),
         ({"learner": {"teacher_iteration": 3}}, "teacher_iteration.*teacher_iterations"),
@@ -651,7 +655,7 @@ def test_tasks_that_cannot_be_observed_are_refused(
 def test_contradictions(kind: str, settings: dict[str, Any], message: str) -> None:
     learner = {"name": kind, **settings.get("learner", {})}
     with pytest.raises(UserError, match=message):
-        load_config(env="PointNavigation", **{**settings, "learner": learner})
+        load_config(**{"env": "PointNavigation", **settings, "learner": learner})
 
 
 @pytest.mark.parametrize(

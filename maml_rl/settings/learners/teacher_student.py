@@ -32,8 +32,13 @@ class TeacherStudentConfig(TrialPPOConfig):
     }
 
     def check(self, config: Any) -> None:
-        """Refuse networks of the user's own, and a run that would not train the student."""
+        """Refuse networks of the user's own, and a run without a student that infers the task."""
         super().check(config)
+        if config.env.observe_task:
+            raise ValueError(
+                f"env.observe_task must be false if learner.name is {self.name}, got true: the "
+                "teacher observes the task anyway, and the student must infer it"
+            )
         number = self.teacher_iterations
         if number is not None and number >= config.num_iterations:
             raise ValueError(
