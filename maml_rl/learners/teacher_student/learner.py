@@ -158,7 +158,11 @@ class TeacherStudent(Learner):
 
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
         """Return an empty memory for every task."""
-        return self._belief(state, num_tasks, self.student.memory_size)
+        before = self._nothing_before(state, num_tasks)
+        return {
+            "memory": before.new_zeros(num_tasks, self.student.memory_size),
+            "previous": before,
+        }
 
     def teacher_belief(self, state: LearnerState, tasks: Sequence[Task]) -> Belief:
         """Return the belief that knows z, for a learner whose teacher plays.
@@ -167,15 +171,15 @@ class TeacherStudent(Learner):
             state: what has been learned.
             tasks: T of them.
         """
-        latents = self._latents(state, self._vectors(tasks))
-        return {**self._belief(state, len(tasks), 0), "memory": latents}
-
-    def _belief(self, state: LearnerState, num_tasks: int, memory_size: int) -> Belief:
-        like = next(iter(state.tensors["theta"].values()))
         return {
-            "memory": like.new_zeros(num_tasks, memory_size),
-            "previous": like.new_zeros(num_tasks, self.teacher.previous_size),
+            "memory": self._latents(state, self._vectors(tasks)),
+            "previous": self._nothing_before(state, len(tasks)),
         }
+
+    def _nothing_before(self, state: LearnerState, num_tasks: int) -> Tensor:
+        """Return what came before the first step of a trial: zeros (T, previous_size)."""
+        like = next(iter(state.tensors["theta"].values()))
+        return like.new_zeros(num_tasks, self.teacher.previous_size)
 
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Draw the noise of the policy's distribution."""
@@ -318,7 +322,7 @@ class TeacherStudent(Learner):
         )
         valid = (~played.trial.failed_tasks.mask).nonzero()[:, 0]
         stages = [episodes.chosen(valid) for episodes in played.trial.episodes]
-        previous = self._belief(state, len(valid), 0)["previous"]
+        previous = self._nothing_before(state, len(valid))
         sequence = trial_sequence(stages, previous, self.teacher.action_head)
         return _Trials(played, valid, stages, sequence)
 
