@@ -246,6 +246,7 @@ def training_trial(
     ranks: Ranks,
     max_failed_share: float,
     tasks: Sequence[Task] | None = None,
+    belief: Belief | None = None,
     watch: Stopwatch | None = None,
 ) -> TrainingTrial:
     """Sample tasks, and play the trials of this process.
@@ -259,6 +260,7 @@ def training_trial(
         ranks: the processes that share the tasks.
         max_failed_share: largest share of discarded episodes, and of failed tasks, to tolerate.
         tasks: of all processes, instead of sampled ones.
+        belief: about the tasks of this process; see :func:`play_trials`.
         watch: see :func:`play_trials`.
 
     Raises:
@@ -274,6 +276,7 @@ def training_trial(
         own_tasks,
         num_updates=num_updates,
         streams=streams,
+        belief=belief,
         watch=watch,
     )
     failures = trial.failures.gathered(ranks)

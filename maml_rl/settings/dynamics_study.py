@@ -19,6 +19,8 @@ from maml_rl.errors import UserError
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.families import family_of, held_out, trained_range
+from maml_rl.settings.learners import LearnerConfig
+from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
 from maml_rl.settings.parser import load_config, with_env_flags
 
 _MOST_ITERATIONS = 1_000_000
@@ -51,6 +53,8 @@ METHODS: Mapping[str, Method] = {
     "maml": Method("maml", "whole episodes, between which it takes gradient steps"),
     "rl2": Method("rl2", "its past actions and rewards, in a memory"),
     "pearl": Method("pearl", "past transitions, between episodes"),
+    "rma": Method("rma", "its past actions and rewards, in a memory that was taught the task"),
+    "sysid": Method("sysid", "its last steps, from which it was taught to infer the task"),
 }
 """The methods by name, in the order of tables."""
 
@@ -113,8 +117,11 @@ class DynamicsStudy:
         env = replace(self.varied_env, observe_task=method.observes_task)
         if not method.is_varied:
             env = replace(env, kwargs={**env.kwargs, "dynamics": {}})
+        own = load_config(env=self.env, learner=method.learner)
+        if isinstance(own.learner, TeacherStudentConfig):
+            own = replace(own, learner=self._with_two_phases(own, own.learner))
         return replace(
-            load_config(env=self.env, learner=method.learner),
+            own,
             env=env,
             horizon=base.horizon,
             num_iterations=_MOST_ITERATIONS,
@@ -123,6 +130,12 @@ class DynamicsStudy:
             device=self.device,
             logging=LoggingConfig(final_evaluation=False, final_video=False),
         )
+
+    def _with_two_phases(self, config: Config, learner: TeacherStudentConfig) -> LearnerConfig:
+        """Return settings with which two thirds of the control steps train the teacher."""
+        num_env_steps = config.meta_batch_size * learner.num_episodes * self.base.horizon
+        num_iterations = max(1, round(2 / 3 * self.num_env_steps / num_env_steps))
+        return replace(learner, teacher_iterations=num_iterations)
 
     @property
     def _parameters(self) -> Mapping[str, Parameter]:

@@ -30,7 +30,7 @@ QUIET = ["--logging.final_evaluation", "false", "--logging.final_video", "false"
 def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command.removeprefix("python -m maml_rl.train"))
-    if "rl2" in arguments:  # as few minibatches as tasks
+    if not {"rl2", "rma", "sysid"}.isdisjoint(arguments):  # as few minibatches as tasks
         arguments.append("--learner.num_minibatches=1")
     if "pearl" in arguments:
         arguments.append("--learner.num_updates=2")

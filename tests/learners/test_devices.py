@@ -13,6 +13,7 @@ from helpers.synthetic import make_meta_batch, make_policy, make_theta
 
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
+from maml_rl.learners.base import LearnerState
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
@@ -79,6 +80,7 @@ def test_gradient_product_and_values(device: str, discrete: bool, nonlinearity: 
 
 RL2 = {"name": "rl2", "num_minibatches": 2}
 PEARL = {"name": "pearl", "num_training_tasks": 8, "num_updates": 5}
+TEACHER = {"num_minibatches": 2, "teacher_iterations": 1}
 LEARNERS: dict[str, dict[str, Any]] = {
     **{f"maml_{outer}": {"outer": outer} for outer in OUTER},
     "maml_latent": {"policy": {"hidden_sizes": [16], "latent_size": 2}},
@@ -88,12 +90,19 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "pearl": {"num_episodes": 1, "learner": PEARL},
     "pearl_gru": {"num_episodes": 1, "learner": {**PEARL, "encoder": "gru"}},
     "rl2_hypernetwork": {"num_episodes": 1, "learner": {**RL2, "hypernetwork": True}},
+    "rma": {"num_episodes": 1, "learner": {**TEACHER, "name": "rma"}},
+    "sysid": {"num_episodes": 1, "learner": {**TEACHER, "name": "sysid"}},
 }
 
 
 def flat(theta: Params) -> torch.Tensor:
     """All parameters as one vector, in float64 on the CPU."""
     return torch.cat([value.flatten().cpu().double() for value in theta.values()])
+
+
+def learned(state: LearnerState) -> Params:
+    """The parameters, and those of a student."""
+    return {**state.tensors["theta"], **state.tensors.get("student", {})}
 
 
 @pytest.mark.slow
@@ -108,13 +117,13 @@ def test_iterations(device: str, settings: dict[str, Any]) -> None:
     changes = []
     for name in ("cpu", device):
         with open_training(load_config(**{**SIZES, **settings}, device=name)) as training:
-            before = flat(training.agent.state.tensors["theta"])
+            before = flat(learned(training.agent.state))
             for _ in range(2):
                 state, metrics, failures = training.iterate()
                 training = training.continued(state)
             assert not failures
             assert np.isfinite(list(metrics.values())).all()
-            theta = state.tensors["theta"]
+            theta = learned(state)
             assert {value.device.type for value in theta.values()} == {name}
             changes.append(flat(theta) - before)
     # On a GPU, 3 % with conjugate gradient and a learned advantage, 0.2 % at most otherwise.

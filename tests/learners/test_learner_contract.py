@@ -87,6 +87,26 @@ LEARNERS: dict[str, dict[str, Any]] = {
         },
         "policy": {**SMALL, "normalize_observations": True},
     },
+    "rma": {
+        "learner": {
+            "name": "rma",
+            "teacher_iterations": 1,
+            "latent_size": 3,
+            "encoder_hidden_sizes": [6],
+            "hidden_size": 8,
+            "num_minibatches": 1,
+        },
+    },
+    "sysid": {
+        "learner": {
+            "name": "sysid",
+            "teacher_iterations": 1,
+            "window": 4,
+            "estimator_hidden_sizes": [6],
+            "num_minibatches": 1,
+        },
+        "policy": {**SMALL, "normalize_observations": True},
+    },
     "own": {"learner": "helpers.bandit:Bandit", "policy": {}},
 }
 
@@ -414,7 +434,7 @@ def test_processes_share_an_iteration(training: Training, state: LearnerState) -
     both = shared.continued(state).iterate()
     # Seeds depend on the number of tasks of all processes: here it does not matter which.
     alone = training._replace(collector=shared.collector).continued(state).iterate()
-    for group in set(training.agent.learner.ACTING) - {"normalizer"}:
+    for group in set(training.agent.learner.ACTING) - {"normalizer", "task_normalizer"}:
         assert_same_tensors(both.state.tensors[group], alone.state.tensors[group])
     old = state.counters["num_env_steps"]
     num_env_steps = both.state.counters["num_env_steps"] - old

@@ -16,7 +16,8 @@ from maml_rl.errors import UserError
 from maml_rl.learners.make import make_learner
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config
-from maml_rl.settings.learners import RL2Config
+from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.learners import RL2Config, RMAConfig, SysIDConfig
 from maml_rl.settings.policy import PolicyConfig
 
 Step = Callable[..., list[np.ndarray]]
@@ -28,6 +29,8 @@ LEARNERS = {
     "hypernetwork": RL2Config(
         hidden_size=6, hypernetwork=True, hypernetwork_value=True, latent_size=3
     ),
+    "rma": RMAConfig(hidden_size=6, latent_size=3),
+    "sysid": SysIDConfig(window=3, estimator_hidden_sizes=(5,)),
 }
 ACTIONS = {
     "box": spaces.Box(np.float32([-1, 0]), np.float32([1, 4])),
@@ -40,10 +43,11 @@ EPISODE, NUM_TRIALS = 4, 3
 def make_agent(learner: str, actions: str) -> Agent:
     """Return an agent with random weights that remembers something, which starts its trials."""
     policy = PolicyConfig(hidden_sizes=(5,), normalize_observations=True)
-    config = Config(policy=policy, learner=LEARNERS[learner], device="cpu")
+    env = EnvConfig(name="PointNavigation")  # its tasks are what a teacher observes
+    config = Config(env=env, policy=policy, learner=LEARNERS[learner], device="cpu")
     space = ACTIONS[actions]
-    rl2 = make_learner(config, OBSERVATIONS, space, torch.device("cpu"))
-    initial = rl2.initial_state()
+    made = make_learner(config, OBSERVATIONS, space, torch.device("cpu"))
+    initial = made.initial_state()
     rng = np.random.default_rng(0)
 
     def drawn(tensors: Any) -> dict[str, torch.Tensor]:
@@ -63,12 +67,16 @@ def make_agent(learner: str, actions: str) -> Agent:
     count = torch.tensor(10.0, dtype=torch.float64)
     tensors = {
         **initial.tensors,
-        "theta": floats(initial.tensors["theta"]),
+        **{
+            name: floats(initial.tensors[name])
+            for name in ("theta", "student")
+            if name in initial.tensors
+        },
         "normalizer": ObservationNormalizer(count, mean, squares)._asdict(),
     }
     state = initial._replace(tensors=tensors)
-    belief = floats(rl2.prior(state, 1))
-    return Agent(rl2, state, belief, OBSERVATIONS, space, config, num_adaptation_steps=1)
+    belief = floats(made.prior(state, 1))
+    return Agent(made, state, belief, OBSERVATIONS, space, config, num_adaptation_steps=1)
 
 
 def assert_same_trials(step: Step, agent: Agent) -> None:
@@ -90,7 +98,7 @@ def assert_same_trials(step: Step, agent: Agent) -> None:
             observation, state, start, deterministic=True, reward=reward, ended=ended
         )
         np.testing.assert_allclose(action, expected, rtol=1e-3, atol=1e-4, err_msg=f"step {t}")
-        # The memory is the state of the cell, and the action.
+        # The memory is that of the policy, and the action.
         remembered = np.concatenate([state[0], state[1][:, :-2]], axis=1)
         np.testing.assert_allclose(memory, remembered, rtol=1e-3, atol=1e-4, err_msg=f"step {t}")
         played.append(expected)
@@ -119,7 +127,14 @@ def test_the_module_remembers_as_the_agent(learner: str, actions: str) -> None:
 @pytest.mark.parametrize("ending", [".ts", ".pt2", ".onnx"])
 @pytest.mark.parametrize(
     ("learner", "actions"),
-    [("gru", "box"), ("lstm", "discrete"), ("hypernetwork", "box"), ("gru", "discrete")],
+    [
+        ("gru", "box"),
+        ("lstm", "discrete"),
+        ("hypernetwork", "box"),
+        ("gru", "discrete"),
+        ("rma", "discrete"),
+        ("sysid", "box"),
+    ],
 )
 def test_files_remember_as_the_agent(
     learner: str, actions: str, ending: str, tmp_path: Path

@@ -332,8 +332,8 @@ def test_an_unknown_learner_is_refused_with_the_closest(
 ) -> None:
     assert main(["train", ENV, "--learner", "jiont"]) == 2
     assert capsys.readouterr().err == (
-        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, rl2, pearl, or "
-        "module:Class\n"
+        "error: unknown learner 'jiont'. Did you mean joint? Valid are maml, joint, rl2, pearl, "
+        "rma, sysid, or module:Class\n"
     )
 
 

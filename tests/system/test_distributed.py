@@ -156,6 +156,24 @@ def test_the_number_of_processes_changes_nothing_for_a_recurrent_learner(tmp_pat
 
 
 @pytest.mark.slow
+def test_the_number_of_processes_changes_nothing_for_a_teacher_and_a_student(
+    tmp_path: Path,
+) -> None:
+    """Statistics of all tasks in both processes, and minibatches of trials in both phases."""
+    both_phases = {
+        "learner": "rma",
+        "learner.teacher_iterations": 3,
+        "learner.hidden_size": 8,
+        "learner.num_minibatches": 2,
+    }
+    arguments = [flag for flag in flags(**both_phases) if not flag.startswith("--inner")]
+    assert main(["train", *arguments, f"--output={tmp_path / 'alone'}"]) == 0
+    done = launch(2, *arguments, "--output=shared", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "shared", tmp_path / "alone")
+
+
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing_for_a_replay(tmp_path: Path) -> None:
     """Both processes have all episodes, and compute their blocks of an update's tasks."""
     off_policy = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from maml_rl.learners.base import Belief
 from maml_rl.learners.pearl.perceptron import initial_perceptron, perceptron
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.recurrent.network import in_one_buffer
+from maml_rl.policies.recurrent.cell import in_one_buffer
 
 _SMALLEST_VARIANCE = 1e-7
 

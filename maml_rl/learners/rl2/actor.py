@@ -1,4 +1,4 @@
-"""Play a recurrent policy step by step."""
+"""Play a policy with a memory step by step, and remember episodes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
+from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.recurrent.network import RecurrentPolicy
+from maml_rl.policies.recurrent.memory import MemoryPolicy
 from maml_rl.sampling.actors import Actor, Memory
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.system.thread_pool import block_ends, map_blocks
 
 
 class RecurrentActor(Actor):
-    """Plays a recurrent policy, and remembers.
+    """Plays a policy with a memory.
 
-    Its memory has two arrays: the cell's state (T·E, memory_size), and what came before the next
+    Its memory has two arrays: that of the policy (T·E, memory_size), and what came before the next
     step (T·E, previous_size): action, reward, and end of an episode. Until :meth:`observe` is
     called, the reward is NaN. The memory of an episode that is over does not change any more.
 
@@ -32,7 +35,7 @@ class RecurrentActor(Actor):
 
     def __init__(
         self,
-        policy: RecurrentPolicy,
+        policy: MemoryPolicy,
         theta: Params,
         belief: Belief,
         noise: Tensor | None,
@@ -128,3 +131,31 @@ class RecurrentActor(Actor):
         """Return observations as vectors, normalised if the policy normalises."""
         vectors = observations.flatten(3)
         return vectors if self._normalizer is None else self._normalizer.normalize(vectors)
+
+
+def belief_after(
+    policy: MemoryPolicy, theta: Params, belief: Belief, episodes: Episodes, block_size: int
+) -> Belief:
+    """Return ``memory`` and ``previous`` after episodes that follow one another.
+
+    Args:
+        policy: the architecture.
+        theta: parameters.
+        belief: before the episodes, of T tasks.
+        episodes: of these tasks.
+        block_size: tasks that are computed at once.
+    """
+    sequence = trial_sequence([episodes], belief["previous"], policy.action_head)
+
+    def of_block(start: int, stop: int) -> Tensor:
+        block = TrialSequence(*(value[start:stop] for value in sequence))
+        inputs = policy.encode(theta, block.observations, block.previous)
+        memory = belief["memory"][start:stop]
+        # Step by step, as an actor does: a trial that has ended keeps its memory.
+        for step_inputs, is_real in zip(inputs.unbind(1), block.mask.unbind(1), strict=True):
+            new = policy.step(theta, memory, step_inputs)
+            memory = torch.where(is_real[:, None] > 0, new, memory)
+        return memory
+
+    blocks = block_ends(len(sequence.mask), block_size)
+    return {"memory": torch.cat(map_blocks(of_block, blocks)), "previous": sequence.last}

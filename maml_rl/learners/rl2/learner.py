@@ -15,14 +15,15 @@ from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
-from maml_rl.learners.rl2.actor import RecurrentActor
-from maml_rl.learners.rl2.ppo import TRIALS_PER_BLOCK, TrialBatch, evaluate_trials, ppo_update
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages, trial_sequence
+from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
+from maml_rl.learners.rl2.batch import Evaluated, evaluated_trials, trial_batch
+from maml_rl.learners.rl2.ppo import TrialBatch, ppo_update
+from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.learners.trials import TrainingTrial, training_trial
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
@@ -41,7 +42,6 @@ from maml_rl.settings.learners.rl2 import RL2Config
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
-from maml_rl.system.thread_pool import block_ends, map_blocks
 
 
 class _Update(NamedTuple):
@@ -140,21 +140,8 @@ class RL2(Learner):
     @torch.no_grad()
     def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
         """Return the memory after the episodes, which follow one another."""
-        theta, policy = state.tensors["theta"], self.policy
-        sequence = trial_sequence([episodes], belief["previous"], policy.action_head)
-
-        def of_block(start: int, stop: int) -> Tensor:
-            block = TrialSequence(*(value[start:stop] for value in sequence))
-            inputs = policy.encode(theta, block.observations, block.previous)
-            memory = belief["memory"][start:stop]
-            # Step by step, as an actor does: a trial that has ended keeps its memory.
-            for step_inputs, is_real in zip(inputs.unbind(1), block.mask.unbind(1), strict=True):
-                new = policy.step(theta, memory, step_inputs)
-                memory = torch.where(is_real[:, None] > 0, new, memory)
-            return memory
-
-        blocks = block_ends(len(sequence.mask), self._trials_per_block)
-        return {"memory": torch.cat(map_blocks(of_block, blocks)), "previous": sequence.last}
+        theta, block_size = state.tensors["theta"], self._trials_per_block
+        return belief_after(self.policy, theta, belief, episodes, block_size)
 
     def describe(self, state: LearnerState) -> dict[str, Any]:
         """Say what a step is."""
@@ -246,52 +233,22 @@ class RL2(Learner):
             valid: indices of those that did not fail.
             ranks: the processes.
         """
-        config, theta = self.config, state.tensors["theta"]
         previous = self.prior(state, len(valid))["previous"]
         sequence = trial_sequence(stages, previous, self.policy.action_head)
         tasks = self._vectors([played.tasks[i] for i in valid.tolist()])
-        dist, log_probs, values = self._evaluated(theta, sequence, tasks)
-        # Advantages and targets, in units of the reward.
-        scale = ValueScale(**state.tensors["value_scale"])
-        values = scale.denormalize(values)
-        advantages = trial_advantages(
-            sequence, values, config.discount, config.gae_lambda, config.credit_across_episodes
+        return trial_batch(
+            sequence,
+            tasks,
+            self._evaluated(state.tensors["theta"], sequence, tasks),
+            ValueScale(**state.tensors["value_scale"]),
+            self.config,
+            self.config.credit_across_episodes,
+            ranks,
         )
-        targets = advantages + values
-        # Normalise both over all trials.
-        is_real = sequence.mask > 0
-        nothing = ValueScale.empty(self.device)
-        of_advantages = nothing.updated(advantages[is_real], ranks)
-        of_targets = nothing.updated(targets[is_real], ranks)
-        scale = scale.updated(targets[is_real], ranks)
-        batch = TrialBatch(
-            sequence=sequence,
-            tasks=tasks,
-            distribution=tuple(dist),
-            log_probs=log_probs,
-            advantages=of_advantages.normalize(advantages) * sequence.mask,
-            targets=scale.normalize(targets) * sequence.mask,
-        )
-        # Share of the targets' variance that the values explain; the advantages are the errors.
-        explained = 1 - float(of_advantages.square / of_targets.std.square())
-        return batch, scale, {"update/explained_variance": explained}
 
-    def _evaluated(
-        self, theta: Params, sequence: TrialSequence, tasks: Tensor | None
-    ) -> tuple[Distribution, Tensor, Tensor]:
+    def _evaluated(self, theta: Params, sequence: TrialSequence, tasks: Tensor | None) -> Evaluated:
         """Return distributions, log-probabilities of the actions, and values of whole trials."""
-
-        def of_block(start: int, stop: int) -> tuple[Distribution, Tensor, Tensor]:
-            block = TrialSequence(*(value[start:stop] for value in sequence))
-            own_tasks = None if tasks is None else tasks[start:stop]
-            with torch.no_grad():
-                dist, values = evaluate_trials(self.policy, theta, block, own_tasks)
-                return dist, dist.log_prob(block.actions), values
-
-        blocks = block_ends(len(sequence.mask), self._trials_per_block)
-        dists, log_probs, values = zip(*map_blocks(of_block, blocks), strict=True)
-        dist = type(dists[0])(*(torch.cat(parts) for parts in zip(*dists, strict=True)))
-        return dist, torch.cat(log_probs), torch.cat(values)
+        return evaluated_trials(self.policy, theta, sequence, tasks, self._trials_per_block)
 
     def _vectors(self, tasks: Sequence[Task]) -> Tensor | None:
         """Return tasks as vectors (N, task_size), if the value network observes them."""
@@ -302,7 +259,7 @@ class RL2(Learner):
     @property
     def _trials_per_block(self) -> int:
         """Trials that are computed at once."""
-        return self.trials_per_block or (TRIALS_PER_BLOCK if self.device.type == "cpu" else 1 << 20)
+        return self.trials_per_block or trials_per_block(self.device)
 
     def _update(
         self,

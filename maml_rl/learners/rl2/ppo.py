@@ -1,9 +1,8 @@
-"""Proximal policy optimisation (Schulman et al. 2017) on whole trials of a recurrent policy."""
+"""Proximal policy optimisation (Schulman et al. 2017) on whole trials."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,15 +10,33 @@ from torch import Tensor
 
 from maml_rl.learners.adam import ascend
 from maml_rl.learners.rl2.sequence import TrialSequence
+from maml_rl.learners.rl2.trial_gradient import mean_gradient, minibatches, scale_to_norm
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.recurrent.network import RecurrentPolicy
-from maml_rl.settings.learners.rl2 import RL2Config
+from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.system.distributed import Ranks
-from maml_rl.system.thread_pool import block_ends, map_blocks
 
-TRIALS_PER_BLOCK = 13
-"""Trials whose gradient a thread computes at once on a CPU."""
+
+class TrialPolicy(Protocol):
+    """A policy and its value network."""
+
+    def along_trials(
+        self,
+        theta: Params,
+        observations: Tensor,
+        previous: Tensor,
+        tasks: Tensor | None,
+        truncation: int | None,
+    ) -> tuple[Distribution, Tensor]:
+        """Return the action distributions (N, L) and values (N, L) of whole trials.
+
+        Args:
+            theta: parameters.
+            observations: normalised, (N, L, observation_size).
+            previous: what came before each step, (N, L, previous_size).
+            tasks: (N, task_size) if a network observes them.
+            truncation: steps after which backpropagation through time is cut; ``None`` for never.
+        """
 
 
 class TrialBatch(NamedTuple):
@@ -28,7 +45,7 @@ class TrialBatch(NamedTuple):
     sequence: TrialSequence
     """Their steps."""
     tasks: Tensor | None
-    """(N, task_size) if the value network observes them."""
+    """(N, task_size) if a network observes them."""
     distribution: tuple[Tensor, ...]
     """Parameters of the distribution that actions were sampled from, each (N, L or 1, ...)."""
     log_probs: Tensor
@@ -55,7 +72,7 @@ class TrialBatch(NamedTuple):
 
 
 def evaluate_trials(
-    policy: RecurrentPolicy,
+    policy: TrialPolicy,
     theta: Params,
     sequence: TrialSequence,
     tasks: Tensor | None,
@@ -67,19 +84,10 @@ def evaluate_trials(
         policy: the architecture.
         theta: parameters.
         sequence: trials that begin with an empty memory.
-        tasks: (N, task_size) if the value network observes them.
+        tasks: (N, task_size) if a network observes them.
         truncation: steps after which backpropagation through time is cut; ``None`` for never.
     """
-    inputs = policy.encode(theta, sequence.observations, sequence.previous)
-    memory = inputs.new_zeros(len(inputs), policy.memory_size)
-    outputs = []
-    for part in inputs.split(truncation or inputs.shape[1], dim=1):
-        # Detached: truncated, no gradient flows to the steps before.
-        output, memory = policy.unroll(theta, memory.detach(), part)
-        outputs.append(output)
-    whole = torch.cat(outputs, dim=1)
-    dist = policy.distribution(theta, whole, sequence.observations)
-    return dist, policy.values(theta, whole, sequence.observations, tasks)
+    return policy.along_trials(theta, sequence.observations, sequence.previous, tasks, truncation)
 
 
 class Terms(NamedTuple):
@@ -98,7 +106,7 @@ class Terms(NamedTuple):
 
 
 def loss_terms(
-    policy: RecurrentPolicy, theta: Params, batch: TrialBatch, config: RL2Config
+    policy: TrialPolicy, theta: Params, batch: TrialBatch, config: TrialPPOConfig
 ) -> Terms:
     """Return the terms of PPO's loss."""
     sequence = batch.sequence
@@ -119,7 +127,7 @@ def loss_terms(
     return Terms(*(torch.where(is_real, term, 0.0).sum(1) for term in terms))
 
 
-def loss(terms: Terms, config: RL2Config) -> Tensor:
+def loss(terms: Terms, config: TrialPPOConfig) -> Tensor:
     """Return the loss of each trial, to be minimised, (N,)."""
     return (
         -terms.surrogate
@@ -128,24 +136,15 @@ def loss(terms: Terms, config: RL2Config) -> Tensor:
     )
 
 
-class _Minibatch(NamedTuple):
-    """The result of a minibatch, over all processes."""
-
-    gradient: Tensor
-    """Of the loss to be minimised, (P,) float64."""
-    means: Terms
-    """Mean of each term over the steps, () float64."""
-
-
 def _minibatch(
-    policy: RecurrentPolicy,
+    policy: TrialPolicy,
     theta: Params,
     batch: TrialBatch,
-    config: RL2Config,
+    config: TrialPPOConfig,
     ranks: Ranks,
     block_size: int,
-) -> _Minibatch:
-    """Return gradient and terms of the trials of a minibatch, added in blocks.
+) -> tuple[Tensor, Terms]:
+    """Return the gradient (P,) float64 of the loss to be minimised, and the means of its terms.
 
     Args:
         policy: the architecture.
@@ -155,40 +154,24 @@ def _minibatch(
         ranks: the processes that share the minibatch.
         block_size: trials whose gradient is computed at once.
     """
-    num_steps = ranks.sum(batch.sequence.mask.sum(1))
 
-    def of_block(start: int, stop: int) -> Tensor:
-        with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
-            terms = loss_terms(policy, leaves, batch.chosen(slice(start, stop)), config)
-            gradients = torch.autograd.grad(loss(terms, config).sum(), list(leaves.values()))
-        sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms])
-        return torch.cat([*(gradient.flatten().double() for gradient in gradients), sums])
+    def of_trials(leaves: Params, trials: slice) -> tuple[Tensor, Terms]:
+        terms = loss_terms(policy, leaves, batch.chosen(trials), config)
+        return loss(terms, config), terms
 
-    blocks = map_blocks(of_block, block_ends(len(batch.log_probs), block_size))
-    size = sum(value.numel() for value in theta.values()) + len(Terms._fields)
-    rows = torch.stack(blocks) if blocks else num_steps.new_zeros(0, size)
-    total = ranks.sum(rows) / num_steps
-    num_terms = len(Terms._fields)
-    return _Minibatch(total[:-num_terms], Terms(*total[-num_terms:]))
-
-
-def _minibatches(
-    rng: np.random.Generator, num_trials: int, config: RL2Config
-) -> Iterator[np.ndarray]:
-    """Indices of the trials of each minibatch, of all processes, for all epochs."""
-    for _ in range(config.num_epochs):
-        yield from np.array_split(rng.permutation(num_trials), config.num_minibatches)
+    num_terms, mask = len(Terms._fields), batch.sequence.mask
+    gradient, means = mean_gradient(of_trials, num_terms, theta, mask, ranks, block_size)
+    return gradient, Terms(*means)
 
 
 def ppo_update(
-    policy: RecurrentPolicy,
+    policy: TrialPolicy,
     theta: Params,
     state: dict[str, Tensor],
     batch: TrialBatch,
     indices: Tensor,
     num_trials: int,
-    config: RL2Config,
+    config: TrialPPOConfig,
     step_size: float,
     rng: np.random.Generator,
     ranks: Ranks,
@@ -216,19 +199,20 @@ def ppo_update(
         FloatingPointError: if a gradient is not finite.
     """
     steps: list[dict[str, float]] = []
-    for chosen in _minibatches(rng, num_trials, config):
+    for chosen in minibatches(rng, num_trials, config.num_epochs, config.num_minibatches):
         is_chosen = torch.isin(indices, torch.from_numpy(chosen).to(indices))
         if float(ranks.sum(is_chosen)) == 0:
             continue  # all its trials have failed
-        result = _minibatch(policy, theta, batch.chosen(is_chosen), config, ranks, block_size)
+        part = batch.chosen(is_chosen)
+        gradient, terms = _minibatch(policy, theta, part, config, ranks, block_size)
         # Before the first step, the divergence is a rounding error.
-        if steps and float(result.means.kl) > config.target_kl:
+        if steps and float(terms.kl) > config.target_kl:
             break
-        norm = float(result.gradient.norm())
-        scale = min(1.0, config.max_gradient_norm / norm) if norm > 0 else 1.0
-        theta, state = ascend(theta, -scale * result.gradient, state, step_size)
-        metrics = {f"update/{name}": float(value) for name, value in result.means._asdict().items()}
+        norm = float(gradient.norm())
+        scale = scale_to_norm(norm, config.max_gradient_norm)
+        theta, state = ascend(theta, -scale * gradient, state, step_size)
+        metrics = {f"update/{name}": float(value) for name, value in terms._asdict().items()}
         steps.append({**metrics, "update/gradient_norm": norm})
     means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
-    means["update/kl"] = float(result.means.kl)
+    means["update/kl"] = float(terms.kl)
     return theta, state, means | {"update/num_steps": float(len(steps))}

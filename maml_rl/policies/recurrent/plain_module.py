@@ -1,4 +1,4 @@
-"""A recurrent policy as a torch module whose memory is an input and an output."""
+"""A policy with a memory as a torch module whose memory is an input and an output."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule, gain_and_offset
-from maml_rl.policies.recurrent.network import RecurrentPolicy
+from maml_rl.policies.recurrent.memory import MemoryPolicy
 
 
 def recurrent_module(
-    policy: RecurrentPolicy,
+    policy: MemoryPolicy,
     theta: Params,
     memory: Tensor,
     previous: Tensor,
@@ -26,7 +26,7 @@ def recurrent_module(
     Args:
         policy: the architecture.
         theta: its parameters; those of the value network are left out.
-        memory: state of the cell to begin with, (memory_size,).
+        memory: of the policy, to begin with, (memory_size,).
         previous: what came before the first step, (previous_size,).
         normalizer: of observations, or ``None``.
         action_map: from the policy's outputs to the environment's actions.
@@ -46,9 +46,9 @@ def recurrent_module(
 
 
 class _RecurrentModule(nn.Module):
-    """A recurrent policy from raw observations to actions, or to logits.
+    """A policy with a memory from raw observations to actions, or to logits.
 
-    Its memory is the state of the cell and the last action.
+    The module's memory is the policy's and the last action.
 
     Args:
         policy: the architecture.
@@ -65,7 +65,7 @@ class _RecurrentModule(nn.Module):
 
     def __init__(
         self,
-        policy: RecurrentPolicy,
+        policy: MemoryPolicy,
         theta: Params,
         normalizer: ObservationNormalizer | None,
         gain: Tensor | None,
@@ -95,13 +95,13 @@ class _RecurrentModule(nn.Module):
         if self.normalizes:
             observation = (observation - self.mean) / self.std
         # Remember the step before, and the observation.
-        cell, action = memory.split((policy.memory_size, policy.action_head.size), dim=-1)
+        state, action = memory.split((policy.memory_size, policy.action_head.size), dim=-1)
         previous = torch.cat([action, result], dim=-1)
-        cell = policy.step(theta, cell, policy.encode(theta, observation, previous))
+        state = policy.step(theta, state, policy.encode(theta, observation, previous))
         # Choose the most probable action.
-        outputs = policy.means_or_logits(theta, policy.outputs_of(cell), observation)
+        outputs = policy.means_or_logits(theta, policy.outputs_of(state), observation)
         head = policy.action_head
         action = head.encoded(outputs.argmax(-1)) if head.discrete else outputs
         if self.maps_actions:
             outputs = outputs * self.gain + self.offset
-        return outputs, torch.cat([cell, action], dim=-1)
+        return outputs, torch.cat([state, action], dim=-1)

@@ -32,6 +32,7 @@ from maml_rl.settings.learners.maml import (
 )
 from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.settings.learners.rl2 import RL2Config
+from maml_rl.settings.learners.teacher_student import RMAConfig, SysIDConfig
 
 __all__ = [
     "LEARNER_CONFIGS",
@@ -50,8 +51,10 @@ __all__ = [
     "PPOConfig",
     "ProMPConfig",
     "RL2Config",
+    "RMAConfig",
     "ReptileConfig",
     "Surrogate",
+    "SysIDConfig",
     "TRPOConfig",
     "check_required",
     "episodes_per_stage",
@@ -65,6 +68,8 @@ LEARNER_CONFIGS: dict[str, type[LearnerConfig]] = {
     "joint": JointConfig,
     "rl2": RL2Config,
     "pearl": PEARLConfig,
+    "rma": RMAConfig,
+    "sysid": SysIDConfig,
 }
 """Settings of each built-in learner by its name."""
 

@@ -19,8 +19,8 @@ class LearnerConfig:
 
     name: str = ""
     """The learner: maml adapts by policy gradient; joint trains one policy on all tasks; rl2 adapts
-    by its memory; pearl infers a latent variable of the task, and learns off-policy. Or
-    module:Class."""
+    by its memory; pearl infers a latent variable of the task, and learns off-policy; rma and sysid
+    train a teacher that observes the task, then a student that infers it. Or module:Class."""
 
     GROUPS: ClassVar[tuple[str, ...]] = ()
     """The groups in LEARNER_GROUPS that it uses; settings of the others are refused."""

@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from maml_rl.settings.learners.base import LearnerConfig, check_own_networks
-from maml_rl.settings.ranges import Integer, OrNone, Positive, Range, Real
+from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
+from maml_rl.settings.ranges import Integer, Range
 
 Cell = Literal["gru", "lstm"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RL2Config(LearnerConfig):
+class RL2Config(TrialPPOConfig):
     """A recurrent policy whose memory adapts it, within an episode and over the next ones."""
 
     name: str = "rl2"
-    num_episodes: int = 2
-    """Episodes of a trial in training, over which the memory is kept."""
     cell: Cell = "gru"
     """The recurrent cell."""
     hidden_size: int = 128
@@ -33,77 +31,16 @@ class RL2Config(LearnerConfig):
     """The value network observes the task; the policy does not."""
     credit_across_episodes: bool = True
     """An action gets credit for rewards in later episodes of the trial, too."""
-    discount: float = 0.99
-    """Discount gamma of rewards, per control step of the trial."""
-    gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation."""
-    step_size: float = 7e-4
-    """Adam's step size in the first iteration."""
-    final_step_size: float = 7e-5
-    """Adam's step size after decay_iterations."""
-    decay_iterations: int = 0
-    """Iterations in which the step size falls linearly to final_step_size. 0: it is constant."""
-    num_epochs: int = 4
-    """Passes over the trials of an iteration."""
-    num_minibatches: int = 8
-    """Minibatches of a pass, each of whole trials."""
-    clip_range: float = 0.2
-    """Clip likelihood ratios to [1 - clip_range, 1 + clip_range]."""
-    target_kl: float = 0.03
-    """End the iteration's updates once the mean KL divergence from the policy that played exceeds
-    this."""
-    entropy_coefficient: float = 0.01
-    """Weight of the policy's entropy in the objective."""
-    value_coefficient: float = 0.5
-    """Weight of the squared error of the values in the loss."""
-    max_gradient_norm: float = 0.5
-    """Scale gradients down to this norm."""
-    truncation: int | None = None
-    """Steps after which backpropagation through time is cut. null: never."""
 
-    STAGE_IS_EPISODE: ClassVar[bool] = True
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.rl2.learner:rl2"
     RANGES: ClassVar[Mapping[str, Range]] = {
-        "num_episodes": Integer(1, 1000),
+        **TrialPPOConfig.RANGES,
         "hidden_size": Integer(1, 1 << 12),
         "latent_size": Integer(1, 1 << 10),
-        "discount": Real(0, 1),
-        "gae_lambda": Real(0, 1),
-        "step_size": Positive(),
-        "final_step_size": Positive(),
-        "decay_iterations": Integer(0, 1_000_000_000),
-        "num_epochs": Integer(1, 10_000),
-        "num_minibatches": Integer(1, 10_000),
-        "clip_range": Positive(),
-        "target_kl": Positive(),
-        "entropy_coefficient": Real(0),
-        "value_coefficient": Real(0),
-        "max_gradient_norm": Positive(),
-        "truncation": OrNone(Integer(1, 1_000_000)),
     }
-
-    def stage_episodes(self, num_episodes: int) -> int:
-        """One episode, after which the memory is the new belief."""
-        return 1
 
     def check(self, config: Any) -> None:
         """Refuse settings of the policy that a recurrent one does not have."""
-        check_own_networks(config)
+        super().check(config)
         if self.hypernetwork_value and not self.hypernetwork:
             raise ValueError("learner.hypernetwork_value needs learner.hypernetwork true")
-        if self.num_minibatches > config.meta_batch_size:
-            raise ValueError(
-                f"learner.num_minibatches must be at most meta_batch_size "
-                f"{config.meta_batch_size}, got {self.num_minibatches}"
-            )
-
-    def step_size_at(self, iteration: int) -> float:
-        """Adam's step size.
-
-        Args:
-            iteration: number of finished iterations.
-        """
-        if not self.decay_iterations:
-            return self.step_size
-        share = min(1.0, iteration / self.decay_iterations)
-        return self.step_size + share * (self.final_step_size - self.step_size)

@@ -1,0 +1,92 @@
+"""What PPO learns from: trials with log-probabilities, advantages and the values' targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maml_rl.learners.rl2.ppo import TrialBatch, TrialPolicy, evaluate_trials
+from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages
+from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.parameters import Params
+from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.thread_pool import block_ends, map_blocks
+
+Evaluated = tuple[Distribution, Tensor, Tensor]
+"""Distributions (N, L), log-probabilities of the actions (N, L), and values (N, L) of N trials."""
+
+
+def evaluated_trials(
+    policy: TrialPolicy,
+    theta: Params,
+    sequence: TrialSequence,
+    tasks: Tensor | None,
+    block_size: int,
+) -> Evaluated:
+    """Evaluate whole trials, without gradients.
+
+    Args:
+        policy: the architecture.
+        theta: parameters.
+        sequence: N trials.
+        tasks: (N, task_size) if a network observes them.
+        block_size: trials that are computed at once.
+    """
+
+    def of_block(start: int, stop: int) -> Evaluated:
+        block = TrialSequence(*(value[start:stop] for value in sequence))
+        own_tasks = None if tasks is None else tasks[start:stop]
+        with torch.no_grad():
+            dist, values = evaluate_trials(policy, theta, block, own_tasks)
+            return dist, dist.log_prob(block.actions), values
+
+    blocks = block_ends(len(sequence.mask), block_size)
+    dists, log_probs, values = zip(*map_blocks(of_block, blocks), strict=True)
+    dist = type(dists[0])(*(torch.cat(parts) for parts in zip(*dists, strict=True)))
+    return dist, torch.cat(log_probs), torch.cat(values)
+
+
+def trial_batch(
+    sequence: TrialSequence,
+    tasks: Tensor | None,
+    evaluated: Evaluated,
+    scale: ValueScale,
+    config: TrialPPOConfig,
+    across: bool,
+    ranks: Ranks,
+) -> tuple[TrialBatch, ValueScale, dict[str, float]]:
+    """Return what PPO learns from, the new scale of the values' targets, and metrics.
+
+    Args:
+        sequence: N trials, those of this process.
+        tasks: (N, task_size) if a network observes them.
+        evaluated: these trials, by the parameters that played them.
+        scale: in whose units the values are.
+        config: settings.
+        across: whether credit crosses the borders of episodes.
+        ranks: the processes.
+    """
+    dist, log_probs, values = evaluated
+    # Advantages and targets, in units of the reward.
+    values = scale.denormalize(values)
+    advantages = trial_advantages(sequence, values, config.discount, config.gae_lambda, across)
+    targets = advantages + values
+    # Normalise both over all trials.
+    is_real = sequence.mask > 0
+    nothing = ValueScale.empty(values.device)
+    of_advantages = nothing.updated(advantages[is_real], ranks)
+    of_targets = nothing.updated(targets[is_real], ranks)
+    scale = scale.updated(targets[is_real], ranks)
+    batch = TrialBatch(
+        sequence=sequence,
+        tasks=tasks,
+        distribution=tuple(dist),
+        log_probs=log_probs,
+        advantages=of_advantages.normalize(advantages) * sequence.mask,
+        targets=scale.normalize(targets) * sequence.mask,
+    )
+    # Share of the targets' variance that the values explain; the advantages are the errors.
+    explained = 1 - float(of_advantages.square / of_targets.std.square())
+    return batch, scale, {"update/explained_variance": explained}

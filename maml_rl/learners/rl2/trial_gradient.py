@@ -1,0 +1,73 @@
+"""Minibatches of whole trials, and the gradient of a mean over their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maml_rl.policies.parameters import Params
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.thread_pool import block_ends, map_blocks
+
+_TRIALS_PER_BLOCK = 13
+"""Trials whose gradient a thread computes at once on a CPU."""
+
+
+def trials_per_block(device: torch.device) -> int:
+    """Return the number of trials to compute at once."""
+    return _TRIALS_PER_BLOCK if device.type == "cpu" else 1 << 20
+
+
+def minibatches(
+    rng: np.random.Generator, num_trials: int, num_epochs: int, num_minibatches: int
+) -> Iterator[np.ndarray]:
+    """Indices of the trials of each minibatch, of all processes, for all epochs."""
+    for _ in range(num_epochs):
+        yield from np.array_split(rng.permutation(num_trials), num_minibatches)
+
+
+def mean_gradient(
+    of_trials: Callable[[Params, slice], tuple[Tensor, Sequence[Tensor]]],
+    num_terms: int,
+    theta: Params,
+    mask: Tensor,
+    ranks: Ranks,
+    block_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a loss that is a mean over steps, and means of its terms.
+
+    Args:
+        of_trials: (parameters, trials) -> loss of each trial, and terms (N,) to log, all summed
+            over the steps of a trial.
+        num_terms: number of these terms.
+        theta: parameters.
+        mask: of the steps of this process's trials, (N, L); there may be none.
+        ranks: the processes that share the trials.
+        block_size: trials whose gradient is computed at once.
+
+    Returns:
+        (P,) and (num_terms,), float64, over the trials of all processes.
+    """
+    num_steps = ranks.sum(mask.sum(1))
+
+    def of_block(start: int, stop: int) -> Tensor:
+        with torch.enable_grad():
+            leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            losses, terms = of_trials(leaves, slice(start, stop))
+            gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms])
+        return torch.cat([*(gradient.flatten().double() for gradient in gradients), sums])
+
+    blocks = map_blocks(of_block, block_ends(len(mask), block_size))
+    size = sum(value.numel() for value in theta.values()) + num_terms
+    rows = torch.stack(blocks) if blocks else num_steps.new_zeros(0, size)
+    total = ranks.sum(rows) / num_steps
+    return total[:-num_terms], total[-num_terms:]
+
+
+def scale_to_norm(norm: float, most: float) -> float:
+    """Return the factor that scales a gradient down to a norm of at most ``most``."""
+    return min(1.0, most / norm) if norm > 0 else 1.0

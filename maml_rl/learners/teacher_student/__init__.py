@@ -1,0 +1,1 @@
+"""A teacher that observes the task, and a student that infers what the teacher knows of it."""
