@@ -52,10 +52,18 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         conditions.setdefault(result["policy"], []).append(result["swept"])
     masses = [{"body_mass": value} for value in (0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0)]
     delays = [{"action_delay": value} for value in (0.0, 1.0, 2.0)]
-    assert conditions == {key: [{}, *masses, *delays] for key in ("untouched", "oracle", "rl2")}
+    sweeps = [{}, *masses, *delays]
+    failures = [{"change_step": 1}, {"change_step": 2}]
+    assert conditions == {
+        "untouched": [*sweeps, *failures],
+        "oracle": sweeps,  # it has not observed failures in training
+        "rl2": [*sweeps, *failures],
+    }
     tasks = [[task["task"] for task in result["tasks"]] for result in results["results"]]
-    for first in range(0, len(tasks), 3):
+    for first in range(0, 3 * len(sweeps), 3):
         assert tasks[first] == tasks[first + 1] == tasks[first + 2]
+    assert tasks[-1] == tasks[-2]
+    assert {task["change_step"] for task in tasks[-1]} == {2}
     assert all(task["action_delay"] == 0 for task in tasks[3])
     assert {task["body_mass"] for task in tasks[3]} == {0.25}
     # The same returns as from an evaluation of one run.
@@ -79,8 +87,9 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     out = capsys.readouterr().out
     assert "method 3 of 3: rl2" in out
     assert "the task with its dynamics" in out
+    assert "control steps to recover" in out
     with (folder / "evaluation/results.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 2 * 11 * (1 + 1 + 2)
+        assert len(list(csv.DictReader(file))) == 2 * (13 + 11 + 13 * 2)
     page = (folder / "evaluation/report.html").read_text()
     assert "python -m maml_rl.compare dynamics --env=HalfCheetahDir" in page
     # Again, with nothing to do.

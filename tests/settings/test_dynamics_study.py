@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,10 @@ def test_methods_differ_in_learner_dynamics_and_observation_only():
     shared = load_config(env="HalfCheetahDir")
     for name, config in configs.items():
         own = load_config(env="HalfCheetahDir", learner=METHODS[name].learner)
-        assert (config.learner, config.policy, config.inner) == (
-            own.learner,
-            own.policy,
-            own.inner,
-        )
+        learner = config.learner
+        if name in ("rma", "sysid"):
+            learner = dataclasses.replace(learner, teacher_iterations=None)
+        assert (learner, config.policy, config.inner) == (own.learner, own.policy, own.inner)
         assert config.horizon == shared.horizon
         assert config.env.kwargs == {
             **shared.env.kwargs,
@@ -71,6 +71,26 @@ def test_methods_differ_in_learner_dynamics_and_observation_only():
         assert config.output == str(Path("here") / name)
     assert study(horizon=7).config("rl2").horizon == 7
     assert configs["maml"].num_iterations > 1000
+
+
+def test_two_thirds_of_the_control_steps_train_the_teacher():
+    config = study(num_env_steps=640_000, horizon=100).config("rma")
+    assert (config.meta_batch_size, config.learner.num_episodes) == (64, 2)
+    # 50 iterations of 64 · 2 · 100 control steps.
+    assert config.learner.teacher_iterations == 33
+    assert study(num_env_steps=1).config("sysid").learner.teacher_iterations == 1
+
+
+def test_an_actuator_fails_in_mid_episode():
+    quarter, half = study(horizon=50).failures()
+    assert quarter == {
+        "change_step": 12,
+        "changed/disabled_actuator": {"low": 0, "high": 5},
+    }
+    assert half["change_step"] == 25
+    env = study(horizon=50).env_at(half, observe_task=False)
+    assert env.kwargs["dynamics"] == {"body_mass": 1, "action_delay": 0, **half}
+    assert len(study(horizon=1).failures()) == 1
 
 
 def test_a_sweep_sets_one_quantity_and_leaves_the_others_nominal():
