@@ -130,7 +130,7 @@ class TaskObserver:
         Raises:
             UserError: if a task's names differ from the first one's, or a value is not a number.
         """
-        versions = [self._versions(task) for task in tasks]
+        versions = [self._before_and_after(task) for task in tasks]
         values, changed_values = (
             np.array([self._encoder(task) for task in version], self._dtype)
             for version in zip(*versions, strict=True)
@@ -139,6 +139,12 @@ class TaskObserver:
         self._values = values
         has_changes = not np.array_equal(values, changed_values)
         self._changed_values = changed_values if has_changes else None
+
+    def _before_and_after(self, task: Task) -> tuple[Task, Task]:
+        try:
+            return self._versions(task)
+        except ValueError:  # the encoder, or the environment, says what is wrong with the task
+            return task, task
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
