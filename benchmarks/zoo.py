@@ -1,6 +1,6 @@
 """Print tables of docs/results.md, from the evaluations of the pretrained policies.
 
-The first is that of the families, with MAML; the second is that of the policies of RL².
+The first is that of the families, with MAML; then come those of RL² and of PEARL.
 
     python benchmarks/zoo.py
     python benchmarks/zoo.py --figure docs/images/zoo.png
@@ -33,7 +33,7 @@ from maml_rl.runs.pretrained import pretrained_folder
 STEPS = (0, 1, 2, 3, 5)
 """Adaptation steps in the table."""
 EPISODES = (1, 2, 3)
-"""Episodes of a trial in the table of RL²."""
+"""Episodes of a trial in the tables of RL² and PEARL."""
 _HEAD = (
     "family",
     "before",
@@ -44,7 +44,7 @@ _HEAD = (
     "M steps",
     "hours",
 )
-_RL2_HEAD = ("policy", "horizon", *(f"episode {k}" for k in EPISODES), "seeds", "M steps", "hours")
+_EPISODE_HEAD = ("policy", "horizon", *(f"episode {k}" for k in EPISODES), "seeds", "M steps", "hours")
 
 
 def names_of(learner: str) -> list[str]:
@@ -73,8 +73,8 @@ def row(name: str) -> list[str]:
     ]
 
 
-def rl2_row(name: str) -> list[str]:
-    """Return the row of a policy of RL²; the return after k steps is that of episode k + 1.
+def episode_row(name: str) -> list[str]:
+    """Return the row of a policy of RL² or PEARL; after k steps comes episode k + 1.
 
     Args:
         name: of a pretrained policy.
@@ -119,9 +119,9 @@ def table() -> str:
     return _markdown(_HEAD, map(row, names_of("maml")))
 
 
-def rl2_table() -> str:
-    """Return the table of RL² as Markdown."""
-    return _markdown(_RL2_HEAD, map(rl2_row, names_of("rl2")))
+def episode_table(learner: str) -> str:
+    """Return the table of RL² or PEARL as Markdown."""
+    return _markdown(_EPISODE_HEAD, map(episode_row, names_of(learner)))
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE", help="a .png to draw instead")
     args = parser.parse_args()
     if args.figure is None:
-        print(table(), rl2_table(), sep="\n\n")
+        print(table(), *map(episode_table, ("rl2", "pearl")), sep="\n\n")
     else:
         draw_curves(args.figure)
 

@@ -18,7 +18,8 @@ spec.loader.exec_module(zoo)
 def test_the_document_has_the_tables_of_the_evaluations() -> None:
     document = (ROOT / "docs" / "results.md").read_text()
     assert zoo.table() in document
-    assert zoo.rl2_table() in document
+    assert zoo.episode_table("rl2") in document
+    assert zoo.episode_table("pearl") in document
 
 
 @pytest.mark.parametrize("name", zoo.names_of("maml"))
