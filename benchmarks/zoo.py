@@ -44,7 +44,14 @@ _HEAD = (
     "M steps",
     "hours",
 )
-_EPISODE_HEAD = ("policy", "horizon", *(f"episode {k}" for k in EPISODES), "seeds", "M steps", "hours")
+_EPISODE_HEAD = (
+    "policy",
+    "horizon",
+    *(f"episode {k}" for k in EPISODES),
+    "seeds",
+    "M steps",
+    "hours",
+)
 
 
 def names_of(learner: str) -> list[str]:
