@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
         "what", choices=["dynamics"], help="what differs between training and evaluation"
     )
     parser.add_argument(
-        "--env", default="HalfCheetahDir", help="task family (default: %(default)s)"
+        "--env", default="Walker2dRandParams", help="task family (default: %(default)s)"
     )
     parser.add_argument(
         "--learners",
@@ -125,6 +125,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--dynamics",
         metavar="NAME=LOW:HIGH,...",
         help=f"dynamics in training (default: {DEFAULT_DYNAMICS})",
+    )
+    parser.add_argument(
+        "--tasks.SETTING",
+        metavar="VALUE",
+        help="change a setting of the task family, e.g. --tasks.low 2 --tasks.high 2",
     )
     parser.add_argument(
         "--num_tasks", type=positive, default=20, help="fresh tasks of each body (default: 20)"

@@ -108,6 +108,12 @@ def test_evaluations_use_held_out_tasks():
     assert crippled.env_at(None, observe_task=False).kwargs["split"] == "held_out"
 
 
+def test_goals_can_be_fixed():
+    flags = ("--env.low=2", "--env.high=2", *MASS)
+    env = study(env="HalfCheetahVel", flags=flags).config("untouched").env
+    assert (env.kwargs["low"], env.kwargs["high"], env.kwargs["dynamics"]) == (2, 2, {})
+
+
 def test_dynamics_of_the_preset_are_replaced():
     assert load_config(env="Walker2dRandParams").env.kwargs["dynamics"]
     walker = study(env="Walker2dRandParams", flags=MASS)
