@@ -75,7 +75,8 @@ class DynamicsStudy:
         device: of the policies.
 
     Raises:
-        UserError: if the environment is not a task family, or a setting is invalid.
+        UserError: if the environment is not a task family, a setting is invalid, or a quantity
+            does not vary.
     """
 
     env: str
@@ -92,7 +93,12 @@ class DynamicsStudy:
                 "environments, train the learners with --env.kwarg_ranges, and sweep with "
                 "python -m maml_rl.evaluate RUN ... --dynamics NAME=LOW:HIGH:POINTS"
             )
-        assert self.varied_env  # refuses invalid flags
+        for name, values in self.sweeps().items():
+            if len(values) == 1:
+                raise UserError(
+                    f"--dynamics {name} must be a range in training, such as {name}=0.5:2, got "
+                    f"the value {values[0]:g}"
+                )
 
     @property
     def base(self) -> Config:
@@ -118,10 +124,12 @@ class DynamicsStudy:
         if not method.is_varied:
             env = replace(env, kwargs={**env.kwargs, "dynamics": {}})
         own = load_config(env=self.env, learner=method.learner)
-        if isinstance(own.learner, TeacherStudentConfig):
-            own = replace(own, learner=self._with_two_phases(own, own.learner))
+        learner = own.learner
+        if isinstance(learner, TeacherStudentConfig):
+            learner = self._with_two_phases(own, learner)
         return replace(
             own,
+            learner=learner,
             env=env,
             horizon=base.horizon,
             num_iterations=_MOST_ITERATIONS,

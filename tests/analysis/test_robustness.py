@@ -109,6 +109,14 @@ def test_without_an_oracle_there_are_no_shares():
     assert [row[8] for row in result.summary()] == ["% of oracle", "–"]
 
 
+def test_without_bodies_outside_there_is_no_return_outside():
+    whole = robustness()
+    everything = {"mass": (0.5, 4.0), "delay": (0.0, 2.0)}
+    result = Robustness(whole.comparison, whole.origins, everything)
+    assert [row[7:9] for row in result.summary()[1:]] == [["–", "–"], ["–", "–"]]
+    assert result.values()[0]["run_returns"]["outside"] == []
+
+
 def test_the_report_begins_with_the_tables(tmp_path):
     result = robustness()
     write_report(tmp_path, result.comparison, TRAINED, "python", result)

@@ -79,6 +79,8 @@ def test_two_thirds_of_the_control_steps_train_the_teacher():
     # 50 iterations of 64 · 2 · 100 control steps.
     assert config.learner.teacher_iterations == 33
     assert study(num_env_steps=1).config("sysid").learner.teacher_iterations == 1
+    long = study(num_env_steps=10**9).config("rma")  # more iterations than those of the preset
+    assert long.learner.teacher_iterations > load_config(env="AntDir", learner="rma").num_iterations
 
 
 def test_an_actuator_fails_in_mid_episode():
@@ -130,6 +132,7 @@ def test_dynamics_of_the_preset_are_replaced():
         ({"flags": ("--env.dynamics.bodymass=2",)}, "unknown dynamics 'bodymass'.*body_mass"),
         ({"flags": ("--env.dynamics.body_mass={low: 2, high: -1}",)}, "body_mass"),
         ({"horizon": -1}, "horizon must be"),
+        ({"flags": ("--env.dynamics.body_mass=2",)}, "body_mass must be a range.*the value 4"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes, message):

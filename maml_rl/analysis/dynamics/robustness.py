@@ -120,7 +120,8 @@ class Robustness:
         """Format a return as percentage of the oracle's; a dash if there is none, or it is <= 0."""
         if ORACLE not in self.labels:
             return "–"
-        best = float(_run_means(self.swept(ORACLE, is_inside=is_inside)).mean())
+        entries = self.swept(ORACLE, is_inside=is_inside)
+        best = float(_run_means(entries).mean()) if entries else 0.0
         return f"{100 * means.mean() / best:.0f}" if best > 0 else "–"
 
     def areas(self) -> list[list[str]]:
@@ -154,12 +155,16 @@ class Robustness:
 
 
 def _run_means(entries: Sequence[Entry]) -> np.ndarray:
-    """Return the mean return of each run over entries of one method, (S,)."""
+    """Return the mean return of each run over entries of one method, (S,); (0,) without any."""
+    if not entries:
+        return np.zeros(0)
     means = np.stack([entry.run_returns[:, entry.adapted_step] for entry in entries])
     return mean_of_valid(means, 0)
 
 
 def _with_interval(means: np.ndarray) -> str:
     """Format the mean over runs, with its interval over them if there are several."""
+    if not len(means):
+        return "–"
     text = f"{means.mean():.1f}"
     return text if len(means) == 1 else f"{text} {interval_text(mean_interval(means))}"
