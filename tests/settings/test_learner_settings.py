@@ -173,7 +173,8 @@ def test_a_learner_is_chosen_by_its_name(name: str) -> None:
     ]
     assert all(config == configs[0] for config in configs)
     default = preset("PointNavigation", name).get("learner", {})
-    assert configs[0].learner == LEARNER_CONFIGS[name](**default)
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in default.items()}
+    assert configs[0].learner == LEARNER_CONFIGS[name](**values)
     assert configs[0].learner.name == name
     assert read_back(configs[0]) == configs[0]
 
