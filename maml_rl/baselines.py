@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from maml_rl.cli import main, parse, positive, run_parser, say
-from maml_rl.errors import did_you_mean
+from maml_rl.cli import main, one_of, parse, positive, run_parser, say
 from maml_rl.runs.pretrained import find_run
 
 BASELINES = ("random", "pretrained", "oracle", "ppo")
@@ -63,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--baseline",
-        type=_baseline,
+        type=one_of("baseline", BASELINES),
         nargs="+",
         default=list(BASELINES),
         metavar="NAME",
@@ -87,15 +86,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="control steps of ppo per task (default: 1000000)",
     )
     return parser
-
-
-def _baseline(name: str) -> str:
-    if name not in BASELINES:
-        hint = did_you_mean(name, BASELINES)
-        raise argparse.ArgumentTypeError(
-            f"unknown baseline {name!r}.{hint} Valid are {', '.join(BASELINES)}"
-        )
-    return name
 
 
 if __name__ == "__main__":

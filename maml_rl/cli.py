@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -271,6 +271,25 @@ def path_argument(text: str) -> Path:
         return user_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def one_of(kind: str, valid: Collection[str]) -> Callable[[str], str]:
+    """Return a parser of names, which refuses others than ``valid`` and suggests the closest.
+
+    Args:
+        kind: what the names are, for the message.
+        valid: names.
+    """
+
+    def parse_name(name: str) -> str:
+        if name not in valid:
+            hint = did_you_mean(name, valid)
+            raise argparse.ArgumentTypeError(
+                f"unknown {kind} {name!r}.{hint} Valid are {', '.join(valid)}"
+            )
+        return name
+
+    return parse_name
 
 
 def non_negative(text: str) -> int:

@@ -14,13 +14,14 @@ from maml_rl.cli import (
     made_folder,
     main,
     non_negative,
+    one_of,
     parse,
     path_argument,
     positive,
     say,
 )
 from maml_rl.env_flags import take_env_flags
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError
 from maml_rl.settings.dynamics_study import DEFAULT_DYNAMICS, METHODS, DynamicsStudy
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--learners",
-        type=_method,
+        type=one_of("method", METHODS),
         nargs="+",
         default=list(METHODS),
         metavar="NAME",
@@ -153,15 +154,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the runs and the report (default: runs/compare/FAMILY-dynamics)",
     )
     return parser
-
-
-def _method(name: str) -> str:
-    if name not in METHODS:
-        hint = did_you_mean(name, METHODS)
-        raise argparse.ArgumentTypeError(
-            f"unknown method {name!r}.{hint} Valid are {', '.join(METHODS)}"
-        )
-    return name
 
 
 def _evaluate(

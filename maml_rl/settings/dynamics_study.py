@@ -34,7 +34,7 @@ class Method(NamedTuple):
     learner: str
     """Name of the learner."""
     observes: str
-    """What it observes beside its observation, and whether it adapts."""
+    """What it observes beside its observation."""
     is_varied: bool = True
     """Whether the dynamics vary in training."""
     observes_task: bool = False
