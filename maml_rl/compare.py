@@ -130,7 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks.SETTING",
         metavar="VALUE",
-        help="change a setting of the task family, e.g. --tasks.low 2 --tasks.high 2",
+        help="change a setting of the task family, e.g. --tasks.directions forward",
     )
     parser.add_argument(
         "--num_tasks", type=positive, default=20, help="fresh tasks of each body (default: 20)"

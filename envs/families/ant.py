@@ -21,6 +21,7 @@ from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.tasks import (
     Direction,
     DirectionAngle,
+    Directions,
     GoalPosition,
     GoalVelocity,
     Split,
@@ -181,6 +182,9 @@ class AntDir(Ant, Direction):
 
     Version history: v0, first.
     """
+
+    directions: Directions = "both"
+    """Which directions to draw: both, forward, or backward."""
 
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks

@@ -18,7 +18,7 @@ from maml_envs.engines.mujoco import (
     set_frame_skip,
 )
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.families.tasks import Direction, GoalVelocity, Split
+from maml_envs.families.tasks import Direction, Directions, GoalVelocity, Split
 from maml_envs.family import check_settings
 
 
@@ -123,6 +123,9 @@ class HalfCheetahDir(HalfCheetah, Direction):
 
     Version history: v0, first.
     """
+
+    directions: Directions = "both"
+    """Which directions to draw: both, forward, or backward."""
 
     def reward_terms(
         self, xp: Any, before: State, after: State, action: Array, task: Tasks

@@ -17,6 +17,9 @@ from maml_envs.engines.markers import Arrow, Marker, Vector, heading
 Split = Literal["train", "held_out"]
 """Which tasks to draw: those for training, or the held-out ones."""
 
+Directions = Literal["both", "forward", "backward"]
+"""Which directions to draw."""
+
 
 class ArrowTask(ABC):
     """A task that frames show as an arrow above the robot."""
@@ -59,13 +62,20 @@ class GoalVelocity(ArrowTask):
 
 
 class Direction(ArrowTask):
-    """Task: forward (+1) or backward (−1) along x."""
+    """Task: forward (+1) or backward (−1) along x; ``directions`` is a setting of the family."""
+
+    directions: Directions
 
     task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
-        """Directions (num_tasks,): +1, −1, +1, ...; a single task is +1 or −1 at random."""
+        """Directions (num_tasks,).
+
+        Of both directions: +1, −1, +1, ...; a single task is +1 or −1 at random.
+        """
+        if self.directions != "both":
+            return {"direction": np.full(num_tasks, 1.0 if self.directions == "forward" else -1.0)}
         first = int(rng.integers(2)) if num_tasks == 1 else 0
         is_forward = (np.arange(num_tasks) + first) % 2 == 0
         return {"direction": np.where(is_forward, 1.0, -1.0)}

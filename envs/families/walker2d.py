@@ -12,7 +12,13 @@ from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Vector
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.families.tasks import Direction, DynamicsOnly, GoalVelocity, random_parameters
+from maml_envs.families.tasks import (
+    Direction,
+    Directions,
+    DynamicsOnly,
+    GoalVelocity,
+    random_parameters,
+)
 from maml_envs.family import check_settings
 
 
@@ -121,6 +127,8 @@ class Walker2dDir(Walker2d, Direction):
     Version history: v0, first.
     """
 
+    directions: Directions = "both"
+    """Which directions to draw: both, forward, or backward."""
     survive_reward: float = 1.0
     """Reward for every step."""
 

@@ -480,6 +480,21 @@ def test_directions_alternate(name: str) -> None:
     assert 10 < single_directions.count(1.0) < 30
 
 
+@pytest.mark.parametrize("name", ["HalfCheetahDir", "AntDir", "Walker2dDir"])
+@pytest.mark.parametrize(("directions", "expected"), [("forward", 1.0), ("backward", -1.0)])
+def test_one_direction(name: str, directions: str, expected: float) -> None:
+    env = gym.make_vec(f"maml_rl/{name}-v0", num_envs=1, directions=directions)
+    for num_tasks in (1, 4):
+        tasks = env.sample_tasks(num_tasks)
+        assert [task["direction"] for task in tasks] == [expected] * num_tasks
+    env.close()
+
+
+def test_unknown_direction_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"directions must be .*both.*forward.*backward.*'left'"):
+        maml_envs.FAMILIES["HalfCheetahDir"](directions="left")
+
+
 # Families with held-out tasks: the disabled actuators of each task. The held-out task is the last.
 DISABLED = {
     "CrippledHalfCheetah": {1: [1], 2: [2], 3: [3], 4: [4], 5: [5], 0: [0]},
