@@ -61,6 +61,7 @@ def command(argv: list[str]) -> int:
         flags=flags,
         num_env_steps=args.num_env_steps,
         horizon=args.horizon,
+        action_scale=args.action_scale,
         folder=folder,
         device=args.device,
     )
@@ -121,6 +122,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--horizon",
         type=positive,
         help="control steps of an episode (default: that of the family's preset)",
+    )
+    parser.add_argument(
+        "--action_scale",
+        type=float,
+        help="share of the actuators' range that an output of 1 of a policy's network means "
+        "(default: that of each learner's preset)",
     )
     parser.add_argument(
         "--dynamics",
@@ -209,6 +216,8 @@ def _evaluate(
         write_report(output, comparison, trained, typed, robustness)
     say("\n".join(text_table(robustness.summary())))
     say("\n".join(["", *text_table(robustness.areas())]))
+    if robustness.pairs():
+        say("\n".join(["", *text_table(robustness.pairs())]))
     if comparison.has_changes:
         say("\n".join(["", *text_table(comparison.change_rows()), change_note()]))
     say(f"written to {output}: report.html, results.json, results.csv, plots")
@@ -230,7 +239,7 @@ def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str
 
 
 def _conditions(study: DynamicsStudy, sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
-    """Dynamics as in training, each value of each sweep, and failures in mid-episode."""
+    """Dynamics as in training, sweeps, two quantities together, and failures in mid-episode."""
     from maml_rl.analysis.comparison import Condition
 
     def env(values: Mapping[str, Any] | None, agent: Agent) -> EnvConfig:
@@ -240,9 +249,10 @@ def _conditions(study: DynamicsStudy, sweeps: Mapping[str, Sequence[float]]) -> 
     for name, values in sweeps.items():
         for value in values:
             conditions.append(Condition(functools.partial(env, {name: value}), {name: value}))
-    for failure in study.failures():
-        swept = {"change_step": failure["change_step"]}
-        conditions.append(Condition(functools.partial(env, failure), swept))
+    for pair in study.pairs():
+        conditions.append(Condition(functools.partial(env, pair), pair))
+    for dynamics, swept in study.failures():
+        conditions.append(Condition(functools.partial(env, dynamics), swept))
     return conditions
 
 

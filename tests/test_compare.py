@@ -52,8 +52,12 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         conditions.setdefault(result["policy"], []).append(result["swept"])
     masses = [{"body_mass": value} for value in (0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0)]
     delays = [{"action_delay": value} for value in (0.0, 1.0, 2.0)]
-    sweeps = [{}, *masses, *delays]
+    pairs = [
+        {"body_mass": mass, "action_delay": delay} for mass in (0.25, 1, 4) for delay in (0, 2)
+    ]
+    sweeps = [{}, *masses, *delays, *pairs]
     failures = [{"change_step": 1}, {"change_step": 2}]
+    failures += [{"body_mass": 4.0, **failure} for failure in failures]
     assert conditions == {
         "untouched": [*sweeps, *failures],
         "oracle": sweeps,  # it has not observed failures in training
@@ -88,9 +92,12 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert "method 3 of 3: rl2" in out
     assert "the task with its dynamics" in out
     assert "control steps to recover" in out
+    words = [line.split() for line in out.splitlines()]
+    assert ["body_mass", "action_delay", "untouched", "oracle", "rl2"] in words
     with (folder / "evaluation/results.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 2 * (13 + 11 + 13 * 2)
+        assert len(list(csv.DictReader(file))) == 2 * (21 + 17 + 21 * 2)
     page = (folder / "evaluation/report.html").read_text()
+    assert "<h2>Two quantities together</h2>" in page
     assert "python -m maml_rl.compare dynamics --env=HalfCheetahDir" in page
     # Again, with nothing to do.
     monkeypatch.setattr(comparison, "evaluate", None)
@@ -109,6 +116,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         (["dynamics", "--dynamics", "body_mass=0.5:2:4"], "takes values in training"),
         (["dynamics", "--dynamics", "bodymass=0.5:2"], "unknown dynamics 'bodymass'"),
         (["dynamics", "--num_env_steps", "0"], "at least 1"),
+        (["dynamics", "--action_scale", "-1"], "action_scale must be a finite number above 0"),
         (["dynamics", "--seeds", "1", "1"], "seeds must be different"),
         (["dynamics", "--learners", "maml", "maml"], "maml is named twice"),
         (["dynamics", "--output", "a_file"], "a_file"),

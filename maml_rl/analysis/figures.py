@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ _LONGEST_OF_TWO_COLUMNS = 32
 """Characters of a label in a legend with two columns."""
 _MOST_WITH_TWO_LINES = 3
 """Methods that a sweep plots before and after adaptation."""
+_MOST_GRIDS_IN_A_ROW = 4
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -393,23 +395,37 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
 
 
 def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
-    """Plot returns of the first method before and after adaptation as a grid of two parameters."""
+    """Plot returns as a grid of two parameters.
+
+    The panels are one method before and after adaptation, or several methods after adaptation.
+    """
     entries = comparison.sweep(*names)
-    entries = [entry for entry in entries if entry.label == entries[0].label]
-    # Returns before and after, (2, rows, columns).
+    # The entries of each panel, and the step whose return they show.
+    panels: dict[str, list[tuple[Entry, int]]] = {}
+    has_one = len({entry.label for entry in entries}) == 1
+    for entry in entries:
+        for k in (0, entry.adapted_step) if has_one else (entry.adapted_step,):
+            title = entry.stage_label(k) if has_one else entry.label
+            panels.setdefault(title, []).append((entry, k))
+    # Returns, (panels, rows, columns).
     x_name, y_name = names
     columns = sorted({entry.swept[x_name] for entry in entries})
     rows = sorted({entry.swept[y_name] for entry in entries})
-    returns = np.full((2, len(rows), len(columns)), np.nan)
-    for entry in entries:
-        row, column = rows.index(entry.swept[y_name]), columns.index(entry.swept[x_name])
-        returns[:, row, column] = entry.center[[0, entry.adapted_step]]
+    returns = np.full((len(panels), len(rows), len(columns)), np.nan)
+    for values, points in zip(returns, panels.values(), strict=True):
+        for entry, k in points:
+            row, column = rows.index(entry.swept[y_name]), columns.index(entry.swept[x_name])
+            values[row, column] = entry.center[k]
     # A panel for each.
-    figure = _figure(2 + 1.2 * len(columns) * 1.6, 1.8 + 0.6 * len(rows))
+    num_columns = min(len(panels), _MOST_GRIDS_IN_A_ROW)
+    num_rows = math.ceil(len(panels) / num_columns)
+    width, height = 0.8 + 0.96 * len(columns), 1.0 + 0.6 * len(rows)
+    figure = _figure(1 + width * num_columns, 0.8 + height * num_rows)
+    all_axes = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
+    for axes in all_axes[len(panels) :]:
+        axes.remove()
     units = comparison.settings["task_units"]
-    titles = (entries[0].stage_label(0), entries[0].stage_label(entries[0].adapted_step))
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, values, title in zip(panels, returns, titles, strict=True):
+    for axes, values, title in zip(all_axes, returns, panels, strict=False):
         # Colours.
         image = axes.imshow(
             values,
@@ -428,9 +444,11 @@ def grid_figure(comparison: Comparison, names: tuple[str, str]) -> Figure:
         axes.set(title=title, xlabel=_with_unit(x_name, units))
         axes.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns])
         axes.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])
-    figure.axes[0].set_ylabel(_with_unit(y_name, units))
+    for axes in all_axes[: len(panels) : num_columns]:
+        axes.set_ylabel(_with_unit(y_name, units))
     figure.colorbar(image, ax=figure.axes, label="return")
-    figure.suptitle(f"{_subject(comparison)}, {entries[0].label}", fontsize=10)
+    label = f", {entries[0].label}" if has_one else ""
+    figure.suptitle(f"{_subject(comparison)}{label}", fontsize=10)
     return figure
 
 

@@ -306,7 +306,13 @@ def _robustness_parts(robustness: Robustness) -> list[str]:
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
         "<h2>Mean return along each sweep</h2>",
         _html_table(robustness.areas()),
+        *_pair_parts(robustness.pairs()),
     ]
+
+
+def _pair_parts(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the table of two quantities together, as HTML; nothing without one."""
+    return ["<h2>Two quantities together</h2>", _html_table(rows)] if rows else []
 
 
 def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:

@@ -5,6 +5,7 @@ Every method has a folder of several seeds, OUTPUT/METHOD.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.families import family_of, held_out, trained_range
 from maml_rl.settings.learners import LearnerConfig
+from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
+from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.settings.parser import load_config, with_env_flags
 
 _MOST_ITERATIONS = 1_000_000
@@ -58,6 +61,16 @@ METHODS: Mapping[str, Method] = {
 }
 """The methods by name, in the order of tables."""
 
+
+class Failure(NamedTuple):
+    """Dynamics in which an actuator fails in mid-episode."""
+
+    dynamics: Mapping[str, Any]
+    """Values and distributions."""
+    swept: Mapping[str, float]
+    """The values that tell one failure from another."""
+
+
 DEFAULT_DYNAMICS = "body_mass=0.5:2,geom_friction=0.5:2,actuator_gear=0.7:1.3,action_delay=0:2"
 """Dynamics in training, as the flag ``--dynamics`` takes them."""
 
@@ -71,6 +84,8 @@ class DynamicsStudy:
         flags: of the train command, which set the dynamics that vary in training.
         num_env_steps: control steps of each run.
         horizon: of all runs; default is that of the family's preset.
+        action_scale: ``policy.action_scale`` of all runs; default is that of each preset. PEARL
+            divides it out.
         folder: of all files.
         device: of the policies.
 
@@ -83,6 +98,7 @@ class DynamicsStudy:
     flags: Sequence[str]
     num_env_steps: int
     horizon: int | None
+    action_scale: float | None
     folder: Path
     device: str
 
@@ -123,10 +139,15 @@ class DynamicsStudy:
         env = replace(self.varied_env, observe_task=method.observes_task)
         if not method.is_varied:
             env = replace(env, kwargs={**env.kwargs, "dynamics": {}})
-        own = load_config(env=self.env, learner=method.learner)
+        changes: dict[str, Any] = {}
+        if self.action_scale is not None:
+            changes["policy"] = {"action_scale": self.action_scale}
+        own = load_config(env=self.env, learner=method.learner, **changes)
         learner = own.learner
-        if isinstance(learner, TeacherStudentConfig):
-            learner = self._with_two_phases(own, learner)
+        if isinstance(learner, TrialPPOConfig):
+            learner = self._within_the_budget(own, learner)
+        elif isinstance(learner, PEARLConfig):
+            learner = _with_enough_tasks(learner)
         return replace(
             own,
             learner=learner,
@@ -139,11 +160,20 @@ class DynamicsStudy:
             logging=LoggingConfig(final_evaluation=False, final_video=False),
         )
 
-    def _with_two_phases(self, config: Config, learner: TeacherStudentConfig) -> LearnerConfig:
-        """Return settings with which two thirds of the control steps train the teacher."""
+    def _within_the_budget(self, config: Config, learner: TrialPPOConfig) -> LearnerConfig:
+        """Return settings whose schedules fit the control steps of a run.
+
+        A falling step size reaches its final value at the end. Two thirds of the control steps
+        train the teacher, if there is one.
+        """
         num_env_steps = config.meta_batch_size * learner.num_episodes * self.base.horizon
-        num_iterations = max(1, round(2 / 3 * self.num_env_steps / num_env_steps))
-        return replace(learner, teacher_iterations=num_iterations)
+        num_iterations = self.num_env_steps / num_env_steps
+        changes: dict[str, Any] = {}
+        if learner.decay_iterations:
+            changes["decay_iterations"] = max(1, round(num_iterations))
+        if isinstance(learner, TeacherStudentConfig):
+            changes["teacher_iterations"] = max(1, round(2 / 3 * num_iterations))
+        return replace(learner, **changes)
 
     @property
     def _parameters(self) -> Mapping[str, Parameter]:
@@ -176,23 +206,56 @@ class DynamicsStudy:
             for name in self.varied_env.kwargs["dynamics"]
         }
 
-    def failures(self) -> list[dict[str, Any]]:
+    def pairs(self) -> list[dict[str, float]]:
+        """Return values of the first two varied quantities together.
+
+        They are the nominal value and both ends of each sweep. There are none with one quantity.
+        """
+        first_two = list(self.sweeps().items())[:2]
+        if len(first_two) < 2:
+            return []
+        names = [name for name, _ in first_two]
+        values = [
+            sorted({sweep[0], self._parameters[name].nominal, sweep[-1]})
+            for name, sweep in first_two
+        ]
+        return [dict(zip(names, pair, strict=True)) for pair in itertools.product(*values)]
+
+    def failures(self) -> list[Failure]:
         """Return dynamics in which an actuator, drawn for each task, fails in the first episode.
 
-        It fails after a quarter or a half of the horizon, and is dead in all later episodes.
+        It fails after a quarter or a half of the horizon, and is dead in all later episodes. If the
+        mass varies in training, it fails on the heaviest body of the sweep, too.
         """
         last = int(self._parameters["disabled_actuator"].high)
         horizon = self.base.horizon
-        return [
-            {"change_step": step, f"{CHANGED}disabled_actuator": {"low": 0, "high": last}}
-            for step in dict.fromkeys((horizon // 4, horizon // 2))
-        ]
+        bodies: list[dict[str, float]] = [{}]
+        if "body_mass" in self.sweeps():
+            bodies.append({"body_mass": self.sweeps()["body_mass"][-1]})
+        failures = []
+        for body in bodies:
+            for step in dict.fromkeys((horizon // 4, horizon // 2)):
+                actuator = {"low": 0, "high": last}
+                fails = {"change_step": step, f"{CHANGED}disabled_actuator": actuator}
+                failures.append(Failure({**body, **fails}, {**body, "change_step": step}))
+        return failures
 
     def trained_range(self, name: str) -> tuple[float, float]:
         """Return the range of a varied quantity in training."""
         trained = trained_range(replace(self.base, env=self.varied_env), name)
         assert trained is not None, "a family's settings determine it"
         return trained
+
+
+def _with_enough_tasks(learner: PEARLConfig) -> PEARLConfig:
+    """Return settings with at least the default number of training tasks; 0 draws new ones.
+
+    A preset for few goals, such as two directions, would train on as few bodies.
+    """
+    if learner.num_training_tasks == 0:
+        return learner
+    num_tasks = max(learner.num_training_tasks, PEARLConfig.num_training_tasks)
+    return replace(learner, num_training_tasks=num_tasks)
 
 
 def swept_values(parameter: Parameter, low: float, high: float) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import html
 import importlib.metadata
+import itertools
 import json
 import re
 import shlex
@@ -567,6 +568,24 @@ def test_a_grid_has_each_pair_in_its_place():
     for entry in comparison.sweep("mass", "slope"):
         row, column = [0.0, 0.1].index(entry.swept["slope"]), [1.0, 2.0].index(entry.swept["mass"])
         assert values[row, column] == pytest.approx(entry.center[1])
+
+
+def test_a_grid_of_several_methods_has_a_panel_for_each():
+    rng = np.random.default_rng(0)
+    entries = []
+    for mass, slope in itertools.product((1.0, 2.0), (0.0, 0.1)):
+        for label, num_stages in (("a", 3), ("b", 2), ("c", 1), ("d", 2), ("e", 1)):
+            returns = rng.normal(size=(num_stages, 2, 2))
+            evaluation = make_evaluation(returns, [{"goal": 0.0}, {"goal": 1.0}])
+            swept = {"mass": mass, "slope": slope}
+            entries.append(Entry(label, (Path(label),), (evaluation,), swept))
+    figure = grid_figure(Comparison(entries), ("mass", "slope"))
+    panels = {axes.get_title(): axes.images[0].get_array() for axes in figure.axes if axes.images}
+    assert list(panels) == ["a", "b", "c", "d", "e"]
+    for entry in entries:
+        row, column = [0.0, 0.1].index(entry.swept["slope"]), [1.0, 2.0].index(entry.swept["mass"])
+        expected = entry.center[entry.adapted_step]
+        assert panels[entry.label][row, column] == pytest.approx(expected)
 
 
 def test_a_grid_draws_cells_without_any_task():

@@ -86,6 +86,15 @@ def test_the_table_of_methods():
     assert ours[9] == "-3.0"
 
 
+def test_the_table_of_two_quantities():
+    assert robustness().pairs() == []
+    entries = [entry("oracle", [200.0], {}), entry("ours", [90.0, 110.0], {})]
+    entries.append(entry("oracle", [150.0], {"mass": 4.0, "delay": 2.0}))
+    entries.append(entry("ours", [10.0, 30.0], {"mass": 4.0, "delay": 2.0}))
+    result = Robustness(Comparison(entries), {}, TRAINED)
+    assert result.pairs() == [["mass", "delay", "oracle", "ours"], ["4", "2", "150.0", "20.0"]]
+
+
 def test_the_area_is_the_mean_height_of_the_curve():
     result = robustness()
     # Means over runs 10, 20, 30, 40 at 0.5, 1, 2, 4: (15·0.5 + 25·1 + 35·2) / 3.5.

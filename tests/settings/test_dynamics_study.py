@@ -24,6 +24,7 @@ def study(**changes: Any) -> DynamicsStudy:
         "flags": (*MASS, *DELAY),
         "num_env_steps": 1000,
         "horizon": None,
+        "action_scale": None,
         "folder": Path("here"),
         "device": "cpu",
     }
@@ -57,9 +58,10 @@ def test_methods_differ_in_learner_dynamics_and_observation_only():
     shared = load_config(env="HalfCheetahDir")
     for name, config in configs.items():
         own = load_config(env="HalfCheetahDir", learner=METHODS[name].learner)
-        learner = config.learner
-        if name in ("rma", "sysid"):
-            learner = dataclasses.replace(learner, teacher_iterations=None)
+        # Schedules and the number of training tasks are those of the study; see below.
+        names = ("teacher_iterations", "decay_iterations", "num_training_tasks")
+        changed = {n: getattr(own.learner, n) for n in names if hasattr(own.learner, n)}
+        learner = dataclasses.replace(config.learner, **changed)
         assert (learner, config.policy, config.inner) == (own.learner, own.policy, own.inner)
         assert config.horizon == shared.horizon
         assert config.env.kwargs == {
@@ -70,7 +72,21 @@ def test_methods_differ_in_learner_dynamics_and_observation_only():
         assert (config.max_env_steps, config.device) == (1000, "cpu")
         assert config.output == str(Path("here") / name)
     assert study(horizon=7).config("rl2").horizon == 7
+    scaled = [study(action_scale=0.3).config(name) for name in METHODS]
+    assert {config.policy.action_scale for config in scaled} == {0.3}
     assert configs["maml"].num_iterations > 1000
+
+
+def test_step_sizes_fall_until_the_end():
+    for name in ("rl2", "rma", "sysid"):
+        config = study(num_env_steps=640_000, horizon=100).config(name)
+        assert config.learner.decay_iterations == 50
+        assert config.learner.step_size_at(50) == pytest.approx(config.learner.final_step_size)
+
+
+def test_pearl_trains_on_many_bodies():
+    assert load_config(env="HalfCheetahDir", learner="pearl").learner.num_training_tasks == 2
+    assert study().config("pearl").learner.num_training_tasks == 100
 
 
 def test_two_thirds_of_the_control_steps_train_the_teacher():
@@ -84,15 +100,22 @@ def test_two_thirds_of_the_control_steps_train_the_teacher():
 
 
 def test_an_actuator_fails_in_mid_episode():
-    quarter, half = study(horizon=50).failures()
-    assert quarter == {
-        "change_step": 12,
-        "changed/disabled_actuator": {"low": 0, "high": 5},
-    }
-    assert half["change_step"] == 25
-    env = study(horizon=50).env_at(half, observe_task=False)
-    assert env.kwargs["dynamics"] == {"body_mass": 1, "action_delay": 0, **half}
-    assert len(study(horizon=1).failures()) == 1
+    failures = study(horizon=50).failures()
+    fails = {"change_step": 12, "changed/disabled_actuator": {"low": 0, "high": 5}}
+    assert failures[0] == (fails, {"change_step": 12})
+    assert failures[2] == ({"body_mass": 4.0, **fails}, {"body_mass": 4.0, "change_step": 12})
+    assert [swept["change_step"] for _, swept in failures] == [12, 25, 12, 25]
+    env = study(horizon=50).env_at(failures[0].dynamics, observe_task=False)
+    assert env.kwargs["dynamics"] == {"body_mass": 1, "action_delay": 0, **fails}
+    assert len(study(horizon=1).failures()) == 2
+    assert len(study(horizon=1, flags=DELAY).failures()) == 1
+
+
+def test_two_quantities_vary_together():
+    assert study().pairs() == [
+        {"body_mass": mass, "action_delay": delay} for mass in (0.25, 1, 4) for delay in (0, 4)
+    ]
+    assert study(flags=MASS).pairs() == []
 
 
 def test_a_sweep_sets_one_quantity_and_leaves_the_others_nominal():

@@ -132,6 +132,25 @@ class Robustness:
             rows.append([entry.name, *(f"{self.area(entry.label, name):.1f}" for name in names)])
         return rows
 
+    def pairs(self) -> list[list[str]]:
+        """Return the cells of the table of two quantities, with its header; empty without one.
+
+        It has a row for each pair of values, and a column for each method.
+        """
+        names = tuple(self.trained)[:2]
+        entries = self.comparison.sweep(*names) if len(names) == 2 else []
+        if not entries:
+            return []
+        returns = {
+            (entry.label, *entry.swept.values()): entry.center[entry.adapted_step]
+            for entry in entries
+        }
+        rows = [[*names, *self.labels]]
+        for values in dict.fromkeys(tuple(entry.swept.values()) for entry in entries):
+            cells = [f"{returns[label, *values]:.1f}" for label in self.labels]
+            rows.append([*(f"{value:.3g}" for value in values), *cells])
+        return rows
+
     def values(self) -> list[dict[str, object]]:
         """Return everything as plain values, for results.json."""
         content: list[dict[str, object]] = []
