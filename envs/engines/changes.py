@@ -5,11 +5,16 @@
 | `changed/NAME` | value of the parameter NAME after the change | that of NAME | NAME's value |
 | `change_episode` | index of the episode in which the change comes | | 0 |
 | `change_step` | index of the first control step with the changed values | control steps | 0 |
+| `push_velocity` | velocity along +x that the root gains at that step | m/s | 0 |
 
 A change is undone only by a new task, or by a reset to an earlier episode of the task. Episodes
 with a smaller index than `change_episode` have the values before the change, those with a larger
 one have the changed values from their start. If the episode `change_episode` ends before
 `change_step`, the change comes with the start of the next one.
+
+A push needs no changed value. It comes at step `change_step` of the episode `change_episode` only;
+if that episode ends before, there is none. Robots without a root that can move along x, such as the
+reacher, have no push.
 """
 
 from __future__ import annotations
@@ -29,30 +34,46 @@ CHANGE_TIMES: Mapping[str, Parameter] = {
 }
 """Parameters that say when the dynamics change."""
 
+PUSH = "push_velocity"
+"""Parameter with the velocity that the root gains at the change."""
+
 Value = TypeVar("Value")
 
 
-def with_changes(dynamics: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """Return the parameters ``dynamics``, followed by those that describe their change."""
+def with_changes(dynamics: Mapping[str, Parameter], *, has_push: bool) -> dict[str, Parameter]:
+    """Return the parameters ``dynamics``, followed by those that describe their change.
+
+    Args:
+        dynamics: parameters by name.
+        has_push: whether the robot can be pushed.
+    """
     changed = {f"{CHANGED}{name}": parameter for name, parameter in dynamics.items()}
-    return {**dynamics, **CHANGE_TIMES, **changed}
+    push = {PUSH: Parameter("m/s", -100.0, 100.0, 0.0)} if has_push else {}
+    return {**dynamics, **CHANGE_TIMES, **push, **changed}
+
+
+def lacks_change(names: Collection[str]) -> bool:
+    """Whether parameters say when something changes, but not what."""
+    return bool(CHANGE_TIMES.keys() & set(names)) and not _says_what_changes(names)
 
 
 def has_change(names: Collection[str]) -> bool:
     """Whether a task with parameters ``names`` describes a change.
 
     Raises:
-        ValueError: if it says when dynamics change, but not to which values.
+        ValueError: if it says when something changes, but not what.
     """
-    if any(name.startswith(CHANGED) for name in names):
-        return True
-    times = [name for name in CHANGE_TIMES if name in names]
-    if times:
+    if lacks_change(names):
+        times = [name for name in CHANGE_TIMES if name in names]
         raise ValueError(
             f"{' and '.join(times)} without a value that the dynamics change to: add one such as "
-            f"{CHANGED}body_mass"
+            f"{CHANGED}body_mass, or {PUSH}"
         )
-    return False
+    return _says_what_changes(names)
+
+
+def _says_what_changes(names: Collection[str]) -> bool:
+    return PUSH in names or any(name.startswith(CHANGED) for name in names)
 
 
 def before_and_after(
@@ -72,7 +93,7 @@ def before_and_after(
     before = {
         name: value
         for name, value in task.items()
-        if name not in CHANGE_TIMES and not name.startswith(CHANGED)
+        if name not in CHANGE_TIMES and name != PUSH and not name.startswith(CHANGED)
     }
     before |= {name: nominal[name] for name in changed if name not in before}
     return before, before | changed
@@ -86,7 +107,7 @@ def change_time(task: Mapping[str, float], nominal: Mapping[str, float]) -> tupl
         nominal: see :func:`before_and_after`.
     """
     before, after = before_and_after(task, nominal)
-    if before == after:
+    if before == after and not task.get(PUSH):
         return None
     return int(task.get("change_episode", 0)), int(task.get("change_step", 0))
 
@@ -104,8 +125,9 @@ class DynamicsChange:
         never = np.zeros(num_sims)
         self._change_episode = tasks.get("change_episode", never)
         self._change_step = tasks.get("change_step", never)
+        self._push = tasks.get(PUSH, never)
         differs = [self.before[name] != self.after[name] for name in self.before]
-        self._is_different = np.any(differs, axis=0)
+        self._is_different = np.any(differs, axis=0) if differs else np.zeros(num_sims, bool)
         self._episode = np.full(num_sims, -1)
         self._num_steps = np.zeros(num_sims, int)
         self.is_changed = np.zeros(num_sims, bool)
@@ -136,6 +158,13 @@ class DynamicsChange:
         switched = np.flatnonzero(has_come != self.is_changed)
         self.is_changed = has_come
         return switched
+
+    def push(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of the simulations ``ids`` are pushed now, and by which velocity (m/s)."""
+        is_now = self._episode[ids] == self._change_episode[ids]
+        is_now &= self._num_steps[ids] == self._change_step[ids]
+        pushed = ids[is_now & (self._push[ids] != 0)]
+        return pushed, self._push[pushed]
 
     def in_force(self) -> dict[str, np.ndarray]:
         """Parameters of the next control step by name, each (num_sims,)."""

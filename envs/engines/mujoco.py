@@ -94,6 +94,14 @@ def load_model(file: str) -> mujoco.MjModel:
     return model
 
 
+def _moves_along_x(model: mujoco.MjModel) -> bool:
+    """Whether the first velocity is that of the root along x."""
+    if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
+        return True
+    is_slide = model.jnt_type[0] == mujoco.mjtJoint.mjJNT_SLIDE
+    return bool(is_slide and np.array_equal(model.jnt_axis[0], (1.0, 0.0, 0.0)))
+
+
 @dataclass(frozen=True)
 class MujocoBody:
     """A MuJoCo model, its control step, and its cameras.
@@ -120,7 +128,7 @@ class MujocoBody:
     @functools.cached_property
     def parameters(self) -> Mapping[str, Parameter]:
         """Parameters that may differ between tasks, by name."""
-        return with_changes(parameters(self.model))
+        return with_changes(parameters(self.model), has_push=_moves_along_x(self.model))
 
     @functools.cached_property
     def dt(self) -> float:

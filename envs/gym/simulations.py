@@ -140,6 +140,13 @@ class Simulations:
         if self._noise is not None:
             self._noise.change(ids, self._in_force["observation_noise"][ids])
 
+    def _push(self, change: DynamicsChange, ids: np.ndarray) -> None:
+        """Add to the root's velocity along x in those of the simulations ``ids`` to push now."""
+        pushed, velocities = change.push(ids)
+        if len(pushed):
+            self.engine.state["qvel"][pushed, 0] += velocities
+            self.engine.derive(pushed)
+
     @property
     def is_changed(self) -> np.ndarray:
         """Whether the changed values are in force in the next control step, (num_sims,) bool."""
@@ -184,6 +191,8 @@ class Simulations:
         self.engine.reset(
             ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]}
         )
+        if self._change is not None:
+            self._push(self._change, ids)
         # delay and noise
         if self._delay is not None:
             self._delay.reset(ids)
@@ -219,12 +228,14 @@ class Simulations:
         if not all_live:
             terms = {name: np.where(live, term, 0.0) for name, term in terms.items()}
         terminated = live & ~unstable & self.family.terminated(np, state, self._in_force)
-        # change of the dynamics, from the next control step on
+        # change of the dynamics, from the next control step on, and push
         if self._change is not None:
-            switched = self._change.advance(live & ~unstable)
+            continues = live & ~unstable
+            switched = self._change.advance(continues)
             if len(switched):
                 self._switch(self._change, switched)
                 self.engine.derive(switched)
+            self._push(self._change, np.flatnonzero(continues))
         # observation
         if self._noise is not None:
             self._noise.draw(np.flatnonzero(live))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from maml_envs import FAMILIES as FAMILIES
 from maml_envs import env_id
-from maml_envs.engines.changes import CHANGE_TIMES, CHANGED, change_time, has_change
+from maml_envs.engines.changes import CHANGED, change_time, has_change
+from maml_envs.engines.changes import lacks_change as lacks_change
 from maml_envs.engines.dynamics import parse as parse_dynamics
 
 from maml_rl.settings.config import Config
@@ -50,13 +50,6 @@ def change_of(env_name: str, task: Task) -> tuple[int, int] | None:
         return None
     nominal = {name: known.nominal for name, known in family.body.parameters.items()}
     return change_time(task, nominal)
-
-
-def lacks_change(names: Collection[str]) -> bool:
-    """Whether parameters of the dynamics say when they change, but not to which values."""
-    return bool(CHANGE_TIMES.keys() & set(names)) and not any(
-        name.startswith(CHANGED) for name in names
-    )
 
 
 def trained_range(config: Config, name: str) -> tuple[float, float] | None:

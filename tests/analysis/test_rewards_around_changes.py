@@ -85,6 +85,8 @@ def test_mean_rewards_exclude_discarded_episodes_and_count_ended_ones_as_zero() 
         ({"body_mass": 2.0, "changed/body_mass": 2.0, "change_step": 5.0}, None),
         ({"body_mass": 2.0, "changed/body_mass": 1.0, "change_step": 5.0}, (0, 5)),
         ({"body_mass": 2.0}, None),
+        ({"push_velocity": -1.0, "change_step": 5.0}, (0, 5)),
+        ({"push_velocity": 0.0, "change_step": 5.0}, None),
     ],
 )
 def test_when_a_task_changes(task: dict[str, float], expected: tuple[int, int] | None) -> None:

@@ -287,6 +287,108 @@ def test_centre_of_mass_does_not_jump_in_the_reward() -> None:
     assert abs(np.diff(rewards)).max() < 1
 
 
+@pytest.mark.parametrize(
+    ("family", "task", "settings"),
+    [
+        ("HalfCheetahVel", CHEETAH, {}),
+        ("AntDir", ANT, {"observe_position": "centre_of_mass", "max_torso_height": 10.0}),
+    ],
+)
+def test_a_push_adds_to_the_velocity_of_the_root(
+    family: str, task: Task, settings: dict[str, Any]
+) -> None:
+    """Equal to a model in the same state, whose first velocity is larger."""
+    push, at = {"push_velocity": -1.5, "change_step": 30.0}, 30
+    batch = _batch(family, [{**task, **push}, task], **settings)
+    plain = _batch(family, [task] * 2, **settings)
+    single = gym.make(maml_envs.env_id(family), **settings).unwrapped
+    single.set_task({**task, **push})
+    batch.reset(seed=3)
+    plain.reset(seed=3)
+    single.reset(seed=3)
+    actions = _actions(batch, at + 8)
+    for action in actions[:at]:
+        observation, *_ = batch.step(action)
+        expected, *_ = plain.step(action)
+        seen, *_ = single.step(action[0])
+    # The push is in the observation of that step, and only there.
+    velocity = 8 if family == "HalfCheetahVel" else 13
+    np.testing.assert_array_equal(
+        np.delete(observation[0], velocity), np.delete(expected[0], velocity)
+    )
+    np.testing.assert_array_equal(observation[1], expected[1])
+    np.testing.assert_array_equal(seen, observation[0])
+    # From then on, the same as a model in that state.
+    model = single.family.body.model
+    start = plain.engine.batch.get_data(0)
+    start.qvel[0] -= 1.5
+    states = _stepped(model, start, actions[at:, 0], single.family.body.frame_skip)
+    for t, action in enumerate(actions[at:]):
+        batch.step(action)
+        single.step(action[0])
+        state = batch.engine.state
+        batch_state = np.concatenate([state["qpos"][0], state["qvel"][0]])
+        np.testing.assert_array_equal(batch_state, states[t])
+        single_state = np.concatenate([single.data.qpos, single.data.qvel])
+        np.testing.assert_array_equal(single_state, states[t])
+
+
+def test_a_push_comes_in_its_episode_only() -> None:
+    task = {**CHEETAH, "change_episode": 1, "change_step": 4, "push_velocity": 2.0}
+    env = _batch("HalfCheetahVel", [task, CHEETAH])
+    plain = _batch("HalfCheetahVel", [CHEETAH] * 2)
+    actions = _actions(env)
+    before, middle, after = (_episode(env, actions, seed=seed) for seed in range(3))
+    _assert_equal(before, _episode(plain, actions, seed=0))
+    unchanged = _episode(plain, actions, seed=1)
+    np.testing.assert_array_equal(middle["positions"][:5], unchanged["positions"][:5])
+    assert (middle["positions"][5, 0] != unchanged["positions"][5, 0]).any()
+    _assert_equal(after, _episode(plain, actions, seed=2))
+    # That episode again, by its index.
+    env.reset(options={"episode": 0})
+    _assert_equal(middle, _episode(env, actions, seed=1))
+
+
+def test_a_push_at_the_first_step_is_in_the_first_observation() -> None:
+    tasks = [{**CHEETAH, "push_velocity": 2.0, "changed/disabled_actuator": 1}, CHEETAH]
+    env = _batch("HalfCheetahVel", tasks)
+    plain = _batch("HalfCheetahVel", [{**CHEETAH, "disabled_actuator": 1}, CHEETAH])
+    expected, _ = plain.reset(seed=0)
+    for _ in range(2):  # also in a repetition of the episode
+        observation, _ = env.reset(seed=0, options={"episode": 0})
+        assert observation[0, 8] == expected[0, 8] + 2.0
+        observation[0, 8] = expected[0, 8]
+        np.testing.assert_array_equal(observation, expected)
+
+
+def test_an_episode_that_has_ended_is_not_pushed() -> None:
+    """Also not if it ends in the step before."""
+    tasks = [{"push_velocity": 2.0, "change_step": step} for step in (1.0, 2.0)]
+    env = _batch("HopperRandParams", tasks, dynamics={}, torso_angle_limit=1e-6)
+    env.reset(seed=0)
+    actions = _actions(env)
+    _, _, terminated, *_ = env.step(actions[0])
+    assert terminated.all()
+    velocities = env.engine.state["qvel"][:, 0].copy()
+    for action in actions[1:]:
+        env.step(action)
+        np.testing.assert_array_equal(env.engine.state["qvel"][:, 0], velocities)
+
+
+def test_quantities_that_depend_on_velocities_are_those_after_the_push() -> None:
+    task = {"direction_angle": 0.0}
+    settings = {"observe_body_quantities": True}
+    env = _batch("HumanoidDir", [{**task, "push_velocity": 2.0, "change_step": 2}], **settings)
+    env.reset(seed=0)
+    for action in _actions(env, 2):
+        env.step(action)
+    data = env.engine.batch.get_data(0)
+    seen = env.engine.state["cvel"][0].copy()
+    mujoco.mj_fwdPosition(env.engine.batch.model, data)
+    mujoco.mj_fwdVelocity(env.engine.batch.model, data)
+    np.testing.assert_array_equal(seen, data.cvel)
+
+
 def test_settings_draw_changes_without_affecting_other_draws() -> None:
     settings = {"body_mass": [0.5, 2.0], "slope": [-0.1, 0.1]}
     change = {"changed/disabled_actuator": [-1, 0, 1], "change_step": {"low": 20, "high": 60}}
@@ -316,6 +418,8 @@ def test_settings_draw_changes_without_affecting_other_draws() -> None:
         ({"changed/gravity": 1.0, "change_step": 2.5}, "'change_step' must be one integer"),
         ({"changed/gravity": 1.0, "change_episode": [0, -2]}, "'change_episode'"),
         ({"changed/change_step": 1}, "unknown dynamics 'changed/change_step'"),
+        ({"push_velocity": 101.0}, "'push_velocity' must be one number in .*m/s"),
+        ({"changed/push_velocity": 1.0}, "unknown dynamics 'changed/push_velocity'"),
     ],
 )
 def test_errors_name_invalid_settings(dynamics: dict[str, Any], message: str) -> None:
@@ -328,6 +432,7 @@ def test_errors_name_invalid_settings(dynamics: dict[str, Any], message: str) ->
     [
         ("AntDir", {"change_step": 5.0}, "without a value that the dynamics change to"),
         ("AntDir", {"changed/gravity": -1.0}, "changed/gravity"),
+        ("ReacherGoal", {"push_velocity": 1.0}, "optionally any of .*change_step"),
         ("AntDir", {"changed/gravity": 1.0, "change_step": 0.5}, "change_step"),
         ("AntDir", {"changed/colour": 1.0}, "optionally any of .*change_step"),
         ("PointNavigation", {"change_step": 5.0}, "goal_x"),

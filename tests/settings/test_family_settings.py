@@ -13,10 +13,10 @@ from helpers.hypothesis_options import OPTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from maml_envs import FAMILIES
+from maml_envs.engines.changes import lacks_change
 from maml_envs.engines.dynamics import Parameter
 
 from maml_rl.cli import main
-from maml_rl.settings.families import lacks_change
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
 
@@ -90,7 +90,13 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
 
 
 # Together they have every setting of a family.
-FAMILIES_OF_ALL_SETTINGS = (*PER_ROBOT, "AntGoal", "CrippledAnt", "PointNavigationSparse")
+FAMILIES_OF_ALL_SETTINGS = (
+    *PER_ROBOT,
+    "AntGoal",
+    "CrippledAnt",
+    "HalfCheetahDir",
+    "PointNavigationSparse",
+)
 
 
 def setting_names(family: type) -> set[str]:
