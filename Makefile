@@ -7,16 +7,16 @@ ARGS ?=
 BIN := $(VENV)/bin
 TYPES := build/types
 
-.PHONY: train test test-fast lint types check-gpu bench clean
+.PHONY: train test test-fast lint types links docs docs-serve check-gpu bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
 
 # Two processes on every machine, because tests start training runs that use several threads.
-test: $(VENV)/.installed lint types
+test: $(VENV)/.installed lint types docs
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-# The tests that are not marked slow, without lint and types.
+# The tests that are not marked slow, without lint, types and documents.
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
@@ -24,12 +24,21 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The package maml_envs is in envs/; a link with its import name lets mypy find it.
-types: $(VENV)/.installed
+types: $(VENV)/.installed links
+	MYPYPATH=$(TYPES) $(BIN)/mypy -p maml_rl -p maml_envs
+
+# The package maml_envs is in envs/; links with the import names let mypy and mkdocs find both.
+links:
 	mkdir -p $(TYPES)
 	ln -sfn ../../maml_rl $(TYPES)/maml_rl
 	ln -sfn ../../envs $(TYPES)/maml_envs
-	MYPYPATH=$(TYPES) $(BIN)/mypy -p maml_rl -p maml_envs
+
+# The documentation site, in build/site. A link that leads nowhere is an error.
+docs: $(VENV)/.installed links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.installed links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
 check-gpu: $(VENV)/.installed
 	$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("check-gpu needs a GPU that torch can use")'
