@@ -31,6 +31,7 @@ COMMANDS = {
     "play": "play a task in a window before and after adaptation",
     "plot": "plot the learning curves of runs",
     "baselines": "train policies to compare a run with",
+    "doctor": "check the installation: versions, devices, rendering, one iteration of training",
     "list": "list task families, presets, learners, outer steps and pretrained policies",
 }
 """What each command does. Each is a module with a function ``command``, which takes the arguments

@@ -27,7 +27,7 @@ ROOMS = [
 ]
 COMMANDS = {
     *("__main__", "cli", "completion", "env_flags"),
-    *("train", "evaluate", "compare", "record", "play", "plot", "baselines", "list"),
+    *("train", "evaluate", "compare", "record", "play", "plot", "baselines", "doctor", "list"),
 }
 ENV_ROOMS = ["distributions", "engines", "family", "families", "gym"]
 UPWARD = ("maml_rl.agents.agent", "maml_rl.analysis.evaluation")
