@@ -34,6 +34,7 @@ def make_teacher(kind: str, head: str = "continuous") -> Teacher:
         hidden_sizes=(5,),
         nonlinearity="tanh",
         init_std=0.7,
+        horizon=10,
     )
 
 

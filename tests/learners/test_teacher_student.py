@@ -100,9 +100,13 @@ def test_the_teacher_reads_observation_and_z_only(kind: str, head: str) -> None:
     for i in range(4):
         z = tasks[i] if kind == "sysid" else plain_perceptron(theta, "task_encoder", 2, tasks[i])
         torch.testing.assert_close(latents[i], z)
+        elapsed = 0
         for t in range(int(sequence.mask[i].sum())):
             x = torch.cat([z, sequence.observations[i, t]])
-            torch.testing.assert_close(values[i, t], plain_perceptron(theta, "value", 2, x)[0])
+            with_time = torch.cat([x, torch.tensor([elapsed / teacher.horizon]).double()])
+            value = plain_perceptron(theta, "value", 2, with_time)[0]
+            torch.testing.assert_close(values[i, t], value)
+            elapsed = 0 if sequence.ends[i, t] else elapsed + 1
             expected = teacher.action_head.distribution(
                 plain_perceptron(theta, "policy", 2, x)[None, None],
                 None if teacher.action_head.discrete else theta["log_std"][None, None],

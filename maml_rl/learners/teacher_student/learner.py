@@ -477,6 +477,7 @@ def teacher_student(
         hidden_sizes=config.policy.hidden_sizes,
         nonlinearity=config.policy.nonlinearity,
         init_std=config.policy.init_std,
+        horizon=config.horizon,
     )
     return TeacherStudent(
         teacher=teacher,

@@ -46,6 +46,8 @@ class Teacher:
     """Between the layers of all networks."""
     init_std: float
     """Initial standard deviation of the Gaussian."""
+    horizon: int
+    """Control steps of an episode."""
 
     @property
     def memory_size(self) -> int:
@@ -64,8 +66,10 @@ class Teacher:
             sizes = (self.task_size, *self.encoder_hidden_sizes, self.latent_size)
             add_perceptron(theta, "task_encoder", sizes, rng)
         num_inputs = self.latent_size + self.observation_size
-        for name, num_outputs in {"policy": self.action_head.size, "value": 1}.items():
-            add_perceptron(theta, name, (num_inputs, *self.hidden_sizes, num_outputs), rng)
+        add_perceptron(
+            theta, "policy", (num_inputs, *self.hidden_sizes, self.action_head.size), rng
+        )
+        add_perceptron(theta, "value", (num_inputs + 1, *self.hidden_sizes, 1), rng)
         if not self.action_head.discrete:
             theta["log_std"] = torch.full((self.action_head.size,), math.log(self.init_std))
         return theta
@@ -108,16 +112,19 @@ class Teacher:
     ) -> tuple[Distribution, Tensor]:
         """Return the action distributions (N, L) and values (N, L) of whole trials.
 
+        The value also depends on the time in the episode, since it is 0 at the horizon.
+
         Args:
             theta: parameters.
             observations: normalised, (N, L, observation_size).
-            previous: what came before each step, which the teacher does not read.
+            previous: what came before each step, of which the teacher reads the ends of episodes.
             tasks: normalised, (N, task_size).
             truncation: has no effect: the teacher has no backpropagation through time.
         """
         assert tasks is not None, "the teacher observes the tasks"
         latents = self.latents(theta, tasks)[:, None].expand(-1, observations.shape[1], -1)
-        values = self._network(theta, "value", latents, observations)[..., 0]
+        times = (_steps_in_episode(previous) / self.horizon).to(observations.dtype)[..., None]
+        values = self._network(theta, "value", latents, observations, times)[..., 0]
         return self.distribution(theta, latents, observations), values
 
     def distribution(self, theta: Params, outputs: Tensor, observations: Tensor) -> Distribution:
@@ -144,10 +151,22 @@ class Teacher:
         """
         return self._network(theta, "policy", outputs, observations)
 
-    def _network(self, theta: Params, name: str, latents: Tensor, observations: Tensor) -> Tensor:
+    def _network(self, theta: Params, name: str, *inputs: Tensor) -> Tensor:
         """Apply ``policy`` or ``value``."""
-        x = torch.cat([latents, observations], dim=-1)
+        x = torch.cat(inputs, dim=-1)
         return perceptron(theta, name, len(self.hidden_sizes) + 1, self.nonlinearity, x)
+
+
+def _steps_in_episode(previous: Tensor) -> Tensor:
+    """Return the index of each step in its episode, (N, L).
+
+    Args:
+        previous: what came before each step; the last entry is 1 after the end of an episode,
+            (N, L, previous_size).
+    """
+    steps = torch.arange(previous.shape[1], device=previous.device).expand(previous.shape[:2])
+    starts = torch.where(previous[..., -1] > 0, steps, 0).cummax(dim=1).values
+    return steps - starts
 
 
 @dataclass(frozen=True, kw_only=True)
