@@ -18,7 +18,13 @@ from maml_rl.settings.parser import load_config
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     (ROOT / page).read_text()
-    for page in ("README.md", "docs/training.md", "docs/evaluation.md", "docs/families.md")
+    for page in (
+        "README.md",
+        "docs/training.md",
+        "docs/evaluation.md",
+        "docs/families.md",
+        "docs/README.md",
+    )
 ]
 TINY = {"meta_batch_size": 2, "num_episodes": 4, "horizon": 8, "num_iterations": 2}
 
@@ -74,10 +80,11 @@ def point_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_first_commands_are_make_train_and_make_test() -> None:
-    assert [command.split()[:2] for command in COMMANDS[:2]] == [
-        ["make", "train"],
-        ["make", "test"],
+def test_the_first_commands_are_pip_install_make_train_and_make_test() -> None:
+    assert COMMANDS[0] == "pip install ."
+    assert [command for command in COMMANDS if command.startswith("make")][:2] == [
+        "make train",
+        "make test",
     ]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     used = {command.split()[1] for command in COMMANDS if command.startswith("make")}
