@@ -164,7 +164,7 @@ def _evaluate(
 
     from maml_rl.analysis.comparison import change_note, compare
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
-    from maml_rl.analysis.report import write_report
+    from maml_rl.analysis.report.files import write_report
     from maml_rl.system.text import text_table
 
     subjects = [

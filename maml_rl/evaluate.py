@@ -156,7 +156,7 @@ def _evaluated(
     from tqdm import tqdm
 
     from maml_rl.analysis.comparison import compare
-    from maml_rl.analysis.report import write_report
+    from maml_rl.analysis.report.files import write_report
     from maml_rl.analysis.scratch import Scratch
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of

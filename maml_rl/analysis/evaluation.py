@@ -339,13 +339,14 @@ def _description(
 def origin_of(agent: Agent) -> dict[str, Any]:
     """Return the agent's learner, and seed and length of its training, for a description.
 
-    ``is_best`` says that the length was chosen by evaluations in training, ``stage_is_episode``
-    how to name the stages.
+    The length is in iterations and control steps, ``None`` if it is not known. ``is_best`` says
+    that it was chosen by evaluations in training, ``stage_is_episode`` how to name the stages.
     """
     return {
         "learner": {"name": agent.config.learner.name, **agent.learner.describe(agent.state)},
         "training_seed": agent.config.seed,
         "num_iterations": agent.num_iterations,
+        "num_env_steps": agent.state.counters["num_env_steps"] or None,
         "is_best": agent.is_best,
         "stage_is_episode": agent.config.learner.STAGE_IS_EPISODE,
     }

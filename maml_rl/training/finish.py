@@ -16,7 +16,7 @@ from maml_rl.analysis.video_grid import whole_file
 from maml_rl.runs.progress_log import AnimatedImage, log_final
 from maml_rl.settings.config import Config
 from maml_rl.system.stop_flag import StopFlag
-from maml_rl.training.reporting import log
+from maml_rl.training.reporting import evaluate_command, log
 from maml_rl.training.saving import writing
 
 
@@ -73,13 +73,14 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
         return
     # Imported here because Matplotlib takes long to load.
     from maml_rl.analysis.comparison import Comparison, Entry, label_of
-    from maml_rl.analysis.report import write_report
+    from maml_rl.analysis.report.files import write_report
 
     log("evaluating on fresh tasks (logging.final_evaluation) ...")
     result = evaluate(agent, seed=seed)
     entry = Entry(label_of(agent), (run,), (result,), {})
     with writing():
-        write_report(report.parent, Comparison([entry]))
+        command = f"{evaluate_command(run, seed)} (played at the end of training)"
+        write_report(report.parent, Comparison([entry]), command=command)
         log_final(run, agent.state.counters["iteration"], _final_metrics(result))
     num_tasks, num_episodes = result.returns.shape[1:]
     log(

@@ -146,6 +146,11 @@ def resume_command(run: Path) -> str:
     return f"python -m maml_rl.train --resume {shlex.quote(str(run))}"
 
 
+def evaluate_command(run: Path, seed: int) -> str:
+    """The command that repeats the final evaluation of a run."""
+    return f"python -m maml_rl.evaluate {shlex.quote(str(run))} --seed {seed}"
+
+
 def new_run_command(run: Path) -> str:
     """The command that starts a new run from the parameters of another one."""
     return f"python -m maml_rl.train --init_from {shlex.quote(str(run))}"

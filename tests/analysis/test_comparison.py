@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripts import ROOT
 from PIL import Image
 
 import maml_rl
@@ -27,7 +28,7 @@ from maml_rl.analysis.figures import (
     sweep_figure,
     tasks_figures,
 )
-from maml_rl.analysis.report import write_report
+from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import difference, mean_interval
 from maml_rl.cli import main
@@ -85,7 +86,7 @@ def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evalu
         "num_steps_in_training": 1,
         "learner": {"name": "maml", "step_size": 0.1},
     }
-    description |= {"training_seed": 7, "num_iterations": 30}
+    description |= {"training_seed": 7, "num_iterations": 30, "num_env_steps": 12_000}
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
 
 
@@ -306,9 +307,14 @@ def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
     assert shlex.split(facts["command"]) == typed
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", facts["date"])
     assert f"torch {importlib.metadata.version('torch')}" in facts["versions"]
-    assert facts["meta-trained"] == "seed0, seed 0, 1 iteration; seed1, seed 1, 1 iteration"
+    assert ("commit" in facts) == (ROOT / ".git").exists()
+    for seed in ("0", "1"):
+        # Training, and as many for the choice of step sizes: 2 stages x 2 tasks x 2 episodes x 4.
+        cells = ["meta-trained", f"seed{seed}", "maml", seed, "1", "64"]
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
     result = json.loads((tmp_path / "an output" / "results.json").read_text())["results"][0]
     assert (result["training_seeds"], result["num_iterations"]) == ([0, 1], [1, 1])
+    assert result["num_env_steps"] == [64, 64]
 
 
 @pytest.mark.slow
@@ -319,7 +325,7 @@ def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
     for name in ("report.html", "results.json", "results.csv"):
         assert folder not in (tmp_path / "out" / name).read_text(), name
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<dd>PointNavigation, seed 10, 100 iterations</dd>" in page
+    assert "<td>PointNavigation</td><td>maml</td><td>10</td><td>100</td>" in page
     (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert result["sources"] == ["PointNavigation"]
 

@@ -21,7 +21,7 @@ from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import adaptation_figure, sweep_figure, tasks_figures
 from maml_rl.analysis.learning_curves import View, draw, group_runs, read_runs, table
 from maml_rl.analysis.recording import play
-from maml_rl.analysis.report import write_report
+from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.run_labels import group_settings, labels_of, stage_label
 from maml_rl.analysis.saved_evaluations import read_evaluation, write_evaluation
 from maml_rl.analysis.statistics import difference
@@ -85,6 +85,7 @@ def method(
         "learner": {"name": label},
         "training_seed": 0,
         "num_iterations": 1,
+        "num_env_steps": 12_000,
     }
     rng = np.random.default_rng(len(label))
     returns = rng.normal(size=(num_steps + 1, len(TASKS), 20))
