@@ -160,6 +160,7 @@ def _evaluated(
     from maml_rl.analysis.scratch import Scratch
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of
+    from maml_rl.training.progress import Activity
 
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
@@ -193,6 +194,7 @@ def _evaluated(
             deterministic_adaptation=args.deterministic_adaptation,
             unfinished=unfinished,
             progress=progress,
+            activity=Activity(bar),
         )
         # Add PPO from scratch, write the report
         scratch = folder_of(args.runs[0], "ppo") / "results.json"

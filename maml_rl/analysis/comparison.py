@@ -459,6 +459,7 @@ def compare(
     deterministic_adaptation: bool = False,
     unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    activity: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Evaluate every agent in every condition, on the same tasks with the same seeds.
 
@@ -476,6 +477,7 @@ def compare(
         deterministic_adaptation: see :func:`~maml_rl.analysis.evaluation.evaluate`.
         unfinished: folder for finished evaluations, so that an interrupted call can be resumed.
         progress: called with a description after every evaluation.
+        activity: called within an evaluation; see :func:`~maml_rl.analysis.evaluation.evaluate`.
 
     Raises:
         UserError: if the agents do not see the same tasks.
@@ -497,7 +499,13 @@ def compare(
                 "deterministic_adaptation": deterministic_adaptation,
             }
             evaluation = _evaluate_or_read(
-                subject.agent, env, arguments, tasks, fixed=condition.fixed, folder=unfinished
+                subject.agent,
+                env,
+                arguments,
+                tasks,
+                fixed=condition.fixed,
+                folder=unfinished,
+                activity=activity,
             )
             groups.setdefault(subject.label, []).append(evaluation)
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
@@ -545,6 +553,7 @@ def _evaluate_or_read(
     *,
     fixed: Mapping[str, float],
     folder: Path | None,
+    activity: Callable[[str], None],
 ) -> Evaluation:
     """Evaluate, or read the evaluation from ``folder`` if an interrupted call wrote it there."""
     path = None
@@ -555,7 +564,7 @@ def _evaluate_or_read(
     options = dict(arguments)
     if tasks is not None:
         del options["num_tasks"]
-    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, **options)
+    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, progress=activity, **options)
     if path is not None:
         write_evaluation(path, evaluation)
     return evaluation

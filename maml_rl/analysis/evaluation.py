@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -380,6 +381,7 @@ def evaluate(
     fixed: Mapping[str, float] | None = None,
     deterministic: bool = False,
     deterministic_adaptation: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Evaluate an agent on fresh tasks, or on tasks of your choice.
 
@@ -398,6 +400,7 @@ def evaluate(
             ones) instead of sampled ones. Adaptation still samples: so before the last step, each
             step takes twice as many episodes.
         deterministic_adaptation: play mean actions while adapting, too.
+        progress: called with the stage and the control step, before each one.
 
     Raises:
         UserError: if an argument is invalid, or the environment cannot be used.
@@ -423,6 +426,7 @@ def evaluate(
     with threads, opened as envs:
         agent.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = agent.collector(envs, num_tasks * num_trials, per_stage)
+        collector = dataclasses.replace(collector, progress=progress)
         return evaluate_with(
             collector,
             agent,

@@ -16,7 +16,8 @@ from maml_rl.analysis.video_grid import whole_file
 from maml_rl.runs.progress_log import AnimatedImage, log_final
 from maml_rl.settings.config import Config
 from maml_rl.system.stop_flag import StopFlag
-from maml_rl.training.reporting import evaluate_command, log
+from maml_rl.training.progress import Activity
+from maml_rl.training.reporting import evaluate_command, log, progress_bar
 from maml_rl.training.saving import writing
 
 
@@ -76,7 +77,9 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
     from maml_rl.analysis.report.files import write_report
 
     log("evaluating on fresh tasks (logging.final_evaluation) ...")
-    result = evaluate(agent, seed=seed)
+    with progress_bar(1, unit="evaluation") as bar:
+        result = evaluate(agent, seed=seed, progress=Activity(bar))
+        bar.leave = False
     entry = Entry(label_of(agent), (run,), (result,), {})
     with writing():
         command = f"{evaluate_command(run, seed)} (played at the end of training)"
