@@ -14,6 +14,7 @@ import numpy as np
 
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.run_labels import stage_label
+from maml_rl.analysis.tasks.spread import spread_tasks
 from maml_rl.analysis.video_grid import (
     Clip,
     Frame,
@@ -41,6 +42,8 @@ SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
 """Limits of a panel's width and height in pixels: captions need 128, rendering allows 2048."""
 
 _DEFAULT_FPS = 20
+_NUM_ROWS, _NUM_DRAWN = 3, 64
+"""How many tasks a video shows by default, and from how many drawn ones they are chosen."""
 _BUILT_IN_PREFIX = "maml_rl/"
 
 
@@ -165,8 +168,8 @@ def record(
     Args:
         agent: the agent to adapt.
         path: path of the video; its suffix chooses the format (.mp4 or .gif).
-        tasks: one row each; default is to draw ``num_tasks``.
-        num_tasks: number of tasks to draw; default is 1.
+        tasks: one row each; default is up to three drawn tasks that differ as much as possible.
+        num_tasks: number of tasks to draw instead.
         num_steps: adaptation steps; default as in training.
         num_episodes: episodes per adaptation step; default as in training.
         camera: a camera of the model by name, or ``"free"``; default is the family's.
@@ -232,7 +235,7 @@ def play(
     try:
         # Tasks, and the control steps to render.
         agent.check_spaces(env.observation_space, env.action_space)
-        tasks = _draw_tasks(env, num_tasks or 1, streams) if tasks is None else list(tasks)
+        tasks = _draw_tasks(env, num_tasks, streams) if tasks is None else list(tasks)
         _check_tasks(env, tasks)
         dt = seconds_per_step(env)
         rendered_steps = set(steps_shown(horizon, dt, playable_fps(fps, dt, file_format)))
@@ -286,7 +289,10 @@ def _check(
         raise UserError(f"fps must be finite and above 0, got {fps}")
 
 
-def _draw_tasks(env: TaskSetter, num_tasks: int, streams: RandomStreams) -> list[Task]:
+def _draw_tasks(env: TaskSetter, num_tasks: int | None, streams: RandomStreams) -> list[Task]:
+    """Draw tasks; by default some that differ, or one if the environment has only one."""
+    if num_tasks is None:
+        return spread_tasks(env.draw_tasks(streams.tasks(), _NUM_DRAWN), _NUM_ROWS)
     tasks = env.draw_tasks(streams.tasks(), num_tasks)
     if num_tasks > 1 and not any(tasks):
         raise UserError(f"{env.unwrapped} has only one task, so num_tasks cannot be {num_tasks}")

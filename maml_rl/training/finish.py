@@ -105,11 +105,11 @@ def _final_metrics(result: Evaluation) -> dict[str, float]:
 
 
 def _record(run: Path, agent: Agent, seed: int) -> None:
-    """Record the agent before and after adaptation to one task."""
+    """Record the agent before and after adaptation to tasks that differ."""
     log("recording a video ...")
     with video_failures_logged(agent.num_iterations):
         path = video_path(run)
-        image = _write_video(path, agent, seed)
+        image = _write_video(path, agent, seed, num_tasks=None)
         log(f"video of adaptation: {path} (one episode per panel, most probable actions)")
         log_final(run, agent.state.counters["iteration"], {"videos/final": image})
 
@@ -136,14 +136,21 @@ def record_iteration(run: Path, agent: Agent, seed: int) -> dict[str, AnimatedIm
     """
     with video_failures_logged(agent.num_iterations):
         path = run / "videos" / f"{agent.num_iterations:06d}.mp4"
-        return {"videos/adaptation": _write_video(path, agent, seed)}
+        return {"videos/adaptation": _write_video(path, agent, seed, num_tasks=1)}
     return {}  # after a failure, which has been logged
 
 
-def _write_video(path: Path, agent: Agent, seed: int) -> AnimatedImage:
-    """Write a video of the agent before and after adaptation; return a small version of it."""
+def _write_video(path: Path, agent: Agent, seed: int, num_tasks: int | None) -> AnimatedImage:
+    """Write a video of the agent before and after adaptation; return a small version of it.
+
+    Args:
+        path: path of the video.
+        agent: the agent to adapt.
+        seed: of tasks and episodes.
+        num_tasks: number of tasks to draw; default is some that differ.
+    """
     with whole_file(path) as file:
-        grid = play(agent, "mp4", seed=seed)
+        grid = play(agent, "mp4", seed=seed, num_tasks=num_tasks)
         grid.save(file)
     return AnimatedImage(*grid.small_gif())
 

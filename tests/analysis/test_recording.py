@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from helpers.runs import tiny
 from PIL import Image, ImageSequence
 
 import maml_rl
@@ -151,6 +152,25 @@ def test_single_steps_equal_one_call(agent, inner):
 def test_tasks_of_direction_families_alternate(cheetah):
     grid = played(cheetah, num_tasks=2, num_steps=0, size=(128, 128))
     assert grid.tasks == [["direction 1"], ["direction -1"]]
+
+
+@pytest.mark.slow
+def test_by_default_tasks_differ(agent, cheetah):
+    grid = played(cheetah, num_steps=0, size=(128, 128))
+    assert grid.tasks == [["direction -1"], ["direction 1"]]
+    grid = played(agent, num_steps=0)
+    assert grid.tasks == played(agent, num_steps=0).tasks
+    assert len({tuple(task) for task in grid.tasks}) == 3
+
+
+@pytest.mark.slow
+def test_the_final_video_shows_tasks_that_differ(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Grid, "save", lambda grid, file, fps=None: shown.append(grid.tasks))
+    logging = {"final_video": True, "video_every": 1}
+    train(tiny(tmp_path / "run", num_iterations=1, logging=logging))
+    assert [len(tasks) for tasks in shown] == [1, 3]
+    assert len({tuple(task) for task in shown[1]}) == 3
 
 
 def test_every_panel_says_task_step_and_return_and_the_grid_the_time(agent, monkeypatch):
