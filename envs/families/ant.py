@@ -296,6 +296,15 @@ class CrippledAnt(Ant):
 
     task_units: ClassVar[Mapping[str, str]] = {"disabled_limb": ""}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_limb": (-1, 3)}
+    task_value_names: ClassVar[Mapping[str, Mapping[float, str]]] = {
+        "disabled_limb": {
+            -1.0: "no disabled leg",
+            0.0: "front left leg disabled",
+            1.0: "back left leg disabled",
+            2.0: "back right leg disabled",
+            3.0: "front right leg disabled",
+        }
+    }
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Indices of the disabled legs (num_tasks,)."""

@@ -68,6 +68,9 @@ class Direction(ArrowTask):
 
     task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
+    task_value_names: ClassVar[Mapping[str, Mapping[float, str]]] = {
+        "direction": {1.0: "forward", -1.0: "backward"}
+    }
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Directions (num_tasks,).

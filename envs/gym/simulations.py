@@ -92,6 +92,11 @@ class Simulations:
         """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return {name: parameter.unit for name, parameter in task_parameters(self.family).items()}
 
+    @property
+    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
+        """Names of values of task parameters; empty if the family names none."""
+        return getattr(self.family, "task_value_names", {})
+
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of simulation i to ``tasks[i]``.
 

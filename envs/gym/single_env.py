@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -92,6 +92,11 @@ class FamilyEnv(gym.Env):
     def task_units(self) -> dict[str, str]:
         """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return self._simulations.task_units
+
+    @property
+    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
+        """Names of values of task parameters; empty if the family names none."""
+        return self._simulations.task_value_names
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -27,6 +27,7 @@ from maml_rl.analysis.statistics import (
     mean_of_valid,
     response,
 )
+from maml_rl.analysis.tasks.words import value_text
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
@@ -137,6 +138,11 @@ class Entry:
         """``"before adaptation"``, ``"after 2 steps, 40 episodes"``, or ``"episode 3"``."""
         return stage_label(k, int(self.episodes_used[k]), is_episode=self.stage_is_episode)
 
+    def swept_text(self, name: str) -> str:
+        """Return the value of a swept parameter: its name if it has one, else the number."""
+        names = self.evaluations[0].description["task_value_names"]
+        return value_text(name, self.swept[name], names)
+
     @property
     def stage_is_episode(self) -> bool:
         """:attr:`LearnerConfig.STAGE_IS_EPISODE` of the learner."""
@@ -232,7 +238,7 @@ class Comparison:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the evaluation, plain values; ``task_units`` covers all entries."""
+        """Settings of the evaluation, plain values; those of task parameters cover all entries."""
         descriptions = [entry.evaluations[0].description for entry in self.entries]
         names = (
             "env",
@@ -244,10 +250,12 @@ class Comparison:
             "adaptation_actions",
             "seed",
         )
-        units: dict[str, str] = {}
-        for description in descriptions:
-            units |= description["task_units"]
-        return {name: descriptions[0][name] for name in names} | {"task_units": units}
+        settings = {name: descriptions[0][name] for name in names}
+        for name in ("task_units", "task_value_names"):
+            settings[name] = {}
+            for description in descriptions:
+                settings[name] |= description[name]
+        return settings
 
     @property
     def kind_of_tasks(self) -> str:
@@ -343,7 +351,7 @@ class Comparison:
         head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
         rows = [[*head, "control steps to recover"]]
         for entry in self.entries:
-            version = [f"{entry.swept[name]:.4g}" if name in entry.swept else "–" for name in swept]
+            version = [entry.swept_text(name) if name in entry.swept else "–" for name in swept]
             for k, (_, _, _, before, after, end, recovery) in entry.responses.items():
                 values = [f"{value:.3g}" for value in (before, after, end)]
                 steps = "not in the episode" if np.isnan(recovery) else f"{recovery:.0f}"
@@ -427,7 +435,7 @@ def failed_notes(entries: Sequence[Entry]) -> list[str]:
 
 def _version(entry: Entry) -> str:
     """Return ``" at body_mass 2"``, or an empty string without a sweep."""
-    return "".join(f" at {name} {value:.4g}" for name, value in entry.swept.items())
+    return "".join(f" at {name} {entry.swept_text(name)}" for name in entry.swept)
 
 
 def _both(first: int, second: int) -> str:
@@ -437,7 +445,7 @@ def _both(first: int, second: int) -> str:
 
 def _rows(entry: Entry) -> list[list[str]]:
     """Return the table's cells for each step."""
-    swept = [f"{value:.4g}" for value in entry.swept.values()]
+    swept = [entry.swept_text(name) for name in entry.swept]
     rows = []
     for k, center in enumerate(entry.center):
         interval = interval_text(entry.interval[k])

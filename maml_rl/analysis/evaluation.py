@@ -12,6 +12,7 @@ import torch
 
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
+from maml_rl.analysis.tasks.words import value_names_of
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
 from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
@@ -319,6 +320,7 @@ def _description(
 ) -> dict[str, Any]:
     """What was evaluated, as plain values for the files."""
     units = getattr(collector.env, "task_units", {})
+    names = value_names_of(collector.env)
     env_settings = agent.config.env.kwargs if env_settings is None else env_settings
     description: dict[str, Any] = {
         "env": agent.config.env.name,
@@ -331,6 +333,7 @@ def _description(
         "seed": seed,
         **origin_of(agent),
         "task_units": {name: units[name] for name in tasks[0] if name in units},
+        "task_value_names": {name: names[name] for name in tasks[0] if name in names},
     }
     if tasks_are_given:
         description["tasks_are_given"] = True

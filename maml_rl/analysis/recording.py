@@ -15,6 +15,7 @@ import numpy as np
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.tasks.spread import spread_tasks
+from maml_rl.analysis.tasks.words import task_in_words
 from maml_rl.analysis.video_grid import (
     Clip,
     Frame,
@@ -254,7 +255,7 @@ def play(
             clips.append(row)
         return Grid(
             title=agent.config.env.name,
-            tasks=[task_in_words(env, task) for task in tasks],
+            tasks=[task_in_words(env.unwrapped, task) for task in tasks],
             labels=labels,
             clips=clips,
             dt=dt,
@@ -359,20 +360,6 @@ def _labels(agents: Sequence[Agent], num_episodes: int | None) -> list[str]:
         )
         for k, agent in enumerate(agents)
     ]
-
-
-def task_in_words(env: gym.Env, task: Task) -> list[str]:
-    """Return the values of a task with their units, such as ``["goal velocity 1.50 m/s"]``."""
-    units: Mapping[str, str] = getattr(env.unwrapped, "task_units", {})
-    parts = []
-    for name, value in task.items():
-        unit = units.get(name, "")
-        text = str(value)
-        if isinstance(value, float):
-            is_count = value.is_integer() and not unit
-            text = f"{value:.0f}" if is_count else f"{value:.2f}"
-        parts.append(f"{name.replace('_', ' ')} {text} {unit}".strip())
-    return parts
 
 
 def _clip(

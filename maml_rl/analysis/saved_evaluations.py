@@ -137,6 +137,12 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
     units = description["task_units"]
     if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
         raise ValueError(f"task_units must be a mapping to strings, got {units!r:.100}")
+    names = description["task_value_names"]
+    is_nested = isinstance(names, dict) and all(isinstance(one, dict) for one in names.values())
+    if not is_nested or not all(
+        isinstance(word, str) for one in names.values() for word in one.values()
+    ):
+        raise ValueError(f"task_value_names must be mappings to strings, got {names!r:.100}")
     # Another run with the same parameters and settings has the same file name.
     return Evaluation(
         tasks=tasks,

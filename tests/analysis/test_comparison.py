@@ -26,11 +26,11 @@ from maml_rl.analysis.figures import (
     grid_figure,
     scratch_figure,
     sweep_figure,
-    tasks_figures,
 )
 from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import difference, mean_interval
+from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import write_whole
@@ -83,6 +83,7 @@ def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evalu
     description |= {
         "seed": 0,
         "task_units": {"goal": "m"},
+        "task_value_names": {},
         "num_steps_in_training": 1,
         "learner": {"name": "maml", "step_size": 0.1},
     }

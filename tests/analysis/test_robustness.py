@@ -32,6 +32,7 @@ def entry(label: str, returns: list[float], swept: dict[str, float]) -> Entry:
         "adaptation_actions": "sampled",
         "seed": 0,
         "task_units": {},
+        "task_value_names": {},
         "num_steps_in_training": 1,
         "learner": {"name": "maml"},
         "training_seed": 7,

@@ -19,6 +19,7 @@ from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.report.html import report_html, sweep_plot
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import Response
+from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.runs.pretrained import run_name
 from maml_rl.system.atomic_files import write_whole
 
@@ -64,7 +65,7 @@ def write_report(
 def _plots(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
     """Return the figures by file name, without suffix."""
     plots = {"adaptation": figures.adaptation_figure(comparison)}
-    for i, figure in enumerate(figures.tasks_figures(comparison)):
+    for i, figure in enumerate(tasks_figures(comparison)):
         plots[f"tasks_{i + 1}" if i else "tasks"] = figure
     change = figures.change_figure(comparison)
     if change is not None:
