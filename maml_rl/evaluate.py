@@ -87,8 +87,8 @@ def make_parser() -> argparse.ArgumentParser:
         "evaluate",
         "Measure the return after 0, 1, ... K adaptation steps. All runs, and the baselines in "
         "RUN/baselines, are evaluated on the same fresh tasks. Print a table; write results.json, "
-        "results.csv, plots (PNG, SVG) and report.html. After an interruption, the same command "
-        "resumes.",
+        "results.csv, plots (PNG, SVG, PDF) and report.html. After an interruption, the same "
+        "command resumes.",
         several=True,
     )
     which = parser.add_mutually_exclusive_group()

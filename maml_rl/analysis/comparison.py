@@ -519,7 +519,7 @@ def compare(
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
             progress(f"{subject.label} at {swept}" if swept else subject.label)
         # Check that they saw the same tasks.
-        _check_same_tasks([evaluation for group in groups.values() for evaluation in group])
+        check_same_tasks([evaluation for group in groups.values() for evaluation in group])
         # Make an entry for each label.
         for label, evaluations in groups.items():
             sources = tuple(subject.source for subject in subjects if subject.label == label)
@@ -543,7 +543,7 @@ def _varied(agent: Agent) -> set[str]:
     return set(agent.config.env.kwargs.get("dynamics", {}))
 
 
-def _check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
+def check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
     """Raise UserError if the evaluations are on different tasks."""
     for evaluation in evaluations:
         if list(evaluation.tasks) != list(evaluations[0].tasks):

@@ -40,7 +40,8 @@ def encoded(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     metadata: dict[str, Any] = undated[kind]
-    with rc_context({"svg.hashsalt": "maml_rl"}):
+    # TrueType: journals refuse Matplotlib's default, Type 3.
+    with rc_context({"svg.hashsalt": "maml_rl", "pdf.fonttype": 42}):
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""Write the files of an evaluation: results.json, results.csv, plots (PNG, SVG) and report.html."""
+"""Write the files of an evaluation: results.json, results.csv, plots and report.html."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def write_report(
     for name, figure in plots.items():
         svgs[name] = figures.encoded(figure, "svg")
         write_whole(folder / f"{name}.svg", svgs[name])
-        write_whole(folder / f"{name}.png", figures.encoded(figure, "png"))
+        for kind in ("png", "pdf"):
+            write_whole(folder / f"{name}.{kind}", figures.encoded(figure, kind))
     # Report.
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.
