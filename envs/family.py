@@ -33,8 +33,12 @@ class TaskFamily(Protocol):
     """One robot with a distribution of tasks: a frozen dataclass whose fields are its settings.
 
     A family may also define success by a method ``success(xp, state, task)`` that returns
-    (num_sims,) bool; evaluation then reports the share of episodes that end in such a state. A
-    class attribute ``task_value_names`` names values of task parameters for captions and plots,
+    (num_sims,) bool; evaluation then reports the share of episodes that end in such a state.
+
+    A pair ``shown_quantity`` (name and unit) and a method ``shown_value(xp, before, after, task)``
+    that returns (num_sims,) put a number into the captions of videos, as the forward velocity.
+
+    A class attribute ``task_value_names`` names values of task parameters for captions and plots,
     such as ``{"direction": {1.0: "forward", -1.0: "backward"}}``.
     """
 

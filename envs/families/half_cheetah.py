@@ -18,7 +18,7 @@ from maml_envs.engines.mujoco import (
     set_frame_skip,
 )
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.families.tasks import Direction, Directions, GoalVelocity, Split
+from maml_envs.families.tasks import Direction, Directions, ForwardVelocity, GoalVelocity, Split
 from maml_envs.family import check_settings
 
 
@@ -139,7 +139,7 @@ class HalfCheetahDir(HalfCheetah, Direction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrippledHalfCheetah(HalfCheetah):
+class CrippledHalfCheetah(HalfCheetah, ForwardVelocity):
     """Run forward while one actuator exerts no force (Nagabandi et al. 2019, section 6.1).
 
     Reward: v − 0.05 ‖a‖², with v the root's mean velocity over the control step and a the action.

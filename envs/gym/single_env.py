@@ -158,6 +158,11 @@ class FamilyEnv(gym.Env):
         state = {name: values[0].copy() for name, values in self.engine.state.items()}
         return self.family.markers(state, self.task)
 
+    @property
+    def frame_caption(self) -> str:
+        """What to write beside a frame, such as ``"forward velocity 1.25 m/s"``; may be empty."""
+        return self._simulations.caption()
+
     def close(self) -> None:
         """Close the renderer."""
         self.engine.close()

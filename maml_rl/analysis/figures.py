@@ -138,7 +138,7 @@ def _return_of_stages(entries: Sequence[Entry]) -> str:
     """Return what the returns of all stages are: ``"return after each adaptation step"``."""
     kinds = {entry.stage_is_episode for entry in entries if entry.adapts}
     words = {False: "after each adaptation step", True: "in each episode"}
-    return " ".join(["return", " or ".join(words[kind] for kind in sorted(kinds))]).strip()
+    return " ".join(["return", "\nor ".join(words[kind] for kind in sorted(kinds))]).strip()
 
 
 def return_at(stages: Sequence[str]) -> str:

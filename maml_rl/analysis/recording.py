@@ -375,8 +375,20 @@ def _clip(
     states = play_episode(env, agent, deterministic, streams)
     for step, (total, is_over) in enumerate(states):
         if step == 0 or step in rendered_steps or is_over:
-            frames[step] = Frame.of(_render(env), total)
+            frames[step] = Frame.of(_render(env), total, _caption(env))
     return Clip(frames=frames, ended=step < horizon)
+
+
+def _caption(env: TaskSetter) -> str:
+    """What the environment says of its state, such as ``"distance to the goal 0.31 m"``.
+
+    Raises:
+        UserError: if it is not text.
+    """
+    caption = getattr(env.unwrapped, "frame_caption", "")
+    if not isinstance(caption, str):
+        raise UserError(f"frame_caption of {env.name!r} must be a string, got {caption!r:.100}")
+    return caption
 
 
 def play_episode(
