@@ -19,7 +19,7 @@ from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.report.html import report_html, sweep_plot
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import Response
-from maml_rl.analysis.tasks.figures import tasks_figures
+from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
 from maml_rl.runs.pretrained import run_name
 from maml_rl.system.atomic_files import write_whole
 
@@ -56,7 +56,8 @@ def write_report(
     # Report.
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.
-    names = ("adaptation", "change", "tasks", "tasks_*", "scratch", "sweep_*", "grid_*")
+    names = ("adaptation", "change", "tasks", "tasks_*", "parallel", "parallel_*")
+    names += ("scratch", "sweep_*", "grid_*")
     for pattern in (f"{name}.*" for name in names):
         for path in folder.glob(pattern):
             if path.stem not in plots:
@@ -68,6 +69,8 @@ def _plots(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -
     plots = {"adaptation": figures.adaptation_figure(comparison)}
     for i, figure in enumerate(tasks_figures(comparison)):
         plots[f"tasks_{i + 1}" if i else "tasks"] = figure
+    for i, figure in enumerate(parallel_figures(comparison)):
+        plots[f"parallel_{i + 1}" if i else "parallel"] = figure
     change = figures.change_figure(comparison)
     if change is not None:
         plots["change"] = change

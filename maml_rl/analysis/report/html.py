@@ -88,7 +88,8 @@ def report_html(
     # Tasks.
     if "tasks" in svgs:
         parts.append("<h2>Returns by task</h2>")
-        parts += [_image(svgs, name) for name in svgs if name.startswith("tasks")]
+        kinds = ("tasks", "parallel")
+        parts += [_image(svgs, name) for name in svgs if name.startswith(kinds)]
     # Learning from scratch.
     if comparison.scratch is not None:
         parts.append("<h2>Comparison with learning from scratch</h2>")

@@ -16,6 +16,7 @@ from maml_rl.analysis.figures import finish, line_style, name_ticks, new_figure,
 from maml_rl.analysis.tasks.words import with_unit
 
 _MAX_PANELS = 40
+_MAX_COORDINATES = 12
 _COLORS = "cividis"
 
 
@@ -44,6 +45,20 @@ def tasks_figures(comparison: Comparison) -> list[Figure]:
         else:
             figures.append(_task_panels(comparison, title, varying.numbers, _returns_of(entry)))
     return figures
+
+
+def parallel_figures(comparison: Comparison) -> list[Figure]:
+    """Plot each task as a line through all its values, coloured by its return after adaptation.
+
+    There is a figure for each method if tasks differ in more than two numeric values, else none.
+    """
+    varying = _varying(comparison)
+    if len(varying.numbers) < 3:
+        return []
+    return [
+        _parallel_coordinates(comparison, title, varying.numbers, entry)
+        for entry, title in _methods(comparison, varying)
+    ]
 
 
 def _varying(comparison: Comparison) -> _Varying:
@@ -172,3 +187,64 @@ def _task_map(
     figure.colorbar(ScalarMappable(scale, _COLORS), ax=list(panels), label="return")
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _parallel_coordinates(
+    comparison: Comparison, title: str, values: Mapping[str, np.ndarray], entry: Entry
+) -> Figure:
+    """Plot each task as a line whose heights are its values, between the least and the greatest.
+
+    Args:
+        comparison: has the units, and the range of all returns.
+        title: first line of the title.
+        values: (N,) by name, three or more.
+        entry: the method.
+    """
+    # The values that move the return most come first; the others may have no room.
+    stage, returns = list(_returns_of(entry).items())[-1]
+    is_valid = np.isfinite(returns)
+    strength = {
+        name: _correlation(of_name[is_valid], returns[is_valid]) for name, of_name in values.items()
+    }
+    names = sorted(values, key=lambda name: -abs(strength[name]))[:_MAX_COORDINATES]
+    # Lines, the task with the highest return in front.
+    figure = new_figure(2 + 1.1 * len(names), 4.6)
+    axes = figure.subplots()
+    scale = _scale(comparison)
+    heights = np.stack([_between_ends(values[name]) for name in names], axis=1)
+    places = np.arange(len(names))
+    for i in np.argsort(returns)[: is_valid.sum()]:
+        color = ScalarMappable(scale, _COLORS).to_rgba(returns[i])
+        axes.plot(places, heights[i], color=color, linewidth=1.4, alpha=0.85)
+    # An axis for each value, with its least and greatest.
+    units = comparison.settings["task_units"]
+    for place, name in zip(places, names, strict=True):
+        axes.axvline(place, color="0.6", linewidth=0.8, zorder=0)
+        for end, height, align in (
+            (values[name].min(), -0.02, "top"),
+            (values[name].max(), 1.02, "bottom"),
+        ):
+            axes.text(place, height, f"{end:.3g}", ha="center", va=align, fontsize=8)
+    labels = [f"{with_unit(name, units)}\nr = {strength[name]:+.2f}" for name in names]
+    axes.set_xticks(places, labels, rotation=30, ha="right", fontsize=8)
+    axes.set(ylim=(-0.1, 1.1), yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=6)
+    figure.colorbar(ScalarMappable(scale, _COLORS), ax=axes, label=f"return {stage}")
+    note = "each line is a task; r: correlation of a value with the return"
+    if len(names) < len(values):
+        note += f"\nthe {len(names)} of {len(values)} values with the strongest correlation"
+    figure.suptitle(f"{title}\n{note}", fontsize=10)
+    return figure
+
+
+def _correlation(values: np.ndarray, returns: np.ndarray) -> float:
+    """Return Pearson's correlation of two arrays (N,); 0 if one of them is constant."""
+    if len(values) < 2 or not (np.ptp(values) and np.ptp(returns)):
+        return 0.0
+    return float(np.corrcoef(values, returns)[0, 1])
+
+
+def _between_ends(values: np.ndarray) -> np.ndarray:
+    """Return where values are between the least (0) and the greatest (1), (N,)."""
+    return (values - values.min()) / np.ptp(values)
