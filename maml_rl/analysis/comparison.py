@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, evaluate, failed_note
+from maml_rl.analysis.evaluation import Evaluation, failed_note
 from maml_rl.analysis.run_labels import stage_label
-from maml_rl.analysis.saved_evaluations import evaluation_file, read_evaluation, write_evaluation
+from maml_rl.analysis.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import (
     FEW_RUNS,
@@ -506,7 +506,7 @@ def compare(
                 "deterministic": deterministic,
                 "deterministic_adaptation": deterministic_adaptation,
             }
-            evaluation = _evaluate_or_read(
+            evaluation = evaluate_or_read(
                 subject.agent,
                 env,
                 arguments,
@@ -551,28 +551,3 @@ def check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
                 "the runs draw different tasks: compare runs of one environment with the same "
                 "settings"
             )
-
-
-def _evaluate_or_read(
-    agent: Agent,
-    env: EnvConfig,
-    arguments: Mapping[str, Any],
-    tasks: Sequence[Task] | None,
-    *,
-    fixed: Mapping[str, float],
-    folder: Path | None,
-    activity: Callable[[str], None],
-) -> Evaluation:
-    """Evaluate, or read the evaluation from ``folder`` if an interrupted call wrote it there."""
-    path = None
-    if folder is not None:
-        path = evaluation_file(folder, agent, env, arguments, tasks, fixed)
-        if path.exists():
-            return read_evaluation(path, agent, env, arguments)
-    options = dict(arguments)
-    if tasks is not None:
-        del options["num_tasks"]
-    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, progress=activity, **options)
-    if path is not None:
-        write_evaluation(path, evaluation)
-    return evaluation

@@ -145,11 +145,10 @@ def return_at(stages: Sequence[str]) -> str:
     """Return what returns are that all belong to one stage, ``"return after 1 step"``.
 
     Args:
-        stages: labels of stages; if they differ, the legend has them, and it is ``"return"``.
+        stages: when returns were measured; if they differ, the legend has them, and it is
+            ``"return"``.
     """
-    if len(set(stages)) != 1:
-        return "return"
-    return f"return {'in ' if stages[0].startswith('episode') else ''}{stages[0]}"
+    return f"return {stages[0]}" if len(set(stages)) == 1 else "return"
 
 
 def name_ticks(axis: Axis, name: str, values: Sequence[float], comparison: Comparison) -> None:
@@ -284,7 +283,8 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
         for k in [last] if is_crowded else dict.fromkeys((0, last)):
             first = of_method[0]
             line_label = f"{first.name}, {first.stage_label(k)}" if first.adapts else first.name
-            stages += [first.stage_label(k)] if first.adapts else []
+            if first.adapts:
+                stages.append(f"{'in ' if first.stage_is_episode else ''}{first.stage_label(k)}")
             points = [(entry, k) for entry in of_method]
             _draw(axes, x, points, i if is_crowded else 2 * i + (k != 0), line_label)
     # The range in training.

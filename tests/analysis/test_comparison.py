@@ -18,7 +18,7 @@ from helpers.scripts import ROOT
 from PIL import Image
 
 import maml_rl
-from maml_rl.analysis import comparison as comparison_module
+from maml_rl.analysis import saved_evaluations
 from maml_rl.analysis.comparison import Comparison, Condition, Entry, Subject, compare
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import (
@@ -164,7 +164,7 @@ def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
     output = tmp_path / "out"
     flags = ["evaluate", *map(str, runs), *SMALL, "--output", str(output)]
     played = []
-    original = comparison_module.evaluate
+    original = saved_evaluations.evaluate
 
     def interrupted(agent, **options):
         if played:
@@ -173,12 +173,12 @@ def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
         return original(agent, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison_module, "evaluate", interrupted)
+        patched.setattr(saved_evaluations, "evaluate", interrupted)
         assert main(flags) == 130
     assert len(list((output / "unfinished").iterdir())) == 1
     with monkeypatch.context() as patched:
         patched.setattr(
-            comparison_module,
+            saved_evaluations,
             "evaluate",
             lambda agent, **options: (
                 played.append(agent.config.seed),

@@ -88,7 +88,7 @@ def test_a_number_without_a_name_stays_one():
 def test_an_axis_says_after_which_step(result):
     assert adaptation_figure(result).axes[0].get_ylabel() == "return after each adaptation step"
     assert return_at(["after 1 step", "after 1 step"]) == "return after 1 step"
-    assert return_at(["episode 2"]) == "return in episode 2"
+    assert return_at(["in episode 2"]) == "return in episode 2"
     assert return_at(["before adaptation", "after 1 step"]) == "return"
     # A crowded sweep has only the last step.
     entries = [

@@ -56,8 +56,8 @@ def write_report(
     # Report.
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.
-    names = ("adaptation", "change", "tasks", "tasks_*", "parallel", "parallel_*")
-    names += ("scratch", "sweep_*", "grid_*")
+    numbered = ("tasks", "tasks_*", "parallel", "parallel_*")
+    names = ("adaptation", "change", *numbered, "scratch", "sweep_*", "grid_*")
     for pattern in (f"{name}.*" for name in names):
         for path in folder.glob(pattern):
             if path.stem not in plots:

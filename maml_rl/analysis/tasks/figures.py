@@ -169,16 +169,20 @@ def _task_map(
     """
     units = comparison.settings["task_units"]
     figure = new_figure(1 + 4 * len(returns), 4)
+    figure.set_layout_engine("compressed")  # square axes leave room at their sides
     panels = figure.subplots(1, len(returns), sharex=True, sharey=True, squeeze=False)[0]
     (x_name, x), (y_name, y) = values.items()
     scale = _scale(comparison)
     for axes, (label, task_returns) in zip(panels, returns.items(), strict=True):
         axes.scatter(x, y, c=task_returns, norm=scale, cmap=_COLORS, s=45, edgecolors="black")
         axes.set(xlabel=with_unit(x_name, units), title=label)
-        # Coordinates need the same scale.
-        if units.get(x_name, "") == units.get(y_name, "") != "":
-            axes.set_aspect("equal", adjustable="box")
         axes.margins(0.1)
+        # Coordinates need the same scale, in a square.
+        if units.get(x_name, "") == units.get(y_name, "") != "":
+            half = 0.6 * max(np.ptp(x), np.ptp(y))
+            middles = [(values.min() + values.max()) / 2 for values in (x, y)]
+            axes.set(xlim=(middles[0] - half, middles[0] + half), aspect="equal")
+            axes.set_ylim(middles[1] - half, middles[1] + half)
         axes.set_axisbelow(True)
         axes.grid(alpha=0.3)
         name_ticks(axes.xaxis, x_name, x.tolist(), comparison)
@@ -212,7 +216,7 @@ def _parallel_coordinates(
     axes = figure.subplots()
     scale = _scale(comparison)
     heights = np.stack([_between_ends(values[name]) for name in names], axis=1)
-    places = np.arange(len(names))
+    places = list(range(len(names)))
     for i in np.argsort(returns)[: is_valid.sum()]:
         color = ScalarMappable(scale, _COLORS).to_rgba(returns[i])
         axes.plot(places, heights[i], color=color, linewidth=1.4, alpha=0.85)
