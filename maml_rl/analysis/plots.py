@@ -25,6 +25,7 @@ from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.errors import UserError
 from maml_rl.runs.seeds import runs_of
 from maml_rl.settings.ranges import check_integers
+from maml_rl.system.text import counted
 from maml_rl.system.untrusted_files import user_path
 
 Evaluations = Evaluation | Sequence[Evaluation]
@@ -93,8 +94,8 @@ def labelled_groups(
     if labels is not None and (isinstance(labels, str) or len(labels) != len(names)):
         number = 1 if isinstance(labels, str) else len(labels)
         raise UserError(
-            f"labels: {len(names)} are needed, one per line of the plot, got {number}; the order "
-            f"is: {'; '.join(names)}"
+            f"the figure needs {counted(len(names), 'label')}, one per line of the plot, got "
+            f"{number}; the order is: {'; '.join(names)}"
         )
     return groups, list(labels or names)
 

@@ -44,8 +44,8 @@ def test_learning_curves_are_those_of_the_command(runs, tmp_path):
     [
         ({"x": "weeks"}, "x must be one of steps, time, iterations, got 'weeks'"),
         ({"smooth": 0}, "smooth must be"),
-        ({"labels": ["a", "b"]}, "labels: 1 are needed, one per line of the plot, got 2"),
-        ({"labels": "all"}, "labels: 1 are needed"),
+        ({"labels": ["a", "b"]}, "needs 1 label, one per line of the plot, got 2"),
+        ({"labels": "all"}, "needs 1 label"),
         ({"metric": "loss"}, "has no column 'loss'"),
         ({"metric": "time/iteration", "before": True}, "excludes metric"),
     ],
