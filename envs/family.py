@@ -34,6 +34,12 @@ class TaskFamily(Protocol):
 
     A family may also define success by a method ``success(xp, state, task)`` that returns
     (num_sims,) bool; evaluation then reports the share of episodes that end in such a state.
+
+    A pair ``shown_quantity`` (name and unit) and a method ``shown_value(xp, before, after, task)``
+    that returns (num_sims,) put a number into the captions of videos, as the forward velocity.
+
+    A class attribute ``task_value_names`` names values of task parameters for captions and plots,
+    such as ``{"direction": {1.0: "forward", -1.0: "backward"}}``.
     """
 
     body: ClassVar[Body]
@@ -108,8 +114,8 @@ def check_class(family: type) -> None:
     """Check that a class is a task family.
 
     Raises:
-        TypeError: if it is not a dataclass, lacks a member, or if ``task_units`` and
-            ``task_limits`` have different keys.
+        TypeError: if it is not a dataclass, lacks a member, if ``task_units`` and ``task_limits``
+            have different keys, or if ``task_value_names`` names values of other parameters.
     """
     if not dataclasses.is_dataclass(family):
         raise TypeError(
@@ -125,6 +131,12 @@ def check_class(family: type) -> None:
         raise TypeError(
             f"task_units and task_limits of {family.__name__} must have the same keys: {units}, "
             f"{limits}"
+        )
+    unknown = set(getattr(family, "task_value_names", ())) - set(units)
+    if unknown:
+        raise TypeError(
+            f"task_value_names of {family.__name__} has {', '.join(sorted(unknown))}, which is not "
+            f"in task_units: {units}"
         )
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from maml_rl.agents.load import load as load
     from maml_rl.agents.sb3_import import from_sb3 as from_sb3
     from maml_rl.analysis.evaluation import evaluate as evaluate
+    from maml_rl.analysis.plots import plot_evaluation as plot_evaluation
+    from maml_rl.analysis.plots import plot_learning_curves as plot_learning_curves
+    from maml_rl.analysis.plots import plot_tasks as plot_tasks
     from maml_rl.analysis.recording import record as record
     from maml_rl.errors import UserError as UserError
     from maml_rl.runs.pretrained import pretrained_names as pretrained_names
@@ -41,6 +44,9 @@ _HOMES = {
     "from_sb3": "agents.sb3_import",
     "load": "agents.load",
     "load_config": "settings.parser",
+    "plot_evaluation": "analysis.plots",
+    "plot_learning_curves": "analysis.plots",
+    "plot_tasks": "analysis.plots",
     "pretrained_names": "runs.pretrained",
     "record": "analysis.recording",
     "resume": "training.loop",
@@ -60,6 +66,9 @@ __all__ = [
     "from_sb3",
     "load",
     "load_config",
+    "plot_evaluation",
+    "plot_learning_curves",
+    "plot_tasks",
     "pretrained_names",
     "record",
     "resume",

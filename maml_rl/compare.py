@@ -171,8 +171,9 @@ def _evaluate(
 
     from maml_rl.analysis.comparison import change_note, compare
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
-    from maml_rl.analysis.report import write_report
+    from maml_rl.analysis.report.files import write_report
     from maml_rl.system.text import text_table
+    from maml_rl.training.progress import Activity
 
     subjects = [
         subject for name in names for subject in _subjects(study, name, args.seeds, args.device)
@@ -199,6 +200,7 @@ def _evaluate(
             seed=args.evaluation_seed,
             unfinished=output / "finished",
             progress=progress,
+            activity=Activity(bar),
         )
         origins = {
             name: Origin(

@@ -87,8 +87,8 @@ def make_parser() -> argparse.ArgumentParser:
         "evaluate",
         "Measure the return after 0, 1, ... K adaptation steps. All runs, and the baselines in "
         "RUN/baselines, are evaluated on the same fresh tasks. Print a table; write results.json, "
-        "results.csv, plots (PNG, SVG) and report.html. After an interruption, the same command "
-        "resumes.",
+        "results.csv, plots (PNG, SVG, PDF) and report.html. After an interruption, the same "
+        "command resumes.",
         several=True,
     )
     which = parser.add_mutually_exclusive_group()
@@ -156,10 +156,11 @@ def _evaluated(
     from tqdm import tqdm
 
     from maml_rl.analysis.comparison import compare
-    from maml_rl.analysis.report import write_report
+    from maml_rl.analysis.report.files import write_report
     from maml_rl.analysis.scratch import Scratch
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of
+    from maml_rl.training.progress import Activity
 
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
@@ -193,6 +194,7 @@ def _evaluated(
             deterministic_adaptation=args.deterministic_adaptation,
             unfinished=unfinished,
             progress=progress,
+            activity=Activity(bar),
         )
         # Add PPO from scratch, write the report
         scratch = folder_of(args.runs[0], "ppo") / "results.json"

@@ -152,8 +152,9 @@ def _is_closed(env: TaskSetter) -> bool:
 
 def _play(env: TaskSetter, agent: Agent, args: argparse.Namespace) -> None:
     """Play an episode after each adaptation step, all from the same initial state."""
-    from maml_rl.analysis.recording import adapted_agents, task_in_words
+    from maml_rl.analysis.recording import adapted_agents
     from maml_rl.analysis.run_labels import stage_label
+    from maml_rl.analysis.tasks.words import task_in_words
     from maml_rl.system.random_streams import Phase, RandomStreams
 
     # The task
@@ -161,7 +162,7 @@ def _play(env: TaskSetter, agent: Agent, args: argparse.Namespace) -> None:
     streams = RandomStreams(args.seed, Phase.RECORDING)
     task = args.task or env.draw_tasks(streams.tasks(), 1)[0]
     env.assigned_task = task
-    say(", ".join([agent.config.env.name, *task_in_words(env, task)]))
+    say(", ".join([agent.config.env.name, *task_in_words(env.unwrapped, task)]))
     # The episodes
     for adapted in adapted_agents(agent, task, args.num_steps, args.num_episodes, args.seed):
         is_episode = agent.config.learner.STAGE_IS_EPISODE

@@ -18,23 +18,13 @@ def command(argv: list[str]) -> int:
         )
 
     from maml_rl.analysis import learning_curves
-    from maml_rl.analysis.run_labels import labels_of
-    from maml_rl.runs.seeds import runs_of
+    from maml_rl.analysis.plots import labelled_groups
 
     learning_curves.check_figure_path(args.output)
-    runs = [run for folder in args.runs for run in runs_of(folder)]
-    groups = learning_curves.group_runs(learning_curves.read_runs(runs))
     view = learning_curves.View(
         metric=args.metric, x=args.x, smooth=args.smooth, before=args.before, log_x=args.log_x
     )
-    learning_curves.check_columns(groups, view)
-    labels = labels_of([group.settings for group in groups])
-    if args.labels is not None and len(args.labels) != len(labels):
-        raise UserError(
-            f"--labels needs {len(labels)} labels, one per line of the plot, got "
-            f"{len(args.labels)}; the order is: {'; '.join(labels)}"
-        )
-    labels = args.labels or labels
+    groups, labels = labelled_groups(args.runs, view, args.labels)
     figure = learning_curves.draw(groups, labels, view, args.title)
     text = learning_curves.table(groups, labels, view)
     learning_curves.save(figure, args.output)

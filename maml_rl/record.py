@@ -85,7 +85,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
     )
-    which.add_argument("--num_tasks", type=positive, help="number of tasks to draw (default: 1)")
+    which.add_argument(
+        "--num_tasks",
+        type=positive,
+        help="number of tasks to draw at random (default: up to 3 that differ as much as possible)",
+    )
     parser.add_argument(
         "--num_steps", type=non_negative, help="adaptation steps K (default: as in training)"
     )
@@ -133,7 +137,8 @@ def _record(agent: Agent, path: Path, args: argparse.Namespace) -> None:
     from maml_rl.analysis.recording import record
 
     num_steps = agent.learner.num_updates if args.num_steps is None else args.num_steps
-    num_panels = len(args.task or range(args.num_tasks or 1)) * (num_steps + 1)
+    num_tasks = len(args.task) if args.task else args.num_tasks
+    num_panels = None if num_tasks is None else num_tasks * (num_steps + 1)
     with tqdm(total=num_panels, disable=None, leave=False, unit="panel") as bar:
 
         def progress(panel: str) -> None:

@@ -756,6 +756,7 @@ def test_evaluate_prints_and_writes(cli, run, tmp_path):
         "report.html",
         "adaptation.png",
         "adaptation.svg",
+        "adaptation.pdf",
     }
     (result,) = json.loads((tmp_path / "results" / "results.json").read_text())["results"]
     assert len(result["return"]) == 3

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import maml_rl
-from maml_rl.analysis import comparison
+from maml_rl.analysis import saved_evaluations
 from maml_rl.cli import main
 
 SMALL = [
@@ -100,7 +100,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert "<h2>Two quantities together</h2>" in page
     assert "python -m maml_rl.compare dynamics --env=HalfCheetahDir" in page
     # Again, with nothing to do.
-    monkeypatch.setattr(comparison, "evaluate", None)
+    monkeypatch.setattr(saved_evaluations, "evaluate", None)
     assert main(["compare", *SMALL]) == 0
     assert "iterations of" not in capsys.readouterr().err
     again = json.loads((folder / "evaluation/results.json").read_text())

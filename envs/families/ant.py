@@ -22,6 +22,7 @@ from maml_envs.families.tasks import (
     Direction,
     DirectionAngle,
     Directions,
+    ForwardVelocity,
     GoalPosition,
     GoalVelocity,
     Split,
@@ -265,12 +266,17 @@ class AntGoal(Ant, GoalPosition):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Closeness to the goal, costs and constant, each (num_sims,)."""
-        distance = abs(self.offset_from_goal(xp, after["qpos"][:, :2], task)).sum(-1)
+        distance = abs(self.offset_from_goal(xp, self.reaching_position(xp, after), task)).sum(-1)
         return {"reward_goal": self.goal_reward - distance, **self._common_terms(xp, after, action)}
+
+    def reaching_position(self, xp: Any, state: State) -> Array:
+        """Position of the torso, (num_sims, 2), in m."""
+        return state["qpos"][:, :2]
 
     def success(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the torso is at the goal, (num_sims,)."""
-        return self.distance_to_goal(xp, state["qpos"][:, :2], task) <= self.success_radius
+        position = self.reaching_position(xp, state)
+        return self.distance_to_goal(xp, position, task) <= self.success_radius
 
     def markers(self, state: State, task: Task) -> list[Marker]:
         """The goal."""
@@ -278,7 +284,7 @@ class AntGoal(Ant, GoalPosition):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrippledAnt(Ant):
+class CrippledAnt(Ant, ForwardVelocity):
     """Run forward while one leg is disabled (Nagabandi et al. 2019, section 6.1).
 
     Reward: v − 0.005 ‖a‖² + 0.05, with v the root's mean velocity along x over the control step.
@@ -296,6 +302,15 @@ class CrippledAnt(Ant):
 
     task_units: ClassVar[Mapping[str, str]] = {"disabled_limb": ""}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_limb": (-1, 3)}
+    task_value_names: ClassVar[Mapping[str, Mapping[float, str]]] = {
+        "disabled_limb": {
+            -1.0: "no disabled leg",
+            0.0: "front left leg disabled",
+            1.0: "back left leg disabled",
+            2.0: "back right leg disabled",
+            3.0: "front right leg disabled",
+        }
+    }
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Indices of the disabled legs (num_tasks,)."""

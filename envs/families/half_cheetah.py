@@ -18,7 +18,7 @@ from maml_envs.engines.mujoco import (
     set_frame_skip,
 )
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.families.tasks import Direction, Directions, GoalVelocity, Split
+from maml_envs.families.tasks import Direction, Directions, ForwardVelocity, GoalVelocity, Split
 from maml_envs.family import check_settings
 
 
@@ -139,7 +139,7 @@ class HalfCheetahDir(HalfCheetah, Direction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrippledHalfCheetah(HalfCheetah):
+class CrippledHalfCheetah(HalfCheetah, ForwardVelocity):
     """Run forward while one actuator exerts no force (Nagabandi et al. 2019, section 6.1).
 
     Reward: v − 0.05 ‖a‖², with v the root's mean velocity over the control step and a the action.
@@ -155,6 +155,17 @@ class CrippledHalfCheetah(HalfCheetah):
     max_episode_steps: ClassVar[int] = 200
     task_units: ClassVar[Mapping[str, str]] = {"disabled_actuator": ""}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"disabled_actuator": (-1, 5)}
+    task_value_names: ClassVar[Mapping[str, Mapping[float, str]]] = {
+        "disabled_actuator": {
+            -1.0: "no disabled actuator",
+            0.0: "back thigh disabled",
+            1.0: "back shin disabled",
+            2.0: "back foot disabled",
+            3.0: "front thigh disabled",
+            4.0: "front shin disabled",
+            5.0: "front foot disabled",
+        }
+    }
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Indices of the disabled actuators (num_tasks,)."""

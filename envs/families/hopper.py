@@ -12,7 +12,7 @@ from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Vector
 from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
-from maml_envs.families.tasks import DynamicsOnly, GoalVelocity, random_parameters
+from maml_envs.families.tasks import DynamicsOnly, ForwardVelocity, GoalVelocity, random_parameters
 from maml_envs.family import check_settings
 
 
@@ -120,7 +120,7 @@ class HopperVel(Hopper, GoalVelocity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HopperRandParams(Hopper, DynamicsOnly):
+class HopperRandParams(Hopper, DynamicsOnly, ForwardVelocity):
     """Hop forward as fast as possible with random dynamics (Rothfuss et al. 2019, section 6).
 
     Reward: v + 1 − 0.001 ‖a‖², with v the root's mean velocity over the control step.

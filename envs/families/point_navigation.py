@@ -39,6 +39,10 @@ class Point(GoalPosition):
         """The origin."""
         return {"position": np.zeros(2)}
 
+    def reaching_position(self, xp: Any, state: State) -> Array:
+        """The position, (num_sims, 2), in m."""
+        return state["position"]
+
     def observation(self, xp: Any, state: State) -> Array:
         """The position, (num_sims, 2)."""
         return xp.concat([state["position"]], axis=-1)

@@ -81,7 +81,7 @@ class ReacherGoal(GoalPosition):
         """Cosines and sines of the joint angles, fingertip, and joint velocities, (num_sims, 8)."""
         angle = state["qpos"][:, :_NUM_JOINTS]
         velocity = state["qvel"][:, :_NUM_JOINTS]
-        fingertip = self._fingertip(xp, state)
+        fingertip = self.reaching_position(xp, state)
         return xp.concat([xp.cos(angle), xp.sin(angle), fingertip, velocity], axis=-1)
 
     def reward_terms(
@@ -89,7 +89,7 @@ class ReacherGoal(GoalPosition):
     ) -> Mapping[str, Array]:
         """Negative distance from fingertip to goal, and control cost, each (num_sims,)."""
         return {
-            "reward_distance": -self.distance_to_goal(xp, self._fingertip(xp, after), task),
+            "reward_distance": -self.distance_to_goal(xp, self.reaching_position(xp, after), task),
             "reward_control": -self.control_cost_weight * (action**2).sum(-1),
         }
 
@@ -99,10 +99,10 @@ class ReacherGoal(GoalPosition):
 
     def success(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the fingertip is at the goal, (num_sims,)."""
-        fingertip = self._fingertip(xp, state)
+        fingertip = self.reaching_position(xp, state)
         return self.distance_to_goal(xp, fingertip, task) <= self.success_radius
 
-    def _fingertip(self, xp: Any, state: State) -> Array:
+    def reaching_position(self, xp: Any, state: State) -> Array:
         """Position of the fingertip in the plane, (num_sims, 2), in m."""
         shoulder = state["qpos"][:, 0]
         elbow = state["qpos"][:, 1]

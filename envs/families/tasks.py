@@ -21,6 +21,17 @@ Directions = Literal["both", "forward", "backward"]
 """Which directions to draw."""
 
 
+class ForwardVelocity:
+    """Captions of videos have the velocity of the robot's root along x."""
+
+    body: ClassVar[Any]
+    shown_quantity: ClassVar[tuple[str, str]] = ("forward velocity", "m/s")
+
+    def shown_value(self, xp: Any, before: State, after: State, task: Tasks) -> Array:
+        """Mean velocity of the root along x over the control step, (num_sims,), in m/s."""
+        return self.body.forward_velocity(before, after)
+
+
 class ArrowTask(ABC):
     """A task that frames show as an arrow above the robot."""
 
@@ -41,7 +52,7 @@ class ArrowTask(ABC):
         return [Arrow(self.arrow_centre(state), self.arrow_vector(task))]
 
 
-class GoalVelocity(ArrowTask):
+class GoalVelocity(ForwardVelocity, ArrowTask):
     """Task: a goal velocity along x, uniform in [low, high]; both are settings of the family."""
 
     low: float
@@ -61,13 +72,16 @@ class GoalVelocity(ArrowTask):
         return self.arrow_duration_s * task["goal_velocity"], 0.0, 0.0
 
 
-class Direction(ArrowTask):
+class Direction(ForwardVelocity, ArrowTask):
     """Task: forward (+1) or backward (−1) along x; ``directions`` is a setting of the family."""
 
     directions: Directions
 
     task_units: ClassVar[Mapping[str, str]] = {"direction": ""}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction": (-1.0, 1.0)}
+    task_value_names: ClassVar[Mapping[str, Mapping[float, str]]] = {
+        "direction": {1.0: "forward", -1.0: "backward"}
+    }
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Directions (num_tasks,).
@@ -90,6 +104,13 @@ class DirectionAngle(ArrowTask):
 
     task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
+    body: ClassVar[Any]
+    shown_quantity: ClassVar[tuple[str, str]] = ("velocity in the direction", "m/s")
+
+    def shown_value(self, xp: Any, before: State, after: State, task: Tasks) -> Array:
+        """Mean velocity of the root in the task's direction, (num_sims,), in m/s."""
+        moved, angle = after["qpos"] - before["qpos"], task["direction_angle"]
+        return (moved[:, 0] * xp.cos(angle) + moved[:, 1] * xp.sin(angle)) / self.body.dt
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Angles (num_tasks,), in rad."""
@@ -100,7 +121,7 @@ class DirectionAngle(ArrowTask):
         return heading(task["direction_angle"])
 
 
-class GoalPosition:
+class GoalPosition(ABC):
     """Task: a goal position in the plane, drawn by the family."""
 
     task_units: ClassVar[Mapping[str, str]] = {"goal_x": "m", "goal_y": "m"}
@@ -108,6 +129,15 @@ class GoalPosition:
         "goal_x": (-100.0, 100.0),
         "goal_y": (-100.0, 100.0),
     }
+    shown_quantity: ClassVar[tuple[str, str]] = ("distance to the goal", "m")
+
+    @abstractmethod
+    def reaching_position(self, xp: Any, state: State) -> Array:
+        """Position of what must reach the goal, (num_sims, 2), in m. The robot implements it."""
+
+    def shown_value(self, xp: Any, before: State, after: State, task: Tasks) -> Array:
+        """Distance to the goal, (num_sims,), in m."""
+        return self.distance_to_goal(xp, self.reaching_position(xp, after), task)
 
     def offset_from_goal(self, xp: Any, position: Array, task: Tasks) -> Array:
         """``position`` (num_sims, 2) minus the goal, (num_sims, 2), in m."""

@@ -16,6 +16,7 @@ from maml_envs.families.tasks import (
     Direction,
     Directions,
     DynamicsOnly,
+    ForwardVelocity,
     GoalVelocity,
     random_parameters,
 )
@@ -145,7 +146,7 @@ class Walker2dDir(Walker2d, Direction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walker2dRandParams(Walker2d, DynamicsOnly):
+class Walker2dRandParams(Walker2d, DynamicsOnly, ForwardVelocity):
     """Walk forward as fast as possible with random dynamics (Rothfuss et al. 2019, section 6).
 
     Reward: v + 1 − 0.001 ‖a‖², with v the root's mean velocity over the control step.

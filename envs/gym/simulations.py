@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -39,6 +40,8 @@ class Simulations:
         self._change: DynamicsChange | None = None
         self._delay: ActionDelay | None = None
         self._noise: ObservationNoise | None = None
+        self._before: Mapping[str, np.ndarray] | None = None
+        """The state before the last control step; ``None`` after a reset."""
 
     def _observation_size(self) -> int:
         """Call the functions of the family, check their results, and return the observation size.
@@ -91,6 +94,11 @@ class Simulations:
     def task_units(self) -> dict[str, str]:
         """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return {name: parameter.unit for name, parameter in task_parameters(self.family).items()}
+
+    @property
+    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
+        """Names of values of task parameters; empty if the family names none."""
+        return getattr(self.family, "task_value_names", {})
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of simulation i to ``tasks[i]``.
@@ -187,6 +195,7 @@ class Simulations:
             if len(switched):
                 self._switch(self._change, switched)
         # initial states
+        self._before = None
         initial = [self.family.initial_state(rngs[i]) for i in ids]
         self.engine.reset(
             ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]}
@@ -220,7 +229,7 @@ class Simulations:
         all_live = np.count_nonzero(live) == len(live)
         actions = actions.clip(*self._action_range)
         state = self.engine.state
-        before = {name: value.copy() for name, value in state.items()}
+        before = self._before = {name: value.copy() for name, value in state.items()}
         applied = actions if self._delay is None else self._delay.delayed(actions)
         unstable = self.engine.step(None if all_live else np.flatnonzero(live), applied) & live
         # reward and termination
@@ -246,6 +255,16 @@ class Simulations:
         if not hasattr(self.family, "success"):
             return None
         return self.family.success(np, self.engine.state, self._in_force)
+
+    def caption(self) -> str:
+        """The quantity that the family shows of the first simulation; empty if there is none."""
+        if self._tasks is None or not hasattr(self.family, "shown_value"):
+            return ""
+        family: Any = self.family
+        name, unit = family.shown_quantity
+        state = self.engine.state
+        value = float(family.shown_value(np, self._before or state, state, self._in_force)[0])
+        return f"{name} {value:.2f} {unit}".strip()
 
     def _observation(self) -> np.ndarray:
         """Observations including noise, (num_sims, observation_size)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -93,6 +93,11 @@ class FamilyEnv(gym.Env):
         """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return self._simulations.task_units
 
+    @property
+    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
+        """Names of values of task parameters; empty if the family names none."""
+        return self._simulations.task_value_names
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -152,6 +157,11 @@ class FamilyEnv(gym.Env):
             return ()
         state = {name: values[0].copy() for name, values in self.engine.state.items()}
         return self.family.markers(state, self.task)
+
+    @property
+    def frame_caption(self) -> str:
+        """What to write beside a frame, such as ``"forward velocity 1.25 m/s"``; may be empty."""
+        return self._simulations.caption()
 
     def close(self) -> None:
         """Close the renderer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,11 @@ class FamilyVectorEnv(VectorEnv):
     def task_units(self) -> dict[str, str]:
         """Unit of each parameter that a task may have; empty if it is dimensionless."""
         return self._simulations.task_units
+
+    @property
+    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
+        """Names of values of task parameters; empty if the family names none."""
+        return self._simulations.task_value_names
 
     def before_and_after(self, task: Task) -> tuple[dict[str, float], dict[str, float]]:
         """Parameters of a task before and after the change of its dynamics, with equal names.

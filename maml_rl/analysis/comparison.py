@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, evaluate, failed_note
+from maml_rl.analysis.evaluation import Evaluation, failed_note
 from maml_rl.analysis.run_labels import stage_label
-from maml_rl.analysis.saved_evaluations import evaluation_file, read_evaluation, write_evaluation
+from maml_rl.analysis.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import (
     FEW_RUNS,
@@ -27,6 +27,7 @@ from maml_rl.analysis.statistics import (
     mean_of_valid,
     response,
 )
+from maml_rl.analysis.tasks.words import value_text
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
@@ -137,6 +138,11 @@ class Entry:
         """``"before adaptation"``, ``"after 2 steps, 40 episodes"``, or ``"episode 3"``."""
         return stage_label(k, int(self.episodes_used[k]), is_episode=self.stage_is_episode)
 
+    def swept_text(self, name: str) -> str:
+        """Return the value of a swept parameter: its name if it has one, else the number."""
+        names = self.evaluations[0].description["task_value_names"]
+        return value_text(name, self.swept[name], names)
+
     @property
     def stage_is_episode(self) -> bool:
         """:attr:`LearnerConfig.STAGE_IS_EPISODE` of the learner."""
@@ -232,7 +238,7 @@ class Comparison:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of the evaluation, plain values; ``task_units`` covers all entries."""
+        """Settings of the evaluation, plain values; those of task parameters cover all entries."""
         descriptions = [entry.evaluations[0].description for entry in self.entries]
         names = (
             "env",
@@ -244,10 +250,12 @@ class Comparison:
             "adaptation_actions",
             "seed",
         )
-        units: dict[str, str] = {}
-        for description in descriptions:
-            units |= description["task_units"]
-        return {name: descriptions[0][name] for name in names} | {"task_units": units}
+        settings = {name: descriptions[0][name] for name in names}
+        for name in ("task_units", "task_value_names"):
+            settings[name] = {}
+            for description in descriptions:
+                settings[name] |= description[name]
+        return settings
 
     @property
     def kind_of_tasks(self) -> str:
@@ -343,7 +351,7 @@ class Comparison:
         head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
         rows = [[*head, "control steps to recover"]]
         for entry in self.entries:
-            version = [f"{entry.swept[name]:.4g}" if name in entry.swept else "–" for name in swept]
+            version = [entry.swept_text(name) if name in entry.swept else "–" for name in swept]
             for k, (_, _, _, before, after, end, recovery) in entry.responses.items():
                 values = [f"{value:.3g}" for value in (before, after, end)]
                 steps = "not in the episode" if np.isnan(recovery) else f"{recovery:.0f}"
@@ -427,7 +435,7 @@ def failed_notes(entries: Sequence[Entry]) -> list[str]:
 
 def _version(entry: Entry) -> str:
     """Return ``" at body_mass 2"``, or an empty string without a sweep."""
-    return "".join(f" at {name} {value:.4g}" for name, value in entry.swept.items())
+    return "".join(f" at {name} {entry.swept_text(name)}" for name in entry.swept)
 
 
 def _both(first: int, second: int) -> str:
@@ -437,7 +445,7 @@ def _both(first: int, second: int) -> str:
 
 def _rows(entry: Entry) -> list[list[str]]:
     """Return the table's cells for each step."""
-    swept = [f"{value:.4g}" for value in entry.swept.values()]
+    swept = [entry.swept_text(name) for name in entry.swept]
     rows = []
     for k, center in enumerate(entry.center):
         interval = interval_text(entry.interval[k])
@@ -459,6 +467,7 @@ def compare(
     deterministic_adaptation: bool = False,
     unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    activity: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Evaluate every agent in every condition, on the same tasks with the same seeds.
 
@@ -476,6 +485,7 @@ def compare(
         deterministic_adaptation: see :func:`~maml_rl.analysis.evaluation.evaluate`.
         unfinished: folder for finished evaluations, so that an interrupted call can be resumed.
         progress: called with a description after every evaluation.
+        activity: called within an evaluation; see :func:`~maml_rl.analysis.evaluation.evaluate`.
 
     Raises:
         UserError: if the agents do not see the same tasks.
@@ -496,14 +506,20 @@ def compare(
                 "deterministic": deterministic,
                 "deterministic_adaptation": deterministic_adaptation,
             }
-            evaluation = _evaluate_or_read(
-                subject.agent, env, arguments, tasks, fixed=condition.fixed, folder=unfinished
+            evaluation = evaluate_or_read(
+                subject.agent,
+                env,
+                arguments,
+                tasks,
+                fixed=condition.fixed,
+                folder=unfinished,
+                activity=activity,
             )
             groups.setdefault(subject.label, []).append(evaluation)
             swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
             progress(f"{subject.label} at {swept}" if swept else subject.label)
         # Check that they saw the same tasks.
-        _check_same_tasks([evaluation for group in groups.values() for evaluation in group])
+        check_same_tasks([evaluation for group in groups.values() for evaluation in group])
         # Make an entry for each label.
         for label, evaluations in groups.items():
             sources = tuple(subject.source for subject in subjects if subject.label == label)
@@ -527,7 +543,7 @@ def _varied(agent: Agent) -> set[str]:
     return set(agent.config.env.kwargs.get("dynamics", {}))
 
 
-def _check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
+def check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
     """Raise UserError if the evaluations are on different tasks."""
     for evaluation in evaluations:
         if list(evaluation.tasks) != list(evaluations[0].tasks):
@@ -535,27 +551,3 @@ def _check_same_tasks(evaluations: Sequence[Evaluation]) -> None:
                 "the runs draw different tasks: compare runs of one environment with the same "
                 "settings"
             )
-
-
-def _evaluate_or_read(
-    agent: Agent,
-    env: EnvConfig,
-    arguments: Mapping[str, Any],
-    tasks: Sequence[Task] | None,
-    *,
-    fixed: Mapping[str, float],
-    folder: Path | None,
-) -> Evaluation:
-    """Evaluate, or read the evaluation from ``folder`` if an interrupted call wrote it there."""
-    path = None
-    if folder is not None:
-        path = evaluation_file(folder, agent, env, arguments, tasks, fixed)
-        if path.exists():
-            return read_evaluation(path, agent, env, arguments)
-    options = dict(arguments)
-    if tasks is not None:
-        del options["num_tasks"]
-    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, **options)
-    if path is not None:
-        write_evaluation(path, evaluation)
-    return evaluation

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
+from maml_rl.analysis.tasks.words import value_names_of
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
 from maml_rl.learners.trials import Trial, play_most_probable, play_trials, sample_tasks
@@ -318,6 +320,7 @@ def _description(
 ) -> dict[str, Any]:
     """What was evaluated, as plain values for the files."""
     units = getattr(collector.env, "task_units", {})
+    names = value_names_of(collector.env)
     env_settings = agent.config.env.kwargs if env_settings is None else env_settings
     description: dict[str, Any] = {
         "env": agent.config.env.name,
@@ -330,6 +333,7 @@ def _description(
         "seed": seed,
         **origin_of(agent),
         "task_units": {name: units[name] for name in tasks[0] if name in units},
+        "task_value_names": {name: names[name] for name in tasks[0] if name in names},
     }
     if tasks_are_given:
         description["tasks_are_given"] = True
@@ -339,13 +343,14 @@ def _description(
 def origin_of(agent: Agent) -> dict[str, Any]:
     """Return the agent's learner, and seed and length of its training, for a description.
 
-    ``is_best`` says that the length was chosen by evaluations in training, ``stage_is_episode``
-    how to name the stages.
+    The length is in iterations and control steps, ``None`` if it is not known. ``is_best`` says
+    that it was chosen by evaluations in training, ``stage_is_episode`` how to name the stages.
     """
     return {
         "learner": {"name": agent.config.learner.name, **agent.learner.describe(agent.state)},
         "training_seed": agent.config.seed,
         "num_iterations": agent.num_iterations,
+        "num_env_steps": agent.state.counters["num_env_steps"] or None,
         "is_best": agent.is_best,
         "stage_is_episode": agent.config.learner.STAGE_IS_EPISODE,
     }
@@ -379,6 +384,7 @@ def evaluate(
     fixed: Mapping[str, float] | None = None,
     deterministic: bool = False,
     deterministic_adaptation: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Evaluate an agent on fresh tasks, or on tasks of your choice.
 
@@ -397,6 +403,7 @@ def evaluate(
             ones) instead of sampled ones. Adaptation still samples: so before the last step, each
             step takes twice as many episodes.
         deterministic_adaptation: play mean actions while adapting, too.
+        progress: called with the stage and the control step, before each one.
 
     Raises:
         UserError: if an argument is invalid, or the environment cannot be used.
@@ -422,6 +429,7 @@ def evaluate(
     with threads, opened as envs:
         agent.check_spaces(envs.single_observation_space, envs.single_action_space)
         collector = agent.collector(envs, num_tasks * num_trials, per_stage)
+        collector = dataclasses.replace(collector, progress=progress)
         return evaluate_with(
             collector,
             agent,

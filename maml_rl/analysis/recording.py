@@ -14,6 +14,8 @@ import numpy as np
 
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.run_labels import stage_label
+from maml_rl.analysis.tasks.spread import spread_tasks
+from maml_rl.analysis.tasks.words import task_in_words
 from maml_rl.analysis.video_grid import (
     Clip,
     Frame,
@@ -41,6 +43,8 @@ SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
 """Limits of a panel's width and height in pixels: captions need 128, rendering allows 2048."""
 
 _DEFAULT_FPS = 20
+_NUM_ROWS, _NUM_DRAWN = 3, 64
+"""How many tasks a video shows by default, and from how many drawn ones they are chosen."""
 _BUILT_IN_PREFIX = "maml_rl/"
 
 
@@ -165,8 +169,8 @@ def record(
     Args:
         agent: the agent to adapt.
         path: path of the video; its suffix chooses the format (.mp4 or .gif).
-        tasks: one row each; default is to draw ``num_tasks``.
-        num_tasks: number of tasks to draw; default is 1.
+        tasks: one row each; default is up to three drawn tasks that differ as much as possible.
+        num_tasks: number of tasks to draw instead.
         num_steps: adaptation steps; default as in training.
         num_episodes: episodes per adaptation step; default as in training.
         camera: a camera of the model by name, or ``"free"``; default is the family's.
@@ -232,7 +236,7 @@ def play(
     try:
         # Tasks, and the control steps to render.
         agent.check_spaces(env.observation_space, env.action_space)
-        tasks = _draw_tasks(env, num_tasks or 1, streams) if tasks is None else list(tasks)
+        tasks = _draw_tasks(env, num_tasks, streams) if tasks is None else list(tasks)
         _check_tasks(env, tasks)
         dt = seconds_per_step(env)
         rendered_steps = set(steps_shown(horizon, dt, playable_fps(fps, dt, file_format)))
@@ -251,7 +255,7 @@ def play(
             clips.append(row)
         return Grid(
             title=agent.config.env.name,
-            tasks=[task_in_words(env, task) for task in tasks],
+            tasks=[task_in_words(env.unwrapped, task) for task in tasks],
             labels=labels,
             clips=clips,
             dt=dt,
@@ -286,7 +290,10 @@ def _check(
         raise UserError(f"fps must be finite and above 0, got {fps}")
 
 
-def _draw_tasks(env: TaskSetter, num_tasks: int, streams: RandomStreams) -> list[Task]:
+def _draw_tasks(env: TaskSetter, num_tasks: int | None, streams: RandomStreams) -> list[Task]:
+    """Draw tasks; by default some that differ, or one if the environment has only one."""
+    if num_tasks is None:
+        return spread_tasks(env.draw_tasks(streams.tasks(), _NUM_DRAWN), _NUM_ROWS)
     tasks = env.draw_tasks(streams.tasks(), num_tasks)
     if num_tasks > 1 and not any(tasks):
         raise UserError(f"{env.unwrapped} has only one task, so num_tasks cannot be {num_tasks}")
@@ -355,20 +362,6 @@ def _labels(agents: Sequence[Agent], num_episodes: int | None) -> list[str]:
     ]
 
 
-def task_in_words(env: gym.Env, task: Task) -> list[str]:
-    """Return the values of a task with their units, such as ``["goal velocity 1.50 m/s"]``."""
-    units: Mapping[str, str] = getattr(env.unwrapped, "task_units", {})
-    parts = []
-    for name, value in task.items():
-        unit = units.get(name, "")
-        text = str(value)
-        if isinstance(value, float):
-            is_count = value.is_integer() and not unit
-            text = f"{value:.0f}" if is_count else f"{value:.2f}"
-        parts.append(f"{name.replace('_', ' ')} {text} {unit}".strip())
-    return parts
-
-
 def _clip(
     env: TaskSetter,
     agent: Agent,
@@ -382,8 +375,20 @@ def _clip(
     states = play_episode(env, agent, deterministic, streams)
     for step, (total, is_over) in enumerate(states):
         if step == 0 or step in rendered_steps or is_over:
-            frames[step] = Frame.of(_render(env), total)
+            frames[step] = Frame.of(_render(env), total, _caption(env))
     return Clip(frames=frames, ended=step < horizon)
+
+
+def _caption(env: TaskSetter) -> str:
+    """What the environment says of its state, such as ``"distance to the goal 0.31 m"``.
+
+    Raises:
+        UserError: if it is not text.
+    """
+    caption = getattr(env.unwrapped, "frame_caption", "")
+    if not isinstance(caption, str):
+        raise UserError(f"frame_caption of {env.name!r} must be a string, got {caption!r:.100}")
+    return caption
 
 
 def play_episode(

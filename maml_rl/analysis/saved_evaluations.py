@@ -5,20 +5,59 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, actions_played, origin_of
+from maml_rl.analysis.evaluation import Evaluation, actions_played, evaluate, origin_of
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task, plain_task
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
+
+
+def evaluate_or_read(
+    agent: Agent,
+    env: EnvConfig,
+    arguments: Mapping[str, Any],
+    tasks: Sequence[Task] | None,
+    *,
+    fixed: Mapping[str, float],
+    folder: Path | None,
+    activity: Callable[[str], None],
+) -> Evaluation:
+    """Evaluate, or read the evaluation from ``folder`` if an interrupted call wrote it there.
+
+    Args:
+        agent: see :func:`evaluation_file`.
+        env: see :func:`evaluation_file`.
+        arguments: see :func:`evaluation_file`.
+        tasks: see :func:`evaluation_file`.
+        fixed: see :func:`evaluation_file`.
+        folder: of finished evaluations; ``None`` keeps none.
+        activity: called within the evaluation; see ``progress`` of
+            :func:`~maml_rl.analysis.evaluation.evaluate`.
+
+    Raises:
+        UserError: as ``evaluate``, or if the file is damaged or cannot be written.
+    """
+    path = None
+    if folder is not None:
+        path = evaluation_file(folder, agent, env, arguments, tasks, fixed)
+        if path.exists():
+            return read_evaluation(path, agent, env, arguments)
+    options = dict(arguments)
+    if tasks is not None:
+        del options["num_tasks"]
+    evaluation = evaluate(agent, env=env, tasks=tasks, fixed=fixed, progress=activity, **options)
+    if path is not None:
+        write_evaluation(path, evaluation)
+    return evaluation
 
 
 def evaluation_file(
@@ -137,6 +176,12 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
     units = description["task_units"]
     if not (isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values())):
         raise ValueError(f"task_units must be a mapping to strings, got {units!r:.100}")
+    names = description["task_value_names"]
+    is_nested = isinstance(names, dict) and all(isinstance(one, dict) for one in names.values())
+    if not is_nested or not all(
+        isinstance(word, str) for one in names.values() for word in one.values()
+    ):
+        raise ValueError(f"task_value_names must be mappings to strings, got {names!r:.100}")
     # Another run with the same parameters and settings has the same file name.
     return Evaluation(
         tasks=tasks,

@@ -79,12 +79,14 @@ class Frame(NamedTuple):
     shape: tuple[int, ...]
     total: float
     """Sum of the rewards so far."""
+    caption: str = ""
+    """A line that the environment writes beside the frame."""
 
     @classmethod
-    def of(cls, pixels: np.ndarray, total: float) -> Frame:
+    def of(cls, pixels: np.ndarray, total: float, caption: str = "") -> Frame:
         """Compress ``pixels`` (height, width, 3) uint8."""
         packed = zlib.compress(np.ascontiguousarray(pixels).tobytes(), 1)
-        return cls(packed=packed, shape=pixels.shape, total=total)
+        return cls(packed=packed, shape=pixels.shape, total=total, caption=caption)
 
     def pixels(self) -> np.ndarray:
         """Return the frame, (height, width, 3) uint8."""
@@ -215,7 +217,9 @@ class _Layout:
         self.return_below = self.font.getlength(longest) > width - 2 * self.pad
         # Heights of the header and of a panel's caption.
         self.header = self.line + 2 * self.pad
-        num_lines = 1 + self.return_below + max(map(len, self.tasks))
+        clips = itertools.chain.from_iterable(grid.clips)
+        has_captions = any(frame.caption for clip in clips for frame in clip.frames.values())
+        num_lines = 1 + self.return_below + max(map(len, self.tasks)) + has_captions
         self.strip = num_lines * self.line + 2 * self.pad
 
     def image(self, step: int) -> np.ndarray:
@@ -274,8 +278,8 @@ class _Layout:
         colour = _ENDED if over else _TEXT
         position, anchor = ((left, y), "la") if self.return_below else ((right, y), "ra")
         self._write(draw, text, position, room, anchor, colour)
-        # Task.
-        for line in self.tasks[row]:
+        # Task, and what the environment says of the frame.
+        for line in [*self.tasks[row], *([frame.caption] if frame.caption else [])]:
             y += self.line
             self._write(draw, line, (left, y), room)
 

@@ -163,6 +163,7 @@ class Collector:
         num_tasks_of_all: number of tasks of all processes; default is T.
         dtype: of the episodes.
         check_stop: called before each collection; may raise to stop the run.
+        progress: called with the stage and the control step, before each one, and after the stage.
 
     Raises:
         UserError: if the sub-environments cannot be divided evenly among the tasks.
@@ -178,6 +179,7 @@ class Collector:
     num_tasks_of_all: int | None = None
     dtype: torch.dtype = torch.float32
     check_stop: Callable[[], None] = lambda: None
+    progress: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
         if self.env.num_envs % self.num_tasks or self.num_episodes % self.episodes_per_round:
@@ -250,6 +252,7 @@ class Collector:
         seeds = self._reset_seeds(streams, stage)
         with torch_threads(1):  # idle torch threads busy-wait on the simulator's CPUs
             rounds = list(self._rounds(actor, seeds, stage))
+        self.progress(f"learning from stage {stage + 1}")
         played = rounds[0]
         if len(rounds) > 1:
             played = _Played._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
@@ -287,13 +290,23 @@ class Collector:
             seeds: of the resets, (T, E).
             stage: number of updates before.
         """
+        num_rounds = self.num_episodes // self.episodes_per_round
         for first in range(0, self.num_episodes, self.episodes_per_round):
             part = slice(first, first + self.episodes_per_round)
             actor.start(part)
-            yield self._by_task(self._play(actor, seeds[:, part], stage))
+            number = f", round {first // self.episodes_per_round + 1}" if num_rounds > 1 else ""
+            recording = self._play(actor, seeds[:, part], stage, f"stage {stage + 1}{number}")
+            yield self._by_task(recording)
 
-    def _play(self, actor: Actor, seeds: np.ndarray, stage: int) -> _Recording:
-        """Play one episode in every sub-environment, with reset seeds (T, E of a round)."""
+    def _play(self, actor: Actor, seeds: np.ndarray, stage: int, name: str) -> _Recording:
+        """Play one episode in every sub-environment.
+
+        Args:
+            actor: chooses the actions.
+            seeds: of the resets, (T, E of a round).
+            stage: number of updates before.
+            name: of the stage and round, for ``progress``.
+        """
         space = self.env.single_observation_space
         assert space.shape is not None, "as_task_vector_env refuses other observations"
         recording = _Recording(
@@ -314,6 +327,7 @@ class Collector:
             )
         # Step until all episodes have ended.
         for t in range(self.horizon):
+            self.progress(f"{name}: control step {t + 1} of {self.horizon}")
             outputs = recording.act(t, observation, actor)
             actions = self.action_map(outputs)
             with torch.enable_grad():

@@ -59,6 +59,10 @@ class Training(NamedTuple):
         """Adaptation steps of an evaluation in training: as many as the learner takes, or 1."""
         return max(1, self.agent.learner.num_updates)
 
+    def with_progress(self, progress: Callable[[str], None]) -> Training:
+        """Return the same, which calls ``progress`` with what an iteration is doing."""
+        return self._replace(collector=dataclasses.replace(self.collector, progress=progress))
+
     def continued(self, state: LearnerState) -> Training:
         """Return the same with the state after an iteration."""
         return self._replace(agent=self.agent.with_state(state))
@@ -82,7 +86,9 @@ class Training(NamedTuple):
             TooManyFailures: if too many episodes or tasks failed.
         """
         streams = RandomStreams(self.agent.config.seed, Phase.EVALUATION, self.iteration)
-        result = evaluate_with(self.collector, self.agent, self.num_evaluated_steps, streams)
+        progress = self.collector.progress
+        evaluating = self.with_progress(lambda text: progress(f"evaluation, {text}"))
+        result = evaluate_with(evaluating.collector, self.agent, self.num_evaluated_steps, streams)
         returns, success = (
             self.ranks.gather(torch.from_numpy(values).double().movedim(1, 0))
             for values in (result.returns, result.success)

@@ -16,7 +16,8 @@ from maml_rl.analysis.video_grid import whole_file
 from maml_rl.runs.progress_log import AnimatedImage, log_final
 from maml_rl.settings.config import Config
 from maml_rl.system.stop_flag import StopFlag
-from maml_rl.training.reporting import log
+from maml_rl.training.progress import Activity
+from maml_rl.training.reporting import evaluate_command, log, progress_bar
 from maml_rl.training.saving import writing
 
 
@@ -73,13 +74,16 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
         return
     # Imported here because Matplotlib takes long to load.
     from maml_rl.analysis.comparison import Comparison, Entry, label_of
-    from maml_rl.analysis.report import write_report
+    from maml_rl.analysis.report.files import write_report
 
     log("evaluating on fresh tasks (logging.final_evaluation) ...")
-    result = evaluate(agent, seed=seed)
+    with progress_bar(1, unit="evaluation") as bar:
+        result = evaluate(agent, seed=seed, progress=Activity(bar))
+        bar.leave = False
     entry = Entry(label_of(agent), (run,), (result,), {})
     with writing():
-        write_report(report.parent, Comparison([entry]))
+        command = f"{evaluate_command(run, seed)} (played at the end of training)"
+        write_report(report.parent, Comparison([entry]), command=command)
         log_final(run, agent.state.counters["iteration"], _final_metrics(result))
     num_tasks, num_episodes = result.returns.shape[1:]
     log(
@@ -101,11 +105,11 @@ def _final_metrics(result: Evaluation) -> dict[str, float]:
 
 
 def _record(run: Path, agent: Agent, seed: int) -> None:
-    """Record the agent before and after adaptation to one task."""
+    """Record the agent before and after adaptation to tasks that differ."""
     log("recording a video ...")
     with video_failures_logged(agent.num_iterations):
         path = video_path(run)
-        image = _write_video(path, agent, seed)
+        image = _write_video(path, agent, seed, num_tasks=None)
         log(f"video of adaptation: {path} (one episode per panel, most probable actions)")
         log_final(run, agent.state.counters["iteration"], {"videos/final": image})
 
@@ -132,14 +136,21 @@ def record_iteration(run: Path, agent: Agent, seed: int) -> dict[str, AnimatedIm
     """
     with video_failures_logged(agent.num_iterations):
         path = run / "videos" / f"{agent.num_iterations:06d}.mp4"
-        return {"videos/adaptation": _write_video(path, agent, seed)}
+        return {"videos/adaptation": _write_video(path, agent, seed, num_tasks=1)}
     return {}  # after a failure, which has been logged
 
 
-def _write_video(path: Path, agent: Agent, seed: int) -> AnimatedImage:
-    """Write a video of the agent before and after adaptation; return a small version of it."""
+def _write_video(path: Path, agent: Agent, seed: int, num_tasks: int | None) -> AnimatedImage:
+    """Write a video of the agent before and after adaptation; return a small version of it.
+
+    Args:
+        path: path of the video.
+        agent: the agent to adapt.
+        seed: of tasks and episodes.
+        num_tasks: number of tasks to draw; default is some that differ.
+    """
     with whole_file(path) as file:
-        grid = play(agent, "mp4", seed=seed)
+        grid = play(agent, "mp4", seed=seed, num_tasks=num_tasks)
         grid.save(file)
     return AnimatedImage(*grid.small_gif())
 

@@ -48,13 +48,16 @@ from maml_rl.training.finish import (
     record_iteration,
     report_path,
 )
+from maml_rl.training.progress import Activity, Pace
 from maml_rl.training.reporting import (
     Interrupted,
     log,
+    log_pace,
     log_resume,
     log_start,
     progress_bar,
     progress_text,
+    time_left,
 )
 from maml_rl.training.saving import (
     CannotWriteError,
@@ -220,12 +223,13 @@ def _follow(config: Config, training: Training, stop_flag: StopFlag, has_ended: 
 
 
 class _Outputs(NamedTuple):
-    """The files and the progress bar that iterations report to."""
+    """The files and the progress bar that iterations report to, and their pace."""
 
     logger: Any
     """Stable-Baselines3's Logger, which writes progress.csv and TensorBoard events."""
     failures: AppendingCSV
     bar: tqdm[Any]
+    pace: Pace
 
 
 class TrainingRun:
@@ -308,6 +312,7 @@ class TrainingRun:
     def _iterate(self, can_record: bool) -> None:
         """Iterate to the end, or until a stop signal; the first iteration is due."""
         with self._outputs() as outputs, self.stop_flag.deferred():
+            self.training = self.training.with_progress(Activity(outputs.bar))
             while True:
                 self.stop_flag.check()
                 self._iteration(outputs, can_record)
@@ -347,7 +352,7 @@ class TrainingRun:
             failures = AppendingCSV(path, num_finished, Failure._fields)
         bar = progress_bar(self.config.num_iterations, initial=num_finished, unit="it")
         try:
-            yield _Outputs(logger, failures, bar)
+            yield _Outputs(logger, failures, bar, Pace(self.config.num_iterations, num_finished))
         finally:
             bar.close()
             logger.close()
@@ -398,8 +403,11 @@ class TrainingRun:
         for number in received:
             signal.raise_signal(number)
         progress = progress_text(metrics)
+        outputs.pace.count()
+        log_pace(outputs.pace)
         if outputs.bar.disable and _is_due(iteration, logging.checkpoint_every):
-            log(f"iteration {iteration} of {self.config.num_iterations}: {progress}")
+            text = f"iteration {iteration} of {self.config.num_iterations}: {progress}"
+            log(f"{text}{time_left(outputs.pace)}")
         outputs.bar.set_postfix_str(progress)
         outputs.bar.update()
 

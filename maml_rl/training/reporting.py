@@ -15,8 +15,12 @@ from maml_rl.agents.agent import Agent
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.settings.learners import episodes_per_stage
-from maml_rl.system.text import counted
+from maml_rl.system.text import counted, duration_text
+from maml_rl.training.progress import Pace
 from maml_rl.training.stdout_log import LOGGER
+
+_SHORT_S = 60.0
+"""Shorter durations are not estimated."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -111,6 +115,20 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
         log(notice)
 
 
+def log_pace(pace: Pace) -> None:
+    """Log after two iterations how long all will take, if that is a minute or more."""
+    if pace.whole_s is not None and pace.whole_s >= _SHORT_S:
+        number = counted(pace.num_iterations, "iteration")
+        log(f"{number}, about {duration_text(pace.whole_s)} on this machine")
+
+
+def time_left(pace: Pace) -> str:
+    """Return ``", about 35 min left"``; nothing while it is not known, or under a minute."""
+    if pace.left_s is None or pace.left_s < _SHORT_S:
+        return ""
+    return f", about {duration_text(pace.left_s)} left"
+
+
 def log_resume(run: Path, config: Config, num_finished: int, is_number_set: bool) -> None:
     """Log after which iteration a run resumes, or that it is finished.
 
@@ -144,6 +162,11 @@ def _horizon_source(config: Config) -> str:
 def resume_command(run: Path) -> str:
     """The command that resumes a run."""
     return f"python -m maml_rl.train --resume {shlex.quote(str(run))}"
+
+
+def evaluate_command(run: Path, seed: int) -> str:
+    """The command that repeats the final evaluation of a run."""
+    return f"python -m maml_rl.evaluate {shlex.quote(str(run))} --seed {seed}"
 
 
 def new_run_command(run: Path) -> str:

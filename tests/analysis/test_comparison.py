@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripts import ROOT
 from PIL import Image
 
 import maml_rl
-from maml_rl.analysis import comparison as comparison_module
+from maml_rl.analysis import saved_evaluations
 from maml_rl.analysis.comparison import Comparison, Condition, Entry, Subject, compare
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import (
@@ -26,11 +27,11 @@ from maml_rl.analysis.figures import (
     grid_figure,
     scratch_figure,
     sweep_figure,
-    tasks_figures,
 )
-from maml_rl.analysis.report import write_report
+from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import difference, mean_interval
+from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import write_whole
@@ -83,10 +84,11 @@ def make_evaluation(returns: np.ndarray, tasks: list[dict[str, float]]) -> Evalu
     description |= {
         "seed": 0,
         "task_units": {"goal": "m"},
+        "task_value_names": {},
         "num_steps_in_training": 1,
         "learner": {"name": "maml", "step_size": 0.1},
     }
-    description |= {"training_seed": 7, "num_iterations": 30}
+    description |= {"training_seed": 7, "num_iterations": 30, "num_env_steps": 12_000}
     return Evaluation(tasks, returns, np.full(returns.shape, np.nan), description)
 
 
@@ -163,7 +165,7 @@ def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
     output = tmp_path / "out"
     flags = ["evaluate", *map(str, runs), *SMALL, "--output", str(output)]
     played = []
-    original = comparison_module.evaluate
+    original = saved_evaluations.evaluate
 
     def interrupted(agent, **options):
         if played:
@@ -172,12 +174,12 @@ def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
         return original(agent, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison_module, "evaluate", interrupted)
+        patched.setattr(saved_evaluations, "evaluate", interrupted)
         assert main(flags) == 130
     assert len(list((output / "unfinished").iterdir())) == 1
     with monkeypatch.context() as patched:
         patched.setattr(
-            comparison_module,
+            saved_evaluations,
             "evaluate",
             lambda agent, **options: (
                 played.append(agent.config.seed),
@@ -307,9 +309,14 @@ def test_the_report_says_what_made_it(runs, tmp_path, monkeypatch):
     assert shlex.split(facts["command"]) == typed
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", facts["date"])
     assert f"torch {importlib.metadata.version('torch')}" in facts["versions"]
-    assert facts["meta-trained"] == "seed0, seed 0, 1 iteration; seed1, seed 1, 1 iteration"
+    assert ("commit" in facts) == (ROOT / ".git").exists()
+    for seed in ("0", "1"):
+        # Training, and as many for the choice of step sizes: 2 stages x 2 tasks x 2 episodes x 4.
+        cells = ["meta-trained", f"seed{seed}", "maml", seed, "1", "64"]
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
     result = json.loads((tmp_path / "an output" / "results.json").read_text())["results"][0]
     assert (result["training_seeds"], result["num_iterations"]) == ([0, 1], [1, 1])
+    assert result["num_env_steps"] == [64, 64]
 
 
 @pytest.mark.slow
@@ -320,7 +327,7 @@ def test_a_pretrained_policy_is_named_without_its_path(tmp_path, monkeypatch):
     for name in ("report.html", "results.json", "results.csv"):
         assert folder not in (tmp_path / "out" / name).read_text(), name
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<dd>PointNavigation, seed 10, 100 iterations</dd>" in page
+    assert "<td>PointNavigation</td><td>maml</td><td>10</td><td>100</td>" in page
     (result,) = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert result["sources"] == ["PointNavigation"]
 

@@ -18,13 +18,14 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.comparison import Comparison, Condition, Entry, Subject, compare
 from maml_rl.analysis.evaluation import Evaluation, evaluate
-from maml_rl.analysis.figures import adaptation_figure, sweep_figure, tasks_figures
+from maml_rl.analysis.figures import adaptation_figure, sweep_figure
 from maml_rl.analysis.learning_curves import View, draw, group_runs, read_runs, table
 from maml_rl.analysis.recording import play
-from maml_rl.analysis.report import write_report
+from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.run_labels import group_settings, labels_of, stage_label
 from maml_rl.analysis.saved_evaluations import read_evaluation, write_evaluation
 from maml_rl.analysis.statistics import difference
+from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 
@@ -81,10 +82,12 @@ def method(
         "adaptation_actions": "sampled",
         "seed": 0,
         "task_units": {},
+        "task_value_names": {},
         "num_steps_in_training": steps_in_training,
         "learner": {"name": label},
         "training_seed": 0,
         "num_iterations": 1,
+        "num_env_steps": 12_000,
     }
     rng = np.random.default_rng(len(label))
     returns = rng.normal(size=(num_steps + 1, len(TASKS), 20))

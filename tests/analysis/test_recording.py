@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 
 import av
 import gymnasium as gym
+import maml_envs
 import numpy as np
 import pytest
 import torch
+from helpers.runs import tiny
 from PIL import Image, ImageSequence
 
 import maml_rl
@@ -26,8 +28,8 @@ from maml_rl.analysis.recording import (
     play,
     record,
     rendering_problem,
-    task_in_words,
 )
+from maml_rl.analysis.tasks.words import task_in_words
 from maml_rl.analysis.video_grid import Clip, Frame, Grid, playable_fps, rgb_pixels, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
@@ -150,7 +152,54 @@ def test_single_steps_equal_one_call(agent, inner):
 @pytest.mark.slow
 def test_tasks_of_direction_families_alternate(cheetah):
     grid = played(cheetah, num_tasks=2, num_steps=0, size=(128, 128))
-    assert grid.tasks == [["direction 1"], ["direction -1"]]
+    assert grid.tasks == [["forward"], ["backward"]]
+
+
+def test_captions_are_those_of_the_environment(agent, monkeypatch):
+    grid = played(agent, tasks=[FAR], num_steps=0)
+    first, last = (grid.clips[0][0].frames[step] for step in (0, HORIZON))
+    assert first.caption == f"distance to the goal {np.hypot(0.5, 0.5):.2f} m"
+    assert last.caption != first.caption
+    written = []
+    monkeypatch.setattr(
+        video_grid._Layout, "_write", lambda self, draw, text, *rest, **more: written.append(text)
+    )
+    next(grid.images(10))
+    assert first.caption in written
+
+
+@pytest.mark.parametrize("has_caption", [False, True])
+def test_captions_have_a_line_of_their_own(has_caption):
+    frame = Frame.of(np.zeros((128, 128, 3), np.uint8), 0.0, "far" if has_caption else "")
+    grid = Grid("title", [["goal 1"]], ["before"], [[Clip({0: frame}, ended=False)]], dt=0.1)
+    layout = video_grid._Layout(grid, 128, 128)
+    assert layout.strip == (2 + layout.return_below + has_caption) * layout.line + 2 * layout.pad
+
+
+def test_a_caption_that_is_no_text_is_refused(agent, monkeypatch):
+    single = maml_envs.FamilyEnv
+    monkeypatch.setattr(single, "frame_caption", property(lambda self: 3.0))
+    with pytest.raises(UserError, match=r"frame_caption of .* must be a string, got 3\.0"):
+        played(agent, tasks=[FAR], num_steps=0)
+
+
+@pytest.mark.slow
+def test_by_default_tasks_differ(agent, cheetah):
+    grid = played(cheetah, num_steps=0, size=(128, 128))
+    assert grid.tasks == [["backward"], ["forward"]]
+    grid = played(agent, num_steps=0)
+    assert grid.tasks == played(agent, num_steps=0).tasks
+    assert len({tuple(task) for task in grid.tasks}) == 3
+
+
+@pytest.mark.slow
+def test_the_final_video_shows_tasks_that_differ(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Grid, "save", lambda grid, file, fps=None: shown.append(grid.tasks))
+    logging = {"final_video": True, "video_every": 1}
+    train(tiny(tmp_path / "run", num_iterations=1, logging=logging))
+    assert [len(tasks) for tasks in shown] == [1, 3]
+    assert len({tuple(task) for task in shown[1]}) == 3
 
 
 def test_every_panel_says_task_step_and_return_and_the_grid_the_time(agent, monkeypatch):
@@ -436,11 +485,11 @@ def test_a_task_of_another_family_is_refused(agent, tmp_path, task):
 
 def test_a_task_in_words():
     env = make_rendering_env(EnvConfig(name="PointNavigation"))
-    assert task_in_words(env, {"goal_x": 0.25, "goal_y": -1.0}) == [
+    assert task_in_words(env.unwrapped, {"goal_x": 0.25, "goal_y": -1.0}) == [
         "goal x 0.25 m",
         "goal y -1.00 m",
     ]
-    assert task_in_words(env, {}) == []
+    assert task_in_words(env.unwrapped, {}) == []
     env.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 from maml_rl.analysis.comparison import Comparison, Entry
 from maml_rl.analysis.dynamics.robustness import Origin, Robustness
 from maml_rl.analysis.evaluation import Evaluation
-from maml_rl.analysis.report import write_report
+from maml_rl.analysis.report.files import write_report
 
 TASKS = [{"goal": float(i)} for i in range(5)]
 MASSES = (0.5, 1.0, 2.0, 4.0)
@@ -32,10 +32,12 @@ def entry(label: str, returns: list[float], swept: dict[str, float]) -> Entry:
         "adaptation_actions": "sampled",
         "seed": 0,
         "task_units": {},
+        "task_value_names": {},
         "num_steps_in_training": 1,
         "learner": {"name": "maml"},
         "training_seed": 7,
         "num_iterations": 30,
+        "num_env_steps": 12_000,
     }
     evaluations = []
     for value in returns:

@@ -56,6 +56,15 @@ def test_class_that_is_not_a_family_is_rejected() -> None:
         maml_envs.register(bare)
 
 
+def test_names_of_values_belong_to_task_parameters() -> None:
+    names = {"goal": {1.0: "near"}}
+    wrong = dataclass(frozen=True, kw_only=True)(
+        type("Wrong", (Trotter,), {"task_value_names": names, "__module__": __name__})
+    )
+    with pytest.raises(TypeError, match=r"task_value_names of Wrong has goal, .*task_units: \["):
+        maml_envs.register(wrong)
+
+
 @pytest.mark.parametrize(
     ("member", "result", "message"),
     [

@@ -20,7 +20,7 @@ from mujoco.batch import SimulationError
 import maml_rl
 from maml_rl.analysis.comparison import Comparison, Entry
 from maml_rl.analysis.evaluation import Evaluation, evaluate
-from maml_rl.analysis.report import write_report
+from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.statistics import mean_interval, mean_of_valid
 from maml_rl.cli import main
 from maml_rl.learners.base import Belief, Iteration, LearnerState

@@ -178,7 +178,7 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
 
 @pytest.mark.parametrize(
     "failing",
-    ["maml_rl.analysis.report.write_whole", "maml_rl.analysis.saved_evaluations.write_whole"],
+    ["maml_rl.analysis.report.files.write_whole", "maml_rl.analysis.saved_evaluations.write_whole"],
 )
 def test_a_disk_that_fills_up_during_an_evaluation_is_one_line(home, capsys, monkeypatch, failing):
     train(tiny(Path("run"), num_iterations=1))

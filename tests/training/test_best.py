@@ -237,13 +237,13 @@ def test_evaluate_names_the_chosen_iteration(run, tmp_path, capsys):
     assert entry["policy"] == "meta-trained, best iteration"
     assert entry["num_iterations"] == [best]
     assert entry["is_best_iteration"] == [True]
-    assert f"{best} iterations ({chosen})" in report
+    assert f"<td>{best} ({chosen})</td>" in report
     assert "meta-trained, best iteration" in capsys.readouterr().out
     entry, report = evaluation(run, tmp_path / "second", "--iteration=2")
     assert entry["policy"] == "meta-trained, iteration 2"
     assert entry["num_iterations"] == [2]
     assert entry["is_best_iteration"] == [False]
-    assert "2 iterations" in report
+    assert "<td>2</td>" in report
     assert chosen not in report
     entry, _ = evaluation(run, tmp_path / "newest")
     assert entry["policy"] == "meta-trained"

@@ -448,6 +448,7 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
         "report.html",
         "adaptation.png",
         "adaptation.svg",
+        "adaptation.pdf",
     }
     assert [path.name for path in (run / "videos").iterdir()] == ["final.mp4"]
     announced = caplog.messages[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -289,7 +289,7 @@ class PEARL(Learner):
         watch.lap("replay")
 
         # Update encoder, critics and actor.
-        update = self._update(state, history, normalizer, streams, ranks)
+        update = self._update(state, history, normalizer, streams, ranks, collector.progress)
         rows = [row for part in parts for row in part.trial.rows]
         what = OUTER_STEP if update.detail else ""
         failures, num_failed = with_outer_failure(state, rows, num_stages - 1, what, update.detail)
@@ -405,6 +405,7 @@ class PEARL(Learner):
         normalizer: ObservationNormalizer | None,
         streams: RandomStreams,
         ranks: Ranks,
+        progress: Callable[[str], None],
     ) -> _Update:
         """Take the updates of an iteration; if one fails, keep what was learned before them."""
         before = learned = _learned(state)
@@ -417,7 +418,8 @@ class PEARL(Learner):
         steps: list[dict[str, float]] = []
         try:
             with torch_threads(1):  # what is outside of blocks is too small to be split
-                for _ in range(self.config.num_updates):
+                for number in range(self.config.num_updates):
+                    progress(f"update {number + 1} of {self.config.num_updates}")
                     batch = self._batch(replay, normalizer, rng)
                     learned, metrics = sac_update(
                         self.networks,

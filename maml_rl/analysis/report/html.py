@@ -1,26 +1,14 @@
-"""The files of an evaluation: results.json, results.csv, plots (PNG, SVG) and report.html."""
+"""report.html: one page with the tables and plots of an evaluation."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import html
-import io
-import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from maml_rl.analysis import figures
 from maml_rl.analysis.comparison import (
     Comparison,
-    Entry,
-    StepDifference,
     change_note,
     failed_notes,
     learner_notes,
@@ -28,11 +16,8 @@ from maml_rl.analysis.comparison import (
 )
 from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.evaluation import Evaluation
-from maml_rl.analysis.scratch import Scratch
-from maml_rl.analysis.statistics import Response
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions
-from maml_rl.system.atomic_files import write_whole
 from maml_rl.system.text import counted
 
 _STYLE = """
@@ -51,188 +36,13 @@ dt, summary, p.note { color: #57606a; }
 """
 
 
-def write_report(
-    folder: Path,
-    comparison: Comparison,
-    trained: Mapping[str, tuple[float, float]] | None = None,
-    command: str | None = None,
-    robustness: Robustness | None = None,
-) -> None:
-    """Write all files, each atomically; delete plots that only an earlier report had.
-
-    Args:
-        folder: folder of the files.
-        comparison: what to report.
-        trained: range in training of each swept parameter, if known.
-        command: the command line, for report.html.
-        robustness: of the same comparison, to begin with.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    plots = _plots(comparison, trained or {})
-    # Tables.
-    content = _content(comparison, robustness)
-    write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
-    write_whole(folder / "results.csv", _csv(comparison))
-    # Plots.
-    svgs = {}
-    for name, figure in plots.items():
-        svgs[name] = figures.encoded(figure, "svg")
-        write_whole(folder / f"{name}.svg", svgs[name])
-        write_whole(folder / f"{name}.png", figures.encoded(figure, "png"))
-    # Report.
-    write_whole(folder / "report.html", _html(comparison, svgs, command, robustness))
-    # Old plots.
-    names = ("adaptation", "change", "tasks", "tasks_*", "scratch", "sweep_*", "grid_*")
-    for pattern in (f"{name}.*" for name in names):
-        for path in folder.glob(pattern):
-            if path.stem not in plots:
-                path.unlink()
-
-
-def _plots(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
-    """Return the figures by file name, without suffix."""
-    plots = {"adaptation": figures.adaptation_figure(comparison)}
-    for i, figure in enumerate(figures.tasks_figures(comparison)):
-        plots[f"tasks_{i + 1}" if i else "tasks"] = figure
-    change = figures.change_figure(comparison)
-    if change is not None:
-        plots["change"] = change
-    if comparison.scratch is not None:
-        plots["scratch"] = figures.scratch_figure(comparison)
-    for names in comparison.sweeps:
-        if len(names) == 1:
-            figure = figures.sweep_figure(comparison, names[0], trained.get(names[0]))
-        else:
-            figure = figures.grid_figure(comparison, (names[0], names[1]))
-        plots[_sweep_plot(names)] = figure
-    return plots
-
-
-def _sweep_plot(names: Sequence[str]) -> str:
+def sweep_plot(names: Sequence[str]) -> str:
     """Return the file name of the plot of a sweep, without suffix."""
     kind = "sweep" if len(names) == 1 else "grid"
     return f"{kind}_{'_'.join(names)}".replace("/", ".")
 
 
-def _nan_as_none(values: Any) -> Any:
-    """Replace NaN by ``None``, also in nested lists, since JSON has no NaN."""
-    if isinstance(values, (list, tuple)):
-        return [_nan_as_none(value) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
-
-
-def _content(comparison: Comparison, robustness: Robustness | None) -> dict[str, Any]:
-    """Return the content of results.json."""
-    differences = []
-    for first, second, steps in comparison.differences:
-        values = [_difference_values(first, second, step) for step in steps]
-        differences.append({"first": first.label, "second": second.label, "steps": values})
-    of_dynamics = {} if robustness is None else {"robustness": robustness.values()}
-    return {
-        **comparison.settings,
-        **of_dynamics,
-        "scratch": None if comparison.scratch is None else _scratch_values(comparison.scratch),
-        "differences": differences,
-        "results": [_entry_values(entry) for entry in comparison.entries],
-    }
-
-
-def _scratch_values(scratch: Scratch) -> dict[str, Any]:
-    return {
-        "policy": scratch.label,
-        "source": run_name(scratch.source),
-        "actions": "sampled",
-        "tasks": list(scratch.tasks),
-        "num_env_steps": scratch.num_env_steps.tolist(),
-        "returns": scratch.returns.tolist(),
-    }
-
-
-def _difference_values(first: Entry, second: Entry, step: StepDifference) -> dict[str, Any]:
-    k, j, value = step
-    return {
-        "steps": [k, j],
-        "episodes_used": [int(first.episodes_used[k]), int(second.episodes_used[j])],
-        "return": _nan_as_none(value.mean),
-        "interval_95": _nan_as_none(value.interval.tolist()),
-        "interval_over": value.over,
-        "probability_of_improvement": _nan_as_none(value.probability),
-    }
-
-
-def _entry_values(entry: Entry) -> dict[str, Any]:
-    evaluations = entry.evaluations
-    tasks = []
-    for i, task in enumerate(evaluations[0].tasks):
-        returns = _nan_as_none(entry.task_returns[:, i].tolist())
-        tasks.append({"task": dict(task), "returns": returns})
-    return {
-        "policy": entry.label,
-        "sources": [run_name(source) for source in entry.sources],
-        "training_seeds": [one.description["training_seed"] for one in evaluations],
-        "num_iterations": [one.description["num_iterations"] for one in evaluations],
-        "is_best_iteration": [one.description.get("is_best", False) for one in evaluations],
-        "swept": dict(entry.swept),
-        "return": _nan_as_none(entry.center.tolist()),
-        "interval_95": _nan_as_none(entry.interval.tolist()),
-        "interval_over": entry.over,
-        "run_returns": _nan_as_none(entry.run_returns.tolist()),
-        "std_over_tasks": np.nanstd(entry.task_returns, axis=1).tolist(),
-        "success": _nan_as_none(entry.success.tolist()),
-        "episodes_used": entry.episodes_used.tolist(),
-        "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
-        "num_failed_tasks": entry.num_failed_tasks,
-        "learners": [one.description["learner"] for one in evaluations],
-        "changes": [_change_values(k, value) for k, value in entry.responses.items()],
-        "tasks": tasks,
-    }
-
-
-def _change_values(k: int, value: Response) -> dict[str, Any]:
-    return {
-        "step": k,
-        "num_tasks": value.num_tasks,
-        "reward_before": value.before,
-        "reward_after": value.after,
-        "reward_at_end": value.end,
-        "control_steps_to_recover": _nan_as_none(value.recovery),
-        "control_steps": value.steps.tolist(),
-        "rewards": value.rewards.tolist(),
-    }
-
-
-def _csv(comparison: Comparison) -> str:
-    """Return the content of results.csv: a row for every policy, run, task and step."""
-    # Header.
-    tasks = [task for entry in comparison.entries for task in entry.evaluations[0].tasks]
-    task_names = list(dict.fromkeys(name for task in tasks for name in task))
-    swept = list(dict.fromkeys(name for entry in comparison.entries for name in entry.swept))
-    columns = [f"swept_{name}" for name in swept]
-    columns += ["task", *(f"task_{name}" for name in task_names)]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    measured = ["step", "episodes_used", "actions", "return", "success"]
-    writer.writerow(["policy", "source", *columns, *measured])
-    # Rows.
-    for entry in comparison.entries:
-        version = [entry.swept.get(name, "") for name in swept]
-        for source, evaluation in zip(entry.sources, entry.evaluations, strict=True):
-            returns, success = evaluation.task_returns, evaluation.task_success
-            for i, task in enumerate(evaluation.tasks):
-                row = [entry.label, run_name(source), *version, i]
-                row += [task.get(name, "") for name in task_names]
-                for k, used in enumerate(entry.episodes_used):
-                    values = [_nan_as_empty(returns[k, i]), _nan_as_empty(success[k, i])]
-                    actions = evaluation.description["actions"]
-                    writer.writerow([*row, k, used, actions, *values])
-    return buffer.getvalue()
-
-
-def _nan_as_empty(value: Any) -> Any:
-    return "" if math.isnan(value) else value
-
-
-def _html(
+def report_html(
     comparison: Comparison,
     svgs: Mapping[str, bytes],
     command: str | None,
@@ -256,6 +66,7 @@ def _html(
     parts = [
         f"<h1>{title}</h1>",
         f"<dl>{''.join(facts)}</dl>",
+        _html_table(_run_rows(comparison)),
         *([] if robustness is None else _robustness_parts(robustness)),
         "<h2>Return after 0, 1, ... adaptation steps</h2>",
         _table(comparison, ()),
@@ -277,7 +88,8 @@ def _html(
     # Tasks.
     if "tasks" in svgs:
         parts.append("<h2>Returns by task</h2>")
-        parts += [_image(svgs, name) for name in svgs if name.startswith("tasks")]
+        kinds = ("tasks", "parallel")
+        parts += [_image(svgs, name) for name in svgs if name.startswith(kinds)]
     # Learning from scratch.
     if comparison.scratch is not None:
         parts.append("<h2>Comparison with learning from scratch</h2>")
@@ -287,7 +99,7 @@ def _html(
     # Sweeps.
     for names in comparison.sweeps:
         parts.append(f"<h2>Sweep over {html.escape(' and '.join(names))}</h2>")
-        parts.append(_image(svgs, _sweep_plot(names)))
+        parts.append(_image(svgs, sweep_plot(names)))
         table = _table(comparison, names)
         parts.append(f"<details><summary>Numbers</summary>{table}</details>")
     body = "\n".join(parts)
@@ -329,9 +141,6 @@ def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
         "actions": f"{settings['actions']}; in adaptation: {settings['adaptation_actions']}",
         "random seed": settings["seed"],
     }
-    for entry in comparison.main:
-        runs = zip(entry.sources, entry.evaluations, strict=True)
-        facts[entry.label] = "; ".join(_run(source, evaluation) for source, evaluation in runs)
     if comparison.scratch is not None:
         facts[comparison.scratch_label] = run_name(comparison.scratch.source)
     facts["date"] = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
@@ -345,15 +154,28 @@ def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
     return facts
 
 
-def _run(source: Path, evaluation: Evaluation) -> str:
-    """Describe a run: name, seed, and length if known."""
+def _run_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the cells of the table of runs, with its header."""
+    rows = [["policy", "run", "learner", "seed", "iterations", "control steps in training"]]
+    for entry in comparison.main:
+        for source, evaluation in zip(entry.sources, entry.evaluations, strict=True):
+            description = evaluation.description
+            seed = str(description["training_seed"])
+            row = [entry.label, run_name(source), description["learner"]["name"], seed]
+            rows.append([*row, _iterations(evaluation), _number(description["num_env_steps"])])
+    return rows
+
+
+def _iterations(evaluation: Evaluation) -> str:
+    """Iterations of training, if known, and whether their number was chosen."""
     description = evaluation.description
-    name = f"{run_name(source)}, seed {description['training_seed']}"
-    num_iterations = description["num_iterations"]
     chosen = " (chosen by evaluations in training)" if description.get("is_best") else ""
-    if num_iterations is None:
-        return name
-    return f"{name}, {counted(num_iterations, 'iteration')}{chosen}"
+    return f"{_number(description['num_iterations'])}{chosen}"
+
+
+def _number(value: int | None) -> str:
+    """Format a number with commas; a dash if it is not known."""
+    return "–" if value is None else f"{value:,}"
 
 
 _NOTE = (

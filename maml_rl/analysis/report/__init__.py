@@ -1,0 +1,1 @@
+"""The files of an evaluation: tables, plots and report.html."""

@@ -1,0 +1,204 @@
+"""Write the files of an evaluation: results.json, results.csv, plots and report.html."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from maml_rl.analysis import figures
+from maml_rl.analysis.comparison import Comparison, Entry, StepDifference
+from maml_rl.analysis.dynamics.robustness import Robustness
+from maml_rl.analysis.report.html import report_html, sweep_plot
+from maml_rl.analysis.scratch import Scratch
+from maml_rl.analysis.statistics import Response
+from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
+from maml_rl.runs.pretrained import run_name
+from maml_rl.system.atomic_files import write_whole
+
+
+def write_report(
+    folder: Path,
+    comparison: Comparison,
+    trained: Mapping[str, tuple[float, float]] | None = None,
+    command: str | None = None,
+    robustness: Robustness | None = None,
+) -> None:
+    """Write all files, each atomically; delete plots that only an earlier report had.
+
+    Args:
+        folder: folder of the files.
+        comparison: what to report.
+        trained: range in training of each swept parameter, if known.
+        command: the command line, for report.html.
+        robustness: of the same comparison, to begin with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = _plots(comparison, trained or {})
+    # Tables.
+    content = _content(comparison, robustness)
+    write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    write_whole(folder / "results.csv", _csv(comparison))
+    # Plots.
+    svgs = {}
+    for name, figure in plots.items():
+        svgs[name] = figures.encoded(figure, "svg")
+        write_whole(folder / f"{name}.svg", svgs[name])
+        for kind in ("png", "pdf"):
+            write_whole(folder / f"{name}.{kind}", figures.encoded(figure, kind))
+    # Report.
+    write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
+    # Old plots.
+    numbered = ("tasks", "tasks_*", "parallel", "parallel_*")
+    names = ("adaptation", "change", *numbered, "scratch", "sweep_*", "grid_*")
+    for pattern in (f"{name}.*" for name in names):
+        for path in folder.glob(pattern):
+            if path.stem not in plots:
+                path.unlink()
+
+
+def _plots(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
+    """Return the figures by file name, without suffix."""
+    plots = {"adaptation": figures.adaptation_figure(comparison)}
+    for i, figure in enumerate(tasks_figures(comparison)):
+        plots[f"tasks_{i + 1}" if i else "tasks"] = figure
+    for i, figure in enumerate(parallel_figures(comparison)):
+        plots[f"parallel_{i + 1}" if i else "parallel"] = figure
+    change = figures.change_figure(comparison)
+    if change is not None:
+        plots["change"] = change
+    if comparison.scratch is not None:
+        plots["scratch"] = figures.scratch_figure(comparison)
+    for names in comparison.sweeps:
+        if len(names) == 1:
+            figure = figures.sweep_figure(comparison, names[0], trained.get(names[0]))
+        else:
+            figure = figures.grid_figure(comparison, (names[0], names[1]))
+        plots[sweep_plot(names)] = figure
+    return plots
+
+
+def _nan_as_none(values: Any) -> Any:
+    """Replace NaN by ``None``, also in nested lists, since JSON has no NaN."""
+    if isinstance(values, (list, tuple)):
+        return [_nan_as_none(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def _content(comparison: Comparison, robustness: Robustness | None) -> dict[str, Any]:
+    """Return the content of results.json."""
+    differences = []
+    for first, second, steps in comparison.differences:
+        values = [_difference_values(first, second, step) for step in steps]
+        differences.append({"first": first.label, "second": second.label, "steps": values})
+    of_dynamics = {} if robustness is None else {"robustness": robustness.values()}
+    return {
+        **comparison.settings,
+        **of_dynamics,
+        "scratch": None if comparison.scratch is None else _scratch_values(comparison.scratch),
+        "differences": differences,
+        "results": [_entry_values(entry) for entry in comparison.entries],
+    }
+
+
+def _scratch_values(scratch: Scratch) -> dict[str, Any]:
+    return {
+        "policy": scratch.label,
+        "source": run_name(scratch.source),
+        "actions": "sampled",
+        "tasks": list(scratch.tasks),
+        "num_env_steps": scratch.num_env_steps.tolist(),
+        "returns": scratch.returns.tolist(),
+    }
+
+
+def _difference_values(first: Entry, second: Entry, step: StepDifference) -> dict[str, Any]:
+    k, j, value = step
+    return {
+        "steps": [k, j],
+        "episodes_used": [int(first.episodes_used[k]), int(second.episodes_used[j])],
+        "return": _nan_as_none(value.mean),
+        "interval_95": _nan_as_none(value.interval.tolist()),
+        "interval_over": value.over,
+        "probability_of_improvement": _nan_as_none(value.probability),
+    }
+
+
+def _entry_values(entry: Entry) -> dict[str, Any]:
+    evaluations = entry.evaluations
+    tasks = []
+    for i, task in enumerate(evaluations[0].tasks):
+        returns = _nan_as_none(entry.task_returns[:, i].tolist())
+        tasks.append({"task": dict(task), "returns": returns})
+    return {
+        "policy": entry.label,
+        "sources": [run_name(source) for source in entry.sources],
+        "training_seeds": [one.description["training_seed"] for one in evaluations],
+        "num_iterations": [one.description["num_iterations"] for one in evaluations],
+        "num_env_steps": [one.description["num_env_steps"] for one in evaluations],
+        "is_best_iteration": [one.description.get("is_best", False) for one in evaluations],
+        "swept": dict(entry.swept),
+        "return": _nan_as_none(entry.center.tolist()),
+        "interval_95": _nan_as_none(entry.interval.tolist()),
+        "interval_over": entry.over,
+        "run_returns": _nan_as_none(entry.run_returns.tolist()),
+        "std_over_tasks": np.nanstd(entry.task_returns, axis=1).tolist(),
+        "success": _nan_as_none(entry.success.tolist()),
+        "episodes_used": entry.episodes_used.tolist(),
+        "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
+        "num_failed_tasks": entry.num_failed_tasks,
+        "learners": [one.description["learner"] for one in evaluations],
+        "changes": [_change_values(k, value) for k, value in entry.responses.items()],
+        "tasks": tasks,
+    }
+
+
+def _change_values(k: int, value: Response) -> dict[str, Any]:
+    return {
+        "step": k,
+        "num_tasks": value.num_tasks,
+        "reward_before": value.before,
+        "reward_after": value.after,
+        "reward_at_end": value.end,
+        "control_steps_to_recover": _nan_as_none(value.recovery),
+        "control_steps": value.steps.tolist(),
+        "rewards": value.rewards.tolist(),
+    }
+
+
+def _csv(comparison: Comparison) -> str:
+    """Return the content of results.csv: a row for every policy, run, task and step."""
+    # Header.
+    tasks = [task for entry in comparison.entries for task in entry.evaluations[0].tasks]
+    task_names = list(dict.fromkeys(name for task in tasks for name in task))
+    swept = list(dict.fromkeys(name for entry in comparison.entries for name in entry.swept))
+    columns = [f"swept_{name}" for name in swept]
+    columns += ["task", *(f"task_{name}" for name in task_names)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    measured = ["step", "episodes_used", "actions", "return", "success"]
+    writer.writerow(["policy", "source", *columns, *measured])
+    # Rows.
+    for entry in comparison.entries:
+        version = [entry.swept.get(name, "") for name in swept]
+        for source, evaluation in zip(entry.sources, entry.evaluations, strict=True):
+            returns, success = evaluation.task_returns, evaluation.task_success
+            for i, task in enumerate(evaluation.tasks):
+                row = [entry.label, run_name(source), *version, i]
+                row += [task.get(name, "") for name in task_names]
+                for k, used in enumerate(entry.episodes_used):
+                    values = [_nan_as_empty(returns[k, i]), _nan_as_empty(success[k, i])]
+                    actions = evaluation.description["actions"]
+                    writer.writerow([*row, k, used, actions, *values])
+    return buffer.getvalue()
+
+
+def _nan_as_empty(value: Any) -> Any:
+    return "" if math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Tasks of an evaluation or video: which to show, and how."""

@@ -1,0 +1,57 @@
+"""Tasks in words: names, units and named values of their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ValueNames = Mapping[str, Mapping[str, str]]
+"""For each task parameter, the names of some of its values, by :func:`value_key`."""
+
+
+def value_key(value: float) -> str:
+    """Return a number as a key of ``ValueNames``, which JSON can hold: ``"-1"``."""
+    return f"{value:g}"
+
+
+def value_names_of(env: Any) -> dict[str, dict[str, str]]:
+    """Return the value names that an environment has; empty if it has none."""
+    names: Mapping[str, Mapping[float, str]] = getattr(env, "task_value_names", {})
+    return {
+        parameter: {value_key(value): name for value, name in of_parameter.items()}
+        for parameter, of_parameter in names.items()
+    }
+
+
+def with_unit(name: str, units: Mapping[str, str]) -> str:
+    """``"goal velocity (m/s)"``."""
+    unit = units.get(name)
+    return name.replace("_", " ") + (f" ({unit})" if unit else "")
+
+
+def value_text(name: str, value: float, names: ValueNames) -> str:
+    """Return the name of a value of the parameter ``name``, else the number: ``"0.5"``."""
+    return names.get(name, {}).get(value_key(value), f"{value:.4g}")
+
+
+def task_in_words(env: Any, task: Mapping[str, Any]) -> list[str]:
+    """Return the values of a task, such as ``["goal velocity 1.50 m/s"]`` or ``["forward"]``.
+
+    Args:
+        env: has the units and names of values, if any.
+        task: values by name.
+    """
+    units: Mapping[str, str] = getattr(env, "task_units", {})
+    names = value_names_of(env)
+    parts = []
+    for name, value in task.items():
+        unit = units.get(name, "")
+        text = str(value)
+        if isinstance(value, float):
+            if value_key(value) in names.get(name, {}):
+                parts.append(names[name][value_key(value)])
+                continue
+            is_count = value.is_integer() and not unit
+            text = f"{value:.0f}" if is_count else f"{value:.2f}"
+        parts.append(f"{name.replace('_', ' ')} {text} {unit}".strip())
+    return parts
