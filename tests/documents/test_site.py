@@ -56,9 +56,10 @@ def test_every_class_of_settings_is_in_the_reference() -> None:
 
 def test_the_navigation_has_every_page() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
-    pages = re.findall(r"^ +- (?:\w+: )?(\S+\.md)$", text, re.MULTILINE)
+    pages = re.findall(r"^ +- (?:\w+: )?(\S+\.(?:md|ipynb))$", text, re.MULTILINE)
     docs = ROOT / "docs"
-    existing = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    files = [*docs.rglob("*.md"), *docs.rglob("*.ipynb")]
+    existing = {path.relative_to(docs).as_posix() for path in files}
     assert sorted(pages) == sorted(path for path in existing if "further_seeds" not in path)
 
 
