@@ -57,6 +57,7 @@ def test_plots_and_tables_name_directions(result):
     ("family", "task", "words"),
     [
         ("HalfCheetahDir", {"direction": -1.0}, ["backward"]),
+        ("HalfCheetahDir", {"direction": 1}, ["forward"]),
         ("HalfCheetahDir", {"direction": 0.5}, ["direction 0.50"]),
         ("Walker2dDir", {"direction": 1.0, "body_mass": 2.0}, ["forward", "body mass 2"]),
         ("CrippledHalfCheetah", {"disabled_actuator": 3.0}, ["front thigh disabled"]),

@@ -47,10 +47,11 @@ def task_in_words(env: Any, task: Mapping[str, Any]) -> list[str]:
     for name, value in task.items():
         unit = units.get(name, "")
         text = str(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and value_key(value) in names.get(name, {}):
+            parts.append(names[name][value_key(value)])
+            continue
         if isinstance(value, float):
-            if value_key(value) in names.get(name, {}):
-                parts.append(names[name][value_key(value)])
-                continue
             is_count = value.is_integer() and not unit
             text = f"{value:.0f}" if is_count else f"{value:.2f}"
         parts.append(f"{name.replace('_', ' ')} {text} {unit}".strip())
