@@ -19,6 +19,7 @@ import yaml
 import maml_rl
 from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.analysis import comparison, learning_curves
+from maml_rl.analysis.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import load_checkpoint
@@ -222,8 +223,14 @@ def _results(
     unfinished = folder / "unfinished"
 
     def evaluated() -> None:
-        evaluation = comparison._evaluate_or_read(
-            agent, agent.config.env, _SIZES, None, fixed={}, folder=unfinished
+        evaluation = evaluate_or_read(
+            agent,
+            agent.config.env,
+            _SIZES,
+            None,
+            fixed={},
+            folder=unfinished,
+            activity=lambda text: None,
         )
         entry = comparison.Entry("maml", (run,), (evaluation,), {})
         _ = comparison.Comparison([entry]).settings

@@ -25,6 +25,7 @@ def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     # tqdm's hint about widgets is not for readers.
     environment = {**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"}
+    environment.pop("MPLBACKEND", None)  # the kernel's own shows figures
     client = nbclient.NotebookClient(
         notebook,
         timeout=600,

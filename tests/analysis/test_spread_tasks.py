@@ -40,6 +40,15 @@ def test_names_and_missing_values_are_different_values():
     assert len(spread_tasks(tasks, 9)) == 4
 
 
+@pytest.mark.parametrize(
+    "values",
+    [[[1, 2], [3, [4]]], [[], []], [None, 1.0], ["a", [1, "b"]], [np.zeros(0), np.ones(2)]],
+)
+def test_values_of_any_type_are_accepted(values):
+    tasks = [{"value": value} for value in values]
+    assert 1 <= len(spread_tasks(tasks, 3)) <= 2
+
+
 def test_an_environment_without_tasks_has_one():
     assert spread_tasks([{}] * 64, 3) == [{}]
 

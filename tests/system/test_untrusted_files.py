@@ -166,7 +166,7 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     # Permissions do not bind every user that runs the tests.
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(
-        "maml_rl.analysis.comparison.evaluate", lambda *_, **__: pytest.fail("played")
+        "maml_rl.analysis.saved_evaluations.evaluate", lambda *_, **__: pytest.fail("played")
     )
     assert main(["evaluate", "run", *EVALUATION]) == 2
     err = capsys.readouterr().err

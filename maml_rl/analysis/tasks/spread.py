@@ -47,10 +47,18 @@ def _ranks(values: Sequence[object]) -> np.ndarray:
 
     Other values are ranked by their text.
     """
-    arrays = [np.asarray(value) for value in values]
-    are_numbers = all(array.dtype.kind in "biuf" for array in arrays)
-    if not are_numbers or len({array.shape for array in arrays}) > 1:
+    arrays = [_numbers(value) for value in values]
+    if len({array.shape for array in arrays}) > 1 or arrays[0].size == 0:
         arrays = [np.asarray(repr(value)) for value in values]
     columns = np.stack([array.ravel() for array in arrays]).T
     ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], axis=1)
     return ranks / np.maximum(ranks.max(axis=0), 1)
+
+
+def _numbers(value: object) -> np.ndarray:
+    """Return a number or an array of numbers; for other values an empty array."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return np.zeros(0)
+    return array if array.dtype.kind in "biuf" else np.zeros(0)
