@@ -167,10 +167,12 @@ def _escape_unencodable() -> None:
 def _import_mujoco() -> None:
     """Import MuJoCo with MUJOCO_GL unset: the import fails if that backend's library is missing.
 
-    Gymnasium's renderer reads the variable again before it renders.
+    Gymnasium's renderer reads the variable again before it renders. Without MuJoCo, the command
+    says so: doctor in its list, the others where they import it.
     """
     backend = os.environ.pop("MUJOCO_GL", None)
-    importlib.import_module("mujoco")
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("mujoco")
     if backend is not None:
         os.environ["MUJOCO_GL"] = backend
 

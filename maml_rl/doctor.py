@@ -126,11 +126,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _machine() -> Iterator[Check]:
     """Threads, devices, and variables that set them."""
-    import torch
-
     has_affinity = hasattr(os, "sched_getaffinity")
     num_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
     yield Check("ok", "CPU cores", f"{num_cores} for this process, of {os.cpu_count()}")
+    try:
+        import torch
+    except ImportError as error:
+        yield Check("FAIL", "torch", str(error), "reinstall torch")
+        return
     yield Check("ok", "torch threads", str(torch.get_num_threads()))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -201,8 +204,10 @@ def _problem(code: str, **variables: str) -> str | None:
 
 def _video_problem() -> str | None:
     """What keeps MP4 files from being written."""
-    import av
-
+    try:
+        import av
+    except ImportError as error:
+        return str(error)
     try:
         av.CodecContext.create("libx264", "w")
     except (av.FFmpegError, ValueError) as error:

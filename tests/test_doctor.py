@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 
 import pytest
 
@@ -66,6 +67,14 @@ class TestPackages:
     def test_versions_are_compared_as_numbers(self, version, capsys, monkeypatch):
         with_versions(monkeypatch, torch=version)
         assert main(["doctor"]) == 0
+
+
+@pytest.mark.parametrize("package", ["mujoco", "torch", "av"])
+def test_it_runs_without_a_package(package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    monkeypatch.setattr(doctor, "_problem", lambda code, **variables: "ModuleNotFoundError")
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().out.endswith("training does not work\n")
 
 
 def test_rendering_needs_one_backend(capsys, monkeypatch):
