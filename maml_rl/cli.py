@@ -40,6 +40,27 @@ _USAGE_END = """\
 example: maml-rl train --env HalfCheetahVel --num_iterations 100
 maml-rl COMMAND --help lists the flags of a command; maml-rl --version prints the version."""
 _SIGPIPE = 13
+DEPENDENCIES = frozenset(
+    {
+        "PIL",
+        "av",
+        "docstring_parser",
+        "gymnasium",
+        "imageio",
+        "jsonargparse",
+        "matplotlib",
+        "mujoco",
+        "numpy",
+        "safetensors",
+        "scipy",
+        "stable_baselines3",
+        "tensorboard",
+        "torch",
+        "tqdm",
+        "yaml",
+    }
+)
+"""Import names of the packages without which no command but doctor works."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,6 +150,13 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in DEPENDENCIES:
+            raise
+        text = f"package {package} is not installed; maml-rl doctor lists what to install"
+        print(f"error: {text}", file=sys.stderr)  # noqa: T201
         return 1
     except MemoryError as error:
         print(f"error: not enough memory: {error}", file=sys.stderr)  # noqa: T201

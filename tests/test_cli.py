@@ -1132,3 +1132,28 @@ def test_a_chosen_task_stands_alone(run, tmp_path, capsys, others):
     assert main(argv) == 2
     assert "error:" in capsys.readouterr().err
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("package", ["mujoco", "torch"])
+def test_a_missing_dependency_is_one_line(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new process, where nothing is imported yet."""
+    script = f"import sys; sys.modules[{package!r}] = None; from maml_rl.cli import main; "
+    script += "sys.exit(main(['train', '--env', 'PointNavigation', '--num_iterations', '1']))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    expected = f"error: package {package} is not installed; maml-rl doctor lists what to install\n"
+    assert done.stderr == expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_missing_module_is_not_a_dependency(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(argv: list[str]) -> int:
+        raise ModuleNotFoundError("No module named 'plugin'", name="plugin")
+
+    monkeypatch.setattr("maml_rl.plot.command", command)
+    with pytest.raises(ModuleNotFoundError, match="plugin"):
+        main(["plot", "runs"])

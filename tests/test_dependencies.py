@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+from maml_rl.cli import DEPENDENCIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -42,6 +45,13 @@ def _number(version: str) -> tuple[int, ...]:
 
 def test_every_runtime_dependency_has_a_lower_bound_and_no_other():
     assert len(_bounds(RUNTIME)) == len(RUNTIME)
+
+
+def test_the_commands_know_the_import_name_of_every_runtime_dependency():
+    packages = importlib.metadata.packages_distributions()  # some have several: mujoco-core
+    known = [{_name(package) for package in packages[name]} for name in DEPENDENCIES]
+    assert all(names & set(_bounds(RUNTIME)) for names in known)
+    assert set(_bounds(RUNTIME)) <= set().union(*known)
 
 
 def test_the_oldest_versions_are_the_lower_bounds():

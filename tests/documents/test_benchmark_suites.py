@@ -52,27 +52,40 @@ def _returns(table: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_adaptation_helps(name: str) -> None:
+def test_adaptation_helps(name: str, tmp_path: Path) -> None:
     package, _, _, num_iterations = EXAMPLES[name]
     _needs(package)
-    returns = _returns(_run(f"{name}.py", "--num_iterations", str(num_iterations)))
+    output = str(tmp_path / "run")
+    _run(*_train_command(name), "--num_iterations", str(num_iterations), "--output", output)
+    returns = _returns(_run(*_evaluate_command(name, output)))
     assert len(returns) == 4
     assert returns[3] > returns[0]
+
+
+def _train_command(name: str) -> list[str]:
+    """The flags of the document, without final evaluation and video."""
+    _, env, _, _ = EXAMPLES[name]
+    sizes = ["--meta_batch_size=6", "--num_episodes=10", "--policy.action_scale=1"]
+    quiet = ["--logging.final_evaluation=false", "--logging.final_video=false"]
+    return ["-m", "maml_rl.train", "--env", f"{name}:{env}", *sizes, *quiet]
+
+
+def _evaluate_command(name: str, run: str) -> list[str]:
+    split = ["--env.split", "test"] if name == "metaworld_ml1" else []
+    return ["-m", "maml_rl.evaluate", run, "--num_tasks=10", "--num_episodes=10", *split]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_commands_use_the_module(name: str, tmp_path: Path) -> None:
-    package, env, task, _ = EXAMPLES[name]
+    package, _, task, _ = EXAMPLES[name]
     _needs(package)
     sizes = ["--num_iterations=1", "--meta_batch_size=2", "--num_episodes=2", "--horizon=4"]
-    quiet = ["--logging.final_evaluation=false", "--logging.final_video=false"]
     output = str(tmp_path / "run")
-    _run("-m", "maml_rl.train", "--env", f"{name}:{env}", "--output", output, *sizes, *quiet)
-    split = ["--env.split", "test"] if name == "metaworld_ml1" else []
-    _run("-m", "maml_rl.evaluate", output, "--num_tasks=2", "--num_episodes=2", *split)
+    _run(*_train_command(name), *sizes, "--output", output)
+    _run(*_evaluate_command(name, output), "--num_tasks=2", "--num_episodes=2")
     results = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
-    assert results["env_settings"] == ({"split": "test"} if split else {})
+    assert results["env_settings"] == ({"split": "test"} if name == "metaworld_ml1" else {})
     (result,) = results["results"]
     assert [set(entry["task"]) for entry in result["tasks"]] == [{task}] * 2
     assert np.isfinite(result["return"]).all()

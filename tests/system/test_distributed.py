@@ -81,7 +81,8 @@ def command(num_ranks: int, *arguments: str, max_restarts: int = 0) -> list[str]
 
 
 def launch(num_ranks: int, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # With a fault handler, a process that crashes prints where.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     return subprocess.run(
         command(num_ranks, *arguments),
         cwd=folder,
