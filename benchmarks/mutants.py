@@ -276,7 +276,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/pearl/sac.py", "error + config.kl_weight * kl, terms", "error, terms", "encoder without KL"),
     Mutant("maml_rl/learners/pearl/sac.py", "error + config.kl_weight * kl, terms", "error - config.kl_weight * kl, terms", "sign of the KL of z in the loss"),
     Mutant("maml_rl/learners/pearl/sac.py", "critic_loss(networks, theta, part.transitions, z, targets)", "critic_loss(networks, theta, part.transitions, z.detach(), targets)", "the encoder does not learn from the critics"),
-    Mutant("maml_rl/learners/pearl/sac.py", "actor_loss(networks, theta, critics, log_alpha", "actor_loss(networks, theta, learned.critics, log_alpha", "the actor climbs the old critics"),
+    Mutant("maml_rl/learners/pearl/sac.py", "networks=networks, critics=critics, config", "networks=networks, critics=learned.critics, config", "the actor climbs the old critics"),
     Mutant("maml_rl/learners/pearl/sac.py", "approached(learned.targets, critics, config.polyak)", "dict(critics)", "targets that do not lag"),
     Mutant("maml_rl/learners/pearl/sac.py", "value.lerp(critics[name], share)", "critics[name].lerp(value, share)", "shares of critic and target exchanged"),
     Mutant("maml_rl/learners/pearl/sac.py", "[ranks.rank :: ranks.number]", "[ranks.rank :]", "processes compute the same blocks"),

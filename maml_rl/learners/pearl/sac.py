@@ -6,6 +6,7 @@ the critics, then one on the actor and the temperature.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -222,41 +223,28 @@ def sac_update(
     blocks = block_ends(num_tasks, block_size)[ranks.rank :: ranks.number]
     parts: list[tuple[Any, ...]] = [(batch.chosen(slice(*ends)),) for ends in blocks]
 
-    # Encoder and critics: mean error over tasks, sum of the KL divergences.
-    def critic_part(theta: Params, part: Batch) -> _Loss:
-        belief = encoder.empty(len(part.context), part.context)
-        mask = torch.ones_like(part.context[..., 0])
-        posterior = encoder.posterior(theta, encoder.add(theta, belief, part.context, mask))
-        z = posterior.sample(part.latent_noise)
-        noise = part.next_action_noise
-        targets = critic_targets(networks, learned, part.transitions, z, noise, config)
-        error = critic_loss(networks, theta, part.transitions, z, targets).sum() / num_tasks
-        kl = posterior.kl().sum()
-        terms = torch.stack([error, kl / num_tasks, targets.mean(-1).sum() / num_tasks])
-        return _Loss(error + config.kl_weight * kl, terms, z)
-
+    # Encoder and critics.
     theta = {**learned.encoder, **learned.critics}
-    gradient, of_critics, latents = _gradient(critic_part, 3, theta, parts, ranks, num_threads)
+    of_part = functools.partial(
+        _critic_part,
+        networks=networks,
+        encoder=encoder,
+        learned=learned,
+        config=config,
+        num_tasks=num_tasks,
+    )
+    gradient, of_critics, latents = _gradient(of_part, 3, theta, parts, ranks, num_threads)
     theta, critic_optimizer = ascend(theta, -gradient, learned.critic_optimizer, config.step_size)
     new_encoder = {name: theta[name] for name in learned.encoder}
     critics = {name: theta[name] for name in learned.critics}
 
     # Actor and temperature, with the new critics and the same z.
-    entropy = config.target_entropy
-    target_entropy = -float(networks.action_size) if entropy is None else entropy
-
-    def actor_part(theta: Params, part: Batch, z: Tensor) -> _Loss:
-        log_alpha, noise = theta["log_alpha"], part.action_noise
-        observations = part.transitions.observations
-        loss, log_probs = actor_loss(networks, theta, critics, log_alpha, observations, z, noise)
-        of_alpha = temperature_loss(log_alpha, log_probs, target_entropy)
-        learns = float(config.automatic_temperature)
-        terms = torch.stack([loss.sum(), -log_probs.sum()]) / num_tasks
-        return _Loss((loss + learns * of_alpha).sum() / num_tasks, terms, z)
-
     theta = {**learned.actor, **learned.temperature}
+    of_part = functools.partial(
+        _actor_part, networks=networks, critics=critics, config=config, num_tasks=num_tasks
+    )
     parts = [(part, z) for (part,), z in zip(parts, latents, strict=True)]
-    gradient, of_actor, _ = _gradient(actor_part, 2, theta, parts, ranks, num_threads)
+    gradient, of_actor, _ = _gradient(of_part, 2, theta, parts, ranks, num_threads)
     theta, actor_optimizer = ascend(theta, -gradient, learned.actor_optimizer, config.step_size)
     new = Learned(
         encoder=new_encoder,
@@ -270,6 +258,54 @@ def sac_update(
     names = ("critic_loss", "kl", "target", "actor_loss", "entropy")
     values = [*of_critics.tolist(), *of_actor.tolist()]
     return new, {f"update/{name}": value for name, value in zip(names, values, strict=True)}
+
+
+def _critic_part(
+    theta: Params,
+    part: Batch,
+    *,
+    networks: Networks,
+    encoder: ContextEncoder,
+    learned: Learned,
+    config: PEARLConfig,
+    num_tasks: int,
+) -> _Loss:
+    """Return the loss of encoder and critics ``theta``, of which ``part`` is a part of the tasks.
+
+    It is the mean of the critics' loss over all ``num_tasks`` plus the sum of the KL divergences.
+    """
+    belief = encoder.empty(len(part.context), part.context)
+    mask = torch.ones_like(part.context[..., 0])
+    posterior = encoder.posterior(theta, encoder.add(theta, belief, part.context, mask))
+    z = posterior.sample(part.latent_noise)
+    noise = part.next_action_noise
+    targets = critic_targets(networks, learned, part.transitions, z, noise, config)
+    error = critic_loss(networks, theta, part.transitions, z, targets).sum() / num_tasks
+    kl = posterior.kl().sum()
+    terms = torch.stack([error, kl / num_tasks, targets.mean(-1).sum() / num_tasks])
+    return _Loss(error + config.kl_weight * kl, terms, z)
+
+
+def _actor_part(
+    theta: Params,
+    part: Batch,
+    z: Tensor,
+    *,
+    networks: Networks,
+    critics: Params,
+    config: PEARLConfig,
+    num_tasks: int,
+) -> _Loss:
+    """Return the loss of actor and temperature ``theta``, a mean over all ``num_tasks``."""
+    entropy = config.target_entropy
+    target_entropy = -float(networks.action_size) if entropy is None else entropy
+    log_alpha, noise = theta["log_alpha"], part.action_noise
+    observations = part.transitions.observations
+    loss, log_probs = actor_loss(networks, theta, critics, log_alpha, observations, z, noise)
+    of_alpha = temperature_loss(log_alpha, log_probs, target_entropy)
+    learns = float(config.automatic_temperature)
+    terms = torch.stack([loss.sum(), -log_probs.sum()]) / num_tasks
+    return _Loss((loss + learns * of_alpha).sum() / num_tasks, terms, z)
 
 
 def approached(targets: Params, critics: Params, share: float) -> dict[str, Tensor]:
