@@ -1,21 +1,18 @@
-"""Meta-train on dm_control's cartpole-balance: the strength and sign of the motor are unknown.
+"""dm_control's cartpole-balance, as Motor-v0: strength and sign of the motor are unknown.
 
-Needs the extra ``suites``. The module registers Motor-v0, also for commands.
+Needs the extra ``suites``. In this folder:
+
+    python -m maml_rl.train --env dm_control_motor:Motor-v0 --policy.action_scale 1
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from typing import Any
 
 import gymnasium as gym
 import mujoco
 import shimmy
 from dm_control.mujoco.wrapper.mjbindings import sizes
-
-import maml_rl
-from maml_rl.analysis.evaluation import evaluate
 
 # dm_control 1.0.50 reads every array in this table, and MuJoCo 4 no longer has some of them.
 for struct, cls in (("mjmodel", mujoco.MjModel), ("mjdata", mujoco.MjData)):
@@ -50,26 +47,3 @@ class Motor(gym.Wrapper):
 
 
 gym.register(id="Motor-v0", entry_point=Motor, max_episode_steps=100)
-
-
-def main() -> None:
-    """Train, then print the return before and after adaptation."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--num_iterations", type=int, default=15)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        config = maml_rl.load_config(
-            env="Motor-v0",
-            num_iterations=args.num_iterations,
-            meta_batch_size=6,
-            num_episodes=10,
-            policy={"action_scale": 1.0},
-            logging={"final_evaluation": False, "final_video": False},
-            output=f"{folder}/run",
-        )
-        agent = maml_rl.load(maml_rl.train(config))
-    print(evaluate(agent, num_tasks=10, num_episodes=10).table())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,14 @@
-"""Meta-train on Meta-World's ML1: one manipulation task whose goal is unknown.
+"""Meta-World's ML1, one manipulation task whose goal is unknown, as ML1-v0.
 
-Needs the extra ``suites``. The module registers ML1-v0, also for commands.
+Needs the extra ``suites``. In this folder:
+
+    python -m maml_rl.train --env metaworld_ml1:ML1-v0 --policy.action_scale 1 --output ../runs/ml1
+    python -m maml_rl.evaluate ../runs/ml1 --env.split test
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import tempfile
 from typing import Any
 
 import gymnasium as gym
@@ -15,9 +16,6 @@ import metaworld
 import mujoco
 import numpy as np
 from metaworld.sawyer_xyz_env import SawyerMocapBase
-
-import maml_rl
-from maml_rl.analysis.evaluation import evaluate
 
 
 def reset_mocap_welds(self: SawyerMocapBase) -> None:
@@ -71,27 +69,3 @@ class ML1(gym.Wrapper):
 
 
 gym.register(id="ML1-v0", entry_point=ML1, max_episode_steps=50)
-
-
-def main() -> None:
-    """Train, then print the return before and after adaptation to test tasks."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--num_iterations", type=int, default=15)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        config = maml_rl.load_config(
-            env="ML1-v0",
-            num_iterations=args.num_iterations,
-            meta_batch_size=6,
-            num_episodes=10,
-            policy={"action_scale": 1.0},
-            logging={"final_evaluation": False, "final_video": False},
-            output=f"{folder}/run",
-        )
-        agent = maml_rl.load(maml_rl.train(config))
-    test = maml_rl.load_config(env={"name": "ML1-v0", "kwargs": {"split": "test"}}).env
-    print(evaluate(agent, env=test, num_tasks=10, num_episodes=10).table())
-
-
-if __name__ == "__main__":
-    main()

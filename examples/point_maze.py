@@ -1,20 +1,17 @@
-"""Meta-train on a maze of Gymnasium-Robotics: a ball has to find an unknown goal.
+"""A maze of Gymnasium-Robotics, as MazeGoal-v0: a ball has to find an unknown goal.
 
-Needs the extra ``suites``. The module registers MazeGoal-v0, also for commands.
+Needs the extra ``suites``. In this folder:
+
+    python -m maml_rl.train --env point_maze:MazeGoal-v0 --policy.action_scale 1
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from typing import Any
 
 import gymnasium as gym
 import gymnasium_robotics
 import numpy as np
-
-import maml_rl
-from maml_rl.analysis.evaluation import evaluate
 
 gym.register_envs(gymnasium_robotics)
 START = (2, 3)  # row and column of the cell in the middle
@@ -54,26 +51,3 @@ class MazeGoal(gym.Wrapper):
 
 
 gym.register(id="MazeGoal-v0", entry_point=MazeGoal, max_episode_steps=50)
-
-
-def main() -> None:
-    """Train, then print the return before and after adaptation."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--num_iterations", type=int, default=15)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        config = maml_rl.load_config(
-            env="MazeGoal-v0",
-            num_iterations=args.num_iterations,
-            meta_batch_size=6,
-            num_episodes=10,
-            policy={"action_scale": 1.0},
-            logging={"final_evaluation": False, "final_video": False},
-            output=f"{folder}/run",
-        )
-        agent = maml_rl.load(maml_rl.train(config))
-    print(evaluate(agent, num_tasks=10, num_episodes=10).table())
-
-
-if __name__ == "__main__":
-    main()

@@ -193,7 +193,8 @@ def _resume(
             if num_finished < config.num_iterations:
                 with writing():
                     write_config(run, to_mapping(config))
-            log_resume(run, config, num_finished, is_number_set="num_iterations" in changes)
+            has_ended = is_final_checkpoint(newest)
+            log_resume(run, config, num_finished, has_ended)
             best = newest.checkpoint.best(newest.path) if newest is not None else None
             return TrainingRun(
                 run,
@@ -202,7 +203,7 @@ def _resume(
                 stop_flag,
                 callbacks,
                 best,
-                has_ended=is_final_checkpoint(newest),
+                has_ended,
             ).train()
 
 
@@ -297,7 +298,11 @@ class TrainingRun:
                 save_after(error, self.folder, self.config, self.training.agent.state, self.best)
                 if isinstance(error, KeyboardInterrupt):
                     number = getattr(error, "number", signal.SIGINT)
-                    raise Interrupted(self.folder, self.iteration, number) from error
+                    is_last = self.iteration >= self.config.num_iterations
+                    has_ended = self.has_ended and is_last
+                    raise Interrupted(
+                        self.folder, self.iteration, number, has_ended=has_ended
+                    ) from error
                 raise
         return self.folder
 

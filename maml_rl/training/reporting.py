@@ -33,6 +33,7 @@ class Interrupted(KeyboardInterrupt):
         iteration: iterations finished.
         number: number of the signal.
         seed_folder: folder of several seeds with the run, if all of them are to be resumed.
+        has_ended: whether only the evaluation and the video after the last iteration are missing.
     """
 
     def __init__(
@@ -41,10 +42,14 @@ class Interrupted(KeyboardInterrupt):
         iteration: int,
         number: int = signal.SIGINT,
         seed_folder: Path | None = None,
+        has_ended: bool = False,
     ) -> None:
         of_run = "" if seed_folder is None else f" of {run}"
+        missing = " Training is complete, evaluation or video are not." if has_ended else ""
         command = resume_command(seed_folder or run)
-        super().__init__(f"stopped after iteration {iteration}{of_run}. Resume with: {command}")
+        super().__init__(
+            f"stopped after iteration {iteration}{of_run}.{missing} Resume with: {command}"
+        )
         self.run = run
         self.iteration = iteration
         self.number = number
@@ -129,21 +134,22 @@ def time_left(pace: Pace) -> str:
     return f", about {duration_text(pace.left_s)} left"
 
 
-def log_resume(run: Path, config: Config, num_finished: int, is_number_set: bool) -> None:
-    """Log after which iteration a run resumes, or that it is finished.
+def log_resume(run: Path, config: Config, num_finished: int, has_ended: bool) -> None:
+    """Log after which iteration a run resumes, or that it only ends, or has ended.
 
     Args:
         run: the run folder.
         config: settings of the run, with the new number of iterations.
         num_finished: iterations finished.
-        is_number_set: whether the user has set the number of iterations; if it is not larger, the
-            line names one that is.
+        has_ended: whether the state is that after the last iteration and the learner's choice.
     """
     if num_finished < config.num_iterations:
         log(f"resuming {run} after iteration {num_finished}")
-        return
-    more = f"; for two more, use --num_iterations {num_finished + 2}" if is_number_set else ""
-    log(f"all {num_finished} iterations of {run} are finished{more}")
+    elif has_ended:
+        more = f"--num_iterations {num_finished + 2}"
+        log(f"all {num_finished} iterations of {run} are finished; {more} would add two")
+    else:
+        log(f"{run} has {counted(num_finished, 'iteration')} already, and ends with that")
 
 
 def _horizon_source(config: Config) -> str:

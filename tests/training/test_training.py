@@ -333,6 +333,17 @@ def test_resuming_a_finished_run_is_a_success(whole, copy, capsys, iterations):
     assert_equal_runs(whole, copy)
 
 
+def test_an_unfinished_run_can_end_with_the_iterations_that_it_has(tmp_path, caplog):
+    run = tmp_path / "run"
+    train(tiny(run, num_iterations=2, logging={"checkpoint_every": 1}))
+    final = run / "checkpoints" / "000002"
+    shutil.rmtree(final)
+    caplog.set_level("INFO", "maml_rl")
+    resume(run, num_iterations=1)
+    assert f"{run} has 1 iteration already, and ends with that" in caplog.messages
+    assert last(run).values["iteration"] == 1
+
+
 @pytest.mark.slow
 def test_resuming_a_finished_run_writes_missing_results(tmp_path):
     run = tmp_path / "run"
