@@ -44,9 +44,13 @@ def _is_worthwhile(config: Config, device: torch.device, num_processes: int) -> 
 
 
 def _can_be_used(config: Config) -> bool:
-    is_installed = importlib.util.find_spec("mujoco_warp") is not None
     is_supported = config.learner.ON_DEVICE and is_built_in(config.env.name)
-    return is_installed and is_supported and not dynamics_change(config.env)
+    return is_supported and not dynamics_change(config.env) and is_installed()
+
+
+def is_installed() -> bool:
+    """Whether the packages that simulate MuJoCo's robots on a GPU are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("warp", "mujoco_warp"))
 
 
 def _refuse(config: Config) -> None:
