@@ -98,7 +98,7 @@ DEVICE_FAILURES: Mapping[int, str] = {
     2: "more contacts than the engine has memory for",
     3: "more constraints than the engine has memory for",
 }
-"""Why a simulation of a :class:`DeviceEngine` failed, by its code; 0 is no failure."""
+"""Why a simulation of a :class:`DeviceEngine` failed, by its code; 0 if it has not."""
 
 
 class DeviceEngine(Protocol):

@@ -13,7 +13,7 @@ from maml_rl.errors import UserError
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
-from maml_rl.policies.latent import draw_noise
+from maml_rl.policies.latent import draw_noise, draw_noise_on_device
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
@@ -100,6 +100,10 @@ class Policy(nn.Module, ABC):
     def draw_noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Draw noise of the actions and of the latent variable."""
         return draw_noise(self.action_head, self.latent_size, rng, shape)
+
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw the same kind of noise on the generator's device."""
+        return draw_noise_on_device(self.action_head, self.latent_size, rng, shape)
 
     def sampler(
         self, stack: Params, noise: Tensor | None, normalizer: ObservationNormalizer | None

@@ -108,6 +108,7 @@ class Collector:
         draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray],
         streams: RandomStreams,
         stage: int,
+        draw_on_device: Callable[[torch.Generator, tuple[int, ...]], Tensor] | None = None,
     ) -> Tensor:
         """Draw the noise of a stage, (T, E, H, ...), from each task's own stream.
 
@@ -115,7 +116,11 @@ class Collector:
             draw: (generator, leading axes) -> noise with these axes.
             streams: of random numbers, for this iteration.
             stage: number of updates before; it selects the streams.
+            draw_on_device: does the same, with other values, for simulations on a GPU; default is
+                to copy the noise there.
         """
+        if draw_on_device is not None and is_on_device(self.env) and self.device.type == "cuda":
+            return self.noise_on_device(draw_on_device, streams, stage).to(self.dtype)
 
         def of_task(i: int) -> np.ndarray:
             return draw(streams.actions(stage, i), (self.num_episodes, self.horizon))
@@ -129,6 +134,18 @@ class Collector:
                     f"{getattr(values, 'shape', type(values).__name__)}"
                 )
         return torch.from_numpy(np.stack(noise)).to(self.device, self.dtype)
+
+    def noise_on_device(
+        self,
+        draw: Callable[[torch.Generator, tuple[int, ...]], Tensor],
+        streams: RandomStreams,
+        stage: int,
+    ) -> Tensor:
+        """Draw the noise of a stage on the device, from a generator seeded for each task."""
+        rng = torch.Generator(self.device)
+        seeds = (streams.action_seed(stage, self.first_task + i) for i in range(self.num_tasks))
+        sizes = (self.num_episodes, self.horizon)
+        return torch.stack([draw(rng.manual_seed(seed), sizes) for seed in seeds])
 
     @torch.no_grad()
     def collect(self, actor: Actor, streams: RandomStreams, stage: int) -> Episodes:

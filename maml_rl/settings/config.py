@@ -85,7 +85,7 @@ class Config:
     """Device of the policy: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
     engine: Engine = "auto"
     """What simulates a task family in training: mujoco, on the CPU; warp, on the policy's device
-    (docs/gpu.md; on the CPU it is slow, for tests); auto: warp on a GPU from 8,192 simulations on,
+    (docs/training.md; slow on the CPU, for tests); auto: warp on a GPU from 8,192 simulations on,
     if it can. Other environments are stepped by Gymnasium."""
     torch_threads: int | None = None
     """Torch threads of the learner; may change rounding. null: OMP_NUM_THREADS or all cores."""

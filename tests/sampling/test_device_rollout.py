@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from helpers.bandit import Bandit
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -376,3 +377,32 @@ def test_no_control_step_waits_for_the_device(
     assert recorded.actions.shape == (12, 12, 2)
     with pytest.raises(NotImplementedError):
         recorded.actions.cpu()  # so would a copy to the CPU above
+
+
+# --- Noise on a GPU ---
+
+
+@every_learner
+def test_noise_on_a_device_belongs_to_the_task(settings: dict[str, Any]) -> None:
+    """It has the shape of that on the CPU, and does not depend on how tasks are grouped."""
+    with open_training(config_of(settings)) as training:
+        learner, collector = training.agent.learner, training.collector
+        on_cpu = collector.noise(learner.draw_noise, STREAMS, 1)
+        draw = learner.draw_noise_on_device
+        ours = collector.noise_on_device(draw, STREAMS, 1)
+        # What a process draws that has the last two tasks.
+        part = dataclasses.replace(collector, first_task=4)
+        object.__setattr__(part, "num_tasks", 2)
+        of_part = part.noise_on_device(draw, STREAMS, 1)
+        other_stage = collector.noise_on_device(draw, STREAMS, 2)
+    assert (ours.shape, ours.dtype) == (on_cpu.shape, on_cpu.dtype)
+    assert torch.equal(ours[4:], of_part)
+    assert not torch.equal(ours, other_stage)
+    assert not torch.equal(ours[0], ours[1])
+    assert ours.mean().abs() < 5 / ours.numel() ** 0.5
+    assert ours.std() == pytest.approx(1, abs=5 / ours.numel() ** 0.5)
+
+
+def test_a_learner_without_noise_on_a_device_is_refused() -> None:
+    with pytest.raises(UserError, match="Bandit must define draw_noise_on_device, or use --engine"):
+        Bandit.draw_noise_on_device(Bandit.__new__(Bandit), torch.Generator(), (1,))
