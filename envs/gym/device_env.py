@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,11 +65,10 @@ class DeviceVectorEnv(VectorEnv):
             family.max_episode_steps if max_episode_steps is None else max_episode_steps
         )
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
-        self.engine = body.device_engine(num_envs, torch.device(device), family.derived_fields)
-        # The device with its index, which "cuda" lacks.
-        state = next(iter(self.engine.state.values()))
-        self.device = state.device
-        self._dtype = state.dtype
+        # With its index, which "cuda" lacks: Warp needs it.
+        self.device = torch.empty(0, device=device).device
+        self.engine = body.device_engine(num_envs, self.device, family.derived_fields)
+        self._dtype = next(iter(self.engine.state.values())).dtype
         self._set_spaces()
         # Tasks and generators.
         self._tasks: dict[str, np.ndarray] | None = None
@@ -86,9 +86,40 @@ class DeviceVectorEnv(VectorEnv):
     def _zeros(self, dtype: torch.dtype) -> Tensor:
         return torch.zeros(self.num_envs, dtype=dtype, device=self.device)
 
+    def _observation_size(self) -> int:
+        """Call the functions of the family with tensors, and return the observation size.
+
+        Raises:
+            ValueError: if one of them raises, as NumPy does for tensors of a GPU.
+        """
+        family: Any = self.family
+        state = self.engine.state
+        tasks = self._on_device(
+            stack_tasks(family, sample_tasks(family, np.random.default_rng(0), self.num_envs))
+        )
+        size = math.prod(family.body.action_space.shape)
+        action = torch.zeros(self.num_envs, size, dtype=self._dtype, device=self.device)
+        try:
+            family.reward_terms(torch, state, state, action, tasks)
+            family.terminated(torch, state, tasks)
+            if hasattr(family, "success"):
+                family.success(torch, state, tasks)
+            return family.observation(torch, state).shape[1]
+        except Exception as error:  # whatever a family of the user raises
+            raise ValueError(
+                f"{type(family).__name__} cannot compute with tensors on {self.device}, its "
+                f"functions must use the array namespace xp: {type(error).__name__}: {error}"
+            ) from error
+
+    def _on_device(self, tasks: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {
+            name: torch.from_numpy(value).to(self.device, self._dtype)
+            for name, value in tasks.items()
+        }
+
     def _set_spaces(self) -> None:
         """Set the spaces, and the bounds of actions."""
-        size = self.family.observation(torch, self.engine.state).shape[1]
+        size = self._observation_size()
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.single_action_space = self.family.body.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -120,14 +151,10 @@ class DeviceVectorEnv(VectorEnv):
         parameters = self.family.body.parameters
         self.engine.set_dynamics({n: v for n, v in values.items() if n in parameters})
         self._tasks = values
-        self._device_tasks = {
-            name: torch.from_numpy(value).to(self.device, self._dtype)
-            for name, value in values.items()
-        }
+        self._device_tasks = self._on_device(values)
         self._delay = None
         if "action_delay" in values:
-            delay = values["action_delay"]
-            self._delay = DeviceDelay(delay, self._low)
+            self._delay = DeviceDelay(values["action_delay"], self._low)
         self._noise = None
         if "observation_noise" in values:
             size = self.single_observation_space.shape[0]

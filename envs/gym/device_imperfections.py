@@ -50,9 +50,10 @@ class DeviceNoise:
         self._std = std[:, None]
         self._shape = (len(std), observation_size)
         self._rng = torch.Generator(std.device)
+        self._rng.seed()
 
     def seed(self, seed: int) -> None:
-        """Seed the generator; without a seed it continues."""
+        """Seed the generator, whose seed is random at first."""
         self._rng.manual_seed(seed)
 
     def added_to(self, observation: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from gymnasium.utils import seeding
 from helpers.device_engine import use_reference_engine
 from helpers.families import PER_KIND
 from maml_envs.engines.engine import DEVICE_FAILURES
+from maml_envs.families.point_navigation import PointNavigation
 from maml_envs.gym.device_env import DeviceVectorEnv
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
 from maml_envs.gym.imperfections import ActionDelay
@@ -275,6 +276,21 @@ def test_what_cannot_be_simulated_is_refused() -> None:
         pair("PointNavigation", 0)
     with pytest.raises(ValueError, match="engine must be one of mujoco, warp, got 'bullet'"):
         gym.make_vec("maml_rl/PointNavigation-v0", num_envs=1, engine="bullet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InNumPy(PointNavigation):
+    """A family whose reward does not use the array namespace."""
+
+    def reward_terms(self, xp: Any, before: Any, after: Any, action: Any, task: Any) -> Any:
+        return {"reward": np.hypot(after["position"][:, 0], task["goal_x"])}
+
+
+def test_a_family_that_computes_in_numpy_only_is_refused() -> None:
+    """As on a GPU, NumPy cannot read tensors of the device ``meta``."""
+    message = "InNumPy cannot compute with tensors on meta, its functions must use the array name"
+    with pytest.raises(ValueError, match=message):
+        DeviceVectorEnv(InNumPy(), 2, device="meta")
 
 
 @pytest.mark.usefixtures("_reference")
