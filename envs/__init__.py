@@ -1,12 +1,13 @@
 """Task families of MuJoCo robots as Gymnasium environments.
 
 Importing this package registers ``maml_rl/<Family>-v0`` for every family: ``gymnasium.make``
-returns the single environment, ``gymnasium.make_vec`` the batch engine.
+returns the single environment, ``gymnasium.make_vec`` the batch engine. With ``engine="warp"`` and
+``device="cuda"``, ``make_vec`` returns simulations on a GPU, whose results are tensors.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 from maml_envs.engines.engine import Task
@@ -22,6 +23,9 @@ from maml_envs.family import TaskFamily, check_class
 from maml_envs.gym.single_env import FamilyEnv
 from maml_envs.gym.vector_env import FamilyVectorEnv
 
+if TYPE_CHECKING:  # imported when an environment of a device is made: it needs torch
+    from maml_envs.gym.device_env import DeviceVectorEnv
+
 FAMILIES: dict[str, type[Any]] = {}
 """Every task family by name."""
 
@@ -36,6 +40,9 @@ _RENDER_OPTIONS = (
     "visual_options",
 )
 _BATCH_OPTIONS = ("max_episode_steps", "num_threads")
+_DEVICE_OPTIONS = ("max_episode_steps", "device")
+ENGINES = ("mujoco", "warp")
+"""Engines of the vector environment; with ``warp``, results are tensors on a torch device."""
 
 
 def env_id(family_name: str) -> str:
@@ -54,10 +61,30 @@ def make_single_env(family: str, **options: Any) -> FamilyEnv:
     return FamilyEnv(FAMILIES[family](**options), **render_options)
 
 
-def make_vector_env(family: str, num_envs: int, **options: Any) -> FamilyVectorEnv:
-    """Entry point of ``gymnasium.make_vec``; takes batch options and settings of the family."""
-    batch_options = _split(options, _BATCH_OPTIONS)
-    return FamilyVectorEnv(FAMILIES[family](**options), num_envs, **batch_options)
+def make_vector_env(
+    family: str, num_envs: int, engine: str = "mujoco", **options: Any
+) -> FamilyVectorEnv | DeviceVectorEnv:
+    """Entry point of ``gymnasium.make_vec``.
+
+    Args:
+        family: name of the family.
+        num_envs: number of simulations.
+        engine: one of ``ENGINES``. ``mujoco`` takes the option ``num_threads``, ``warp`` the option
+            ``device``.
+        options: of the vector environment, and settings of the family.
+
+    Raises:
+        ValueError: if the engine is unknown or cannot simulate the family.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine == "mujoco":
+        batch_options = _split(options, _BATCH_OPTIONS)
+        return FamilyVectorEnv(FAMILIES[family](**options), num_envs, **batch_options)
+    from maml_envs.gym.device_env import DeviceVectorEnv
+
+    device_options = _split(options, _DEVICE_OPTIONS)
+    return DeviceVectorEnv(FAMILIES[family](**options), num_envs, **device_options)
 
 
 _Family = TypeVar("_Family", bound=type[Any])
@@ -110,4 +137,13 @@ for _family in (
 ):
     register(_family)
 
-__all__ = ["FAMILIES", "FamilyEnv", "FamilyVectorEnv", "Task", "TaskFamily", "env_id", "register"]
+__all__ = [
+    "ENGINES",
+    "FAMILIES",
+    "FamilyEnv",
+    "FamilyVectorEnv",
+    "Task",
+    "TaskFamily",
+    "env_id",
+    "register",
+]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
 from maml_envs.engines.dynamics import Parameter
 from maml_envs.engines.markers import Marker
+
+if TYPE_CHECKING:  # only engines of a device need torch
+    import torch
+    from torch import Tensor
 
 Array = Any
 """A numpy array or a torch tensor, depending on ``xp``."""
@@ -87,3 +91,70 @@ class Body(Protocol):
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
     ) -> Engine:
         """Create an engine of one simulation, with rendering."""
+
+
+DEVICE_FAILURES: Mapping[int, str] = {
+    1: "the state or the control is unstable",
+    2: "more contacts than the engine has memory for",
+    3: "more constraints than the engine has memory for",
+}
+"""Why a simulation of a :class:`DeviceEngine` failed, by its code; 0 if it has not."""
+
+
+class DeviceEngine(Protocol):
+    """Simulates ``num_sims`` copies of one robot; state and results are tensors on one device.
+
+    :meth:`step` copies nothing to the CPU, and never waits for the device.
+    """
+
+    num_sims: int
+    device: torch.device
+    state: Mapping[str, Tensor]
+    """Current state of every simulation, each (num_sims, ...), floating-point.
+
+    The fields have the names, shapes and meaning of those of :class:`Engine`. They are the same
+    tensors for the engine's lifetime, updated in place."""
+    failure: Tensor
+    """(num_sims,) int8: 0, or a code of :data:`DEVICE_FAILURES` since the last reset."""
+
+    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
+        """Set the dynamics of simulations, as :meth:`Engine.set_dynamics` does.
+
+        Args:
+            dynamics: NumPy arrays by name, each (n,).
+            ids: n simulations; ``None`` for all.
+        """
+
+    def reset(self, is_reset: Tensor, initial: Mapping[str, Tensor]) -> None:
+        """Reset some simulations; the others keep their state exactly.
+
+        Args:
+            is_reset: (num_sims,) bool.
+            initial: state fields, each (num_sims, ...); rows outside ``is_reset`` are ignored.
+        """
+
+    def step(self, action: Tensor) -> None:
+        """Advance every simulation by one control step.
+
+        A simulation that fails is marked in ``failure``; its state is meaningless from then on.
+
+        Args:
+            action: (num_sims, action_size), in actuator units.
+        """
+
+    def close(self) -> None:
+        """Free memory of the device."""
+
+
+@runtime_checkable
+class HasDeviceEngine(Protocol):
+    """Optional interface of a body: it can be simulated on a device."""
+
+    def device_engine(
+        self, num_sims: int, device: torch.device, derived: Sequence[str]
+    ) -> DeviceEngine:
+        """Create an engine of ``num_sims`` simulations with the ``derived`` state fields.
+
+        Raises:
+            ValueError: if a package that it needs is not installed.
+        """

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 from maml_envs.engines.dynamics import Parameter
 from maml_envs.engines.engine import Tasks
 from maml_envs.engines.markers import COLOUR, Arrow, Marker
+
+if TYPE_CHECKING:  # imported when an engine of a device is created
+    import torch
+    from maml_envs.engines.torch_point import TorchPointEngine
 
 _MARKER_COLOUR = tuple(round(255 * part) for part in COLOUR)
 _TRAIL_COLOUR = (150, 180, 220)
@@ -55,6 +59,14 @@ class PointBody:
     ) -> PointEngine:
         """Create an engine of one point, rendered from above."""
         return PointEngine(self, 1, render_mode, **render_options)
+
+    def device_engine(
+        self, num_sims: int, device: torch.device, derived: Sequence[str]
+    ) -> TorchPointEngine:
+        """Create an engine of many points on a torch device."""
+        from maml_envs.engines.torch_point import TorchPointEngine
+
+        return TorchPointEngine(num_sims, device)
 
 
 class PointEngine:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.engines.engine import Task
 from maml_envs.family import TaskFamily, sample_tasks
+from maml_envs.gym.seeding import seeded_generators
 from maml_envs.gym.simulations import Simulations
 
 
@@ -143,7 +143,9 @@ class FamilyVectorEnv(VectorEnv):
             Observations (num_envs, observation_size) float64, and an empty info.
         """
         options = dict(options or {})
-        self._seed_generators(seed)
+        if isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
+        self._rngs = seeded_generators(self._rngs, seed, self.num_envs, self.np_random)
         mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
             raise ValueError(
@@ -160,29 +162,6 @@ class FamilyVectorEnv(VectorEnv):
         self._num_steps[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
         return self._simulations.reset(ids, self._rngs, options.get("episode")), {}
-
-    def _seed_generators(self, seed: int | Sequence[int | None] | None) -> None:
-        """Create the generators of the sub-environments; one without a seed continues."""
-        # one seed per sub-environment
-        if isinstance(seed, (int, np.integer)):
-            super().reset(seed=int(seed))
-            seeds: Sequence[int | None] = [int(seed) + i for i in range(self.num_envs)]
-        elif seed is not None:
-            seeds = list(seed)
-        elif not self._rngs:
-            seeds = [int(s) for s in self.np_random.integers(2**31, size=self.num_envs)]
-        else:
-            return
-        if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"expected {self.num_envs} seeds, one per sub-environment, got {len(seeds)}"
-            )
-        # new generators, except where the seed is None and there is one
-        old: Sequence[np.random.Generator | None] = self._rngs or [None] * self.num_envs
-        self._rngs = [
-            rng if s is None and rng is not None else seeding.np_random(s)[0]
-            for s, rng in zip(seeds, old, strict=True)
-        ]
 
     def step(
         self, actions: np.ndarray

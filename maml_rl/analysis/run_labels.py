@@ -36,6 +36,8 @@ def group_settings(config: Config) -> Settings:
     """Return the settings that runs of one group share: all but ``_IGNORED_SETTINGS``."""
     name = config.env.name
     settings = dict(_leaves(to_mapping(config), ""))
+    if config.engine != "warp":  # runs of earlier versions, all with mujoco, do not name it
+        del settings["engine"]
     # A family may have several names.
     return settings | {"env.name": getattr(family_of(name), "__name__", name)}
 

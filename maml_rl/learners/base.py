@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from maml_rl.errors import UserError, name_errors
@@ -149,6 +150,22 @@ class Learner(ABC):
         Returns:
             (*shape, ...), float32.
         """
+
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw the same kind of noise on a GPU, for simulations there (``--engine warp``).
+
+        Only a learner whose settings have ``ON_DEVICE`` needs it.
+
+        Args:
+            rng: seeded by the stream of the actions.
+            shape: leading axes.
+
+        Returns:
+            (*shape, ...), float32, on the generator's device.
+        """
+        raise UserError(
+            f"{type(self).__name__} must define draw_noise_on_device, or use --engine mujoco"
+        )
 
     @abstractmethod
     def actor(

@@ -119,7 +119,11 @@ def play_trials(
     last_stage = first_stage + num_updates
     for stage in range(first_stage, last_stage + final_episodes):
         # Play every task with its own belief.
-        noise = None if deterministic else collector.noise(learner.draw_noise, streams, stage)
+        noise = None
+        if not deterministic:
+            noise = collector.noise(
+                learner.draw_noise, streams, stage, learner.draw_noise_on_device
+            )
         actor = learner.actor(state, beliefs[-1], noise)
         collected = collector.collect(actor, streams, stage)
         watch.lap("collection")

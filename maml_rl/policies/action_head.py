@@ -109,6 +109,11 @@ class ActionHead:
             return rng.gumbel(size=(*shape, *self.noise_shape)).astype(np.float32)
         return rng.standard_normal((*shape, *self.noise_shape), dtype=np.float32)
 
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw the same kind of noise for Box actions on the generator's device."""
+        assert not self.discrete, "families that are simulated on a device have Box actions"
+        return torch.randn(*shape, *self.noise_shape, generator=rng, device=rng.device)
+
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the noise of one action."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 _LARGEST_BOUND = 1e10
 """An action bound beyond this counts as no bound; some environments use the largest float32."""
@@ -40,6 +43,14 @@ class ActionMap:
         low, high, offset, gain = self._range
         actions = offset + gain * actions.reshape(len(actions), *self.space.shape)
         return actions.clip(low, high)
+
+    def for_tensors(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Return the map for Box actions as tensors on a device: (N, action_size) to the same."""
+        assert isinstance(self.space, spaces.Box), "built-in families have Box actions"
+        gain, offset = (values.astype(self.space.dtype) for values in self.gain_and_offset)
+        arrays = (self.space.low, self.space.high, offset, gain)
+        low, high, offset_here, gain_here = (torch.from_numpy(a).to(device) for a in arrays)
+        return lambda outputs: (offset_here + gain_here * outputs).clamp(low, high)
 
     @functools.cached_property
     def num_outputs(self) -> int:

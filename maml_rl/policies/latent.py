@@ -64,6 +64,15 @@ def draw_noise(
     return np.concatenate([noise.reshape(*shape, -1), latent_noise], axis=-1)
 
 
+def draw_noise_on_device(
+    head: ActionHead, latent_size: int, rng: torch.Generator, shape: tuple[int, ...]
+) -> Tensor:
+    """Do what :func:`draw_noise` does on the generator's device, with other values."""
+    noise = head.draw_noise_on_device(rng, shape)
+    latent_noise = torch.randn(*shape, latent_size, generator=rng, device=rng.device)
+    return torch.cat([noise, latent_noise], dim=-1)
+
+
 def action_noise(noise: Tensor, head: ActionHead, latent_size: int) -> Tensor:
     """Return the actions' part of :func:`draw_noise`, in the shape that ``sample`` takes."""
     if latent_size == 0:

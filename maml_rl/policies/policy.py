@@ -13,13 +13,15 @@ from maml_rl.errors import UserError
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
-from maml_rl.policies.latent import draw_noise
+from maml_rl.policies.latent import draw_noise, draw_noise_on_device
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 
 Sampler = Callable[[np.ndarray, int], np.ndarray]
 """(observations (T·E, *observation_shape), step t) -> outputs (T·E, ...)."""
+TensorSampler = Callable[[Tensor, int], Tensor]
+"""The same with tensors on the policy's device."""
 
 
 class Policy(nn.Module, ABC):
@@ -99,6 +101,10 @@ class Policy(nn.Module, ABC):
         """Draw noise of the actions and of the latent variable."""
         return draw_noise(self.action_head, self.latent_size, rng, shape)
 
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw the same kind of noise on the generator's device."""
+        return draw_noise_on_device(self.action_head, self.latent_size, rng, shape)
+
     def sampler(
         self, stack: Params, noise: Tensor | None, normalizer: ObservationNormalizer | None
     ) -> Sampler:
@@ -112,15 +118,26 @@ class Policy(nn.Module, ABC):
                 outputs.
             normalizer: of observations.
         """
-        like = next(iter(stack.values()))
-        num_tasks = like.shape[0]
+        sample_tensors = self.tensor_sampler(stack, noise, normalizer)
+        device = next(iter(stack.values())).device
 
         def sample(observations: np.ndarray, t: int) -> np.ndarray:
-            x = torch.from_numpy(observations).to(like.device, non_blocking=True)
-            x = x.unflatten(0, (num_tasks, -1))
+            x = torch.from_numpy(observations).to(device, non_blocking=True)
+            return sample_tensors(x, t).cpu().numpy()
+
+        return sample
+
+    def tensor_sampler(
+        self, stack: Params, noise: Tensor | None, normalizer: ObservationNormalizer | None
+    ) -> TensorSampler:
+        """Return a function that does the same with tensors, and never waits for the device."""
+        num_tasks = next(iter(stack.values())).shape[0]
+
+        def sample(observations: Tensor, t: int) -> Tensor:
+            x = observations.unflatten(0, (num_tasks, -1))
             x = x if normalizer is None else normalizer.normalize(x)
             dist = self.distribution(stack, x)
             outputs = dist.mode() if noise is None else dist.sample(noise[t])
-            return outputs.flatten(0, 1).cpu().numpy()
+            return outputs.flatten(0, 1)
 
         return sample

@@ -15,7 +15,7 @@ from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.latent import action_noise, drawn_latents, with_latents
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.policy import Policy, Sampler
+from maml_rl.policies.policy import Policy, Sampler, TensorSampler
 from maml_rl.system.thread_pool import block_ends, map_blocks, tasks_per_block
 
 Memory = tuple[np.ndarray, ...]
@@ -34,7 +34,8 @@ class Actor(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Make the errors of an actor of the user's own name its methods."""
         super().__init_subclass__(**options)
-        name_errors(cls, ("start", "act", "observe", "inputs", "densities"))
+        methods = ("act", "observe", "act_on_tensors", "observe_tensors", "inputs", "densities")
+        name_errors(cls, ("start", *methods))
 
     def start(self, episodes: slice) -> None:  # noqa: B027  most actors need nothing
         """Begin a round. A memory starts as it was passed to the constructor, or empty.
@@ -59,6 +60,19 @@ class Actor(ABC):
             rewards: (T·E,); not finite where an episode has failed.
             ended: whether the episode is over, (T·E,) bool.
         """
+
+    def act_on_tensors(self, observations: Tensor, t: int) -> Tensor:
+        """Do what :meth:`act` does with tensors on the device, without waiting for it.
+
+        Only environments whose simulations are on a device need it.
+        """
+        raise UserError(
+            f"{type(self).__name__} acts on NumPy arrays only, and cannot play simulations on a "
+            "device: use the engine mujoco, or define act_on_tensors"
+        )
+
+    def observe_tensors(self, rewards: Tensor, ended: Tensor) -> None:  # noqa: B027
+        """Do what :meth:`observe` does with tensors on the device, without waiting for it."""
 
     def inputs(self, observations: Tensor) -> Tensor:
         """Return what the policy sees of raw observations (T, E, H, *observation_shape)."""
@@ -139,7 +153,10 @@ class PolicyActor(Actor):
         self._stack = stack
         self._noise = noise
         self._normalizer = normalizer
+        self._round: tuple[Params, Tensor | None, ObservationNormalizer | None] | None = None
+        """Stack, noise and normaliser of this round."""
         self._sampler: Sampler | None = None
+        self._tensor_sampler: TensorSampler | None = None
         self._latents: Tensor | None = None
         """(T, E, L), or (T, 1, L) if all episodes have the same."""
         if policy.latent_size > 0:
@@ -158,6 +175,13 @@ class PolicyActor(Actor):
             )
         return torch.from_numpy(latents).to(like).unflatten(0, (len(like), -1))
 
+    @property
+    def memory(self) -> Memory | None:  # type: ignore[override]
+        """The latent variable of each episode, once a round has begun."""
+        if self._latents is None or self._round is None:
+            return None
+        return (self._round[0]["latent"].flatten(0, 1).cpu().numpy(),)
+
     def start(self, episodes: slice) -> None:
         """Begin a round."""
         policy, noise, stack = self._policy, self._noise, self._stack
@@ -168,14 +192,24 @@ class PolicyActor(Actor):
             # Repeat the mean, if all episodes have it; otherwise this changes nothing.
             latents = self._latents.expand(-1, max(episodes.stop, self._latents.shape[1]), -1)
             stack = {**stack, "latent": latents[:, episodes]}
-            self.memory = (stack["latent"].flatten(0, 1).cpu().numpy(),)
-        self._sampler = policy.sampler(stack, noise, self._normalizer)
+        self._round = (stack, noise, self._normalizer)
+        self._sampler = self._tensor_sampler = None
 
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
         """Return the outputs of the policies."""
-        assert self._sampler is not None, "start is called before act"
+        if self._sampler is None:
+            assert self._round is not None, "start is called before act"
+            self._sampler = self._policy.sampler(*self._round)
         shape = self._policy.observation_shape
         return self._sampler(observations.reshape(len(observations), *shape), t)
+
+    def act_on_tensors(self, observations: Tensor, t: int) -> Tensor:
+        """Return the outputs of the policies."""
+        if self._tensor_sampler is None:
+            assert self._round is not None, "start is called before act"
+            self._tensor_sampler = self._policy.tensor_sampler(*self._round)
+        shape = self._policy.observation_shape
+        return self._tensor_sampler(observations.reshape(len(observations), *shape), t)
 
     def inputs(self, observations: Tensor) -> Tensor:
         """Return observations of the policy's shape, normalised if the policy normalises.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.sampling.actors import Actor, check_actor, checked_outputs
+from maml_rl.sampling.actors import Actor, check_actor
+from maml_rl.sampling.device_rollout import DeviceRollout
 from maml_rl.sampling.episodes import Episodes, zero_masked
-from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
-from maml_rl.sampling.task_vector_env import TaskVectorEnv
+from maml_rl.sampling.failures import ACTION, CODES
+from maml_rl.sampling.recording import Recorded, Recording
+from maml_rl.sampling.task_vector_env import TaskVectorEnv, is_on_device
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import map_blocks
@@ -41,109 +43,6 @@ class _Played(NamedTuple):
     """(T, E): 1 if a valid episode ended in a terminal state."""
     last_observations: Tensor
     """Raw, after the last step, (T, E, *observation_shape)."""
-
-
-class _Recording:
-    """One round: an episode in each of N sub-environments, recorded step by step.
-
-    The axes are (step, sub-environment, ...), so that the values of one step are contiguous.
-
-    Args:
-        horizon: H.
-        num_envs: N.
-        observation_shape: of one sub-environment.
-        dtype: of the observations.
-        pin_memory: whether to allocate page-locked memory, from which a GPU copies without waiting
-            for the CPU.
-        action_map: from outputs to actions.
-    """
-
-    def __init__(
-        self,
-        horizon: int,
-        num_envs: int,
-        observation_shape: tuple[int, ...],
-        dtype: torch.dtype,
-        pin_memory: bool,
-        action_map: ActionMap,
-    ) -> None:
-        shape = (horizon, num_envs, *observation_shape)
-        observations = torch.zeros(shape, dtype=dtype, pin_memory=pin_memory)
-        self.observations: np.ndarray = observations.numpy()
-        self.action_map = action_map
-        self.actions: list[np.ndarray] = []
-        self.rewards = np.zeros((horizon, num_envs))
-        self.mask = np.zeros((horizon, num_envs), bool)
-        self.cause = np.zeros(num_envs, np.int8)
-        self.live = np.ones(num_envs, bool)
-        self.success = np.full(num_envs, np.nan)
-        self.terminated = np.zeros(num_envs, bool)
-        self.last_observations = np.full((num_envs, *observation_shape), np.nan)
-
-    def act(self, t: int, observation: Any, actor: Actor) -> np.ndarray:
-        """Compute the actor's outputs (N, ...) at step t; record them and the observation.
-
-        Observations and outputs of discarded episodes are set to zero, since the actor or the
-        environment could raise for a non-finite value.
-        """
-        # Record the observation, and compute the outputs.
-        row = self.observations[t]
-        # count_nonzero is three times as fast as any() and all().
-        with np.errstate(over="ignore", invalid="ignore"):
-            row[:] = observation
-            if np.count_nonzero(np.isfinite(row)) < row.size:
-                self._discard(~np.isfinite(row).reshape(len(row), -1).all(1), OBSERVATION)
-            if np.count_nonzero(self.cause):
-                row[self.cause > 0] = 0
-            # Copied, since an actor may return the same or a read-only array at every step.
-            outputs = checked_outputs(actor.act(row, t), len(row), self.action_map).copy()
-        # Record the outputs.
-        is_finite: Any = np.isfinite(outputs)
-        if np.count_nonzero(is_finite) < is_finite.size:
-            self._discard(~is_finite.reshape(len(self.live), -1).all(1), ACTION)
-        if np.count_nonzero(self.cause):
-            outputs[self.cause > 0] = 0
-        self.actions.append(outputs)
-        self.mask[t] = self.live
-        return outputs
-
-    def record(
-        self,
-        t: int,
-        observation: Any,
-        reward: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        info: Mapping[str, Any],
-    ) -> None:
-        """Record what the environment returned for step t, each (N, ...)."""
-        self.rewards[t] = reward
-        # Discard episodes that failed in this step.
-        broke_down: np.ndarray | None = info.get("void")
-        if broke_down is not None and np.count_nonzero(broke_down):
-            self._discard(broke_down, SIMULATION)
-        is_finite = np.isfinite(self.rewards[t])
-        if np.count_nonzero(is_finite) < len(is_finite):
-            self._discard(~is_finite, REWARD)
-        # Keep the last report of success of each episode.
-        if "is_success" in info:
-            reported = np.asarray(info["is_success"], float)
-            is_reported = self.live & info.get("_is_success", True) & ~np.isnan(reported)
-            self.success = np.where(is_reported, reported, self.success)
-        # Keep the last observation of each episode.
-        ends = self.live & (terminated | truncated)
-        if t == len(self.rewards) - 1:
-            ends = self.live.copy()
-        if np.count_nonzero(ends):
-            self.terminated |= ends & terminated
-            self.last_observations[ends] = np.asarray(observation)[ends]
-        self.live &= ~(terminated | truncated)
-
-    def _discard(self, failed: np.ndarray, what: str) -> None:
-        """End the live episodes in ``failed`` (N,) bool, and record their cause."""
-        ended = self.live & failed
-        self.cause[ended] = CODES[what]
-        self.live[ended] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +108,7 @@ class Collector:
         draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray],
         streams: RandomStreams,
         stage: int,
+        draw_on_device: Callable[[torch.Generator, tuple[int, ...]], Tensor] | None = None,
     ) -> Tensor:
         """Draw the noise of a stage, (T, E, H, ...), from each task's own stream.
 
@@ -216,7 +116,11 @@ class Collector:
             draw: (generator, leading axes) -> noise with these axes.
             streams: of random numbers, for this iteration.
             stage: number of updates before; it selects the streams.
+            draw_on_device: does the same, with other values, for simulations on a GPU; default is
+                to copy the noise there.
         """
+        if draw_on_device is not None and is_on_device(self.env) and self.device.type == "cuda":
+            return self.noise_on_device(draw_on_device, streams, stage).to(self.dtype)
 
         def of_task(i: int) -> np.ndarray:
             return draw(streams.actions(stage, i), (self.num_episodes, self.horizon))
@@ -230,6 +134,18 @@ class Collector:
                     f"{getattr(values, 'shape', type(values).__name__)}"
                 )
         return torch.from_numpy(np.stack(noise)).to(self.device, self.dtype)
+
+    def noise_on_device(
+        self,
+        draw: Callable[[torch.Generator, tuple[int, ...]], Tensor],
+        streams: RandomStreams,
+        stage: int,
+    ) -> Tensor:
+        """Draw the noise of a stage on the device, from a generator seeded for each task."""
+        rng = torch.Generator(self.device)
+        seeds = (streams.action_seed(stage, self.first_task + i) for i in range(self.num_tasks))
+        sizes = (self.num_episodes, self.horizon)
+        return torch.stack([draw(rng.manual_seed(seed), sizes) for seed in seeds])
 
     @torch.no_grad()
     def collect(self, actor: Actor, streams: RandomStreams, stage: int) -> Episodes:
@@ -295,10 +211,10 @@ class Collector:
             part = slice(first, first + self.episodes_per_round)
             actor.start(part)
             number = f", round {first // self.episodes_per_round + 1}" if num_rounds > 1 else ""
-            recording = self._play(actor, seeds[:, part], stage, f"stage {stage + 1}{number}")
-            yield self._by_task(recording)
+            recorded = self._play(actor, seeds[:, part], stage, f"stage {stage + 1}{number}")
+            yield self._by_task(recorded)
 
-    def _play(self, actor: Actor, seeds: np.ndarray, stage: int, name: str) -> _Recording:
+    def _play(self, actor: Actor, seeds: np.ndarray, stage: int, name: str) -> Recorded:
         """Play one episode in every sub-environment.
 
         Args:
@@ -307,16 +223,6 @@ class Collector:
             stage: number of updates before.
             name: of the stage and round, for ``progress``.
         """
-        space = self.env.single_observation_space
-        assert space.shape is not None, "as_task_vector_env refuses other observations"
-        recording = _Recording(
-            self.horizon,
-            self.env.num_envs,
-            space.shape,
-            self.dtype,
-            self.device.type == "cuda",
-            self.action_map,
-        )
         # Reset. Consecutive seeds are passed as one integer, for environments that take no list.
         is_consecutive = np.count_nonzero(np.diff(seeds.ravel()) != 1) == 0
         options = {"episode": stage} if getattr(self.env, "takes_episode", False) else None
@@ -325,9 +231,32 @@ class Collector:
                 seed=int(seeds.flat[0]) if is_consecutive else seeds.ravel().tolist(),
                 options=options,
             )
+
+        def progress(t: int) -> None:
+            self.progress(f"{name}: control step {t + 1} of {self.horizon}")
+
+        if is_on_device(self.env):
+            rollout = DeviceRollout(self.env, self.horizon, self.dtype, self.action_map)
+            return rollout.play(observation, actor, progress)
+        return self._play_on_cpu(observation, actor, progress)
+
+    def _play_on_cpu(
+        self, observation: Any, actor: Actor, progress: Callable[[int], None]
+    ) -> Recorded:
+        """Play one episode in every sub-environment, whose observations are NumPy arrays."""
+        space = self.env.single_observation_space
+        assert space.shape is not None, "as_task_vector_env refuses other observations"
+        recording = Recording(
+            self.horizon,
+            self.env.num_envs,
+            space.shape,
+            self.dtype,
+            self.device.type == "cuda",
+            self.action_map,
+        )
         # Step until all episodes have ended.
         for t in range(self.horizon):
-            self.progress(f"{name}: control step {t + 1} of {self.horizon}")
+            progress(t)
             outputs = recording.act(t, observation, actor)
             actions = self.action_map(outputs)
             with torch.enable_grad():
@@ -336,29 +265,27 @@ class Collector:
             actor.observe(recording.rewards[t], ~recording.live)
             if not np.count_nonzero(recording.live):
                 break
-        return recording
+        return recording.finished()
 
-    def _by_task(self, recording: _Recording) -> _Played:
-        """Convert a round to tensors in task order."""
-        is_valid = recording.cause == 0
-        mask = recording.mask & is_valid
-        success = np.where(is_valid, recording.success, np.nan)
-        last = self._of_tasks(recording.last_observations[None])  # as one more step
-        # Pad a round that ended before the horizon.
-        num_missing = self.horizon - len(recording.actions)
-        padding = [np.zeros_like(recording.actions[0])] * num_missing
+    def _by_task(self, recorded: Recorded) -> _Played:
+        """Arrange a round in task order, on the device."""
+        is_valid = recorded.cause == 0
+        mask = recorded.mask & is_valid
+        last = recorded.last_observations[None]  # as one more step
         return _Played(
-            observations=self._of_tasks(recording.observations),
-            actions=self._of_tasks(np.stack(recording.actions + padding)),
-            rewards=self._of_tasks(np.where(mask, recording.rewards, 0.0)).to(self.dtype),
+            observations=self._of_tasks(recorded.observations),
+            actions=self._of_tasks(recorded.actions),
+            rewards=self._of_tasks(torch.where(mask, recorded.rewards, 0.0)).to(self.dtype),
             mask=self._of_tasks(mask).to(self.dtype),
-            cause=self._of_tasks(recording.cause),
-            success=self._of_tasks(success).to(self.dtype),
-            terminated=self._of_tasks(recording.terminated & is_valid).to(self.dtype),
-            last_observations=last[:, :, 0].to(self.dtype),
+            cause=self._of_tasks(recorded.cause),
+            success=self._of_tasks(recorded.success.masked_fill(~is_valid, torch.nan)).to(
+                self.dtype
+            ),
+            terminated=self._of_tasks(recorded.terminated & is_valid).to(self.dtype),
+            last_observations=self._of_tasks(last)[:, :, 0].to(self.dtype),
         )
 
-    def _of_tasks(self, values: np.ndarray) -> Tensor:
+    def _of_tasks(self, values: Tensor) -> Tensor:
         """Split the axis of sub-environments into tasks and episodes, on the device.
 
         Args:
@@ -368,10 +295,10 @@ class Collector:
             (T, E) or (T, E, H, ...), where E is the number of episodes per task in a round.
         """
         sizes = (self.num_tasks, self.episodes_per_round)
-        tensor = torch.from_numpy(values).to(self.device)
+        values = values.to(self.device)
         if values.ndim == 1:
-            return tensor.unflatten(0, sizes)
-        return tensor.unflatten(1, sizes).movedim(0, 2).contiguous()
+            return values.unflatten(0, sizes)
+        return values.unflatten(1, sizes).movedim(0, 2).contiguous()
 
     def _reset_seeds(self, streams: RandomStreams, stage: int) -> np.ndarray:
         """The reset seed of every episode, (T, E), independent of the division into rounds."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import FlattenObservation
 
@@ -27,7 +28,12 @@ from maml_rl.settings.env import EnvConfig, check_arguments, resolve_env_id
 
 
 def make_task_vector_env(
-    config: EnvConfig, num_envs: int, horizon: int, *, num_tasks: int | None = None
+    config: EnvConfig,
+    num_envs: int,
+    horizon: int,
+    *,
+    num_tasks: int | None = None,
+    device: torch.device | None = None,
 ) -> TaskVectorEnv:
     """Make a vector environment with one task per sub-environment, truncated at ``horizon`` steps.
 
@@ -41,6 +47,8 @@ def make_task_vector_env(
         horizon: longest episode.
         num_tasks: number of copies of a single environment. Default is ``num_envs``; one per task
             is enough and saves memory.
+        device: to simulate a built-in family on, by its engine ``warp``; default is the engine
+            ``mujoco``.
 
     Raises:
         UserError: if the environment is unknown or refuses its arguments or tasks, observations
@@ -48,7 +56,7 @@ def make_task_vector_env(
     """
     env_id = resolve_env_id(config.name)
     with _as_user_error(config):
-        env: Any = _own_vector_env(env_id, config.kwargs, num_envs, horizon)
+        env: Any = _own_vector_env(env_id, config.kwargs, num_envs, horizon, device)
         if env is None:
             make = _maker(config, env_id, horizon)
             num_copies = num_envs if num_tasks is None else num_tasks
@@ -114,9 +122,15 @@ def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) ->
 
 
 def _own_vector_env(
-    env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int
+    env_id: str,
+    kwargs: Mapping[str, Any],
+    num_envs: int,
+    horizon: int,
+    device: torch.device | None,
 ) -> VectorEnv | None:
     """The vector environment of an id, if it has tasks, takes a horizon and has no autoreset."""
+    if device is not None:
+        return _device_env(env_id, kwargs, num_envs, horizon, device)
     if gym.spec(env_id).vector_entry_point is None:
         return None
     try:
@@ -130,6 +144,21 @@ def _own_vector_env(
     return None
 
 
+def _device_env(
+    env_id: str, kwargs: Mapping[str, Any], num_envs: int, horizon: int, device: torch.device
+) -> VectorEnv:
+    """The vector environment of a task family on a device.
+
+    Raises:
+        UserError: if the family cannot be simulated there, or a package is missing.
+    """
+    sizes: dict[str, Any] = {"num_envs": num_envs, "max_episode_steps": horizon}
+    try:
+        return gym.make_vec(env_id, **sizes, engine="warp", device=device, **kwargs)
+    except ValueError as error:
+        raise UserError(f"engine warp: {error}") from error
+
+
 @contextlib.contextmanager
 def as_task_vector_env(
     env: gym.Env | VectorEnv | str | None,
@@ -138,6 +167,7 @@ def as_task_vector_env(
     horizon: int,
     *,
     num_tasks: int | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[TaskVectorEnv]:
     """A vector environment with tasks from an environment, a vector environment or an id.
 
@@ -150,6 +180,7 @@ def as_task_vector_env(
         num_envs: number of sub-environments to make.
         horizon: longest episode.
         num_tasks: number of copies of a single environment; see :func:`make_task_vector_env`.
+        device: to simulate an environment on that is made here; see :func:`make_task_vector_env`.
 
     Raises:
         UserError: if the environment cannot be used.
@@ -172,7 +203,9 @@ def as_task_vector_env(
     else:
         if env is not None and resolve_env_id(env) != resolve_env_id(config.name):
             config = EnvConfig(name=env)
-        vector_env = make_task_vector_env(config, num_envs, horizon, num_tasks=num_tasks)
+        vector_env = make_task_vector_env(
+            config, num_envs, horizon, num_tasks=num_tasks, device=device
+        )
         try:
             yield vector_env
         finally:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from maml_rl.errors import UserError
@@ -93,6 +94,7 @@ class TaskObserver:
         self.num_envs = env.num_envs
         self.single_action_space = env.single_action_space
         self.takes_episode = getattr(env, "takes_episode", False)
+        self.device: torch.device | None = getattr(env, "device", None)
         # Values before and after a change of the dynamics; other environments have no changes.
         self._versions: Callable[[Task], tuple[Task, Task]] = getattr(
             env, "before_and_after", lambda task: (task, task)
@@ -100,7 +102,7 @@ class TaskObserver:
         self._encoder = TaskEncoder(
             env, name, "env.observe_task", lambda task: self._versions(task)[0]
         )
-        self._values: np.ndarray | None = None
+        self._values: Any = None
         self._changed_values: np.ndarray | None = None
         # Extend the observation space.
         self._dtype = np.result_type(space.dtype, np.float32)
@@ -136,7 +138,8 @@ class TaskObserver:
             for version in zip(*versions, strict=True)
         )
         self._env.set_tasks(tasks)
-        self._values = values
+        on_device = self.device is not None
+        self._values = torch.from_numpy(values).to(self.device) if on_device else values
         has_changes = not np.array_equal(values, changed_values)
         self._changed_values = changed_values if has_changes else None
 
@@ -167,12 +170,14 @@ class TaskObserver:
         observation, *rest = self._env.step(actions)
         return self._with_task(observation), *rest
 
-    def _with_task(self, observation: np.ndarray) -> np.ndarray:
+    def _with_task(self, observation: Any) -> Any:
         values = self._values
         assert values is not None, "reset has checked this"
         if self._changed_values is not None:
             values = np.where(self._env.is_changed[:, None], self._changed_values, values)
         vectors = observation.reshape(len(observation), -1)
+        if isinstance(observation, torch.Tensor):  # on a device, no task has changed values
+            return torch.cat([vectors, values.to(vectors)], dim=1)
         return np.concatenate([vectors, values], axis=1, dtype=self._dtype)
 
     def close(self) -> None:

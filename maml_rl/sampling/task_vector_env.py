@@ -22,6 +22,10 @@ class TaskVectorEnv(Protocol):
     broke down; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no report: whether
     the task is solved in this state. The last report of an episode counts.
 
+    If it has the attribute ``device``, a torch device, observations, rewards, flags and infos are
+    tensors there, and so are the actions that it takes. A simulation whose episode has ended may
+    then be stepped with the others; nothing that is returned for it is used.
+
     If it has the attribute ``takes_episode`` and it is true, ``reset`` takes the option
     ``episode``: how many updates were made in this trial before the episode, for tasks whose
     dynamics change from one episode to the next.
@@ -52,3 +56,8 @@ class TaskVectorEnv(Protocol):
 
     def close(self) -> None:
         """Close the environment."""
+
+
+def is_on_device(env: TaskVectorEnv) -> bool:
+    """Whether what the environment returns and takes are tensors."""
+    return getattr(env, "device", None) is not None

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.learners import (
@@ -33,6 +33,8 @@ from maml_rl.settings.ranges import (
     check_ranges,
 )
 from maml_rl.system.safe_yaml import check_plain, plain_values
+
+Engine = Literal["auto", "mujoco", "warp"]
 
 MOST_ITERATIONS = 10**9
 _MOST_STEPS = 10**9  # per collection; each step takes 100 bytes or more
@@ -81,6 +83,10 @@ class Config:
     """Seed of all random streams."""
     device: str = "auto"
     """Device of the policy: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
+    engine: Engine = "auto"
+    """What simulates a task family in training: mujoco, on the CPU; warp, on the policy's device
+    (docs/training.md; slow on the CPU, for tests); auto: warp on a GPU from 8,192 simulations on,
+    if it can. Other environments are stepped by Gymnasium."""
     torch_threads: int | None = None
     """Torch threads of the learner; may change rounding. null: OMP_NUM_THREADS or all cores."""
     tasks_per_block: int | None = None

@@ -52,6 +52,18 @@ def change_of(env_name: str, task: Task) -> tuple[int, int] | None:
     return change_time(task, nominal)
 
 
+def is_built_in(env_name: str) -> bool:
+    """Whether an environment is a task family of this package."""
+    family = family_of(env_name)
+    return family is not None and family.__module__.startswith("maml_envs.")
+
+
+def dynamics_change(env: EnvConfig) -> bool:
+    """Whether the tasks of a task family have dynamics that change within the task."""
+    cls: Any = family_of(env.name)
+    return cls is not None and has_change(cls(**env.kwargs).dynamics)
+
+
 def trained_range(config: Config, name: str) -> tuple[float, float] | None:
     """The lowest and the highest value that a task parameter could have in training.
 

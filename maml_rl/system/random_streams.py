@@ -79,6 +79,11 @@ class RandomStreams:
         """Return the stream for the action noise of one task in one collection."""
         return np.random.default_rng(self._sequence(_Purpose.ACTION, adaptation_step, task))
 
+    def action_seed(self, adaptation_step: int, task: int) -> int:
+        """Return the seed of that stream for a generator on a device, in [0, 2⁶³)."""
+        sequence = self._sequence(_Purpose.ACTION, adaptation_step, task)
+        return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
     def parameters(self) -> np.random.Generator:
         """Return the stream for initial policy parameters."""
         return np.random.default_rng(self._sequence(_Purpose.PARAMETERS))

@@ -27,6 +27,7 @@ from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torch_threads
+from maml_rl.training.engine import with_engine
 
 
 class Training(NamedTuple):
@@ -115,12 +116,20 @@ def open_training(
     keep_freed_memory()
     device = resolve_device(config.device)
     ranks = ranks or Ranks()
+    config = with_engine(config, device, ranks.number)
     first_task, end = ranks.share(config.meta_batch_size)
     num_tasks = end - first_task
     num_episodes = episodes_per_stage(config.learner, config.num_episodes)
     num_envs = num_tasks * num_episodes
     # Environment, learner and collector.
-    opened_env = as_task_vector_env(None, config.env, num_envs, config.horizon, num_tasks=num_tasks)
+    opened_env = as_task_vector_env(
+        None,
+        config.env,
+        num_envs,
+        config.horizon,
+        num_tasks=num_tasks,
+        device=device if config.engine == "warp" else None,
+    )
     with torch_threads(config.torch_threads), opened_env as env:
         spaces = env.single_observation_space, env.single_action_space
         learner = make_learner(config, *spaces, device)

@@ -41,6 +41,7 @@ from maml_rl.training.callbacks import (
     notify_of_iteration,
 )
 from maml_rl.training.compose import Training, open_training
+from maml_rl.training.engine import with_engine
 from maml_rl.training.finish import (
     check_video,
     finish,
@@ -112,8 +113,11 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
             f"train takes a Config, such as from maml_rl.load_config(env=...); got {config!r:.100}"
         )
     # Refuse what config.yaml cannot hold, before opening anything.
-    mapping = to_mapping(config)
-    with joined(resolve_device(config.device)) as ranks:
+    to_mapping(config)
+    device = resolve_device(config.device)
+    with joined(device) as ranks:
+        # The engine is chosen once: a resumed run keeps it.
+        config = with_engine(config, device, ranks.number)
         # Resume if torchrun has restarted the processes.
         restarted_run = remembered_run_folder()
         if restarted_run is not None:
@@ -126,7 +130,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
             if not ranks.leads:
                 return _follow(config, training, stop_flag, has_ended=False)
             run = output or new_default_folder(config.env.name, config.seed)
-            create_run_folder(run, mapping)
+            create_run_folder(run, to_mapping(config))
             remember_run_folder(str(run.resolve()))
             with locked(run):
                 return TrainingRun(run, config, training, stop_flag, callbacks).train()
@@ -165,6 +169,8 @@ def _resume(
 ) -> Path:
     try:
         config = dataclasses.replace(run_config(run), **changes)
+        if config.engine == "auto":  # a run of an earlier version
+            config = dataclasses.replace(config, engine="mujoco")
     except ValueError as error:
         raise UserError(str(error)) from error
     callbacks = make_callbacks(config, callbacks) if ranks.leads else ()

@@ -102,11 +102,13 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     ]
     if config.learner.STAGE_IS_EPISODE:
         sizes = [sizes[0], counted(num_stages, "episode"), sizes[2]]
+    engine = f" with the engine {config.engine}" if is_family(config.env.name) else ""
     rest = f"{config.num_iterations - num_finished} of " if num_finished else ""
     log(
         f"{config.env.name}: {rest}{counted(config.num_iterations, 'meta-iteration')} of "
         f"{' x '.join(sizes)} = "
-        f"at most {num_env_steps:,} environment steps each, on {agent.device}, into {folder}"
+        f"at most {num_env_steps:,} environment steps each, on {agent.device}{engine}, into "
+        f"{folder}"
     )
     limits = []
     if config.max_env_steps is not None:

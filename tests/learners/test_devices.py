@@ -19,6 +19,7 @@ from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.policies.parameters import Params
+from maml_rl.sampling.device_rollout import DeviceRollout
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.settings.parser import load_config
@@ -146,6 +147,49 @@ def test_collection_is_that_of_the_cpu(device: str) -> None:
         torch.testing.assert_close(
             getattr(collected[1], field).cpu(), getattr(collected[0], field), rtol=1e-4, atol=1e-4
         )
+
+
+@on_every_device
+def test_simulations_on_a_device_are_those_on_the_cpu(device: str) -> None:
+    """With the most probable actions: on a GPU, noise has other values."""
+    collected = []
+    for engine, name in (("mujoco", "cpu"), ("warp", device)):
+        with open_training(load_config(**SIZES, device=name, engine=engine)) as training:
+            agent, collector, _ = training
+            streams = RandomStreams(0, Phase.TRAINING)
+            collector.set_tasks(sample_tasks(collector, streams))
+            actor = agent.learner.actor(agent.state, agent.learner.prior(agent.state, 6), None)
+            collected.append(collector.collect(actor, streams, 0))
+    assert collected[1].rewards.device.type == device
+    for field in ("observations", "actions", "rewards", "mask", "log_probs"):
+        torch.testing.assert_close(
+            getattr(collected[1], field).cpu(), getattr(collected[0], field), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="needs a GPU; test_device_rollout.py checks the same on the device meta",
+)
+@pytest.mark.parametrize("settings", LEARNERS.values(), ids=list(LEARNERS))
+def test_no_control_step_waits_for_the_gpu(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = DeviceRollout.play
+
+    def play_without_waiting(self: DeviceRollout, *arguments: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return play(self, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(DeviceRollout, "play", play_without_waiting)
+    with open_training(load_config(**{**SIZES, **settings}, device="cuda", engine="warp")) as run:
+        _, metrics, failures = run.iterate()
+    assert not failures
+    assert np.isfinite(list(metrics.values())).all()
 
 
 @pytest.mark.slow

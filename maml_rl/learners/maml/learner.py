@@ -150,6 +150,10 @@ class MAML(Learner):
         """Draw the noise of the policy's distribution, and of its latent variable."""
         return self.policy.draw_noise(rng, shape)
 
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw it on a GPU."""
+        return self.policy.draw_noise_on_device(rng, shape)
+
     def actor(
         self,
         state: LearnerState,

@@ -64,7 +64,11 @@ class LatentActor(Actor):
             self._latents = mean.flatten(0, 1)
         else:
             self._latents = Posterior(mean, variance).sample(noise[:, :, 0, size:]).flatten(0, 1)
-        self.memory = (self._latents.cpu().numpy(),)
+
+    @property
+    def memory(self) -> Memory:  # type: ignore[override]
+        """The z of each episode."""
+        return (self._latents.cpu().numpy(),)
 
     def _checked(self, memory: Memory) -> Tensor:
         """The z of a memory as a tensor."""
@@ -79,14 +83,20 @@ class LatentActor(Actor):
     @torch.no_grad()
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
         """Return outputs (T·E, action_size), which span the whole range of actions."""
-        x = torch.from_numpy(observations).to(self._latents).flatten(1)
+        x = torch.from_numpy(observations).to(self._latents)
+        return self.act_on_tensors(x, t).cpu().numpy()
+
+    @torch.no_grad()
+    def act_on_tensors(self, observations: Tensor, t: int) -> Tensor:
+        """Return outputs (T·E, action_size), which span the whole range of actions."""
+        x = observations.flatten(1)
         x = x if self._normalizer is None else self._normalizer.normalize(x)
         distribution = self._networks.actions(self._theta, x, self._latents)
         if self._action_noise is None:
             actions = distribution.mode()
         else:
             actions, _ = distribution.sample(self._action_noise[t])
-        return (actions / self._action_scale).cpu().numpy()
+        return actions / self._action_scale
 
     def inputs(self, observations: Tensor) -> Tensor:
         """Return raw observations as vectors."""

@@ -41,7 +41,7 @@ from maml_rl.learners.pearl.sac import Batch, Learned, sac_update
 from maml_rl.learners.trials import TrainingTrial, sample_tasks, training_trial
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
-from maml_rl.policies.latent import draw_noise
+from maml_rl.policies.latent import draw_noise, draw_noise_on_device
 from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import PlainModule
@@ -172,6 +172,11 @@ class PEARL(Learner):
         """Draw noise of the actions, and of z after it."""
         head = ActionHead(self.networks.action_size)
         return draw_noise(head, self.networks.latent_size, rng, shape)
+
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw it on a GPU."""
+        head = ActionHead(self.networks.action_size)
+        return draw_noise_on_device(head, self.networks.latent_size, rng, shape)
 
     @torch.no_grad()
     def actor(

@@ -65,7 +65,7 @@ class RecurrentActor(Actor):
         else:
             self._memory, self._previous = self._checked(self._remembered)
         self._is_over = torch.zeros(len(self._memory), dtype=torch.bool, device=self._device)
-        self._publish()
+        self._unseen = self._previous.new_tensor([torch.nan, 0])
 
     @property
     def _device(self) -> torch.device:
@@ -85,8 +85,10 @@ class RecurrentActor(Actor):
         like = self._belief["memory"]
         return [torch.from_numpy(np.ascontiguousarray(part)).to(like) for part in memory]
 
-    def _publish(self) -> None:
-        self.memory = (self._memory.cpu().numpy(), self._previous.cpu().numpy())
+    @property
+    def memory(self) -> Memory:  # type: ignore[override]
+        """Memory of the policy, and what came before the next step."""
+        return self._memory.cpu().numpy(), self._previous.cpu().numpy()
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
@@ -100,8 +102,14 @@ class RecurrentActor(Actor):
                 "this agent remembers rewards: pass that of its last action as reward, and ended "
                 "if it ended an episode"
             )
+        x = torch.from_numpy(observations).to(self._memory)
+        return self.act_on_tensors(x, t).cpu().numpy()
+
+    @torch.no_grad()
+    def act_on_tensors(self, observations: Tensor, t: int) -> Tensor:
+        """Return the outputs of the policy."""
         policy, theta, live = self._policy, self._theta, ~self._is_over[:, None]
-        x = torch.from_numpy(observations).to(self._memory).flatten(1)
+        x = observations.flatten(1)
         x = x if self._normalizer is None else self._normalizer.normalize(x)
         # Remember the step before, and the observation.
         new = policy.step(theta, self._memory, policy.encode(theta, x, self._previous))
@@ -111,21 +119,23 @@ class RecurrentActor(Actor):
         dist = policy.distribution(theta, outputs[:, None], x[:, None])
         actions = dist.mode() if self._round_noise is None else dist.sample(self._round_noise[t])
         encoded = policy.action_head.encoded(actions[:, 0])
-        unseen = encoded.new_tensor([torch.nan, 0]).expand(len(encoded), 2)
-        self._previous = torch.where(live, torch.cat([encoded, unseen], dim=-1), self._previous)
-        self._publish()
-        return actions[:, 0].cpu().numpy()
+        previous = torch.cat([encoded, self._unseen.expand(len(encoded), 2)], dim=-1)
+        self._previous = torch.where(live, previous, self._previous)
+        return actions[:, 0]
 
     def observe(self, rewards: np.ndarray, ended: np.ndarray) -> None:
         """Remember rewards and ends of episodes."""
         over = torch.from_numpy(np.array(ended, bool)).to(self._device)
+        self.observe_tensors(torch.from_numpy(np.asarray(rewards)).to(self._device), over)
+
+    def observe_tensors(self, rewards: Tensor, ended: Tensor) -> None:
+        """Remember rewards and ends of episodes."""
         # A reward that is not finite ends its episode, which is then discarded.
-        seen = np.stack([np.nan_to_num(rewards, posinf=0, neginf=0), ended], axis=1)
-        results = torch.from_numpy(seen).to(self._previous)
+        rewards = rewards.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).to(self._previous)
+        results = torch.stack([rewards, ended.to(rewards)], dim=1)
         changed = torch.cat([self._previous[:, :-2], results], dim=-1)
         self._previous = torch.where(self._is_over[:, None], self._previous, changed)
-        self._is_over |= over
-        self._publish()
+        self._is_over = self._is_over | ended
 
     def inputs(self, observations: Tensor) -> Tensor:
         """Return observations as vectors, normalised if the policy normalises."""

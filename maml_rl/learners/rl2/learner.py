@@ -126,6 +126,10 @@ class RL2(Learner):
         """Draw the noise of the policy's distribution."""
         return self.policy.action_head.draw_noise(rng, shape)
 
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw it on a GPU."""
+        return self.policy.action_head.draw_noise_on_device(rng, shape)
+
     def actor(
         self,
         state: LearnerState,

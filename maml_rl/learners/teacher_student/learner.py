@@ -185,6 +185,10 @@ class TeacherStudent(Learner):
         """Draw the noise of the policy's distribution."""
         return self.teacher.action_head.draw_noise(rng, shape)
 
+    def draw_noise_on_device(self, rng: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw it on a GPU."""
+        return self.teacher.action_head.draw_noise_on_device(rng, shape)
+
     @property
     def _player(self) -> Teacher | Student:
         return self.teacher if self.plays_teacher else self.student

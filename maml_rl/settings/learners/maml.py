@@ -309,6 +309,7 @@ class MAMLConfig(LearnerConfig):
 
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.learner:maml"
+    ON_DEVICE: ClassVar[bool] = True
 
     def check(self, config: Any) -> None:
         """Refuse what the outer step cannot learn."""
@@ -323,6 +324,7 @@ class JointConfig(LearnerConfig):
 
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.joint:joint"
+    ON_DEVICE: ClassVar[bool] = True
     REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "inner": {
             "learned_step_size": "none",

@@ -33,6 +33,7 @@ class RL2Config(TrialPPOConfig):
     """An action gets credit for rewards in later episodes of the trial, too."""
 
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.rl2.learner:rl2"
+    ON_DEVICE: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, Range]] = {
         **TrialPPOConfig.RANGES,
         "hidden_size": Integer(1, 1 << 12),

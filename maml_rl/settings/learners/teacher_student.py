@@ -66,6 +66,7 @@ class RMAConfig(TeacherStudentConfig):
     """Size of the student's GRU."""
 
     IMPLEMENTATION: ClassVar[str] = _IMPLEMENTATION
+    ON_DEVICE: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, Range]] = {
         **TeacherStudentConfig.RANGES,
         "latent_size": Integer(1, 1 << 10),
@@ -85,6 +86,7 @@ class SysIDConfig(TeacherStudentConfig):
     """Width of each hidden layer of the student's estimator."""
 
     IMPLEMENTATION: ClassVar[str] = _IMPLEMENTATION
+    ON_DEVICE: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, Range]] = {
         **TeacherStudentConfig.RANGES,
         "window": Integer(1, 10_000),

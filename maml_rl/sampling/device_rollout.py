@@ -1,0 +1,124 @@
+"""Play and record a round of episodes on a device, without waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maml_rl.policies.action_map import ActionMap
+from maml_rl.sampling.actors import Actor
+from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULATION
+from maml_rl.sampling.recording import Recorded
+
+
+class DeviceRollout:
+    """One round: an episode in each of N simulations of an environment that is on a device.
+
+    The axes are (step, simulation, ...). All tensors are allocated at once, and all N simulations
+    step until the horizon: whether an episode has ended is known on the device only. Episodes fail
+    for the same causes, in the same order, as those of an environment on the CPU.
+
+    Args:
+        env: with an attribute ``device``; its results are tensors there.
+        horizon: H.
+        dtype: of the episodes.
+        action_map: from outputs to actions.
+    """
+
+    def __init__(self, env: Any, horizon: int, dtype: torch.dtype, action_map: ActionMap) -> None:
+        self._env = env
+        self._to_actions = action_map.for_tensors(env.device)
+        num_envs, horizon_and_envs = env.num_envs, (horizon, env.num_envs)
+        shape = env.single_observation_space.shape
+
+        def zeros(*sizes: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.zeros(sizes, dtype=dtype, device=env.device)
+
+        self.observations = zeros(*horizon_and_envs, *shape)
+        self.actions = zeros(*horizon_and_envs, action_map.num_outputs)
+        self.rewards = zeros(*horizon_and_envs)
+        self.mask = zeros(*horizon_and_envs, dtype=torch.bool)
+        self.cause = zeros(num_envs, dtype=torch.int8)
+        self.success = zeros(num_envs).fill_(torch.nan)
+        self.terminated = zeros(num_envs, dtype=torch.bool)
+        self.last_observations = zeros(num_envs, *shape).fill_(torch.nan)
+        self._live = ~self.terminated
+
+    def play(self, observation: Tensor, actor: Actor, progress: Callable[[int], None]) -> Recorded:
+        """Play until the horizon.
+
+        Args:
+            observation: after the reset, (N, *observation_shape).
+            actor: chooses the actions.
+            progress: called with the control step before each one.
+        """
+        horizon = len(self.rewards)
+        for t in range(horizon):
+            progress(t)
+            outputs = self._act(t, observation, actor)
+            observation, *results = self._env.step(self._to_actions(outputs))
+            self._record(t, observation, *results)
+            actor.observe_tensors(self.rewards[t], ~self._live)
+        return Recorded(
+            observations=self.observations,
+            actions=self.actions,
+            rewards=self.rewards,
+            mask=self.mask,
+            cause=self.cause,
+            success=self.success,
+            terminated=self.terminated,
+            last_observations=self.last_observations,
+        )
+
+    def _act(self, t: int, observation: Tensor, actor: Actor) -> Tensor:
+        """Compute the actor's outputs (N, action_size) at step t; record them and the observation.
+
+        Those of discarded episodes are set to zero.
+        """
+        row = self.observations[t].copy_(observation)
+        self._discard(~row.isfinite().flatten(1).all(1), OBSERVATION)
+        row.masked_fill_(_like(self.cause > 0, row), 0.0)
+        outputs = self.actions[t].copy_(actor.act_on_tensors(row, t))
+        self._discard(~outputs.isfinite().all(1), ACTION)
+        outputs.masked_fill_(_like(self.cause > 0, outputs), 0.0)
+        self.mask[t].copy_(self._live)
+        return outputs
+
+    def _record(
+        self,
+        t: int,
+        observation: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        info: dict[str, Any],
+    ) -> None:
+        """Record what the environment returned for step t, each (N, ...)."""
+        self.rewards[t].copy_(reward)
+        # Discard episodes that failed in this step.
+        self._discard(info["void"], SIMULATION)
+        self._discard(~self.rewards[t].isfinite(), REWARD)
+        # Keep the last report of success of each episode.
+        if "is_success" in info:
+            reported = info["is_success"].to(self.success)
+            self.success = torch.where(self._live, reported, self.success)
+        # Keep the last observation of each episode.
+        is_over = terminated | truncated
+        ends = self._live if t == len(self.rewards) - 1 else self._live & is_over
+        self.terminated = self.terminated | (ends & terminated)
+        kept = self.last_observations
+        self.last_observations = torch.where(_like(ends, kept), observation.to(kept), kept)
+        self._live = self._live & ~is_over
+
+    def _discard(self, failed: Tensor, what: str) -> None:
+        """End the live episodes in ``failed`` (N,) bool, and record their cause."""
+        self.cause.masked_fill_(self._live & failed, CODES[what])
+        self._live = self._live & ~failed
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    """Return a mask (N,) with as many axes as ``values``."""
+    return mask.reshape(-1, *[1] * (values.dim() - 1))
