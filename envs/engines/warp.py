@@ -120,7 +120,7 @@ class WarpEngine:
         self._varied: set[str] = set()
         self.sizes = measured_sizes(model) if sizes is None else sizes
         self._device = wp.device_from_torch(torch.device(device))
-        self.device = wp.device_to_torch(self._device)
+        self.device = torch.device(wp.device_to_torch(self._device))
         with wp.ScopedDevice(self._device):
             self._model, self._fields = self._put_model()
             self._data = self._make_data()
@@ -183,7 +183,7 @@ class WarpEngine:
         wp.launch(
             note_failures,
             dim=self.num_sims,
-            inputs=[self._model.qpos0, data.overflow],
+            inputs=[self._model.qpos0, data.ctrl, data.overflow],
             outputs=[
                 data.qpos,
                 data.qvel,

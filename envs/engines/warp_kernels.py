@@ -62,6 +62,7 @@ def edit_contacts(
 @wp.kernel(enable_backward=False)
 def note_failures(
     nominal_qpos: wp.array2d[float],
+    ctrl: wp.array2d[float],
     overflow: wp.array[int],
     qpos: wp.array2d[float],
     qvel: wp.array2d[float],
@@ -72,8 +73,10 @@ def note_failures(
 ) -> None:
     """Set ``failure``; move unstable simulations to the model's pose, as MuJoCo in C does."""
     sim = wp.tid()
-    # NaN compares false
+    # NaN compares false; the simulator would clip a control of NaN
     is_stable = wp.bool(True)
+    for i in range(ctrl.shape[1]):
+        is_stable = is_stable and wp.abs(ctrl[sim, i]) < wp.static(_MAX_VALUE)
     for i in range(qpos.shape[1]):
         is_stable = is_stable and wp.abs(qpos[sim, i]) < wp.static(_MAX_VALUE)
     for i in range(qvel.shape[1]):
