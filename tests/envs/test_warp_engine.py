@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import subprocess
 import sys
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from helpers.scripts import ROOT
 from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoBatchEngine, MujocoBody
 from maml_envs.family import sample_tasks, stack_tasks
 
@@ -426,3 +428,14 @@ def test_a_missing_package_is_one_line(package: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match=r'pip install "maml-rl\[gpu\]"') as error:
         CHEETAH.body.device_engine(2, torch.device("cpu"), ())
     assert "\n" not in str(error.value)
+
+
+def test_the_check_for_gpus_runs_on_a_cpu() -> None:
+    command = [sys.executable, "benchmarks/check_gpu.py", "--device", "cpu", "--quick"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    table = result.stdout[result.stdout.index("| what | result |") :]
+    for what in ("tests of MuJoCo Warp's physics | ok", "control steps per second, 8 sim"):
+        assert f"| {what}" in table
+    for what in ("last iteration", "shares"):
+        assert f"| training: {what}" in table
