@@ -119,7 +119,7 @@ class WarpEngine:
         self._derived = tuple(derived)
         self._varied: set[str] = set()
         self.sizes = measured_sizes(model) if sizes is None else sizes
-        self._device = wp.device_from_torch(torch.device(device))
+        self._device = wp.device_from_torch(str(device))  # as text, "cuda" needs no index
         self.device = torch.device(wp.device_to_torch(self._device))
         with wp.ScopedDevice(self._device):
             self._model, self._fields = self._put_model()
@@ -142,6 +142,7 @@ class WarpEngine:
         gravity = np.tile(nominal.opt.gravity, (self.num_sims, 1))
         model.opt.gravity = wp.array(gravity, dtype=wp.vec3)
         model.opt.warn_overflow = 0  # failure shows it
+        model.opt.graph_conditional = self._device.is_cpu or wp.is_conditional_graph_supported()
         model.callback.contactfilter = self._filter_contacts
         self._is_ignored = wp.zeros((self.num_sims, nominal.ngeom), dtype=bool)
         fields = {name: wp.to_torch(getattr(model, name)) for name in _VARIED}
