@@ -7,18 +7,23 @@ ARGS ?=
 BIN := $(VENV)/bin
 TYPES := build/types
 
-.PHONY: train test test-fast lint types links docs docs-serve check-gpu bench clean
+.PHONY: train test test-fast test-gpu-cpu lint types links docs docs-serve check-gpu bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
 
 # Two processes on every machine, because tests start training runs that use several threads.
+# Without the tests of the engine on MuJoCo Warp, which need the extra gpu: test-gpu-cpu runs them.
 test: $(VENV)/.installed lint types docs
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not warp" $(ARGS)
 
 # The tests that are not marked slow, without lint, types and documents.
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not warp" $(ARGS)
+
+# The tests of the engine on MuJoCo Warp, on its CPU backend. The first run compiles the kernels.
+test-gpu-cpu: $(VENV)/.installed-gpu
+	$(BIN)/python -m pytest -m warp $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -40,10 +45,8 @@ docs: $(VENV)/.installed links
 docs-serve: $(VENV)/.installed links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
-check-gpu: $(VENV)/.installed
-	$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("check-gpu needs a GPU that torch can use")'
-	$(BIN)/python -m pytest tests/learners/test_devices.py tests/learners/test_maml.py
-	$(BIN)/python benchmarks/device.py
+check-gpu: $(VENV)/.installed-gpu
+	$(BIN)/python benchmarks/check_gpu.py $(ARGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/sampling.py
@@ -54,6 +57,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	this is " + sys.version.split()[0] + ". Choose another one: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.installed-gpu: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,gpu]"
 	touch $@
 
 clean:

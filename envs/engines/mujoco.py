@@ -182,6 +182,28 @@ class MujocoBody:
         """Create an engine of many simulations on MuJoCo's thread pool."""
         return MujocoBatchEngine(self, num_sims, num_threads, derived)
 
+    def device_engine(self, num_sims: int, device: Any, derived: Sequence[str]) -> Any:
+        """Create an engine of many simulations on MuJoCo Warp.
+
+        Args:
+            num_sims: number of simulations.
+            device: device of torch: ``cuda``, or ``cpu`` for Warp's CPU backend.
+            derived: names of ``DERIVED_FIELDS`` to add to its state.
+
+        Raises:
+            ValueError: if MuJoCo Warp is not installed.
+        """
+        try:
+            from maml_envs.engines.warp import WarpEngine
+        except ModuleNotFoundError as error:
+            if error.name not in ("mujoco_warp", "warp"):
+                raise
+            raise ValueError(
+                "simulating robots on a device needs the packages mujoco-warp and warp-lang; "
+                'install them by: pip install "maml-rl[gpu]"'
+            ) from error
+        return WarpEngine(self.model, self.frame_skip, num_sims, device, derived)
+
     def single_engine(
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
     ) -> MujocoSingleEngine:
