@@ -88,7 +88,7 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     num_finished = agent.state.counters["iteration"]
     num_stages = agent.learner.num_training_stages
     num_episodes = episodes_per_stage(config.learner, config.num_episodes)
-    num_env_steps = config.meta_batch_size * num_episodes * config.horizon * num_stages
+    num_env_steps = _most_steps_of_iteration(config, agent)
     sizes = [
         counted(config.meta_batch_size, "task"),
         counted(num_episodes, "episode"),
@@ -97,9 +97,11 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     ]
     if config.learner.STAGE_IS_EPISODE:
         sizes = [sizes[0], counted(num_stages, "episode"), sizes[2]]
-    rest = f"{config.num_iterations - num_finished} of " if num_finished else ""
+    pace = make_pace(config, agent)
+    rest = f"{pace.num_iterations} of " if num_finished else ""
+    plural = "" if pace.total == 1 else "s"
     log(
-        f"{config.env.name}: {rest}{counted(config.num_iterations, 'meta-iteration')} of "
+        f"{config.env.name}: {rest}{pace.total_text} meta-iteration{plural} of "
         f"{' x '.join(sizes)} = "
         f"at most {num_env_steps:,} environment steps each, on {agent.device}, into {folder}"
     )
@@ -115,10 +117,36 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
         log(notice)
 
 
+def make_pace(config: Config, agent: Agent) -> Pace:
+    """Return an estimate of the number of iterations and of their time, before the first one.
+
+    Args:
+        config: settings of the run.
+        agent: what training starts from.
+    """
+    counters = agent.state.counters
+    return Pace(
+        config.num_iterations,
+        counters["iteration"],
+        max_env_steps=config.max_env_steps,
+        num_env_steps=counters["num_env_steps"],
+        steps_per_iteration=_most_steps_of_iteration(config, agent),
+        max_hours=config.max_hours,
+    )
+
+
+def _most_steps_of_iteration(config: Config, agent: Agent) -> int:
+    """Return the control steps of an iteration in which no episode ends early."""
+    num_episodes = episodes_per_stage(config.learner, config.num_episodes)
+    num_stages = agent.learner.num_training_stages
+    return config.meta_batch_size * num_episodes * config.horizon * num_stages
+
+
 def log_pace(pace: Pace) -> None:
     """Log after two iterations how long all will take, if that is a minute or more."""
     if pace.whole_s is not None and pace.whole_s >= _SHORT_S:
-        number = counted(pace.num_iterations, "iteration")
+        about = "" if pace.is_exact else "about "
+        number = f"{about}{counted(pace.num_iterations, 'iteration')}"
         log(f"{number}, about {duration_text(pace.whole_s)} on this machine")
 
 
