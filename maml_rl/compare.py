@@ -167,13 +167,11 @@ def _evaluate(
     study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
 ) -> None:
     """Evaluate the runs of all methods, and write the report."""
-    from tqdm import tqdm
-
-    from maml_rl.analysis.comparison import change_note, compare
+    from maml_rl.analysis.comparison import change_note, compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
     from maml_rl.analysis.report.files import write_report
-    from maml_rl.system.text import text_table
-    from maml_rl.training.progress import Activity
+    from maml_rl.system.text import counted, text_table
+    from maml_rl.training.reporting import evaluations_shown
 
     subjects = [
         subject for name in names for subject in _subjects(study, name, args.seeds, args.device)
@@ -181,17 +179,12 @@ def _evaluate(
     sweeps = study.sweeps()
     conditions = _conditions(study, sweeps)
     output = study.folder / "evaluation"
-    with (
-        made_folder(output),
-        tqdm(
-            total=len(subjects) * len(conditions), disable=None, leave=False, unit="evaluation"
-        ) as bar,
-    ):
-
-        def progress(done: str) -> None:
-            bar.update()
-            bar.set_postfix_str(done)
-
+    total = num_evaluations(subjects, conditions)
+    say(
+        f"evaluating {counted(len(subjects), 'run')} on {counted(len(conditions), 'version')} of "
+        f"the body: {counted(total, 'evaluation')}, into {output}"
+    )
+    with made_folder(output), evaluations_shown(total) as (progress, activity):
         comparison = compare(
             subjects,
             conditions,
@@ -200,7 +193,7 @@ def _evaluate(
             seed=args.evaluation_seed,
             unfinished=output / "finished",
             progress=progress,
-            activity=Activity(bar),
+            activity=activity,
         )
         origins = {
             name: Origin(

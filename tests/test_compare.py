@@ -90,6 +90,9 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     # Tables and report.
     out = capsys.readouterr().out
     assert "method 3 of 3: rl2" in out
+    assert "evaluating 3 runs on 21 versions of the body: 59 evaluations" in out
+    assert "evaluate all" not in out
+    assert "1000000" not in out
     assert "the task with its dynamics" in out
     assert "control steps to recover" in out
     words = [line.split() for line in out.splitlines()]

@@ -496,7 +496,7 @@ def compare(
         groups: dict[str, list[Evaluation]] = {}
         for subject in subjects:
             env = condition.env_of(subject.agent)
-            if env.observe_task and not _swept_dynamics(condition) <= _varied(subject.agent):
+            if not _takes_part(subject, condition):
                 continue
             arguments = {
                 "num_tasks": num_tasks,
@@ -531,6 +531,17 @@ def compare(
             )
             entries.append(entry)
     return Comparison(entries)
+
+
+def num_evaluations(subjects: Sequence[Subject], conditions: Sequence[Condition]) -> int:
+    """Return the number of evaluations that :func:`compare` makes."""
+    return sum(_takes_part(subject, one) for one in conditions for subject in subjects)
+
+
+def _takes_part(subject: Subject, condition: Condition) -> bool:
+    """Whether an agent observes no task, or has observed all swept dynamics in training."""
+    observes_task = condition.env_of(subject.agent).observe_task
+    return not observes_task or _swept_dynamics(condition) <= _varied(subject.agent)
 
 
 def _swept_dynamics(condition: Condition) -> set[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.text import counted, duration_text
-from maml_rl.training.progress import Pace
+from maml_rl.training.progress import Activity, Pace
 from maml_rl.training.stdout_log import LOGGER
 
 _SHORT_S = 60.0
 """Shorter durations are not estimated."""
+_BETWEEN_LINES_S = 30.0
+"""Time between the lines of a comparison."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -69,6 +74,33 @@ def progress_bar(total: int, *, unit: str, initial: int = 0, name: str | None = 
     """
     is_shown = LOGGER.isEnabledFor(logging.INFO) and _is_interactive(sys.stderr)
     return tqdm(total=total, initial=initial, unit=unit, desc=name, disable=not is_shown)
+
+
+@contextlib.contextmanager
+def evaluations_shown(total: int) -> Iterator[tuple[Callable[[str], None], Activity]]:
+    """Show how far a comparison is: in a bar on a terminal, else by a log line each half minute.
+
+    Args:
+        total: number of evaluations.
+
+    Yields:
+        ``progress`` and ``activity`` of :func:`maml_rl.analysis.comparison.compare`.
+    """
+    pace = Pace(total, 0)
+    num_done, logged_s = 0, time.monotonic()
+    with tqdm(total=total, disable=None, leave=False, unit="evaluation") as bar:
+
+        def progress(done: str) -> None:
+            nonlocal num_done, logged_s
+            num_done += 1
+            pace.count()
+            bar.update()
+            bar.set_postfix_str(done)
+            if bar.disable and time.monotonic() - logged_s >= _BETWEEN_LINES_S:
+                logged_s = time.monotonic()
+                log(f"{num_done} of {counted(total, 'evaluation')}: {done}{time_left(pace)}")
+
+        yield progress, Activity(bar)
 
 
 def _is_interactive(stream: Any) -> bool:

@@ -13,9 +13,10 @@ from tqdm import tqdm
 import maml_rl
 from maml_rl.system.text import duration_text
 from maml_rl.training import progress as progress_module
+from maml_rl.training import reporting as reporting_module
 from maml_rl.training.loop import resume, train
 from maml_rl.training.progress import Activity, Pace
-from maml_rl.training.reporting import log_pace, time_left
+from maml_rl.training.reporting import evaluations_shown, log_pace, time_left
 
 
 class Clock:
@@ -188,6 +189,29 @@ def test_training_shows_stages_on_a_terminal_and_not_in_a_log(clock, tmp_path, m
     resume(run, 6)
     assert "3 iterations, about" in " ".join(caplog.messages)
     assert any(re.search(r"return .* left$", message) for message in caplog.messages)
+
+
+def test_a_comparison_shows_a_bar_on_a_terminal_and_else_a_line_each_half_minute(
+    clock, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "maml_rl")
+    monkeypatch.setattr(reporting_module, "time", clock)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with evaluations_shown(40) as (progress, _):
+        for number in range(1, 5):
+            clock.now_s += 20.0
+            progress(f"maml at body_mass={number}")
+    assert caplog.messages == [
+        "2 of 40 evaluations: maml at body_mass=2, about 13 min left",
+        "4 of 40 evaluations: maml at body_mass=4, about 12 min left",
+    ]
+    caplog.clear()
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with evaluations_shown(1) as (progress, _):
+        clock.now_s += 60.0
+        progress("maml")
+    assert caplog.messages == []
+    assert "1/1" in terminal.getvalue()
 
 
 def test_an_evaluation_says_how_far_it_is():
