@@ -29,6 +29,11 @@ _LONGEST_OF_TWO_COLUMNS = 32
 _MOST_WITH_TWO_LINES = 3
 """Methods that a sweep plots before and after adaptation."""
 _MOST_GRIDS_IN_A_ROW = 4
+_MOST_NOTES = 2
+"""Notes on learners in a title; the tables have all."""
+_CHARACTERS_PER_INCH = 12
+_HEIGHT_OF_A_LINE = 0.18
+"""Of a legend, in inches."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -108,9 +113,23 @@ def finish(figure: Figure, title: str) -> Figure:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
         num_columns = 1 if max(map(len, labels)) > _LONGEST_OF_TWO_COLUMNS else 2
+        labels = [_wrapped(label, figure) for label in labels]
+        # The axes keep their height if a long label takes several lines.
+        num_more = sum(label.count("\n") for label in labels)
+        figure.set_figheight(figure.get_figheight() + _HEIGHT_OF_A_LINE * num_more)
         figure.legend(handles, labels, loc="outside lower center", ncols=num_columns, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     return figure
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Set the title of a figure, with lines that are not wider than the figure."""
+    lines = [_wrapped(line, figure) for line in title.split("\n") if line]
+    figure.suptitle("\n".join(lines), fontsize=10)
+
+
+def _wrapped(text: str, figure: Figure) -> str:
+    return textwrap.fill(text, round(_CHARACTERS_PER_INCH * figure.get_figwidth()))
 
 
 def adaptation_figure(comparison: Comparison) -> Figure:
@@ -132,7 +151,9 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     _mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
     tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
     title = f"{subject_of(comparison)}: mean over {tasks}"
-    notes = [textwrap.fill(note, 80) for note in learner_notes(comparison.main)]
+    notes = learner_notes(comparison.main)
+    if len(notes) > _MOST_NOTES:
+        notes = []
     return finish(figure, "\n".join([title, _spread(comparison.main), *notes]))
 
 
@@ -350,14 +371,15 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
             text = f"{round(value)}" if np.isfinite(value) else "none"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         # Axes.
-        axes.set(title=title, xlabel=with_unit(x_name, units))
+        axes.set_title(textwrap.fill(title, round(_CHARACTERS_PER_INCH * width)), fontsize=10)
+        axes.set_xlabel(with_unit(x_name, units))
         axes.set_xticks(range(len(columns)), [value_text(x_name, x, names) for x in columns])
         axes.set_yticks(range(len(rows)), [value_text(y_name, y, names) for y in rows])
     for axes in all_axes[: len(panels) : num_columns]:
         axes.set_ylabel(with_unit(y_name, units))
     figure.colorbar(image, ax=figure.axes, label="return")
     label = f", {entries[0].label}" if has_one else ""
-    figure.suptitle(f"{subject_of(comparison)}{label}", fontsize=10)
+    set_title(figure, f"{subject_of(comparison)}{label}")
     return figure
 
 

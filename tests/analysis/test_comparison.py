@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.scripts import ROOT
+from matplotlib.text import Text
 from PIL import Image
 
 import maml_rl
@@ -551,6 +552,49 @@ def test_tasks_without_numeric_values_are_reported_without_a_figure(tmp_path):
         ]
         == tasks[1]
     )
+
+
+def test_long_labels_and_titles_fit_into_the_figures():
+    comparison = made_up()
+    entries = []
+    for i in range(4):
+        label = f"method {i}, " + ", ".join(f"setting_{j} {i / 7:.3f}" for j in range(14))
+        entries += [dataclasses.replace(entry, label=label) for entry in comparison.entries]
+        note = {"name": "maml", "note": "adaptation step sizes " + "0.1, " * 40}
+        for evaluation in entries[-1].evaluations:
+            evaluation.description["learner"] = note
+    several = Comparison(entries)
+    figures = [adaptation_figure(several), sweep_figure(several, "mass", None)]
+    for figure in [*figures, grid_figure(several, ("mass", "slope")), *tasks_figures(several)]:
+        renderer = figure.canvas.get_renderer()
+        figure.canvas.draw()
+        width, _ = figure.canvas.get_width_height()
+        for text in figure.findobj(Text):
+            if text.get_text() and text.get_visible():
+                box = text.get_window_extent(renderer)
+                assert -1 < box.x0 < box.x1 < width + 1, text.get_text()
+        assert figure.axes[0].get_window_extent(renderer).height > 150
+    assert "adaptation step sizes" not in figures[0].get_suptitle()  # the tables have the notes
+
+
+@pytest.mark.slow
+def test_labels_of_runs_can_be_chosen(runs, tmp_path, capsys):
+    other = make_run(tmp_path / "other", 0, {"name": "HalfCheetahVel", "low": 1.0})
+    command = ["evaluate", *map(str, runs), str(other), *SMALL, "--output", str(tmp_path / "out")]
+    assert main([*command, "--labels", "all", "fast"]) == 0
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(one["policy"], len(one["sources"])) for one in content["results"]] == [
+        ("all", 2),
+        ("fast", 1),
+    ]
+    capsys.readouterr()
+    for labels, message in (
+        (["all"], "--labels needs 2 labels"),
+        (["all", "all"], "--labels must be different"),
+        (["all", "oracle"], "the names of baselines"),
+    ):
+        assert main([*command, "--labels", *labels]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_sweep_shades_what_training_saw():

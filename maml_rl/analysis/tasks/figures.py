@@ -12,7 +12,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from maml_rl.analysis.comparison import Comparison, Entry
-from maml_rl.analysis.figures import finish, line_style, name_ticks, new_figure, subject_of
+from maml_rl.analysis.figures import (
+    finish,
+    line_style,
+    name_ticks,
+    new_figure,
+    set_title,
+    subject_of,
+)
 from maml_rl.analysis.tasks.words import with_unit
 
 _MAX_PANELS = 40
@@ -189,7 +196,7 @@ def _task_map(
     figure.axes[0].set_ylabel(with_unit(y_name, units))
     name_ticks(figure.axes[0].yaxis, y_name, y.tolist(), comparison)
     figure.colorbar(ScalarMappable(scale, _COLORS), ax=list(panels), label="return")
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     return figure
 
 
@@ -238,7 +245,7 @@ def _parallel_coordinates(
     note = "each line is a task; r: correlation of a value with the return"
     if len(names) < len(values):
         note += f"\nthe {len(names)} of {len(values)} values with the strongest correlation"
-    figure.suptitle(f"{title}\n{note}", fontsize=10)
+    set_title(figure, f"{title}\n{note}")
     return figure
 
 
