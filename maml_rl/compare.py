@@ -22,7 +22,12 @@ from maml_rl.cli import (
 )
 from maml_rl.env_flags import take_env_flags
 from maml_rl.errors import UserError
-from maml_rl.settings.dynamics_study import DEFAULT_DYNAMICS, METHODS, DynamicsStudy
+from maml_rl.settings.dynamics_study import (
+    DEFAULT_DYNAMICS,
+    DEFAULT_REFERENCE,
+    METHODS,
+    DynamicsStudy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +43,7 @@ def command(argv: list[str]) -> int:
     """Train and compare learners."""
     env_flags, rest = take_env_flags(argv)
     args = parse(make_parser(), rest)
+    _reference(args.learners, args.reference)
     twice = [name for i, name in enumerate(args.learners) if name in args.learners[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
@@ -105,6 +111,12 @@ def make_parser() -> argparse.ArgumentParser:
         "the task and the dynamics; and learners by name (default: " + ", ".join(METHODS) + ")",
     )
     parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="method that each other one is compared with, inside and outside the ranges of "
+        f"training (default: {DEFAULT_REFERENCE} if it is compared, else the first)",
+    )
+    parser.add_argument(
         "--seeds",
         type=non_negative,
         nargs="+",
@@ -163,6 +175,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _reference(names: Sequence[str], chosen: str | None) -> str:
+    """Return the method that each other one is compared with.
+
+    Args:
+        names: of the methods.
+        chosen: by the user, if any.
+
+    Raises:
+        UserError: if the chosen one is not compared.
+    """
+    if chosen is not None and chosen not in names:
+        raise UserError(f"--reference {chosen} is not compared. Valid are {', '.join(names)}")
+    return chosen or (DEFAULT_REFERENCE if DEFAULT_REFERENCE in names else names[0])
+
+
 def _evaluate(
     study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
 ) -> None:
@@ -207,9 +234,11 @@ def _evaluate(
             for name in names
         }
         trained = {name: study.trained_range(name) for name in sweeps}
-        robustness = Robustness(comparison, origins, trained)
+        robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
         write_report(output, comparison, trained, typed, robustness)
     say("\n".join(text_table(robustness.summary())))
+    if robustness.differences():
+        say("\n".join(["", *text_table(robustness.differences())]))
     say("\n".join(["", *text_table(robustness.areas())]))
     if robustness.pairs():
         say("\n".join(["", *text_table(robustness.pairs())]))

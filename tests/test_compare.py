@@ -93,6 +93,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert "evaluating 3 runs on 21 versions of the body: 59 evaluations" in out
     assert "evaluate all" not in out
     assert "1000000" not in out
+    assert "oracle − untouched" in out
     assert "the task with its dynamics" in out
     assert "control steps to recover" in out
     words = [line.split() for line in out.splitlines()]
@@ -123,6 +124,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         (["dynamics", "--seeds", "1", "1"], "seeds must be different"),
         (["dynamics", "--learners", "maml", "maml"], "maml is named twice"),
         (["dynamics", "--output", "a_file"], "a_file"),
+        (["dynamics", "--reference", "mamml"], "--reference mamml is not compared"),
         ([], "required: what"),
     ],
 )

@@ -62,6 +62,10 @@ METHODS: Mapping[str, Method] = {
 """The methods by name, in the order of tables."""
 
 
+DEFAULT_REFERENCE = "randomised"
+"""The method that others are compared with, if it is one of them."""
+
+
 class Failure(NamedTuple):
     """Dynamics in which an actuator fails in mid-episode."""
 

@@ -109,6 +109,46 @@ def test_the_area_is_the_mean_height_of_the_curve():
     ]
 
 
+def test_each_method_is_compared_with_the_reference_inside_and_outside():
+    whole = robustness()
+    result = Robustness(whole.comparison, whole.origins, TRAINED, "oracle")
+    # The means of the runs of ours are 7.5 and 22.5 inside, 14 and 24 outside; the oracle is one
+    # run, a constant: Student's t of two values is their half difference times 12.706.
+    assert result.differences() == [
+        ["difference", "inside", "95 % interval", "outside", "95 % interval", "interval over"],
+        [
+            "ours (2 runs) − oracle",
+            "-185.0",
+            "[-280.3, -89.7]",
+            "-181.0",
+            "[-244.5, -117.5]",
+            "runs",
+        ],
+    ]
+    of_oracle, of_ours = [one["minus_reference"] for one in result.values()]
+    assert of_oracle is None
+    assert of_ours["reference"] == "oracle"
+    assert of_ours["inside"]["return"] == pytest.approx(-185)
+    assert of_ours["outside"]["interval_over"] == "runs"
+    assert whole.differences() == []
+    assert whole.values()[1]["minus_reference"] is None
+
+
+def test_a_single_run_of_each_is_compared_over_bodies_and_tasks():
+    entries = []
+    for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
+        entries.append(entry("oracle", [200.0], swept))
+        entries.append(entry("ours", [190.0 if swept else 0.0], swept))
+    result = Robustness(Comparison(entries), {}, {"mass": (0.5, 2.0)}, "oracle")
+    assert result.differences()[1][1:] == [
+        "-10.0",
+        "[-10.0, -10.0]",
+        "-10.0",
+        "[-10.0, -10.0]",
+        "bodies and tasks",
+    ]
+
+
 def test_the_share_of_a_negative_return_is_not_computed():
     assert [row[6] for row in robustness(oracle=-5.0).summary()] == ["% of oracle", "–", "–"]
 
@@ -130,8 +170,10 @@ def test_without_bodies_outside_there_is_no_return_outside():
 
 def test_the_report_begins_with_the_tables(tmp_path):
     result = robustness()
+    result = Robustness(result.comparison, result.origins, TRAINED, "oracle")
     write_report(tmp_path, result.comparison, TRAINED, "python", result)
     page = (tmp_path / "report.html").read_text()
+    assert "Differences to oracle" in page
     assert "Unseen dynamics of Test" in page
     assert page.index("4 to 4.1") < page.index("29.3") < page.index("Return after 0, 1")
     content = json.loads((tmp_path / "results.json").read_text())

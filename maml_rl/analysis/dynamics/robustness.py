@@ -10,7 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from maml_rl.analysis.comparison import Comparison, Entry
-from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
+from maml_rl.analysis.statistics import (
+    Difference,
+    difference,
+    interval_text,
+    mean_interval,
+    mean_of_valid,
+)
 
 ORACLE = "oracle"
 """Label of the method whose return is 100 %."""
@@ -42,11 +48,13 @@ class Robustness:
         comparison: of the methods. Its sweeps vary one quantity each.
         origins: of the methods, by label.
         trained: range of each swept quantity in training.
+        reference: label of the method that each other one is compared with, if any.
     """
 
     comparison: Comparison
     origins: Mapping[str, Origin]
     trained: Mapping[str, tuple[float, float]]
+    reference: str | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -124,6 +132,48 @@ class Robustness:
         best = float(_run_means(entries).mean()) if entries else 0.0
         return f"{100 * means.mean() / best:.0f}" if best > 0 else "–"
 
+    def minus_reference(self, label: str, *, is_inside: bool) -> Difference | None:
+        """Return the return of a method minus that of the reference, on the same bodies and tasks.
+
+        Args:
+            label: of the method.
+            is_inside: whether the swept quantity is inside its range.
+
+        Returns:
+            The mean over all sweeps; ``None`` without such bodies.
+        """
+        assert self.reference is not None, "called only with a reference"
+        returns = [
+            _returns_of_runs(self.swept(name, is_inside=is_inside))
+            for name in (label, self.reference)
+        ]
+        if not all(values.size for values in returns):
+            return None
+        return difference(returns[0], returns[1])
+
+    def differences(self) -> list[list[str]]:
+        """Return the cells of the table of differences to the reference, with its header.
+
+        There is none without a reference, or without another method.
+        """
+        others = [entry for entry in self.comparison.main if entry.label != self.reference]
+        if self.reference is None or not others:
+            return []
+        (name,) = [one.name for one in self.comparison.main if one.label == self.reference]
+        rows = [["difference", "inside", "95 % interval", "outside", "95 % interval"]]
+        rows[0].append("interval over")
+        for entry in others:
+            cells, over = [f"{entry.name} − {name}"], "–"
+            for is_inside in (True, False):
+                value = self.minus_reference(entry.label, is_inside=is_inside)
+                if value is None:
+                    cells += ["–", "–"]
+                    continue
+                cells += [f"{value.mean:.1f}", interval_text(value.interval)]
+                over = "bodies and tasks" if value.over == "tasks" else value.over
+            rows.append([*cells, over])
+        return rows
+
     def areas(self) -> list[list[str]]:
         """Return the cells of the table of areas, with its header: a row for each method."""
         names = list(self.trained)
@@ -168,8 +218,26 @@ class Robustness:
                     "run_returns": {"as_in_training": _run_means([entry]).tolist(), **means},
                     "worst_tenth": self.worst_tenth(label),
                     "areas": {name: self.area(label, name) for name in self.trained},
+                    "minus_reference": self._difference_values(label),
                 }
             )
+        return content
+
+    def _difference_values(self, label: str) -> dict[str, object] | None:
+        """Return the differences to the reference as plain values; ``None`` if there are none."""
+        if self.reference in (None, label):
+            return None
+        content: dict[str, object] = {"reference": self.reference}
+        for name in ("inside", "outside"):
+            value = self.minus_reference(label, is_inside=name == "inside")
+            content[name] = None
+            if value is not None and np.isfinite(value.mean):
+                has_interval = bool(np.isfinite(value.interval).all())
+                content[name] = {
+                    "return": value.mean,
+                    "interval_95": value.interval.tolist() if has_interval else None,
+                    "interval_over": value.over,
+                }
         return content
 
 
@@ -179,6 +247,16 @@ def _run_means(entries: Sequence[Entry]) -> np.ndarray:
         return np.zeros(0)
     means = np.stack([entry.run_returns[:, entry.adapted_step] for entry in entries])
     return mean_of_valid(means, 0)
+
+
+def _returns_of_runs(entries: Sequence[Entry]) -> np.ndarray:
+    """Return the returns of each run on all bodies and tasks of one method, (S, bodies · N)."""
+    if not entries:
+        return np.zeros((0, 0))
+    return np.concatenate(
+        [[one.task_returns[entry.adapted_step] for one in entry.evaluations] for entry in entries],
+        axis=1,
+    )
 
 
 def _with_interval(means: np.ndarray) -> str:

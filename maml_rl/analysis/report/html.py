@@ -116,10 +116,20 @@ def _robustness_parts(robustness: Robustness) -> list[str]:
         "<h2>Inside and outside the dynamics of training</h2>",
         _html_table(robustness.summary()),
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
+        *_reference_parts(robustness),
         "<h2>Mean return along each sweep</h2>",
         _html_table(robustness.areas()),
         *_pair_parts(robustness.pairs()),
     ]
+
+
+def _reference_parts(robustness: Robustness) -> list[str]:
+    """Return the table of differences to the reference, as HTML; nothing without one."""
+    rows = robustness.differences()
+    if not rows:
+        return []
+    title = f"<h2>Differences to {html.escape(str(robustness.reference))}</h2>"
+    return [title, _html_table(rows), f'<p class="note">{html.escape(_REFERENCE_NOTE)}</p>']
 
 
 def _pair_parts(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -192,6 +202,11 @@ _ROBUSTNESS_NOTE = (
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
     "lowest tenth of the returns on all bodies and tasks of the sweeps. The mean return along a "
     "sweep is the area under its curve, divided by the width."
+)
+_REFERENCE_NOTE = (
+    "Mean return of the method minus that of the reference, on the same bodies and tasks, inside "
+    "and outside as above. If either method has several runs, the interval is over runs, by "
+    "Welch's t; else it is over bodies and tasks, of this one run of each."
 )
 _DIFFERENCE_NOTE = (
     "Return of the first method minus that of the other, after equal numbers of episodes used. If "
