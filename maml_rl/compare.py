@@ -108,7 +108,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="what to compare: untouched, one policy trained on the untouched body; randomised, "
         "the same on varied dynamics (domain randomisation); oracle, the same, but it observes "
-        "the task and the dynamics; and learners by name (default: " + ", ".join(METHODS) + ")",
+        "the task and the dynamics (no upper bound at a small budget); and learners by name "
+        "(default: " + ", ".join(METHODS) + ")",
     )
     parser.add_argument(
         "--reference",
@@ -237,6 +238,8 @@ def _evaluate(
         robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
         write_report(output, comparison, trained, typed, robustness)
     say("\n".join(text_table(robustness.summary())))
+    if robustness.gains():
+        say("\n".join(["", *text_table(robustness.gains())]))
     if robustness.differences():
         say("\n".join(["", *text_table(robustness.differences())]))
     say("\n".join(["", *text_table(robustness.areas())]))

@@ -258,6 +258,11 @@ class Comparison:
         return settings
 
     @property
+    def labels(self) -> list[str]:
+        """The methods, in the order of their first entries."""
+        return list(dict.fromkeys(entry.label for entry in self.entries))
+
+    @property
     def kind_of_tasks(self) -> str:
         """``"fresh"``, or ``"given"`` if the user chose the tasks."""
         description = self.entries[0].evaluations[0].description

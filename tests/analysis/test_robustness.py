@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -134,6 +135,34 @@ def test_each_method_is_compared_with_the_reference_inside_and_outside():
     assert whole.values()[1]["minus_reference"] is None
 
 
+def test_gains_by_adaptation():
+    # Before adaptation, all returns are -1000. The means of the runs of ours are 7.5 and 22.5
+    # inside: Student's t of two values is their half difference times 12.706.
+    header, oracle, ours = robustness().gains()
+    assert header[:4] == ["policy", "episodes used", "inside: before", "after"]
+    assert len(header) == len(oracle) == len(ours)
+    assert ours[:5] == ["ours (2 runs)", "2", "-1000.0", "15.0", "1015.0"]
+    assert ours[5] == "[919.7, 1110.3]"
+    assert ours[6:9] == ["-1000.0", "19.0", "1019.0"]
+    # Of a single run over the 20 bodies and tasks, which are -2 to 2 around the mean.
+    half = 2.093024 * np.sqrt(4 * 10 / 19 / 20)
+    assert oracle[5] == f"[{1200 - half:.1f}, {1200 + half:.1f}]"
+
+
+def test_a_method_without_adaptation_has_no_gain():
+    entries = []
+    for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
+        other = entry("plain", [5.0], swept)
+        evaluations = [dataclasses.replace(e, returns=e.returns[1:]) for e in other.evaluations]
+        entries.append(dataclasses.replace(other, evaluations=tuple(evaluations)))
+    trained = {"mass": (0.5, 2.0)}
+    assert Robustness(Comparison(entries), {}, trained).gains() == []
+    entries += [entry("ours", [7.0], entry_.swept) for entry_ in entries]
+    _, plain, ours = Robustness(Comparison(entries), {}, trained).gains()
+    assert plain == ["plain", "0", "–", "5.0", "–", "–", "–", "5.0", "–", "–"]
+    assert ours[2:5] == ["-1000.0", "7.0", "1007.0"]
+
+
 def test_a_single_run_of_each_is_compared_over_bodies_and_tasks():
     entries = []
     for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
@@ -151,6 +180,22 @@ def test_a_single_run_of_each_is_compared_over_bodies_and_tasks():
 
 def test_the_share_of_a_negative_return_is_not_computed():
     assert [row[6] for row in robustness(oracle=-5.0).summary()] == ["% of oracle", "–", "–"]
+
+
+def test_there_is_no_share_of_an_oracle_that_is_not_the_best_without_adaptation():
+    whole = robustness()
+    # Another method without adaptation: 201 inside, -1000 outside.
+    entries = list(whole.comparison.entries)
+    for one in whole.comparison.entries:
+        if one.label == "oracle":
+            is_outside = one.swept in ({"mass": 4.0}, {"delay": 2.0})
+            other = entry("randomised", [-1000.0 if is_outside else 201.0], dict(one.swept))
+            evaluations = [dataclasses.replace(e, returns=e.returns[1:]) for e in other.evaluations]
+            entries.append(dataclasses.replace(other, evaluations=tuple(evaluations)))
+    origins = {**whole.origins, "randomised": Origin("nothing", [1])}
+    _, *rows = Robustness(Comparison(entries), origins, TRAINED).summary()
+    assert [row[6] for row in rows] == ["–"] * 3
+    assert [row[8] for row in rows] == ["100", "10", "-500"]
 
 
 def test_without_an_oracle_there_are_no_shares():
@@ -174,6 +219,7 @@ def test_the_report_begins_with_the_tables(tmp_path):
     write_report(tmp_path, result.comparison, TRAINED, "python", result)
     page = (tmp_path / "report.html").read_text()
     assert "Differences to oracle" in page
+    assert "Before and after adaptation" in page
     assert "Unseen dynamics of Test" in page
     assert page.index("4 to 4.1") < page.index("29.3") < page.index("Return after 0, 1")
     content = json.loads((tmp_path / "results.json").read_text())

@@ -19,7 +19,7 @@ from maml_rl.analysis.statistics import (
 )
 
 ORACLE = "oracle"
-"""Label of the method whose return is 100 %."""
+"""Label of the method that observes the dynamics."""
 
 
 class Origin(NamedTuple):
@@ -125,12 +125,41 @@ class Robustness:
         return rows
 
     def _share(self, means: np.ndarray, is_inside: bool) -> str:
-        """Format a return as percentage of the oracle's; a dash if there is none, or it is <= 0."""
-        if ORACLE not in self.labels:
-            return "–"
+        """Format a return as percentage of the oracle's.
+
+        It is a dash without an oracle, if the oracle's return is not positive, or if another method
+        without adaptation has a higher one: training has then not made use of the dynamics.
+        """
         entries = self.swept(ORACLE, is_inside=is_inside)
-        best = float(_run_means(entries).mean()) if entries else 0.0
-        return f"{100 * means.mean() / best:.0f}" if best > 0 else "–"
+        if not entries:
+            return "–"
+        of_oracle = float(_run_means(entries).mean())
+        others = [
+            float(_run_means(self.swept(entry.label, is_inside=is_inside)).mean())
+            for entry in self.comparison.main
+            if not entry.adapts and entry.label != ORACLE
+        ]
+        if of_oracle <= 0 or any(other > of_oracle for other in others):
+            return "–"
+        return f"{100 * means.mean() / of_oracle:.0f}"
+
+    def gains(self) -> list[list[str]]:
+        """Return the cells of the table of returns before and after adaptation, with its header.
+
+        There is none if no method adapts.
+        """
+        if not any(entry.adapts for entry in self.comparison.main):
+            return []
+        rows = [["policy", "episodes used"]]
+        for where in ("inside", "outside"):
+            rows[0] += [f"{where}: before", "after", "gain", "95 % interval"]
+        for entry in self.comparison.main:
+            cells = [entry.name, str(entry.episodes_used[entry.adapted_step])]
+            for is_inside in (True, False):
+                entries = self.swept(entry.label, is_inside=is_inside)
+                cells += _gain_cells(entries) if entries else ["–"] * 4
+            rows.append(cells)
+        return rows
 
     def minus_reference(self, label: str, *, is_inside: bool) -> Difference | None:
         """Return the return of a method minus that of the reference, on the same bodies and tasks.
@@ -257,6 +286,21 @@ def _returns_of_runs(entries: Sequence[Entry]) -> np.ndarray:
         [[one.task_returns[entry.adapted_step] for one in entry.evaluations] for entry in entries],
         axis=1,
     )
+
+
+def _gain_cells(entries: Sequence[Entry]) -> list[str]:
+    """Return the mean before and after adaptation, the gain and its interval, of one method."""
+    after = _returns_of_runs(entries)
+    if not entries[0].adapts:
+        return ["–", f"{mean_of_valid(after, (0, 1)):.1f}", "–", "–"]
+    before = np.concatenate(
+        [[one.task_returns[0] for one in entry.evaluations] for entry in entries], axis=1
+    )
+    # On the same tasks: over runs, or over bodies and tasks of a single run.
+    gains = after - before
+    values = gains[0] if len(gains) == 1 else mean_of_valid(gains, 1)
+    means = [mean_of_valid(one, (0, 1)) for one in (before, after, gains)]
+    return [*(f"{mean:.1f}" for mean in means), interval_text(mean_interval(values))]
 
 
 def _with_interval(means: np.ndarray) -> str:
