@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,18 @@ def line_style(i: int) -> dict[str, Any]:
     }
 
 
-def _draw(axes: Axes, x: Any, points: Sequence[tuple[Entry, int]], i: int, label: str) -> None:
+def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Return the style of each method, which is the same in all figures of a comparison."""
+    return {label: line_style(i) for i, label in enumerate(comparison.labels)}
+
+
+def _draw(
+    axes: Axes,
+    x: Any,
+    points: Sequence[tuple[Entry, int]],
+    style: Mapping[str, Any],
+    label: str,
+) -> None:
     """Draw a line through returns, with their spread.
 
     The spread is a band of the intervals, or a thin line for each run if there are few.
@@ -79,10 +90,9 @@ def _draw(axes: Axes, x: Any, points: Sequence[tuple[Entry, int]], i: int, label
         axes: axes to draw on.
         x: x of each point.
         points: for each point an entry and a step; all entries have the same number of runs.
-        i: index of the line, for its style.
+        style: of the line.
         label: label in the legend.
     """
-    style = line_style(i)
     axes.plot(x, [entry.center[k] for entry, k in points], label=label, **style)
     if 1 < len(points[0][0].evaluations) <= FEW_RUNS:
         runs = np.stack([entry.run_returns[:, k] for entry, k in points])
@@ -141,12 +151,14 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     figure = new_figure(6, 4.4)
     axes = figure.subplots()
     most = max(int(entry.episodes_used[-1]) for entry in comparison.main)
-    for i, entry in enumerate(comparison.main):
+    styles = _styles(comparison)
+    for entry in comparison.main:
+        style = styles[entry.label]
         if entry.adapts:
             points = [(entry, k) for k in range(len(entry.center))]
-            _draw(axes, entry.episodes_used, points, i, entry.name)
+            _draw(axes, entry.episodes_used, points, style, entry.name)
         else:  # a horizontal line
-            _draw(axes, [0, most], [(entry, 0), (entry, 0)], i, entry.name)
+            _draw(axes, [0, most], [(entry, 0), (entry, 0)], style, entry.name)
     axes.set(xlabel="episodes used per task", ylabel=_return_of_stages(comparison.main))
     _mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
     tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
@@ -237,14 +249,15 @@ def change_figure(comparison: Comparison) -> Figure | None:
         return None
     figure = new_figure(1 + 5 * len(stages), 4.2)
     panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
+    styles = _styles(comparison)
     for axes, k in zip(panels, stages, strict=True):
         axes.axvline(0, color="0.5", linewidth=1.5, zorder=0, label="change of the dynamics")
         titles = []
-        for i, entry in enumerate(comparison.main):
+        for entry in comparison.main:
             if k not in entry.responses:
                 continue
             of_entry = entry.responses[k]
-            style = line_style(i) | {"marker": ""}
+            style = styles[entry.label] | {"marker": ""}
             axes.plot(of_entry.steps, of_entry.rewards, label=entry.name, **style)
             titles.append(entry.stage_label(k))
         title = "; ".join(dict.fromkeys(titles))  # learners count steps or episodes
@@ -262,16 +275,18 @@ def scratch_figure(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     horizon = comparison.settings["horizon"]
     # Methods that adapt, or observe the task.
-    for i, entry in enumerate(comparison.main):
+    styles = _styles(comparison)
+    for entry in comparison.main:
+        style = styles[entry.label]
         returns = mean_of_valid(entry.task_returns[:, tasks], 1)
         if not entry.adapts:
-            axes.axhline(returns[0], label=entry.name, **(line_style(i) | {"marker": ""}))
+            axes.axhline(returns[0], label=entry.name, **(style | {"marker": ""}))
         else:
-            axes.plot(entry.episodes_used * horizon, returns, label=entry.name, **line_style(i))
+            axes.plot(entry.episodes_used * horizon, returns, label=entry.name, **style)
     # Learning from scratch.
     x = scratch.num_env_steps
     label = comparison.scratch_label
-    axes.plot(x, scratch.returns.mean(axis=0), label=label, **line_style(len(comparison.main)))
+    axes.plot(x, scratch.returns.mean(axis=0), label=label, **line_style(len(styles)))
     worst, best = scratch.returns.min(axis=0), scratch.returns.max(axis=0)
     axes.fill_between(x, worst, best, color="0.85", linewidth=0, zorder=0)
     # Axes: logarithmic, but with 0.
@@ -287,29 +302,34 @@ def scratch_figure(comparison: Comparison) -> Figure:
 
 
 def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float] | None) -> Figure:
-    """Plot returns before and after adaptation against a parameter; its training range is grey.
+    """Plot returns after adaptation against a parameter; its training range is grey.
 
-    Of many methods, only the returns after adaptation are plotted.
+    Of up to three methods, pale lines are the returns before adaptation.
     """
     figure = new_figure(6, 4.2)
     axes = figure.subplots()
     entries = comparison.sweep(name)
     labels = list(dict.fromkeys(entry.label for entry in entries))
+    styles = _styles(comparison)
     stages: list[str] = []
     # One or two lines for each method.
-    for i, label in enumerate(labels):
+    for label in labels:
         of_method = [entry for entry in entries if entry.label == label]
         of_method.sort(key=lambda entry: entry.swept[name])
         x = [entry.swept[name] for entry in of_method]
         last = of_method[0].adapted_step
+        pale = styles[label] | {"alpha": 0.45, "linewidth": 1.0, "marker": ""}
         is_crowded = len(labels) > _MOST_WITH_TWO_LINES
         for k in [last] if is_crowded else dict.fromkeys((0, last)):
             first = of_method[0]
             line_label = f"{first.name}, {first.stage_label(k)}" if first.adapts else first.name
             if first.adapts:
                 stages.append(f"{'in ' if first.stage_is_episode else ''}{first.stage_label(k)}")
-            points = [(entry, k) for entry in of_method]
-            _draw(axes, x, points, i if is_crowded else 2 * i + (k != 0), line_label)
+            if k == 0 and last > 0:
+                axes.plot(x, [entry.center[0] for entry in of_method], label=line_label, **pale)
+            else:
+                points = [(entry, k) for entry in of_method]
+                _draw(axes, x, points, styles[label], line_label)
     # The range in training.
     if trained is not None:
         low, high = trained

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.scripts import ROOT
+from matplotlib.axes import Axes
 from matplotlib.text import Text
 from PIL import Image
 
@@ -595,6 +596,32 @@ def test_labels_of_runs_can_be_chosen(runs, tmp_path, capsys):
     ):
         assert main([*command, "--labels", *labels]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_method_has_one_style_in_all_figures_even_if_another_one_is_absent():
+    comparison = made_up()
+    entries = []
+    for label in ("first", "second", "third"):
+        for entry in comparison.entries:
+            if label != "first" or not entry.swept:  # it has no sweep
+                entries.append(dataclasses.replace(entry, label=label))
+    several = Comparison(entries)
+
+    def style(axes: Axes, beginning: str) -> tuple[object, ...]:
+        lines = [one for one in axes.lines if str(one.get_label()).startswith(beginning)]
+        solid = [one for one in lines if one.get_alpha() is None]
+        assert len(solid) == 1
+        return (solid[0].get_color(), solid[0].get_marker(), solid[0].get_linestyle())
+
+    (of_adaptation, *_) = adaptation_figure(several).axes
+    (of_sweep,) = sweep_figure(several, "mass", None).axes
+    assert len(of_sweep.lines) == 4  # both before and after adaptation
+    for label in ("second", "third"):
+        assert style(of_adaptation, label) == style(of_sweep, label)
+    assert style(of_sweep, "second") != style(of_sweep, "third")
+    before, after = of_sweep.lines[:2]
+    assert before.get_color() == after.get_color()
+    assert before.get_alpha() < 1
 
 
 def test_a_sweep_shades_what_training_saw():
