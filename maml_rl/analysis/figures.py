@@ -301,10 +301,22 @@ def scratch_figure(comparison: Comparison) -> Figure:
     return finish(figure, f"{subject_of(comparison)}: {note}")
 
 
-def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float] | None) -> Figure:
+def sweep_figure(
+    comparison: Comparison,
+    name: str,
+    trained: tuple[float, float] | None,
+    others: str = "drawn for each task",
+) -> Figure:
     """Plot returns after adaptation against a parameter; its training range is grey.
 
-    Of up to three methods, pale lines are the returns before adaptation.
+    Of up to three methods, pale lines are the returns before adaptation. The axis of a factor whose
+    values are spaced evenly by their logarithms is logarithmic.
+
+    Args:
+        comparison: has a sweep over the parameter.
+        name: of the parameter.
+        trained: its range in training, if known.
+        others: what the other values of the tasks are, for the title.
     """
     figure = new_figure(6, 4.2)
     axes = figure.subplots()
@@ -337,10 +349,28 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
             axes.axvspan(low, high, color="0.88", zorder=0, label="in training")
         else:
             axes.axvline(low, color="0.5", linewidth=1.5, zorder=0, label="in training")
-    axes.set(xlabel=with_unit(name, comparison.settings["task_units"]), ylabel=return_at(stages))
-    name_ticks(axes.xaxis, name, [entry.swept[name] for entry in entries], comparison)
-    title = f"{subject_of(comparison)}: tasks with {name.replace('_', ' ')} fixed"
+    xlabel = with_unit(name, comparison.settings["task_units"])
+    values = sorted({entry.swept[name] for entry in entries})
+    if is_log_spaced(values):
+        xlabel += " (factor)"
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(values, [f"{value:.3g}" for value in values])
+        axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylabel=return_at(stages))
+    name_ticks(axes.xaxis, name, values, comparison)
+    title = f"{subject_of(comparison)}: {name.replace('_', ' ')} fixed, other values {others}"
     return finish(figure, f"{title}\n{_spread(entries)}")
+
+
+def is_log_spaced(values: Sequence[float]) -> bool:
+    """Whether ascending values are positive and spaced evenly by their logarithms.
+
+    They may be rounded to three digits. There must be three or more.
+    """
+    if len(values) < 3 or values[0] <= 0:
+        return False
+    gaps = np.diff(np.log(values))
+    return bool(np.ptp(gaps) <= 0.02)
 
 
 def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:

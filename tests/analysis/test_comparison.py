@@ -638,6 +638,30 @@ def test_a_sweep_shades_what_training_saw():
     np.testing.assert_allclose(after.get_ydata(), [entry.center[1] for entry in entries])
 
 
+@pytest.mark.parametrize(
+    ("values", "is_log"),
+    [
+        ((0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0), True),  # as compare rounds them
+        ((0.49, 0.621, 0.788, 1.0, 1.25, 1.41, 1.69), False),
+        ((0.5, 1.0, 1.5, 2.0), False),
+        ((0.0, 1.0, 2.0), False),
+        ((1.0, 2.0), False),
+    ],
+)
+def test_the_axis_of_factors_spaced_by_logarithms_is_logarithmic(values, is_log):
+    (entry,) = made_up().main
+    entries = [entry, *(dataclasses.replace(entry, swept={"body_mass": x}) for x in values)]
+    figure = sweep_figure(Comparison(entries), "body_mass", (0.5, 2.0), "nominal")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == ("log" if is_log else "linear")
+    assert axes.get_xlabel() == ("body mass (factor)" if is_log else "body mass")
+    if is_log:
+        assert axes.get_xticks().tolist() == list(values)
+        labels = [label.get_text() for label in axes.get_xticklabels()]
+        assert labels == [f"{value:g}" for value in values]
+    assert "body mass fixed, other values nominal" in figure.get_suptitle().replace("\n", " ")
+
+
 def test_a_grid_has_each_pair_in_its_place():
     comparison = made_up()
     figure = grid_figure(comparison, ("mass", "slope"))
