@@ -195,7 +195,7 @@ def _evaluate(
     study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
 ) -> None:
     """Evaluate the runs of all methods, and write the report."""
-    from maml_rl.analysis.comparison import change_note, compare, num_evaluations
+    from maml_rl.analysis.comparison import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
     from maml_rl.analysis.report.files import write_report
     from maml_rl.system.text import counted, text_table
@@ -245,8 +245,10 @@ def _evaluate(
     say("\n".join(["", *text_table(robustness.areas())]))
     if robustness.pairs():
         say("\n".join(["", *text_table(robustness.pairs())]))
-    if comparison.has_changes:
-        say("\n".join(["", *text_table(comparison.change_rows()), change_note()]))
+    for title, rows in robustness.failures():
+        say("\n".join(["", title, *text_table(rows)]))
+    for note in robustness.failure_notes():
+        say(note)
     say(f"written to {output}: report.html, results.json, results.csv, plots")
 
 

@@ -17,6 +17,7 @@ from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import (
     FEW_RUNS,
     RECOVERED,
+    SMALL_DROP,
     WINDOW,
     Difference,
     Over,
@@ -25,6 +26,7 @@ from maml_rl.analysis.statistics import (
     interval_text,
     mean_interval,
     mean_of_valid,
+    recovery_text,
     response,
 )
 from maml_rl.analysis.tasks.words import value_text
@@ -352,16 +354,7 @@ class Comparison:
 
     def change_rows(self) -> list[list[str]]:
         """Return the cells of the table of changes, with its header."""
-        swept = list(dict.fromkeys(name for entry in self.entries for name in entry.swept))
-        head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
-        rows = [[*head, "control steps to recover"]]
-        for entry in self.entries:
-            version = [entry.swept_text(name) if name in entry.swept else "–" for name in swept]
-            for k, (_, _, _, before, after, end, recovery) in entry.responses.items():
-                values = [f"{value:.3g}" for value in (before, after, end)]
-                steps = "not in the episode" if np.isnan(recovery) else f"{recovery:.0f}"
-                rows.append([*version, entry.name, str(k), *values, steps])
-        return rows
+        return change_rows([entry for entry in self.entries if entry.responses])
 
     @property
     def scratch_label(self) -> str:
@@ -391,12 +384,30 @@ class Comparison:
         return rows
 
 
+def change_rows(entries: Sequence[Entry]) -> list[list[str]]:
+    """Return the cells of a table of changes, with its header.
+
+    Args:
+        entries: those in which the dynamics change in mid-episode.
+    """
+    swept = list(dict.fromkeys(name for entry in entries for name in entry.swept))
+    head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
+    rows = [[*head, "control steps to recover"]]
+    for entry in entries:
+        version = [entry.swept_text(name) if name in entry.swept else "–" for name in swept]
+        for k, value in entry.responses.items():
+            rewards = [f"{reward:.3g}" for reward in (value.before, value.after, value.end)]
+            rows.append([*version, entry.name, str(k), *rewards, recovery_text(value)])
+    return rows
+
+
 def change_note() -> str:
     """Explain the table of changes."""
     return (
         f"change of the dynamics in mid-episode: mean reward of {WINDOW} control steps each; to "
         f"recover: until that has come back {100 * RECOVERED:.0f} % of the way from its lowest "
-        f"value to that before"
+        f"value to that before; no drop: right after the change it is lower by at most "
+        f"{100 * SMALL_DROP:.0f} %"
     )
 
 

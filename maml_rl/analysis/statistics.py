@@ -130,6 +130,10 @@ RECOVERED = 0.8
 """Share of the way from the lowest reward after a change back to that before it."""
 
 
+SMALL_DROP = 0.1
+"""Share of the reward before a change by which it may fall without a drop being reported."""
+
+
 class Response(NamedTuple):
     """Mean reward per control step around a change of the dynamics.
 
@@ -184,6 +188,17 @@ def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
         end=float(rewards[:, -WINDOW:].mean()),
         recovery=_recovery(mean[steps >= 0], before),
     )
+
+
+def recovery_text(value: Response) -> str:
+    """Return the control steps to recover, ``"no drop"``, or ``"not in the episode"``.
+
+    There is no drop if the reward after the change is lower than that before it by at most
+    ``SMALL_DROP`` of it.
+    """
+    if value.after >= value.before - SMALL_DROP * abs(value.before):
+        return "no drop"
+    return "not in the episode" if np.isnan(value.recovery) else f"{value.recovery:.0f}"
 
 
 def _recovery(rewards: np.ndarray, before: float) -> float:

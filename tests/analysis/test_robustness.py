@@ -205,6 +205,39 @@ def test_without_an_oracle_there_are_no_shares():
     assert [row[8] for row in result.summary()] == ["% of oracle", "–"]
 
 
+def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
+    whole = robustness()
+    entries = list(whole.comparison.entries)
+    for swept in ({"change_step": 12.0}, {"body_mass": 4.0, "change_step": 12.0}):
+        plain = entry("ours", [10.0, 20.0], swept)
+        tasks = [{**task, "change_step": 12, "changed/disabled_actuator": 0} for task in TASKS]
+        failing = [
+            dataclasses.replace(
+                one,
+                tasks=tasks,
+                rewards=np.concatenate([np.ones((2, 5, 12)), np.zeros((2, 5, 12))], axis=2),
+                description={**one.description, "env": "HalfCheetahDir", "horizon": 24},
+            )
+            for one in plain.evaluations
+        ]
+        entries.append(dataclasses.replace(plain, evaluations=tuple(failing)))
+    result = Robustness(Comparison(entries), whole.origins, TRAINED)
+    titles = [title for title, _ in result.failures()]
+    assert titles == [
+        "An actuator fails in control step 12",
+        "An actuator fails in control step 12 (body mass × 4)",
+    ]
+    for _, (header, row) in result.failures():
+        assert header[0] == "policy"  # no columns of sweeps
+        assert row == ["ours (2 runs)", "0", "1", "0", "0", "not in the episode"]
+    assert result.failure_notes()[1].startswith("oracle is left out")
+    assert (whole.failures(), whole.failure_notes()) == ([], [])
+    write_report(tmp_path, result.comparison, TRAINED, "python", result)
+    page = (tmp_path / "report.html").read_text()
+    assert "An actuator fails in control step 12 (body mass × 4)" in page
+    assert not (tmp_path / "grid_body_mass_change_step.png").exists()  # one mass is no grid
+
+
 def test_without_bodies_outside_there_is_no_return_outside():
     whole = robustness()
     everything = {"mass": (0.5, 4.0), "delay": (0.0, 2.0)}

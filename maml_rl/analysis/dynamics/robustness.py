@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.comparison import Comparison, Entry, change_note, change_rows
 from maml_rl.analysis.statistics import (
     Difference,
     difference,
@@ -229,6 +229,42 @@ class Robustness:
             cells = [f"{returns[label, *values]:.1f}" for label in self.labels]
             rows.append([*(f"{value:.3g}" for value in values), *cells])
         return rows
+
+    def failures(self) -> list[tuple[str, list[list[str]]]]:
+        """Return a title and the cells of a table for each failure of an actuator in mid-episode.
+
+        The tables have a header and a row for each method that was evaluated.
+        """
+        versions: dict[tuple[tuple[str, float], ...], list[Entry]] = {}
+        for entry in self.comparison.entries:
+            if entry.responses:
+                versions.setdefault(tuple(entry.swept.items()), []).append(entry)
+        tables = []
+        for swept, entries in versions.items():
+            values = dict(swept)
+            title = f"An actuator fails in control step {values.pop('change_step'):g}"
+            others = [f"{name.replace('_', ' ')} × {value:.3g}" for name, value in values.items()]
+            if others:
+                title += f" ({', '.join(others)})"
+            alike = [replace(entry, swept={}) for entry in entries]
+            tables.append((title, change_rows(alike)))
+        return tables
+
+    def failure_notes(self) -> list[str]:
+        """Return what explains the tables of failures, with the reason why a method is not there.
+
+        There is none without a failure.
+        """
+        entries = [entry for entry in self.comparison.entries if entry.responses]
+        if not entries:
+            return []
+        notes = [change_note()]
+        if ORACLE in self.labels and not any(entry.label == ORACLE for entry in entries):
+            notes.append(
+                f"{ORACLE} is left out: it observes the dynamics, and has not observed a failure "
+                "in training"
+            )
+        return notes
 
     def values(self) -> list[dict[str, object]]:
         """Return everything as plain values, for results.json."""

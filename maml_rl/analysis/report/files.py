@@ -88,8 +88,10 @@ def _plots(
     for names in comparison.sweeps:
         if len(names) == 1:
             figure = figures.sweep_figure(comparison, names[0], trained.get(names[0]), others)
-        else:
+        elif all(len({one.swept[name] for one in comparison.sweep(*names)}) > 1 for name in names):
             figure = figures.grid_figure(comparison, (names[0], names[1]))
+        else:
+            continue  # one value of a quantity makes no grid
         plots[sweep_plot(names)] = figure
     return plots
 

@@ -74,7 +74,7 @@ def report_html(
         _image(svgs, "adaptation"),
     ]
     # Changes of the dynamics in mid-episode.
-    if comparison.has_changes:
+    if robustness is None and comparison.has_changes:
         parts.append("<h2>Change of the dynamics in mid-episode</h2>")
         parts.append(_html_table(comparison.change_rows()))
         parts.append(f'<p class="note">{html.escape(change_note())}.</p>')
@@ -99,7 +99,8 @@ def report_html(
     # Sweeps.
     for names in comparison.sweeps:
         parts.append(f"<h2>Sweep over {html.escape(' and '.join(names))}</h2>")
-        parts.append(_image(svgs, sweep_plot(names)))
+        if sweep_plot(names) in svgs:
+            parts.append(_image(svgs, sweep_plot(names)))
         table = _table(comparison, names)
         parts.append(f"<details><summary>Numbers</summary>{table}</details>")
     body = "\n".join(parts)
@@ -121,6 +122,7 @@ def _robustness_parts(robustness: Robustness) -> list[str]:
         "<h2>Mean return along each sweep</h2>",
         _html_table(robustness.areas()),
         *_pair_parts(robustness.pairs()),
+        *_failure_parts(robustness),
     ]
 
 
@@ -144,6 +146,15 @@ def _reference_parts(robustness: Robustness) -> list[str]:
 def _pair_parts(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the table of two quantities together, as HTML; nothing without one."""
     return ["<h2>Two quantities together</h2>", _html_table(rows)] if rows else []
+
+
+def _failure_parts(robustness: Robustness) -> list[str]:
+    """Return the tables of failures in mid-episode, as HTML; nothing without one."""
+    parts = []
+    for title, rows in robustness.failures():
+        parts += [f"<h2>{html.escape(title)}</h2>", _html_table(rows)]
+    notes = [f"{html.escape(note)}." for note in robustness.failure_notes()]
+    return [*parts, *(f'<p class="note">{note}</p>' for note in notes)]
 
 
 def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
