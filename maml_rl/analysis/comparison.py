@@ -301,7 +301,8 @@ class Comparison:
         for names in [(), *self.sweeps]:
             entries = self.sweep(*names) if names else self.main
             lines += text_table(self.return_rows(names))
-            lines += [*learner_notes(entries), *run_notes(entries), *failed_notes(entries), ""]
+            notes = [] if names else learner_notes(entries)  # once: they are the same in sweeps
+            lines += [*notes, *run_notes(entries), *failed_notes(entries), ""]
         if self.has_changes:
             lines += [*text_table(self.change_rows()), change_note(), ""]
         if self.differences:

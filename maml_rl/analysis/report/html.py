@@ -267,7 +267,8 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 def _table(comparison: Comparison, swept: Sequence[str]) -> str:
     """Return the table of returns after each step, with its notes."""
     entries = comparison.sweep(*swept) if swept else comparison.main
-    notes = [*learner_notes(entries), *run_notes(entries), *failed_notes(entries)]
+    of_learners = [] if swept else learner_notes(entries)  # once: they are the same in sweeps
+    notes = [*of_learners, *run_notes(entries), *failed_notes(entries)]
     lines = [f'\n<p class="note">{html.escape(note)}.</p>' for note in notes]
     return _html_table(comparison.return_rows(swept)) + "".join(lines)
 
