@@ -146,7 +146,8 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     """Plot returns against the episodes that adaptation used.
 
     If all methods use equally many in a step, a second axis counts steps, or numbers the episodes
-    whose return is measured; else the axis of episodes is logarithmic, but with 0.
+    whose return is measured; else the axis of episodes is logarithmic, but with 0. Methods without
+    adaptation are dashed lines without markers.
     """
     figure = new_figure(6, 4.4)
     axes = figure.subplots()
@@ -158,6 +159,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
             points = [(entry, k) for k in range(len(entry.center))]
             _draw(axes, entry.episodes_used, points, style, entry.name)
         else:  # a horizontal line
+            style = style | {"linestyle": "--", "marker": ""}
             _draw(axes, [0, most], [(entry, 0), (entry, 0)], style, entry.name)
     axes.set(xlabel="episodes used per task", ylabel=_return_of_stages(comparison.main))
     _mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
@@ -220,6 +222,7 @@ def _mark_steps(axes: Axes, entries: Sequence[Entry]) -> None:
         axes.set_xlim(left=-0.1 * num_episodes)  # markers at 0 are whole
         ticks = np.unique([used[k] for used in episodes_used for k in (0, 1, -1)])
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set_xlabel(f"{axes.get_xlabel()} (linear up to {num_episodes}, then logarithmic)")
         axes.minorticks_off()
         return
     ticks = ticks[:: 1 if len(ticks) <= 8 else len(ticks) // 6]

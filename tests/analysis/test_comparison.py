@@ -466,6 +466,21 @@ def test_an_oracle_is_a_horizontal_line():
     np.testing.assert_allclose(
         axes.lines[1].get_xydata(), [[0, oracle.center[0]], [4, oracle.center[0]]]
     )
+    assert axes.lines[1].get_linestyle() == "--"
+    assert axes.lines[1].get_marker() == ""  # it used no episodes
+
+
+def test_the_axis_of_episodes_says_where_it_is_logarithmic():
+    (entry,) = made_up().main
+    (axes, *_) = adaptation_figure(Comparison([entry])).axes
+    assert axes.get_xlabel() == "episodes used per task"
+    (evaluation,) = entry.evaluations
+    description = {**evaluation.description, "episodes_per_step": 8}
+    longer = dataclasses.replace(evaluation, description=description)
+    other = dataclasses.replace(entry, label="other", evaluations=(longer,))
+    (axes, *_) = adaptation_figure(Comparison([entry, other])).axes
+    assert axes.get_xlabel() == "episodes used per task (linear up to 2, then logarithmic)"
+    assert axes.get_xscale() == "symlog"
 
 
 def test_tasks_are_shown_by_their_parameters():
