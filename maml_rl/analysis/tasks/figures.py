@@ -25,6 +25,7 @@ from maml_rl.analysis.tasks.words import with_unit
 _MAX_PANELS = 40
 _MAX_COORDINATES = 12
 _COLORS = "cividis"
+_LEAST_TASKS_OF_A_CORRELATION = 20
 
 
 class _Varying(NamedTuple):
@@ -126,12 +127,13 @@ def _task_panels(
         axes.remove()
     for axes, name in zip(panels.flat, names, strict=False):
         _task_curve(comparison, axes, name, values[name], returns)
+    has_equal = any(len(np.unique(values[name])) < len(values[name]) for name in names)
     for axes in panels[:, 0]:
         axes.set_ylabel("return" if len(names) > 1 else "return (mean over the task's episodes)")
     what = " and ".join(returns)
-    note = ""
+    note = "\nequal values are drawn next to each other" if has_equal else ""
     if len(names) < len(values):
-        note = f"\nthe first {len(names)} of {len(values)} values"
+        note += f"\nthe first {len(names)} of {len(values)} values"
     return finish(figure, f"{title}\neach task: {what}{note}")
 
 
@@ -236,13 +238,16 @@ def _parallel_coordinates(
             (values[name].max(), 1.02, "bottom"),
         ):
             axes.text(place, height, f"{end:.3g}", ha="center", va=align, fontsize=8)
-    labels = [f"{with_unit(name, units)}\nr = {strength[name]:+.2f}" for name in names]
+    labels = [with_unit(name, units) for name in names]
+    note = "each line is a task"
+    if is_valid.sum() >= _LEAST_TASKS_OF_A_CORRELATION:
+        labels = [f"{with_unit(name, units)}\nr = {strength[name]:+.2f}" for name in names]
+        note += "; r: correlation of a value with the return"
     axes.set_xticks(places, labels, rotation=30, ha="right", fontsize=8)
     axes.set(ylim=(-0.1, 1.1), yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, pad=6)
     figure.colorbar(ScalarMappable(scale, _COLORS), ax=axes, label=f"return {stage}")
-    note = "each line is a task; r: correlation of a value with the return"
     if len(names) < len(values):
         note += f"\nthe {len(names)} of {len(values)} values with the strongest correlation"
     set_title(figure, f"{title}\n{note}")
