@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.analysis.comparison import Comparison, Entry, learner_notes
-from maml_rl.analysis.statistics import FEW_RUNS, mean_of_valid
+from maml_rl.analysis.statistics import FEW_RUNS, is_log_spaced, mean_of_valid
 from maml_rl.analysis.tasks.words import value_key, value_text, with_unit
 from maml_rl.system.text import counted
 
@@ -363,17 +363,6 @@ def sweep_figure(
     name_ticks(axes.xaxis, name, values, comparison)
     title = f"{subject_of(comparison)}: {name.replace('_', ' ')} fixed, other values {others}"
     return finish(figure, f"{title}\n{_spread(entries)}")
-
-
-def is_log_spaced(values: Sequence[float]) -> bool:
-    """Whether ascending values are positive and spaced evenly by their logarithms.
-
-    They may be rounded to three digits. There must be three or more.
-    """
-    if len(values) < 3 or values[0] <= 0:
-        return False
-    gaps = np.diff(np.log(values))
-    return bool(np.ptp(gaps) <= 0.02)
 
 
 def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:

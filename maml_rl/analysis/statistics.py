@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -218,6 +219,17 @@ def _recovery(rewards: np.ndarray, before: float) -> float:
     reached = np.flatnonzero(running[lowest:] >= target)
     # running[i] is known after WINDOW + i control steps
     return float(WINDOW + lowest + reached[0]) if len(reached) else np.nan
+
+
+def is_log_spaced(values: Sequence[float] | np.ndarray) -> bool:
+    """Whether ascending values are positive and spaced evenly by their logarithms.
+
+    They may be rounded to three digits. There must be three or more.
+    """
+    if len(values) < 3 or values[0] <= 0:
+        return False
+    gaps = np.diff(np.log(values))
+    return bool(np.ptp(gaps) <= 0.02)
 
 
 def interval_text(interval: np.ndarray) -> str:

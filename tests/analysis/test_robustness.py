@@ -100,14 +100,21 @@ def test_the_table_of_two_quantities():
 
 def test_the_area_is_the_mean_height_of_the_curve():
     result = robustness()
-    # Means over runs 10, 20, 30, 40 at 0.5, 1, 2, 4: (15·0.5 + 25·1 + 35·2) / 3.5.
-    assert result.area("ours", "mass") == pytest.approx(102.5 / 3.5)
+    # Means over runs 10, 20, 30, 40 at 0.5, 1, 2, 4; each doubling counts alike.
+    assert result.area("ours", "mass") == pytest.approx((15 + 25 + 35) / 3)
     assert result.area("ours", "delay") == pytest.approx(-1)
     assert result.areas() == [
         ["policy", "mass", "delay"],
         ["oracle", "200.0", "200.0"],
-        ["ours (2 runs)", "29.3", "-1.0"],
+        ["ours (2 runs)", "25.0", "-1.0"],
     ]
+    # On a linear axis without even spacing of logarithms: (15·0.5 + 25·1 + 35·2) / 3.5.
+    entries = [
+        dataclasses.replace(one, swept={"mass": one.swept["mass"] - 0.5})
+        for one in result.comparison.sweep("mass")
+    ]
+    linear = Robustness(Comparison(entries), {}, {})
+    assert linear.area("ours", "mass") == pytest.approx(102.5 / 3.5)
 
 
 def test_each_method_is_compared_with_the_reference_inside_and_outside():
@@ -254,7 +261,7 @@ def test_the_report_begins_with_the_tables(tmp_path):
     assert "Differences to oracle" in page
     assert "Before and after adaptation" in page
     assert "Unseen dynamics of Test" in page
-    assert page.index("4 to 4.1") < page.index("29.3") < page.index("Return after 0, 1")
+    assert page.index("4 to 4.1") < page.index("25.0") < page.index("Return after 0, 1")
     content = json.loads((tmp_path / "results.json").read_text())
     ours = content["robustness"][1]
     assert ours["policy"] == "ours"

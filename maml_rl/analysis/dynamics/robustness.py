@@ -14,6 +14,7 @@ from maml_rl.analysis.statistics import (
     Difference,
     difference,
     interval_text,
+    is_log_spaced,
     mean_interval,
     mean_of_valid,
 )
@@ -83,10 +84,13 @@ class Robustness:
     def area(self, label: str, name: str) -> float:
         """Return the area under the curve of return against a quantity, divided by its width.
 
-        It is the mean return along the sweep.
+        It is the mean return along the sweep. Of a factor whose values are spaced evenly by their
+        logarithms, the curve is over the logarithm: each doubling has an equal weight.
         """
         entries = self.along(label, name)
         x = np.array([entry.swept[name] for entry in entries])
+        if is_log_spaced(x):
+            x = np.log2(x)
         returns = np.array([entry.center[entry.adapted_step] for entry in entries])
         return float(np.trapezoid(returns, x) / np.ptp(x))
 

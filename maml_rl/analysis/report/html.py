@@ -119,8 +119,9 @@ def _robustness_parts(robustness: Robustness) -> list[str]:
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
         *_gain_parts(robustness.gains()),
         *_reference_parts(robustness),
-        "<h2>Mean return along each sweep</h2>",
+        "<h2>Mean return along each whole sweep</h2>",
         _html_table(robustness.areas()),
+        f'<p class="note">{html.escape(_AREA_NOTE)}</p>',
         *_pair_parts(robustness.pairs()),
         *_failure_parts(robustness),
     ]
@@ -222,14 +223,18 @@ _ROBUSTNESS_NOTE = (
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
     "lowest tenth of the returns on all bodies and tasks of the sweeps. The oracle observes the "
     "dynamics; its return is no upper bound at this budget. The percentage of it is left out where "
-    "another method without adaptation has a higher return. The mean return along a "
-    "sweep is the area under its curve, divided by the width."
+    "another method without adaptation has a higher return."
 )
 _GAIN_NOTE = (
     "Mean returns inside and outside as above. Before: without any episode of the task; of a "
     "learner whose step is one episode, such as RL², the first episode, in which it adapts, too. "
     "The interval of the gain is over runs, by Student's t; of a single run it is over bodies and "
     "tasks."
+)
+_AREA_NOTE = (
+    "The area under the curve of a sweep, inside and outside, divided by its width. The axis of a "
+    "factor is logarithmic, so that each doubling has an equal weight; other axes are linear. The "
+    "returns inside and outside above weight all points of all sweeps equally."
 )
 _REFERENCE_NOTE = (
     "Mean return of the method minus that of the reference, on the same bodies and tasks, inside "
