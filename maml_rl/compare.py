@@ -6,6 +6,7 @@ import argparse
 import functools
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,21 @@ from maml_rl.cli import (
 )
 from maml_rl.env_flags import take_env_flags
 from maml_rl.errors import UserError
-from maml_rl.settings.dynamics_study import DEFAULT_DYNAMICS, METHODS, DynamicsStudy
+from maml_rl.settings.dynamics_study import (
+    DEFAULT_DYNAMICS,
+    DEFAULT_METHODS,
+    DEFAULT_REFERENCE,
+    METHODS,
+    DynamicsStudy,
+)
+from maml_rl.system.text import counted, duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from maml_rl.agents.agent import Agent
     from maml_rl.analysis.comparison import Condition, Subject
+    from maml_rl.settings.config import Config
     from maml_rl.settings.env import EnvConfig
 
 _SEEDS = (0, 1, 2)
@@ -38,6 +47,11 @@ def command(argv: list[str]) -> int:
     """Train and compare learners."""
     env_flags, rest = take_env_flags(argv)
     args = parse(make_parser(), rest)
+    if args.what is None:
+        raise UserError(
+            "required: what to compare. Give dynamics: python -m maml_rl.compare dynamics ..."
+        )
+    _reference(args.learners, args.reference)
     twice = [name for i, name in enumerate(args.learners) if name in args.learners[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
@@ -51,6 +65,7 @@ def command(argv: list[str]) -> int:
     if not any(flag.startswith("--env.dynamics.") for flag in flags):
         flags = [*flags, *take_env_flags(["--dynamics", DEFAULT_DYNAMICS])[0].flags]
 
+    from maml_rl.runs.seeds import checked_seeds, is_seed_folder
     from maml_rl.training.reporting import Interrupted
     from maml_rl.training.seeds import train_seeds
 
@@ -68,9 +83,24 @@ def command(argv: list[str]) -> int:
     # Check the settings of all methods before training any.
     names = [name for name in METHODS if name in args.learners]
     configs = {name: study.config(name) for name in names}
+    checked_seeds(args.seeds, "seeds")
+    for config in configs.values():
+        _check_length(Path(str(config.output)), config, folder)
+    num_runs = len(names) * len(args.seeds)
+    say(
+        f"{counted(num_runs, 'run')} of {args.num_env_steps:,} control steps each: "
+        f"{', '.join(names)}; {counted(len(args.seeds), 'seed')} of each"
+    )
     try:
         for number, (name, config) in enumerate(configs.items(), 1):
             say(f"method {number} of {len(names)}: {name}")
+            if number == 1 and num_runs > 1 and not is_seed_folder(Path(str(config.output))):
+                # Train one run, to estimate the time of all.
+                started_s = time.monotonic()
+                train_seeds(config, args.seeds[:1])
+                _say_estimate(time.monotonic() - started_s, num_runs)
+                if len(args.seeds) == 1:
+                    continue
             train_seeds(config, args.seeds)
     except Interrupted as error:
         typed = shlex.join(["python", "-m", "maml_rl.compare", *argv])
@@ -89,7 +119,10 @@ def make_parser() -> argparse.ArgumentParser:
         "and write one report. The same command resumes; it keeps finished runs and evaluations.",
     )
     parser.add_argument(
-        "what", choices=["dynamics"], help="what differs between training and evaluation"
+        "what",
+        nargs="?",
+        choices=["dynamics"],
+        help="what differs between training and evaluation (required)",
     )
     parser.add_argument(
         "--env", default="Walker2dRandParams", help="task family (default: %(default)s)"
@@ -98,11 +131,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--learners",
         type=one_of("method", METHODS),
         nargs="+",
-        default=list(METHODS),
+        default=list(DEFAULT_METHODS),
         metavar="NAME",
         help="what to compare: untouched, one policy trained on the untouched body; randomised, "
         "the same on varied dynamics (domain randomisation); oracle, the same, but it observes "
-        "the task and the dynamics; and learners by name (default: " + ", ".join(METHODS) + ")",
+        "the task and the dynamics (no upper bound at a small budget); and learners by name: "
+        f"{', '.join(METHODS)} (default: all but pearl, which takes many hours)",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="method that each other one is compared with, inside and outside the ranges of "
+        f"training (default: {DEFAULT_REFERENCE} if it is compared, else the first)",
     )
     parser.add_argument(
         "--seeds",
@@ -163,17 +203,68 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_length(path: Path, config: Config, folder: Path) -> None:
+    """Check that earlier runs of a method have as many control steps.
+
+    They are not extended: step sizes that fall over a run, and the share of a teacher, depend on
+    its length.
+
+    Args:
+        path: folder of the runs of the method.
+        config: their settings now.
+        folder: of the comparison.
+
+    Raises:
+        UserError: if they have another number.
+    """
+    from maml_rl.runs.seeds import is_seed_folder, read_seed_folder
+
+    if not is_seed_folder(path):
+        return
+    existing = read_seed_folder(path)
+    old, new = existing.config.max_env_steps, config.max_env_steps
+    if existing.started and old != new:
+        raise UserError(
+            f"the runs in {path} have {old:,} control steps, not {new:,}, and are not extended, "
+            "since falling step sizes depend on the length of a run. Keep them with "
+            f"--num_env_steps {old}, or train others with --output {folder}-{new}"
+        )
+
+
+def _say_estimate(duration_s: float, num_runs: int) -> None:
+    """Say how long all runs take, after the first one."""
+    others = counted(num_runs - 1, "other run")
+    whole = duration_text(duration_s * (num_runs - 1))
+    say(
+        f"the first run took {duration_text(duration_s)}; at this pace, the {others} take {whole} "
+        "(methods differ, by a factor of ten at most)"
+    )
+
+
+def _reference(names: Sequence[str], chosen: str | None) -> str:
+    """Return the method that each other one is compared with.
+
+    Args:
+        names: of the methods.
+        chosen: by the user, if any.
+
+    Raises:
+        UserError: if the chosen one is not compared.
+    """
+    if chosen is not None and chosen not in names:
+        raise UserError(f"--reference {chosen} is not compared. Valid are {', '.join(names)}")
+    return chosen or (DEFAULT_REFERENCE if DEFAULT_REFERENCE in names else names[0])
+
+
 def _evaluate(
     study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
 ) -> None:
     """Evaluate the runs of all methods, and write the report."""
-    from tqdm import tqdm
-
-    from maml_rl.analysis.comparison import change_note, compare
+    from maml_rl.analysis.comparison import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
     from maml_rl.analysis.report.files import write_report
     from maml_rl.system.text import text_table
-    from maml_rl.training.progress import Activity
+    from maml_rl.training.reporting import evaluations_shown
 
     subjects = [
         subject for name in names for subject in _subjects(study, name, args.seeds, args.device)
@@ -181,17 +272,12 @@ def _evaluate(
     sweeps = study.sweeps()
     conditions = _conditions(study, sweeps)
     output = study.folder / "evaluation"
-    with (
-        made_folder(output),
-        tqdm(
-            total=len(subjects) * len(conditions), disable=None, leave=False, unit="evaluation"
-        ) as bar,
-    ):
-
-        def progress(done: str) -> None:
-            bar.update()
-            bar.set_postfix_str(done)
-
+    total = num_evaluations(subjects, conditions)
+    say(
+        f"evaluating {counted(len(subjects), 'run')} on {counted(len(conditions), 'version')} of "
+        f"the body: {counted(total, 'evaluation')}, into {output}"
+    )
+    with made_folder(output), evaluations_shown(total) as (progress, activity):
         comparison = compare(
             subjects,
             conditions,
@@ -200,7 +286,7 @@ def _evaluate(
             seed=args.evaluation_seed,
             unfinished=output / "finished",
             progress=progress,
-            activity=Activity(bar),
+            activity=activity,
         )
         origins = {
             name: Origin(
@@ -214,14 +300,20 @@ def _evaluate(
             for name in names
         }
         trained = {name: study.trained_range(name) for name in sweeps}
-        robustness = Robustness(comparison, origins, trained)
+        robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
         write_report(output, comparison, trained, typed, robustness)
     say("\n".join(text_table(robustness.summary())))
+    if robustness.gains():
+        say("\n".join(["", *text_table(robustness.gains())]))
+    if robustness.differences():
+        say("\n".join(["", *text_table(robustness.differences())]))
     say("\n".join(["", *text_table(robustness.areas())]))
     if robustness.pairs():
         say("\n".join(["", *text_table(robustness.pairs())]))
-    if comparison.has_changes:
-        say("\n".join(["", *text_table(comparison.change_rows()), change_note()]))
+    for title, rows in robustness.failures():
+        say("\n".join(["", title, *text_table(rows)]))
+    for note in robustness.failure_notes():
+        say(note)
     say(f"written to {output}: report.html, results.json, results.csv, plots")
 
 

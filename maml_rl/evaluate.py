@@ -138,6 +138,13 @@ def make_parser() -> argparse.ArgumentParser:
         "first run, or for a pretrained policy runs/NAME/evaluation)",
     )
     parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="one label for runs that differ only in the seed, in the order of the RUN arguments "
+        "(default: the settings that differ)",
+    )
+    parser.add_argument(
         "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
     )
     add_iteration_flag(parser)
@@ -153,18 +160,16 @@ def _evaluated(
     Returns:
         The result, and the environment without a sweep.
     """
-    from tqdm import tqdm
-
-    from maml_rl.analysis.comparison import compare
+    from maml_rl.analysis.comparison import compare, num_evaluations
     from maml_rl.analysis.report.files import write_report
     from maml_rl.analysis.scratch import Scratch
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of
-    from maml_rl.training.progress import Activity
+    from maml_rl.training.reporting import evaluations_shown
 
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
-    subjects = _subjects(args.runs, args.device, args.num_steps, args.iteration)
+    subjects = _subjects(args.runs, args.device, args.num_steps, args.iteration, args.labels)
     if not args.no_baselines:
         subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
     conditions = _conditions(subjects[0].agent, env_flags)
@@ -172,17 +177,9 @@ def _evaluated(
     trained = {name: values for name, values in ranges.items() if values is not None}
     # Evaluate, resuming from an interrupted evaluation
     unfinished = folder / "unfinished"
-    num_parts = len(subjects) * len(conditions)
+    total = num_evaluations(subjects, conditions)
     _check_unfinished(unfinished)
-    with (
-        made_folder(folder),
-        tqdm(total=num_parts, disable=None, leave=False, unit="evaluation") as bar,
-    ):
-
-        def progress(done: str) -> None:
-            bar.update()
-            bar.set_postfix_str(done)
-
+    with made_folder(folder), evaluations_shown(total) as (progress, activity):
         comparison = compare(
             subjects,
             conditions,
@@ -194,7 +191,7 @@ def _evaluated(
             deterministic_adaptation=args.deterministic_adaptation,
             unfinished=unfinished,
             progress=progress,
-            activity=Activity(bar),
+            activity=activity,
         )
         # Add PPO from scratch, write the report
         scratch = folder_of(args.runs[0], "ppo") / "results.json"
@@ -226,14 +223,15 @@ def _subjects(
     device: str,
     num_steps: int | None,
     iteration: int | Literal["best"] | None,
+    labels: Sequence[str] | None,
 ) -> list[Subject]:
     """The agents of the runs, after a chosen iteration or of the newest checkpoints.
 
-    The default of ``num_steps`` is each agent's own.
+    The default of ``num_steps`` is each agent's own, that of ``labels`` what differs.
 
     Raises:
-        UserError: if a run or its iteration cannot be loaded, or a run is named twice or has
-            another environment.
+        UserError: if a run or its iteration cannot be loaded, a run is named twice or has another
+            environment, or the labels are invalid.
     """
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
@@ -254,7 +252,8 @@ def _subjects(
         )
     # Copies of an agent would count as several seeds
     subjects: list[Subject] = []
-    for label, run, agent in zip(_labels(agents, iteration), runs, agents, strict=True):
+    label_of_run = _labels(agents, iteration, labels)
+    for label, run, agent in zip(label_of_run, runs, agents, strict=True):
         copies = [
             other.source
             for other in subjects
@@ -310,11 +309,21 @@ def _baselines(
     return baselines
 
 
-def _labels(agents: Sequence[Agent], iteration: int | str | None) -> list[str]:
+def _labels(
+    agents: Sequence[Agent], iteration: int | str | None, chosen: Sequence[str] | None
+) -> list[str]:
     """Label of each run: one name if they differ only in the seed, else the differing settings.
 
     Labels include the iteration if one was chosen, and the number of adaptation steps of an adapted
     policy.
+
+    Args:
+        agents: of the runs.
+        iteration: chosen by the user, if any.
+        chosen: labels that the user chose, one for each group of runs with the same settings.
+
+    Raises:
+        UserError: if the number of chosen labels is wrong, or two are the same.
     """
     from maml_rl.analysis.comparison import label_of
     from maml_rl.analysis.run_labels import group_settings, labels_of
@@ -323,15 +332,38 @@ def _labels(agents: Sequence[Agent], iteration: int | str | None) -> list[str]:
     settings = [group_settings(agent.config) for agent in agents]
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
     names = labels_of(different) if len(different) > 1 else [label_of(agents[0])]
+    if chosen is not None:
+        _check_labels(chosen, names)
+        names, iteration = list(chosen), None
     # The label of each agent
     labels = [names[different.index(one)] for one in settings]
     if iteration is not None:
-        chosen = "best iteration" if iteration == "best" else f"iteration {iteration}"
-        labels = [f"{label}, {chosen}" for label in labels]
+        which = "best iteration" if iteration == "best" else f"iteration {iteration}"
+        labels = [f"{label}, {which}" for label in labels]
     return [
         f"{label}, adapted by {agent.num_adaptation_steps}" if agent.num_adaptation_steps else label
         for label, agent in zip(labels, agents, strict=True)
     ]
+
+
+def _check_labels(labels: Sequence[str], names: Sequence[str]) -> None:
+    """Check labels that the user chose, against the names that they replace.
+
+    Raises:
+        UserError: if there is another number of them, or one is empty, used twice, or a baseline's.
+    """
+    from maml_rl.training.comparison_runs import POLICIES
+
+    if len(labels) != len(names):
+        raise UserError(
+            f"--labels needs {counted(len(names), 'label')}, one for runs with the same settings, "
+            f"got {len(labels)}; the order is: {'; '.join(names)}"
+        )
+    if len(set(labels)) < len(labels) or not all(labels) or not set(labels).isdisjoint(POLICIES):
+        raise UserError(
+            f"--labels must be different and not empty, and not one of {', '.join(POLICIES)}, the "
+            f"names of baselines; got {', '.join(map(repr, labels))}"
+        )
 
 
 def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:

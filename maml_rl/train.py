@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def command(argv: list[str]) -> int:
         if run is not None:
             _resume(user_path(run), _changes_to_resume(rest))
         elif seeds is not None:
-            train_seeds(config, seeds)
+            _say_how_to_evaluate(train_seeds(config, seeds))
         else:
             train(config)
     except Interrupted as error:
@@ -55,9 +56,14 @@ def _resume(run: Path, changes: Mapping[str, Any]) -> None:
     from maml_rl.training.seeds import resume_seeds
 
     if is_seed_folder(run):
-        resume_seeds(run, **changes)
+        _say_how_to_evaluate(resume_seeds(run, **changes))
     else:
         resume(run, **changes)
+
+
+def _say_how_to_evaluate(runs: Sequence[Path]) -> None:
+    """Print the command that evaluates all runs in a folder of several seeds."""
+    say(f"evaluate all: python -m maml_rl.evaluate {shlex.quote(str(runs[0].parent))}")
 
 
 def _check_alone(run: str | None, rest: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import maml_rl
 from maml_rl.analysis import saved_evaluations
 from maml_rl.cli import main
+from maml_rl.compare import make_parser
+from maml_rl.settings.dynamics_study import METHODS
 
 SMALL = [
     "dynamics",
@@ -89,7 +92,13 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert alone.mean.tolist() == pytest.approx(of_oracle)
     # Tables and report.
     out = capsys.readouterr().out
+    assert "3 runs of 1 control steps each: untouched, oracle, rl2; 1 seed of each" in out
+    assert re.search(r"the first run took \d+ s; at this pace, the 2 other runs take \d+ s", out)
     assert "method 3 of 3: rl2" in out
+    assert "evaluating 3 runs on 21 versions of the body: 59 evaluations" in out
+    assert "evaluate all" not in out
+    assert "1000000" not in out
+    assert "oracle − untouched" in out
     assert "the task with its dynamics" in out
     assert "control steps to recover" in out
     words = [line.split() for line in out.splitlines()]
@@ -105,6 +114,17 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert "iterations of" not in capsys.readouterr().err
     again = json.loads((folder / "evaluation/results.json").read_text())
     assert again == results
+    assert "the first run took" not in capsys.readouterr().out
+    # Longer runs need another folder.
+    assert main(["compare", *SMALL, "--num_env_steps=80000"]) == 2
+    error = capsys.readouterr().err
+    assert "have 1 control steps, not 80,000" in error
+    assert f"with --num_env_steps 1, or train others with --output {folder}-80000" in error
+
+
+def test_pearl_is_not_compared_by_default() -> None:
+    args = make_parser().parse_args(["dynamics"])
+    assert args.learners == [name for name in METHODS if name != "pearl"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +140,10 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         (["dynamics", "--seeds", "1", "1"], "seeds must be different"),
         (["dynamics", "--learners", "maml", "maml"], "maml is named twice"),
         (["dynamics", "--output", "a_file"], "a_file"),
+        (["dynamics", "--reference", "mamml"], "--reference mamml is not compared"),
         ([], "required: what"),
+        (["--env", "AntDir"], "Give dynamics: python -m maml_rl.compare dynamics"),
+        (["dynamics", "--env", "PointNavigation"], "choose a family that has, such as HalfCheetah"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

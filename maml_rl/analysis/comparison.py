@@ -17,6 +17,7 @@ from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import (
     FEW_RUNS,
     RECOVERED,
+    SMALL_DROP,
     WINDOW,
     Difference,
     Over,
@@ -25,6 +26,7 @@ from maml_rl.analysis.statistics import (
     interval_text,
     mean_interval,
     mean_of_valid,
+    recovery_text,
     response,
 )
 from maml_rl.analysis.tasks.words import value_text
@@ -258,6 +260,11 @@ class Comparison:
         return settings
 
     @property
+    def labels(self) -> list[str]:
+        """The methods, in the order of their first entries."""
+        return list(dict.fromkeys(entry.label for entry in self.entries))
+
+    @property
     def kind_of_tasks(self) -> str:
         """``"fresh"``, or ``"given"`` if the user chose the tasks."""
         description = self.entries[0].evaluations[0].description
@@ -294,7 +301,8 @@ class Comparison:
         for names in [(), *self.sweeps]:
             entries = self.sweep(*names) if names else self.main
             lines += text_table(self.return_rows(names))
-            lines += [*learner_notes(entries), *run_notes(entries), *failed_notes(entries), ""]
+            notes = [] if names else learner_notes(entries)  # once: they are the same in sweeps
+            lines += [*notes, *run_notes(entries), *failed_notes(entries), ""]
         if self.has_changes:
             lines += [*text_table(self.change_rows()), change_note(), ""]
         if self.differences:
@@ -347,16 +355,7 @@ class Comparison:
 
     def change_rows(self) -> list[list[str]]:
         """Return the cells of the table of changes, with its header."""
-        swept = list(dict.fromkeys(name for entry in self.entries for name in entry.swept))
-        head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
-        rows = [[*head, "control steps to recover"]]
-        for entry in self.entries:
-            version = [entry.swept_text(name) if name in entry.swept else "–" for name in swept]
-            for k, (_, _, _, before, after, end, recovery) in entry.responses.items():
-                values = [f"{value:.3g}" for value in (before, after, end)]
-                steps = "not in the episode" if np.isnan(recovery) else f"{recovery:.0f}"
-                rows.append([*version, entry.name, str(k), *values, steps])
-        return rows
+        return change_rows([entry for entry in self.entries if entry.responses])
 
     @property
     def scratch_label(self) -> str:
@@ -386,12 +385,30 @@ class Comparison:
         return rows
 
 
+def change_rows(entries: Sequence[Entry]) -> list[list[str]]:
+    """Return the cells of a table of changes, with its header.
+
+    Args:
+        entries: those in which the dynamics change in mid-episode.
+    """
+    swept = list(dict.fromkeys(name for entry in entries for name in entry.swept))
+    head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
+    rows = [[*head, "control steps to recover"]]
+    for entry in entries:
+        version = [entry.swept_text(name) if name in entry.swept else "–" for name in swept]
+        for k, value in entry.responses.items():
+            rewards = [f"{reward:.3g}" for reward in (value.before, value.after, value.end)]
+            rows.append([*version, entry.name, str(k), *rewards, recovery_text(value)])
+    return rows
+
+
 def change_note() -> str:
     """Explain the table of changes."""
     return (
         f"change of the dynamics in mid-episode: mean reward of {WINDOW} control steps each; to "
         f"recover: until that has come back {100 * RECOVERED:.0f} % of the way from its lowest "
-        f"value to that before"
+        f"value to that before; no drop: right after the change it is lower by at most "
+        f"{100 * SMALL_DROP:.0f} %"
     )
 
 
@@ -496,7 +513,7 @@ def compare(
         groups: dict[str, list[Evaluation]] = {}
         for subject in subjects:
             env = condition.env_of(subject.agent)
-            if env.observe_task and not _swept_dynamics(condition) <= _varied(subject.agent):
+            if not _takes_part(subject, condition):
                 continue
             arguments = {
                 "num_tasks": num_tasks,
@@ -531,6 +548,17 @@ def compare(
             )
             entries.append(entry)
     return Comparison(entries)
+
+
+def num_evaluations(subjects: Sequence[Subject], conditions: Sequence[Condition]) -> int:
+    """Return the number of evaluations that :func:`compare` makes."""
+    return sum(_takes_part(subject, one) for one in conditions for subject in subjects)
+
+
+def _takes_part(subject: Subject, condition: Condition) -> bool:
+    """Whether an agent observes no task, or has observed all swept dynamics in training."""
+    observes_task = condition.env_of(subject.agent).observe_task
+    return not observes_task or _swept_dynamics(condition) <= _varied(subject.agent)
 
 
 def _swept_dynamics(condition: Condition) -> set[str]:

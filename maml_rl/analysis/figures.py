@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.analysis.comparison import Comparison, Entry, learner_notes
-from maml_rl.analysis.statistics import FEW_RUNS, mean_of_valid
+from maml_rl.analysis.statistics import FEW_RUNS, is_log_spaced, mean_of_valid
 from maml_rl.analysis.tasks.words import value_key, value_text, with_unit
 from maml_rl.system.text import counted
 
@@ -29,6 +29,11 @@ _LONGEST_OF_TWO_COLUMNS = 32
 _MOST_WITH_TWO_LINES = 3
 """Methods that a sweep plots before and after adaptation."""
 _MOST_GRIDS_IN_A_ROW = 4
+_MOST_NOTES = 2
+"""Notes on learners in a title; the tables have all."""
+_CHARACTERS_PER_INCH = 12
+_HEIGHT_OF_A_LINE = 0.18
+"""Of a legend, in inches."""
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -65,7 +70,18 @@ def line_style(i: int) -> dict[str, Any]:
     }
 
 
-def _draw(axes: Axes, x: Any, points: Sequence[tuple[Entry, int]], i: int, label: str) -> None:
+def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Return the style of each method, which is the same in all figures of a comparison."""
+    return {label: line_style(i) for i, label in enumerate(comparison.labels)}
+
+
+def _draw(
+    axes: Axes,
+    x: Any,
+    points: Sequence[tuple[Entry, int]],
+    style: Mapping[str, Any],
+    label: str,
+) -> None:
     """Draw a line through returns, with their spread.
 
     The spread is a band of the intervals, or a thin line for each run if there are few.
@@ -74,10 +90,9 @@ def _draw(axes: Axes, x: Any, points: Sequence[tuple[Entry, int]], i: int, label
         axes: axes to draw on.
         x: x of each point.
         points: for each point an entry and a step; all entries have the same number of runs.
-        i: index of the line, for its style.
+        style: of the line.
         label: label in the legend.
     """
-    style = line_style(i)
     axes.plot(x, [entry.center[k] for entry, k in points], label=label, **style)
     if 1 < len(points[0][0].evaluations) <= FEW_RUNS:
         runs = np.stack([entry.run_returns[:, k] for entry, k in points])
@@ -108,31 +123,51 @@ def finish(figure: Figure, title: str) -> Figure:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
         num_columns = 1 if max(map(len, labels)) > _LONGEST_OF_TWO_COLUMNS else 2
+        labels = [_wrapped(label, figure) for label in labels]
+        # The axes keep their height if a long label takes several lines.
+        num_more = sum(label.count("\n") for label in labels)
+        figure.set_figheight(figure.get_figheight() + _HEIGHT_OF_A_LINE * num_more)
         figure.legend(handles, labels, loc="outside lower center", ncols=num_columns, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     return figure
+
+
+def set_title(figure: Figure, title: str) -> None:
+    """Set the title of a figure, with lines that are not wider than the figure."""
+    lines = [_wrapped(line, figure) for line in title.split("\n") if line]
+    figure.suptitle("\n".join(lines), fontsize=10)
+
+
+def _wrapped(text: str, figure: Figure) -> str:
+    return textwrap.fill(text, round(_CHARACTERS_PER_INCH * figure.get_figwidth()))
 
 
 def adaptation_figure(comparison: Comparison) -> Figure:
     """Plot returns against the episodes that adaptation used.
 
     If all methods use equally many in a step, a second axis counts steps, or numbers the episodes
-    whose return is measured; else the axis of episodes is logarithmic, but with 0.
+    whose return is measured; else the axis of episodes is logarithmic, but with 0. Methods without
+    adaptation are dashed lines without markers.
     """
     figure = new_figure(6, 4.4)
     axes = figure.subplots()
     most = max(int(entry.episodes_used[-1]) for entry in comparison.main)
-    for i, entry in enumerate(comparison.main):
+    styles = _styles(comparison)
+    for entry in comparison.main:
+        style = styles[entry.label]
         if entry.adapts:
             points = [(entry, k) for k in range(len(entry.center))]
-            _draw(axes, entry.episodes_used, points, i, entry.name)
+            _draw(axes, entry.episodes_used, points, style, entry.name)
         else:  # a horizontal line
-            _draw(axes, [0, most], [(entry, 0), (entry, 0)], i, entry.name)
+            style = style | {"linestyle": "--", "marker": ""}
+            _draw(axes, [0, most], [(entry, 0), (entry, 0)], style, entry.name)
     axes.set(xlabel="episodes used per task", ylabel=_return_of_stages(comparison.main))
     _mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
     tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
     title = f"{subject_of(comparison)}: mean over {tasks}"
-    notes = [textwrap.fill(note, 80) for note in learner_notes(comparison.main)]
+    notes = learner_notes(comparison.main)
+    if len(notes) > _MOST_NOTES:
+        notes = []
     return finish(figure, "\n".join([title, _spread(comparison.main), *notes]))
 
 
@@ -187,6 +222,7 @@ def _mark_steps(axes: Axes, entries: Sequence[Entry]) -> None:
         axes.set_xlim(left=-0.1 * num_episodes)  # markers at 0 are whole
         ticks = np.unique([used[k] for used in episodes_used for k in (0, 1, -1)])
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set_xlabel(f"{axes.get_xlabel()} (linear up to {num_episodes}, then logarithmic)")
         axes.minorticks_off()
         return
     ticks = ticks[:: 1 if len(ticks) <= 8 else len(ticks) // 6]
@@ -216,14 +252,15 @@ def change_figure(comparison: Comparison) -> Figure | None:
         return None
     figure = new_figure(1 + 5 * len(stages), 4.2)
     panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
+    styles = _styles(comparison)
     for axes, k in zip(panels, stages, strict=True):
         axes.axvline(0, color="0.5", linewidth=1.5, zorder=0, label="change of the dynamics")
         titles = []
-        for i, entry in enumerate(comparison.main):
+        for entry in comparison.main:
             if k not in entry.responses:
                 continue
             of_entry = entry.responses[k]
-            style = line_style(i) | {"marker": ""}
+            style = styles[entry.label] | {"marker": ""}
             axes.plot(of_entry.steps, of_entry.rewards, label=entry.name, **style)
             titles.append(entry.stage_label(k))
         title = "; ".join(dict.fromkeys(titles))  # learners count steps or episodes
@@ -241,16 +278,18 @@ def scratch_figure(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     horizon = comparison.settings["horizon"]
     # Methods that adapt, or observe the task.
-    for i, entry in enumerate(comparison.main):
+    styles = _styles(comparison)
+    for entry in comparison.main:
+        style = styles[entry.label]
         returns = mean_of_valid(entry.task_returns[:, tasks], 1)
         if not entry.adapts:
-            axes.axhline(returns[0], label=entry.name, **(line_style(i) | {"marker": ""}))
+            axes.axhline(returns[0], label=entry.name, **(style | {"marker": ""}))
         else:
-            axes.plot(entry.episodes_used * horizon, returns, label=entry.name, **line_style(i))
+            axes.plot(entry.episodes_used * horizon, returns, label=entry.name, **style)
     # Learning from scratch.
     x = scratch.num_env_steps
     label = comparison.scratch_label
-    axes.plot(x, scratch.returns.mean(axis=0), label=label, **line_style(len(comparison.main)))
+    axes.plot(x, scratch.returns.mean(axis=0), label=label, **line_style(len(styles)))
     worst, best = scratch.returns.min(axis=0), scratch.returns.max(axis=0)
     axes.fill_between(x, worst, best, color="0.85", linewidth=0, zorder=0)
     # Axes: logarithmic, but with 0.
@@ -265,30 +304,47 @@ def scratch_figure(comparison: Comparison) -> Figure:
     return finish(figure, f"{subject_of(comparison)}: {note}")
 
 
-def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float] | None) -> Figure:
-    """Plot returns before and after adaptation against a parameter; its training range is grey.
+def sweep_figure(
+    comparison: Comparison,
+    name: str,
+    trained: tuple[float, float] | None,
+    others: str = "drawn for each task",
+) -> Figure:
+    """Plot returns after adaptation against a parameter; its training range is grey.
 
-    Of many methods, only the returns after adaptation are plotted.
+    Of up to three methods, pale lines are the returns before adaptation. The axis of a factor whose
+    values are spaced evenly by their logarithms is logarithmic.
+
+    Args:
+        comparison: has a sweep over the parameter.
+        name: of the parameter.
+        trained: its range in training, if known.
+        others: what the other values of the tasks are, for the title.
     """
     figure = new_figure(6, 4.2)
     axes = figure.subplots()
     entries = comparison.sweep(name)
     labels = list(dict.fromkeys(entry.label for entry in entries))
+    styles = _styles(comparison)
     stages: list[str] = []
     # One or two lines for each method.
-    for i, label in enumerate(labels):
+    for label in labels:
         of_method = [entry for entry in entries if entry.label == label]
         of_method.sort(key=lambda entry: entry.swept[name])
         x = [entry.swept[name] for entry in of_method]
         last = of_method[0].adapted_step
+        pale = styles[label] | {"alpha": 0.45, "linewidth": 1.0, "marker": ""}
         is_crowded = len(labels) > _MOST_WITH_TWO_LINES
         for k in [last] if is_crowded else dict.fromkeys((0, last)):
             first = of_method[0]
             line_label = f"{first.name}, {first.stage_label(k)}" if first.adapts else first.name
             if first.adapts:
                 stages.append(f"{'in ' if first.stage_is_episode else ''}{first.stage_label(k)}")
-            points = [(entry, k) for entry in of_method]
-            _draw(axes, x, points, i if is_crowded else 2 * i + (k != 0), line_label)
+            if k == 0 and last > 0:
+                axes.plot(x, [entry.center[0] for entry in of_method], label=line_label, **pale)
+            else:
+                points = [(entry, k) for entry in of_method]
+                _draw(axes, x, points, styles[label], line_label)
     # The range in training.
     if trained is not None:
         low, high = trained
@@ -296,9 +352,16 @@ def sweep_figure(comparison: Comparison, name: str, trained: tuple[float, float]
             axes.axvspan(low, high, color="0.88", zorder=0, label="in training")
         else:
             axes.axvline(low, color="0.5", linewidth=1.5, zorder=0, label="in training")
-    axes.set(xlabel=with_unit(name, comparison.settings["task_units"]), ylabel=return_at(stages))
-    name_ticks(axes.xaxis, name, [entry.swept[name] for entry in entries], comparison)
-    title = f"{subject_of(comparison)}: tasks with {name.replace('_', ' ')} fixed"
+    xlabel = with_unit(name, comparison.settings["task_units"])
+    values = sorted({entry.swept[name] for entry in entries})
+    if is_log_spaced(values):
+        xlabel += " (factor)"
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(values, [f"{value:.3g}" for value in values])
+        axes.minorticks_off()
+    axes.set(xlabel=xlabel, ylabel=return_at(stages))
+    name_ticks(axes.xaxis, name, values, comparison)
+    title = f"{subject_of(comparison)}: {name.replace('_', ' ')} fixed, other values {others}"
     return finish(figure, f"{title}\n{_spread(entries)}")
 
 
@@ -350,14 +413,15 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
             text = f"{round(value)}" if np.isfinite(value) else "none"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         # Axes.
-        axes.set(title=title, xlabel=with_unit(x_name, units))
+        axes.set_title(textwrap.fill(title, round(_CHARACTERS_PER_INCH * width)), fontsize=10)
+        axes.set_xlabel(with_unit(x_name, units))
         axes.set_xticks(range(len(columns)), [value_text(x_name, x, names) for x in columns])
         axes.set_yticks(range(len(rows)), [value_text(y_name, y, names) for y in rows])
     for axes in all_axes[: len(panels) : num_columns]:
         axes.set_ylabel(with_unit(y_name, units))
     figure.colorbar(image, ax=figure.axes, label="return")
     label = f", {entries[0].label}" if has_one else ""
-    figure.suptitle(f"{subject_of(comparison)}{label}", fontsize=10)
+    set_title(figure, f"{subject_of(comparison)}{label}")
     return figure
 
 

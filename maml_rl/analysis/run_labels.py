@@ -35,11 +35,39 @@ _SIZES = {"meta_batch_size", "num_episodes"}
 def group_settings(config: Config) -> Settings:
     """Return the settings that runs of one group share: all but ``_IGNORED_SETTINGS``."""
     name = config.env.name
-    settings = dict(_leaves(to_mapping(config), ""))
+    settings = dict(_leaves(_with_one_spelling(to_mapping(config)), ""))
     if config.engine != "warp":  # runs of earlier versions, all with mujoco, do not name it
         del settings["engine"]
     # A family may have several names.
     return settings | {"env.name": getattr(family_of(name), "__name__", name)}
+
+
+def _with_one_spelling(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with ranges as ``[0.5, 2]``, not ``{low: 0.5, high: 2}``."""
+    env = dict(values["env"])
+    family: Any = family_of(env["name"])
+    parameters = family.body.parameters if hasattr(family, "body") else {}
+    for group in ("dynamics", "kwarg_ranges"):
+        if group in env:
+            known = parameters if group == "dynamics" else {}
+            env[group] = {
+                name: _range_as_list(value, name in known and known[name].is_integer)
+                for name, value in env[group].items()
+            }
+    return {**values, "env": env}
+
+
+def _range_as_list(value: Any, is_integer: bool) -> Any:
+    """Return a uniform range as a list of its ends, of integers as a list of all its values.
+
+    Other values, such as a log-uniform range, are returned as they are.
+    """
+    is_range = isinstance(value, Mapping) and {"low", "high"} <= value.keys()
+    if not is_range or value.get("log") or value.get("each"):
+        return value
+    if is_integer:
+        return list(range(int(value["low"]), int(value["high"]) + 1))
+    return [value["low"], value["high"]]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

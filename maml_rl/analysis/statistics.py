@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -130,6 +131,10 @@ RECOVERED = 0.8
 """Share of the way from the lowest reward after a change back to that before it."""
 
 
+SMALL_DROP = 0.1
+"""Share of the reward before a change by which it may fall without a drop being reported."""
+
+
 class Response(NamedTuple):
     """Mean reward per control step around a change of the dynamics.
 
@@ -186,6 +191,17 @@ def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
     )
 
 
+def recovery_text(value: Response) -> str:
+    """Return the control steps to recover, ``"no drop"``, or ``"not in the episode"``.
+
+    There is no drop if the reward after the change is lower than that before it by at most
+    ``SMALL_DROP`` of it.
+    """
+    if value.after >= value.before - SMALL_DROP * abs(value.before):
+        return "no drop"
+    return "not in the episode" if np.isnan(value.recovery) else f"{value.recovery:.0f}"
+
+
 def _recovery(rewards: np.ndarray, before: float) -> float:
     """See :class:`Response`.
 
@@ -203,6 +219,17 @@ def _recovery(rewards: np.ndarray, before: float) -> float:
     reached = np.flatnonzero(running[lowest:] >= target)
     # running[i] is known after WINDOW + i control steps
     return float(WINDOW + lowest + reached[0]) if len(reached) else np.nan
+
+
+def is_log_spaced(values: Sequence[float] | np.ndarray) -> bool:
+    """Whether ascending values are positive and spaced evenly by their logarithms.
+
+    They may be rounded to three digits. There must be three or more.
+    """
+    if len(values) < 3 or values[0] <= 0:
+        return False
+    gaps = np.diff(np.log(values))
+    return bool(np.ptp(gaps) <= 0.02)
 
 
 def interval_text(interval: np.ndarray) -> str:

@@ -62,6 +62,13 @@ METHODS: Mapping[str, Method] = {
 """The methods by name, in the order of tables."""
 
 
+DEFAULT_METHODS = tuple(name for name in METHODS if name != "pearl")
+"""Methods that are compared by default; PEARL takes many hours."""
+
+DEFAULT_REFERENCE = "randomised"
+"""The method that others are compared with, if it is one of them."""
+
+
 class Failure(NamedTuple):
     """Dynamics in which an actuator fails in mid-episode."""
 
@@ -108,6 +115,11 @@ class DynamicsStudy:
                 f"{self.env} is not a task family: its dynamics are unknown. For other "
                 "environments, train the learners with --env.kwarg_ranges, and sweep with "
                 "python -m maml_rl.evaluate RUN ... --dynamics NAME=LOW:HIGH:POINTS"
+            )
+        if "dynamics" not in self.base.env.kwargs:
+            raise UserError(
+                f"{self.env} has no dynamics to vary: choose a family that has, such as "
+                "HalfCheetahDir, Walker2dRandParams or AntDir"
             )
         for name, values in self.sweeps().items():
             if len(values) == 1:

@@ -56,6 +56,7 @@ from maml_rl.training.reporting import (
     log_pace,
     log_resume,
     log_start,
+    make_pace,
     progress_bar,
     progress_text,
     time_left,
@@ -361,9 +362,10 @@ class TrainingRun:
             logger = make_logger(self.folder, num_finished, to_mapping(self.config))
             path = self.folder / "failures.csv"
             failures = AppendingCSV(path, num_finished, Failure._fields)
-        bar = progress_bar(self.config.num_iterations, initial=num_finished, unit="it")
+        pace = make_pace(self.config, self.training.agent)
+        bar = progress_bar(pace.total, initial=num_finished, unit="it")
         try:
-            yield _Outputs(logger, failures, bar, Pace(self.config.num_iterations, num_finished))
+            yield _Outputs(logger, failures, bar, pace)
         finally:
             bar.close()
             logger.close()
@@ -414,11 +416,12 @@ class TrainingRun:
         for number in received:
             signal.raise_signal(number)
         progress = progress_text(metrics)
-        outputs.pace.count()
+        outputs.pace.count(state.counters["num_env_steps"])
         log_pace(outputs.pace)
         if outputs.bar.disable and _is_due(iteration, logging.checkpoint_every):
-            text = f"iteration {iteration} of {self.config.num_iterations}: {progress}"
+            text = f"iteration {iteration} of {outputs.pace.total_text}: {progress}"
             log(f"{text}{time_left(outputs.pace)}")
+        outputs.bar.total = outputs.pace.total
         outputs.bar.set_postfix_str(progress)
         outputs.bar.update()
 

@@ -56,35 +56,97 @@ class Activity:
 
 
 class Pace:
-    """Estimates how long the iterations of this process take.
+    """Estimates how many iterations a run has, and how long those of this process take.
 
-    The first one, which also warms up, does not count.
+    A budget of control steps or hours may end the run before its last iteration. The first
+    iteration, which also warms up, does not count once there is a second one.
 
     Args:
-        total: number of iterations at the end.
+        total: number of iterations at the end, unless a budget ends the run earlier.
         num_finished: number of those of earlier processes.
+        max_env_steps: control steps at which the run ends, if any.
+        num_env_steps: control steps that the run has taken so far.
+        steps_per_iteration: control steps of an iteration, before the first one has been counted.
+        max_hours: of this process, if any.
     """
 
-    def __init__(self, total: int, num_finished: int) -> None:
-        self.num_iterations = total - num_finished
-        """Iterations of this process."""
+    def __init__(
+        self,
+        total: int,
+        num_finished: int,
+        *,
+        max_env_steps: int | None = None,
+        num_env_steps: int = 0,
+        steps_per_iteration: int = 1,
+        max_hours: float | None = None,
+    ) -> None:
+        self._most = total
+        self._num_finished = num_finished
+        self._max_env_steps = max_env_steps
+        self._first_env_steps = num_env_steps
+        self._num_env_steps = num_env_steps
+        self._steps_per_iteration: float = steps_per_iteration
+        self._max_s = None if max_hours is None else 3600 * max_hours
         self._num_done = 0
         self._started_s = time.monotonic()
         self._first_ended_s = self._started_s
 
-    def count(self) -> None:
-        """Count an iteration that has just ended."""
+    def count(self, num_env_steps: int = 0) -> None:
+        """Count an iteration that has just ended.
+
+        Args:
+            num_env_steps: control steps since the start of the run.
+        """
         self._num_done += 1
+        if num_env_steps > self._first_env_steps:
+            num_counted = max(1, self._num_done - 1)
+            self._steps_per_iteration = (num_env_steps - self._first_env_steps) / num_counted
         if self._num_done == 1:
             self._first_ended_s = time.monotonic()
+            self._first_env_steps = num_env_steps
+        self._num_env_steps = num_env_steps
+
+    @property
+    def total(self) -> int:
+        """Iterations at the end of the run; an estimate if a budget is expected to end it."""
+        totals = [self._most]
+        done = self._num_finished + self._num_done
+        if self._max_env_steps is not None:
+            num_left = max(0, self._max_env_steps - self._num_env_steps)
+            totals.append(done + math.ceil(num_left / self._steps_per_iteration))
+        if self._max_s is not None and self._each_s:
+            left_s = max(0.0, self._max_s - (time.monotonic() - self._started_s))
+            totals.append(done + math.ceil(left_s / self._each_s))
+        return min(totals)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no budget is expected to end the run before its last iteration."""
+        return self.total == self._most
+
+    @property
+    def total_text(self) -> str:
+        """``"300"``, or ``"about 40"`` if a budget is expected to end the run."""
+        return str(self.total) if self.is_exact else f"about {self.total}"
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations of this process."""
+        return self.total - self._num_finished
+
+    @property
+    def _each_s(self) -> float | None:
+        """Seconds of an iteration; ``None`` before two have ended."""
+        if self._num_done < 2:
+            return None
+        return (time.monotonic() - self._first_ended_s) / (self._num_done - 1)
 
     @property
     def left_s(self) -> float | None:
         """Seconds until the last iteration ends; ``None`` before two have ended."""
-        if self._num_done < 2:
+        if self._each_s is None:
             return None
-        each_s = (time.monotonic() - self._first_ended_s) / (self._num_done - 1)
-        return each_s * (self.num_iterations - self._num_done)
+        return self._each_s * (self.num_iterations - self._num_done)
 
     @property
     def whole_s(self) -> float | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.text import counted, duration_text
-from maml_rl.training.progress import Pace
+from maml_rl.training.progress import Activity, Pace
 from maml_rl.training.stdout_log import LOGGER
 
 _SHORT_S = 60.0
 """Shorter durations are not estimated."""
+_BETWEEN_LINES_S = 30.0
+"""Time between the lines of a comparison."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -76,6 +81,33 @@ def progress_bar(total: int, *, unit: str, initial: int = 0, name: str | None = 
     return tqdm(total=total, initial=initial, unit=unit, desc=name, disable=not is_shown)
 
 
+@contextlib.contextmanager
+def evaluations_shown(total: int) -> Iterator[tuple[Callable[[str], None], Activity]]:
+    """Show how far a comparison is: in a bar on a terminal, else by a log line each half minute.
+
+    Args:
+        total: number of evaluations.
+
+    Yields:
+        ``progress`` and ``activity`` of :func:`maml_rl.analysis.comparison.compare`.
+    """
+    pace = Pace(total, 0)
+    num_done, logged_s = 0, time.monotonic()
+    with tqdm(total=total, disable=None, leave=False, unit="evaluation") as bar:
+
+        def progress(done: str) -> None:
+            nonlocal num_done, logged_s
+            num_done += 1
+            pace.count()
+            bar.update()
+            bar.set_postfix_str(done)
+            if bar.disable and time.monotonic() - logged_s >= _BETWEEN_LINES_S:
+                logged_s = time.monotonic()
+                log(f"{num_done} of {counted(total, 'evaluation')}: {done}{time_left(pace)}")
+
+        yield progress, Activity(bar)
+
+
 def _is_interactive(stream: Any) -> bool:
     """Whether a stream is that of a terminal or of a notebook."""
     is_notebook = type(stream).__module__.startswith("ipykernel.")
@@ -93,7 +125,7 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     num_finished = agent.state.counters["iteration"]
     num_stages = agent.learner.num_training_stages
     num_episodes = episodes_per_stage(config.learner, config.num_episodes)
-    num_env_steps = config.meta_batch_size * num_episodes * config.horizon * num_stages
+    num_env_steps = _most_steps_of_iteration(config, agent)
     sizes = [
         counted(config.meta_batch_size, "task"),
         counted(num_episodes, "episode"),
@@ -103,9 +135,11 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     if config.learner.STAGE_IS_EPISODE:
         sizes = [sizes[0], counted(num_stages, "episode"), sizes[2]]
     engine = f" with the engine {config.engine}" if is_family(config.env.name) else ""
-    rest = f"{config.num_iterations - num_finished} of " if num_finished else ""
+    pace = make_pace(config, agent)
+    rest = f"{pace.num_iterations} of " if num_finished else ""
+    plural = "" if pace.total == 1 else "s"
     log(
-        f"{config.env.name}: {rest}{counted(config.num_iterations, 'meta-iteration')} of "
+        f"{config.env.name}: {rest}{pace.total_text} meta-iteration{plural} of "
         f"{' x '.join(sizes)} = "
         f"at most {num_env_steps:,} environment steps each, on {agent.device}{engine}, into "
         f"{folder}"
@@ -122,10 +156,36 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
         log(notice)
 
 
+def make_pace(config: Config, agent: Agent) -> Pace:
+    """Return an estimate of the number of iterations and of their time, before the first one.
+
+    Args:
+        config: settings of the run.
+        agent: what training starts from.
+    """
+    counters = agent.state.counters
+    return Pace(
+        config.num_iterations,
+        counters["iteration"],
+        max_env_steps=config.max_env_steps,
+        num_env_steps=counters["num_env_steps"],
+        steps_per_iteration=_most_steps_of_iteration(config, agent),
+        max_hours=config.max_hours,
+    )
+
+
+def _most_steps_of_iteration(config: Config, agent: Agent) -> int:
+    """Return the control steps of an iteration in which no episode ends early."""
+    num_episodes = episodes_per_stage(config.learner, config.num_episodes)
+    num_stages = agent.learner.num_training_stages
+    return config.meta_batch_size * num_episodes * config.horizon * num_stages
+
+
 def log_pace(pace: Pace) -> None:
     """Log after two iterations how long all will take, if that is a minute or more."""
     if pace.whole_s is not None and pace.whole_s >= _SHORT_S:
-        number = counted(pace.num_iterations, "iteration")
+        about = "" if pace.is_exact else "about "
+        number = f"{about}{counted(pace.num_iterations, 'iteration')}"
         log(f"{number}, about {duration_text(pace.whole_s)} on this machine")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,7 +118,6 @@ def _train_all(folder: SeedFolder, seeds: Sequence[int], changes: Mapping[str, A
         text = "; ".join(f"{run}: {error}" for run, error in failures.items())
         rows = [row for error in failures.values() for row in error.rows]
         raise TooManyFailures(f"{len(failures)} of {len(runs)} runs stopped: {text}", rows)
-    log(f"evaluate all: python -m maml_rl.evaluate {shlex.quote(str(folder.path))}")
     return runs
 
 

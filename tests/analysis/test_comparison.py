@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.scripts import ROOT
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 from PIL import Image
 
 import maml_rl
@@ -464,6 +466,21 @@ def test_an_oracle_is_a_horizontal_line():
     np.testing.assert_allclose(
         axes.lines[1].get_xydata(), [[0, oracle.center[0]], [4, oracle.center[0]]]
     )
+    assert axes.lines[1].get_linestyle() == "--"
+    assert axes.lines[1].get_marker() == ""  # it used no episodes
+
+
+def test_the_axis_of_episodes_says_where_it_is_logarithmic():
+    (entry,) = made_up().main
+    (axes, *_) = adaptation_figure(Comparison([entry])).axes
+    assert axes.get_xlabel() == "episodes used per task"
+    (evaluation,) = entry.evaluations
+    description = {**evaluation.description, "episodes_per_step": 8}
+    longer = dataclasses.replace(evaluation, description=description)
+    other = dataclasses.replace(entry, label="other", evaluations=(longer,))
+    (axes, *_) = adaptation_figure(Comparison([entry, other])).axes
+    assert axes.get_xlabel() == "episodes used per task (linear up to 2, then logarithmic)"
+    assert axes.get_xscale() == "symlog"
 
 
 def test_tasks_are_shown_by_their_parameters():
@@ -553,6 +570,75 @@ def test_tasks_without_numeric_values_are_reported_without_a_figure(tmp_path):
     )
 
 
+def test_long_labels_and_titles_fit_into_the_figures():
+    comparison = made_up()
+    entries = []
+    for i in range(4):
+        label = f"method {i}, " + ", ".join(f"setting_{j} {i / 7:.3f}" for j in range(14))
+        entries += [dataclasses.replace(entry, label=label) for entry in comparison.entries]
+        note = {"name": "maml", "note": "adaptation step sizes " + "0.1, " * 40}
+        for evaluation in entries[-1].evaluations:
+            evaluation.description["learner"] = note
+    several = Comparison(entries)
+    figures = [adaptation_figure(several), sweep_figure(several, "mass", None)]
+    for figure in [*figures, grid_figure(several, ("mass", "slope")), *tasks_figures(several)]:
+        renderer = figure.canvas.get_renderer()
+        figure.canvas.draw()
+        width, _ = figure.canvas.get_width_height()
+        for text in figure.findobj(Text):
+            if text.get_text() and text.get_visible():
+                box = text.get_window_extent(renderer)
+                assert -1 < box.x0 < box.x1 < width + 1, text.get_text()
+        assert figure.axes[0].get_window_extent(renderer).height > 150
+    assert "adaptation step sizes" not in figures[0].get_suptitle()  # the tables have the notes
+
+
+@pytest.mark.slow
+def test_labels_of_runs_can_be_chosen(runs, tmp_path, capsys):
+    other = make_run(tmp_path / "other", 0, {"name": "HalfCheetahVel", "low": 1.0})
+    command = ["evaluate", *map(str, runs), str(other), *SMALL, "--output", str(tmp_path / "out")]
+    assert main([*command, "--labels", "all", "fast"]) == 0
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(one["policy"], len(one["sources"])) for one in content["results"]] == [
+        ("all", 2),
+        ("fast", 1),
+    ]
+    capsys.readouterr()
+    for labels, message in (
+        (["all"], "--labels needs 2 labels"),
+        (["all", "all"], "--labels must be different"),
+        (["all", "oracle"], "the names of baselines"),
+    ):
+        assert main([*command, "--labels", *labels]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_method_has_one_style_in_all_figures_even_if_another_one_is_absent():
+    comparison = made_up()
+    entries = []
+    for label in ("first", "second", "third"):
+        for entry in comparison.entries:
+            if label != "first" or not entry.swept:  # it has no sweep
+                entries.append(dataclasses.replace(entry, label=label))
+    several = Comparison(entries)
+
+    def style(axes: Axes, beginning: str) -> tuple[object, ...]:
+        lines = [one for one in axes.lines if str(one.get_label()).startswith(beginning)]
+        solid = [one for one in lines if one.get_alpha() is None]
+        assert len(solid) == 1
+        return (solid[0].get_color(), solid[0].get_marker(), solid[0].get_linestyle())
+
+    (of_adaptation, *_) = adaptation_figure(several).axes
+    (of_sweep,) = sweep_figure(several, "mass", None).axes
+    assert len(of_sweep.lines) == 4  # both before and after adaptation
+    for label in ("second", "third"):
+        assert style(of_adaptation, label) == style(of_sweep, label)
+    assert style(of_sweep, "second") != style(of_sweep, "third")
+    before, after = of_sweep.lines[:2]
+    assert before.get_color() == after.get_color()
+    assert before.get_alpha() < 1
+
+
 def test_a_sweep_shades_what_training_saw():
     comparison = made_up()
     figure = sweep_figure(comparison, "mass", (0.5, 1.5))
@@ -565,6 +651,30 @@ def test_a_sweep_shades_what_training_saw():
     entries = comparison.sweep("mass")
     np.testing.assert_allclose(before.get_ydata(), [entry.center[0] for entry in entries])
     np.testing.assert_allclose(after.get_ydata(), [entry.center[1] for entry in entries])
+
+
+@pytest.mark.parametrize(
+    ("values", "is_log"),
+    [
+        ((0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0), True),  # as compare rounds them
+        ((0.49, 0.621, 0.788, 1.0, 1.25, 1.41, 1.69), False),
+        ((0.5, 1.0, 1.5, 2.0), False),
+        ((0.0, 1.0, 2.0), False),
+        ((1.0, 2.0), False),
+    ],
+)
+def test_the_axis_of_factors_spaced_by_logarithms_is_logarithmic(values, is_log):
+    (entry,) = made_up().main
+    entries = [entry, *(dataclasses.replace(entry, swept={"body_mass": x}) for x in values)]
+    figure = sweep_figure(Comparison(entries), "body_mass", (0.5, 2.0), "nominal")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == ("log" if is_log else "linear")
+    assert axes.get_xlabel() == ("body mass (factor)" if is_log else "body mass")
+    if is_log:
+        assert axes.get_xticks().tolist() == list(values)
+        labels = [label.get_text() for label in axes.get_xticklabels()]
+        assert labels == [f"{value:g}" for value in values]
+    assert "body mass fixed, other values nominal" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_grid_has_each_pair_in_its_place():

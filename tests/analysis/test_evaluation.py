@@ -73,7 +73,9 @@ def test_the_table_has_a_row_per_step(agent, num_steps):
     header, *rows = result.table().splitlines()
     assert "return" in header
     if num_steps:
-        assert rows.pop() == "step sizes outside training: 0.1 (chosen on 2 training tasks)"
+        assert (
+            rows.pop() == "adaptation step sizes after training: 0.1 (chosen on 2 training tasks)"
+        )
     assert [int(row.split()[0]) for row in rows] == list(range(num_steps + 1))
     for row, mean, (low, high) in zip(rows, result.mean, result.interval, strict=True):
         assert f" {mean:.1f} " in row

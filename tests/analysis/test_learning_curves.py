@@ -30,7 +30,7 @@ from maml_rl.analysis.learning_curves import (
     save,
     table,
 )
-from maml_rl.analysis.run_labels import labels_of
+from maml_rl.analysis.run_labels import group_settings, labels_of
 from maml_rl.analysis.statistics import mean_interval
 from maml_rl.cli import main
 from maml_rl.errors import UserError
@@ -149,6 +149,24 @@ def labels_for(*settings: Mapping[str, Any]) -> list[str]:
         *(write_run(f"run{i}", columns_of([1]), **each) for i, each in enumerate(settings))
     )
     return labels_of([group.settings for group in groups])
+
+
+def test_two_spellings_of_a_range_are_one_setting():
+    def of(**dynamics):
+        env = {"name": "HalfCheetahVel", "dynamics": dynamics}
+        return group_settings(maml_rl.load_config(env=env))
+
+    ends = {"low": 0.5, "high": 2}
+    assert of(body_mass=[0.5, 2.0]) == of(body_mass=ends)
+    assert of(body_mass=[0.5, 2.0]) != of(body_mass=ends | {"log": True})
+    # A list of integers has all choices, a range of them only its ends.
+    assert of(action_delay=[0, 1, 2]) == of(action_delay={"low": 0, "high": 2})
+    assert of(action_delay=[0, 2]) != of(action_delay={"low": 0, "high": 2})
+    pendulum = [
+        maml_rl.load_config(env={"name": "Pendulum-v1", "kwarg_ranges": {"g": values}})
+        for values in ([8, 12], {"low": 8, "high": 12})
+    ]
+    assert group_settings(pendulum[0]) == group_settings(pendulum[1])
 
 
 def test_a_single_group_is_called_by_its_family():

@@ -15,7 +15,7 @@ import maml_rl
 from maml_rl.analysis.evaluation import evaluate, mean_rewards
 from maml_rl.analysis.recording import adapted_agents, play_episode
 from maml_rl.analysis.saved_evaluations import read_evaluation, write_evaluation
-from maml_rl.analysis.statistics import mean_of_valid, response
+from maml_rl.analysis.statistics import mean_of_valid, recovery_text, response
 from maml_rl.cli import main
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.environments import make_single_env
@@ -95,6 +95,24 @@ def test_when_a_task_changes(task: dict[str, float], expected: tuple[int, int] |
 
 def test_only_families_have_changes() -> None:
     assert change_of("Pendulum-v1", {"change_step": 5, "changed/g": 3}) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (1.0, [0.0] * 10 + [1.0] * 20, "18"),
+        (1.0, [0.0] * 30, "not in the episode"),
+        (1.0, [0.95] * 30, "no drop"),
+        (1.0, [0.8] * 30, "not in the episode"),
+        (-1.0, [-1.05] * 30, "no drop"),
+        (-1.0, [-2.0] * 30, "not in the episode"),
+        (1.0, [2.0] * 10 + [0.0] * 20, "no drop"),  # at first, the reward rose
+    ],
+)
+def test_a_drop_is_reported_if_it_is_clear(before: float, after: list[float], text: str) -> None:
+    result = response(np.array([[before] * 12 + after]), np.array([12]))
+    assert result is not None
+    assert recovery_text(result) == text
 
 
 def _config(tmp_path: Path, dynamics: dict[str, Any]) -> Config:

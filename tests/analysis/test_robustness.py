@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -99,13 +100,88 @@ def test_the_table_of_two_quantities():
 
 def test_the_area_is_the_mean_height_of_the_curve():
     result = robustness()
-    # Means over runs 10, 20, 30, 40 at 0.5, 1, 2, 4: (15·0.5 + 25·1 + 35·2) / 3.5.
-    assert result.area("ours", "mass") == pytest.approx(102.5 / 3.5)
+    # Means over runs 10, 20, 30, 40 at 0.5, 1, 2, 4; each doubling counts alike.
+    assert result.area("ours", "mass") == pytest.approx((15 + 25 + 35) / 3)
     assert result.area("ours", "delay") == pytest.approx(-1)
     assert result.areas() == [
         ["policy", "mass", "delay"],
         ["oracle", "200.0", "200.0"],
-        ["ours (2 runs)", "29.3", "-1.0"],
+        ["ours (2 runs)", "25.0", "-1.0"],
+    ]
+    # On a linear axis without even spacing of logarithms: (15·0.5 + 25·1 + 35·2) / 3.5.
+    entries = [
+        dataclasses.replace(one, swept={"mass": one.swept["mass"] - 0.5})
+        for one in result.comparison.sweep("mass")
+    ]
+    linear = Robustness(Comparison(entries), {}, {})
+    assert linear.area("ours", "mass") == pytest.approx(102.5 / 3.5)
+
+
+def test_each_method_is_compared_with_the_reference_inside_and_outside():
+    whole = robustness()
+    result = Robustness(whole.comparison, whole.origins, TRAINED, "oracle")
+    # The means of the runs of ours are 7.5 and 22.5 inside, 14 and 24 outside; the oracle is one
+    # run, a constant: Student's t of two values is their half difference times 12.706.
+    assert result.differences() == [
+        ["difference", "inside", "95 % interval", "outside", "95 % interval", "interval over"],
+        [
+            "ours (2 runs) − oracle",
+            "-185.0",
+            "[-280.3, -89.7]",
+            "-181.0",
+            "[-244.5, -117.5]",
+            "runs",
+        ],
+    ]
+    of_oracle, of_ours = [one["minus_reference"] for one in result.values()]
+    assert of_oracle is None
+    assert of_ours["reference"] == "oracle"
+    assert of_ours["inside"]["return"] == pytest.approx(-185)
+    assert of_ours["outside"]["interval_over"] == "runs"
+    assert whole.differences() == []
+    assert whole.values()[1]["minus_reference"] is None
+
+
+def test_gains_by_adaptation():
+    # Before adaptation, all returns are -1000. The means of the runs of ours are 7.5 and 22.5
+    # inside: Student's t of two values is their half difference times 12.706.
+    header, oracle, ours = robustness().gains()
+    assert header[:4] == ["policy", "episodes used", "inside: before", "after"]
+    assert len(header) == len(oracle) == len(ours)
+    assert ours[:5] == ["ours (2 runs)", "2", "-1000.0", "15.0", "1015.0"]
+    assert ours[5] == "[919.7, 1110.3]"
+    assert ours[6:9] == ["-1000.0", "19.0", "1019.0"]
+    # Of a single run over the 20 bodies and tasks, which are -2 to 2 around the mean.
+    half = 2.093024 * np.sqrt(4 * 10 / 19 / 20)
+    assert oracle[5] == f"[{1200 - half:.1f}, {1200 + half:.1f}]"
+
+
+def test_a_method_without_adaptation_has_no_gain():
+    entries = []
+    for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
+        other = entry("plain", [5.0], swept)
+        evaluations = [dataclasses.replace(e, returns=e.returns[1:]) for e in other.evaluations]
+        entries.append(dataclasses.replace(other, evaluations=tuple(evaluations)))
+    trained = {"mass": (0.5, 2.0)}
+    assert Robustness(Comparison(entries), {}, trained).gains() == []
+    entries += [entry("ours", [7.0], entry_.swept) for entry_ in entries]
+    _, plain, ours = Robustness(Comparison(entries), {}, trained).gains()
+    assert plain == ["plain", "0", "–", "5.0", "–", "–", "–", "5.0", "–", "–"]
+    assert ours[2:5] == ["-1000.0", "7.0", "1007.0"]
+
+
+def test_a_single_run_of_each_is_compared_over_bodies_and_tasks():
+    entries = []
+    for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
+        entries.append(entry("oracle", [200.0], swept))
+        entries.append(entry("ours", [190.0 if swept else 0.0], swept))
+    result = Robustness(Comparison(entries), {}, {"mass": (0.5, 2.0)}, "oracle")
+    assert result.differences()[1][1:] == [
+        "-10.0",
+        "[-10.0, -10.0]",
+        "-10.0",
+        "[-10.0, -10.0]",
+        "bodies and tasks",
     ]
 
 
@@ -113,11 +189,60 @@ def test_the_share_of_a_negative_return_is_not_computed():
     assert [row[6] for row in robustness(oracle=-5.0).summary()] == ["% of oracle", "–", "–"]
 
 
+def test_there_is_no_share_of_an_oracle_that_is_not_the_best_without_adaptation():
+    whole = robustness()
+    # Another method without adaptation: 201 inside, -1000 outside.
+    entries = list(whole.comparison.entries)
+    for one in whole.comparison.entries:
+        if one.label == "oracle":
+            is_outside = one.swept in ({"mass": 4.0}, {"delay": 2.0})
+            other = entry("randomised", [-1000.0 if is_outside else 201.0], dict(one.swept))
+            evaluations = [dataclasses.replace(e, returns=e.returns[1:]) for e in other.evaluations]
+            entries.append(dataclasses.replace(other, evaluations=tuple(evaluations)))
+    origins = {**whole.origins, "randomised": Origin("nothing", [1])}
+    _, *rows = Robustness(Comparison(entries), origins, TRAINED).summary()
+    assert [row[6] for row in rows] == ["–"] * 3
+    assert [row[8] for row in rows] == ["100", "10", "-500"]
+
+
 def test_without_an_oracle_there_are_no_shares():
     whole = robustness()
     ours = [entry for entry in whole.comparison.entries if entry.label == "ours"]
     result = Robustness(Comparison(ours), whole.origins, TRAINED)
     assert [row[8] for row in result.summary()] == ["% of oracle", "–"]
+
+
+def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
+    whole = robustness()
+    entries = list(whole.comparison.entries)
+    for swept in ({"change_step": 12.0}, {"body_mass": 4.0, "change_step": 12.0}):
+        plain = entry("ours", [10.0, 20.0], swept)
+        tasks = [{**task, "change_step": 12, "changed/disabled_actuator": 0} for task in TASKS]
+        failing = [
+            dataclasses.replace(
+                one,
+                tasks=tasks,
+                rewards=np.concatenate([np.ones((2, 5, 12)), np.zeros((2, 5, 12))], axis=2),
+                description={**one.description, "env": "HalfCheetahDir", "horizon": 24},
+            )
+            for one in plain.evaluations
+        ]
+        entries.append(dataclasses.replace(plain, evaluations=tuple(failing)))
+    result = Robustness(Comparison(entries), whole.origins, TRAINED)
+    titles = [title for title, _ in result.failures()]
+    assert titles == [
+        "An actuator fails in control step 12",
+        "An actuator fails in control step 12 (body mass × 4)",
+    ]
+    for _, (header, row) in result.failures():
+        assert header[0] == "policy"  # no columns of sweeps
+        assert row == ["ours (2 runs)", "0", "1", "0", "0", "not in the episode"]
+    assert result.failure_notes()[1].startswith("oracle is left out")
+    assert (whole.failures(), whole.failure_notes()) == ([], [])
+    write_report(tmp_path, result.comparison, TRAINED, "python", result)
+    page = (tmp_path / "report.html").read_text()
+    assert "An actuator fails in control step 12 (body mass × 4)" in page
+    assert not (tmp_path / "grid_body_mass_change_step.png").exists()  # one mass is no grid
 
 
 def test_without_bodies_outside_there_is_no_return_outside():
@@ -130,10 +255,13 @@ def test_without_bodies_outside_there_is_no_return_outside():
 
 def test_the_report_begins_with_the_tables(tmp_path):
     result = robustness()
+    result = Robustness(result.comparison, result.origins, TRAINED, "oracle")
     write_report(tmp_path, result.comparison, TRAINED, "python", result)
     page = (tmp_path / "report.html").read_text()
+    assert "Differences to oracle" in page
+    assert "Before and after adaptation" in page
     assert "Unseen dynamics of Test" in page
-    assert page.index("4 to 4.1") < page.index("29.3") < page.index("Return after 0, 1")
+    assert page.index("4 to 4.1") < page.index("25.0") < page.index("Return after 0, 1")
     content = json.loads((tmp_path / "results.json").read_text())
     ours = content["robustness"][1]
     assert ours["policy"] == "ours"

@@ -15,7 +15,7 @@ from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
 
-NUM_TASKS = 8
+NUM_TASKS = 24
 RNG = np.random.default_rng(0)
 VALUES = RNG.uniform(1, 2, (NUM_TASKS, 20))
 
@@ -132,6 +132,23 @@ def test_of_many_values_the_strongest_are_shown():
     weakest = [abs(np.corrcoef(VALUES[:, i], VALUES[:, 1])[0, 1]) for i in range(20)]
     np.testing.assert_allclose(strengths, sorted(weakest, reverse=True)[:12], atol=0.006)
     assert "the 12 of 20 values" in figure.get_suptitle()
+
+
+def test_of_few_tasks_there_is_no_correlation():
+    returns = np.stack([np.zeros(NUM_TASKS), VALUES[:, 1]])
+    for num_tasks, is_shown in ((20, True), (19, False)):
+        returns[:, num_tasks:] = np.nan
+        figure = parallel_figures(methods(["x", "y", "z"], first=returns))[0]
+        labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        assert [("r = " in label) for label in labels] == [is_shown] * 3
+        assert ("r: correlation" in figure.get_suptitle()) == is_shown
+
+
+def test_a_figure_says_that_equal_values_are_next_to_each_other(monkeypatch):
+    note = "equal values are drawn next to each other"
+    assert note not in tasks_figures(methods(["x", "y", "z"]))[0].get_suptitle()
+    monkeypatch.setitem(globals(), "VALUES", VALUES.round())
+    assert note in tasks_figures(methods(["x", "y", "z"]))[0].get_suptitle()
 
 
 @pytest.mark.slow

@@ -264,13 +264,22 @@ def described(inner: dict[str, Any], *factors: float, num_tasks: int = 0) -> dic
             [0.5] * 10,
             "learned × 0.5 (chosen on 20 training tasks)",
         ),
+        (
+            described({"learned_step_size": "scalar"}, 1.0, num_tasks=20),
+            "step_size_factors",
+            [1.0] * 10,
+            "learned × 1 (chosen on 20 training tasks)",
+        ),
     ],
 )
 def test_a_description_names_step_sizes_and_where_they_come_from(
     description: dict[str, Any], key: str, values: list[float], note: str
 ) -> None:
     assert description[key] == pytest.approx(values)
-    assert description == {key: description[key], "note": f"step sizes outside training: {note}"}
+    assert description == {
+        key: description[key],
+        "note": f"adaptation step sizes after training: {note}",
+    }
 
 
 def test_a_new_run_takes_neither_schedule_nor_scale_from_another(training: Training) -> None:

@@ -151,7 +151,7 @@ def test_dynamics_of_the_preset_are_replaced():
     [
         ({"env": "Pendulum-v1"}, "Pendulum-v1 is not a task family.*kwarg_ranges"),
         ({"env": "HalfCheetah"}, "unknown environment 'HalfCheetah'"),
-        ({"env": "PointNavigation"}, "body_mass: this environment has no dynamics to set"),
+        ({"env": "PointNavigation"}, "PointNavigation has no dynamics to vary.*HalfCheetahDir"),
         ({"flags": ("--env.dynamics.bodymass=2",)}, "unknown dynamics 'bodymass'.*body_mass"),
         ({"flags": ("--env.dynamics.body_mass={low: 2, high: -1}",)}, "body_mass"),
         ({"horizon": -1}, "horizon must be"),

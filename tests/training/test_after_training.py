@@ -281,7 +281,7 @@ def test_runs_that_chose_differently_are_listed_in_their_order(whole: Path, tmp_
     both = [each.evaluate(num_tasks=2, num_episodes=2, num_steps=1) for each in agents]
     comparison = Comparison([Entry("ours", (Path("a"), Path("b")), tuple(both), {})])
     sizes = ["30 (inner.step_size)", "15 (inner.step_size)"]
-    line = "; ".join(f"step sizes outside training: {size}" for size in sizes)
+    line = "; ".join(f"adaptation step sizes after training: {size}" for size in sizes)
     assert f"ours (2 runs): {line}" in comparison.table().splitlines()
     write_report(tmp_path, comparison)
     result = json.loads((tmp_path / "results.json").read_text())["results"][0]

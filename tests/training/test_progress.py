@@ -13,9 +13,10 @@ from tqdm import tqdm
 import maml_rl
 from maml_rl.system.text import duration_text
 from maml_rl.training import progress as progress_module
+from maml_rl.training import reporting as reporting_module
 from maml_rl.training.loop import resume, train
 from maml_rl.training.progress import Activity, Pace
-from maml_rl.training.reporting import log_pace, time_left
+from maml_rl.training.reporting import evaluations_shown, log_pace, time_left
 
 
 class Clock:
@@ -87,6 +88,50 @@ def test_a_short_run_has_no_estimate(clock, caplog):
     assert caplog.messages == []
 
 
+def test_a_budget_of_control_steps_bounds_the_estimates(clock, caplog):
+    caplog.set_level("INFO", "maml_rl")
+    pace = Pace(1_000_000, 2, max_env_steps=1000, num_env_steps=200, steps_per_iteration=150)
+    assert (pace.total, pace.total_text, pace.num_iterations) == (8, "about 8", 6)
+    # Iterations of 100 control steps, of which the first one has 20 more: (1000 − 420) / 100 left.
+    for num_env_steps in (320, 420):
+        clock.now_s += 60.0
+        pace.count(num_env_steps)
+        log_pace(pace)
+    assert (pace.total, pace.left_s) == (2 + 2 + 6, 6 * 60)
+    assert caplog.messages == ["about 8 iterations, about 8 min on this machine"]
+    assert time_left(pace) == ", about 6 min left"
+    pace.count(1010)  # the last one
+    assert (pace.total, pace.left_s) == (5, 0)
+    assert Pace(5, 0, max_env_steps=1000, steps_per_iteration=100).total_text == "5"
+
+
+def test_a_budget_of_hours_bounds_the_estimates(clock):
+    pace = Pace(150, 0, max_hours=0.1)
+    assert pace.total_text == "150"
+    for _ in range(2):
+        clock.now_s += 50.0
+        pace.count()
+    assert (pace.total_text, pace.left_s) == ("about 8", 6 * 50)  # 260 s are left
+
+
+def test_a_run_with_a_budget_does_not_name_iterations_beyond_it(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "maml_rl")
+    # 3 tasks x 2 episodes x 5 control steps, before and after adaptation: 60 in an iteration.
+    settings = {"num_iterations": 10_000, "max_env_steps": 130}
+    for stream in (Terminal(), io.StringIO()):
+        caplog.clear()
+        monkeypatch.setattr(sys, "stderr", stream)
+        logging = {"checkpoint_every": 1}
+        train(tiny(tmp_path / type(stream).__name__, logging=logging, **settings))
+        text = caplog.text + stream.getvalue()
+        assert "about 3 meta-iterations of" in text
+        assert "10000" not in text
+        if stream.isatty():
+            assert "3/3" in text
+        else:
+            assert "iteration 3 of about 3: return" in text
+
+
 def test_only_what_is_long_is_shown_and_twice_a_second_at_most(clock):
     bar = tqdm(total=3, file=(terminal := Terminal()), mininterval=0)
     activity = Activity(bar)
@@ -144,6 +189,29 @@ def test_training_shows_stages_on_a_terminal_and_not_in_a_log(clock, tmp_path, m
     resume(run, 6)
     assert "3 iterations, about" in " ".join(caplog.messages)
     assert any(re.search(r"return .* left$", message) for message in caplog.messages)
+
+
+def test_a_comparison_shows_a_bar_on_a_terminal_and_else_a_line_each_half_minute(
+    clock, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "maml_rl")
+    monkeypatch.setattr(reporting_module, "time", clock)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with evaluations_shown(40) as (progress, _):
+        for number in range(1, 5):
+            clock.now_s += 20.0
+            progress(f"maml at body_mass={number}")
+    assert caplog.messages == [
+        "2 of 40 evaluations: maml at body_mass=2, about 13 min left",
+        "4 of 40 evaluations: maml at body_mass=4, about 12 min left",
+    ]
+    caplog.clear()
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with evaluations_shown(1) as (progress, _):
+        clock.now_s += 60.0
+        progress("maml")
+    assert caplog.messages == []
+    assert "1/1" in terminal.getvalue()
 
 
 def test_an_evaluation_says_how_far_it_is():

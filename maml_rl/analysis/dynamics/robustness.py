@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from maml_rl.analysis.comparison import Comparison, Entry
-from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
+from maml_rl.analysis.comparison import Comparison, Entry, change_note, change_rows
+from maml_rl.analysis.statistics import (
+    Difference,
+    difference,
+    interval_text,
+    is_log_spaced,
+    mean_interval,
+    mean_of_valid,
+)
 
 ORACLE = "oracle"
-"""Label of the method whose return is 100 %."""
+"""Label of the method that observes the dynamics."""
 
 
 class Origin(NamedTuple):
@@ -42,11 +49,13 @@ class Robustness:
         comparison: of the methods. Its sweeps vary one quantity each.
         origins: of the methods, by label.
         trained: range of each swept quantity in training.
+        reference: label of the method that each other one is compared with, if any.
     """
 
     comparison: Comparison
     origins: Mapping[str, Origin]
     trained: Mapping[str, tuple[float, float]]
+    reference: str | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -75,10 +84,13 @@ class Robustness:
     def area(self, label: str, name: str) -> float:
         """Return the area under the curve of return against a quantity, divided by its width.
 
-        It is the mean return along the sweep.
+        It is the mean return along the sweep. Of a factor whose values are spaced evenly by their
+        logarithms, the curve is over the logarithm: each doubling has an equal weight.
         """
         entries = self.along(label, name)
         x = np.array([entry.swept[name] for entry in entries])
+        if is_log_spaced(x):
+            x = np.log2(x)
         returns = np.array([entry.center[entry.adapted_step] for entry in entries])
         return float(np.trapezoid(returns, x) / np.ptp(x))
 
@@ -117,12 +129,83 @@ class Robustness:
         return rows
 
     def _share(self, means: np.ndarray, is_inside: bool) -> str:
-        """Format a return as percentage of the oracle's; a dash if there is none, or it is <= 0."""
-        if ORACLE not in self.labels:
-            return "–"
+        """Format a return as percentage of the oracle's.
+
+        It is a dash without an oracle, if the oracle's return is not positive, or if another method
+        without adaptation has a higher one: training has then not made use of the dynamics.
+        """
         entries = self.swept(ORACLE, is_inside=is_inside)
-        best = float(_run_means(entries).mean()) if entries else 0.0
-        return f"{100 * means.mean() / best:.0f}" if best > 0 else "–"
+        if not entries:
+            return "–"
+        of_oracle = float(_run_means(entries).mean())
+        others = [
+            float(_run_means(self.swept(entry.label, is_inside=is_inside)).mean())
+            for entry in self.comparison.main
+            if not entry.adapts and entry.label != ORACLE
+        ]
+        if of_oracle <= 0 or any(other > of_oracle for other in others):
+            return "–"
+        return f"{100 * means.mean() / of_oracle:.0f}"
+
+    def gains(self) -> list[list[str]]:
+        """Return the cells of the table of returns before and after adaptation, with its header.
+
+        There is none if no method adapts.
+        """
+        if not any(entry.adapts for entry in self.comparison.main):
+            return []
+        rows = [["policy", "episodes used"]]
+        for where in ("inside", "outside"):
+            rows[0] += [f"{where}: before", "after", "gain", "95 % interval"]
+        for entry in self.comparison.main:
+            cells = [entry.name, str(entry.episodes_used[entry.adapted_step])]
+            for is_inside in (True, False):
+                entries = self.swept(entry.label, is_inside=is_inside)
+                cells += _gain_cells(entries) if entries else ["–"] * 4
+            rows.append(cells)
+        return rows
+
+    def minus_reference(self, label: str, *, is_inside: bool) -> Difference | None:
+        """Return the return of a method minus that of the reference, on the same bodies and tasks.
+
+        Args:
+            label: of the method.
+            is_inside: whether the swept quantity is inside its range.
+
+        Returns:
+            The mean over all sweeps; ``None`` without such bodies.
+        """
+        assert self.reference is not None, "called only with a reference"
+        returns = [
+            _returns_of_runs(self.swept(name, is_inside=is_inside))
+            for name in (label, self.reference)
+        ]
+        if not all(values.size for values in returns):
+            return None
+        return difference(returns[0], returns[1])
+
+    def differences(self) -> list[list[str]]:
+        """Return the cells of the table of differences to the reference, with its header.
+
+        There is none without a reference, or without another method.
+        """
+        others = [entry for entry in self.comparison.main if entry.label != self.reference]
+        if self.reference is None or not others:
+            return []
+        (name,) = [one.name for one in self.comparison.main if one.label == self.reference]
+        rows = [["difference", "inside", "95 % interval", "outside", "95 % interval"]]
+        rows[0].append("interval over")
+        for entry in others:
+            cells, over = [f"{entry.name} − {name}"], "–"
+            for is_inside in (True, False):
+                value = self.minus_reference(entry.label, is_inside=is_inside)
+                if value is None:
+                    cells += ["–", "–"]
+                    continue
+                cells += [f"{value.mean:.1f}", interval_text(value.interval)]
+                over = "bodies and tasks" if value.over == "tasks" else value.over
+            rows.append([*cells, over])
+        return rows
 
     def areas(self) -> list[list[str]]:
         """Return the cells of the table of areas, with its header: a row for each method."""
@@ -151,6 +234,42 @@ class Robustness:
             rows.append([*(f"{value:.3g}" for value in values), *cells])
         return rows
 
+    def failures(self) -> list[tuple[str, list[list[str]]]]:
+        """Return a title and the cells of a table for each failure of an actuator in mid-episode.
+
+        The tables have a header and a row for each method that was evaluated.
+        """
+        versions: dict[tuple[tuple[str, float], ...], list[Entry]] = {}
+        for entry in self.comparison.entries:
+            if entry.responses:
+                versions.setdefault(tuple(entry.swept.items()), []).append(entry)
+        tables = []
+        for swept, entries in versions.items():
+            values = dict(swept)
+            title = f"An actuator fails in control step {values.pop('change_step'):g}"
+            others = [f"{name.replace('_', ' ')} × {value:.3g}" for name, value in values.items()]
+            if others:
+                title += f" ({', '.join(others)})"
+            alike = [replace(entry, swept={}) for entry in entries]
+            tables.append((title, change_rows(alike)))
+        return tables
+
+    def failure_notes(self) -> list[str]:
+        """Return what explains the tables of failures, with the reason why a method is not there.
+
+        There is none without a failure.
+        """
+        entries = [entry for entry in self.comparison.entries if entry.responses]
+        if not entries:
+            return []
+        notes = [change_note()]
+        if ORACLE in self.labels and not any(entry.label == ORACLE for entry in entries):
+            notes.append(
+                f"{ORACLE} is left out: it observes the dynamics, and has not observed a failure "
+                "in training"
+            )
+        return notes
+
     def values(self) -> list[dict[str, object]]:
         """Return everything as plain values, for results.json."""
         content: list[dict[str, object]] = []
@@ -168,8 +287,26 @@ class Robustness:
                     "run_returns": {"as_in_training": _run_means([entry]).tolist(), **means},
                     "worst_tenth": self.worst_tenth(label),
                     "areas": {name: self.area(label, name) for name in self.trained},
+                    "minus_reference": self._difference_values(label),
                 }
             )
+        return content
+
+    def _difference_values(self, label: str) -> dict[str, object] | None:
+        """Return the differences to the reference as plain values; ``None`` if there are none."""
+        if self.reference in (None, label):
+            return None
+        content: dict[str, object] = {"reference": self.reference}
+        for name in ("inside", "outside"):
+            value = self.minus_reference(label, is_inside=name == "inside")
+            content[name] = None
+            if value is not None and np.isfinite(value.mean):
+                has_interval = bool(np.isfinite(value.interval).all())
+                content[name] = {
+                    "return": value.mean,
+                    "interval_95": value.interval.tolist() if has_interval else None,
+                    "interval_over": value.over,
+                }
         return content
 
 
@@ -179,6 +316,31 @@ def _run_means(entries: Sequence[Entry]) -> np.ndarray:
         return np.zeros(0)
     means = np.stack([entry.run_returns[:, entry.adapted_step] for entry in entries])
     return mean_of_valid(means, 0)
+
+
+def _returns_of_runs(entries: Sequence[Entry]) -> np.ndarray:
+    """Return the returns of each run on all bodies and tasks of one method, (S, bodies · N)."""
+    if not entries:
+        return np.zeros((0, 0))
+    return np.concatenate(
+        [[one.task_returns[entry.adapted_step] for one in entry.evaluations] for entry in entries],
+        axis=1,
+    )
+
+
+def _gain_cells(entries: Sequence[Entry]) -> list[str]:
+    """Return the mean before and after adaptation, the gain and its interval, of one method."""
+    after = _returns_of_runs(entries)
+    if not entries[0].adapts:
+        return ["–", f"{mean_of_valid(after, (0, 1)):.1f}", "–", "–"]
+    before = np.concatenate(
+        [[one.task_returns[0] for one in entry.evaluations] for entry in entries], axis=1
+    )
+    # On the same tasks: over runs, or over bodies and tasks of a single run.
+    gains = after - before
+    values = gains[0] if len(gains) == 1 else mean_of_valid(gains, 1)
+    means = [mean_of_valid(one, (0, 1)) for one in (before, after, gains)]
+    return [*(f"{mean:.1f}" for mean in means), interval_text(mean_interval(values))]
 
 
 def _with_interval(means: np.ndarray) -> str:

@@ -41,7 +41,8 @@ def write_report(
         robustness: of the same comparison, to begin with.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    plots = _plots(comparison, trained or {})
+    others = "drawn for each task" if robustness is None else "nominal"
+    plots = _plots(comparison, trained or {}, others)
     # Tables.
     content = _content(comparison, robustness)
     write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
@@ -64,8 +65,16 @@ def write_report(
                 path.unlink()
 
 
-def _plots(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -> dict[str, Figure]:
-    """Return the figures by file name, without suffix."""
+def _plots(
+    comparison: Comparison, trained: Mapping[str, tuple[float, float]], others: str
+) -> dict[str, Figure]:
+    """Return the figures by file name, without suffix.
+
+    Args:
+        comparison: what to plot.
+        trained: range in training of each swept parameter, if known.
+        others: what values are that a sweep does not fix.
+    """
     plots = {"adaptation": figures.adaptation_figure(comparison)}
     for i, figure in enumerate(tasks_figures(comparison)):
         plots[f"tasks_{i + 1}" if i else "tasks"] = figure
@@ -78,9 +87,11 @@ def _plots(comparison: Comparison, trained: Mapping[str, tuple[float, float]]) -
         plots["scratch"] = figures.scratch_figure(comparison)
     for names in comparison.sweeps:
         if len(names) == 1:
-            figure = figures.sweep_figure(comparison, names[0], trained.get(names[0]))
-        else:
+            figure = figures.sweep_figure(comparison, names[0], trained.get(names[0]), others)
+        elif all(len({one.swept[name] for one in comparison.sweep(*names)}) > 1 for name in names):
             figure = figures.grid_figure(comparison, (names[0], names[1]))
+        else:
+            continue  # one value of a quantity makes no grid
         plots[sweep_plot(names)] = figure
     return plots
 

@@ -74,7 +74,7 @@ def report_html(
         _image(svgs, "adaptation"),
     ]
     # Changes of the dynamics in mid-episode.
-    if comparison.has_changes:
+    if robustness is None and comparison.has_changes:
         parts.append("<h2>Change of the dynamics in mid-episode</h2>")
         parts.append(_html_table(comparison.change_rows()))
         parts.append(f'<p class="note">{html.escape(change_note())}.</p>')
@@ -99,7 +99,8 @@ def report_html(
     # Sweeps.
     for names in comparison.sweeps:
         parts.append(f"<h2>Sweep over {html.escape(' and '.join(names))}</h2>")
-        parts.append(_image(svgs, sweep_plot(names)))
+        if sweep_plot(names) in svgs:
+            parts.append(_image(svgs, sweep_plot(names)))
         table = _table(comparison, names)
         parts.append(f"<details><summary>Numbers</summary>{table}</details>")
     body = "\n".join(parts)
@@ -116,15 +117,45 @@ def _robustness_parts(robustness: Robustness) -> list[str]:
         "<h2>Inside and outside the dynamics of training</h2>",
         _html_table(robustness.summary()),
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
-        "<h2>Mean return along each sweep</h2>",
+        *_gain_parts(robustness.gains()),
+        *_reference_parts(robustness),
+        "<h2>Mean return along each whole sweep</h2>",
         _html_table(robustness.areas()),
+        f'<p class="note">{html.escape(_AREA_NOTE)}</p>',
         *_pair_parts(robustness.pairs()),
+        *_failure_parts(robustness),
     ]
+
+
+def _gain_parts(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the table of gains by adaptation, as HTML; nothing without one."""
+    if not rows:
+        return []
+    note = f'<p class="note">{html.escape(_GAIN_NOTE)}</p>'
+    return ["<h2>Before and after adaptation</h2>", _html_table(rows), note]
+
+
+def _reference_parts(robustness: Robustness) -> list[str]:
+    """Return the table of differences to the reference, as HTML; nothing without one."""
+    rows = robustness.differences()
+    if not rows:
+        return []
+    title = f"<h2>Differences to {html.escape(str(robustness.reference))}</h2>"
+    return [title, _html_table(rows), f'<p class="note">{html.escape(_REFERENCE_NOTE)}</p>']
 
 
 def _pair_parts(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the table of two quantities together, as HTML; nothing without one."""
     return ["<h2>Two quantities together</h2>", _html_table(rows)] if rows else []
+
+
+def _failure_parts(robustness: Robustness) -> list[str]:
+    """Return the tables of failures in mid-episode, as HTML; nothing without one."""
+    parts = []
+    for title, rows in robustness.failures():
+        parts += [f"<h2>{html.escape(title)}</h2>", _html_table(rows)]
+    notes = [f"{html.escape(note)}." for note in robustness.failure_notes()]
+    return [*parts, *(f'<p class="note">{note}</p>' for note in notes)]
 
 
 def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
@@ -190,8 +221,25 @@ _ROBUSTNESS_NOTE = (
     "the 95 % interval over runs by Student's t. Drawn as in training: all dynamics vary at once. "
     "Inside and outside: mean over the sweeps, in each of which one quantity varies and the others "
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
-    "lowest tenth of the returns on all bodies and tasks of the sweeps. The mean return along a "
-    "sweep is the area under its curve, divided by the width."
+    "lowest tenth of the returns on all bodies and tasks of the sweeps. The oracle observes the "
+    "dynamics; its return is no upper bound at this budget. The percentage of it is left out where "
+    "another method without adaptation has a higher return."
+)
+_GAIN_NOTE = (
+    "Mean returns inside and outside as above. Before: without any episode of the task; of a "
+    "learner whose step is one episode, such as RL², the first episode, in which it adapts, too. "
+    "The interval of the gain is over runs, by Student's t; of a single run it is over bodies and "
+    "tasks."
+)
+_AREA_NOTE = (
+    "The area under the curve of a sweep, inside and outside, divided by its width. The axis of a "
+    "factor is logarithmic, so that each doubling has an equal weight; other axes are linear. The "
+    "returns inside and outside above weight all points of all sweeps equally."
+)
+_REFERENCE_NOTE = (
+    "Mean return of the method minus that of the reference, on the same bodies and tasks, inside "
+    "and outside as above. If either method has several runs, the interval is over runs, by "
+    "Welch's t; else it is over bodies and tasks, of this one run of each."
 )
 _DIFFERENCE_NOTE = (
     "Return of the first method minus that of the other, after equal numbers of episodes used. If "
@@ -224,7 +272,8 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 def _table(comparison: Comparison, swept: Sequence[str]) -> str:
     """Return the table of returns after each step, with its notes."""
     entries = comparison.sweep(*swept) if swept else comparison.main
-    notes = [*learner_notes(entries), *run_notes(entries), *failed_notes(entries)]
+    of_learners = [] if swept else learner_notes(entries)  # once: they are the same in sweeps
+    notes = [*of_learners, *run_notes(entries), *failed_notes(entries)]
     lines = [f'\n<p class="note">{html.escape(note)}.</p>' for note in notes]
     return _html_table(comparison.return_rows(swept)) + "".join(lines)
 

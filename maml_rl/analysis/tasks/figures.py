@@ -12,12 +12,20 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from maml_rl.analysis.comparison import Comparison, Entry
-from maml_rl.analysis.figures import finish, line_style, name_ticks, new_figure, subject_of
+from maml_rl.analysis.figures import (
+    finish,
+    line_style,
+    name_ticks,
+    new_figure,
+    set_title,
+    subject_of,
+)
 from maml_rl.analysis.tasks.words import with_unit
 
 _MAX_PANELS = 40
 _MAX_COORDINATES = 12
 _COLORS = "cividis"
+_LEAST_TASKS_OF_A_CORRELATION = 20
 
 
 class _Varying(NamedTuple):
@@ -119,12 +127,13 @@ def _task_panels(
         axes.remove()
     for axes, name in zip(panels.flat, names, strict=False):
         _task_curve(comparison, axes, name, values[name], returns)
+    has_equal = any(len(np.unique(values[name])) < len(values[name]) for name in names)
     for axes in panels[:, 0]:
         axes.set_ylabel("return" if len(names) > 1 else "return (mean over the task's episodes)")
     what = " and ".join(returns)
-    note = ""
+    note = "\nequal values are drawn next to each other" if has_equal else ""
     if len(names) < len(values):
-        note = f"\nthe first {len(names)} of {len(values)} values"
+        note += f"\nthe first {len(names)} of {len(values)} values"
     return finish(figure, f"{title}\neach task: {what}{note}")
 
 
@@ -189,7 +198,7 @@ def _task_map(
     figure.axes[0].set_ylabel(with_unit(y_name, units))
     name_ticks(figure.axes[0].yaxis, y_name, y.tolist(), comparison)
     figure.colorbar(ScalarMappable(scale, _COLORS), ax=list(panels), label="return")
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     return figure
 
 
@@ -229,16 +238,19 @@ def _parallel_coordinates(
             (values[name].max(), 1.02, "bottom"),
         ):
             axes.text(place, height, f"{end:.3g}", ha="center", va=align, fontsize=8)
-    labels = [f"{with_unit(name, units)}\nr = {strength[name]:+.2f}" for name in names]
+    labels = [with_unit(name, units) for name in names]
+    note = "each line is a task"
+    if is_valid.sum() >= _LEAST_TASKS_OF_A_CORRELATION:
+        labels = [f"{with_unit(name, units)}\nr = {strength[name]:+.2f}" for name in names]
+        note += "; r: correlation of a value with the return"
     axes.set_xticks(places, labels, rotation=30, ha="right", fontsize=8)
     axes.set(ylim=(-0.1, 1.1), yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, pad=6)
     figure.colorbar(ScalarMappable(scale, _COLORS), ax=axes, label=f"return {stage}")
-    note = "each line is a task; r: correlation of a value with the return"
     if len(names) < len(values):
         note += f"\nthe {len(names)} of {len(values)} values with the strongest correlation"
-    figure.suptitle(f"{title}\n{note}", fontsize=10)
+    set_title(figure, f"{title}\n{note}")
     return figure
 
 

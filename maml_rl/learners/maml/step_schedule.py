@@ -158,7 +158,9 @@ def describe_schedule(inner: InnerConfig, state: LearnerState) -> dict[str, Any]
     num_tasks = int(group["num_choice_tasks"])
     if inner.learned_step_size != "none" and not inner.test_step_sizes:
         key, setting, values = "step_size_factors", "inner.learned_step_size", factors
-        text = "learned" if set(factors) == {1} else f"learned × {_listed(factors, inner)}"
+        # A chosen multiple is named even if it is 1.
+        has_multiples = num_tasks > 0 or set(factors) != {1}
+        text = f"learned × {_listed(factors, inner)}" if has_multiples else "learned"
     else:
         key, setting = "step_sizes", "inner.step_size"
         sizes = [inner.step_size]
@@ -169,7 +171,7 @@ def describe_schedule(inner: InnerConfig, state: LearnerState) -> dict[str, Any]
         values = [size * factor for size, factor in zip(sizes, factors, strict=True)]
         text = _listed(values, inner)
     source = f"chosen on {counted(num_tasks, 'training task')}" if num_tasks else setting
-    return {key: values, "note": f"step sizes outside training: {text} ({source})"}
+    return {key: values, "note": f"adaptation step sizes after training: {text} ({source})"}
 
 
 def _listed(values: Sequence[float], inner: InnerConfig) -> str:
