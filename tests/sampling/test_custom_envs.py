@@ -276,8 +276,12 @@ class TestTasksOfTheConfiguration:
         assert policy.config.env.kwarg_ranges == ranges
         light, heavy = (policy.adapt(task={"g": g}).belief["weight_0"] for g in (3.0, 20.0))
         assert not torch.equal(light, heavy)
-        with pytest.raises(UserError, match=r"Pendulum-v1.*'gg'"):
+        with pytest.raises(UserError, match=r"Pendulum-v1.*'gg'") as refused:
             policy.adapt(task={"gg": 3.0})
+        assert str(refused.value) == (
+            "task: the constructor of 'Pendulum-v1' takes no argument 'gg'. Did you mean 'g'? Its "
+            "arguments: g."
+        )
         single = make_single_env(policy.config.env)  # what a video shows
         single.assigned_task = {"g": 3.0}
         single.reset(seed=0)
