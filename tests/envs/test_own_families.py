@@ -106,6 +106,21 @@ def test_names_of_values_belong_to_task_parameters() -> None:
         ("sample_tasks", lambda self, rng, n: {"speed": rng.random(n)}, "goal_velocity.*speed"),
         (
             "sample_tasks",
+            lambda self, rng, n: {"goal_velocity": np.ones(n), "speed": rng.random(n)},
+            r"sample_tasks of Wrong .*\(goal_velocity\), got .*: 'speed' is not in task_units$",
+        ),
+        (
+            "sample_tasks",
+            lambda self, rng, n: {},
+            r"sample_tasks of Wrong .*\(goal_velocity\), got none: 'goal_velocity' is missing$",
+        ),
+        (
+            "sample_tasks",
+            lambda self, rng, n: None,
+            r"sample_tasks of Wrong must return a mapping .*, got None$",
+        ),
+        (
+            "sample_tasks",
             lambda self, rng, n: {"goal_velocity": np.full(n, 1e9)},
             "goal_velocity.*1000000000",
         ),
