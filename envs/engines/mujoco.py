@@ -79,14 +79,23 @@ class _WithoutLog:
         self._before.set()
 
 
-def load_model(file: str) -> mujoco.MjModel:
+def load_model(file: str | Path) -> mujoco.MjModel:
     """Compile a model file: an absolute path, or the name of one of Gymnasium's model files.
 
     Gymnasium's files set the total mass with a deprecated compiler attribute, and MuJoCo warns on
     stderr. ``mj_setTotalmass`` gives the same model, bit for bit.
+
+    Raises:
+        ValueError: if there is no such file, or it is not a valid model.
     """
     assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
     path = assets / file  # an absolute ``file`` replaces ``assets``
+    if not Path(file).is_absolute() and not path.exists():
+        name = Path(file).name
+        raise ValueError(
+            f"{str(file)!r} is not a model file of Gymnasium; for a model of your own give an "
+            f"absolute path, such as Path(__file__).with_name({name!r})"
+        )
     spec = mujoco.MjSpec.from_file(str(path))
     total_mass = spec.compiler.settotalmass
     spec.compiler.settotalmass = -1
@@ -139,7 +148,7 @@ class MujocoBody:
         hidden_geoms: names of geoms that are not rendered.
     """
 
-    model_file: str
+    model_file: str | Path
     frame_skip: int
     camera_name: str | None = DEFAULT_CAMERA
     free_camera: FreeCamera = field(default_factory=FreeCamera)
@@ -154,7 +163,7 @@ class MujocoBody:
         """
         model = load_model(self.model_file)
         if self.camera_name not in (None, DEFAULT_CAMERA):
-            check_camera(model, self.camera_name, self.model_file)
+            check_camera(model, self.camera_name, str(self.model_file))
         return model
 
     @functools.cached_property
@@ -384,7 +393,7 @@ class MujocoSingleEngine:
         self._free_camera = body.free_camera
         has_camera = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
         if "camera_name" in render_options:
-            check_camera(self.model, render_options["camera_name"], body.model_file)
+            check_camera(self.model, render_options["camera_name"], str(body.model_file))
         elif not has_camera and body.camera_name in camera_names(self.model):
             render_options = {"camera_name": body.camera_name, **render_options}
         self._render_options = render_options

@@ -169,6 +169,15 @@ def test_actuators_without_a_range_are_rejected(tmp_path: Path) -> None:
         _ = MujocoBody(str(path), frame_skip=1, camera_name=None).action_space
 
 
+def test_relative_paths_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "robot.xml").write_text(MODEL.format(range='ctrlrange="-1 1"'))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"'robot\.xml' is not a model file of Gymnasium; .*abs"):
+        _ = MujocoBody("robot.xml", frame_skip=1).model
+    path = tmp_path / "robot.xml"
+    assert MujocoBody(path, frame_skip=1).model.nu == 3
+
+
 FILMED = """
 <mujoco>
   <worldbody>
