@@ -236,11 +236,36 @@ def _check_dynamics(family: Any) -> None:
 def sample_tasks(
     family: TaskFamily, rng: np.random.Generator, num_tasks: int
 ) -> list[dict[str, float]]:
-    """Draw tasks: first the family's parameters, then those of its ``dynamics`` setting."""
-    tasks = dict(family.sample_tasks(rng, num_tasks))
+    """Draw tasks: first the family's parameters, then those of its ``dynamics`` setting.
+
+    Raises:
+        ValueError: if ``sample_tasks`` of the family returns no mapping, or other names than
+            ``task_units`` has.
+    """
+    sampled = family.sample_tasks(rng, num_tasks)
+    _check_sampled(family, sampled)
+    tasks = dict(sampled)
     for name, distribution in parse(family.dynamics, family.body.parameters).items():
         tasks[name] = np.array(distribution.sample(rng, num_tasks))
     return unstack_tasks(tasks, num_tasks)
+
+
+def _check_sampled(family: TaskFamily, sampled: Any) -> None:
+    """Check type and names of what ``family.sample_tasks`` returns; values are checked later."""
+    method = f"sample_tasks of {type(family).__name__}"
+    if not isinstance(sampled, Mapping):
+        raise ValueError(
+            f"{method} must return a mapping from names to arrays (num_tasks,), got {sampled!r:.200}"
+        )
+    required = family.task_units
+    unknown = [name for name in sampled if name not in task_parameters(family)]
+    missing = [name for name in required if name not in sampled]
+    if unknown or missing:
+        problem = f"{unknown[0]!r} is not in task_units" if unknown else f"{missing[0]!r} is missing"
+        raise ValueError(
+            f"{method} must return the names in task_units ({', '.join(required) or 'none'}), got "
+            f"{', '.join(map(repr, sampled)) or 'none'}: {problem}"
+        )
 
 
 def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarray]:

@@ -39,6 +39,9 @@ the new state. Forces, including contact forces, are those of the last MuJoCo st
 ROOT_BODY = 1
 """Index of the root body: the torso of a walking robot."""
 
+DEFAULT_CAMERA = "track"
+"""Camera of Gymnasium's robots that follows them."""
+
 ObservedPosition = Literal["nothing", "torso", "centre_of_mass"]
 """World position that can be added to the observation."""
 
@@ -76,14 +79,23 @@ class _WithoutLog:
         self._before.set()
 
 
-def load_model(file: str) -> mujoco.MjModel:
+def load_model(file: str | Path) -> mujoco.MjModel:
     """Compile a model file: an absolute path, or the name of one of Gymnasium's model files.
 
     Gymnasium's files set the total mass with a deprecated compiler attribute, and MuJoCo warns on
     stderr. ``mj_setTotalmass`` gives the same model, bit for bit.
+
+    Raises:
+        ValueError: if there is no such file, or it is not a valid model.
     """
     assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
     path = assets / file  # an absolute ``file`` replaces ``assets``
+    if not Path(file).is_absolute() and not path.exists():
+        name = Path(file).name
+        raise ValueError(
+            f"{str(file)!r} is not a model file of Gymnasium; for a model of your own give an "
+            f"absolute path, such as Path(__file__).with_name({name!r})"
+        )
     spec = mujoco.MjSpec.from_file(str(path))
     total_mass = spec.compiler.settotalmass
     spec.compiler.settotalmass = -1
@@ -92,6 +104,27 @@ def load_model(file: str) -> mujoco.MjModel:
         mujoco.mj_setTotalmass(model, total_mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))
     return model
+
+
+def check_camera(model: mujoco.MjModel, name: str, owner: str) -> None:
+    """Check that a model has a camera; Gymnasium's renderer would use another one.
+
+    Args:
+        model: the model.
+        name: of the camera.
+        owner: of the camera, for the message.
+
+    Raises:
+        ValueError: if it does not; the message lists the model's cameras.
+    """
+    names = camera_names(model)
+    if name not in names:
+        raise ValueError(f"{owner} has no camera {name!r}; it has {', '.join(names) or 'none'}")
+
+
+def camera_names(model: mujoco.MjModel) -> list[str]:
+    """Names of the cameras of a model, without unnamed ones."""
+    return [name for i in range(model.ncam) if (name := model.camera(i).name)]
 
 
 def _moves_along_x(model: mujoco.MjModel) -> bool:
@@ -109,21 +142,29 @@ class MujocoBody:
     Args:
         model_file: an absolute path, or the name of one of Gymnasium's model files.
         frame_skip: MuJoCo steps per control step.
-        camera_name: camera of the model for rendering; ``None`` for ``free_camera``.
+        camera_name: camera of the model for rendering; ``None`` for ``free_camera``, which follows
+            the robot. The default is ``track``, or ``free_camera`` if the model has no ``track``.
         free_camera: camera for rendering that is not part of the model.
         hidden_geoms: names of geoms that are not rendered.
     """
 
-    model_file: str
+    model_file: str | Path
     frame_skip: int
-    camera_name: str | None = "track"
+    camera_name: str | None = DEFAULT_CAMERA
     free_camera: FreeCamera = field(default_factory=FreeCamera)
     hidden_geoms: tuple[str, ...] = ()
 
     @functools.cached_property
     def model(self) -> mujoco.MjModel:
-        """The compiled model; it is never modified."""
-        return load_model(self.model_file)
+        """The compiled model; it is never modified.
+
+        Raises:
+            ValueError: if it cannot be loaded, or has no camera ``camera_name``.
+        """
+        model = load_model(self.model_file)
+        if self.camera_name not in (None, DEFAULT_CAMERA):
+            check_camera(model, self.camera_name, str(self.model_file))
+        return model
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -344,6 +385,9 @@ class MujocoSingleEngine:
         derived: names of ``DERIVED_FIELDS`` to add to ``state``.
         render_mode: render mode of Gymnasium's renderer.
         render_options: options of Gymnasium's renderer.
+
+    Raises:
+        ValueError: if the model has no camera ``camera_name`` of the options.
     """
 
     def __init__(
@@ -370,7 +414,9 @@ class MujocoSingleEngine:
         self._renderer: SceneRenderer | None = None
         self._free_camera = body.free_camera
         has_camera = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
-        if not has_camera and body.camera_name is not None:
+        if "camera_name" in render_options:
+            check_camera(self.model, render_options["camera_name"], str(body.model_file))
+        elif not has_camera and body.camera_name in camera_names(self.model):
             render_options = {"camera_name": body.camera_name, **render_options}
         self._render_options = render_options
 

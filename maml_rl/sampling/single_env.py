@@ -17,6 +17,7 @@ from gymnasium.wrappers import FlattenObservation
 
 from maml_rl.errors import MamlRLWarning, UserError, in_one_line
 from maml_rl.settings.drawn_tasks import DrawnTasks, Task
+from maml_rl.settings.env import check_task_arguments
 
 
 class TaskSetter(gym.Wrapper):
@@ -102,19 +103,27 @@ class TaskSetter(gym.Wrapper):
         """Give the environment a copy of the task, at once or at the next reset.
 
         Raises:
-            UserError: if it is not a mapping, or the environment refuses it.
+            UserError: if it is not a mapping, or the environment takes no tasks or refuses it.
         """
         if not isinstance(task, Mapping):
             raise UserError(
                 f"a task of environment {self.name!r} is a mapping from names to values, got "
                 f"{task!r:.200}"
             )
+        set_task = _method(self.env, "set_task")
+        gets_by_reset = self._remake is None and set_task is None
+        if task and gets_by_reset and _method(self.env, "sample_tasks") is None:
+            raise UserError(
+                f"environment {self.name!r} has neither set_task nor sample_tasks, so it takes no "
+                f"task, got {dict(task)!r:.200}. An environment object cannot change the arguments "
+                "that it was made with: make it with those of the task, or pass task without env"
+            )
         # Copies, since an environment may modify its task, and others play the same one.
         self._task = copy.deepcopy(task)
         if not task:
             return
-        set_task = _method(self.env, "set_task")
         if self._remake is not None:
+            check_task_arguments(self.name, task)
             self._must_remake = True
         elif set_task is not None:
             with self._errors(f"set_task({dict(task)!r:.200})", refuses="this task"):

@@ -156,6 +156,16 @@ def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
         _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", reason)
 
 
+def check_task_arguments(env_id: str, task: Mapping[str, Any]) -> None:
+    """Refuse a task with values that the constructor of a registered environment does not take.
+
+    Raises:
+        UserError: if an argument is unknown; the message names the closest match.
+    """
+    for name in task:
+        _check_argument(env_id, name, f"task: the constructor of {env_id!r}")
+
+
 def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that the constructor of a registered environment does not take.
 

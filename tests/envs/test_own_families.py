@@ -106,6 +106,21 @@ def test_names_of_values_belong_to_task_parameters() -> None:
         ("sample_tasks", lambda self, rng, n: {"speed": rng.random(n)}, "goal_velocity.*speed"),
         (
             "sample_tasks",
+            lambda self, rng, n: {"goal_velocity": np.ones(n), "speed": rng.random(n)},
+            r"sample_tasks of Wrong .*\(goal_velocity\), got .*: 'speed' is not in task_units$",
+        ),
+        (
+            "sample_tasks",
+            lambda self, rng, n: {},
+            r"sample_tasks of Wrong .*\(goal_velocity\), got none: 'goal_velocity' is missing$",
+        ),
+        (
+            "sample_tasks",
+            lambda self, rng, n: None,
+            r"sample_tasks of Wrong must return a mapping .*, got None$",
+        ),
+        (
+            "sample_tasks",
             lambda self, rng, n: {"goal_velocity": np.full(n, 1e9)},
             "goal_velocity.*1000000000",
         ),
@@ -152,3 +167,63 @@ def test_actuators_without_a_range_are_rejected(tmp_path: Path) -> None:
     path.write_text(MODEL.format(range=""))
     with pytest.raises(ValueError, match=r"actuators \[0, 1, 2\].*ctrlrange"):
         _ = MujocoBody(str(path), frame_skip=1, camera_name=None).action_space
+
+
+def test_relative_paths_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "robot.xml").write_text(MODEL.format(range='ctrlrange="-1 1"'))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"'robot\.xml' is not a model file of Gymnasium; .*abs"):
+        _ = MujocoBody("robot.xml", frame_skip=1).model
+    path = tmp_path / "robot.xml"
+    assert MujocoBody(path, frame_skip=1).model.nu == 3
+
+
+FILMED = """
+<mujoco>
+  <worldbody>
+    <camera name="wide" pos="0 -3 1"/><camera pos="0 0 9"/>{camera}
+    <body name="base"><joint name="x" type="slide" axis="1 0 0"/><geom size="0.1" mass="1"/></body>
+  </worldbody>
+  <actuator><motor joint="x" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+
+
+def _filmed(tmp_path: Path, camera: str = "") -> str:
+    path = tmp_path / "filmed.xml"
+    path.write_text(FILMED.format(camera=camera))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("camera", "options"),
+    [("", {}), ('<camera name="track" pos="0 -3 0"/>', {"camera_name": "track"})],
+    ids=["absent", "present"],
+)
+def test_default_camera_is_used_if_the_model_has_it(
+    tmp_path: Path, camera: str, options: dict[str, str]
+) -> None:
+    body = MujocoBody(_filmed(tmp_path, camera), frame_skip=1)
+    engine = body.single_engine((), "rgb_array")
+    assert engine._render_options == options
+
+
+def test_absent_default_camera_is_a_camera_that_follows(tmp_path: Path, egl: None) -> None:
+    body = MujocoBody(_filmed(tmp_path), frame_skip=1)
+    engine = body.single_engine((), "rgb_array", width=64, height=64)
+    frames = []
+    for x in (0.0, 40.0):
+        engine.reset(np.zeros(1, int), {"qpos": np.array([[x]])})
+        frames.append(engine.render())
+    engine.close()
+    assert frames[0].std() > 0
+    np.testing.assert_array_equal(frames[0], frames[1])  # there is no floor
+
+
+def test_unknown_cameras_are_rejected(tmp_path: Path) -> None:
+    file = _filmed(tmp_path)
+    message = r"filmed\.xml has no camera 'side'; it has wide$"
+    with pytest.raises(ValueError, match=message):
+        _ = MujocoBody(file, frame_skip=1, camera_name="side").model
+    with pytest.raises(ValueError, match=message):
+        MujocoBody(file, frame_skip=1).single_engine((), "rgb_array", camera_name="side")

@@ -259,14 +259,29 @@ class TestTasksOfTheConfiguration:
             env.reset(seed=0)
         env.close()
 
+    def test_an_environment_object_cannot_change_its_arguments(self, tmp_path):
+        setting = {"name": "Pendulum-v1", "kwarg_ranges": {"g": [5, 15]}}
+        policy = _train(tmp_path, setting)
+        env = gym.make("Pendulum-v1", g=12.0, max_episode_steps=5)
+        for task in ({"g": 12.0}, {"nonsense": 1}):
+            with pytest.raises(UserError, match=r"neither set_task.*make it with .*without env"):
+                policy.adapt(env, task=task)
+        of_object, of_task = policy.adapt(env), policy.adapt(task={"g": 12.0})
+        torch.testing.assert_close(of_object.belief["weight_0"], of_task.belief["weight_0"])
+        env.close()
+
     def test_run_keeps_them(self, tmp_path):
         ranges = {"g": [5, 15], "render_mode": {"choices": [None]}}
         policy = _train(tmp_path, {"name": "Pendulum-v1", "kwarg_ranges": ranges})
         assert policy.config.env.kwarg_ranges == ranges
         light, heavy = (policy.adapt(task={"g": g}).belief["weight_0"] for g in (3.0, 20.0))
         assert not torch.equal(light, heavy)
-        with pytest.raises(UserError, match=r"Pendulum-v1.*'gg'"):
+        with pytest.raises(UserError, match=r"Pendulum-v1.*'gg'") as refused:
             policy.adapt(task={"gg": 3.0})
+        assert str(refused.value) == (
+            "task: the constructor of 'Pendulum-v1' takes no argument 'gg'. Did you mean 'g'? Its "
+            "arguments: g."
+        )
         single = make_single_env(policy.config.env)  # what a video shows
         single.assigned_task = {"g": 3.0}
         single.reset(seed=0)
