@@ -12,13 +12,14 @@ TYPES := build/types
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
 
-# Two processes on every machine, because tests start training runs that use several threads.
+# Two processes on every machine, because tests start training runs. One thread of torch in each: the
+# networks of the tests are small, so that several threads would mostly wait for each other.
 test: $(VENV)/.installed lint types docs
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # The tests that are not marked slow, without lint, types and documents.
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
