@@ -12,14 +12,15 @@ TYPES := build/types
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
 
-# Two processes on every machine, because tests start training runs that use several threads.
-# Without the tests of the engine on MuJoCo Warp, which need the extra gpu: test-gpu-cpu runs them.
+# Two processes on every machine, because tests start training runs. One thread of torch in each: the
+# networks of the tests are small, so that several threads would mostly wait for each other. Without
+# the tests of the engine on MuJoCo Warp, which need the extra gpu: test-gpu-cpu runs them.
 test: $(VENV)/.installed lint types docs
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not warp" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not warp" $(ARGS)
 
 # The tests that are not marked slow, without lint, types and documents.
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not warp" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not warp" $(ARGS)
 
 # The tests of the engine on MuJoCo Warp, on its CPU backend. The first run compiles the kernels.
 test-gpu-cpu: $(VENV)/.installed-gpu

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import imageio.v3
 import pytest
+from helpers.own_modules import working_folder
+
+from maml_rl.cli import main
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "add_a_family.md").read_text()
 TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "6"]
@@ -27,10 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(folder: Path, *command: str) -> str:
-    result = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+def _run(folder: Path, code: str) -> None:
+    """Run Python code in a new process, in which the families are not registered yet."""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def test_a_family_takes_less_than_60_lines() -> None:
@@ -48,23 +52,29 @@ def test_gymnasiums_checker(folder: Path) -> None:
         "warnings.filterwarnings('ignore', message='.*For Box action spaces')\n"
         "check_env(gymnasium.make('maml_rl/CartPlace-v0').unwrapped, skip_render_check=True)\n"
     )
-    _run(folder, "-c", script)
+    _run(folder, script)
 
 
 @pytest.mark.slow
-def test_commands(folder: Path) -> None:
+def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = _block("sh").replace("\\\n", " ").splitlines()
-    train, evaluate, record = (shlex.split(line)[1:] for line in lines)
-    _run(folder, *train, *TINY)
-    progress = (folder / "runs/cart/progress.csv").read_text().splitlines()
-    assert len(progress) == 3  # a header and two iterations
-    _run(folder, *evaluate, "--num_episodes", "3")
-    results = json.loads((folder / "runs/cart/evaluation/results.json").read_text())
-    assert all(entry["task"]["body_mass"] == 2 for entry in results["results"][0]["tasks"])
-    assert "written to" in _run(folder, *record, "--num_episodes", "3")
+    train, evaluate, record = (shlex.split(line)[2:] for line in lines)
+
+    def run(command: list[str], *flags: str) -> str:
+        assert main([command[0].removeprefix("maml_rl."), *command[1:], *flags]) == 0
+        return capsys.readouterr().out
+
+    with working_folder(folder):
+        run(train, *TINY)
+        progress = (folder / "runs/cart/progress.csv").read_text().splitlines()
+        assert len(progress) == 3  # a header and two iterations
+        run(evaluate, "--num_episodes", "3")
+        results = json.loads((folder / "runs/cart/evaluation/results.json").read_text())
+        assert all(entry["task"]["body_mass"] == 2 for entry in results["results"][0]["tasks"])
+        assert "written to" in run(record, "--num_episodes", "3")
 
 
 @pytest.mark.slow
 def test_a_frame_before_training(folder: Path) -> None:
-    _run(folder, "-c", _block("python", 1))
+    _run(folder, _block("python", 1))
     assert imageio.v3.imread(folder / "cart.png").std() > 0

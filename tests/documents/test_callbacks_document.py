@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.own_modules import working_folder
 from helpers.runs import progress
+
+from maml_rl.cli import main
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "callbacks.md").read_text()
 TINY = {"meta_batch_size": 2, "num_episodes": 2, "horizon": 4, "device": "cpu"}
@@ -28,10 +31,24 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 SKINNY = dict(re.findall(r"`(MLFLOW_\w+)=(\S+)`", DOCUMENT))
 
 
-def run(command: list[str], folder: Path, **variables: str) -> None:
-    """Run a Python command in a folder that has the modules of the document."""
+def write_modules(folder: Path) -> None:
+    """Write the modules of the document."""
     for name, code in MODULES.items():
         (folder / name).write_text(code)
+
+
+def documented(name: str) -> tuple[list[str], dict[str, str]]:
+    """Arguments of the documented command with a callback, and the variables it exports."""
+    (block,) = [block for block in BLOCKS if name in block]
+    *exports, command = block.splitlines()
+    python, *arguments = shlex.split(command)
+    assert python == "python"
+    return arguments, dict(line.removeprefix("export ").split("=") for line in exports)
+
+
+def run(command: list[str], folder: Path, variables: dict[str, str]) -> None:
+    """Run a Python command in a new process, since trackers start threads and keep state."""
+    write_modules(folder)
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
@@ -43,16 +60,6 @@ def run(command: list[str], folder: Path, **variables: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def run_documented(name: str, folder: Path, *flags: str) -> None:
-    """Run the documented command with a callback, in the run folder ``run``."""
-    (block,) = [block for block in BLOCKS if name in block]
-    *exports, command = block.splitlines()
-    variables = dict(line.removeprefix("export ").split("=") for line in exports)
-    python, *arguments = shlex.split(command)
-    assert python == "python"
-    run([*arguments, *FLAGS, *flags, "--output=run"], folder, **variables)
-
-
 def test_every_command_and_module_is_tried() -> None:
     assert set(MODULES) == {"my_callbacks.py", "my_wandb.py", "my_mlflow.py"}
     assert len(PYTHON) == 4
@@ -60,7 +67,12 @@ def test_every_command_and_module_is_tried() -> None:
 
 
 def test_a_callback_of_your_own(tmp_path: Path) -> None:
-    run_documented("my_callbacks:FarCorner", tmp_path, "--num_iterations=52")
+    write_modules(tmp_path)
+    (_, module, *arguments), variables = documented("my_callbacks:FarCorner")
+    assert module == "maml_rl.train"
+    assert not variables
+    with working_folder(tmp_path):
+        assert main(["train", *arguments, *FLAGS, "--num_iterations=52", "--output=run"]) == 0
     rows = progress(tmp_path / "run")
     logged = {int(row["time/iteration"]): row["far_corner/return"] for row in rows}
     assert [step for step, value in logged.items() if value] == [50]
@@ -73,12 +85,15 @@ def test_callbacks_from_python(tmp_path: Path) -> None:
     settings = {**TINY, "num_iterations": 3, "output": "run", "logging": QUIET}
     tiny = code.replace('env="PointNavigation"', f'env="PointNavigation", **{settings!r}')
     assert tiny != code
-    run(["-c", tiny], tmp_path)
+    write_modules(tmp_path)
+    with working_folder(tmp_path):
+        exec(tiny, {})
     assert len(progress(tmp_path / "run")) == 3
 
 
 def test_wandb(tmp_path: Path) -> None:
-    run_documented("my_wandb:WandB", tmp_path, "--num_iterations=3")
+    command, variables = documented("my_wandb:WandB")
+    run([*command, *FLAGS, "--num_iterations=3", "--output=run"], tmp_path, variables)
     (file,) = tmp_path.glob("wandb/offline-run-*/run-run.wandb")
     history = wandb_history(file)
     expected = [float(row["outer/kl"]) for row in progress(tmp_path / "run")]
@@ -123,8 +138,9 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed run continues its MLflow run."""
     for name, value in SKINNY.items():
         monkeypatch.setenv(name, value)
-    run_documented("my_mlflow:MLflow", tmp_path, "--num_iterations=2")
-    run(["-m", "maml_rl.train", "--resume=run", "--num_iterations=4"], tmp_path)
+    command, variables = documented("my_mlflow:MLflow")
+    run([*command, *FLAGS, "--num_iterations=2", "--output=run"], tmp_path, variables)
+    run(["-m", "maml_rl.train", "--resume=run", "--num_iterations=4"], tmp_path, {})
     (tracked,) = tmp_path.glob("mlruns/*/*/metrics")
     lines = (tracked / "outer" / "kl").read_text().split("\n")[:-1]
     expected = [float(row["outer/kl"]) for row in progress(tmp_path / "run")]
