@@ -255,16 +255,17 @@ def _check_sampled(family: TaskFamily, sampled: Any) -> None:
     method = f"sample_tasks of {type(family).__name__}"
     if not isinstance(sampled, Mapping):
         raise ValueError(
-            f"{method} must return a mapping from names to arrays (num_tasks,), got {sampled!r:.200}"
+            f"{method} must return a mapping from names to arrays (num_tasks,), got "
+            f"{sampled!r:.200}"
         )
     required = family.task_units
     unknown = [name for name in sampled if name not in task_parameters(family)]
     missing = [name for name in required if name not in sampled]
     if unknown or missing:
-        problem = f"{unknown[0]!r} is not in task_units" if unknown else f"{missing[0]!r} is missing"
+        what = f"{unknown[0]!r} is not in task_units" if unknown else f"{missing[0]!r} is missing"
         raise ValueError(
             f"{method} must return the names in task_units ({', '.join(required) or 'none'}), got "
-            f"{', '.join(map(repr, sampled)) or 'none'}: {problem}"
+            f"{', '.join(map(repr, sampled)) or 'none'}: {what}"
         )
 
 
