@@ -234,7 +234,8 @@ KEYFRAMES = """
   <worldbody>
     <body><joint type="slide" axis="1 0 0"/><joint axis="0 1 0"/><geom size="0.1" mass="1"/></body>
   </worldbody>
-  <keyframe><key name="home" qpos="0.5 1"/><key/><key name="fast" qpos="0 -1" qvel="2 3"/></keyframe>
+  <keyframe><key name="home" qpos="0.5 1"/><key/><key name="fast" qpos="0 -1" qvel="2 3"/>
+  </keyframe>
 </mujoco>
 """
 

@@ -188,7 +188,7 @@ def test_module_is_imported_first(module: str) -> None:
         ),
         ("maml_envs.no_such_part:Env-v0", r"'maml_envs.no_such_part' cannot be imported"),
         ("no_such_module:Env-v0", "searched the current folder"),
-        ("no_such_module:Env-v0", r"folder that contains no_such_module\.py, .*PYTHONPATH, or inst"),
+        ("no_such_module:Env-v0", r"contains no_such_module\.py, .*PYTHONPATH, or install"),
     ],
 )
 def test_unknown_environments_are_named(name: str, named: str) -> None:
