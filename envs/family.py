@@ -24,7 +24,7 @@ from typing import (
 
 import numpy as np
 from maml_envs.engines.changes import CHANGED, has_change
-from maml_envs.engines.dynamics import DynamicsSetting, Parameter, parse
+from maml_envs.engines.dynamics import DynamicsSetting, Parameter, name_hint, parse
 from maml_envs.engines.engine import Array, Body, State, Task, Tasks
 from maml_envs.engines.markers import Marker
 
@@ -255,16 +255,17 @@ def _check_sampled(family: TaskFamily, sampled: Any) -> None:
     method = f"sample_tasks of {type(family).__name__}"
     if not isinstance(sampled, Mapping):
         raise ValueError(
-            f"{method} must return a mapping from names to arrays (num_tasks,), got {sampled!r:.200}"
+            f"{method} must return a mapping from names to arrays (num_tasks,), got "
+            f"{sampled!r:.200}"
         )
     required = family.task_units
     unknown = [name for name in sampled if name not in task_parameters(family)]
     missing = [name for name in required if name not in sampled]
     if unknown or missing:
-        problem = f"{unknown[0]!r} is not in task_units" if unknown else f"{missing[0]!r} is missing"
+        what = f"{unknown[0]!r} is not in task_units" if unknown else f"{missing[0]!r} is missing"
         raise ValueError(
             f"{method} must return the names in task_units ({', '.join(required) or 'none'}), got "
-            f"{', '.join(map(repr, sampled)) or 'none'}: {problem}"
+            f"{', '.join(map(repr, sampled)) or 'none'}: {what}"
         )
 
 
@@ -306,10 +307,13 @@ def _check_task(family: TaskFamily, task: Any, known: Mapping[str, Parameter]) -
         quantities = [name for name in known if name not in required and "/" not in name]
         also = f", and optionally any of {quantities}" if quantities else ""
         missing = [name for name in required if isinstance(task, Mapping) and name not in task]
-        lacks = f": {', '.join(missing)} missing" if missing else ""
+        problem = f": {', '.join(missing)} missing" if missing else ""
+        unknown = [name for name in task if name not in known] if isinstance(task, Mapping) else []
+        if unknown:
+            problem = f": {unknown[0]!r} is unknown.{name_hint(str(unknown[0]), known)}"
         raise ValueError(
             f"a task of {type(family).__name__} must be a mapping with the keys {required}{also}, "
-            f"got {task!r}{lacks}"
+            f"got {task!r}{problem}"
         )
     for name, value in task.items():
         if not known[name].accepts(value):

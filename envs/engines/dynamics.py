@@ -371,13 +371,20 @@ def _distribution(entry: _Entry, is_integer: bool) -> Distribution:
     return Distribution(choices=tuple(choices))
 
 
-def _hint(name: str, known: Mapping[str, Parameter]) -> str:
-    """Suggest the closest name and list the valid ones."""
+def name_hint(name: str, known: Mapping[str, Parameter]) -> str:
+    """Suggest the closest name to an unknown one, and list those that may follow its slash."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
     # an unknown element: list the elements of its quantity; an unknown change: what can change
     quantity, slash, _ = name.rpartition("/")
-    elements_of = [key for key in known if slash and key.rpartition("/")[0] == quantity]
-    valid = elements_of or [key for key in known if "/" not in key]
-    if not valid:
-        return " This robot has none."
-    close = difflib.get_close_matches(name, known, n=1)
-    return (f" Did you mean {close[0]!r}?" if close else "") + f" Valid are {', '.join(valid)}."
+    parts = [key for key in known if slash and key.rpartition("/")[0] == quantity]
+    return f"{hint} Valid are {', '.join(parts)}." if parts else hint
+
+
+def _hint(name: str, known: Mapping[str, Parameter]) -> str:
+    """Suggest the closest name and list the valid ones."""
+    hint = name_hint(name, known)
+    if "Valid" in hint:
+        return hint
+    valid = [key for key in known if "/" not in key]
+    return f"{hint} Valid are {', '.join(valid)}." if valid else " This robot has none."

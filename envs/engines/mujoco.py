@@ -193,7 +193,11 @@ class MujocoBody:
         return spaces.Box(low, high, dtype=np.float32)
 
     def noisy_start(
-        self, rng: np.random.Generator, scale: float, velocities: Literal["normal", "uniform"]
+        self,
+        rng: np.random.Generator,
+        scale: float,
+        velocities: Literal["normal", "uniform"],
+        keyframe: str | None = None,
     ) -> dict[str, np.ndarray]:
         """The model's pose with noise: the initial state of Gymnasium's robots.
 
@@ -202,11 +206,29 @@ class MujocoBody:
             scale: bound of the uniform noise on positions (m, rad), and bound (uniform) or standard
                 deviation (normal) of the velocities (m/s, rad/s).
             velocities: distribution of the initial velocities.
+            keyframe: name of a keyframe of the model, whose positions and velocities the noise is
+                added to; default is the pose in the model file, at rest.
+
+        Raises:
+            ValueError: if the model has no such keyframe; the message lists those that it has.
         """
-        position = self.model.qpos0 + rng.uniform(-scale, scale, self.model.nq)
+        model = self.model
+        position, velocity = model.qpos0, np.zeros(model.nv)
+        if keyframe is not None:
+            index = self._keyframe(keyframe)
+            position, velocity = model.key_qpos[index], model.key_qvel[index]
+        position = position + rng.uniform(-scale, scale, model.nq)
         if velocities == "normal":
-            return {"qpos": position, "qvel": scale * rng.standard_normal(self.model.nv)}
-        return {"qpos": position, "qvel": rng.uniform(-scale, scale, self.model.nv)}
+            return {"qpos": position, "qvel": velocity + scale * rng.standard_normal(model.nv)}
+        return {"qpos": position, "qvel": velocity + rng.uniform(-scale, scale, model.nv)}
+
+    def _keyframe(self, name: str) -> int:
+        """Index of a keyframe."""
+        names = [self.model.key(i).name for i in range(self.model.nkey)]
+        if name not in names:
+            valid = ", ".join(filter(None, names)) or "none"
+            raise ValueError(f"{self.model_file} has no keyframe {name!r}; it has {valid}")
+        return names.index(name)
 
     def forward_velocity(self, before: State, after: State) -> Array:
         """Mean velocity of the root along x over one control step, (num_sims,), in m/s.

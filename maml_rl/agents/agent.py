@@ -14,7 +14,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.agents.episode_log import EpisodeLog, LoggedEpisodes, to_episodes
+from maml_rl.agents.episode_log import (
+    EpisodeLog,
+    LoggedEpisodes,
+    to_episodes,
+    warn_of_clipped_actions,
+)
 from maml_rl.agents.learner_checkpoint import adapted_content
 from maml_rl.agents.predict_arguments import (
     checked_flags,
@@ -38,7 +43,7 @@ from maml_rl.sampling.failures import FailedTasks, TrialFailures
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.learners import episodes_per_stage
+from maml_rl.settings.learners import PEARLConfig, episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.distributed import Ranks
@@ -380,6 +385,8 @@ class Agent:
         # The episodes of each stage.
         shape, learner_config = self.observation_space.shape or (), self.config.learner
         logged = [LoggedEpisodes.of(EpisodeLog.of(log), shape, self.action_map) for log in logs]
+        if not isinstance(learner_config, PEARLConfig):  # its outputs are within the bounds
+            warn_of_clipped_actions(logged)
         stages = [
             part
             for episodes in logged

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +14,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
 from maml_rl.policies.plain_network import gain_and_offset
 from maml_rl.sampling.actors import Actor
 from maml_rl.sampling.episodes import Episodes, zero_masked
 from maml_rl.system.untrusted_files import read_npz, user_path
 
+_MANY_AT_BOUNDS = 0.1
+"""A larger share of actions at a bound changes the adaptation noticeably."""
 _ENDS = ("terminated", "truncated", "episode_ends")
 
 
@@ -100,6 +103,8 @@ class LoggedEpisodes(NamedTuple):
     """(N,), float64."""
     is_discrete: bool
     """Whether outputs are choices."""
+    at_bounds: float
+    """Share of the entries of actions that are at a bound; 0 if discrete."""
 
     @classmethod
     def of(
@@ -131,6 +136,7 @@ class LoggedEpisodes(NamedTuple):
             outputs=outputs[:num_steps],
             rewards=torch.from_numpy(rewards)[:num_steps],
             is_discrete=isinstance(action_map.space, spaces.Discrete),
+            at_bounds=_share_at_bounds(np.asarray(log.actions)[:num_steps], action_map.space),
         )
 
     def parts(self, num_episodes: int) -> Iterator[LoggedEpisodes]:
@@ -145,6 +151,20 @@ class LoggedEpisodes(NamedTuple):
                 outputs=self.outputs[steps],
                 rewards=self.rewards[steps],
             )
+
+
+def warn_of_clipped_actions(logs: Sequence[LoggedEpisodes]) -> None:
+    """Warn if many logged actions are at a bound, since the actor's outputs are unknown there."""
+    share = np.average([log.at_bounds for log in logs], weights=[len(log.rewards) for log in logs])
+    if share > _MANY_AT_BOUNDS:
+        warnings.warn(
+            f"{share:.0%} of the logged actions are at a bound of the action space. Where an "
+            "action was clipped, the policy's output is unknown and replaced by the bound, so the "
+            "adaptation differs from one in an environment (docs/stable_baselines3.md). A "
+            "smaller policy.action_scale in training avoids it",
+            MamlRLWarning,
+            stacklevel=2,
+        )
 
 
 def to_episodes(logged: LoggedEpisodes, actor: Actor, device: torch.device) -> Episodes:
@@ -228,6 +248,20 @@ def _finite_array(array: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values
 
 
+def _share_at_bounds(actions: np.ndarray, space: spaces.Space[Any]) -> float:
+    """Share of the entries of actions that are at a bound, (N, *space.shape) to a number."""
+    if not isinstance(space, spaces.Box):
+        return 0.0
+    low, high, slack = _bounds(space)
+    return float(((actions <= low + slack) | (actions >= high - slack)).mean())
+
+
+def _bounds(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Low, high, and how far an action at a bound may be from it: a log may have rounded it."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    return low, high, 1e-4 * np.where(has_two_bounds(space), high - low, 1.0)
+
+
 def _outputs(actions: Any, size: int, action_map: ActionMap) -> Tensor:
     """Invert the action map: outputs (N, action_size), or (N,) if discrete, in float64."""
     space = action_map.space
@@ -237,9 +271,7 @@ def _outputs(actions: Any, size: int, action_map: ActionMap) -> Tensor:
     else:
         assert isinstance(space, spaces.Box), "a policy has Box or Discrete actions"
         values = _finite_array(actions, "actions", (size, *space.shape))
-        # A log may have rounded actions at the bounds.
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        slack = 1e-4 * np.where(has_two_bounds(space), high - low, 1.0)
+        low, high, slack = _bounds(space)
         is_invalid = ((values < low - slack) | (values > high + slack)).any(-1)
     if is_invalid.any():
         step = int(is_invalid.argmax())

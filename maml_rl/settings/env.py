@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -25,7 +28,7 @@ class EnvConfig:
     """The environment."""
 
     name: str = "HalfCheetahVel"
-    """A task family, an id registered with Gymnasium, or module:EnvId-v0."""
+    """A task family, an id registered with Gymnasium, module:Family or module:EnvId-v0."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments: --env.ARG VALUE; --env.kwargs.ARG VALUE if a setting is called ARG."""
     vectorization: Vectorization = "sync"
@@ -66,12 +69,13 @@ def resolve_env_id(name: str) -> str:
 
     Args:
         name: a built-in family (``HalfCheetahVel``), a registered id (``Pendulum-v1``), or
-            ``module:EnvId-v0``, whose module is imported first.
+            ``module:Family`` or ``module:EnvId-v0``, whose module is imported first.
 
     Raises:
         UserError: if no environment has that name, or its module cannot be imported.
     """
-    if ":" in name:
+    has_module = ":" in name
+    if has_module:
         _import_module_of(name, "environment")
         name = name.partition(":")[2]
     family_id = f"maml_rl/{name}-v0"
@@ -82,10 +86,41 @@ def resolve_env_id(name: str) -> str:
     registered = [key for key in gym.registry if key.startswith("maml_rl/")]
     families = [key.removeprefix("maml_rl/").removesuffix("-v0") for key in registered]
     hint = did_you_mean(name, [*families, *gym.registry], "'")
+    if not has_module:
+        hint = _hint_of_module(name, hint)
     raise UserError(
         f"unknown environment {name!r}.{hint} Valid are the built-in families "
-        f"({', '.join(families)}), any id that is registered with Gymnasium, and module:EnvId-v0."
+        f"({', '.join(families)}), any id that is registered with Gymnasium, and module:Family or "
+        "module:EnvId-v0."
     )
+
+
+def _hint_of_module(name: str, hint: str) -> str:
+    """Return what to write for an environment that a module of the user may define.
+
+    Args:
+        name: an unknown environment.
+        hint: the closest known name, for a name that is neither a module nor a model.
+    """
+    if re.search(r"-v\d+$", name):
+        return f"{hint} If one of your modules registers it: --env module:{name}."
+    if name.endswith(".xml"):
+        return " A model needs a family: see docs/add_a_family.md."
+    module = name.removesuffix(".py")
+    file = Path(f"{module}.py")
+    if not module.isidentifier() or not file.is_file():
+        return hint
+    try:
+        classes = [node for node in ast.parse(file.read_bytes()).body if type(node) is ast.ClassDef]
+    except (SyntaxError, ValueError):  # importing it reports the error
+        classes = []
+    names = [
+        node.name
+        for node in classes
+        if any("register" in ast.unparse(decorator) for decorator in node.decorator_list)
+    ]
+    flags = " or ".join(f"--env {module}:{family}" for family in names or ["NAME"])
+    return f" {file} is in this folder; name its family: {flags}."
 
 
 def load_object(name: str, kind: str) -> Any:
@@ -124,7 +159,10 @@ def _import_module_of(name: str, kind: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         package = module.partition(".")[0]
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        where = ": searched the current folder and the installed packages"
+        where = (
+            ": searched the current folder and the installed packages. Run in the folder that "
+            f"contains {package}.py, add that folder to PYTHONPATH, or install the package"
+        )
         raise UserError(
             f"{kind} {name!r}: module {module!r} cannot be imported "
             f"({in_one_line(error)}){where if is_missing else ''}"

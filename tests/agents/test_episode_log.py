@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from helpers.fixed_noise import FixedNoise
 
 import maml_rl
 from maml_rl.agents.agent import Agent
-from maml_rl.errors import UserError
+from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.system.random_streams import Phase, RandomStreams
 
 GOAL = {"goal_x": 0.4, "goal_y": -0.3}
@@ -147,8 +148,11 @@ def test_clipped_actions_count_as_the_bound(point: Agent) -> None:
     log = played(point, point_env)
     clipped = log["actions"].copy()
     clipped[:5] = point.action_space.high  # type: ignore[attr-defined]
-    played_here = point.adapt(episodes={**log, "actions": clipped})
-    rounded = point.adapt(episodes={**log, "actions": clipped.astype(np.float64) * (1 + 1e-6)})
+    rounded_log = {**log, "actions": clipped.astype(np.float64) * (1 + 1e-6)}
+    with pytest.warns(MamlRLWarning, match="at a bound"):
+        played_here = point.adapt(episodes={**log, "actions": clipped})
+    with pytest.warns(MamlRLWarning, match="at a bound"):
+        rounded = point.adapt(episodes=rounded_log)
     assert_same(rounded, played_here, point)
 
 
@@ -227,3 +231,27 @@ def test_choices_that_do_not_exist_are_refused(choice: float, cartpole: Agent) -
 def test_episodes_and_an_environment_are_refused(more: dict[str, Any], point: Agent) -> None:
     with pytest.raises(UserError, match=f"^{next(iter(more))} cannot .* leave out"):
         point.adapt(episodes=played(point, point_env), **more)
+
+
+@pytest.mark.parametrize("at_bound", [0, 1, 2, 6])
+def test_many_actions_at_a_bound_are_a_warning(point: Agent, at_bound: int) -> None:
+    """A log of 12 entries, of which the first ``at_bound`` are ±0.1, the bounds."""
+    assert point.action_space == gym.spaces.Box(-0.1, 0.1, (2,), np.float32)
+    actions = np.linspace(-0.05, 0.05, 12)
+    actions[:at_bound] = [0.1, -0.1, 0.1, -0.1, 0.1, 0.1][:at_bound]
+    log = {
+        "observations": np.linspace(-0.5, 0.5, 12).reshape(6, 2),
+        "actions": actions.reshape(6, 2),
+        "rewards": np.arange(6.0),
+        "episode_ends": [False, False, True, False, False, True],
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        point.adapt(episodes=[log, log])
+    messages = [str(warning.message) for warning in caught]
+    if at_bound <= 1:
+        assert messages == []
+    else:
+        (message,) = messages
+        assert message.startswith(f"{at_bound / 12:.0%} of the logged actions are at a bound")
+        assert "docs/stable_baselines3.md" in message

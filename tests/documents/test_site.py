@@ -36,6 +36,17 @@ def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
     assert sorted(name for name in documented if name in public) == sorted(public)
 
 
+def test_what_a_family_uses_is_in_the_reference() -> None:
+    document = (ROOT / "docs" / "add_a_family.md").read_text()
+    used = re.findall(r"^from (maml_envs\.[\w.]+) import (\w+)$", document, re.MULTILINE)
+    names = {f"{module}.{name}" for module, name in used if name != "DynamicsSetting"}  # an alias
+    names.add("maml_envs.engines.rendering.FreeCamera")
+    documented = re.findall(r"^::: (\S+)$", "\n".join(REFERENCE), re.MULTILINE)
+    assert len(names) == 3
+    assert names <= set(documented)
+    assert "members: [noisy_start," in "".join(REFERENCE)
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "record"])
 def test_a_function_with_the_name_of_a_module_is_documented(name: str) -> None:
     function = getattr(maml_rl, name)

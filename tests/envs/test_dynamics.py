@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from maml_envs.engines.dynamics import limbs
 from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoBody
-from maml_envs.family import sample_tasks
+from maml_envs.family import sample_tasks, stack_tasks
 
 G = 9.81  # m/s²
 MU = 0.4
@@ -745,3 +745,22 @@ def test_errors_name_invalid_tasks(family: str, name: str, value: Any) -> None:
     assert repr(value) in str(error.value)
     assert env.tasks == tasks
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("bodymass", " Did you mean 'body_mass'?"),
+        ("goal_velocty", " Did you mean 'goal_velocity'?"),
+        ("xyzzy", ""),
+        ("dof_damping/bfot", " Did you mean 'dof_damping/bfoot'? Valid are {joints}."),
+        ("dof_damping/xyzzyxyzzyxyzzy", " Valid are {joints}."),
+    ],
+)
+def test_misspelt_names_of_a_task_are_answered_by_the_valid_ones(name: str, hint: str) -> None:
+    task = {"goal_velocity": 1.0, name: 2.0}
+    with pytest.raises(ValueError, match="a task of HalfCheetahVel") as refused:
+        stack_tasks(maml_envs.FAMILIES["HalfCheetahVel"](), [task])
+    joints = [f"dof_damping/{part}{leg}" for part in "bf" for leg in ("thigh", "shin", "foot")]
+    expected = f"got {task!r}: {name!r} is unknown.{hint.format(joints=', '.join(joints))}"
+    assert str(refused.value).endswith(expected)

@@ -227,3 +227,28 @@ def test_unknown_cameras_are_rejected(tmp_path: Path) -> None:
         _ = MujocoBody(file, frame_skip=1, camera_name="side").model
     with pytest.raises(ValueError, match=message):
         MujocoBody(file, frame_skip=1).single_engine((), "rgb_array", camera_name="side")
+
+
+KEYFRAMES = """
+<mujoco>
+  <worldbody>
+    <body><joint type="slide" axis="1 0 0"/><joint axis="0 1 0"/><geom size="0.1" mass="1"/></body>
+  </worldbody>
+  <keyframe><key name="home" qpos="0.5 1"/><key/><key name="fast" qpos="0 -1" qvel="2 3"/>
+  </keyframe>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize("velocities", ["normal", "uniform"])
+def test_start_from_a_keyframe(tmp_path: Path, velocities: Any) -> None:
+    path = tmp_path / "keyframes.xml"
+    path.write_text(KEYFRAMES)
+    body = MujocoBody(path, frame_skip=1)
+    plain = body.noisy_start(np.random.default_rng(0), 0.1, velocities)
+    for name, qpos, qvel in (("home", [0.5, 1], [0, 0]), ("fast", [0, -1], [2, 3])):
+        start = body.noisy_start(np.random.default_rng(0), 0.1, velocities, keyframe=name)
+        np.testing.assert_allclose(start["qpos"] - plain["qpos"], qpos, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(start["qvel"] - plain["qvel"], qvel, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"has no keyframe 'rest'; it has home, fast$"):
+        body.noisy_start(np.random.default_rng(0), 0.1, velocities, keyframe="rest")

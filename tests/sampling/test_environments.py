@@ -176,6 +176,10 @@ def test_module_is_imported_first(module: str) -> None:
         ("HalfCheetahVell", r"'HalfCheetahVell'.*Did you mean 'HalfCheetahVel'"),
         ("PointNavigaton", r"'PointNavigaton'.*Did you mean 'PointNavigation'"),
         ("Pendulum-v11", r"'Pendulum-v11'.*Did you mean 'Pendulum-v1'"),
+        ("Crane-v0", r"'Crane-v0'\..* one of your modules registers it: --env module:Crane-v0\."),
+        ("crane.xml", r"'crane\.xml'\. A model needs a family: see docs/add_a_family\.md\. Valid"),
+        ("xyzzy_42", r"Valid are.*, and module:Family or module:EnvId-v0\.$"),
+        ("maml_envs:Crane-v0", r"^((?!one of your modules).)*$"),
         ("xyzzy_42", r"'xyzzy_42'.*Valid are.*HalfCheetahDir.*PointNavigation"),
         ("maml_envs:HalfCheetaVel", r"'HalfCheetaVel'.*Did you mean 'HalfCheetahVel'"),
         (
@@ -184,11 +188,36 @@ def test_module_is_imported_first(module: str) -> None:
         ),
         ("maml_envs.no_such_part:Env-v0", r"'maml_envs.no_such_part' cannot be imported"),
         ("no_such_module:Env-v0", "searched the current folder"),
+        ("no_such_module:Env-v0", r"contains no_such_module\.py, .*PYTHONPATH, or install"),
     ],
 )
 def test_unknown_environments_are_named(name: str, named: str) -> None:
     with pytest.raises(UserError, match=named):
         resolve_env_id(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "flags"),
+    [
+        ("import maml_envs\n\n@maml_envs.register\nclass Crane:\n    pass\n", "--env crane:Crane"),
+        (
+            "@register\nclass One: ...\n@dataclass\nclass Part: ...\n@register\nclass Two: ...",
+            "--env crane:One or --env crane:Two",
+        ),
+        ("gymnasium.register(id='Crane-v0')", "--env crane:NAME"),
+        ("class", "--env crane:NAME"),
+    ],
+)
+@pytest.mark.parametrize("name", ["crane", "crane.py"])
+def test_families_of_a_module_are_named_without_importing_it(
+    name: str, source: str, flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("crane.py").write_text(f"{source}\n")
+    message = rf"'{name}'\. crane\.py is in this folder; name its family: {flags}\."
+    with pytest.raises(UserError, match=message):
+        resolve_env_id(name)
+    assert "crane" not in sys.modules
 
 
 def test_family_is_used_as_it_is() -> None:
