@@ -372,10 +372,17 @@ def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     from maml_rl.settings.env import is_family
     from maml_rl.settings.families import is_dynamics, lacks_change
 
+    # Checks and evaluations need each environment; to resolve one again would take 0.1 s.
+    resolved: dict[tuple[str, ...], EnvConfig] = {}
+
     def env(flags: Sequence[str], agent: Agent) -> EnvConfig:
         from maml_rl.settings.families import held_out
 
-        return env_of(dataclasses.replace(agent.config, env=held_out(agent.config.env)), flags)
+        key = (repr(agent.config), *flags)
+        if key not in resolved:
+            config = dataclasses.replace(agent.config, env=held_out(agent.config.env))
+            resolved[key] = env_of(config, flags)
+        return resolved[key]
 
     # The swept values of each condition, by name
     versions: list[dict[str, float]] = [

@@ -60,6 +60,12 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def fix_layout(figure: Figure) -> None:
+    """Arrange a finished figure once; otherwise each file of it would be arranged twice."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
+
+
 def line_style(i: int) -> dict[str, Any]:
     """Return the style of the ``i``-th line."""
     return {

@@ -216,10 +216,12 @@ def _parsed(
     parser: ArgumentParser, values: Mapping[str, Any], argv: Sequence[str]
 ) -> dict[str, Any]:
     """Parse flags, which override ``values``, which override defaults; check types."""
-    base = parser.parse_object(dict(values), defaults=True)
-    parser.set_defaults({key: base[key] for key in known_settings(parser)})  # --help shows them
-    parsed = parser.parse_args(list(argv)).as_dict()
-    return {key: value for key, value in parsed.items() if key not in NOT_SETTINGS}
+    parsed = parser.parse_object(dict(values), defaults=True)
+    if argv:
+        # --help shows the values as defaults
+        parser.set_defaults({key: parsed[key] for key in known_settings(parser)})
+        parsed = parser.parse_args(list(argv))
+    return {key: value for key, value in parsed.as_dict().items() if key not in NOT_SETTINGS}
 
 
 @contextlib.contextmanager

@@ -95,7 +95,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["train", *train[1:], *TINY, *quiet]) == 0
     for module, *arguments in others:
         command = module.removeprefix("maml_rl.")
-        assert main([command, *arguments, "--num_episodes", "2"]) == 0
+        size = ["--num_tasks", "3"] if command == "evaluate" else ["--size", "160x128"]
+        assert main([command, *arguments, "--num_episodes", "2", *size]) == 0
     assert (tmp_path / "runs/masses/evaluation/results.json").is_file()
     assert list((tmp_path / "runs/masses/videos").glob("*.mp4"))
 

@@ -162,6 +162,10 @@ def test_commands_on_a_run(command: str, point_run: Path, monkeypatch: pytest.Mo
         small = ["--num_episodes", "2"]
         if command == "record":
             small += ["--size", "160x128", "--fps", "2"]
+        else:
+            small += ["--num_tasks", "3"]
+            # Two values of each sweep, LOW:HIGH:NUMBER.
+            arguments = [re.sub(r"(:[\d.]+):\d+", r"\1:2", word) for word in arguments]
         assert main([command, *arguments, *small]) == 0
         # Files are in --output, or in the folder of the first run.
         output = arguments[0]

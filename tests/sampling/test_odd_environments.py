@@ -31,6 +31,8 @@ from maml_rl.system.random_streams import Phase, RandomStreams
 
 QUIET = {"final_evaluation": False, "final_video": False}
 SIZES = {"meta_batch_size": 2, "num_episodes": 3, "horizon": LIMIT}
+# The choice plays many more episodes than the iterations of these runs.
+NO_CHOICE = {"choose_test_step_sizes": False}
 pytestmark = [  # what Gymnasium's own checker says of them
     pytest.mark.filterwarnings(f"ignore:.*{words}:UserWarning")
     for words in (
@@ -51,6 +53,7 @@ def config_of(name: str, folder: Path, **env: Any) -> maml_rl.Config:
     return maml_rl.load_config(
         env=settings,
         **SIZES,
+        inner=NO_CHOICE,
         num_iterations=1,
         logging=QUIET,
         output=str(folder),
@@ -171,6 +174,7 @@ class TestSuccess:
         config = maml_rl.load_config(
             **{
                 **SIZES,
+                "inner": NO_CHOICE,
                 "env": {"name": config.env.name, **settings},
                 "num_iterations": 2,
                 "num_episodes": 20,
@@ -308,7 +312,7 @@ class TestFrames:
 def with_a_video(name: str, folder: Path, **env: Any) -> maml_rl.Config:
     logging = {"final_evaluation": False, "final_video": True}
     settings = {"env": {"name": f"odd/{name}-v0", **env}, "logging": logging, "output": str(folder)}
-    return maml_rl.load_config(**settings, **SIZES, num_iterations=1)
+    return maml_rl.load_config(**settings, **SIZES, inner=NO_CHOICE, num_iterations=1)
 
 
 class TestErrors:

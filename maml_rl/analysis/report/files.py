@@ -50,6 +50,7 @@ def write_report(
     # Plots.
     svgs = {}
     for name, figure in plots.items():
+        figures.fix_layout(figure)
         svgs[name] = figures.encoded(figure, "svg")
         write_whole(folder / f"{name}.svg", svgs[name])
         for kind in ("png", "pdf"):
