@@ -29,6 +29,8 @@ from maml_rl.settings.dynamics_study import (
     DEFAULT_REFERENCE,
     METHODS,
     DynamicsStudy,
+    Method,
+    make_variant,
 )
 from maml_rl.system.text import counted, duration_text
 
@@ -51,7 +53,8 @@ def command(argv: list[str]) -> int:
         raise UserError(
             "required: what to compare. Give dynamics: python -m maml_rl.compare dynamics ..."
         )
-    _reference(args.learners, args.reference)
+    variants = _variants(args.variant)
+    _reference([*args.learners, *variants], args.reference)
     twice = [name for i, name in enumerate(args.learners) if name in args.learners[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
@@ -79,9 +82,10 @@ def command(argv: list[str]) -> int:
         action_scale=args.action_scale,
         folder=folder,
         device=args.device,
+        variants=variants,
     )
     # Check the settings of all methods before training any.
-    names = [name for name in METHODS if name in args.learners]
+    names = [*(name for name in METHODS if name in args.learners), *variants]
     configs = {name: study.config(name) for name in names}
     checked_seeds(args.seeds, "seeds")
     for config in configs.values():
@@ -129,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--learners",
-        type=one_of("method", METHODS),
+        type=_method,
         nargs="+",
         default=list(DEFAULT_METHODS),
         metavar="NAME",
@@ -137,6 +141,15 @@ def make_parser() -> argparse.ArgumentParser:
         "the same on varied dynamics (domain randomisation); oracle, the same, but it observes "
         "the task and the dynamics (no upper bound at a small budget); and learners by name: "
         f"{', '.join(METHODS)} (default: all but pearl, which takes many hours)",
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar='NAME="FLAGS"',
+        help="also compare maml, or the learner in FLAGS, with other settings, e.g. "
+        'promp="--outer promp --outer.step_size 0.003" or mine="--learner my_module:Learner"; may '
+        "be repeated",
     )
     parser.add_argument(
         "--reference",
@@ -201,6 +214,39 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the runs and the report (default: runs/compare/FAMILY-dynamics)",
     )
     return parser
+
+
+def _method(name: str) -> str:
+    """Parse the name of a method; of what only a variant can have, say how to add it."""
+    from maml_rl.settings.learners import OUTER_CONFIGS
+
+    flags = None
+    if name in OUTER_CONFIGS:
+        flags = f"--outer {name}"
+    elif ":" in name:
+        flags = f"--learner {name}"
+    if flags is not None:
+        what = "an outer step of maml" if name in OUTER_CONFIGS else "a learner of your own"
+        label = name.rpartition(":")[2]
+        raise argparse.ArgumentTypeError(
+            f'{name} is {what}: add it with --variant {label}="{flags}"'
+        )
+    return one_of("method", METHODS)(name)
+
+
+def _variants(texts: Sequence[str]) -> dict[str, Method]:
+    """Return the methods that ``--variant`` describes, by name.
+
+    Raises:
+        UserError: if one is invalid, or two have one name.
+    """
+    variants: dict[str, Method] = {}
+    for text in texts:
+        name, method = make_variant(text)
+        if name in variants:
+            raise UserError(f"--variant {name} is given twice")
+        variants[name] = method
+    return variants
 
 
 def _check_length(path: Path, config: Config, folder: Path) -> None:
@@ -290,7 +336,7 @@ def _evaluate(
         )
         origins = {
             name: Origin(
-                METHODS[name].observes,
+                study.methods[name].observes,
                 [
                     subject.agent.state.counters["num_env_steps"]
                     for subject in subjects
@@ -327,7 +373,7 @@ def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str
     for seed in seeds:
         run = study.folder / name / f"seed-{seed}"
         agent = load_run(run, resolve_device(device))
-        num_steps = agent.learner.num_updates if METHODS[name].adapts else 0
+        num_steps = agent.learner.num_updates if study.methods[name].adapts else 0
         subjects.append(Subject(name, run, agent, num_steps))
     return subjects
 
