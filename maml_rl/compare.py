@@ -308,6 +308,7 @@ def _evaluate(
     """Evaluate the runs of all methods, and write the report."""
     from maml_rl.analysis.comparison import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
+    from maml_rl.analysis.learning_curves import learning_curves, read_runs
     from maml_rl.analysis.report.files import write_report
     from maml_rl.system.text import text_table
     from maml_rl.training.reporting import evaluations_shown
@@ -334,6 +335,9 @@ def _evaluate(
             progress=progress,
             activity=activity,
         )
+        curves = {
+            name: read_runs([one.source for one in subjects if one.label == name]) for name in names
+        }
         origins = {
             name: Origin(
                 study.methods[name].observes,
@@ -342,18 +346,21 @@ def _evaluate(
                     for subject in subjects
                     if subject.label == name
                 ],
+                [run.hours for run in curves[name]],
             )
             for name in names
         }
         trained = {name: study.trained_range(name) for name in sweeps}
         robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
-        write_report(output, comparison, trained, typed, robustness)
+        figure = learning_curves(curves)
+        write_report(output, comparison, trained, typed, robustness, figure)
     say("\n".join(text_table(robustness.summary())))
     if robustness.gains():
         say("\n".join(["", *text_table(robustness.gains())]))
     if robustness.differences():
         say("\n".join(["", *text_table(robustness.differences())]))
     say("\n".join(["", *text_table(robustness.areas())]))
+    say("\n".join(["", *text_table(robustness.training())]))
     if robustness.pairs():
         say("\n".join(["", *text_table(robustness.pairs())]))
     for title, rows in robustness.failures():

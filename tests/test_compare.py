@@ -107,6 +107,10 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         assert len(list(csv.DictReader(file))) == 2 * (21 + 17 + 21 * 2)
     page = (folder / "evaluation/report.html").read_text()
     assert "<h2>Two quantities together</h2>" in page
+    assert "hours of training" in page
+    assert 'alt="learning curves"' in page
+    assert "An actuator fails in control step 1 (body mass × 4)" in page
+    assert "oracle is left out" in page
     assert "python -m maml_rl.compare dynamics --env=HalfCheetahDir" in page
     # Again, with nothing to do.
     monkeypatch.setattr(saved_evaluations, "evaluate", None)
