@@ -68,9 +68,8 @@ def command(argv: list[str]) -> int:
     if not any(flag.startswith("--env.dynamics.") for flag in flags):
         flags = [*flags, *take_env_flags(["--dynamics", DEFAULT_DYNAMICS])[0].flags]
 
-    from maml_rl.runs.seeds import checked_seeds, is_seed_folder
+    from maml_rl.runs.seeds import checked_seeds
     from maml_rl.training.reporting import Interrupted
-    from maml_rl.training.seeds import train_seeds
 
     family = args.env.rpartition(":")[2].replace("/", "-")
     folder = args.output or Path("runs") / "compare" / f"{family}-dynamics"
@@ -90,22 +89,8 @@ def command(argv: list[str]) -> int:
     checked_seeds(args.seeds, "seeds")
     for config in configs.values():
         _check_length(Path(str(config.output)), config, folder)
-    num_runs = len(names) * len(args.seeds)
-    say(
-        f"{counted(num_runs, 'run')} of {args.num_env_steps:,} control steps each: "
-        f"{', '.join(names)}; {counted(len(args.seeds), 'seed')} of each"
-    )
     try:
-        for number, (name, config) in enumerate(configs.items(), 1):
-            say(f"method {number} of {len(names)}: {name}")
-            if number == 1 and num_runs > 1 and not is_seed_folder(Path(str(config.output))):
-                # Train one run, to estimate the time of all.
-                started_s = time.monotonic()
-                train_seeds(config, args.seeds[:1])
-                _say_estimate(time.monotonic() - started_s, num_runs)
-                if len(args.seeds) == 1:
-                    continue
-            train_seeds(config, args.seeds)
+        _train(configs, args.seeds)
     except Interrupted as error:
         typed = shlex.join(["python", "-m", "maml_rl.compare", *argv])
         say(f"stopped in {error.run}, after iteration {error.iteration}. Resume with: {typed}")
@@ -277,14 +262,40 @@ def _check_length(path: Path, config: Config, folder: Path) -> None:
         )
 
 
-def _say_estimate(duration_s: float, num_runs: int) -> None:
-    """Say how long all runs take, after the first one."""
-    others = counted(num_runs - 1, "other run")
-    whole = duration_text(duration_s * (num_runs - 1))
+def _train(configs: Mapping[str, Config], seeds: Sequence[int]) -> None:
+    """Train all runs of all methods; say how many there are, and after the first one how long.
+
+    Args:
+        configs: settings of each method, by its name.
+        seeds: of each method.
+
+    Raises:
+        Interrupted: on Ctrl-C or a signal.
+    """
+    from maml_rl.runs.seeds import is_seed_folder
+    from maml_rl.training.seeds import train_seeds
+
+    num_runs = len(configs) * len(seeds)
+    (_, first), *_ = configs.items()
     say(
-        f"the first run took {duration_text(duration_s)}; at this pace, the {others} take {whole} "
-        "(methods differ, by a factor of ten at most)"
+        f"{counted(num_runs, 'run')} of {first.max_env_steps:,} control steps each: "
+        f"{', '.join(configs)}; {counted(len(seeds), 'seed')} of each"
     )
+    for number, (name, config) in enumerate(configs.items(), 1):
+        say(f"method {number} of {len(configs)}: {name}")
+        if number == 1 and num_runs > 1 and not is_seed_folder(Path(str(config.output))):
+            # Train one run alone, to estimate the time of all.
+            started_s = time.monotonic()
+            train_seeds(config, seeds[:1])
+            duration_s = time.monotonic() - started_s
+            others = counted(num_runs - 1, "other run")
+            say(
+                f"the first run took {duration_text(duration_s)}; at this pace, the {others} take "
+                f"{duration_text(duration_s * (num_runs - 1))} (methods differ)"
+            )
+            if len(seeds) == 1:
+                continue
+        train_seeds(config, seeds)
 
 
 def _reference(names: Sequence[str], chosen: str | None) -> str:
