@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from maml_rl.agents.agent import Agent
     from maml_rl.analysis.comparison import Condition, Subject
+    from maml_rl.analysis.dynamics.robustness import Robustness
     from maml_rl.settings.config import Config
     from maml_rl.settings.env import EnvConfig
 
@@ -321,7 +322,6 @@ def _evaluate(
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
     from maml_rl.analysis.learning_curves import learning_curves, read_runs
     from maml_rl.analysis.report.files import write_report
-    from maml_rl.system.text import text_table
     from maml_rl.training.reporting import evaluations_shown
 
     subjects = [
@@ -365,20 +365,27 @@ def _evaluate(
         robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
         figure = learning_curves(curves)
         write_report(output, comparison, trained, typed, robustness, figure)
-    say("\n".join(text_table(robustness.summary())))
-    if robustness.gains():
-        say("\n".join(["", *text_table(robustness.gains())]))
-    if robustness.differences():
-        say("\n".join(["", *text_table(robustness.differences())]))
-    say("\n".join(["", *text_table(robustness.areas())]))
-    say("\n".join(["", *text_table(robustness.training())]))
-    if robustness.pairs():
-        say("\n".join(["", *text_table(robustness.pairs())]))
-    for title, rows in robustness.failures():
-        say("\n".join(["", title, *text_table(rows)]))
+    _say_tables(robustness)
+    say(f"written to {output}: report.html, results.json, results.csv, plots")
+
+
+def _say_tables(robustness: Robustness) -> None:
+    """Print the tables of the report; some may have no rows."""
+    from maml_rl.system.text import text_table
+
+    tables = [
+        ("", robustness.summary()),
+        ("before and after adaptation", robustness.gains()),
+        (f"differences to {robustness.reference}", robustness.differences()),
+        ("mean return along each whole sweep", robustness.areas()),
+        ("two quantities together", robustness.pairs()),
+        *robustness.failures(),
+    ]
+    for title, rows in tables:
+        if rows:
+            say("\n".join([title, *text_table(rows), ""]).lstrip("\n"))
     for note in robustness.failure_notes():
         say(note)
-    say(f"written to {output}: report.html, results.json, results.csv, plots")
 
 
 def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str) -> list[Subject]:
