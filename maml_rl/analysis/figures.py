@@ -391,13 +391,15 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
     num_columns = min(len(panels), _MOST_GRIDS_IN_A_ROW)
     num_rows = math.ceil(len(panels) / num_columns)
     width, height = 0.8 + 0.96 * len(columns), 1.0 + 0.6 * len(rows)
+    titles = [textwrap.fill(title, round(_CHARACTERS_PER_INCH * width)) for title in panels]
+    height += _HEIGHT_OF_A_LINE * max(title.count("\n") for title in titles)
     figure = new_figure(1 + width * num_columns, 0.8 + height * num_rows)
     all_axes = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
     for axes in all_axes[len(panels) :]:
         axes.remove()
     units = comparison.settings["task_units"]
     names = comparison.settings["task_value_names"]
-    for axes, values, title in zip(all_axes, returns, panels, strict=False):
+    for axes, values, title in zip(all_axes, returns, titles, strict=False):
         # Colours.
         image = axes.imshow(
             values,
@@ -413,7 +415,7 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
             text = f"{round(value)}" if np.isfinite(value) else "none"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         # Axes.
-        axes.set_title(textwrap.fill(title, round(_CHARACTERS_PER_INCH * width)), fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel(with_unit(x_name, units))
         axes.set_xticks(range(len(columns)), [value_text(x_name, x, names) for x in columns])
         axes.set_yticks(range(len(rows)), [value_text(y_name, y, names) for y in rows])

@@ -238,8 +238,8 @@ _ROBUSTNESS_NOTE = (
     "Inside and outside: mean over the sweeps, in each of which one quantity varies and the others "
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
     "lowest tenth of the returns on all bodies and tasks of the sweeps. The oracle observes the "
-    "dynamics; its return is no upper bound at this budget. The percentage of it is left out where "
-    "another method without adaptation has a higher return."
+    "dynamics; at this budget its return does not bound those of others. The percentage of it is "
+    "left out where another method without adaptation has a higher return."
 )
 _GAIN_NOTE = (
     "Mean returns inside and outside as above. Before: without any episode of the task; of a "
