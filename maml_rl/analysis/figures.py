@@ -96,11 +96,13 @@ def _draw(
     axes.plot(x, [entry.center[k] for entry, k in points], label=label, **style)
     if 1 < len(points[0][0].evaluations) <= FEW_RUNS:
         runs = np.stack([entry.run_returns[:, k] for entry, k in points])
-        axes.plot(x, runs, color=style["color"], linewidth=0.7, alpha=0.6)
+        alpha = 0.6 * style.get("alpha", 1.0)
+        axes.plot(x, runs, color=style["color"], linewidth=0.7, alpha=alpha)
         return
     intervals = np.stack([entry.interval[k] for entry, k in points])
     if np.isfinite(intervals).all():
-        axes.fill_between(x, *intervals.T, color=style["color"], alpha=0.15, linewidth=0)
+        alpha = 0.15 * style.get("alpha", 1.0)
+        axes.fill_between(x, *intervals.T, color=style["color"], alpha=alpha, linewidth=0)
 
 
 def _spread(entries: Sequence[Entry]) -> str:
@@ -340,11 +342,8 @@ def sweep_figure(
             line_label = f"{first.name}, {first.stage_label(k)}" if first.adapts else first.name
             if first.adapts:
                 stages.append(f"{'in ' if first.stage_is_episode else ''}{first.stage_label(k)}")
-            if k == 0 and last > 0:
-                axes.plot(x, [entry.center[0] for entry in of_method], label=line_label, **pale)
-            else:
-                points = [(entry, k) for entry in of_method]
-                _draw(axes, x, points, styles[label], line_label)
+            style = pale if k == 0 < last else styles[label]
+            _draw(axes, x, [(entry, k) for entry in of_method], style, line_label)
     # The range in training.
     if trained is not None:
         low, high = trained
