@@ -29,6 +29,8 @@ from maml_rl.settings.dynamics_study import (
     DEFAULT_REFERENCE,
     METHODS,
     DynamicsStudy,
+    Method,
+    make_variant,
 )
 from maml_rl.system.text import counted, duration_text
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from maml_rl.agents.agent import Agent
     from maml_rl.analysis.comparison import Condition, Subject
+    from maml_rl.analysis.dynamics.robustness import Robustness
     from maml_rl.settings.config import Config
     from maml_rl.settings.env import EnvConfig
 
@@ -51,7 +54,8 @@ def command(argv: list[str]) -> int:
         raise UserError(
             "required: what to compare. Give dynamics: python -m maml_rl.compare dynamics ..."
         )
-    _reference(args.learners, args.reference)
+    variants = _variants(args.variant)
+    _reference([*args.learners, *variants], args.reference)
     twice = [name for i, name in enumerate(args.learners) if name in args.learners[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
@@ -65,9 +69,8 @@ def command(argv: list[str]) -> int:
     if not any(flag.startswith("--env.dynamics.") for flag in flags):
         flags = [*flags, *take_env_flags(["--dynamics", DEFAULT_DYNAMICS])[0].flags]
 
-    from maml_rl.runs.seeds import checked_seeds, is_seed_folder
+    from maml_rl.runs.seeds import checked_seeds
     from maml_rl.training.reporting import Interrupted
-    from maml_rl.training.seeds import train_seeds
 
     family = args.env.rpartition(":")[2].replace("/", "-")
     folder = args.output or Path("runs") / "compare" / f"{family}-dynamics"
@@ -79,29 +82,16 @@ def command(argv: list[str]) -> int:
         action_scale=args.action_scale,
         folder=folder,
         device=args.device,
+        variants=variants,
     )
     # Check the settings of all methods before training any.
-    names = [name for name in METHODS if name in args.learners]
+    names = [*(name for name in METHODS if name in args.learners), *variants]
     configs = {name: study.config(name) for name in names}
     checked_seeds(args.seeds, "seeds")
     for config in configs.values():
         _check_length(Path(str(config.output)), config, folder)
-    num_runs = len(names) * len(args.seeds)
-    say(
-        f"{counted(num_runs, 'run')} of {args.num_env_steps:,} control steps each: "
-        f"{', '.join(names)}; {counted(len(args.seeds), 'seed')} of each"
-    )
     try:
-        for number, (name, config) in enumerate(configs.items(), 1):
-            say(f"method {number} of {len(names)}: {name}")
-            if number == 1 and num_runs > 1 and not is_seed_folder(Path(str(config.output))):
-                # Train one run, to estimate the time of all.
-                started_s = time.monotonic()
-                train_seeds(config, args.seeds[:1])
-                _say_estimate(time.monotonic() - started_s, num_runs)
-                if len(args.seeds) == 1:
-                    continue
-            train_seeds(config, args.seeds)
+        _train(configs, args.seeds)
     except Interrupted as error:
         typed = shlex.join(["python", "-m", "maml_rl.compare", *argv])
         say(f"stopped in {error.run}, after iteration {error.iteration}. Resume with: {typed}")
@@ -129,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--learners",
-        type=one_of("method", METHODS),
+        type=_method,
         nargs="+",
         default=list(DEFAULT_METHODS),
         metavar="NAME",
@@ -137,6 +127,15 @@ def make_parser() -> argparse.ArgumentParser:
         "the same on varied dynamics (domain randomisation); oracle, the same, but it observes "
         "the task and the dynamics (no upper bound at a small budget); and learners by name: "
         f"{', '.join(METHODS)} (default: all but pearl, which takes many hours)",
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar='NAME="FLAGS"',
+        help="also compare maml, or the learner in FLAGS, with other settings, e.g. "
+        'promp="--outer promp --outer.step_size 0.003" or mine="--learner my_module:Learner"; may '
+        "be repeated",
     )
     parser.add_argument(
         "--reference",
@@ -203,6 +202,39 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _method(name: str) -> str:
+    """Parse the name of a method; of what only a variant can have, say how to add it."""
+    from maml_rl.settings.learners import OUTER_CONFIGS
+
+    flags = None
+    if name in OUTER_CONFIGS:
+        flags = f"--outer {name}"
+    elif ":" in name:
+        flags = f"--learner {name}"
+    if flags is not None:
+        what = "an outer step of maml" if name in OUTER_CONFIGS else "a learner of your own"
+        label = name.rpartition(":")[2]
+        raise argparse.ArgumentTypeError(
+            f'{name} is {what}: add it with --variant {label}="{flags}"'
+        )
+    return one_of("method", METHODS)(name)
+
+
+def _variants(texts: Sequence[str]) -> dict[str, Method]:
+    """Return the methods that ``--variant`` describes, by name.
+
+    Raises:
+        UserError: if one is invalid, or two have one name.
+    """
+    variants: dict[str, Method] = {}
+    for text in texts:
+        name, method = make_variant(text)
+        if name in variants:
+            raise UserError(f"--variant {name} is given twice")
+        variants[name] = method
+    return variants
+
+
 def _check_length(path: Path, config: Config, folder: Path) -> None:
     """Check that earlier runs of a method have as many control steps.
 
@@ -231,14 +263,40 @@ def _check_length(path: Path, config: Config, folder: Path) -> None:
         )
 
 
-def _say_estimate(duration_s: float, num_runs: int) -> None:
-    """Say how long all runs take, after the first one."""
-    others = counted(num_runs - 1, "other run")
-    whole = duration_text(duration_s * (num_runs - 1))
+def _train(configs: Mapping[str, Config], seeds: Sequence[int]) -> None:
+    """Train all runs of all methods; say how many there are, and after the first one how long.
+
+    Args:
+        configs: settings of each method, by its name.
+        seeds: of each method.
+
+    Raises:
+        Interrupted: on Ctrl-C or a signal.
+    """
+    from maml_rl.runs.seeds import is_seed_folder
+    from maml_rl.training.seeds import train_seeds
+
+    num_runs = len(configs) * len(seeds)
+    (_, first), *_ = configs.items()
     say(
-        f"the first run took {duration_text(duration_s)}; at this pace, the {others} take {whole} "
-        "(methods differ, by a factor of ten at most)"
+        f"{counted(num_runs, 'run')} of {first.max_env_steps:,} control steps each: "
+        f"{', '.join(configs)}; {counted(len(seeds), 'seed')} of each"
     )
+    for number, (name, config) in enumerate(configs.items(), 1):
+        say(f"method {number} of {len(configs)}: {name}")
+        if number == 1 and num_runs > 1 and not is_seed_folder(Path(str(config.output))):
+            # Train one run alone, to estimate the time of all.
+            started_s = time.monotonic()
+            train_seeds(config, seeds[:1])
+            duration_s = time.monotonic() - started_s
+            others = counted(num_runs - 1, "other run")
+            say(
+                f"the first run took {duration_text(duration_s)}; at this pace, the {others} take "
+                f"{duration_text(duration_s * (num_runs - 1))} (methods differ)"
+            )
+            if len(seeds) == 1:
+                continue
+        train_seeds(config, seeds)
 
 
 def _reference(names: Sequence[str], chosen: str | None) -> str:
@@ -262,8 +320,8 @@ def _evaluate(
     """Evaluate the runs of all methods, and write the report."""
     from maml_rl.analysis.comparison import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
+    from maml_rl.analysis.learning_curves import learning_curves, read_runs
     from maml_rl.analysis.report.files import write_report
-    from maml_rl.system.text import text_table
     from maml_rl.training.reporting import evaluations_shown
 
     subjects = [
@@ -288,33 +346,46 @@ def _evaluate(
             progress=progress,
             activity=activity,
         )
+        curves = {
+            name: read_runs([one.source for one in subjects if one.label == name]) for name in names
+        }
         origins = {
             name: Origin(
-                METHODS[name].observes,
+                study.methods[name].observes,
                 [
                     subject.agent.state.counters["num_env_steps"]
                     for subject in subjects
                     if subject.label == name
                 ],
+                [run.hours for run in curves[name]],
             )
             for name in names
         }
         trained = {name: study.trained_range(name) for name in sweeps}
         robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
-        write_report(output, comparison, trained, typed, robustness)
-    say("\n".join(text_table(robustness.summary())))
-    if robustness.gains():
-        say("\n".join(["", *text_table(robustness.gains())]))
-    if robustness.differences():
-        say("\n".join(["", *text_table(robustness.differences())]))
-    say("\n".join(["", *text_table(robustness.areas())]))
-    if robustness.pairs():
-        say("\n".join(["", *text_table(robustness.pairs())]))
-    for title, rows in robustness.failures():
-        say("\n".join(["", title, *text_table(rows)]))
+        figure = learning_curves(curves)
+        write_report(output, comparison, trained, typed, robustness, figure)
+    _say_tables(robustness)
+    say(f"written to {output}: report.html, results.json, results.csv, plots")
+
+
+def _say_tables(robustness: Robustness) -> None:
+    """Print the tables of the report; some may have no rows."""
+    from maml_rl.system.text import text_table
+
+    tables = [
+        ("", robustness.summary()),
+        ("before and after adaptation", robustness.gains()),
+        (f"differences to {robustness.reference}", robustness.differences()),
+        ("mean return along each whole sweep", robustness.areas()),
+        ("two quantities together", robustness.pairs()),
+        *robustness.failures(),
+    ]
+    for title, rows in tables:
+        if rows:
+            say("\n".join([title, *text_table(rows), ""]).lstrip("\n"))
     for note in robustness.failure_notes():
         say(note)
-    say(f"written to {output}: report.html, results.json, results.csv, plots")
 
 
 def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str) -> list[Subject]:
@@ -327,7 +398,7 @@ def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str
     for seed in seeds:
         run = study.folder / name / f"seed-{seed}"
         agent = load_run(run, resolve_device(device))
-        num_steps = agent.learner.num_updates if METHODS[name].adapts else 0
+        num_steps = agent.learner.num_updates if study.methods[name].adapts else 0
         subjects.append(Subject(name, run, agent, num_steps))
     return subjects
 

@@ -107,6 +107,10 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
         assert len(list(csv.DictReader(file))) == 2 * (21 + 17 + 21 * 2)
     page = (folder / "evaluation/report.html").read_text()
     assert "<h2>Two quantities together</h2>" in page
+    assert "hours of training" in page
+    assert 'alt="learning curves"' in page
+    assert "An actuator fails in control step 1 (body mass × 4)" in page
+    assert "oracle is left out" in page
     assert "python -m maml_rl.compare dynamics --env=HalfCheetahDir" in page
     # Again, with nothing to do.
     monkeypatch.setattr(saved_evaluations, "evaluate", None)
@@ -140,6 +144,10 @@ def test_pearl_is_not_compared_by_default() -> None:
         (["dynamics", "--seeds", "1", "1"], "seeds must be different"),
         (["dynamics", "--learners", "maml", "maml"], "maml is named twice"),
         (["dynamics", "--output", "a_file"], "a_file"),
+        (["dynamics", "--learners", "promp"], 'add it with --variant promp="--outer promp"'),
+        (["dynamics", "--learners", "a:Mine"], 'add it with --variant Mine="--learner a:Mine"'),
+        (["dynamics", "--variant", "a=--outer adam", "--variant", "a=--outer adam"], "given twice"),
+        (["dynamics", "--variant", "a=--outer.max_kll 1"], "Did you mean --outer.max_kl?"),
         (["dynamics", "--reference", "mamml"], "--reference mamml is not compared"),
         ([], "required: what"),
         (["--env", "AntDir"], "Give dynamics: python -m maml_rl.compare dynamics"),

@@ -102,11 +102,13 @@ def _draw(
     axes.plot(x, [entry.center[k] for entry, k in points], label=label, **style)
     if 1 < len(points[0][0].evaluations) <= FEW_RUNS:
         runs = np.stack([entry.run_returns[:, k] for entry, k in points])
-        axes.plot(x, runs, color=style["color"], linewidth=0.7, alpha=0.6)
+        alpha = 0.6 * style.get("alpha", 1.0)
+        axes.plot(x, runs, color=style["color"], linewidth=0.7, alpha=alpha)
         return
     intervals = np.stack([entry.interval[k] for entry, k in points])
     if np.isfinite(intervals).all():
-        axes.fill_between(x, *intervals.T, color=style["color"], alpha=0.15, linewidth=0)
+        alpha = 0.15 * style.get("alpha", 1.0)
+        axes.fill_between(x, *intervals.T, color=style["color"], alpha=alpha, linewidth=0)
 
 
 def _spread(entries: Sequence[Entry]) -> str:
@@ -346,11 +348,8 @@ def sweep_figure(
             line_label = f"{first.name}, {first.stage_label(k)}" if first.adapts else first.name
             if first.adapts:
                 stages.append(f"{'in ' if first.stage_is_episode else ''}{first.stage_label(k)}")
-            if k == 0 and last > 0:
-                axes.plot(x, [entry.center[0] for entry in of_method], label=line_label, **pale)
-            else:
-                points = [(entry, k) for entry in of_method]
-                _draw(axes, x, points, styles[label], line_label)
+            style = pale if k == 0 < last else styles[label]
+            _draw(axes, x, [(entry, k) for entry in of_method], style, line_label)
     # The range in training.
     if trained is not None:
         low, high = trained
@@ -397,13 +396,15 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
     num_columns = min(len(panels), _MOST_GRIDS_IN_A_ROW)
     num_rows = math.ceil(len(panels) / num_columns)
     width, height = 0.8 + 0.96 * len(columns), 1.0 + 0.6 * len(rows)
+    titles = [textwrap.fill(title, round(_CHARACTERS_PER_INCH * width)) for title in panels]
+    height += _HEIGHT_OF_A_LINE * max(title.count("\n") for title in titles)
     figure = new_figure(1 + width * num_columns, 0.8 + height * num_rows)
     all_axes = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).ravel()
     for axes in all_axes[len(panels) :]:
         axes.remove()
     units = comparison.settings["task_units"]
     names = comparison.settings["task_value_names"]
-    for axes, values, title in zip(all_axes, returns, panels, strict=False):
+    for axes, values, title in zip(all_axes, returns, titles, strict=False):
         # Colours.
         image = axes.imshow(
             values,
@@ -419,7 +420,7 @@ def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:
             text = f"{round(value)}" if np.isfinite(value) else "none"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         # Axes.
-        axes.set_title(textwrap.fill(title, round(_CHARACTERS_PER_INCH * width)), fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel(with_unit(x_name, units))
         axes.set_xticks(range(len(columns)), [value_text(x_name, x, names) for x in columns])
         axes.set_yticks(range(len(rows)), [value_text(y_name, y, names) for y in rows])

@@ -93,6 +93,11 @@ class Run:
     config: Config
     columns: Mapping[str, np.ndarray]
 
+    @property
+    def hours(self) -> float:
+        """Duration of all iterations."""
+        return float(self.columns[_SECONDS].sum() / 3600)
+
     def series(self, metric: str, x: XAxis, smooth: int = 1) -> Series:
         """Return the running mean of a metric over up to ``smooth`` values.
 
@@ -382,6 +387,17 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
     axes.set_title(title or "", parse_math=False)
     _add_legend(figure, [*entries, *_explanations(groups, view)])
     return figure
+
+
+def learning_curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
+    """Plot the return after adaptation of several methods against control steps.
+
+    Args:
+        runs: of each method, by its label; they have the same settings but different seeds.
+    """
+    view = View(metric=None, x="steps", smooth=1, before=False)
+    groups = [Group(group_settings(of_method[0].config), of_method) for of_method in runs.values()]
+    return draw(groups, list(runs), view, None)
 
 
 def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_groups: int) -> Line2D:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +19,21 @@ from maml_envs.engines.changes import CHANGED
 from maml_envs.engines.dynamics import Parameter
 
 from maml_rl.errors import UserError
-from maml_rl.settings.config import Config, LoggingConfig
+from maml_rl.settings.config import Config, LoggingConfig, to_mapping
 from maml_rl.settings.env import EnvConfig, is_family
 from maml_rl.settings.families import family_of, held_out, trained_range
-from maml_rl.settings.learners import LearnerConfig
+from maml_rl.settings.flags import normalized, take_option
+from maml_rl.settings.learners import LEARNER_GROUPS, LearnerConfig, MAMLConfig
 from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
-from maml_rl.settings.parser import load_config, with_env_flags
+from maml_rl.settings.parser import load_config, resolve, with_env_flags
 
 _MOST_ITERATIONS = 1_000_000
 """More than any run needs: control steps end it."""
 _NUM_POINTS = 7
+_OF_METHODS = (*LEARNER_GROUPS, "learner", "policy", "meta_batch_size", "num_episodes")
+"""Settings and groups of settings in which methods may differ."""
 
 
 class Method(NamedTuple):
@@ -42,6 +47,8 @@ class Method(NamedTuple):
     """Whether the dynamics vary in training."""
     observes_task: bool = False
     """Whether its observation includes the task."""
+    flags: tuple[str, ...] = ()
+    """Flags of the train command that change its settings."""
 
     @property
     def adapts(self) -> bool:
@@ -95,6 +102,7 @@ class DynamicsStudy:
             divides it out.
         folder: of all files.
         device: of the policies.
+        variants: methods beside those of :data:`METHODS`, by name.
 
     Raises:
         UserError: if the environment is not a task family, a setting is invalid, or a quantity
@@ -108,6 +116,7 @@ class DynamicsStudy:
     action_scale: float | None
     folder: Path
     device: str
+    variants: Mapping[str, Method] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not is_family(self.env):
@@ -129,6 +138,11 @@ class DynamicsStudy:
                 )
 
     @property
+    def methods(self) -> Mapping[str, Method]:
+        """All methods by name."""
+        return {**METHODS, **self.variants}
+
+    @property
     def base(self) -> Config:
         """The preset of the family, whose environment and horizon all methods share."""
         changes: dict[str, Any] = {} if self.horizon is None else {"horizon": self.horizon}
@@ -145,9 +159,12 @@ class DynamicsStudy:
         """Return the settings of a method's runs.
 
         Args:
-            name: of one of :data:`METHODS`.
+            name: of one of :attr:`methods`.
+
+        Raises:
+            UserError: if the flags of a variant are invalid.
         """
-        method, base = METHODS[name], self.base
+        method, base = self.methods[name], self.base
         env = replace(self.varied_env, observe_task=method.observes_task)
         if not method.is_varied:
             env = replace(env, kwargs={**env.kwargs, "dynamics": {}})
@@ -155,6 +172,8 @@ class DynamicsStudy:
         if self.action_scale is not None:
             changes["policy"] = {"action_scale": self.action_scale}
         own = load_config(env=self.env, learner=method.learner, **changes)
+        if method.flags:
+            own = resolve(to_mapping(own), method.flags, source=f"variant {name}")
         learner = own.learner
         if isinstance(learner, TrialPPOConfig):
             learner = self._within_the_budget(own, learner)
@@ -257,6 +276,39 @@ class DynamicsStudy:
         trained = trained_range(replace(self.base, env=self.varied_env), name)
         assert trained is not None, "a family's settings determine it"
         return trained
+
+
+def make_variant(text: str) -> tuple[str, Method]:
+    """Return the name and the method that ``NAME=FLAGS`` describes.
+
+    Args:
+        text: such as ``promp=--outer promp --outer.step_size 0.003``. The learner is MAML unless
+            ``--learner`` is one of the flags.
+
+    Raises:
+        UserError: if the name is invalid, or a flag does not belong to a method.
+    """
+    name, _, typed = (word.strip() for word in text.partition("="))
+    if not re.fullmatch(r"\w[\w.-]*", name) or name in (*METHODS, "evaluation") or not typed:
+        raise UserError(
+            '--variant expects NAME="FLAGS" with a new name, such as '
+            f'promp="--outer promp --outer.step_size 0.003", got {text!r:.100}'
+        )
+    try:
+        words = normalized(shlex.split(typed))
+    except ValueError as error:
+        raise UserError(f"--variant {name}: {typed!r:.100} cannot be read: {error}") from error
+    learner, flags = take_option(words, "--learner.name")
+    for flag in flags:
+        group = flag.removeprefix("--").partition("=")[0].partition(".")[0]
+        if flag.startswith("--") and group not in _OF_METHODS:
+            raise UserError(
+                f"--variant {name}: {flag.partition('=')[0]} cannot be set for one method. Valid "
+                f"are --learner and settings of {', '.join(_OF_METHODS)}"
+            )
+    learner = learner or MAMLConfig.name
+    method = Method(learner, f"as {learner}, trained with {typed}", flags=tuple(flags))
+    return name, method
 
 
 def _with_enough_tasks(learner: PEARLConfig) -> PEARLConfig:

@@ -589,7 +589,7 @@ def test_long_labels_and_titles_fit_into_the_figures():
             if text.get_text() and text.get_visible():
                 box = text.get_window_extent(renderer)
                 assert -1 < box.x0 < box.x1 < width + 1, text.get_text()
-        assert figure.axes[0].get_window_extent(renderer).height > 150
+        assert figure.axes[0].get_window_extent(renderer).height > 90
     assert "adaptation step sizes" not in figures[0].get_suptitle()  # the tables have the notes
 
 

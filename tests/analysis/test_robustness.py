@@ -12,6 +12,7 @@ import pytest
 from maml_rl.analysis.comparison import Comparison, Entry
 from maml_rl.analysis.dynamics.robustness import Origin, Robustness
 from maml_rl.analysis.evaluation import Evaluation
+from maml_rl.analysis.figures import new_figure
 from maml_rl.analysis.report.files import write_report
 
 TASKS = [{"goal": float(i)} for i in range(5)]
@@ -168,6 +169,25 @@ def test_a_method_without_adaptation_has_no_gain():
     _, plain, ours = Robustness(Comparison(entries), {}, trained).gains()
     assert plain == ["plain", "0", "–", "5.0", "–", "–", "–", "5.0", "–", "–"]
     assert ours[2:5] == ["-1000.0", "7.0", "1007.0"]
+
+
+def test_the_hours_of_training_are_reported(tmp_path):
+    whole = robustness()
+    origins = {**whole.origins, "ours": Origin("nothing", [4_000_000, 4_100_000], [1.5, 2.5])}
+    result = Robustness(whole.comparison, origins, TRAINED)
+    assert whole.training() == []
+    assert result.training() == [
+        ["policy", "control steps (M)", "hours of training"],
+        ["oracle", "4", "–"],
+        ["ours (2 runs)", "4 to 4.1", "2"],
+    ]
+    assert result.values()[1]["training_hours"] == [1.5, 2.5]
+    figure = new_figure(3, 3)
+    write_report(tmp_path, result.comparison, TRAINED, "python", result, figure)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("hours of training") < page.index('alt="learning curves"')
+    write_report(tmp_path, result.comparison, TRAINED, "python", result)
+    assert not list(tmp_path.glob("learning_curves.*"))
 
 
 def test_a_single_run_of_each_is_compared_over_bodies_and_tasks():

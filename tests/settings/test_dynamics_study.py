@@ -10,7 +10,7 @@ import maml_envs
 import pytest
 
 from maml_rl.errors import UserError
-from maml_rl.settings.dynamics_study import METHODS, DynamicsStudy, swept_values
+from maml_rl.settings.dynamics_study import METHODS, DynamicsStudy, make_variant, swept_values
 from maml_rl.settings.parser import load_config
 
 PARAMETERS = maml_envs.FAMILIES["HalfCheetahDir"].body.parameters
@@ -75,6 +75,58 @@ def test_methods_differ_in_learner_dynamics_and_observation_only():
     scaled = [study(action_scale=0.3).config(name) for name in METHODS]
     assert {config.policy.action_scale for config in scaled} == {0.3}
     assert configs["maml"].num_iterations > 1000
+
+
+def test_a_variant_is_a_method_with_other_settings():
+    variants = dict(
+        map(
+            make_variant,
+            (
+                "promp=--outer promp --outer.step_size 0.003",
+                "careful=--outer.max_kl=0.005",
+                "wide=--learner rl2 --learner.hidden_size 256",
+            ),
+        )
+    )
+    whole = study(variants=variants, num_env_steps=640_000, horizon=100)
+    assert list(whole.methods) == [*METHODS, "promp", "careful", "wide"]
+    maml, promp, careful, wide = (
+        whole.config(name) for name in ("maml", "promp", "careful", "wide")
+    )
+    assert (promp.outer.name, promp.outer.step_size) == ("promp", 0.003)
+    outer = dataclasses.replace(maml.outer, max_kl=0.005)
+    assert careful == dataclasses.replace(maml, outer=outer, output=careful.output)
+    assert careful.output == str(Path("here") / "careful")
+    assert (wide.learner.name, wide.learner.hidden_size) == ("rl2", 256)
+    # Schedules fit the budget, as those of rl2.
+    assert wide.learner.decay_iterations == whole.config("rl2").learner.decay_iterations
+    assert whole.methods["wide"].adapts
+    assert variants["promp"].observes == (
+        "as maml, trained with --outer promp --outer.step_size 0.003"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--outer promp", "expects NAME="),
+        ("promp=", "expects NAME="),
+        ("maml=--outer promp", "a new name"),
+        ("a/b=--outer promp", "expects NAME="),
+        ("long=--max_env_steps 5", "--max_env_steps cannot be set for one method.*outer"),
+        ("other=--env AntDir", "--env.name cannot be set for one method"),
+        ("promp=--outer 'promp", "No closing quotation"),
+    ],
+)
+def test_what_is_not_a_variant_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        make_variant(text)
+
+
+def test_an_unknown_setting_of_a_variant_is_named():
+    name, variant = make_variant("promp=--outer promp --outer.max_kl 0.1")
+    with pytest.raises(UserError, match="max_kl"):
+        study(variants={name: variant}).config(name)
 
 
 def test_step_sizes_fall_until_the_end():

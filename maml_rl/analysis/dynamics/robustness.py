@@ -30,6 +30,8 @@ class Origin(NamedTuple):
     """What they observe beside their observation."""
     num_env_steps: Sequence[int]
     """Control steps in the training of each run."""
+    hours: Sequence[float] = ()
+    """Duration of the training of each run, if known."""
 
     @property
     def steps_text(self) -> str:
@@ -146,6 +148,20 @@ class Robustness:
         if of_oracle <= 0 or any(other > of_oracle for other in others):
             return "–"
         return f"{100 * means.mean() / of_oracle:.0f}"
+
+    def training(self) -> list[list[str]]:
+        """Return the cells of the table of training, with its header: a row for each method.
+
+        There is none if no duration is known.
+        """
+        if not any(origin.hours for origin in self.origins.values()):
+            return []
+        rows = [["policy", "control steps (M)", "hours of training"]]
+        for entry in self.comparison.main:
+            origin = self.origins[entry.label]
+            hours = f"{np.mean(origin.hours):.3g}" if origin.hours else "–"
+            rows.append([entry.name, origin.steps_text, hours])
+        return rows
 
     def gains(self) -> list[list[str]]:
         """Return the cells of the table of returns before and after adaptation, with its header.
@@ -284,6 +300,7 @@ class Robustness:
                     "policy": label,
                     "observes": self.origins[label].observes,
                     "num_env_steps": list(self.origins[label].num_env_steps),
+                    "training_hours": list(self.origins[label].hours),
                     "run_returns": {"as_in_training": _run_means([entry]).tolist(), **means},
                     "worst_tenth": self.worst_tenth(label),
                     "areas": {name: self.area(label, name) for name in self.trained},

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from maml_rl.analysis import figures
 from maml_rl.analysis.comparison import Comparison, Entry, StepDifference
 from maml_rl.analysis.dynamics.robustness import Robustness
-from maml_rl.analysis.report.html import report_html, sweep_plot
+from maml_rl.analysis.report.html import LEARNING_CURVES, report_html, sweep_plot
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import Response
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
@@ -30,6 +30,7 @@ def write_report(
     trained: Mapping[str, tuple[float, float]] | None = None,
     command: str | None = None,
     robustness: Robustness | None = None,
+    learning_curves: Figure | None = None,
 ) -> None:
     """Write all files, each atomically; delete plots that only an earlier report had.
 
@@ -39,10 +40,13 @@ def write_report(
         trained: range in training of each swept parameter, if known.
         command: the command line, for report.html.
         robustness: of the same comparison, to begin with.
+        learning_curves: of its runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     others = "drawn for each task" if robustness is None else "nominal"
     plots = _plots(comparison, trained or {}, others)
+    if learning_curves is not None:
+        plots[LEARNING_CURVES] = learning_curves
     # Tables.
     content = _content(comparison, robustness)
     write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
@@ -59,7 +63,7 @@ def write_report(
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.
     numbered = ("tasks", "tasks_*", "parallel", "parallel_*")
-    names = ("adaptation", "change", *numbered, "scratch", "sweep_*", "grid_*")
+    names = ("adaptation", "change", LEARNING_CURVES, *numbered, "scratch", "sweep_*", "grid_*")
     for pattern in (f"{name}.*" for name in names):
         for path in folder.glob(pattern):
             if path.stem not in plots:

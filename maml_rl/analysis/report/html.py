@@ -36,6 +36,10 @@ dt, summary, p.note { color: #57606a; }
 """
 
 
+LEARNING_CURVES = "learning_curves"
+"""File name of the plot of learning curves, without suffix."""
+
+
 def sweep_plot(names: Sequence[str]) -> str:
     """Return the file name of the plot of a sweep, without suffix."""
     kind = "sweep" if len(names) == 1 else "grid"
@@ -67,7 +71,7 @@ def report_html(
         f"<h1>{title}</h1>",
         f"<dl>{''.join(facts)}</dl>",
         _html_table(_run_rows(comparison)),
-        *([] if robustness is None else _robustness_parts(robustness)),
+        *([] if robustness is None else _robustness_parts(robustness, svgs)),
         "<h2>Return after 0, 1, ... adaptation steps</h2>",
         _table(comparison, ()),
         f'<p class="note">{html.escape(_NOTE)}</p>',
@@ -111,7 +115,7 @@ def report_html(
     )
 
 
-def _robustness_parts(robustness: Robustness) -> list[str]:
+def _robustness_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list[str]:
     """Return the tables of a comparison on unseen dynamics, as HTML."""
     return [
         "<h2>Inside and outside the dynamics of training</h2>",
@@ -124,6 +128,7 @@ def _robustness_parts(robustness: Robustness) -> list[str]:
         f'<p class="note">{html.escape(_AREA_NOTE)}</p>',
         *_pair_parts(robustness.pairs()),
         *_failure_parts(robustness),
+        *_training_parts(robustness.training(), svgs),
     ]
 
 
@@ -147,6 +152,17 @@ def _reference_parts(robustness: Robustness) -> list[str]:
 def _pair_parts(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the table of two quantities together, as HTML; nothing without one."""
     return ["<h2>Two quantities together</h2>", _html_table(rows)] if rows else []
+
+
+def _training_parts(rows: Sequence[Sequence[str]], svgs: Mapping[str, bytes]) -> list[str]:
+    """Return the table and the curves of training, as HTML; nothing without them."""
+    parts = []
+    if rows:
+        parts += ["<h2>Training</h2>", _html_table(rows)]
+    if LEARNING_CURVES in svgs:
+        note = f'<p class="note">{html.escape(_CURVES_NOTE)}</p>'
+        parts += [_image(svgs, LEARNING_CURVES), note]
+    return parts
 
 
 def _failure_parts(robustness: Robustness) -> list[str]:
@@ -222,8 +238,8 @@ _ROBUSTNESS_NOTE = (
     "Inside and outside: mean over the sweeps, in each of which one quantity varies and the others "
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
     "lowest tenth of the returns on all bodies and tasks of the sweeps. The oracle observes the "
-    "dynamics; its return is no upper bound at this budget. The percentage of it is left out where "
-    "another method without adaptation has a higher return."
+    "dynamics; at this budget its return does not bound those of others. The percentage of it is "
+    "left out where another method without adaptation has a higher return."
 )
 _GAIN_NOTE = (
     "Mean returns inside and outside as above. Before: without any episode of the task; of a "
@@ -235,6 +251,11 @@ _AREA_NOTE = (
     "The area under the curve of a sweep, inside and outside, divided by its width. The axis of a "
     "factor is logarithmic, so that each doubling has an equal weight; other axes are linear. The "
     "returns inside and outside above weight all points of all sweeps equally."
+)
+_CURVES_NOTE = (
+    "Returns in training, on its own tasks, mean over runs; hours are means over runs, on the "
+    "machines that they ran on. A curve that still rises is that of a policy that is not fully "
+    "trained."
 )
 _REFERENCE_NOTE = (
     "Mean return of the method minus that of the reference, on the same bodies and tasks, inside "
