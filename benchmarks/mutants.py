@@ -145,7 +145,7 @@ MUTANTS = [
     Mutant("maml_rl/sampling/device_rollout.py", "self.mask[t].copy_(self._live)", "self.mask[t].fill_(True)", "mask of finished episodes on a device"),
     Mutant("maml_rl/sampling/device_rollout.py", "masked_fill_(self._live & failed, CODES[what])", "masked_fill_(failed, CODES[what])", "failures on a device after the end of an episode"),
     Mutant("maml_rl/sampling/device_rollout.py", "actor.observe_tensors(self.rewards[t], ~self._live)", "pass", "on a device the actor does not see rewards"),
-    Mutant("maml_rl/sampling/device_rollout.py", "torch.where(self._live, reported, self.success)", "reported", "success on a device after the end of an episode"),
+    Mutant("maml_rl/sampling/device_rollout.py", "torch.where(is_reported, reported, self.success)", "reported", "success on a device after the end of an episode"),
     Mutant("maml_rl/sampling/collector.py", "streams.action_seed(stage, self.first_task + i)", "streams.action_seed(stage, i)", "noise on a device that depends on how tasks are grouped"),
     Mutant("maml_rl/learners/trials.py", "learner.draw_noise, streams, stage, learner", "learner.draw_noise, streams, 0, learner", "the same noise after every inner step"),
     Mutant("maml_rl/learners/trials.py", "learner.actor(state, beliefs[-1], noise)", "learner.actor(state, beliefs[0], noise)", "every stage played with the prior"),

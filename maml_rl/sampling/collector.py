@@ -65,7 +65,8 @@ class Collector:
         progress: called with the stage and the control step, before each one, and after the stage.
 
     Raises:
-        UserError: if the sub-environments cannot be divided evenly among the tasks.
+        UserError: if the sub-environments cannot be divided evenly among the tasks, or simulate on
+            another device.
     """
 
     env: TaskVectorEnv
@@ -85,6 +86,12 @@ class Collector:
             raise UserError(
                 f"{self.num_tasks} tasks with {self.num_episodes} episodes each cannot be played "
                 f"in equal rounds on {self.env.num_envs} sub-environments"
+            )
+        env: Any = self.env
+        if is_on_device(env) and env.device.type != self.device.type:
+            raise UserError(
+                f"the environment simulates on {env.device}, and the policy is on {self.device}: "
+                "use one device, or the engine mujoco"
             )
 
     @property

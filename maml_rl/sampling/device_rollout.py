@@ -99,12 +99,14 @@ class DeviceRollout:
         """Record what the environment returned for step t, each (N, ...)."""
         self.rewards[t].copy_(reward)
         # Discard episodes that failed in this step.
-        self._discard(info["void"], SIMULATION)
+        if "void" in info:
+            self._discard(info["void"], SIMULATION)
         self._discard(~self.rewards[t].isfinite(), REWARD)
         # Keep the last report of success of each episode.
         if "is_success" in info:
             reported = info["is_success"].to(self.success)
-            self.success = torch.where(self._live, reported, self.success)
+            is_reported = self._live & info.get("_is_success", self._live) & ~reported.isnan()
+            self.success = torch.where(is_reported, reported, self.success)
         # Keep the last observation of each episode.
         is_over = terminated | truncated
         ends = self._live if t == len(self.rewards) - 1 else self._live & is_over

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from maml_rl.settings.drawn_tasks import Task
@@ -60,4 +61,4 @@ class TaskVectorEnv(Protocol):
 
 def is_on_device(env: TaskVectorEnv) -> bool:
     """Whether what the environment returns and takes are tensors."""
-    return getattr(env, "device", None) is not None
+    return isinstance(getattr(env, "device", None), torch.device)

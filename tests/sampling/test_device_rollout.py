@@ -317,6 +317,45 @@ def test_failures_are_those_of_the_batch_environment(
         assert our_ends == ends
 
 
+def test_a_policy_on_another_device_is_refused() -> None:
+    env: Any = Stub([], on_device=True)
+    with pytest.raises(UserError, match="simulates on cpu, and the policy is on meta: use one dev"):
+        Collector(
+            env=env,
+            num_tasks=2,
+            num_episodes=3,
+            horizon=7,
+            action_map=ActionMap(env.single_action_space, 1.0),
+            device=torch.device("meta"),
+        )
+
+
+def test_only_reported_success_counts() -> None:
+    reports = {"is_success": np.array([1.0, 0.0, np.nan, 1.0, 0.0, np.nan])}
+    reports["_is_success"] = np.array([True, True, True, False, True, True])
+    collected = []
+    for on_device in (False, True):
+        env: Any = Stub([], on_device)
+        step = env.step
+
+        def with_reports(actions: Any, step: Any = step, env: Any = env) -> Any:
+            *results, _ = step(actions)  # and no report of broken simulations
+            return (*results, {key: env.of_kind(value) for key, value in reports.items()})
+
+        env.step = with_reports
+        rollout = Collector(
+            env=env,
+            num_tasks=2,
+            num_episodes=3,
+            horizon=7,
+            action_map=ActionMap(env.single_action_space, 1.0),
+            device=CPU,
+        )
+        collected.append(rollout.collect(StubActor(None), STREAMS, 0).success.flatten().tolist())
+    assert np.isnan(collected[1]).tolist() == [False, False, True, True, False, True]
+    np.testing.assert_array_equal(*collected)
+
+
 def test_an_actor_of_arrays_is_refused() -> None:
     class OnlyArrays(Actor):
         def act(self, observations: np.ndarray, t: int) -> np.ndarray:

@@ -126,7 +126,7 @@ class RecurrentActor(Actor):
     def observe(self, rewards: np.ndarray, ended: np.ndarray) -> None:
         """Remember rewards and ends of episodes."""
         over = torch.from_numpy(np.array(ended, bool)).to(self._device)
-        self.observe_tensors(torch.from_numpy(np.asarray(rewards)).to(self._device), over)
+        self.observe_tensors(torch.from_numpy(np.array(rewards)).to(self._device), over)
 
     def observe_tensors(self, rewards: Tensor, ended: Tensor) -> None:
         """Remember rewards and ends of episodes."""
