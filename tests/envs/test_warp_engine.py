@@ -381,12 +381,15 @@ def test_too_many_constraints_fail_alone_and_get_memory(caplog: pytest.LogCaptur
         play(engine, idle)
         if not engine.failure.any():
             break
+    enough = engine.sizes
     in_c = MujocoBatchEngine(CHEETAH.body, 2, 1)
     in_c.reset(np.arange(2), one_in_the_air(2))
     for action in idle:
         in_c.step(None, action)
     assert not engine.failure.any()
     assert difference(engine, in_c, "qvel").max() < 5e-3
+    reset_all(engine, one_in_the_air(2))
+    assert engine.sizes == enough
 
 
 def test_too_many_contacts_fail_everywhere_and_get_memory() -> None:
