@@ -19,7 +19,9 @@ its kernels exceeds that of MuJoCo on the CPU."""
 
 
 def with_engine(config: Config, device: torch.device, num_processes: int) -> Config:
-    """Return settings whose engine is ``mujoco`` or ``warp``.
+    """Return settings of a new run whose engine is ``warp`` if that is what ``auto`` chooses.
+
+    In what is returned, and in the config.yaml of a run, ``auto`` means ``mujoco``.
 
     Args:
         config: settings of a new run.
@@ -31,7 +33,7 @@ def with_engine(config: Config, device: torch.device, num_processes: int) -> Con
     """
     if config.engine == "auto":
         is_warp = _is_worthwhile(config, device, num_processes) and _can_be_used(config)
-        return dataclasses.replace(config, engine="warp" if is_warp else "mujoco")
+        return dataclasses.replace(config, engine="warp") if is_warp else config
     if config.engine == "warp":
         _refuse(config)
     return config

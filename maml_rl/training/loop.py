@@ -170,8 +170,6 @@ def _resume(
 ) -> Path:
     try:
         config = dataclasses.replace(run_config(run), **changes)
-        if config.engine == "auto":  # a run of an earlier version
-            config = dataclasses.replace(config, engine="mujoco")
     except ValueError as error:
         raise UserError(str(error)) from error
     callbacks = make_callbacks(config, callbacks) if ranks.leads else ()
@@ -180,10 +178,12 @@ def _resume(
         # Read the newest checkpoint.
         newest = load_newest(run / "checkpoints", resolve_device(config.device))
         start = config
+        if config.engine == "auto":  # it did not choose warp when the run began
+            start = dataclasses.replace(start, engine="mujoco")
         if newest is not None:
             refuse_adapted_agent(run, newest.checkpoint)
             # The checkpoint replaces the parameters of init_from, whose run may no longer exist.
-            start = dataclasses.replace(config, init_from=None)
+            start = dataclasses.replace(start, init_from=None)
         # Open the run in that checkpoint's state.
         opened = open_training(start, ranks, stop_flag.check)
         with opened as training, write_failures_reported(run):

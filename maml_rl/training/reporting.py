@@ -134,7 +134,8 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     ]
     if config.learner.STAGE_IS_EPISODE:
         sizes = [sizes[0], counted(num_stages, "episode"), sizes[2]]
-    engine = f" with the engine {config.engine}" if is_family(config.env.name) else ""
+    engine = "warp" if config.engine == "warp" else "mujoco"
+    engine = f" with the engine {engine}" if is_family(config.env.name) else ""
     pace = make_pace(config, agent)
     rest = f"{pace.num_iterations} of " if num_finished else ""
     plural = "" if pace.total == 1 else "s"

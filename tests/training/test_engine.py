@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers.runs import assert_equal_runs, tiny
+from helpers.runs import assert_equal_runs, same_theta, tiny
 from maml_envs.engines.mujoco import MujocoBody
 
 import maml_rl
@@ -30,7 +30,8 @@ OWN_LEARNER = {"name": "helpers.bandit:Bandit"}
 
 def chosen(device: torch.device = CUDA, num_processes: int = 1, **settings: Any) -> str:
     config = load_config(**{"env": "HalfCheetahDir", **MANY, **settings})
-    return with_engine(config, device, num_processes).engine
+    engine = with_engine(config, device, num_processes).engine
+    return "mujoco" if engine == "auto" else engine
 
 
 @pytest.fixture
@@ -127,8 +128,20 @@ def test_the_engine_is_printed_and_stored(tmp_path: Path, caplog: pytest.LogCapt
     for setting, expected in {"auto": "mujoco", "mujoco": "mujoco", "warp": "warp"}.items():
         caplog.clear()
         run = train(tiny(tmp_path / setting, engine=setting, num_iterations=1))
-        assert saved_engine(run) == expected
+        assert saved_engine(run) == setting
         assert f"on cpu with the engine {expected}, into {run}" in caplog.messages[0]
+
+
+def test_warp_is_stored_if_auto_chooses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_is_worthwhile", lambda *_: True)
+    monkeypatch.setattr(engine, "_can_be_used", lambda _: True)
+    run = train(tiny(tmp_path / "run", num_iterations=1))
+    assert saved_engine(run) == "warp"
+    # Resumed where it would not be chosen, the run keeps it.
+    monkeypatch.undo()
+    resume(run, 2)
+    assert saved_engine(run) == "warp"
+    assert_equal_runs(run, train(tiny(tmp_path / "warp", engine="warp", num_iterations=2)))
 
 
 def test_an_environment_of_gymnasium_has_no_engine_to_print(
@@ -188,8 +201,9 @@ def test_a_run_of_an_earlier_version_resumes_on_mujoco(
     monkeypatch.setattr(engine, "_can_be_used", lambda _: True)
     assert with_engine(Config(), CPU, 1).engine == "warp"
     resume(run, 2)
-    assert saved_engine(run) == "mujoco"
+    assert saved_engine(run) == "auto"
     assert_equal_runs(run, train(tiny(tmp_path / "whole", num_iterations=2, engine="mujoco")))
+    assert not same_theta(run, train(tiny(tmp_path / "warp", num_iterations=2, engine="warp")))
 
 
 @pytest.mark.warp
