@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from helpers.scripts import ROOT
 from matplotlib.axes import Axes
-from matplotlib.text import Text
 from PIL import Image
 
 import maml_rl
@@ -585,17 +584,21 @@ def test_long_labels_and_titles_fit_into_the_figures():
         renderer = figure.canvas.get_renderer()
         figure.canvas.draw()
         width, _ = figure.canvas.get_width_height()
-        for text in figure.findobj(Text):
-            if text.get_text() and text.get_visible():
-                box = text.get_window_extent(renderer)
-                assert -1 < box.x0 < box.x1 < width + 1, text.get_text()
+        texts = [text for legend in figure.legends for text in legend.get_texts()]
+        texts += [axes.title for axes in figure.axes if axes.get_title()]
+        (title,) = [one for one in figure.texts if one.get_text() == figure.get_suptitle()]
+        for text in [*texts, title]:
+            box = text.get_window_extent(renderer)
+            assert -1 < box.x0 < box.x1 < width + 1, text.get_text()
         assert figure.axes[0].get_window_extent(renderer).height > 90
     assert "adaptation step sizes" not in figures[0].get_suptitle()  # the tables have the notes
 
 
 @pytest.mark.slow
 def test_labels_of_runs_can_be_chosen(runs, tmp_path, capsys):
-    other = make_run(tmp_path / "other", 0, {"name": "HalfCheetahVel", "low": 1.0})
+    inner = {"step_size": 0.3}
+    other = tmp_path / "other"
+    maml_rl.train(maml_rl.load_config(runs[0] / "config.yaml", inner=inner, output=str(other)))
     command = ["evaluate", *map(str, runs), str(other), *SMALL, "--output", str(tmp_path / "out")]
     assert main([*command, "--labels", "all", "fast"]) == 0
     content = json.loads((tmp_path / "out" / "results.json").read_text())

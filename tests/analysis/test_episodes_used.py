@@ -201,7 +201,8 @@ def test_all_files_have_them(both: Comparison, tmp_path: Path) -> None:
 
 def test_one_axis_of_episodes_for_all_learners(both: Comparison) -> None:
     (axes,) = adaptation_figure(both).axes
-    assert axes.get_xlabel() == "episodes used per task"
+    label = "episodes used per task (linear up to 1, then logarithmic)"
+    assert axes.get_xlabel() == label
     for line, entry in zip(axes.lines, both.main, strict=True):
         expected = np.stack([entry.episodes_used, entry.center], axis=1)
         np.testing.assert_allclose(line.get_xydata(), expected)
