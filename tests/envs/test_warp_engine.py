@@ -350,6 +350,21 @@ def test_a_non_finite_simulation_fails_alone(where: str) -> None:
     torch.testing.assert_close(engine.state["qpos"], reference.state["qpos"], rtol=0.0, atol=atol)
 
 
+def test_a_failed_simulation_continues_from_the_models_pose() -> None:
+    """There, joints of the ant are at their limits, so NaN left in the solver would return."""
+    engine = make_engine(ANT.body, 2)
+    reset_all(engine, initial_states(ANT, 2))
+    engine.state["qpos"][1] = np.nan
+    idle = np.zeros((1, 2, 8), np.float32)
+    pose = torch.as_tensor(ANT.body.model.qpos0, dtype=torch.float32, device=DEVICE)
+    play(engine, idle)
+    assert torch.equal(engine.state["qpos"][1], pose)
+    play(engine, idle)
+    assert engine.state["qpos"][1].isfinite().all()
+    assert not torch.equal(engine.state["qpos"][1], pose)
+    assert engine.failure.tolist() == [0, 1]
+
+
 def one_in_the_air(num_sims: int) -> dict[str, np.ndarray]:
     """The first cheetah is 5 m above the ground, the others are on it."""
     initial = initial_states(CHEETAH, num_sims)
