@@ -455,6 +455,13 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
     for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} environment steps"):
         assert part in announced
     assert any("40 fresh tasks" in text for text in caplog.messages)
+    announcements = [text for text in caplog.messages if "skips it" in text]
+    assert announcements == [
+        "evaluating 40 fresh tasks, 3 adaptation steps (--logging.final_evaluation false skips it) "
+        "...",
+        "recording a video of at most 6 panels x 5 control steps (--logging.final_video false "
+        "skips it) ...",
+    ]
 
 
 def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):
