@@ -42,7 +42,7 @@ def command(argv: list[str]) -> int:
         elif seeds is not None:
             _say_how_to_evaluate(train_seeds(config, seeds))
         else:
-            train(config)
+            _say_what_is_next(train(config))
     except Interrupted as error:
         say(str(error))
         return error.exit_status
@@ -58,7 +58,17 @@ def _resume(run: Path, changes: Mapping[str, Any]) -> None:
     if is_seed_folder(run):
         _say_how_to_evaluate(resume_seeds(run, **changes))
     else:
-        resume(run, **changes)
+        _say_what_is_next(resume(run, **changes))
+
+
+def _say_what_is_next(run: Path) -> None:
+    """Print where the policy is, and how to evaluate it, unless the run has been evaluated."""
+    from maml_rl.runs.run_folder import run_config
+
+    is_follower = run == Path()  # a process of torchrun that writes no files
+    if not is_follower and not run_config(run).logging.final_evaluation:
+        command = f"python -m maml_rl.evaluate {shlex.quote(str(run))}"
+        say(f"finished: the policy is in {run}; next: {command}")
 
 
 def _say_how_to_evaluate(runs: Sequence[Path]) -> None:

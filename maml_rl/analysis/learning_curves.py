@@ -400,6 +400,10 @@ def learning_curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
     return draw(groups, list(runs), view, None)
 
 
+_FEW_POINTS = 20
+"""A curve of as many points can have a marker on each."""
+
+
 def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_groups: int) -> Line2D:
     """Plot the curve of the ``i``-th group; ``start`` is the return before adaptation.
 
@@ -421,7 +425,9 @@ def _draw_curve(axes: Axes, curve: Curve, start: Curve | None, i: int, num_group
     (line,) = axes.plot(
         curve.x, curve.mean, color=colour, linewidth=1.8, marker=marker, markersize=5, zorder=3
     )
-    line.set_markevery(_marked(curve.x, i / num_groups, axes.get_xscale() == "log"))
+    # A single short curve has every marker: a choice would be at irregular distances.
+    if num_groups > 1 or len(curve.x) > _FEW_POINTS:
+        line.set_markevery(_marked(curve.x, i / num_groups, axes.get_xscale() == "log"))
     return line
 
 

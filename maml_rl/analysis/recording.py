@@ -43,7 +43,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
 """Limits of a panel's width and height in pixels: captions need 128, rendering allows 2048."""
 
 _DEFAULT_FPS = 20
-_NUM_ROWS, _NUM_DRAWN = 3, 64
+NUM_ROWS, _NUM_DRAWN = 3, 64
 """How many tasks a video shows by default, and from how many drawn ones they are chosen."""
 _BUILT_IN_PREFIX = "maml_rl/"
 
@@ -293,7 +293,7 @@ def _check(
 def _draw_tasks(env: TaskSetter, num_tasks: int | None, streams: RandomStreams) -> list[Task]:
     """Draw tasks; by default some that differ, or one if the environment has only one."""
     if num_tasks is None:
-        return spread_tasks(env.draw_tasks(streams.tasks(), _NUM_DRAWN), _NUM_ROWS)
+        return spread_tasks(env.draw_tasks(streams.tasks(), _NUM_DRAWN), NUM_ROWS)
     tasks = env.draw_tasks(streams.tasks(), num_tasks)
     if num_tasks > 1 and not any(tasks):
         raise UserError(f"{env.unwrapped} has only one task, so num_tasks cannot be {num_tasks}")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, evaluate
-from maml_rl.analysis.recording import play, rendering_problem
+from maml_rl.analysis.evaluation import NUM_TASKS, Evaluation, default_num_steps, evaluate
+from maml_rl.analysis.recording import NUM_ROWS, play, rendering_problem
 from maml_rl.analysis.statistics import mean_of_valid
 from maml_rl.analysis.video_grid import whole_file
 from maml_rl.runs.progress_log import AnimatedImage, log_final
 from maml_rl.settings.config import Config
 from maml_rl.system.stop_flag import StopFlag
 from maml_rl.training.progress import Activity
-from maml_rl.training.reporting import evaluate_command, log, progress_bar
+from maml_rl.training.reporting import evaluate_command, log, progress_bar, took_text
 from maml_rl.training.saving import writing
 
 
@@ -76,7 +77,9 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
     from maml_rl.analysis.comparison import Comparison, Entry, label_of
     from maml_rl.analysis.report.files import write_report
 
-    log("evaluating on fresh tasks (logging.final_evaluation) ...")
+    sizes = f"{NUM_TASKS} fresh tasks, {default_num_steps(agent)} adaptation steps"
+    log(f"evaluating {sizes} (--logging.final_evaluation false skips it) ...")
+    started_s = time.monotonic()
     with progress_bar(1, unit="evaluation") as bar:
         result = evaluate(agent, seed=seed, progress=Activity(bar))
         bar.leave = False
@@ -88,7 +91,7 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
     num_tasks, num_episodes = result.returns.shape[1:]
     log(
         f"return on {num_tasks} fresh tasks, {num_episodes} measured episodes per task and step:\n"
-        f"{result.table()}\nwritten to {report.parent}"
+        f"{result.table()}\nwritten to {report.parent}{took_text(started_s)}"
     )
 
 
@@ -106,11 +109,17 @@ def _final_metrics(result: Evaluation) -> dict[str, float]:
 
 def _record(run: Path, agent: Agent, seed: int) -> None:
     """Record the agent before and after adaptation to tasks that differ."""
-    log("recording a video ...")
-    with video_failures_logged(agent.num_iterations):
+    num_panels = NUM_ROWS * (agent.learner.num_updates + 1)
+    sizes = f"at most {num_panels} panels x {agent.config.horizon} control steps"
+    log(f"recording a video of {sizes} (--logging.final_video false skips it) ...")
+    started_s = time.monotonic()
+    bar = progress_bar(1, unit="video")
+    with bar, video_failures_logged(agent.num_iterations):
         path = video_path(run)
-        image = _write_video(path, agent, seed, num_tasks=None)
-        log(f"video of adaptation: {path} (one episode per panel, most probable actions)")
+        image = _write_video(path, agent, seed, num_tasks=None, progress=Activity(bar))
+        bar.leave = False
+        text = f"video of adaptation: {path} (one episode per panel, most probable actions)"
+        log(f"{text}{took_text(started_s)}")
         log_final(run, agent.state.counters["iteration"], {"videos/final": image})
 
 
@@ -140,7 +149,13 @@ def record_iteration(run: Path, agent: Agent, seed: int) -> dict[str, AnimatedIm
     return {}  # after a failure, which has been logged
 
 
-def _write_video(path: Path, agent: Agent, seed: int, num_tasks: int | None) -> AnimatedImage:
+def _write_video(
+    path: Path,
+    agent: Agent,
+    seed: int,
+    num_tasks: int | None,
+    progress: Callable[[str], None] = lambda panel: None,
+) -> AnimatedImage:
     """Write a video of the agent before and after adaptation; return a small version of it.
 
     Args:
@@ -148,9 +163,10 @@ def _write_video(path: Path, agent: Agent, seed: int, num_tasks: int | None) -> 
         agent: the agent to adapt.
         seed: of tasks and episodes.
         num_tasks: number of tasks to draw; default is some that differ.
+        progress: called with the name of each panel.
     """
     with whole_file(path) as file:
-        grid = play(agent, "mp4", seed=seed, num_tasks=num_tasks)
+        grid = play(agent, "mp4", seed=seed, num_tasks=num_tasks, progress=progress)
         grid.save(file)
     return AnimatedImage(*grid.small_gif())
 

@@ -51,6 +51,7 @@ from maml_rl.training.finish import (
 )
 from maml_rl.training.progress import Activity, Pace
 from maml_rl.training.reporting import (
+    Announced,
     Interrupted,
     log,
     log_pace,
@@ -60,6 +61,7 @@ from maml_rl.training.reporting import (
     progress_bar,
     progress_text,
     time_left,
+    took_text,
 )
 from maml_rl.training.saving import (
     CannotWriteError,
@@ -338,8 +340,11 @@ class TrainingRun:
     def _end(self) -> None:
         """Let the learner choose what it chooses after training, and save the last checkpoint."""
         before = self.training.agent.state
-        with self.stop_flag.deferred(), _errors_of_stopping(self.stop_flag):
-            training = self.training.ended()
+        started_s = time.monotonic()
+        bar = progress_bar(1, unit="choice")
+        with bar, self.stop_flag.deferred(), _errors_of_stopping(self.stop_flag):
+            training = self.training.with_progress(Announced(Activity(bar))).ended()
+            bar.leave = False
         # Save the choice; hold signals until that is done
         with signals_held() as received:
             forget_results(self.folder, self.config)
@@ -350,7 +355,7 @@ class TrainingRun:
             self.has_ended = True
         note = training.agent.learner.describe(state).get("note")
         if state is not before and note:
-            log(note)
+            log(f"{note}{took_text(started_s)}")
         for number in received:
             signal.raise_signal(number)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-_LONG_S = 5.0
+LONG_S = 5.0
 """An iteration or evaluation that takes longer says what it is doing."""
 _REFRESH_S = 0.5
 
@@ -42,7 +42,7 @@ class Activity:
         if self._bar.disable:
             return
         now = time.monotonic()
-        is_long = now - self._started_s >= _LONG_S
+        is_long = now - self._started_s >= LONG_S
         if self._bar.n != self._num_done:  # the next iteration or evaluation has begun
             self._num_done = self._bar.n
             self._started_s = now

@@ -19,7 +19,7 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.env import is_family, registered_horizon
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.text import counted, duration_text
-from maml_rl.training.progress import Activity, Pace
+from maml_rl.training.progress import LONG_S, Activity, Pace
 from maml_rl.training.stdout_log import LOGGER
 
 _SHORT_S = 60.0
@@ -241,6 +241,32 @@ def evaluate_command(run: Path, seed: int) -> str:
 def new_run_command(run: Path) -> str:
     """The command that starts a new run from the parameters of another one."""
     return f"python -m maml_rl.train --init_from {shlex.quote(str(run))}"
+
+
+class Announced:
+    """Logs what is done after the last iteration before its first step, and shows its progress.
+
+    Args:
+        show: called with every text.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._is_logged = False
+
+    def __call__(self, text: str) -> None:
+        """Show ``text``, such as ``"choosing step sizes, stage 2: control step 45 of 100"``."""
+        if not self._is_logged:
+            what = text.partition(":")[0].partition(",")[0]
+            log(f"after the last iteration: {what} ...")
+            self._is_logged = True
+        self._show(text)
+
+
+def took_text(started_s: float) -> str:
+    """`` (40 s)`` since ``started_s`` of ``time.monotonic``, or nothing if that was short."""
+    duration_s = time.monotonic() - started_s
+    return f" ({duration_text(duration_s)})" if duration_s >= LONG_S else ""
 
 
 def progress_text(metrics: dict[str, float]) -> str:

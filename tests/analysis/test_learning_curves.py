@@ -433,6 +433,13 @@ def test_markers_are_evenly_spaced_on_the_axis(log_x, marked):
     assert "10" in [text.get_text() for text in axes.get_xticklabels()]  # not a power: $10^1$
 
 
+@pytest.mark.parametrize(("num_points", "is_every_one"), [(2, True), (20, True), (21, False)])
+def test_a_single_short_curve_has_every_marker(num_points, is_every_one):
+    _, axes = drawn(read_groups(write_run("run", columns_of(range(num_points)))))
+    (line,) = axes.lines
+    assert (line.get_markevery() is None) == is_every_one
+
+
 def test_many_groups_look_different_and_fit():
     (group,) = read_groups(write_run("run", columns_of([1, 2])))
     labels = [f"_{i} $\\nothing$ " + "long " * 30 for i in range(20)]

@@ -22,9 +22,11 @@ from maml_rl.analysis.report.files import write_report
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml import learner as maml_learner
+from maml_rl.learners.maml import step_schedule
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.sampling.collector import Collector
 from maml_rl.training.callbacks import Callback
+from maml_rl.training.compose import open_training
 from maml_rl.training.reporting import Interrupted
 
 INNER = {"step_size": 30.0}
@@ -179,6 +181,33 @@ def test_a_run_that_is_ended_where_it_was_interrupted_chooses(
     maml_rl.resume(tmp_path / "run", 2)
     assert choices == [2]
     assert last_choice(tmp_path / "run") == [3]
+
+
+@pytest.mark.parametrize("chooses", [True, False])
+def test_a_line_announces_the_choice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, chooses: bool
+) -> None:
+    inner = {**INNER, "choose_test_step_sizes": chooses}
+    with caplog.at_level("INFO", "maml_rl"):
+        maml_rl.train(config(tmp_path / "run", inner=inner))
+    line = "after the last iteration: choosing step sizes on 3 training tasks ..."
+    assert [text for text in caplog.messages if "choosing" in text] == [line] * chooses
+    if chooses:
+        assert caplog.messages.index(line) < caplog.messages.index(
+            next(text for text in caplog.messages if "chosen on 3 training tasks" in text)
+        )
+
+
+def test_the_choice_says_how_far_it_is(whole: Path) -> None:
+    texts: list[str] = []
+    with open_training(maml_rl.load(whole).config) as training:
+        agent = training.agent.with_state(maml_rl.load(whole).state)
+        training._replace(agent=agent).with_progress(texts.append).ended()
+    number = len(step_schedule.schedules(1))
+    choosing = "choosing step sizes on 3 training tasks"
+    assert texts[0].startswith(f"{choosing}, stage 1: control step 1 of ")
+    for k in range(1, number + 1):
+        assert any(text.startswith(f"{choosing}, {k} of {number}, stage 2: ") for text in texts)
 
 
 def test_it_can_be_switched_off(tmp_path: Path, choices: list[int]) -> None:

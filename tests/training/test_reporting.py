@@ -9,10 +9,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.runs import tiny
 
+from maml_rl.training import reporting
 from maml_rl.training.loop import train
 from maml_rl.training.reporting import log, progress_bar
 from maml_rl.training.stdout_log import LOGGER, StdoutHandler, default_stdout_log, stdout_log
@@ -135,6 +137,12 @@ def test_a_notebook_shows_a_bar_and_a_file_does_not(monkeypatch, caplog):
         monkeypatch.setattr(sys, "stderr", stream)
         with progress_bar(3, unit="it") as bar:
             assert bar.disable != is_shown
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.9, ""), (5.0, " (5 s)"), (600.0, " (10 min)")])
+def test_what_took_long_has_its_time(monkeypatch, seconds, text):
+    monkeypatch.setattr(reporting, "time", SimpleNamespace(monotonic=lambda: 100.0 + seconds))
+    assert reporting.took_text(100.0) == text
 
 
 def test_a_line_clears_the_bar_first(monkeypatch, caplog):

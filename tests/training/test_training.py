@@ -318,6 +318,20 @@ def test_the_advice_can_be_pasted():
     assert "--resume 'my runs/a'" in str(Interrupted(Path("my runs/a"), 3))
 
 
+def test_a_run_without_evaluation_ends_with_what_is_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--meta_batch_size=2", "--num_episodes=2", "--horizon=5", "--num_iterations=1"]
+    off = ["--logging.final_evaluation=false", "--logging.final_video=false", "--device=cpu"]
+    command = ["train", "--env", "PointNavigation", "--output", "runs/my point", *sizes, *off]
+    assert main(command) == 0
+    last_line = (
+        "finished: the policy is in runs/my point; next: python -m maml_rl.evaluate 'runs/my point'"
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == last_line
+    assert main(["train", "--resume", "runs/my point", "--num_iterations", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == last_line
+
+
 def test_a_finished_run_can_be_extended(whole, tmp_path):
     run = tmp_path / "run"
     train(tiny(run, num_iterations=4, logging={"checkpoint_every": 2}))
@@ -466,6 +480,13 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
     for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} environment steps"):
         assert part in announced
     assert any("40 fresh tasks" in text for text in caplog.messages)
+    announcements = [text for text in caplog.messages if "skips it" in text]
+    assert announcements == [
+        "evaluating 40 fresh tasks, 3 adaptation steps (--logging.final_evaluation false skips it) "
+        "...",
+        "recording a video of at most 6 panels x 5 control steps (--logging.final_video false "
+        "skips it) ...",
+    ]
 
 
 def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):

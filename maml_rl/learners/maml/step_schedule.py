@@ -6,6 +6,7 @@ schedules are tried on fresh training tasks, and the state keeps the best one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -92,25 +93,33 @@ def with_chosen_factors(
     """
     tasks = sample_tasks(collector, streams)
     first = collector.first_task
+    choosing = f"choosing step sizes on {counted(len(tasks), 'training task')}"
     # Play the stage before adaptation, which the schedules share.
     before = play_trials(
         learner,
         state,
-        collector,
+        _showing(collector, choosing),
         tasks[first : first + collector.num_tasks],
         num_updates=0,
         streams=streams,
     )
     # Play the stages after it with each schedule; average over the tasks of all processes.
     candidates = schedules(learner.num_updates)
-    returns = [
-        _returns(learner, with_test_factors(state, factors), collector, before, streams)
-        for factors in candidates
-    ]
+    returns = []
+    for number, factors in enumerate(candidates, 1):
+        playing = _showing(collector, f"{choosing}, {number} of {len(candidates)}")
+        tried = with_test_factors(state, factors)
+        returns.append(_returns(learner, tried, playing, before, streams))
     valid = ~before.failed_tasks.mask
     means = ranks.mean(torch.stack(returns, dim=1)[valid]).tolist()
     finite = [mean if math.isfinite(mean) else -math.inf for mean in means]
     return with_test_factors(state, candidates[finite.index(max(finite))], len(tasks))
+
+
+def _showing(collector: Collector, what: str) -> Collector:
+    """Return the collector with ``what`` before the texts of its progress."""
+    show = collector.progress
+    return dataclasses.replace(collector, progress=lambda text: show(f"{what}, {text}"))
 
 
 def _returns(
