@@ -8,7 +8,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import mujoco
@@ -23,10 +23,13 @@ from maml_envs.engines.dynamics import (
     needs_set_const,
     parameters,
 )
-from maml_envs.engines.engine import Array, State, Tasks
+from maml_envs.engines.engine import Array, DeviceEngine, State, Tasks
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.rendering import FreeCamera, SceneRenderer
 from mujoco.batch import Batch, SimulationError
+
+if TYPE_CHECKING:
+    import torch
 
 STATE_FIELDS = ("qpos", "qvel")
 DERIVED_FIELDS = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
@@ -245,7 +248,9 @@ class MujocoBody:
         """Create an engine of many simulations on MuJoCo's thread pool."""
         return MujocoBatchEngine(self, num_sims, num_threads, derived)
 
-    def device_engine(self, num_sims: int, device: Any, derived: Sequence[str]) -> Any:
+    def device_engine(
+        self, num_sims: int, device: torch.device, derived: Sequence[str]
+    ) -> DeviceEngine:
         """Create an engine of many simulations on MuJoCo Warp.
 
         Args:

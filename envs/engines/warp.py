@@ -126,7 +126,9 @@ class WarpEngine:
             self._data = self._make_data()
         # state: views of the data, kept when the memory grows
         self._kept = (*_STATE_FIELDS, *self._derived, "ctrl", "act", "qacc_warmstart")
-        self.state = {name: self._view(name) for name in (*_STATE_FIELDS, *self._derived)}
+        self.state: Mapping[str, Tensor] = {
+            name: self._view(name) for name in (*_STATE_FIELDS, *self._derived)
+        }
         self._control = wp.to_torch(self._data.ctrl)
         self.failure = torch.zeros(num_sims, dtype=torch.int8, device=self.device)
         self._memory_overflow = torch.zeros(1, dtype=torch.int32, device=self.device)
