@@ -43,7 +43,7 @@ from maml_rl.sampling.failures import FailedTasks, TrialFailures
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.config import Config, origin, to_mapping
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.learners import PEARLConfig, episodes_per_stage
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.distributed import Ranks
@@ -385,7 +385,7 @@ class Agent:
         # The episodes of each stage.
         shape, learner_config = self.observation_space.shape or (), self.config.learner
         logged = [LoggedEpisodes.of(EpisodeLog.of(log), shape, self.action_map) for log in logs]
-        if not isinstance(learner_config, PEARLConfig):  # its outputs are within the bounds
+        if not learner_config.OUTPUTS_ARE_BOUNDED:
             warn_of_clipped_actions(logged)
         stages = [
             part

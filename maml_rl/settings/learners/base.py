@@ -32,6 +32,9 @@ class LearnerConfig:
     STAGE_IS_EPISODE: ClassVar[bool] = False
     """Whether a stage is one episode in which the learner adapts, too. Tables, figures and videos
     then say "episode 2" instead of "after 1 step, 1 episode"."""
+    OUTPUTS_ARE_BOUNDED: ClassVar[bool] = False
+    """Whether outputs of its policy are actions, so that a log without the outputs before clipping
+    lacks nothing."""
     ON_DEVICE: ClassVar[bool] = False
     """Whether its learner defines ``draw_noise_on_device`` and its actors ``act_on_tensors``, so
     that they can play simulations on a GPU (``--engine warp``)."""

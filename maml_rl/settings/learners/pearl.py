@@ -70,6 +70,7 @@ class PEARLConfig(LearnerConfig):
 
     STAGE_IS_EPISODE: ClassVar[bool] = True
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.pearl.learner:pearl"
+    OUTPUTS_ARE_BOUNDED: ClassVar[bool] = True
     ON_DEVICE: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, Range]] = {
         "latent_size": Integer(1, 1 << 10),
