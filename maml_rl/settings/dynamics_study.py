@@ -5,6 +5,7 @@ Every method has a folder of several seeds, OUTPUT/METHOD.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -142,13 +143,13 @@ class DynamicsStudy:
         """All methods by name."""
         return {**METHODS, **self.variants}
 
-    @property
+    @functools.cached_property
     def base(self) -> Config:
         """The preset of the family, whose environment and horizon all methods share."""
         changes: dict[str, Any] = {} if self.horizon is None else {"horizon": self.horizon}
         return load_config(env=self.env, **changes)
 
-    @property
+    @functools.cached_property
     def varied_env(self) -> EnvConfig:
         """The environment with the dynamics of training."""
         base = self.base

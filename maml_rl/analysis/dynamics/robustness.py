@@ -203,24 +203,25 @@ class Robustness:
     def differences(self) -> list[list[str]]:
         """Return the cells of the table of differences to the reference, with its header.
 
-        There is none without a reference, or without another method.
+        There is none without a reference, or without another method. With one run of each, there
+        is no interval: their returns on several bodies are not independent.
         """
         others = [entry for entry in self.comparison.main if entry.label != self.reference]
         if self.reference is None or not others:
             return []
         (name,) = [one.name for one in self.comparison.main if one.label == self.reference]
         rows = [["difference", "inside", "95 % interval", "outside", "95 % interval"]]
-        rows[0].append("interval over")
         for entry in others:
-            cells, over = [f"{entry.name} − {name}"], "–"
+            cells = [f"{entry.name} − {name}"]
             for is_inside in (True, False):
                 value = self.minus_reference(entry.label, is_inside=is_inside)
                 if value is None:
                     cells += ["–", "–"]
                     continue
-                cells += [f"{value.mean:.1f}", interval_text(value.interval)]
-                over = "bodies and tasks" if value.over == "tasks" else value.over
-            rows.append([*cells, over])
+                is_over_runs = value.over == "runs"
+                interval = interval_text(value.interval) if is_over_runs else "–"
+                cells += [f"{value.mean:.1f}", interval]
+            rows.append(cells)
         return rows
 
     def areas(self) -> list[list[str]]:
@@ -318,11 +319,10 @@ class Robustness:
             value = self.minus_reference(label, is_inside=name == "inside")
             content[name] = None
             if value is not None and np.isfinite(value.mean):
-                has_interval = bool(np.isfinite(value.interval).all())
+                has_interval = value.over == "runs" and bool(np.isfinite(value.interval).all())
                 content[name] = {
                     "return": value.mean,
                     "interval_95": value.interval.tolist() if has_interval else None,
-                    "interval_over": value.over,
                 }
         return content
 
@@ -353,11 +353,11 @@ def _gain_cells(entries: Sequence[Entry]) -> list[str]:
     before = np.concatenate(
         [[one.task_returns[0] for one in entry.evaluations] for entry in entries], axis=1
     )
-    # On the same tasks: over runs, or over bodies and tasks of a single run.
+    # A single run has no interval: its returns on several bodies are not independent.
     gains = after - before
-    values = gains[0] if len(gains) == 1 else mean_of_valid(gains, 1)
+    interval = "–" if len(gains) == 1 else interval_text(mean_interval(mean_of_valid(gains, 1)))
     means = [mean_of_valid(one, (0, 1)) for one in (before, after, gains)]
-    return [*(f"{mean:.1f}" for mean in means), interval_text(mean_interval(values))]
+    return [*(f"{mean:.1f}" for mean in means), interval]
 
 
 def _with_interval(means: np.ndarray) -> str:

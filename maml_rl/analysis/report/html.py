@@ -244,8 +244,7 @@ _ROBUSTNESS_NOTE = (
 _GAIN_NOTE = (
     "Mean returns inside and outside as above. Before: without any episode of the task; of a "
     "learner whose step is one episode, such as RL², the first episode, in which it adapts, too. "
-    "The interval of the gain is over runs, by Student's t; of a single run it is over bodies and "
-    "tasks."
+    "The interval of the gain is over runs, by Student's t; a single run has none."
 )
 _AREA_NOTE = (
     "The area under the curve of a sweep, inside and outside, divided by its width. The axis of a "
@@ -260,7 +259,7 @@ _CURVES_NOTE = (
 _REFERENCE_NOTE = (
     "Mean return of the method minus that of the reference, on the same bodies and tasks, inside "
     "and outside as above. If either method has several runs, the interval is over runs, by "
-    "Welch's t; else it is over bodies and tasks, of this one run of each."
+    "Welch's t; with one run of each there is none."
 )
 _DIFFERENCE_NOTE = (
     "Return of the first method minus that of the other, after equal numbers of episodes used. If "
