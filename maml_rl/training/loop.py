@@ -199,10 +199,13 @@ def _resume(
             # Continue training.
             tidy_checkpoints(run, newest)
             num_finished = training.iteration
-            if num_finished < config.num_iterations:
+            has_ended = is_final_checkpoint(newest)
+            if not has_ended:  # a run that has more iterations than it should ends with those
+                total = max(config.num_iterations, num_finished)
+                config = dataclasses.replace(config, num_iterations=total)
+            if not has_ended or num_finished < config.num_iterations:
                 with writing():
                     write_config(run, to_mapping(config))
-            has_ended = is_final_checkpoint(newest)
             log_resume(run, config, num_finished, has_ended)
             best = newest.checkpoint.best(newest.path) if newest is not None else None
             return TrainingRun(
@@ -341,7 +344,7 @@ class TrainingRun:
         """Let the learner choose what it chooses after training, and save the last checkpoint."""
         before = self.training.agent.state
         started_s = time.monotonic()
-        bar = progress_bar(1, unit="choice")
+        bar = progress_bar(1, unit="choice", delay_s=1.0)
         with bar, self.stop_flag.deferred(), _errors_of_stopping(self.stop_flag):
             training = self.training.with_progress(Announced(Activity(bar))).ended()
             bar.leave = False

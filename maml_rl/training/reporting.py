@@ -68,7 +68,9 @@ def log(text: str) -> None:
         LOGGER.info("%s", text)
 
 
-def progress_bar(total: int, *, unit: str, initial: int = 0, name: str | None = None) -> tqdm[Any]:
+def progress_bar(
+    total: int, *, unit: str, initial: int = 0, name: str | None = None, delay_s: float = 0.0
+) -> tqdm[Any]:
     """Make a progress bar on stderr, shown in a terminal or notebook if INFO is logged.
 
     Args:
@@ -76,9 +78,17 @@ def progress_bar(total: int, *, unit: str, initial: int = 0, name: str | None = 
         unit: name of the unit.
         initial: number of units done before.
         name: text in front of the bar.
+        delay_s: seconds before it appears.
     """
     is_shown = LOGGER.isEnabledFor(logging.INFO) and _is_interactive(sys.stderr)
-    return tqdm(total=total, initial=initial, unit=unit, desc=name, disable=not is_shown)
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit=unit,
+        desc=name,
+        disable=not is_shown,
+        delay=delay_s,
+    )
 
 
 @contextlib.contextmanager
