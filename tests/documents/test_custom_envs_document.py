@@ -64,6 +64,10 @@ def test_python(folder: Path) -> None:
     names: dict[str, object] = {"gymnasium": gym}
     exec(_blocks("python")[1], names)
     assert names["env"].action_space.contains(names["action"])  # type: ignore[attr-defined]
+    before = names.pop("adapted")
+    exec(_blocks("python")[2], names)
+    assert type(names["adapted"]) is type(before)
+    assert sum(names["episode_ends"]) == 20  # type: ignore[call-overload]
 
 
 def test_file() -> None:
