@@ -17,7 +17,7 @@ from maml_envs.engines.changes import has_change
 from maml_envs.engines.engine import HasDeviceEngine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, task_parameters, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
-from maml_envs.gym.seeding import seeded_generators
+from maml_envs.gym.seeding import reset_mask, seeded_generators
 from torch import Tensor
 
 
@@ -196,12 +196,7 @@ class DeviceVectorEnv(VectorEnv):
         if isinstance(seed, (int, np.integer)):
             super().reset(seed=int(seed))
         self._rngs = seeded_generators(self._rngs, seed, self.num_envs, self.np_random)
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
-            raise ValueError(
-                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got "
-                f"{mask!r}"
-            )
+        mask = reset_mask(options, self.num_envs)
         # Tasks.
         if "tasks" in options:
             self.set_tasks(options["tasks"])

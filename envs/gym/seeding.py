@@ -1,8 +1,9 @@
-"""One random generator per sub-environment."""
+"""Which sub-environments a reset is for, and one random generator for each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from gymnasium.utils import seeding
@@ -42,3 +43,21 @@ def seeded_generators(
         rng if s is None and rng is not None else seeding.np_random(s)[0]
         for s, rng in zip(seeds, before, strict=True)
     ]
+
+
+def reset_mask(options: Mapping[str, Any], num_envs: int) -> np.ndarray:
+    """Return which sub-environments a reset is for, (num_envs,) bool.
+
+    Args:
+        options: of the reset; without ``reset_mask``, all are reset.
+        num_envs: number of sub-environments.
+
+    Raises:
+        ValueError: if ``reset_mask`` has another shape or type, or is false everywhere.
+    """
+    mask = np.asarray(options.get("reset_mask", np.ones(num_envs, bool)))
+    if mask.shape != (num_envs,) or mask.dtype != bool or not mask.any():
+        raise ValueError(
+            f"reset_mask must be a bool array of shape ({num_envs},) with a True, got {mask!r}"
+        )
+    return mask

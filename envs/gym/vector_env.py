@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.engines.engine import Task
 from maml_envs.family import TaskFamily, sample_tasks
-from maml_envs.gym.seeding import seeded_generators
+from maml_envs.gym.seeding import reset_mask, seeded_generators
 from maml_envs.gym.simulations import Simulations
 
 
@@ -146,12 +146,7 @@ class FamilyVectorEnv(VectorEnv):
         if isinstance(seed, (int, np.integer)):
             super().reset(seed=int(seed))
         self._rngs = seeded_generators(self._rngs, seed, self.num_envs, self.np_random)
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
-            raise ValueError(
-                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True, got "
-                f"{mask!r}"
-            )
+        mask = reset_mask(options, self.num_envs)
         ids = np.flatnonzero(mask)
         # tasks
         if "tasks" in options:

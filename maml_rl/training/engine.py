@@ -14,8 +14,8 @@ from maml_rl.settings.families import dynamics_change, is_built_in
 from maml_rl.settings.learners import episodes_per_stage
 
 FEWEST_SIMULATIONS = 8192
-"""Simulations of one process from which ``auto`` simulates on a GPU: with fewer, the time to launch
-its kernels exceeds that of MuJoCo on the CPU."""
+"""Simulations of one process from which ``auto`` simulates on a GPU. With fewer, the time to launch
+its kernels is expected to exceed that of MuJoCo on the CPU; this has not been measured."""
 
 
 def with_engine(config: Config, device: torch.device, num_processes: int) -> Config:
