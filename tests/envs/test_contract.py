@@ -527,7 +527,8 @@ def test_results_are_not_overwritten_by_later_steps(name: str) -> None:
 
 def _model_values(model: Any) -> dict[str, np.ndarray]:
     values = {}
-    for prefix, part in (("", model), ("opt.", model.opt), ("vis.", model.vis.global_)):
+    parts = {"": model, "opt.": model.opt, "vis.": model.vis.global_, "vis.q.": model.vis.quality}
+    for prefix, part in parts.items():
         for name in dir(part):
             value = None if name.startswith("_") else getattr(part, name)
             if isinstance(value, (np.ndarray, int, float)):

@@ -242,3 +242,24 @@ def test_render_options_reach_the_renderer(egl: None) -> None:
     np.testing.assert_array_equal(frames[2], frames[5])  # the default camera
     for i in (1, 2, 4):
         assert not np.array_equal(frames[0], frames[i])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "shadow_size"), [(128, 1024), (700, 1400)])
+def test_the_shadow_map_fits_the_frame(egl: None, side: int, shadow_size: int) -> None:
+    env = gym.make(
+        "maml_rl/HalfCheetahVel-v0", render_mode="rgb_array", width=side, height=side
+    ).unwrapped
+    quality = env.model.vis.quality
+    default = quality.shadowsize
+    env.reset(seed=0)
+    env.render()
+    assert quality.shadowsize == shadow_size < default
+    # A model's own smaller size stays.
+    other = gym.make("maml_rl/HalfCheetahVel-v0", render_mode="rgb_array").unwrapped
+    other.model.vis.quality.shadowsize = 256
+    other.reset(seed=0)
+    other.render()
+    assert other.model.vis.quality.shadowsize == 256
+    env.close()
+    other.close()
