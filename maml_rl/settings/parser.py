@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from maml_rl.settings.families import family_of
 from maml_rl.settings.flags import check_flags, normalized, take_arguments, take_option
 from maml_rl.settings.learners import (
     OUTER_CONFIGS,
+    LearnerConfig,
     MAMLConfig,
     TRPOConfig,
     hint_of_group,
@@ -125,7 +127,9 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     # Check values and flags against the settings of this environment, learner and outer step
     values, names = _with_names(values, argv)
     env_name = names.env
-    parser = training_parser(*names)
+    # Flags change a parser's defaults
+    families = family_of(env_name), learner_class(names.learner)
+    parser = training_parser(*names) if argv else _parser_of_files(names, *families)
     known = known_settings(parser)
     _check_values(values, known, optional_settings(parser), names.learner, source)
     # Split off arguments and tasks of other environments, which the parser must not see
@@ -145,6 +149,14 @@ class _Names(NamedTuple):
     env: str
     learner: str
     outer: str
+
+
+@functools.lru_cache(maxsize=16)  # making it takes a third of the time of reading a run's settings
+def _parser_of_files(
+    names: _Names, family: type | None, learner: type[LearnerConfig]
+) -> ArgumentParser:
+    """The parser of settings without flags; the classes tell families of one name apart."""
+    return training_parser(*names)
 
 
 def _with_names(values: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], _Names]:
