@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 Over = Literal["tasks", "runs"]
 """What the values of an interval are: one per task, or one per run."""
@@ -57,8 +56,16 @@ def mean_interval(values: np.ndarray) -> np.ndarray:
     squares = np.nansum((values - center[..., None]) ** 2, axis=-1)
     freedom = np.maximum(num_valid - 1, 1)
     error = np.sqrt(squares / freedom / np.maximum(num_valid, 1))
-    half = np.where(num_valid > 1, stdtrit(freedom, (1 + _CONFIDENCE) / 2) * error, np.nan)
+    half = np.where(num_valid > 1, _t_quantile(freedom) * error, np.nan)
     return np.stack([center - half, center + half], axis=-1)
+
+
+def _t_quantile(freedom: np.ndarray | float) -> np.ndarray:
+    """Return the end of a standardised 95 % interval, by Student's t."""
+    from scipy.special import stdtrit  # slow to import, and training does not need it
+
+    quantile: np.ndarray = stdtrit(freedom, (1 + _CONFIDENCE) / 2)
+    return quantile
 
 
 class Difference(NamedTuple):
@@ -120,7 +127,7 @@ def _welch_interval(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     squares = np.array([v.var(ddof=1) / len(v) if len(v) > 1 else 0.0 for v in samples])
     weights = np.array([max(len(v) - 1, 1) for v in samples])
     freedom = squares.sum() ** 2 / (squares**2 / weights).sum() if squares.any() else 1.0
-    half = stdtrit(freedom, (1 + _CONFIDENCE) / 2) * np.sqrt(squares.sum())
+    half = _t_quantile(freedom) * np.sqrt(squares.sum())
     return first.mean() - second.mean() + np.array([-half, half])
 
 
