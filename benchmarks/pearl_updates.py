@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from floor import summary
 
-from maml_rl.learners.pearl.learner import PEARL, _learned, _normalizer
+from maml_rl.learners.pearl.learner import PEARL, _learned
 from maml_rl.learners.pearl.networks import NUM_CRITICS
 from maml_rl.learners.pearl.replay import make_replay
 from maml_rl.learners.pearl.sac import sac_update
@@ -109,7 +109,7 @@ def main() -> None:
         learner = training.agent.learner
         assert isinstance(learner, PEARL)
         replay = make_replay(state.history, config.learner.context_window)
-        normalizer = _normalizer(state.tensors["normalizer"])
+        normalizer = state.normalizer
         rng = RandomStreams(0, Phase.TRAINING).minibatches()
         num_threads = torch.get_num_threads()
         learned = _learned(state)

@@ -40,7 +40,7 @@ from maml_rl.learners.maml.step_schedule import (
     with_chosen_factors,
     with_test_factors,
 )
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.latent import LATENT_LOG_STD, without_latents
@@ -165,7 +165,7 @@ class MAML(Learner):
 
         Without a latent variable it has no memory.
         """
-        return PolicyActor(self.policy, belief, noise, normalizer_of(state), memory)
+        return PolicyActor(self.policy, belief, noise, state.normalizer, memory)
 
     def with_advantages(self, episodes: Episodes) -> Episodes:
         """Fit each task's baseline, and return the episodes with advantages over it.
@@ -232,7 +232,7 @@ class MAML(Learner):
         episodes = [*batch.supports, batch.query]
         sampling = SamplingMetrics(episodes, ranks)
         changed: dict[str, Mapping[str, Tensor]] = {"theta": outer.theta, "outer": outer.state}
-        normalizer = normalizer_of(state)
+        normalizer = state.normalizer
         if normalizer is not None:
             observations = torch.cat([stage.real_observations for stage in episodes])
             observations = without_latents(observations, self.policy.latent_size)
@@ -245,9 +245,7 @@ class MAML(Learner):
             changed["adaptation"] = {**adaptation, "advantage_std": std}
         metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
         metrics |= failure_metrics(played) | {"outer/failed": float(bool(outer.failure))}
-        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        if ranks.number > 1:
-            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        metrics |= time_metrics(watch, ranks, num_bytes)
         counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
         return Iteration(next_state, metrics, failures)
@@ -320,14 +318,14 @@ class MAML(Learner):
     ) -> PlainNetwork:
         """Return the adapted policy, if it is a multilayer perceptron."""
         theta = {name: value[0] for name, value in belief.items()}
-        return self.policy.plain_network(theta, normalizer_of(state), action_map)
+        return self.policy.plain_network(theta, state.normalizer, action_map)
 
     def plain_module(
         self, state: LearnerState, belief: Belief, action_map: ActionMap
     ) -> PlainModule:
         """Return the adapted policy."""
         theta = {name: value[0] for name, value in belief.items()}
-        return self.policy.plain_module(theta, normalizer_of(state), action_map)
+        return self.policy.plain_module(theta, state.normalizer, action_map)
 
 
 def maml(
@@ -364,12 +362,6 @@ def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
     ]
     squares, num_steps = ranks.mean(torch.stack(sums).sum(0))
     return (squares / num_steps).sqrt()[None]
-
-
-def normalizer_of(state: LearnerState) -> ObservationNormalizer | None:
-    """Return the normaliser of observations, or ``None``."""
-    tensors = state.tensors["normalizer"]
-    return ObservationNormalizer(**tensors) if tensors else None
 
 
 def _valid_part(trial: Trial) -> MetaBatch:

@@ -17,7 +17,7 @@ from torch import Tensor
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.pearl.actor import LatentActor
 from maml_rl.learners.pearl.context_encoder import ContextEncoder, GRUEncoder, ProductEncoder
 from maml_rl.learners.pearl.networks import Networks
@@ -200,7 +200,7 @@ class PEARL(Learner):
             theta,
             self.encoder.posterior(theta, known),
             noise,
-            _normalizer(state.tensors["normalizer"]),
+            state.normalizer,
             self.action_scale,
             memory,
         )
@@ -208,7 +208,7 @@ class PEARL(Learner):
     @torch.no_grad()
     def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
         """Return the belief after the transitions of the episodes."""
-        theta, normalizer = state.tensors["theta"], _normalizer(state.tensors["normalizer"])
+        theta, normalizer = state.tensors["theta"], state.normalizer
         known = {name: value for name, value in belief.items() if name != _EPISODES}
         for number in range(episodes.mask.shape[1]):
             # The next observation of each step; after the last one it may be unknown.
@@ -260,7 +260,7 @@ class PEARL(Learner):
         """Return the policy given the posterior's mean of z."""
         theta = state.tensors["theta"]
         (z,) = self.encoder.posterior(theta, belief).mean
-        normalizer = _normalizer(state.tensors["normalizer"])
+        normalizer = state.normalizer
         return latent_module(self.networks, theta, z, normalizer, self.action_scale, action_map)
 
     def iteration(
@@ -287,7 +287,7 @@ class PEARL(Learner):
         # Add the episodes to the replay, and observations to the normaliser.
         entry = joined([part.entry for part in parts])
         history = bounded((*state.history, entry), self.config.capacity)
-        normalizer = _normalizer(state.tensors["normalizer"])
+        normalizer = state.normalizer
         if normalizer is not None and len(entry["observations"]) > 0:
             new = normalizer.normalize(entry["observations"])
             normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
@@ -309,9 +309,7 @@ class PEARL(Learner):
         metrics["train/replay_size"] = float(sum(map(num_transitions, history)))
         metrics["update/temperature"] = float(update.learned.temperature["log_alpha"].exp())
         metrics["update/failed"] = float(bool(update.detail))
-        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        if ranks.number > 1:
-            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        metrics |= time_metrics(watch, ranks, num_bytes)
         num_env_steps = sum(sampling.num_env_steps for sampling in samplings)
         counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, num_env_steps, **counters)
@@ -537,8 +535,3 @@ def _learned(state: LearnerState) -> Learned:
         for prefix in ("encoder_", "actor_")
     )
     return Learned(encoder, actor, *(dict(state.tensors[name]) for name in _OTHER_GROUPS))
-
-
-def _normalizer(tensors: Mapping[str, Tensor]) -> ObservationNormalizer | None:
-    """Return the normaliser of observations, or ``None``."""
-    return ObservationNormalizer(**tensors) if tensors else None

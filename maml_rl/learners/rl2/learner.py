@@ -14,7 +14,7 @@ from torch import Tensor
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
 from maml_rl.learners.rl2.batch import Evaluated, evaluated_trials, trial_batch
 from maml_rl.learners.rl2.ppo import TrialBatch, ppo_update
@@ -138,7 +138,7 @@ class RL2(Learner):
         memory: Memory | None = None,
     ) -> RecurrentActor:
         """Return an actor that remembers within the episode, too."""
-        theta, normalizer = state.tensors["theta"], _normalizer(state)
+        theta, normalizer = state.tensors["theta"], state.normalizer
         return RecurrentActor(self.policy, theta, belief, noise, normalizer, memory)
 
     @torch.no_grad()
@@ -160,9 +160,7 @@ class RL2(Learner):
         """Return the policy, which begins with the belief."""
         (memory,), (previous,) = belief["memory"], belief["previous"]
         theta = state.tensors["theta"]
-        return recurrent_module(
-            self.policy, theta, memory, previous, _normalizer(state), action_map
-        )
+        return recurrent_module(self.policy, theta, memory, previous, state.normalizer, action_map)
 
     def iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
@@ -182,7 +180,7 @@ class RL2(Learner):
             max_failed_share=self.max_failed_share,
             watch=watch,
         )
-        valid = (~played.trial.failed_tasks.mask).nonzero()[:, 0]
+        valid = played.trial.valid_tasks
         stages = [episodes.chosen(valid) for episodes in played.trial.episodes]
 
         # Compute values and advantages of the trials that did not fail.
@@ -205,7 +203,7 @@ class RL2(Learner):
         }
         if not update.detail:  # otherwise the targets may be non-finite
             changed["value_scale"] = value_scale._asdict()
-        normalizer = _normalizer(state)
+        normalizer = state.normalizer
         if normalizer is not None:
             observations = torch.cat([episodes.real_observations for episodes in stages])
             changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
@@ -213,9 +211,7 @@ class RL2(Learner):
         metrics["update/failed"] = float(bool(update.detail))
         if "log_std" in update.theta:
             metrics["train/policy_std"] = float(update.theta["log_std"].exp().mean())
-        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        if ranks.number > 1:
-            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        metrics |= time_metrics(watch, ranks, num_bytes)
         counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
         return Iteration(next_state, metrics, failures)
@@ -335,9 +331,3 @@ def rl2(
         task_encoder=task_encoder,
         trials_per_block=config.tasks_per_block,
     )
-
-
-def _normalizer(state: LearnerState) -> ObservationNormalizer | None:
-    """Return the normaliser of observations, or ``None``."""
-    tensors = state.tensors["normalizer"]
-    return ObservationNormalizer(**tensors) if tensors else None

@@ -19,7 +19,7 @@ from torch import Tensor
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
 from maml_rl.learners.rl2.batch import evaluated_trials, trial_batch
 from maml_rl.learners.rl2.ppo import ppo_update
@@ -201,7 +201,7 @@ class TeacherStudent(Learner):
         memory: Memory | None = None,
     ) -> RecurrentActor:
         """Return an actor that remembers within the episode, too."""
-        normalizer = _normalizer(state)
+        normalizer = state.normalizer
         return RecurrentActor(self._player, _acting(state), belief, noise, normalizer, memory)
 
     @torch.no_grad()
@@ -238,9 +238,7 @@ class TeacherStudent(Learner):
             for name, value in _acting(state).items()
             if not name.startswith("task_encoder_")
         }
-        return recurrent_module(
-            self.student, theta, memory, previous, _normalizer(state), action_map
-        )
+        return recurrent_module(self.student, theta, memory, previous, state.normalizer, action_map)
 
     def iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
@@ -270,7 +268,7 @@ class TeacherStudent(Learner):
         update = self._update_teacher(state, trials, collector, streams, ranks)
 
         # Update the normaliser of observations.
-        normalizer = _normalizer(state)
+        normalizer = state.normalizer
         if normalizer is not None:
             seen = torch.cat([episodes.real_observations for episodes in trials.stages])
             update.groups["normalizer"] = normalizer.updated(seen, ranks)._asdict()
@@ -324,7 +322,7 @@ class TeacherStudent(Learner):
             belief=belief,
             watch=watch,
         )
-        valid = (~played.trial.failed_tasks.mask).nonzero()[:, 0]
+        valid = played.trial.valid_tasks
         stages = [episodes.chosen(valid) for episodes in played.trial.episodes]
         previous = self._nothing_before(state, len(valid))
         sequence = trial_sequence(stages, previous, self.teacher.action_head)
@@ -420,9 +418,7 @@ class TeacherStudent(Learner):
         sampling = SamplingMetrics(trials.stages, ranks)
         metrics = update.metrics | sampling.metrics() | failure_metrics(trials.played)
         metrics["update/failed"] = float(bool(update.detail))
-        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        if ranks.number > 1:
-            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        metrics |= time_metrics(watch, ranks, num_bytes)
         counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(update.groups, sampling.num_env_steps, **counters)
         return Iteration(next_state, metrics, failures)
@@ -525,9 +521,3 @@ def _student(settings: RMAConfig | SysIDConfig, teacher: Teacher) -> Student:
 def _acting(state: LearnerState) -> Params:
     """Return the parameters of teacher and student, whose names differ."""
     return {**state.tensors["theta"], **state.tensors["student"]}
-
-
-def _normalizer(state: LearnerState) -> ObservationNormalizer | None:
-    """Return the normaliser of observations, or ``None``."""
-    tensors = state.tensors["normalizer"]
-    return ObservationNormalizer(**tensors) if tensors else None
