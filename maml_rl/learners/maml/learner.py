@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.errors import UserError
@@ -44,7 +43,6 @@ from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metr
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.latent import LATENT_LOG_STD, without_latents
-from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, make_stack
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
@@ -53,7 +51,6 @@ from maml_rl.sampling.actors import Memory, PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP
-from maml_rl.settings.config import Config
 from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, ReptileConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
@@ -326,28 +323,6 @@ class MAML(Learner):
         """Return the adapted policy."""
         theta = {name: value[0] for name, value in belief.items()}
         return self.policy.plain_module(theta, state.normalizer, action_map)
-
-
-def maml(
-    config: Config,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    device: torch.device,
-) -> MAML:
-    """Make the learner ``maml``; see :func:`maml_rl.learners.make.make_learner`."""
-    policy = make_policy(config.policy, observation_space, action_space, config.seed)
-    return MAML(
-        policy=policy.to(device),
-        inner=config.inner,
-        outer=config.outer,
-        baseline=config.baseline,
-        normalizes=config.policy.normalize_observations,
-        num_updates=config.inner.num_steps,
-        num_training_stages=config.inner.num_steps + 1,
-        max_failed_share=config.max_failed_share,
-        tasks_per_block=config.tasks_per_block,
-        seed=config.seed,
-    )
 
 
 def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
