@@ -324,7 +324,7 @@ MUTANTS = [
     Mutant("envs/gym/simulations.py", "                self.engine.derive(switched)\n", "", "derived quantities of the dynamics before the change"),
     Mutant("envs/gym/simulations.py", 'longest = int(self._values_ever("action_delay").max())', 'longest = int(self._in_force["action_delay"].max())', "no room for a longer delay"),
     Mutant("envs/gym/imperfections.py", "self._num_steps[ids] = self._active_delay[ids] = num_steps", "self._num_steps[ids] = num_steps", "a changed delay that waits for a reset"),
-    Mutant("envs/engines/mujoco.py", "            self.batch.expand(name)[rows] =", "            self.batch.expand(name)[:] =", "the change of one simulation in all"),
+    Mutant("envs/engines/mujoco_engines.py", "            self.batch.expand(name)[rows] =", "            self.batch.expand(name)[:] =", "the change of one simulation in all"),
     Mutant("maml_rl/sampling/collector.py", 'options = {"episode": stage} if', 'options = {"episode": 0} if', "every stage the first episode of its task"),
     Mutant("maml_rl/sampling/task_in_observation.py", "self._env.is_changed[:, None], self._changed_values, values", "self._env.is_changed[:, None], values, self._changed_values", "observed dynamics before the change after it"),
     Mutant("maml_rl/analysis/recording.py", '{"episode": agent.num_adaptation_steps}', '{"episode": 0}', "the first episode of a task in every panel"),
@@ -352,7 +352,7 @@ _PEARL = [
 _TEACHER = ["learners/test_teacher_student.py"]
 TESTS = {
     "envs/engines/changes.py": _CHANGES,
-    "envs/engines/mujoco.py": _CHANGES,
+    "envs/engines/mujoco_engines.py": _CHANGES,
     "envs/gym/imperfections.py": _CHANGES,
     "envs/gym/simulations.py": _CHANGES,
     "maml_rl/policies/recurrent/hypernetwork.py": _RL2,

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from maml_envs.engines.engine import Task
 from maml_envs.engines.markers import Marker
-from maml_envs.engines.mujoco import MujocoSingleEngine
+from maml_envs.engines.mujoco_engines import MujocoSingleEngine
 from maml_envs.family import HasMarkers, TaskFamily, sample_tasks
 from maml_envs.gym.simulations import Simulations
 
