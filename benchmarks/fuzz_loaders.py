@@ -22,7 +22,7 @@ from maml_rl.analysis import comparison
 from maml_rl.analysis.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.errors import UserError
-from maml_rl.runs.checkpoint import load_checkpoint
+from maml_rl.runs.checkpoint_files import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter
 from maml_rl.runs.progress_table import read_progress
 from maml_rl.runs.run_folder import run_config

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from maml_rl.analysis.video_grid import remove_unfinished
 from maml_rl.learners.base import Iteration
-from maml_rl.runs.checkpoint import Best
+from maml_rl.runs.checkpoint_files import Best
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger
 from maml_rl.sampling.failures import Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
