@@ -232,8 +232,7 @@ class PEARL(Learner):
             parts = self._initial_episodes(state, tasks, collector, ranks, watch)
 
         # Play a trial in each: episodes with z from the prior, then from the posterior.
-        num_prior = self.config.num_prior_episodes
-        num_stages = self.num_training_stages
+        num_prior, num_stages = self.config.num_prior_episodes, self.num_training_stages
         played = self._trial(
             state, tasks, numbers, num_stages, num_prior, collector, streams, ranks, watch
         )
@@ -308,20 +307,13 @@ class PEARL(Learner):
         num_groups = math.ceil(len(tasks) / meta_batch_size)
         numbers = np.resize(np.arange(len(tasks)), num_groups * meta_batch_size)
         number = self.config.num_initial_episodes
-        return [
-            self._trial(
-                state,
-                tasks,
-                group,
-                number,
-                number,
-                collector,
-                RandomStreams(self.seed, Phase.INITIALISATION, i),
-                ranks,
-                watch,
+        parts = []
+        for i, group in enumerate(np.split(numbers, num_groups)):
+            streams = RandomStreams(self.seed, Phase.INITIALISATION, i)
+            parts.append(
+                self._trial(state, tasks, group, number, number, collector, streams, ranks, watch)
             )
-            for i, group in enumerate(np.split(numbers, num_groups))
-        ]
+        return parts
 
     def _trial(
         self,
@@ -335,18 +327,9 @@ class PEARL(Learner):
         ranks: Ranks,
         watch: Stopwatch,
     ) -> _Played:
-        """Play trials, and return them with the entry of all processes.
+        """Play trials in the tasks of these numbers; return them with the entry of all processes.
 
-        Args:
-            state: what has been learned.
-            tasks: training tasks.
-            numbers: indices of those to play, of all processes.
-            num_stages: episodes of a trial.
-            num_prior_stages: those with z from the prior.
-            collector: plays the tasks of this process.
-            streams: of random numbers.
-            ranks: the processes.
-            watch: records times.
+        The first ``num_prior_stages`` of the ``num_stages`` episodes have z from the prior.
         """
         played = training_trial(
             dataclasses.replace(self, num_prior_episodes=num_prior_stages),
