@@ -36,7 +36,6 @@ import mujoco
 import numpy as np
 import torch
 import yaml
-from maml_envs.engines.mujoco import MujocoBatchEngine
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("tests", "sampling", "training")
@@ -112,7 +111,7 @@ def steps_per_second(
 def c_speed(num_sims: int, num_steps: int) -> float:
     """Control steps per second of MuJoCo in C, with random actions."""
     family = maml_envs.FAMILIES[FAMILY]()
-    engine = MujocoBatchEngine(family.body, num_sims, num_cores())
+    engine = family.body.batch_engine(num_sims, num_cores(), ())
     engine.reset(np.arange(num_sims), initial_states(family, num_sims))
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (num_sims, *family.body.action_space.shape))

@@ -18,12 +18,13 @@ import yaml
 
 import maml_rl
 from maml_rl.agents.learner_checkpoint import restored
-from maml_rl.analysis import comparison, learning_curves
+from maml_rl.analysis import comparison
 from maml_rl.analysis.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.errors import UserError
-from maml_rl.runs.checkpoint import load_checkpoint
+from maml_rl.runs.checkpoint_files import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter
+from maml_rl.runs.progress_table import read_progress
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.training import comparison_runs
@@ -242,9 +243,7 @@ def _results(
         "progress.csv, resumed": replaced(
             logs / "progress.csv", lambda: AppendingCSVWriter(logs / "progress.csv", 1)
         ),
-        "progress.csv, drawn": replaced(
-            logs / "progress.csv", lambda: learning_curves._read_progress(logs)
-        ),
+        "progress.csv, drawn": replaced(logs / "progress.csv", lambda: read_progress(logs)),
         "episodes.npz": replaced(
             episodes, lambda: agent.adapt(episodes=maml_rl.EpisodeLog.load(episodes))
         ),

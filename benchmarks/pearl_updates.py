@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from floor import summary
 
-from maml_rl.learners.pearl.learner import PEARL, _learned, _normalizer
+from maml_rl.learners.pearl.learner import PEARL, _learned
 from maml_rl.learners.pearl.networks import NUM_CRITICS
 from maml_rl.learners.pearl.replay import make_replay
 from maml_rl.learners.pearl.sac import sac_update
+from maml_rl.learners.pearl.updates import drawn_batch
 from maml_rl.settings.learners import PEARLConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.system.distributed import Ranks
@@ -109,7 +110,6 @@ def main() -> None:
         learner = training.agent.learner
         assert isinstance(learner, PEARL)
         replay = make_replay(state.history, config.learner.context_window)
-        normalizer = _normalizer(state.tensors["normalizer"])
         rng = RandomStreams(0, Phase.TRAINING).minibatches()
         num_threads = torch.get_num_threads()
         learned = _learned(state)
@@ -131,7 +131,14 @@ def main() -> None:
             start = time.perf_counter()
             with torch_threads(1):
                 for _ in range(args.updates):
-                    batch = learner._batch(replay, normalizer, rng)
+                    batch = drawn_batch(
+                        replay,
+                        state.normalizer,
+                        learner.networks,
+                        config.learner,
+                        learner.reads_next_observation,
+                        rng,
+                    )
                     learned, _ = sac_update(
                         learner.networks,
                         learner.encoder,

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
-from maml_rl.runs.checkpoint import load_checkpoint
+from maml_rl.runs.checkpoint_files import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter
 from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.settings.parser import parse_training_arguments

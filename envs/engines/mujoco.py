@@ -1,8 +1,7 @@
-"""Robots simulated by MuJoCo: many at once on ``mujoco.batch.Batch``, or one with rendering."""
+"""Robots of MuJoCo: the model, its control step, its cameras, and the engines that simulate it."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,25 +14,16 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 from maml_envs.engines.changes import with_changes
-from maml_envs.engines.dynamics import (
-    Parameter,
-    disabled_geoms,
-    model_field,
-    model_fields,
-    needs_set_const,
-    parameters,
-)
-from maml_envs.engines.engine import Array, DeviceEngine, State, Tasks
-from maml_envs.engines.markers import Marker
-from maml_envs.engines.rendering import FreeCamera, SceneRenderer
-from mujoco.batch import Batch, SimulationError
+from maml_envs.engines.dynamics import Parameter, parameters
+from maml_envs.engines.engine import Array, DeviceEngine, State
+from maml_envs.engines.mujoco_engines import MujocoBatchEngine, MujocoSingleEngine
+from maml_envs.engines.rendering import FreeCamera
 
 if TYPE_CHECKING:
     import torch
 
-STATE_FIELDS = ("qpos", "qvel")
 DERIVED_FIELDS = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
-"""State fields that a family may request besides ``STATE_FIELDS``.
+"""State fields that a family may request besides ``qpos`` and ``qvel``.
 
 After a step MuJoCo's positions and velocities lag by one MuJoCo step; here they are recomputed from
 the new state. Forces, including contact forces, are those of the last MuJoCo step.
@@ -56,30 +46,6 @@ POSITION_FIELDS: Mapping[ObservedPosition, tuple[str, ...]] = {
 """Derived field that holds the position, (num_sims, num_bodies, 3), at body ``ROOT_BODY``."""
 
 _MAX_FRAME_SKIP = 100  # 1 s with most models; videos have at least one frame per second
-
-_DISABLED_COLOUR = (0.8, 0.1, 0.1)
-
-# MuJoCo silently resets a simulation whose state or control is not finite; only these warning
-# counters show it.
-_UNSTABLE = [
-    int(mujoco.mjtWarning.mjWARN_BADQPOS),
-    int(mujoco.mjtWarning.mjWARN_BADQVEL),
-    int(mujoco.mjtWarning.mjWARN_BADQACC),
-    int(mujoco.mjtWarning.mjWARN_BADCTRL),
-]
-
-
-class _WithoutLog:
-    """Keep MuJoCo from logging unstable simulations to stderr and MUJOCO_LOG.TXT."""
-
-    def __enter__(self) -> None:
-        self._before = mujoco.MjLogConfig.get()
-        quiet = mujoco.MjLogConfig.get()
-        quiet.logto_console = quiet.logto_file = False
-        quiet.set()
-
-    def __exit__(self, *_: object) -> None:
-        self._before.set()
 
 
 def load_model(file: str | Path) -> mujoco.MjModel:
@@ -246,7 +212,7 @@ class MujocoBody:
         self, num_sims: int, num_threads: int, derived: Sequence[str]
     ) -> MujocoBatchEngine:
         """Create an engine of many simulations on MuJoCo's thread pool."""
-        return MujocoBatchEngine(self, num_sims, num_threads, derived)
+        return MujocoBatchEngine(self.model, self.frame_skip, num_sims, num_threads, derived)
 
     def device_engine(
         self, num_sims: int, device: torch.device, derived: Sequence[str]
@@ -275,8 +241,30 @@ class MujocoBody:
     def single_engine(
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
     ) -> MujocoSingleEngine:
-        """Create an engine of one simulation, rendered by Gymnasium's renderer."""
-        return MujocoSingleEngine(self, derived, render_mode, **render_options)
+        """Create an engine of one simulation, rendered by Gymnasium's renderer.
+
+        Args:
+            derived: names of ``DERIVED_FIELDS`` to add to its state.
+            render_mode: render mode of Gymnasium's renderer.
+            render_options: options of Gymnasium's renderer.
+
+        Raises:
+            ValueError: if the model has no camera ``camera_name`` of the options.
+        """
+        has_camera = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
+        if "camera_name" in render_options:
+            check_camera(self.model, render_options["camera_name"], str(self.model_file))
+        elif not has_camera and self.camera_name in camera_names(self.model):
+            render_options = {"camera_name": self.camera_name, **render_options}
+        return MujocoSingleEngine(
+            self.model,
+            self.frame_skip,
+            derived,
+            hidden_geoms=self.hidden_geoms,
+            free_camera=self.free_camera,
+            render_mode=render_mode,
+            render_options=render_options,
+        )
 
 
 @functools.cache
@@ -308,205 +296,3 @@ def set_frame_skip(family: Any) -> None:
             f"step), or null for the robot's default, got {value!r}"
         )
     object.__setattr__(family, "body", _with_frame_skip(family.body, int(value)))
-
-
-class MujocoBatchEngine:
-    """``num_sims`` simulations in one :class:`mujoco.batch.Batch`; ``state`` has views of its data.
-
-    Args:
-        body: the robot to simulate.
-        num_sims: number of simulations.
-        num_threads: threads of the simulator.
-        derived: names of ``DERIVED_FIELDS`` to add to ``state``.
-    """
-
-    def __init__(
-        self, body: MujocoBody, num_sims: int, num_threads: int, derived: Sequence[str] = ()
-    ) -> None:
-        self.num_sims = num_sims
-        self._model = body.model
-        self.batch = Batch(body.model, num_sims, num_threads, persistent=bool(derived))
-        self.state = {name: self.batch.bind(name) for name in (*STATE_FIELDS, *derived)}
-        if "cfrc_ext" in derived:  # the batch does not compute it; _update does
-            self.state["cfrc_ext"] = np.zeros((num_sims, body.model.nbody, 6))
-            self._data = mujoco.MjData(body.model)
-        self._is_derived = bool(derived)
-        self._control = self.batch.bind("ctrl")
-        self._frame_skip = body.frame_skip
-        self._varied: set[str] = set()
-
-    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
-        """Set the model fields of simulations, starting from the untouched model."""
-        rows = slice(None) if ids is None else ids
-        fields = model_fields(self._model, dynamics)
-        for name in self._varied | fields.keys():
-            self.batch.expand(name)[rows] = fields.get(name, model_field(self._model, name))
-        self._varied |= fields.keys()
-        if needs_set_const(self._varied):
-            self.batch.set_const(ids)
-
-    def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Reset simulations ``ids`` to ``initial``, and compute the derived fields."""
-        self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
-        for name, values in initial.items():
-            self.state[name][ids] = values
-        self.batch.forward(ids)
-        self._update(ids)
-
-    def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance by ``frame_skip`` MuJoCo steps; return which became unstable, (num_sims,)."""
-        # control
-        if ids is None:
-            self._control[:] = action
-        else:
-            self._control[ids] = action[ids]
-        # physics
-        failed = None
-        try:
-            with _WithoutLog():
-                self.batch.step(ids, nstep=self._frame_skip)
-        except SimulationError as error:
-            failed = error.ids
-        self._update(ids)
-        # find unstable simulations; usually there are no warnings, and one count shows it
-        warnings = self.batch.warning
-        if np.count_nonzero(warnings) == 0:
-            unstable = np.zeros(self.num_sims, bool)
-        else:
-            unstable = warnings[:, _UNSTABLE, 1].any(axis=1)
-        if failed is not None:
-            unstable[failed] = True
-        return unstable
-
-    def _update(self, ids: np.ndarray | None) -> None:
-        """Compute the derived fields of simulations ``ids`` after a step or a reset."""
-        # forces of the last MuJoCo step, before the forward pass changes the data
-        if "cfrc_ext" in self.state:
-            forces = self.state["cfrc_ext"]
-            for i in range(self.num_sims) if ids is None else ids:
-                self.batch.get_data(i, self._data)
-                mujoco.mj_rnePostConstraint(self._model, self._data)
-                forces[i] = self._data.cfrc_ext
-        self.derive(ids)
-
-    def derive(self, ids: np.ndarray | None) -> None:
-        """Compute the derived positions and velocities of simulations ``ids``."""
-        if self._is_derived:
-            self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
-
-    def render(self, markers: Sequence[Marker] = ()) -> None:
-        """Do nothing: only the single environment renders."""
-        return None
-
-    def close(self) -> None:
-        """Free the batch and its threads."""
-        self.state = {}
-        del self.batch
-
-
-class MujocoSingleEngine:
-    """One simulation on a plain ``MjData``; ``state`` has views with a leading axis of length 1.
-
-    Args:
-        body: the robot to simulate.
-        derived: names of ``DERIVED_FIELDS`` to add to ``state``.
-        render_mode: render mode of Gymnasium's renderer.
-        render_options: options of Gymnasium's renderer.
-
-    Raises:
-        ValueError: if the model has no camera ``camera_name`` of the options.
-    """
-
-    def __init__(
-        self,
-        body: MujocoBody,
-        derived: Sequence[str] = (),
-        render_mode: str | None = None,
-        **render_options: Any,
-    ) -> None:
-        self.num_sims = 1
-        # model: a copy, because tasks and rendering change it
-        self._nominal = body.model
-        self.model = copy.copy(body.model)
-        for name in body.hidden_geoms:
-            self.model.geom(name).rgba[3] = 0
-        # state
-        self.data = mujoco.MjData(self.model)
-        self.state = {name: getattr(self.data, name)[None] for name in (*STATE_FIELDS, *derived)}
-        self._is_derived = bool(derived)
-        self._varied: set[str] = set()
-        self._frame_skip = body.frame_skip
-        # rendering; the renderer is created at the first frame
-        self._render_mode = render_mode
-        self._renderer: SceneRenderer | None = None
-        self._free_camera = body.free_camera
-        has_camera = {"default_camera_config", "camera_id", "camera_name"} & set(render_options)
-        if "camera_name" in render_options:
-            check_camera(self.model, render_options["camera_name"], str(body.model_file))
-        elif not has_camera and body.camera_name in camera_names(self.model):
-            render_options = {"camera_name": body.camera_name, **render_options}
-        self._render_options = render_options
-
-    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
-        """Set the model fields, as in the batch engine, and colour disabled parts."""
-        # model fields; those that only the previous task changed are restored
-        fields = model_fields(self._nominal, dynamics)
-        for name in self._varied | fields.keys():
-            is_changed = name in fields
-            values = fields[name][0] if is_changed else model_field(self._nominal, name)
-            model_field(self.model, name)[:] = values
-        self._varied |= fields.keys()
-        if needs_set_const(self._varied):
-            mujoco.mj_setConst(self.model, mujoco.MjData(self.model))
-        # colours
-        self.model.geom_rgba[:, :3] = self._nominal.geom_rgba[:, :3]
-        self.model.geom_rgba[disabled_geoms(self._nominal, dynamics), :3] = _DISABLED_COLOUR
-
-    def reset(self, ids: np.ndarray, initial: Mapping[str, np.ndarray]) -> None:
-        """Reset to ``initial``, and compute the derived fields."""
-        mujoco.mj_resetData(self.model, self.data)
-        for name, values in initial.items():
-            self.state[name][:] = values
-        mujoco.mj_forward(self.model, self.data)
-        self._update()
-
-    def step(self, ids: np.ndarray | None, action: np.ndarray) -> np.ndarray:
-        """Advance by ``frame_skip`` MuJoCo steps; return whether it became unstable, (1,)."""
-        self.data.ctrl[:] = action[0]
-        mujoco.mj_step(self.model, self.data, nstep=self._frame_skip)
-        self._update()
-        return np.array([any(self.data.warning[index].number for index in _UNSTABLE)])
-
-    def _update(self) -> None:
-        """Compute the derived fields after a step or a reset."""
-        if "cfrc_ext" in self.state:
-            mujoco.mj_rnePostConstraint(self.model, self.data)
-        self.derive()
-
-    def derive(self, ids: np.ndarray | None = None) -> None:
-        """Compute the derived positions and velocities."""
-        if self._is_derived:
-            mujoco.mj_fwdPosition(self.model, self.data)
-            mujoco.mj_fwdVelocity(self.model, self.data)
-
-    def render(self, markers: Sequence[Marker] = ()) -> Any:
-        """Render the scene with ``markers`` in the render mode.
-
-        Raises:
-            RuntimeError: if OpenGL is not available.
-        """
-        if self._renderer is None:
-            self._renderer = SceneRenderer(
-                model=self.model,
-                data=self.data,
-                render_mode=self._render_mode,
-                free_camera=self._free_camera,
-                options=self._render_options,
-            )
-        return self._renderer.draw(markers)
-
-    def close(self) -> None:
-        """Close the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None

@@ -15,13 +15,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.engines.changes import has_change
 from maml_envs.engines.engine import HasDeviceEngine, Task
-from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, task_parameters, unstack_tasks
+from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
 from maml_envs.gym.seeding import reset_mask, seeded_generators
+from maml_envs.gym.task_parameters import HasTaskParameters
 from torch import Tensor
 
 
-class DeviceVectorEnv(VectorEnv):
+class DeviceVectorEnv(HasTaskParameters, VectorEnv):
     """``num_envs`` simulations of a task family on a device, each with its own task.
 
     It is used as :class:`~maml_envs.gym.vector_env.FamilyVectorEnv` is, but takes actions and
@@ -164,16 +165,6 @@ class DeviceVectorEnv(VectorEnv):
     def tasks(self) -> list[dict[str, float]] | None:
         """Task of each sub-environment; ``None`` before the first reset or :meth:`set_tasks`."""
         return None if self._tasks is None else unstack_tasks(self._tasks, self.num_envs)
-
-    @property
-    def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have; empty if it is dimensionless."""
-        return {name: parameter.unit for name, parameter in task_parameters(self.family).items()}
-
-    @property
-    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
-        """Names of values of task parameters; empty if the family names none."""
-        return getattr(self.family, "task_value_names", {})
 
     def reset(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from maml_envs.engines.changes import DynamicsChange, before_and_after, has_change
 from maml_envs.engines.engine import Engine, Task
-from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, task_parameters, unstack_tasks
+from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.imperfections import ActionDelay, ObservationNoise
 
 
@@ -89,16 +89,6 @@ class Simulations:
     def tasks(self) -> list[dict[str, float]] | None:
         """The task of each simulation; ``None`` before tasks are set."""
         return None if self._tasks is None else unstack_tasks(self._tasks, self.engine.num_sims)
-
-    @property
-    def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have; empty if it is dimensionless."""
-        return {name: parameter.unit for name, parameter in task_parameters(self.family).items()}
-
-    @property
-    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
-        """Names of values of task parameters; empty if the family names none."""
-        return getattr(self.family, "task_value_names", {})
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of simulation i to ``tasks[i]``.

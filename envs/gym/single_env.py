@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,12 +10,13 @@ import numpy as np
 from gymnasium import spaces
 from maml_envs.engines.engine import Task
 from maml_envs.engines.markers import Marker
-from maml_envs.engines.mujoco import MujocoSingleEngine
+from maml_envs.engines.mujoco_engines import MujocoSingleEngine
 from maml_envs.family import HasMarkers, TaskFamily, sample_tasks
 from maml_envs.gym.simulations import Simulations
+from maml_envs.gym.task_parameters import HasTaskParameters
 
 
-class FamilyEnv(gym.Env):
+class FamilyEnv(HasTaskParameters, gym.Env):
     """One simulation of a task family, for recording, other RL libraries and interactive use.
 
     The first reset draws a task, which later resets keep; :meth:`set_task` or
@@ -87,16 +88,6 @@ class FamilyEnv(gym.Env):
         """The task, or ``None`` before the first reset or :meth:`set_task`."""
         tasks = self._simulations.tasks
         return None if tasks is None else tasks[0]
-
-    @property
-    def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have; empty if it is dimensionless."""
-        return self._simulations.task_units
-
-    @property
-    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
-        """Names of values of task parameters; empty if the family names none."""
-        return self._simulations.task_value_names
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from maml_envs.engines.engine import Task
 from maml_envs.family import TaskFamily, sample_tasks
 from maml_envs.gym.seeding import reset_mask, seeded_generators
 from maml_envs.gym.simulations import Simulations
+from maml_envs.gym.task_parameters import HasTaskParameters
 
 
 def available_cpus() -> int:
@@ -26,7 +27,7 @@ def available_cpus() -> int:
     return max(1, num_cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class FamilyVectorEnv(VectorEnv):
+class FamilyVectorEnv(HasTaskParameters, VectorEnv):
     """``num_envs`` simulations of a task family, stepped together, each with its own task.
 
     Autoreset is disabled: a simulation whose episode has ended is not stepped until it is reset.
@@ -99,16 +100,6 @@ class FamilyVectorEnv(VectorEnv):
     def tasks(self) -> list[dict[str, float]] | None:
         """Task of each sub-environment; ``None`` before the first reset or :meth:`set_tasks`."""
         return self._simulations.tasks
-
-    @property
-    def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have; empty if it is dimensionless."""
-        return self._simulations.task_units
-
-    @property
-    def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
-        """Names of values of task parameters; empty if the family names none."""
-        return self._simulations.task_value_names
 
     def before_and_after(self, task: Task) -> tuple[dict[str, float], dict[str, float]]:
         """Parameters of a task before and after the change of its dynamics, with equal names.

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from maml_rl.agents.episode_log import (
     EpisodeLog,
-    LoggedEpisodes,
+    logged_stages,
     to_episodes,
-    warn_of_clipped_actions,
 )
 from maml_rl.agents.learner_checkpoint import adapted_content
 from maml_rl.agents.predict_arguments import (
@@ -371,27 +370,8 @@ class Agent:
     def _adapted_to(self, logs: Any) -> Agent:
         """Return the agent after one adaptation step on each log, or stage of a log."""
         check_plain_actions(self.action_space)
-        latent_size = self.config.policy.latent_size
-        if latent_size > 0:
-            raise UserError(
-                f"episodes cannot be used with policy.latent_size {latent_size}: a log does not "
-                "have the latent variable of each episode. Adapt in an environment"
-            )
-        if not isinstance(logs, Sequence) or len(logs) == 0:
-            raise UserError(
-                f"episodes must be a log, or a sequence of logs, one per adaptation step; got "
-                f"{logs!r:.100}"
-            )
-        # The episodes of each stage.
-        shape, learner_config = self.observation_space.shape or (), self.config.learner
-        logged = [LoggedEpisodes.of(EpisodeLog.of(log), shape, self.action_map) for log in logs]
-        if not learner_config.OUTPUTS_ARE_BOUNDED:
-            warn_of_clipped_actions(logged)
-        stages = [
-            part
-            for episodes in logged
-            for part in episodes.parts(episodes_per_stage(learner_config, len(episodes.lengths)))
-        ]
+        shape = self.observation_space.shape or ()
+        stages = logged_stages(logs, self.config, shape, self.action_map)
         belief = self.belief
         failed = FailedTasks.none_of(1, self.device)
         for stage, episodes in enumerate(stages, self.num_adaptation_steps):
@@ -489,26 +469,18 @@ class Agent:
                 not a multilayer perceptron.
         """
         # Imported here: Stable-Baselines3 is slow to import.
-        from maml_rl.agents.sb3_env import as_sb3_env, make_vec_env
+        from maml_rl.agents.sb3_env import as_sb3_env
         from maml_rl.agents.sb3_models import model_of
 
         network = self.plain_network
-        check_integers(1, num_envs=num_envs)
-        if env is None or isinstance(env, str):
-            env = make_vec_env(
-                env,
-                self.config.env,
-                self.config.horizon,
-                num_envs=num_envs,
-                task=task,
-                seed=settings.get("seed"),
-            )
-        elif task is not None or num_envs != 1:
-            raise UserError(
-                "task and num_envs apply only to an environment that to_sb3 makes: leave them out, "
-                "or leave out env"
-            )
-        env = as_sb3_env(env)
+        env = as_sb3_env(
+            env,
+            self.config.env,
+            self.config.horizon,
+            num_envs=num_envs,
+            task=task,
+            seed=settings.get("seed"),
+        )
         flat = dataclasses.replace(
             self, observation_space=spaces.flatten_space(self.observation_space)
         )

@@ -19,6 +19,8 @@ from maml_rl.policies.action_map import ActionMap, has_two_bounds
 from maml_rl.policies.plain_network import gain_and_offset
 from maml_rl.sampling.actors import Actor
 from maml_rl.sampling.episodes import Episodes, zero_masked
+from maml_rl.settings.config import Config
+from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.untrusted_files import read_npz, user_path
 
 _MANY_AT_BOUNDS = 0.1
@@ -153,7 +155,42 @@ class LoggedEpisodes(NamedTuple):
             )
 
 
-def warn_of_clipped_actions(logs: Sequence[LoggedEpisodes]) -> None:
+def logged_stages(
+    logs: Any, config: Config, observation_shape: tuple[int, ...], action_map: ActionMap
+) -> list[LoggedEpisodes]:
+    """Return the episodes of each stage; warn if many actions may have been clipped.
+
+    Args:
+        logs: a sequence of logs, each an :class:`EpisodeLog` or a mapping of its fields.
+        config: settings of the agent.
+        observation_shape: of the agent.
+        action_map: of the agent.
+
+    Raises:
+        UserError: if they are something else or invalid, or the agent cannot learn from logs.
+    """
+    latent_size = config.policy.latent_size
+    if latent_size > 0:
+        raise UserError(
+            f"episodes cannot be used with policy.latent_size {latent_size}: a log does not have "
+            "the latent variable of each episode. Adapt in an environment"
+        )
+    if not isinstance(logs, Sequence) or len(logs) == 0:
+        raise UserError(
+            f"episodes must be a log, or a sequence of logs, one per adaptation step; got "
+            f"{logs!r:.100}"
+        )
+    logged = [LoggedEpisodes.of(EpisodeLog.of(log), observation_shape, action_map) for log in logs]
+    if not config.learner.OUTPUTS_ARE_BOUNDED:
+        _warn_of_clipped_actions(logged)
+    return [
+        part
+        for episodes in logged
+        for part in episodes.parts(episodes_per_stage(config.learner, len(episodes.lengths)))
+    ]
+
+
+def _warn_of_clipped_actions(logs: Sequence[LoggedEpisodes]) -> None:
     """Warn if many logged actions are at a bound, since the actor's outputs are unknown there."""
     share = np.average([log.at_bounds for log in logs], weights=[len(log.rewards) for log in logs])
     if share > _MANY_AT_BOUNDS:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from maml_rl.learners.base import Belief, Learner, LearnerState, check_group
-from maml_rl.runs.checkpoint import Checkpoint
+from maml_rl.runs.checkpoint_files import Checkpoint
 
 _BELIEF = "belief"
 """Group of the belief of an agent that has adapted."""

@@ -14,7 +14,8 @@ from maml_rl.agents.agent import Agent
 from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.learners.make import make_learner
-from maml_rl.runs.checkpoint import Checkpoint, load_iteration, load_newest
+from maml_rl.runs.checkpoint import load_iteration, load_newest
+from maml_rl.runs.checkpoint_files import Checkpoint
 from maml_rl.runs.pretrained import find_run
 from maml_rl.runs.run_folder import run_config
 from maml_rl.sampling.environments import as_task_vector_env

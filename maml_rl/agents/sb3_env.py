@@ -16,6 +16,7 @@ from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, resolve_env_id
+from maml_rl.settings.ranges import check_integers
 
 SB3Env = gym.Env | VecEnv
 """An environment on which Stable-Baselines3 can train."""
@@ -176,12 +177,37 @@ def make_vec_env(
     return VecMonitor(TaskVecEnv(env))
 
 
-def as_sb3_env(env: object) -> SB3Env:
-    """Check that Stable-Baselines3 can train on an environment, and flatten its observations.
+def as_sb3_env(
+    env: object,
+    config: EnvConfig,
+    horizon: int,
+    *,
+    num_envs: int,
+    task: Task | None,
+    seed: int | None,
+) -> SB3Env:
+    """Return an environment on which Stable-Baselines3 can train, with flat observations.
+
+    Args:
+        env: an environment; or a name or ``None``, to make one by :func:`make_vec_env`, which takes
+            the other arguments.
+        config: see :func:`make_vec_env`.
+        horizon: see :func:`make_vec_env`.
+        num_envs: see :func:`make_vec_env`; 1 for an environment that is not made here.
+        task: see :func:`make_vec_env`; ``None`` for an environment that is not made here.
+        seed: see :func:`make_vec_env`.
 
     Raises:
-        UserError: if it is neither a Gymnasium environment nor a ``VecEnv``.
+        UserError: if it is neither a Gymnasium environment nor a ``VecEnv``, or cannot be made.
     """
+    check_integers(1, num_envs=num_envs)
+    if env is None or isinstance(env, str):
+        return make_vec_env(env, config, horizon, num_envs=num_envs, task=task, seed=seed)
+    if task is not None or num_envs != 1:
+        raise UserError(
+            "task and num_envs apply only to an environment that to_sb3 makes: leave them out, or "
+            "leave out env"
+        )
     if isinstance(env, gym.Env) and not (
         isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1
     ):

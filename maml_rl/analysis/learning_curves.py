@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import math
-import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,20 +24,19 @@ from maml_rl.analysis.run_labels import Settings, group_settings, stage_label
 from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
 from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run
+from maml_rl.runs.progress_table import ITERATION, SECONDS, STEPS, read_progress
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.config import Config
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.system.text import text_table
-from maml_rl.system.untrusted_files import LONGEST_TABLE, read_text
 
 XAxis = Literal["steps", "time", "iterations"]
 
-_ITERATION, _STEPS, _SECONDS = "time/iteration", "time/num_env_steps", "time/meta_iteration_s"
 _X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]]] = {
-    "steps": ("environment steps (millions)", lambda columns: columns[_STEPS] / 1e6),
-    "time": ("wall-clock hours", lambda columns: np.cumsum(columns[_SECONDS]) / 3600),
-    "iterations": ("meta-iterations", lambda columns: columns[_ITERATION]),
+    "steps": ("environment steps (millions)", lambda columns: columns[STEPS] / 1e6),
+    "time": ("wall-clock hours", lambda columns: np.cumsum(columns[SECONDS]) / 3600),
+    "iterations": ("meta-iterations", lambda columns: columns[ITERATION]),
 }
 _RETURN_AFTER = r"train/return_after_(\d+)_steps"
 _FINAL_PART = 20  # final values are means over the last 1/20 of the iterations
@@ -96,7 +92,7 @@ class Run:
     @property
     def hours(self) -> float:
         """Duration of all iterations."""
-        return float(self.columns[_SECONDS].sum() / 3600)
+        return float(self.columns[SECONDS].sum() / 3600)
 
     def series(self, metric: str, x: XAxis, smooth: int = 1) -> Series:
         """Return the running mean of a metric over up to ``smooth`` values.
@@ -109,7 +105,7 @@ class Run:
         if not logged.any():
             raise UserError(f"{self.folder} has no value of {metric} yet")
         y = running_mean(self.columns[metric][logged], smooth)
-        return Series(self.columns[_ITERATION][logged], axis(self.columns)[logged], y)
+        return Series(self.columns[ITERATION][logged], axis(self.columns)[logged], y)
 
 
 @dataclass(frozen=True)
@@ -217,47 +213,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         found = find_run(folder)
         config = run_config(found)
-        runs.append(Run(folder=folder, config=config, columns=_read_progress(found)))
+        runs.append(Run(folder=folder, config=config, columns=read_progress(found)))
     return runs
-
-
-def _read_progress(folder: Path) -> dict[str, np.ndarray]:
-    """Read the columns of progress.csv, (N,) each.
-
-    Raises:
-        UserError: if it does not exist, or is empty or damaged.
-    """
-    # Read rows.
-    path = folder / "progress.csv"
-    if not path.is_file():
-        if os.path.lexists(path):
-            raise UserError(f"{path} is not a regular file")
-        raise UserError(f"{folder} has no progress.csv: it has not finished an iteration yet")
-    try:
-        rows = list(csv.reader(io.StringIO(read_text(path, LONGEST_TABLE), newline="")))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if len(rows) < 2:
-        raise UserError(f"{path} has no rows: the run has not finished an iteration yet")
-    # Convert to columns.
-    header = rows[0]
-    for line, row in enumerate(rows[1:], 2):
-        if len(row) != len(header):
-            raise UserError(
-                f"{path} is damaged: line {line} has {len(row)} values for {len(header)} columns"
-            )
-    try:
-        table = np.array([[float(cell or "nan") for cell in row] for row in rows[1:]])
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    columns = dict(zip(header, table.T, strict=True))
-    # Check counters.
-    for name in (_ITERATION, _STEPS, _SECONDS):
-        if name not in columns or not np.isfinite(columns[name]).all():
-            raise UserError(f"{path} is damaged: {name} must be finite in every row")
-    if not (np.diff(columns[_ITERATION]) > 0).all():
-        raise UserError(f"{path} is damaged: {_ITERATION} must increase from row to row")
-    return columns
 
 
 def running_mean(values: np.ndarray, num: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError, name_errors
 from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 from maml_rl.sampling.actors import Actor, Memory
 from maml_rl.sampling.collector import Collector
@@ -43,6 +44,12 @@ class LearnerState(NamedTuple):
     An entry never changes: a checkpoint writes it to disk once. Every iteration of a learner with a
     history appends one, the same on all processes; the oldest may be dropped. What acting depends
     on does not belong here: an agent is saved and loaded without it."""
+
+    @property
+    def normalizer(self) -> ObservationNormalizer | None:
+        """The normaliser of observations, or ``None`` if the group ``normalizer`` is empty."""
+        tensors = self.tensors["normalizer"]
+        return ObservationNormalizer(**tensors) if tensors else None
 
     @classmethod
     def initial(cls, tensors: Mapping[str, Mapping[str, Tensor]], **counters: int) -> LearnerState:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from gymnasium import spaces
 
-from maml_rl.learners.maml.learner import MAML, maml
+from maml_rl.learners.maml.learner import MAML
+from maml_rl.learners.maml.make import maml
 from maml_rl.settings.config import Config
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
-from maml_rl.runs.checkpoint import LARGEST_COUNTER
+from maml_rl.runs.checkpoint_files import LARGEST_COUNTER
 from maml_rl.runs.progress_log import check_metrics
 from maml_rl.sampling.failures import Failure
 from maml_rl.settings.config import Config

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Learner, LearnerState
@@ -46,6 +47,11 @@ class Trial(NamedTuple):
     """Which tasks failed, where and why."""
     first_stage: int
     """Number of updates before the first stage."""
+
+    @property
+    def valid_tasks(self) -> Tensor:
+        """Indices of the tasks that did not fail."""
+        return (~self.failed_tasks.mask).nonzero()[:, 0]
 
     @property
     def failures(self) -> TrialFailures:

@@ -19,12 +19,12 @@ from safetensors.torch import load as from_bytes
 from torch import Tensor
 
 from maml_rl.errors import UserError
-from maml_rl.runs.checkpoint import (
+from maml_rl.runs.checkpoint import newest_first
+from maml_rl.runs.checkpoint_files import (
     HISTORY,
     Checkpoint,
     DamagedCheckpoint,
     entry_names,
-    newest_first,
     read_values,
     tensor_bytes,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,27 +22,6 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import map_blocks
 from maml_rl.system.torch_runtime import torch_threads
-
-
-class _Played(NamedTuple):
-    """Episodes in task order, before their log-probabilities are computed."""
-
-    observations: Tensor
-    """Raw, (T, E, H, *observation_shape)."""
-    actions: Tensor
-    """Outputs of the actor, (T, E, H, ...)."""
-    rewards: Tensor
-    """(T, E, H)."""
-    mask: Tensor
-    """(T, E, H): 1 for real steps of valid episodes."""
-    cause: Tensor
-    """(T, E) int8: code of the failure, or 0."""
-    success: Tensor
-    """(T, E): last report, or NaN."""
-    terminated: Tensor
-    """(T, E): 1 if a valid episode ended in a terminal state."""
-    last_observations: Tensor
-    """Raw, after the last step, (T, E, *observation_shape)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +157,7 @@ class Collector:
         self.progress(f"learning from stage {stage + 1}")
         played = rounds[0]
         if len(rounds) > 1:
-            played = _Played._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+            played = Recorded._make(torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
         # Compute the actor's inputs; set masked steps to zero.
         inputs = actor.inputs(played.observations)
         if not played.mask.all():
@@ -205,7 +184,7 @@ class Collector:
             inner_advantages=torch.zeros_like(played.rewards),
         )
 
-    def _rounds(self, actor: Actor, seeds: np.ndarray, stage: int) -> Iterator[_Played]:
+    def _rounds(self, actor: Actor, seeds: np.ndarray, stage: int) -> Iterator[Recorded]:
         """Play all episodes, ``episodes_per_round`` of each task at a time.
 
         Args:
@@ -274,12 +253,12 @@ class Collector:
                 break
         return recording.finished()
 
-    def _by_task(self, recorded: Recorded) -> _Played:
+    def _by_task(self, recorded: Recorded) -> Recorded:
         """Arrange a round in task order, on the device."""
         is_valid = recorded.cause == 0
         mask = recorded.mask & is_valid
         last = recorded.last_observations[None]  # as one more step
-        return _Played(
+        return Recorded(
             observations=self._of_tasks(recorded.observations),
             actions=self._of_tasks(recorded.actions),
             rewards=self._of_tasks(torch.where(mask, recorded.rewards, 0.0)).to(self.dtype),
@@ -316,7 +295,7 @@ class Collector:
         return np.arange(start, start + self.num_tasks * self.num_episodes).reshape(sizes)
 
 
-def _without(played: _Played, overflows: Tensor) -> _Played:
+def _without(played: Recorded, overflows: Tensor) -> Recorded:
     """Discard the episodes (T, E) bool in which the log-probability of an action overflows.
 
     The actions themselves are finite; only extreme parameters cause such an overflow.

@@ -15,7 +15,12 @@ from maml_rl.sampling.failures import ACTION, CODES, OBSERVATION, REWARD, SIMULA
 
 
 class Recorded(NamedTuple):
-    """A round: an episode in each of N sub-environments, padded to H steps."""
+    """Episodes padded to H steps, before their log-probabilities are computed.
+
+    As recorded, a round of N sub-environments: the axes are (H, N, ...), flags are bool, and the
+    mask has the steps before the end or the failure of each episode. In task order, for a
+    collector: the axes are (T, E, H, ...), flags are 0 or 1, and failed episodes are masked.
+    """
 
     observations: Tensor
     """Raw, (H, N, *observation_shape)."""
@@ -24,13 +29,13 @@ class Recorded(NamedTuple):
     rewards: Tensor
     """(H, N)."""
     mask: Tensor
-    """(H, N) bool: the steps before the end or the failure of each episode."""
+    """(H, N): real steps."""
     cause: Tensor
     """(N,) int8: code of the failure, or 0."""
     success: Tensor
     """(N,): last report, or NaN."""
     terminated: Tensor
-    """(N,) bool: whether the episode ended in a terminal state."""
+    """(N,): whether the episode ended in a terminal state."""
     last_observations: Tensor
     """Raw, after the last step, (N, *observation_shape); NaN if unknown."""
 

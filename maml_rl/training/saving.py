@@ -14,15 +14,13 @@ from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Learner, LearnerState
 from maml_rl.runs.checkpoint import (
-    HISTORY,
-    Best,
-    Checkpoint,
     Found,
     latest_checkpoint,
     remove_leftovers,
     save_checkpoint,
     set_aside,
 )
+from maml_rl.runs.checkpoint_files import HISTORY, Best, Checkpoint
 from maml_rl.runs.history import history_file, read_history, remove_unneeded, write_history
 from maml_rl.runs.progress_log import sync_metrics
 from maml_rl.sampling.failures import TooManyFailures

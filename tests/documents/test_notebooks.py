@@ -19,7 +19,8 @@ from helpers.runs import assert_equal_runs, tiny
 
 import maml_rl
 from maml_rl.system.process_environment import ignore_missing_backend
-from maml_rl.training.loop import Interrupted, train
+from maml_rl.training.loop import train
+from maml_rl.training.reporting import Interrupted
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +117,7 @@ def test_a_sweep_does_not_swallow_an_interrupt(tmp_path, monkeypatch):
             with contextlib.suppress(Exception):
                 train(tiny(tmp_path / str(i), num_iterations=2))
 
-    monkeypatch.setattr("maml_rl.training.loop.progress_text", interrupt)
+    monkeypatch.setattr("maml_rl.training.training_run.progress_text", interrupt)
     with pytest.raises(KeyboardInterrupt) as stopped:
         sweep()
     assert stopped.type is Interrupted

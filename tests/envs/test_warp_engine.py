@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.scripts import ROOT
-from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoBatchEngine, MujocoBody
+from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoBody
+from maml_envs.engines.mujoco_engines import MujocoBatchEngine
 from maml_envs.family import sample_tasks, stack_tasks
 
 pytest.importorskip("mujoco_warp", reason="the extra gpu is not installed")
@@ -116,7 +117,7 @@ def both_engines(
 ) -> tuple[WarpEngine, MujocoBatchEngine]:
     """Engines with the dynamics of ``tasks`` at the same initial states."""
     engine = make_engine(family.body, num_sims, derived)
-    in_c = MujocoBatchEngine(family.body, num_sims, 1, derived)
+    in_c = family.body.batch_engine(num_sims, 1, derived)
     initial = initial_states(family, num_sims)
     dynamics = {name: tasks[name] for name in tasks if name in family.body.parameters}
     engine.set_dynamics(dynamics)
@@ -134,7 +135,7 @@ def test_fifty_steps_of_every_family_equal_mujoco_in_c(name: str) -> None:
     tasks = stack_tasks(family, sample_tasks(family, np.random.default_rng(0), 8))
     engine, in_c = both_engines(family, 8, tasks, family.derived_fields)
     start = in_c.state["qpos"].copy()
-    perturbed = MujocoBatchEngine(family.body, 8, 1)
+    perturbed = family.body.batch_engine(8, 1, ())
     perturbed.set_dynamics({key: tasks[key] for key in tasks if key in family.body.parameters})
     initial = initial_states(family, 8)
     noise = 1e-6 * np.random.default_rng(1).standard_normal(initial["qpos"].shape)
@@ -197,7 +198,7 @@ DYNAMICS = {
 def test_every_quantity_of_the_dynamics_equals_mujoco_in_c(name: str) -> None:
     tasks = {name: np.array(DYNAMICS[name], float)}
     engine, in_c = both_engines(CHEETAH, 4, tasks)
-    nominal = MujocoBatchEngine(CHEETAH.body, 4, 1)
+    nominal = CHEETAH.body.batch_engine(4, 1, ())
     nominal.reset(np.arange(4), initial_states(CHEETAH, 4))
     for action in random_actions(CHEETAH.body, 10, 4):
         engine.step(torch.as_tensor(action, device=DEVICE))
@@ -397,7 +398,7 @@ def test_too_many_constraints_fail_alone_and_get_memory(caplog: pytest.LogCaptur
         if not engine.failure.any():
             break
     enough = engine.sizes
-    in_c = MujocoBatchEngine(CHEETAH.body, 2, 1)
+    in_c = CHEETAH.body.batch_engine(2, 1, ())
     in_c.reset(np.arange(2), one_in_the_air(2))
     for action in idle:
         in_c.step(None, action)

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.util.tensor_util import make_ndarray
 
 import maml_rl
-from maml_rl.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from maml_rl.runs.checkpoint import latest_checkpoint
+from maml_rl.runs.checkpoint_files import Checkpoint, load_checkpoint
 from maml_rl.settings.config import Config
 
 NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}

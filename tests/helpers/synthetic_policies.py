@@ -8,7 +8,6 @@ from gymnasium import spaces
 
 from maml_rl.agents.agent import Agent
 from maml_rl.learners.make import make_learner
-from maml_rl.learners.maml.learner import normalizer_of
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
@@ -77,7 +76,7 @@ def make_agent(kind: str, env: str = "PointNavigation") -> Agent:
 def observations_of(agent: Agent) -> np.ndarray:
     """Return typical observations of the agent, (5, 4) float32."""
     observations = np.random.default_rng(1).normal(size=(5, 4))
-    normalizer = normalizer_of(agent.state)
+    normalizer = agent.state.normalizer
     if normalizer is not None:
         observations = observations * normalizer.std.numpy() + normalizer.mean.numpy()
     return observations.astype(np.float32)

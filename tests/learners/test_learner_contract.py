@@ -26,7 +26,8 @@ from maml_rl.learners.trials import (
     sample_tasks,
     usable_episodes,
 )
-from maml_rl.runs.checkpoint import load_checkpoint, save_checkpoint
+from maml_rl.runs.checkpoint import save_checkpoint
+from maml_rl.runs.checkpoint_files import load_checkpoint
 from maml_rl.sampling.failures import FailedTasks
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams

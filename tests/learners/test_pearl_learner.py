@@ -20,8 +20,10 @@ from maml_rl.errors import UserError
 from maml_rl.learners.base import LearnerState
 from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.pearl import learner as pearl_learner
+from maml_rl.learners.pearl import updates
 from maml_rl.learners.pearl.learner import PEARL
 from maml_rl.learners.pearl.replay import make_replay, num_transitions
+from maml_rl.learners.pearl.updates import drawn_batch
 from maml_rl.learners.trials import play_trials, sample_tasks
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import OUTER_STEP, TooManyFailures
@@ -186,7 +188,14 @@ def test_a_batch_is_of_all_data_and_its_context_of_recent_exploration(
                 recent[task] = {1000.0 * task + number for number in numbers}
         history.append({**entry, "rewards": rewards})
     replay = make_replay(history, 1)
-    batch = learner._batch(replay, None, np.random.default_rng(0))
+    batch = drawn_batch(
+        replay,
+        None,
+        learner.networks,
+        learner.config,
+        learner.reads_next_observation,
+        np.random.default_rng(0),
+    )
     place = learner.networks.observation_size + learner.networks.action_size
     for rewards, context in zip(batch.transitions.rewards, batch.context, strict=True):
         task = int(rewards[0]) // 1000
@@ -380,7 +389,7 @@ def test_a_failed_update_changes_nothing_but_the_replay(
 ) -> None:
     training = iterated(training, 1)
     state = training.agent.state
-    original, calls = pearl_learner.sac_update, []
+    original, calls = updates.sac_update, []
 
     def second_fails(*args: Any) -> Any:
         calls.append(args)
@@ -388,7 +397,7 @@ def test_a_failed_update_changes_nothing_but_the_replay(
             raise FloatingPointError("the gradient is not finite")
         return original(*args)
 
-    monkeypatch.setattr(pearl_learner, "sac_update", second_fails)
+    monkeypatch.setattr(updates, "sac_update", second_fails)
     after, metrics, failures = training.iterate()
     assert len(calls) == 2
     for group, tensors in state.tensors.items():
@@ -410,7 +419,7 @@ def test_updates_that_always_fail_stop_the_run(
     def fails(*args: Any) -> Any:
         raise FloatingPointError("never finite")
 
-    monkeypatch.setattr(pearl_learner, "sac_update", fails)
+    monkeypatch.setattr(updates, "sac_update", fails)
     training = iterated(training, MAX_FAILED_OUTER_STEPS - 1)
     with pytest.raises(TooManyFailures, match="never finite"):
         training.iterate()

@@ -32,9 +32,10 @@ from torch import Tensor
 import maml_rl
 from maml_rl.learners.adam import ascend
 from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
-from maml_rl.learners.rl2 import learner as rl2_learner
+from maml_rl.learners.rl2 import iteration as rl2_iteration
 from maml_rl.learners.rl2 import ppo
 from maml_rl.learners.rl2.actor import RecurrentActor
+from maml_rl.learners.rl2.batch import evaluated_trials
 from maml_rl.learners.rl2.learner import RL2
 from maml_rl.learners.rl2.ppo import Terms, TrialBatch, evaluate_trials, loss_terms, ppo_update
 from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages, trial_sequence
@@ -745,7 +746,7 @@ def recorded_update(training: Training, monkeypatch: pytest.MonkeyPatch) -> tupl
         calls.append(args)
         return ppo_update(*args)
 
-    monkeypatch.setattr(rl2_learner, "ppo_update", recorded)
+    monkeypatch.setattr(rl2_iteration, "ppo_update", recorded)
     return training.iterate(), calls[0]
 
 
@@ -794,7 +795,9 @@ def test_actions_do_not_depend_on_the_task_of_an_asymmetric_critic(training: Tra
     assert learner.policy.task_size == 1
     sequence = make_sequence_of(training, state)
     results = [
-        learner._evaluated(state.tensors["theta"], sequence, torch.full((3, 1), task))
+        evaluated_trials(
+            learner.policy, state.tensors["theta"], sequence, torch.full((3, 1), task), block_size=4
+        )
         for task in (0.0, 1.0)
     ]
     for first, second in zip(results[0][0], results[1][0], strict=True):

@@ -17,7 +17,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Iteration, LearnerState
-from maml_rl.learners.maml.learner import maml
+from maml_rl.learners.maml.make import maml
 from maml_rl.sampling.actors import Actor
 from maml_rl.settings.learners import LearnerConfig, MAMLConfig
 

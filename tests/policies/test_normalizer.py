@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.synthetic import OBSERVATION_SIZE, make_episodes, make_policy, make_theta, with_garbage
 
-from maml_rl.learners.maml.learner import MAML, normalizer_of
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.mlp import MLPPolicy
@@ -207,7 +207,7 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
         streams = RandomStreams(0, Phase.TRAINING, i)
         state = learner.iteration(state, collector, streams, Ranks()).state
     raw = np.concatenate(env.raw)
-    normalizer = normalizer_of(state)
+    normalizer = state.normalizer
     assert int(normalizer.num_states) == len(raw)
     np.testing.assert_allclose(normalizer.mean.numpy(), raw.mean(0), rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(normalizer.std.numpy(), raw.std(0), rtol=1e-6)

@@ -15,16 +15,15 @@ from helpers.runs import reseal
 
 from maml_rl.errors import UserError
 from maml_rl.runs import checkpoint as checkpoint_module
+from maml_rl.runs import checkpoint_files
 from maml_rl.runs.checkpoint import (
-    FORMAT_VERSION,
-    DamagedCheckpoint,
     latest_checkpoint,
-    load_checkpoint,
     load_newest,
     remove_leftovers,
     save_checkpoint,
     set_aside,
 )
+from maml_rl.runs.checkpoint_files import FORMAT_VERSION, DamagedCheckpoint, load_checkpoint
 
 CPU = torch.device("cpu")
 TENSORS = {
@@ -110,7 +109,7 @@ def test_a_failed_write_leaves_older_checkpoints_and_no_new_one(tmp_path, monkey
 
     with monkeypatch.context() as patched:
         if failing == "safetensors_bytes":
-            patched.setattr(checkpoint_module, failing, fail)
+            patched.setattr(checkpoint_files, failing, fail)
         else:
             patched.setattr(os, failing, fail)
         with pytest.raises(OSError, match="no space"):
@@ -358,14 +357,14 @@ def test_odd_entries_are_replaced_by_what_is_written(tmp_path, kind, name):
 def test_an_unreadable_checkpoint_is_named_and_the_one_before_is_used(tmp_path, monkeypatch):
     sound = save_checkpoint(tmp_path, 4, TENSORS, VALUES)
     unreadable = save_checkpoint(tmp_path, 5, TENSORS, VALUES)
-    original = checkpoint_module.read_text
+    original = checkpoint_files.read_text
 
     def read_text(path: Path) -> str:
         if path.parent == unreadable:  # permissions do not bind every user that tests
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return original(path)
 
-    monkeypatch.setattr(checkpoint_module, "read_text", read_text)
+    monkeypatch.setattr(checkpoint_files, "read_text", read_text)
     checkpoint = load_newest(tmp_path, CPU)
     assert checkpoint is not None
     assert checkpoint.path == sound

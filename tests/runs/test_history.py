@@ -16,13 +16,13 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.runs import history as history_module
-from maml_rl.runs.checkpoint import (
+from maml_rl.runs.checkpoint import save_checkpoint
+from maml_rl.runs.checkpoint_files import (
     Best,
     Checkpoint,
     DamagedCheckpoint,
     entry_names,
     load_checkpoint,
-    save_checkpoint,
 )
 from maml_rl.runs.history import (
     LARGEST_ENTRY,

@@ -557,7 +557,7 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_failures(tmp_path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(MAML, "iteration", iteration)
-        patched.setattr("maml_rl.training.loop.save_after", lambda *args: None)
+        patched.setattr("maml_rl.training.training_run.save_after", lambda *args: None)
         with pytest.raises(Killed):
             train(config)
     run = tmp_path / "run"

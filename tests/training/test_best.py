@@ -16,7 +16,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config
-from maml_rl.training import compose, loop
+from maml_rl.training import compose, training_run
 from maml_rl.training.compose import Training
 from maml_rl.training.loop import resume, train
 
@@ -115,7 +115,7 @@ def rename_killed_at(call: int, calls: list[int]) -> Callable[..., None]:
 
 def test_a_killed_run_keeps_the_same_best(descending, tmp_path, monkeypatch):
     """Killed before each checkpoint comes to exist or is removed; nothing is saved after that."""
-    monkeypatch.setattr(loop, "save_after", lambda *args: None)
+    monkeypatch.setattr(training_run, "save_after", lambda *args: None)
     calls: list[int] = []
     with monkeypatch.context() as patched:
         patched.setattr(os, "rename", rename_killed_at(100, calls))

@@ -17,9 +17,9 @@ from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
-from maml_rl.training import engine
+from maml_rl.training import compose
 from maml_rl.training.callbacks import Callback
-from maml_rl.training.engine import FEWEST_SIMULATIONS, with_engine
+from maml_rl.training.compose import FEWEST_SIMULATIONS, with_engine
 from maml_rl.training.loop import resume, train
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -36,7 +36,7 @@ def chosen(device: torch.device = CUDA, num_processes: int = 1, **settings: Any)
 
 @pytest.fixture
 def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "is_installed", lambda: True)
+    monkeypatch.setattr(compose, "is_installed", lambda: True)
 
 
 @pytest.mark.usefixtures("_installed")
@@ -61,7 +61,7 @@ class TestAuto:
         assert chosen(env="PointNavigation", learner=OWN_LEARNER) == "mujoco"
 
     def test_without_the_packages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine, "is_installed", lambda: False)
+        monkeypatch.setattr(compose, "is_installed", lambda: False)
         assert chosen() == "mujoco"
 
     def test_a_choice_is_kept(self) -> None:
@@ -133,8 +133,8 @@ def test_the_engine_is_printed_and_stored(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_warp_is_stored_if_auto_chooses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_is_worthwhile", lambda *_: True)
-    monkeypatch.setattr(engine, "_can_be_used", lambda _: True)
+    monkeypatch.setattr(compose, "_is_worthwhile", lambda *_: True)
+    monkeypatch.setattr(compose, "_can_be_used", lambda _: True)
     run = train(tiny(tmp_path / "run", num_iterations=1))
     assert saved_engine(run) == "warp"
     # Resumed where it would not be chosen, the run keeps it.
@@ -197,8 +197,8 @@ def test_a_run_of_an_earlier_version_resumes_on_mujoco(
     del config["engine"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     # With a GPU and the packages, a new run would not.
-    monkeypatch.setattr(engine, "_is_worthwhile", lambda *_: True)
-    monkeypatch.setattr(engine, "_can_be_used", lambda _: True)
+    monkeypatch.setattr(compose, "_is_worthwhile", lambda *_: True)
+    monkeypatch.setattr(compose, "_can_be_used", lambda _: True)
     assert with_engine(Config(), CPU, 1).engine == "warp"
     resume(run, 2)
     assert saved_engine(run) == "auto"

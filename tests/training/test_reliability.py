@@ -396,7 +396,7 @@ def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(tmp_path, mo
         Deleted()
         return ""
 
-    monkeypatch.setattr("maml_rl.training.loop.progress_text", progress)
+    monkeypatch.setattr("maml_rl.training.training_run.progress_text", progress)
     with pytest.raises(maml_rl.Interrupted, match="after iteration 1"):
         train(smallest(tmp_path / "run"))
 
@@ -407,7 +407,7 @@ def test_a_signal_that_is_ignored_stays_ignored(toy, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         monkeypatch.setattr(
-            "maml_rl.training.loop.progress_text",
+            "maml_rl.training.training_run.progress_text",
             lambda metrics: signal.raise_signal(signal.SIGHUP) or "",
         )
         run = train(smallest(tmp_path / "run"))

@@ -24,7 +24,7 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
 from maml_rl.system.stop_flag import StopFlag
 from maml_rl.training import loop
-from maml_rl.training.loop import TrainingRun
+from maml_rl.training.training_run import TrainingRun
 
 SETTINGS: dict[str, Any] = {
     "env": "PointNavigation",

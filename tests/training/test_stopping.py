@@ -17,7 +17,7 @@ from helpers.runs import MODULE, assert_equal_runs, last, tiny
 import maml_rl.learners.trials
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.sampling.collector import Collector
-from maml_rl.training import finish, loop
+from maml_rl.training import finish, training_run
 from maml_rl.training.loop import resume, train
 from maml_rl.training.reporting import Interrupted
 
@@ -127,7 +127,7 @@ def test_a_signal_while_an_iteration_is_written_waits(tmp_path, monkeypatch, cal
         signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        call_first(patched, loop.AppendingCSV, "append", call, send_twice)
+        call_first(patched, training_run.AppendingCSV, "append", call, send_twice)
         with pytest.raises(Interrupted, match="after iteration 3"):
             train(tiny(tmp_path / "run"))
     resume(tmp_path / "run")
@@ -192,7 +192,7 @@ def test_a_handler_of_the_user_is_called_and_does_not_stop_the_run(tmp_path, mon
     received = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     send = lambda: signal.raise_signal(signal.SIGTERM)  # noqa: E731
-    call_first(monkeypatch, loop.AppendingCSV, "append", 2, send)
+    call_first(monkeypatch, training_run.AppendingCSV, "append", 2, send)
     run = train(tiny(tmp_path / "run"))
     assert last(run).values["iteration"] == 6
     assert received == [signal.SIGTERM]

@@ -35,7 +35,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.base import LearnerState
-from maml_rl.learners.maml.learner import MAML, normalizer_of
+from maml_rl.learners.maml.learner import MAML
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.runs.run_folder import locked
 from maml_rl.settings.config import Config, to_mapping
@@ -224,7 +224,7 @@ def test_normalizer_statistics_are_in_the_checkpoint(tmp_path):
     run = train(tiny(tmp_path / "run", num_iterations=1, policy={"normalize_observations": True}))
     normalizer = last(run).tensors["normalizer"]
     assert float(normalizer["num_states"]) == last(run).values["num_env_steps"]
-    loaded = normalizer_of(maml_rl.load(run).state)
+    loaded = maml_rl.load(run).state.normalizer
     assert loaded is not None
     assert all(torch.equal(value, normalizer[name]) for name, value in loaded._asdict().items())
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.errors import UserError
@@ -40,11 +39,10 @@ from maml_rl.learners.maml.step_schedule import (
     with_chosen_factors,
     with_test_factors,
 )
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.latent import LATENT_LOG_STD, without_latents
-from maml_rl.policies.mlp import make_policy
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, make_stack
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
@@ -53,7 +51,6 @@ from maml_rl.sampling.actors import Memory, PolicyActor
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP
-from maml_rl.settings.config import Config
 from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, ReptileConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
@@ -165,7 +162,7 @@ class MAML(Learner):
 
         Without a latent variable it has no memory.
         """
-        return PolicyActor(self.policy, belief, noise, normalizer_of(state), memory)
+        return PolicyActor(self.policy, belief, noise, state.normalizer, memory)
 
     def with_advantages(self, episodes: Episodes) -> Episodes:
         """Fit each task's baseline, and return the episodes with advantages over it.
@@ -232,7 +229,7 @@ class MAML(Learner):
         episodes = [*batch.supports, batch.query]
         sampling = SamplingMetrics(episodes, ranks)
         changed: dict[str, Mapping[str, Tensor]] = {"theta": outer.theta, "outer": outer.state}
-        normalizer = normalizer_of(state)
+        normalizer = state.normalizer
         if normalizer is not None:
             observations = torch.cat([stage.real_observations for stage in episodes])
             observations = without_latents(observations, self.policy.latent_size)
@@ -245,9 +242,7 @@ class MAML(Learner):
             changed["adaptation"] = {**adaptation, "advantage_std": std}
         metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
         metrics |= failure_metrics(played) | {"outer/failed": float(bool(outer.failure))}
-        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        if ranks.number > 1:
-            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        metrics |= time_metrics(watch, ranks, num_bytes)
         counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
         return Iteration(next_state, metrics, failures)
@@ -320,36 +315,14 @@ class MAML(Learner):
     ) -> PlainNetwork:
         """Return the adapted policy, if it is a multilayer perceptron."""
         theta = {name: value[0] for name, value in belief.items()}
-        return self.policy.plain_network(theta, normalizer_of(state), action_map)
+        return self.policy.plain_network(theta, state.normalizer, action_map)
 
     def plain_module(
         self, state: LearnerState, belief: Belief, action_map: ActionMap
     ) -> PlainModule:
         """Return the adapted policy."""
         theta = {name: value[0] for name, value in belief.items()}
-        return self.policy.plain_module(theta, normalizer_of(state), action_map)
-
-
-def maml(
-    config: Config,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    device: torch.device,
-) -> MAML:
-    """Make the learner ``maml``; see :func:`maml_rl.learners.make.make_learner`."""
-    policy = make_policy(config.policy, observation_space, action_space, config.seed)
-    return MAML(
-        policy=policy.to(device),
-        inner=config.inner,
-        outer=config.outer,
-        baseline=config.baseline,
-        normalizes=config.policy.normalize_observations,
-        num_updates=config.inner.num_steps,
-        num_training_stages=config.inner.num_steps + 1,
-        max_failed_share=config.max_failed_share,
-        tasks_per_block=config.tasks_per_block,
-        seed=config.seed,
-    )
+        return self.policy.plain_module(theta, state.normalizer, action_map)
 
 
 def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
@@ -364,12 +337,6 @@ def _advantage_std(supports: Sequence[Episodes], ranks: Ranks) -> Tensor:
     ]
     squares, num_steps = ranks.mean(torch.stack(sums).sum(0))
     return (squares / num_steps).sqrt()[None]
-
-
-def normalizer_of(state: LearnerState) -> ObservationNormalizer | None:
-    """Return the normaliser of observations, or ``None``."""
-    tensors = state.tensors["normalizer"]
-    return ObservationNormalizer(**tensors) if tensors else None
 
 
 def _valid_part(trial: Trial) -> MetaBatch:

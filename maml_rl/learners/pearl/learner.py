@@ -4,64 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
-from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.pearl.actor import LatentActor
-from maml_rl.learners.pearl.context_encoder import ContextEncoder, GRUEncoder, ProductEncoder
+from maml_rl.learners.pearl.context import encoder_inputs, episode_steps
+from maml_rl.learners.pearl.context_encoder import ContextEncoder
 from maml_rl.learners.pearl.networks import Networks
 from maml_rl.learners.pearl.plain_module import latent_module
 from maml_rl.learners.pearl.replay import (
     Entry,
-    Replay,
-    Transitions,
     bounded,
     check_entry,
-    consecutive_rows,
-    drawn_rows,
     drawn_tasks,
     history_entry,
     joined,
-    make_replay,
     num_transitions,
-    transitions,
 )
-from maml_rl.learners.pearl.sac import Batch, Learned, sac_update
+from maml_rl.learners.pearl.sac import Learned
+from maml_rl.learners.pearl.updates import take_updates
 from maml_rl.learners.trials import TrainingTrial, sample_tasks, training_trial
 from maml_rl.policies.action_head import ActionHead
-from maml_rl.policies.action_map import ActionMap, has_two_bounds
+from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.latent import draw_noise, draw_noise_on_device
-from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import OUTER_STEP
-from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.families import only_goals_vary
 from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import tasks_per_block
-from maml_rl.system.torch_runtime import torch_threads
 
 _EPISODES = "num_episodes"
 """In a belief: number of episodes so far, (T, 1)."""
-
 
 _OTHER_GROUPS = Learned._fields[2:]
 """Groups of the state besides theta, which holds encoder and actor."""
@@ -74,15 +63,6 @@ class _Played(NamedTuple):
     """Of this process."""
     entry: Entry
     """Their episodes, of all processes."""
-
-
-class _Update(NamedTuple):
-    """The result of an iteration's updates; if one fails, nothing has changed."""
-
-    learned: Learned
-    metrics: dict[str, float]
-    detail: str = ""
-    """Why it failed; empty if it succeeded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +180,7 @@ class PEARL(Learner):
             theta,
             self.encoder.posterior(theta, known),
             noise,
-            _normalizer(state.tensors["normalizer"]),
+            state.normalizer,
             self.action_scale,
             memory,
         )
@@ -208,40 +188,14 @@ class PEARL(Learner):
     @torch.no_grad()
     def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
         """Return the belief after the transitions of the episodes."""
-        theta, normalizer = state.tensors["theta"], _normalizer(state.tensors["normalizer"])
+        theta, reads_next = state.tensors["theta"], self.reads_next_observation
         known = {name: value for name, value in belief.items() if name != _EPISODES}
         for number in range(episodes.mask.shape[1]):
-            # The next observation of each step; after the last one it may be unknown.
-            observations, mask = episodes.observations[:, number], episodes.mask[:, number]
-            last = episodes.last_observations[:, number].flatten(1)
-            is_last = mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1) > 0
-            shifted = torch.cat([observations[:, 1:], observations[:, -1:]], 1)
-            following = torch.where(is_last[..., None], last[:, None], shifted)
-            if self.reads_next_observation:
-                is_known = following.isfinite().all(-1)
-                mask = mask * is_known
-                following = torch.where(is_known[..., None], following, 0.0)
-            context = self._context(
-                Transitions(
-                    observations,
-                    self.action_scale * episodes.actions[:, number],
-                    episodes.rewards[:, number],
-                    mask,
-                    following,
-                ),
-                normalizer,
-            )
+            steps, mask = episode_steps(episodes, number, self.action_scale, reads_next)
+            context = encoder_inputs(steps, state.normalizer, reads_next)
             known = dict(self.encoder.add(theta, known, context, mask))
         num_played = (episodes.mask.sum(-1) > 0).sum(1, keepdim=True)
         return {**known, _EPISODES: belief[_EPISODES] + num_played}
-
-    def _context(self, steps: Transitions, normalizer: ObservationNormalizer | None) -> Tensor:
-        """Return what the encoder reads of transitions, (T, N, transition_size)."""
-        seen = [steps.observations, steps.next_observations]
-        if normalizer is not None:
-            seen = [normalizer.normalize(observations) for observations in seen]
-        parts = [seen[0], steps.actions, steps.rewards[..., None]]
-        return torch.cat([*parts, seen[1]] if self.reads_next_observation else parts, dim=-1)
 
     def describe(self, state: LearnerState) -> dict[str, Any]:
         """Say what a step is."""
@@ -260,8 +214,9 @@ class PEARL(Learner):
         """Return the policy given the posterior's mean of z."""
         theta = state.tensors["theta"]
         (z,) = self.encoder.posterior(theta, belief).mean
-        normalizer = _normalizer(state.tensors["normalizer"])
-        return latent_module(self.networks, theta, z, normalizer, self.action_scale, action_map)
+        return latent_module(
+            self.networks, theta, z, state.normalizer, self.action_scale, action_map
+        )
 
     def iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
@@ -277,8 +232,7 @@ class PEARL(Learner):
             parts = self._initial_episodes(state, tasks, collector, ranks, watch)
 
         # Play a trial in each: episodes with z from the prior, then from the posterior.
-        num_prior = self.config.num_prior_episodes
-        num_stages = self.num_training_stages
+        num_prior, num_stages = self.config.num_prior_episodes, self.num_training_stages
         played = self._trial(
             state, tasks, numbers, num_stages, num_prior, collector, streams, ranks, watch
         )
@@ -287,14 +241,26 @@ class PEARL(Learner):
         # Add the episodes to the replay, and observations to the normaliser.
         entry = joined([part.entry for part in parts])
         history = bounded((*state.history, entry), self.config.capacity)
-        normalizer = _normalizer(state.tensors["normalizer"])
+        normalizer = state.normalizer
         if normalizer is not None and len(entry["observations"]) > 0:
             new = normalizer.normalize(entry["observations"])
             normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
         watch.lap("replay")
 
         # Update encoder, critics and actor.
-        update = self._update(state, history, normalizer, streams, ranks, collector.progress)
+        update = take_updates(
+            _learned(state),
+            history,
+            normalizer,
+            networks=self.networks,
+            encoder=self.encoder,
+            config=self.config,
+            reads_next=self.reads_next_observation,
+            block_size=self.tasks_per_block or tasks_per_block(self.device),
+            rng=streams.minibatches(),
+            ranks=ranks,
+            progress=collector.progress,
+        )
         rows = [row for part in parts for row in part.trial.rows]
         what = OUTER_STEP if update.detail else ""
         failures, num_failed = with_outer_failure(state, rows, num_stages - 1, what, update.detail)
@@ -309,9 +275,7 @@ class PEARL(Learner):
         metrics["train/replay_size"] = float(sum(map(num_transitions, history)))
         metrics["update/temperature"] = float(update.learned.temperature["log_alpha"].exp())
         metrics["update/failed"] = float(bool(update.detail))
-        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        if ranks.number > 1:
-            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
+        metrics |= time_metrics(watch, ranks, num_bytes)
         num_env_steps = sum(sampling.num_env_steps for sampling in samplings)
         counters = {FAILED_OUTER_STEPS: num_failed}
         next_state = state.after_iteration(changed, num_env_steps, **counters)
@@ -343,20 +307,13 @@ class PEARL(Learner):
         num_groups = math.ceil(len(tasks) / meta_batch_size)
         numbers = np.resize(np.arange(len(tasks)), num_groups * meta_batch_size)
         number = self.config.num_initial_episodes
-        return [
-            self._trial(
-                state,
-                tasks,
-                group,
-                number,
-                number,
-                collector,
-                RandomStreams(self.seed, Phase.INITIALISATION, i),
-                ranks,
-                watch,
+        parts = []
+        for i, group in enumerate(np.split(numbers, num_groups)):
+            streams = RandomStreams(self.seed, Phase.INITIALISATION, i)
+            parts.append(
+                self._trial(state, tasks, group, number, number, collector, streams, ranks, watch)
             )
-            for i, group in enumerate(np.split(numbers, num_groups))
-        ]
+        return parts
 
     def _trial(
         self,
@@ -370,18 +327,9 @@ class PEARL(Learner):
         ranks: Ranks,
         watch: Stopwatch,
     ) -> _Played:
-        """Play trials, and return them with the entry of all processes.
+        """Play trials in the tasks of these numbers; return them with the entry of all processes.
 
-        Args:
-            state: what has been learned.
-            tasks: training tasks.
-            numbers: indices of those to play, of all processes.
-            num_stages: episodes of a trial.
-            num_prior_stages: those with z from the prior.
-            collector: plays the tasks of this process.
-            streams: of random numbers.
-            ranks: the processes.
-            watch: records times.
+        The first ``num_prior_stages`` of the ``num_stages`` episodes have z from the prior.
         """
         played = training_trial(
             dataclasses.replace(self, num_prior_episodes=num_prior_stages),
@@ -403,123 +351,10 @@ class PEARL(Learner):
         )
         return _Played(played, {name: ranks.gather(value) for name, value in entry.items()})
 
-    def _update(
-        self,
-        state: LearnerState,
-        history: tuple[Entry, ...],
-        normalizer: ObservationNormalizer | None,
-        streams: RandomStreams,
-        ranks: Ranks,
-        progress: Callable[[str], None],
-    ) -> _Update:
-        """Take the updates of an iteration; if one fails, keep what was learned before them."""
-        before = learned = _learned(state)
-        replay = make_replay(history, self.config.context_window)
-        if replay.num_tasks == 0:
-            return _Update(before, {}, "the replay has no episode with z from the prior")
-        rng = streams.minibatches()
-        block_size = self.tasks_per_block or tasks_per_block(self.device)
-        num_threads = torch.get_num_threads()
-        steps: list[dict[str, float]] = []
-        try:
-            with torch_threads(1):  # what is outside of blocks is too small to be split
-                for number in range(self.config.num_updates):
-                    progress(f"update {number + 1} of {self.config.num_updates}")
-                    batch = self._batch(replay, normalizer, rng)
-                    learned, metrics = sac_update(
-                        self.networks,
-                        self.encoder,
-                        learned,
-                        batch,
-                        self.config,
-                        ranks,
-                        block_size,
-                        num_threads,
-                    )
-                    steps.append(metrics)
-        except FloatingPointError as error:
-            return _Update(before, {}, str(error))
-        means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
-        return _Update(learned, means)
-
-    def _batch(
-        self, replay: Replay, normalizer: ObservationNormalizer | None, rng: np.random.Generator
-    ) -> Batch:
-        """Draw what one update learns from; the same in all processes."""
-        config, networks = self.config, self.networks
-        tasks = drawn_tasks(rng, replay.num_tasks, config.tasks_per_update)
-        rows = drawn_rows(rng, replay.everything, tasks, config.batch_size)
-        draw = consecutive_rows if config.encoder == "gru" else drawn_rows
-        context = transitions(replay.entry, draw(rng, replay.prior, tasks, config.context_size))
-        batch = transitions(replay.entry, rows)
-
-        def noise(*shape: int) -> Tensor:
-            values = rng.standard_normal((len(tasks), *shape), dtype=np.float32)
-            return torch.from_numpy(values).to(self.device)
-
-        if normalizer is not None:
-            batch = batch._replace(
-                observations=normalizer.normalize(batch.observations),
-                next_observations=normalizer.normalize(batch.next_observations),
-            )
-        return Batch(
-            transitions=batch,
-            context=self._context(context, normalizer),
-            latent_noise=noise(networks.latent_size),
-            next_action_noise=noise(config.batch_size, networks.action_size),
-            action_noise=noise(config.batch_size, networks.action_size),
-        )
-
-
-def pearl(
-    config: Config,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    device: torch.device,
-) -> PEARL:
-    """Make the learner ``pearl``; see :func:`maml_rl.learners.make.make_learner`."""
-    settings = config.learner
-    assert isinstance(settings, PEARLConfig), "the settings choose the learner"
-    observation_size = vector_size(observation_space, settings.name)
-    is_bounded = isinstance(action_space, spaces.Box) and has_two_bounds(action_space).all()
-    if not is_bounded or not np.issubdtype(action_space.dtype, np.floating):
-        raise UserError(
-            f"action space {action_space} is not supported by the learner pearl: expected a Box of "
-            "floating-point numbers with finite bounds"
-        )
-    action_size = math.prod(action_space.shape or ())
-    reads_next = settings.next_observation_in_context
-    if reads_next is None:
-        reads_next = not only_goals_vary(config.env)
-    make_encoder = GRUEncoder if settings.encoder == "gru" else ProductEncoder
-    return PEARL(
-        networks=Networks(
-            observation_size=observation_size,
-            action_size=action_size,
-            latent_size=settings.latent_size,
-            hidden_sizes=tuple(settings.hidden_sizes),
-        ),
-        encoder=make_encoder(
-            transition_size=observation_size * (2 if reads_next else 1) + action_size + 1,
-            latent_size=settings.latent_size,
-            hidden_sizes=tuple(settings.encoder_hidden_sizes),
-        ),
-        config=settings,
-        reads_next_observation=reads_next,
-        normalizes=config.policy.normalize_observations,
-        action_scale=config.policy.action_scale,
-        num_updates=max(1, settings.num_stages - 1),
-        num_training_stages=settings.num_stages,
-        max_failed_share=config.max_failed_share,
-        device=device,
-        seed=config.seed,
-        tasks_per_block=config.tasks_per_block,
-    )
-
 
 def _valid_stages(played: TrainingTrial) -> list[Episodes]:
     """Return the episodes of the tasks that did not fail."""
-    valid = (~played.trial.failed_tasks.mask).nonzero()[:, 0]
+    valid = played.trial.valid_tasks
     return [episodes.chosen(valid) for episodes in played.trial.episodes]
 
 
@@ -537,8 +372,3 @@ def _learned(state: LearnerState) -> Learned:
         for prefix in ("encoder_", "actor_")
     )
     return Learned(encoder, actor, *(dict(state.tensors[name]) for name in _OTHER_GROUPS))
-
-
-def _normalizer(tensors: Mapping[str, Tensor]) -> ObservationNormalizer | None:
-    """Return the normaliser of observations, or ``None``."""
-    return ObservationNormalizer(**tensors) if tensors else None

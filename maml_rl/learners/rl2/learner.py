@@ -4,54 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
-from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics
+from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS
 from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
-from maml_rl.learners.rl2.batch import Evaluated, evaluated_trials, trial_batch
-from maml_rl.learners.rl2.ppo import TrialBatch, ppo_update
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.rl2.iteration import finished, played_trials, updated_by_ppo
 from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.learners.rl2.value_scale import ValueScale
-from maml_rl.learners.trials import TrainingTrial, training_trial
-from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.normalizer import ObservationNormalizer
-from maml_rl.policies.parameters import Params
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 from maml_rl.policies.recurrent.plain_module import recurrent_module
 from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.sampling.failures import OUTER_STEP
 from maml_rl.sampling.task_in_observation import TaskEncoder
-from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners.rl2 import RL2Config
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
-
-
-class _Update(NamedTuple):
-    """The result of an update; one that fails leaves theta and the optimiser unchanged."""
-
-    theta: Params
-    optimizer: dict[str, Tensor]
-    metrics: dict[str, float]
-    detail: str = ""
-    """Why it failed; empty if it succeeded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +117,7 @@ class RL2(Learner):
         memory: Memory | None = None,
     ) -> RecurrentActor:
         """Return an actor that remembers within the episode, too."""
-        theta, normalizer = state.tensors["theta"], _normalizer(state)
+        theta, normalizer = state.tensors["theta"], state.normalizer
         return RecurrentActor(self.policy, theta, belief, noise, normalizer, memory)
 
     @torch.no_grad()
@@ -160,9 +139,7 @@ class RL2(Learner):
         """Return the policy, which begins with the belief."""
         (memory,), (previous,) = belief["memory"], belief["previous"]
         theta = state.tensors["theta"]
-        return recurrent_module(
-            self.policy, theta, memory, previous, _normalizer(state), action_map
-        )
+        return recurrent_module(self.policy, theta, memory, previous, state.normalizer, action_map)
 
     def iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
@@ -172,87 +149,40 @@ class RL2(Learner):
         num_bytes = ranks.num_bytes
 
         # Sample tasks, and play a trial of several episodes in each.
-        played = training_trial(
+        trials = played_trials(
             self,
             state,
             collector,
-            num_updates=self.num_training_stages - 1,
+            self.policy.action_head,
             streams=streams,
             ranks=ranks,
             max_failed_share=self.max_failed_share,
             watch=watch,
         )
-        valid = (~played.trial.failed_tasks.mask).nonzero()[:, 0]
-        stages = [episodes.chosen(valid) for episodes in played.trial.episodes]
 
-        # Compute values and advantages of the trials that did not fail.
-        batch, value_scale, metrics = self._batch(state, stages, played, valid, ranks)
-        watch.lap("advantages")
-
-        # Update policy and value.
-        update = self._update(state, batch, valid + collector.first_task, collector, streams, ranks)
-        what = OUTER_STEP if update.detail else ""
-        failures, num_failed = with_outer_failure(
-            state, played.rows, self.num_training_stages - 1, what, update.detail
-        )
-        watch.lap("update")
-
-        # Update the normaliser and the counters; compute metrics.
-        sampling = SamplingMetrics(stages, ranks)
-        changed: dict[str, Mapping[str, Tensor]] = {
-            "theta": update.theta,
-            "optimizer": update.optimizer,
-        }
-        if not update.detail:  # otherwise the targets may be non-finite
-            changed["value_scale"] = value_scale._asdict()
-        normalizer = _normalizer(state)
-        if normalizer is not None:
-            observations = torch.cat([episodes.real_observations for episodes in stages])
-            changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
-        metrics |= update.metrics | sampling.metrics() | failure_metrics(played)
-        metrics["update/failed"] = float(bool(update.detail))
-        if "log_std" in update.theta:
-            metrics["train/policy_std"] = float(update.theta["log_std"].exp().mean())
-        metrics |= {f"time/{name}_s": seconds for name, seconds in watch.seconds.items()}
-        if ranks.number > 1:
-            metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
-        counters = {FAILED_OUTER_STEPS: num_failed}
-        next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
-        return Iteration(next_state, metrics, failures)
-
-    def _batch(
-        self,
-        state: LearnerState,
-        stages: Sequence[Episodes],
-        played: TrainingTrial,
-        valid: Tensor,
-        ranks: Ranks,
-    ) -> tuple[TrialBatch, ValueScale, dict[str, float]]:
-        """Return what PPO learns from, the new scale of the values' targets, and metrics.
-
-        Args:
-            state: with which the trials were played.
-            stages: episodes of the trials that did not fail.
-            played: all trials of this process.
-            valid: indices of those that did not fail.
-            ranks: the processes.
-        """
-        previous = self.prior(state, len(valid))["previous"]
-        sequence = trial_sequence(stages, previous, self.policy.action_head)
-        tasks = self._vectors([played.tasks[i] for i in valid.tolist()])
-        return trial_batch(
-            sequence,
-            tasks,
-            self._evaluated(state.tensors["theta"], sequence, tasks),
-            ValueScale(**state.tensors["value_scale"]),
+        # Update policy and value on the trials that did not fail.
+        update = updated_by_ppo(
+            self.policy,
+            state,
+            trials,
+            self._vectors(trials.tasks),
             self.config,
-            self.config.credit_across_episodes,
-            ranks,
+            across=self.config.credit_across_episodes,
+            rng=streams.minibatches(),
+            ranks=ranks,
+            block_size=self._trials_per_block,
+            watch=watch,
         )
 
-    def _evaluated(self, theta: Params, sequence: TrialSequence, tasks: Tensor | None) -> Evaluated:
-        """Return distributions, log-probabilities of the actions, and values of whole trials."""
-        return evaluated_trials(self.policy, theta, sequence, tasks, self._trials_per_block)
+        # Update the normaliser of observations.
+        normalizer = state.normalizer
+        if normalizer is not None:
+            observations = torch.cat([stage.real_observations for stage in trials.stages])
+            update.groups["normalizer"] = normalizer.updated(observations, ranks)._asdict()
+        theta = update.groups.get("theta", state.tensors["theta"])
+        if "log_std" in theta:
+            update.metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
+        return finished(state, trials, update, ranks, watch, num_bytes)
 
     def _vectors(self, tasks: Sequence[Task]) -> Tensor | None:
         """Return tasks as vectors (N, task_size), if the value network observes them."""
@@ -264,80 +194,3 @@ class RL2(Learner):
     def _trials_per_block(self) -> int:
         """Trials that are computed at once."""
         return self.trials_per_block or trials_per_block(self.device)
-
-    def _update(
-        self,
-        state: LearnerState,
-        batch: TrialBatch,
-        indices: Tensor,
-        collector: Collector,
-        streams: RandomStreams,
-        ranks: Ranks,
-    ) -> _Update:
-        """Run PPO; if it fails, keep theta and the state of the optimiser."""
-        theta, optimizer = state.tensors["theta"], dict(state.tensors["optimizer"])
-        step_size = self.config.step_size_at(state.counters["iteration"])
-        try:
-            new_theta, new_optimizer, metrics = ppo_update(
-                self.policy,
-                theta,
-                optimizer,
-                batch,
-                indices,
-                collector.num_tasks_of_all or collector.num_tasks,
-                self.config,
-                step_size,
-                streams.minibatches(),
-                ranks,
-                self._trials_per_block,
-            )
-        except FloatingPointError as error:
-            return _Update(theta, optimizer, {}, str(error))
-        return _Update(new_theta, new_optimizer, {**metrics, "update/step_size": step_size})
-
-
-def rl2(
-    config: Config,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    device: torch.device,
-) -> RL2:
-    """Make the learner ``rl2``; see :func:`maml_rl.learners.make.make_learner`."""
-    settings = config.learner
-    assert isinstance(settings, RL2Config), "the settings choose the learner"
-    observation_size = vector_size(observation_space, settings.name)
-    task_encoder = None
-    if settings.asymmetric_critic:
-        with as_task_vector_env(None, config.env, 1, config.horizon) as env:
-            task_encoder = TaskEncoder(env, config.env.name, "learner.asymmetric_critic")
-    generates = {"policy": settings.hypernetwork, "value": settings.hypernetwork_value}
-    policy = RecurrentPolicy(
-        observation_size=observation_size,
-        action_head=ActionHead.of(action_space),
-        cell=settings.cell,
-        hidden_size=settings.hidden_size,
-        hidden_sizes=config.policy.hidden_sizes,
-        nonlinearity=config.policy.nonlinearity,
-        init_std=config.policy.init_std,
-        generated=tuple(name for name, is_generated in generates.items() if is_generated),
-        latent_size=settings.latent_size,
-        task_size=0 if task_encoder is None else task_encoder.size,
-    )
-    return RL2(
-        policy=policy,
-        config=settings,
-        normalizes=config.policy.normalize_observations,
-        num_updates=settings.num_episodes - 1,
-        num_training_stages=settings.num_episodes,
-        max_failed_share=config.max_failed_share,
-        device=device,
-        seed=config.seed,
-        task_encoder=task_encoder,
-        trials_per_block=config.tasks_per_block,
-    )
-
-
-def _normalizer(state: LearnerState) -> ObservationNormalizer | None:
-    """Return the normaliser of observations, or ``None``."""
-    tensors = state.tensors["normalizer"]
-    return ObservationNormalizer(**tensors) if tensors else None

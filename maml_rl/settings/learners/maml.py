@@ -308,7 +308,7 @@ class MAMLConfig(LearnerConfig):
     name: str = "maml"
 
     GROUPS: ClassVar[tuple[str, ...]] = LEARNER_GROUPS
-    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.learner:maml"
+    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.maml.make:maml"
     ON_DEVICE: ClassVar[bool] = True
 
     def check(self, config: Any) -> None:

@@ -69,7 +69,7 @@ class PEARLConfig(LearnerConfig):
     """Entropy of an action, in units of half its range. null: minus the number of its entries."""
 
     STAGE_IS_EPISODE: ClassVar[bool] = True
-    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.pearl.learner:pearl"
+    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.pearl.make:pearl"
     OUTPUTS_ARE_BOUNDED: ClassVar[bool] = True
     ON_DEVICE: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, Range]] = {

@@ -32,7 +32,7 @@ class RL2Config(TrialPPOConfig):
     credit_across_episodes: bool = True
     """An action gets credit for rewards in later episodes of the trial, too."""
 
-    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.rl2.learner:rl2"
+    IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.rl2.make:rl2"
     ON_DEVICE: ClassVar[bool] = True
     RANGES: ClassVar[Mapping[str, Range]] = {
         **TrialPPOConfig.RANGES,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range
 
-_IMPLEMENTATION = "maml_rl.learners.teacher_student.learner:teacher_student"
+_IMPLEMENTATION = "maml_rl.learners.teacher_student.make:teacher_student"
 
 
 @dataclass(frozen=True, kw_only=True)

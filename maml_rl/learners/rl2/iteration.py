@@ -1,0 +1,186 @@
+"""The parts of an iteration on trials: play, update by PPO, finish.
+
+They are those of RL², and of a teacher and its student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
+from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
+from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
+from maml_rl.learners.rl2.batch import evaluated_trials, trial_batch
+from maml_rl.learners.rl2.ppo import TrialPolicy, ppo_update
+from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.learners.trials import TrainingTrial, training_trial
+from maml_rl.policies.action_head import ActionHead
+from maml_rl.sampling.collector import Collector
+from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import OUTER_STEP
+from maml_rl.settings.drawn_tasks import Task
+from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
+from maml_rl.system.distributed import Ranks
+from maml_rl.system.random_streams import RandomStreams
+from maml_rl.system.stopwatch import Stopwatch
+
+
+class PlayedTrials(NamedTuple):
+    """The trials of an iteration, of which N of this process did not fail."""
+
+    played: TrainingTrial
+    """All trials of this process."""
+    tasks: list[Task]
+    """Tasks of the N trials."""
+    stages: list[Episodes]
+    """Their episodes."""
+    sequence: TrialSequence
+    """Their steps."""
+    indices: Tensor
+    """(N,): their indices among the trials of all processes."""
+    num_trials: int
+    """Number of trials of all processes, including those that failed."""
+
+
+class Update(NamedTuple):
+    """The result of an update; one that fails changes no group."""
+
+    groups: dict[str, Mapping[str, Tensor]]
+    """The groups of the state that have changed."""
+    metrics: dict[str, float]
+    detail: str = ""
+    """Why it failed; empty if it succeeded."""
+
+
+def played_trials(
+    learner: Learner,
+    state: LearnerState,
+    collector: Collector,
+    head: ActionHead,
+    *,
+    streams: RandomStreams,
+    ranks: Ranks,
+    max_failed_share: float,
+    watch: Stopwatch,
+    tasks: Sequence[Task] | None = None,
+    belief: Belief | None = None,
+) -> PlayedTrials:
+    """Play a trial in each task; the arguments are those of ``training_trial``.
+
+    What came before a step is in the learner's belief as ``previous``; ``head`` is its policy's.
+    """
+    played = training_trial(
+        learner,
+        state,
+        collector,
+        num_updates=learner.num_training_stages - 1,
+        streams=streams,
+        ranks=ranks,
+        max_failed_share=max_failed_share,
+        tasks=tasks,
+        belief=belief,
+        watch=watch,
+    )
+    valid = played.trial.valid_tasks
+    stages = [episodes.chosen(valid) for episodes in played.trial.episodes]
+    before = learner.prior(state, len(valid))["previous"]
+    return PlayedTrials(
+        played=played,
+        tasks=[played.tasks[i] for i in valid.tolist()],
+        stages=stages,
+        sequence=trial_sequence(stages, before, head),
+        indices=valid + collector.first_task,
+        num_trials=collector.num_tasks_of_all or collector.num_tasks,
+    )
+
+
+def updated_by_ppo(
+    policy: TrialPolicy,
+    state: LearnerState,
+    trials: PlayedTrials,
+    tasks: Tensor | None,
+    config: TrialPPOConfig,
+    *,
+    across: bool,
+    rng: np.random.Generator,
+    ranks: Ranks,
+    block_size: int,
+    watch: Stopwatch,
+) -> Update:
+    """Update policy and value network by PPO; if that fails, change nothing.
+
+    Args:
+        policy: the architecture.
+        state: its ``theta`` has played the trials.
+        trials: to learn from.
+        tasks: (N, task_size) if a network observes them.
+        config: settings.
+        across: whether credit crosses the borders of episodes.
+        rng: stream that divides the trials into minibatches, the same in all processes.
+        ranks: the processes.
+        block_size: trials that are computed at once.
+        watch: records times.
+    """
+    theta = state.tensors["theta"]
+    # Values, advantages, and the scale of the values' targets.
+    batch, scale, metrics = trial_batch(
+        trials.sequence,
+        tasks,
+        evaluated_trials(policy, theta, trials.sequence, tasks, block_size),
+        ValueScale(**state.tensors["value_scale"]),
+        config,
+        across,
+        ranks,
+    )
+    watch.lap("advantages")
+    # Several passes over the trials.
+    step_size = config.step_size_at(state.counters["iteration"])
+    try:
+        theta, optimizer, of_update = ppo_update(
+            policy,
+            theta,
+            dict(state.tensors["optimizer"]),
+            batch,
+            trials.indices,
+            trials.num_trials,
+            config,
+            step_size,
+            rng,
+            ranks,
+            block_size,
+        )
+    except FloatingPointError as error:
+        return Update({}, metrics, str(error))
+    groups = {"theta": theta, "optimizer": optimizer, "value_scale": scale._asdict()}
+    return Update(groups, {**metrics, **of_update, "update/step_size": step_size})
+
+
+def finished(
+    state: LearnerState,
+    trials: PlayedTrials,
+    update: Update,
+    ranks: Ranks,
+    watch: Stopwatch,
+    num_bytes: int,
+) -> Iteration:
+    """Return the next state, metrics and failures of an iteration.
+
+    The watch was started with it, when ``num_bytes`` had been exchanged.
+    """
+    what = OUTER_STEP if update.detail else ""
+    failures, num_failed = with_outer_failure(
+        state, trials.played.rows, len(trials.stages) - 1, what, update.detail
+    )
+    watch.lap("update")
+    sampling = SamplingMetrics(trials.stages, ranks)
+    metrics = update.metrics | sampling.metrics() | failure_metrics(trials.played)
+    metrics["update/failed"] = float(bool(update.detail))
+    metrics |= time_metrics(watch, ranks, num_bytes)
+    counters = {FAILED_OUTER_STEPS: num_failed}
+    next_state = state.after_iteration(update.groups, sampling.num_env_steps, **counters)
+    return Iteration(next_state, metrics, failures)
