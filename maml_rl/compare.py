@@ -188,6 +188,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="measured episodes per task and step (default: 20)",
     )
     parser.add_argument(
+        "--num_steps",
+        type=positive,
+        help="adaptation steps of the evaluation (default: as many as in training)",
+    )
+    parser.add_argument(
         "--evaluation_seed",
         type=non_negative,
         default=1000,
@@ -325,7 +330,9 @@ def _evaluate(
     from maml_rl.training.reporting import evaluations_shown
 
     subjects = [
-        subject for name in names for subject in _subjects(study, name, args.seeds, args.device)
+        subject
+        for name in names
+        for subject in _subjects(study, name, args.seeds, args.device, args.num_steps)
     ]
     sweeps = study.sweeps()
     conditions = _conditions(study, sweeps)
@@ -376,6 +383,7 @@ def _say_tables(robustness: Robustness) -> None:
     tables = [
         ("", robustness.summary()),
         ("before and after adaptation", robustness.gains()),
+        ("return after each adaptation step", robustness.adaptation()),
         (f"differences to {robustness.reference}", robustness.differences()),
         ("mean return along each whole sweep", robustness.areas()),
         ("two quantities together", robustness.pairs()),
@@ -388,8 +396,10 @@ def _say_tables(robustness: Robustness) -> None:
         say(note)
 
 
-def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str) -> list[Subject]:
-    """The runs of a method."""
+def _subjects(
+    study: DynamicsStudy, name: str, seeds: Sequence[int], device: str, num_steps: int | None
+) -> list[Subject]:
+    """The runs of a method; the default of ``num_steps`` is as many as in training."""
     from maml_rl.agents.load import load_run
     from maml_rl.analysis.comparison import Subject
     from maml_rl.system.torch_runtime import resolve_device
@@ -398,8 +408,8 @@ def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str
     for seed in seeds:
         run = study.folder / name / f"seed-{seed}"
         agent = load_run(run, resolve_device(device))
-        num_steps = agent.learner.num_updates if study.methods[name].adapts else 0
-        subjects.append(Subject(name, run, agent, num_steps))
+        steps = (num_steps or agent.learner.num_updates) if study.methods[name].adapts else 0
+        subjects.append(Subject(name, run, agent, steps))
     return subjects
 
 

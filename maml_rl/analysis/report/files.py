@@ -15,8 +15,14 @@ from matplotlib.figure import Figure
 
 from maml_rl.analysis import figures
 from maml_rl.analysis.comparison import Comparison, Entry, StepDifference
+from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Robustness
-from maml_rl.analysis.report.html import LEARNING_CURVES, report_html, sweep_plot
+from maml_rl.analysis.report.html import (
+    LEARNING_CURVES,
+    UNSEEN_ADAPTATION,
+    report_html,
+    sweep_plot,
+)
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import Response
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
@@ -45,6 +51,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     others = "drawn for each task" if robustness is None else "nominal"
     plots = _plots(comparison, trained or {}, others)
+    unseen = None if robustness is None else unseen_adaptation_figure(robustness)
+    if unseen is not None:
+        plots[UNSEEN_ADAPTATION] = unseen
     if learning_curves is not None:
         plots[LEARNING_CURVES] = learning_curves
     # Tables.
@@ -63,8 +72,8 @@ def write_report(
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.
     numbered = ("tasks", "tasks_*", "parallel", "parallel_*")
-    names = ("adaptation", "change", LEARNING_CURVES, *numbered, "scratch", "sweep_*", "grid_*")
-    for pattern in (f"{name}.*" for name in names):
+    names = ("adaptation", UNSEEN_ADAPTATION, "change", LEARNING_CURVES, "scratch")
+    for pattern in (f"{name}.*" for name in (*names, *numbered, "sweep_*", "grid_*")):
         for path in folder.glob(pattern):
             if path.stem not in plots:
                 path.unlink()

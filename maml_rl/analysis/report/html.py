@@ -39,6 +39,9 @@ dt, summary, p.note { color: #57606a; }
 LEARNING_CURVES = "learning_curves"
 """File name of the plot of learning curves, without suffix."""
 
+UNSEEN_ADAPTATION = "unseen_adaptation"
+"""File name of the plot of adaptation inside and outside the dynamics of training."""
+
 
 def sweep_plot(names: Sequence[str]) -> str:
     """Return the file name of the plot of a sweep, without suffix."""
@@ -121,7 +124,7 @@ def _robustness_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list
         "<h2>Inside and outside the dynamics of training</h2>",
         _html_table(robustness.summary()),
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
-        *_gain_parts(robustness.gains()),
+        *_adaptation_parts(robustness, svgs),
         *_reference_parts(robustness),
         "<h2>Mean return along each whole sweep</h2>",
         _html_table(robustness.areas()),
@@ -132,12 +135,19 @@ def _robustness_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list
     ]
 
 
-def _gain_parts(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the table of gains by adaptation, as HTML; nothing without one."""
-    if not rows:
+def _adaptation_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list[str]:
+    """Return gains and curves of adaptation, as HTML; nothing if no method adapts."""
+    if UNSEEN_ADAPTATION not in svgs:
         return []
-    note = f'<p class="note">{html.escape(_GAIN_NOTE)}</p>'
-    return ["<h2>Before and after adaptation</h2>", _html_table(rows), note]
+    return [
+        "<h2>Before and after adaptation</h2>",
+        _html_table(robustness.gains()),
+        f'<p class="note">{html.escape(_GAIN_NOTE)}</p>',
+        "<h2>Adaptation inside and outside the dynamics of training</h2>",
+        _image(svgs, UNSEEN_ADAPTATION),
+        _html_table(robustness.adaptation()),
+        f'<p class="note">{html.escape(_ADAPTATION_NOTE)}</p>',
+    ]
 
 
 def _reference_parts(robustness: Robustness) -> list[str]:
@@ -233,8 +243,9 @@ _NOTE = (
     "one task that adaptation has learned from; the return is measured on later ones."
 )
 _ROBUSTNESS_NOTE = (
-    "Returns after as many adaptation steps as in training, mean over tasks and runs; in brackets, "
-    "the 95 % interval over runs by Student's t. Drawn as in training: all dynamics vary at once. "
+    "Returns after as many adaptation steps as in training (or all of the evaluation, if fewer), "
+    "mean over tasks and runs; in brackets, the 95 % interval over runs by Student's t. "
+    "Drawn as in training: all dynamics vary at once. "
     "Inside and outside: mean over the sweeps, in each of which one quantity varies and the others "
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
     "lowest tenth of the returns on all bodies and tasks of the sweeps. The oracle observes the "
@@ -245,6 +256,10 @@ _GAIN_NOTE = (
     "Mean returns inside and outside as above. Before: without any episode of the task; of a "
     "learner whose step is one episode, such as RL², the first episode, in which it adapts, too. "
     "The interval of the gain is over runs, by Student's t; a single run has none."
+)
+_ADAPTATION_NOTE = (
+    "Mean returns inside and outside as above, after 0, 1, ... adaptation steps. The interval is "
+    "over runs, by Student's t; a single run has none."
 )
 _AREA_NOTE = (
     "The area under the curve of a sweep, inside and outside, divided by its width. The axis of a "
