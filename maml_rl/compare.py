@@ -369,7 +369,13 @@ def _evaluate(
             for name in names
         }
         trained = {name: study.trained_range(name) for name in sweeps}
-        robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
+        robustness = Robustness(
+            comparison,
+            origins,
+            trained,
+            reference=_reference(names, args.reference),
+            budget=args.num_env_steps,
+        )
         figure = learning_curves(curves)
         write_report(output, comparison, trained, typed, robustness, figure)
     _say_tables(robustness)
@@ -392,7 +398,7 @@ def _say_tables(robustness: Robustness) -> None:
     for title, rows in tables:
         if rows:
             say("\n".join([title, *text_table(rows), ""]).lstrip("\n"))
-    for note in robustness.failure_notes():
+    for note in [*robustness.failure_notes(), *robustness.budget_notes()]:
         say(note)
 
 

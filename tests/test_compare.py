@@ -103,6 +103,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert "oracle − untouched" in out
     assert "the task with its dynamics" in out
     assert "control steps to recover" in out
+    assert "more control steps in training than the 1 of --num_env_steps: untouched (" in out
     words = [line.split() for line in out.splitlines()]
     assert ["body_mass", "action_delay", "untouched", "oracle", "rl2"] in words
     with (folder / "evaluation/results.csv").open(newline="") as file:

@@ -163,7 +163,10 @@ def test_the_adaptation_curve_inside_and_outside(tmp_path):
     assert result.curves("ours", is_inside=False).tolist() == [[-1000, 14], [-1000, 24]]
     # Student's t of two values is their half difference times 12.706; one run has no interval.
     assert result.adaptation() == [
-        "policy, steps, episodes used, inside, 95 % interval, outside, 95 % interval".split(", "),
+        [
+            *["policy", "steps", "episodes used"],
+            *["inside", "95 % interval", "outside", "95 % interval"],
+        ],
         ["oracle", "0", "0", "-1000.0", "–", "-1000.0", "–"],
         ["oracle", "1", "2", "200.0", "–", "200.0", "–"],
         ["ours (2 runs)", "0", "0", *["-1000.0", "[-1000.0, -1000.0]"] * 2],
@@ -236,6 +239,19 @@ def test_the_hours_of_training_are_reported(tmp_path):
     assert page.index("hours of training") < page.index('alt="learning curves"')
     write_report(tmp_path, result.comparison, TRAINED, "python", result)
     assert not list(tmp_path.glob("learning_curves.*"))
+
+
+def test_runs_that_exceed_their_budget_are_named(tmp_path):
+    whole = robustness()  # 4 million control steps, and up to 4.1 of ours
+    assert whole.budget_notes() == []
+    assert dataclasses.replace(whole, budget=4_000_000).budget_notes() == []
+    short = dataclasses.replace(whole, budget=3_900_000)
+    (note,) = short.budget_notes()
+    assert note.startswith(
+        "more control steps in training than the 3,900,000 of --num_env_steps: ours (4,100,000); "
+    )
+    write_report(tmp_path, short.comparison, TRAINED, "python", short)
+    assert "than the 3,900,000 of --num_env_steps" in (tmp_path / "report.html").read_text()
 
 
 def test_the_difference_of_two_single_runs_has_no_interval():

@@ -22,6 +22,9 @@ from maml_rl.analysis.statistics import (
 ORACLE = "oracle"
 """Label of the method that observes the dynamics."""
 
+_SMALL_EXCESS = 0.05
+"""Share by which the control steps of a run may exceed the budget without a note."""
+
 
 class Origin(NamedTuple):
     """Where the policies of a method come from."""
@@ -53,12 +56,14 @@ class Robustness:
         origins: of the methods, by label.
         trained: range of each swept quantity in training.
         reference: label of the method that each other one is compared with, if any.
+        budget: control steps that each run was to take, if known.
     """
 
     comparison: Comparison
     origins: Mapping[str, Origin]
     trained: Mapping[str, tuple[float, float]]
     reference: str | None = None
+    budget: int | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -163,6 +168,27 @@ class Robustness:
             hours = f"{np.mean(origin.hours):.3g}" if origin.hours else "–"
             rows.append([entry.name, origin.steps_text, hours])
         return rows
+
+    def budget_notes(self) -> list[str]:
+        """Return a note if the runs of some methods took more control steps than the budget.
+
+        A short run can: its last iteration is completed.
+        """
+        if self.budget is None:
+            return []
+        most = {label: max(origin.num_env_steps) for label, origin in self.origins.items()}
+        over = [
+            f"{label} ({number:,})"
+            for label, number in most.items()
+            if number > (1 + _SMALL_EXCESS) * self.budget
+        ]
+        if not over:
+            return []
+        return [
+            f"more control steps in training than the {self.budget:,} of --num_env_steps: "
+            f"{', '.join(over)}; a run completes its last iteration, so methods whose iterations "
+            "are larger were trained for longer"
+        ]
 
     def gains(self) -> list[list[str]]:
         """Return the cells of the table of returns before and after adaptation, with its header.

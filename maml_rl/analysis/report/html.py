@@ -124,6 +124,7 @@ def _robustness_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list
         "<h2>Inside and outside the dynamics of training</h2>",
         _html_table(robustness.summary()),
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
+        *(f'<p class="note">{html.escape(note)}.</p>' for note in robustness.budget_notes()),
         *_adaptation_parts(robustness, svgs),
         *_reference_parts(robustness),
         "<h2>Mean return along each whole sweep</h2>",
