@@ -28,6 +28,7 @@ from maml_rl.analysis.statistics import (
     mean_of_valid,
     recovery_text,
     response,
+    rewards_around,
 )
 from maml_rl.analysis.tasks.words import value_text
 from maml_rl.errors import UserError
@@ -197,6 +198,22 @@ class Entry:
             if value is not None:
                 responses[k] = value
         return responses
+
+    def response_intervals(self, k: int) -> np.ndarray:
+        """Return 95 % intervals of the rewards before, after and at the end of :attr:`responses`.
+
+        Args:
+            k: one of the steps of :attr:`responses`.
+
+        Returns:
+            (3, 2), over tasks or runs as :attr:`interval`.
+        """
+        change_steps = self.evaluations[0].changes[k]
+        tasks, steps = list(change_steps), np.array(list(change_steps.values()))
+        curves = [one.rewards for one in self.evaluations if one.rewards is not None]
+        rewards = np.stack([rewards_around(curve[k, tasks], steps) for curve in curves])
+        rewards = rewards[:, np.isfinite(rewards).all(axis=(0, 2))]
+        return mean_interval(rewards[0].T if self.over == "tasks" else rewards.mean(axis=1).T)
 
     def minus(self, other: Entry) -> list[StepDifference]:
         """Return the differences from another method after equal numbers of episodes used.
@@ -393,12 +410,18 @@ def change_rows(entries: Sequence[Entry]) -> list[list[str]]:
     """
     swept = list(dict.fromkeys(name for entry in entries for name in entry.swept))
     head = [*swept, "policy", "steps", "reward before the change", "after it", "at the end"]
-    rows = [[*head, "control steps to recover"]]
+    rows = [[*head, "control steps to recover", "tasks that recover"]]
     for entry in entries:
         version = [entry.swept_text(name) if name in entry.swept else "–" for name in swept]
         for k, value in entry.responses.items():
-            rewards = [f"{reward:.3g}" for reward in (value.before, value.after, value.end)]
-            rows.append([*version, entry.name, str(k), *rewards, recovery_text(value)])
+            intervals = entry.response_intervals(k)
+            means = (value.before, value.after, value.end)
+            rewards = [
+                f"{mean:.3g} {interval_text(interval, '.3g')}".removesuffix(" –")
+                for mean, interval in zip(means, intervals, strict=True)
+            ]
+            share = f"{value.num_recovered} of {value.num_tasks}"
+            rows.append([*version, entry.name, str(k), *rewards, recovery_text(value), share])
     return rows
 
 
@@ -408,7 +431,8 @@ def change_note() -> str:
         f"change of the dynamics in mid-episode: mean reward of {WINDOW} control steps each; to "
         f"recover: until that has come back {100 * RECOVERED:.0f} % of the way from its lowest "
         f"value to that before; no drop: right after the change it is lower by at most "
-        f"{100 * SMALL_DROP:.0f} %"
+        f"{100 * SMALL_DROP:.0f} %; in brackets: 95 % interval, over tasks for one run, else over "
+        "runs; tasks that recover: those whose own mean reward does, or does not drop"
     )
 
 

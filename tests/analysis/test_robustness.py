@@ -301,10 +301,10 @@ def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
             dataclasses.replace(
                 one,
                 tasks=tasks,
-                rewards=np.concatenate([np.ones((2, 5, 12)), np.zeros((2, 5, 12))], axis=2),
+                rewards=np.concatenate([np.full((2, 5, 12), i), np.zeros((2, 5, 12))], axis=2),
                 description={**one.description, "env": "HalfCheetahDir", "horizon": 24},
             )
-            for one in plain.evaluations
+            for i, one in enumerate(plain.evaluations, 1)
         ]
         entries.append(dataclasses.replace(plain, evaluations=tuple(failing)))
     result = Robustness(Comparison(entries), whole.origins, TRAINED)
@@ -315,7 +315,10 @@ def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
     ]
     for _, (header, row) in result.failures():
         assert header[0] == "policy"  # no columns of sweeps
-        assert row == ["ours (2 runs)", "0", "1", "0", "0", "not in the episode"]
+        # The rewards of the runs are 1 and 2 before the failure, and 0 after it. Student's t of
+        # two values is their half difference times 12.706.
+        assert row[:3] == ["ours (2 runs)", "0", "1.5 [-4.85, 7.85]"]
+        assert row[3:] == ["0 [0, 0]", "0 [0, 0]", "not in the episode", "0 of 5"]
     assert result.failure_notes()[1].startswith("oracle is left out")
     assert (whole.failures(), whole.failure_notes()) == ([], [])
     write_report(tmp_path, result.comparison, TRAINED, "python", result)

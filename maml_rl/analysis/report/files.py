@@ -180,19 +180,27 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
         "learners": [one.description["learner"] for one in evaluations],
-        "changes": [_change_values(k, value) for k, value in entry.responses.items()],
+        "changes": [_change_values(entry, k, value) for k, value in entry.responses.items()],
         "tasks": tasks,
     }
 
 
-def _change_values(k: int, value: Response) -> dict[str, Any]:
+def _change_values(entry: Entry, k: int, value: Response) -> dict[str, Any]:
+    before, after, end = entry.response_intervals(k).tolist()
     return {
         "step": k,
         "num_tasks": value.num_tasks,
         "reward_before": value.before,
         "reward_after": value.after,
         "reward_at_end": value.end,
+        "intervals_95": {
+            "reward_before": _nan_as_none(before),
+            "reward_after": _nan_as_none(after),
+            "reward_at_end": _nan_as_none(end),
+        },
+        "interval_over": entry.over,
         "control_steps_to_recover": _nan_as_none(value.recovery),
+        "num_recovered_tasks": value.num_recovered,
         "control_steps": value.steps.tolist(),
         "rewards": value.rewards.tolist(),
     }
