@@ -15,6 +15,9 @@ from maml_envs.engines.dynamics import limbs, parameters
 from maml_envs.engines.mujoco import MujocoBody, load_model
 from maml_envs.families.half_cheetah import HalfCheetahVel
 
+from maml_rl.errors import UserError
+from maml_rl.settings.env import resolve_env_id
+
 
 @pytest.fixture(autouse=True)
 def _unregister() -> Iterator[None]:
@@ -34,6 +37,19 @@ def test_gymnasium_makes_a_registered_family() -> None:
     env = gym.make_vec("maml_rl/Trotter-v0", num_envs=2)
     assert env.reset(seed=0)[0].shape == (2, 17)
     env.close()
+
+
+def test_errors_name_an_own_family_with_its_module_and_not_as_built_in() -> None:
+    maml_envs.register(Trotter)
+    for name in ("Troter", f"{__name__}:Troter"):
+        with pytest.raises(UserError) as raised:
+            resolve_env_id(name)
+        message = str(raised.value)
+        assert f"Did you mean '{__name__}:Trotter'?" in message
+        assert f"PointNavigationSparse), your own ({__name__}:Trotter), any id" in message
+    del maml_envs.FAMILIES["Trotter"], gym.registry[maml_envs.env_id("Trotter")]
+    with pytest.raises(UserError, match=r"PointNavigationSparse\), any id"):
+        resolve_env_id("Troter")
 
 
 def test_duplicate_names_are_rejected() -> None:
