@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,34 @@ def test_relative_paths_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyP
         _ = MujocoBody("robot.xml", frame_skip=1).model
     path = tmp_path / "robot.xml"
     assert MujocoBody(path, frame_skip=1).model.nu == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<mujoco><worldbody>", "XML parse error"),
+        (b'<mujoco><worldbody><geom sise="1"/></worldbody></mujoco>', "unrecognized .*'sise'"),
+        (b'<mujoco><worldbody><geom name="g" size="0"/></worldbody></mujoco>', "positive.*'g'"),
+        (b'<mujoco><asset><mesh file="leg.stl"/></asset></mujoco>', r"opening file 'leg\.stl'"),
+        (b'<mujoco><asset><mesh file="robot.xml"/></asset></mujoco>', r"robot\.xml"),
+        (b"\0\xff", "parse error"),
+    ],
+)
+def test_what_mujoco_says_of_a_model_is_one_line_that_names_the_file(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "robot.xml"
+    path.write_bytes(content)
+    where = rf"^{re.escape(str(path))} is not a valid model; MuJoCo reports: .*{message}"
+    with pytest.raises(ValueError, match=where) as raised:
+        load_model(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "robot.xml"
+    with pytest.raises(ValueError, match=rf"^there is no model file {re.escape(str(path))}$"):
+        load_model(path)
 
 
 FILMED = """
