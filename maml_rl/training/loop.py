@@ -87,7 +87,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
 
     Progress is logged at INFO to ``logging.getLogger("maml_rl")``, and printed on stdout unless the
     program has configured logging. A terminal or notebook also shows a progress bar on stderr;
-    elsewhere the returns are logged every ``logging.checkpoint_every`` iterations.
+    elsewhere the returns are logged every ``logging.checkpoint_every`` iterations and at the end.
     ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns off all.
 
     Args:
@@ -426,7 +426,7 @@ class TrainingRun:
         progress = progress_text(metrics)
         outputs.pace.count(state.counters["num_env_steps"])
         log_pace(outputs.pace)
-        if outputs.bar.disable and _is_due(iteration, logging.checkpoint_every):
+        if outputs.bar.disable and (is_last or _is_due(iteration, logging.checkpoint_every)):
             text = f"iteration {iteration} of {outputs.pace.total_text}: {progress}"
             log(f"{text}{time_left(outputs.pace)}")
         outputs.bar.total = outputs.pace.total

@@ -147,7 +147,8 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     engine = "warp" if config.engine == "warp" else "mujoco"
     engine = f" with the engine {engine}" if is_family(config.env.name) else ""
     pace = make_pace(config, agent)
-    rest = f"{pace.num_iterations} of " if num_finished else ""
+    number = "" if pace.num_iterations == 1 else f"{pace.num_iterations} "
+    rest = f"the last {number}of " if num_finished else ""
     plural = "" if pace.total == 1 else "s"
     log(
         f"{config.env.name}: {rest}{pace.total_text} meta-iteration{plural} of "
