@@ -90,7 +90,7 @@ class FamilyEnv(gym.Env):
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have; empty if it is dimensionless."""
+        """Unit of each parameter that a task may have; ``"factor"``, or empty without one."""
         return self._simulations.task_units
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from maml_envs.engines.dynamics import FACTOR
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -379,10 +380,11 @@ def sweep_figure(
             axes.axvspan(low, high, color="0.88", zorder=0, label="in training")
         else:
             axes.axvline(low, color="0.5", linewidth=1.5, zorder=0, label="in training")
-    xlabel = with_unit(name, comparison.settings["task_units"])
+    units = comparison.settings["task_units"]
+    xlabel = with_unit(name, units)
     values = sorted({entry.swept[name] for entry in entries})
     if is_log_spaced(values):
-        xlabel += " (factor)"
+        xlabel = with_unit(name, {name: units.get(name) or FACTOR})
         axes.set_xscale("log", base=2)
         axes.set_xticks(values, [f"{value:.3g}" for value in values])
         axes.minorticks_off()
