@@ -73,9 +73,8 @@ def command(argv: list[str]) -> int:
         f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags
     )
     held_out = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
-    tasks = counted(num_tasks, f"{comparison.kind_of_tasks} task")
     measured = counted(args.num_episodes, "measured episode")
-    say(f"{env.name}{changed}: {tasks}{held_out}, {measured} per task and step")
+    say(f"{env.name}{changed}: {comparison.tasks_text}{held_out}, {measured} per task and step")
     files = "report.html, results.json, results.csv, plots"
     say(f"{comparison.table()}\nwritten to {folder}{instead}: {files}")
     return 0
@@ -170,6 +169,8 @@ def _evaluated(
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps, args.iteration, args.labels)
+    for note in _unfinished(subjects) if args.iteration is None else []:
+        say(note)
     if not args.no_baselines:
         subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
     conditions = _conditions(subjects[0].agent, env_flags)
@@ -252,7 +253,7 @@ def _subjects(
         )
     # Copies of an agent would count as several seeds
     subjects: list[Subject] = []
-    label_of_run = _labels(agents, iteration, labels)
+    label_of_run = _labels(agents, runs, iteration, labels)
     for label, run, agent in zip(label_of_run, runs, agents, strict=True):
         copies = [
             other.source
@@ -267,6 +268,25 @@ def _subjects(
         steps = default_num_steps(agent) if num_steps is None else num_steps
         subjects.append(Subject(label, run, agent, steps))
     return subjects
+
+
+def _unfinished(subjects: Sequence[Subject]) -> list[str]:
+    """Return for each run that has not ended which iteration is evaluated."""
+    import torch
+
+    from maml_rl.runs.checkpoint import load_newest
+    from maml_rl.runs.pretrained import run_name
+    from maml_rl.training.saving import is_final_checkpoint
+
+    notes = []
+    for subject in subjects:
+        newest = load_newest(subject.source / "checkpoints", torch.device("cpu"))
+        if not is_final_checkpoint(newest):
+            notes.append(
+                f"{run_name(subject.source)} has not ended: it is evaluated after iteration "
+                f"{subject.agent.num_iterations} of {subject.agent.config.num_iterations}"
+            )
+    return notes
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:
@@ -310,7 +330,10 @@ def _baselines(
 
 
 def _labels(
-    agents: Sequence[Agent], iteration: int | str | None, chosen: Sequence[str] | None
+    agents: Sequence[Agent],
+    runs: Sequence[Path],
+    iteration: int | str | None,
+    chosen: Sequence[str] | None,
 ) -> list[str]:
     """Label of each run: one name if they differ only in the seed, else the differing settings.
 
@@ -319,6 +342,7 @@ def _labels(
 
     Args:
         agents: of the runs.
+        runs: their folders.
         iteration: chosen by the user, if any.
         chosen: labels that the user chose, one for each group of runs with the same settings.
 
@@ -326,10 +350,10 @@ def _labels(
         UserError: if the number of chosen labels is wrong, or two are the same.
     """
     from maml_rl.analysis.comparison import label_of
-    from maml_rl.analysis.run_labels import group_settings, labels_of
+    from maml_rl.analysis.run_labels import labels_of, settings_of_runs
 
     # A name for each group of equal settings
-    settings = [group_settings(agent.config) for agent in agents]
+    settings = settings_of_runs([agent.config for agent in agents], runs)
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
     names = labels_of(different) if len(different) > 1 else [label_of(agents[0])]
     if chosen is not None:

@@ -35,7 +35,7 @@ from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.learners import JointConfig
-from maml_rl.system.text import text_table
+from maml_rl.system.text import counted, text_table
 
 
 def label_of(agent: Agent) -> str:
@@ -282,10 +282,20 @@ class Comparison:
         return list(dict.fromkeys(entry.label for entry in self.entries))
 
     @property
-    def kind_of_tasks(self) -> str:
-        """``"fresh"``, or ``"given"`` if the user chose the tasks."""
-        description = self.entries[0].evaluations[0].description
-        return "given" if description.get("tasks_are_given") else "fresh"
+    def tasks_text(self) -> str:
+        """``"40 fresh tasks"``, ``"3 given tasks"``, or ``"40 tasks (2 different)"``.
+
+        They are given if the user chose them. Drawn ones that repeat, such as two directions, are
+        not called fresh: training has had them.
+        """
+        evaluation = self.entries[0].evaluations[0]
+        number = len(evaluation.tasks)
+        if evaluation.description.get("tasks_are_given"):
+            return counted(number, "given task")
+        num_different = len({repr(task) for task in evaluation.tasks})
+        if num_different < number:
+            return f"{counted(number, 'task')} ({num_different} different)"
+        return counted(number, "fresh task")
 
     @property
     def actions(self) -> str:

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from maml_rl.analysis.comparison import Comparison, Entry, learner_notes
 from maml_rl.analysis.statistics import FEW_RUNS, is_log_spaced, mean_of_valid
 from maml_rl.analysis.tasks.words import value_key, value_text, with_unit
-from maml_rl.system.text import counted
 
 COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
 """Okabe and Ito (2008) without yellow, which is hardly visible; neighbours differ in lightness."""
@@ -194,8 +193,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
             _draw(axes, [0, most], [(entry, 0), (entry, 0)], style, entry.name)
     axes.set(xlabel="episodes used per task", ylabel=return_of_stages(comparison.main))
     mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
-    tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
-    title = f"{subject_of(comparison)}: mean over {tasks}"
+    title = f"{subject_of(comparison)}: mean over {comparison.tasks_text}"
     notes = learner_notes(comparison.main)
     if len(notes) > _MOST_NOTES:
         notes = []

@@ -483,8 +483,7 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
     assert any("40 fresh tasks" in text for text in caplog.messages)
     announcements = [text for text in caplog.messages if "skips it" in text]
     assert announcements == [
-        "evaluating 40 fresh tasks, 3 adaptation steps (--logging.final_evaluation false skips it) "
-        "...",
+        "evaluating 40 tasks, 3 adaptation steps (--logging.final_evaluation false skips it) ...",
         "recording a video of at most 6 panels x 5 control steps (--logging.final_video false "
         "skips it) ...",
     ]

@@ -189,13 +189,12 @@ def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
     """Return what was evaluated, when and with what, by name."""
     settings = comparison.settings
     env_settings = [f"{name} {value}" for name, value in settings["env_settings"].items()]
-    tasks = counted(settings["num_tasks"], f"{comparison.kind_of_tasks} task")
     episodes = f"{counted(settings['num_episodes'], 'measured episode')} per task and step"
     horizon = counted(settings["horizon"], "control step")
     facts: dict[str, object] = {
         "environment": settings["env"],
         "settings": ", ".join(env_settings) or "default",
-        "episodes": f"{tasks}, {episodes}, of at most {horizon}",
+        "episodes": f"{comparison.tasks_text}, {episodes}, of at most {horizon}",
         "actions": f"{settings['actions']}; in adaptation: {settings['adaptation_actions']}",
         "random seed": settings["seed"],
     }
