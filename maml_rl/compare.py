@@ -117,6 +117,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--env", default="Walker2dRandParams", help="task family (default: %(default)s)"
     )
+    _add_methods(parser)
+    _add_training(parser)
+    _add_evaluation(parser)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
+    parser.add_argument(
+        "--output",
+        type=path_argument,
+        help="folder of the runs and the report (default: runs/compare/FAMILY-dynamics)",
+    )
+    return parser
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose what is compared."""
     parser.add_argument(
         "--learners",
         type=_method,
@@ -143,6 +157,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="method that each other one is compared with, inside and outside the ranges of "
         f"training (default: {DEFAULT_REFERENCE} if it is compared, else the first)",
     )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the training of all methods."""
     parser.add_argument(
         "--seeds",
         type=non_negative,
@@ -178,6 +196,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="VALUE",
         help="change a setting of the task family, e.g. --tasks.directions forward",
     )
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation."""
     parser.add_argument(
         "--num_tasks", type=positive, default=20, help="fresh tasks of each body (default: 20)"
     )
@@ -198,13 +220,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=1000,
         help="seed of the evaluation (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
-    parser.add_argument(
-        "--output",
-        type=path_argument,
-        help="folder of the runs and the report (default: runs/compare/FAMILY-dynamics)",
-    )
-    return parser
 
 
 def _method(name: str) -> str:

@@ -16,7 +16,8 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.analysis.comparison import Comparison, Entry, learner_notes
+from maml_rl.analysis.comparison import Comparison
+from maml_rl.analysis.entries import Entry, learner_notes
 from maml_rl.analysis.statistics import FEW_RUNS, is_log_spaced, mean_of_valid
 from maml_rl.analysis.tasks.words import value_key, value_text, with_unit
 
