@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from maml_rl.agents.agent import Agent
-    from maml_rl.analysis.comparison import Condition, Subject
+    from maml_rl.analysis.comparison.compare import Condition, Subject
     from maml_rl.analysis.dynamics.robustness import Robustness
     from maml_rl.settings.config import Config
     from maml_rl.settings.env import EnvConfig
@@ -338,7 +338,7 @@ def _evaluate(
     study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
 ) -> None:
     """Evaluate the runs of all methods, and write the report."""
-    from maml_rl.analysis.comparison import compare, num_evaluations
+    from maml_rl.analysis.comparison.compare import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
     from maml_rl.analysis.learning_curves import learning_curves, read_runs
     from maml_rl.analysis.report.files import write_report
@@ -422,7 +422,7 @@ def _subjects(
 ) -> list[Subject]:
     """The runs of a method; the default of ``num_steps`` is as many as in training."""
     from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.comparison.compare import Subject
     from maml_rl.system.torch_runtime import resolve_device
 
     subjects = []
@@ -436,7 +436,7 @@ def _subjects(
 
 def _conditions(study: DynamicsStudy, sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
     """Dynamics as in training, sweeps, two quantities together, and failures in mid-episode."""
-    from maml_rl.analysis.comparison import Condition
+    from maml_rl.analysis.comparison.compare import Condition
 
     def env(values: Mapping[str, Any] | None, agent: Agent) -> EnvConfig:
         return study.env_at(values, observe_task=agent.config.env.observe_task)

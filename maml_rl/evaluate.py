@@ -41,7 +41,7 @@ from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import Agent
-    from maml_rl.analysis.comparison import Comparison, Condition, Subject
+    from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject
     from maml_rl.settings.env import EnvConfig
 
 
@@ -159,7 +159,7 @@ def _evaluated(
     Returns:
         The result, and the environment without a sweep.
     """
-    from maml_rl.analysis.comparison import compare, num_evaluations
+    from maml_rl.analysis.comparison.compare import compare, num_evaluations
     from maml_rl.analysis.report.files import write_report
     from maml_rl.analysis.scratch import Scratch
     from maml_rl.settings.families import trained_range
@@ -235,7 +235,7 @@ def _subjects(
             environment, or the labels are invalid.
     """
     from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.comparison.compare import Subject
     from maml_rl.analysis.evaluation import default_num_steps
     from maml_rl.system.torch_runtime import resolve_device
 
@@ -308,7 +308,7 @@ def _baselines(
 ) -> list[Subject]:
     """The baselines of the runs, by name and then by run, without copies of the same agent."""
     from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.comparison.compare import Subject
     from maml_rl.analysis.evaluation import default_num_steps
     from maml_rl.runs.checkpoint import latest_checkpoint
     from maml_rl.system.torch_runtime import resolve_device
@@ -349,7 +349,7 @@ def _labels(
     Raises:
         UserError: if the number of chosen labels is wrong, or two are the same.
     """
-    from maml_rl.analysis.comparison import label_of
+    from maml_rl.analysis.comparison.compare import label_of
     from maml_rl.analysis.run_labels import labels_of, settings_of_runs
 
     # A name for each group of equal settings
@@ -392,7 +392,7 @@ def _check_labels(labels: Sequence[str], names: Sequence[str]) -> None:
 
 def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     """The environment with the flags; then each value of each sweep, and the grid of two sweeps."""
-    from maml_rl.analysis.comparison import Condition
+    from maml_rl.analysis.comparison.compare import Condition
     from maml_rl.settings.env import is_family
     from maml_rl.settings.families import is_dynamics, lacks_change
 

@@ -74,8 +74,8 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
         log(f"{report} exists and is kept")
         return
     # Imported here because Matplotlib takes long to load.
-    from maml_rl.analysis.comparison import Comparison, label_of
-    from maml_rl.analysis.entries import Entry
+    from maml_rl.analysis.comparison.compare import Comparison, label_of
+    from maml_rl.analysis.comparison.entries import Entry
     from maml_rl.analysis.report.files import write_report
 
     sizes = f"{NUM_TASKS} tasks, {default_num_steps(agent)} adaptation steps"

@@ -99,7 +99,7 @@ def evaluations_shown(total: int) -> Iterator[tuple[Callable[[str], None], Activ
         total: number of evaluations.
 
     Yields:
-        ``progress`` and ``activity`` of :func:`maml_rl.analysis.comparison.compare`.
+        ``progress`` and ``activity`` of :func:`maml_rl.analysis.comparison.compare.compare`.
     """
     pace = Pace(total, 0)
     num_done, logged_s = 0, time.monotonic()

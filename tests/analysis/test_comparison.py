@@ -22,8 +22,8 @@ from PIL import Image
 
 import maml_rl
 from maml_rl.analysis import saved_evaluations
-from maml_rl.analysis.comparison import Comparison, Condition, Subject, compare
-from maml_rl.analysis.entries import Entry
+from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import (
     adaptation_figure,

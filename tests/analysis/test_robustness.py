@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maml_rl.analysis.comparison import Comparison
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Origin, Robustness
-from maml_rl.analysis.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.figures import new_figure
 from maml_rl.analysis.report.files import write_report

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maml_rl.analysis.comparison import Comparison
-from maml_rl.analysis.entries import Entry, change_note, change_rows
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry, change_note, change_rows
 from maml_rl.analysis.statistics import (
     Difference,
     difference,

@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maml_rl.analysis import figures
-from maml_rl.analysis.comparison import Comparison
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry, StepDifference
 from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Robustness
-from maml_rl.analysis.entries import Entry, StepDifference
 from maml_rl.analysis.report.html import (
     LEARNING_CURVES,
     UNSEEN_ADAPTATION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maml_envs.engines.dynamics import FACTOR
+from maml_rl.settings.families import FACTOR
 
 ValueNames = Mapping[str, Mapping[str, str]]
 """For each task parameter, the names of some of its values, by :func:`value_key`."""

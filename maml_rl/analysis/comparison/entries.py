@@ -49,7 +49,7 @@ class Entry:
         label: name of the method.
         sources: S folders, one per run.
         evaluations: S evaluations on the same N tasks.
-        swept: see :class:`~maml_rl.analysis.comparison.Condition`.
+        swept: see :class:`~maml_rl.analysis.comparison.compare.Condition`.
     """
 
     label: str

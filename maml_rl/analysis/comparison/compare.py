@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.entries import (
+from maml_rl.analysis.comparison.entries import (
     Entry,
     StepDifference,
     change_note,
