@@ -47,7 +47,7 @@ class TaskFamily(Protocol):
     max_episode_steps: ClassVar[int]
     """Default horizon."""
     task_units: ClassVar[Mapping[str, str]]
-    """Unit of each task parameter, by name; empty if it is dimensionless."""
+    """Unit of each task parameter, by name; ``"factor"`` if it multiplies, empty without one."""
     task_limits: ClassVar[Mapping[str, tuple[float, float]]]
     """Valid range of each task parameter."""
 

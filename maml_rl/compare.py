@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from maml_rl.agents.agent import Agent
-    from maml_rl.analysis.comparison import Condition, Subject
+    from maml_rl.analysis.comparison.compare import Condition, Subject
     from maml_rl.analysis.dynamics.robustness import Robustness
     from maml_rl.settings.config import Config
     from maml_rl.settings.env import EnvConfig
@@ -117,6 +117,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--env", default="Walker2dRandParams", help="task family (default: %(default)s)"
     )
+    _add_methods(parser)
+    _add_training(parser)
+    _add_evaluation(parser)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
+    parser.add_argument(
+        "--output",
+        type=path_argument,
+        help="folder of the runs and the report (default: runs/compare/FAMILY-dynamics)",
+    )
+    return parser
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose what is compared."""
     parser.add_argument(
         "--learners",
         type=_method,
@@ -143,6 +157,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="method that each other one is compared with, inside and outside the ranges of "
         f"training (default: {DEFAULT_REFERENCE} if it is compared, else the first)",
     )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the training of all methods."""
     parser.add_argument(
         "--seeds",
         type=non_negative,
@@ -178,6 +196,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="VALUE",
         help="change a setting of the task family, e.g. --tasks.directions forward",
     )
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the evaluation."""
     parser.add_argument(
         "--num_tasks", type=positive, default=20, help="fresh tasks of each body (default: 20)"
     )
@@ -188,18 +210,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="measured episodes per task and step (default: 20)",
     )
     parser.add_argument(
+        "--num_steps",
+        type=positive,
+        help="adaptation steps of the evaluation (default: as many as in training)",
+    )
+    parser.add_argument(
         "--evaluation_seed",
         type=non_negative,
         default=1000,
         help="seed of the evaluation (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ..., or auto (default)")
-    parser.add_argument(
-        "--output",
-        type=path_argument,
-        help="folder of the runs and the report (default: runs/compare/FAMILY-dynamics)",
-    )
-    return parser
 
 
 def _method(name: str) -> str:
@@ -318,14 +338,16 @@ def _evaluate(
     study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
 ) -> None:
     """Evaluate the runs of all methods, and write the report."""
-    from maml_rl.analysis.comparison import compare, num_evaluations
+    from maml_rl.analysis.comparison.compare import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
     from maml_rl.analysis.learning_curves import learning_curves, read_runs
     from maml_rl.analysis.report.files import write_report
     from maml_rl.training.reporting import evaluations_shown
 
     subjects = [
-        subject for name in names for subject in _subjects(study, name, args.seeds, args.device)
+        subject
+        for name in names
+        for subject in _subjects(study, name, args.seeds, args.device, args.num_steps)
     ]
     sweeps = study.sweeps()
     conditions = _conditions(study, sweeps)
@@ -362,7 +384,13 @@ def _evaluate(
             for name in names
         }
         trained = {name: study.trained_range(name) for name in sweeps}
-        robustness = Robustness(comparison, origins, trained, _reference(names, args.reference))
+        robustness = Robustness(
+            comparison,
+            origins,
+            trained,
+            reference=_reference(names, args.reference),
+            budget=args.num_env_steps,
+        )
         figure = learning_curves(curves)
         write_report(output, comparison, trained, typed, robustness, figure)
     _say_tables(robustness)
@@ -376,6 +404,7 @@ def _say_tables(robustness: Robustness) -> None:
     tables = [
         ("", robustness.summary()),
         ("before and after adaptation", robustness.gains()),
+        ("return after each adaptation step", robustness.adaptation()),
         (f"differences to {robustness.reference}", robustness.differences()),
         ("mean return along each whole sweep", robustness.areas()),
         ("two quantities together", robustness.pairs()),
@@ -384,28 +413,30 @@ def _say_tables(robustness: Robustness) -> None:
     for title, rows in tables:
         if rows:
             say("\n".join([title, *text_table(rows), ""]).lstrip("\n"))
-    for note in robustness.failure_notes():
+    for note in [*robustness.failure_notes(), *robustness.budget_notes()]:
         say(note)
 
 
-def _subjects(study: DynamicsStudy, name: str, seeds: Sequence[int], device: str) -> list[Subject]:
-    """The runs of a method."""
+def _subjects(
+    study: DynamicsStudy, name: str, seeds: Sequence[int], device: str, num_steps: int | None
+) -> list[Subject]:
+    """The runs of a method; the default of ``num_steps`` is as many as in training."""
     from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.comparison.compare import Subject
     from maml_rl.system.torch_runtime import resolve_device
 
     subjects = []
     for seed in seeds:
         run = study.folder / name / f"seed-{seed}"
         agent = load_run(run, resolve_device(device))
-        num_steps = agent.learner.num_updates if study.methods[name].adapts else 0
-        subjects.append(Subject(name, run, agent, num_steps))
+        steps = (num_steps or agent.learner.num_updates) if study.methods[name].adapts else 0
+        subjects.append(Subject(name, run, agent, steps))
     return subjects
 
 
 def _conditions(study: DynamicsStudy, sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
     """Dynamics as in training, sweeps, two quantities together, and failures in mid-episode."""
-    from maml_rl.analysis.comparison import Condition
+    from maml_rl.analysis.comparison.compare import Condition
 
     def env(values: Mapping[str, Any] | None, agent: Agent) -> EnvConfig:
         return study.env_at(values, observe_task=agent.config.env.observe_task)

@@ -85,15 +85,16 @@ def did_you_mean(name: str, valid: Iterable[str], quotes: str = "") -> str:
     If no dotted name (``inner.num_steps``) is close, only the last parts are compared.
     """
     choices = list(valid)
-    closest = _closest(name, choices)
+    closest = closest_name(name, choices)
     # Compare the last parts of dotted names.
     if closest is None and any("." in choice for choice in choices):
         by_last = {choice.rpartition(".")[2].lstrip("-"): choice for choice in reversed(choices)}
-        closest = by_last.get(_closest(name.rpartition(".")[2], by_last) or "")
+        closest = by_last.get(closest_name(name.rpartition(".")[2], by_last) or "")
     return f" Did you mean {quotes}{closest}{quotes}?" if closest is not None else ""
 
 
-def _closest(name: str, valid: Iterable[str]) -> str | None:
+def closest_name(name: str, valid: Iterable[str]) -> str | None:
+    """Return the closest valid name, or ``None`` if none is close; see :func:`did_you_mean`."""
     # Leading dashes are not compared: --lr should not suggest --help.
     bare = {choice.lstrip("-"): choice for choice in valid}
     name = name.lstrip("-")

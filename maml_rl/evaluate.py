@@ -41,7 +41,7 @@ from maml_rl.system.text import counted
 
 if TYPE_CHECKING:
     from maml_rl.agents.agent import Agent
-    from maml_rl.analysis.comparison import Comparison, Condition, Subject
+    from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject
     from maml_rl.settings.env import EnvConfig
 
 
@@ -73,9 +73,8 @@ def command(argv: list[str]) -> int:
         f", {flag.removeprefix('--env.').replace('=', ' ')}" for flag in env_flags.flags
     )
     held_out = ", held out of training" if env.kwargs.get("split") == "held_out" else ""
-    tasks = counted(num_tasks, f"{comparison.kind_of_tasks} task")
     measured = counted(args.num_episodes, "measured episode")
-    say(f"{env.name}{changed}: {tasks}{held_out}, {measured} per task and step")
+    say(f"{env.name}{changed}: {comparison.tasks_text}{held_out}, {measured} per task and step")
     files = "report.html, results.json, results.csv, plots"
     say(f"{comparison.table()}\nwritten to {folder}{instead}: {files}")
     return 0
@@ -160,7 +159,7 @@ def _evaluated(
     Returns:
         The result, and the environment without a sweep.
     """
-    from maml_rl.analysis.comparison import compare, num_evaluations
+    from maml_rl.analysis.comparison.compare import compare, num_evaluations
     from maml_rl.analysis.report.files import write_report
     from maml_rl.analysis.scratch import Scratch
     from maml_rl.settings.families import trained_range
@@ -170,6 +169,8 @@ def _evaluated(
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps, args.iteration, args.labels)
+    for note in _unfinished(subjects) if args.iteration is None else []:
+        say(note)
     if not args.no_baselines:
         subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
     conditions = _conditions(subjects[0].agent, env_flags)
@@ -234,7 +235,7 @@ def _subjects(
             environment, or the labels are invalid.
     """
     from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.comparison.compare import Subject
     from maml_rl.analysis.evaluation import default_num_steps
     from maml_rl.system.torch_runtime import resolve_device
 
@@ -252,7 +253,7 @@ def _subjects(
         )
     # Copies of an agent would count as several seeds
     subjects: list[Subject] = []
-    label_of_run = _labels(agents, iteration, labels)
+    label_of_run = _labels(agents, runs, iteration, labels)
     for label, run, agent in zip(label_of_run, runs, agents, strict=True):
         copies = [
             other.source
@@ -267,6 +268,25 @@ def _subjects(
         steps = default_num_steps(agent) if num_steps is None else num_steps
         subjects.append(Subject(label, run, agent, steps))
     return subjects
+
+
+def _unfinished(subjects: Sequence[Subject]) -> list[str]:
+    """Return for each run that has not ended which iteration is evaluated."""
+    import torch
+
+    from maml_rl.runs.checkpoint import load_newest
+    from maml_rl.runs.pretrained import run_name
+    from maml_rl.training.saving import is_final_checkpoint
+
+    notes = []
+    for subject in subjects:
+        newest = load_newest(subject.source / "checkpoints", torch.device("cpu"))
+        if not is_final_checkpoint(newest):
+            notes.append(
+                f"{run_name(subject.source)} has not ended: it is evaluated after iteration "
+                f"{subject.agent.num_iterations} of {subject.agent.config.num_iterations}"
+            )
+    return notes
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:
@@ -288,7 +308,7 @@ def _baselines(
 ) -> list[Subject]:
     """The baselines of the runs, by name and then by run, without copies of the same agent."""
     from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison import Subject
+    from maml_rl.analysis.comparison.compare import Subject
     from maml_rl.analysis.evaluation import default_num_steps
     from maml_rl.runs.checkpoint import latest_checkpoint
     from maml_rl.system.torch_runtime import resolve_device
@@ -310,7 +330,10 @@ def _baselines(
 
 
 def _labels(
-    agents: Sequence[Agent], iteration: int | str | None, chosen: Sequence[str] | None
+    agents: Sequence[Agent],
+    runs: Sequence[Path],
+    iteration: int | str | None,
+    chosen: Sequence[str] | None,
 ) -> list[str]:
     """Label of each run: one name if they differ only in the seed, else the differing settings.
 
@@ -319,17 +342,18 @@ def _labels(
 
     Args:
         agents: of the runs.
+        runs: their folders.
         iteration: chosen by the user, if any.
         chosen: labels that the user chose, one for each group of runs with the same settings.
 
     Raises:
         UserError: if the number of chosen labels is wrong, or two are the same.
     """
-    from maml_rl.analysis.comparison import label_of
-    from maml_rl.analysis.run_labels import group_settings, labels_of
+    from maml_rl.analysis.comparison.compare import label_of
+    from maml_rl.analysis.run_labels import labels_of, settings_of_runs
 
     # A name for each group of equal settings
-    settings = [group_settings(agent.config) for agent in agents]
+    settings = settings_of_runs([agent.config for agent in agents], runs)
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
     names = labels_of(different) if len(different) > 1 else [label_of(agents[0])]
     if chosen is not None:
@@ -368,7 +392,7 @@ def _check_labels(labels: Sequence[str], names: Sequence[str]) -> None:
 
 def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     """The environment with the flags; then each value of each sweep, and the grid of two sweeps."""
-    from maml_rl.analysis.comparison import Condition
+    from maml_rl.analysis.comparison.compare import Condition
     from maml_rl.settings.env import is_family
     from maml_rl.settings.families import is_dynamics, lacks_change
 

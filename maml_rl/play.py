@@ -104,7 +104,8 @@ def _window(config: EnvConfig, horizon: int) -> Iterator[TaskSetter]:
     if "human" not in modes:
         raise UserError(
             f"environment {config.name!r} has no window: its render modes are "
-            f"{', '.join(modes) or 'none'}, expected human; {_RECORD}"
+            f'{", ".join(modes) or "none"}, expected human in metadata["render_modes"] of its '
+            f"class; {_RECORD}"
         )
     with _glfw() if is_mujoco else contextlib.nullcontext():
         # Open the window; most environments do it at the first reset

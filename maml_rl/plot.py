@@ -38,10 +38,10 @@ def make_parser() -> Parser:
         prog="python -m maml_rl.plot",
         description="Plot learning curves of runs and print a table. Runs with the same settings "
         "(except seed, output, device, num_iterations, max_failed_share, torch_threads, "
-        "tasks_per_block and logging) form one line: the mean over runs, at the iterations that "
-        "all of them have. Two or three runs are also plotted as thin lines; four or more get a "
-        "band, the 95 % interval over runs (Student's t). The table shows the mean over the last "
-        "5 % of these iterations, and the same interval.",
+        "tasks_per_block and logging) form one line, a pretrained policy one of its own: the mean "
+        "over runs, at the iterations that all of them have. Two or three runs are also plotted as "
+        "thin lines; four or more get a band, the 95 % interval over runs (Student's t). The table "
+        "shows the mean over the last 5 % of these iterations, and the same interval.",
     )
     parser.add_argument(
         "runs",

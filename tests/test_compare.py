@@ -6,14 +6,16 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import maml_rl
+from maml_rl.agents import load
 from maml_rl.analysis import saved_evaluations
 from maml_rl.cli import main
-from maml_rl.compare import make_parser
+from maml_rl.compare import _subjects, make_parser
 from maml_rl.settings.dynamics_study import METHODS
 
 SMALL = [
@@ -101,6 +103,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert "oracle − untouched" in out
     assert "the task with its dynamics" in out
     assert "control steps to recover" in out
+    assert "more control steps in training than the 1 of --num_env_steps: untouched (" in out
     words = [line.split() for line in out.splitlines()]
     assert ["body_mass", "action_delay", "untouched", "oracle", "rl2"] in words
     with (folder / "evaluation/results.csv").open(newline="") as file:
@@ -126,6 +129,23 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert f"with --num_env_steps 1, or train others with --output {folder}-80000" in error
 
 
+def test_the_evaluation_has_as_many_steps_as_training_or_as_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = SimpleNamespace(learner=SimpleNamespace(num_updates=2))
+    monkeypatch.setattr(load, "load_run", lambda run, device: agent)
+    study = SimpleNamespace(folder=Path("runs"), methods=METHODS)
+    parser = make_parser()
+
+    def num_steps(name: str, *flags: str) -> int:
+        chosen = parser.parse_args(["dynamics", *flags]).num_steps
+        (subject,) = _subjects(study, name, [0], "cpu", chosen)
+        return subject.num_steps
+
+    assert [num_steps("maml"), num_steps("oracle")] == [2, 0]
+    assert [num_steps(name, "--num_steps", "5") for name in ("maml", "oracle")] == [5, 0]
+
+
 def test_pearl_is_not_compared_by_default() -> None:
     args = make_parser().parse_args(["dynamics"])
     assert args.learners == [name for name in METHODS if name != "pearl"]
@@ -140,6 +160,7 @@ def test_pearl_is_not_compared_by_default() -> None:
         (["dynamics", "--dynamics", "body_mass=0.5:2:4"], "takes values in training"),
         (["dynamics", "--dynamics", "bodymass=0.5:2"], "unknown dynamics 'bodymass'"),
         (["dynamics", "--num_env_steps", "0"], "at least 1"),
+        (["dynamics", "--num_steps", "0"], "at least 1"),
         (["dynamics", "--action_scale", "-1"], "action_scale must be a finite number above 0"),
         (["dynamics", "--seeds", "1", "1"], "seeds must be different"),
         (["dynamics", "--learners", "maml", "maml"], "maml is named twice"),

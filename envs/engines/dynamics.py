@@ -5,11 +5,11 @@ untouched model, so a task does not depend on the previous one.
 
 | parameter | meaning | unit | nominal |
 | --- | --- | --- | --- |
-| `body_mass` | factor on every mass; inertia scales with it | | 1 |
-| `body_inertia` | additional factor on every inertia | | 1 |
-| `geom_friction` | factor on all friction coefficients, including the floor's | | 1 |
-| `dof_damping` | factor on every joint's damping | | 1 |
-| `actuator_gear` | factor on every actuator's gear | | 1 |
+| `body_mass` | factor on every mass; inertia scales with it | factor | 1 |
+| `body_inertia` | additional factor on every inertia | factor | 1 |
+| `geom_friction` | factor on all friction coefficients, including the floor's | factor | 1 |
+| `dof_damping` | factor on every joint's damping | factor | 1 |
+| `actuator_gear` | factor on every actuator's gear | factor | 1 |
 | `gravity` | magnitude | m/s² | the model's |
 | `slope` | slope of the ground, uphill along +x; implemented by tilting gravity | rad | 0 |
 | `disabled_actuator` | index of the actuator that exerts no force | | −1, none |
@@ -37,6 +37,9 @@ from maml_envs.distributions import Distribution
 
 DynamicsSetting = Mapping[str, Any]
 """Dynamics that vary between tasks: a distribution per parameter, see :func:`parse`."""
+
+FACTOR = "factor"
+"""Unit of a parameter that multiplies a quantity of the model."""
 
 _BLOCKED_ARMATURE = 1e4  # rotor inertia of a blocked joint (kg m²)
 _BLOCKED_RATE = 50.0  # damping rate of a blocked joint (1/s)
@@ -71,11 +74,12 @@ class Parameter:
     def __str__(self) -> str:
         """Description of the accepted values, for messages."""
         kind = "integer" if self.is_integer else "number"
-        return f"one {kind} in [{self.low:g}, {self.high:g}] {self.unit}".strip()
+        unit = "" if self.unit == FACTOR else f" {self.unit}"
+        return f"one {kind} in [{self.low:g}, {self.high:g}]{unit}".strip()
 
 
 def _factor(low: float = 0.0) -> Parameter:
-    return Parameter("", low, 1000.0, 1.0)
+    return Parameter(FACTOR, low, 1000.0, 1.0)
 
 
 def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:

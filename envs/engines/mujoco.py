@@ -65,10 +65,16 @@ def load_model(file: str | Path) -> mujoco.MjModel:
             f"{str(file)!r} is not a model file of Gymnasium; for a model of your own give an "
             f"absolute path, such as Path(__file__).with_name({name!r})"
         )
-    spec = mujoco.MjSpec.from_file(str(path))
-    total_mass = spec.compiler.settotalmass
-    spec.compiler.settotalmass = -1
-    model = spec.compile()
+    if not path.exists():
+        raise ValueError(f"there is no model file {path}")
+    try:
+        spec = mujoco.MjSpec.from_file(str(path))
+        total_mass = spec.compiler.settotalmass
+        spec.compiler.settotalmass = -1
+        model = spec.compile()
+    except ValueError as error:  # MuJoCo's messages have several lines, and do not name the file
+        message = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a valid model; MuJoCo reports: {message}") from error
     if total_mass > 0:
         mujoco.mj_setTotalmass(model, total_mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))

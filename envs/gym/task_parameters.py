@@ -14,7 +14,7 @@ class HasTaskParameters:
 
     @property
     def task_units(self) -> dict[str, str]:
-        """Unit of each parameter that a task may have; empty if it is dimensionless."""
+        """Unit of each parameter that a task may have; ``"factor"``, or empty without one."""
         return {name: parameter.unit for name, parameter in task_parameters(self.family).items()}
 
     @property

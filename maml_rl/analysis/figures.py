@@ -15,10 +15,11 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from maml_rl.analysis.comparison import Comparison, Entry, learner_notes
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry, learner_notes
 from maml_rl.analysis.statistics import FEW_RUNS, is_log_spaced, mean_of_valid
 from maml_rl.analysis.tasks.words import value_key, value_text, with_unit
-from maml_rl.system.text import counted
+from maml_rl.settings.families import FACTOR
 
 COLORS = ("#0072B2", "#E69F00", "#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7")
 """Okabe and Ito (2008) without yellow, which is hardly visible; neighbours differ in lightness."""
@@ -76,7 +77,7 @@ def line_style(i: int) -> dict[str, Any]:
     }
 
 
-def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
+def styles_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """Return the style of each method, which is the same in all figures of a comparison."""
     return {label: line_style(i) for i, label in enumerate(comparison.labels)}
 
@@ -90,8 +91,6 @@ def _draw(
 ) -> None:
     """Draw a line through returns, with their spread.
 
-    The spread is a band of the intervals, or a thin line for each run if there are few.
-
     Args:
         axes: axes to draw on.
         x: x of each point.
@@ -99,13 +98,37 @@ def _draw(
         style: of the line.
         label: label in the legend.
     """
-    axes.plot(x, [entry.center[k] for entry, k in points], label=label, **style)
-    if 1 < len(points[0][0].evaluations) <= FEW_RUNS:
-        runs = np.stack([entry.run_returns[:, k] for entry, k in points])
-        alpha = 0.6 * style.get("alpha", 1.0)
-        axes.plot(x, runs, color=style["color"], linewidth=0.7, alpha=alpha)
-        return
+    center = np.array([entry.center[k] for entry, k in points])
+    runs = np.stack([entry.run_returns[:, k] for entry, k in points], axis=1)
     intervals = np.stack([entry.interval[k] for entry, k in points])
+    draw_line(axes, x, center, runs, intervals, style, label)
+
+
+def draw_line(
+    axes: Axes,
+    x: Any,
+    center: np.ndarray,
+    runs: np.ndarray,
+    intervals: np.ndarray,
+    style: Mapping[str, Any],
+    label: str,
+) -> None:
+    """Draw a line with its spread: a band of the intervals, or a thin line for each of few runs.
+
+    Args:
+        axes: axes to draw on.
+        x: (n,), x of each point.
+        center: (n,), y of each point.
+        runs: (S, n), that of each run.
+        intervals: (n, 2); without a band if they are not finite.
+        style: of the line.
+        label: label in the legend.
+    """
+    axes.plot(x, center, label=label, **style)
+    if 1 < len(runs) <= FEW_RUNS:
+        alpha = 0.6 * style.get("alpha", 1.0)
+        axes.plot(x, runs.T, color=style["color"], linewidth=0.7, alpha=alpha)
+        return
     if np.isfinite(intervals).all():
         alpha = 0.15 * style.get("alpha", 1.0)
         axes.fill_between(x, *intervals.T, color=style["color"], alpha=alpha, linewidth=0)
@@ -160,7 +183,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     figure = new_figure(6, 4.4)
     axes = figure.subplots()
     most = max(int(entry.episodes_used[-1]) for entry in comparison.main)
-    styles = _styles(comparison)
+    styles = styles_of(comparison)
     for entry in comparison.main:
         style = styles[entry.label]
         if entry.adapts:
@@ -169,17 +192,16 @@ def adaptation_figure(comparison: Comparison) -> Figure:
         else:  # a horizontal line
             style = style | {"linestyle": "--", "marker": ""}
             _draw(axes, [0, most], [(entry, 0), (entry, 0)], style, entry.name)
-    axes.set(xlabel="episodes used per task", ylabel=_return_of_stages(comparison.main))
-    _mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
-    tasks = counted(comparison.settings["num_tasks"], f"{comparison.kind_of_tasks} task")
-    title = f"{subject_of(comparison)}: mean over {tasks}"
+    axes.set(xlabel="episodes used per task", ylabel=return_of_stages(comparison.main))
+    mark_steps(axes, [entry for entry in comparison.main if entry.adapts])
+    title = f"{subject_of(comparison)}: mean over {comparison.tasks_text}"
     notes = learner_notes(comparison.main)
     if len(notes) > _MOST_NOTES:
         notes = []
     return finish(figure, "\n".join([title, _spread(comparison.main), *notes]))
 
 
-def _return_of_stages(entries: Sequence[Entry]) -> str:
+def return_of_stages(entries: Sequence[Entry]) -> str:
     """Return what the returns of all stages are: ``"return after each adaptation step"``."""
     kinds = {entry.stage_is_episode for entry in entries if entry.adapts}
     words = {False: "after each adaptation step", True: "in each episode"}
@@ -211,7 +233,7 @@ def name_ticks(axis: Axis, name: str, values: Sequence[float], comparison: Compa
         axis.set_ticks(named, [names[value_key(value)] for value in named])
 
 
-def _mark_steps(axes: Axes, entries: Sequence[Entry]) -> None:
+def mark_steps(axes: Axes, entries: Sequence[Entry]) -> None:
     """Set the ticks of an axis of episodes to those used after each step.
 
     Args:
@@ -260,7 +282,7 @@ def change_figure(comparison: Comparison) -> Figure | None:
         return None
     figure = new_figure(1 + 5 * len(stages), 4.2)
     panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
-    styles = _styles(comparison)
+    styles = styles_of(comparison)
     for axes, k in zip(panels, stages, strict=True):
         axes.axvline(0, color="0.5", linewidth=1.5, zorder=0, label="change of the dynamics")
         titles = []
@@ -286,7 +308,7 @@ def scratch_figure(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     horizon = comparison.settings["horizon"]
     # Methods that adapt, or observe the task.
-    styles = _styles(comparison)
+    styles = styles_of(comparison)
     for entry in comparison.main:
         style = styles[entry.label]
         returns = mean_of_valid(entry.task_returns[:, tasks], 1)
@@ -333,7 +355,7 @@ def sweep_figure(
     axes = figure.subplots()
     entries = comparison.sweep(name)
     labels = list(dict.fromkeys(entry.label for entry in entries))
-    styles = _styles(comparison)
+    styles = styles_of(comparison)
     stages: list[str] = []
     # One or two lines for each method.
     for label in labels:
@@ -357,10 +379,11 @@ def sweep_figure(
             axes.axvspan(low, high, color="0.88", zorder=0, label="in training")
         else:
             axes.axvline(low, color="0.5", linewidth=1.5, zorder=0, label="in training")
-    xlabel = with_unit(name, comparison.settings["task_units"])
+    units = comparison.settings["task_units"]
+    xlabel = with_unit(name, units)
     values = sorted({entry.swept[name] for entry in entries})
     if is_log_spaced(values):
-        xlabel += " (factor)"
+        xlabel = with_unit(name, {name: units.get(name) or FACTOR})
         axes.set_xscale("log", base=2)
         axes.set_xticks(values, [f"{value:.3g}" for value in values])
         axes.minorticks_off()

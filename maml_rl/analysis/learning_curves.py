@@ -20,7 +20,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from maml_rl.analysis.figures import COLORS, MARKERS, encoded
-from maml_rl.analysis.run_labels import Settings, group_settings, stage_label
+from maml_rl.analysis.run_labels import (
+    Settings,
+    group_settings,
+    settings_of_runs,
+    stage_label,
+)
 from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
 from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run
@@ -223,15 +228,15 @@ def running_mean(values: np.ndarray, num: int) -> np.ndarray:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Group runs by their settings, in order of first appearance.
+    """Group runs by their settings, in order of first appearance; see :func:`settings_of_runs`.
 
     Raises:
         UserError: if two runs of a group have the same seed: they are not independent samples.
     """
     groups: list[tuple[Settings, list[Run]]] = []
-    for run in runs:
+    of_runs = settings_of_runs([run.config for run in runs], [run.folder for run in runs])
+    for run, settings in zip(runs, of_runs, strict=True):
         # Find the group, or start one.
-        settings = group_settings(run.config)
         members = next((runs for other, runs in groups if other == settings), None)
         if members is None:
             members = []

@@ -8,7 +8,8 @@ from typing import get_args
 
 from matplotlib.figure import Figure
 
-from maml_rl.analysis.comparison import Comparison, Entry, check_same_tasks
+from maml_rl.analysis.comparison.compare import Comparison, check_same_tasks
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.figures import adaptation_figure
 from maml_rl.analysis.learning_curves import (

@@ -88,7 +88,11 @@ def make_rendering_env(
         if camera is not None:
             options |= _camera_options(config.name, model, camera)
         if "rgb_array" not in modes:
-            raise UserError(f"environment {config.name!r} does not render rgb_array frames")
+            raise UserError(
+                f'environment {config.name!r} does not render frames: metadata["render_modes"] of '
+                f"its class is {', '.join(modes) or 'empty'}, expected rgb_array; list there what "
+                "its render returns"
+            )
         # Render a frame; a reset may need a task.
         env = make_single_env(config, horizon, render_mode="rgb_array", **options)
         (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)

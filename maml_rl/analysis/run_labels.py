@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from maml_rl.runs.pretrained import find_run, is_pretrained
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.families import family_of
 from maml_rl.settings.learners import LEARNER_GROUPS
@@ -40,6 +42,24 @@ def group_settings(config: Config) -> Settings:
         del settings["engine"]
     # A family may have several names.
     return settings | {"env.name": getattr(family_of(name), "__name__", name)}
+
+
+def settings_of_runs(configs: Sequence[Config], folders: Sequence[Path]) -> list[Settings]:
+    """Return :func:`group_settings` of runs; pretrained policies and other runs do not share them.
+
+    If a pretrained policy and a run have the same settings, all have ``source`` in addition:
+    ``pretrained``, or ``own run``.
+
+    Args:
+        configs: of the runs.
+        folders: of the runs; a pretrained policy may be its name.
+    """
+    settings = [group_settings(config) for config in configs]
+    sources = ["pretrained" if is_pretrained(find_run(one)) else "own run" for one in folders]
+    pairs = list(zip(settings, sources, strict=True))
+    if not any(one == other and a != b for one, a in pairs for other, b in pairs):
+        return settings
+    return [{**one, "source": source} for one, source in pairs]
 
 
 def _with_one_spelling(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +173,8 @@ def _short(key: str) -> str:
 def _in_words(key: str, value: Any, is_unique: bool) -> str:
     """Return ``"first_order true"``, ``"outer promp"``, or the name of a family or learner."""
     section, _, name = key.rpartition(".")
+    if key == "source":
+        return str(value)
     if name == "name":
         return value if section in ("env", "learner") else f"{section} {value}"
     setting = _short(key) if is_unique else key

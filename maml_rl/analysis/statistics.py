@@ -152,6 +152,8 @@ class Response(NamedTuple):
         before: mean reward in the last ``WINDOW`` control steps before the change.
         after: in the first ``WINDOW`` control steps with the changed dynamics.
         end: in the last ``WINDOW`` control steps of the episode.
+        num_recovered: number of tasks whose own reward, mean over episodes and runs, does not drop
+            or comes back within the episode.
         recovery: control steps until the running mean of ``WINDOW`` steps has come back
             ``RECOVERED`` of the way from its lowest value after the change to ``before``; 0 if it
             is never below ``before``, NaN if it does not come back within the episode.
@@ -163,6 +165,7 @@ class Response(NamedTuple):
     before: float
     after: float
     end: float
+    num_recovered: int
     recovery: float
 
 
@@ -185,17 +188,48 @@ def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
     steps = np.arange(-change_steps.min(), rewards.shape[1] - change_steps.max())
     aligned = np.take_along_axis(rewards, change_steps[:, None] + steps, axis=1)
     mean = aligned.mean(axis=0)
-    pairs = list(zip(rewards, change_steps, strict=True))
-    before = float(np.mean([row[max(0, step - WINDOW) : step].mean() for row, step in pairs]))
+    of_tasks = rewards_around(rewards, change_steps)
+    before, after, end = of_tasks.mean(axis=0).tolist()
+    has_recovered = [
+        not _drops(*windows[:2]) or np.isfinite(_recovery(row[step:], windows[0]))
+        for row, step, windows in zip(rewards, change_steps, of_tasks, strict=True)
+    ]
     return Response(
         steps=steps,
         rewards=mean,
         num_tasks=len(rewards),
         before=before,
-        after=float(np.mean([row[step : step + WINDOW].mean() for row, step in pairs])),
-        end=float(rewards[:, -WINDOW:].mean()),
+        after=after,
+        end=end,
+        num_recovered=int(sum(has_recovered)),
         recovery=_recovery(mean[steps >= 0], before),
     )
+
+
+def rewards_around(rewards: np.ndarray, change_steps: np.ndarray) -> np.ndarray:
+    """Return the mean rewards before a change, after it and at the end, of each task.
+
+    Args:
+        rewards: (N, H), mean reward of each control step in each task.
+        change_steps: (N,), see :func:`response`.
+
+    Returns:
+        (N, 3): the means of :class:`Response`.
+    """
+    windows = [
+        [
+            row[max(0, step - WINDOW) : step].mean(),
+            row[step : step + WINDOW].mean(),
+            row[-WINDOW:].mean(),
+        ]
+        for row, step in zip(rewards.astype(np.float64), change_steps, strict=True)
+    ]
+    return np.array(windows)
+
+
+def _drops(before: float, after: float) -> bool:
+    """Whether the reward after a change is lower by more than ``SMALL_DROP`` of that before it."""
+    return after < before - SMALL_DROP * abs(before)
 
 
 def recovery_text(value: Response) -> str:
@@ -204,7 +238,7 @@ def recovery_text(value: Response) -> str:
     There is no drop if the reward after the change is lower than that before it by at most
     ``SMALL_DROP`` of it.
     """
-    if value.after >= value.before - SMALL_DROP * abs(value.before):
+    if not _drops(value.before, value.after):
         return "no drop"
     return "not in the episode" if np.isnan(value.recovery) else f"{value.recovery:.0f}"
 
@@ -239,6 +273,13 @@ def is_log_spaced(values: Sequence[float] | np.ndarray) -> bool:
     return bool(np.ptp(gaps) <= 0.02)
 
 
-def interval_text(interval: np.ndarray) -> str:
-    """``[1.0, 2.0]``, or a dash if there is no interval."""
-    return "–" if np.isnan(interval).any() else f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+def interval_text(interval: np.ndarray, number: str = ".1f") -> str:
+    """``[1.0, 2.0]``, or a dash if there is no interval.
+
+    Args:
+        interval: (2,), its ends.
+        number: format of a number.
+    """
+    if np.isnan(interval).any():
+        return "–"
+    return f"[{interval[0]:{number}}, {interval[1]:{number}}]"

@@ -40,9 +40,14 @@ def find_run(run: str | Path) -> Path:
     )
 
 
+def is_pretrained(run: Path) -> bool:
+    """Whether a run folder is that of a pretrained policy."""
+    return run.parent == _FOLDER
+
+
 def output_folder(run: Path) -> Path:
     """Return the folder for results of a run: its own, or runs/NAME for a pretrained policy."""
-    return Path("runs") / run.name if run.parent == _FOLDER else run
+    return Path("runs") / run.name if is_pretrained(run) else run
 
 
 def run_name(run: Path) -> str:
@@ -51,6 +56,6 @@ def run_name(run: Path) -> str:
     A path below the current directory is made relative.
     """
     here = Path.cwd()
-    if run.parent == _FOLDER:
+    if is_pretrained(run):
         return run.name
     return str(run.relative_to(here)) if run.is_relative_to(here) else str(run)

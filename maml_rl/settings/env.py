@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import Any, Literal
 
 import gymnasium as gym
+from maml_envs import FAMILIES
 
-from maml_rl.errors import UserError, did_you_mean, in_one_line
+from maml_rl.errors import UserError, closest_name, did_you_mean, in_one_line
 from maml_rl.settings.drawn_tasks import DrawnTasks
 from maml_rl.settings.drawn_tasks import parse as parse_tasks
 from maml_rl.settings.ranges import check_ranges
@@ -74,25 +75,50 @@ def resolve_env_id(name: str) -> str:
     Raises:
         UserError: if no environment has that name, or its module cannot be imported.
     """
-    has_module = ":" in name
-    if has_module:
+    module = ""
+    if ":" in name:
         _import_module_of(name, "environment")
-        name = name.partition(":")[2]
+        module, _, name = name.partition(":")
     family_id = f"maml_rl/{name}-v0"
     if family_id in gym.registry:
         return family_id
     if name in gym.registry:
         return name
-    registered = [key for key in gym.registry if key.startswith("maml_rl/")]
-    families = [key.removeprefix("maml_rl/").removesuffix("-v0") for key in registered]
-    hint = did_you_mean(name, [*families, *gym.registry], "'")
-    if not has_module:
+    closest = closest_name(name, [*FAMILIES, *gym.registry])
+    hint = "" if closest is None else f" Did you mean '{_with_module(closest, module)}'?"
+    if not module:
         hint = _hint_of_module(name, hint)
+    built_in = [family for family, cls in FAMILIES.items() if is_of_package(cls)]
+    own = [_with_module(family, "") for family in FAMILIES if family not in built_in]
+    yours = f"your own ({', '.join(own)}), " if own else ""
     raise UserError(
         f"unknown environment {name!r}.{hint} Valid are the built-in families "
-        f"({', '.join(families)}), any id that is registered with Gymnasium, and module:Family or "
-        "module:EnvId-v0."
+        f"({', '.join(built_in)}), {yours}any id that is registered with Gymnasium, and "
+        "module:Family or module:EnvId-v0."
     )
+
+
+def is_of_package(family: type) -> bool:
+    """Whether the class of a task family is one of this package, not a user's."""
+    return family.__module__.startswith("maml_envs.")
+
+
+def _with_module(name: str, module: str) -> str:
+    """Return the name of a registered environment with the module that registers it, if needed.
+
+    Args:
+        name: of a family, or a registered id.
+        module: that the user named, or empty.
+    """
+    if name in FAMILIES:
+        family = FAMILIES[name]
+        needs_none = is_of_package(family) or family.__module__ == "__main__"
+        return name if needs_none else f"{family.__module__}:{name}"
+    entry: Any = gym.spec(name).entry_point
+    defining = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+    package = module.partition(".")[0]
+    is_of_module = package and re.match(rf"{re.escape(package)}\b", defining)
+    return f"{module}:{name}" if is_of_module else name
 
 
 def _hint_of_module(name: str, hint: str) -> str:
@@ -139,7 +165,8 @@ def load_object(name: str, kind: str) -> Any:
         raise UserError(f"{kind} {name!r:.200} must have the form module:Name")
     module = _import_module_of(name, kind)
     if not hasattr(module, object_name):
-        hint = did_you_mean(object_name, [key for key in vars(module) if key[0] != "_"], "'")
+        closest = closest_name(object_name, [key for key in vars(module) if key[0] != "_"])
+        hint = "" if closest is None else f" Did you mean '{module_name}:{closest}'?"
         where = getattr(module, "__file__", None) or "without a file"
         raise UserError(
             f"{kind} {name!r}: module {module_name!r} ({where}) defines no {object_name!r}.{hint}"

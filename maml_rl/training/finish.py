@@ -74,23 +74,24 @@ def _evaluate(run: Path, agent: Agent, seed: int) -> None:
         log(f"{report} exists and is kept")
         return
     # Imported here because Matplotlib takes long to load.
-    from maml_rl.analysis.comparison import Comparison, Entry, label_of
+    from maml_rl.analysis.comparison.compare import Comparison, label_of
+    from maml_rl.analysis.comparison.entries import Entry
     from maml_rl.analysis.report.files import write_report
 
-    sizes = f"{NUM_TASKS} fresh tasks, {default_num_steps(agent)} adaptation steps"
+    sizes = f"{NUM_TASKS} tasks, {default_num_steps(agent)} adaptation steps"
     log(f"evaluating {sizes} (--logging.final_evaluation false skips it) ...")
     started_s = time.monotonic()
     with progress_bar(1, unit="evaluation") as bar:
         result = evaluate(agent, seed=seed, progress=Activity(bar))
         bar.leave = False
-    entry = Entry(label_of(agent), (run,), (result,), {})
+    comparison = Comparison([Entry(label_of(agent), (run,), (result,), {})])
     with writing():
         command = f"{evaluate_command(run, seed)} (played at the end of training)"
-        write_report(report.parent, Comparison([entry]), command=command)
+        write_report(report.parent, comparison, command=command)
         log_final(run, agent.state.counters["iteration"], _final_metrics(result))
-    num_tasks, num_episodes = result.returns.shape[1:]
+    tasks, num_episodes = comparison.tasks_text, result.returns.shape[2]
     log(
-        f"return on {num_tasks} fresh tasks, {num_episodes} measured episodes per task and step:\n"
+        f"return on {tasks}, {num_episodes} measured episodes per task and step:\n"
         f"{result.table()}\nwritten to {report.parent}{took_text(started_s)}"
     )
 

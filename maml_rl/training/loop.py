@@ -51,7 +51,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
 
     Progress is logged at INFO to ``logging.getLogger("maml_rl")``, and printed on stdout unless the
     program has configured logging. A terminal or notebook also shows a progress bar on stderr;
-    elsewhere the returns are logged every ``logging.checkpoint_every`` iterations.
+    elsewhere the returns are logged every ``logging.checkpoint_every`` iterations and at the end.
     ``logging.getLogger("maml_rl").setLevel("WARNING")`` turns off all.
 
     Args:

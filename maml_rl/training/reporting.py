@@ -99,7 +99,7 @@ def evaluations_shown(total: int) -> Iterator[tuple[Callable[[str], None], Activ
         total: number of evaluations.
 
     Yields:
-        ``progress`` and ``activity`` of :func:`maml_rl.analysis.comparison.compare`.
+        ``progress`` and ``activity`` of :func:`maml_rl.analysis.comparison.compare.compare`.
     """
     pace = Pace(total, 0)
     num_done, logged_s = 0, time.monotonic()
@@ -147,7 +147,8 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     engine = "warp" if config.engine == "warp" else "mujoco"
     engine = f" with the engine {engine}" if is_family(config.env.name) else ""
     pace = make_pace(config, agent)
-    rest = f"{pace.num_iterations} of " if num_finished else ""
+    number = "" if pace.num_iterations == 1 else f"{pace.num_iterations} "
+    rest = f"the last {number}of " if num_finished else ""
     plural = "" if pace.total == 1 else "s"
     log(
         f"{config.env.name}: {rest}{pace.total_text} meta-iteration{plural} of "

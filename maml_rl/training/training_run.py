@@ -249,7 +249,7 @@ class TrainingRun:
         progress = progress_text(metrics)
         outputs.pace.count(state.counters["num_env_steps"])
         log_pace(outputs.pace)
-        if outputs.bar.disable and _is_due(iteration, logging.checkpoint_every):
+        if outputs.bar.disable and (is_last or _is_due(iteration, logging.checkpoint_every)):
             text = f"iteration {iteration} of {outputs.pace.total_text}: {progress}"
             log(f"{text}{time_left(outputs.pace)}")
         outputs.bar.total = outputs.pace.total

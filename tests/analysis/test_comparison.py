@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.runs import tiny
 from helpers.scripts import ROOT
 from matplotlib.axes import Axes
 from PIL import Image
 
 import maml_rl
 from maml_rl.analysis import saved_evaluations
-from maml_rl.analysis.comparison import Comparison, Condition, Entry, Subject, compare
+from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import (
     adaptation_figure,
@@ -116,6 +118,37 @@ def made_up(sources: int = 1, num_tasks: int = 4, names: tuple[str, ...] = ("goa
             Entry("ours", tuple(Path(f"run{i}") for i in range(sources)), tuple(evaluations), swept)
         )
     return Comparison(entries)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "is_given", "text"),
+    [
+        ([{"goal": 0.1}, {"goal": 0.2}], False, "2 fresh tasks"),
+        ([{"direction": 1.0}, {"direction": -1.0}] * 2, False, "4 tasks (2 different)"),
+        ([{"direction": 1.0}] * 2, True, "2 given tasks"),
+    ],
+)
+def test_tasks_that_repeat_are_not_called_fresh(tasks, is_given, text):
+    evaluation = make_evaluation(np.zeros((2, len(tasks), 2)), tasks)
+    if is_given:
+        evaluation.description["tasks_are_given"] = True
+    result = Comparison([Entry("ours", (Path("run"),), (evaluation,), {})])
+    assert result.tasks_text == text
+    assert f"mean over {text}" in adaptation_figure(result).get_suptitle().replace("\n", " ")
+
+
+def test_a_run_that_has_not_ended_has_its_iteration_in_the_output(tmp_path, capsys):
+    run = tmp_path / "run"
+    maml_rl.train(tiny(run, num_iterations=3, logging={"checkpoint_every": 1}))
+    small = ["--num_tasks=1", "--num_episodes=2", "--num_steps=1", "--device=cpu"]
+    assert main(["evaluate", str(run), *small]) == 0
+    assert "has not ended" not in capsys.readouterr().out
+    shutil.rmtree(run / "checkpoints" / "000003")
+    assert main(["evaluate", str(run), *small]) == 0
+    expected = f"{run} has not ended: it is evaluated after iteration 2 of 3\n"
+    assert expected in capsys.readouterr().out
+    assert main(["evaluate", str(run), *small, "--iteration=1"]) == 0
+    assert "has not ended" not in capsys.readouterr().out
 
 
 def test_every_agent_sees_the_same_tasks_as_alone(runs):

@@ -14,7 +14,8 @@ from helpers.runs import tiny
 
 import maml_rl
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import adaptation_figure, sweep_figure
 from maml_rl.analysis.report.files import write_report

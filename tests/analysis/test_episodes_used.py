@@ -16,7 +16,8 @@ from helpers.runs import tiny
 
 import maml_rl
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.comparison import Comparison, Condition, Entry, Subject, compare
+from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.figures import adaptation_figure, sweep_figure
 from maml_rl.analysis.learning_curves import View, draw, group_runs, read_runs, table

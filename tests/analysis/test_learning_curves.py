@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from maml_rl.analysis.run_labels import group_settings, labels_of
 from maml_rl.analysis.statistics import mean_interval
 from maml_rl.cli import main
 from maml_rl.errors import UserError
+from maml_rl.runs.pretrained import pretrained_folder
 from maml_rl.settings.config import to_mapping
 from maml_rl.settings.parser import load_config
 
@@ -102,6 +104,19 @@ def legend_of(figure: Figure) -> list[str]:
 
 
 # --- which runs are one line ---
+
+
+def test_a_pretrained_policy_and_a_run_with_its_settings_are_two_lines(tmp_path):
+    mine = Path("mine")
+    shutil.copytree(pretrained_folder("PointNavigation"), mine)  # even with the same seed
+    groups = read_groups(Path("PointNavigation"), mine)
+    assert labels_of([group.settings for group in groups]) == ["pretrained", "own run"]
+    # Nothing is added where settings tell them apart.
+    (alone,) = read_groups(Path("PointNavigation"))
+    assert labels_of([alone.settings]) == ["PointNavigation"]
+    other = write_run("other", columns_of([1.0]), horizon=7)
+    groups = read_groups(Path("PointNavigation"), other)
+    assert all("source" not in group.settings for group in groups)
 
 
 def test_runs_that_differ_in_seed_alone_are_one_group():

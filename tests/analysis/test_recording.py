@@ -661,6 +661,21 @@ class Drawn(gym.Env):
         return type(self).draw(self.num_steps)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "modes"),
+    [({"render_modes": []}, "empty"), ({"render_modes": ["human", "ansi"]}, "human, ansi")],
+)
+def test_an_environment_that_does_not_render_says_where_it_lists_its_modes(
+    monkeypatch, metadata, modes
+):
+    monkeypatch.setattr(Drawn, "metadata", metadata)
+    if "Drawn-v0" not in gym.registry:
+        gym.register("Drawn-v0", entry_point=Drawn)
+    problem = rendering_problem(EnvConfig(name="Drawn-v0"))
+    expected = f'metadata["render_modes"] of its class is {modes}, expected rgb_array'
+    assert expected in problem
+
+
 def fails_later(num_steps: int) -> np.ndarray:
     if num_steps == 2:
         raise KeyError("no such buffer")

@@ -38,7 +38,19 @@ def test_windows_around_the_change_of_each_task() -> None:
     assert result.rewards.tolist() == [3.0] * 5 + [0.0] * 20
     assert (result.before, result.after, result.end) == (3.0, 0.0, 0.0)
     assert np.isnan(result.recovery)
+    assert result.num_recovered == 0
     assert response(rewards[2:], np.array([7])) is None
+
+
+def test_the_tasks_that_recover_are_counted() -> None:
+    back, late, gone, none = np.ones((4, 42))
+    back[12:22] = 0.0  # back after 18 control steps
+    late[12:37] = 0.0  # back only at the end
+    gone[12:] = 0.0
+    none[12:] = 0.95  # a small drop
+    result = response(np.stack([back, late, gone, none]), np.full(4, 12))
+    assert result is not None
+    assert (result.num_recovered, result.num_tasks) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +238,15 @@ def test_the_command_reports_the_response(
     assert np.mean(values["rewards"][12:22]) == pytest.approx(values["reward_after"])
     assert np.mean(values["rewards"][-10:]) == pytest.approx(values["reward_at_end"])
     assert sum(values["rewards"]) == pytest.approx(result["return"][1], rel=1e-4)
-    assert "control steps to recover" in capsys.readouterr().out
+    # One run: the interval is over its two tasks.
+    assert values["interval_over"] == "tasks"
+    low, high = values["intervals_95"]["reward_after"]
+    assert low < values["reward_after"] < high
+    assert low + high == pytest.approx(2 * values["reward_after"])
+    assert 0 <= values["num_recovered_tasks"] <= 2
+    out = capsys.readouterr().out
+    assert "control steps to recover" in out
+    assert f"{values['num_recovered_tasks']} of 2" in out
     report = (tmp_path / "report.html").read_text()
     assert "Change of the dynamics in mid-episode" in report
     assert (tmp_path / "change.png").exists()

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry
+from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Origin, Robustness
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.figures import new_figure
@@ -155,14 +157,66 @@ def test_gains_by_adaptation():
     assert oracle[2:6] == ["-1000.0", "200.0", "1200.0", "–"]
 
 
+def test_the_adaptation_curve_inside_and_outside(tmp_path):
+    result = robustness()
+    # The means of the runs of ours after the step are 7.5 and 22.5 inside, 14 and 24 outside.
+    assert result.curves("ours", is_inside=True).tolist() == [[-1000, 7.5], [-1000, 22.5]]
+    assert result.curves("ours", is_inside=False).tolist() == [[-1000, 14], [-1000, 24]]
+    # Student's t of two values is their half difference times 12.706; one run has no interval.
+    assert result.adaptation() == [
+        [
+            *["policy", "steps", "episodes used"],
+            *["inside", "95 % interval", "outside", "95 % interval"],
+        ],
+        ["oracle", "0", "0", "-1000.0", "–", "-1000.0", "–"],
+        ["oracle", "1", "2", "200.0", "–", "200.0", "–"],
+        ["ours (2 runs)", "0", "0", *["-1000.0", "[-1000.0, -1000.0]"] * 2],
+        ["ours (2 runs)", "1", "2", "15.0", "[-80.3, 110.3]", "19.0", "[-44.5, 82.5]"],
+    ]
+    figure = unseen_adaptation_figure(result)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "inside the ranges of training",
+        "outside the ranges of training",
+    ]
+    outside = {line.get_label(): line for line in figure.axes[1].lines}["ours (2 runs)"]
+    assert outside.get_xydata().tolist() == [[0, -1000], [2, 19]]
+    write_report(tmp_path, result.comparison, TRAINED, "python", result)
+    assert 'alt="unseen adaptation"' in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "unseen_adaptation.png").exists()
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["robustness"][1]["adaptation"] == {
+        "episodes_used": [0, 2],
+        "inside": [[-1000, 7.5], [-1000, 22.5]],
+        "outside": [[-1000, 14], [-1000, 24]],
+    }
+
+
+def test_a_method_without_adaptation_is_a_dashed_line_in_the_adaptation_curve():
+    entries = []
+    for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
+        entries += [without_adaptation("plain", [5.0], swept), entry("ours", [7.0], swept)]
+    result = Robustness(Comparison(entries), {}, {"mass": (0.5, 2.0)})
+    assert result.adaptation()[1] == ["plain", "0", "0", "5.0", "–", "5.0", "–"]
+    lines = {line.get_label(): line for line in unseen_adaptation_figure(result).axes[0].lines}
+    assert lines["plain"].get_xydata().tolist() == [[0, 5], [2, 5]]
+    assert lines["plain"].get_linestyle() == "--"
+
+
+def without_adaptation(label: str, returns: list[float], swept: dict[str, float]) -> Entry:
+    """As :func:`entry`, but without a step."""
+    other = entry(label, returns, swept)
+    evaluations = [dataclasses.replace(e, returns=e.returns[1:]) for e in other.evaluations]
+    return dataclasses.replace(other, evaluations=tuple(evaluations))
+
+
 def test_a_method_without_adaptation_has_no_gain():
     entries = []
     for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
-        other = entry("plain", [5.0], swept)
-        evaluations = [dataclasses.replace(e, returns=e.returns[1:]) for e in other.evaluations]
-        entries.append(dataclasses.replace(other, evaluations=tuple(evaluations)))
+        entries.append(without_adaptation("plain", [5.0], swept))
     trained = {"mass": (0.5, 2.0)}
     assert Robustness(Comparison(entries), {}, trained).gains() == []
+    assert Robustness(Comparison(entries), {}, trained).adaptation() == []
+    assert unseen_adaptation_figure(Robustness(Comparison(entries), {}, trained)) is None
     entries += [entry("ours", [7.0], entry_.swept) for entry_ in entries]
     _, plain, ours = Robustness(Comparison(entries), {}, trained).gains()
     assert plain == ["plain", "0", "–", "5.0", "–", "–", "–", "5.0", "–", "–"]
@@ -188,6 +242,19 @@ def test_the_hours_of_training_are_reported(tmp_path):
     assert not list(tmp_path.glob("learning_curves.*"))
 
 
+def test_runs_that_exceed_their_budget_are_named(tmp_path):
+    whole = robustness()  # 4 million control steps, and up to 4.1 of ours
+    assert whole.budget_notes() == []
+    assert dataclasses.replace(whole, budget=4_000_000).budget_notes() == []
+    short = dataclasses.replace(whole, budget=3_900_000)
+    (note,) = short.budget_notes()
+    assert note.startswith(
+        "more control steps in training than the 3,900,000 of --num_env_steps: ours (4,100,000); "
+    )
+    write_report(tmp_path, short.comparison, TRAINED, "python", short)
+    assert "than the 3,900,000 of --num_env_steps" in (tmp_path / "report.html").read_text()
+
+
 def test_the_difference_of_two_single_runs_has_no_interval():
     entries = []
     for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
@@ -210,9 +277,8 @@ def test_there_is_no_share_of_an_oracle_that_is_not_the_best_without_adaptation(
     for one in whole.comparison.entries:
         if one.label == "oracle":
             is_outside = one.swept in ({"mass": 4.0}, {"delay": 2.0})
-            other = entry("randomised", [-1000.0 if is_outside else 201.0], dict(one.swept))
-            evaluations = [dataclasses.replace(e, returns=e.returns[1:]) for e in other.evaluations]
-            entries.append(dataclasses.replace(other, evaluations=tuple(evaluations)))
+            value = -1000.0 if is_outside else 201.0
+            entries.append(without_adaptation("randomised", [value], dict(one.swept)))
     origins = {**whole.origins, "randomised": Origin("nothing", [1])}
     _, *rows = Robustness(Comparison(entries), origins, TRAINED).summary()
     assert [row[6] for row in rows] == ["–"] * 3
@@ -236,10 +302,10 @@ def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
             dataclasses.replace(
                 one,
                 tasks=tasks,
-                rewards=np.concatenate([np.ones((2, 5, 12)), np.zeros((2, 5, 12))], axis=2),
+                rewards=np.concatenate([np.full((2, 5, 12), i), np.zeros((2, 5, 12))], axis=2),
                 description={**one.description, "env": "HalfCheetahDir", "horizon": 24},
             )
-            for one in plain.evaluations
+            for i, one in enumerate(plain.evaluations, 1)
         ]
         entries.append(dataclasses.replace(plain, evaluations=tuple(failing)))
     result = Robustness(Comparison(entries), whole.origins, TRAINED)
@@ -250,7 +316,10 @@ def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
     ]
     for _, (header, row) in result.failures():
         assert header[0] == "policy"  # no columns of sweeps
-        assert row == ["ours (2 runs)", "0", "1", "0", "0", "not in the episode"]
+        # The rewards of the runs are 1 and 2 before the failure, and 0 after it. Student's t of
+        # two values is their half difference times 12.706.
+        assert row[:3] == ["ours (2 runs)", "0", "1.5 [-4.85, 7.85]"]
+        assert row[3:] == ["0 [0, 0]", "0 [0, 0]", "not in the episode", "0 of 5"]
     assert result.failure_notes()[1].startswith("oracle is left out")
     assert (whole.failures(), whole.failure_notes()) == ([], [])
     write_report(tmp_path, result.comparison, TRAINED, "python", result)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from maml_rl.analysis.comparison import Entry
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.statistics import difference, interval_text, mean_interval
 

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures

@@ -10,7 +10,7 @@ import pytest
 from helpers.runs import tiny
 
 import maml_rl
-from maml_rl.analysis.comparison import Comparison, Condition, Subject, compare
+from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
 from maml_rl.analysis.figures import adaptation_figure, grid_figure, return_at, sweep_figure
 from maml_rl.analysis.saved_evaluations import read_evaluation, write_evaluation
 from maml_rl.analysis.tasks.figures import tasks_figures
@@ -19,6 +19,7 @@ from maml_rl.errors import UserError
 
 SIZES = {"num_tasks": 2, "num_episodes": 2, "seed": 0}
 DIRECTIONS = ["backward", "forward"]
+FACTOR_AND_DELAY = ["0.397 × geom friction", "action delay 2 control steps"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,9 @@ def test_plots_and_tables_name_directions(result):
         ("HalfCheetahDir", {"direction": -1.0}, ["backward"]),
         ("HalfCheetahDir", {"direction": 1}, ["forward"]),
         ("HalfCheetahDir", {"direction": 0.5}, ["direction 0.50"]),
-        ("Walker2dDir", {"direction": 1.0, "body_mass": 2.0}, ["forward", "body mass 2"]),
+        ("Walker2dDir", {"direction": 1.0, "body_mass": 2.0}, ["forward", "2 × body mass"]),
+        ("Walker2dVel", {"geom_friction": 0.397, "action_delay": 2}, FACTOR_AND_DELAY),
+        ("Walker2dVel", {"observation_noise": 0.1}, ["observation noise 0.10"]),
         ("CrippledHalfCheetah", {"disabled_actuator": 3.0}, ["front thigh disabled"]),
         ("CrippledAnt", {"disabled_limb": 2.0}, ["back right leg disabled"]),
         ("HalfCheetahVel", {"goal_velocity": 1.0}, ["goal velocity 1.00 m/s"]),

@@ -642,7 +642,8 @@ def test_sampled_tasks_can_be_set(name: str) -> None:
     assert single.unwrapped.task == tasks[1]
     batch.reset(seed=0, options={"tasks": tasks})
     assert batch.tasks == tasks
-    units = {"gravity": "m/s²", "slope": "rad", "action_delay": "control steps", "body_mass": ""}
+    units = {"gravity": "m/s²", "slope": "rad", "action_delay": "control steps"}
+    units |= {"body_mass": "factor", "observation_noise": ""}
     for env in (single.unwrapped, batch):
         assert {**dict.fromkeys(tasks[0]), **units}.keys() <= env.task_units.keys()
         assert units.items() <= env.task_units.items()

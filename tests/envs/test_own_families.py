@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 from maml_envs.engines.dynamics import limbs, parameters
 from maml_envs.engines.mujoco import MujocoBody, load_model
 from maml_envs.families.half_cheetah import HalfCheetahVel
+
+from maml_rl.errors import UserError
+from maml_rl.settings.env import resolve_env_id
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +38,19 @@ def test_gymnasium_makes_a_registered_family() -> None:
     env = gym.make_vec("maml_rl/Trotter-v0", num_envs=2)
     assert env.reset(seed=0)[0].shape == (2, 17)
     env.close()
+
+
+def test_errors_name_an_own_family_with_its_module_and_not_as_built_in() -> None:
+    maml_envs.register(Trotter)
+    for name in ("Troter", f"{__name__}:Troter"):
+        with pytest.raises(UserError) as raised:
+            resolve_env_id(name)
+        message = str(raised.value)
+        assert f"Did you mean '{__name__}:Trotter'?" in message
+        assert f"PointNavigationSparse), your own ({__name__}:Trotter), any id" in message
+    del maml_envs.FAMILIES["Trotter"], gym.registry[maml_envs.env_id("Trotter")]
+    with pytest.raises(UserError, match=r"PointNavigationSparse\), any id"):
+        resolve_env_id("Troter")
 
 
 def test_duplicate_names_are_rejected() -> None:
@@ -176,6 +193,34 @@ def test_relative_paths_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyP
         _ = MujocoBody("robot.xml", frame_skip=1).model
     path = tmp_path / "robot.xml"
     assert MujocoBody(path, frame_skip=1).model.nu == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<mujoco><worldbody>", "XML parse error"),
+        (b'<mujoco><worldbody><geom sise="1"/></worldbody></mujoco>', "unrecognized .*'sise'"),
+        (b'<mujoco><worldbody><geom name="g" size="0"/></worldbody></mujoco>', "positive.*'g'"),
+        (b'<mujoco><asset><mesh file="leg.stl"/></asset></mujoco>', r"opening file 'leg\.stl'"),
+        (b'<mujoco><asset><mesh file="robot.xml"/></asset></mujoco>', r"robot\.xml"),
+        (b"\0\xff", "parse error"),
+    ],
+)
+def test_what_mujoco_says_of_a_model_is_one_line_that_names_the_file(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "robot.xml"
+    path.write_bytes(content)
+    where = rf"^{re.escape(str(path))} is not a valid model; MuJoCo reports: .*{message}"
+    with pytest.raises(ValueError, match=where) as raised:
+        load_model(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "robot.xml"
+    with pytest.raises(ValueError, match=rf"^there is no model file {re.escape(str(path))}$"):
+        load_model(path)
 
 
 FILMED = """

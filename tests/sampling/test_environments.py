@@ -164,6 +164,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_module_is_imported_first(module: str) -> None:
     assert "StillInAModule-v0" not in gym.registry
     assert resolve_env_id(f"{module}:StillInAModule-v0") == "StillInAModule-v0"
+    with pytest.raises(UserError, match=f"Did you mean '{module}:StillInAModule-v0'"):
+        resolve_env_id(f"{module}:StillInAModul-v0")
     env = make_task_vector_env(EnvConfig(name=f"{module}:StillInAModule-v0"), 2, 3)
     env.reset(seed=0)
     assert env.step(_actions(2))[1].tolist() == [1.0, 1.0]

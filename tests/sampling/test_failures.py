@@ -18,7 +18,8 @@ from helpers.runs import MODULE, assert_same_state, last, tiny
 from mujoco.batch import SimulationError
 
 import maml_rl
-from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.statistics import mean_interval, mean_of_valid

@@ -441,7 +441,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
         ("Nested", "Config.inside must not be a dataclass"),
         ("OfAClass", "Config.path has the type pathlib.Path, which a file cannot hold"),
         ("NotPlain", "learner.arms is frozenset({1}), a frozenset, which a file cannot hold"),
-        ("Bandi", "my_bandits.py) defines no 'Bandi'. Did you mean 'Bandit'?"),
+        ("Bandi", "my_bandits.py) defines no 'Bandi'. Did you mean 'my_bandits:Bandit'?"),
         ("", "must have the form module:Name"),
     ],
 )

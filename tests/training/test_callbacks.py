@@ -329,7 +329,7 @@ def test_a_crash_is_one_line(project: Path, capsys: pytest.CaptureFixture[str]) 
         ("my_callbacks", "each a name such as module:Name, got"),
         ("3", "each a name such as module:Name, got"),
         ("[my_callbacks:Hello,4]", "each a name such as module:Name, got"),
-        ("my_callbacks:Helo", "defines no 'Helo'. Did you mean 'Hello'?"),
+        ("my_callbacks:Helo", "defines no 'Helo'. Did you mean 'my_callbacks:Hello'?"),
         ("no_such_module:Hello", "module 'no_such_module' cannot be imported"),
         ("my_callbacks:MODULE", "defines no 'MODULE'"),
         ("my_callbacks:Broken", "cannot be made without arguments: KeyError: 'token'"),

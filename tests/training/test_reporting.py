@@ -15,7 +15,7 @@ import pytest
 from helpers.runs import tiny
 
 from maml_rl.training import reporting
-from maml_rl.training.loop import train
+from maml_rl.training.loop import resume, train
 from maml_rl.training.reporting import log, progress_bar
 from maml_rl.training.stdout_log import LOGGER, StdoutHandler, default_stdout_log, stdout_log
 
@@ -121,13 +121,24 @@ def test_without_lines_there_is_no_bar(tmp_path, monkeypatch, caplog):
 def test_without_a_bar_checkpoints_are_logged_with_their_returns(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "maml_rl")
     pattern = r"iteration (\d) of 5: return -?\d+\.\d -> -?\d+\.\d"
-    for stream, logged in ((io.StringIO(), ["2", "4"]), (Terminal(), [])):
+    for stream, logged in ((io.StringIO(), ["2", "4", "5"]), (Terminal(), [])):
         monkeypatch.setattr(sys, "stderr", stream)
         caplog.clear()
         output = tmp_path / type(stream).__name__
         train(tiny(output, num_iterations=5, logging={"checkpoint_every": 2}))
         lines = [re.fullmatch(pattern, message) for message in caplog.messages]
         assert [line[1] for line in lines if line] == logged
+
+
+def test_the_header_of_a_resumed_run_has_what_is_left(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "maml_rl")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    run = train(tiny(tmp_path / "run", num_iterations=1))
+    for total, text in ((3, "the last 2 of 3 meta-iterations of"), (4, "the last of 4 meta-it")):
+        caplog.clear()
+        resume(run, total)
+        assert text in caplog.text
+        assert f"iteration {total} of {total}: return" in caplog.text
 
 
 def test_a_notebook_shows_a_bar_and_a_file_does_not(monkeypatch, caplog):

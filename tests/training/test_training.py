@@ -379,7 +379,7 @@ def test_a_longer_run_logs_that_it_replaces_its_evaluation(tmp_path, caplog):
     before = (run / "evaluation" / "results.json").read_bytes()
     caplog.set_level("INFO", "maml_rl")
     resume(run, 3)
-    assert any("2 of 3 meta-iterations" in text for text in caplog.messages)
+    assert any("the last 2 of 3 meta-iterations of" in text for text in caplog.messages)
     assert f"{run / 'evaluation'} will be replaced at the end" in caplog.messages
     assert (run / "evaluation" / "results.json").read_bytes() != before
 
@@ -483,8 +483,7 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
     assert any("40 fresh tasks" in text for text in caplog.messages)
     announcements = [text for text in caplog.messages if "skips it" in text]
     assert announcements == [
-        "evaluating 40 fresh tasks, 3 adaptation steps (--logging.final_evaluation false skips it) "
-        "...",
+        "evaluating 40 tasks, 3 adaptation steps (--logging.final_evaluation false skips it) ...",
         "recording a video of at most 6 panels x 5 control steps (--logging.final_video false "
         "skips it) ...",
     ]

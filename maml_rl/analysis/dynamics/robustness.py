@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maml_rl.analysis.comparison import Comparison, Entry, change_note, change_rows
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry, change_note, change_rows
 from maml_rl.analysis.statistics import (
     Difference,
     difference,
@@ -21,6 +22,9 @@ from maml_rl.analysis.statistics import (
 
 ORACLE = "oracle"
 """Label of the method that observes the dynamics."""
+
+_SMALL_EXCESS = 0.05
+"""Share by which the control steps of a run may exceed the budget without a note."""
 
 
 class Origin(NamedTuple):
@@ -45,19 +49,22 @@ class Origin(NamedTuple):
 class Robustness:
     """Returns of methods where the dynamics are drawn as in training, and along sweeps.
 
-    All returns are those after as many adaptation steps as in training.
+    All returns are those after as many adaptation steps as in training, or after the last one of
+    the evaluation if that has fewer. The curves have those after each step.
 
     Args:
         comparison: of the methods. Its sweeps vary one quantity each.
         origins: of the methods, by label.
         trained: range of each swept quantity in training.
         reference: label of the method that each other one is compared with, if any.
+        budget: control steps that each run was to take, if known.
     """
 
     comparison: Comparison
     origins: Mapping[str, Origin]
     trained: Mapping[str, tuple[float, float]]
     reference: str | None = None
+    budget: int | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -163,6 +170,27 @@ class Robustness:
             rows.append([entry.name, origin.steps_text, hours])
         return rows
 
+    def budget_notes(self) -> list[str]:
+        """Return a note if the runs of some methods took more control steps than the budget.
+
+        A short run can: its last iteration is completed.
+        """
+        if self.budget is None:
+            return []
+        most = {label: max(origin.num_env_steps) for label, origin in self.origins.items()}
+        over = [
+            f"{label} ({number:,})"
+            for label, number in most.items()
+            if number > (1 + _SMALL_EXCESS) * self.budget
+        ]
+        if not over:
+            return []
+        return [
+            f"more control steps in training than the {self.budget:,} of --num_env_steps: "
+            f"{', '.join(over)}; a run completes its last iteration, so methods whose iterations "
+            "are larger were trained for longer"
+        ]
+
     def gains(self) -> list[list[str]]:
         """Return the cells of the table of returns before and after adaptation, with its header.
 
@@ -179,6 +207,36 @@ class Robustness:
                 entries = self.swept(entry.label, is_inside=is_inside)
                 cells += _gain_cells(entries) if entries else ["–"] * 4
             rows.append(cells)
+        return rows
+
+    def curves(self, label: str, *, is_inside: bool) -> np.ndarray:
+        """Return the return of each run after each step, (S, K + 1); (0, 0) without such bodies.
+
+        It is the mean over the tasks of all bodies inside the ranges of training, or outside.
+
+        Args:
+            label: of the method.
+            is_inside: whether the swept quantity is inside its range.
+        """
+        return _run_curves(self.swept(label, is_inside=is_inside))
+
+    def adaptation(self) -> list[list[str]]:
+        """Return the cells of the table of returns after each step, with its header.
+
+        There is none if no method adapts.
+        """
+        if not any(entry.adapts for entry in self.comparison.main):
+            return []
+        rows = [["policy", "steps", "episodes used"]]
+        for where in ("inside", "outside"):
+            rows[0] += [where, "95 % interval"]
+        for entry in self.comparison.main:
+            curves = [self.curves(entry.label, is_inside=is_inside) for is_inside in (True, False)]
+            for k, used in enumerate(entry.episodes_used):
+                cells = [entry.name, str(k), str(used)]
+                for curve in curves:
+                    cells += _mean_cells(curve[:, k]) if len(curve) else ["–", "–"]
+                rows.append(cells)
         return rows
 
     def minus_reference(self, label: str, *, is_inside: bool) -> Difference | None:
@@ -296,6 +354,10 @@ class Robustness:
                 name: _run_means(self.swept(label, is_inside=name == "inside")).tolist()
                 for name in ("inside", "outside")
             }
+            curves = {
+                name: self.curves(label, is_inside=name == "inside").tolist()
+                for name in ("inside", "outside")
+            }
             content.append(
                 {
                     "policy": label,
@@ -303,6 +365,7 @@ class Robustness:
                     "num_env_steps": list(self.origins[label].num_env_steps),
                     "training_hours": list(self.origins[label].hours),
                     "run_returns": {"as_in_training": _run_means([entry]).tolist(), **means},
+                    "adaptation": {"episodes_used": entry.episodes_used.tolist(), **curves},
                     "worst_tenth": self.worst_tenth(label),
                     "areas": {name: self.area(label, name) for name in self.trained},
                     "minus_reference": self._difference_values(label),
@@ -329,10 +392,14 @@ class Robustness:
 
 def _run_means(entries: Sequence[Entry]) -> np.ndarray:
     """Return the mean return of each run over entries of one method, (S,); (0,) without any."""
+    return _run_curves(entries)[:, entries[0].adapted_step] if entries else np.zeros(0)
+
+
+def _run_curves(entries: Sequence[Entry]) -> np.ndarray:
+    """Return :func:`_run_means` after each step, (S, K + 1); (0, 0) without any entry."""
     if not entries:
-        return np.zeros(0)
-    means = np.stack([entry.run_returns[:, entry.adapted_step] for entry in entries])
-    return mean_of_valid(means, 0)
+        return np.zeros((0, 0))
+    return mean_of_valid(np.stack([entry.run_returns for entry in entries]), 0)
 
 
 def _returns_of_runs(entries: Sequence[Entry]) -> np.ndarray:
@@ -360,9 +427,14 @@ def _gain_cells(entries: Sequence[Entry]) -> list[str]:
     return [*(f"{mean:.1f}" for mean in means), interval]
 
 
+def _mean_cells(means: np.ndarray) -> list[str]:
+    """Return the mean over runs, and its interval over them, which a single run does not have."""
+    return [f"{means.mean():.1f}", interval_text(mean_interval(means))]
+
+
 def _with_interval(means: np.ndarray) -> str:
     """Format the mean over runs, with its interval over them if there are several."""
     if not len(means):
         return "–"
-    text = f"{means.mean():.1f}"
-    return text if len(means) == 1 else f"{text} {interval_text(mean_interval(means))}"
+    mean, interval = _mean_cells(means)
+    return mean if len(means) == 1 else f"{mean} {interval}"

@@ -14,9 +14,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maml_rl.analysis import figures
-from maml_rl.analysis.comparison import Comparison, Entry, StepDifference
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry, StepDifference
+from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Robustness
-from maml_rl.analysis.report.html import LEARNING_CURVES, report_html, sweep_plot
+from maml_rl.analysis.report.html import (
+    LEARNING_CURVES,
+    UNSEEN_ADAPTATION,
+    report_html,
+    sweep_plot,
+)
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import Response
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
@@ -45,6 +52,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     others = "drawn for each task" if robustness is None else "nominal"
     plots = _plots(comparison, trained or {}, others)
+    unseen = None if robustness is None else unseen_adaptation_figure(robustness)
+    if unseen is not None:
+        plots[UNSEEN_ADAPTATION] = unseen
     if learning_curves is not None:
         plots[LEARNING_CURVES] = learning_curves
     # Tables.
@@ -63,8 +73,8 @@ def write_report(
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.
     numbered = ("tasks", "tasks_*", "parallel", "parallel_*")
-    names = ("adaptation", "change", LEARNING_CURVES, *numbered, "scratch", "sweep_*", "grid_*")
-    for pattern in (f"{name}.*" for name in names):
+    names = ("adaptation", UNSEEN_ADAPTATION, "change", LEARNING_CURVES, "scratch")
+    for pattern in (f"{name}.*" for name in (*names, *numbered, "sweep_*", "grid_*")):
         for path in folder.glob(pattern):
             if path.stem not in plots:
                 path.unlink()
@@ -171,19 +181,27 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
         "learners": [one.description["learner"] for one in evaluations],
-        "changes": [_change_values(k, value) for k, value in entry.responses.items()],
+        "changes": [_change_values(entry, k, value) for k, value in entry.responses.items()],
         "tasks": tasks,
     }
 
 
-def _change_values(k: int, value: Response) -> dict[str, Any]:
+def _change_values(entry: Entry, k: int, value: Response) -> dict[str, Any]:
+    before, after, end = entry.response_intervals(k).tolist()
     return {
         "step": k,
         "num_tasks": value.num_tasks,
         "reward_before": value.before,
         "reward_after": value.after,
         "reward_at_end": value.end,
+        "intervals_95": {
+            "reward_before": _nan_as_none(before),
+            "reward_after": _nan_as_none(after),
+            "reward_at_end": _nan_as_none(end),
+        },
+        "interval_over": entry.over,
         "control_steps_to_recover": _nan_as_none(value.recovery),
+        "num_recovered_tasks": value.num_recovered,
         "control_steps": value.steps.tolist(),
         "rewards": value.rewards.tolist(),
     }

@@ -7,13 +7,8 @@ import html
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from maml_rl.analysis.comparison import (
-    Comparison,
-    change_note,
-    failed_notes,
-    learner_notes,
-    run_notes,
-)
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import change_note, failed_notes, learner_notes, run_notes
 from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.evaluation import Evaluation
 from maml_rl.runs.pretrained import run_name
@@ -38,6 +33,9 @@ dt, summary, p.note { color: #57606a; }
 
 LEARNING_CURVES = "learning_curves"
 """File name of the plot of learning curves, without suffix."""
+
+UNSEEN_ADAPTATION = "unseen_adaptation"
+"""File name of the plot of adaptation inside and outside the dynamics of training."""
 
 
 def sweep_plot(names: Sequence[str]) -> str:
@@ -121,7 +119,8 @@ def _robustness_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list
         "<h2>Inside and outside the dynamics of training</h2>",
         _html_table(robustness.summary()),
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
-        *_gain_parts(robustness.gains()),
+        *(f'<p class="note">{html.escape(note)}.</p>' for note in robustness.budget_notes()),
+        *_adaptation_parts(robustness, svgs),
         *_reference_parts(robustness),
         "<h2>Mean return along each whole sweep</h2>",
         _html_table(robustness.areas()),
@@ -132,12 +131,19 @@ def _robustness_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list
     ]
 
 
-def _gain_parts(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the table of gains by adaptation, as HTML; nothing without one."""
-    if not rows:
+def _adaptation_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list[str]:
+    """Return gains and curves of adaptation, as HTML; nothing if no method adapts."""
+    if UNSEEN_ADAPTATION not in svgs:
         return []
-    note = f'<p class="note">{html.escape(_GAIN_NOTE)}</p>'
-    return ["<h2>Before and after adaptation</h2>", _html_table(rows), note]
+    return [
+        "<h2>Before and after adaptation</h2>",
+        _html_table(robustness.gains()),
+        f'<p class="note">{html.escape(_GAIN_NOTE)}</p>',
+        "<h2>Adaptation inside and outside the dynamics of training</h2>",
+        _image(svgs, UNSEEN_ADAPTATION),
+        _html_table(robustness.adaptation()),
+        f'<p class="note">{html.escape(_ADAPTATION_NOTE)}</p>',
+    ]
 
 
 def _reference_parts(robustness: Robustness) -> list[str]:
@@ -178,13 +184,12 @@ def _facts(comparison: Comparison, command: str | None) -> dict[str, object]:
     """Return what was evaluated, when and with what, by name."""
     settings = comparison.settings
     env_settings = [f"{name} {value}" for name, value in settings["env_settings"].items()]
-    tasks = counted(settings["num_tasks"], f"{comparison.kind_of_tasks} task")
     episodes = f"{counted(settings['num_episodes'], 'measured episode')} per task and step"
     horizon = counted(settings["horizon"], "control step")
     facts: dict[str, object] = {
         "environment": settings["env"],
         "settings": ", ".join(env_settings) or "default",
-        "episodes": f"{tasks}, {episodes}, of at most {horizon}",
+        "episodes": f"{comparison.tasks_text}, {episodes}, of at most {horizon}",
         "actions": f"{settings['actions']}; in adaptation: {settings['adaptation_actions']}",
         "random seed": settings["seed"],
     }
@@ -233,8 +238,9 @@ _NOTE = (
     "one task that adaptation has learned from; the return is measured on later ones."
 )
 _ROBUSTNESS_NOTE = (
-    "Returns after as many adaptation steps as in training, mean over tasks and runs; in brackets, "
-    "the 95 % interval over runs by Student's t. Drawn as in training: all dynamics vary at once. "
+    "Returns after as many adaptation steps as in training (or all of the evaluation, if fewer), "
+    "mean over tasks and runs; in brackets, the 95 % interval over runs by Student's t. "
+    "Drawn as in training: all dynamics vary at once. "
     "Inside and outside: mean over the sweeps, in each of which one quantity varies and the others "
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
     "lowest tenth of the returns on all bodies and tasks of the sweeps. The oracle observes the "
@@ -245,6 +251,10 @@ _GAIN_NOTE = (
     "Mean returns inside and outside as above. Before: without any episode of the task; of a "
     "learner whose step is one episode, such as RL², the first episode, in which it adapts, too. "
     "The interval of the gain is over runs, by Student's t; a single run has none."
+)
+_ADAPTATION_NOTE = (
+    "Mean returns inside and outside as above, after 0, 1, ... adaptation steps. The interval is "
+    "over runs, by Student's t; a single run has none."
 )
 _AREA_NOTE = (
     "The area under the curve of a sweep, inside and outside, divided by its width. The axis of a "

@@ -11,7 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from maml_rl.analysis.comparison import Comparison, Entry
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.figures import (
     finish,
     line_style,

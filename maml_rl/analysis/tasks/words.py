@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from maml_rl.settings.families import FACTOR
+
 ValueNames = Mapping[str, Mapping[str, str]]
 """For each task parameter, the names of some of its values, by :func:`value_key`."""
 
@@ -37,6 +39,8 @@ def value_text(name: str, value: float, names: ValueNames) -> str:
 def task_in_words(env: Any, task: Mapping[str, Any]) -> list[str]:
     """Return the values of a task, such as ``["goal velocity 1.50 m/s"]`` or ``["forward"]``.
 
+    A factor is written as one: ``"3 × body mass"``.
+
     Args:
         env: has the units and names of values, if any.
         task: values by name.
@@ -50,6 +54,9 @@ def task_in_words(env: Any, task: Mapping[str, Any]) -> list[str]:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number and value_key(value) in names.get(name, {}):
             parts.append(names[name][value_key(value)])
+            continue
+        if unit == FACTOR and is_number:
+            parts.append(f"{value:.3g} × {name.replace('_', ' ')}")
             continue
         if isinstance(value, float):
             is_count = value.is_integer() and not unit
