@@ -21,7 +21,6 @@ from maml_rl.settings.families import family_of
 from maml_rl.settings.flags import check_flags, normalized, take_arguments, take_option
 from maml_rl.settings.learners import (
     OUTER_CONFIGS,
-    LearnerConfig,
     MAMLConfig,
     TRPOConfig,
     hint_of_group,
@@ -127,9 +126,11 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     # Check values and flags against the settings of this environment, learner and outer step
     values, names = _with_names(values, argv)
     env_name = names.env
-    # Flags change a parser's defaults
-    families = family_of(env_name), learner_class(names.learner)
-    parser = training_parser(*names) if argv else _parser_of_files(names, *families)
+    if argv:  # they change the parser's defaults
+        parser = training_parser(*names)
+    else:
+        learner: type = learner_class(names.learner)
+        parser = _parser_of_files(names, family_of(env_name), learner)
     known = known_settings(parser)
     _check_values(values, known, optional_settings(parser), names.learner, source)
     # Split off arguments and tasks of other environments, which the parser must not see
@@ -152,9 +153,7 @@ class _Names(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)  # making it takes a third of the time of reading a run's settings
-def _parser_of_files(
-    names: _Names, family: type | None, learner: type[LearnerConfig]
-) -> ArgumentParser:
+def _parser_of_files(names: _Names, family: type | None, learner: type) -> ArgumentParser:
     """The parser of settings without flags; the classes tell families of one name apart."""
     return training_parser(*names)
 
