@@ -18,7 +18,8 @@ import yaml
 
 import maml_rl
 from maml_rl.agents.learner_checkpoint import restored
-from maml_rl.analysis import comparison
+from maml_rl.analysis.comparison.compare import Comparison
+from maml_rl.analysis.comparison.entries import Entry
 from maml_rl.analysis.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.scratch import Scratch
 from maml_rl.errors import UserError
@@ -233,8 +234,8 @@ def _results(
             folder=unfinished,
             activity=lambda text: None,
         )
-        entry = comparison.Entry("maml", (run,), (evaluation,), {})
-        _ = comparison.Comparison([entry]).settings
+        entry = Entry("maml", (run,), (evaluation,), {})
+        _ = Comparison([entry]).settings
 
     evaluated()
     (cache,) = unfinished.iterdir()

@@ -44,6 +44,11 @@ def write(folder: Path, **changes: Any) -> Path:
     return file
 
 
+def without_hours(table: str) -> list[str]:
+    """Return the rows without their last column, which a resumed run adds to."""
+    return [row.rsplit("|", 2)[0] for row in table.splitlines()]
+
+
 @pytest.mark.slow
 def test_variants_are_trained_evaluated_and_resumed(tmp_path, capsys) -> None:
     output = tmp_path / "screening"
@@ -70,7 +75,7 @@ def test_variants_are_trained_evaluated_and_resumed(tmp_path, capsys) -> None:
     shutil.rmtree(interrupted / "evaluation")
     shutil.rmtree(interrupted / "checkpoints/000002")
     assert screening.main(arguments) == 0
-    assert capsys.readouterr().out == table
+    assert without_hours(capsys.readouterr().out) == without_hours(table)
     assert (finished / "progress.csv").stat().st_mtime_ns == written
     assert_same_state(interrupted, tmp_path / "uninterrupted")
     assert (interrupted / "checkpoints/000001").is_dir()

@@ -21,10 +21,7 @@ NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
 
 
 def tiny(output: Path, **settings: Any) -> Config:
-    """Configuration of a PointNavigation run that takes a fraction of a second.
-
-    MAML does not choose step sizes for use outside training, unless ``inner`` asks for it.
-    """
+    """Configuration of a PointNavigation run that takes a fraction of a second."""
     values: dict[str, Any] = {
         "env": {"name": "PointNavigation"},
         "device": "cpu",
@@ -36,8 +33,6 @@ def tiny(output: Path, **settings: Any) -> Config:
         "logging": NOTHING_AT_THE_END,
     }
     logging = values["logging"] | settings.pop("logging", {})
-    if "learner" not in settings:
-        settings["inner"] = {"choose_test_step_sizes": False} | settings.get("inner", {})
     return maml_rl.load_config(**values | settings | {"logging": logging}, output=str(output))
 
 

@@ -205,7 +205,7 @@ class TestMakePolicy:
             ("Dropout", "returns random outputs"),
             ("Mixing", "depends on the others in the batch"),
             ("Branches", "vmap cannot apply it to several tasks"),
-            ("Perceptro", "Did you mean 'Perceptron'"),
+            ("Perceptro", "Did you mean 'helpers.networks:Perceptron'"),
         ],
     )
     def test_what_cannot_be_used_is_refused(self, name: str, problem: str) -> None:
