@@ -29,6 +29,7 @@ VARIANTS: dict[str, Any] = {
         "num_episodes": 2,
         "horizon": 5,
         "policy": {"hidden_sizes": [4]},
+        "inner": {"choose_test_step_sizes": False},
         "device": "cpu",
     },
     "variants": {"trpo": {}},

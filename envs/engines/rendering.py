@@ -117,7 +117,7 @@ class SceneRenderer:
             visual = model.vis.global_
             visual.offwidth = max(visual.offwidth, options["width"])
             visual.offheight = max(visual.offheight, options["height"])
-            # Without a GPU, MuJoCo's default of 4096 takes half of the time of a frame.
+            # Where the CPU renders, MuJoCo's default of 4096 takes half of the time of a frame.
             shadow_size = max(1024, 2 * options["width"], 2 * options["height"])
             quality = model.vis.quality
             quality.shadowsize = min(quality.shadowsize, shadow_size)
