@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import imageio.v3
 import pytest
+from helpers import commands
 from helpers.own_modules import working_folder
 
 from maml_rl.cli import main
@@ -32,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(folder: Path, code: str) -> None:
     """Run Python code in a new process, in which the families are not registered yet."""
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    (folder / "program.py").write_text(code)
+    result = commands.run("program", folder=folder)
     assert result.returncode == 0, result.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import commands
 from helpers.own_modules import working_folder
 from helpers.runs import progress
 
@@ -49,14 +49,9 @@ def documented(name: str) -> tuple[list[str], dict[str, str]]:
 def run(command: list[str], folder: Path, variables: dict[str, str]) -> None:
     """Run a Python command in a new process, since trackers start threads and keep state."""
     write_modules(folder)
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    option, module, *arguments = command
+    assert option == "-m"
+    done = commands.run(module, *arguments, folder=folder, variables=variables)
     assert done.returncode == 0, done.stderr
 
 

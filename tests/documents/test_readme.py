@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.documents import with_small_sizes
 
 import maml_rl
 from maml_rl.cli import main
@@ -188,7 +189,7 @@ def test_python_examples(example: str, tmp_path: Path, monkeypatch: pytest.Monke
     logger = logging.getLogger("maml_rl")
     level = logger.level
     try:
-        exec(example, names)
+        exec(with_small_sizes(example), names)
     finally:
         logger.setLevel(level)  # an example turns log lines off
     if "import maml_rl\n" in example:  # some examples use the environments only

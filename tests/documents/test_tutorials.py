@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers.documents import with_small_sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
@@ -19,14 +20,6 @@ site_tutorials = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(site_tutorials)
 
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-
-
-def shortened(notebook: str) -> str:
-    """Return a tutorial with sizes of at most 3, and small videos."""
-    names = "num_iterations|num_episodes|num_tasks|meta_batch_size|horizon"
-    sizes = re.compile(rf"({names})([= ]+)(\d+)", re.IGNORECASE)
-    text = sizes.sub(lambda size: f"{size[1]}{size[2]}{min(int(size[3]), 3)}", notebook)
-    return re.sub(r"size=\(\d+, \d+\)", "size=(128, 128)", text)
 
 
 def cells_of(path: Path, cell_type: str) -> list[nbformat.NotebookNode]:
@@ -52,7 +45,7 @@ def test_there_are_six() -> None:
 def test_it_runs_in_a_new_kernel_and_shows_what_is_committed(path: Path, tmp_path: Path) -> None:
     """With smaller numbers; the committed outputs are those of a full execution."""
     shorter = tmp_path / path.name
-    shorter.write_text(shortened(path.read_text()))
+    shorter.write_text(with_small_sizes(path.read_text()))
     notebook = site_tutorials.executed(shorter, tmp_path)
     assert kinds_of_outputs(notebook) == kinds_of_outputs(nbformat.read(path, as_version=4))
 

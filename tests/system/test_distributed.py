@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.commands import run_ranks
 from safetensors.torch import load_file
 
 from maml_rl.cli import main
@@ -69,7 +70,11 @@ def flags(**changes: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in {**SETTINGS, **changes}.items()]
 
 
-def command(num_ranks: int, *arguments: str, max_restarts: int = 0) -> list[str]:
+def launch(num_ranks: int, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return run_ranks(num_ranks, "maml_rl.train", *arguments, folder=folder)
+
+
+def torchrun(num_ranks: int, *arguments: str, max_restarts: int = 0) -> list[str]:
     launcher = [
         sys.executable,
         "-m",
@@ -78,19 +83,6 @@ def command(num_ranks: int, *arguments: str, max_restarts: int = 0) -> list[str]
         f"--nproc-per-node={num_ranks}",
     ]
     return [*launcher, f"--max-restarts={max_restarts}", "-m", "maml_rl.train", *arguments]
-
-
-def launch(num_ranks: int, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    # With a fault handler, a process that crashes prints where.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
-    return subprocess.run(
-        command(num_ranks, *arguments),
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -138,6 +130,21 @@ def test_the_number_of_processes_changes_nothing(
     assert done.stdout.count("meta-iterations of") == 1  # one process speaks
     assert_same(tmp_path / "run", alone)
     assert all(float(row["time/exchanged_bytes"]) > 0 for row in rows_of(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_torchrun_changes_nothing(alone: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        torchrun(2, *flags(), "--output=run"),
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("meta-iterations of") == 1
+    assert_same(tmp_path / "run", alone)
 
 
 @pytest.mark.slow
@@ -195,7 +202,7 @@ def test_the_number_of_processes_changes_nothing_for_a_replay(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) -> None:
     """It is the one that leads; the run folder's name is the default one, which holds the time."""
-    arguments = command(2, *flags(num_iterations=60), max_restarts=1)
+    arguments = torchrun(2, *flags(num_iterations=25), max_restarts=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     try:
@@ -209,8 +216,8 @@ def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) ->
         process.terminate()  # it ends its processes
         process.wait()
     (run,) = tmp_path.glob("runs/*/*")
-    assert [int(row["time/iteration"]) for row in rows_of(run)] == list(range(1, 61))
-    assert (run / "checkpoints" / "000060").is_dir()
+    assert [int(row["time/iteration"]) for row in rows_of(run)] == list(range(1, 26))
+    assert (run / "checkpoints" / "000025").is_dir()
 
 
 def _child_of_rank_0(launcher: int) -> int:
@@ -251,7 +258,7 @@ def test_too_few_tasks_are_refused(tmp_path: Path) -> None:
     done = launch(2, *flags(meta_batch_size=4), "--output=run", folder=tmp_path)
     assert done.returncode != 0
     assert "meta_batch_size 4 makes too few blocks of 4 tasks (1) for 2 processes" in done.stderr
-    assert "Traceback" not in done.stderr.partition("ChildFailedError")[0].partition("error:")[0]
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

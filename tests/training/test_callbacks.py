@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.commands import run_ranks
 from helpers.runs import (
     animations,
     assert_equal_runs,
@@ -514,15 +514,7 @@ def test_baselines_have_no_budgets_and_no_callbacks(plain: Path) -> None:
 
 
 def launch(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "maml_rl.train", *arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_ranks(2, "maml_rl.train", *arguments, folder=folder)
 
 
 @pytest.mark.slow

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import imageio.v3
 import numpy as np
 import pytest
+from helpers.commands import Command, run_ranks
 from helpers.runs import assert_equal_runs, last, progress, tiny
 
 import maml_rl
@@ -23,7 +21,7 @@ from maml_rl.runs.checkpoint import latest_checkpoint
 
 LEARNER = "helpers.bandit:Bandit"
 WITH_HISTORY = "helpers.remembering:Remembering"
-TESTS = str(Path(__file__).parents[1])
+HELPERS = {"PYTHONPATH": str(Path(__file__).parents[1])}
 FLAGS = [
     "--env=PointNavigation",
     "--learner",
@@ -39,17 +37,6 @@ FLAGS = [
 ]
 
 
-def start(*command: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def train(run: Path, *flags: str) -> Path:
     assert main(["train", *FLAGS, "--output", str(run), *flags]) == 0
     return run
@@ -60,7 +47,13 @@ def train(run: Path, *flags: str) -> Path:
 def test_it_resumes_after_sigkill_bit_identical(learner: str, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     flags = [*FLAGS, "--learner", learner]
-    process = start("maml_rl.train", *flags, "--num_iterations=1000000", "--output", str(run))
+    process = Command(
+        "maml_rl.train",
+        *flags,
+        "--num_iterations=1000000",
+        f"--output={run}",
+        variables=HELPERS,
+    )
     deadline = time.monotonic() + 120
     while latest_checkpoint(run / "checkpoints") is None:
         assert process.poll() is None, process.communicate()
@@ -79,21 +72,17 @@ def test_it_resumes_after_sigkill_bit_identical(learner: str, tmp_path: Path) ->
 @pytest.mark.parametrize("learner", [LEARNER, WITH_HISTORY])
 def test_two_processes_train_as_one(learner: str, tmp_path: Path) -> None:
     one = train(tmp_path / "one", "--num_iterations=4", "--learner", learner)
-    process = start(
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
+    done = run_ranks(
+        2,
         "maml_rl.train",
         *FLAGS,
-        "--learner",
-        learner,
+        f"--learner={learner}",
         "--num_iterations=4",
-        "--output",
-        str(tmp_path / "two"),
+        "--output=two",
+        folder=tmp_path,
+        variables=HELPERS,
     )
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert done.returncode == 0, done.stderr
     assert_equal_runs(one, tmp_path / "two")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import commands
 from helpers.runs import MODULE, assert_equal_runs, tiny
 from helpers.scripts import load_script
 
@@ -163,8 +164,8 @@ def test_a_command_warns_in_one_line(reference, tmp_path):
     flip(run / "checkpoints" / "000005" / "values.json")
     flags = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
     flags += ["--output", str(tmp_path / "evaluation")]
-    command = [sys.executable, "-m", "maml_rl.evaluate", str(run), *flags]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    finished = commands.run("maml_rl.evaluate", str(run), *flags)
+    assert finished.returncode == 0
     (line,) = [line for line in finished.stderr.splitlines() if "warn" in line.lower()]
     assert line.startswith("warning: checkpoint ")
     assert line.endswith("000004 is used")
@@ -328,17 +329,9 @@ FLAGS = [
 FLAGS += ["--device=cpu", "--logging.final_evaluation=false", "--logging.final_video=false"]
 
 
-def started(run: Path, *more: str) -> subprocess.Popen:
+def started(run: Path, *more: str) -> commands.Command:
     """A training process, once it has written a few rows."""
-    command = [sys.executable, "-m", "maml_rl.train", *more]
-    # Under nohup it is ignored, here and in the process.
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    process = commands.Command("maml_rl.train", *more)
     path = run / "progress.csv"
     num_rows = 4 + (path.read_bytes().count(b"\n") if path.exists() else 0)
     deadline = time.monotonic() + 120

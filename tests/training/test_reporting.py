@@ -6,12 +6,12 @@ import io
 import logging
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import commands
 from helpers.runs import tiny
 
 from maml_rl.training import reporting
@@ -35,13 +35,9 @@ assert logger.handlers == [] and logger.level == {level}
 
 def run_script(folder: Path, configure: str = "", level: int = logging.NOTSET) -> tuple[str, str]:
     """Stdout and stderr of a program that trains."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(configure=configure, level=level)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    (folder / "program.py").write_text(SCRIPT.format(configure=configure, level=level))
+    done = commands.run("program", folder=folder)
+    assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
 

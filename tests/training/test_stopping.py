@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import Command
 from helpers.runs import MODULE, assert_equal_runs, last, tiny
 
 import maml_rl.learners.trials
@@ -211,28 +210,19 @@ WAITING = MODULE.replace("Line-v0", "Waiting-v0").replace(
 )
 
 
-def start_waiting(folder: Path, *flags: str) -> subprocess.Popen[str]:
+def start_waiting(folder: Path, *flags: str) -> Command:
     """A training process, once its environment waits in a step; it has a process group."""
     (folder / "waits.py").write_text(WAITING)
     (folder / "wait").touch()
     sizes = ["--meta_batch_size=2", "--num_episodes=2", "--horizon=5", "--num_iterations=1000"]
     results = ["--logging.final_evaluation=false", "--logging.final_video=false"]
-    process = subprocess.Popen(
-        [
-            *[sys.executable, "-m", "maml_rl.train", "--env=waits:Waiting-v0", "--output=run"],
-            *[*sizes, *results, *flags],
-        ],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    arguments = ["--env=waits:Waiting-v0", "--output=run", *sizes, *results, *flags]
+    process = Command("maml_rl.train", *arguments, folder=folder)
     until((folder / "waiting").exists, process)
     return process
 
 
-def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def until(condition: Callable[[], bool], process: Command) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()

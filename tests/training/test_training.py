@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.commands import Command
 from helpers.runs import (
     MODULE,
     animations,
@@ -283,21 +283,16 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     flags = ["--env=PointNavigation", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5"]
     flags += ["--policy.hidden_sizes=[8]", "--device=cpu"]
     flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
-    command = [sys.executable, "-m", "maml_rl.train", *flags]
-    command += ["--num_iterations=100000", f"--output={run}"]
-    # Tests that a shell has put into the background ignore Ctrl-C, and so would their children.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
-    with process:
-        deadline = time.monotonic() + 60
-        path = run / "progress.csv"
-        while not path.exists() or path.read_bytes().count(b"\n") < 4:
-            assert time.monotonic() < deadline, "no progress within a minute"
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+    flags += ["--num_iterations=100000", f"--output={run}"]
+    process = Command("maml_rl.train", *flags)
+    deadline = time.monotonic() + 60
+    path = run / "progress.csv"
+    while not path.exists() or path.read_bytes().count(b"\n") < 4:
+        assert time.monotonic() < deadline, "no progress within a minute"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     stopped = last(run).values["iteration"]
