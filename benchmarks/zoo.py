@@ -157,7 +157,7 @@ def draw_curves(path: Path) -> None:
     for axes, name in zip(all_axes, names, strict=False):
         axes.set_axis_on()
         stages |= _draw_curve(axes, name)
-    figure.supxlabel("environment steps (millions)")
+    figure.supxlabel("control steps (millions)")
     figure.supylabel("mean return in training")
     lines = [stages[k] for k in sorted(stages)]
     labels = [stage_label(k) for k in sorted(stages)]

@@ -105,8 +105,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m maml_rl.compare",
         description="Train several learners on the same varied dynamics, with as many control "
-        "steps each, evaluate them on the same bodies inside and outside the ranges of training, "
-        "and write one report. The same command resumes; it keeps finished runs and evaluations.",
+        "steps each. Evaluate them with the same dynamics, inside and outside the ranges of "
+        "training, and write one report. The same command resumes; it keeps finished runs and "
+        "evaluations.",
     )
     parser.add_argument(
         "what",
@@ -137,7 +138,7 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(DEFAULT_METHODS),
         metavar="NAME",
-        help="what to compare: untouched, one policy trained on the untouched body; randomised, "
+        help="what to compare: untouched, one policy trained with nominal dynamics; randomised, "
         "the same on varied dynamics (domain randomisation); oracle, the same, but it observes "
         "the task and the dynamics (no upper bound at a small budget); and learners by name: "
         f"{', '.join(METHODS)} (default: all but pearl, which takes many hours)",
@@ -183,8 +184,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--action_scale",
         type=float,
-        help="share of the actuators' range that an output of 1 of a policy's network means "
-        "(default: that of each learner's preset)",
+        help="policy.action_scale of all methods: share of half the actuators' range that an "
+        "output of 1 means (default: that of each learner's preset)",
     )
     parser.add_argument(
         "--dynamics",
@@ -201,7 +202,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the evaluation."""
     parser.add_argument(
-        "--num_tasks", type=positive, default=20, help="fresh tasks of each body (default: 20)"
+        "--num_tasks",
+        type=positive,
+        default=20,
+        help="fresh tasks for each version of the dynamics (default: 20)",
     )
     parser.add_argument(
         "--num_episodes",
@@ -355,7 +359,7 @@ def _evaluate(
     total = num_evaluations(subjects, conditions)
     say(
         f"evaluating {counted(len(subjects), 'run')} on {counted(len(conditions), 'version')} of "
-        f"the body: {counted(total, 'evaluation')}, into {output}"
+        f"the dynamics: {counted(total, 'evaluation')}, into {output}"
     )
     with made_folder(output), evaluations_shown(total) as (progress, activity):
         comparison = compare(

@@ -36,12 +36,12 @@ def make_parser() -> Parser:
     """Make the parser of the command."""
     parser = Parser(
         prog="python -m maml_rl.plot",
-        description="Plot learning curves of runs and print a table. Runs with the same settings "
-        "(except seed, output, device, num_iterations, max_failed_share, torch_threads, "
-        "tasks_per_block and logging) form one line, a pretrained policy one of its own: the mean "
-        "over runs, at the iterations that all of them have. Two or three runs are also plotted as "
-        "thin lines; four or more get a band, the 95 % interval over runs (Student's t). The table "
-        "shows the mean over the last 5 % of these iterations, and the same interval.",
+        description="Plot learning curves of runs and print a table. Runs that "
+        "differ only in the seed (or in settings of length, device, output or logging) form one "
+        "line, their mean at the iterations that all of them have; a pretrained policy is a "
+        "separate line. Two or three runs are also plotted as thin lines; four or more get a band, "
+        "the 95 % interval over runs (Student's t). The table shows the mean over the last 5 % of "
+        "these iterations, and the same interval.",
     )
     parser.add_argument(
         "runs",
@@ -54,7 +54,7 @@ def make_parser() -> Parser:
         "--x",
         choices=["steps", "time", "iterations"],
         default="steps",
-        help="horizontal axis: millions of environment steps (default), wall-clock hours, or "
+        help="horizontal axis: millions of control steps (default), wall-clock hours, or "
         "meta-iterations",
     )
     parser.add_argument(

@@ -714,7 +714,7 @@ def test_train_logs_what_it_does(cli, tmp_path):
     code, out, err = cli("train", *TINY, "--output", "out", "--logging.final_video=false")
     assert code == 0
     assert "PointNavigation" in out
-    assert "32 environment steps" in out
+    assert "32 control steps" in out
     assert "1/1" not in err  # the progress bar is for terminals
     assert (tmp_path / "out" / "evaluation" / "results.json").exists()
 

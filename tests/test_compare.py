@@ -50,7 +50,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     runs = {path.parent.name: maml_rl.load(path) for path in folder.glob("*/seed-3")}
     assert runs.keys() == {"untouched", "oracle", "rl2"}
     assert {agent.num_iterations for agent in runs.values()} == {1}
-    # On the same bodies: as in training, and each value of each sweep.
+    # With the same dynamics: as in training, and each value of each sweep.
     results = json.loads((folder / "evaluation/results.json").read_text())
     conditions: dict[str, list[Any]] = {}
     for result in results["results"]:
@@ -97,7 +97,7 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     assert "3 runs of 1 control steps each: untouched, oracle, rl2; 1 seed of each" in out
     assert re.search(r"the first run took \d+ s; at this pace, the 2 other runs take \d+ s", out)
     assert "method 3 of 3: rl2" in out
-    assert "evaluating 3 runs on 21 versions of the body: 59 evaluations" in out
+    assert "evaluating 3 runs on 21 versions of the dynamics: 59 evaluations" in out
     assert "evaluate all" not in out
     assert "1000000" not in out
     assert "oracle − untouched" in out

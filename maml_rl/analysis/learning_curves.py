@@ -39,7 +39,7 @@ from maml_rl.system.text import text_table
 XAxis = Literal["steps", "time", "iterations"]
 
 _X_AXES: dict[XAxis, tuple[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]]] = {
-    "steps": ("environment steps (millions)", lambda columns: columns[STEPS] / 1e6),
+    "steps": ("control steps (millions)", lambda columns: columns[STEPS] / 1e6),
     "time": ("wall-clock hours", lambda columns: np.cumsum(columns[SECONDS]) / 3600),
     "iterations": ("meta-iterations", lambda columns: columns[ITERATION]),
 }
@@ -55,7 +55,7 @@ class View:
     Args:
         metric: column of progress.csv; ``None`` for the return after the last adaptation step of
             training.
-        x: x-axis: environment steps in millions, wall-clock hours, or meta-iterations.
+        x: x-axis: control steps in millions, wall-clock hours, or meta-iterations.
         smooth: window of a running mean, in values.
         before: whether to show the return before adaptation too.
         log_x: whether the x-axis is logarithmic.

@@ -49,7 +49,7 @@ def plot_learning_curves(
     Args:
         runs: run folders, folders of several seeds, or names of pretrained policies; one or more.
         metric: column of progress.csv; default is the return after the last adaptation step.
-        x: horizontal axis: ``"steps"``, millions of environment steps; ``"time"``, wall-clock
+        x: horizontal axis: ``"steps"``, millions of control steps; ``"time"``, wall-clock
             hours; or ``"iterations"``, meta-iterations.
         smooth: number of values of a running mean.
         before: whether to plot the return before adaptation too, dashed; not with ``metric``.

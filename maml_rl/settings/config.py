@@ -84,13 +84,13 @@ class Config:
     device: str = "auto"
     """Device of the policy: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one."""
     engine: Engine = "auto"
-    """What simulates a task family in training: mujoco, on the CPU; warp, on the policy's device
-    (docs/training.md; slow on the CPU, for tests); auto: warp on a GPU from 8,192 simulations on,
-    if it can. Other environments are stepped by Gymnasium."""
+    """Simulator of a task family in training. mujoco: on the CPU. warp: on the policy's device
+    (docs/gpu.md; slow on a CPU). auto: warp if the policy is on a GPU, there are at least 8,192
+    simulations, and family and learner support it; otherwise mujoco."""
     torch_threads: int | None = None
     """Torch threads of the learner; may change rounding. null: OMP_NUM_THREADS or all cores."""
     tasks_per_block: int | None = None
-    """Tasks per block of the outer step; fewer take less memory. null: 4, on a GPU 64."""
+    """Tasks that the outer step computes together; fewer need less memory. null: 4, GPU: 64."""
     output: str | None = None
     """Run folder. null: runs/FAMILY/date-time-seed."""
     num_iterations: int = 300
@@ -102,14 +102,14 @@ class Config:
     meta_batch_size: int = 40
     """Tasks per meta-iteration."""
     num_episodes: int = 20
-    """Episodes per task and adaptation step. It has no effect if the learner's step is one episode,
-    as that of rl2 and pearl, whose own settings say how many a trial has."""
+    """Episodes per task and adaptation step. No effect on rl2, pearl, rma and sysid: their steps
+    are one episode."""
     horizon: int = 100
     """Control steps before an episode is truncated; default: the environment's limit, if any."""
     max_failed_share: float = 0.25
-    """Stop if a larger share of episodes is discarded or of tasks fails (docs/reliability.md)."""
+    """Stop if a larger share of episodes is discarded, or of tasks fails (docs/reliability.md)."""
     init_from: str | None = None
-    """Run whose final meta-parameters initialise training."""
+    """Run whose final policy training starts from: a run folder or a pretrained policy."""
     callbacks: tuple[str, ...] | str = ()
     """Callbacks of your own: module:Name, or a list of such names (docs/callbacks.md)."""
     env: EnvConfig = EnvConfig()

@@ -58,7 +58,7 @@ class Method(NamedTuple):
 
 
 METHODS: Mapping[str, Method] = {
-    "untouched": Method("joint", "nothing; trained on the untouched body", is_varied=False),
+    "untouched": Method("joint", "nothing; trained with nominal dynamics", is_varied=False),
     "randomised": Method("joint", "nothing (domain randomisation)"),
     "oracle": Method("joint", "the task with its dynamics", observes_task=True),
     "maml": Method("maml", "whole episodes, between which it takes gradient steps"),
@@ -92,7 +92,7 @@ DEFAULT_DYNAMICS = "body_mass=0.5:2,geom_friction=0.5:2,actuator_gear=0.7:1.3,ac
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicsStudy:
-    """What is trained, and on which bodies it is evaluated.
+    """What is trained, and with which dynamics it is evaluated.
 
     Args:
         env: the task family.
@@ -257,19 +257,19 @@ class DynamicsStudy:
         """Return dynamics in which an actuator, drawn for each task, fails in the first episode.
 
         It fails after a quarter or a half of the horizon, and is dead in all later episodes. If the
-        mass varies in training, it fails on the heaviest body of the sweep, too.
+        mass varies in training, it also fails with the largest mass of the sweep.
         """
         last = int(self._parameters["disabled_actuator"].high)
         horizon = self.base.horizon
-        bodies: list[dict[str, float]] = [{}]
+        masses: list[dict[str, float]] = [{}]
         if "body_mass" in self.sweeps():
-            bodies.append({"body_mass": self.sweeps()["body_mass"][-1]})
+            masses.append({"body_mass": self.sweeps()["body_mass"][-1]})
         failures = []
-        for body in bodies:
+        for mass in masses:
             for step in dict.fromkeys((horizon // 4, horizon // 2)):
                 actuator = {"low": 0, "high": last}
                 fails = {"change_step": step, f"{CHANGED}disabled_actuator": actuator}
-                failures.append(Failure({**body, **fails}, {**body, "change_step": step}))
+                failures.append(Failure({**mass, **fails}, {**mass, "change_step": step}))
         return failures
 
     def trained_range(self, name: str) -> tuple[float, float]:
@@ -315,7 +315,8 @@ def make_variant(text: str) -> tuple[str, Method]:
 def _with_enough_tasks(learner: PEARLConfig) -> PEARLConfig:
     """Return settings with at least the default number of training tasks; 0 draws new ones.
 
-    A preset for few goals, such as two directions, would train on as few bodies.
+    A preset for few goals, such as two directions, would train with as few versions of the
+    dynamics.
     """
     if learner.num_training_tasks == 0:
         return learner

@@ -33,7 +33,7 @@ class EnvConfig:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments: --env.ARG VALUE; --env.kwargs.ARG VALUE if a setting is called ARG."""
     vectorization: Vectorization = "sync"
-    """Where an environment without a batch engine runs: this process (sync) or workers (async)."""
+    """Where a custom environment runs: in this process (sync) or in worker processes (async)."""
     observe_task: bool = False
     """Append the task's values to every observation, as for an oracle policy."""
     kwarg_ranges: Mapping[str, Any] = field(default_factory=dict)

@@ -173,7 +173,7 @@ class MaxEnvSteps(Callback):
     def on_start(self, run: RunInProgress) -> None:
         """Stop a resumed run that has reached the number before."""
         if run.num_env_steps >= self._max:
-            run.stop(f"{run.num_env_steps:,} environment steps (max_env_steps {self._max:,})")
+            run.stop(f"{run.num_env_steps:,} control steps (max_env_steps {self._max:,})")
 
     def on_iteration(self, run: RunInProgress, metrics: dict[str, float]) -> None:
         """Stop the run if it has reached the number."""

@@ -153,12 +153,12 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     log(
         f"{config.env.name}: {rest}{pace.total_text} meta-iteration{plural} of "
         f"{' x '.join(sizes)} = "
-        f"at most {num_env_steps:,} environment steps each, on {agent.device}{engine}, into "
+        f"at most {num_env_steps:,} control steps each, on {agent.device}{engine}, into "
         f"{folder}"
     )
     limits = []
     if config.max_env_steps is not None:
-        limits.append(f"{config.max_env_steps:,} environment steps (max_env_steps)")
+        limits.append(f"{config.max_env_steps:,} control steps (max_env_steps)")
     if config.max_hours is not None:
         limits.append(f"{config.max_hours:g} h (max_hours)")
     if limits:

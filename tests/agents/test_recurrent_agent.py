@@ -137,7 +137,7 @@ def test_the_first_line_has_the_episodes_of_a_trial(
         log_start(agent.config, agent, Path("run"))
     horizon = agent.config.horizon
     assert f"3 tasks x 2 episodes x {horizon} steps" in caplog.text
-    assert f"at most {3 * 2 * horizon} environment steps each" in caplog.text
+    assert f"at most {3 * 2 * horizon} control steps each" in caplog.text
     assert "collection" not in caplog.text
 
 

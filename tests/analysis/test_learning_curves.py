@@ -412,7 +412,7 @@ def test_a_single_run_has_no_band():
 @pytest.mark.parametrize(
     ("x", "label", "values"),
     [
-        ("steps", "environment steps (millions)", [1, 2, 3]),
+        ("steps", "control steps (millions)", [1, 2, 3]),
         ("time", "wall-clock hours", [0.5, 1, 1.5]),
         ("iterations", "meta-iterations", [1, 2, 3]),
     ],

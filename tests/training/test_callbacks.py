@@ -444,7 +444,7 @@ def test_a_budget_of_steps_ends_the_run_and_its_resumes(
     num_steps = int(progress(plain)[2]["time/num_env_steps"])
     run = maml_rl.train(tiny(tmp_path / "run", max_env_steps=num_steps))
     assert last(run).values["iteration"] == 3
-    assert f"it ends earlier after {num_steps:,} environment steps (max_env_steps)" in caplog.text
+    assert f"it ends earlier after {num_steps:,} control steps (max_env_steps)" in caplog.text
     # One step more than the budget takes one iteration more.
     longer = maml_rl.train(tiny(tmp_path / "longer", max_env_steps=num_steps + 1))
     assert last(longer).values["iteration"] == 4

@@ -473,7 +473,7 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
     }
     assert [path.name for path in (run / "videos").iterdir()] == ["final.mp4"]
     announced = caplog.messages[0]
-    for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} environment steps"):
+    for part in ("PointNavigation", "cpu", str(run), f"{3 * 2 * 5 * 2:,} control steps"):
         assert part in announced
     assert any("40 fresh tasks" in text for text in caplog.messages)
     announcements = [text for text in caplog.messages if "skips it" in text]

@@ -1,4 +1,4 @@
-"""Figure of adaptation to bodies inside and outside the dynamics of training."""
+"""Figure of adaptation to dynamics inside and outside the ranges of training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
     """Plot returns against the episodes that adaptation used, inside and outside of training.
 
     Methods without adaptation are dashed lines without markers. A single run has no band: its
-    returns on several bodies are not independent. There is no figure if no method adapts.
+    returns on several points are not independent. There is no figure if no method adapts.
     """
     entries = robustness.comparison.main
     adapting = [entry for entry in entries if entry.adapts]
@@ -53,5 +53,5 @@ def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
         spread.append("band: 95 % interval over runs")
     if any(1 < number <= FEW_RUNS for number in num_runs):
         spread.append("thin lines: single runs")
-    title = f"{subject_of(robustness.comparison)}: mean over bodies and tasks of all sweeps"
+    title = f"{subject_of(robustness.comparison)}: mean over points and tasks of all sweeps"
     return finish(figure, "\n".join([title, "; ".join(spread)]))

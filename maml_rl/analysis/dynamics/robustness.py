@@ -104,7 +104,7 @@ class Robustness:
         return float(np.trapezoid(returns, x) / np.ptp(x))
 
     def worst_tenth(self, label: str) -> float:
-        """Return the mean of the lowest tenth of the returns on all bodies and tasks of sweeps."""
+        """Return the mean of the lowest tenth of the returns of all points and tasks of sweeps."""
         entries = [*self.swept(label, is_inside=True), *self.swept(label, is_inside=False)]
         returns = np.concatenate([entry.task_returns[entry.adapted_step] for entry in entries])
         valid = np.sort(returns[~np.isnan(returns)])
@@ -210,9 +210,10 @@ class Robustness:
         return rows
 
     def curves(self, label: str, *, is_inside: bool) -> np.ndarray:
-        """Return the return of each run after each step, (S, K + 1); (0, 0) without such bodies.
+        """Return the return of each run after each step, (S, K + 1); (0, 0) without such points.
 
-        It is the mean over the tasks of all bodies inside the ranges of training, or outside.
+        It is the mean over the tasks of all points of sweeps inside the ranges of training, or
+        outside.
 
         Args:
             label: of the method.
@@ -240,14 +241,14 @@ class Robustness:
         return rows
 
     def minus_reference(self, label: str, *, is_inside: bool) -> Difference | None:
-        """Return the return of a method minus that of the reference, on the same bodies and tasks.
+        """Return the return of a method minus that of the reference, on the same points and tasks.
 
         Args:
             label: of the method.
             is_inside: whether the swept quantity is inside its range.
 
         Returns:
-            The mean over all sweeps; ``None`` without such bodies.
+            The mean over all sweeps; ``None`` without such points.
         """
         assert self.reference is not None, "called only with a reference"
         returns = [
@@ -262,7 +263,7 @@ class Robustness:
         """Return the cells of the table of differences to the reference, with its header.
 
         There is none without a reference, or without another method. With one run of each, there
-        is no interval: their returns on several bodies are not independent.
+        is no interval: their returns on several points are not independent.
         """
         others = [entry for entry in self.comparison.main if entry.label != self.reference]
         if self.reference is None or not others:
@@ -403,7 +404,7 @@ def _run_curves(entries: Sequence[Entry]) -> np.ndarray:
 
 
 def _returns_of_runs(entries: Sequence[Entry]) -> np.ndarray:
-    """Return the returns of each run on all bodies and tasks of one method, (S, bodies · N)."""
+    """Return the returns of each run on all points and tasks of one method, (S, points · N)."""
     if not entries:
         return np.zeros((0, 0))
     return np.concatenate(
@@ -420,7 +421,7 @@ def _gain_cells(entries: Sequence[Entry]) -> list[str]:
     before = np.concatenate(
         [[one.task_returns[0] for one in entry.evaluations] for entry in entries], axis=1
     )
-    # A single run has no interval: its returns on several bodies are not independent.
+    # A single run has no interval: its returns on several points are not independent.
     gains = after - before
     interval = "–" if len(gains) == 1 else interval_text(mean_interval(mean_of_valid(gains, 1)))
     means = [mean_of_valid(one, (0, 1)) for one in (before, after, gains)]

@@ -243,7 +243,7 @@ _ROBUSTNESS_NOTE = (
     "Drawn as in training: all dynamics vary at once. "
     "Inside and outside: mean over the sweeps, in each of which one quantity varies and the others "
     "are nominal, at values inside and outside its range in training. Worst tenth: mean of the "
-    "lowest tenth of the returns on all bodies and tasks of the sweeps. The oracle observes the "
+    "lowest tenth of the returns at all points and tasks of the sweeps. The oracle observes the "
     "dynamics; at this budget its return does not bound those of others. The percentage of it is "
     "left out where another method without adaptation has a higher return."
 )
@@ -267,7 +267,7 @@ _CURVES_NOTE = (
     "trained."
 )
 _REFERENCE_NOTE = (
-    "Mean return of the method minus that of the reference, on the same bodies and tasks, inside "
+    "Mean return of the method minus that of the reference, at the same points and tasks, inside "
     "and outside as above. If either method has several runs, the interval is over runs, by "
     "Welch's t; with one run of each there is none."
 )

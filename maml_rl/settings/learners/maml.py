@@ -22,7 +22,7 @@ class InnerConfig:
     """Adaptation to one task."""
 
     num_steps: int = 1
-    """Inner policy-gradient steps, each on new episodes."""
+    """Policy-gradient steps of adaptation, each on new episodes."""
     step_size: float = 0.1
     """Step size alpha of each inner step; its initial value if it is learned."""
     learned_step_size: LearnedStepSize = "none"
@@ -31,11 +31,11 @@ class InnerConfig:
     """Learned step sizes are separate for each inner step (MAML++); further steps use the last
     ones."""
     test_step_sizes: tuple[float, ...] = ()
-    """Step sizes of steps 1, 2, ... outside training, which replace those of training; the last one
+    """Step sizes of steps 1, 2, ... outside training, in place of those of training; the last one
     is repeated."""
     choose_test_step_sizes: bool = True
-    """After training, choose multiples of its step sizes on fresh training tasks, for use outside
-    training. Not with test_step_sizes, nor by the learner joint."""
+    """After training, choose the step sizes for use outside training, on fresh training tasks. No
+    effect with test_step_sizes, or for the learner joint."""
     adapts: Adapts = "all"
     """What adapts: all parameters, last layer and log std (ANIL), or the context (CAVIA)."""
     first_order: bool = False
@@ -57,7 +57,7 @@ class InnerConfig:
     """Divide the advantages of inner steps by their standard deviation over all tasks in the
     previous iteration (1 in the first one) instead of each task's own."""
     max_kl: float | None = None
-    """Bound on the KL divergence of a task's inner step, which is scaled down to it. null: none."""
+    """Bound on the KL divergence of a task's inner step; a larger step is shortened. null: none."""
     early_loss_weight: float = 0.0
     """Weight of the outer loss after each inner step but the last, whose weight is 1 (MAML++). No
     effect with one inner step."""

@@ -28,8 +28,8 @@ class PEARLConfig(LearnerConfig):
     """Width of each hidden layer of the actor and of the critics; policy.hidden_sizes has no
     effect."""
     next_observation_in_context: bool | None = None
-    """The encoder reads the next observation, too. null: unless only goals and directions vary
-    between the tasks of a built-in family."""
+    """Whether the encoder also reads the next observation. null: true, except in a built-in family
+    in which only goals and directions vary between tasks."""
     num_training_tasks: int = 100
     """Tasks to train on, drawn once. 0: new ones in every iteration."""
     num_initial_episodes: int = 2
@@ -41,15 +41,15 @@ class PEARLConfig(LearnerConfig):
     num_updates: int = 500
     """Updates of encoder, critics and actor per iteration."""
     tasks_per_update: int = 8
-    """Tasks of an update."""
+    """Tasks in each update."""
     batch_size: int = 128
-    """Transitions of each task in an update."""
+    """Transitions of each task in an update, for actor and critics."""
     context_size: int = 64
     """Transitions from which z of each task is inferred in an update."""
     context_window: int = 2
-    """Newest episodes with z from the prior of each task, from which this context is drawn."""
+    """Number of newest episodes with z from the prior from which the context of a task is drawn."""
     capacity: int = 1_000_000
-    """Transitions to keep; the oldest iterations are dropped."""
+    """Largest number of transitions to keep; the oldest iterations are dropped."""
     discount: float = 0.99
     """Discount gamma of rewards, per control step."""
     step_size: float = 3e-4
@@ -62,9 +62,9 @@ class PEARLConfig(LearnerConfig):
     kl_weight: float = 0.1
     """Weight of the KL divergence of the posterior from the prior."""
     temperature: float = 1.0
-    """Weight alpha of the entropy; only at first if it is automatic."""
+    """Weight alpha of the entropy; with automatic_temperature, its initial value."""
     automatic_temperature: bool = True
-    """Learn the temperature, so that the entropy is target_entropy on average."""
+    """Learn the temperature so that the mean entropy is target_entropy."""
     target_entropy: float | None = None
     """Entropy of an action, in units of half its range. null: minus the number of its entries."""
 

@@ -22,15 +22,15 @@ class RL2Config(TrialPPOConfig):
     hidden_size: int = 128
     """Size of the cell's output."""
     hypernetwork: bool = False
-    """A hypernetwork generates the policy's weights from the memory, at every step."""
+    """Generate the policy's weights from the memory at every step, by a hypernetwork."""
     hypernetwork_value: bool = False
-    """Another one generates the weights of the value network, too."""
+    """Also generate the weights of the value network, by another hypernetwork."""
     latent_size: int = 25
     """Size of the hypernetwork's input, a linear map of the cell's output."""
     asymmetric_critic: bool = False
     """The value network observes the task; the policy does not."""
     credit_across_episodes: bool = True
-    """An action gets credit for rewards in later episodes of the trial, too."""
+    """An action also gets credit for rewards in later episodes of the trial."""
 
     IMPLEMENTATION: ClassVar[str] = "maml_rl.learners.rl2.make:rl2"
     ON_DEVICE: ClassVar[bool] = True

@@ -17,8 +17,8 @@ class TeacherStudentConfig(TrialPPOConfig):
     """What ``rma`` and ``sysid`` share: two phases of training."""
 
     teacher_iterations: int | None = None
-    """Iterations that train the teacher; those after them train the student. null: two thirds of
-    the num_iterations with which the run begins."""
+    """Iterations that train the teacher; later ones train the student. null: two thirds of the
+    num_iterations at the start of the run."""
     student_step_size: float = 1e-3
     """Adam's step size for the student."""
     student_epochs: int = 4
@@ -81,7 +81,7 @@ class SysIDConfig(TeacherStudentConfig):
 
     name: str = "sysid"
     window: int = 16
-    """Last control steps that the student sees, over the borders of episodes."""
+    """Number of last control steps that the student reads, also across episodes."""
     estimator_hidden_sizes: tuple[int, ...] = (128, 64)
     """Width of each hidden layer of the student's estimator."""
 

@@ -15,7 +15,7 @@ class TrialPPOConfig(LearnerConfig):
     """A policy that plays trials of several episodes, trained by PPO."""
 
     num_episodes: int = 2
-    """Episodes of a trial in training, over which the memory is kept."""
+    """Episodes of a trial in training: episodes of one task, over which the memory is kept."""
     discount: float = 0.99
     """Discount gamma of rewards, per control step of the trial."""
     gae_lambda: float = 0.95
