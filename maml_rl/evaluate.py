@@ -162,6 +162,7 @@ def _evaluated(
     from maml_rl.analysis.comparison.compare import compare, num_evaluations
     from maml_rl.analysis.report.files import write_report
     from maml_rl.analysis.scratch import Scratch
+    from maml_rl.runs.pretrained import run_name
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of
     from maml_rl.training.reporting import evaluations_shown
@@ -169,8 +170,12 @@ def _evaluated(
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
     subjects = _subjects(args.runs, args.device, args.num_steps, args.iteration, args.labels)
-    for note in _unfinished(subjects) if args.iteration is None else []:
-        say(note)
+    for subject in subjects:
+        if args.iteration is None and not subject.agent.is_final:
+            say(
+                f"{run_name(subject.source)} has not ended: it is evaluated after iteration "
+                f"{subject.agent.num_iterations} of {subject.agent.config.num_iterations}"
+            )
     if not args.no_baselines:
         subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
     conditions = _conditions(subjects[0].agent, env_flags)
@@ -268,25 +273,6 @@ def _subjects(
         steps = default_num_steps(agent) if num_steps is None else num_steps
         subjects.append(Subject(label, run, agent, steps))
     return subjects
-
-
-def _unfinished(subjects: Sequence[Subject]) -> list[str]:
-    """Return for each run that has not ended which iteration is evaluated."""
-    import torch
-
-    from maml_rl.runs.checkpoint import load_newest
-    from maml_rl.runs.pretrained import run_name
-    from maml_rl.training.saving import is_final_checkpoint
-
-    notes = []
-    for subject in subjects:
-        newest = load_newest(subject.source / "checkpoints", torch.device("cpu"))
-        if not is_final_checkpoint(newest):
-            notes.append(
-                f"{run_name(subject.source)} has not ended: it is evaluated after iteration "
-                f"{subject.agent.num_iterations} of {subject.agent.config.num_iterations}"
-            )
-    return notes
 
 
 def _are_equal(one: Agent, other: Agent) -> bool:

@@ -14,12 +14,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from maml_rl.analysis.figures import COLORS, MARKERS, encoded
+from maml_rl.analysis.figures import COLORS, MARKERS, encoded, new_figure
 from maml_rl.analysis.run_labels import (
     Settings,
     group_settings,
@@ -216,9 +215,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             raise UserError(f"run {folder} is given twice{alias}")
     runs = []
     for folder in folders:
-        found = find_run(folder)
-        config = run_config(found)
-        runs.append(Run(folder=folder, config=config, columns=read_progress(found)))
+        path = find_run(folder)
+        runs.append(Run(folder=folder, config=run_config(path), columns=read_progress(path)))
     return runs
 
 
@@ -322,8 +320,7 @@ def draw(groups: Sequence[Group], labels: Sequence[str], view: View, title: str 
         UserError: if a run has no value of the metric.
     """
     # Lines.
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     if view.log_x:
         axes.set_xscale("log")
@@ -402,8 +399,8 @@ def _marked(x: np.ndarray, offset: float, is_log: bool) -> list[int]:
         is_log: whether the axis is logarithmic.
     """
     place = np.log(x) if is_log else x
-    wanted = place[0] + (np.arange(8) + offset) / 8 * np.ptp(place)
-    return np.unique(np.searchsorted(place, wanted)).tolist()
+    targets = place[0] + (np.arange(8) + offset) / 8 * np.ptp(place)
+    return np.unique(np.searchsorted(place, targets)).tolist()
 
 
 def _explanations(groups: Sequence[Group], view: View) -> Iterator[tuple[Artist, str]]:

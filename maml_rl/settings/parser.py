@@ -239,7 +239,7 @@ def _parsed(
     """Check the types of ``values``, which override ``defaults``, in the order of the latter."""
     # The parser would check its defaults again: that takes longer than checking the values.
     parsed = parser.parse_object(dict(values), defaults=False)
-    result = Namespace()
+    result = Namespace()  # type: ignore[no-untyped-call]
     for name, default in defaults.items():
         result[name] = parsed[name] if name in parsed else copy.deepcopy(default)
     return result.as_dict()

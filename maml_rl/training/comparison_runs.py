@@ -163,7 +163,7 @@ def check_ppo(
     *,
     num_tasks: int,
     num_env_steps: int,
-    seed: int = 0,
+    seed: int,
     settings: PPOSettings | None = None,
 ) -> None:
     """Check, before any training, that :func:`train_ppo` can use the run and the results file.

@@ -170,11 +170,11 @@ class Comparison:
             )
         return "\n".join(lines).rstrip()
 
-    def return_rows(self, names: Sequence[str] = ()) -> list[list[str]]:
+    def return_rows(self, names: Sequence[str]) -> list[list[str]]:
         """Return the cells of the table of returns: a header, then a row for each entry and step.
 
         Args:
-            names: the swept parameters; default is the environment without a sweep.
+            names: the swept parameters; empty for the environment without a sweep.
         """
         head = [*names, "policy", "steps", "episodes used", f"return ({self.actions})"]
         rows = [[*head, "95 % interval", "interval over", "success"]]
