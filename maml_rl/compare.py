@@ -340,7 +340,8 @@ def _evaluate(
     """Evaluate the runs of all methods, and write the report."""
     from maml_rl.analysis.comparison.compare import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Origin, Robustness
-    from maml_rl.analysis.learning_curves import learning_curves, read_runs
+    from maml_rl.analysis.learning_curve_figure import learning_curves
+    from maml_rl.analysis.learning_curves import read_runs
     from maml_rl.analysis.report.files import write_report
     from maml_rl.training.reporting import evaluations_shown
 

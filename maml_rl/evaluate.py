@@ -160,8 +160,8 @@ def _evaluated(
         The result, and the environment without a sweep.
     """
     from maml_rl.analysis.comparison.compare import compare, num_evaluations
+    from maml_rl.analysis.comparison.scratch import Scratch
     from maml_rl.analysis.report.files import write_report
-    from maml_rl.analysis.scratch import Scratch
     from maml_rl.runs.pretrained import run_name
     from maml_rl.settings.families import trained_range
     from maml_rl.training.comparison_runs import folder_of

@@ -17,17 +17,18 @@ def command(argv: list[str]) -> int:
             "--before plots the return before adaptation and cannot be combined with --metric"
         )
 
-    from maml_rl.analysis import learning_curves
+    from maml_rl.analysis.learning_curve_figure import check_figure_path, draw, save
+    from maml_rl.analysis.learning_curves import View, table
     from maml_rl.analysis.plots import labelled_groups
 
-    learning_curves.check_figure_path(args.output)
-    view = learning_curves.View(
+    check_figure_path(args.output)
+    view = View(
         metric=args.metric, x=args.x, smooth=args.smooth, before=args.before, log_x=args.log_x
     )
     groups, labels = labelled_groups(args.runs, view, args.labels)
-    figure = learning_curves.draw(groups, labels, view, args.title)
-    text = learning_curves.table(groups, labels, view)
-    learning_curves.save(figure, args.output)
+    figure = draw(groups, labels, view, args.title)
+    text = table(groups, labels, view)
+    save(figure, args.output)
     say(f"{text}\nwritten to {args.output}")
     return 0
 

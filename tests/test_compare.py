@@ -13,7 +13,7 @@ import pytest
 
 import maml_rl
 from maml_rl.agents import load
-from maml_rl.analysis import saved_evaluations
+from maml_rl.analysis.comparison import saved_evaluations
 from maml_rl.cli import main
 from maml_rl.compare import _subjects, make_parser
 from maml_rl.settings.dynamics_study import METHODS

@@ -21,18 +21,18 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 import maml_rl
-from maml_rl.analysis import saved_evaluations
+from maml_rl.analysis.comparison import saved_evaluations
 from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
 from maml_rl.analysis.comparison.entries import Entry
-from maml_rl.analysis.evaluation import Evaluation, evaluate
-from maml_rl.analysis.figures import (
+from maml_rl.analysis.comparison.figures import (
     adaptation_figure,
     grid_figure,
     scratch_figure,
     sweep_figure,
 )
+from maml_rl.analysis.comparison.scratch import Scratch
+from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.report.files import write_report
-from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import difference, mean_interval
 from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.cli import main

@@ -20,9 +20,9 @@ from maml_rl.analysis.comparison.entries import (
     return_rows,
     run_notes,
 )
-from maml_rl.analysis.evaluation import Evaluation
-from maml_rl.analysis.saved_evaluations import evaluate_or_read
-from maml_rl.analysis.scratch import Scratch
+from maml_rl.analysis.comparison.saved_evaluations import evaluate_or_read
+from maml_rl.analysis.comparison.scratch import Scratch
+from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.analysis.statistics import interval_text, mean_of_valid
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task

@@ -10,7 +10,7 @@ from datetime import datetime
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import change_note, failed_notes, learner_notes, run_notes
 from maml_rl.analysis.dynamics.robustness import Robustness
-from maml_rl.analysis.evaluation import Evaluation
+from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions
 from maml_rl.system.text import counted
