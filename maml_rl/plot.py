@@ -51,6 +51,29 @@ def make_parser() -> Parser:
         metavar="RUN",
         help="run folders, folders of several seeds, or pretrained policies",
     )
+    _add_view(parser)
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="one label per line of the plot, in the order of the RUN arguments (default: the "
+        "settings that differ)",
+    )
+    parser.add_argument(
+        "--title",
+        help="title of the figure (default: the family, if several lines have it in common)",
+    )
+    parser.add_argument(
+        "--output",
+        type=path_argument,
+        default=Path("learning_curve.png"),
+        help="figure file, .png, .svg or .pdf (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_view(parser: Parser) -> None:
+    """Add the flags that choose axes and metric."""
     parser.add_argument(
         "--x",
         choices=["steps", "time", "iterations"],
@@ -78,24 +101,6 @@ def make_parser() -> Parser:
         default=1,
         help="plot running means over N values; the table is not smoothed (default: 1)",
     )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="one label per line of the plot, in the order of the RUN arguments (default: the "
-        "settings that differ)",
-    )
-    parser.add_argument(
-        "--title",
-        help="title of the figure (default: the family, if several lines have it in common)",
-    )
-    parser.add_argument(
-        "--output",
-        type=path_argument,
-        default=Path("learning_curve.png"),
-        help="figure file, .png, .svg or .pdf (default: %(default)s)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

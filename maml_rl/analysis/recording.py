@@ -80,11 +80,7 @@ def record(
         UserError: if the environment cannot render, or not with this camera and size; if a task is
             invalid; if the file cannot be written.
     """
-    if not isinstance(agent, Agent):
-        raise UserError(
-            f"record takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
-        )
-    check_integers(0, seed=seed)
+    _check_agent(agent)
     path = user_path(path)
     with whole_file(path) as temporary:
         grid = play(
@@ -121,6 +117,7 @@ def play(
     progress: Callable[[str], None] = lambda panel: None,
 ) -> Grid:
     """Play the episodes of :func:`record`, with the frames for a video of ``file_format``."""
+    check_integers(0, seed=seed)
     _check(tasks, num_tasks, size, fps)
     horizon = agent.config.horizon
     streams = RandomStreams(seed, Phase.RECORDING)
@@ -154,6 +151,14 @@ def play(
         )
     finally:
         env.close()
+
+
+def _check_agent(agent: object) -> None:
+    """Raise UserError if it is not an agent."""
+    if not isinstance(agent, Agent):
+        raise UserError(
+            f"record takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
+        )
 
 
 def _check(
