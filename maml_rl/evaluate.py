@@ -234,7 +234,7 @@ def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     from maml_rl.settings.env import is_family
     from maml_rl.settings.families import is_dynamics, lacks_change
 
-    # Checks and evaluations need each environment; to resolve one again would take 0.1 s.
+    # Checks and evaluations need each environment several times: resolve it once.
     resolved: dict[tuple[str, ...], EnvConfig] = {}
 
     def env(flags: Sequence[str], agent: Agent) -> EnvConfig:

@@ -127,12 +127,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     # Check values and flags against the settings of this environment, learner and outer step
     values, names = _with_names(values, argv)
     env_name = names.env
-    defaults: Mapping[str, Any] = {}
-    if argv:  # they change the parser's defaults
-        parser = training_parser(*names)
-    else:
-        learner: type = learner_class(names.learner)
-        parser, defaults = _parser_of_files(names, family_of(env_name), learner)
+    learner: type = learner_class(names.learner)
+    parser, defaults = _parser_and_defaults(names, family_of(env_name), learner)
     known = known_settings(parser)
     _check_values(values, known, optional_settings(parser), names.learner, source)
     # Split off arguments and tasks of other environments, which the parser must not see
@@ -145,8 +141,16 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     check_kwargs(env_name, resolve_env_id(env_name), arguments.get("kwargs", {}))
     # Merge, validate types, build
     with _plain_errors(source):
-        parsed = _parsed_flags(parser, values, argv) if argv else _parsed(parser, values, defaults)
-        return _built(parsed, arguments)
+        parsed = _parsed(parser, values, defaults)
+        if argv:
+            if not {"-h", "--help"}.isdisjoint(argv):  # it shows the values as defaults
+                parser = training_parser(*names)
+                parser.set_defaults({name: parsed[name] for name in defaults})
+            parsed = parser.parse_args(list(argv), namespace=parsed, defaults=False)
+        settings = {
+            key: value for key, value in parsed.as_dict().items() if key not in NOT_SETTINGS
+        }
+        return _built(settings, arguments)
 
 
 class _Names(NamedTuple):
@@ -156,13 +160,10 @@ class _Names(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)  # making them takes longer than reading the settings of a run
-def _parser_of_files(
+def _parser_and_defaults(
     names: _Names, family: type | None, learner: type
 ) -> tuple[ArgumentParser, Mapping[str, Any]]:
-    """The parser of settings without flags, and the defaults by dotted name.
-
-    The classes tell families of one name apart.
-    """
+    """The parser, and the defaults by dotted name; the classes tell families of one name apart."""
     parser = training_parser(*names)
     defaults = parser.parse_object({}, defaults=True)
     return parser, {name: defaults[name] for name in known_settings(parser)}
@@ -235,25 +236,14 @@ def _leaves(
 
 def _parsed(
     parser: ArgumentParser, values: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Namespace:
     """Check the types of ``values``, which override ``defaults``, in the order of the latter."""
     # The parser would check its defaults again: that takes longer than checking the values.
     parsed = parser.parse_object(dict(values), defaults=False)
     result = Namespace()  # type: ignore[no-untyped-call]
     for name, default in defaults.items():
         result[name] = parsed[name] if name in parsed else copy.deepcopy(default)
-    return result.as_dict()
-
-
-def _parsed_flags(
-    parser: ArgumentParser, values: Mapping[str, Any], argv: Sequence[str]
-) -> dict[str, Any]:
-    """Parse flags, which override ``values``, which override defaults; check types."""
-    parsed = parser.parse_object(dict(values), defaults=False)
-    # --help shows the values as defaults
-    parser.set_defaults({key: parsed[key] for key in known_settings(parser) if key in parsed})
-    parsed = parser.parse_args(list(argv))
-    return {key: value for key, value in parsed.as_dict().items() if key not in NOT_SETTINGS}
+    return result
 
 
 @contextlib.contextmanager
