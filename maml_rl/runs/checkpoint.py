@@ -113,13 +113,13 @@ def remove_leftovers(folder: Path) -> None:
             _delete(path)
 
 
-def set_aside(path: Path) -> Path:
+def quarantine(path: Path) -> Path:
     """Rename a damaged checkpoint, so that it is no longer read, and return its new path."""
-    aside = path.with_name(f"{path.name}.damaged")
-    _delete(aside)
-    os.rename(path, aside)
+    renamed = path.with_name(f"{path.name}.damaged")
+    _delete(renamed)
+    os.rename(path, renamed)
     sync(path.parent)
-    return aside
+    return renamed
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -16,9 +16,9 @@ from maml_rl.learners.base import Learner, LearnerState
 from maml_rl.runs.checkpoint import (
     NewestCheckpoint,
     latest_checkpoint,
+    quarantine,
     remove_leftovers,
     save_checkpoint,
-    set_aside,
 )
 from maml_rl.runs.checkpoint_files import HISTORY, IS_FINAL, Best, Checkpoint
 from maml_rl.runs.history import history_file, read_history, remove_unneeded, write_history
@@ -82,7 +82,7 @@ def tidy_checkpoints(run: Path, newest: NewestCheckpoint | None) -> None:
         remove_leftovers(run / "checkpoints")
         remove_leftovers(run / HISTORY)
         for damaged in newest.damaged if newest is not None else ():
-            log(f"{damaged}; renamed to {set_aside(damaged.path)}")
+            log(f"{damaged}; renamed to {quarantine(damaged.path)}")
 
 
 def better_of(best: Best | None, iteration: int, value: float) -> Best | None:
