@@ -11,21 +11,20 @@ import numpy as np
 from maml_rl.errors import UserError, in_one_line
 from maml_rl.sampling.environments import make_single_env
 from maml_rl.sampling.single_env import TaskSetter
-from maml_rl.settings.env import EnvConfig, resolve_env_id
+from maml_rl.settings.env import EnvConfig, is_family
 
 FREE_CAMERA = "free"
 """Name of a camera that is not part of the model: from above, at an angle."""
-_BUILT_IN_PREFIX = "maml_rl/"
 _ROUNDING = 1e-3
 """Tolerance for floating-point pixels outside their range."""
 
 
-def _choose_headless_backend(env_id: str) -> None:
+def _choose_headless_backend(env_name: str) -> None:
     """Let MuJoCo render through EGL on Linux without a screen, unless MUJOCO_GL is set.
 
-    The built-in families look for a working backend themselves.
+    Task families look for a working backend themselves.
     """
-    if env_id.startswith(_BUILT_IN_PREFIX) or os.environ.get("MUJOCO_GL"):
+    if is_family(env_name) or os.environ.get("MUJOCO_GL"):
         return
     has_screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.platform == "linux" and not has_screen:
@@ -49,7 +48,7 @@ def make_rendering_env(
     Raises:
         UserError: if it cannot render here, or not with this camera and size.
     """
-    _choose_headless_backend(resolve_env_id(config.name))
+    _choose_headless_backend(config.name)
     options: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
     try:
         # Find out what it can render.
