@@ -20,8 +20,8 @@ import maml_rl
 from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
-from maml_rl.analysis.saved_evaluations import evaluate_or_read
-from maml_rl.analysis.scratch import Scratch
+from maml_rl.analysis.comparison.saved_evaluations import evaluate_or_read
+from maml_rl.analysis.comparison.scratch import Scratch
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint_files import load_checkpoint
 from maml_rl.runs.progress_log import AppendingCSVWriter

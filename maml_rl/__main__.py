@@ -1,4 +1,4 @@
-"""``python -m maml_rl train|evaluate|compare|record|play|plot|baselines|list``."""
+"""``python -m maml_rl COMMAND``; see ``cli.COMMANDS``."""
 
 import sys
 

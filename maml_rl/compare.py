@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maml_rl.cli import (
     Parser,
@@ -37,11 +36,8 @@ from maml_rl.system.text import counted, duration_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from maml_rl.agents.agent import Agent
-    from maml_rl.analysis.comparison.compare import Condition, Subject
     from maml_rl.analysis.dynamics.robustness import Robustness
     from maml_rl.settings.config import Config
-    from maml_rl.settings.env import EnvConfig
 
 _SEEDS = (0, 1, 2)
 
@@ -343,18 +339,21 @@ def _evaluate(
 ) -> None:
     """Evaluate the runs of all methods, and write the report."""
     from maml_rl.analysis.comparison.compare import compare, num_evaluations
-    from maml_rl.analysis.dynamics.robustness import Origin, Robustness
-    from maml_rl.analysis.learning_curves import learning_curves, read_runs
+    from maml_rl.analysis.dynamics.robustness import Robustness
+    from maml_rl.analysis.dynamics.study import conditions_of, origins_of, subjects_of
+    from maml_rl.analysis.learning_curve_figure import learning_curves
+    from maml_rl.analysis.learning_curves import read_runs
     from maml_rl.analysis.report.files import write_report
+    from maml_rl.system.torch_runtime import resolve_device
     from maml_rl.training.reporting import evaluations_shown
 
+    device = resolve_device(args.device)
     subjects = [
         subject
         for name in names
-        for subject in _subjects(study, name, args.seeds, args.device, args.num_steps)
+        for subject in subjects_of(study, name, args.seeds, device, args.num_steps)
     ]
-    sweeps = study.sweeps()
-    conditions = _conditions(study, sweeps)
+    conditions = conditions_of(study)
     output = study.folder / "evaluation"
     total = num_evaluations(subjects, conditions)
     say(
@@ -372,88 +371,41 @@ def _evaluate(
             progress=progress,
             activity=activity,
         )
-        curves = {
+        runs = {
             name: read_runs([one.source for one in subjects if one.label == name]) for name in names
         }
-        origins = {
-            name: Origin(
-                study.methods[name].observes,
-                [
-                    subject.agent.state.counters["num_env_steps"]
-                    for subject in subjects
-                    if subject.label == name
-                ],
-                [run.hours for run in curves[name]],
-            )
-            for name in names
-        }
-        trained = {name: study.trained_range(name) for name in sweeps}
+        trained = {name: study.trained_range(name) for name in study.sweeps()}
         robustness = Robustness(
             comparison,
-            origins,
+            origins_of(study, subjects, runs),
             trained,
             reference=_reference(names, args.reference),
             budget=args.num_env_steps,
         )
-        figure = learning_curves(curves)
-        write_report(output, comparison, trained, typed, robustness, figure)
+        write_report(output, comparison, trained, typed, robustness, learning_curves(runs))
     _say_tables(robustness)
     say(f"written to {output}: report.html, results.json, results.csv, plots")
 
 
 def _say_tables(robustness: Robustness) -> None:
     """Print the tables of the report; some may have no rows."""
+    from maml_rl.analysis.dynamics import tables
     from maml_rl.system.text import text_table
 
-    tables = [
-        ("", robustness.summary()),
-        ("before and after adaptation", robustness.gains()),
-        ("return after each adaptation step", robustness.adaptation()),
-        (f"differences to {robustness.reference}", robustness.differences()),
-        ("mean return along each whole sweep", robustness.areas()),
-        ("two quantities together", robustness.pairs()),
-        *robustness.failures(),
+    titled = [
+        ("", tables.summary(robustness)),
+        ("before and after adaptation", tables.gains(robustness)),
+        ("return after each adaptation step", tables.adaptation(robustness)),
+        (f"differences to {robustness.reference}", tables.differences(robustness)),
+        ("mean return along each whole sweep", tables.areas(robustness)),
+        ("two quantities together", tables.pairs(robustness)),
+        *tables.failures(robustness),
     ]
-    for title, rows in tables:
+    for title, rows in titled:
         if rows:
             say("\n".join([title, *text_table(rows), ""]).lstrip("\n"))
-    for note in [*robustness.failure_notes(), *robustness.budget_notes()]:
+    for note in [*tables.failure_notes(robustness), *tables.budget_notes(robustness)]:
         say(note)
-
-
-def _subjects(
-    study: DynamicsStudy, name: str, seeds: Sequence[int], device: str, num_steps: int | None
-) -> list[Subject]:
-    """The runs of a method; the default of ``num_steps`` is as many as in training."""
-    from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison.compare import Subject
-    from maml_rl.system.torch_runtime import resolve_device
-
-    subjects = []
-    for seed in seeds:
-        run = study.folder / name / f"seed-{seed}"
-        agent = load_run(run, resolve_device(device))
-        steps = (num_steps or agent.learner.num_updates) if study.methods[name].adapts else 0
-        subjects.append(Subject(name, run, agent, steps))
-    return subjects
-
-
-def _conditions(study: DynamicsStudy, sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
-    """Dynamics as in training, sweeps, two quantities together, and failures in mid-episode."""
-    from maml_rl.analysis.comparison.compare import Condition
-
-    def env(values: Mapping[str, Any] | None, agent: Agent) -> EnvConfig:
-        return study.env_at(values, observe_task=agent.config.env.observe_task)
-
-    conditions = [Condition(functools.partial(env, None))]
-    for name, values in sweeps.items():
-        for value in values:
-            conditions.append(Condition(functools.partial(env, {name: value}), {name: value}))
-    for pair in study.pairs():
-        conditions.append(Condition(functools.partial(env, pair), pair))
-    for dynamics, swept in study.failures():
-        conditions.append(Condition(functools.partial(env, dynamics), swept))
-    return conditions
 
 
 if __name__ == "__main__":

@@ -98,19 +98,19 @@ def _packages() -> Iterator[Check]:
         name, least = match.groups()
         if name == PACKAGE or (extra and extra[1] in ("dev", "docs")):
             continue
-        wanted = f"'{name}>={least}'" if least else name
+        to_install = f"'{name}>={least}'" if least else name
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             if extra:
-                remedy = f"pip install {wanted}"
+                remedy = f"pip install {to_install}"
                 yield Check("note", name, f"not installed; only for {extra[1]}", remedy)
             else:
-                yield Check("FAIL", name, "not installed", f"pip install {wanted}")
+                yield Check("FAIL", name, "not installed", f"pip install {to_install}")
             continue
         if least and _numbers(version) < _numbers(least):
             detail = f"{version}; at least {least} is needed"
-            yield Check("note" if extra else "FAIL", name, detail, f"pip install {wanted}")
+            yield Check("note" if extra else "FAIL", name, detail, f"pip install {to_install}")
         else:
             yield Check("ok", name, version)
 

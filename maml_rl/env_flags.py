@@ -50,6 +50,25 @@ def add_env_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_task_flags(group: argparse._MutuallyExclusiveGroup, of_task: str) -> None:
+    """Add ``--task`` and ``--tasks_file``.
+
+    Args:
+        group: of the flags that choose tasks.
+        of_task: help on ``--task``.
+    """
+    group.add_argument(
+        "--task", type=task_values, action="append", metavar="NAME=VALUE,...", help=of_task
+    )
+    group.add_argument(
+        "--tasks_file",
+        type=tasks_of_file,
+        dest="task",
+        metavar="FILE",
+        help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
+    )
+
+
 def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
     """Split ``argv`` into ``--tasks.*``, ``--env.*`` and ``--dynamics``, and the rest."""
     taken = EnvFlags(flags=[], sweeps={}, of_tasks=[])

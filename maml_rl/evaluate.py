@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from maml_rl.cli import (
     OTHER_OUTPUT,
@@ -28,12 +28,11 @@ from maml_rl.cli import (
 from maml_rl.env_flags import (
     EnvFlags,
     add_env_flags,
+    add_task_flags,
     dynamics_flag,
     env_of,
     refuse_flags_beside_task,
     take_env_flags,
-    task_values,
-    tasks_of_file,
 )
 from maml_rl.errors import UserError
 from maml_rl.system.atomic_files import unwritable_refused
@@ -94,20 +93,33 @@ def make_parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--num_tasks", type=positive, help=f"number of fresh tasks (default: {_NUM_TASKS})"
     )
-    which.add_argument(
-        "--task",
-        type=task_values,
-        action="append",
-        metavar="NAME=VALUE,...",
-        help="evaluate on this task, with its dynamics, instead of fresh ones; may be repeated",
+    add_task_flags(
+        which, "evaluate on this task, with its dynamics, instead of fresh ones; may be repeated"
     )
-    which.add_argument(
-        "--tasks_file",
-        type=tasks_of_file,
-        dest="task",
-        metavar="FILE",
-        help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
+    _add_measurement(parser)
+    parser.add_argument(
+        "--output",
+        type=path_argument,
+        help="folder for the files; existing files are replaced (default: RUN/evaluation of the "
+        "first run, or for a pretrained policy runs/NAME/evaluation)",
     )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="one label for runs that differ only in the seed, in the order of the RUN arguments "
+        "(default: the settings that differ)",
+    )
+    parser.add_argument(
+        "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
+    )
+    add_iteration_flag(parser)
+    add_env_flags(parser)
+    return parser
+
+
+def _add_measurement(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how returns are measured."""
     parser.add_argument(
         "--num_episodes",
         type=positive,
@@ -130,25 +142,6 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --deterministic: play mean actions while adapting, too",
     )
-    parser.add_argument(
-        "--output",
-        type=path_argument,
-        help="folder for the files; existing files are replaced (default: RUN/evaluation of the "
-        "first run, or for a pretrained policy runs/NAME/evaluation)",
-    )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="one label for runs that differ only in the seed, in the order of the RUN arguments "
-        "(default: the settings that differ)",
-    )
-    parser.add_argument(
-        "--no_baselines", action="store_true", help="do not evaluate the baselines in RUN/baselines"
-    )
-    add_iteration_flag(parser)
-    add_env_flags(parser)
-    return parser
 
 
 def _evaluated(
@@ -160,19 +153,23 @@ def _evaluated(
         The result, and the environment without a sweep.
     """
     from maml_rl.analysis.comparison.compare import compare, num_evaluations
+    from maml_rl.analysis.comparison.scratch import Scratch
+    from maml_rl.analysis.comparison.subjects import subjects_of_baselines, subjects_of_runs
     from maml_rl.analysis.report.files import write_report
-    from maml_rl.analysis.scratch import Scratch
+    from maml_rl.runs.baselines import baseline_folder
     from maml_rl.settings.families import trained_range
-    from maml_rl.training.comparison_runs import folder_of
+    from maml_rl.system.torch_runtime import resolve_device
     from maml_rl.training.reporting import evaluations_shown
 
     # The agents and the conditions; an oracle has observed only the dynamics of its training
     is_changed = any(flag.startswith(dynamics_flag("")) for flag in env_flags.flags)
-    subjects = _subjects(args.runs, args.device, args.num_steps, args.iteration, args.labels)
-    for note in _unfinished(subjects) if args.iteration is None else []:
-        say(note)
+    device = resolve_device(args.device)
+    subjects = subjects_of_runs(args.runs, device, args.num_steps, args.iteration, args.labels)
+    if args.iteration is None:
+        _say_unfinished(subjects)
     if not args.no_baselines:
-        subjects += _baselines(args.runs, args.device, args.num_steps, with_oracle=not is_changed)
+        with_oracle = not is_changed
+        subjects += subjects_of_baselines(args.runs, device, args.num_steps, with_oracle)
     conditions = _conditions(subjects[0].agent, env_flags)
     ranges = {name: trained_range(subjects[0].agent.config, name) for name in env_flags.sweeps}
     trained = {name: values for name, values in ranges.items() if values is not None}
@@ -195,7 +192,7 @@ def _evaluated(
             activity=activity,
         )
         # Add PPO from scratch, write the report
-        scratch = folder_of(args.runs[0], "ppo") / "results.json"
+        scratch = baseline_folder(args.runs[0], "ppo") / "results.json"
         if scratch.exists() and not (args.no_baselines or env_flags.flags):
             tasks = comparison.main[0].evaluations[0].tasks
             comparison = dataclasses.replace(comparison, scratch=Scratch.read(scratch, tasks))
@@ -204,6 +201,18 @@ def _evaluated(
             if unfinished.exists():
                 shutil.rmtree(unfinished)
     return comparison, conditions[0].env_of(subjects[0].agent)
+
+
+def _say_unfinished(subjects: Sequence[Subject]) -> None:
+    """Say of each run that has not ended which iteration is evaluated."""
+    from maml_rl.runs.pretrained import run_name
+
+    for subject in subjects:
+        if not subject.agent.is_final:
+            say(
+                f"{run_name(subject.source)} has not ended: it is evaluated after iteration "
+                f"{subject.agent.num_iterations} of {subject.agent.config.num_iterations}"
+            )
 
 
 def _check_unfinished(folder: Path) -> None:
@@ -219,184 +228,13 @@ def _check_unfinished(folder: Path) -> None:
         )
 
 
-def _subjects(
-    runs: Sequence[Path],
-    device: str,
-    num_steps: int | None,
-    iteration: int | Literal["best"] | None,
-    labels: Sequence[str] | None,
-) -> list[Subject]:
-    """The agents of the runs, after a chosen iteration or of the newest checkpoints.
-
-    The default of ``num_steps`` is each agent's own, that of ``labels`` what differs.
-
-    Raises:
-        UserError: if a run or its iteration cannot be loaded, a run is named twice or has another
-            environment, or the labels are invalid.
-    """
-    from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison.compare import Subject
-    from maml_rl.analysis.evaluation import default_num_steps
-    from maml_rl.system.torch_runtime import resolve_device
-
-    # The runs, all different and of one environment
-    folders = [run.resolve() for run in runs]
-    twice = [run for i, run in enumerate(runs) if folders[i] in folders[:i]]
-    if twice:
-        raise UserError(f"{twice[0]} is named twice")
-    agents = [load_run(run, resolve_device(device), iteration) for run in runs]
-    names = {agent.config.env.name for agent in agents}
-    if len(names) > 1:
-        raise UserError(
-            f"only runs of one environment can be compared, got runs of "
-            f"{' and '.join(sorted(names))}"
-        )
-    # Copies of an agent would count as several seeds
-    subjects: list[Subject] = []
-    label_of_run = _labels(agents, runs, iteration, labels)
-    for label, run, agent in zip(label_of_run, runs, agents, strict=True):
-        copies = [
-            other.source
-            for other in subjects
-            if other.label == label and _are_equal(other.agent, agent)
-        ]
-        if copies:
-            raise UserError(
-                f"{run} holds the same agent as {copies[0]}: counting it twice would make the "
-                f"result look more certain than it is; name one of them"
-            )
-        steps = default_num_steps(agent) if num_steps is None else num_steps
-        subjects.append(Subject(label, run, agent, steps))
-    return subjects
-
-
-def _unfinished(subjects: Sequence[Subject]) -> list[str]:
-    """Return for each run that has not ended which iteration is evaluated."""
-    import torch
-
-    from maml_rl.runs.checkpoint import load_newest
-    from maml_rl.runs.pretrained import run_name
-    from maml_rl.training.saving import is_final_checkpoint
-
-    notes = []
-    for subject in subjects:
-        newest = load_newest(subject.source / "checkpoints", torch.device("cpu"))
-        if not is_final_checkpoint(newest):
-            notes.append(
-                f"{run_name(subject.source)} has not ended: it is evaluated after iteration "
-                f"{subject.agent.num_iterations} of {subject.agent.config.num_iterations}"
-            )
-    return notes
-
-
-def _are_equal(one: Agent, other: Agent) -> bool:
-    """Whether two agents act and adapt in the same way: their tensors are equal."""
-    first, second = one.acting_tensors, other.acting_tensors
-    if first.keys() != second.keys() or any(
-        group.keys() != second[name].keys() for name, group in first.items()
-    ):
-        return False
-    return all(
-        value.equal(second[group][name].to(value))
-        for group, tensors in first.items()
-        for name, value in tensors.items()
-    )
-
-
-def _baselines(
-    runs: Sequence[Path], device: str, num_steps: int | None, with_oracle: bool
-) -> list[Subject]:
-    """The baselines of the runs, by name and then by run, without copies of the same agent."""
-    from maml_rl.agents.load import load_run
-    from maml_rl.analysis.comparison.compare import Subject
-    from maml_rl.analysis.evaluation import default_num_steps
-    from maml_rl.runs.checkpoint import latest_checkpoint
-    from maml_rl.system.torch_runtime import resolve_device
-    from maml_rl.training.comparison_runs import POLICIES, folder_of
-
-    baselines: list[Subject] = []
-    for name in POLICIES:
-        if name == "oracle" and not with_oracle:
-            continue
-        for folder in (folder_of(run, name) for run in runs):
-            if latest_checkpoint(folder / "checkpoints") is None:
-                continue
-            agent = load_run(folder, resolve_device(device))
-            same_name = [other.agent for other in baselines if other.label == name]
-            if not any(_are_equal(other, agent) for other in same_name):
-                steps = default_num_steps(agent) if num_steps is None else num_steps
-                baselines.append(Subject(name, folder, agent, 0 if name == "oracle" else steps))
-    return baselines
-
-
-def _labels(
-    agents: Sequence[Agent],
-    runs: Sequence[Path],
-    iteration: int | str | None,
-    chosen: Sequence[str] | None,
-) -> list[str]:
-    """Label of each run: one name if they differ only in the seed, else the differing settings.
-
-    Labels include the iteration if one was chosen, and the number of adaptation steps of an adapted
-    policy.
-
-    Args:
-        agents: of the runs.
-        runs: their folders.
-        iteration: chosen by the user, if any.
-        chosen: labels that the user chose, one for each group of runs with the same settings.
-
-    Raises:
-        UserError: if the number of chosen labels is wrong, or two are the same.
-    """
-    from maml_rl.analysis.comparison.compare import label_of
-    from maml_rl.analysis.run_labels import labels_of, settings_of_runs
-
-    # A name for each group of equal settings
-    settings = settings_of_runs([agent.config for agent in agents], runs)
-    different = [one for i, one in enumerate(settings) if one not in settings[:i]]
-    names = labels_of(different) if len(different) > 1 else [label_of(agents[0])]
-    if chosen is not None:
-        _check_labels(chosen, names)
-        names, iteration = list(chosen), None
-    # The label of each agent
-    labels = [names[different.index(one)] for one in settings]
-    if iteration is not None:
-        which = "best iteration" if iteration == "best" else f"iteration {iteration}"
-        labels = [f"{label}, {which}" for label in labels]
-    return [
-        f"{label}, adapted by {agent.num_adaptation_steps}" if agent.num_adaptation_steps else label
-        for label, agent in zip(labels, agents, strict=True)
-    ]
-
-
-def _check_labels(labels: Sequence[str], names: Sequence[str]) -> None:
-    """Check labels that the user chose, against the names that they replace.
-
-    Raises:
-        UserError: if there is another number of them, or one is empty, used twice, or a baseline's.
-    """
-    from maml_rl.training.comparison_runs import POLICIES
-
-    if len(labels) != len(names):
-        raise UserError(
-            f"--labels needs {counted(len(names), 'label')}, one for runs with the same settings, "
-            f"got {len(labels)}; the order is: {'; '.join(names)}"
-        )
-    if len(set(labels)) < len(labels) or not all(labels) or not set(labels).isdisjoint(POLICIES):
-        raise UserError(
-            f"--labels must be different and not empty, and not one of {', '.join(POLICIES)}, the "
-            f"names of baselines; got {', '.join(map(repr, labels))}"
-        )
-
-
 def _conditions(agent: Agent, env_flags: EnvFlags) -> list[Condition]:
     """The environment with the flags; then each value of each sweep, and the grid of two sweeps."""
     from maml_rl.analysis.comparison.compare import Condition
     from maml_rl.settings.env import is_family
     from maml_rl.settings.families import is_dynamics, lacks_change
 
-    # Checks and evaluations need each environment; to resolve one again would take 0.1 s.
+    # Checks and evaluations need each environment several times: resolve it once.
     resolved: dict[tuple[str, ...], EnvConfig] = {}
 
     def env(flags: Sequence[str], agent: Agent) -> EnvConfig:

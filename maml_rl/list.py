@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from maml_rl.cli import Parser, main, parse, say
-from maml_rl.errors import did_you_mean
+from maml_rl.cli import Parser, main, one_of, parse, say
 
 Rows = list[tuple[str, str]]
 """Names, each with what it is."""
@@ -42,21 +40,12 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "section",
-        type=_section,
+        type=one_of("section", SECTIONS),
         nargs="?",
         metavar="SECTION",
         help=f"{', '.join(SECTIONS)} (default: all)",
     )
     return parser
-
-
-def _section(name: str) -> str:
-    if name not in SECTIONS:
-        hint = did_you_mean(name, SECTIONS)
-        raise argparse.ArgumentTypeError(
-            f"unknown section {name!r}.{hint} Valid are {', '.join(SECTIONS)}"
-        )
-    return name
 
 
 def _table(rows: Rows, indent: str = "") -> str:

@@ -17,17 +17,18 @@ def command(argv: list[str]) -> int:
             "--before plots the return before adaptation and cannot be combined with --metric"
         )
 
-    from maml_rl.analysis import learning_curves
+    from maml_rl.analysis.learning_curve_figure import check_figure_path, draw, save
+    from maml_rl.analysis.learning_curves import View, table
     from maml_rl.analysis.plots import labelled_groups
 
-    learning_curves.check_figure_path(args.output)
-    view = learning_curves.View(
+    check_figure_path(args.output)
+    view = View(
         metric=args.metric, x=args.x, smooth=args.smooth, before=args.before, log_x=args.log_x
     )
     groups, labels = labelled_groups(args.runs, view, args.labels)
-    figure = learning_curves.draw(groups, labels, view, args.title)
-    text = learning_curves.table(groups, labels, view)
-    learning_curves.save(figure, args.output)
+    figure = draw(groups, labels, view, args.title)
+    text = table(groups, labels, view)
+    save(figure, args.output)
     say(f"{text}\nwritten to {args.output}")
     return 0
 
@@ -50,6 +51,29 @@ def make_parser() -> Parser:
         metavar="RUN",
         help="run folders, folders of several seeds, or pretrained policies",
     )
+    _add_view(parser)
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="one label per line of the plot, in the order of the RUN arguments (default: the "
+        "settings that differ)",
+    )
+    parser.add_argument(
+        "--title",
+        help="title of the figure (default: the family, if several lines have it in common)",
+    )
+    parser.add_argument(
+        "--output",
+        type=path_argument,
+        default=Path("learning_curve.png"),
+        help="figure file, .png, .svg or .pdf (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_view(parser: Parser) -> None:
+    """Add the flags that choose axes and metric."""
     parser.add_argument(
         "--x",
         choices=["steps", "time", "iterations"],
@@ -77,24 +101,6 @@ def make_parser() -> Parser:
         default=1,
         help="plot running means over N values; the table is not smoothed (default: 1)",
     )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="one label per line of the plot, in the order of the RUN arguments (default: the "
-        "settings that differ)",
-    )
-    parser.add_argument(
-        "--title",
-        help="title of the figure (default: the family, if several lines have it in common)",
-    )
-    parser.add_argument(
-        "--output",
-        type=path_argument,
-        default=Path("learning_curve.png"),
-        help="figure file, .png, .svg or .pdf (default: %(default)s)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -21,11 +21,10 @@ from maml_rl.cli import (
 )
 from maml_rl.env_flags import (
     add_env_flags,
+    add_task_flags,
     env_of,
     refuse_flags_beside_task,
     take_env_flags,
-    task_values,
-    tasks_of_file,
 )
 from maml_rl.errors import UserError
 from maml_rl.system.text import counted
@@ -71,19 +70,8 @@ def make_parser() -> argparse.ArgumentParser:
         "steps as columns.",
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--task",
-        type=task_values,
-        action="append",
-        metavar="NAME=VALUE,...",
-        help="a task with its dynamics (default: nominal), shown as a row; may be repeated",
-    )
-    which.add_argument(
-        "--tasks_file",
-        type=tasks_of_file,
-        dest="task",
-        metavar="FILE",
-        help="YAML file with a list of tasks, each as {NAME: VALUE, ...}",
+    add_task_flags(
+        which, "a task with its dynamics (default: nominal), shown as a row; may be repeated"
     )
     which.add_argument(
         "--num_tasks",

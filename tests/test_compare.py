@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import maml_rl
-from maml_rl.agents import load
-from maml_rl.analysis import saved_evaluations
+from maml_rl.analysis.comparison import saved_evaluations
+from maml_rl.analysis.dynamics import study as study_module
 from maml_rl.cli import main
-from maml_rl.compare import _subjects, make_parser
+from maml_rl.compare import make_parser
 from maml_rl.settings.dynamics_study import METHODS
 
 SMALL = [
@@ -133,13 +134,13 @@ def test_the_evaluation_has_as_many_steps_as_training_or_as_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = SimpleNamespace(learner=SimpleNamespace(num_updates=2))
-    monkeypatch.setattr(load, "load_run", lambda run, device: agent)
+    monkeypatch.setattr(study_module, "load_run", lambda run, device: agent)
     study = SimpleNamespace(folder=Path("runs"), methods=METHODS)
     parser = make_parser()
 
     def num_steps(name: str, *flags: str) -> int:
         chosen = parser.parse_args(["dynamics", *flags]).num_steps
-        (subject,) = _subjects(study, name, [0], "cpu", chosen)
+        (subject,) = study_module.subjects_of(study, name, [0], torch.device("cpu"), chosen)
         return subject.num_steps
 
     assert [num_steps("maml"), num_steps("oracle")] == [2, 0]

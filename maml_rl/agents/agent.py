@@ -80,6 +80,8 @@ class Agent:
     """Updates of the belief since meta-training; 0 for the meta-trained agent."""
     is_best: bool = False
     """Whether evaluations in training chose its iteration (``load(run, iteration="best")``)."""
+    is_final: bool = False
+    """Whether it was loaded from a checkpoint that was written when its run had ended."""
 
     def __repr__(self) -> str:
         """Show environment, spaces and number of adaptation steps, without the parameters."""
@@ -165,8 +167,9 @@ class Agent:
             raise UserError("ended needs reward, the reward of the action that ended the episode")
         noise = None
         if not deterministic:
-            drawn = self.learner.draw_noise(rng or np.random.default_rng(), (1, number, 1))
-            noise = torch.from_numpy(drawn).to(self.device)
+            generator = rng or np.random.default_rng()
+            samples = self.learner.draw_noise(generator, (1, number, 1))
+            noise = torch.from_numpy(samples).to(self.device)
 
         def started(memory: Memory | None) -> Actor:
             actor = self._actor(self.belief, noise, memory)

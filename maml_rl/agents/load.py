@@ -88,4 +88,5 @@ def _load_agent(path: Path, checkpoint: Checkpoint, config: Config, device: torc
         action_space=action_space,
         config=config,
         num_adaptation_steps=num_adaptation_steps,
+        is_final=checkpoint.is_final,
     )

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 
 from maml_rl.analysis.comparison.compare import Comparison, check_same_tasks
 from maml_rl.analysis.comparison.entries import Entry
-from maml_rl.analysis.evaluation import Evaluation
-from maml_rl.analysis.figures import adaptation_figure
+from maml_rl.analysis.comparison.figures import adaptation_figure
+from maml_rl.analysis.evaluation_result import Evaluation
+from maml_rl.analysis.learning_curve_figure import draw
 from maml_rl.analysis.learning_curves import (
     Group,
     View,
     XAxis,
     check_columns,
-    draw,
     group_runs,
     read_runs,
 )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from maml_rl.agents.agent import Agent
+from maml_rl.analysis.rendering import make_rendering_env, rendered_frame
 from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.tasks.spread import spread_tasks
 from maml_rl.analysis.tasks.words import task_in_words
@@ -21,23 +18,17 @@ from maml_rl.analysis.video_grid import (
     Frame,
     Grid,
     playable_fps,
-    rgb_pixels,
     steps_shown,
     whole_file,
 )
-from maml_rl.errors import UserError, in_one_line
-from maml_rl.sampling.environments import make_single_env
+from maml_rl.errors import UserError
 from maml_rl.sampling.single_env import TaskSetter
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.env import EnvConfig, resolve_env_id
 from maml_rl.settings.learners import episodes_per_stage
 from maml_rl.settings.ranges import check_integers
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import standard_torch
 from maml_rl.system.untrusted_files import user_path
-
-FREE_CAMERA = "free"
-"""Name of a camera that is not part of the model: from above, at an angle."""
 
 SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
 """Limits of a panel's width and height in pixels: captions need 128, rendering allows 2048."""
@@ -45,109 +36,6 @@ SMALLEST_SIDE, LARGEST_SIDE = 128, 2048
 _DEFAULT_FPS = 20
 NUM_ROWS, _NUM_DRAWN = 3, 64
 """How many tasks a video shows by default, and from how many drawn ones they are chosen."""
-_BUILT_IN_PREFIX = "maml_rl/"
-
-
-def _choose_headless_backend(env_id: str) -> None:
-    """Let MuJoCo render through EGL on Linux without a screen, unless MUJOCO_GL is set.
-
-    The built-in families look for a working backend themselves.
-    """
-    if env_id.startswith(_BUILT_IN_PREFIX) or os.environ.get("MUJOCO_GL"):
-        return
-    has_screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if sys.platform == "linux" and not has_screen:
-        os.environ["MUJOCO_GL"] = "egl"
-
-
-def make_rendering_env(
-    config: EnvConfig,
-    horizon: int | None = None,
-    camera: str | None = None,
-    size: tuple[int, int] | None = None,
-) -> TaskSetter:
-    """Make a single environment that renders, and render it once.
-
-    Args:
-        config: the environment.
-        horizon: control steps after which episodes are truncated; default is the environment's own.
-        camera: a camera of the model by name, or ``"free"``; default is the environment's own.
-        size: width and height of a frame in pixels; default is the environment's own.
-
-    Raises:
-        UserError: if it cannot render here, or not with this camera and size.
-    """
-    _choose_headless_backend(resolve_env_id(config.name))
-    options: dict[str, Any] = {} if size is None else {"width": size[0], "height": size[1]}
-    try:
-        # Find out what it can render.
-        plain = make_single_env(config, horizon)
-        modes = plain.metadata.get("render_modes", [])
-        model = getattr(plain.unwrapped, "model", None)
-        plain.close()
-        if camera is not None:
-            options |= _camera_options(config.name, model, camera)
-        if "rgb_array" not in modes:
-            raise UserError(
-                f'environment {config.name!r} does not render frames: metadata["render_modes"] of '
-                f"its class is {', '.join(modes) or 'empty'}, expected rgb_array; list there what "
-                "its render returns"
-            )
-        # Render a frame; a reset may need a task.
-        env = make_single_env(config, horizon, render_mode="rgb_array", **options)
-        (env.assigned_task,) = env.draw_tasks(np.random.default_rng(0), 1)
-        env.reset(seed=0)
-        _render(env)
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # constructors and OpenGL's loaders fail in many ways
-        raise _cannot_render(config.name, error) from error
-    return env
-
-
-def _render(env: TaskSetter) -> np.ndarray:
-    """Render the environment's state, (height, width, 3) uint8.
-
-    Raises:
-        UserError: if it cannot render, or does not return a frame.
-    """
-    try:
-        return rgb_pixels(env.render())
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _cannot_render(env.name, error) from error
-
-
-def _cannot_render(name: str, error: Exception) -> UserError:
-    return UserError(f"environment {name!r} cannot render here: {in_one_line(error)}")
-
-
-def _camera_options(name: str, model: Any, camera: str) -> dict[str, Any]:
-    """Return the arguments of a MuJoCo environment that select a camera.
-
-    Raises:
-        UserError: if the environment does not have this camera.
-    """
-    if not hasattr(model, "ncam"):
-        raise UserError(f"environment {name!r} has no cameras to choose from, got {camera!r}")
-    names = [model.camera(i).name for i in range(model.ncam) if model.camera(i).name]
-    if camera == FREE_CAMERA:
-        return {"camera_id": -1}
-    if camera not in names:
-        raise UserError(
-            f"{name} has no camera {camera!r}; valid are {', '.join([*names, FREE_CAMERA])}"
-        )
-    return {"camera_name": camera}
-
-
-def rendering_problem(config: EnvConfig) -> str | None:
-    """Return why this environment cannot be rendered here, or ``None``."""
-    try:
-        make_rendering_env(config).close()
-    except UserError as error:
-        return str(error)
-    return None
 
 
 @standard_torch()
@@ -192,11 +80,7 @@ def record(
         UserError: if the environment cannot render, or not with this camera and size; if a task is
             invalid; if the file cannot be written.
     """
-    if not isinstance(agent, Agent):
-        raise UserError(
-            f"record takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
-        )
-    check_integers(0, seed=seed)
+    _check_agent(agent)
     path = user_path(path)
     with whole_file(path) as temporary:
         grid = play(
@@ -233,6 +117,7 @@ def play(
     progress: Callable[[str], None] = lambda panel: None,
 ) -> Grid:
     """Play the episodes of :func:`record`, with the frames for a video of ``file_format``."""
+    check_integers(0, seed=seed)
     _check(tasks, num_tasks, size, fps)
     horizon = agent.config.horizon
     streams = RandomStreams(seed, Phase.RECORDING)
@@ -266,6 +151,14 @@ def play(
         )
     finally:
         env.close()
+
+
+def _check_agent(agent: object) -> None:
+    """Raise UserError if it is not an agent."""
+    if not isinstance(agent, Agent):
+        raise UserError(
+            f"record takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
+        )
 
 
 def _check(
@@ -379,7 +272,7 @@ def _clip(
     states = play_episode(env, agent, deterministic, streams)
     for step, (total, is_over) in enumerate(states):
         if step == 0 or step in rendered_steps or is_over:
-            frames[step] = Frame.of(_render(env), total, _caption(env))
+            frames[step] = Frame.of(rendered_frame(env), total, _caption(env))
     return Clip(frames=frames, ended=step < horizon)
 
 

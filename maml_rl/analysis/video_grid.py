@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -27,49 +27,10 @@ _MAX_DEFAULT_FPS = {"mp4": 60.0, "gif": 50.0}  # browsers slow down GIFs with mo
 _BACKGROUND, _TEXT, _ENDED = (24, 28, 36), (235, 238, 242), (250, 190, 90)
 _CRF = "23"
 """x264's constant rate factor: lower is sharper and larger; at 23 captions are sharp."""
-_ROUNDING = 1e-3
-"""Tolerance for floating-point pixels outside their range."""
 _GAP = 4  # pixels between panels
 _FONT_SIZES = (11, 22)
 _SMALLEST_FONT = 7
 _TASK_LINES = 2
-
-
-def rgb_pixels(rendered: Any) -> np.ndarray:
-    """Convert what an environment's ``render`` returned to RGB, (height, width, 3) uint8.
-
-    Args:
-        rendered: (height, width), or with a last axis of 1, 3 or 4; the fourth channel (opacity) is
-            ignored. Integers from 0 to 255, booleans, or floats from 0 to 1, or from 0 to 255 if
-            one is above 1. Of a list of frames, the last one is used.
-
-    Raises:
-        UserError: if it is something else.
-    """
-    # Check shape, type and range.
-    if isinstance(rendered, (list, tuple)) and rendered and isinstance(rendered[-1], np.ndarray):
-        rendered = rendered[-1]
-    frame = np.asarray(rendered)
-    expected = "expected an array (height, width), or (height, width, 1, 3 or 4)"
-    has_channels = frame.ndim == 3 and frame.shape[2] in (1, 3, 4)
-    if not (frame.size and (frame.ndim == 2 or has_channels)):
-        is_array = isinstance(rendered, np.ndarray)
-        got = f"an array of shape {frame.shape}" if is_array else f"{rendered!r:.100}"
-        raise UserError(f"render returned {got}; {expected}")
-    if frame.dtype.kind not in "biuf":
-        kinds = "integers, booleans or floats"
-        raise UserError(f"render returned an array of {frame.dtype}; expected {kinds}")
-    low, high = float(frame.min()), float(frame.max())
-    if not (low >= -_ROUNDING and high <= 255 + _ROUNDING):  # NaN is neither
-        got = f"values from {low:g} to {high:g}"
-        raise UserError(f"render returned {got}; expected 0 to 255, or 0 to 1")
-    # Convert.
-    if frame.dtype.kind == "b" or (frame.dtype.kind == "f" and high <= 1 + _ROUNDING):
-        frame = frame * 255.0
-    frame = np.atleast_3d(frame)[..., :3]
-    if frame.dtype != np.uint8:
-        frame = np.clip(np.round(frame), 0, 255).astype(np.uint8)
-    return np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame
 
 
 class Frame(NamedTuple):

@@ -28,7 +28,7 @@ from maml_rl.runs.checkpoint_files import (
 from maml_rl.system.atomic_files import sync, write_synced
 
 
-class Found(NamedTuple):
+class NewestCheckpoint(NamedTuple):
     """The newest sound checkpoint."""
 
     path: Path
@@ -113,13 +113,13 @@ def remove_leftovers(folder: Path) -> None:
             _delete(path)
 
 
-def set_aside(path: Path) -> Path:
+def quarantine(path: Path) -> Path:
     """Rename a damaged checkpoint, so that it is no longer read, and return its new path."""
-    aside = path.with_name(f"{path.name}.damaged")
-    _delete(aside)
-    os.rename(path, aside)
+    renamed = path.with_name(f"{path.name}.damaged")
+    _delete(renamed)
+    os.rename(path, renamed)
     sync(path.parent)
-    return aside
+    return renamed
 
 
 def newest_first(folder: Path) -> list[Path]:
@@ -185,7 +185,7 @@ def _existing(folder: Path) -> str:
     return f"{folder} has checkpoints of iterations {numbers}" if numbers else f"{folder} has none"
 
 
-def load_newest(folder: Path, device: torch.device) -> Found | None:
+def load_newest(folder: Path, device: torch.device) -> NewestCheckpoint | None:
     """Read the newest sound checkpoint; ``None`` if there is no checkpoint at all.
 
     Raises:
@@ -199,7 +199,7 @@ def load_newest(folder: Path, device: torch.device) -> Found | None:
         any_removed = False
         for path in paths:
             try:
-                return Found(path, load_checkpoint(path, device), tuple(damaged))
+                return NewestCheckpoint(path, load_checkpoint(path, device), tuple(damaged))
             except DamagedCheckpoint as error:
                 damaged.append(error)
                 any_removed |= not os.path.lexists(path)

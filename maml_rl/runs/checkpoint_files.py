@@ -23,6 +23,8 @@ FORMAT_VERSION = 2
 _TENSORS, _VALUES, _SUMS = "tensors.safetensors", "values.json", "SHA256SUMS"
 BEST = "best"
 """Name among the values of the best iteration."""
+IS_FINAL = "is_final"
+"""Name among the values of whether the run had ended."""
 HISTORY = "history"
 """Name in a checkpoint, and of the folder of a run, of the entries of its history."""
 LARGEST_COUNTER = 1 << 53
@@ -75,6 +77,14 @@ class Checkpoint(NamedTuple):
         raise DamagedCheckpoint(
             path, f"{BEST} must have iteration and return, got {self.values[BEST]!r:.100}"
         )
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run had ended when it was written.
+
+        Earlier versions, which chose nothing after training, did not write that: it is then true.
+        """
+        return bool(self.values.get(IS_FINAL, True))
 
     def history(self, path: Path) -> dict[str, str]:
         """Return the SHA-256 sums of the entries of the history by name, oldest first.

@@ -172,16 +172,16 @@ class DynamicsStudy:
         changes: dict[str, Any] = {}
         if self.action_scale is not None:
             changes["policy"] = {"action_scale": self.action_scale}
-        own = load_config(env=self.env, learner=method.learner, **changes)
+        config = load_config(env=self.env, learner=method.learner, **changes)
         if method.flags:
-            own = resolve(to_mapping(own), method.flags, source=f"variant {name}")
-        learner = own.learner
+            config = resolve(to_mapping(config), method.flags, source=f"variant {name}")
+        learner = config.learner
         if isinstance(learner, TrialPPOConfig):
-            learner = self._within_the_budget(own, learner)
+            learner = self._within_the_budget(config, learner)
         elif isinstance(learner, PEARLConfig):
             learner = _with_enough_tasks(learner)
         return replace(
-            own,
+            config,
             learner=learner,
             env=env,
             horizon=base.horizon,

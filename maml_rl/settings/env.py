@@ -89,8 +89,8 @@ def resolve_env_id(name: str) -> str:
     if not module:
         hint = _hint_of_module(name, hint)
     built_in = [family for family, cls in FAMILIES.items() if is_of_package(cls)]
-    own = [_with_module(family, "") for family in FAMILIES if family not in built_in]
-    yours = f"your own ({', '.join(own)}), " if own else ""
+    added = [_with_module(family, "") for family in FAMILIES if family not in built_in]
+    yours = f"your own ({', '.join(added)}), " if added else ""
     raise UserError(
         f"unknown environment {name!r}.{hint} Valid are the built-in families "
         f"({', '.join(built_in)}), {yours}any id that is registered with Gymnasium, and "
@@ -207,18 +207,18 @@ def registered_horizon(name: str) -> int | None:
     return steps if steps is not None and steps > 0 else None
 
 
-def check_arguments(env_id: str, drawn: DrawnTasks) -> None:
+def check_arguments(env_id: str, tasks: DrawnTasks) -> None:
     """Refuse tasks with values that the constructor of a registered environment does not take.
 
     Raises:
         UserError: if an argument is unknown; the message names the closest match.
     """
     # listed tasks go to set_task, which takes any values
-    if drawn.listed and hasattr(_creator(env_id), "set_task"):
+    if tasks.listed and hasattr(_creator(env_id), "set_task"):
         return
-    reason = ", and the environment has no set_task" if drawn.listed else ""
-    for name in drawn.names:
-        _check_argument(env_id, name, f"{drawn.setting}: the constructor of {env_id!r}", reason)
+    reason = ", and the environment has no set_task" if tasks.listed else ""
+    for name in tasks.names:
+        _check_argument(env_id, name, f"{tasks.setting}: the constructor of {env_id!r}", reason)
 
 
 def check_task_arguments(env_id: str, task: Mapping[str, Any]) -> None:

@@ -99,13 +99,13 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
 
 def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
     """The range of a parameter in ``env.kwarg_ranges`` or ``env.task_list``."""
-    drawn = env.drawn_tasks
-    if drawn is None or name not in drawn.names:
+    tasks = env.drawn_tasks
+    if tasks is None or name not in tasks.names:
         return None
-    if drawn.listed:
-        values = [task[name] for task in drawn.listed if name in task]
+    if tasks.listed:
+        values = [task[name] for task in tasks.listed if name in task]
     else:
-        distribution = drawn.distributions[name]
+        distribution = tasks.distributions[name]
         values = list(distribution.choices) or [distribution.low, distribution.high]
     numbers = [value for value in values if type(value) in (int, float)]
     return (min(numbers), max(numbers)) if numbers else None

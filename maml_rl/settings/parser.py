@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.config import Config, to_mapping
@@ -126,11 +127,8 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     # Check values and flags against the settings of this environment, learner and outer step
     values, names = _with_names(values, argv)
     env_name = names.env
-    if argv:  # they change the parser's defaults
-        parser = training_parser(*names)
-    else:
-        learner: type = learner_class(names.learner)
-        parser = _parser_of_files(names, family_of(env_name), learner)
+    learner: type = learner_class(names.learner)
+    parser, defaults = _parser_and_defaults(names, family_of(env_name), learner)
     known = known_settings(parser)
     _check_values(values, known, optional_settings(parser), names.learner, source)
     # Split off arguments and tasks of other environments, which the parser must not see
@@ -143,7 +141,16 @@ def resolve(values: Mapping[str, Any], argv: Sequence[str], source: str) -> Conf
     check_kwargs(env_name, resolve_env_id(env_name), arguments.get("kwargs", {}))
     # Merge, validate types, build
     with _plain_errors(source):
-        return _built(_parsed(parser, values, argv), arguments)
+        parsed = _parsed(parser, values, defaults)
+        if argv:
+            if not {"-h", "--help"}.isdisjoint(argv):  # it shows the values as defaults
+                parser = training_parser(*names)
+                parser.set_defaults({name: parsed[name] for name in defaults})
+            parsed = parser.parse_args(list(argv), namespace=parsed, defaults=False)
+        settings = {
+            key: value for key, value in parsed.as_dict().items() if key not in NOT_SETTINGS
+        }
+        return _built(settings, arguments)
 
 
 class _Names(NamedTuple):
@@ -152,10 +159,14 @@ class _Names(NamedTuple):
     outer: str
 
 
-@functools.lru_cache(maxsize=16)  # making it takes a third of the time of reading a run's settings
-def _parser_of_files(names: _Names, family: type | None, learner: type) -> ArgumentParser:
-    """The parser of settings without flags; the classes tell families of one name apart."""
-    return training_parser(*names)
+@functools.lru_cache(maxsize=16)  # making them takes longer than reading the settings of a run
+def _parser_and_defaults(
+    names: _Names, family: type | None, learner: type
+) -> tuple[ArgumentParser, Mapping[str, Any]]:
+    """The parser, and the defaults by dotted name; the classes tell families of one name apart."""
+    parser = training_parser(*names)
+    defaults = parser.parse_object({}, defaults=True)
+    return parser, {name: defaults[name] for name in known_settings(parser)}
 
 
 def _with_names(values: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], _Names]:
@@ -224,15 +235,15 @@ def _leaves(
 
 
 def _parsed(
-    parser: ArgumentParser, values: Mapping[str, Any], argv: Sequence[str]
-) -> dict[str, Any]:
-    """Parse flags, which override ``values``, which override defaults; check types."""
-    parsed = parser.parse_object(dict(values), defaults=True)
-    if argv:
-        # --help shows the values as defaults
-        parser.set_defaults({key: parsed[key] for key in known_settings(parser)})
-        parsed = parser.parse_args(list(argv))
-    return {key: value for key, value in parsed.as_dict().items() if key not in NOT_SETTINGS}
+    parser: ArgumentParser, values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Namespace:
+    """Check the types of ``values``, which override ``defaults``, in the order of the latter."""
+    # The parser would check its defaults again: that takes longer than checking the values.
+    parsed = parser.parse_object(dict(values), defaults=False)
+    result = Namespace()  # type: ignore[no-untyped-call]
+    for name, default in defaults.items():
+        result[name] = parsed[name] if name in parsed else copy.deepcopy(default)
+    return result
 
 
 @contextlib.contextmanager

@@ -39,14 +39,17 @@ def preset(env_name: str, learner_name: str = MAMLConfig.name) -> dict[str, Any]
         horizon = registered_horizon(env_name)
         return {} if horizon is None else {"horizon": horizon}
     file = f"{family.__name__}.yaml"
-    own = [_PRESETS / learner_name / name for name in (file, "default.yaml")]
-    has_own = learner_name in LEARNER_CONFIGS and learner_name != MAMLConfig.name
-    if has_own and own[0].is_file():
-        return expanded(read_yaml(own[0]))
+    # A file of the learner for this family
+    folder = _PRESETS / learner_name
+    has_folder = learner_name in LEARNER_CONFIGS and learner_name != MAMLConfig.name
+    if has_folder and (folder / file).is_file():
+        return expanded(read_yaml(folder / file))
+    # MAML's file, and the learner's changes for all families
     shared = _PRESETS / file
     settings = read_yaml(shared) if shared.is_file() else {"horizon": family.max_episode_steps}
     settings = for_learner(settings, learner_name)
-    return merged(settings, read_yaml(own[1])) if has_own and own[1].is_file() else settings
+    changes = folder / "default.yaml"
+    return merged(settings, read_yaml(changes)) if has_folder and changes.is_file() else settings
 
 
 def preset_names() -> list[str]:

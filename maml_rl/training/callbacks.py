@@ -221,10 +221,10 @@ def make_callbacks(config: Config, callbacks: Sequence[Callback]) -> list[Callba
             raise UserError(
                 f"callbacks must be a list of maml_rl.Callback, got {callback!r:.100} in it{hint}"
             )
-    return [*budgets, *(_made(name) for name in config.callbacks), *callbacks]
+    return [*budgets, *(_make_callback(name) for name in config.callbacks), *callbacks]
 
 
-def _made(name: str) -> Callback:
+def _make_callback(name: str) -> Callback:
     """Make the callback with the name ``module:Name``."""
     make = load_object(name, "callback")
     try:

@@ -1,6 +1,7 @@
 """The baselines of a meta-trained run (Finn et al. 2017, figures 4 and 5).
 
-Each has a folder in RUN/baselines. The folders of :data:`POLICIES` are run folders.
+Each has a folder in RUN/baselines. Those of :data:`~maml_rl.runs.baselines.POLICIES` are run
+folders.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
 from maml_rl.agents.load import load
 from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks
 from maml_rl.errors import UserError
+from maml_rl.runs.baselines import baseline_folder
 from maml_rl.runs.checkpoint import load_newest
-from maml_rl.runs.pretrained import output_folder
 from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.config import Config, LoggingConfig
@@ -39,14 +40,6 @@ from maml_rl.training.stdout_log import default_stdout_log
 _FLAGS = {"num_env_steps": "--ppo_env_steps", "seed": "--seed"}
 """Flags that set values in PPO's results.json, for messages."""
 
-POLICIES = ("random", "pretrained", "oracle")
-"""The baselines that are run folders."""
-
-
-def folder_of(run: Path, name: str) -> Path:
-    """Folder of a baseline: RUN/baselines/NAME; for a pretrained policy, RUN is runs/POLICY."""
-    return output_folder(run) / "baselines" / name
-
 
 def baseline_config(
     run: Path, name: str, *, num_iterations: int | None = None, seed: int = 0, device: str = "auto"
@@ -60,7 +53,7 @@ def baseline_config(
 
     Args:
         run: the meta-trained run.
-        name: one of :data:`POLICIES`.
+        name: one of :data:`~maml_rl.runs.baselines.POLICIES`.
         num_iterations: number of iterations; by default, training collects as many episodes as the
             run has collected.
         seed: seed of all random streams.
@@ -80,7 +73,7 @@ def baseline_config(
     )
     config = replace(
         meta,
-        output=str(folder_of(run, name)),
+        output=str(baseline_folder(run, name)),
         seed=seed,
         device=device,
         init_from=None,
@@ -120,7 +113,7 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
     """Train a baseline, or resume it; a finished one is kept.
 
     Args:
-        name: one of :data:`POLICIES`.
+        name: one of :data:`~maml_rl.runs.baselines.POLICIES`.
         config: from :func:`baseline_config`.
         num_iterations: total number of iterations if the baseline exists; default is the configured
             one.
@@ -163,7 +156,7 @@ def check_ppo(
     *,
     num_tasks: int,
     num_env_steps: int,
-    seed: int = 0,
+    seed: int,
     settings: PPOSettings | None = None,
 ) -> None:
     """Check, before any training, that :func:`train_ppo` can use the run and the results file.
@@ -177,7 +170,7 @@ def check_ppo(
             f"num_tasks must be at most {NUM_TASKS}, the tasks of an evaluation, got {num_tasks}"
         )
     description = _ppo_description(run_config(run), num_env_steps, seed, settings or PPOSettings())
-    _finished_tasks(folder_of(run, "ppo") / "results.json", description)
+    _finished_tasks(baseline_folder(run, "ppo") / "results.json", description)
 
 
 def _ppo_description(
@@ -228,7 +221,7 @@ def train_ppo(
     tasks = fresh_tasks(agent, seed)
     plain_tasks = [plain_task(task, agent.config.env.name) for task in tasks]
     # Learning curves: keep those that exist, then train on the remaining tasks.
-    folder = folder_of(run, "ppo")
+    folder = baseline_folder(run, "ppo")
     with unwritable_refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"

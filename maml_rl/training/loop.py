@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,10 @@ from maml_rl.system.distributed import Ranks, joined, remember_run_folder, remem
 from maml_rl.system.stop_flag import StopFlag
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.untrusted_files import user_path
-from maml_rl.training.callbacks import (
-    Callback,
-    make_callbacks,
-)
+from maml_rl.training.callbacks import Callback, make_callbacks
 from maml_rl.training.compose import open_training, with_engine
-from maml_rl.training.reporting import (
-    log_resume,
-)
+from maml_rl.training.reporting import log_resume
 from maml_rl.training.saving import (
-    is_final_checkpoint,
     refuse_adapted_agent,
     restored_state,
     tidy_checkpoints,
@@ -88,7 +82,8 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         # Resume if torchrun has restarted the processes.
         restarted_run = remembered_run_folder()
         if restarted_run is not None:
-            return _resume(ranks, Path(restarted_run), {}, callbacks)
+            path = Path(restarted_run)
+            return _resume(ranks, path, run_config(path), callbacks)
         # Start a run; one process writes its folder and calls the callbacks.
         callbacks = make_callbacks(config, callbacks) if ranks.leads else ()
         output = user_path(config.output) if config.output else None
@@ -125,19 +120,26 @@ def resume(
             configured one.
     """
     run = user_path(run)
-    with joined(resolve_device(run_config(run).device)) as ranks:
-        values = {"num_iterations": num_iterations, "max_env_steps": max_env_steps}
-        changes = {name: value for name, value in values.items() if value is not None}
-        return _resume(ranks, run, changes, callbacks)
+    config = extended(run_config(run), num_iterations, max_env_steps)
+    with joined(resolve_device(config.device)) as ranks:
+        return _resume(ranks, run, config, callbacks)
 
 
-def _resume(
-    ranks: Ranks, run: Path, changes: Mapping[str, Any], callbacks: Sequence[Callback]
-) -> Path:
+def extended(config: Config, num_iterations: int | None, max_env_steps: int | None) -> Config:
+    """Return settings with another length of the run; ``None`` keeps the configured one.
+
+    Raises:
+        UserError: if the settings do not allow it.
+    """
+    lengths = {"num_iterations": num_iterations, "max_env_steps": max_env_steps}
+    changes: dict[str, Any] = {name: n for name, n in lengths.items() if n is not None}
     try:
-        config = dataclasses.replace(run_config(run), **changes)
+        return dataclasses.replace(config, **changes)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _resume(ranks: Ranks, run: Path, config: Config, callbacks: Sequence[Callback]) -> Path:
     callbacks = make_callbacks(config, callbacks) if ranks.leads else ()
     stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
     with locked(run) if ranks.leads else contextlib.nullcontext():
@@ -158,12 +160,12 @@ def _resume(
                 state = restored_state(run, newest, config, learner, training.agent.device)
                 training = training._replace(agent=training.agent.with_state(state))
             ranks.wait()  # until every process has read the checkpoint
+            has_ended = newest is not None and newest.checkpoint.is_final
             if not ranks.leads:
-                return follow(config, training, stop_flag, has_ended=is_final_checkpoint(newest))
+                return follow(config, training, stop_flag, has_ended)
             # Continue training.
             tidy_checkpoints(run, newest)
             num_finished = training.iteration
-            has_ended = is_final_checkpoint(newest)
             if not has_ended:  # a run that has more iterations than it should ends with those
                 total = max(config.num_iterations, num_finished)
                 config = dataclasses.replace(config, num_iterations=total)
@@ -172,12 +174,5 @@ def _resume(
                     write_config(run, to_mapping(config))
             log_resume(run, config, num_finished, has_ended)
             best = newest.checkpoint.best(newest.path) if newest is not None else None
-            return TrainingRun(
-                run,
-                config,
-                training,
-                stop_flag,
-                callbacks,
-                best,
-                has_ended,
-            ).train()
+            restored = TrainingRun(run, config, training, stop_flag, callbacks, best, has_ended)
+            return restored.train()

@@ -14,13 +14,13 @@ from maml_rl.agents.learner_checkpoint import restored
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Learner, LearnerState
 from maml_rl.runs.checkpoint import (
-    Found,
+    NewestCheckpoint,
     latest_checkpoint,
+    quarantine,
     remove_leftovers,
     save_checkpoint,
-    set_aside,
 )
-from maml_rl.runs.checkpoint_files import HISTORY, Best, Checkpoint
+from maml_rl.runs.checkpoint_files import HISTORY, IS_FINAL, Best, Checkpoint
 from maml_rl.runs.history import history_file, read_history, remove_unneeded, write_history
 from maml_rl.runs.progress_log import sync_metrics
 from maml_rl.sampling.failures import TooManyFailures
@@ -28,8 +28,6 @@ from maml_rl.settings.config import Config, origin
 from maml_rl.system.stop_flag import signals_held
 from maml_rl.system.text import counted
 from maml_rl.training.reporting import log, new_run_command, resume_command
-
-_IS_FINAL = "is_final"
 
 
 class CannotWriteError(Exception):
@@ -70,7 +68,7 @@ def write_failures_reported(run: Path) -> Iterator[None]:
         ) from error
 
 
-def tidy_checkpoints(run: Path, newest: Found | None) -> None:
+def tidy_checkpoints(run: Path, newest: NewestCheckpoint | None) -> None:
     """Remove what a killed process left in the run folder, and rename damaged checkpoints.
 
     Args:
@@ -84,7 +82,7 @@ def tidy_checkpoints(run: Path, newest: Found | None) -> None:
         remove_leftovers(run / "checkpoints")
         remove_leftovers(run / HISTORY)
         for damaged in newest.damaged if newest is not None else ():
-            log(f"{damaged}; renamed to {set_aside(damaged.path)}")
+            log(f"{damaged}; renamed to {quarantine(damaged.path)}")
 
 
 def better_of(best: Best | None, iteration: int, value: float) -> Best | None:
@@ -122,7 +120,7 @@ def save_state(
     iteration = state.counters["iteration"]
     if (folder / f"{iteration:06d}").exists() and not is_final:
         return
-    values = {**state.counters, "run": _origin(config), _IS_FINAL: is_final}
+    values = {**state.counters, "run": _origin(config), IS_FINAL: is_final}
     with writing():
         # Sync the logs first: a resumed run does not repeat the iterations up to its checkpoint.
         sync_metrics(run)
@@ -183,14 +181,6 @@ def save_after(
         log(f"stopped by an error; iteration {iteration} is saved. Resume with: {resume_with}")
 
 
-def is_final_checkpoint(newest: Found | None) -> bool:
-    """Whether a run had ended when its newest checkpoint was written.
-
-    Earlier versions, which chose nothing after training, did not write that: it is then true.
-    """
-    return newest is not None and bool(newest.checkpoint.values.get(_IS_FINAL, True))
-
-
 def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
     """Raise UserError if ``Agent.save`` wrote the run folder for an adapted agent.
 
@@ -207,7 +197,7 @@ def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def restored_state(
-    run: Path, newest: Found, config: Config, learner: Learner, device: torch.device
+    run: Path, newest: NewestCheckpoint, config: Config, learner: Learner, device: torch.device
 ) -> LearnerState:
     """Return the training state in a checkpoint.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import latest_checkpoint
@@ -19,7 +18,7 @@ from maml_rl.settings.parser import resolve
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.distributed import is_launched
 from maml_rl.system.untrusted_files import user_path
-from maml_rl.training.loop import resume, train
+from maml_rl.training.loop import extended, resume, train
 from maml_rl.training.reporting import Interrupted, log
 from maml_rl.training.stdout_log import default_stdout_log
 
@@ -57,7 +56,7 @@ def train_seeds(config: Config, seeds: Sequence[int]) -> list[Path]:
     checked = checked_seeds(seeds, "seeds")
     # Train in the given folder or a new one.
     path = user_path(config.output) if config.output else new_default_folder(config.env.name)
-    return _train_all(with_seeds(path, shared, checked), checked, {})
+    return _train_all(with_seeds(path, shared, checked), checked)
 
 
 @default_stdout_log()
@@ -74,13 +73,9 @@ def resume_seeds(
     """
     _refuse_launcher()
     existing = read_seed_folder(folder)
-    values = {"num_iterations": num_iterations, "max_env_steps": max_env_steps}
-    changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    try:
-        config = dataclasses.replace(existing.config, **changes)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return _train_all(dataclasses.replace(existing, config=config), existing.seeds, changes)
+    config = extended(existing.config, num_iterations, max_env_steps)
+    folder_of_seeds = dataclasses.replace(existing, config=config)
+    return _train_all(folder_of_seeds, existing.seeds, num_iterations, max_env_steps)
 
 
 def _refuse_launcher() -> None:
@@ -89,13 +84,19 @@ def _refuse_launcher() -> None:
         raise UserError("several seeds need one process: with torchrun, train one seed at a time")
 
 
-def _train_all(folder: SeedFolder, seeds: Sequence[int], changes: Mapping[str, Any]) -> list[Path]:
+def _train_all(
+    folder: SeedFolder,
+    seeds: Sequence[int],
+    num_iterations: int | None = None,
+    max_env_steps: int | None = None,
+) -> list[Path]:
     """Start or resume the run of each seed.
 
     Args:
         folder: the folder of the runs.
         seeds: of the runs.
-        changes: arguments of :func:`maml_rl.resume`.
+        num_iterations: for the runs to resume; see :func:`maml_rl.resume`.
+        max_env_steps: likewise.
     """
     failures: dict[Path, TooManyFailures] = {}
     runs = [folder.run(seed) for seed in seeds]
@@ -104,7 +105,7 @@ def _train_all(folder: SeedFolder, seeds: Sequence[int], changes: Mapping[str, A
             try:
                 log(f"seed {seed}, run {number} of {len(seeds)}: {run}")
                 if run in folder.started:
-                    resume(run, **changes)
+                    resume(run, num_iterations, max_env_steps=max_env_steps)
                 else:
                     train(dataclasses.replace(folder.config, seed=seed, output=str(run)))
             except TooManyFailures as error:

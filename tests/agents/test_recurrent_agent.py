@@ -15,7 +15,8 @@ from helpers.runs import tiny
 
 import maml_rl
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.learning_curves import View, draw, group_runs, read_runs
+from maml_rl.analysis.learning_curve_figure import draw
+from maml_rl.analysis.learning_curves import View, group_runs, read_runs
 from maml_rl.analysis.recording import play
 from maml_rl.errors import UserError
 from maml_rl.system.random_streams import Phase, RandomStreams

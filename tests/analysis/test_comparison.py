@@ -15,24 +15,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.runs import tiny
 from helpers.scripts import ROOT
 from matplotlib.axes import Axes
 from PIL import Image
 
 import maml_rl
-from maml_rl.analysis import saved_evaluations
+from maml_rl.analysis.comparison import saved_evaluations
 from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
 from maml_rl.analysis.comparison.entries import Entry
-from maml_rl.analysis.evaluation import Evaluation, evaluate
-from maml_rl.analysis.figures import (
+from maml_rl.analysis.comparison.figures import (
     adaptation_figure,
     grid_figure,
     scratch_figure,
     sweep_figure,
 )
+from maml_rl.analysis.comparison.scratch import Scratch
+from maml_rl.analysis.comparison.subjects import subjects_of_baselines
+from maml_rl.analysis.evaluation import Evaluation, evaluate
 from maml_rl.analysis.report.files import write_report
-from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import difference, mean_interval
 from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.cli import main
@@ -937,8 +939,6 @@ def test_copies_of_an_agent_are_not_two_runs(
 
 
 def test_baselines_that_are_one_agent_count_once(tmp_path: Path) -> None:
-    from maml_rl.evaluate import _baselines
-
     sizes = {
         "num_iterations": 1,
         "meta_batch_size": 2,
@@ -955,7 +955,8 @@ def test_baselines_that_are_one_agent_count_once(tmp_path: Path) -> None:
         )
         runs.append(maml_rl.train(config))
         shutil.copytree(runs[0], folder / "baselines" / "random")
-    assert [subject.label for subject in _baselines(runs, "cpu", 1, with_oracle=True)] == ["random"]
+    subjects = subjects_of_baselines(runs, torch.device("cpu"), 1, with_oracle=True)
+    assert [subject.label for subject in subjects] == ["random"]
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])

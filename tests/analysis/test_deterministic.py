@@ -16,10 +16,10 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
+from maml_rl.analysis.comparison.figures import adaptation_figure, sweep_figure
+from maml_rl.analysis.comparison.saved_evaluations import evaluation_file
 from maml_rl.analysis.evaluation import Evaluation, evaluate
-from maml_rl.analysis.figures import adaptation_figure, sweep_figure
 from maml_rl.analysis.report.files import write_report
-from maml_rl.analysis.saved_evaluations import evaluation_file
 from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.cli import main
 from maml_rl.errors import UserError

@@ -18,13 +18,14 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
 from maml_rl.analysis.comparison.entries import Entry
+from maml_rl.analysis.comparison.figures import adaptation_figure, sweep_figure
+from maml_rl.analysis.comparison.saved_evaluations import read_evaluation, write_evaluation
 from maml_rl.analysis.evaluation import Evaluation, evaluate
-from maml_rl.analysis.figures import adaptation_figure, sweep_figure
-from maml_rl.analysis.learning_curves import View, draw, group_runs, read_runs, table
+from maml_rl.analysis.learning_curve_figure import draw
+from maml_rl.analysis.learning_curves import View, group_runs, read_runs, table
 from maml_rl.analysis.recording import play
 from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.run_labels import group_settings, labels_of, stage_label
-from maml_rl.analysis.saved_evaluations import read_evaluation, write_evaluation
 from maml_rl.analysis.statistics import difference
 from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.cli import main

@@ -20,15 +20,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import maml_rl
+from maml_rl.analysis.learning_curve_figure import draw, save
 from maml_rl.analysis.learning_curves import (
     Group,
     View,
     check_columns,
-    draw,
     group_runs,
     read_runs,
     running_mean,
-    save,
     table,
 )
 from maml_rl.analysis.run_labels import group_settings, labels_of

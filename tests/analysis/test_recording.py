@@ -23,14 +23,10 @@ from PIL import Image, ImageSequence
 import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.analysis import recording, video_grid
-from maml_rl.analysis.recording import (
-    make_rendering_env,
-    play,
-    record,
-    rendering_problem,
-)
+from maml_rl.analysis.recording import play, record
+from maml_rl.analysis.rendering import make_rendering_env, rendering_problem, rgb_pixels
 from maml_rl.analysis.tasks.words import task_in_words
-from maml_rl.analysis.video_grid import Clip, Frame, Grid, playable_fps, rgb_pixels, steps_shown
+from maml_rl.analysis.video_grid import Clip, Frame, Grid, playable_fps, steps_shown
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.make import make_learner

@@ -11,6 +11,7 @@ import pytest
 
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
+from maml_rl.analysis.dynamics import tables
 from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Origin, Robustness
 from maml_rl.analysis.evaluation import Evaluation
@@ -69,7 +70,7 @@ def robustness(oracle: float = 200.0) -> Robustness:
 
 
 def test_the_table_of_methods():
-    header, oracle, ours = robustness().summary()
+    header, oracle, ours = tables.summary(robustness())
     assert len(header) == len(oracle) == len(ours)
     assert oracle == [
         "oracle",
@@ -93,12 +94,15 @@ def test_the_table_of_methods():
 
 
 def test_the_table_of_two_quantities():
-    assert robustness().pairs() == []
+    assert tables.pairs(robustness()) == []
     entries = [entry("oracle", [200.0], {}), entry("ours", [90.0, 110.0], {})]
     entries.append(entry("oracle", [150.0], {"mass": 4.0, "delay": 2.0}))
     entries.append(entry("ours", [10.0, 30.0], {"mass": 4.0, "delay": 2.0}))
     result = Robustness(Comparison(entries), {}, TRAINED)
-    assert result.pairs() == [["mass", "delay", "oracle", "ours"], ["4", "2", "150.0", "20.0"]]
+    assert tables.pairs(result) == [
+        ["mass", "delay", "oracle", "ours"],
+        ["4", "2", "150.0", "20.0"],
+    ]
 
 
 def test_the_area_is_the_mean_height_of_the_curve():
@@ -106,7 +110,7 @@ def test_the_area_is_the_mean_height_of_the_curve():
     # Means over runs 10, 20, 30, 40 at 0.5, 1, 2, 4; each doubling counts alike.
     assert result.area("ours", "mass") == pytest.approx((15 + 25 + 35) / 3)
     assert result.area("ours", "delay") == pytest.approx(-1)
-    assert result.areas() == [
+    assert tables.areas(result) == [
         ["policy", "mass", "delay"],
         ["oracle", "200.0", "200.0"],
         ["ours (2 runs)", "25.0", "-1.0"],
@@ -125,7 +129,7 @@ def test_each_method_is_compared_with_the_reference_inside_and_outside():
     result = Robustness(whole.comparison, whole.origins, TRAINED, "oracle")
     # The means of the runs of ours are 7.5 and 22.5 inside, 14 and 24 outside; the oracle is one
     # run, a constant: Student's t of two values is their half difference times 12.706.
-    assert result.differences() == [
+    assert tables.differences(result) == [
         ["difference", "inside", "95 % interval", "outside", "95 % interval"],
         [
             "ours (2 runs) − oracle",
@@ -140,14 +144,14 @@ def test_each_method_is_compared_with_the_reference_inside_and_outside():
     assert of_ours["reference"] == "oracle"
     assert of_ours["inside"]["return"] == pytest.approx(-185)
     assert of_ours["outside"]["interval_95"] == pytest.approx([-244.5, -117.5], abs=0.1)
-    assert whole.differences() == []
+    assert tables.differences(whole) == []
     assert whole.values()[1]["minus_reference"] is None
 
 
 def test_gains_by_adaptation():
     # Before adaptation, all returns are -1000. The means of the runs of ours are 7.5 and 22.5
     # inside: Student's t of two values is their half difference times 12.706.
-    header, oracle, ours = robustness().gains()
+    header, oracle, ours = tables.gains(robustness())
     assert header[:4] == ["policy", "episodes used", "inside: before", "after"]
     assert len(header) == len(oracle) == len(ours)
     assert ours[:5] == ["ours (2 runs)", "2", "-1000.0", "15.0", "1015.0"]
@@ -163,7 +167,7 @@ def test_the_adaptation_curve_inside_and_outside(tmp_path):
     assert result.curves("ours", is_inside=True).tolist() == [[-1000, 7.5], [-1000, 22.5]]
     assert result.curves("ours", is_inside=False).tolist() == [[-1000, 14], [-1000, 24]]
     # Student's t of two values is their half difference times 12.706; one run has no interval.
-    assert result.adaptation() == [
+    assert tables.adaptation(result) == [
         [
             *["policy", "steps", "episodes used"],
             *["inside", "95 % interval", "outside", "95 % interval"],
@@ -196,7 +200,7 @@ def test_a_method_without_adaptation_is_a_dashed_line_in_the_adaptation_curve():
     for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
         entries += [without_adaptation("plain", [5.0], swept), entry("ours", [7.0], swept)]
     result = Robustness(Comparison(entries), {}, {"mass": (0.5, 2.0)})
-    assert result.adaptation()[1] == ["plain", "0", "0", "5.0", "–", "5.0", "–"]
+    assert tables.adaptation(result)[1] == ["plain", "0", "0", "5.0", "–", "5.0", "–"]
     lines = {line.get_label(): line for line in unseen_adaptation_figure(result).axes[0].lines}
     assert lines["plain"].get_xydata().tolist() == [[0, 5], [2, 5]]
     assert lines["plain"].get_linestyle() == "--"
@@ -214,11 +218,11 @@ def test_a_method_without_adaptation_has_no_gain():
     for swept in ({}, {"mass": 1.0}, {"mass": 4.0}):
         entries.append(without_adaptation("plain", [5.0], swept))
     trained = {"mass": (0.5, 2.0)}
-    assert Robustness(Comparison(entries), {}, trained).gains() == []
-    assert Robustness(Comparison(entries), {}, trained).adaptation() == []
+    assert tables.gains(Robustness(Comparison(entries), {}, trained)) == []
+    assert tables.adaptation(Robustness(Comparison(entries), {}, trained)) == []
     assert unseen_adaptation_figure(Robustness(Comparison(entries), {}, trained)) is None
     entries += [entry("ours", [7.0], entry_.swept) for entry_ in entries]
-    _, plain, ours = Robustness(Comparison(entries), {}, trained).gains()
+    _, plain, ours = tables.gains(Robustness(Comparison(entries), {}, trained))
     assert plain == ["plain", "0", "–", "5.0", "–", "–", "–", "5.0", "–", "–"]
     assert ours[2:5] == ["-1000.0", "7.0", "1007.0"]
 
@@ -227,8 +231,8 @@ def test_the_hours_of_training_are_reported(tmp_path):
     whole = robustness()
     origins = {**whole.origins, "ours": Origin("nothing", [4_000_000, 4_100_000], [1.5, 2.5])}
     result = Robustness(whole.comparison, origins, TRAINED)
-    assert whole.training() == []
-    assert result.training() == [
+    assert tables.training(whole) == []
+    assert tables.training(result) == [
         ["policy", "control steps (M)", "hours of training"],
         ["oracle", "4", "–"],
         ["ours (2 runs)", "4 to 4.1", "2"],
@@ -244,10 +248,10 @@ def test_the_hours_of_training_are_reported(tmp_path):
 
 def test_runs_that_exceed_their_budget_are_named(tmp_path):
     whole = robustness()  # 4 million control steps, and up to 4.1 of ours
-    assert whole.budget_notes() == []
-    assert dataclasses.replace(whole, budget=4_000_000).budget_notes() == []
+    assert tables.budget_notes(whole) == []
+    assert tables.budget_notes(dataclasses.replace(whole, budget=4_000_000)) == []
     short = dataclasses.replace(whole, budget=3_900_000)
-    (note,) = short.budget_notes()
+    (note,) = tables.budget_notes(short)
     assert note.startswith(
         "more control steps in training than the 3,900,000 of --num_env_steps: ours (4,100,000); "
     )
@@ -262,12 +266,12 @@ def test_the_difference_of_two_single_runs_has_no_interval():
         entries.append(entry("ours", [190.0 if swept else 0.0], swept))
     origins = robustness().origins
     result = Robustness(Comparison(entries), origins, {"mass": (0.5, 2.0)}, "oracle")
-    assert result.differences()[1][1:] == ["-10.0", "–", "-10.0", "–"]
+    assert tables.differences(result)[1][1:] == ["-10.0", "–", "-10.0", "–"]
     assert result.values()[1]["minus_reference"]["inside"]["interval_95"] is None
 
 
 def test_the_share_of_a_negative_return_is_not_computed():
-    assert [row[6] for row in robustness(oracle=-5.0).summary()] == ["% of oracle", "–", "–"]
+    assert [row[6] for row in tables.summary(robustness(oracle=-5.0))] == ["% of oracle", "–", "–"]
 
 
 def test_there_is_no_share_of_an_oracle_that_is_not_the_best_without_adaptation():
@@ -280,7 +284,7 @@ def test_there_is_no_share_of_an_oracle_that_is_not_the_best_without_adaptation(
             value = -1000.0 if is_outside else 201.0
             entries.append(without_adaptation("randomised", [value], dict(one.swept)))
     origins = {**whole.origins, "randomised": Origin("nothing", [1])}
-    _, *rows = Robustness(Comparison(entries), origins, TRAINED).summary()
+    _, *rows = tables.summary(Robustness(Comparison(entries), origins, TRAINED))
     assert [row[6] for row in rows] == ["–"] * 3
     assert [row[8] for row in rows] == ["100", "10", "-500"]
 
@@ -289,7 +293,7 @@ def test_without_an_oracle_there_are_no_shares():
     whole = robustness()
     ours = [entry for entry in whole.comparison.entries if entry.label == "ours"]
     result = Robustness(Comparison(ours), whole.origins, TRAINED)
-    assert [row[8] for row in result.summary()] == ["% of oracle", "–"]
+    assert [row[8] for row in tables.summary(result)] == ["% of oracle", "–"]
 
 
 def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
@@ -309,19 +313,19 @@ def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
         ]
         entries.append(dataclasses.replace(plain, evaluations=tuple(failing)))
     result = Robustness(Comparison(entries), whole.origins, TRAINED)
-    titles = [title for title, _ in result.failures()]
+    titles = [title for title, _ in tables.failures(result)]
     assert titles == [
         "An actuator fails in control step 12",
         "An actuator fails in control step 12 (body mass × 4)",
     ]
-    for _, (header, row) in result.failures():
+    for _, (header, row) in tables.failures(result):
         assert header[0] == "policy"  # no columns of sweeps
         # The rewards of the runs are 1 and 2 before the failure, and 0 after it. Student's t of
         # two values is their half difference times 12.706.
         assert row[:3] == ["ours (2 runs)", "0", "1.5 [-4.85, 7.85]"]
         assert row[3:] == ["0 [0, 0]", "0 [0, 0]", "not in the episode", "0 of 5"]
-    assert result.failure_notes()[1].startswith("oracle is left out")
-    assert (whole.failures(), whole.failure_notes()) == ([], [])
+    assert tables.failure_notes(result)[1].startswith("oracle is left out")
+    assert (tables.failures(whole), tables.failure_notes(whole)) == ([], [])
     write_report(tmp_path, result.comparison, TRAINED, "python", result)
     page = (tmp_path / "report.html").read_text()
     assert "An actuator fails in control step 12 (body mass × 4)" in page
@@ -332,7 +336,7 @@ def test_without_bodies_outside_there_is_no_return_outside():
     whole = robustness()
     everything = {"mass": (0.5, 4.0), "delay": (0.0, 2.0)}
     result = Robustness(whole.comparison, whole.origins, everything)
-    assert [row[7:9] for row in result.summary()[1:]] == [["–", "–"], ["–", "–"]]
+    assert [row[7:9] for row in tables.summary(result)[1:]] == [["–", "–"], ["–", "–"]]
     assert result.values()[0]["run_returns"]["outside"] == []
 
 

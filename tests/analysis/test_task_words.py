@@ -11,8 +11,13 @@ from helpers.runs import tiny
 
 import maml_rl
 from maml_rl.analysis.comparison.compare import Comparison, Condition, Subject, compare
-from maml_rl.analysis.figures import adaptation_figure, grid_figure, return_at, sweep_figure
-from maml_rl.analysis.saved_evaluations import read_evaluation, write_evaluation
+from maml_rl.analysis.comparison.figures import (
+    adaptation_figure,
+    grid_figure,
+    return_at,
+    sweep_figure,
+)
+from maml_rl.analysis.comparison.saved_evaluations import read_evaluation, write_evaluation
 from maml_rl.analysis.tasks.figures import tasks_figures
 from maml_rl.analysis.tasks.words import task_in_words, value_text
 from maml_rl.errors import UserError

@@ -19,9 +19,9 @@ from maml_rl.runs import checkpoint_files
 from maml_rl.runs.checkpoint import (
     latest_checkpoint,
     load_newest,
+    quarantine,
     remove_leftovers,
     save_checkpoint,
-    set_aside,
 )
 from maml_rl.runs.checkpoint_files import FORMAT_VERSION, DamagedCheckpoint, load_checkpoint
 
@@ -327,7 +327,7 @@ def test_an_odd_entry_is_named_and_the_sound_one_before_is_used(tmp_path, kind, 
     assert "\n" not in str(checkpoint.damaged[0])
     # Twice: the second one replaces what the first one left.
     for _ in range(2):
-        aside = set_aside(odd)
+        aside = quarantine(odd)
         assert os.path.lexists(aside)
         assert not os.path.lexists(odd)
         make_odd(odd, kind)

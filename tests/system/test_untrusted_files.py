@@ -166,7 +166,8 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
     # Permissions do not bind every user that runs the tests.
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(
-        "maml_rl.analysis.saved_evaluations.evaluate", lambda *_, **__: pytest.fail("played")
+        "maml_rl.analysis.comparison.saved_evaluations.evaluate",
+        lambda *_, **__: pytest.fail("played"),
     )
     assert main(["evaluate", "run", *EVALUATION]) == 2
     err = capsys.readouterr().err
@@ -178,7 +179,10 @@ def test_an_evaluation_that_cannot_be_written_names_the_flag(home, capsys, monke
 
 @pytest.mark.parametrize(
     "failing",
-    ["maml_rl.analysis.report.files.write_whole", "maml_rl.analysis.saved_evaluations.write_whole"],
+    [
+        "maml_rl.analysis.report.files.write_whole",
+        "maml_rl.analysis.comparison.saved_evaluations.write_whole",
+    ],
 )
 def test_a_disk_that_fills_up_during_an_evaluation_is_one_line(home, capsys, monkeypatch, failing):
     train(tiny(Path("run"), num_iterations=1))

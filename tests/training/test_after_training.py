@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import maml_rl
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
-from maml_rl.analysis.figures import adaptation_figure
+from maml_rl.analysis.comparison.figures import adaptation_figure
 from maml_rl.analysis.report.files import write_report
 from maml_rl.cli import main
 from maml_rl.errors import UserError

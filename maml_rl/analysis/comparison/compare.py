@@ -20,9 +20,9 @@ from maml_rl.analysis.comparison.entries import (
     return_rows,
     run_notes,
 )
-from maml_rl.analysis.evaluation import Evaluation
-from maml_rl.analysis.saved_evaluations import evaluate_or_read
-from maml_rl.analysis.scratch import Scratch
+from maml_rl.analysis.comparison.saved_evaluations import evaluate_or_read
+from maml_rl.analysis.comparison.scratch import Scratch
+from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.analysis.statistics import interval_text, mean_of_valid
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task
@@ -170,11 +170,11 @@ class Comparison:
             )
         return "\n".join(lines).rstrip()
 
-    def return_rows(self, names: Sequence[str] = ()) -> list[list[str]]:
+    def return_rows(self, names: Sequence[str]) -> list[list[str]]:
         """Return the cells of the table of returns: a header, then a row for each entry and step.
 
         Args:
-            names: the swept parameters; default is the environment without a sweep.
+            names: the swept parameters; empty for the environment without a sweep.
         """
         head = [*names, "policy", "steps", "episodes used", f"return ({self.actions})"]
         rows = [[*head, "95 % interval", "interval over", "success"]]
@@ -282,12 +282,9 @@ def compare(
     """
     entries: list[Entry] = []
     for condition in conditions:
-        # Evaluate the subjects, grouped by label.
+        # Evaluate the subjects that take part, grouped by label.
         groups: dict[str, list[Evaluation]] = {}
-        for subject in subjects:
-            env = condition.env_of(subject.agent)
-            if not _takes_part(subject, condition):
-                continue
+        for subject in [one for one in subjects if _takes_part(one, condition)]:
             arguments = {
                 "num_tasks": num_tasks,
                 "num_episodes": num_episodes,
@@ -298,7 +295,7 @@ def compare(
             }
             evaluation = evaluate_or_read(
                 subject.agent,
-                env,
+                condition.env_of(subject.agent),
                 arguments,
                 tasks,
                 fixed=condition.fixed,
@@ -306,21 +303,19 @@ def compare(
                 activity=activity,
             )
             groups.setdefault(subject.label, []).append(evaluation)
-            swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
-            progress(f"{subject.label} at {swept}" if swept else subject.label)
-        # Check that they saw the same tasks.
+            progress(f"{subject.label}{_version(condition)}")
+        # Check that they saw the same tasks; make an entry for each label.
         check_same_tasks([evaluation for group in groups.values() for evaluation in group])
-        # Make an entry for each label.
         for label, evaluations in groups.items():
             sources = tuple(subject.source for subject in subjects if subject.label == label)
-            entry = Entry(
-                label=label,
-                sources=sources,
-                evaluations=tuple(evaluations),
-                swept=condition.swept,
-            )
-            entries.append(entry)
+            entries.append(Entry(label, sources, tuple(evaluations), condition.swept))
     return Comparison(entries)
+
+
+def _version(condition: Condition) -> str:
+    """Return ``" at body_mass=2"``, or an empty string without a sweep."""
+    swept = ", ".join(f"{name}={value:g}" for name, value in condition.swept.items())
+    return f" at {swept}" if swept else ""
 
 
 def num_evaluations(subjects: Sequence[Subject], conditions: Sequence[Condition]) -> int:

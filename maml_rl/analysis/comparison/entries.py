@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maml_rl.analysis.evaluation import Evaluation, failed_note
+from maml_rl.analysis.evaluation_result import Evaluation, failed_note
 from maml_rl.analysis.run_labels import stage_label
 from maml_rl.analysis.statistics import (
     FEW_RUNS,

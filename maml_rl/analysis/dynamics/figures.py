@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from maml_rl.analysis.dynamics.robustness import Robustness
-from maml_rl.analysis.figures import (
-    draw_line,
-    finish,
+from maml_rl.analysis.comparison.figures import (
     mark_steps,
-    new_figure,
     return_of_stages,
     styles_of,
     subject_of,
 )
+from maml_rl.analysis.dynamics.robustness import Robustness
+from maml_rl.analysis.figures import draw_line, finish, new_figure
 from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
 
 

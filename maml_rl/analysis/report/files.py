@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from maml_rl.analysis import figures
+from maml_rl.analysis.comparison import figures
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry, StepDifference
+from maml_rl.analysis.comparison.scratch import Scratch
 from maml_rl.analysis.dynamics.figures import unseen_adaptation_figure
 from maml_rl.analysis.dynamics.robustness import Robustness
+from maml_rl.analysis.figures import encoded, fix_layout
 from maml_rl.analysis.report.html import (
     LEARNING_CURVES,
     UNSEEN_ADAPTATION,
     report_html,
     sweep_plot,
 )
-from maml_rl.analysis.scratch import Scratch
 from maml_rl.analysis.statistics import Response
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
 from maml_rl.runs.pretrained import run_name
@@ -64,11 +65,11 @@ def write_report(
     # Plots.
     svgs = {}
     for name, figure in plots.items():
-        figures.fix_layout(figure)
-        svgs[name] = figures.encoded(figure, "svg")
+        fix_layout(figure)
+        svgs[name] = encoded(figure, "svg")
         write_whole(folder / f"{name}.svg", svgs[name])
         for kind in ("png", "pdf"):
-            write_whole(folder / f"{name}.{kind}", figures.encoded(figure, kind))
+            write_whole(folder / f"{name}.{kind}", encoded(figure, kind))
     # Report.
     write_whole(folder / "report.html", report_html(comparison, svgs, command, robustness))
     # Old plots.

@@ -9,8 +9,9 @@ from datetime import datetime
 
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import change_note, failed_notes, learner_notes, run_notes
+from maml_rl.analysis.dynamics import tables
 from maml_rl.analysis.dynamics.robustness import Robustness
-from maml_rl.analysis.evaluation import Evaluation
+from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.runs.pretrained import run_name
 from maml_rl.runs.run_folder import versions
 from maml_rl.system.text import counted
@@ -75,13 +76,30 @@ def report_html(
         f'<p class="note">{html.escape(_NOTE)}</p>',
         _image(svgs, "adaptation"),
     ]
-    # Changes of the dynamics in mid-episode.
     if robustness is None and comparison.has_changes:
-        parts.append("<h2>Change of the dynamics in mid-episode</h2>")
-        parts.append(_html_table(comparison.change_rows()))
-        parts.append(f'<p class="note">{html.escape(change_note())}.</p>')
-        if "change" in svgs:
-            parts.append(_image(svgs, "change"))
+        parts += _change_parts(comparison, svgs)
+    parts += _comparison_parts(comparison, svgs)
+    body = "\n".join(parts)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _change_parts(comparison: Comparison, svgs: Mapping[str, bytes]) -> list[str]:
+    """Return the table of changes of the dynamics in mid-episode, as HTML."""
+    parts = [
+        "<h2>Change of the dynamics in mid-episode</h2>",
+        _html_table(comparison.change_rows()),
+        f'<p class="note">{html.escape(change_note())}.</p>',
+    ]
+    return [*parts, _image(svgs, "change")] if "change" in svgs else parts
+
+
+def _comparison_parts(comparison: Comparison, svgs: Mapping[str, bytes]) -> list[str]:
+    """Return differences, returns by task, learning from scratch and sweeps, as HTML."""
+    parts = []
     # Differences.
     if comparison.differences:
         parts.append("<h2>Differences on the same tasks</h2>")
@@ -105,29 +123,24 @@ def report_html(
             parts.append(_image(svgs, sweep_plot(names)))
         table = _table(comparison, names)
         parts.append(f"<details><summary>Numbers</summary>{table}</details>")
-    body = "\n".join(parts)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
-        f"<body>\n{body}\n</body></html>\n"
-    )
+    return parts
 
 
 def _robustness_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list[str]:
     """Return the tables of a comparison on unseen dynamics, as HTML."""
     return [
         "<h2>Inside and outside the dynamics of training</h2>",
-        _html_table(robustness.summary()),
+        _html_table(tables.summary(robustness)),
         f'<p class="note">{html.escape(_ROBUSTNESS_NOTE)}</p>',
-        *(f'<p class="note">{html.escape(note)}.</p>' for note in robustness.budget_notes()),
+        *(f'<p class="note">{html.escape(note)}.</p>' for note in tables.budget_notes(robustness)),
         *_adaptation_parts(robustness, svgs),
         *_reference_parts(robustness),
         "<h2>Mean return along each whole sweep</h2>",
-        _html_table(robustness.areas()),
+        _html_table(tables.areas(robustness)),
         f'<p class="note">{html.escape(_AREA_NOTE)}</p>',
-        *_pair_parts(robustness.pairs()),
+        *_pair_parts(tables.pairs(robustness)),
         *_failure_parts(robustness),
-        *_training_parts(robustness.training(), svgs),
+        *_training_parts(tables.training(robustness), svgs),
     ]
 
 
@@ -137,18 +150,18 @@ def _adaptation_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list
         return []
     return [
         "<h2>Before and after adaptation</h2>",
-        _html_table(robustness.gains()),
+        _html_table(tables.gains(robustness)),
         f'<p class="note">{html.escape(_GAIN_NOTE)}</p>',
         "<h2>Adaptation inside and outside the dynamics of training</h2>",
         _image(svgs, UNSEEN_ADAPTATION),
-        _html_table(robustness.adaptation()),
+        _html_table(tables.adaptation(robustness)),
         f'<p class="note">{html.escape(_ADAPTATION_NOTE)}</p>',
     ]
 
 
 def _reference_parts(robustness: Robustness) -> list[str]:
     """Return the table of differences to the reference, as HTML; nothing without one."""
-    rows = robustness.differences()
+    rows = tables.differences(robustness)
     if not rows:
         return []
     title = f"<h2>Differences to {html.escape(str(robustness.reference))}</h2>"
@@ -174,9 +187,9 @@ def _training_parts(rows: Sequence[Sequence[str]], svgs: Mapping[str, bytes]) ->
 def _failure_parts(robustness: Robustness) -> list[str]:
     """Return the tables of failures in mid-episode, as HTML; nothing without one."""
     parts = []
-    for title, rows in robustness.failures():
+    for title, rows in tables.failures(robustness):
         parts += [f"<h2>{html.escape(title)}</h2>", _html_table(rows)]
-    notes = [f"{html.escape(note)}." for note in robustness.failure_notes()]
+    notes = [f"{html.escape(note)}." for note in tables.failure_notes(robustness)]
     return [*parts, *(f'<p class="note">{note}</p>' for note in notes)]
 
 

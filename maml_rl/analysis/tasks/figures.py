@@ -13,14 +13,8 @@ from matplotlib.figure import Figure
 
 from maml_rl.analysis.comparison.compare import Comparison
 from maml_rl.analysis.comparison.entries import Entry
-from maml_rl.analysis.figures import (
-    finish,
-    line_style,
-    name_ticks,
-    new_figure,
-    set_title,
-    subject_of,
-)
+from maml_rl.analysis.comparison.figures import name_ticks, subject_of
+from maml_rl.analysis.figures import finish, line_style, new_figure, set_title
 from maml_rl.analysis.tasks.words import with_unit
 
 _MAX_PANELS = 40

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from maml_rl.agents.agent import Agent
-from maml_rl.analysis.evaluation import Evaluation, actions_played, evaluate, origin_of
+from maml_rl.analysis.evaluation import actions_played, evaluate, origin_of
+from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.errors import UserError
 from maml_rl.settings.drawn_tasks import Task, plain_task
 from maml_rl.settings.env import EnvConfig

@@ -1,0 +1,167 @@
+"""The agents of an evaluation: those of runs and of their baselines, with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from maml_rl.agents.agent import Agent
+from maml_rl.agents.load import load_run
+from maml_rl.analysis.comparison.compare import Subject, label_of
+from maml_rl.analysis.evaluation import default_num_steps
+from maml_rl.analysis.run_labels import labels_of, settings_of_runs
+from maml_rl.errors import UserError
+from maml_rl.runs.baselines import POLICIES, baseline_folder
+from maml_rl.runs.checkpoint import latest_checkpoint
+from maml_rl.system.text import counted
+
+
+def subjects_of_runs(
+    runs: Sequence[Path],
+    device: torch.device,
+    num_steps: int | None,
+    iteration: int | Literal["best"] | None,
+    labels: Sequence[str] | None,
+) -> list[Subject]:
+    """Return the agents of runs of one environment.
+
+    Args:
+        runs: the run folders.
+        device: of the agents.
+        num_steps: adaptation steps; ``None``: each agent's default.
+        iteration: chosen by the user; ``None`` for the newest checkpoints.
+        labels: chosen by the user, one for each group of runs with the same settings; ``None`` for
+            the settings that differ.
+
+    Raises:
+        UserError: if a run or its iteration cannot be loaded, a run is named twice or has another
+            environment, or the labels are invalid.
+    """
+    # The runs, all different and of one environment
+    folders = [run.resolve() for run in runs]
+    twice = [run for i, run in enumerate(runs) if folders[i] in folders[:i]]
+    if twice:
+        raise UserError(f"{twice[0]} is named twice")
+    agents = [load_run(run, device, iteration) for run in runs]
+    names = {agent.config.env.name for agent in agents}
+    if len(names) > 1:
+        raise UserError(
+            f"only runs of one environment can be compared, got runs of "
+            f"{' and '.join(sorted(names))}"
+        )
+    # Copies of an agent would count as several seeds
+    subjects: list[Subject] = []
+    label_of_run = _labels(agents, runs, iteration, labels)
+    for label, run, agent in zip(label_of_run, runs, agents, strict=True):
+        copies = [
+            other.source
+            for other in subjects
+            if other.label == label and _are_equal(other.agent, agent)
+        ]
+        if copies:
+            raise UserError(
+                f"{run} holds the same agent as {copies[0]}: counting it twice would make the "
+                f"result look more certain than it is; name one of them"
+            )
+        steps = default_num_steps(agent) if num_steps is None else num_steps
+        subjects.append(Subject(label, run, agent, steps))
+    return subjects
+
+
+def subjects_of_baselines(
+    runs: Sequence[Path], device: torch.device, num_steps: int | None, with_oracle: bool
+) -> list[Subject]:
+    """Return the baselines of runs, by name and then by run, without copies of the same agent.
+
+    Args:
+        runs: the run folders.
+        device: of the agents.
+        num_steps: adaptation steps, as for :func:`subjects_of_runs`; the oracle takes none.
+        with_oracle: whether the oracle is one of them.
+    """
+    baselines: list[Subject] = []
+    for name in POLICIES:
+        if name == "oracle" and not with_oracle:
+            continue
+        for folder in (baseline_folder(run, name) for run in runs):
+            if latest_checkpoint(folder / "checkpoints") is None:
+                continue
+            agent = load_run(folder, device)
+            same_name = [other.agent for other in baselines if other.label == name]
+            if not any(_are_equal(other, agent) for other in same_name):
+                steps = default_num_steps(agent) if num_steps is None else num_steps
+                baselines.append(Subject(name, folder, agent, 0 if name == "oracle" else steps))
+    return baselines
+
+
+def _are_equal(one: Agent, other: Agent) -> bool:
+    """Whether two agents act and adapt in the same way: their tensors are equal."""
+    first, second = one.acting_tensors, other.acting_tensors
+    if first.keys() != second.keys() or any(
+        group.keys() != second[name].keys() for name, group in first.items()
+    ):
+        return False
+    return all(
+        value.equal(second[group][name].to(value))
+        for group, tensors in first.items()
+        for name, value in tensors.items()
+    )
+
+
+def _labels(
+    agents: Sequence[Agent],
+    runs: Sequence[Path],
+    iteration: int | str | None,
+    chosen: Sequence[str] | None,
+) -> list[str]:
+    """Label of each run: one name if they differ only in the seed, else the differing settings.
+
+    Labels include the iteration if one was chosen, and the number of adaptation steps of an adapted
+    policy.
+
+    Args:
+        agents: of the runs.
+        runs: their folders.
+        iteration: chosen by the user, if any.
+        chosen: labels that the user chose, one for each group of runs with the same settings.
+
+    Raises:
+        UserError: if the number of chosen labels is wrong, or two are the same.
+    """
+    # A name for each group of equal settings
+    settings = settings_of_runs([agent.config for agent in agents], runs)
+    different = [one for i, one in enumerate(settings) if one not in settings[:i]]
+    names = labels_of(different) if len(different) > 1 else [label_of(agents[0])]
+    if chosen is not None:
+        _check_labels(chosen, names)
+        names, iteration = list(chosen), None
+    # The label of each agent
+    labels = [names[different.index(one)] for one in settings]
+    if iteration is not None:
+        which = "best iteration" if iteration == "best" else f"iteration {iteration}"
+        labels = [f"{label}, {which}" for label in labels]
+    return [
+        f"{label}, adapted by {agent.num_adaptation_steps}" if agent.num_adaptation_steps else label
+        for label, agent in zip(labels, agents, strict=True)
+    ]
+
+
+def _check_labels(labels: Sequence[str], names: Sequence[str]) -> None:
+    """Check labels that the user chose, against the names that they replace.
+
+    Raises:
+        UserError: if there is another number of them, or one is empty, used twice, or a baseline's.
+    """
+    if len(labels) != len(names):
+        raise UserError(
+            f"--labels needs {counted(len(names), 'label')}, one for runs with the same settings, "
+            f"got {len(labels)}; the order is: {'; '.join(names)}"
+        )
+    if len(set(labels)) < len(labels) or not all(labels) or not set(labels).isdisjoint(POLICIES):
+        raise UserError(
+            f"--labels must be different and not empty, and not one of {', '.join(POLICIES)}, the "
+            f"names of baselines; got {', '.join(map(repr, labels))}"
+        )
