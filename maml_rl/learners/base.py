@@ -327,6 +327,15 @@ class Learner(ABC):
         )
 
 
+def initial_normalizer(
+    normalizes: bool, observation_shape: tuple[int, ...], device: torch.device
+) -> Mapping[str, Tensor]:
+    """Return the group ``normalizer`` of an initial state; empty without normalisation."""
+    if not normalizes:
+        return {}
+    return ObservationNormalizer.empty(observation_shape, device)._asdict()
+
+
 def check_group(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], group: str, source: Path
 ) -> None:

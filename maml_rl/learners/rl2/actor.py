@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.rl2.sequence import trial_sequence
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.recurrent.memory import MemoryPolicy
@@ -158,7 +158,7 @@ def belief_after(
     sequence = trial_sequence([episodes], belief["previous"], policy.action_head)
 
     def of_block(start: int, stop: int) -> Tensor:
-        block = TrialSequence(*(value[start:stop] for value in sequence))
+        block = sequence.chosen(slice(start, stop))
         inputs = policy.encode(theta, block.observations, block.previous)
         memory = belief["memory"][start:stop]
         # Step by step, as an actor does: a trial that has ended keeps its memory.

@@ -33,6 +33,10 @@ class TrialSequence(NamedTuple):
     last: Tensor
     """What came before the step after the last one, (N, A + 2)."""
 
+    def chosen(self, trials: Tensor | slice) -> TrialSequence:
+        """Some of the trials: indices, a mask (N,) bool, or a slice."""
+        return TrialSequence(*(value[trials] for value in self))
+
 
 def trial_sequence(
     stages: Sequence[Episodes], previous: Tensor, action_head: ActionHead
