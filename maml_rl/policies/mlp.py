@@ -191,16 +191,8 @@ class MLPPolicy(Policy):
     ) -> PlainModule:
         """Return :meth:`plain_network` as linear layers with activations between them."""
         network = self.plain_network(theta, normalizer, action_map)
-        modules: list[nn.Module] = []
-        for weight, bias in network.layers:
-            if modules:
-                modules.append(ACTIVATIONS[self.nonlinearity]())
-            fan_in, fan_out = weight.shape
-            linear = nn.Linear(fan_in, fan_out)
-            linear.weight.data = weight.T.contiguous()
-            linear.bias.data = bias.clone()
-            modules.append(linear)
-        return PlainModule(nn.Sequential(*modules), network.log_std, self.observation_shape)
+        modules = nn.Sequential(*linear_modules(network))
+        return PlainModule(modules, network.log_std, self.observation_shape)
 
     def parameters_of(self, network: PlainNetwork) -> dict[str, Tensor]:
         """Return parameters with which this policy computes ``network``, if its context is zero.
@@ -282,6 +274,20 @@ class MLPPolicy(Policy):
             return x.reshape(-1, x.shape[-1])
 
         return sample
+
+
+def linear_modules(network: PlainNetwork) -> list[nn.Module]:
+    """Return the layers of a network, with activations between them."""
+    modules: list[nn.Module] = []
+    for weight, bias in network.layers:
+        if modules:
+            modules.append(ACTIVATIONS[network.nonlinearity]())
+        fan_in, fan_out = weight.shape
+        linear = nn.Linear(fan_in, fan_out)
+        linear.weight.data = weight.T.contiguous()
+        linear.bias.data = bias.clone()
+        modules.append(linear)
+    return modules
 
 
 def make_policy(

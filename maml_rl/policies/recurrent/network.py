@@ -148,8 +148,9 @@ class RecurrentPolicy(RecurrentCell):
         is_generated = name in self.generated
         latent = layer(theta, f"{name}_latent", outputs) if is_generated else None
         x = inputs if is_generated else torch.cat([outputs, inputs], dim=-1)
+        activation = ACTIVATIONS[self.nonlinearity]()
         for i in range(len(self.hidden_sizes) + 1):
-            x = ACTIVATIONS[self.nonlinearity]()(x) if i > 0 else x
+            x = activation(x) if i > 0 else x
             shared = layer(theta, f"{name}_{i}", x)
             if latent is None:
                 x = shared
