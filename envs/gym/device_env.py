@@ -130,10 +130,6 @@ class DeviceVectorEnv(HasTaskParameters, VectorEnv):
             for bound in (self.single_action_space.low, self.single_action_space.high)
         )
 
-    def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
-        """Draw tasks from the family's distribution with ``self.np_random``."""
-        return sample_tasks(self.family, self.np_random, num_tasks)
-
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.
 
@@ -217,11 +213,11 @@ class DeviceVectorEnv(HasTaskParameters, VectorEnv):
 
     def _initial_states(self, ids: np.ndarray) -> dict[str, Tensor]:
         """Initial states of the simulations ``ids``, each (num_envs, ...); zero in others."""
-        drawn = [self.family.initial_state(self._rngs[i]) for i in ids]
+        initial = [self.family.initial_state(self._rngs[i]) for i in ids]
         states = {}
-        for name in drawn[0]:
-            values = np.zeros((self.num_envs, *np.shape(drawn[0][name])))
-            values[ids] = [state[name] for state in drawn]
+        for name in initial[0]:
+            values = np.zeros((self.num_envs, *np.shape(initial[0][name])))
+            values[ids] = [state[name] for state in initial]
             states[name] = torch.from_numpy(values).to(self.device, self._dtype)
         return states
 

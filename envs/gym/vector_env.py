@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.engines.engine import Task
-from maml_envs.family import TaskFamily, sample_tasks
+from maml_envs.family import TaskFamily
 from maml_envs.gym.seeding import reset_mask, seeded_generators
 from maml_envs.gym.simulations import Simulations
 from maml_envs.gym.task_parameters import HasTaskParameters
@@ -76,10 +76,6 @@ class FamilyVectorEnv(HasTaskParameters, VectorEnv):
         self._num_steps = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.ones(num_envs, bool)  # not stepped before the first reset
-
-    def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
-        """Draw tasks from the family's distribution with ``self.np_random``."""
-        return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.
