@@ -112,7 +112,7 @@ class Learner(ABC):
     """Stages of a trial in training."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the errors of a learner of the user's own name its methods."""
+        """Have the errors of a user's learner name the method that raised them."""
         super().__init_subclass__(**options)
         name_errors(cls, (name for name, value in vars(Learner).items() if callable(value)))
 

@@ -1,4 +1,4 @@
-"""Inner steps of gradient descent, for a stack of tasks."""
+"""Inner steps of gradient descent for a stack of tasks (Finn et al. 2017, algorithm 1, line 6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def adapt(
     step_size: StepSize | Sequence[StepSize],
     first_order: bool,
 ) -> dict[str, Tensor]:
-    """theta_prime = theta − α ∇L(theta), once for each support batch (equation 1).
+    """theta_prime = theta − α ∇L(theta), once for each support batch.
 
     If theta or a step size requires gradients, theta_prime can be differentiated with respect to
     it; with ``first_order``, the inner gradients are then constants. Otherwise theta_prime is a

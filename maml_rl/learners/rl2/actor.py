@@ -11,7 +11,7 @@ from maml_rl.learners.base import Belief
 from maml_rl.learners.rl2.sequence import trial_sequence
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.recurrent.memory import MemoryPolicy
+from maml_rl.policies.recurrent.memory import MemoryPolicy, action_distribution
 from maml_rl.sampling.actors import Actor, Memory
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.thread_pool import block_ends, map_blocks
@@ -116,7 +116,7 @@ class RecurrentActor(Actor):
         self._memory = torch.where(live, new, self._memory)
         # Choose actions.
         outputs = policy.outputs_of(self._memory)
-        dist = policy.distribution(theta, outputs[:, None], x[:, None])
+        dist = action_distribution(policy, theta, outputs[:, None], x[:, None])
         actions = dist.mode() if self._round_noise is None else dist.sample(self._round_noise[t])
         encoded = policy.action_head.encoded(actions[:, 0])
         previous = torch.cat([encoded, self._unseen.expand(len(encoded), 2)], dim=-1)
