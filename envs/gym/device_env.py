@@ -17,12 +17,12 @@ from maml_envs.engines.changes import has_change
 from maml_envs.engines.engine import HasDeviceEngine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
+from maml_envs.gym.family_tasks import FamilyTasks
 from maml_envs.gym.seeding import reset_mask, seeded_generators
-from maml_envs.gym.task_parameters import HasTaskParameters
 from torch import Tensor
 
 
-class DeviceVectorEnv(HasTaskParameters, VectorEnv):
+class DeviceVectorEnv(FamilyTasks, VectorEnv):
     """``num_envs`` simulations of a task family on a device, each with its own task.
 
     It is used as :class:`~maml_envs.gym.vector_env.FamilyVectorEnv` is, but takes actions and

@@ -12,11 +12,11 @@ from maml_envs.engines.engine import Task
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.mujoco_engines import MujocoSingleEngine
 from maml_envs.family import HasMarkers, TaskFamily
+from maml_envs.gym.family_tasks import FamilyTasks
 from maml_envs.gym.simulations import Simulations
-from maml_envs.gym.task_parameters import HasTaskParameters
 
 
-class FamilyEnv(HasTaskParameters, gym.Env):
+class FamilyEnv(FamilyTasks, gym.Env):
     """One simulation of a task family, for recording, other RL libraries and interactive use.
 
     The first reset draws a task, which later resets keep; :meth:`set_task` or

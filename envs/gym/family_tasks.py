@@ -8,7 +8,7 @@ from typing import Any
 from maml_envs.family import TaskFamily, sample_tasks, task_parameters
 
 
-class HasTaskParameters:
+class FamilyTasks:
     """An environment with a ``family`` and a generator ``np_random``."""
 
     family: TaskFamily
