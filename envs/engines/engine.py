@@ -62,11 +62,15 @@ class Engine(Protocol):
             (num_sims,) bool: simulations that became unstable; their state is meaningless.
         """
 
-    def render(self, markers: Sequence[Marker] = ()) -> Any:
-        """Render a frame with ``markers``; only engines of a single simulation render."""
-
     def close(self) -> None:
         """Free threads and rendering contexts."""
+
+
+class RenderingEngine(Engine, Protocol):
+    """An engine of one simulation that can be rendered."""
+
+    def render(self, markers: Sequence[Marker] = ()) -> Any:
+        """Render a frame with ``markers``."""
 
 
 class Body(Protocol):
@@ -89,8 +93,8 @@ class Body(Protocol):
 
     def single_engine(
         self, derived: Sequence[str], render_mode: str | None, **render_options: Any
-    ) -> Engine:
-        """Create an engine of one simulation, with rendering."""
+    ) -> RenderingEngine:
+        """Create an engine of one simulation."""
 
 
 DEVICE_FAILURES: Mapping[int, str] = {

@@ -131,10 +131,6 @@ class MujocoBatchEngine:
         if self._is_derived:
             self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
 
-    def render(self, markers: Sequence[Marker] = ()) -> None:
-        """Do nothing: only the single environment renders."""
-        return None
-
     def close(self) -> None:
         """Free the batch and its threads."""
         self.state = {}

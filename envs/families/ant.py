@@ -219,8 +219,7 @@ class AntDir2D(Ant, DirectionAngle):
     ) -> Mapping[str, Array]:
         """Velocity along the task's direction, costs and constant, each (num_sims,)."""
         velocity = (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.body.dt
-        angle = task["direction_angle"]
-        forward = velocity[:, 0] * xp.cos(angle) + velocity[:, 1] * xp.sin(angle)
+        forward = self.along_direction(xp, velocity, task)
         return {"reward_forward": forward, **self._common_terms(xp, after, action)}
 
 

@@ -111,8 +111,7 @@ class HumanoidDir(DirectionAngle):
     ) -> Mapping[str, Array]:
         """Velocity along the task's direction, constant and costs, each (num_sims,)."""
         moved = after["subtree_com"][:, ROOT_BODY] - before["subtree_com"][:, ROOT_BODY]
-        angle = task["direction_angle"]
-        velocity = (moved[:, 0] * xp.cos(angle) + moved[:, 1] * xp.sin(angle)) / self.body.dt
+        velocity = self.along_direction(xp, moved, task) / self.body.dt
         terms = {
             "reward_forward": self.forward_reward_weight * velocity,
             "reward_survive": self.survive_reward + xp.zeros_like(velocity),

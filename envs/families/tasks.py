@@ -109,8 +109,12 @@ class DirectionAngle(ArrowTask):
 
     def shown_value(self, xp: Any, before: State, after: State, task: Tasks) -> Array:
         """Mean velocity of the root in the task's direction, (num_sims,), in m/s."""
-        moved, angle = after["qpos"] - before["qpos"], task["direction_angle"]
-        return (moved[:, 0] * xp.cos(angle) + moved[:, 1] * xp.sin(angle)) / self.body.dt
+        return self.along_direction(xp, after["qpos"] - before["qpos"], task) / self.body.dt
+
+    def along_direction(self, xp: Any, vector: Array, task: Tasks) -> Array:
+        """Component of ``vector`` (num_sims, 2 or more) along the direction, (num_sims,)."""
+        angle = task["direction_angle"]
+        return vector[:, 0] * xp.cos(angle) + vector[:, 1] * xp.sin(angle)
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Angles (num_tasks,), in rad."""

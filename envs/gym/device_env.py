@@ -17,12 +17,12 @@ from maml_envs.engines.changes import has_change
 from maml_envs.engines.engine import HasDeviceEngine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
+from maml_envs.gym.family_tasks import FamilyTasks
 from maml_envs.gym.seeding import reset_mask, seeded_generators
-from maml_envs.gym.task_parameters import HasTaskParameters
 from torch import Tensor
 
 
-class DeviceVectorEnv(HasTaskParameters, VectorEnv):
+class DeviceVectorEnv(FamilyTasks, VectorEnv):
     """``num_envs`` simulations of a task family on a device, each with its own task.
 
     It is used as :class:`~maml_envs.gym.vector_env.FamilyVectorEnv` is, but takes actions and
@@ -130,10 +130,6 @@ class DeviceVectorEnv(HasTaskParameters, VectorEnv):
             for bound in (self.single_action_space.low, self.single_action_space.high)
         )
 
-    def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
-        """Draw tasks from the family's distribution with ``self.np_random``."""
-        return sample_tasks(self.family, self.np_random, num_tasks)
-
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.
 
@@ -217,11 +213,11 @@ class DeviceVectorEnv(HasTaskParameters, VectorEnv):
 
     def _initial_states(self, ids: np.ndarray) -> dict[str, Tensor]:
         """Initial states of the simulations ``ids``, each (num_envs, ...); zero in others."""
-        drawn = [self.family.initial_state(self._rngs[i]) for i in ids]
+        initial = [self.family.initial_state(self._rngs[i]) for i in ids]
         states = {}
-        for name in drawn[0]:
-            values = np.zeros((self.num_envs, *np.shape(drawn[0][name])))
-            values[ids] = [state[name] for state in drawn]
+        for name in initial[0]:
+            values = np.zeros((self.num_envs, *np.shape(initial[0][name])))
+            values[ids] = [state[name] for state in initial]
             states[name] = torch.from_numpy(values).to(self.device, self._dtype)
         return states
 

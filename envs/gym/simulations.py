@@ -110,19 +110,14 @@ class Simulations:
         # delay and noise
         self._delay = None
         if "action_delay" in self._in_force:
-            longest = int(self._values_ever("action_delay").max())
-            delay = self._in_force["action_delay"]
-            self._delay = ActionDelay(delay, self.action_space.shape[0], longest)
+            delay = longest = self._in_force["action_delay"]
+            if self._change is not None:
+                longest = np.maximum(delay, self._change.after["action_delay"])
+            self._delay = ActionDelay(delay, self.action_space.shape[0], int(longest.max()))
         self._noise = None
         if "observation_noise" in self._in_force:
             std = self._in_force["observation_noise"]
             self._noise = ObservationNoise(std, self.observation_space.shape[0])
-
-    def _values_ever(self, name: str) -> np.ndarray:
-        """Values of a parameter before and after changes, in one axis."""
-        if self._change is None:
-            return self._in_force[name]
-        return np.concatenate([self._change.before[name], self._change.after[name]])
 
     def _dynamics(self, ids: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """Parameters of the dynamics in force in simulations ``ids``."""

@@ -11,12 +11,12 @@ from gymnasium import spaces
 from maml_envs.engines.engine import Task
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.mujoco_engines import MujocoSingleEngine
-from maml_envs.family import HasMarkers, TaskFamily, sample_tasks
+from maml_envs.family import HasMarkers, TaskFamily
+from maml_envs.gym.family_tasks import FamilyTasks
 from maml_envs.gym.simulations import Simulations
-from maml_envs.gym.task_parameters import HasTaskParameters
 
 
-class FamilyEnv(HasTaskParameters, gym.Env):
+class FamilyEnv(FamilyTasks, gym.Env):
     """One simulation of a task family, for recording, other RL libraries and interactive use.
 
     The first reset draws a task, which later resets keep; :meth:`set_task` or
@@ -67,10 +67,6 @@ class FamilyEnv(HasTaskParameters, gym.Env):
     def dt(self) -> float:
         """Seconds per control step."""
         return self.family.body.dt
-
-    def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
-        """Draw tasks from the family's distribution with ``self.np_random``."""
-        return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_task(self, task: Task) -> None:
         """Set the task for this and later episodes.

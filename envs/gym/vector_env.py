@@ -12,10 +12,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.engines.engine import Task
-from maml_envs.family import TaskFamily, sample_tasks
+from maml_envs.family import TaskFamily
+from maml_envs.gym.family_tasks import FamilyTasks
 from maml_envs.gym.seeding import reset_mask, seeded_generators
 from maml_envs.gym.simulations import Simulations
-from maml_envs.gym.task_parameters import HasTaskParameters
 
 
 def available_cpus() -> int:
@@ -27,7 +27,7 @@ def available_cpus() -> int:
     return max(1, num_cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class FamilyVectorEnv(HasTaskParameters, VectorEnv):
+class FamilyVectorEnv(FamilyTasks, VectorEnv):
     """``num_envs`` simulations of a task family, stepped together, each with its own task.
 
     Autoreset is disabled: a simulation whose episode has ended is not stepped until it is reset.
@@ -76,10 +76,6 @@ class FamilyVectorEnv(HasTaskParameters, VectorEnv):
         self._num_steps = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.ones(num_envs, bool)  # not stepped before the first reset
-
-    def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
-        """Draw tasks from the family's distribution with ``self.np_random``."""
-        return sample_tasks(self.family, self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.

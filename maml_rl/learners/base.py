@@ -112,7 +112,7 @@ class Learner(ABC):
     """Stages of a trial in training."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the errors of a learner of the user's own name its methods."""
+        """Have the errors of a user's learner name the method that raised them."""
         super().__init_subclass__(**options)
         name_errors(cls, (name for name, value in vars(Learner).items() if callable(value)))
 
@@ -325,6 +325,15 @@ class Learner(ABC):
             f"the policy of learner {type(self).__name__} is not a multilayer perceptron or a "
             "policy.network: it cannot be exported"
         )
+
+
+def initial_normalizer(
+    normalizes: bool, observation_shape: tuple[int, ...], device: torch.device
+) -> Mapping[str, Tensor]:
+    """Return the group ``normalizer`` of an initial state; empty without normalisation."""
+    if not normalizes:
+        return {}
+    return ObservationNormalizer.empty(observation_shape, device)._asdict()
 
 
 def check_group(

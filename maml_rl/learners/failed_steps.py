@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maml_rl.learners.base import LearnerState
-from maml_rl.sampling.failures import Failure, check_outer_steps
+from maml_rl.sampling.failures import ADVICE, Failure, TooManyFailures
 
 MAX_FAILED_OUTER_STEPS = 10
 """Number of consecutive failed outer steps that stops the run."""
@@ -27,11 +27,18 @@ def with_outer_failure(
         detail: message of the error that it raised; empty if it raised none.
 
     Raises:
-        TooManyFailures: if ``MAX_FAILED_OUTER_STEPS`` have failed in a row.
+        TooManyFailures: if ``MAX_FAILED_OUTER_STEPS`` have failed in a row. It names the last cause
+            and a remedy.
     """
     if not what:
         return list(rows), 0
     num_failed = state.counters[FAILED_OUTER_STEPS] + 1
     failure = Failure(num_updates, what, num_episodes=0, task=None, detail=detail)
-    check_outer_steps([*rows, failure], num_failed, MAX_FAILED_OUTER_STEPS)
-    return [*rows, failure], num_failed
+    failures = [*rows, failure]
+    if num_failed >= MAX_FAILED_OUTER_STEPS:
+        cause = f"{what} ({detail})" if detail else what
+        raise TooManyFailures(
+            f"{num_failed} outer steps in a row failed, the last because {cause}: {ADVICE[what]}",
+            failures,
+        )
+    return failures, num_failed

@@ -52,11 +52,11 @@ def make_learner(
             f"{type(learner).__name__}"
         )
     if is_own:
-        check_start(learner, name)
+        _check_start(learner, name)
     return learner
 
 
-def check_start(learner: Learner, name: str) -> None:
+def _check_start(learner: Learner, name: str) -> None:
     """Refuse a learner of the user's own whose initial state or prior is not one.
 
     Args:
@@ -128,7 +128,7 @@ def check_iteration(
         raise UserError(f"{what} must return an Iteration, got {type(iteration).__name__}")
     state, metrics, failures = iteration
     _check_next_state(state, before, what)
-    check_history(state, before, learner, what)
+    _check_history(state, before, learner, what)
     number, expected = state.counters["iteration"], before.counters["iteration"] + 1
     if number != expected:
         raise UserError(
@@ -142,7 +142,7 @@ def check_iteration(
         raise UserError(f"{what}: failures must be a list of Failure, got {failures!r:.100}")
 
 
-def check_history(state: LearnerState, before: LearnerState, learner: Learner, what: str) -> None:
+def _check_history(state: LearnerState, before: LearnerState, learner: Learner, what: str) -> None:
     """Refuse a history that is not the end of the old one and one more entry.
 
     Args:

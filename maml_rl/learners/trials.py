@@ -54,6 +54,12 @@ class Trial(NamedTuple):
         return (~self.failed_tasks.mask).nonzero()[:, 0]
 
     @property
+    def valid_episodes(self) -> list[Episodes]:
+        """Episodes of every stage, of the tasks that did not fail."""
+        valid = self.valid_tasks
+        return [stage.chosen(valid) for stage in self.episodes]
+
+    @property
     def failures(self) -> TrialFailures:
         """Causes of the failures of episodes and tasks."""
         num_tasks = len(self.failed_tasks.cause)
@@ -71,13 +77,13 @@ def sample_tasks(
     Args:
         collector: its environment samples them.
         streams: of random numbers.
-        num_tasks: how many; default is one for each task that the collectors play.
+        num_tasks: how many; default is the number that the collectors of all processes play.
 
     Raises:
         UserError: if the environment does not return one mapping per task.
     """
     collector.env.np_random = streams.tasks()
-    num_tasks = num_tasks or collector.num_tasks_of_all or collector.num_tasks
+    num_tasks = num_tasks or collector.meta_batch_size
     tasks = list(collector.env.sample_tasks(num_tasks))
     if len(tasks) != num_tasks or not all(isinstance(task, Mapping) for task in tasks):
         raise UserError(
@@ -277,13 +283,12 @@ def training_trial(
         TooManyFailures: if a larger share failed, or all tasks of one process.
     """
     tasks = sample_tasks(collector, streams) if tasks is None else tasks
-    first = collector.first_task
-    own_tasks = tasks[first : first + collector.num_tasks]
+    played_tasks = collector.of_this_process(tasks)
     trial = play_trials(
         learner,
         state,
         collector,
-        own_tasks,
+        played_tasks,
         num_updates=num_updates,
         streams=streams,
         belief=belief,
@@ -301,4 +306,4 @@ def training_trial(
             )
     failures.check(rows, max_failed_share, f"meta-iteration {streams.iteration + 1}")
     collector.check_stop()
-    return TrainingTrial(trial, failures, rows, own_tasks)
+    return TrainingTrial(trial, failures, rows, played_tasks)

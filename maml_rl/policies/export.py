@@ -231,7 +231,7 @@ def _write_onnx(module: PlainPolicy, path: Path) -> None:
         )
     examples = module.examples()
     # torch.onnx logs that torchvision is missing, and its exporter warns about torch itself.
-    with warnings.catch_warnings(), _only_errors_of("torch.onnx"):
+    with warnings.catch_warnings(), _only_errors_of_onnx():
         warnings.simplefilter("ignore", FutureWarning)
         # The first axis of several inputs has the same name, which is meant.
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)
@@ -249,9 +249,9 @@ def _write_onnx(module: PlainPolicy, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _only_errors_of(name: str) -> Iterator[None]:
-    """Let the logger ``name`` pass errors only inside the context."""
-    logger = logging.getLogger(name)
+def _only_errors_of_onnx() -> Iterator[None]:
+    """Let the logger of torch.onnx pass errors only inside the context."""
+    logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

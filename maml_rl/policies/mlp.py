@@ -115,12 +115,6 @@ class MLPPolicy(Policy):
         latent = [LATENT_MEAN, LATENT_LOG_STD] if self.latent_size > 0 else []
         return [f"weight_{last}", f"bias_{last}", *log_std, *latent]
 
-    def forward(self, observations: Tensor) -> Distribution:
-        """Return the distribution of this module's parameters at (N, observation_size)."""
-        stack = {name: value[None] for name, value in self.named_parameters()}
-        batch = self.distribution(stack, observations[None])
-        return type(batch)(*(value[0] for value in batch))
-
     def distribution(self, stack: Params, observations: Tensor) -> Distribution:
         """Return the action distributions of T policies, by batched matrix products.
 
@@ -143,7 +137,7 @@ class MLPPolicy(Policy):
         x = observations.mT
         for i, (weight, bias) in enumerate(self.layers(stack)):
             x = torch.baddbmm(bias.mT, weight.mT, self.activation(x) if i > 0 else x)
-        log_std = None if self.action_head.discrete else self.log_std_of(stack)
+        log_std = None if self.action_head.discrete else bounded_log_std(stack["log_std"])
         return self.action_head.distribution(x.mT.contiguous(), log_std)
 
     def layers(self, stack: Params) -> list[tuple[Tensor, Tensor]]:
@@ -164,14 +158,6 @@ class MLPPolicy(Policy):
             layers[0] = (weight, torch.baddbmm(bias, stack["latent"], stack["latent_weight"]))
         return layers
 
-    def log_std_of(self, stack: Params) -> Tensor:
-        """Return the log standard deviation of the Gaussian, (T, 1, action_size), at least ln 1e-6.
-
-        Args:
-            stack: parameters, of which only ``log_std`` (T, action_size) is used.
-        """
-        return bounded_log_std(stack["log_std"])
-
     def plain_network(
         self, theta: Params, normalizer: ObservationNormalizer | None, action_map: ActionMap
     ) -> PlainNetwork:
@@ -179,9 +165,10 @@ class MLPPolicy(Policy):
         stack = {name: value.detach().cpu().double()[None] for name, value in theta.items()}
         if self.latent_size > 0:
             stack["latent"] = stack[LATENT_MEAN][:, None]
+        discrete = self.action_head.discrete
         network = PlainNetwork(
             layers=tuple((weight[0], bias[0, 0]) for weight, bias in self.layers(stack)),
-            log_std=None if self.action_head.discrete else self.log_std_of(stack)[0, 0],
+            log_std=None if discrete else bounded_log_std(stack["log_std"])[0, 0],
             nonlinearity=self.nonlinearity,
         )
         return folded(network, normalizer, action_map)
@@ -191,16 +178,8 @@ class MLPPolicy(Policy):
     ) -> PlainModule:
         """Return :meth:`plain_network` as linear layers with activations between them."""
         network = self.plain_network(theta, normalizer, action_map)
-        modules: list[nn.Module] = []
-        for weight, bias in network.layers:
-            if modules:
-                modules.append(ACTIVATIONS[self.nonlinearity]())
-            fan_in, fan_out = weight.shape
-            linear = nn.Linear(fan_in, fan_out)
-            linear.weight.data = weight.T.contiguous()
-            linear.bias.data = bias.clone()
-            modules.append(linear)
-        return PlainModule(nn.Sequential(*modules), network.log_std, self.observation_shape)
+        modules = nn.Sequential(*linear_modules(network))
+        return PlainModule(modules, network.log_std, self.observation_shape)
 
     def parameters_of(self, network: PlainNetwork) -> dict[str, Tensor]:
         """Return parameters with which this policy computes ``network``, if its context is zero.
@@ -222,7 +201,7 @@ class MLPPolicy(Policy):
         if network.log_std is not None:
             theta["log_std"] = network.log_std
             # The policy clamps log_std: refuse one that would change.
-            clamped = self.log_std_of({"log_std": network.log_std[None]})[0, 0]
+            clamped = bounded_log_std(network.log_std[None])[0, 0]
             if not torch.allclose(clamped, network.log_std):
                 smallest = math.exp(float(network.log_std.min()))
                 raise UserError(
@@ -264,7 +243,8 @@ class MLPPolicy(Policy):
         # Unlike NumPy, torch does not warn about overflow.
         added = head_bias.numpy()
         if noise is not None:
-            added = (self.log_std_of(stack).detach().exp() * noise + head_bias).numpy()
+            action_std = bounded_log_std(stack["log_std"]).detach().exp()
+            added = (action_std * noise + head_bias).numpy()
         activate = _IN_PLACE[self.nonlinearity]
         if normalizer is not None:
             mean, std = (value.to(head).numpy() for value in (normalizer.mean, normalizer.std))
@@ -282,6 +262,20 @@ class MLPPolicy(Policy):
             return x.reshape(-1, x.shape[-1])
 
         return sample
+
+
+def linear_modules(network: PlainNetwork) -> list[nn.Module]:
+    """Return the layers of a network, with activations between them."""
+    modules: list[nn.Module] = []
+    for weight, bias in network.layers:
+        if modules:
+            modules.append(ACTIVATIONS[network.nonlinearity]())
+        fan_in, fan_out = weight.shape
+        linear = nn.Linear(fan_in, fan_out)
+        linear.weight.data = weight.T.contiguous()
+        linear.bias.data = bias.clone()
+        modules.append(linear)
+    return modules
 
 
 def make_policy(

@@ -20,7 +20,7 @@ from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, make_stack, parameters
-from maml_rl.policies.plain_network import PlainModule, gain_and_offset
+from maml_rl.policies.plain_network import PlainModule, input_module, output_module
 from maml_rl.policies.policy import Policy
 from maml_rl.settings.env import load_object
 from maml_rl.settings.policy import PolicyConfig
@@ -105,54 +105,9 @@ class NetworkPolicy(Policy):
         with torch.no_grad():
             for name, value in network.named_parameters():
                 value.copy_(theta[_PREFIX + name])
-        gain = offset = log_std = None
-        if not self.action_head.discrete:
-            gain, offset = gain_and_offset(action_map)
-            log_std = bounded_log_std(theta["log_std"].detach().cpu()[None])[0, 0]
-            log_std = (log_std.double() + gain.log()).float()
-        module = _RawToActions(network, normalizer, gain, offset)
+        to_actions, log_std = output_module(theta, self.action_head, action_map)
+        module = nn.Sequential(input_module(normalizer), network, to_actions)
         return PlainModule(module, log_std, self.observation_shape)
-
-
-class _RawToActions(nn.Module):
-    """A network from raw observations to actions, or to logits.
-
-    Args:
-        network: from normalised observations to the policy's outputs.
-        normalizer: of observations, or ``None``.
-        gain: of the action map; ``None`` for logits.
-        offset: of the action map; ``None`` for logits.
-    """
-
-    mean: Tensor
-    std: Tensor
-    gain: Tensor
-    offset: Tensor
-
-    def __init__(
-        self,
-        network: nn.Module,
-        normalizer: ObservationNormalizer | None,
-        gain: Tensor | None,
-        offset: Tensor | None,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.normalizes = normalizer is not None
-        self.maps_actions = gain is not None
-        if normalizer is not None:
-            self.register_buffer("mean", normalizer.mean.cpu().float())
-            self.register_buffer("std", normalizer.std.cpu().float())
-        if gain is not None and offset is not None:
-            self.register_buffer("gain", gain.float())
-            self.register_buffer("offset", offset.float())
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Return actions or logits (N, size) at raw observations (N, *observation_shape)."""
-        if self.normalizes:
-            observation = (observation - self.mean) / self.std
-        outputs: Tensor = self.network(observation)
-        return outputs * self.gain + self.offset if self.maps_actions else outputs
 
 
 def make_network_policy(

@@ -14,8 +14,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from maml_rl.errors import UserError
+from maml_rl.policies.action_head import ActionHead, bounded_log_std
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.normalizer import ObservationNormalizer
+from maml_rl.policies.parameters import Params
 from maml_rl.settings.policy import Nonlinearity
 
 
@@ -53,6 +55,67 @@ class PlainNetwork(NamedTuple):
     """Between layers."""
 
 
+class NormalizedObservations(nn.Module):
+    """(observation − mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, normalizer: ObservationNormalizer) -> None:
+        super().__init__()
+        self.register_buffer("mean", normalizer.mean.cpu().float())
+        self.register_buffer("std", normalizer.std.cpu().float())
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Normalise raw observations (N, *observation_shape)."""
+        return (observation - self.mean) / self.std
+
+
+class ScaledOutputs(nn.Module):
+    """gain · output + offset, per entry."""
+
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(self, gain: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gain", gain.float())
+        self.register_buffer("offset", offset.float())
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Map outputs (N, action_size) to actions."""
+        return output * self.gain + self.offset
+
+
+def input_module(normalizer: ObservationNormalizer | None) -> nn.Module:
+    """Return a module from raw observations to those that a policy's network reads, on the CPU."""
+    return nn.Identity() if normalizer is None else NormalizedObservations(normalizer)
+
+
+def output_module(
+    theta: Params, head: ActionHead, action_map: ActionMap
+) -> tuple[nn.Module, Tensor | None]:
+    """Return a module from the outputs of a policy's network to actions, or to logits, on the CPU.
+
+    Args:
+        theta: parameters of the policy, of which ``log_std`` (action_size,) is used.
+        head: of the policy.
+        action_map: from the policy's outputs to the environment's actions.
+
+    Returns:
+        The module, and the log standard deviation in units of the actions, (action_size,), or
+        ``None`` if they are discrete.
+
+    Raises:
+        UserError: if a dimension of the actions has the range 0.
+    """
+    if head.discrete:
+        return nn.Identity(), None
+    gain, offset = gain_and_offset(action_map)
+    log_std = bounded_log_std(theta["log_std"].detach().cpu()[None])[0, 0]
+    return ScaledOutputs(gain, offset), (log_std.double() + gain.log()).float()
+
+
 def check_plain_actions(space: spaces.Space[Any]) -> None:
     """Check that logs, export and Stable-Baselines3 support an action space.
 
@@ -84,7 +147,7 @@ def gain_and_offset(action_map: ActionMap) -> tuple[Tensor, Tensor]:
 def folded(
     network: PlainNetwork, normalizer: ObservationNormalizer | None, action_map: ActionMap
 ) -> PlainNetwork:
-    """Fold normalisation and action map into a network.
+    """Fold normalisation and action map into a network; without ``log_std``, normalisation only.
 
     Products are computed in float64 and rounded once, so distributions agree to rounding.
 

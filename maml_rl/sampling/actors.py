@@ -32,7 +32,7 @@ class Actor(ABC):
     """What it remembers after the last call; ``None`` if it has no memory."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the errors of an actor of the user's own name its methods."""
+        """Have the errors of a user's actor name the method that raised them."""
         super().__init_subclass__(**options)
         methods = ("act", "observe", "act_on_tensors", "observe_tensors", "inputs", "densities")
         name_errors(cls, ("start", *methods))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.thread_pool import map_blocks
 from maml_rl.system.torch_runtime import torch_threads
+
+Values = TypeVar("Values", Sequence[Task], np.ndarray)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,19 @@ class Collector:
                 f"the environment simulates on {env.device}, and the policy is on {self.device}: "
                 "use one device, or the engine mujoco"
             )
+
+    @property
+    def meta_batch_size(self) -> int:
+        """Number of tasks of all processes."""
+        return self.num_tasks_of_all or self.num_tasks
+
+    def of_this_process(self, of_all: Values) -> Values:
+        """Return the entries for the T tasks of this process.
+
+        Args:
+            of_all: one entry for each task of all processes.
+        """
+        return of_all[self.first_task : self.first_task + self.num_tasks]
 
     @property
     def episodes_per_round(self) -> int:
@@ -288,7 +303,7 @@ class Collector:
 
     def _reset_seeds(self, streams: RandomStreams, stage: int) -> np.ndarray:
         """The reset seed of every episode, (T, E), independent of the division into rounds."""
-        num_seeds = (self.num_tasks_of_all or self.num_tasks) * self.num_episodes
+        num_seeds = self.meta_batch_size * self.num_episodes
         # The seeds of this process start at its first task.
         start = streams.reset_seed(stage, num_seeds) + self.first_task * self.num_episodes
         sizes = (self.num_tasks, self.num_episodes)

@@ -37,15 +37,17 @@ class DeviceRollout:
         def zeros(*sizes: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.zeros(sizes, dtype=dtype, device=env.device)
 
-        self.observations = zeros(*horizon_and_envs, *shape)
-        self.actions = zeros(*horizon_and_envs, action_map.num_outputs)
-        self.rewards = zeros(*horizon_and_envs)
-        self.mask = zeros(*horizon_and_envs, dtype=torch.bool)
-        self.cause = zeros(num_envs, dtype=torch.int8)
-        self.success = zeros(num_envs).fill_(torch.nan)
-        self.terminated = zeros(num_envs, dtype=torch.bool)
-        self.last_observations = zeros(num_envs, *shape).fill_(torch.nan)
-        self._live = ~self.terminated
+        self._recorded = Recorded(
+            observations=zeros(*horizon_and_envs, *shape),
+            actions=zeros(*horizon_and_envs, action_map.num_outputs),
+            rewards=zeros(*horizon_and_envs),
+            mask=zeros(*horizon_and_envs, dtype=torch.bool),
+            cause=zeros(num_envs, dtype=torch.int8),
+            success=zeros(num_envs).fill_(torch.nan),
+            terminated=zeros(num_envs, dtype=torch.bool),
+            last_observations=zeros(num_envs, *shape).fill_(torch.nan),
+        )
+        self._live = ~self._recorded.terminated
 
     def play(self, observation: Tensor, actor: Actor, progress: Callable[[int], None]) -> Recorded:
         """Play until the horizon.
@@ -55,36 +57,28 @@ class DeviceRollout:
             actor: chooses the actions.
             progress: called with the control step before each one.
         """
-        horizon = len(self.rewards)
-        for t in range(horizon):
+        rewards = self._recorded.rewards
+        for t in range(len(rewards)):
             progress(t)
             outputs = self._act(t, observation, actor)
             observation, *results = self._env.step(self._to_actions(outputs))
             self._record(t, observation, *results)
-            actor.observe_tensors(self.rewards[t], ~self._live)
-        return Recorded(
-            observations=self.observations,
-            actions=self.actions,
-            rewards=self.rewards,
-            mask=self.mask,
-            cause=self.cause,
-            success=self.success,
-            terminated=self.terminated,
-            last_observations=self.last_observations,
-        )
+            actor.observe_tensors(rewards[t], ~self._live)
+        return self._recorded
 
     def _act(self, t: int, observation: Tensor, actor: Actor) -> Tensor:
         """Compute the actor's outputs (N, action_size) at step t; record them and the observation.
 
         Those of discarded episodes are set to zero.
         """
-        row = self.observations[t].copy_(observation)
+        recorded = self._recorded
+        row = recorded.observations[t].copy_(observation)
         self._discard(~row.isfinite().flatten(1).all(1), OBSERVATION)
-        row.masked_fill_(_like(self.cause > 0, row), 0.0)
-        outputs = self.actions[t].copy_(actor.act_on_tensors(row, t))
+        row.masked_fill_(_like(recorded.cause > 0, row), 0.0)
+        outputs = recorded.actions[t].copy_(actor.act_on_tensors(row, t))
         self._discard(~outputs.isfinite().all(1), ACTION)
-        outputs.masked_fill_(_like(self.cause > 0, outputs), 0.0)
-        self.mask[t].copy_(self._live)
+        outputs.masked_fill_(_like(recorded.cause > 0, outputs), 0.0)
+        recorded.mask[t].copy_(self._live)
         return outputs
 
     def _record(
@@ -97,27 +91,28 @@ class DeviceRollout:
         info: dict[str, Any],
     ) -> None:
         """Record what the environment returned for step t, each (N, ...)."""
-        self.rewards[t].copy_(reward)
+        recorded = self._recorded
+        recorded.rewards[t].copy_(reward)
         # Discard episodes that failed in this step.
         if "void" in info:
             self._discard(info["void"], SIMULATION)
-        self._discard(~self.rewards[t].isfinite(), REWARD)
+        self._discard(~recorded.rewards[t].isfinite(), REWARD)
         # Keep the last report of success of each episode.
         if "is_success" in info:
-            reported = info["is_success"].to(self.success)
+            reported = info["is_success"].to(recorded.success)
             is_reported = self._live & info.get("_is_success", self._live) & ~reported.isnan()
-            self.success = torch.where(is_reported, reported, self.success)
+            recorded.success.copy_(torch.where(is_reported, reported, recorded.success))
         # Keep the last observation of each episode.
         is_over = terminated | truncated
-        ends = self._live if t == len(self.rewards) - 1 else self._live & is_over
-        self.terminated = self.terminated | (ends & terminated)
-        kept = self.last_observations
-        self.last_observations = torch.where(_like(ends, kept), observation.to(kept), kept)
+        ends = self._live if t == len(recorded.rewards) - 1 else self._live & is_over
+        recorded.terminated.logical_or_(ends & terminated)
+        last = recorded.last_observations
+        last.copy_(torch.where(_like(ends, last), observation.to(last), last))
         self._live = self._live & ~is_over
 
     def _discard(self, failed: Tensor, what: str) -> None:
         """End the live episodes in ``failed`` (N,) bool, and record their cause."""
-        self.cause.masked_fill_(self._live & failed, CODES[what])
+        self._recorded.cause.masked_fill_(self._live & failed, CODES[what])
         self._live = self._live & ~failed
 
 

@@ -56,7 +56,7 @@ def make_task_vector_env(
     """
     env_id = resolve_env_id(config.name)
     with _as_user_error(config):
-        env: Any = _own_vector_env(env_id, config.kwargs, num_envs, horizon, device)
+        env: Any = _vector_env_with_tasks(env_id, config.kwargs, num_envs, horizon, device)
         if env is None:
             make = _maker(config, env_id, horizon)
             num_copies = num_envs if num_tasks is None else num_tasks
@@ -121,7 +121,7 @@ def _make(module: str, env_id: str, horizon: int | None, /, **arguments: Any) ->
     return gym.make(spec, max_episode_steps=horizon)
 
 
-def _own_vector_env(
+def _vector_env_with_tasks(
     env_id: str,
     kwargs: Mapping[str, Any],
     num_envs: int,

@@ -69,6 +69,12 @@ class Episodes:
         return self.mask.sum((1, 2))
 
     @property
+    def is_last(self) -> Tensor:
+        """(T, E, H): 1 for the last real step of each episode, else 0."""
+        following = torch.cat([self.mask[..., 1:], torch.zeros_like(self.mask[..., :1])], dim=-1)
+        return self.mask - following
+
+    @property
     def mean_length(self) -> Tensor:
         """Mean number of real steps of each task's valid episodes, (T,)."""
         return self.num_steps / (~self.discarded).sum(1).clamp(min=1)

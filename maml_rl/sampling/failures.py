@@ -208,27 +208,6 @@ def num_discarded_episodes(rows: Sequence[Failure]) -> int:
     return sum(row.num_episodes for row in rows)
 
 
-def check_outer_steps(rows: Sequence[Failure], num_failed: int, max_failed: int) -> None:
-    """Raise if too many outer steps failed in a row.
-
-    Args:
-        rows: failures of this iteration; the last one is the outer step's.
-        num_failed: outer steps that have failed in a row.
-        max_failed: the number at which to raise.
-
-    Raises:
-        TooManyFailures: names the last cause and a remedy.
-    """
-    if num_failed >= max_failed:
-        what = rows[-1].what
-        detail = rows[-1].detail
-        cause = f"{what} ({detail})" if detail else what
-        raise TooManyFailures(
-            f"{num_failed} outer steps in a row failed, the last because {cause}: {ADVICE[what]}",
-            rows,
-        )
-
-
 def example(rows: Sequence[Failure]) -> str:
     """The most frequent cause, a task in which it occurred, and what the user can do."""
     causes = Counter(row.what for row in rows if row.what in ADVICE)

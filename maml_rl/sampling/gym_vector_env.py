@@ -77,20 +77,20 @@ class GymTaskVectorEnv:
         make: Callable[..., gym.Env],
         num_envs: int,
         vectorization: Vectorization,
-        drawn: DrawnTasks | None = None,
+        drawn_tasks: DrawnTasks | None = None,
     ) -> GymTaskVectorEnv:
         """``num_envs`` environments from ``make``, in this process or in one worker process each.
 
         Args:
-            make: takes the values of a task of ``drawn`` as arguments.
+            make: takes the values of a task of ``drawn_tasks`` as arguments.
             num_envs: number of environments.
             vectorization: where they run.
-            drawn: tasks to use instead of the environment's own.
+            drawn_tasks: tasks to use instead of the environment's own.
         """
         # Make the sampler first, so that errors are raised in this process.
-        sampler = make_task_setter(make, drawn)
+        sampler = make_task_setter(make, drawn_tasks)
         functions = [
-            functools.partial(_make_sub_environment, make, drawn, os.getpid(), i)
+            functools.partial(_make_sub_environment, make, drawn_tasks, os.getpid(), i)
             for i in range(num_envs)
         ]
         if num_envs > 1:
@@ -294,7 +294,7 @@ def _quiet_gymnasium() -> Iterator[None]:
 
 
 def _make_sub_environment(
-    make: Callable[..., gym.Env], drawn: DrawnTasks | None, parent: int, index: int
+    make: Callable[..., gym.Env], drawn_tasks: DrawnTasks | None, parent: int, index: int
 ) -> TaskSetter:
     """Make sub-environment ``index``, in the process ``parent`` or in a worker of its own."""
     is_worker = os.getpid() != parent
@@ -303,7 +303,7 @@ def _make_sub_environment(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends workers
         _use_one_torch_thread()
         seed_global_generators(index)  # until the first reset
-    setter = make_task_setter(make, drawn)
+    setter = make_task_setter(make, drawn_tasks)
     setter.has_own_process = is_worker
     return setter
 

@@ -36,29 +36,29 @@ class TaskSetter(gym.Wrapper):
 
     Args:
         env: any environment.
-        drawn: tasks to use instead of the environment's own.
-        remake: makes the environment with a task of ``drawn`` as arguments, if it must be made
-            again for each task.
+        drawn_tasks: tasks to use instead of the environment's own.
+        remake: makes the environment with a task of ``drawn_tasks`` as arguments, if it must be
+            made again for each task.
 
     Raises:
-        UserError: if observations cannot be flattened, or both the environment and ``drawn``
+        UserError: if observations cannot be flattened, or both the environment and ``drawn_tasks``
             define tasks.
     """
 
     def __init__(
         self,
         env: gym.Env,
-        drawn: DrawnTasks | None = None,
+        drawn_tasks: DrawnTasks | None = None,
         remake: Callable[..., gym.Env] | None = None,
     ) -> None:
         super().__init__(_with_box_observations(env))
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        if drawn is not None and _method(env, "sample_tasks") is not None:
+        if drawn_tasks is not None and _method(env, "sample_tasks") is not None:
             raise UserError(
-                f"{drawn.setting}: environment {self.name!r} draws its tasks itself, by "
+                f"{drawn_tasks.setting}: environment {self.name!r} draws its tasks itself, by "
                 f"sample_tasks"
             )
-        self._drawn = drawn
+        self._drawn_tasks = drawn_tasks
         self._remake = remake
         self._must_remake = False
         self._task: Task | None = None
@@ -74,8 +74,8 @@ class TaskSetter(gym.Wrapper):
             UserError: if the environment raises, or does not return tasks.
         """
         # Sample from the settings, or by the environment.
-        if self._drawn is not None:
-            return self._drawn.sample(rng, num_tasks)
+        if self._drawn_tasks is not None:
+            return self._drawn_tasks.sample(rng, num_tasks)
         sample_tasks = _method(self.env, "sample_tasks")
         if sample_tasks is None:
             return [{} for _ in range(num_tasks)]
@@ -287,24 +287,27 @@ def seed_global_generators(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
-def make_task_setter(make: Callable[..., gym.Env], drawn: DrawnTasks | None = None) -> TaskSetter:
+def make_task_setter(
+    make: Callable[..., gym.Env], drawn_tasks: DrawnTasks | None = None
+) -> TaskSetter:
     """Make an environment and wrap it in a :class:`TaskSetter`.
 
     Args:
         make: makes the environment.
-        drawn: tasks to use instead of the environment's own. They are arguments of ``make``, except
-            for listed tasks of an environment with ``set_task``.
+        drawn_tasks: tasks to use instead of the environment's own. They are arguments of ``make``,
+            except for listed tasks of an environment with ``set_task``.
 
     Raises:
         UserError: if observations cannot be flattened, or the environment draws its tasks itself.
     """
-    if drawn is None:
+    if drawn_tasks is None:
         return TaskSetter(make())
-    if not drawn.listed:
+    if not drawn_tasks.listed:
         # Pass the values of some task, since an argument need not have a default.
-        return TaskSetter(make(**drawn.sample(np.random.default_rng(0), 1)[0]), drawn, make)
+        (task,) = drawn_tasks.sample(np.random.default_rng(0), 1)
+        return TaskSetter(make(**task), drawn_tasks, make)
     env = make()
-    return TaskSetter(env, drawn, None if _method(env, "set_task") is not None else make)
+    return TaskSetter(env, drawn_tasks, None if _method(env, "set_task") is not None else make)
 
 
 def _method(env: gym.Env, name: str) -> Callable[..., Any] | None:

@@ -42,7 +42,7 @@ from maml_rl.learners.teacher_student.regression import StudentBatch, latent_los
 from maml_rl.learners.trials import play_trials, sample_tasks, training_trial
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import flatten
-from maml_rl.policies.recurrent.memory import outputs_along_trials
+from maml_rl.policies.recurrent.memory import action_distribution, outputs_along_trials
 from maml_rl.sampling.failures import NO_EPISODE, OUTER_STEP
 from maml_rl.settings.learners import RL2Config, RMAConfig, SysIDConfig
 from maml_rl.settings.parser import load_config
@@ -323,7 +323,7 @@ def test_playing_step_by_step_equals_the_pass_over_the_trial(
     sequence = trial_sequence(stages, previous, student.action_head)
     args = (theta, sequence.observations, sequence.previous, None)
     outputs = outputs_along_trials(student.memory, *args)
-    dist = student.distribution(theta, outputs, sequence.observations)
+    dist = action_distribution(student, theta, outputs, sequence.observations)
     for i in range(3):
         masks = [stage.mask[i, 0] > 0 for stage in stages]
         noise = torch.cat([part[i, 0][mask] for part, mask in zip(noises, masks, strict=True)])

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from maml_rl.learners.rl2.ppo import evaluate_trials
 from maml_rl.policies.recurrent.hypernetwork import generated_layer, initial_hypernetwork
+from maml_rl.policies.recurrent.memory import action_distribution
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
@@ -87,7 +88,7 @@ def test_policy_and_value_read_the_observation_without_the_memory() -> None:
     observations = make_sequence(policy).observations
     outputs = torch.zeros(*observations.shape[:2], 4, dtype=torch.float64)
     for function in (
-        lambda x: policy.distribution(theta, outputs, x).mode(),
+        lambda x: action_distribution(policy, theta, outputs, x).mode(),
         lambda x: policy.values(theta, outputs, x, None),
     ):
         assert not function(observations).equal(function(observations + 1))
@@ -140,7 +141,7 @@ def outputs_of_memories(
     rng = np.random.default_rng(1)
     memories = torch.from_numpy(rng.uniform(-1, 1, (40, 1, policy.hidden_size)))
     memories = memories.expand(-1, len(observations), -1)
-    return policy.distribution(theta, memories, observations.expand(40, -1, -1)).mode()
+    return action_distribution(policy, theta, memories, observations.expand(40, -1, -1)).mode()
 
 
 def test_every_memory_starts_with_the_same_well_scaled_network() -> None:

@@ -1,4 +1,4 @@
-"""Inner steps of gradient descent, for a stack of tasks."""
+"""Inner steps of gradient descent for a stack of tasks (Finn et al. 2017, algorithm 1, line 6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def adapt(
     step_size: StepSize | Sequence[StepSize],
     first_order: bool,
 ) -> dict[str, Tensor]:
-    """theta_prime = theta − α ∇L(theta), once for each support batch (equation 1).
+    """theta_prime = theta − α ∇L(theta), once for each support batch.
 
     If theta or a step size requires gradients, theta_prime can be differentiated with respect to
     it; with ``first_order``, the inner gradients are then constants. Otherwise theta_prime is a
@@ -79,18 +79,7 @@ def gradient_step(
     """
     alpha = step_size if isinstance(step_size, Mapping) else dict.fromkeys(theta, step_size)
     inputs = [*theta.values(), *(a for a in alpha.values() if isinstance(a, Tensor))]
-    if any(value.requires_grad for value in inputs):
-        return _step_in_graph(theta, loss, alpha, first_order)
-    return _step_of_values(theta, loss, alpha)
-
-
-def _step_in_graph(
-    theta: Params,
-    loss: Callable[[Params], tuple[Tensor, Auxiliary]],
-    alpha: Mapping[str, float | Tensor],
-    first_order: bool,
-) -> tuple[dict[str, Tensor], Auxiliary]:
-    """theta_prime as a function of theta and α."""
+    is_function = any(value.requires_grad for value in inputs)
     with torch.enable_grad():
         # Parameters that do not require gradients become leaves: this step needs theirs too.
         start = {
@@ -100,23 +89,11 @@ def _step_in_graph(
         gradients = torch.autograd.grad(
             losses.sum(),
             list(start.values()),
-            create_graph=not first_order,
-            retain_graph=True,  # the outer objective differentiates the same forward pass
+            create_graph=is_function and not first_order,
+            retain_graph=is_function,  # the outer objective differentiates the same forward pass
         )
-        return {**theta, **_descended(start, alpha, gradients)}, auxiliary
-
-
-def _step_of_values(
-    theta: Params,
-    loss: Callable[[Params], tuple[Tensor, Auxiliary]],
-    alpha: Mapping[str, float | Tensor],
-) -> tuple[dict[str, Tensor], Auxiliary]:
-    """theta_prime as a value; only this step's gradient needs a graph."""
-    with torch.enable_grad():
-        start = {name: _leaf(theta[name]) for name in alpha}
-        losses, auxiliary = loss({**theta, **start})
-        gradients = torch.autograd.grad(losses.sum(), list(start.values()))
-    with torch.no_grad():
+    # A step of values needs no graph beyond its gradient.
+    with torch.set_grad_enabled(is_function):
         return {**theta, **_descended(start, alpha, gradients)}, auxiliary
 
 

@@ -21,15 +21,11 @@ from maml_rl.learners.base import (
     Learner,
     LearnerState,
     check_group,
+    initial_normalizer,
 )
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.linear_baseline import baseline_notice
-from maml_rl.learners.maml.inner_step import (
-    STEP_SIZE,
-    initial_theta,
-    inner_step,
-    with_context,
-)
+from maml_rl.learners.maml.inner_step import STEP_SIZE, initial_theta, inner_step, with_context
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer import OUTER, check_state
 from maml_rl.learners.maml.step_schedule import (
@@ -43,7 +39,6 @@ from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metr
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.latent import LATENT_LOG_STD, without_latents
-from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params, make_stack
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 from maml_rl.policies.policy import Policy
@@ -55,7 +50,7 @@ from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, 
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
-from maml_rl.system.thread_pool import tasks_per_block
+from maml_rl.system.thread_pool import TASKS_PER_BLOCK
 
 
 class _OuterResult(NamedTuple):
@@ -94,8 +89,8 @@ class MAML(Learner):
         num_training_stages: stages of a trial in training: one more than it has inner steps.
         max_failed_share: largest share of discarded episodes, and of failed tasks, that an
             iteration tolerates.
-        tasks_per_block: tasks that the outer step computes at once; default depends on the device.
-            It bounds memory, and changes results at most by rounding.
+        tasks_per_block: tasks that the outer step computes at once. It bounds memory, and changes
+            results at most by rounding.
         seed: of the initial weights of a learned advantage.
     """
 
@@ -110,23 +105,27 @@ class MAML(Learner):
     num_updates: int
     num_training_stages: int
     max_failed_share: float
-    tasks_per_block: int | None = None
+    tasks_per_block: int = TASKS_PER_BLOCK
     seed: int = 0
 
     def initial_state(self) -> LearnerState:
         """Return the initial parameters, and no state of the outer step."""
         theta = initial_theta(self.policy, self.inner, self.seed)
         device = next(iter(theta.values())).device
-        normalizer: Mapping[str, Tensor] = {}
-        if self.normalizes:
-            shape = self.policy.observation_shape
-            normalizer = ObservationNormalizer.empty(shape, device)._asdict()
+        shape = self.policy.observation_shape
         adaptation = {
             "advantage_std": torch.ones(1, device=device),
             **initial_schedule(device),
         }
-        tensors = {"theta": theta, "normalizer": normalizer, "adaptation": adaptation, "outer": {}}
-        return LearnerState.initial(tensors, **{FAILED_OUTER_STEPS: 0})
+        return LearnerState.initial(
+            {
+                "theta": theta,
+                "normalizer": initial_normalizer(self.normalizes, shape, device),
+                "adaptation": adaptation,
+                "outer": {},
+            },
+            **{FAILED_OUTER_STEPS: 0},
+        )
 
     def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
         """Return a state before training whose theta is the belief of another run's agent."""
@@ -209,12 +208,11 @@ class MAML(Learner):
 
         # Outer step, on the tasks that did not fail.
         batch = _valid_part(played.trial)
-        block_size = self.tasks_per_block or tasks_per_block(collector.device)
         objective = MetaObjective(
             self.policy,
             batch,
             training.inner,
-            block_size,
+            self.tasks_per_block,
             ranks,
             advantage_std=float(state.tensors["adaptation"]["advantage_std"]),
             early_weight=self.inner.early_weight_at(state.counters["iteration"]),

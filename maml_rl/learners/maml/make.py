@@ -10,6 +10,7 @@ from gymnasium import spaces
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.policies.mlp import make_policy
 from maml_rl.settings.config import Config
+from maml_rl.system.thread_pool import tasks_per_block
 
 
 def maml(
@@ -29,6 +30,6 @@ def maml(
         num_updates=config.inner.num_steps,
         num_training_stages=config.inner.num_steps + 1,
         max_failed_share=config.max_failed_share,
-        tasks_per_block=config.tasks_per_block,
+        tasks_per_block=config.tasks_per_block or tasks_per_block(device),
         seed=config.seed,
     )

@@ -92,14 +92,13 @@ def with_chosen_factors(
         ranks: the processes that share the tasks.
     """
     tasks = sample_tasks(collector, streams)
-    first = collector.first_task
     choosing = f"choosing step sizes on {counted(len(tasks), 'training task')}"
     # Play the stage before adaptation, which the schedules share.
     before = play_trials(
         learner,
         state,
         _showing(collector, choosing),
-        tasks[first : first + collector.num_tasks],
+        collector.of_this_process(tasks),
         num_updates=0,
         streams=streams,
     )

@@ -24,7 +24,7 @@ def episode_steps(
     # The next observation of each step; after the last one it may be unknown.
     observations, mask = episodes.observations[:, number], episodes.mask[:, number]
     last = episodes.last_observations[:, number].flatten(1)
-    is_last = mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1) > 0
+    is_last = episodes.is_last[:, number] > 0
     shifted = torch.cat([observations[:, 1:], observations[:, -1:]], 1)
     following = torch.where(is_last[..., None], last[:, None], shifted)
     if reads_next:

@@ -6,7 +6,6 @@ without any transition, and ``add`` is the belief with some more.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 
 from maml_rl.learners.base import Belief
-from maml_rl.learners.pearl.perceptron import initial_perceptron, perceptron
+from maml_rl.learners.pearl.networks import initial_perceptron
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.recurrent.cell import in_one_buffer
+from maml_rl.policies.recurrent.cell import add_cell, run_gru
+from maml_rl.policies.recurrent.layers import layer, perceptron
 
 _SMALLEST_VARIANCE = 1e-7
 
@@ -91,7 +91,7 @@ class ProductEncoder:
     def add(self, theta: Params, belief: Belief, context: Tensor, mask: Tensor) -> Belief:
         """Multiply the factors of more transitions: add their natural parameters."""
         mean, variance = _gaussians(
-            perceptron(theta, "encoder", len(self.hidden_sizes) + 1, context)
+            perceptron(theta, "encoder", len(self.hidden_sizes) + 1, "relu", context)
         )
         precision = mask[..., None] / variance
         return {
@@ -124,22 +124,13 @@ class GRUEncoder:
         """Draw parameters; those of the GRU are uniform in ±1/√size, as in torch."""
         *hidden, size = self.hidden_sizes
         num_inputs = hidden[-1] if hidden else self.transition_size
-        bound = 1 / math.sqrt(size)
-        parameters = {}
+        parameters: dict[str, Tensor] = {}
         if hidden:
             # Its last layer is a hidden one, too: take the initial weights of one.
             sizes = (self.transition_size, *hidden, 1)
-            drawn = initial_perceptron("encoder", sizes, rng)
-            parameters = {k: v for k, v in drawn.items() if f"_{len(hidden)}_" not in k}
-        shapes = {
-            "weight_ih": (3 * size, num_inputs),
-            "weight_hh": (3 * size, size),
-            "bias_ih": (3 * size,),
-            "bias_hh": (3 * size,),
-        }
-        for name, shape in shapes.items():
-            values = rng.uniform(-bound, bound, shape).astype(np.float32)
-            parameters[f"encoder_gru_{name}"] = torch.from_numpy(values)
+            with_output = initial_perceptron("encoder", sizes, rng)
+            parameters = {k: v for k, v in with_output.items() if f"_{len(hidden)}_" not in k}
+        add_cell(parameters, "encoder_gru", "gru", num_inputs, size, rng)
         return parameters | initial_perceptron("encoder_head", (size, 2 * self.latent_size), rng)
 
     def empty(self, num_tasks: int, like: Tensor) -> dict[str, Tensor]:
@@ -152,15 +143,9 @@ class GRUEncoder:
     def add(self, theta: Params, belief: Belief, context: Tensor, mask: Tensor) -> Belief:
         """Read more transitions."""
         num_hidden = len(self.hidden_sizes) - 1
-        x = perceptron(theta, "encoder", num_hidden, context)
+        x = perceptron(theta, "encoder", num_hidden, "relu", context)
         x = torch.relu(x) if num_hidden else x
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        weights = [theta[f"encoder_gru_{name}"] for name in names]
-        if x.is_cuda:
-            weights = in_one_buffer(weights)
-        # Biases; one layer, no dropout; in training mode; one direction; axis 0 is that of tasks.
-        options = (True, 1, 0.0, True, False, True)
-        outputs, _ = torch.gru(x, belief["memory"][None], weights, *options)
+        outputs, _ = run_gru(theta, "encoder_gru", belief["memory"], x)
         # The memory after each task's last real transition.
         lengths = mask.sum(1).long()
         last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, outputs.shape[-1])
@@ -170,7 +155,7 @@ class GRUEncoder:
 
     def posterior(self, theta: Params, belief: Belief) -> Posterior:
         """Return mean and variance, a linear layer of the memory."""
-        mean, variance = _gaussians(perceptron(theta, "encoder_head", 1, belief["memory"]))
+        mean, variance = _gaussians(layer(theta, "encoder_head_0", belief["memory"]))
         is_empty = belief["num_transitions"] == 0
         return Posterior(torch.where(is_empty, 0.0, mean), torch.where(is_empty, 1.0, variance))
 

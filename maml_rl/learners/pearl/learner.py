@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
+from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.pearl.actor import LatentActor
@@ -36,7 +36,6 @@ from maml_rl.learners.trials import TrainingTrial, sample_tasks, training_trial
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.latent import draw_noise, draw_noise_on_device
-from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
@@ -47,7 +46,6 @@ from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
-from maml_rl.system.thread_pool import tasks_per_block
 
 _EPISODES = "num_episodes"
 """In a belief: number of episodes so far, (T, 1)."""
@@ -56,11 +54,11 @@ _OTHER_GROUPS = Learned._fields[2:]
 """Groups of the state besides theta, which holds encoder and actor."""
 
 
-class _Played(NamedTuple):
+class _Part(NamedTuple):
     """Trials in a meta-batch of tasks."""
 
-    trial: TrainingTrial
-    """Of this process."""
+    played: TrainingTrial
+    """All trials of this process."""
     entry: Entry
     """Their episodes, of all processes."""
 
@@ -92,9 +90,9 @@ class PEARL(Learner):
             iteration tolerates.
         device: of all tensors.
         seed: of the initial parameters and the training tasks.
-        num_prior_episodes: episodes of a trial with z from the prior, although the belief is more.
-            Training has its own number.
-        tasks_per_block: tasks whose gradient is computed at once; default depends on the device.
+        tasks_per_block: tasks whose gradient is computed at once.
+        num_prior_episodes: first episodes of a trial, whose z is drawn from the prior even if the
+            belief has transitions. Training sets it for each trial.
     """
 
     # A saved agent does not have what only training needs.
@@ -111,24 +109,22 @@ class PEARL(Learner):
     max_failed_share: float
     device: torch.device
     seed: int
+    tasks_per_block: int
     num_prior_episodes: int = 1
-    tasks_per_block: int | None = None
 
     def initial_state(self) -> LearnerState:
         """Return the initial parameters, and statistics of nothing."""
         rng = RandomStreams(self.seed, Phase.INITIALISATION).parameters()
-        drawn = (
+        parameters = (
             self.encoder.initial_parameters(rng),
             self.networks.initial_actor(rng),
             self.networks.initial_critics(rng),
         )
         encoder, actor, critics = (
-            {name: value.to(self.device) for name, value in part.items()} for part in drawn
+            {name: value.to(self.device) for name, value in part.items()} for part in parameters
         )
-        normalizer: Mapping[str, Tensor] = {}
-        if self.normalizes:
-            shape = (self.networks.observation_size,)
-            normalizer = ObservationNormalizer.empty(shape, self.device)._asdict()
+        observation_shape = (self.networks.observation_size,)
+        normalizer = initial_normalizer(self.normalizes, observation_shape, self.device)
         learned = Learned.initial(encoder, actor, critics, self.config.temperature)
         return LearnerState.initial(
             {"normalizer": normalizer, **_groups(learned)}, **{FAILED_OUTER_STEPS: 0}
@@ -227,16 +223,16 @@ class PEARL(Learner):
 
         # Draw training tasks; before the first update, explore all of them.
         tasks, numbers = self._training_tasks(collector, streams)
-        parts: list[_Played] = []
+        parts: list[_Part] = []
         if state.counters["iteration"] == 0 and self.config.num_training_tasks > 0:
             parts = self._initial_episodes(state, tasks, collector, ranks, watch)
 
         # Play a trial in each: episodes with z from the prior, then from the posterior.
         num_prior, num_stages = self.config.num_prior_episodes, self.num_training_stages
-        played = self._trial(
+        part = self._part(
             state, tasks, numbers, num_stages, num_prior, collector, streams, ranks, watch
         )
-        parts.append(played)
+        parts.append(part)
 
         # Add the episodes to the replay, and observations to the normaliser.
         entry = joined([part.entry for part in parts])
@@ -256,22 +252,22 @@ class PEARL(Learner):
             encoder=self.encoder,
             config=self.config,
             reads_next=self.reads_next_observation,
-            block_size=self.tasks_per_block or tasks_per_block(self.device),
+            block_size=self.tasks_per_block,
             rng=streams.minibatches(),
             ranks=ranks,
             progress=collector.progress,
         )
-        rows = [row for part in parts for row in part.trial.rows]
+        rows = [row for part in parts for row in part.played.rows]
         what = OUTER_STEP if update.detail else ""
         failures, num_failed = with_outer_failure(state, rows, num_stages - 1, what, update.detail)
         watch.lap("update")
 
         # Update the counters; compute metrics.
-        samplings = [SamplingMetrics(_valid_stages(part.trial), ranks) for part in parts]
+        samplings = [SamplingMetrics(part.played.trial.valid_episodes, ranks) for part in parts]
         changed = _groups(update.learned)
         if normalizer is not None:
             changed["normalizer"] = normalizer._asdict()
-        metrics = update.metrics | samplings[-1].metrics() | failure_metrics(played.trial)
+        metrics = update.metrics | samplings[-1].metrics() | failure_metrics(part.played)
         metrics["train/replay_size"] = float(sum(map(num_transitions, history)))
         metrics["update/temperature"] = float(update.learned.temperature["log_alpha"].exp())
         metrics["update/failed"] = float(bool(update.detail))
@@ -286,13 +282,12 @@ class PEARL(Learner):
     ) -> tuple[list[Task], np.ndarray]:
         """Return training tasks, and the indices of those to play, one for each in a meta-batch."""
         number = self.config.num_training_tasks
-        meta_batch_size = collector.num_tasks_of_all or collector.num_tasks
         if number == 0:
-            return sample_tasks(collector, streams), np.arange(meta_batch_size)
+            return sample_tasks(collector, streams), np.arange(collector.meta_batch_size)
         # The same in every iteration.
         always = RandomStreams(self.seed, Phase.INITIALISATION)
         tasks = sample_tasks(collector, always, number)
-        return tasks, drawn_tasks(streams.tasks(), number, meta_batch_size)
+        return tasks, drawn_tasks(streams.tasks(), number, collector.meta_batch_size)
 
     def _initial_episodes(
         self,
@@ -301,21 +296,20 @@ class PEARL(Learner):
         collector: Collector,
         ranks: Ranks,
         watch: Stopwatch,
-    ) -> list[_Played]:
+    ) -> list[_Part]:
         """Play episodes of every task with z from the prior, a meta-batch of tasks at a time."""
-        meta_batch_size = collector.num_tasks_of_all or collector.num_tasks
-        num_groups = math.ceil(len(tasks) / meta_batch_size)
-        numbers = np.resize(np.arange(len(tasks)), num_groups * meta_batch_size)
+        num_groups = math.ceil(len(tasks) / collector.meta_batch_size)
+        numbers = np.resize(np.arange(len(tasks)), num_groups * collector.meta_batch_size)
         number = self.config.num_initial_episodes
         parts = []
         for i, group in enumerate(np.split(numbers, num_groups)):
             streams = RandomStreams(self.seed, Phase.INITIALISATION, i)
             parts.append(
-                self._trial(state, tasks, group, number, number, collector, streams, ranks, watch)
+                self._part(state, tasks, group, number, number, collector, streams, ranks, watch)
             )
         return parts
 
-    def _trial(
+    def _part(
         self,
         state: LearnerState,
         tasks: Sequence[Task],
@@ -326,8 +320,8 @@ class PEARL(Learner):
         streams: RandomStreams,
         ranks: Ranks,
         watch: Stopwatch,
-    ) -> _Played:
-        """Play trials in the tasks of these numbers; return them with the entry of all processes.
+    ) -> _Part:
+        """Play trials in the tasks of these numbers, and make the entry of the replay from them.
 
         The first ``num_prior_stages`` of the ``num_stages`` episodes have z from the prior.
         """
@@ -342,20 +336,15 @@ class PEARL(Learner):
             tasks=[tasks[number] for number in numbers],
             watch=watch,
         )
-        first = collector.first_task
-        own = numbers[first : first + collector.num_tasks]
-        if self.config.num_training_tasks == 0:  # their tasks are new in every iteration
-            own = own + state.counters["iteration"] * len(numbers)
+        if self.config.num_training_tasks == 0:  # the tasks are new in every iteration
+            numbers = numbers + state.counters["iteration"] * len(numbers)
         entry = history_entry(
-            played.trial.episodes, own.tolist(), num_prior_stages, self.action_scale
+            played.trial.episodes,
+            collector.of_this_process(numbers).tolist(),
+            num_prior_stages,
+            self.action_scale,
         )
-        return _Played(played, {name: ranks.gather(value) for name, value in entry.items()})
-
-
-def _valid_stages(played: TrainingTrial) -> list[Episodes]:
-    """Return the episodes of the tasks that did not fail."""
-    valid = played.trial.valid_tasks
-    return [episodes.chosen(valid) for episodes in played.trial.episodes]
+        return _Part(played, {name: ranks.gather(value) for name, value in entry.items()})
 
 
 def _groups(learned: Learned) -> dict[str, Mapping[str, Tensor]]:

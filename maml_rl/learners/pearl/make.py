@@ -18,6 +18,7 @@ from maml_rl.policies.mlp import vector_size
 from maml_rl.settings.config import Config
 from maml_rl.settings.families import only_goals_vary
 from maml_rl.settings.learners.pearl import PEARLConfig
+from maml_rl.system.thread_pool import tasks_per_block
 
 
 def pearl(
@@ -62,5 +63,5 @@ def pearl(
         max_failed_share=config.max_failed_share,
         device=device,
         seed=config.seed,
-        tasks_per_block=config.tasks_per_block,
+        tasks_per_block=config.tasks_per_block or tasks_per_block(device),
     )

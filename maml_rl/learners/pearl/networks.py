@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.pearl.perceptron import initial_perceptron, perceptron
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.recurrent.layers import perceptron
 
 _LOG_STD_RANGE = (-20.0, 2.0)
+_LAST_BOUND = 3e-3
+"""Bound of the initial weights of a last layer: outputs are close to 0 at first."""
 NUM_CRITICS = 2
 
 
@@ -77,7 +81,7 @@ class Networks:
             latents: z, (..., latent_size).
         """
         x = torch.cat([observations, latents], dim=-1)
-        outputs = perceptron(theta, "actor", len(self.hidden_sizes) + 1, x)
+        outputs = perceptron(theta, "actor", len(self.hidden_sizes) + 1, "relu", x)
         mean, log_std = outputs.chunk(2, dim=-1)
         return SquashedGaussian(mean, log_std.clamp(*_LOG_STD_RANGE))
 
@@ -94,5 +98,26 @@ class Networks:
         """
         x = torch.cat([observations, actions, latents], dim=-1)
         stacked = x.flatten(0, -2).expand(NUM_CRITICS, -1, -1)
-        values = perceptron(critics, "critic", len(self.hidden_sizes) + 1, stacked)
+        values = perceptron(critics, "critic", len(self.hidden_sizes) + 1, "relu", stacked)
         return values[..., 0].unflatten(1, x.shape[:-1])
+
+
+def initial_perceptron(
+    name: str, sizes: Sequence[int], rng: np.random.Generator, num_networks: int | None = None
+) -> dict[str, Tensor]:
+    """Draw parameters, float32: weights uniform in ±1/√fan_in, ±0.003 in the last layer; no biases.
+
+    Args:
+        name: prefix of their names.
+        sizes: of the input, of each hidden layer, and of the output.
+        rng: stream of the initial weights.
+        num_networks: K, to draw a stack of K networks; ``None`` for one without a leading axis.
+    """
+    lead = () if num_networks is None else (num_networks,)
+    parameters = {}
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        bound = _LAST_BOUND if i == len(sizes) - 2 else 1 / math.sqrt(fan_in)
+        values = rng.uniform(-bound, bound, (*lead, fan_in, fan_out)).astype(np.float32)
+        parameters[f"{name}_{i}_weight"] = torch.from_numpy(values)
+        parameters[f"{name}_{i}_bias"] = torch.zeros(*lead, fan_out)
+    return parameters

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from maml_rl.learners.pearl.networks import Networks
 from maml_rl.policies.action_map import ActionMap
+from maml_rl.policies.mlp import linear_modules
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.plain_network import PlainModule, gain_and_offset
+from maml_rl.policies.plain_network import (
+    PlainModule,
+    PlainNetwork,
+    ScaledOutputs,
+    folded,
+    gain_and_offset,
+)
 
 
 def latent_module(
@@ -37,39 +43,15 @@ def latent_module(
         [theta[f"actor_{i}_{kind}"].detach().cpu().double() for i in range(num_layers)]
         for kind in ("weight", "bias")
     )
-    # The first layer: z as part of the bias, and normalisation.
-    of_state, of_latent = weights[0].split((networks.observation_size, networks.latent_size))
+    # The first layer: z as part of the bias. The last one: only the mean.
+    weights[0], of_latent = weights[0].split((networks.observation_size, networks.latent_size))
     biases[0] = biases[0] + latent.cpu().double() @ of_latent
-    if normalizer is not None:
-        of_state = of_state / normalizer.std.cpu()[:, None]
-        biases[0] = biases[0] - normalizer.mean.cpu() @ of_state
-    weights[0] = of_state
-    # The last layer: only the mean.
     weights[-1] = weights[-1][:, : networks.action_size]
     biases[-1] = biases[-1][: networks.action_size]
-    modules: list[nn.Module] = []
-    for weight, bias in zip(weights, biases, strict=True):
-        linear = nn.Linear(*weight.shape)
-        linear.weight.data = weight.T.float().contiguous()
-        linear.bias.data = bias.float()
-        modules += [linear, nn.ReLU()]
+    layers = tuple(zip(weights, biases, strict=True))
+    network = folded(PlainNetwork(layers, None, "relu"), normalizer, action_map)
+    # tanh, in units of the environment's actions.
     gain, offset = gain_and_offset(action_map)
-    squash = _Squash(gain.float() / action_scale, offset.float())
-    network = nn.Sequential(*modules[:-1], squash)
-    return PlainModule(network, None, (networks.observation_size,))
-
-
-class _Squash(nn.Module):
-    """tanh, then a gain and an offset per entry."""
-
-    gain: Tensor
-    offset: Tensor
-
-    def __init__(self, gain: Tensor, offset: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("gain", gain)
-        self.register_buffer("offset", offset)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return offset + gain · tanh(x)."""
-        return self.offset + self.gain * torch.tanh(x)
+    to_actions = ScaledOutputs(gain.float() / action_scale, offset)
+    module = nn.Sequential(*linear_modules(network), nn.Tanh(), to_actions)
+    return PlainModule(module, None, (networks.observation_size,))

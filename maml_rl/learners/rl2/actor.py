@@ -8,10 +8,10 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.rl2.sequence import trial_sequence
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
-from maml_rl.policies.recurrent.memory import MemoryPolicy
+from maml_rl.policies.recurrent.memory import MemoryPolicy, action_distribution
 from maml_rl.sampling.actors import Actor, Memory
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.system.thread_pool import block_ends, map_blocks
@@ -116,7 +116,7 @@ class RecurrentActor(Actor):
         self._memory = torch.where(live, new, self._memory)
         # Choose actions.
         outputs = policy.outputs_of(self._memory)
-        dist = policy.distribution(theta, outputs[:, None], x[:, None])
+        dist = action_distribution(policy, theta, outputs[:, None], x[:, None])
         actions = dist.mode() if self._round_noise is None else dist.sample(self._round_noise[t])
         encoded = policy.action_head.encoded(actions[:, 0])
         previous = torch.cat([encoded, self._unseen.expand(len(encoded), 2)], dim=-1)
@@ -158,7 +158,7 @@ def belief_after(
     sequence = trial_sequence([episodes], belief["previous"], policy.action_head)
 
     def of_block(start: int, stop: int) -> Tensor:
-        block = TrialSequence(*(value[start:stop] for value in sequence))
+        block = sequence.chosen(slice(start, stop))
         inputs = policy.encode(theta, block.observations, block.previous)
         memory = belief["memory"][start:stop]
         # Step by step, as an actor does: a trial that has ended keeps its memory.

@@ -36,10 +36,10 @@ def evaluated_trials(
     """
 
     def of_block(start: int, stop: int) -> Evaluated:
-        block = TrialSequence(*(value[start:stop] for value in sequence))
-        own_tasks = None if tasks is None else tasks[start:stop]
+        block = sequence.chosen(slice(start, stop))
+        tasks_of_block = None if tasks is None else tasks[start:stop]
         with torch.no_grad():
-            dist, values = evaluate_trials(policy, theta, block, own_tasks)
+            dist, values = evaluate_trials(policy, theta, block, tasks_of_block)
             return dist, dist.log_prob(block.actions), values
 
     blocks = block_ends(len(sequence.mask), block_size)
@@ -75,9 +75,9 @@ def trial_batch(
     targets = advantages + values
     # Normalise both over all trials.
     is_real = sequence.mask > 0
-    nothing = ValueScale.empty(values.device)
-    of_advantages = nothing.updated(advantages[is_real], ranks)
-    of_targets = nothing.updated(targets[is_real], ranks)
+    empty = ValueScale.empty(values.device)
+    of_advantages = empty.updated(advantages[is_real], ranks)
+    of_targets = empty.updated(targets[is_real], ranks)
     scale = scale.updated(targets[is_real], ranks)
     batch = TrialBatch(
         sequence=sequence,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
@@ -48,7 +49,7 @@ class PlayedTrials(NamedTuple):
 
 
 class Update(NamedTuple):
-    """The result of an update; one that fails changes no group."""
+    """The result of an update; one that fails changes no parameters."""
 
     groups: dict[str, Mapping[str, Tensor]]
     """The groups of the state that have changed."""
@@ -87,7 +88,7 @@ def played_trials(
         watch=watch,
     )
     valid = played.trial.valid_tasks
-    stages = [episodes.chosen(valid) for episodes in played.trial.episodes]
+    stages = played.trial.valid_episodes
     before = learner.prior(state, len(valid))["previous"]
     return PlayedTrials(
         played=played,
@@ -95,7 +96,7 @@ def played_trials(
         stages=stages,
         sequence=trial_sequence(stages, before, head),
         indices=valid + collector.first_task,
-        num_trials=collector.num_tasks_of_all or collector.num_tasks,
+        num_trials=collector.meta_batch_size,
     )
 
 
@@ -112,7 +113,9 @@ def updated_by_ppo(
     block_size: int,
     watch: Stopwatch,
 ) -> Update:
-    """Update policy and value network by PPO; if that fails, change nothing.
+    """Update policy and value network by PPO, and the normaliser of observations.
+
+    If PPO fails, only the normaliser changes.
 
     Args:
         policy: the architecture.
@@ -155,9 +158,18 @@ def updated_by_ppo(
             block_size,
         )
     except FloatingPointError as error:
-        return Update({}, metrics, str(error))
-    groups = {"theta": theta, "optimizer": optimizer, "value_scale": scale._asdict()}
-    return Update(groups, {**metrics, **of_update, "update/step_size": step_size})
+        update = Update({}, metrics, str(error))
+    else:
+        groups = {"theta": theta, "optimizer": optimizer, "value_scale": scale._asdict()}
+        update = Update(groups, {**metrics, **of_update, "update/step_size": step_size})
+    if "log_std" in theta:
+        update.metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
+    # Statistics of the observations of all processes.
+    normalizer = state.normalizer
+    if normalizer is not None:
+        observations = torch.cat([stage.real_observations for stage in trials.stages])
+        update.groups["normalizer"] = normalizer.updated(observations, ranks)._asdict()
+    return update
 
 
 def finished(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
+from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS
 from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
 from maml_rl.learners.rl2.iteration import finished, played_trials, updated_by_ppo
-from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 from maml_rl.policies.recurrent.plain_module import recurrent_module
@@ -54,9 +52,9 @@ class RL2(Learner):
             iteration tolerates.
         device: of all tensors.
         seed: of the initial parameters.
+        trials_per_block: trials that are computed at once. It bounds memory, and changes results at
+            most by rounding.
         task_encoder: makes vectors of tasks for the value network; ``None`` if it observes none.
-        trials_per_block: trials whose gradient is computed at once; default depends on the device.
-            It bounds memory, and changes results at most by rounding.
     """
 
     # A saved agent does not have what only training needs.
@@ -70,8 +68,8 @@ class RL2(Learner):
     max_failed_share: float
     device: torch.device
     seed: int
+    trials_per_block: int
     task_encoder: TaskEncoder | None = None
-    trials_per_block: int | None = None
 
     def initial_state(self) -> LearnerState:
         """Return the initial parameters, and statistics of nothing."""
@@ -79,14 +77,11 @@ class RL2(Learner):
         theta = {
             name: value.to(self.device) for name, value in self.policy.initial_theta(rng).items()
         }
-        normalizer: Mapping[str, Tensor] = {}
-        if self.normalizes:
-            shape = (self.policy.observation_size,)
-            normalizer = ObservationNormalizer.empty(shape, self.device)._asdict()
+        observation_shape = (self.policy.observation_size,)
         return LearnerState.initial(
             {
                 "theta": theta,
-                "normalizer": normalizer,
+                "normalizer": initial_normalizer(self.normalizes, observation_shape, self.device),
                 "optimizer": initial_adam(theta),
                 "value_scale": ValueScale.empty(self.device)._asdict(),
             },
@@ -123,8 +118,8 @@ class RL2(Learner):
     @torch.no_grad()
     def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
         """Return the memory after the episodes, which follow one another."""
-        theta, block_size = state.tensors["theta"], self._trials_per_block
-        return belief_after(self.policy, theta, belief, episodes, block_size)
+        theta = state.tensors["theta"]
+        return belief_after(self.policy, theta, belief, episodes, self.trials_per_block)
 
     def describe(self, state: LearnerState) -> dict[str, Any]:
         """Say what a step is."""
@@ -160,7 +155,7 @@ class RL2(Learner):
             watch=watch,
         )
 
-        # Update policy and value on the trials that did not fail.
+        # Update policy, value and normaliser on the trials that did not fail.
         update = updated_by_ppo(
             self.policy,
             state,
@@ -170,18 +165,9 @@ class RL2(Learner):
             across=self.config.credit_across_episodes,
             rng=streams.minibatches(),
             ranks=ranks,
-            block_size=self._trials_per_block,
+            block_size=self.trials_per_block,
             watch=watch,
         )
-
-        # Update the normaliser of observations.
-        normalizer = state.normalizer
-        if normalizer is not None:
-            observations = torch.cat([stage.real_observations for stage in trials.stages])
-            update.groups["normalizer"] = normalizer.updated(observations, ranks)._asdict()
-        theta = update.groups.get("theta", state.tensors["theta"])
-        if "log_std" in theta:
-            update.metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
         return finished(state, trials, update, ranks, watch, num_bytes)
 
     def _vectors(self, tasks: Sequence[Task]) -> Tensor | None:
@@ -189,8 +175,3 @@ class RL2(Learner):
         if self.task_encoder is None:
             return None
         return torch.tensor([self.task_encoder(task) for task in tasks], device=self.device)
-
-    @property
-    def _trials_per_block(self) -> int:
-        """Trials that are computed at once."""
-        return self.trials_per_block or trials_per_block(self.device)

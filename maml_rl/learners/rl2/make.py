@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from maml_rl.learners.rl2.learner import RL2
+from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.recurrent.network import RecurrentPolicy
@@ -53,6 +54,6 @@ def rl2(
         max_failed_share=config.max_failed_share,
         device=device,
         seed=config.seed,
+        trials_per_block=config.tasks_per_block or trials_per_block(device),
         task_encoder=task_encoder,
-        trials_per_block=config.tasks_per_block,
     )

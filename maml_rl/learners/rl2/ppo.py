@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.adam import ascend
 from maml_rl.learners.rl2.sequence import TrialSequence
-from maml_rl.learners.rl2.trial_gradient import mean_gradient, minibatches, scale_to_norm
+from maml_rl.learners.rl2.trial_gradient import descend, mean_gradient, minibatches
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
@@ -57,14 +56,10 @@ class TrialBatch(NamedTuple):
 
     def chosen(self, trials: Tensor | slice) -> TrialBatch:
         """The batch of some trials: indices, a mask (N,) bool, or a slice."""
-
-        def part(value: Tensor) -> Tensor:
-            return value[trials]
-
         return TrialBatch(
-            sequence=TrialSequence(*map(part, self.sequence)),
+            sequence=self.sequence.chosen(trials),
             tasks=None if self.tasks is None else self.tasks[trials],
-            distribution=tuple(map(part, self.distribution)),
+            distribution=tuple(value[trials] for value in self.distribution),
             log_probs=self.log_probs[trials],
             advantages=self.advantages[trials],
             targets=self.targets[trials],
@@ -199,18 +194,16 @@ def ppo_update(
         FloatingPointError: if a gradient is not finite.
     """
     steps: list[dict[str, float]] = []
-    for chosen in minibatches(rng, num_trials, config.num_epochs, config.num_minibatches):
-        is_chosen = torch.isin(indices, torch.from_numpy(chosen).to(indices))
-        if float(ranks.sum(is_chosen)) == 0:
-            continue  # all its trials have failed
+    for is_chosen in minibatches(
+        indices, num_trials, config.num_epochs, config.num_minibatches, rng, ranks
+    ):
         part = batch.chosen(is_chosen)
         gradient, terms = _minibatch(policy, theta, part, config, ranks, block_size)
         # Before the first step, the divergence is a rounding error.
         if steps and float(terms.kl) > config.target_kl:
             break
-        norm = float(gradient.norm())
-        scale = scale_to_norm(norm, config.max_gradient_norm)
-        theta, state = ascend(theta, -scale * gradient, state, step_size)
+        max_norm = config.max_gradient_norm
+        theta, state, norm = descend(theta, gradient, state, step_size, max_norm)
         metrics = {f"update/{name}": float(value) for name, value in terms._asdict().items()}
         steps.append({**metrics, "update/gradient_norm": norm})
     means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}

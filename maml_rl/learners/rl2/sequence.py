@@ -33,6 +33,10 @@ class TrialSequence(NamedTuple):
     last: Tensor
     """What came before the step after the last one, (N, A + 2)."""
 
+    def chosen(self, trials: Tensor | slice) -> TrialSequence:
+        """Some of the trials: indices, a mask (N,) bool, or a slice."""
+        return TrialSequence(*(value[trials] for value in self))
+
 
 def trial_sequence(
     stages: Sequence[Episodes], previous: Tensor, action_head: ActionHead
@@ -45,9 +49,7 @@ def trial_sequence(
         action_head: encodes actions as vectors.
     """
     # One after another, with gaps where an episode ended early: (T, E, H, ...) to (T, E·H, ...).
-    masks = [stage.mask for stage in stages]
-    is_last = [mask - torch.cat([mask[..., 1:], 0 * mask[..., :1]], -1) * mask for mask in masks]
-    mask = torch.cat([m.flatten(1, 2) for m in masks], dim=1)
+    mask = torch.cat([stage.mask.flatten(1, 2) for stage in stages], dim=1)
     # Close the gaps: real steps first, in their order.
     order = (mask == 0).int().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max().clamp(min=1))]
 
@@ -59,7 +61,7 @@ def trial_sequence(
     mask = mask.gather(1, order)
     actions = joined([stage.actions for stage in stages])
     rewards = joined([stage.rewards for stage in stages])
-    ends = joined(is_last)
+    ends = joined([stage.is_last for stage in stages])
     # What came before each step is what the step before it did.
     results = torch.stack([rewards, ends], dim=-1)
     done = torch.cat([action_head.encoded(actions), results], dim=-1)

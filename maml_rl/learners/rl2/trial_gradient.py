@@ -1,4 +1,4 @@
-"""Minibatches of whole trials, and the gradient of a mean over their steps."""
+"""Minibatches of whole trials, the gradient of a mean over their steps, and a step along it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maml_rl.learners.adam import ascend
 from maml_rl.policies.parameters import Params
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
@@ -22,11 +23,32 @@ def trials_per_block(device: torch.device) -> int:
 
 
 def minibatches(
-    rng: np.random.Generator, num_trials: int, num_epochs: int, num_minibatches: int
-) -> Iterator[np.ndarray]:
-    """Indices of the trials of each minibatch, of all processes, for all epochs."""
+    indices: Tensor,
+    num_trials: int,
+    num_epochs: int,
+    num_minibatches: int,
+    rng: np.random.Generator,
+    ranks: Ranks,
+) -> Iterator[Tensor]:
+    """Divide the trials of all processes into minibatches, differently in each epoch.
+
+    Args:
+        indices: of this process's trials among those of all processes, (N,).
+        num_trials: number of trials of all processes, including those that failed.
+        num_epochs: passes over the trials.
+        num_minibatches: minibatches of a pass.
+        rng: stream of the division, the same in all processes.
+        ranks: the processes.
+
+    Yields:
+        (N,) bool: which of this process's trials are in a minibatch. One whose trials have all
+        failed is left out.
+    """
     for _ in range(num_epochs):
-        yield from np.array_split(rng.permutation(num_trials), num_minibatches)
+        for chosen in np.array_split(rng.permutation(num_trials), num_minibatches):
+            is_chosen = torch.isin(indices, torch.from_numpy(chosen).to(indices))
+            if float(ranks.sum(is_chosen)) > 0:
+                yield is_chosen
 
 
 def mean_gradient(
@@ -68,6 +90,25 @@ def mean_gradient(
     return total[:-num_terms], total[-num_terms:]
 
 
-def scale_to_norm(norm: float, most: float) -> float:
-    """Return the factor that scales a gradient down to a norm of at most ``most``."""
-    return min(1.0, most / norm) if norm > 0 else 1.0
+def descend(
+    theta: Params, gradient: Tensor, state: dict[str, Tensor], step_size: float, max_norm: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """Take one step of Adam along the negative gradient.
+
+    Args:
+        theta: parameters.
+        gradient: (P,) float64; it is scaled down to ``max_norm`` if its norm is larger.
+        state: of Adam.
+        step_size: Adam's.
+        max_norm: largest norm of the gradient.
+
+    Returns:
+        The new parameters, the state of Adam, and the norm of the gradient before it is scaled.
+
+    Raises:
+        FloatingPointError: if the gradient is not finite.
+    """
+    norm = float(gradient.norm())
+    scale = min(1.0, max_norm / norm) if norm > 0 else 1.0
+    theta, state = ascend(theta, -scale * gradient, state, step_size)
+    return theta, state, norm

@@ -7,7 +7,7 @@ first, then an estimator of what the policy knows of the task.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
+from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS
 from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
 from maml_rl.learners.rl2.iteration import (
@@ -26,7 +26,6 @@ from maml_rl.learners.rl2.iteration import (
     played_trials,
     updated_by_ppo,
 )
-from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.learners.teacher_student.networks import Student, Teacher
 from maml_rl.learners.teacher_student.regression import StudentBatch, student_update
@@ -78,7 +77,7 @@ class TeacherStudent(Learner):
             iteration tolerates.
         device: of all tensors.
         seed: of the initial parameters.
-        trials_per_block: trials whose gradient is computed at once; default depends on the device.
+        trials_per_block: trials that are computed at once.
         plays_teacher: whether the teacher acts, with beliefs of :meth:`teacher_belief`.
     """
 
@@ -97,7 +96,7 @@ class TeacherStudent(Learner):
     max_failed_share: float
     device: torch.device
     seed: int
-    trials_per_block: int | None = None
+    trials_per_block: int
     plays_teacher: bool = False
 
     def initial_state(self) -> LearnerState:
@@ -110,16 +109,13 @@ class TeacherStudent(Learner):
                 self.student.initial_parameters(rng),
             )
         )
-        normalizer: Mapping[str, Tensor] = {}
-        if self.normalizes:
-            shape = (self.teacher.observation_size,)
-            normalizer = ObservationNormalizer.empty(shape, self.device)._asdict()
+        observation_shape = (self.teacher.observation_size,)
         task_shape = (self.teacher.task_size,)
         return LearnerState.initial(
             {
                 "theta": theta,
                 "student": student,
-                "normalizer": normalizer,
+                "normalizer": initial_normalizer(self.normalizes, observation_shape, self.device),
                 "task_normalizer": ObservationNormalizer.empty(task_shape, self.device)._asdict(),
                 "optimizer": initial_adam(theta),
                 "student_optimizer": initial_adam(student),
@@ -179,7 +175,7 @@ class TeacherStudent(Learner):
     @torch.no_grad()
     def update(self, state: LearnerState, belief: Belief, episodes: Episodes, stage: int) -> Belief:
         """Return the memory after the episodes, which follow one another."""
-        return belief_after(self._player, _acting(state), belief, episodes, self._trials_per_block)
+        return belief_after(self._player, _acting(state), belief, episodes, self.trials_per_block)
 
     def notice(self, num_env_steps: int) -> str | None:
         """Say which policy is evaluated."""
@@ -231,8 +227,7 @@ class TeacherStudent(Learner):
         state = self._with_tasks(state, tasks)
 
         # Play a trial with the z of each task.
-        first = collector.first_task
-        belief = self.teacher_belief(state, tasks[first : first + collector.num_tasks])
+        belief = self.teacher_belief(state, collector.of_this_process(tasks))
         trials = played_trials(
             dataclasses.replace(self, plays_teacher=True),
             state,
@@ -246,7 +241,7 @@ class TeacherStudent(Learner):
             belief=belief,
         )
 
-        # Update encoder, policy and value on the trials that did not fail.
+        # Update encoder, policy, value and normaliser on the trials that did not fail.
         update = updated_by_ppo(
             self.teacher,
             state,
@@ -256,19 +251,9 @@ class TeacherStudent(Learner):
             across=False,  # the teacher learns nothing in an episode that later ones could use
             rng=streams.minibatches(),
             ranks=ranks,
-            block_size=self._trials_per_block,
+            block_size=self.trials_per_block,
             watch=watch,
         )
-
-        # Update the normaliser of observations.
-        normalizer = state.normalizer
-        if normalizer is not None:
-            seen = torch.cat([episodes.real_observations for episodes in trials.stages])
-            update.groups["normalizer"] = normalizer.updated(seen, ranks)._asdict()
-        update.groups["task_normalizer"] = state.tensors["task_normalizer"]
-        theta = update.groups.get("theta", {})
-        if "log_std" in theta:
-            update.metrics["train/policy_std"] = float(theta["log_std"].exp().mean())
         update.metrics["update/phase"] = 1.0
         return finished(state, trials, update, ranks, watch, num_bytes)
 
@@ -309,7 +294,7 @@ class TeacherStudent(Learner):
                 self.config,
                 streams.minibatches(),
                 ranks,
-                self._trials_per_block,
+                self.trials_per_block,
             )
         except FloatingPointError as error:
             return Update({}, {}, str(error))
@@ -338,11 +323,6 @@ class TeacherStudent(Learner):
         # Every process has all tasks.
         new = old.updated(old.normalize(self._vectors(tasks)), Ranks())
         return state._replace(tensors={**state.tensors, "task_normalizer": new._asdict()})
-
-    @property
-    def _trials_per_block(self) -> int:
-        """Trials that are computed at once."""
-        return self.trials_per_block or trials_per_block(self.device)
 
 
 def _acting(state: LearnerState) -> Params:

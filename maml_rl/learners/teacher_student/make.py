@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 
+from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.learners.teacher_student.learner import TeacherStudent
 from maml_rl.learners.teacher_student.networks import Student, Teacher
 from maml_rl.learners.teacher_student.window import Window
@@ -59,7 +60,7 @@ def teacher_student(
         max_failed_share=config.max_failed_share,
         device=device,
         seed=config.seed,
-        trials_per_block=config.tasks_per_block,
+        trials_per_block=config.tasks_per_block or trials_per_block(device),
     )
 
 

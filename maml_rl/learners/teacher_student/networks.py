@@ -14,11 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.policies.action_head import ActionHead, bounded_log_std
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.recurrent.layers import add_perceptron, perceptron
-from maml_rl.policies.recurrent.memory import TrialMemory, outputs_along_trials
+from maml_rl.policies.recurrent.memory import (
+    TrialMemory,
+    action_distribution,
+    outputs_along_trials,
+)
 from maml_rl.settings.policy import Nonlinearity
 
 
@@ -125,21 +129,7 @@ class Teacher:
         latents = self.latents(theta, tasks)[:, None].expand(-1, observations.shape[1], -1)
         times = (_steps_in_episode(previous) / self.horizon).to(observations.dtype)[..., None]
         values = self._network(theta, "value", latents, observations, times)[..., 0]
-        return self.distribution(theta, latents, observations), values
-
-    def distribution(self, theta: Params, outputs: Tensor, observations: Tensor) -> Distribution:
-        """Return action distributions, with the leading axes (N, L).
-
-        Args:
-            theta: parameters.
-            outputs: z, (N, L, latent_size).
-            observations: normalised, (N, L, observation_size).
-        """
-        values = self.means_or_logits(theta, outputs, observations)
-        if self.action_head.discrete:
-            return self.action_head.distribution(values, None)
-        log_std = bounded_log_std(theta["log_std"][None]).expand(len(values), -1, -1)
-        return self.action_head.distribution(values, log_std)
+        return action_distribution(self, theta, latents, observations), values
 
     def means_or_logits(self, theta: Params, outputs: Tensor, observations: Tensor) -> Tensor:
         """Return the parameters of action distributions that depend on the state, (..., size).
@@ -248,16 +238,6 @@ class Student:
         """
         outputs = outputs_along_trials(self.memory, theta, observations, previous, truncation)
         return self.estimates(theta, outputs)
-
-    def distribution(self, theta: Params, outputs: Tensor, observations: Tensor) -> Distribution:
-        """Return action distributions, with the leading axes (N, L).
-
-        Args:
-            theta: parameters of teacher and student.
-            outputs: of the memory, (N, L, output_size).
-            observations: normalised, (N, L, observation_size).
-        """
-        return self.teacher.distribution(theta, self.estimates(theta, outputs), observations)
 
     def means_or_logits(self, theta: Params, outputs: Tensor, observations: Tensor) -> Tensor:
         """Return the parameters of action distributions that depend on the state, (..., size).

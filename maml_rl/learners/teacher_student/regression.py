@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.adam import ascend
 from maml_rl.learners.rl2.sequence import TrialSequence
-from maml_rl.learners.rl2.trial_gradient import mean_gradient, minibatches, scale_to_norm
+from maml_rl.learners.rl2.trial_gradient import descend, mean_gradient, minibatches
 from maml_rl.learners.teacher_student.networks import Student
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
@@ -27,9 +26,7 @@ class StudentBatch(NamedTuple):
 
     def chosen(self, trials: Tensor | slice) -> StudentBatch:
         """The batch of some trials: indices, a mask (N,) bool, or a slice."""
-        return StudentBatch(
-            TrialSequence(*(value[trials] for value in self.sequence)), self.latents[trials]
-        )
+        return StudentBatch(self.sequence.chosen(trials), self.latents[trials])
 
 
 def latent_loss(
@@ -112,16 +109,13 @@ def student_update(
         FloatingPointError: if a gradient is not finite.
     """
     errors, norms = [], []
-    for chosen in minibatches(rng, num_trials, config.student_epochs, config.num_minibatches):
-        is_chosen = torch.isin(indices, torch.from_numpy(chosen).to(indices))
-        if float(ranks.sum(is_chosen)) == 0:
-            continue  # all its trials have failed
+    for is_chosen in minibatches(
+        indices, num_trials, config.student_epochs, config.num_minibatches, rng, ranks
+    ):
         part = batch.chosen(is_chosen)
         gradient, error = _minibatch(student, parameters, part, config, ranks, block_size)
-        norm = float(gradient.norm())
-        scale = scale_to_norm(norm, config.max_gradient_norm)
-        step_size = config.student_step_size
-        parameters, state = ascend(parameters, -scale * gradient, state, step_size)
+        step_size, max_norm = config.student_step_size, config.max_gradient_norm
+        parameters, state, norm = descend(parameters, gradient, state, step_size, max_norm)
         errors.append(error)
         norms.append(norm)
     metrics = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,11 @@ ENCODING_SIZES = {"observation": 32, "action": 16, "reward": 16}
 episode. The sizes are those of VariBAD's RL² (Zintgraf et al. 2020)."""
 
 _NUM_GATES: dict[Cell, int] = {"gru": 3, "lstm": 4}
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""Names of a cell's weights, in the order of torch's recurrent networks."""
+_OPTIONS = (True, 1, 0.0, True, False, True)
+"""Of torch's recurrent networks: biases; one layer, no dropout; in training mode, without which
+cuDNN has no gradient; one direction; axis 0 is that of the sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +65,7 @@ class RecurrentCell:
         }
         for name, fan_in in sizes.items():
             add_layer(theta, f"{name}_encoder", fan_in, ENCODING_SIZES[name], rng)
-        # The cell, with the names and shapes of torch.
-        bound = 1 / math.sqrt(self.hidden_size)
-        rows = _NUM_GATES[self.cell] * self.hidden_size
-        for name, shape in {
-            "weight_ih": (rows, sum(ENCODING_SIZES.values())),
-            "weight_hh": (rows, self.hidden_size),
-            "bias_ih": (rows,),
-            "bias_hh": (rows,),
-        }.items():
-            values = rng.uniform(-bound, bound, shape).astype(np.float32)
-            theta[f"cell_{name}"] = torch.from_numpy(values)
+        add_cell(theta, "cell", self.cell, sum(ENCODING_SIZES.values()), self.hidden_size, rng)
         return theta
 
     def encode(self, theta: Params, observations: Tensor, previous: Tensor) -> Tensor:
@@ -104,7 +98,7 @@ class RecurrentCell:
             memory: before it, (N, memory_size); zeros at the start of a trial.
             inputs: of :meth:`encode`, (N, 64).
         """
-        weights = _cell_weights(theta)
+        weights = _weights(theta, "cell")
         if self.cell == "gru":
             return torch.gru_cell(inputs, memory, *weights)
         output, cell_state = memory.split(self.hidden_size, dim=-1)
@@ -122,17 +116,11 @@ class RecurrentCell:
             The cell's outputs, (N, L, hidden_size), and the memory after the last step,
             (N, memory_size).
         """
-        # Biases; one layer, no dropout; in training mode, without which cuDNN has no gradient; one
-        # direction; axis 0 is that of the trials.
-        options = (True, 1, 0.0, True, False, True)
-        weights = _cell_weights(theta)
-        if inputs.is_cuda:
-            weights = in_one_buffer(weights)
         if self.cell == "gru":
-            outputs, last = torch.gru(inputs, memory[None], weights, *options)
-            return outputs, last[0]
+            return run_gru(theta, "cell", memory, inputs)
         start = [part.contiguous() for part in memory[None].split(self.hidden_size, dim=-1)]
-        outputs, output, cell_state = torch.lstm(inputs, start, weights, *options)
+        weights = _weights_of_sequences(theta, "cell")
+        outputs, output, cell_state = torch.lstm(inputs, start, weights, *_OPTIONS)
         return outputs, torch.cat([output, cell_state], dim=-1)[0]
 
     def outputs_of(self, memory: Tensor) -> Tensor:
@@ -140,13 +128,59 @@ class RecurrentCell:
         return memory[..., : self.hidden_size]
 
 
-def _cell_weights(theta: Params) -> list[Tensor]:
-    """The cell's weights in the order of torch's recurrent networks."""
-    return [theta[f"cell_{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+def add_cell(
+    theta: dict[str, Tensor],
+    name: str,
+    cell: Cell,
+    num_inputs: int,
+    hidden_size: int,
+    rng: np.random.Generator,
+) -> None:
+    """Add the weights of a recurrent cell, uniform in ±1/√hidden_size, with the shapes of torch.
+
+    Args:
+        theta: to which they are added.
+        name: prefix of their names.
+        cell: which cell.
+        num_inputs: entries of its input.
+        hidden_size: entries of its output.
+        rng: stream of the initial weights.
+    """
+    bound = 1 / math.sqrt(hidden_size)
+    rows = _NUM_GATES[cell] * hidden_size
+    shapes = ((rows, num_inputs), (rows, hidden_size), (rows,), (rows,))
+    for weight, shape in zip(_WEIGHTS, shapes, strict=True):
+        values = rng.uniform(-bound, bound, shape).astype(np.float32)
+        theta[f"{name}_{weight}"] = torch.from_numpy(values)
 
 
-def in_one_buffer(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return the weights as consecutive parts of one tensor, without which cuDNN copies them."""
+def run_gru(theta: Params, name: str, memory: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a GRU over N sequences, in one call of torch.
+
+    Args:
+        theta: parameters.
+        name: prefix of the GRU's.
+        memory: before the first step, (N, hidden_size).
+        inputs: (N, L, num_inputs).
+
+    Returns:
+        The outputs, (N, L, hidden_size), and the memory after the last step, (N, hidden_size).
+    """
+    weights = _weights_of_sequences(theta, name)
+    outputs, last = torch.gru(inputs, memory[None], weights, *_OPTIONS)
+    return outputs, last[0]
+
+
+def _weights(theta: Params, name: str) -> list[Tensor]:
+    """The weights of a cell in the order of torch's recurrent networks."""
+    return [theta[f"{name}_{weight}"] for weight in _WEIGHTS]
+
+
+def _weights_of_sequences(theta: Params, name: str) -> list[Tensor]:
+    """The same; on a GPU as consecutive parts of one tensor, without which cuDNN copies them."""
+    weights = _weights(theta, name)
+    if not weights[0].is_cuda:
+        return weights
     buffer = torch.cat([weight.flatten() for weight in weights])
     parts = buffer.split([weight.numel() for weight in weights])
     return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]

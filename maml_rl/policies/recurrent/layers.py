@@ -26,8 +26,11 @@ def add_layer(
 
 
 def layer(theta: Params, name: str, x: Tensor) -> Tensor:
-    """Apply a linear layer to x (..., fan_in)."""
-    return torch.nn.functional.linear(x, theta[f"{name}_weight"].T, theta[f"{name}_bias"])
+    """Apply a linear layer to x (..., fan_in), or a stack of K layers to x (K, N, fan_in)."""
+    weight, bias = theta[f"{name}_weight"], theta[f"{name}_bias"]
+    if weight.dim() == 3:
+        return torch.baddbmm(bias[:, None], x, weight)
+    return torch.nn.functional.linear(x, weight.T, bias)
 
 
 def add_perceptron(
@@ -48,19 +51,20 @@ def add_perceptron(
 def perceptron(
     theta: Params, name: str, num_layers: int, nonlinearity: Nonlinearity, x: Tensor
 ) -> Tensor:
-    """Apply a multilayer perceptron.
+    """Apply a multilayer perceptron, or a stack of K.
 
     Args:
         theta: parameters.
         name: prefix of their names.
         num_layers: number of linear layers.
         nonlinearity: between them.
-        x: (..., fan_in).
+        x: (..., fan_in), or (K, N, fan_in) for a stack.
 
     Returns:
-        (..., fan_out).
+        (..., fan_out), or (K, N, fan_out).
     """
+    activation = ACTIVATIONS[nonlinearity]()
     for i in range(num_layers):
-        x = ACTIVATIONS[nonlinearity]()(x) if i > 0 else x
+        x = activation(x) if i > 0 else x
         x = layer(theta, f"{name}_{i}", x)
     return x

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.policies.action_head import ActionHead
+from maml_rl.policies.action_head import ActionHead, bounded_log_std
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 
@@ -77,15 +77,6 @@ class MemoryPolicy(TrialMemory, Protocol):
     def action_head(self) -> ActionHead:
         """From the policy's outputs to the distribution of actions."""
 
-    def distribution(self, theta: Params, outputs: Tensor, observations: Tensor) -> Distribution:
-        """Return action distributions, with the leading axes (N, L).
-
-        Args:
-            theta: parameters.
-            outputs: of the memory, (N, L, output size).
-            observations: normalised, (N, L, observation_size).
-        """
-
     def means_or_logits(self, theta: Params, outputs: Tensor, observations: Tensor) -> Tensor:
         """Return the parameters of action distributions that depend on the state, (..., size).
 
@@ -94,6 +85,26 @@ class MemoryPolicy(TrialMemory, Protocol):
             outputs: of the memory, (..., output size).
             observations: normalised, (..., observation_size).
         """
+
+
+def action_distribution(
+    policy: MemoryPolicy, theta: Params, outputs: Tensor, observations: Tensor
+) -> Distribution:
+    """Return action distributions, with the leading axes (N, L).
+
+    The log standard deviation of a Gaussian does not depend on the state.
+
+    Args:
+        policy: the architecture.
+        theta: parameters, with ``log_std`` (action_size,) for a Gaussian.
+        outputs: of the memory, (N, L, output size).
+        observations: normalised, (N, L, observation_size).
+    """
+    values = policy.means_or_logits(theta, outputs, observations)
+    if policy.action_head.discrete:
+        return policy.action_head.distribution(values, None)
+    log_std = bounded_log_std(theta["log_std"][None]).expand(len(values), -1, -1)
+    return policy.action_head.distribution(values, log_std)
 
 
 def outputs_along_trials(

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.policies.action_head import bounded_log_std
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.mlp import ACTIVATIONS
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.recurrent.cell import RecurrentCell
 from maml_rl.policies.recurrent.hypernetwork import generated_layer, initial_hypernetwork
 from maml_rl.policies.recurrent.layers import add_layer, layer
-from maml_rl.policies.recurrent.memory import outputs_along_trials
+from maml_rl.policies.recurrent.memory import action_distribution, outputs_along_trials
 from maml_rl.settings.policy import Nonlinearity
 
 
@@ -99,22 +98,8 @@ class RecurrentPolicy(RecurrentCell):
             truncation: steps after which backpropagation through time is cut; ``None`` for never.
         """
         outputs = outputs_along_trials(self, theta, observations, previous, truncation)
-        dist = self.distribution(theta, outputs, observations)
+        dist = action_distribution(self, theta, outputs, observations)
         return dist, self.values(theta, outputs, observations, tasks)
-
-    def distribution(self, theta: Params, outputs: Tensor, observations: Tensor) -> Distribution:
-        """Return action distributions, with the leading axes (N, L).
-
-        Args:
-            theta: parameters.
-            outputs: of the cell, (N, L, hidden_size).
-            observations: normalised, (N, L, observation_size).
-        """
-        values = self.means_or_logits(theta, outputs, observations)
-        if self.action_head.discrete:
-            return self.action_head.distribution(values, None)
-        log_std = bounded_log_std(theta["log_std"][None]).expand(len(values), -1, -1)
-        return self.action_head.distribution(values, log_std)
 
     def means_or_logits(self, theta: Params, outputs: Tensor, observations: Tensor) -> Tensor:
         """Return the parameters of action distributions that depend on the state, (..., size).
@@ -148,8 +133,9 @@ class RecurrentPolicy(RecurrentCell):
         is_generated = name in self.generated
         latent = layer(theta, f"{name}_latent", outputs) if is_generated else None
         x = inputs if is_generated else torch.cat([outputs, inputs], dim=-1)
+        activation = ACTIVATIONS[self.nonlinearity]()
         for i in range(len(self.hidden_sizes) + 1):
-            x = ACTIVATIONS[self.nonlinearity]()(x) if i > 0 else x
+            x = activation(x) if i > 0 else x
             shared = layer(theta, f"{name}_{i}", x)
             if latent is None:
                 x = shared

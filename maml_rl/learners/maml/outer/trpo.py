@@ -64,7 +64,7 @@ def conjugate_gradient(
 def trpo_step(
     theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: TRPOConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """One step theta + β √(2δ / xᵀFx) x with F x = g, and β from a line search.
+    """One step theta + β √(2δ / xᵀFx) x with F x = g (appendix C), and β from a line search.
 
     β is the first of 1, s, s², ... for which the surrogate rises and the KL stays within δ. If
     there is none, theta is returned unchanged.

@@ -1,16 +1,21 @@
-"""What a task of an environment's family consists of: units, and names of values."""
+"""The tasks of an environment's family: how they are drawn, their units, names of values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from maml_envs.family import TaskFamily, task_parameters
+from maml_envs.family import TaskFamily, sample_tasks, task_parameters
 
 
-class HasTaskParameters:
-    """An environment with a ``family``."""
+class FamilyTasks:
+    """An environment with a ``family`` and a generator ``np_random``."""
 
     family: TaskFamily
+
+    def sample_tasks(self: Any, num_tasks: int) -> list[dict[str, float]]:
+        """Draw tasks from the family's distribution with ``self.np_random``."""
+        return sample_tasks(self.family, self.np_random, num_tasks)
 
     @property
     def task_units(self) -> dict[str, str]:
