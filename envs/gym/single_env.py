@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,7 +122,8 @@ class FamilyEnv(FamilyTasks, gym.Env):
         )
         # info: reward terms, instability, success
         info: dict[str, Any] = {name: float(term[0]) for name, term in terms.items()}
-        reward = sum(info.values())
+        # As the batch adds them: sum() rounds otherwise from Python 3.12 on.
+        reward = functools.reduce(operator.add, info.values())
         info["void"] = bool(unstable[0])
         success = self._simulations.success()
         if success is not None:

@@ -71,7 +71,7 @@ def evaluate_with(
     # Tasks; refuse what no file can hold before anything is played.
     tasks_are_given = tasks is not None
     if tasks is None:
-        number = (collector.num_tasks_of_all or collector.num_tasks) // num_trials
+        number = collector.meta_batch_size // num_trials
         first = collector.first_task
         tasks = sample_tasks(collector, streams, number)
         tasks = tasks[first : first + collector.num_tasks // num_trials]

@@ -439,7 +439,7 @@ def test_settings_must_be_of_the_class_that_the_name_selects() -> None:
         ("NoDefault", "Config.rate needs a default"),
         ("UnknownType", "has a type that cannot be resolved: name 'Rate' is not defined"),
         ("Nested", "Config.inside must not be a dataclass"),
-        ("OfAClass", "Config.path has the type pathlib.Path, which a file cannot hold"),
+        ("OfAClass", "Config.path has the type Path, which a file cannot hold"),
         ("NotPlain", "learner.arms is frozenset({1}), a frozenset, which a file cannot hold"),
         ("Bandi", "my_bandits.py) defines no 'Bandi'. Did you mean 'my_bandits:Bandit'?"),
         ("", "must have the form module:Name"),

@@ -133,8 +133,8 @@ def _check_settings_class(cls: Any, what: str) -> None:
         plain = ("builtins", "typing", "collections.abc")
         if isinstance(kind, type) and kind.__module__ not in plain:
             raise UserError(
-                f"{what}.{field.name} has the type {kind.__module__}.{kind.__qualname__}, which a "
-                "file cannot hold: expected numbers, text, true, false, or lists or mappings"
+                f"{what}.{field.name} has the type {kind.__name__}, which a file "
+                "cannot hold: expected numbers, text, true, false, or lists or mappings"
             )
         of_kind = (int, float) if kind is float else (kind,)
         if kind in (bool, int, float, str) and type(field.default) not in of_kind:
