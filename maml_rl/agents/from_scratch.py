@@ -21,11 +21,6 @@ from maml_rl.settings.env import EnvConfig
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.torch_runtime import torch_threads
 
-_NUM_POINTS = 10
-"""Evaluations of a learning curve after the initial one, evenly spaced."""
-_NUM_EPISODES = 20
-"""Episodes of each evaluation."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PPOSettings:
@@ -77,6 +72,8 @@ def ppo_learning_curve(
     num_env_steps: int,
     seed: int,
     settings: PPOSettings | None = None,
+    num_points: int = 10,
+    num_episodes: int = 20,
     progress: Callable[[int], object] = lambda num_env_steps: None,
 ) -> LearningCurve:
     """Train Stable-Baselines3's PPO from scratch on one task, on the CPU.
@@ -92,6 +89,8 @@ def ppo_learning_curve(
         num_env_steps: control steps of training, rounded up to a multiple of the steps per update.
         seed: seed of all random draws.
         settings: settings of PPO; default is ``PPOSettings()``.
+        num_points: evaluations after the initial one, evenly spaced.
+        num_episodes: episodes of each evaluation.
         progress: called after each rollout with its number of control steps.
 
     Raises:
@@ -105,7 +104,7 @@ def ppo_learning_curve(
         _global_generators_restored(),
         torch_threads(1),
         as_task_vector_env(None, config, settings.num_envs, horizon) as training,
-        as_task_vector_env(None, config, _NUM_EPISODES, horizon) as evaluation,
+        as_task_vector_env(None, config, num_episodes, horizon) as evaluation,
     ):
         for env in (training, evaluation):
             env.set_tasks([task] * env.num_envs)
@@ -115,13 +114,13 @@ def ppo_learning_curve(
         callback = _Progress(progress)
         # Evaluate before training, then after each part of it. With fewer updates than points, some
         # parts are empty.
-        initial = _mean_return(model, evaluation_envs, streams.reset_seed(0, _NUM_EPISODES))
+        initial = _mean_return(model, evaluation_envs, streams.reset_seed(0, num_episodes))
         curve = LearningCurve(num_env_steps=[0], returns=[initial])
-        for point in range(1, _NUM_POINTS + 1):
-            num_missing = num_env_steps * point // _NUM_POINTS - model.num_timesteps
+        for point in range(1, num_points + 1):
+            num_missing = num_env_steps * point // num_points - model.num_timesteps
             if num_missing > 0:
                 model.learn(num_missing, callback, reset_num_timesteps=False)
-                reset_seed = streams.reset_seed(point, _NUM_EPISODES)
+                reset_seed = streams.reset_seed(point, num_episodes)
                 curve.num_env_steps.append(model.num_timesteps)
                 curve.returns.append(_mean_return(model, evaluation_envs, reset_seed))
     return curve

@@ -145,15 +145,30 @@ def _finite(values: np.ndarray, what: str) -> np.ndarray:
     return values
 
 
-def _make_vec_env(
+def make_vec_env(
     name: str | None,
     config: EnvConfig,
     horizon: int,
+    *,
     num_envs: int,
     task: Task | None,
     seed: int | None,
 ) -> VecEnv:
-    """Make the environment of :func:`as_sb3_env`, whose episodes Stable-Baselines3 logs."""
+    """Make a ``VecEnv`` of parallel simulations, whose episodes Stable-Baselines3 logs.
+
+    Args:
+        name: name of the environment, as for ``--env``; default is that of ``config``.
+        config: settings of the environment; ignored if ``name`` is another environment.
+        horizon: maximum length of an episode, control steps.
+        num_envs: number of simulations.
+        task: task of all simulations; ``None`` samples one for each.
+        seed: seed for sampling tasks; ``None`` for a random one.
+
+    Raises:
+        UserError: if ``num_envs`` is below 1, or the environment or the task is invalid.
+    """
+    if num_envs < 1:
+        raise UserError(f"num_envs must be at least 1, got {num_envs}")
     if name is not None and resolve_env_id(name) != resolve_env_id(config.name):
         config = EnvConfig(name=name)
     env = make_task_vector_env(config, num_envs, horizon)
@@ -174,21 +189,20 @@ def as_sb3_env(
     """Return an environment on which Stable-Baselines3 can train, with flat observations.
 
     Args:
-        env: an environment; or, to make a ``VecEnv`` of parallel simulations here, its name as for
-            ``--env``, or ``None`` for that of ``config``.
-        config: settings of an environment made here, unless it has another name.
-        horizon: maximum length of its episodes, control steps.
-        num_envs: number of its simulations; 1 for an environment that is not made here.
-        task: task of all simulations; ``None`` samples one for each. It must be ``None`` for an
-            environment that is not made here.
-        seed: seed for sampling tasks; ``None`` for a random one.
+        env: an environment; or a name or ``None``, to make one by :func:`make_vec_env`, which takes
+            the other arguments.
+        config: see :func:`make_vec_env`.
+        horizon: see :func:`make_vec_env`.
+        num_envs: see :func:`make_vec_env`; 1 for an environment that is not made here.
+        task: see :func:`make_vec_env`; ``None`` for an environment that is not made here.
+        seed: see :func:`make_vec_env`.
 
     Raises:
         UserError: if it is neither a Gymnasium environment nor a ``VecEnv``, or cannot be made.
     """
     check_integers(1, num_envs=num_envs)
     if env is None or isinstance(env, str):
-        return _make_vec_env(env, config, horizon, num_envs, task, seed)
+        return make_vec_env(env, config, horizon, num_envs=num_envs, task=task, seed=seed)
     if task is not None or num_envs != 1:
         raise UserError(
             "task and num_envs apply only to an environment that to_sb3 makes: leave them out, or "
