@@ -2,10 +2,28 @@
 
 import gc
 
+import pytest
+from matplotlib.figure import Figure
+
 import maml_rl  # noqa: F401
+from maml_rl.analysis.figures import encoded
 
 
 def pytest_collection_finish() -> None:
     """Exempt what imports and collection created from garbage collection: it is large and stays."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _only_svg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the PNG and PDF files of reports empty, unless a test is marked ``pictures``.
+
+    Drawing them takes most of the time of a small evaluation.
+    """
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("maml_rl.analysis.report.files.encoded", _svg_or_nothing)
+
+
+def _svg_or_nothing(figure: Figure, kind: str) -> bytes:
+    return encoded(figure, kind) if kind == "svg" else b""

@@ -53,9 +53,9 @@ def test_sine_regression(sine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> N
         return [float(cell.partition("±")[0]) for cell in cells if cell != "–"]
 
     with torch_threads(1):
-        maml = errors("MAML", 1200)
-        pretrained = errors("Pretrained on all tasks", 1200)
-        recurrent = errors("Recurrent learner", 300)
+        maml = errors("MAML", 800)
+        pretrained = errors("Pretrained on all tasks", 600)
+        recurrent = errors("Recurrent learner", 200)
         # A smaller network and more tasks per iteration, because its LSTM reads every coordinate.
         monkeypatch.setattr(sine, "HIDDEN_SIZE", 10)
         method = sine.METHODS["LSTM meta-learner"]._replace(num_tasks=8)

@@ -11,4 +11,4 @@ def with_small_sizes(text: str) -> str:
     """Return an example with sizes of at most 3, and small videos with few frames."""
     sizes = re.compile(rf"({_NAMES})([= ]+)(\d+)", re.IGNORECASE)
     text = sizes.sub(lambda size: f"{size[1]}{size[2]}{min(int(size[3]), 3)}", text)
-    return re.sub(r"size=\(\d+, \d+\)", "size=(128, 128)", text)
+    return re.sub(r"\bsize=\(\d+, \d+\)", "size=(128, 128)", text)
