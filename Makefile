@@ -15,7 +15,8 @@ train: $(VENV)/.installed
 # Two processes on every machine, because tests start training runs. One thread of torch in each: the
 # networks of the tests are small, so that several threads would mostly wait for each other. Without
 # the tests of the engine on MuJoCo Warp, which need the extra gpu: test-gpu-cpu runs them.
-test: $(VENV)/.installed lint types docs
+test: $(VENV)/.installed
+	$(MAKE) --jobs 2 lint types docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not warp" $(ARGS)
 
 # The tests that are not marked slow, without lint, types and documents.

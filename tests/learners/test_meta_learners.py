@@ -203,7 +203,7 @@ def test_fisher_product_is_the_curvature_of_the_kl(
     objective = dataclasses.replace(objective, early_weight=early_weight)
     product, at, eps = fisher_vector_product(objective, theta), to_vector(theta), 1e-4
     generator = torch.Generator().manual_seed(0)
-    for _ in range(6):
+    for _ in range(3):
         u, v = torch.randn(2, len(at), generator=generator, dtype=at.dtype)
 
         def curvature(direction: Tensor) -> float:
@@ -213,10 +213,11 @@ def test_fisher_product_is_the_curvature_of_the_kl(
             ]
             return sum(kls) / eps**2
 
-        assert float(v @ product(v)) == pytest.approx(curvature(v), rel=1e-3)
+        along_v, product_v = curvature(v), product(v)
+        assert float(v @ product_v) == pytest.approx(along_v, rel=1e-3)
         mixed = (curvature(u + v) - curvature(u - v)) / 4
-        assert float(u @ product(v)) == pytest.approx(mixed, rel=1e-2, abs=1e-3 * curvature(v))
-        torch.testing.assert_close(u @ product(v), v @ product(u), rtol=1e-8, atol=1e-10)
+        assert float(u @ product_v) == pytest.approx(mixed, rel=1e-2, abs=1e-3 * along_v)
+        torch.testing.assert_close(u @ product_v, v @ product(u), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(

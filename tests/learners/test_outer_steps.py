@@ -248,7 +248,7 @@ LEARNING = {
     "trpo": {"outer": {"name": "trpo", "max_kl": 0.02}},
     "promp": {"outer": {"name": "promp", "step_size": 0.01}},
     "ppo": {"outer": {"name": "ppo", "step_size": 0.01}},
-    "adam": {"outer": {"name": "adam", "step_size": 0.02}},
+    "adam": {"outer": {"name": "adam", "step_size": 0.04}},
     "reptile": {"outer": {"name": "reptile"}, "inner": {"num_steps": 3, "step_size": 0.5}},
 }
 
@@ -260,7 +260,7 @@ def test_every_outer_step_learns(name, tmp_path):
     config = maml_rl.load_config(
         env="PointNavigation",
         device="cpu",
-        num_iterations=40,
+        num_iterations=25,
         meta_batch_size=10,
         num_episodes=10,
         horizon=30,

@@ -589,7 +589,7 @@ def test_it_adapts_to_opposite_tasks_from_its_own_exploration(encoder: str, tmp_
     settings = {**OPPOSITE, "encoder": encoder}
     env = "memory/Opposite-v0"
     with open_training(config(tmp_path, env, meta_batch_size=4, learner=settings)) as training:
-        agent = iterated(training, 16).agent
+        agent = iterated(training, 8).agent
     learner = agent.learner
     assert isinstance(learner, PEARL)
     signs, means = [], []
