@@ -17,11 +17,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _only_svg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the PNG and PDF files of reports empty, unless a test is marked ``pictures``.
+    """Leave the PNG and PDF files of reports empty, unless a test is marked ``figures``.
 
     Drawing them takes most of the time of a small evaluation.
     """
-    if request.node.get_closest_marker("pictures") is None:
+    if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("maml_rl.analysis.report.files.encoded", _svg_or_nothing)
 
 

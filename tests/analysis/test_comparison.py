@@ -752,13 +752,13 @@ def test_a_grid_draws_cells_without_any_task():
     assert "none" in [text.get_text() for text in figure.axes[0].texts]
 
 
-@pytest.mark.pictures
+@pytest.mark.figures
 @pytest.mark.slow
 def test_figures_are_not_blank(tmp_path):
     write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
-    pictures = sorted(tmp_path.glob("*.png"))
-    assert len(pictures) == 5
-    for path in pictures:
+    files = sorted(tmp_path.glob("*.png"))
+    assert len(files) == 5
+    for path in files:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         assert min(pixels.shape[:2]) > 200

@@ -152,7 +152,7 @@ def test_a_figure_says_that_equal_values_are_next_to_each_other(monkeypatch):
     assert note in tasks_figures(methods(["x", "y", "z"]))[0].get_suptitle()
 
 
-@pytest.mark.pictures
+@pytest.mark.figures
 @pytest.mark.slow
 def test_the_report_has_them_and_forgets_old_ones(tmp_path):
     write_report(tmp_path, methods(["x", "y", "z"]))

@@ -600,6 +600,7 @@ PLAYED: dict[str, dict[str, Any]] = {
     "lstm": {"cell": "lstm"},
     "hypernetwork": {"hypernetwork": True, "hypernetwork_value": True, "latent_size": 3},
     "discrete": {"cell": "lstm", "hypernetwork": True, "latent_size": 3},
+    "memoryless": {"memory": False},
 }
 
 

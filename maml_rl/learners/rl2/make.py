@@ -11,6 +11,7 @@ from maml_rl.learners.rl2.learner import RL2
 from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import vector_size
+from maml_rl.policies.recurrent.memoryless import MemorylessPolicy
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.task_in_observation import TaskEncoder
@@ -33,7 +34,8 @@ def rl2(
         with as_task_vector_env(None, config.env, 1, config.horizon) as env:
             task_encoder = TaskEncoder(env, config.env.name, "learner.asymmetric_critic")
     generates = {"policy": settings.hypernetwork, "value": settings.hypernetwork_value}
-    policy = RecurrentPolicy(
+    architecture = RecurrentPolicy if settings.memory else MemorylessPolicy
+    policy = architecture(
         observation_size=observation_size,
         action_head=ActionHead.of(action_space),
         cell=settings.cell,

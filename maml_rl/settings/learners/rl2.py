@@ -21,6 +21,8 @@ class RL2Config(TrialPPOConfig):
     """The recurrent cell."""
     hidden_size: int = 128
     """Size of the cell's output."""
+    memory: bool = True
+    """Remember the steps before. false: the same networks without a memory, for comparison."""
     hypernetwork: bool = False
     """Generate the policy's weights from the memory at every step, by a hypernetwork."""
     hypernetwork_value: bool = False
