@@ -181,6 +181,12 @@ def differences(run: Path, reference: Path) -> list[str]:
             differing.append(f"{path.name} of the last checkpoint")
     if [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]:
         differing.append("leftovers in checkpoints")
+    history, other_history = (
+        {path.name: path.read_bytes() for path in folder.glob("history/*")}
+        for folder in (run, reference)
+    )
+    if history != other_history:
+        differing.append("history")
     # logs
     differing += [
         name

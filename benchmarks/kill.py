@@ -1,7 +1,8 @@
 """Kill training repeatedly, and compare its result with that of an uninterrupted run.
 
-    python benchmarks/kill.py --kills 100     real processes and SIGKILL at random moments
-    python benchmarks/kill.py --faults        every file operation of a run, in this process
+    python benchmarks/kill.py --kills 100                 real processes, SIGKILL at any moment
+    python benchmarks/kill.py --kills 100 --learner rl2   the same, with another learner
+    python benchmarks/kill.py --faults                    every file operation, in this process
 
 Prints the number of kills or faults; the exit status is 1 if a run differs.
 """
@@ -26,6 +27,25 @@ from maml_rl.learners.maml.learner import MAML
 from maml_rl.settings.parser import load_config
 
 _NOTHING_AT_THE_END = {"final_evaluation": False, "final_video": False}
+_RUN = [
+    *("--env=PointNavigation", "--meta_batch_size=3", "--num_episodes=2", "--horizon=5"),
+    *("--device=cpu", "--torch_threads=1", "--policy.hidden_sizes=[8]", "--num_iterations=400"),
+    "--logging.checkpoint_every=2",
+    *(f"--logging.{name}=false" for name in _NOTHING_AT_THE_END),
+]
+_TRIALS = ["--learner.num_minibatches=1", "--learner.num_epochs=1"]
+_OF_LEARNERS = {
+    "maml": [],
+    "rl2": [*_TRIALS, "--learner.hidden_size=8"],
+    "pearl": [
+        *("--learner.num_training_tasks=3", "--learner.num_updates=2", "--learner.latent_size=2"),
+        *("--learner.tasks_per_update=2", "--learner.batch_size=8", "--learner.context_size=8"),
+        *("--learner.hidden_sizes=[8]", "--learner.encoder_hidden_sizes=[8]"),
+    ],
+    "rma": [*_TRIALS, "--learner.hidden_size=8", "--learner.teacher_iterations=200"],
+    "sysid": [*_TRIALS, "--learner.window=4", "--learner.teacher_iterations=200"],
+}
+"""Flags with which iterations take little time."""
 
 
 def main() -> int:
@@ -34,6 +54,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=0, help="real processes to kill")
+    parser.add_argument(
+        "--learner", choices=_OF_LEARNERS, default="maml", help="of --kills (default: maml)"
+    )
     parser.add_argument("--faults", action="store_true", help="kill at every file operation")
     parser.add_argument(
         "--storms", type=int, default=20, help="with --faults: runs with 20 random faults each"
@@ -42,7 +65,9 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         different = _faults(Path(folder), args.storms, args.seed) if args.faults else 0
-        different += _kills(Path(folder), args.kills, args.seed) if args.kills else 0
+        if args.kills:
+            flags = [*_RUN, f"--learner={args.learner}", *_OF_LEARNERS[args.learner]]
+            different += _kills(Path(folder), flags, args.kills, args.seed)
     return int(different > 0)
 
 
@@ -94,20 +119,11 @@ def _faults(folder: Path, num_storms: int, seed: int) -> int:
     return different
 
 
-def _kills(folder: Path, num_kills: int, seed: int) -> int:
+def _kills(folder: Path, flags: list[str], num_kills: int, seed: int) -> int:
     """Kill training processes at random times, and resume them; return how many runs differ."""
     rng = random.Random(seed)
     killed = 0
     different = 0
-    flags = [
-        "--env=PointNavigation",
-        "--meta_batch_size=3",
-        "--num_episodes=2",
-        "--horizon=5",
-        "--device=cpu",
-    ]
-    flags += ["--policy.hidden_sizes=[8]", "--num_iterations=1000", "--logging.checkpoint_every=2"]
-    flags += ["--logging.final_evaluation=false", "--logging.final_video=false"]
     command = [sys.executable, "-m", "maml_rl.train"]
     # time of the start-up and of all iterations; the second run is the reference
     start = time.perf_counter()
