@@ -2,11 +2,11 @@
 
     python benchmarks/leaks.py --iterations 2000
 
-Three cases run one after the other in one process: a long run of PointNavigation, a long run of
-HalfCheetahVel, and many short runs of both in turn. All evaluate, record and write checkpoints
-repeatedly. Prints the growth over the first and the second half of each case, between medians over
-a tenth of the samples. The exit status is 1 if a quantity grows over the second half, memory by
-more than 1 %.
+The cases run one after the other in one process: long runs of MAML on PointNavigation and on
+HalfCheetahVel, many short runs of both in turn, and long runs of RL² and of PEARL. All evaluate,
+record and write checkpoints repeatedly. Prints the growth over the first and the second half of
+each case, between medians over a tenth of the samples. The exit status is 1 if a quantity grows
+over the second half, memory by more than 1 %.
 """
 
 from __future__ import annotations
@@ -16,26 +16,40 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
-from unittest import mock
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from maml_rl.analysis.figures import COLORS, encoded
-from maml_rl.learners.maml.learner import MAML
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole
+from maml_rl.training.callbacks import Callback, RunInProgress
 from maml_rl.training.loop import train
 
 MEMORY_MAY_GROW_BY = 0.01
 """Largest relative growth of memory over the second half."""
-FAMILIES = ("PointNavigation", "HalfCheetahVel")
+_POINT: dict[str, Any] = {"env": "PointNavigation"}
+_CHEETAH: dict[str, Any] = {"env": "HalfCheetahVel"}
+_RL2 = {"name": "rl2", "num_minibatches": 1, "hidden_size": 8}
+_PEARL = {
+    **{"name": "pearl", "num_training_tasks": 3, "num_updates": 2, "latent_size": 2},
+    **{"tasks_per_update": 2, "batch_size": 8, "context_size": 8},
+    **{"hidden_sizes": [8], "encoder_hidden_sizes": [8]},
+}
 _ITERATIONS_PER_SHORT_RUN = 20
+CASES: Mapping[str, list[dict[str, Any]]] = {
+    "PointNavigation": [_POINT],
+    "HalfCheetahVel": [_CHEETAH],
+    f"both, runs of {_ITERATIONS_PER_SHORT_RUN}": [_POINT, _CHEETAH],
+    "PointNavigation, RL2": [{**_POINT, "learner": _RL2}],
+    "PointNavigation, PEARL": [{**_POINT, "learner": _PEARL}],
+}
+"""Settings of the runs of each case: of one long run, or of short ones in turn."""
 
 
 class Usage(NamedTuple):
@@ -83,11 +97,8 @@ def main() -> int:
     if args.iterations < 100:
         parser.error(f"--iterations must be at least 100 to detect a trend, got {args.iterations}")
     cases = {}
-    for name, run in {
-        **{f"{family}, one run": _long_run(family) for family in FAMILIES},
-        f"both, runs of {_ITERATIONS_PER_SHORT_RUN}": _short_runs,
-    }.items():
-        cases[name] = sampled(run, args.iterations)
+    for name, settings in CASES.items():
+        cases[name] = sampled(settings, args.iterations)
         print(f"{name}:", flush=True)
         for what, (first, second) in growth(cases[name]).items():
             print(
@@ -103,21 +114,25 @@ def main() -> int:
     return int(bool(growing))
 
 
-def sampled(run: Callable[[int, Path], None], num_iterations: int) -> np.ndarray:
-    """Run, and return :class:`Usage` before each meta-iteration as an array of records."""
-    samples: list[Usage] = []
-    original = MAML.iteration
+class _Sampler(Callback):
+    """Keeps :class:`Usage` after each iteration."""
 
-    def iteration(self, *args):
-        samples.append(Usage.now())
-        return original(self, *args)
+    def __init__(self) -> None:
+        self.samples: list[Usage] = []
 
-    with (
-        mock.patch.object(MAML, "iteration", iteration),
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        run(num_iterations, Path(folder))
-    return np.array(samples, dtype=[(what, float) for what in Usage._fields])
+    def on_iteration(self, run: RunInProgress, metrics: dict[str, float]) -> None:
+        self.samples.append(Usage.now())
+
+
+def sampled(settings: list[dict[str, Any]], num_iterations: int) -> np.ndarray:
+    """Run a case, and return :class:`Usage` after each iteration as an array of records."""
+    sampler = _Sampler()
+    length = num_iterations if len(settings) == 1 else _ITERATIONS_PER_SHORT_RUN
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(num_iterations // length):
+            run = config(settings[i % len(settings)], Path(folder) / str(i), length)
+            train(run, [sampler])
+    return np.array(sampler.samples, dtype=[(what, float) for what in Usage._fields])
 
 
 def growth(samples: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -137,30 +152,18 @@ def grows(samples: np.ndarray) -> list[str]:
     return [what for what, (_, second) in growth(samples).items() if second > allowed.get(what, 0)]
 
 
-def config(family: str, output: Path, num_iterations: int) -> Config:
+def config(settings: dict[str, Any], output: Path, num_iterations: int) -> Config:
     """Return a configuration: tiny iterations, an evaluation every 2nd and a video every 10th."""
-    logging = {"checkpoint_every": 2, "evaluate_every": 2, "video_every": 10}
     sizes = {
         "num_iterations": num_iterations,
         "meta_batch_size": 2,
         "num_episodes": 2,
         "horizon": 2,
         "device": "cpu",
+        "policy": {"hidden_sizes": [8]},
+        "logging": {"checkpoint_every": 2, "evaluate_every": 2, "video_every": 10},
     }
-    return load_config(
-        env=family, policy={"hidden_sizes": [8]}, logging=logging, output=str(output), **sizes
-    )
-
-
-def _long_run(family: str) -> Callable[[int, Path], None]:
-    return lambda num_iterations, folder: (
-        train(config(family, folder / "run", num_iterations)) and None
-    )
-
-
-def _short_runs(num_iterations: int, folder: Path) -> None:
-    for i in range(num_iterations // _ITERATIONS_PER_SHORT_RUN):
-        train(config(FAMILIES[i % len(FAMILIES)], folder / str(i), _ITERATIONS_PER_SHORT_RUN))
+    return load_config(**settings, **sizes, output=str(output))
 
 
 def leaks_figure(cases: dict[str, np.ndarray]) -> Figure:
@@ -172,7 +175,9 @@ def leaks_figure(cases: dict[str, np.ndarray]) -> Figure:
         figure.subplots(2, 2, sharex=True).flat, Usage._fields, labels, strict=True
     ):
         for i, (name, samples) in enumerate(cases.items()):
-            axes.plot(samples[what], color=COLORS[i], linestyle=("-", "--", ":")[i], label=name)
+            axes.plot(
+                samples[what], color=COLORS[i], linestyle=("-", "--", ":", "-.", "-")[i], label=name
+            )
         axes.set_ylabel(label)
         axes.set_ylim(0, 1.15 * max(1.0, *(samples[what].max() for samples in cases.values())))
         axes.grid(alpha=0.3)

@@ -21,6 +21,10 @@ def checked_observations(observation: Any, shape: tuple[int, ...]) -> tuple[np.n
     Raises:
         UserError: if it is something else, or not finite.
     """
+    if isinstance(observation, tuple) and observation and isinstance(observation[-1], dict):
+        raise UserError(
+            "expected an observation, got what reset returns: an observation and a dict (info)"
+        )
     if isinstance(observation, (Mapping, tuple)):
         raise UserError(
             f"expected an array of observations {shape} or (N, ...), got a "

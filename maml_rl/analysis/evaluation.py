@@ -289,6 +289,11 @@ def evaluate(
         raise UserError(
             f"evaluate takes an agent, such as maml_rl.load(run) returns; got {agent!r:.100}"
         )
+    if env is not None and not isinstance(env, EnvConfig):
+        raise UserError(
+            f"env must be an EnvConfig, such as maml_rl.load_config(env=...).env, got {env!r:.99}: "
+            "an environment object can be adapted to by agent.adapt(env) and played with predict"
+        )
     if deterministic_adaptation and not deterministic:
         raise UserError("deterministic_adaptation needs deterministic: set both to True")
     num_tasks = _number_of_tasks(tasks, num_tasks)

@@ -28,7 +28,7 @@ _BACKGROUND, _TEXT, _ENDED = (24, 28, 36), (235, 238, 242), (250, 190, 90)
 _CRF = "23"
 """x264's constant rate factor: lower is sharper and larger; at 23 captions are sharp."""
 _GAP = 4  # pixels between panels
-_FONT_SIZES = (11, 22)
+_FONT_SIZES = (10, 20)
 _SMALLEST_FONT = 7
 _TASK_LINES = 2
 
@@ -170,7 +170,7 @@ class _Layout:
         self.height = height
         # Text.
         low, high = _FONT_SIZES
-        self.font = _font(min(high, max(low, width // 22)))
+        self.font = _font(min(high, max(low, width // 25)))
         self.line = round(1.4 * self.font.size)
         self.pad = self.line // 3
         self.tasks = [_task_lines(parts, self.font, width - 2 * self.pad) for parts in grid.tasks]
@@ -264,9 +264,11 @@ class _Layout:
 
 @functools.cache
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow includes FreeType"
-    return font
+    """The font of figures; Pillow's own one lacks "×", "−" and "²"."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(path, size)
 
 
 def _return(total: float) -> str:

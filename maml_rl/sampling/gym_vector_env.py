@@ -95,11 +95,13 @@ class GymTaskVectorEnv:
         ]
         if num_envs > 1:
             where = "in this process" if vectorization == "sync" else "in worker processes"
+            others = (
+                ", and one to draw tasks"
+                if sampler.has_tasks
+                else "; all have the same task: vary it by env.kwarg_ranges or env.task_list"
+            )
             _log.info(
-                "making %d copies of environment %r %s, and one to draw tasks",
-                num_envs,
-                sampler.name,
-                where,
+                "making %d copies of environment %r %s%s", num_envs, sampler.name, where, others
             )
         try:
             if vectorization == "sync":

@@ -7,7 +7,7 @@ import copy
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -66,6 +66,11 @@ class TaskSetter(gym.Wrapper):
         self._shape = self.observation_space.shape
         self.has_own_process = False
         """Whether resets seed the process's global generators of Python, NumPy and torch too."""
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether tasks are drawn; otherwise the environment itself is the only task."""
+        return self._drawn_tasks is not None or _method(self.env, "sample_tasks") is not None
 
     def draw_tasks(self, rng: np.random.Generator, num_tasks: int) -> list[Task]:
         """Draw tasks; empty mappings if the environment has no tasks.
@@ -147,7 +152,8 @@ class TaskSetter(gym.Wrapper):
         if self._task and self._remake is None and _method(self.env, "set_task") is None:
             options = {**(options or {}), "task": copy.deepcopy(self._task)}
         with self._errors("reset"):
-            observation, _ = self.env.reset(seed=seed, options=options)
+            returned = self.env.reset(seed=seed, options=options)
+        observation, _ = self._parts(returned, "reset", ("observation", "info"))
         self._check_spaces()
         self._check_observation(observation, "reset")
         return observation, {}
@@ -164,7 +170,9 @@ class TaskSetter(gym.Wrapper):
                 reward that is not one number, or a report that is not one truth value.
         """
         with self._errors("step"):
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            returned = self.env.step(action)
+        parts = ("observation", "reward", "terminated", "truncated", "info")
+        observation, reward, terminated, truncated, info = self._parts(returned, "step", parts)
         self._check_observation(observation, "step")
         number = np.asarray(reward)
         if number.size != 1 or number.dtype.kind not in "biuf":
@@ -174,6 +182,16 @@ class TaskSetter(gym.Wrapper):
             )
         reports = {name: self._report(info, name) for name in ("is_success", "void")}
         return observation, number.item(), bool(terminated), bool(truncated), reports
+
+    def _parts(self, returned: Any, method: str, expected: Sequence[str]) -> Sequence[Any]:
+        """Return what a method of the environment returned, if it has the expected parts."""
+        if isinstance(returned, tuple) and len(returned) == len(expected):
+            return returned
+        number = f"{len(returned)} values" if isinstance(returned, tuple) else "one value"
+        raise UserError(
+            f"{method} of environment {self.name!r} returned {number}, expected {len(expected)}: "
+            f"{', '.join(expected)} (Gymnasium's interface)"
+        )
 
     def _report(self, info: Mapping[str, Any], name: str) -> float:
         try:
@@ -191,7 +209,7 @@ class TaskSetter(gym.Wrapper):
         """Make the environment again, with the task's values as arguments."""
         assert self._remake is not None
         assert self._task is not None
-        with self._errors(f"its constructor with the task {dict(self._task)!r:.200}"):
+        with self._errors("its constructor"):
             env = self._remake(**copy.deepcopy(self._task))
         self.close()
         self.env = _with_box_observations(env)
@@ -245,8 +263,9 @@ class TaskSetter(gym.Wrapper):
                 raise UserError(
                     f"environment {self.name!r} does not accept {refuses}: {error}"
                 ) from error
+            task = f", with the task {dict(self._task)!r:.200}," if self._task else ""
             raise UserError(
-                f"environment {self.name!r} raised in {doing}: {in_one_line(error)}"
+                f"environment {self.name!r}{task} raised in {doing}: {in_one_line(error)}"
             ) from error
 
 

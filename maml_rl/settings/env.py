@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -86,8 +87,16 @@ def resolve_env_id(name: str) -> str:
         return name
     closest = closest_name(name, [*FAMILIES, *gym.registry])
     hint = "" if closest is None else f" Did you mean '{_with_module(closest, module)}'?"
+    class_name = re.sub(r"-v\d+$", "", name)
+    value = getattr(sys.modules.get(module), class_name, None)
     if not module:
         hint = _hint_of_module(name, hint)
+    elif isinstance(value, type) and issubclass(value, gym.Env):
+        hint = (
+            f" {module} has the class {class_name}, and does not register it: add "
+            f"gymnasium.register(id='{class_name}-v0', entry_point={class_name}) there, and name "
+            f"it {module}:{class_name}-v0."
+        )
     built_in = [family for family, cls in FAMILIES.items() if is_of_package(cls)]
     added = [_with_module(family, "") for family in FAMILIES if family not in built_in]
     yours = f"your own ({', '.join(added)}), " if added else ""

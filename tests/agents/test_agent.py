@@ -442,6 +442,8 @@ def test_the_commands_modules_do_not_hide_the_functions(agent):
         (lambda agent: maml_rl.evaluate(agent, num_tasks=0), "num_tasks must be"),
         (lambda agent: maml_rl.evaluate(agent, num_steps=True), "num_steps must be"),
         (lambda agent: maml_rl.evaluate("PointNavigation"), "evaluate takes an agent"),
+        (lambda agent: maml_rl.evaluate(agent, env="Cart-v0"), "env must be an EnvConfig"),
+        (lambda agent: agent.predict((np.zeros(2), {})), "got what reset returns"),
         (lambda agent: maml_rl.record("PointNavigation", "x.mp4"), "record takes an agent"),
         (lambda agent: maml_rl.record(agent, "x.mp4", seed=-1), "seed must be"),
     ],

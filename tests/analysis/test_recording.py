@@ -770,3 +770,10 @@ def test_the_next_training_removes_what_a_killed_recording_left(cheetah_run):
     left.write_text("")
     resume(cheetah_run)
     assert not left.exists()
+
+
+@pytest.mark.parametrize("character", "×−²³→±°·…θäé")
+def test_captions_have_the_characters_of_units_and_names(character: str) -> None:
+    font = video_grid._font(20)
+    missing = bytes(font.getmask("\ufffe"))
+    assert bytes(font.getmask(character)) != missing

@@ -355,6 +355,38 @@ class TestErrors:
             with pytest.raises(UserError, match=named):
                 envs.step(np.zeros((1, 1), np.float32))
 
+    @pytest.mark.parametrize(
+        ("method", "returned", "message"),
+        [
+            ("step", (np.zeros(1, np.float32), 0.0, False, {}), "returned 4 values, expected 5"),
+            ("reset", np.zeros(1, np.float32), "returned one value, expected 2"),
+        ],
+    )
+    def test_what_earlier_versions_of_gym_returned(
+        self, method: str, returned: Any, message: str
+    ) -> None:
+        env = Walk()
+        setattr(env, method, lambda *_, **__: returned)
+        named = pytest.raises(UserError, match=f"{method} of environment 'Walk' {message}")
+        with as_task_vector_env(env, EnvConfig(), 1, LIMIT) as envs, named:
+            envs.reset(seed=0)
+            envs.step(np.zeros((1, 1), np.float32))
+
+    def test_the_task_in_which_it_raises_is_named(self) -> None:
+        gym.register("odd/Again-v0", Again)
+        env = EnvConfig(name="odd/Again-v0", task_list=({"raises_at": 0}, {"raises_at": 600}))
+        text = r"'odd/Again-v0', with the task {'raises_at': 0}, raised in step"
+        named = pytest.raises(UserError, match=text)
+        warned = pytest.warns(UserWarning, match="raised in close")
+        try:
+            with warned, named, as_task_vector_env(None, env, 2, LIMIT) as envs:
+                envs.set_tasks([{"raises_at": 0}, {"raises_at": 600}])
+                envs.reset(seed=0)
+                for _ in range(2):
+                    envs.step(np.zeros((2, 1), np.float32))
+        finally:
+            gym.registry.pop("odd/Again-v0")
+
 
 class Again(RaisingClose):
     """Its tasks are arguments of the constructor."""

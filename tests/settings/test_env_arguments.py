@@ -370,3 +370,18 @@ def test_small_images_are_observations() -> None:
     assert agent.learner.policy.observation_shape == (4 * 4 * 3,)
     actions, _ = agent.predict(np.zeros((5, 4, 4, 3), np.uint8))
     assert actions.shape == (5, 1)
+
+
+def test_a_class_that_is_not_registered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import gymnasium\n\nclass Trolley(gymnasium.Env): ...\n"
+    (tmp_path / "my_trolley.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = (
+        r"my_trolley has the class Trolley, and does not register it: add "
+        r"gymnasium\.register\(id='Trolley-v0', entry_point=Trolley\)"
+    )
+    for name in ("my_trolley:Trolley", "my_trolley:Trolley-v0"):
+        with pytest.raises(UserError, match=message):
+            maml_rl.load_config(env=name)

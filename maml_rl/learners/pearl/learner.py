@@ -46,6 +46,7 @@ from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.system.stopwatch import Stopwatch
+from maml_rl.system.text import counted
 
 _EPISODES = "num_episodes"
 """In a belief: number of episodes so far, (T, 1)."""
@@ -212,6 +213,19 @@ class PEARL(Learner):
         (z,) = self.encoder.posterior(theta, belief).mean
         return latent_module(
             self.networks, theta, z, state.normalizer, self.action_scale, action_map
+        )
+
+    def notice(self, num_env_steps: int) -> str | None:
+        """Say how much longer the first iteration is."""
+        config = self.config
+        if config.num_training_tasks == 0:
+            return None
+        number = config.num_training_tasks * config.num_initial_episodes * num_env_steps
+        return (
+            f"notice: the first iteration begins with "
+            f"{counted(config.num_initial_episodes, 'episode')} in each of the "
+            f"{counted(config.num_training_tasks, 'training task')}, at most {number:,} more "
+            "control steps"
         )
 
     def iteration(

@@ -72,7 +72,8 @@ class TrialPPOConfig(LearnerConfig):
         if self.num_minibatches > config.meta_batch_size:
             raise ValueError(
                 f"learner.num_minibatches must be at most meta_batch_size "
-                f"{config.meta_batch_size}, got {self.num_minibatches}"
+                f"{config.meta_batch_size}, got {self.num_minibatches}: set fewer, or more tasks "
+                "by meta_batch_size"
             )
 
     def step_size_at(self, iteration: int) -> float:
