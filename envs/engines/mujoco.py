@@ -156,8 +156,10 @@ class MujocoBody:
         """Control ranges of the actuators.
 
         Raises:
-            ValueError: if an actuator has no control range.
+            ValueError: if there are no actuators, or one has no control range.
         """
+        if self.model.nu == 0:
+            raise ValueError(f"{self.model_file} has no actuators: add an <actuator> section")
         unlimited = np.flatnonzero(np.logical_not(self.model.actuator_ctrllimited))
         if len(unlimited):
             raise ValueError(

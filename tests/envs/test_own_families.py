@@ -186,6 +186,13 @@ def test_actuators_without_a_range_are_rejected(tmp_path: Path) -> None:
         _ = MujocoBody(str(path), frame_skip=1, camera_name=None).action_space
 
 
+def test_a_model_without_actuators_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stone.xml"
+    path.write_text('<mujoco><worldbody><geom type="sphere" size="1"/></worldbody></mujoco>')
+    with pytest.raises(ValueError, match=r"stone\.xml has no actuators"):
+        _ = MujocoBody(path, frame_skip=1).action_space
+
+
 def test_relative_paths_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "robot.xml").write_text(MODEL.format(range='ctrlrange="-1 1"'))
     monkeypatch.chdir(tmp_path)
