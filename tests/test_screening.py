@@ -38,6 +38,12 @@ VARIANTS: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _usual_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a low priority, runs would wait for the other tests."""
+    monkeypatch.setattr("os.nice", lambda increment: 0)
+
+
 def write(folder: Path, **changes: Any) -> Path:
     """Write a file of variants."""
     file = folder / "variants.yaml"

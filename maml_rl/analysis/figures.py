@@ -51,10 +51,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def fix_layout(figure: Figure) -> None:
-    """Arrange a finished figure of :func:`new_figure` once, rather than once or twice per file."""
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.execute(figure)
+    """Arrange a finished figure once; otherwise each file of it would be arranged twice."""
+    figure.draw_without_rendering()
     figure.set_layout_engine(None)
 
 
