@@ -128,7 +128,7 @@ def _kills(folder: Path, flags: list[str], num_kills: int, seed: int) -> int:
     # time of the start-up and of all iterations; the second run is the reference
     start = time.perf_counter()
     subprocess.run(
-        [*command, *flags, "--num_iterations=1", "--output", str(folder / "one")],
+        [*command, *flags, "--max_env_steps=1", "--output", str(folder / "one")],
         check=True,
         capture_output=True,
     )
