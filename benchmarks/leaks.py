@@ -37,9 +37,15 @@ _POINT: dict[str, Any] = {"env": "PointNavigation"}
 _CHEETAH: dict[str, Any] = {"env": "HalfCheetahVel"}
 _RL2 = {"name": "rl2", "num_minibatches": 1, "hidden_size": 8}
 _PEARL = {
-    **{"name": "pearl", "num_training_tasks": 3, "num_updates": 2, "latent_size": 2},
-    **{"tasks_per_update": 2, "batch_size": 8, "context_size": 8},
-    **{"hidden_sizes": [8], "encoder_hidden_sizes": [8]},
+    "name": "pearl",
+    "num_training_tasks": 3,
+    "num_updates": 2,
+    "latent_size": 2,
+    "tasks_per_update": 2,
+    "batch_size": 8,
+    "context_size": 8,
+    "hidden_sizes": [8],
+    "encoder_hidden_sizes": [8],
 }
 _ITERATIONS_PER_SHORT_RUN = 20
 CASES: Mapping[str, list[dict[str, Any]]] = {
