@@ -18,6 +18,7 @@ from maml_rl.agents.episode_log import (
     EpisodeLog,
     logged_stages,
     to_episodes,
+    warn_unless_sampled,
 )
 from maml_rl.agents.learner_checkpoint import adapted_content
 from maml_rl.agents.predict_arguments import (
@@ -35,7 +36,7 @@ from maml_rl.policies.export import PlainPolicy, export, plain_policy
 from maml_rl.policies.plain_network import PlainNetwork, check_plain_actions
 from maml_rl.runs.checkpoint import save_checkpoint
 from maml_rl.runs.run_folder import create_run_folder
-from maml_rl.sampling.actors import Actor, Memory, check_actor, checked_outputs
+from maml_rl.sampling.actors import Actor, Memory, PolicyActor, check_actor, checked_outputs
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.failures import FailedTasks, TrialFailures
@@ -379,7 +380,10 @@ class Agent:
         failed = FailedTasks.none_of(1, self.device)
         for stage, episodes in enumerate(stages, self.num_adaptation_steps):
             # The episodes, as the collector would return them.
-            played = to_episodes(episodes, self._actor(belief), self.device)
+            actor = self._actor(belief)
+            played = to_episodes(episodes, actor, self.device)
+            if isinstance(actor, PolicyActor) and not episodes.is_discrete:
+                warn_unless_sampled(played)
             # The update; refuse a failed one.
             usable, failed = usable_episodes(self.learner, played, stage, failed)
             updated = self.learner.update(self.state, belief, usable, stage)

@@ -34,8 +34,8 @@ class EpisodeLog:
 
     For MAML, actions must be sampled (the default of ``predict``), because the policy gradient uses
     their probabilities. Episodes of another agent, or with the most probable actions, give a wrong
-    gradient without an error. RL² remembers any episodes, in their order; PEARL infers the task
-    from any transitions.
+    gradient; where the actions show it, adaptation warns. RL² remembers any episodes, in their
+    order; PEARL infers the task from any transitions.
 
     An episode ends where any of ``terminated``, ``truncated`` and ``episode_ends`` is true; at
     least one of the three is required. Steps after the last end are ignored, since the return of
@@ -202,6 +202,39 @@ def _warn_of_clipped_actions(logs: Sequence[LoggedEpisodes]) -> None:
             MamlRLWarning,
             stacklevel=2,
         )
+
+
+def warn_unless_sampled(episodes: Episodes) -> None:
+    """Warn if logged actions are not as the Gaussian policy of an agent samples them.
+
+    Over steps and dimensions, the median of abs(a − μ) / σ is 0.67 for sampled actions, and 0 for
+    the most probable ones.
+
+    Args:
+        episodes: of :func:`to_episodes`, with the parameters of a Gaussian.
+    """
+    mean, log_std = episodes.distribution
+    z = (episodes.flat(episodes.actions) - mean) * torch.exp(-log_std)
+    median = float(z[episodes.flat(episodes.mask) > 0].abs().median())
+    if median < 0.05:
+        problem = (
+            "the logged actions are the most probable ones of this agent's policy, as of "
+            "predict(..., deterministic=True)"
+        )
+    elif median > 3:
+        problem = (
+            f"half of the logged actions are over {median:.3g} standard deviations from the most "
+            "probable ones of this agent's policy, of sampled ones over 0.67. Another policy "
+            "played them, or this one after other adaptation steps"
+        )
+    else:
+        return
+    warnings.warn(
+        f"{problem}. The policy gradient needs sampled actions: log those of predict(observation) "
+        "of the agent that adapts (docs/stable_baselines3.md)",
+        MamlRLWarning,
+        stacklevel=2,
+    )
 
 
 def to_episodes(logged: LoggedEpisodes, actor: Actor, device: torch.device) -> Episodes:

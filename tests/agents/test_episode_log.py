@@ -237,7 +237,7 @@ def test_episodes_and_an_environment_are_refused(more: dict[str, Any], point: Ag
 def test_many_actions_at_a_bound_are_a_warning(point: Agent, at_bound: int) -> None:
     """A log of 12 entries, of which the first ``at_bound`` are ±0.1, the bounds."""
     assert point.action_space == gym.spaces.Box(-0.1, 0.1, (2,), np.float32)
-    actions = np.linspace(-0.05, 0.05, 12)
+    actions = np.linspace(-0.02, 0.02, 12)  # up to two standard deviations
     actions[:at_bound] = [0.1, -0.1, 0.1, -0.1, 0.1, 0.1][:at_bound]
     log = {
         "observations": np.linspace(-0.5, 0.5, 12).reshape(6, 2),
@@ -252,6 +252,39 @@ def test_many_actions_at_a_bound_are_a_warning(point: Agent, at_bound: int) -> N
     if at_bound <= 1:
         assert messages == []
     else:
-        (message,) = messages
+        # At the bounds, this policy samples nothing, which is another warning.
+        (message,) = (text for text in messages if "probable" not in text)
         assert message.startswith(f"{at_bound / 12:.0%} of the logged actions are at a bound")
         assert "docs/stable_baselines3.md" in message
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (0.0, "the most probable ones of this agent's policy, as of predict(..., det"),
+        (1.0, None),
+        (6.0, "half of the logged actions are over 4."),
+    ],
+)
+def test_actions_that_the_policy_did_not_sample_are_a_warning(
+    point: Agent, size: float, message: str | None
+) -> None:
+    """Actions at the mean, sampled, and six times as far from the mean."""
+    rng = np.random.default_rng(0)
+    observations = rng.uniform(-0.5, 0.5, (400, 2))
+    means, _ = point.predict(observations, deterministic=True)
+    sampled, _ = point.predict(observations, rng=rng)
+    log = {
+        "observations": observations,
+        "actions": np.clip(means + size * (sampled - means), -0.1, 0.1),
+        "rewards": rng.normal(size=400),
+        "episode_ends": np.arange(400) % 20 == 19,
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        point.adapt(episodes=log)
+    texts = [str(one.message) for one in caught if "at a bound" not in str(one.message)]
+    assert len(texts) == (message is not None)
+    if message is not None:
+        assert message in texts[0]
+        assert "The policy gradient needs sampled actions" in texts[0]
