@@ -14,6 +14,20 @@ from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_task
 from maml_envs.gym.imperfections import ActionDelay, ObservationNoise
 
 
+class _NamedState(dict[str, np.ndarray]):
+    """State fields of a family; one that is missing is an error that says how to request it."""
+
+    def __init__(self, state: Mapping[str, np.ndarray], family: str) -> None:
+        super().__init__(state)
+        self._family = family
+
+    def __missing__(self, field: str) -> np.ndarray:
+        raise ValueError(
+            f"{self._family} uses the state field {field!r}, but its state has only "
+            f"{', '.join(self)}; list others in its derived_fields"
+        )
+
+
 class Simulations:
     """``engine.num_sims`` simulations, their tasks, delayed actions and sensor noise.
 
@@ -49,10 +63,10 @@ class Simulations:
         Raises:
             ValueError: if a function returns the wrong type or shape; the message names it.
         """
-        family = self.family
-        state = self.engine.state
-        num_sims = self.engine.num_sims
+        family: Any = self.family
         name = type(family).__name__
+        state = _NamedState(self.engine.state, name)
+        num_sims = self.engine.num_sims
         rng = np.random.default_rng(0)
         tasks = stack_tasks(family, sample_tasks(family, rng, num_sims))
         # initial state
@@ -63,7 +77,7 @@ class Simulations:
                     f"initial_state of {name}: {field!r} has shape {np.shape(value)}; state "
                     f"fields are {fits}"
                 )
-        # reward terms and termination
+        # reward terms, termination and success
         action = np.zeros((num_sims, *self.action_space.shape))
         terms = family.reward_terms(np, state, state, action, tasks)
         if not isinstance(terms, Mapping):
@@ -72,7 +86,10 @@ class Simulations:
                 f"{type(terms).__name__}"
             )
         results = {f"reward term {key!r}": term for key, term in terms.items()}
-        for what, value in {**results, "terminated": family.terminated(np, state, tasks)}.items():
+        results["terminated"] = family.terminated(np, state, tasks)
+        if hasattr(family, "success"):
+            results["success"] = family.success(np, state, tasks)
+        for what, value in results.items():
             if np.shape(value) != (num_sims,):
                 raise ValueError(
                     f"{what} of {name} has shape {np.shape(value)}, expected {(num_sims,)}"
@@ -83,7 +100,7 @@ class Simulations:
             raise ValueError(
                 f"observation of {name} has shape {shape}, expected ({num_sims}, observation_size)"
             )
-        return shape[1]
+        return int(shape[1])
 
     @property
     def tasks(self) -> list[dict[str, float]] | None:

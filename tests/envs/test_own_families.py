@@ -111,6 +111,16 @@ def test_names_of_values_belong_to_task_parameters() -> None:
             r"terminated of Wrong has shape \(3, 9\)",
         ),
         (
+            "terminated",
+            lambda self, xp, state, t: state["xpos"][:, 1, 2] > 0,
+            "Wrong uses the state field 'xpos', .* has only qpos, qvel; .* in its derived_fields$",
+        ),
+        (
+            "success",
+            lambda self, xp, state, t: state["qpos"][0] > 0,
+            r"success of Wrong has shape \(9,\), expected \(3,\)",
+        ),
+        (
             "initial_state",
             lambda self, rng: {"pos": np.zeros(9)},
             "initial_state of Wrong: 'pos'.*qpos",
