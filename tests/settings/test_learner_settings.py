@@ -207,6 +207,7 @@ def test_a_preset_of_a_paper_does_not_mix_with_that_of_the_family() -> None:
         ({"inner": InnerConfig(learned_step_size="scalar")}, "inner.learned_step_size"),
         ({"inner": InnerConfig(advantage="learned")}, "inner.advantage"),
         ({"inner": InnerConfig(shared_advantage_scale=True)}, "inner.shared_advantage_scale"),
+        ({"inner": InnerConfig(exploration_credit=1.0)}, "inner.exploration_credit"),
         ({"outer": ReptileConfig()}, "outer.name"),
     ],
 )
@@ -263,6 +264,12 @@ def test_reptile_refuses_an_advantage_that_it_cannot_learn() -> None:
     for advantage in ("learned", "sum"):
         with pytest.raises(ValueError, match=r"inner\.advantage must be gae .* got " + advantage):
             Config(outer=ReptileConfig(), inner=InnerConfig(advantage=advantage))
+
+
+def test_reptile_refuses_credit_for_exploration() -> None:
+    message = r"^inner\.exploration_credit must be 0\.0 if outer\.name is reptile, got 1\.0$"
+    with pytest.raises(ValueError, match=message):
+        Config(outer=ReptileConfig(), inner=InnerConfig(exploration_credit=1.0))
 
 
 def test_reptile_leaves_what_it_cannot_learn_to_the_preset() -> None:

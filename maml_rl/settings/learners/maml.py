@@ -265,12 +265,13 @@ class ReptileConfig(_Decay):
     """Interpolation of theta and the mean of the adapted parameters; needs several inner steps."""
 
     name: ClassVar[str] = "reptile"
-    # There is no outer gradient to learn them from. (Runs of earlier versions may have learned step
-    # sizes, which stay as they are.)
+    # What only an outer gradient can learn. Not learned_step_size: resumed runs of earlier versions
+    # may have it, and keep their sizes.
     REQUIRED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "inner": {
             "learned_per_step": False,
             "advantage": "gae",
+            "exploration_credit": 0.0,
             "early_loss_weight": 0.0,
             "early_loss_iterations": 0,
         }
@@ -330,6 +331,7 @@ class JointConfig(LearnerConfig):
             "learned_step_size": "none",
             "learned_per_step": False,
             "advantage": "gae",
+            "exploration_credit": 0.0,
             "shared_advantage_scale": False,
             "early_loss_weight": 0.0,
             "early_loss_iterations": 0,
