@@ -35,7 +35,7 @@ def test_the_table_names_every_method() -> None:
     methods = {name for name, _ in inspect.getmembers(Learner, inspect.isfunction)}
     documented = {name for name in methods if not name.startswith("_")}
     assert documented - {"describe", "notice", "started_from"} <= named
-    assert named <= methods | {"Config", "stage_episodes", "STAGE_IS_EPISODE"}
+    assert named <= methods | {"Config", "RANGES", "stage_episodes", "STAGE_IS_EPISODE"}
 
 
 @pytest.mark.slow
