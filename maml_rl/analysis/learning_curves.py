@@ -14,6 +14,7 @@ import numpy as np
 
 from maml_rl.analysis.run_labels import (
     Settings,
+    check_different,
     settings_of_runs,
     stage_label,
 )
@@ -196,14 +197,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read run folders, or pretrained policies by name.
 
     Raises:
-        UserError: if one is not a run or is listed twice, or its progress.csv is empty or damaged.
+        UserError: if one is not a run or is given twice, or its progress.csv is empty or damaged.
     """
-    by_path: dict[Path, Path] = {}
-    for folder in folders:
-        other = by_path.setdefault(folder.resolve(), folder)
-        if other is not folder:
-            alias = "" if other == folder else f", also as {other}"
-            raise UserError(f"run {folder} is given twice{alias}")
+    check_different(folders)
     runs = []
     for folder in folders:
         path = find_run(folder)

@@ -72,7 +72,7 @@ def make_rendering_env(
     except (UserError, MemoryError):
         raise
     except Exception as error:  # constructors and OpenGL's loaders fail in many ways
-        raise _cannotrendered_frame(config.name, error) from error
+        raise _cannot_render(config.name, error) from error
     return env
 
 
@@ -87,10 +87,10 @@ def rendered_frame(env: TaskSetter) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:
-        raise _cannotrendered_frame(env.name, error) from error
+        raise _cannot_render(env.name, error) from error
 
 
-def _cannotrendered_frame(name: str, error: Exception) -> UserError:
+def _cannot_render(name: str, error: Exception) -> UserError:
     return UserError(f"environment {name!r} cannot render here: {in_one_line(error)}")
 
 

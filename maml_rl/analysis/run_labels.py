@@ -1,4 +1,4 @@
-"""Group runs by their settings, and label the groups."""
+"""Check that runs are different, group them by their settings, and label the groups."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run, is_pretrained
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.families import family_of
@@ -32,6 +33,18 @@ _IGNORED_SETTINGS = {
 
 _SIZES = {"meta_batch_size", "num_episodes"}
 """Settings that are compared only among groups of one learner: learners need different ones."""
+
+
+def check_different(folders: Sequence[Path]) -> None:
+    """Raise UserError if a run is given twice, with the same path or another one."""
+    by_path: dict[Path, Path] = {}
+    for folder in folders:
+        path = folder.resolve()
+        if path in by_path:
+            other = by_path[path]
+            alias = "" if other == folder else f", also as {other}"
+            raise UserError(f"run {folder} is given twice{alias}")
+        by_path[path] = folder
 
 
 def group_settings(config: Config) -> Settings:

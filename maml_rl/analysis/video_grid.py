@@ -31,6 +31,7 @@ _GAP = 4  # pixels between panels
 _FONT_SIZES = (10, 20)
 _SMALLEST_FONT = 7
 _TASK_LINES = 2
+_SMALL_GIF_FPS = 10.0
 
 
 class Frame(NamedTuple):
@@ -142,18 +143,15 @@ class Grid:
             return
         _write_mp4(file, self.images(rate), rate)
 
-    def small_gif(
-        self, panel_width: int = 240, fps: float = 10.0, max_frames: int = 50
-    ) -> tuple[bytes, int, int]:
+    def small_gif(self, panel_width: int = 240, max_frames: int = 50) -> tuple[bytes, int, int]:
         """Return a small animated GIF: its bytes, height and width.
 
         Args:
             panel_width: maximum width of a panel in pixels.
-            fps: maximum frames per second.
             max_frames: maximum number of frames.
         """
         duration = max(clip.last for row in self.clips for clip in row) * self.dt
-        fps = min(fps, (max_frames - 1) / max(duration, self.dt))
+        fps = min(_SMALL_GIF_FPS, (max_frames - 1) / max(duration, self.dt))
         rate = 100 / math.ceil(100 / fps)  # a GIF measures time in hundredths of a second
         images = list(self.images(rate, min(panel_width, self.clips[0][0].frames[0].shape[1])))
         stream = io.BytesIO()

@@ -767,7 +767,7 @@ def test_figures_are_not_blank(tmp_path):
 
 def test_the_same_run_twice_is_refused(runs, capsys):
     assert main(["evaluate", str(runs[0]), str(runs[0]), *SMALL]) == 2
-    assert "named twice" in capsys.readouterr().err
+    assert f"run {runs[0]} is given twice" in capsys.readouterr().err
 
 
 def test_runs_of_two_families_are_refused(runs, tmp_path, capsys):

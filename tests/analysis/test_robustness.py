@@ -184,6 +184,8 @@ def test_the_adaptation_curve_inside_and_outside(tmp_path):
     ]
     outside = {line.get_label(): line for line in figure.axes[1].lines}["ours (2 runs)"]
     assert outside.get_xydata().tolist() == [[0, -1000], [2, 19]]
+    title = figure.get_suptitle()
+    assert title.endswith("\nthin lines: single runs")  # the oracle, a single run, has no band
     write_report(tmp_path, result.comparison, TRAINED, "python", result)
     assert 'alt="unseen adaptation"' in (tmp_path / "report.html").read_text()
     assert (tmp_path / "unseen_adaptation.png").exists()
@@ -201,7 +203,9 @@ def test_a_method_without_adaptation_is_a_dashed_line_in_the_adaptation_curve():
         entries += [without_adaptation("plain", [5.0], swept), entry("ours", [7.0], swept)]
     result = Robustness(Comparison(entries), {}, {"mass": (0.5, 2.0)})
     assert tables.adaptation(result)[1] == ["plain", "0", "0", "5.0", "–", "5.0", "–"]
-    lines = {line.get_label(): line for line in unseen_adaptation_figure(result).axes[0].lines}
+    figure = unseen_adaptation_figure(result)
+    assert figure.get_suptitle().endswith("mean over points and tasks of all sweeps")
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert lines["plain"].get_xydata().tolist() == [[0, 5], [2, 5]]
     assert lines["plain"].get_linestyle() == "--"
 

@@ -133,11 +133,11 @@ class Comparison:
     @property
     def main(self) -> list[Entry]:
         """The methods in the environment without a sweep."""
-        return [entry for entry in self.entries if not entry.swept]
+        return self.sweep()
 
     def sweep(self, *names: str) -> list[Entry]:
-        """Return the entries that sweep exactly these parameters."""
-        return [entry for entry in self.entries if entry.swept and set(entry.swept) == set(names)]
+        """Return the entries that sweep exactly these parameters; :attr:`main` without any."""
+        return [entry for entry in self.entries if set(entry.swept) == set(names)]
 
     @property
     def sweeps(self) -> list[tuple[str, ...]]:
@@ -154,10 +154,7 @@ class Comparison:
         """Format the returns after each step as text, one row per policy, step and version."""
         lines = []
         for names in [(), *self.sweeps]:
-            entries = self.sweep(*names) if names else self.main
-            lines += text_table(self.return_rows(names))
-            notes = [] if names else learner_notes(entries)  # once: they are the same in sweeps
-            lines += [*notes, *run_notes(entries), *failed_notes(entries), ""]
+            lines += [*text_table(self.return_rows(names)), *self.return_notes(names), ""]
         if self.has_changes:
             lines += [*text_table(self.change_rows()), change_note(), ""]
         if self.differences:
@@ -178,11 +175,21 @@ class Comparison:
         """
         head = [*names, "policy", "steps", "episodes used", f"return ({self.actions})"]
         rows = [[*head, "95 % interval", "interval over", "success"]]
-        for entry in self.sweep(*names) if names else self.main:
+        for entry in self.sweep(*names):
             rows += return_rows(entry)
         if all(row[-1] == "–" for row in rows[1:]):
             rows = [row[:-1] for row in rows]
         return rows
+
+    def return_notes(self, names: Sequence[str]) -> list[str]:
+        """Return the notes on the table of returns, a line each.
+
+        Args:
+            names: as for :meth:`return_rows`.
+        """
+        entries = self.sweep(*names)
+        of_learners = [] if names else learner_notes(entries)  # once: they are the same in sweeps
+        return [*of_learners, *run_notes(entries), *failed_notes(entries)]
 
     def difference_rows(self, all_steps: bool) -> list[list[str]]:
         """Return the cells of the table of differences, with its header.
@@ -194,13 +201,14 @@ class Comparison:
         head = ["difference", "steps", "episodes used", f"return ({self.actions})"]
         rows = [[*head, "95 % interval", "interval over", "probability of improvement"]]
         for first, second, differences in self.differences:
-            for k, j, (mean, interval, over, probability) in differences:
+            for one in differences:
+                k, j, value = one.step, one.other_step, one.value
                 if not all_steps and k != first.adapted_step:
                     continue
                 used = _both(first.episodes_used[k], second.episodes_used[j])
-                share = "–" if np.isnan(probability) else f"{probability:.2f}"
-                row = [f"{first.name} − {second.name}", _both(k, j), used, f"{mean:.1f}"]
-                rows.append([*row, interval_text(interval), over, share])
+                share = "–" if np.isnan(value.probability) else f"{value.probability:.2f}"
+                row = [f"{first.name} − {second.name}", _both(k, j), used, f"{value.mean:.1f}"]
+                rows.append([*row, interval_text(value.interval), value.over, share])
         return rows
 
     @property

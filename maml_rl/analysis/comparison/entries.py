@@ -254,7 +254,7 @@ def learner_notes(entries: Sequence[Entry]) -> list[str]:
             texts = texts[:1]
         if texts and entry.adapts:
             notes.append(f"{entry.name}: {'; '.join(texts)}")
-    return list(dict.fromkeys(notes))  # a sweep has several entries of each method
+    return notes
 
 
 def run_notes(entries: Sequence[Entry]) -> list[str]:

@@ -60,13 +60,14 @@ def _draw(
     draw_line(axes, x, center, runs, intervals, style, label)
 
 
-def _spread(entries: Sequence[Entry]) -> str:
-    """Describe the bands and thin lines of :func:`_draw`, for a title."""
+def spread_of(entries: Sequence[Entry]) -> str:
+    """Describe the bands and thin lines of entries, for a title."""
     num_runs = {len(entry.evaluations) for entry in entries}
+    most = max(num_runs, default=0)
     parts = []
-    if 1 in num_runs and max(num_runs) > FEW_RUNS:
+    if 1 in num_runs and most > FEW_RUNS:
         parts.append("band: 95 % interval, over tasks for one run, else over runs")
-    elif 1 in num_runs or max(num_runs) > FEW_RUNS:
+    elif 1 in num_runs or most > FEW_RUNS:
         parts.append(f"band: 95 % interval over {'tasks' if 1 in num_runs else 'runs'}")
     if any(1 < number <= FEW_RUNS for number in num_runs):
         parts.append("thin lines: single runs")
@@ -98,7 +99,7 @@ def adaptation_figure(comparison: Comparison) -> Figure:
     notes = learner_notes(comparison.main)
     if len(notes) > _MOST_NOTES:
         notes = []
-    return finish(figure, "\n".join([title, _spread(comparison.main), *notes]))
+    return finish(figure, "\n".join([title, spread_of(comparison.main), *notes]))
 
 
 def return_of_stages(entries: Sequence[Entry]) -> str:
@@ -290,7 +291,7 @@ def sweep_figure(
     axes.set(xlabel=xlabel, ylabel=return_at(stages))
     name_ticks(axes.xaxis, name, values, comparison)
     title = f"{subject_of(comparison)}: {name.replace('_', ' ')} fixed, other values {others}"
-    return finish(figure, f"{title}\n{_spread(entries)}")
+    return finish(figure, f"{title}\n{spread_of(entries)}")
 
 
 def grid_figure(comparison: Comparison, swept: tuple[str, str]) -> Figure:

@@ -12,7 +12,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.agents.load import load_run
 from maml_rl.analysis.comparison.compare import Subject, label_of
 from maml_rl.analysis.evaluation import default_num_steps
-from maml_rl.analysis.run_labels import labels_of, settings_of_runs
+from maml_rl.analysis.run_labels import check_different, labels_of, settings_of_runs
 from maml_rl.errors import UserError
 from maml_rl.runs.baselines import POLICIES, baseline_folder
 from maml_rl.runs.checkpoint import latest_checkpoint
@@ -37,14 +37,11 @@ def subjects_of_runs(
             the settings that differ.
 
     Raises:
-        UserError: if a run or its iteration cannot be loaded, a run is named twice or has another
+        UserError: if a run or its iteration cannot be loaded, a run is given twice or has another
             environment, or the labels are invalid.
     """
     # The runs, all different and of one environment
-    folders = [run.resolve() for run in runs]
-    twice = [run for i, run in enumerate(runs) if folders[i] in folders[:i]]
-    if twice:
-        raise UserError(f"{twice[0]} is named twice")
+    check_different(runs)
     agents = [load_run(run, device, iteration) for run in runs]
     names = {agent.config.env.name for agent in agents}
     if len(names) > 1:

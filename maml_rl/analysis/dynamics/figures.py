@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 from maml_rl.analysis.comparison.figures import (
     mark_steps,
     return_of_stages,
+    spread_of,
     styles_of,
     subject_of,
 )
 from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.figures import draw_line, finish, new_figure
-from maml_rl.analysis.statistics import FEW_RUNS, mean_interval
+from maml_rl.analysis.statistics import mean_interval
 
 
 def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
@@ -45,11 +46,6 @@ def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
         axes.set(xlabel="episodes used per task", title=f"{where} the ranges of training")
         mark_steps(axes, adapting)
     panels[0].set_ylabel(return_of_stages(entries))
-    num_runs = {len(entry.evaluations) for entry in entries}
-    spread = []
-    if max(num_runs) > FEW_RUNS:
-        spread.append("band: 95 % interval over runs")
-    if any(1 < number <= FEW_RUNS for number in num_runs):
-        spread.append("thin lines: single runs")
     title = f"{subject_of(robustness.comparison)}: mean over points and tasks of all sweeps"
-    return finish(figure, "\n".join([title, "; ".join(spread)]))
+    spread = spread_of([entry for entry in entries if len(entry.evaluations) > 1])
+    return finish(figure, f"{title}\n{spread}")

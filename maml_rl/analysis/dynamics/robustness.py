@@ -190,11 +190,16 @@ def _run_curves(entries: Sequence[Entry]) -> np.ndarray:
     return mean_of_valid(np.stack([entry.run_returns for entry in entries]), 0)
 
 
-def returns_of_runs(entries: Sequence[Entry]) -> np.ndarray:
-    """Return the returns of each run on all points and tasks of one method, (S, points · N)."""
+def returns_of_runs(entries: Sequence[Entry], step: int | None = None) -> np.ndarray:
+    """Return the returns of each run on all points and tasks of one method, (S, points · N).
+
+    Args:
+        entries: of the method; without any, the result is (0, 0).
+        step: adaptation step; default is :attr:`Entry.adapted_step`.
+    """
     if not entries:
         return np.zeros((0, 0))
+    k = entries[0].adapted_step if step is None else step
     return np.concatenate(
-        [[one.task_returns[entry.adapted_step] for one in entry.evaluations] for entry in entries],
-        axis=1,
+        [[one.task_returns[k] for one in entry.evaluations] for entry in entries], axis=1
     )

@@ -239,9 +239,7 @@ def _gain_cells(entries: Sequence[Entry]) -> list[str]:
     after = returns_of_runs(entries)
     if not entries[0].adapts:
         return ["–", f"{mean_of_valid(after, (0, 1)):.1f}", "–", "–"]
-    before = np.concatenate(
-        [[one.task_returns[0] for one in entry.evaluations] for entry in entries], axis=1
-    )
+    before = returns_of_runs(entries, 0)
     # A single run has no interval: its returns on several points are not independent.
     gains = after - before
     interval = "–" if len(gains) == 1 else interval_text(mean_interval(mean_of_valid(gains, 1)))

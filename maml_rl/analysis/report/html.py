@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from maml_rl.analysis.comparison.compare import Comparison
-from maml_rl.analysis.comparison.entries import change_note, failed_notes, learner_notes, run_notes
+from maml_rl.analysis.comparison.entries import change_note
 from maml_rl.analysis.dynamics import tables
 from maml_rl.analysis.dynamics.robustness import Robustness
 from maml_rl.analysis.evaluation_result import Evaluation
@@ -314,9 +314,7 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _table(comparison: Comparison, swept: Sequence[str]) -> str:
     """Return the table of returns after each step, with its notes."""
-    entries = comparison.sweep(*swept) if swept else comparison.main
-    of_learners = [] if swept else learner_notes(entries)  # once: they are the same in sweeps
-    notes = [*of_learners, *run_notes(entries), *failed_notes(entries)]
+    notes = comparison.return_notes(swept)
     lines = [f'\n<p class="note">{html.escape(note)}.</p>' for note in notes]
     return _html_table(comparison.return_rows(swept)) + "".join(lines)
 
