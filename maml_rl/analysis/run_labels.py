@@ -11,7 +11,6 @@ from maml_rl.errors import UserError
 from maml_rl.runs.pretrained import find_run, is_pretrained
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.families import family_of
-from maml_rl.settings.learners import LEARNER_GROUPS
 from maml_rl.system.text import counted
 
 Settings = Mapping[str, Any]
@@ -31,8 +30,9 @@ _IGNORED_SETTINGS = {
     "max_failed_share",
 }
 
-_SIZES = {"meta_batch_size", "num_episodes"}
-"""Settings that are compared only among groups of one learner: learners need different ones."""
+_OF_ALL_LEARNERS = {"horizon", "engine", "source"}
+"""Settings, besides those of the environment, that are compared among all groups. Others are
+compared only among groups of one learner, since learners need different ones."""
 
 
 def check_different(folders: Sequence[Path]) -> None:
@@ -118,8 +118,8 @@ def labels_of(groups: Sequence[Settings]) -> list[str]:
     """Return a label for each group: the settings in which it differs from the others.
 
     Family, learner and outer step come first. Settings of a task family are compared only among
-    groups of that family, and those of a learner or an outer step likewise. Sizes of an iteration
-    are compared only among groups of one learner. The label of a single group is its family.
+    groups of that family, those of an outer step likewise, and all others but the horizon only
+    among groups of one learner. The label of a single group is its family.
 
     Args:
         groups: the settings of each group, all different.
@@ -162,18 +162,14 @@ def stage_label(
 
 
 def _differs(key: str, group: Settings, groups: Sequence[Settings]) -> bool:
-    """Whether a setting differs between ``group`` and a group with the same name of its section.
-
-    Sections that a learner does not use are not compared.
-    """
+    """Whether a setting differs between ``group`` and a group that it is compared with."""
     section = key.partition(".")[0]
-    if section in LEARNER_GROUPS:
-        groups = [one for one in groups if any(k.startswith(f"{section}.") for k in one)]
-        if group not in groups:
-            return False
-    name = "learner.name" if key in _SIZES else f"{section}.name"
-    if name != key:
-        groups = [other for other in groups if other.get(name) == group.get(name)]
+    names = [] if section == "env" or key in _OF_ALL_LEARNERS else ["learner.name"]
+    if section in ("env", "outer"):
+        names.append(f"{section}.name")
+    for name in names:
+        if name != key:
+            groups = [other for other in groups if other.get(name) == group.get(name)]
     return any(other.get(key) != group.get(key) for other in groups)
 
 

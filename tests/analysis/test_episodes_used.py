@@ -320,6 +320,22 @@ def test_sizes_are_compared_among_the_runs_of_a_learner() -> None:
     assert labels_of(groups[:2]) == ["rl2", "maml"]
 
 
+def test_settings_of_the_policy_are_compared_among_the_runs_of_a_learner() -> None:
+    settings: list[dict[str, Any]] = [
+        {"learner": "rl2", "policy": {"action_scale": 0.5}, "horizon": 50},
+        {"learner": "maml", "policy": {"action_scale": 0.1}},
+        {"learner": "maml", "policy": {"action_scale": 0.2}},
+    ]
+    configs = [maml_rl.load_config(env="HalfCheetahVel", **one) for one in settings]
+    groups = [group_settings(config) for config in configs]
+    assert labels_of(groups) == [
+        "rl2, horizon 50",
+        "maml, horizon 100, action_scale 0.1",
+        "maml, horizon 100, action_scale 0.2",
+    ]
+    assert labels_of(groups[:2]) == ["rl2, horizon 50", "maml, horizon 100"]
+
+
 def test_settings_are_compared_among_the_learners_that_have_them() -> None:
     settings: list[dict[str, Any]] = [
         {"learner": "maml", "inner": {"step_size": 0.1}},
