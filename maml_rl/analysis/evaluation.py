@@ -280,7 +280,7 @@ def evaluate(
             ones) instead of sampled ones. Adaptation still samples: so before the last step, each
             step takes twice as many episodes.
         deterministic_adaptation: play mean actions while adapting, too.
-        progress: called with the stage and the control step, before each one.
+        progress: called before each control step with a text that names it and its stage.
 
     Raises:
         UserError: if an argument is invalid, or the environment cannot be used.

@@ -43,7 +43,8 @@ class Collector:
         num_tasks_of_all: number of tasks of all processes; default is T.
         dtype: of the episodes.
         check_stop: called before each collection; may raise to stop the run.
-        progress: called with the stage and the control step, before each one, and after the stage.
+        progress: called with a text that says what is done: before each control step, and after the
+            stage.
 
     Raises:
         UserError: if the sub-environments cannot be divided evenly among the tasks, or simulate on
