@@ -18,7 +18,7 @@ from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.pearl.context_encoder import ContextEncoder
 from maml_rl.learners.pearl.networks import Networks
 from maml_rl.learners.pearl.replay import Transitions
-from maml_rl.policies.parameters import Params
+from maml_rl.policies.parameters import Params, requiring_grad
 from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
@@ -357,7 +357,7 @@ def _gradient(
 
     def of_part(*part: Any) -> tuple[Tensor, Tensor | None]:
         with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            leaves = requiring_grad(theta)
             loss, terms, latents = loss_of(leaves, *part)
             gradients = torch.autograd.grad(loss, list(leaves.values()))
         sums = torch.stack(terms).detach()
