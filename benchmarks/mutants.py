@@ -217,7 +217,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/rl2/ppo.py", "old.kl(dist)", "dist.kl(old)", "KL of trials the other way round"),
     Mutant("maml_rl/policies/recurrent/memory.py", "memory.unroll(theta, state.detach(), part)", "memory.unroll(theta, state, part)", "backpropagation never truncated"),
     Mutant("maml_rl/policies/recurrent/memory.py", "memory.unroll(theta, state.detach(), part)", "memory.unroll(theta, 0 * state, part)", "memory lost where backpropagation is cut"),
-    Mutant("maml_rl/learners/rl2/ppo.py", "batch.tasks, config.truncation)", "batch.tasks)", "the setting of truncation ignored"),
+    Mutant("maml_rl/learners/rl2/ppo.py", "batch.tasks, config.truncation", "batch.tasks, None", "the setting of truncation ignored"),
     Mutant("maml_rl/learners/rl2/trial_gradient.py", "ranks.sum(rows) / num_steps", "ranks.sum(rows) / len(mask)", "mean over trials for a mean over steps"),
     Mutant("maml_rl/learners/rl2/trial_gradient.py", "min(1.0, max_norm / norm)", "1.0", "gradient of any norm"),
     Mutant("maml_rl/learners/rl2/trial_gradient.py", "-scale * gradient", "scale * gradient", "an update that ascends its loss"),

@@ -26,7 +26,7 @@ def ascend(
         FloatingPointError: if the gradient is not finite.
     """
     if not gradient.isfinite().all():
-        raise FloatingPointError("the meta-gradient is not finite")
+        raise FloatingPointError("the gradient is not finite")
     vector = flatten(theta).clone().requires_grad_()
     optimizer = torch.optim.Adam([vector], lr=step_size, maximize=True)
     if state:

@@ -54,11 +54,11 @@ class SamplingMetrics:
         return metrics | {"train/episode_length": float(self.lengths.mean())}
 
 
-def failure_metrics(played: TrainingTrial) -> dict[str, float]:
+def failure_metrics(*played: TrainingTrial) -> dict[str, float]:
     """Numbers of discarded episodes and of failed tasks, of all processes."""
     return {
-        "train/void_episodes": float(num_discarded_episodes(played.rows)),
-        "train/failed_tasks": float(played.failures.tasks.mask.sum()),
+        "train/void_episodes": float(sum(num_discarded_episodes(one.rows) for one in played)),
+        "train/failed_tasks": float(sum(int(one.failures.tasks.mask.sum()) for one in played)),
     }
 
 

@@ -28,6 +28,11 @@ def make_stack(theta: Params, num_tasks: int) -> dict[str, Tensor]:
     }
 
 
+def requiring_grad(theta: Params) -> dict[str, Tensor]:
+    """Return the same values as leaves of a new graph: detached, so that gradients stop here."""
+    return {name: value.detach().requires_grad_() for name, value in theta.items()}
+
+
 def flatten(theta: Params, batch_dims: int = 0) -> Tensor:
     """Concatenate all parameters into a vector (P,); with ``batch_dims=1``, a stack into (T, P)."""
     return torch.cat([value.flatten(batch_dims) for value in theta.values()], dim=batch_dims)

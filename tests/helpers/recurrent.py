@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from maml_rl.learners.rl2.ppo import TrialBatch, evaluate_trials
+from maml_rl.learners.rl2.batch import TrialBatch
 from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.recurrent.network import RecurrentPolicy
@@ -149,6 +149,17 @@ def make_sequence(policy: RecurrentPolicy, seed: int = 1, garbage: float = 0.0) 
     return trial_sequence(stages, nothing_before(policy), policy.action_head)
 
 
+def along_trials(
+    policy: RecurrentPolicy,
+    theta: Theta,
+    sequence: TrialSequence,
+    tasks: Tensor | None = None,
+    truncation: int | None = None,
+) -> tuple[Any, Tensor]:
+    """The policy's distributions (N, L) and values (N, L)."""
+    return policy.along_trials(theta, sequence.observations, sequence.previous, tasks, truncation)
+
+
 def make_batch(
     policy: RecurrentPolicy, theta: Theta, seed: int = 1, garbage: float = 0.0
 ) -> TrialBatch:
@@ -168,7 +179,7 @@ def make_batch(
 
     num_trials = len(sequence.mask)
     tasks = draw(num_trials, policy.task_size) if policy.task_size else None
-    dist, _ = evaluate_trials(policy, theta, sequence, tasks)
+    dist, _ = along_trials(policy, theta, sequence, tasks)
     is_real = sequence.mask > 0
     return TrialBatch(
         sequence=sequence,

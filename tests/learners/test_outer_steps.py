@@ -75,7 +75,7 @@ class TestAdam:
         assert not torch.equal(to_vector(again) - to_vector(new), step)
 
     def test_a_gradient_that_is_not_finite_raises(self):
-        with pytest.raises(FloatingPointError, match="meta-gradient"):
+        with pytest.raises(FloatingPointError, match=r"^the gradient is not finite$"):
             ascend({"x": torch.zeros(1)}, torch.tensor([float("nan")]), {}, 0.1)
 
 

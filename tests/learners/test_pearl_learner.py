@@ -23,10 +23,11 @@ from maml_rl.learners.pearl import learner as pearl_learner
 from maml_rl.learners.pearl import updates
 from maml_rl.learners.pearl.learner import PEARL
 from maml_rl.learners.pearl.replay import make_replay, num_transitions
+from maml_rl.learners.pearl.sac import Batch
 from maml_rl.learners.pearl.updates import drawn_batch
 from maml_rl.learners.trials import play_trials, sample_tasks
 from maml_rl.sampling.episodes import Episodes
-from maml_rl.sampling.failures import OUTER_STEP, TooManyFailures
+from maml_rl.sampling.failures import NO_EPISODE, OUTER_STEP, REWARD, TooManyFailures
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import Training, open_training
 
@@ -384,6 +385,30 @@ def test_the_next_observation_is_in_the_context_where_dynamics_may_vary(
 # --- Failures ---
 
 
+def test_metrics_of_failures_include_the_initial_episodes(tmp_path: Path) -> None:
+    """A task fails in the initial episodes, and one in the trials after them."""
+    calls = []
+
+    def spoilt(*args: Any) -> Any:
+        observations, rewards, *others = original(*args)
+        calls.append(args)
+        # There are 2 groups of 2 initial episodes.
+        if len(calls) in (1, 2 * 2 * HORIZON + 1):
+            rewards = rewards.copy()
+            rewards[0] = np.nan
+        return observations, rewards, *others
+
+    with open_training(config(tmp_path, max_failed_share=0.5)) as training:
+        env = training.collector.env
+        original, env.step = env.step, spoilt
+        _, metrics, failures = training.iterate()
+    assert [(row.adaptation_step, row.what, row.num_episodes) for row in failures] == [
+        (0, REWARD, 1),
+        (0, NO_EPISODE, 0),
+    ] * 2
+    assert metrics["train/void_episodes"] == metrics["train/failed_tasks"] == 2
+
+
 def test_a_failed_update_changes_nothing_but_the_replay(
     training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,11 +416,11 @@ def test_a_failed_update_changes_nothing_but_the_replay(
     state = training.agent.state
     original, calls = updates.sac_update, []
 
-    def second_fails(*args: Any) -> Any:
-        calls.append(args)
+    def second_fails(networks: Any, encoder: Any, learned: Any, batch: Batch, *others: Any) -> Any:
+        calls.append(batch)
         if len(calls) == 2:
-            raise FloatingPointError("the gradient is not finite")
-        return original(*args)
+            batch = batch._replace(context=batch.context * torch.nan)
+        return original(networks, encoder, learned, batch, *others)
 
     monkeypatch.setattr(updates, "sac_update", second_fails)
     after, metrics, failures = training.iterate()

@@ -16,6 +16,7 @@ import torch
 from helpers.recurrent import (
     HORIZON,
     VARIANTS,
+    along_trials,
     make_batch,
     make_policy,
     make_sequence,
@@ -35,9 +36,9 @@ from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.rl2 import iteration as rl2_iteration
 from maml_rl.learners.rl2 import ppo
 from maml_rl.learners.rl2.actor import RecurrentActor
-from maml_rl.learners.rl2.batch import evaluated_trials
+from maml_rl.learners.rl2.batch import TrialBatch, evaluated_trials
 from maml_rl.learners.rl2.learner import RL2
-from maml_rl.learners.rl2.ppo import Terms, TrialBatch, evaluate_trials, loss_terms, ppo_update
+from maml_rl.learners.rl2.ppo import Terms, loss_terms, ppo_update
 from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages, trial_sequence
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.learners.trials import play_trials, sample_tasks
@@ -249,7 +250,7 @@ def test_a_reward_in_episode_2_gives_credit_to_episode_1(across: bool) -> None:
     # The gradient with respect to the distribution of each action.
     batch = batch._replace(sequence=sequence, advantages=advantages)
     leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
-    dist, _ = evaluate_trials(policy, leaves, sequence, None)
+    dist, _ = along_trials(policy, leaves, sequence)
     ratio = torch.exp(dist.log_prob(sequence.actions) - batch.log_probs)
     (gradient,) = torch.autograd.grad((ratio * advantages).sum(), dist.mean)
     flows = gradient.abs().sum(-1) > 0
@@ -571,8 +572,8 @@ def test_the_policy_moves_towards_advantages_and_the_value_towards_targets(
     config = changed(entropy_coefficient=0.0, num_epochs=30)
     sequence, policy = batch.sequence, make_policy()
     new, _, _ = run_ppo(batch, theta, config)
-    dist, values = evaluate_trials(policy, theta, sequence, None)
-    new_dist, new_values = evaluate_trials(policy, new, sequence, None)
+    dist, values = along_trials(policy, theta, sequence)
+    new_dist, new_values = along_trials(policy, new, sequence)
     gain = new_dist.log_prob(sequence.actions) - dist.log_prob(sequence.actions)
     assert float((gain * batch.advantages).sum()) > 0
     errors = [real(sequence, (v - batch.targets) ** 2).mean() for v in (values, new_values)]
@@ -582,7 +583,7 @@ def test_the_policy_moves_towards_advantages_and_the_value_towards_targets(
 def test_entropy_is_raised(theta: dict[str, Tensor], batch: TrialBatch) -> None:
     new, _, metrics = run_ppo(batch, theta, changed(entropy_coefficient=100.0))
     assert (new["log_std"] > theta["log_std"]).all()
-    dist, _ = evaluate_trials(make_policy(), theta, batch.sequence, None)
+    dist, _ = along_trials(make_policy(), theta, batch.sequence)
     assert metrics["update/entropy"] == pytest.approx(float(dist.entropy().mean()))
 
 
@@ -665,7 +666,7 @@ def test_playing_step_by_step_equals_the_pass_over_the_trial(name: str, tmp_path
     lengths = torch.stack([stage.mask.sum((1, 2)) for stage in stages])
     assert lengths.min() < helpers.memory_tasks.LENGTH
     sequence = trial_sequence(stages, beliefs[0]["previous"], policy.action_head)
-    dist, _ = evaluate_trials(policy, theta, sequence, None)
+    dist, _ = along_trials(policy, theta, sequence)
     inputs = policy.encode(theta, sequence.observations, sequence.previous)
     outputs, _ = policy.unroll(theta, beliefs[0]["memory"], inputs)
     for i in range(3):
@@ -766,7 +767,7 @@ def test_ppo_learns_from_normalised_advantages_and_targets(
     assert len(batch.log_probs) == 3
     assert batch.tasks.unique().tolist() in ([0], [1], [0, 1])
     # Values in units of the reward, with the scale of the iteration before.
-    dist, values = evaluate_trials(policy, theta, sequence, batch.tasks)
+    dist, values = along_trials(policy, theta, sequence, batch.tasks)
     torch.testing.assert_close(batch.log_probs, dist.log_prob(sequence.actions))
     values = scale.denormalize(values)
     advantages = trial_advantages(sequence, values, 0.99, 0.95, across)

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.recurrent import VARIANTS, make_batch, make_policy, make_theta
+from helpers.recurrent import VARIANTS, along_trials, make_batch, make_policy, make_theta
 from torch import Tensor
 
-from maml_rl.learners.rl2.ppo import evaluate_trials
 from maml_rl.learners.rl2.sequence import TrialSequence
 from maml_rl.policies.recurrent.memoryless import MemorylessPolicy
 from maml_rl.policies.recurrent.network import RecurrentPolicy
@@ -46,7 +45,7 @@ def test_it_is_the_policy_of_trials_of_one_step(options: dict[str, Any]) -> None
         policy: RecurrentPolicy, sequence: TrialSequence, tasks: Tensor | None
     ) -> list[Tensor]:
         leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
-        dist, values = evaluate_trials(policy, leaves, sequence, tasks)
+        dist, values = along_trials(policy, leaves, sequence, tasks)
         log_probs = dist.log_prob(sequence.actions)
         total = ((values.square() + log_probs) * sequence.mask).sum()
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)

@@ -10,6 +10,7 @@ import torch
 from helpers.recurrent import (
     OBSERVATION_SIZE,
     VARIANTS,
+    along_trials,
     make_batch,
     make_policy,
     make_sequence,
@@ -19,7 +20,6 @@ from helpers.recurrent import (
 )
 from torch import Tensor
 
-from maml_rl.learners.rl2.ppo import evaluate_trials
 from maml_rl.policies.recurrent.hypernetwork import generated_layer, initial_hypernetwork
 from maml_rl.policies.recurrent.memory import action_distribution
 from maml_rl.policies.recurrent.network import RecurrentPolicy
@@ -38,7 +38,7 @@ def test_whole_trials_equal_the_equations(options: dict[str, Any]) -> None:
     theta = make_theta(policy)
     batch = make_batch(policy, theta, garbage=3.0)
     sequence = batch.sequence
-    dist, values = evaluate_trials(policy, theta, sequence, batch.tasks)
+    dist, values = along_trials(policy, theta, sequence, batch.tasks)
     log_probs, entropies = dist.log_prob(sequence.actions), dist.entropy().expand_as(values)
     stages = make_stages(policy)
     for i in range(4):
@@ -182,7 +182,7 @@ def test_a_new_hypernetwork_adds_nothing_and_learns() -> None:
     assert theta["policy_0_hypernetwork"].equal(initial_hypernetwork(3, OBSERVATION_SIZE, 5))
     sequence = make_sequence(policy)
     leaves = {name: value.double().requires_grad_() for name, value in theta.items()}
-    dist, values = evaluate_trials(policy, leaves, sequence, None)
+    dist, values = along_trials(policy, leaves, sequence)
     (dist.log_prob(sequence.actions) + values).sum().backward()
     for name, value in leaves.items():
         if name.endswith("_hypernetwork"):
@@ -197,8 +197,8 @@ def test_only_the_value_observes_the_task(generated: tuple[str, ...]) -> None:
     policy = make_policy(task_size=2, generated=generated, latent_size=3)
     theta = make_theta(policy)
     batch = make_batch(policy, theta)
-    dist, values = evaluate_trials(policy, theta, batch.sequence, batch.tasks)
-    other_dist, other_values = evaluate_trials(policy, theta, batch.sequence, batch.tasks + 1)
+    dist, values = along_trials(policy, theta, batch.sequence, batch.tasks)
+    other_dist, other_values = along_trials(policy, theta, batch.sequence, batch.tasks + 1)
     assert all(a.equal(b) for a, b in zip(dist, other_dist, strict=True))
     assert (values != other_values).all()
 
@@ -216,8 +216,8 @@ def test_no_gradient_flows_over_a_cut(cell: str, truncation: int | None) -> None
     length = sequence.mask.shape[1]
     observations = sequence.observations.clone().requires_grad_()
     sequence = sequence._replace(observations=observations)
-    dist, values = evaluate_trials(policy, theta, sequence, None, truncation)
-    whole, whole_values = evaluate_trials(policy, theta, sequence, None)
+    dist, values = along_trials(policy, theta, sequence, None, truncation)
+    whole, whole_values = along_trials(policy, theta, sequence)
     torch.testing.assert_close(dist.mode(), whole.mode())
     torch.testing.assert_close(values, whole_values)
     for t in range(length):

@@ -117,8 +117,3 @@ def along(size: float | Tensor, value: Tensor) -> float | Tensor:
 def _leaf(value: Tensor) -> Tensor:
     """The same value as a leaf of a new graph: detached, so that gradients stop here."""
     return value.detach().requires_grad_()
-
-
-def requiring_grad(stack: Params) -> dict[str, Tensor]:
-    """The same values as leaves of a new graph: detached, so that gradients stop here."""
-    return {name: _leaf(value) for name, value in stack.items()}

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.adapt import requiring_grad
 from maml_rl.learners.maml.inner_step import policy_gradient_step, with_context
 from maml_rl.learners.maml.losses import mean_kl, step_ratio
 from maml_rl.policies.distributions import Distribution, Gaussian
 from maml_rl.policies.latent import latent_distribution
-from maml_rl.policies.parameters import Params, flatten, make_stack
+from maml_rl.policies.parameters import Params, flatten, make_stack, requiring_grad
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.learners import InnerConfig

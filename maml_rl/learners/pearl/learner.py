@@ -281,7 +281,8 @@ class PEARL(Learner):
         changed = _groups(update.learned)
         if normalizer is not None:
             changed["normalizer"] = normalizer._asdict()
-        metrics = update.metrics | samplings[-1].metrics() | failure_metrics(part.played)
+        metrics = update.metrics | samplings[-1].metrics()
+        metrics |= failure_metrics(*(part.played for part in parts))
         metrics["train/replay_size"] = float(sum(map(num_transitions, history)))
         metrics["update/temperature"] = float(update.learned.temperature["log_alpha"].exp())
         metrics["update/failed"] = float(bool(update.detail))

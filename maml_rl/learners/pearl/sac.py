@@ -18,7 +18,7 @@ from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.pearl.context_encoder import ContextEncoder
 from maml_rl.learners.pearl.networks import Networks
 from maml_rl.learners.pearl.replay import Transitions
-from maml_rl.policies.parameters import Params
+from maml_rl.policies.parameters import Params, requiring_grad
 from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
@@ -180,15 +180,32 @@ def temperature_loss(log_alpha: Tensor, log_probs: Tensor, target_entropy: float
     return -log_alpha * (log_probs.detach() + target_entropy)
 
 
+class CriticTerms(NamedTuple):
+    """What metrics report of the first step: means over tasks, () each."""
+
+    critic_loss: Tensor
+    kl: Tensor
+    """KL divergence of the posterior of z from the prior."""
+    target: Tensor
+    """y."""
+
+
+class ActorTerms(NamedTuple):
+    """What metrics report of the second step: means over tasks, () each."""
+
+    actor_loss: Tensor
+    entropy: Tensor
+
+
 class _Loss(NamedTuple):
     """The loss of some tasks."""
 
     loss: Tensor
     """() to be minimised."""
-    terms: Tensor
-    """(K,), what metrics report."""
-    latents: Tensor
-    """z of each task, (T, latent_size)."""
+    terms: CriticTerms | ActorTerms
+    """The share of these tasks."""
+    latents: Tensor | None = None
+    """z of each task, (T, latent_size), detached; ``None`` if it is an argument."""
 
 
 def sac_update(
@@ -233,7 +250,9 @@ def sac_update(
         config=config,
         num_tasks=num_tasks,
     )
-    gradient, of_critics, latents = _gradient(of_part, 3, theta, parts, ranks, num_threads)
+    gradient, of_critics, latents = _gradient(
+        of_part, CriticTerms, theta, parts, ranks, num_threads
+    )
     theta, critic_optimizer = ascend(theta, -gradient, learned.critic_optimizer, config.step_size)
     new_encoder = {name: theta[name] for name in learned.encoder}
     critics = {name: theta[name] for name in learned.critics}
@@ -244,7 +263,7 @@ def sac_update(
         _actor_part, networks=networks, critics=critics, config=config, num_tasks=num_tasks
     )
     parts = [(part, z) for (part,), z in zip(parts, latents, strict=True)]
-    gradient, of_actor, _ = _gradient(of_part, 2, theta, parts, ranks, num_threads)
+    gradient, of_actor, _ = _gradient(of_part, ActorTerms, theta, parts, ranks, num_threads)
     theta, actor_optimizer = ascend(theta, -gradient, learned.actor_optimizer, config.step_size)
     new = Learned(
         encoder=new_encoder,
@@ -255,9 +274,8 @@ def sac_update(
         critic_optimizer=critic_optimizer,
         actor_optimizer=actor_optimizer,
     )
-    names = ("critic_loss", "kl", "target", "actor_loss", "entropy")
-    values = [*of_critics.tolist(), *of_actor.tolist()]
-    return new, {f"update/{name}": value for name, value in zip(names, values, strict=True)}
+    terms = of_critics._asdict() | of_actor._asdict()
+    return new, {f"update/{name}": float(value) for name, value in terms.items()}
 
 
 def _critic_part(
@@ -282,8 +300,10 @@ def _critic_part(
     targets = critic_targets(networks, learned, part.transitions, z, noise, config)
     error = critic_loss(networks, theta, part.transitions, z, targets).sum() / num_tasks
     kl = posterior.kl().sum()
-    terms = torch.stack([error, kl / num_tasks, targets.mean(-1).sum() / num_tasks])
-    return _Loss(error + config.kl_weight * kl, terms, z)
+    terms = CriticTerms(
+        critic_loss=error, kl=kl / num_tasks, target=targets.mean(-1).sum() / num_tasks
+    )
+    return _Loss(error + config.kl_weight * kl, terms, z.detach())
 
 
 def _actor_part(
@@ -304,8 +324,8 @@ def _actor_part(
     loss, log_probs = actor_loss(networks, theta, critics, log_alpha, observations, z, noise)
     of_alpha = temperature_loss(log_alpha, log_probs, target_entropy)
     learns = float(config.automatic_temperature)
-    terms = torch.stack([loss.sum(), -log_probs.sum()]) / num_tasks
-    return _Loss((loss + learns * of_alpha).sum() / num_tasks, terms, z)
+    terms = ActorTerms(actor_loss=loss.sum() / num_tasks, entropy=-log_probs.sum() / num_tasks)
+    return _Loss((loss + learns * of_alpha).sum() / num_tasks, terms)
 
 
 def approached(targets: Params, critics: Params, share: float) -> dict[str, Tensor]:
@@ -315,41 +335,43 @@ def approached(targets: Params, critics: Params, share: float) -> dict[str, Tens
 
 def _gradient(
     loss_of: Callable[..., _Loss],
-    num_terms: int,
+    kind: type[CriticTerms] | type[ActorTerms],
     theta: Params,
     parts: Sequence[tuple[Any, ...]],
     ranks: Ranks,
     num_threads: int,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, CriticTerms | ActorTerms, list[Tensor | None]]:
     """Return gradient and terms of a loss, added over the parts of all processes, and each z.
 
     Args:
         loss_of: ``(theta, *part)`` to the loss of a part of the tasks.
-        num_terms: K.
+        kind: of the terms.
         theta: parameters.
         parts: of this process; there may be none.
         ranks: the processes.
         num_threads: that compute parts.
 
     Returns:
-        The gradient (P,) and the terms (K,), float64; z of each part of this process, detached.
+        The gradient (P,) and the terms, float64; z of each part of this process.
     """
 
-    def of_part(*part: Any) -> tuple[Tensor, Tensor]:
+    def of_part(*part: Any) -> tuple[Tensor, Tensor | None]:
         with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            leaves = requiring_grad(theta)
             loss, terms, latents = loss_of(leaves, *part)
             gradients = torch.autograd.grad(loss, list(leaves.values()))
-        row = torch.cat([*(gradient.flatten() for gradient in gradients), terms.detach()])
-        return row, latents.detach()
+        sums = torch.stack(terms).detach()
+        return torch.cat([*(gradient.flatten() for gradient in gradients), sums]), latents
 
     with torch_threads(num_threads):
         results = map_blocks(of_part, parts)
+    num_terms = len(kind._fields)
     size = sum(value.numel() for value in theta.values()) + num_terms
     like = next(iter(theta.values()))
     rows = torch.stack([row for row, _ in results]) if results else like.new_zeros(0, size)
     total = ranks.sum(rows)
-    return total[:-num_terms], total[-num_terms:], [latents for _, latents in results]
+    terms = kind(*total[-num_terms:])
+    return total[:-num_terms], terms, [latents for _, latents in results]
 
 
 def _of_each_step(latents: Tensor, steps: Tensor) -> Tensor:

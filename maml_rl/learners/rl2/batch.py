@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Protocol
+
 import torch
 from torch import Tensor
 
-from maml_rl.learners.rl2.ppo import TrialBatch, TrialPolicy, evaluate_trials
 from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.policies.distributions import Distribution
@@ -13,6 +14,57 @@ from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
+
+
+class TrialPolicy(Protocol):
+    """A policy and its value network."""
+
+    def along_trials(
+        self,
+        theta: Params,
+        observations: Tensor,
+        previous: Tensor,
+        tasks: Tensor | None,
+        truncation: int | None,
+    ) -> tuple[Distribution, Tensor]:
+        """Return the action distributions (N, L) and values (N, L) of whole trials.
+
+        Args:
+            theta: parameters.
+            observations: normalised, (N, L, observation_size).
+            previous: what came before each step, (N, L, previous_size).
+            tasks: (N, task_size) if a network observes them.
+            truncation: steps after which backpropagation through time is cut; ``None`` for never.
+        """
+
+
+class TrialBatch(NamedTuple):
+    """What PPO learns from N trials."""
+
+    sequence: TrialSequence
+    """Their steps."""
+    tasks: Tensor | None
+    """(N, task_size) if a network observes them."""
+    distribution: tuple[Tensor, ...]
+    """Parameters of the distribution that actions were sampled from, each (N, L or 1, ...)."""
+    log_probs: Tensor
+    """(N, L): log-probability of each action when it was sampled."""
+    advantages: Tensor
+    """(N, L), normalised."""
+    targets: Tensor
+    """(N, L): what the value network should return."""
+
+    def chosen(self, trials: Tensor | slice) -> TrialBatch:
+        """The batch of some trials: indices, a mask (N,) bool, or a slice."""
+        return TrialBatch(
+            sequence=self.sequence.chosen(trials),
+            tasks=None if self.tasks is None else self.tasks[trials],
+            distribution=tuple(value[trials] for value in self.distribution),
+            log_probs=self.log_probs[trials],
+            advantages=self.advantages[trials],
+            targets=self.targets[trials],
+        )
+
 
 Evaluated = tuple[Distribution, Tensor, Tensor]
 """Distributions (N, L), log-probabilities of the actions (N, L), and values (N, L) of N trials."""
@@ -39,7 +91,9 @@ def evaluated_trials(
         block = sequence.chosen(slice(start, stop))
         tasks_of_block = None if tasks is None else tasks[start:stop]
         with torch.no_grad():
-            dist, values = evaluate_trials(policy, theta, block, tasks_of_block)
+            dist, values = policy.along_trials(
+                theta, block.observations, block.previous, tasks_of_block, None
+            )
             return dist, dist.log_prob(block.actions), values
 
     blocks = block_ends(len(sequence.mask), block_size)

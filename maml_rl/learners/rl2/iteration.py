@@ -15,8 +15,8 @@ from torch import Tensor
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
-from maml_rl.learners.rl2.batch import evaluated_trials, trial_batch
-from maml_rl.learners.rl2.ppo import TrialPolicy, ppo_update
+from maml_rl.learners.rl2.batch import TrialPolicy, evaluated_trials, trial_batch
+from maml_rl.learners.rl2.ppo import ppo_update
 from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.learners.trials import TrainingTrial, training_trial

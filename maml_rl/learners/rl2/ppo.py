@@ -2,87 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.rl2.sequence import TrialSequence
+from maml_rl.learners.rl2.batch import TrialBatch, TrialPolicy
 from maml_rl.learners.rl2.trial_gradient import descend, mean_gradient, minibatches
-from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.system.distributed import Ranks
-
-
-class TrialPolicy(Protocol):
-    """A policy and its value network."""
-
-    def along_trials(
-        self,
-        theta: Params,
-        observations: Tensor,
-        previous: Tensor,
-        tasks: Tensor | None,
-        truncation: int | None,
-    ) -> tuple[Distribution, Tensor]:
-        """Return the action distributions (N, L) and values (N, L) of whole trials.
-
-        Args:
-            theta: parameters.
-            observations: normalised, (N, L, observation_size).
-            previous: what came before each step, (N, L, previous_size).
-            tasks: (N, task_size) if a network observes them.
-            truncation: steps after which backpropagation through time is cut; ``None`` for never.
-        """
-
-
-class TrialBatch(NamedTuple):
-    """What PPO learns from N trials."""
-
-    sequence: TrialSequence
-    """Their steps."""
-    tasks: Tensor | None
-    """(N, task_size) if a network observes them."""
-    distribution: tuple[Tensor, ...]
-    """Parameters of the distribution that actions were sampled from, each (N, L or 1, ...)."""
-    log_probs: Tensor
-    """(N, L): log-probability of each action when it was sampled."""
-    advantages: Tensor
-    """(N, L), normalised."""
-    targets: Tensor
-    """(N, L): what the value network should return."""
-
-    def chosen(self, trials: Tensor | slice) -> TrialBatch:
-        """The batch of some trials: indices, a mask (N,) bool, or a slice."""
-        return TrialBatch(
-            sequence=self.sequence.chosen(trials),
-            tasks=None if self.tasks is None else self.tasks[trials],
-            distribution=tuple(value[trials] for value in self.distribution),
-            log_probs=self.log_probs[trials],
-            advantages=self.advantages[trials],
-            targets=self.targets[trials],
-        )
-
-
-def evaluate_trials(
-    policy: TrialPolicy,
-    theta: Params,
-    sequence: TrialSequence,
-    tasks: Tensor | None,
-    truncation: int | None = None,
-) -> tuple[Distribution, Tensor]:
-    """Return the action distributions (N, L) and values (N, L) of whole trials.
-
-    Args:
-        policy: the architecture.
-        theta: parameters.
-        sequence: trials that begin with an empty memory.
-        tasks: (N, task_size) if a network observes them.
-        truncation: steps after which backpropagation through time is cut; ``None`` for never.
-    """
-    return policy.along_trials(theta, sequence.observations, sequence.previous, tasks, truncation)
 
 
 class Terms(NamedTuple):
@@ -105,7 +35,9 @@ def loss_terms(
 ) -> Terms:
     """Return the terms of PPO's loss."""
     sequence = batch.sequence
-    dist, values = evaluate_trials(policy, theta, sequence, batch.tasks, config.truncation)
+    dist, values = policy.along_trials(
+        theta, sequence.observations, sequence.previous, batch.tasks, config.truncation
+    )
     old: Any = type(dist)(*batch.distribution)
     # 1 in the padding, where it could overflow and make the gradient NaN.
     is_real = sequence.mask > 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.learners.adam import ascend
-from maml_rl.policies.parameters import Params
+from maml_rl.policies.parameters import Params, requiring_grad
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
 
@@ -77,7 +77,7 @@ def mean_gradient(
 
     def of_block(start: int, stop: int) -> Tensor:
         with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            leaves = requiring_grad(theta)
             losses, terms = of_trials(leaves, slice(start, stop))
             gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
         sums = torch.stack([term.detach().sum(dtype=torch.float64) for term in terms])
