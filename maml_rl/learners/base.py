@@ -1,8 +1,8 @@
 """What every learner offers: a belief about each task, and how episodes change it.
 
-MAML's belief is a stack of adapted parameters, RL²'s its memory; that of a learner with a latent
-variable would be a posterior. Training, evaluation, videos, checkpoints and agents ask for a
-belief, and never which learner it is.
+MAML's belief is a stack of adapted parameters, RL²'s its memory, PEARL's what its encoder knows.
+Training, evaluation, videos, checkpoints and agents ask for a belief, and never which learner it
+is.
 """
 
 from __future__ import annotations

@@ -96,10 +96,7 @@ def critic_targets(
     """Return y = c r + γ (1 − d) [min_j Q̄_j(s', a', z) − α log π(a' | s', z)], (T, B).
 
     a' ~ π(· | s', z), Q̄_j is a target critic, and d is 1 if s' is terminal. At a time limit d is 0:
-    the value of the last state counts.
-
-    # Deviation: the value at a time limit counts, because the critics do not observe the time.
-    # Other learners of this package take the value after the horizon as zero.
+    the value of the last state counts, because the critics do not observe the time.
 
     Args:
         networks: the architecture.

@@ -127,7 +127,7 @@ def trial_batch(
     values = scale.denormalize(values)
     advantages = trial_advantages(sequence, values, config.discount, config.gae_lambda, across)
     targets = advantages + values
-    # Normalise both over all trials.
+    # Normalise advantages over all trials, and targets by their running statistics.
     is_real = sequence.mask > 0
     empty = ValueScale.empty(values.device)
     of_advantages = empty.updated(advantages[is_real], ranks)
