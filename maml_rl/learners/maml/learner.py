@@ -27,7 +27,7 @@ from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import STEP_SIZE, initial_theta, inner_step, with_context
 from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.learners.maml.outer import OUTER, check_state
+from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.step_schedule import (
     NUM_TEST_FACTORS,
     describe_schedule,
@@ -288,7 +288,9 @@ class MAML(Learner):
             value = state.tensors["adaptation"][name]
             if not (value > 0).all():
                 raise UserError(f"{name} in {source} must be positive, got {value.tolist()}")
-        check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
+        if outer := state.tensors["outer"]:
+            like = OUTER[self.outer.name].initial_state(state.tensors["theta"])
+            check_group(outer, like, "outer step's state", source)
 
     def notice(self, num_env_steps: int) -> str | None:
         """Return lines on the baseline's features, and on settings that hardly work together."""

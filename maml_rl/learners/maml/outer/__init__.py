@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from maml_rl.errors import UserError
 from maml_rl.learners.adam import initial_state as adam_initial_state
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer.adam import adam_step
@@ -18,7 +16,6 @@ from maml_rl.learners.maml.outer.promp import promp_step
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.learners.maml.outer.trpo import trpo_step
 from maml_rl.policies.parameters import Params
-from maml_rl.settings.learners import OuterConfig
 
 Step = Callable[
     [Params, dict[str, Tensor], MetaObjective, Any],
@@ -57,32 +54,3 @@ OUTER: dict[str, Outer] = {
     "reptile": Outer(reptile_step),
 }
 """Outer steps by the ``name`` of their settings (``settings.learners.OUTER_CONFIGS``)."""
-
-
-def check_state(
-    state: Mapping[str, Tensor], theta: Params, config: OuterConfig, source: Path
-) -> None:
-    """Refuse a state that does not belong to the outer step of ``config``.
-
-    An empty state is accepted: it is the one at the start of a run.
-
-    Args:
-        state: of the outer step.
-        theta: the meta-parameters.
-        config: settings of the outer step.
-        source: the file, for the message.
-
-    Raises:
-        UserError: if names, shapes or types differ, or a value is not finite.
-    """
-    make = OUTER[config.name].initial_state
-    expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in make(theta).items()}
-    got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in state.items()}
-    if got and got != expected:
-        raise UserError(
-            f"the outer step's state in {source} has {got or 'nothing'}, expected "
-            f"{expected or 'nothing'}"
-        )
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise UserError(f"the outer step's state in {source} is not finite: {name}")
