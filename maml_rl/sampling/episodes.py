@@ -98,12 +98,8 @@ class Episodes:
         """Merge the episode and time axes: (T, E, H, ...) to (T, E·H, ...)."""
         return values.flatten(1, 2)
 
-    def tasks(self, start: int, stop: int) -> Episodes:
-        """The episodes of tasks start..stop−1, as views."""
-        return self.chosen(slice(start, stop))
-
     def chosen(self, tasks: slice | Tensor) -> Episodes:
-        """The episodes of some tasks: a slice, or a mask (T,) bool."""
+        """The episodes of some tasks: a slice, as views, or a mask (T,) bool."""
 
         def part(value: Any) -> Any:
             return tuple(v[tasks] for v in value) if isinstance(value, tuple) else value[tasks]
@@ -212,12 +208,8 @@ class MetaBatch(NamedTuple):
     stacks: tuple[Mapping[str, Tensor], ...]
     """Parameters that sampled each set, each (T, ...); those of the query set last."""
 
-    def tasks(self, start: int, stop: int) -> MetaBatch:
-        """The episodes and parameters of tasks start..stop−1, as views."""
-        return self.chosen(slice(start, stop))
-
     def chosen(self, tasks: slice | Tensor) -> MetaBatch:
-        """The episodes and parameters of some tasks: a slice, or a mask (T,) bool."""
+        """The episodes and parameters of some tasks: a slice, as views, or a mask (T,) bool."""
         *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
         stacks = tuple(
             {name: value[tasks] for name, value in stack.items()} for stack in self.stacks

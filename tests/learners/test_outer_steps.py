@@ -218,7 +218,7 @@ class TestReptile:
 
     def test_serial_is_one_task_after_the_other(self):
         objective, theta = make_objective(2)
-        alone = dataclasses.replace(objective, batch=objective.batch.tasks(1, 2))
+        alone = dataclasses.replace(objective, batch=objective.batch.chosen(slice(1, 2)))
         new, _, _ = reptile_step(theta, {}, alone, ReptileConfig(step_size=1.0))
         end = plain_adapt(theta, alone.batch.supports, 0, alone.inner)
         torch.testing.assert_close(to_vector(new), to_vector(end).detach(), rtol=1e-10, atol=1e-12)

@@ -66,9 +66,9 @@ def test_flat_keeps_tasks_apart_and_time_fastest():
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_tasks_takes_the_same_part_of_every_field(discrete):
+def test_chosen_takes_the_same_part_of_every_field(discrete):
     episodes = episodes_of(discrete)
-    part = episodes.tasks(1, 3)
+    part = episodes.chosen(slice(1, 3))
     assert part.num_tasks == 2
     for field in dataclasses.fields(Episodes):
         whole, taken = getattr(episodes, field.name), getattr(part, field.name)

@@ -213,7 +213,7 @@ def inner_step(
 
     def of_block(start: int, stop: int) -> dict[str, Tensor]:
         block = {name: value[start:stop] for name, value in stack.items()}
-        episodes = support.tasks(start, stop)
+        episodes = support.chosen(slice(start, stop))
         # No second derivatives: the result is a value.
         moved, _ = policy_gradient_step(
             policy, block, episodes, inner, step, factor=factor, first_order=True

@@ -199,7 +199,7 @@ class MetaObjective:
         """Parts of the batch with ``block_size`` tasks each, and the credit of these tasks."""
         credit = self.credit
         for start, stop in block_ends(self.batch.query.num_tasks, self.block_size):
-            yield self.batch.tasks(start, stop), credit[start:stop]
+            yield self.batch.chosen(slice(start, stop)), credit[start:stop]
 
     @functools.cached_property
     def credit(self) -> Tensor:
