@@ -179,7 +179,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/maml/learned_advantage.py", "torch.arange(horizon, dtype=states.dtype, device=states.device) / 100", "torch.arange(horizon, dtype=states.dtype, device=states.device)", "time in other units"),
     Mutant("maml_rl/learners/maml/objective.py", "self.sampled[1:]]", "self.sampled]", "the loss before adaptation counted"),
     Mutant("maml_rl/learners/maml/objective.py", "total / (1 + self.early_weight * len(early))", "total", "a weighted sum for a weighted mean"),
-    Mutant("maml_rl/learners/maml/objective.py", "factor=1 / self.advantage_std", "factor=1.0", "training without the shared scale"),
+    Mutant("maml_rl/learners/maml/objective.py", "factor = 1 / self.advantage_std", "factor = 1.0", "training without the shared scale"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", "thinned.step_weights * (weight / total)", "thinned.step_weights", "every KL with the same weight"),
     Mutant("maml_rl/learners/maml/outer/trpo.py", ' or inner.advantage != "gae"', "", "learned advantages of thinned episodes"),
     Mutant("maml_rl/learners/maml/learner.py", 'factor /= float(adaptation["advantage_std"])', "pass", "evaluation without the shared scale"),

@@ -212,15 +212,8 @@ class MetaObjective:
         self, stack: Params, support: Episodes, step: int
     ) -> tuple[dict[str, Tensor], Distribution]:
         """One inner step as a function of ``stack``; see :func:`policy_gradient_step`."""
-        return policy_gradient_step(
-            self.policy,
-            stack,
-            support,
-            self.inner,
-            step,
-            factor=1 / self.advantage_std,
-            first_order=self.inner.first_order,
-        )
+        factor = 1 / self.advantage_std
+        return policy_gradient_step(self.policy, stack, support, self.inner, step, factor)
 
     def adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
         """Adapt to a block of tasks, as a function of ``stack`` if it requires gradients."""
