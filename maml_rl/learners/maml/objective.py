@@ -164,6 +164,9 @@ class MetaObjective:
         Args:
             theta: where to evaluate both.
             surrogate: what to maximise; the settings may add further terms.
+
+        Raises:
+            FloatingPointError: if the gradient is not finite.
         """
         of_task = self._with_terms(surrogate)
 
@@ -177,7 +180,10 @@ class MetaObjective:
             return surrogates.detach(), per_task.detach()
 
         values, gradients = zip(*map_blocks(of_block, self.blocks()), strict=True)
-        return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(gradients))
+        value, gradient = self.ranks.mean(torch.cat(values)), self.ranks.mean(torch.cat(gradients))
+        if not gradient.isfinite().all():
+            raise FloatingPointError("the meta-gradient is not finite")
+        return float(value), gradient
 
     def _with_terms(self, surrogate: Quantity) -> Quantity:
         """``surrogate``, plus E-MAML's term and minus the latent variable's KL, if set."""

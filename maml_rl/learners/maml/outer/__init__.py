@@ -28,7 +28,7 @@ Step = Callable[
 
 An outer step reports failure in one of three ways:
 
-- It raises FloatingPointError.
+- It raises FloatingPointError, as :meth:`MetaObjective.surrogate_and_gradient` does.
 - It returns a theta, state or metric that is not finite.
 - It returns theta and state unchanged, with the metrics ``outer/accepted`` 0 and
   ``outer/gradient_norm`` above 0.

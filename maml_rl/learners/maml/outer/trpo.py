@@ -84,8 +84,6 @@ def trpo_step(
     watch = Stopwatch()
     old_surrogate, gradient = objective.surrogate_and_gradient(theta)
     watch.lap("time/gradient_s")
-    if not gradient.isfinite().all():
-        raise FloatingPointError("the meta-gradient is not finite")
     fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
     direction, curvature = natural_direction(
         gradient, fisher, config.cg_iterations, config.cg_damping
