@@ -95,7 +95,7 @@ class MAML(Learner):
     """
 
     ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer", "adaptation")
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("adaptation",)
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("adaptation", "outer")
 
     policy: Policy
     inner: InnerConfig
@@ -109,7 +109,7 @@ class MAML(Learner):
     seed: int = 0
 
     def initial_state(self) -> LearnerState:
-        """Return the initial parameters, and no state of the outer step."""
+        """Return the initial parameters, and what else an iteration changes."""
         theta = initial_theta(self.policy, self.inner, self.seed)
         device = next(iter(theta.values())).device
         shape = self.policy.observation_shape
@@ -122,7 +122,7 @@ class MAML(Learner):
                 "theta": theta,
                 "normalizer": initial_normalizer(self.normalizes, shape, device),
                 "adaptation": adaptation,
-                "outer": {},
+                "outer": OUTER[self.outer.name].initial_state(theta, self.outer),
             },
             **{FAILED_OUTER_STEPS: 0},
         )
@@ -274,10 +274,7 @@ class MAML(Learner):
         return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
 
     def check(self, state: LearnerState, source: Path) -> None:
-        """Refuse a state of another architecture or outer step, and values that are not finite.
-
-        The outer step's state may be empty, as at the start of a run.
-        """
+        """Refuse a state of another architecture or outer step, and values that are not finite."""
         expected = self.initial_state().tensors
         for group in self.ACTING:
             check_group(state.tensors[group], expected[group], group, source)
@@ -288,9 +285,7 @@ class MAML(Learner):
             value = state.tensors["adaptation"][name]
             if not (value > 0).all():
                 raise UserError(f"{name} in {source} must be positive, got {value.tolist()}")
-        if outer := state.tensors["outer"]:
-            like = OUTER[self.outer.name].initial_state(state.tensors["theta"])
-            check_group(outer, like, "outer step's state", source)
+        check_group(state.tensors["outer"], expected["outer"], "outer step's state", source)
 
     def notice(self, num_env_steps: int) -> str | None:
         """Return lines on the baseline's features, and on settings that hardly work together."""

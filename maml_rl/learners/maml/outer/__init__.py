@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from maml_rl.learners.adam import initial_state as adam_initial_state
+from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import ppo_step
-from maml_rl.learners.maml.outer.promp import initial_state as promp_initial_state
-from maml_rl.learners.maml.outer.promp import promp_step
+from maml_rl.learners.maml.outer.promp import initial_promp, promp_step
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.learners.maml.outer.trpo import trpo_step
 from maml_rl.policies.parameters import Params
@@ -23,7 +22,7 @@ Step = Callable[
 ]
 """(theta, state, objective, settings) -> (theta, state, metrics).
 
-``state`` is what the last call returned, or an empty mapping at first; checkpoints contain it.
+``state`` is what the last call returned, or the initial state; checkpoints contain it.
 ``metrics`` are logged; docs/metrics.md explains their names.
 
 An outer step reports failure in one of three ways:
@@ -42,15 +41,15 @@ class Outer(NamedTuple):
     """An outer step."""
 
     step: Step
-    initial_state: Callable[[Params], dict[str, Tensor]] = lambda theta: {}
-    """Example of a state that ``step`` returns: only names, shapes and dtypes matter."""
+    initial_state: Callable[[Params, Any], dict[str, Tensor]] = lambda theta, config: {}
+    """(theta, settings) -> the state before the first step, with the names and shapes of all."""
 
 
 OUTER: dict[str, Outer] = {
     "trpo": Outer(trpo_step),
-    "promp": Outer(promp_step, promp_initial_state),
-    "ppo": Outer(ppo_step, adam_initial_state),
-    "adam": Outer(adam_step, adam_initial_state),
+    "promp": Outer(promp_step, initial_promp),
+    "ppo": Outer(ppo_step, lambda theta, config: initial_adam(theta)),
+    "adam": Outer(adam_step, lambda theta, config: initial_adam(theta)),
     "reptile": Outer(reptile_step),
 }
 """Outer steps by the ``name`` of their settings (``settings.learners.OUTER_CONFIGS``)."""
