@@ -188,15 +188,15 @@ class MAML(Learner):
         watch = Stopwatch()
         num_bytes = ranks.num_bytes
 
-        # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
-        # episodes. The step sizes of tests do not apply; those chosen at an earlier end of the run
-        # are forgotten.
+        # The step sizes of tests do not apply: neither those chosen at an earlier end of the run,
+        # nor those of the settings.
         state = with_test_factors(state, [1.0])
-        training = dataclasses.replace(
-            self, inner=dataclasses.replace(self.inner, test_step_sizes=())
-        )
+        inner = dataclasses.replace(self.inner, test_step_sizes=())
+
+        # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
+        # episodes.
         played = training_trial(
-            training,
+            dataclasses.replace(self, inner=inner),
             state,
             collector,
             num_updates=self.num_training_stages - 1,
@@ -211,7 +211,7 @@ class MAML(Learner):
         objective = MetaObjective(
             self.policy,
             batch,
-            training.inner,
+            inner,
             self.tasks_per_block,
             ranks,
             advantage_std=float(state.tensors["adaptation"]["advantage_std"]),
