@@ -207,6 +207,8 @@ class MetaBatch(NamedTuple):
     query: Episodes
     stacks: tuple[Mapping[str, Tensor], ...]
     """Parameters that sampled each set, each (T, ...); those of the query set last."""
+    credit: Tensor | None = None
+    """(T,): by how much E-MAML's term credits each task; ``None`` without that term."""
 
     def chosen(self, tasks: slice | Tensor) -> MetaBatch:
         """The episodes and parameters of some tasks: a slice, as views, or a mask (T,) bool."""
@@ -214,4 +216,5 @@ class MetaBatch(NamedTuple):
         stacks = tuple(
             {name: value[tasks] for name, value in stack.items()} for stack in self.stacks
         )
-        return MetaBatch(tuple(supports), query, stacks)
+        credit = None if self.credit is None else self.credit[tasks]
+        return MetaBatch(tuple(supports), query, stacks, credit)

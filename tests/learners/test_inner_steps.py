@@ -136,7 +136,7 @@ def test_a_bounded_step_of_values_is_a_value() -> None:
     theta = make_theta(policy)
     batch = make_meta_batch(policy, theta, inner)
     objective = MetaObjective(policy, batch, inner, 2)
-    adapted = objective.adapted(make_stack(theta, NUM_TASKS), batch, objective.credit)
+    adapted = objective.adapted(make_stack(theta, NUM_TASKS), batch)
     assert not any(value.requires_grad for stack in adapted.stacks for value in stack.values())
     moved, _, _ = reptile_step(theta, {}, objective, ReptileConfig())
     assert not any(value.requires_grad for value in moved.values())

@@ -97,7 +97,7 @@ def adapted_at(ratio: float, advantage: float) -> Adapted:
         advantages=torch.full_like(query.advantages, advantage),
         mask=torch.tensor([[[1.0, 0.0]]], dtype=torch.float64),
     )
-    return Adapted(policy, MetaBatch((), query, (stack,)), (stack,), torch.zeros(1), [])
+    return Adapted(policy, MetaBatch((), query, (stack,)), (stack,), [])
 
 
 class TestPPO:

@@ -26,7 +26,7 @@ from maml_rl.learners.base import (
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import STEP_SIZE, initial_theta, inner_step, with_context
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaObjective, with_credit
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.step_schedule import (
     NUM_TEST_FACTORS,
@@ -208,6 +208,8 @@ class MAML(Learner):
 
         # Outer step, on the tasks that did not fail.
         batch = _valid_part(played.trial)
+        if inner.exploration_credit:
+            batch = with_credit(batch, ranks)
         objective = MetaObjective(
             self.policy,
             batch,

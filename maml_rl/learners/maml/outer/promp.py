@@ -28,7 +28,7 @@ def inner_kl(adapted: Adapted) -> Tensor:
     θ₀ is theta and θₖ the parameters after k inner steps (Rothfuss et al. 2019, equation 11).
     """
     kls = [mean_kl(dist, support) for dist, support in adapted.sampled]
-    return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
+    return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.batch.query.num_steps)
 
 
 def promp_step(

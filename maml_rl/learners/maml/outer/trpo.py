@@ -180,7 +180,7 @@ def fisher_vector_product(
     """
     stride = default_state_stride(objective) if state_stride is None else state_stride
 
-    def of_block(block: MetaBatch, _: Tensor) -> Callable[[Params], Tensor]:
+    def of_block(block: MetaBatch) -> Callable[[Params], Tensor]:
         return _block_product(objective, theta, block, stride)
 
     # With fewer states per task, a block can hold more tasks. Keep four blocks for the threads.
