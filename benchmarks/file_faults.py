@@ -15,7 +15,6 @@ from unittest import mock
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from maml_rl.learners.adam import initial_state
 from maml_rl.learners.base import Iteration, LearnerState
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.sampling.failures import REWARD, Failure
@@ -143,10 +142,7 @@ def toy_iteration(self: MAML, state: LearnerState, *args: Any) -> Iteration:
     theta = {
         name: value / 2 + done - 1 + start[name] for name, value in state.tensors["theta"].items()
     }
-    outer = {
-        name: value * 0.9 + 1.0
-        for name, value in (state.tensors["outer"] or initial_state(theta)).items()
-    }
+    outer = {name: value * 0.9 + 1.0 for name, value in state.tensors["outer"].items()}
     # metrics and failures
     metrics = {"train/return_after_0_steps": float(next(iter(theta.values())).sum())}
     if done % 2 == 0:

@@ -16,7 +16,7 @@ def ascend(
     Args:
         theta: parameters.
         gradient: (P,) float64.
-        state: returned by the last call, or an empty mapping.
+        state: returned by the last call, or :func:`initial_state`.
         step_size: Adam's learning rate.
 
     Returns:
@@ -29,9 +29,8 @@ def ascend(
         raise FloatingPointError("the gradient is not finite")
     vector = flatten(theta).clone().requires_grad_()
     optimizer = torch.optim.Adam([vector], lr=step_size, maximize=True)
-    if state:
-        moments = {name: state[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: moments}})
+    moments = {name: state[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: moments}})
     vector.grad = gradient.to(vector.dtype)
     optimizer.step()
     return unflatten(vector.detach(), theta), {
@@ -40,7 +39,7 @@ def ascend(
 
 
 def initial_state(theta: Params) -> dict[str, Tensor]:
-    """A state as ``ascend`` returns it, all zero: Adam's moments (P,) and step count () float32."""
+    """The state before the first step, all zero: Adam's moments (P,) and step count () float32."""
     moment = torch.zeros_like(flatten(theta))
     return {
         "step": torch.zeros((), device=moment.device),

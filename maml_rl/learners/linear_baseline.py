@@ -113,7 +113,7 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
     returns = returns_to_go(episodes.rewards * episodes.mask, discount)
 
     def of_block(start: int, stop: int) -> Tensor:
-        return _fitted(episodes.tasks(start, stop), returns[start:stop], discount, ridge)
+        return _fitted(episodes.chosen(slice(start, stop)), returns[start:stop], discount, ridge)
 
     return torch.cat(
         map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(episodes.mask.device)))

@@ -22,7 +22,8 @@ class Episodes:
     """
 
     observations: Tensor
-    """(T, E, H, *observation_shape), as the policy saw them (normalised if it normalises).
+    """(T, E, H, *observation_shape), as :meth:`Actor.inputs` returned them: for MAML and RL²
+    normalised if the policy normalises, for PEARL raw.
 
     With a latent variable they end with it and with the mark of first steps."""
     actions: Tensor
@@ -34,9 +35,11 @@ class Episodes:
 
     :meth:`every` can make it a weight."""
     distribution: tuple[Tensor, ...]
-    """Parameters of the distribution that actions were sampled from, each (T, E·H or 1, ...)."""
+    """Parameters of the distribution that actions were sampled from, each (T, E·H or 1, ...).
+
+    Empty if the actor does not define :meth:`Actor.densities`, as those of RL² and PEARL."""
     log_probs: Tensor
-    """(T, E, H): log-probability of each action when it was sampled."""
+    """(T, E, H): log-probability of each action when it was sampled; zero likewise."""
     cause: Tensor
     """(T, E) int8: code of the failure (:data:`maml_rl.sampling.failures.CODES`); 0 if valid."""
     success: Tensor
@@ -98,12 +101,8 @@ class Episodes:
         """Merge the episode and time axes: (T, E, H, ...) to (T, E·H, ...)."""
         return values.flatten(1, 2)
 
-    def tasks(self, start: int, stop: int) -> Episodes:
-        """The episodes of tasks start..stop−1, as views."""
-        return self.chosen(slice(start, stop))
-
     def chosen(self, tasks: slice | Tensor) -> Episodes:
-        """The episodes of some tasks: a slice, or a mask (T,) bool."""
+        """The episodes of some tasks: a slice, as views, indices, or a mask (T,) bool."""
 
         def part(value: Any) -> Any:
             return tuple(v[tasks] for v in value) if isinstance(value, tuple) else value[tasks]
@@ -211,15 +210,14 @@ class MetaBatch(NamedTuple):
     query: Episodes
     stacks: tuple[Mapping[str, Tensor], ...]
     """Parameters that sampled each set, each (T, ...); those of the query set last."""
-
-    def tasks(self, start: int, stop: int) -> MetaBatch:
-        """The episodes and parameters of tasks start..stop−1, as views."""
-        return self.chosen(slice(start, stop))
+    credit: Tensor | None = None
+    """(T,): by how much E-MAML's term credits each task; ``None`` without that term."""
 
     def chosen(self, tasks: slice | Tensor) -> MetaBatch:
-        """The episodes and parameters of some tasks: a slice, or a mask (T,) bool."""
+        """The episodes and parameters of some tasks: a slice, as views, or a mask (T,) bool."""
         *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
         stacks = tuple(
             {name: value[tasks] for name, value in stack.items()} for stack in self.stacks
         )
-        return MetaBatch(tuple(supports), query, stacks)
+        credit = None if self.credit is None else self.credit[tasks]
+        return MetaBatch(tuple(supports), query, stacks, credit)

@@ -48,7 +48,7 @@ def moved(value: Any, device: str) -> Any:
             **{f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
         )
     if isinstance(value, MetaBatch):
-        return MetaBatch(*(moved(part, device) for part in value))
+        return MetaBatch(*(moved(part, device) for part in value if part is not None))
     if isinstance(value, dict):
         return {name: moved(part, device) for name, part in value.items()}
     return tuple(moved(part, device) for part in value)

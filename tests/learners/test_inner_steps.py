@@ -104,10 +104,10 @@ def test_a_shift_of_the_mean_is_scaled_to_the_bound_exactly() -> None:
 
 def test_the_factor_is_a_constant_of_first_order_steps() -> None:
     """The Jacobian of a first-order step is the identity, whatever its length."""
-    inner = InnerConfig(step_size=0.3, max_kl=1e-3)
+    inner = InnerConfig(step_size=0.3, max_kl=1e-3, first_order=True)
     policy, stack, support = start(inner)
     leaves = {name: value.clone().requires_grad_() for name, value in stack.items()}
-    moved, _ = policy_gradient_step(policy, leaves, support, inner, 0, first_order=True)
+    moved, _ = policy_gradient_step(policy, leaves, support, inner, 0)
     weights = {name: torch.randn_like(value) for name, value in stack.items()}
     total = sum((weights[name] * moved[name]).sum() for name in stack)
     gradients = torch.autograd.grad(total, list(leaves.values()))
@@ -136,7 +136,7 @@ def test_a_bounded_step_of_values_is_a_value() -> None:
     theta = make_theta(policy)
     batch = make_meta_batch(policy, theta, inner)
     objective = MetaObjective(policy, batch, inner, 2)
-    adapted = objective.adapted(make_stack(theta, NUM_TASKS), batch, objective.credit)
+    adapted = objective.adapted(make_stack(theta, NUM_TASKS), batch)
     assert not any(value.requires_grad for stack in adapted.stacks for value in stack.values())
     moved, _, _ = reptile_step(theta, {}, objective, ReptileConfig())
     assert not any(value.requires_grad for value in moved.values())

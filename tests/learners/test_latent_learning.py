@@ -30,6 +30,7 @@ from maml_rl.learners.maml.objective import (
     latent_kl,
     query_kl,
     ratio_surrogate,
+    with_credit,
 )
 from maml_rl.learners.maml.outer.promp import inner_kl
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
@@ -39,6 +40,7 @@ from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.config import Config
 from maml_rl.settings.learners import InnerConfig
+from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import Training, open_training
 
@@ -67,7 +69,7 @@ def make_objective(
         episodes.append(make_episodes(policy, stacks[-1], seed=k))
         stacks.append(inner_step(policy, stacks[-1], episodes[-1], inner, k))
     batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks[:-1]))
-    return MetaObjective(policy, batch, inner, 2), theta
+    return MetaObjective(policy, with_credit(batch, Ranks()), inner, 2), theta
 
 
 @pytest.mark.slow

@@ -321,6 +321,19 @@ def test_a_checkpoint_restores_the_state(
     assert_same_states(continued.iterate().state, training.continued(state).iterate().state)
 
 
+def test_optional_groups_that_a_checkpoint_lacks_are_initial(
+    learner: Learner, state: LearnerState, tmp_path: Path
+) -> None:
+    tensors = {name: value for name, value in state.tensors.items() if name not in learner.OPTIONAL}
+    path = save_checkpoint(tmp_path, 1, tensors, state.counters)
+    found = restored(load_checkpoint(path, torch.device("cpu")), learner, path).state
+    initial = learner.initial_state().tensors
+    for name, group in state.tensors.items():
+        assert_same_tensors(
+            found.tensors[name], initial[name] if name in learner.OPTIONAL else group
+        )
+
+
 def test_an_agent_adapts_and_is_saved(training: Training, state: LearnerState, tmp_path: Path):
     agent = training.agent.with_state(state)
     task = {"goal_x": 0.3, "goal_y": -0.2}

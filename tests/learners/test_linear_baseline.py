@@ -143,7 +143,7 @@ class TestFitValues:
         observations = episodes.observations.clone()
         observations[0] = 1e9  # singular, so that its ridge must be raised
         odd = dataclasses.replace(episodes, observations=observations)
-        alone = fit_values(odd.tasks(1, 3), DISCOUNT, 1e-5)
+        alone = fit_values(odd.chosen(slice(1, 3)), DISCOUNT, 1e-5)
         torch.testing.assert_close(fit_values(odd, DISCOUNT, 1e-5)[1:], alone, rtol=1e-8, atol=1e-8)
 
     @pytest.mark.parametrize("name", ["rewards", "observations"])

@@ -30,6 +30,7 @@ from maml_rl.learners.maml.objective import (
     exploration_surrogate,
     query_kl,
     ratio_surrogate,
+    with_credit,
 )
 from maml_rl.learners.maml.outer.ppo import clipped_surrogate
 from maml_rl.learners.maml.outer.promp import inner_kl
@@ -38,6 +39,7 @@ from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import Episodes, MetaBatch
 from maml_rl.settings.learners import InnerConfig
+from maml_rl.system.distributed import Ranks
 
 NUM_TASKS = 3
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -95,7 +97,7 @@ def make_variant(
         episodes.append(make_episodes(policy, stacks[-1], seed=k))
         stacks.append(inner_step(policy, stacks[-1], episodes[-1], inner, k))
     batch = MetaBatch(tuple(episodes[:-1]), episodes[-1], tuple(stacks[:-1]))
-    return MetaObjective(policy, batch, inner, 2), theta
+    return MetaObjective(policy, with_credit(batch, Ranks()), inner, 2), theta
 
 
 @pytest.mark.parametrize("discrete", [False, True], ids=["gaussian", "categorical"])
@@ -313,7 +315,7 @@ def test_gradients_flow_into_step_sizes_where_theta_is_a_value() -> None:
 def test_exploration_credit_is_emamls_term() -> None:
     """Its gradient at the sampling parameters is mean_t ∇log π(a_t | s_t) times the credit."""
     objective, theta = make_variant("MAML")
-    credit = objective.credit
+    credit = objective.batch.credit
     returns = objective.batch.query.returns.nanmean(1)
     torch.testing.assert_close(credit, (returns - returns.mean()) / returns.std(correction=0))
     [support] = objective.batch.supports

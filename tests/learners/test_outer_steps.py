@@ -19,12 +19,17 @@ from helpers.synthetic import (
 
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
-from maml_rl.learners.adam import ascend
+from maml_rl.learners.adam import ascend, initial_state
 from maml_rl.learners.maml.objective import Adapted, MetaObjective, ratio_surrogate
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import clipped_surrogate, ppo_step
-from maml_rl.learners.maml.outer.promp import adapted_coefficient, inner_kl, promp_step
+from maml_rl.learners.maml.outer.promp import (
+    adapted_coefficient,
+    initial_promp,
+    inner_kl,
+    promp_step,
+)
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.policies.parameters import make_stack
 from maml_rl.sampling.episodes import MetaBatch
@@ -54,7 +59,7 @@ class TestAdam:
         theta = {"x": torch.tensor([1.0, -2.0], dtype=torch.float64)}
         gradients = torch.tensor([[0.5, -1.0], [-0.2, 3.0], [1.5, 0.0]], dtype=torch.float64)
         expected, m, v = theta["x"].clone(), torch.zeros(2).double(), torch.zeros(2).double()
-        state: dict[str, torch.Tensor] = {}
+        state = initial_state(theta)
         for t, gradient in enumerate(gradients, start=1):
             m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
             expected = expected + 0.01 * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
@@ -64,19 +69,21 @@ class TestAdam:
     def test_climbs_the_meta_gradient(self):
         objective, theta = make_objective()
         before, gradient = objective.surrogate_and_gradient(theta)
-        new, state, metrics = adam_step(theta, {}, objective, AdamConfig(step_size=1e-4))
+        config = AdamConfig(step_size=1e-4)
+        new, state, metrics = adam_step(theta, initial_state(theta), objective, config)
         step = to_vector(new) - to_vector(theta)
         torch.testing.assert_close(
             step, 1e-4 * gradient.sign(), rtol=1e-3, atol=1e-9
         )  # Adam's first step
         assert objective.value(new)[0] > before
         assert metrics["outer/gradient_norm"] == pytest.approx(float(gradient.norm()))
-        again, _, _ = adam_step(new, state, objective, AdamConfig(step_size=1e-4))
+        again, _, _ = adam_step(new, state, objective, config)
         assert not torch.equal(to_vector(again) - to_vector(new), step)
 
     def test_a_gradient_that_is_not_finite_raises(self):
+        theta = {"x": torch.zeros(1)}
         with pytest.raises(FloatingPointError, match=r"^the gradient is not finite$"):
-            ascend({"x": torch.zeros(1)}, torch.tensor([float("nan")]), {}, 0.1)
+            ascend(theta, torch.tensor([float("nan")]), initial_state(theta), 0.1)
 
 
 def adapted_at(ratio: float, advantage: float) -> Adapted:
@@ -90,7 +97,7 @@ def adapted_at(ratio: float, advantage: float) -> Adapted:
         advantages=torch.full_like(query.advantages, advantage),
         mask=torch.tensor([[[1.0, 0.0]]], dtype=torch.float64),
     )
-    return Adapted(policy, MetaBatch((), query, (stack,)), (stack,), torch.zeros(1), [])
+    return Adapted(policy, MetaBatch((), query, (stack,)), (stack,), [])
 
 
 class TestPPO:
@@ -126,13 +133,12 @@ class TestPPO:
 
     def test_takes_as_many_steps_as_epochs(self):
         objective, theta = make_objective()
-        by_hand, state = theta, {}
+        by_hand, state = theta, initial_state(theta)
         for _ in range(3):
             _, gradient = objective.surrogate_and_gradient(by_hand, clipped_surrogate(0.2))
             by_hand, state = ascend(by_hand, gradient, state, 1e-3)
-        new, new_state, metrics = ppo_step(
-            theta, {}, objective, PPOConfig(num_epochs=3, clip_range=0.2)
-        )
+        config = PPOConfig(num_epochs=3, clip_range=0.2)
+        new, new_state, metrics = ppo_step(theta, initial_state(theta), objective, config)
         torch.testing.assert_close(to_vector(new), to_vector(by_hand), rtol=0, atol=0)
         assert float(new_state["step"]) == 3
         assert metrics["outer/surrogate_after"] > metrics["outer/surrogate_before"]
@@ -143,8 +149,9 @@ class TestProMP:
     def test_without_a_penalty_it_is_ppo(self):
         objective, theta = make_objective()
         settings = {"num_epochs": 2, "clip_range": 0.2, "step_size": 1e-2}
-        ppo, _, _ = ppo_step(theta, {}, objective, PPOConfig(**settings))
-        promp, _, _ = promp_step(theta, {}, objective, ProMPConfig(kl_coefficient=0.0, **settings))
+        config = ProMPConfig(kl_coefficient=0.0, **settings)
+        ppo, _, _ = ppo_step(theta, initial_state(theta), objective, PPOConfig(**settings))
+        promp, _, _ = promp_step(theta, initial_promp(theta, config), objective, config)
         assert torch.equal(to_vector(ppo), to_vector(promp))
 
     @pytest.mark.parametrize("num_steps", [1, 2])
@@ -173,11 +180,13 @@ class TestProMP:
 
     def test_the_penalty_holds_the_policy_back(self):
         objective, theta = make_objective()
-        kls = [
-            promp_step(
-                theta, {}, objective, ProMPConfig(kl_coefficient=eta, step_size=0.02, num_epochs=20)
-            )[2]["outer/inner_kl"]
+        configs = [
+            ProMPConfig(kl_coefficient=eta, step_size=0.02, num_epochs=20)
             for eta in (0.0, 1.0, 10.0)
+        ]
+        kls = [
+            promp_step(theta, initial_promp(theta, config), objective, config)[2]["outer/inner_kl"]
+            for config in configs
         ]
         assert kls[0] > 1.2 * kls[1] > 1.5 * kls[2]
 
@@ -192,15 +201,15 @@ class TestProMP:
     def test_coefficient_is_carried_on(self):
         objective, theta = make_objective()
         config = ProMPConfig(adaptive_kl=True, step_size=1e-6, kl_coefficient=0.4)
-        _, state, metrics = promp_step(theta, {}, objective, config)
+        initial = initial_promp(theta, config)
+        _, state, metrics = promp_step(theta, initial, objective, config)
         assert metrics["outer/kl_coefficient"] == pytest.approx(0.4)
         assert float(state["kl_coefficient"]) == pytest.approx(0.2)
         _, state, metrics = promp_step(theta, state, objective, config)
         assert metrics["outer/kl_coefficient"] == pytest.approx(0.2)
         still = dataclasses.replace(config, adaptive_kl=False)
-        assert float(promp_step(theta, {}, objective, still)[1]["kl_coefficient"]) == pytest.approx(
-            0.4
-        )
+        _, state, _ = promp_step(theta, initial, objective, still)
+        assert float(state["kl_coefficient"]) == pytest.approx(0.4)
 
 
 class TestReptile:
@@ -218,7 +227,7 @@ class TestReptile:
 
     def test_serial_is_one_task_after_the_other(self):
         objective, theta = make_objective(2)
-        alone = dataclasses.replace(objective, batch=objective.batch.tasks(1, 2))
+        alone = dataclasses.replace(objective, batch=objective.batch.chosen(slice(1, 2)))
         new, _, _ = reptile_step(theta, {}, alone, ReptileConfig(step_size=1.0))
         end = plain_adapt(theta, alone.batch.supports, 0, alone.inner)
         torch.testing.assert_close(to_vector(new), to_vector(end).detach(), rtol=1e-10, atol=1e-12)

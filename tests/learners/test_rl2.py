@@ -31,7 +31,7 @@ from helpers.runs import last, tiny
 from torch import Tensor
 
 import maml_rl
-from maml_rl.learners.adam import ascend
+from maml_rl.learners.adam import ascend, initial_state
 from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.rl2 import iteration as rl2_iteration
 from maml_rl.learners.rl2 import ppo
@@ -436,7 +436,7 @@ def run_ppo(
     return ppo_update(
         policy or make_policy(),
         theta,
-        {},
+        initial_state(theta),
         batch,
         torch.arange(num_trials)[-len(batch.log_probs) :],
         num_trials,
@@ -475,7 +475,8 @@ def test_an_update_descends_the_mean_loss_per_step(
     gradient = torch.cat([value.flatten() for value in gradients])
     new, state, metrics = run_ppo(batch, theta, changed(), block_size=block_size)
     torch.testing.assert_close(state["exp_avg"], 0.1 * gradient)
-    torch.testing.assert_close(flatten(new), flatten(ascend(theta, -gradient, {}, 1e-3)[0]))
+    expected, _ = ascend(theta, -gradient, initial_state(theta), 1e-3)
+    torch.testing.assert_close(flatten(new), flatten(expected))
     assert metrics["update/gradient_norm"] == pytest.approx(float(gradient.norm()))
     assert metrics["update/num_steps"] == 1
     assert metrics["update/kl"] == pytest.approx(0, abs=1e-12)

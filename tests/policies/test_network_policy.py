@@ -135,9 +135,10 @@ class TestAsTheBuiltInNetwork:
     )
     def test_outer_steps(self, config: TRPOConfig | ProMPConfig, discrete: bool) -> None:
         mlp, ours, theta = self.objectives(discrete)
-        step = OUTER[config.name].step
-        expected, _, expected_metrics = step(theta, {}, mlp, config)
-        actual, _, metrics = step(renamed(theta), {}, ours, config)
+        outer = OUTER[config.name]
+        state = outer.initial_state(theta, config)
+        expected, _, expected_metrics = outer.step(theta, state, mlp, config)
+        actual, _, metrics = outer.step(renamed(theta), state, ours, config)
         assert not torch.allclose(expected["weight_0"], theta["weight_0"], rtol=1e-6)
         for name, value in renamed(expected).items():
             torch.testing.assert_close(actual[name], value, rtol=1e-7, atol=1e-9)

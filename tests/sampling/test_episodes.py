@@ -9,7 +9,7 @@ import torch
 from helpers.synthetic import make_episodes, make_policy, make_theta
 
 from maml_rl.policies.parameters import make_stack
-from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.episodes import Episodes, MetaBatch
 
 T, E, H = 3, 4, 5
 
@@ -66,9 +66,9 @@ def test_flat_keeps_tasks_apart_and_time_fastest():
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_tasks_takes_the_same_part_of_every_field(discrete):
+def test_chosen_takes_the_same_part_of_every_field(discrete):
     episodes = episodes_of(discrete)
-    part = episodes.tasks(1, 3)
+    part = episodes.chosen(slice(1, 3))
     assert part.num_tasks == 2
     for field in dataclasses.fields(Episodes):
         whole, taken = getattr(episodes, field.name), getattr(part, field.name)
@@ -76,6 +76,11 @@ def test_tasks_takes_the_same_part_of_every_field(discrete):
         for ours, theirs in pairs:
             assert torch.equal(ours[1:3], theirs)
             assert theirs.data_ptr() == ours[1:3].data_ptr()
+
+
+def test_chosen_takes_the_credit_of_the_same_tasks():
+    batch = MetaBatch((), episodes_of(), (), torch.arange(float(T)))
+    assert batch.chosen(slice(1, 3)).credit.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("discrete", [False, True])

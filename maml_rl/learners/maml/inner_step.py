@@ -106,9 +106,7 @@ def policy_gradient_step(
     support: Episodes,
     inner: InnerConfig,
     step: int,
-    *,
     factor: float = 1.0,
-    first_order: bool,
 ) -> tuple[dict[str, Tensor], Distribution]:
     """One inner step, as a function of ``stack`` if that requires gradients, else as a value.
 
@@ -119,7 +117,6 @@ def policy_gradient_step(
         inner: how to adapt.
         step: number of inner steps so far.
         factor: multiple of the step sizes to use.
-        first_order: treat the inner gradient as a constant.
 
     Returns:
         The stack after the step, and π at the support states before it.
@@ -136,12 +133,12 @@ def policy_gradient_step(
         # in the authors' code, and not over steps.
         for name in (LATENT_MEAN, LATENT_LOG_STD):
             sizes[name] = sizes[name] * support.mean_length[:, None]
-    moved, dist = gradient_step(stack, loss, step_size=sizes, first_order=first_order)
+    moved, dist = gradient_step(stack, loss, step_size=sizes, first_order=inner.first_order)
     if inner.advantage != "gae" and step == 0:
         moved |= {name: moved[name] + stack[OFFSET + name] for name in sizes}
     if inner.max_kl is not None:
         scale = trust_region_scale(policy, moved, dist, support, inner.max_kl)
-        scale = scale.detach() if first_order else scale
+        scale = scale.detach() if inner.first_order else scale
         moved |= {
             name: stack[name] + along(scale[:, None], moved[name]) * (moved[name] - stack[name])
             for name in sizes
@@ -213,12 +210,8 @@ def inner_step(
 
     def of_block(start: int, stop: int) -> dict[str, Tensor]:
         block = {name: value[start:stop] for name, value in stack.items()}
-        episodes = support.tasks(start, stop)
-        # No second derivatives: the result is a value.
-        moved, _ = policy_gradient_step(
-            policy, block, episodes, inner, step, factor=factor, first_order=True
-        )
-        return {name: value.detach() for name, value in moved.items()}
+        episodes = support.chosen(slice(start, stop))
+        return policy_gradient_step(policy, block, episodes, inner, step, factor)[0]
 
     blocks = map_blocks(
         of_block, block_ends(support.num_tasks, tasks_per_block(support.mask.device))

@@ -26,8 +26,8 @@ from maml_rl.learners.base import (
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import STEP_SIZE, initial_theta, inner_step, with_context
-from maml_rl.learners.maml.objective import MetaObjective
-from maml_rl.learners.maml.outer import OUTER, check_state
+from maml_rl.learners.maml.objective import MetaObjective, with_credit
+from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.step_schedule import (
     NUM_TEST_FACTORS,
     describe_schedule,
@@ -95,7 +95,7 @@ class MAML(Learner):
     """
 
     ACTING: ClassVar[tuple[str, ...]] = ("theta", "normalizer", "adaptation")
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("adaptation",)
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("adaptation", "outer")
 
     policy: Policy
     inner: InnerConfig
@@ -109,7 +109,7 @@ class MAML(Learner):
     seed: int = 0
 
     def initial_state(self) -> LearnerState:
-        """Return the initial parameters, and no state of the outer step."""
+        """Return the initial parameters, and what else an iteration changes."""
         theta = initial_theta(self.policy, self.inner, self.seed)
         device = next(iter(theta.values())).device
         shape = self.policy.observation_shape
@@ -122,7 +122,7 @@ class MAML(Learner):
                 "theta": theta,
                 "normalizer": initial_normalizer(self.normalizes, shape, device),
                 "adaptation": adaptation,
-                "outer": {},
+                "outer": OUTER[self.outer.name].initial_state(theta, self.outer),
             },
             **{FAILED_OUTER_STEPS: 0},
         )
@@ -188,15 +188,15 @@ class MAML(Learner):
         watch = Stopwatch()
         num_bytes = ranks.num_bytes
 
-        # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
-        # episodes. The step sizes of tests do not apply; those chosen at an earlier end of the run
-        # are forgotten.
+        # The step sizes of tests do not apply: neither those chosen at an earlier end of the run,
+        # nor those of the settings.
         state = with_test_factors(state, [1.0])
-        training = dataclasses.replace(
-            self, inner=dataclasses.replace(self.inner, test_step_sizes=())
-        )
+        inner = dataclasses.replace(self.inner, test_step_sizes=())
+
+        # Sample tasks; play each with theta, adapt, and play again. Each inner step has fresh
+        # episodes.
         played = training_trial(
-            training,
+            dataclasses.replace(self, inner=inner),
             state,
             collector,
             num_updates=self.num_training_stages - 1,
@@ -208,10 +208,12 @@ class MAML(Learner):
 
         # Outer step, on the tasks that did not fail.
         batch = _valid_part(played.trial)
+        if inner.exploration_credit:
+            batch = with_credit(batch, ranks)
         objective = MetaObjective(
             self.policy,
             batch,
-            training.inner,
+            inner,
             self.tasks_per_block,
             ranks,
             advantage_std=float(state.tensors["adaptation"]["advantage_std"]),
@@ -274,10 +276,7 @@ class MAML(Learner):
         return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
 
     def check(self, state: LearnerState, source: Path) -> None:
-        """Refuse a state of another architecture or outer step, and values that are not finite.
-
-        The outer step's state may be empty, as at the start of a run.
-        """
+        """Refuse a state of another architecture or outer step, and values that are not finite."""
         expected = self.initial_state().tensors
         for group in self.ACTING:
             check_group(state.tensors[group], expected[group], group, source)
@@ -288,7 +287,7 @@ class MAML(Learner):
             value = state.tensors["adaptation"][name]
             if not (value > 0).all():
                 raise UserError(f"{name} in {source} must be positive, got {value.tolist()}")
-        check_state(state.tensors["outer"], state.tensors["theta"], self.outer, source)
+        check_group(state.tensors["outer"], expected["outer"], "outer step's state", source)
 
     def notice(self, num_env_steps: int) -> str | None:
         """Return lines on the baseline's features, and on settings that hardly work together."""

@@ -34,8 +34,6 @@ class Adapted:
     batch: MetaBatch
     stacks: tuple[Params, ...]
     """Parameters after 0, 1, ... K inner steps, as functions of theta."""
-    credit: Tensor
-    """Standardised return after adaptation of each task, (T,): :attr:`MetaObjective.credit`."""
     sampled: list[tuple[Distribution, Episodes]]
     """For each inner step k: π_θₖ at the states of its support episodes, and these episodes."""
     early_weight: float = 0.0
@@ -92,12 +90,22 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 
     The mean is over the support episodes of inner step k. At the sampling parameters the gradient
     is that of Σ log π_θ(τ) R(θ') (Stadie et al. 2018, equation 5) with two differences: it averages
-    over time steps instead of summing, and R(θ') is the standardised ``credit``, a constant.
+    over time steps instead of summing, and R(θ') is the credit of :func:`with_credit`, a constant.
     """
-    total = torch.zeros_like(adapted.credit)
+    credit = adapted.batch.credit
+    assert credit is not None, "the batch is not from with_credit"
+    total = torch.zeros_like(credit)
     for dist, support in adapted.sampled:
         total = total + (support.step_weights * step_ratio(dist, support)).sum(-1)
-    return total * adapted.credit
+    return total * credit
+
+
+def with_credit(batch: MetaBatch, ranks: Ranks) -> MetaBatch:
+    """Set the credit: each task's mean query return, standardised over the tasks of all ranks."""
+    returns = batch.query.returns.nanmean(1)
+    of_all = ranks.gather(returns)
+    credit = (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
+    return batch._replace(credit=credit)
 
 
 def latent_kl(adapted: Adapted) -> Tensor:
@@ -146,8 +154,8 @@ class MetaObjective:
     def mean(self, theta: Params, *quantities: Quantity) -> list[float]:
         """Means over tasks of quantities after adaptation, without gradients."""
 
-        def of_block(block: MetaBatch, credit: Tensor) -> list[Tensor]:
-            adapted = self.adapted(make_stack(theta, block.query.num_tasks), block, credit)
+        def of_block(block: MetaBatch) -> list[Tensor]:
+            adapted = self.adapted(make_stack(theta, block.query.num_tasks), block)
             with torch.no_grad():
                 return [quantity(adapted) for quantity in quantities]
 
@@ -163,12 +171,15 @@ class MetaObjective:
         Args:
             theta: where to evaluate both.
             surrogate: what to maximise; the settings may add further terms.
+
+        Raises:
+            FloatingPointError: if the gradient is not finite.
         """
         of_task = self._with_terms(surrogate)
 
-        def of_block(block: MetaBatch, credit: Tensor) -> tuple[Tensor, Tensor]:
+        def of_block(block: MetaBatch) -> tuple[Tensor, Tensor]:
             stack = requiring_grad(make_stack(theta, block.query.num_tasks))
-            surrogates = of_task(self.adapted(stack, block, credit))
+            surrogates = of_task(self.adapted(stack, block))
             gradients = torch.autograd.grad(
                 surrogates.sum(), list(stack.values()), allow_unused=True, materialize_grads=True
             )
@@ -176,7 +187,10 @@ class MetaObjective:
             return surrogates.detach(), per_task.detach()
 
         values, gradients = zip(*map_blocks(of_block, self.blocks()), strict=True)
-        return float(self.ranks.mean(torch.cat(values))), self.ranks.mean(torch.cat(gradients))
+        value, gradient = self.ranks.mean(torch.cat(values)), self.ranks.mean(torch.cat(gradients))
+        if not gradient.isfinite().all():
+            raise FloatingPointError("the meta-gradient is not finite")
+        return float(value), gradient
 
     def _with_terms(self, surrogate: Quantity) -> Quantity:
         """``surrogate``, plus E-MAML's term and minus the latent variable's KL, if set."""
@@ -194,34 +208,19 @@ class MetaObjective:
 
         return total
 
-    def blocks(self) -> Iterator[tuple[MetaBatch, Tensor]]:
-        """Parts of the batch with ``block_size`` tasks each, and the credit of these tasks."""
-        credit = self.credit
+    def blocks(self) -> Iterator[tuple[MetaBatch]]:
+        """Parts of the batch with ``block_size`` tasks each, for ``map_blocks``."""
         for start, stop in block_ends(self.batch.query.num_tasks, self.block_size):
-            yield self.batch.tasks(start, stop), credit[start:stop]
-
-    @functools.cached_property
-    def credit(self) -> Tensor:
-        """Mean query return of each task, standardised over the tasks of all processes, (T,)."""
-        returns = self.batch.query.returns.nanmean(1)
-        of_all = self.ranks.gather(returns)
-        return (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
+            yield (self.batch.chosen(slice(start, stop)),)
 
     def inner_step(
         self, stack: Params, support: Episodes, step: int
     ) -> tuple[dict[str, Tensor], Distribution]:
         """One inner step as a function of ``stack``; see :func:`policy_gradient_step`."""
-        return policy_gradient_step(
-            self.policy,
-            stack,
-            support,
-            self.inner,
-            step,
-            factor=1 / self.advantage_std,
-            first_order=self.inner.first_order,
-        )
+        factor = 1 / self.advantage_std
+        return policy_gradient_step(self.policy, stack, support, self.inner, step, factor)
 
-    def adapted(self, stack: Params, block: MetaBatch, credit: Tensor) -> Adapted:
+    def adapted(self, stack: Params, block: MetaBatch) -> Adapted:
         """Adapt to a block of tasks, as a function of ``stack`` if it requires gradients."""
         stacks: list[Params] = [with_context(self.policy, stack)]
         sampled = []
@@ -233,7 +232,6 @@ class MetaObjective:
             policy=self.policy,
             batch=block,
             stacks=tuple(stacks),
-            credit=credit,
             sampled=sampled,
             early_weight=self.early_weight,
         )

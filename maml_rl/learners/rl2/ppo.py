@@ -109,7 +109,7 @@ def ppo_update(
     Args:
         policy: the architecture.
         theta: the parameters with which the trials were played.
-        state: of Adam; empty at first.
+        state: of Adam.
         batch: N trials, those of this process.
         indices: of these trials among those of all processes, (N,).
         num_trials: number of trials of all processes, including those that failed.

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from maml_rl.errors import UserError
-from maml_rl.learners.adam import initial_state as adam_initial_state
+from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import ppo_step
-from maml_rl.learners.maml.outer.promp import initial_state as promp_initial_state
-from maml_rl.learners.maml.outer.promp import promp_step
+from maml_rl.learners.maml.outer.promp import initial_promp, promp_step
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.learners.maml.outer.trpo import trpo_step
 from maml_rl.policies.parameters import Params
-from maml_rl.settings.learners import OuterConfig
 
 Step = Callable[
     [Params, dict[str, Tensor], MetaObjective, Any],
@@ -26,12 +22,12 @@ Step = Callable[
 ]
 """(theta, state, objective, settings) -> (theta, state, metrics).
 
-``state`` is what the last call returned, or an empty mapping at first; checkpoints contain it.
+``state`` is what the last call returned, or the initial state; checkpoints contain it.
 ``metrics`` are logged; docs/metrics.md explains their names.
 
 An outer step reports failure in one of three ways:
 
-- It raises FloatingPointError.
+- It raises FloatingPointError, as :meth:`MetaObjective.surrogate_and_gradient` does.
 - It returns a theta, state or metric that is not finite.
 - It returns theta and state unchanged, with the metrics ``outer/accepted`` 0 and
   ``outer/gradient_norm`` above 0.
@@ -45,44 +41,15 @@ class Outer(NamedTuple):
     """An outer step."""
 
     step: Step
-    initial_state: Callable[[Params], dict[str, Tensor]] = lambda theta: {}
-    """Example of a state that ``step`` returns: only names, shapes and dtypes matter."""
+    initial_state: Callable[[Params, Any], dict[str, Tensor]] = lambda theta, config: {}
+    """(theta, settings) -> the state before the first step, with the names and shapes of all."""
 
 
 OUTER: dict[str, Outer] = {
     "trpo": Outer(trpo_step),
-    "promp": Outer(promp_step, promp_initial_state),
-    "ppo": Outer(ppo_step, adam_initial_state),
-    "adam": Outer(adam_step, adam_initial_state),
+    "promp": Outer(promp_step, initial_promp),
+    "ppo": Outer(ppo_step, lambda theta, config: initial_adam(theta)),
+    "adam": Outer(adam_step, lambda theta, config: initial_adam(theta)),
     "reptile": Outer(reptile_step),
 }
 """Outer steps by the ``name`` of their settings (``settings.learners.OUTER_CONFIGS``)."""
-
-
-def check_state(
-    state: Mapping[str, Tensor], theta: Params, config: OuterConfig, source: Path
-) -> None:
-    """Refuse a state that does not belong to the outer step of ``config``.
-
-    An empty state is accepted: it is the one at the start of a run.
-
-    Args:
-        state: of the outer step.
-        theta: the meta-parameters.
-        config: settings of the outer step.
-        source: the file, for the message.
-
-    Raises:
-        UserError: if names, shapes or types differ, or a value is not finite.
-    """
-    make = OUTER[config.name].initial_state
-    expected = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in make(theta).items()}
-    got = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in state.items()}
-    if got and got != expected:
-        raise UserError(
-            f"the outer step's state in {source} has {got or 'nothing'}, expected "
-            f"{expected or 'nothing'}"
-        )
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise UserError(f"the outer step's state in {source} is not finite: {name}")

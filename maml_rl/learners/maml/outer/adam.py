@@ -18,7 +18,7 @@ def adam_step(
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
-        state: of the optimiser; empty at first.
+        state: of the optimiser.
         objective: the surrogate after adaptation as a function of theta.
         config: settings.
 

@@ -39,7 +39,7 @@ def ppo_step(
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
-        state: of the optimiser; empty at first.
+        state: of the optimiser.
         objective: the surrogate after adaptation as a function of theta.
         config: settings.
 

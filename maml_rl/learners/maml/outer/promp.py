@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maml_rl.learners.adam import initial_state as adam_initial_state
+from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.maml.losses import mean_kl
 from maml_rl.learners.maml.objective import Adapted, MetaObjective
 from maml_rl.learners.maml.outer.ppo import climb, clipped_surrogate
@@ -16,9 +16,10 @@ _TOLERANCE = 1.5
 """The coefficient η stays the same while the KL is within this factor of its target."""
 
 
-def initial_state(theta: Params) -> dict[str, Tensor]:
-    """A state as ``promp_step`` returns it, all zero: Adam's, and η () float64."""
-    return {**adam_initial_state(theta), "kl_coefficient": torch.zeros((), dtype=torch.float64)}
+def initial_promp(theta: Params, config: ProMPConfig) -> dict[str, Tensor]:
+    """The state before the first step: Adam's, and η () float64."""
+    eta = torch.tensor(config.kl_coefficient, dtype=torch.float64)
+    return {**initial_adam(theta), "kl_coefficient": eta}
 
 
 def inner_kl(adapted: Adapted) -> Tensor:
@@ -27,7 +28,7 @@ def inner_kl(adapted: Adapted) -> Tensor:
     θ₀ is theta and θₖ the parameters after k inner steps (Rothfuss et al. 2019, equation 11).
     """
     kls = [mean_kl(dist, support) for dist, support in adapted.sampled]
-    return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.credit)
+    return torch.stack(kls).mean(0) if kls else torch.zeros_like(adapted.batch.query.num_steps)
 
 
 def promp_step(
@@ -42,7 +43,7 @@ def promp_step(
 
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
-        state: of the optimiser, with η; empty at first.
+        state: of the optimiser, with η.
         objective: quantities after adaptation as functions of theta.
         config: settings.
 
@@ -52,16 +53,14 @@ def promp_step(
     Raises:
         FloatingPointError: if the meta-gradient is not finite.
     """
-    # Adam's state, and η.
-    optimizer = dict(state)
-    eta = optimizer.pop("kl_coefficient", torch.tensor(config.kl_coefficient, dtype=torch.float64))
+    eta = state["kl_coefficient"]
     clipped = clipped_surrogate(config.clip_range)
 
     def penalised(adapted: Adapted) -> Tensor:
         return clipped(adapted) - float(eta) * inner_kl(adapted)
 
     theta, optimizer, metrics = climb(
-        theta, optimizer, objective, penalised, config.num_epochs, config.step_size
+        theta, state, objective, penalised, config.num_epochs, config.step_size
     )
     # Log the inner KL, and adapt η to it.
     (kl,) = objective.mean(theta, inner_kl)

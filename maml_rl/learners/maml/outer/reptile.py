@@ -15,9 +15,9 @@ from maml_rl.system.thread_pool import map_blocks
 def mean_movement(objective: MetaObjective, theta: Params) -> Tensor:
     """Mean over tasks of θ'ᵢ − θ, (P,) float64."""
 
-    def of_block(block: MetaBatch, credit: Tensor) -> Tensor:
+    def of_block(block: MetaBatch) -> Tensor:
         stack = make_stack(theta, block.query.num_tasks)
-        end = objective.adapted(stack, block, credit).stacks[-1]
+        end = objective.adapted(stack, block).stacks[-1]
         return flatten({name: end[name] - value for name, value in stack.items()}, batch_dims=1)
 
     return objective.ranks.mean(torch.cat(map_blocks(of_block, objective.blocks())))

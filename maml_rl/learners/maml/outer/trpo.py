@@ -83,8 +83,6 @@ def trpo_step(
     watch = Stopwatch()
     old_surrogate, gradient = objective.surrogate_and_gradient(theta)
     watch.lap("time/gradient_s")
-    if not gradient.isfinite().all():
-        raise FloatingPointError("the meta-gradient is not finite")
     fisher = fisher_vector_product(objective, theta, config.fisher_state_stride)
     direction, curvature = natural_direction(
         gradient, fisher, config.cg_iterations, config.cg_damping
@@ -181,7 +179,7 @@ def fisher_vector_product(
     """
     stride = default_state_stride(objective) if state_stride is None else state_stride
 
-    def of_block(block: MetaBatch, _: Tensor) -> Callable[[Params], Tensor]:
+    def of_block(block: MetaBatch) -> Callable[[Params], Tensor]:
         return _block_product(objective, theta, block, stride)
 
     # With fewer states per task, a block can hold more tasks. Keep four blocks for the threads.
