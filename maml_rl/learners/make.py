@@ -1,23 +1,17 @@
-"""Make the learner of a run, and check what a learner of the user's own returns."""
+"""Make the learner of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from maml_rl.errors import UserError, in_one_line
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
-from maml_rl.runs.checkpoint_files import LARGEST_COUNTER
-from maml_rl.runs.progress_log import check_metrics
-from maml_rl.sampling.failures import Failure
+from maml_rl.learners.base import Learner
+from maml_rl.learners.checks import check_start
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import load_object
-from maml_rl.settings.ranges import Integer
 
 
 def make_learner(
@@ -52,176 +46,5 @@ def make_learner(
             f"{type(learner).__name__}"
         )
     if is_own:
-        _check_start(learner, name)
+        check_start(learner, name)
     return learner
-
-
-def _check_start(learner: Learner, name: str) -> None:
-    """Refuse a learner of the user's own whose initial state or prior is not one.
-
-    Args:
-        learner: the learner.
-        name: its name, for messages.
-
-    Raises:
-        UserError: if it is refused.
-    """
-    state = learner.initial_state()
-    _check_state(state, f"initial_state of learner {name}")
-    if state.counters["iteration"] or state.counters["num_env_steps"]:
-        raise UserError(
-            f"initial_state of learner {name} must be made by LearnerState.initial, got the "
-            f"counters {dict(state.counters)}"
-        )
-    learner.check(state, Path(f"the initial state of {name}"))
-    prior = learner.prior(state, 2)
-    what = f"prior of learner {name}"
-    if not isinstance(prior, Mapping) or not prior:
-        raise UserError(f"{what} must be a mapping with at least one tensor, got {prior!r:.100}")
-    for key, value in prior.items():
-        _check_tensor(value, f"{what}: {key}")
-        if value.shape[:1] != (2,):
-            raise UserError(
-                f"{what}: {key} must have the leading axis (2,) for two tasks, got "
-                f"{tuple(value.shape)}"
-            )
-
-
-def check_belief(belief: Belief, before: Belief) -> None:
-    """Refuse a belief after an update whose names, shapes, types or devices have changed.
-
-    Args:
-        belief: what ``update`` of a learner returned.
-        before: the belief before, (T, ...).
-
-    Raises:
-        UserError: at the first difference.
-    """
-    if not isinstance(belief, Mapping) or belief.keys() != before.keys():
-        names = f"{sorted(belief)}" if isinstance(belief, Mapping) else f"{belief!r:.100}"
-        raise UserError(f"update of a learner must return the belief {sorted(before)}, got {names}")
-    for name, old in before.items():
-        value = belief[name]
-        _check_tensor(value, f"update of a learner: {name}")
-        expected = f"{tuple(old.shape)} {old.dtype} on {old.device}"
-        got = f"{tuple(value.shape)} {value.dtype} on {value.device}"
-        if got != expected:
-            raise UserError(f"update of a learner must keep {name} {expected}, got {got}")
-
-
-def check_iteration(
-    iteration: Iteration, before: LearnerState, learner: Learner, name: str
-) -> None:
-    """Refuse the result of an iteration that cannot be logged, saved and continued.
-
-    Args:
-        iteration: what a learner of the user's own returned.
-        before: the state before it.
-        learner: the learner.
-        name: its name, for messages.
-
-    Raises:
-        UserError: if it is refused.
-    """
-    what = f"iteration of learner {name}"
-    if not isinstance(iteration, Iteration):
-        raise UserError(f"{what} must return an Iteration, got {type(iteration).__name__}")
-    state, metrics, failures = iteration
-    _check_next_state(state, before, what)
-    _check_history(state, before, learner, what)
-    number, expected = state.counters["iteration"], before.counters["iteration"] + 1
-    if number != expected:
-        raise UserError(
-            f"{what} must return a state after iteration {expected}, got {number}: make it by "
-            "state.after_iteration"
-        )
-    learner.check(state, Path(f"the state after iteration {number} of {name}"))
-    # What is logged.
-    check_metrics(metrics, what)
-    if not isinstance(failures, list) or not all(isinstance(row, Failure) for row in failures):
-        raise UserError(f"{what}: failures must be a list of Failure, got {failures!r:.100}")
-
-
-def _check_history(state: LearnerState, before: LearnerState, learner: Learner, what: str) -> None:
-    """Refuse a history that is not the end of the old one and one more entry.
-
-    Args:
-        state: after an iteration.
-        before: the state before it.
-        learner: the learner.
-        what: beginning of the message.
-
-    Raises:
-        UserError: if it is refused.
-    """
-    is_tuple = isinstance(state.history, tuple)
-    if is_tuple and len(state.history) == len(before.history) == 0:
-        return
-    kept = state.history[:-1] if is_tuple else ()
-    old = before.history[len(before.history) - len(kept) :]
-    is_end = len(kept) == len(old) and all(a is b for a, b in zip(kept, old, strict=True))
-    if not is_tuple or not state.history or not is_end:
-        raise UserError(
-            f"{what} must append one entry to the history, and may drop the oldest ones: expected "
-            f"a tuple that ends the old one of {len(before.history)} entries and has one more"
-        )
-    for name, value in state.history[-1].items():
-        _check_tensor(value, f"{what}: {name} of the history")
-    learner.check_history_entry(state.history[-1], Path(f"the history after {what}"))
-
-
-def check_after_training(
-    state: LearnerState, before: LearnerState, learner: Learner, name: str
-) -> None:
-    """Refuse a state from ``after_training`` that cannot be saved and continued.
-
-    Args:
-        state: what a learner of the user's own returned.
-        before: the state after the last iteration.
-        learner: the learner.
-        name: its name, for messages.
-
-    Raises:
-        UserError: if it is refused.
-    """
-    what = f"after_training of learner {name}"
-    _check_next_state(state, before, what)
-    if state.history is not before.history:
-        raise UserError(f"{what} must keep the history")
-    if state.counters != before.counters:
-        raise UserError(
-            f"{what} must keep the counters {dict(before.counters)}, got {dict(state.counters)}"
-        )
-    learner.check(state, Path(f"the state after {what}"))
-
-
-def _check_next_state(state: Any, before: LearnerState, what: str) -> None:
-    """Refuse a state that no checkpoint can hold, or with other names than the one before."""
-    _check_state(state, f"the state after {what}")
-    for part, old, new in (
-        ("tensors", before.tensors, state.tensors),
-        ("counters", before.counters, state.counters),
-    ):
-        if old.keys() != new.keys():
-            raise UserError(f"{what} must keep the {part} {sorted(old)}, got {sorted(new)}")
-
-
-def _check_state(state: Any, what: str) -> None:
-    """Refuse a state that no checkpoint can hold."""
-    if not isinstance(state, LearnerState):
-        raise UserError(f"{what} must be a LearnerState, got {type(state).__name__}")
-    for group, tensors in state.tensors.items():
-        for name, value in tensors.items():
-            _check_tensor(value, f"{what}: {group} {name}")
-        if "/" in group:
-            raise UserError(f"{what}: the name of a group must not contain /, got {group!r}")
-    expected = Integer(0, LARGEST_COUNTER)
-    for name in ("iteration", "num_env_steps", *state.counters):
-        counter = state.counters.get(name)
-        if not expected.accepts(counter):
-            raise UserError(f"{what}: counter {name} must be {expected}, got {counter!r:.100}")
-
-
-def _check_tensor(value: Any, what: str) -> None:
-    if not isinstance(value, Tensor):
-        raise UserError(f"{what} must be a torch.Tensor, got {type(value).__name__}")

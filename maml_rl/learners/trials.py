@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Learner, LearnerState
-from maml_rl.learners.make import check_belief
+from maml_rl.learners.checks import check_belief
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import (

@@ -16,7 +16,8 @@ from maml_rl.agents.load import load_run
 from maml_rl.analysis.evaluation import evaluate_with
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Iteration, Learner, LearnerState
-from maml_rl.learners.make import check_after_training, check_iteration, make_learner
+from maml_rl.learners.checks import check_after_training, check_iteration
+from maml_rl.learners.make import make_learner
 from maml_rl.learners.metrics import per_stage
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.sampling.collector import Collector
