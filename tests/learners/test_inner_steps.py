@@ -27,6 +27,7 @@ from helpers.synthetic import (
 from torch import Tensor
 
 import maml_rl
+from maml_rl.learners.adam import initial_state
 from maml_rl.learners.advantages import with_advantages
 from maml_rl.learners.maml import learner as maml_learner
 from maml_rl.learners.maml.inner_step import (
@@ -310,7 +311,7 @@ def test_a_learned_advantage_learns_from_the_level_of_the_reward() -> None:
         policy, stack = normal_policy(np.log(0.3), num_tasks)
         theta = initial_theta(policy, inner)
         theta |= of_task(stack, 0)
-        state: dict[str, Tensor] = {}
+        state = initial_state(theta)
         returns = []
         for iteration in range(150):
             stack = make_stack(theta, num_tasks)
