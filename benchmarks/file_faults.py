@@ -19,7 +19,7 @@ from maml_rl.learners.base import Iteration, LearnerState
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.sampling.failures import REWARD, Failure
 from maml_rl.settings.config import Config
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about discarded events
 _NEED_ROOM = ("open", "write", "fsync", "mkdir")
@@ -159,7 +159,7 @@ def go_on(config: Config) -> None:
     run = Path(str(config.output))
     if (run / "config.yaml").exists():
         # skip parsing, which dominates the time
-        with mock.patch("maml_rl.training.loop.run_config", return_value=config):
+        with mock.patch("maml_rl.training.start.run_config", return_value=config):
             resume(run)
     else:
         train(config)

@@ -29,7 +29,7 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 from maml_rl.system.atomic_files import write_whole
 from maml_rl.training.callbacks import Callback, RunInProgress
-from maml_rl.training.loop import train
+from maml_rl.training.start import train
 
 MEMORY_MAY_GROW_BY = 0.01
 """Largest relative growth of memory over the second half."""

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from maml_rl.settings.config import Config as Config
     from maml_rl.settings.parser import load_config as load_config
     from maml_rl.training.callbacks import Callback as Callback
-    from maml_rl.training.loop import resume as resume
-    from maml_rl.training.loop import train as train
     from maml_rl.training.reporting import Interrupted as Interrupted
     from maml_rl.training.seeds import train_seeds as train_seeds
+    from maml_rl.training.start import resume as resume
+    from maml_rl.training.start import train as train
 
     __version__: str
 
@@ -49,8 +49,8 @@ _HOMES = {
     "plot_tasks": "analysis.plots",
     "pretrained_names": "runs.pretrained",
     "record": "analysis.recording",
-    "resume": "training.loop",
-    "train": "training.loop",
+    "resume": "training.start",
+    "train": "training.start",
     "train_seeds": "training.seeds",
 }
 

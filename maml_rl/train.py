@@ -32,9 +32,9 @@ def command(argv: list[str]) -> int:
 
     # Imported here, since it imports torch, which --help does not need.
     from maml_rl.system.untrusted_files import user_path
-    from maml_rl.training.loop import train
     from maml_rl.training.reporting import Interrupted
     from maml_rl.training.seeds import train_seeds
+    from maml_rl.training.start import train
 
     try:
         if run is not None:
@@ -52,8 +52,8 @@ def command(argv: list[str]) -> int:
 def _resume(run: Path, changes: Mapping[str, Any]) -> None:
     """Resume a run, or all runs in a folder of several seeds."""
     from maml_rl.runs.seeds import is_seed_folder
-    from maml_rl.training.loop import resume
     from maml_rl.training.seeds import resume_seeds
+    from maml_rl.training.start import resume
 
     if is_seed_folder(run):
         _say_how_to_evaluate(resume_seeds(run, **changes))

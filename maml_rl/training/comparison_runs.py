@@ -33,8 +33,8 @@ from maml_rl.system.atomic_files import unwritable_refused, write_whole
 from maml_rl.system.text import counted
 from maml_rl.system.untrusted_files import LONGEST_TABLE, read_json
 from maml_rl.training.compose import open_training
-from maml_rl.training.loop import resume, train
 from maml_rl.training.reporting import log, progress_bar
+from maml_rl.training.start import resume, train
 from maml_rl.training.stdout_log import default_stdout_log
 
 _FLAGS = {"num_env_steps": "--ppo_env_steps", "seed": "--seed"}

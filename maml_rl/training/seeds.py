@@ -18,8 +18,8 @@ from maml_rl.settings.parser import resolve
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.distributed import is_launched
 from maml_rl.system.untrusted_files import user_path
-from maml_rl.training.loop import extended, resume, train
 from maml_rl.training.reporting import Interrupted, log
+from maml_rl.training.start import extended, resume, train
 from maml_rl.training.stdout_log import default_stdout_log
 
 

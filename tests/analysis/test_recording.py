@@ -32,7 +32,7 @@ from maml_rl.errors import UserError
 from maml_rl.learners.make import make_learner
 from maml_rl.settings.config import LoggingConfig
 from maml_rl.settings.env import EnvConfig
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 HORIZON = 6
 FAR, NEAR = {"goal_x": 0.5, "goal_y": -0.5}, {"goal_x": 0.1, "goal_y": 0.2}

@@ -19,8 +19,8 @@ from helpers.runs import assert_equal_runs, tiny
 
 import maml_rl
 from maml_rl.system.process_environment import ignore_missing_backend
-from maml_rl.training.loop import train
 from maml_rl.training.reporting import Interrupted
+from maml_rl.training.start import train
 
 pytestmark = pytest.mark.slow
 

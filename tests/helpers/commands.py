@@ -26,7 +26,7 @@ _TESTS = Path(__file__).resolve().parents[1]
 
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
-    ["maml_rl", "maml_rl.training.loop", "maml_rl.analysis.evaluation", "helpers.commands"]
+    ["maml_rl", "maml_rl.training.start", "maml_rl.analysis.evaluation", "helpers.commands"]
 )
 
 

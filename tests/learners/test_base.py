@@ -15,7 +15,7 @@ from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.base import LearnerState
 from maml_rl.settings.config import Config
-from maml_rl.training.loop import train
+from maml_rl.training.start import train
 
 BANDIT = {"name": "helpers.bandit:Bandit", "size": 0.3, "growth": 0.2}
 

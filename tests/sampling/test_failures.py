@@ -53,7 +53,7 @@ from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.system.random_streams import Phase, RandomStreams
 from maml_rl.training.compose import Training, open_training
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 T, E = 5, 4
 CHEETAH = {"env": {"name": "HalfCheetahVel"}, "meta_batch_size": T, "num_episodes": E, "horizon": 6}

@@ -20,7 +20,7 @@ from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.parser import parse_training_arguments
-from maml_rl.training.loop import resume
+from maml_rl.training.start import resume
 
 TINY: dict[str, Any] = {
     "meta_batch_size": 2,

@@ -10,7 +10,7 @@ from helpers.runs import MODULE, tiny
 from helpers.scripts import load_script
 
 from maml_rl.errors import UserError
-from maml_rl.training.loop import train
+from maml_rl.training.start import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 

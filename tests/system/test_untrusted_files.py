@@ -19,7 +19,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.system.untrusted_files import user_path
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 EVALUATION = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]
 VIDEO = ["--num_steps", "0", "--size", "128x128", "--device", "cpu"]

@@ -18,7 +18,7 @@ from maml_rl.errors import UserError
 from maml_rl.settings.config import Config
 from maml_rl.training import compose, training_run
 from maml_rl.training.compose import Training
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from helpers.runs import assert_equal_runs, tiny
 import maml_rl
 from maml_rl.cli import main
 from maml_rl.learners.maml.learner import MAML
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 FLAGS = [
     "--env=HalfCheetahVel",

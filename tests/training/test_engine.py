@@ -20,7 +20,7 @@ from maml_rl.settings.parser import load_config
 from maml_rl.training import compose
 from maml_rl.training.callbacks import Callback
 from maml_rl.training.compose import FEWEST_SIMULATIONS, with_engine
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 MANY = {"meta_batch_size": 400, "num_episodes": 21}

@@ -14,9 +14,9 @@ import maml_rl
 from maml_rl.system.text import duration_text
 from maml_rl.training import progress as progress_module
 from maml_rl.training import reporting as reporting_module
-from maml_rl.training.loop import resume, train
 from maml_rl.training.progress import Activity, Pace
 from maml_rl.training.reporting import evaluations_shown, log_pace, time_left
+from maml_rl.training.start import resume, train
 
 
 class Clock:

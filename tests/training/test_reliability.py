@@ -28,7 +28,7 @@ from maml_rl.errors import UserError
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.runs.checkpoint import latest_checkpoint
 from maml_rl.settings.config import Config
-from maml_rl.training.loop import resume, train
+from maml_rl.training.start import resume, train
 
 SMALLEST: dict[str, Any] = {
     "num_iterations": 5,

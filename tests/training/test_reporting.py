@@ -15,8 +15,8 @@ from helpers import commands
 from helpers.runs import tiny
 
 from maml_rl.training import reporting
-from maml_rl.training.loop import resume, train
 from maml_rl.training.reporting import log, progress_bar
+from maml_rl.training.start import resume, train
 from maml_rl.training.stdout_log import LOGGER, StdoutHandler, default_stdout_log, stdout_log
 
 SCRIPT = """

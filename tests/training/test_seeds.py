@@ -23,7 +23,7 @@ from maml_rl.sampling.failures import TooManyFailures
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
 from maml_rl.system.stop_flag import StopFlag
-from maml_rl.training import loop
+from maml_rl.training import start
 from maml_rl.training.training_run import TrainingRun
 
 SETTINGS: dict[str, Any] = {
@@ -168,7 +168,7 @@ def test_ctrl_c_while_a_run_is_opened_stops_all_seeds(folder, tmp_path, monkeypa
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "open_training", interrupted)
+    monkeypatch.setattr(start, "open_training", interrupted)
     with pytest.raises(maml_rl.Interrupted, match=rf"iteration 2 of .*seed-0.*--resume {copy}$"):
         maml_rl.train_seeds(config_of(copy), [0, 1])
 
@@ -177,7 +177,7 @@ def test_ctrl_c_before_the_first_run_leaves_no_folder(tmp_path, monkeypatch, cap
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "open_training", interrupted)
+    monkeypatch.setattr(start, "open_training", interrupted)
     output = tmp_path / "runs"
     assert main(["train", *FLAGS, "--seeds", "0", "1", "--output", str(output)]) == 130
     assert capsys.readouterr().err == "stopped\n"

@@ -17,8 +17,8 @@ import maml_rl.learners.trials
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.sampling.collector import Collector
 from maml_rl.training import finish, training_run
-from maml_rl.training.loop import resume, train
 from maml_rl.training.reporting import Interrupted
+from maml_rl.training.start import resume, train
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 

@@ -42,8 +42,8 @@ from maml_rl.settings.config import Config, to_mapping
 from maml_rl.system.torch_runtime import resolve_device
 from maml_rl.training import compose, finish
 from maml_rl.training.compose import open_training
-from maml_rl.training.loop import resume, train
 from maml_rl.training.reporting import Interrupted
+from maml_rl.training.start import resume, train
 
 
 def interrupt_when(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
