@@ -223,9 +223,9 @@ def warn_unless_sampled(episodes: Episodes) -> None:
         )
     elif median > 3:
         problem = (
-            f"half of the logged actions are over {median:.3g} standard deviations from the most "
-            "probable ones of this agent's policy, of sampled ones over 0.67. Another policy "
-            "played them, or this one after other adaptation steps"
+            "the median distance of the logged actions from the most probable ones of this agent's "
+            f"policy is {median:.3g} standard deviations; that of sampled actions is 0.67. Another "
+            "policy played them, or this one after other adaptation steps"
         )
     else:
         return

@@ -263,7 +263,7 @@ def test_many_actions_at_a_bound_are_a_warning(point: Agent, at_bound: int) -> N
     [
         (0.0, "the most probable ones of this agent's policy, as of predict(..., det"),
         (1.0, None),
-        (6.0, "half of the logged actions are over 4."),
+        (6.0, "from the most probable ones of this agent's policy is 4."),
     ],
 )
 def test_actions_that_the_policy_did_not_sample_are_a_warning(
