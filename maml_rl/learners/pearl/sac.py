@@ -93,7 +93,7 @@ def critic_targets(
     noise: Tensor,
     config: PEARLConfig,
 ) -> Tensor:
-    """Return y = c r + γ (1 − d) [min_j Q̄_j(s', a', z) − α log π(a' | s', z)], (T, B).
+    """Return y = κ r + γ (1 − d) [min_j Q̄_j(s', a', z) − α log π(a' | s', z)], (T, B).
 
     a' ~ π(· | s', z), Q̄_j is a target critic, and d is 1 if s' is terminal. At a time limit d is 0:
     the value of the last state counts, because the critics do not observe the time.
@@ -104,7 +104,7 @@ def critic_targets(
         batch: B transitions of each task.
         latents: z of each task, (T, latent_size).
         noise: for a', (T, B, action_size).
-        config: settings: c is ``reward_scale``, γ is ``discount``.
+        config: settings: κ is ``reward_scale``, γ is ``discount``.
     """
     with torch.no_grad():
         z = _of_each_step(latents, batch.rewards)
