@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from helpers.commands import run_ranks
+from helpers.own_modules import working_folder
 from helpers.runs import (
     animations,
     assert_equal_runs,
@@ -270,13 +271,11 @@ FLAGS += ["--logging.final_evaluation=false", "--logging.final_video=false"]
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path) -> Iterator[Path]:
     """The current folder, with a module of callbacks."""
     (tmp_path / "my_callbacks.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
-    return tmp_path
+    with working_folder(tmp_path):
+        yield tmp_path
 
 
 @pytest.mark.slow
