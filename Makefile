@@ -54,7 +54,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/meta_iteration.py
 
-# Not every module is compiled in advance, which would double the time: Python compiles what is imported.
+# Python compiles what it imports: to compile every module here would double the time.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("maml-rl needs Python 3.11 or newer; \
 	this is " + sys.version.split()[0] + ". Choose another one: make PYTHON=python3.12 ...")'
