@@ -1,10 +1,11 @@
 """Compare an iteration with the learner on the CPU and on the GPU; physics is on the CPU.
 
-For several sizes of MAML and of RL², prints the seconds of an iteration and of its parts, and the
+For each learner and several sizes, prints the seconds of an iteration and of its parts, and the
 CPU / GPU ratio. The exit status is 1 if a return, or the gradient of MAML's first iteration,
 differs by more than 1 %.
 
     python benchmarks/device.py
+    python benchmarks/device.py --learners pearl rma
     python benchmarks/device.py --devices cpu cpu --env PointNavigation      a dry run without a GPU
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
 
-# Not the gradient of RL²: the minibatches of an iteration follow from one another.
+# Only MAML has a gradient here: the updates of an iteration of the others follow from one another.
 _COMPARED = (
     "train/return_after_0_steps",
     "train/return_after_1_steps",
@@ -55,6 +56,33 @@ def rl2(num_tasks: int, **learner: Any) -> tuple[str, dict[str, Any]]:
     }
 
 
+def pearl(num_updates: int, tasks_per_update: int, width: int) -> tuple[str, dict[str, Any]]:
+    """Return a name and settings of PEARL with two hidden layers per network."""
+    return f"pearl, {num_updates} updates of {tasks_per_update} tasks, {width} x {width}", {
+        "meta_batch_size": 40,
+        "num_episodes": 1,
+        "horizon": 100,
+        "learner": {
+            "name": "pearl",
+            "num_training_tasks": 40,
+            "num_updates": num_updates,
+            "tasks_per_update": tasks_per_update,
+            "hidden_sizes": [width, width],
+        },
+    }
+
+
+def teacher_student(name: str, *, is_student: bool) -> tuple[str, dict[str, Any]]:
+    """Return a name and settings of iterations of a teacher, or of its student."""
+    return f"{name}, 200 x 2 x 100, {'student' if is_student else 'teacher'}", {
+        "meta_batch_size": 200,
+        "num_episodes": 2,
+        "horizon": 100,
+        # The first iteration is a warm-up.
+        "learner": {"name": name, "teacher_iterations": 1 if is_student else 1000},
+    }
+
+
 _SIZES = (
     maml(40, 20, 100, (64, 64)),
     maml(40, 20, 200, (100, 100)),
@@ -64,7 +92,20 @@ _SIZES = (
     rl2(200, cell="lstm", hidden_size=128),
     rl2(200, cell="gru", hidden_size=128, hypernetwork=True),
     rl2(800, cell="gru", hidden_size=256),
+    pearl(100, tasks_per_update=8, width=256),
+    pearl(100, tasks_per_update=16, width=256),
+    teacher_student("rma", is_student=False),
+    teacher_student("rma", is_student=True),
+    teacher_student("sysid", is_student=True),
 )
+
+
+def learner_name(settings: dict[str, Any]) -> str:
+    """Return the name of the learner of some settings."""
+    return str(settings.get("learner", {"name": "maml"})["name"])
+
+
+_LEARNERS = tuple(dict.fromkeys(learner_name(settings) for _, settings in _SIZES))
 
 
 def measure(
@@ -90,10 +131,13 @@ def main() -> int:
     )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--devices", nargs=2, default=("cpu", "cuda"), metavar="DEVICE")
+    parser.add_argument("--learners", nargs="+", default=_LEARNERS, choices=_LEARNERS)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     num_different = 0
     for name, settings in _SIZES:
+        if learner_name(settings) not in args.learners:
+            continue
         print(f"{args.env}, {name}")
         results = [
             measure(device, args.rounds, settings | {"env": args.env}) for device in args.devices

@@ -111,13 +111,16 @@ def fit_values(episodes: Episodes, discount: float, ridge: float) -> Tensor:
         (T, E, H) values, zero after an episode's end.
     """
     returns = returns_to_go(episodes.rewards * episodes.mask, discount)
+    device = episodes.mask.device
+    if device.type != "cpu":
+        # The first use of a GPU's linear algebra loads a library. If that happens in two threads at
+        # once, torch fails (https://github.com/pytorch/pytorch/issues/90613).
+        torch.linalg.cholesky_ex(torch.eye(1, device=device))
 
     def of_block(start: int, stop: int) -> Tensor:
         return _fitted(episodes.chosen(slice(start, stop)), returns[start:stop], discount, ridge)
 
-    return torch.cat(
-        map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(episodes.mask.device)))
-    )
+    return torch.cat(map_blocks(of_block, block_ends(episodes.num_tasks, tasks_per_block(device))))
 
 
 def _fitted(episodes: Episodes, returns: Tensor, discount: float, ridge: float) -> Tensor:

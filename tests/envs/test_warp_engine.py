@@ -284,15 +284,18 @@ def test_state_tensors_stay_the_same() -> None:
 def test_a_masked_reset_keeps_the_other_rows() -> None:
     derived = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
     engine, reference = make_engine(ANT.body, 4, derived), make_engine(ANT.body, 4, derived)
-    actions = random_actions(ANT.body, 34, 4)
+    # A GPU adds sums in any order. From the ground, few steps have contacts already, and rounding
+    # grows to 1e-5; 30 steps and a fall multiply it by up to 1e5.
+    actions = random_actions(ANT.body, 12, 4)
+    start, initial = initial_states(ANT, 4), initial_states(ANT, 4, seed=1)
+    for state in (start, initial):
+        state["qpos"][:, 2] -= 0.5  # on the ground
     for either in (engine, reference):
-        reset_all(either, initial_states(ANT, 4))
-        play(either, actions[:30])
+        reset_all(either, start)
+        play(either, actions[:8])
     # reset rows 1 and 3; the other rows of the initial state are ignored
     before = snapshot(engine)
     is_reset = torch.tensor([False, True, False, True], device=DEVICE)
-    initial = initial_states(ANT, 4, seed=1)
-    initial["qpos"][:, 2] -= 0.5  # on the ground
     initial["qpos"][[0, 2]] = np.nan
     engine.reset(is_reset, on_device(initial))
     for name, tensor in engine.state.items():
@@ -302,8 +305,8 @@ def test_a_masked_reset_keeps_the_other_rows() -> None:
         engine.state["qpos"][is_reset].cpu().numpy(), initial["qpos"][[1, 3]], rtol=1e-6
     )
     # the other rows continue as if nothing had happened
-    play(engine, actions[30:])
-    play(reference, actions[30:])
+    play(engine, actions[8:])
+    play(reference, actions[8:])
     atol = 0.0 if DEVICE == "cpu" else 1e-3
     for name in ("qpos", "qvel"):
         ours, expected = engine.state[name][~is_reset], reference.state[name][~is_reset]
