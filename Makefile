@@ -7,21 +7,28 @@ ARGS ?=
 BIN := $(VENV)/bin
 TYPES := build/types
 
-.PHONY: train test test-fast test-gpu-cpu lint types links docs docs-serve check-gpu bench clean
+.PHONY: train test test-all test-fast test-gpu-cpu lint types links docs docs-serve check-gpu bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/python -m maml_rl.train --env HalfCheetahVel $(ARGS)
 
 # Two processes on every machine, because tests start training runs. One thread of torch in each: the
-# networks of the tests are small, so that several threads would mostly wait for each other. Without
+# networks of the tests are small, so that several threads would mostly wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Without the tests marked thorough, which take as long as all others: test-all runs them. Without
 # the tests of the engine on MuJoCo Warp, which need the extra gpu: test-gpu-cpu runs them.
 test: $(VENV)/.installed
 	$(MAKE) --jobs 2 lint types docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not warp" $(ARGS)
+	$(PYTEST) -m "not thorough and not warp" $(ARGS)
+
+test-all: $(VENV)/.installed
+	$(MAKE) --jobs 2 lint types docs
+	$(PYTEST) -m "not warp" $(ARGS)
 
 # The tests that are not marked slow, without lint, types and documents.
 test-fast: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not warp" $(ARGS)
+	$(PYTEST) -m "not slow and not thorough and not warp" $(ARGS)
 
 # The tests of the engine on MuJoCo Warp, on its CPU backend. The first run compiles the kernels.
 test-gpu-cpu: $(VENV)/.installed-gpu

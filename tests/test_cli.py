@@ -934,7 +934,7 @@ def test_the_modules_run(tmp_path):
     assert "usage: python -m maml_rl.record" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "argv",
     [
@@ -977,7 +977,7 @@ warnings.warn("soon gone", FutureWarning)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_warnings_are_one_line_each(tmp_path):
     (tmp_path / "noisy.py").write_text(NOISY)
     sizes = [flag for flag in SIZES.split() if not flag.startswith("--policy")]

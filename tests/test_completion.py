@@ -59,6 +59,7 @@ def complete(line: str, folder: Path) -> set[str]:
 HALF_CHEETAHS = {name for name in maml_rl.pretrained_names() if name.startswith("Half")}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("line", "words"),
     [

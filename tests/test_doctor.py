@@ -30,7 +30,7 @@ def with_versions(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> No
     monkeypatch.setattr(importlib.metadata, "version", version)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_this_installation_is_healthy(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -276,7 +276,7 @@ def test_what_cannot_be_played_is_refused(
     assert shown("step") == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no variable for a display")
 @pytest.mark.parametrize("display", [{}, {"DISPLAY": ":4321"}], ids=["none", "wrong"])
 def test_without_a_display_the_error_is_one_line(display: dict[str, str], tmp_path: Path) -> None:

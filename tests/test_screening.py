@@ -99,7 +99,7 @@ def test_variants_are_trained_evaluated_and_resumed(tmp_path, capsys, monkeypatc
     assert "resuming" in (interrupted.parent / "seed-3.log").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_failed_run_is_reported(tmp_path, capsys) -> None:
     output = tmp_path / "screening"
     (output / "trpo").mkdir(parents=True)

@@ -411,7 +411,7 @@ def test_the_figure_of_a_sweep_says_what_its_spread_is(sources, over):
     assert len(figure.axes[0].lines) == 2 * (1 + num_runs)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("sources", "over"), [(1, "tasks"), (2, "runs"), (4, "runs")])
 def test_every_interval_says_over_what_it_is(sources, over, tmp_path):
     comparison = made_up(sources)
@@ -542,7 +542,7 @@ def with_tasks(tasks: list[dict]) -> Comparison:
     return Comparison(entries)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("num_values", [1, 2, 3, 6])
 def test_each_method_has_its_figure_of_the_tasks(num_values, tmp_path):
     rng = np.random.default_rng(0)
@@ -753,7 +753,7 @@ def test_a_grid_draws_cells_without_any_task():
 
 
 @pytest.mark.figures
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_figures_are_not_blank(tmp_path):
     write_report(tmp_path, made_up(), {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})
     files = sorted(tmp_path.glob("*.png"))
@@ -807,7 +807,7 @@ def run_with_baselines(tmp_path_factory) -> Path:
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, capsys):
     flags = ["--num_tasks=40", "--num_episodes=2", "--num_steps=2", "--device=cpu"]
     assert main(["evaluate", str(run_with_baselines), *flags, "--output", str(tmp_path)]) == 0
@@ -825,7 +825,7 @@ def test_baselines_are_evaluated_beside_the_run(run_with_baselines, tmp_path, ca
     assert "Comparison with learning from scratch" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -876,7 +876,7 @@ def test_a_damaged_learning_curve_is_named(tmp_path, content):
         Scratch.read(path, [{}])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_commands_of_the_document(runs, tmp_path, monkeypatch):
     """docs/evaluation.md, with small numbers."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()

@@ -161,7 +161,7 @@ def test_the_method_of_an_agent_is_the_function(agent: Agent, mean: Evaluation) 
 # --- names ---
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("actions", ["sampled", "mean"])
 def test_every_file_names_the_actions(
     actions: str, sampled: Evaluation, mean: Evaluation, tmp_path: Path

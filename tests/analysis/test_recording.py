@@ -693,7 +693,7 @@ DRAWN = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*[Rr]ender")
 @pytest.mark.parametrize("kind", DRAWN)
 def test_a_default_training_ends_well_whatever_render_returns(tmp_path, monkeypatch, capsys, kind):

@@ -231,6 +231,7 @@ def test_a_method_without_adaptation_has_no_gain():
     assert ours[2:5] == ["-1000.0", "7.0", "1007.0"]
 
 
+@pytest.mark.thorough
 def test_the_hours_of_training_are_reported(tmp_path):
     whole = robustness()
     origins = {**whole.origins, "ours": Origin("nothing", [4_000_000, 4_100_000], [1.5, 2.5])}

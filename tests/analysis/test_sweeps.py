@@ -160,7 +160,7 @@ def test_a_number_that_the_family_draws_beside_its_body_is_swept() -> None:
     assert {entry["task"]["disabled_actuator"] for entry in swept[-1]["tasks"]} == {2}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("env", "flags", "words"),
     [

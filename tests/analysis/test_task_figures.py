@@ -153,7 +153,7 @@ def test_a_figure_says_that_equal_values_are_next_to_each_other(monkeypatch):
 
 
 @pytest.mark.figures
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_report_has_them_and_forgets_old_ones(tmp_path):
     write_report(tmp_path, methods(["x", "y", "z"]))
     page = (tmp_path / "report.html").read_text()

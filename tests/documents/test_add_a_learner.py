@@ -39,7 +39,7 @@ def test_the_table_names_every_method() -> None:
     assert named <= {"Config", *dir(Learner), *dir(LearnerConfig)}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_commands(tmp_path: Path) -> None:
     (tmp_path / "two_ways.py").write_text(_block("python"))
     lines = _block("sh").replace("\\\n", " ").splitlines()

@@ -25,7 +25,7 @@ TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "5", "--nu
 QUIET = ["--logging.final_evaluation", "false", "--logging.final_video", "false", "--output", "run"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", COMMANDS.splitlines())
 def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -81,7 +81,7 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(content.replace(before, text + before))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
     """In a copy of the package: settings, step and table as the document has them."""
     settings, step = map(

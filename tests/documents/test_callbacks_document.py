@@ -61,6 +61,7 @@ def test_every_command_and_module_is_tried() -> None:
     assert len(BLOCKS) == 3
 
 
+@pytest.mark.thorough
 def test_a_callback_of_your_own(tmp_path: Path) -> None:
     write_modules(tmp_path)
     (_, module, *arguments), variables = documented("my_callbacks:FarCorner")

@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     gym.registry.pop("MyEnv-v0", None)
 
 
+@pytest.mark.thorough
 def test_commands(folder: Path) -> None:
     names = {command.partition(" runs/")[0].partition(" --env ")[0] for command in COMMANDS}
     assert names == {"python -m maml_rl.train", "python -m maml_rl.evaluate"}

@@ -43,7 +43,7 @@ def test_sine_regression_prints_a_row_for_each_method(
     assert all("±" in cell for name in sine.METHODS for cell in rows[name][:2])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_sine_regression(sine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def errors(name: str, num_iterations: int) -> list[float]:
         settings = sine.Settings(
@@ -150,7 +150,7 @@ def test_digits_prints_a_row_for_each_learner(
     assert float(rows["Chance"][0]) == pytest.approx(100 / 3, abs=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [
@@ -170,7 +170,7 @@ def test_digits(digits: ModuleType, name: str) -> None:
     assert float(result.partition("±")[0]) > 100 / 3 + 10
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_own_environment(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         before, after = load_script("examples/adapt_custom_env.py").main(["--num_iterations=12"])
@@ -197,7 +197,7 @@ def test_adapt_from_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert before < 100 < 200 < after
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_sb3_finetune(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [
         "--num_env_steps",

@@ -85,7 +85,7 @@ def test_example_file() -> None:
     assert load_config(env=env).env.kwargs["dynamics"] == env["dynamics"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = _block("sh").replace("\\\n", " ").splitlines()

@@ -76,6 +76,7 @@ def plain(tmp_path_factory) -> tuple[Path, list[np.ndarray]]:
     return run, results_of(run)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_callers_torch_settings_change_nothing_and_stay(plain, tmp_path, setting):
     def state() -> list[Any]:
@@ -139,6 +140,7 @@ def test_training_outside_the_main_thread(plain, tmp_path):
     assert_equal_runs(tmp_path / "run", plain[0])
 
 
+@pytest.mark.thorough
 def test_a_command_started_by_a_notebook_writes_its_figures(plain, tmp_path):
     """A notebook kernel exports MPLBACKEND, whose module may not be installed for the command."""
     flags = ["--num_tasks", "1", "--num_episodes", "1", "--num_steps", "1", "--device", "cpu"]

@@ -40,7 +40,7 @@ def test_there_are_six() -> None:
     assert len(TUTORIALS) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @each_tutorial
 def test_it_runs_in_a_new_kernel_and_shows_what_is_committed(path: Path, tmp_path: Path) -> None:
     """With smaller numbers; the committed outputs are those of a full execution."""

@@ -34,6 +34,7 @@ def _assert_equal(
         np.testing.assert_array_equal(results[4][key][rows], others[4][key][rows])
 
 
+@pytest.mark.thorough
 @every_family
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_batch_equals_single_environments(name: str, num_threads: int) -> None:

@@ -350,7 +350,7 @@ def sides_config(output: Path, latent_size: int) -> Config:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_finds_rewards_to_which_the_noise_of_actions_is_blind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,7 +262,7 @@ LEARNING = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(OUTER))
 def test_every_outer_step_learns(name, tmp_path):
     assert name in LEARNING, f"add settings with which {name} learns"

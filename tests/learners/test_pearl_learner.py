@@ -603,7 +603,7 @@ OPPOSITE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("encoder", ["product", "gru"])
 def test_it_adapts_to_opposite_tasks_from_its_own_exploration(encoder: str, tmp_path: Path) -> None:
     """One episode of fresh data, played by the agent itself, tells right from left.

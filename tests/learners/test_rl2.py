@@ -922,7 +922,7 @@ def optimal_return(num_pulls: int) -> float:
     return total
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_a_bandit_is_solved_by_memory_and_only_by_memory(name: str, tmp_path: Path) -> None:
     """Ten pulls in two episodes: nearly optimal with memory, chance if it forgets every pull."""
@@ -946,7 +946,7 @@ def test_a_bandit_is_solved_by_memory_and_only_by_memory(name: str, tmp_path: Pa
     assert np.mean(rewards) == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_second_episode_goes_where_the_first_found_the_reward(tmp_path: Path) -> None:
     """Straight to the end: 7. The first episode finds it in half of the tasks."""
     agent = trained(tmp_path, "hypernetwork")

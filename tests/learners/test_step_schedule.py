@@ -70,6 +70,7 @@ def test_with_several_inner_steps_they_can_be_halved_after_those_of_training() -
     assert all(len(factors) == NUM_TEST_FACTORS for factors in schedules(3))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step_size", [0.1, 3.0, 30.0])
 @pytest.mark.parametrize("num_updates", [1, 4])
 def test_the_schedule_with_the_highest_return_over_the_steps_is_chosen(

@@ -25,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_learns_from_rewards_where_to_go(kind: str, tmp_path: Path) -> None:
     """Five steps to the right or to the left, as only rewards show: the first is by chance.
@@ -58,7 +58,7 @@ def test_a_student_learns_from_rewards_where_to_go(kind: str, tmp_path: Path) ->
     assert second > 0.8 * pulls
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "num_iterations"), [("Pendulum", 45), ("Block", 30)])
 def test_system_identification_finds_the_dynamics(
     name: str, num_iterations: int, tmp_path: Path

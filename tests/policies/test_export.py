@@ -116,7 +116,7 @@ def _run(path: Path, observations: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("ending", [".ts", ".pt2", ".onnx"])
 @pytest.mark.parametrize("kind", ["normalized", "discrete"])
 def test_files_give_the_policys_actions_at_any_batch_size(

@@ -123,7 +123,7 @@ def test_the_module_remembers_as_the_agent(learner: str, actions: str) -> None:
     assert_same_trials(of_module(agent.module()), agent)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("ending", [".ts", ".pt2", ".onnx"])
 @pytest.mark.parametrize(
     ("learner", "actions"),

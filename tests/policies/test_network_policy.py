@@ -147,7 +147,7 @@ class TestAsTheBuiltInNetwork:
             assert metrics[name] == pytest.approx(number, rel=1e-5, abs=1e-9), name
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("space", [ACTIONS, spaces.Discrete(3)], ids=str)
 def test_the_meta_gradient_is_that_of_finite_differences(space: spaces.Space) -> None:
     """Second order, through an inner step, for a network of images."""
@@ -362,7 +362,7 @@ class TestRun:
         np.testing.assert_allclose(actions, expected.clip(-1, 1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("outer", ["trpo", "promp"])
 def test_a_resumed_run_is_the_same_as_an_uninterrupted_one(outer: str, tmp_path: Path) -> None:
     settings = {"outer": {"name": outer}}
@@ -393,7 +393,7 @@ def test_with_the_task_the_network_sees_a_vector(tmp_path: Path) -> None:
     assert maml_rl.load(run).observation_space.shape == (4 * 4 * 3 + 1,)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_worker_processes_return_images(tmp_path: Path) -> None:
     env = {"name": "helpers.networks:Lights-v0", "size": 8}
     runs = [

@@ -122,7 +122,7 @@ def _files() -> set[Path]:
     return set(FOLDER.rglob("*"))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_commands_write_beside_and_not_into_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,7 +339,7 @@ class TestSpaces:
             np.testing.assert_array_equal(observations[i], observation)
         env.close()
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     @pytest.mark.parametrize("outer", ["trpo", "promp"])
     @pytest.mark.parametrize("name", ACTIONS)
     def test_actions_are_of_the_space(self, name, outer, tmp_path, monkeypatch):
@@ -480,7 +480,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_workers_may_be_spawned(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(

@@ -84,7 +84,7 @@ def collected(env: EnvConfig, num_tasks: int = 40, num_episodes: int = 5) -> Epi
         return collector.collect(PolicyActor(policy, stack, noise, None), streams, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:environment .* raised in close:UserWarning")
 @pytest.mark.parametrize(
     "name",
@@ -137,6 +137,7 @@ def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(
 class TestSuccess:
     """The rate is the share of episodes that start on the right, however that is reported."""
 
+    @pytest.mark.thorough
     @both_ways
     @pytest.mark.parametrize(
         "how",
@@ -281,6 +282,7 @@ class TestGlobalGenerators:
         assert np.random.uniform() == expected  # noqa: NPY002
 
 
+@pytest.mark.thorough
 @both_ways
 def test_an_environment_that_gets_its_task_by_each_reset(
     vectorization: Any, tmp_path: Path
@@ -293,6 +295,7 @@ def test_an_environment_that_gets_its_task_by_each_reset(
 
 
 class TestFrames:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("kind", ["list", "gray", "flat", "opacity", "int64", "float"])
     def test_frames_of_many_kinds_are_rendered(self, kind: str, tmp_path: Path) -> None:
         run = maml_rl.train(with_a_video("OddFrames", tmp_path / "run", kind=kind))

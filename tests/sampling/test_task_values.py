@@ -270,7 +270,7 @@ def test_a_list_of_tasks_keeps_their_types() -> None:
     assert {repr(task) for task in evaluated("--num_tasks=3")} <= tasks
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_choices_of_an_argument_keep_their_types(vectorization: str) -> None:
     ranges = {"value": {"choices": ["off", "2", 2, [1, "on"], {"a": "12:30"}]}}
@@ -282,7 +282,7 @@ def test_choices_of_an_argument_keep_their_types(vectorization: str) -> None:
     assert {repr(task["value"]) for task in evaluated("--num_tasks=6")} <= choices
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_what_an_environment_draws_is_written_as_plain_values(kind: str) -> None:
     train({"name": "TakesTasks-v0", "kwargs": {"kind": kind}}, logging={"final_video": False})

@@ -116,7 +116,7 @@ def test_every_number_has_a_range(cls):
     assert all(expected.accepts(getattr(cls(), name)) for name, expected in cls.RANGES.items())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @settings(max_examples=40, **OPTIONS)
 @given(CONFIGURATIONS)
 def test_what_is_accepted_trains(drawn):

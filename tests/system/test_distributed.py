@@ -132,7 +132,7 @@ def test_the_number_of_processes_changes_nothing(
     assert all(float(row["time/exchanged_bytes"]) > 0 for row in rows_of(tmp_path / "run"))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_torchrun_changes_nothing(alone: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         torchrun(2, *flags(), "--output=run"),
@@ -199,7 +199,7 @@ def test_the_number_of_processes_changes_nothing_for_a_replay(tmp_path: Path) ->
     assert_same(tmp_path / "shared", tmp_path / "alone")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_process_that_dies_is_started_again_in_the_same_run(tmp_path: Path) -> None:
     """It is the one that leads; the run folder's name is the default one, which holds the time."""
     arguments = torchrun(2, *flags(num_iterations=25), max_restarts=1)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 leaks = load_script("benchmarks/leaks.py")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["PointNavigation", "HalfCheetahVel"])
 def test_runs_close_what_they_open(tmp_path, family):
     """Compare files, threads and processes after the first run and after four more."""
@@ -38,6 +38,7 @@ def test_runs_close_what_they_open(tmp_path, family):
     assert leaks.Usage.now()[1:] == before[1:]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("vectorization", ["sync", pytest.param("async", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fails_in", ["reset", "step"])
 def test_a_run_that_fails_leaves_nothing_open(tmp_path, monkeypatch, vectorization, fails_in):

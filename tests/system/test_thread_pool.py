@@ -156,7 +156,7 @@ def test_an_interrupted_process_exits() -> None:
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_forked_process_starts_its_own() -> None:
     script = """
 import os

@@ -34,7 +34,7 @@ def new_pages(kept: bool) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_later_passes_need_few_new_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = new_pages(kept=True)

@@ -133,7 +133,7 @@ def test_a_path_in_utf_8_stays_as_it_is():
     assert user_path("Läufe/α") == Path("Läufe/α")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(os.name == "nt", reason="POSIX locales")
 def test_every_command_in_an_ascii_locale(tmp_path):
     """What the locale lacks is printed escaped; files are in UTF-8, as elsewhere."""

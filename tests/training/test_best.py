@@ -113,6 +113,7 @@ def rename_killed_at(call: int, calls: list[int]) -> Callable[..., None]:
     return rename
 
 
+@pytest.mark.thorough
 def test_a_killed_run_keeps_the_same_best(descending, tmp_path, monkeypatch):
     """Killed before each checkpoint comes to exist or is removed; nothing is saved after that."""
     monkeypatch.setattr(training_run, "save_after", lambda *args: None)

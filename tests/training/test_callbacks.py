@@ -160,7 +160,7 @@ def results(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in entry.items() if key != "sources"} for entry in entries]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_callback_stops_the_run_as_at_its_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -550,7 +550,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return maml_rl.train(tiny(folder, num_iterations=2, logging=logging))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_tensorboard_shows_the_final_evaluation_and_video(evaluated: Path) -> None:
     points = scalars(evaluated)
     (entry,) = results(evaluated)

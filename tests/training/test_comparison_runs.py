@@ -322,7 +322,7 @@ def test_what_a_baseline_cannot_share_with_its_run(tmp_path: Path) -> None:
     assert baseline_config(other, "oracle").outer == AdamConfig(step_size=0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_oracle_is_better_and_cannot_be_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -411,7 +411,7 @@ def test_ppo_continues_with_the_missing_tasks(run: Path, monkeypatch: pytest.Mon
 # --- the command ---
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_command_makes_all_and_a_second_call_keeps_them(
     run: Path, cli: Callable[..., Result]
 ) -> None:
@@ -474,7 +474,7 @@ def test_a_stopped_baseline_resumes_as_if_it_had_not_stopped(
         torch.testing.assert_close(value, whole[name], rtol=0, atol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_documents_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(Path("runs/point"))

@@ -46,6 +46,7 @@ def learner_threads(monkeypatch) -> list[int]:
     return seen
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the number of CPUs cannot be set")
 @pytest.mark.parametrize("family", ["HalfCheetahVel", "AntVel"])
 def test_simulator_threads_do_not_change_a_run(tmp_path, monkeypatch, family):
@@ -96,7 +97,7 @@ def test_a_trained_agent_is_evaluated_and_adapted_with_the_threads_of_its_run(
         torch.set_num_threads(before)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_processes_that_differ_in_threads_and_hash_seed_train_alike(tmp_path):
     for name in ("1", "2"):
         variables = {"OMP_NUM_THREADS": name, "PYTHONHASHSEED": name}

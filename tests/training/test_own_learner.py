@@ -121,7 +121,7 @@ def test_a_history_of_another_learner_is_refused(tmp_path: Path) -> None:
         maml_rl.resume(run, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_it_is_evaluated_beside_maml_recorded_and_adapted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

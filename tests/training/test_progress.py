@@ -164,7 +164,7 @@ def test_nothing_is_shown_without_a_terminal(clock):
     assert stream.getvalue() == ""
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_training_shows_stages_on_a_terminal_and_not_in_a_log(clock, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "maml_rl")
     clock.per_reading_s = 6.0

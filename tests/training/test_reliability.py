@@ -79,6 +79,7 @@ def test_killed_at_any_file_operation_a_run_resumes(reference, tmp_path):
         shutil.rmtree(tmp_path / "run")
 
 
+@pytest.mark.thorough
 def test_killed_again_while_it_resumes_a_run_resumes(reference, tmp_path):
     """With a half-written checkpoint, rows beyond the last one, and a damaged one."""
     whole, operations = reference
@@ -217,6 +218,7 @@ def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(
     assert (run / "evaluation" / "report.html").exists()
 
 
+@pytest.mark.thorough
 def test_on_a_full_disk_training_stops_and_resumes_when_there_is_room(reference, tmp_path):
     whole, _ = reference
     config = smallest(tmp_path / "run")

@@ -247,7 +247,7 @@ def test_interrupted_while_evaluating_equals_uninterrupted(tmp_path, monkeypatch
     assert_equal_runs(uninterrupted, Path(str(config.output)))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", ["evaluate", "play"])
 def test_interrupted_at_the_end_names_the_command_to_resume(tmp_path, monkeypatch, what):
     def interrupt(*args, **kwargs):
@@ -354,7 +354,7 @@ def test_an_unfinished_run_can_end_with_the_iterations_that_it_has(tmp_path, cap
     assert last(run).values["iteration"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_resuming_a_finished_run_writes_missing_results(tmp_path):
     run = tmp_path / "run"
     config = tiny(run, num_iterations=1, logging={"final_evaluation": True, "final_video": True})
