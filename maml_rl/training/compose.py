@@ -34,7 +34,8 @@ from maml_rl.system.torch_runtime import keep_freed_memory, resolve_device, torc
 
 FEWEST_SIMULATIONS = 8192
 """Simulations of one process from which ``auto`` simulates on a GPU. On an H100, this many were ten
-times as fast as on 16 CPU cores, and a tenth of them twice as fast (docs/gpu.md)."""
+times as fast as on 16 CPU cores; a tenth of them were only twice as fast, and compiling the kernels
+takes a minute (docs/gpu.md)."""
 
 
 class Training(NamedTuple):

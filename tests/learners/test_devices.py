@@ -175,6 +175,7 @@ def test_simulations_on_a_device_are_those_on_the_cpu(device: str) -> None:
     not torch.cuda.is_available(),
     reason="needs a GPU; test_device_rollout.py checks the same on the device meta",
 )
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # is a prototype, torch says
 @pytest.mark.parametrize("settings", ON_GPU.values(), ids=list(ON_GPU))
 def test_no_control_step_waits_for_the_gpu(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -184,8 +185,8 @@ def test_no_control_step_waits_for_the_gpu(
     play = DeviceRollout.play
 
     def play_without_waiting(self: DeviceRollout, *arguments: Any) -> Any:
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")
             return play(self, *arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
