@@ -59,7 +59,7 @@ def rl2(num_tasks: int, **learner: Any) -> tuple[str, dict[str, Any]]:
 def pearl(num_updates: int, tasks_per_update: int, width: int) -> tuple[str, dict[str, Any]]:
     """Return a name and settings of PEARL with two hidden layers per network."""
     return f"pearl, {num_updates} updates of {tasks_per_update} tasks, {width} x {width}", {
-        # So many that their mean return hardly depends on rounding, which impacts amplify.
+        # Enough that their mean return hardly depends on rounding, which impacts amplify.
         "meta_batch_size": 200,
         "num_episodes": 1,
         "horizon": 100,
