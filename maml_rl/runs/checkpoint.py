@@ -1,7 +1,8 @@
 """The folder of a run's checkpoints: write them, choose among them, and remove old ones.
 
-A checkpoint is the folder ``NNNNNN``. It is ``.NNNNNN.tmp`` while it is written, ``.NNNNNN.old``
-while it is removed, and ``NNNNNN.damaged`` after it is found damaged. See docs/reliability.md.
+A checkpoint is the folder ``NNNNNN``. It is ``.NNNNNN.tmp`` while it is written,
+``.NNNNNN.replaced`` while another takes its place, ``.NNNNNN.old`` while it is removed, and
+``NNNNNN.damaged`` after it is found damaged. See docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -74,17 +75,31 @@ def save_checkpoint(
             write_synced(temporary / name, content)
         sync(temporary)
         if os.path.lexists(target):
-            _retire(target)
+            replaced = folder / f".{target.name}.replaced"
+            _delete(replaced)
+            os.rename(target, replaced)
         os.rename(temporary, target)
     except OSError:
         _delete(temporary)  # free the space on a full disk
+        _settle_replaced(folder)
         raise
     sync(folder)
+    _settle_replaced(folder)
     # Remove old checkpoints
     for old in newest_first(folder)[keep:] if keep else []:
         if best is None or int(old.name) != best.iteration:
             _retire(old)
     return target
+
+
+def _settle_replaced(folder: Path) -> None:
+    """Delete checkpoints that were replaced; put back those whose place is still empty."""
+    for path in folder.glob(".*.replaced"):
+        target = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+        if os.path.lexists(target):
+            _delete(path)
+        else:
+            os.rename(path, target)
 
 
 def _retire(path: Path) -> None:
@@ -107,7 +122,11 @@ def _delete(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process was writing or removing; the caller must hold the run's lock."""
+    """Delete what a killed process was writing or removing; the caller must hold the run's lock.
+
+    A checkpoint that it was replacing is put back.
+    """
+    _settle_replaced(folder)
     for pattern in (".*.tmp", ".*.old"):
         for path in folder.glob(pattern):
             _delete(path)

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from maml_rl.system.atomic_files import UNSUPPORTED, write_whole
 from maml_rl.system.safe_yaml import read_yaml, to_yaml
 from maml_rl.system.untrusted_files import user_path
 
-_UNFINISHED = {"versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
+_UNFINISHED = {".lock", "versions.json", ".versions.json.tmp", ".config.yaml.tmp"}
 """Files of a process that was killed while it created a run folder; config.yaml is written last."""
 _PACKAGES = ("maml-rl", "torch", "gymnasium", "mujoco", "numpy", "stable-baselines3", "tensorboard")
 
@@ -59,17 +60,39 @@ def create_run_folder(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         UserError: if it exists and is not empty, or cannot be written.
     """
+    _make_folder(folder)
+    try:
+        write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_config(folder, config)
+    except (OSError, ValueError) as error:
+        raise UserError(f"output {folder} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def new_run(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Create a run folder that is locked for this process from before its first file.
+
+    Raises:
+        UserError: as :func:`create_run_folder` and :func:`locked`.
+    """
+    _make_folder(folder)
+    with locked(folder):
+        create_run_folder(folder, config)  # refuses a run that another process has finished
+        yield
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that does not exist; refuse one that has files."""
     try:
         occupied = folder.exists() and not _is_unfinished(folder)
         if not occupied:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
-            write_config(folder, config)
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:
         is_run = (folder / "progress.csv").is_file()
-        advice = f", or resume the run in it with --resume {folder}" if is_run else ""
+        resume = f"--resume {shlex.quote(str(folder))}"
+        advice = f", or resume the run in it with {resume}" if is_run else ""
         raise UserError(f"output {folder} exists and is not empty: choose another{advice}")
 
 

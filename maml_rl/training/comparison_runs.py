@@ -7,8 +7,9 @@ folders.
 from __future__ import annotations
 
 import json
+import math
 import os
-import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maml_rl.agents.agent import Agent
 from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
 from maml_rl.agents.load import load
 from maml_rl.analysis.evaluation import NUM_TASKS, fresh_tasks
@@ -55,7 +57,7 @@ def baseline_config(
         run: the meta-trained run.
         name: one of :data:`~maml_rl.runs.baselines.POLICIES`.
         num_iterations: number of iterations; by default, training collects as many episodes as the
-            run has collected.
+            run has collected, or after a learner without inner steps at most as many control steps.
         seed: seed of all random streams.
         device: device of the policy.
 
@@ -84,14 +86,12 @@ def baseline_config(
     )
     if name == "random":
         return config
-    # Without adaptation, an iteration collects once, instead of once more than it has inner steps.
-    num_collections = meta.inner.num_steps + 1
     config = replace(
         config,
         learner=JointConfig(),
         inner=replace(meta.inner, **JointConfig.REQUIRED["inner"]),
         outer=TRPOConfig() if isinstance(meta.outer, ReptileConfig) else meta.outer,
-        num_iterations=num_iterations or _finished_iterations(run) * num_collections,
+        num_iterations=num_iterations or _equal_iterations(run, meta),
     )
     if name == "oracle":
         config = replace(config, env=replace(meta.env, observe_task=True))
@@ -100,12 +100,17 @@ def baseline_config(
     return config
 
 
-def _finished_iterations(run: Path) -> int:
-    """Meta-iterations of the newest sound checkpoint; the configuration may ask for more."""
+def _equal_iterations(run: Path, meta: Config) -> int:
+    """Iterations without adaptation that collect as much as the run up to its newest checkpoint."""
     newest = load_newest(run / "checkpoints", torch.device("cpu"))
     if newest is None:
         raise UserError(f"{run} has no checkpoint yet: set the length by --num_iterations")
-    return newest.checkpoint.counter("iteration", newest.path)
+    if "inner" in meta.learner.GROUPS:
+        # An iteration collects once, instead of once more than it has inner steps.
+        num_finished = newest.checkpoint.counter("iteration", newest.path)
+        return num_finished * (meta.inner.num_steps + 1)
+    num_env_steps = newest.checkpoint.counter("num_env_steps", newest.path)
+    return math.ceil(num_env_steps / (meta.meta_batch_size * meta.num_episodes * meta.horizon))
 
 
 @default_stdout_log()
@@ -142,11 +147,10 @@ def make_policy_baseline(name: str, config: Config, num_iterations: int | None =
     if name != "random":
         return train(config)
     # Save new parameters; the folder appears when it is complete.
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with open_training(config) as training:
-        training.agent.save(temporary)
-    os.replace(temporary, folder)
+    with open_training(config) as training, unwritable_refused(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            os.replace(training.agent.save(Path(temporary) / "run"), folder)
     log(f"new parameters, not trained, written to {folder}")
     return folder
 
@@ -158,19 +162,23 @@ def check_ppo(
     num_env_steps: int,
     seed: int,
     settings: PPOSettings | None = None,
-) -> None:
+) -> Agent:
     """Check, before any training, that :func:`train_ppo` can use the run and the results file.
+
+    Returns:
+        The agent of the run.
 
     Raises:
         UserError: as :func:`train_ppo`.
     """
-    load(run)
+    agent = load(run)
     if num_tasks > NUM_TASKS:
         raise UserError(
             f"num_tasks must be at most {NUM_TASKS}, the tasks of an evaluation, got {num_tasks}"
         )
-    description = _ppo_description(run_config(run), num_env_steps, seed, settings or PPOSettings())
+    description = _ppo_description(agent.config, num_env_steps, seed, settings or PPOSettings())
     _finished_tasks(baseline_folder(run, "ppo") / "results.json", description)
+    return agent
 
 
 def _ppo_description(
@@ -216,8 +224,9 @@ def train_ppo(
     """
     # Tasks.
     settings = settings or PPOSettings()
-    check_ppo(run, num_tasks=num_tasks, num_env_steps=num_env_steps, seed=seed, settings=settings)
-    agent = load(run)
+    agent = check_ppo(
+        run, num_tasks=num_tasks, num_env_steps=num_env_steps, seed=seed, settings=settings
+    )
     tasks = fresh_tasks(agent, seed)
     plain_tasks = [plain_task(task, agent.config.env.name) for task in tasks]
     # Learning curves: keep those that exist, then train on the remaining tasks.

@@ -11,9 +11,9 @@ from typing import Any
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint import load_newest
 from maml_rl.runs.run_folder import (
-    create_run_folder,
     locked,
     new_default_folder,
+    new_run,
     run_config,
     write_config,
 )
@@ -92,9 +92,8 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
             if not ranks.leads:
                 return follow(config, training, stop_flag, has_ended=False)
             run = output or new_default_folder(config.env.name, config.seed)
-            create_run_folder(run, to_mapping(config))
-            remember_run_folder(str(run.resolve()))
-            with locked(run):
+            with new_run(run, to_mapping(config)):
+                remember_run_folder(str(run.resolve()))
                 return TrainingRun(run, config, training, stop_flag, callbacks).train()
 
 

@@ -131,6 +131,27 @@ def test_a_checkpoint_of_the_same_number_is_replaced(tmp_path):
     loaded = load_checkpoint(tmp_path / "000001", CPU)
     assert list(loaded.tensors["theta"]) == ["weight"]
     assert torch.equal(loaded.tensors["theta"]["weight"], torch.ones(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["000001"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_interrupted_replacement_keeps_the_checkpoint(tmp_path, monkeypatch, error):
+    save_checkpoint(tmp_path, 1, TENSORS, VALUES)
+    before = contents(tmp_path)
+    rename = os.rename
+
+    def fail(source, target):
+        if source.name.endswith(".tmp"):
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(error):
+        save_checkpoint(tmp_path, 1, TENSORS, {"iteration": 1})
+    if error is KeyboardInterrupt:  # as a kill: nothing is tidied
+        assert latest_checkpoint(tmp_path) is None
+        remove_leftovers(tmp_path)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "values.json"])

@@ -21,6 +21,7 @@ from maml_rl.runs.run_folder import (
     create_run_folder,
     locked,
     new_default_folder,
+    new_run,
     read_config,
     read_yaml,
 )
@@ -116,6 +117,22 @@ def test_the_lock_is_held_and_released(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_a_new_run_is_locked_before_its_first_file(tmp_path):
+    with new_run(tmp_path / "run", {"seed": 1}):
+        assert read_config(tmp_path / "run") == {"seed": 1}
+        with pytest.raises(UserError, match="another process"), locked(tmp_path / "run"):
+            pass
+    # by another process, which has not written anything yet
+    (tmp_path / "other").mkdir()
+    with (
+        locked(tmp_path / "other"),
+        pytest.raises(UserError, match="another process"),
+        new_run(tmp_path / "other", {"seed": 1}),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [".lock"]
 
 
 @pytest.mark.slow

@@ -297,6 +297,20 @@ def test_a_run_that_was_stopped_has_baselines_of_the_steps_that_it_took(
     assert baseline_config(run, "oracle", num_iterations=4).num_iterations == 4
 
 
+@pytest.mark.slow
+def test_after_a_learner_without_inner_steps_baselines_take_as_many_control_steps(
+    tmp_path: Path,
+) -> None:
+    settings = {"name": "rl2", "hidden_size": 4, "num_episodes": 3, "num_minibatches": 1}
+    sizes = {"meta_batch_size": 2, "num_episodes": 4, "horizon": 5, "num_iterations": 4}
+    quiet = {"final_evaluation": False, "final_video": False}
+    config = load_config(env="PointNavigation", learner=settings, logging=quiet, **sizes)
+    run = maml_rl.train(dataclasses.replace(config, output=str(tmp_path / "run"), device="cpu"))
+    num_env_steps = 4 * 2 * 3 * 5
+    assert baseline_config(run, "pretrained").num_iterations == num_env_steps // (2 * 4 * 5)
+    assert baseline_config(run, "random").num_iterations == 4
+
+
 def test_a_baseline_has_none(tmp_path: Path) -> None:
     joint = make_run(tmp_path / "joint", learner="joint")
     with pytest.raises(UserError, match="was trained without adaptation"):
