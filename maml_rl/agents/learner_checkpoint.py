@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
@@ -44,13 +43,12 @@ def adapted_content(
     return tensors, {**counters, _NUM_ADAPTATION_STEPS: num_adaptation_steps}
 
 
-def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
+def restored(checkpoint: Checkpoint, learner: Learner) -> Restored:
     """Return state and belief in a checkpoint, in the learner's order of names.
 
     Args:
         checkpoint: the checkpoint.
         learner: made from the settings of the run.
-        path: path of the checkpoint, for messages.
 
     Raises:
         UserError: if they do not fit the learner, or are not finite.
@@ -59,7 +57,7 @@ def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
     tensors = {name: dict(group) for name, group in checkpoint.tensors.items()}
     num_adaptation_steps = 0
     if _NUM_ADAPTATION_STEPS in checkpoint.values:
-        num_adaptation_steps = checkpoint.counter(_NUM_ADAPTATION_STEPS, path)
+        num_adaptation_steps = checkpoint.counter(_NUM_ADAPTATION_STEPS)
     # The belief. Earlier versions wrote adapted parameters in place of the meta-parameters.
     belief = tensors.pop(_BELIEF, {})
     if _NUM_ADAPTATION_STEPS in checkpoint.values and not belief:
@@ -68,7 +66,7 @@ def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
         theta.pop("context", None)
     # The state.
     counters = {
-        name: checkpoint.counter(name, path)
+        name: checkpoint.counter(name)
         for name in initial.counters
         # Earlier versions lack some of the learners' own counters.
         if name in checkpoint.values or name in ("iteration", "num_env_steps")
@@ -79,11 +77,11 @@ def restored(checkpoint: Checkpoint, learner: Learner, path: Path) -> Restored:
         {name: _ordered(tensors.get(name, {}), like) for name, like in initial.tensors.items()},
         {**initial.counters, **counters},
     )
-    learner.check(state, path)
+    learner.check(state, checkpoint.path)
     prior = learner.prior(state, 1)
     if not num_adaptation_steps:
         return Restored(state, prior, 0)
-    check_group(belief, prior, _BELIEF, path)
+    check_group(belief, prior, _BELIEF, checkpoint.path)
     return Restored(state, _ordered(belief, prior), num_adaptation_steps)
 
 

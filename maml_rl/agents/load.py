@@ -55,31 +55,32 @@ def load_run(
     folder = find_run(run)
     config = run_config(folder)
     if iteration is None:
-        return _load_agent(*_newest(folder, device), config, device)
-    path, checkpoint = load_iteration(folder / "checkpoints", iteration, device)
-    agent = _load_agent(path, checkpoint, config, device)
+        return _load_agent(_newest(folder, device), config, device)
+    checkpoint = load_iteration(folder / "checkpoints", iteration, device)
+    agent = _load_agent(checkpoint, config, device)
     return dataclasses.replace(agent, is_best=iteration == "best")
 
 
-def _newest(run: Path, device: torch.device) -> tuple[Path, Checkpoint]:
+def _newest(run: Path, device: torch.device) -> Checkpoint:
     """Read a run's newest sound checkpoint; warn about damaged newer ones."""
     newest = load_newest(run / "checkpoints", device)
     if newest is None:
         raise UserError(f"{run} has no checkpoint yet")
     for error in newest.damaged:
-        warnings.warn(f"{error}; {newest.path.name} is used", MamlRLWarning, stacklevel=2)
-    return newest.path, newest.checkpoint
+        name = newest.checkpoint.path.name
+        warnings.warn(f"{error}; {name} is used", MamlRLWarning, stacklevel=2)
+    return newest.checkpoint
 
 
-def _load_agent(path: Path, checkpoint: Checkpoint, config: Config, device: torch.device) -> Agent:
+def _load_agent(checkpoint: Checkpoint, config: Config, device: torch.device) -> Agent:
     """Make the agent in a checkpoint."""
-    checkpoint.check_run(origin(config), path)
+    checkpoint.check_run(origin(config))
     # Checkpoints do not contain the spaces: take them from the environment.
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:
         observation_space = env.single_observation_space
         action_space = env.single_action_space
     learner = make_learner(config, observation_space, action_space, device)
-    state, belief, num_adaptation_steps = restored(checkpoint, learner, path)
+    state, belief, num_adaptation_steps = restored(checkpoint, learner)
     return Agent(
         learner=learner,
         state=state,

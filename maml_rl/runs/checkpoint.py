@@ -32,10 +32,9 @@ from maml_rl.system.atomic_files import sync, write_synced
 class NewestCheckpoint(NamedTuple):
     """The newest sound checkpoint."""
 
-    path: Path
     checkpoint: Checkpoint
     damaged: tuple[DamagedCheckpoint, ...]
-    """Damaged checkpoints newer than ``path``."""
+    """Damaged checkpoints newer than it."""
 
 
 def save_checkpoint(
@@ -163,16 +162,13 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def load_iteration(
     folder: Path, iteration: int | Literal["best"], device: torch.device
-) -> tuple[Path, Checkpoint]:
+) -> Checkpoint:
     """Read the checkpoint of an iteration.
 
     Args:
         folder: folder of the run's checkpoints.
         iteration: number of finished meta-iterations, or the best of the evaluations in training.
         device: device of the tensors.
-
-    Returns:
-        Its path and content.
 
     Raises:
         UserError: if ``iteration`` is invalid, or there is no such checkpoint; the message lists
@@ -182,7 +178,7 @@ def load_iteration(
     number = iteration
     if iteration == "best":
         newest = load_newest(folder, device)
-        best = None if newest is None else newest.checkpoint.best(newest.path)
+        best = None if newest is None else newest.checkpoint.best()
         if best is None:
             raise UserError(
                 "no best iteration is recorded: set logging.keep_best and logging.evaluate_every, "
@@ -195,7 +191,7 @@ def load_iteration(
     if not paths:
         what = f"the best iteration, {number}," if iteration == "best" else f"iteration {number}"
         raise UserError(f"there is no checkpoint of {what}: {_existing(folder)}")
-    return paths[0], load_checkpoint(paths[0], device)
+    return load_checkpoint(paths[0], device)
 
 
 def _existing(folder: Path) -> str:
@@ -218,7 +214,7 @@ def load_newest(folder: Path, device: torch.device) -> NewestCheckpoint | None:
         any_removed = False
         for path in paths:
             try:
-                return NewestCheckpoint(path, load_checkpoint(path, device), tuple(damaged))
+                return NewestCheckpoint(load_checkpoint(path, device), tuple(damaged))
             except DamagedCheckpoint as error:
                 damaged.append(error)
                 any_removed |= not os.path.lexists(path)

@@ -42,16 +42,18 @@ class DamagedCheckpoint(UserError):
 class Checkpoint(NamedTuple):
     """A training state on disk."""
 
+    path: Path
+    """Its folder."""
     tensors: dict[str, dict[str, Tensor]]
     """Groups of tensors by name: ``theta``, ``outer``, ``normalizer``."""
     values: dict[str, Any]
     """Counters and other values that JSON can hold."""
 
-    def counter(self, name: str, path: Path) -> int:
+    def counter(self, name: str) -> int:
         """Return a non-negative integer.
 
         Raises:
-            DamagedCheckpoint: if it is missing or something else; the message names ``path``.
+            DamagedCheckpoint: if it is missing or something else.
         """
         value = self.values.get(name)
         if (
@@ -60,14 +62,14 @@ class Checkpoint(NamedTuple):
             or not 0 <= value <= LARGEST_COUNTER
         ):
             expected = f"an integer from 0 to {LARGEST_COUNTER}"
-            raise DamagedCheckpoint(path, f"{name} must be {expected}, got {value!r:.100}")
+            raise DamagedCheckpoint(self.path, f"{name} must be {expected}, got {value!r:.100}")
         return value
 
-    def best(self, path: Path) -> Best | None:
+    def best(self) -> Best | None:
         """Return the best iteration so far, or ``None`` if none has been evaluated.
 
         Raises:
-            DamagedCheckpoint: if the entry is something else; the message names ``path``.
+            DamagedCheckpoint: if the entry is something else.
         """
         if BEST not in self.values:
             return None
@@ -75,7 +77,7 @@ class Checkpoint(NamedTuple):
             case {"iteration": int(iteration), "return": int() | float() as value}:
                 return Best(iteration, value)
         raise DamagedCheckpoint(
-            path, f"{BEST} must have iteration and return, got {self.values[BEST]!r:.100}"
+            self.path, f"{BEST} must have iteration and return, got {self.values[BEST]!r:.100}"
         )
 
     @property
@@ -86,31 +88,30 @@ class Checkpoint(NamedTuple):
         """
         return bool(self.values.get(IS_FINAL, True))
 
-    def history(self, path: Path) -> dict[str, str]:
+    def history(self) -> dict[str, str]:
         """Return the SHA-256 sums of the entries of the history by name, oldest first.
 
         Raises:
-            DamagedCheckpoint: if they are something else; the message names ``path``.
+            DamagedCheckpoint: if they are something else.
         """
         sums = self.values.get(HISTORY, {})
         if sums == {}:
             return {}
-        iteration = self.counter("iteration", path)
+        iteration = self.counter("iteration")
         is_valid = isinstance(sums, dict) and all(isinstance(s, str) for s in sums.values())
         if not is_valid or list(sums) != entry_names(len(sums), iteration):
             raise DamagedCheckpoint(
-                path,
+                self.path,
                 f"{HISTORY} must have the sums of consecutive iterations up to {iteration}, got "
                 f"{sums!r:.100}",
             )
         return dict(sums)
 
-    def check_run(self, run: Mapping[str, str], path: Path) -> None:
+    def check_run(self, run: Mapping[str, str]) -> None:
         """Refuse the checkpoint of another run.
 
         Args:
             run: values that must equal those in the checkpoint, if it has them.
-            path: path of the checkpoint, for the message.
 
         Raises:
             UserError: if one differs.
@@ -119,8 +120,8 @@ class Checkpoint(NamedTuple):
         for name, value in run.items():
             if isinstance(written, dict) and written.get(name, value) != value:
                 raise UserError(
-                    f"checkpoint {path} is of another run: its {name} is {written[name]}, this "
-                    f"one's {value}"
+                    f"checkpoint {self.path} is of another run: its {name} is {written[name]}, "
+                    f"this one's {value}"
                 )
 
 
@@ -185,7 +186,8 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         # Read the tensors of a known format
         if version <= FORMAT_VERSION:
             check_regular(path / _TENSORS)
-            return Checkpoint(_grouped(load_file(path / _TENSORS, device=str(device))), values)
+            tensors = _grouped(load_file(path / _TENSORS, device=str(device)))
+            return Checkpoint(path, tensors, values)
     except (OSError, ValueError, SafetensorError) as error:
         raise DamagedCheckpoint(path, error) from error
     raise UserError(
@@ -193,14 +195,14 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     )
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """Read the counters and other values of a checkpoint, without its tensors.
+def load_values(path: Path) -> Checkpoint:
+    """Read the counters and other values of a checkpoint, and leave out its tensors.
 
     Raises:
         DamagedCheckpoint: as :func:`load_checkpoint`.
     """
     try:
-        return _verified_values(path)
+        return Checkpoint(path, {}, _verified_values(path))
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(path, error) from error
 

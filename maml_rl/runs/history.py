@@ -25,7 +25,7 @@ from maml_rl.runs.checkpoint_files import (
     Checkpoint,
     DamagedCheckpoint,
     entry_names,
-    read_values,
+    load_values,
     tensor_bytes,
 )
 from maml_rl.system.atomic_files import sync, write_whole
@@ -86,7 +86,7 @@ def _newest_sums(run: Path) -> dict[str, str]:
     """Return the sums in the newest checkpoint that can be read, if there is one."""
     for path in newest_first(run / "checkpoints"):
         try:
-            return Checkpoint({}, read_values(path)).history(path)
+            return load_values(path).history()
         except DamagedCheckpoint:
             continue
     return {}
@@ -106,7 +106,7 @@ def remove_unneeded(run: Path) -> None:
     needed: set[str] = set()
     for path in newest_first(run / "checkpoints"):
         try:
-            needed |= Checkpoint({}, read_values(path)).history(path).keys()
+            needed |= load_values(path).history().keys()
         except DamagedCheckpoint:
             return
     for file in sorted((run / HISTORY).iterdir()):
@@ -115,25 +115,24 @@ def remove_unneeded(run: Path) -> None:
 
 
 def read_history(
-    run: Path, checkpoint: Checkpoint, path: Path, device: torch.device
+    run: Path, checkpoint: Checkpoint, device: torch.device
 ) -> dict[str, dict[str, Tensor]]:
     """Read the entries that a checkpoint needs, by the number of their iteration.
 
     Args:
         run: the run folder.
         checkpoint: one of its checkpoints.
-        path: path of the checkpoint, for messages.
         device: device of the tensors.
 
     Raises:
         DamagedCheckpoint: if its list of entries is not one.
         UserError: if an entry is missing, or is not the one that was written.
     """
-    sums = checkpoint.history(path)
+    sums = checkpoint.history()
     if sums and not os.path.isdir(run / HISTORY):
         raise UserError(
-            f"{run} cannot be resumed: it has no folder {HISTORY}, of which checkpoint {path.name} "
-            f"needs {counted(len(sums), 'file')}"
+            f"{run} cannot be resumed: it has no folder {HISTORY}, of which checkpoint "
+            f"{checkpoint.path.name} needs {counted(len(sums), 'file')}"
         )
     entries = {}
     for name, digest in sums.items():
@@ -142,7 +141,7 @@ def read_history(
             entry = from_bytes(_verified(file, digest))
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
-                f"checkpoint {path} cannot be resumed: {file} cannot be read: {error}"
+                f"checkpoint {checkpoint.path} cannot be resumed: {file} cannot be read: {error}"
             ) from error
         # Copies are aligned in memory, as in a run that was not interrupted.
         entries[name] = {key: value.to(device).clone() for key, value in entry.items()}

@@ -107,9 +107,9 @@ def _equal_iterations(run: Path, meta: Config) -> int:
         raise UserError(f"{run} has no checkpoint yet: set the length by --num_iterations")
     if "inner" in meta.learner.GROUPS:
         # An iteration collects once, instead of once more than it has inner steps.
-        num_finished = newest.checkpoint.counter("iteration", newest.path)
+        num_finished = newest.checkpoint.counter("iteration")
         return num_finished * (meta.inner.num_steps + 1)
-    num_env_steps = newest.checkpoint.counter("num_env_steps", newest.path)
+    num_env_steps = newest.checkpoint.counter("num_env_steps")
     return math.ceil(num_env_steps / (meta.meta_batch_size * meta.num_episodes * meta.horizon))
 
 

@@ -211,10 +211,10 @@ def restored_state(
     Raises:
         UserError: if the checkpoint belongs to another run, or does not fit.
     """
-    checkpoint, path = newest.checkpoint, newest.path
-    checkpoint.check_run(_origin(config), path)
-    state = restored(checkpoint, learner, path).state
-    entries = read_history(run, checkpoint, path, device)
+    checkpoint = newest.checkpoint
+    checkpoint.check_run(_origin(config))
+    state = restored(checkpoint, learner).state
+    entries = read_history(run, checkpoint, device)
     for name, entry in entries.items():
         learner.check_history_entry(entry, history_file(run, name))
     return state._replace(history=tuple(entries.values()))

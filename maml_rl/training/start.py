@@ -172,6 +172,6 @@ def _resume(ranks: Ranks, run: Path, config: Config, callbacks: Sequence[Callbac
                 with writing():
                     write_config(run, to_mapping(config))
             log_resume(run, config, num_finished, has_ended)
-            best = newest.checkpoint.best(newest.path) if newest is not None else None
+            best = newest.checkpoint.best() if newest is not None else None
             restored = TrainingRun(run, config, training, stop_flag, callbacks, best, has_ended)
             return restored.train()

@@ -310,7 +310,7 @@ def test_a_checkpoint_restores_the_state(
 ) -> None:
     path = save_checkpoint(tmp_path, 1, state.tensors, state.counters)
     checkpoint = load_checkpoint(path, torch.device("cpu"))
-    found = restored(checkpoint, learner, path)
+    found = restored(checkpoint, learner)
     assert_same_states(found.state, state)
     for group in learner.ACTING:  # the order of names decides how parameters are flattened
         assert list(found.state.tensors.get(group, {})) == list(state.tensors.get(group, {}))
@@ -326,7 +326,7 @@ def test_optional_groups_that_a_checkpoint_lacks_are_initial(
 ) -> None:
     tensors = {name: value for name, value in state.tensors.items() if name not in learner.OPTIONAL}
     path = save_checkpoint(tmp_path, 1, tensors, state.counters)
-    found = restored(load_checkpoint(path, torch.device("cpu")), learner, path).state
+    found = restored(load_checkpoint(path, torch.device("cpu")), learner).state
     initial = learner.initial_state().tensors
     for name, group in state.tensors.items():
         assert_same_tensors(

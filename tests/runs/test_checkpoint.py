@@ -341,11 +341,11 @@ def test_an_odd_entry_is_named_and_the_sound_one_before_is_used(tmp_path, kind, 
     sound = save_checkpoint(tmp_path, 4, TENSORS, VALUES)
     odd = tmp_path / name
     make_odd(odd, kind)
-    checkpoint = load_newest(tmp_path, CPU)
-    assert checkpoint is not None
-    assert checkpoint.path == sound
-    assert [error.path for error in checkpoint.damaged] == [odd]
-    assert "\n" not in str(checkpoint.damaged[0])
+    newest = load_newest(tmp_path, CPU)
+    assert newest is not None
+    assert newest.checkpoint.path == sound
+    assert [error.path for error in newest.damaged] == [odd]
+    assert "\n" not in str(newest.damaged[0])
     # Twice: the second one replaces what the first one left.
     for _ in range(2):
         aside = quarantine(odd)
@@ -386,10 +386,10 @@ def test_an_unreadable_checkpoint_is_named_and_the_one_before_is_used(tmp_path, 
         return original(path)
 
     monkeypatch.setattr(checkpoint_files, "read_text", read_text)
-    checkpoint = load_newest(tmp_path, CPU)
-    assert checkpoint is not None
-    assert checkpoint.path == sound
-    assert "Permission denied" in str(checkpoint.damaged[0])
+    newest = load_newest(tmp_path, CPU)
+    assert newest is not None
+    assert newest.checkpoint.path == sound
+    assert "Permission denied" in str(newest.damaged[0])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX links")
@@ -424,7 +424,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_passed_over(tmp_path, 
         return original(path, device)
 
     monkeypatch.setattr(checkpoint_module, "load_checkpoint", load)
-    checkpoint = load_newest(tmp_path, CPU)
-    assert checkpoint is not None
-    assert checkpoint.path.name == "000005"
-    assert checkpoint.damaged == ()
+    newest = load_newest(tmp_path, CPU)
+    assert newest is not None
+    assert newest.checkpoint.path.name == "000005"
+    assert newest.damaged == ()

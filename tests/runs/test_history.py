@@ -52,7 +52,7 @@ def save(run: Path, *iterations: int, keep: int = 0, best: Best | None = None) -
 
 
 def read(path: Path) -> list[dict[str, Tensor]]:
-    return list(read_history(path.parents[1], load_checkpoint(path, CPU), path, CPU).values())
+    return list(read_history(path.parents[1], load_checkpoint(path, CPU), CPU).values())
 
 
 def names(run: Path) -> list[int]:
@@ -244,9 +244,11 @@ def test_a_run_without_its_history_cannot_be_resumed(tmp_path: Path) -> None:
 )
 def test_a_list_that_is_not_one_is_refused(tmp_path: Path, listed: Any) -> None:
     (tmp_path / "history").mkdir()
-    checkpoint = Checkpoint({}, {"iteration": 3, "history": listed})
+    checkpoint = Checkpoint(
+        tmp_path / "checkpoints" / "000003", {}, {"iteration": 3, "history": listed}
+    )
     with pytest.raises(DamagedCheckpoint, match="consecutive iterations up to 3, got"):
-        read_history(tmp_path, checkpoint, tmp_path / "checkpoints" / "000003", CPU)
+        read_history(tmp_path, checkpoint, CPU)
 
 
 def test_what_could_not_be_read_is_not_written(tmp_path: Path, monkeypatch) -> None:
@@ -263,4 +265,4 @@ def test_a_checkpoint_that_lists_the_longest_history_can_be_read(tmp_path: Path)
     values = {"iteration": 10**9, "history": sums}
     path = save_checkpoint(tmp_path / "checkpoints", 10**9, {}, values)
     assert (path / "values.json").stat().st_size < 0.9 * LONGEST_TEXT
-    assert load_checkpoint(path, CPU).history(path) == sums
+    assert load_checkpoint(path, CPU).history() == sums
