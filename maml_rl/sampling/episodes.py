@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -201,23 +200,3 @@ def success_of_all(success: Tensor, returns: Tensor) -> Tensor:
     if success.isnan().all():
         return success
     return success.nan_to_num(0.0).masked_fill(returns.isnan(), torch.nan)
-
-
-class MetaBatch(NamedTuple):
-    """Episodes of one meta-iteration: a support set per inner step, then the query set."""
-
-    supports: tuple[Episodes, ...]
-    query: Episodes
-    stacks: tuple[Mapping[str, Tensor], ...]
-    """Parameters that sampled each set, each (T, ...); those of the query set last."""
-    credit: Tensor | None = None
-    """(T,): by how much E-MAML's term credits each task; ``None`` without that term."""
-
-    def chosen(self, tasks: slice | Tensor) -> MetaBatch:
-        """The episodes and parameters of some tasks: a slice, as views, or a mask (T,) bool."""
-        *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
-        stacks = tuple(
-            {name: value[tasks] for name, value in stack.items()} for stack in self.stacks
-        )
-        credit = None if self.credit is None else self.credit[tasks]
-        return MetaBatch(tuple(supports), query, stacks, credit)

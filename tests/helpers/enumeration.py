@@ -10,11 +10,11 @@ import torch
 from helpers.synthetic import finite_difference_gradient, from_vector, to_vector
 from torch import Tensor
 
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import InnerConfig
 
 RNG = np.random.default_rng(4)

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch import distributions as td
 
 from maml_rl.learners.maml.losses import surrogate_loss
+from maml_rl.learners.maml.objective import MetaBatch
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.latent import action_noise, drawn_latents, with_latents
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack, parameters
 from maml_rl.policies.policy import Policy
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import CODES, REWARD
 from maml_rl.settings.learners import InnerConfig, Surrogate
 

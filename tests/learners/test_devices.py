@@ -14,13 +14,13 @@ from helpers.synthetic import make_meta_batch, make_policy, make_theta
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
 from maml_rl.learners.base import LearnerState
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.policies.parameters import Params
 from maml_rl.sampling.device_rollout import DeviceRollout
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams

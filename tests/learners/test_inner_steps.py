@@ -39,7 +39,7 @@ from maml_rl.learners.maml.inner_step import (
 )
 from maml_rl.learners.maml.learned_advantage import learned_advantages
 from maml_rl.learners.maml.learner import MAML
-from maml_rl.learners.maml.objective import MetaObjective, query_kl, ratio_surrogate
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective, query_kl, ratio_surrogate
 from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import clipped_surrogate
 from maml_rl.learners.maml.outer.reptile import reptile_step
@@ -47,7 +47,7 @@ from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import (
     AdamConfig,
     BaselineConfig,

@@ -25,6 +25,7 @@ import maml_rl
 from maml_rl.learners.maml.inner_step import initial_theta, inner_step
 from maml_rl.learners.maml.losses import mean_kl
 from maml_rl.learners.maml.objective import (
+    MetaBatch,
     MetaObjective,
     exploration_surrogate,
     latent_kl,
@@ -37,7 +38,7 @@ from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.learners.trials import play_trials, sample_tasks
 from maml_rl.policies.latent import LATENT_LOG_STD, LATENT_MEAN, with_latents
 from maml_rl.policies.parameters import make_stack
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.config import Config
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.distributed import Ranks

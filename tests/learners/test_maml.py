@@ -26,7 +26,7 @@ from helpers.synthetic import (
 )
 
 from maml_rl.learners.maml.adapt import adapt
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.learners.maml.outer import trpo
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.action_head import ActionHead
@@ -34,7 +34,6 @@ from maml_rl.policies.distributions import Gaussian
 from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.parameters import make_stack
 from maml_rl.policies.policy import Policy
-from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.torch_runtime import torch_threads

@@ -25,6 +25,7 @@ from maml_rl.learners.maml.inner_step import (
     with_context,
 )
 from maml_rl.learners.maml.objective import (
+    MetaBatch,
     MetaObjective,
     Quantity,
     exploration_surrogate,
@@ -37,7 +38,7 @@ from maml_rl.learners.maml.outer.promp import inner_kl
 from maml_rl.learners.maml.outer.trpo import fisher_vector_product
 from maml_rl.policies.mlp import MLPPolicy
 from maml_rl.policies.parameters import make_stack
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.distributed import Ranks
 

@@ -20,7 +20,7 @@ from helpers.synthetic import (
 import maml_rl
 from maml_rl.analysis.evaluation import evaluate
 from maml_rl.learners.adam import ascend, initial_state
-from maml_rl.learners.maml.objective import Adapted, MetaObjective, ratio_surrogate
+from maml_rl.learners.maml.objective import Adapted, MetaBatch, MetaObjective, ratio_surrogate
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import clipped_surrogate, ppo_step
@@ -32,7 +32,6 @@ from maml_rl.learners.maml.outer.promp import (
 )
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.policies.parameters import make_stack
-from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.learners import AdamConfig, InnerConfig, PPOConfig, ProMPConfig, ReptileConfig
 
 

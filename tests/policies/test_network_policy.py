@@ -32,13 +32,12 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.maml.adapt import adapt
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import MLPPolicy, make_policy
 from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.parameters import make_stack, parameters
-from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.learners import InnerConfig, ProMPConfig, TRPOConfig
 from maml_rl.settings.policy import PolicyConfig
 

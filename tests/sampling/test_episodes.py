@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers.synthetic import make_episodes, make_policy, make_theta
 
+from maml_rl.learners.maml.objective import MetaBatch
 from maml_rl.policies.parameters import make_stack
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 
 T, E, H = 3, 4, 5
 

@@ -27,11 +27,11 @@ from maml_rl.cli import main
 from maml_rl.learners.base import Belief, Iteration, LearnerState
 from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.maml.learner import MAML
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.learners.maml.outer import OUTER, reptile
 from maml_rl.learners.trials import Trial, play_trials, sample_tasks
 from maml_rl.runs.checkpoint import latest_checkpoint
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import (
     BASELINE,
     CODES,

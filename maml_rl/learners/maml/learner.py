@@ -26,7 +26,7 @@ from maml_rl.learners.base import (
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import STEP_SIZE, initial_theta, inner_step, with_context
-from maml_rl.learners.maml.objective import MetaObjective, with_credit
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective, with_credit
 from maml_rl.learners.maml.outer import OUTER
 from maml_rl.learners.maml.step_schedule import (
     NUM_TEST_FACTORS,
@@ -44,7 +44,7 @@ from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.actors import Memory, PolicyActor
 from maml_rl.sampling.collector import Collector
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP
 from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, ReptileConfig
 from maml_rl.system.distributed import Ranks

@@ -8,8 +8,9 @@ copy i is that of task i.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +21,30 @@ from maml_rl.policies.distributions import Distribution, Gaussian
 from maml_rl.policies.latent import latent_distribution
 from maml_rl.policies.parameters import Params, flatten, make_stack, requiring_grad
 from maml_rl.policies.policy import Policy
-from maml_rl.sampling.episodes import Episodes, MetaBatch
+from maml_rl.sampling.episodes import Episodes
 from maml_rl.settings.learners import InnerConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.thread_pool import block_ends, map_blocks
+
+
+class MetaBatch(NamedTuple):
+    """Episodes of one meta-iteration: a support set per inner step, then the query set."""
+
+    supports: tuple[Episodes, ...]
+    query: Episodes
+    stacks: tuple[Mapping[str, Tensor], ...]
+    """Parameters that sampled each set, each (T, ...); those of the query set last."""
+    credit: Tensor | None = None
+    """(T,): by how much E-MAML's term credits each task; ``None`` without that term."""
+
+    def chosen(self, tasks: slice | Tensor) -> MetaBatch:
+        """The episodes and parameters of some tasks: a slice, as views, or a mask (T,) bool."""
+        *supports, query = (episodes.chosen(tasks) for episodes in (*self.supports, self.query))
+        stacks = tuple(
+            {name: value[tasks] for name, value in stack.items()} for stack in self.stacks
+        )
+        credit = None if self.credit is None else self.credit[tasks]
+        return MetaBatch(tuple(supports), query, stacks, credit)
 
 
 @dataclass(frozen=True)

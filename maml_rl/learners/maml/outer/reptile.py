@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.policies.parameters import Params, flatten, make_stack, unflatten
-from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.learners import ReptileConfig
 from maml_rl.system.thread_pool import map_blocks
 

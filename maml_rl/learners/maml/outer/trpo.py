@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from maml_rl.learners.maml.inner_step import with_context
-from maml_rl.learners.maml.objective import MetaObjective
+from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.policies.parameters import Params, flatten, make_stack, requiring_grad, unflatten
-from maml_rl.sampling.episodes import MetaBatch
 from maml_rl.settings.learners import TRPOConfig
 from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import map_blocks
