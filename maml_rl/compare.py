@@ -31,6 +31,7 @@ from maml_rl.settings.dynamics_study import (
     Method,
     make_variant,
 )
+from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.text import counted, duration_text
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def command(argv: list[str]) -> int:
             "required: what to compare. Give dynamics: python -m maml_rl.compare dynamics ..."
         )
     variants = _variants(args.variant)
-    _reference([*args.learners, *variants], args.reference)
+    names = [*(name for name in METHODS if name in args.learners), *variants]
+    reference = _reference(names, args.reference)
     twice = [name for i, name in enumerate(args.learners) if name in args.learners[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
@@ -81,18 +83,17 @@ def command(argv: list[str]) -> int:
         variants=variants,
     )
     # Check the settings of all methods before training any.
-    names = [*(name for name in METHODS if name in args.learners), *variants]
     configs = {name: study.config(name) for name in names}
     checked_seeds(args.seeds, "seeds")
     for config in configs.values():
-        _check_length(Path(str(config.output)), config, folder)
+        _check_length(config, folder)
+    typed = shlex.join(["python", "-m", "maml_rl.compare", *argv])
     try:
         _train(configs, args.seeds)
     except Interrupted as error:
-        typed = shlex.join(["python", "-m", "maml_rl.compare", *argv])
         say(f"stopped in {error.run}, after iteration {error.iteration}. Resume with: {typed}")
         return error.exit_status
-    _evaluate(study, names, args, shlex.join(["python", "-m", "maml_rl.compare", *argv]))
+    _evaluate(study, names, reference, args, typed)
     return 0
 
 
@@ -255,15 +256,14 @@ def _variants(texts: Sequence[str]) -> dict[str, Method]:
     return variants
 
 
-def _check_length(path: Path, config: Config, folder: Path) -> None:
+def _check_length(config: Config, folder: Path) -> None:
     """Check that earlier runs of a method have as many control steps.
 
     They are not extended: step sizes that fall over a run, and the share of a teacher, depend on
     its length.
 
     Args:
-        path: folder of the runs of the method.
-        config: their settings now.
+        config: settings of the method now; its output is the folder of the runs.
         folder: of the comparison.
 
     Raises:
@@ -271,6 +271,7 @@ def _check_length(path: Path, config: Config, folder: Path) -> None:
     """
     from maml_rl.runs.seeds import is_seed_folder, read_seed_folder
 
+    path = Path(str(config.output))
     if not is_seed_folder(path):
         return
     existing = read_seed_folder(path)
@@ -335,9 +336,21 @@ def _reference(names: Sequence[str], chosen: str | None) -> str:
 
 
 def _evaluate(
-    study: DynamicsStudy, names: Sequence[str], args: argparse.Namespace, typed: str
+    study: DynamicsStudy,
+    names: Sequence[str],
+    reference: str,
+    args: argparse.Namespace,
+    typed: str,
 ) -> None:
-    """Evaluate the runs of all methods, and write the report."""
+    """Evaluate the runs of all methods, and write the report.
+
+    Args:
+        study: the settings that all methods share.
+        names: of the methods.
+        reference: the method that each other one is compared with.
+        args: the arguments of the command.
+        typed: the command line.
+    """
     from maml_rl.analysis.comparison.compare import compare, num_evaluations
     from maml_rl.analysis.dynamics.robustness import Robustness
     from maml_rl.analysis.dynamics.study import conditions_of, origins_of, subjects_of
@@ -367,7 +380,7 @@ def _evaluate(
             num_tasks=args.num_tasks,
             num_episodes=args.num_episodes,
             seed=args.evaluation_seed,
-            unfinished=output / "finished",
+            finished=output / "finished",
             progress=progress,
             activity=activity,
         )
@@ -379,10 +392,11 @@ def _evaluate(
             comparison,
             origins_of(study, subjects, runs),
             trained,
-            reference=_reference(names, args.reference),
+            reference=reference,
             budget=args.num_env_steps,
         )
-        write_report(output, comparison, trained, typed, robustness, learning_curves(runs))
+        with unwritable_refused(output, "; the same command resumes"):
+            write_report(output, comparison, trained, typed, robustness, learning_curves(runs))
     _say_tables(robustness)
     say(f"written to {output}: report.html, results.json, results.csv, plots")
 

@@ -187,7 +187,7 @@ def _evaluated(
             tasks=args.task,
             deterministic=args.deterministic,
             deterministic_adaptation=args.deterministic_adaptation,
-            unfinished=unfinished,
+            finished=unfinished,
             progress=progress,
             activity=activity,
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +130,23 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     error = capsys.readouterr().err
     assert "have 1 control steps, not 80,000" in error
     assert f"with --num_env_steps 1, or train others with --output {folder}-80000" in error
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_when_the_report_is_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("maml_rl.analysis.report.files.write_whole", full)
+    few = [flag for flag in SMALL if flag not in ("oracle", "rl2") and "body_mass" not in flag]
+    assert main(["compare", *few, "--dynamics=action_delay=0:1", "--output=out"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "out/evaluation cannot be written" in line
+    assert "No space left" in line
+    assert "--output" not in line  # in another folder, all runs would be trained again
+    assert line.endswith("; the same command resumes")
 
 
 def test_the_evaluation_has_as_many_steps_as_training_or_as_chosen(

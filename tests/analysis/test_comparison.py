@@ -236,7 +236,7 @@ def test_an_interrupted_evaluation_resumes(runs, tmp_path, monkeypatch):
 
 def test_a_damaged_part_is_named(runs, tmp_path):
     first = subjects(runs[:1], "a")
-    sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
+    sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "finished": tmp_path}
     compare(first, [CONDITION], **sizes)
     (part,) = tmp_path.iterdir()
     part.write_text(part.read_text()[:-20])
@@ -252,7 +252,7 @@ def test_other_parameters_are_not_taken_for_the_same(runs, tmp_path):
             num_tasks=3,
             num_episodes=2,
             seed=0,
-            unfinished=tmp_path,
+            finished=tmp_path,
         )
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -262,7 +262,7 @@ def test_a_part_that_another_run_left_has_the_facts_of_this_run(runs, tmp_path):
     counters = {**first.agent.state.counters, "iteration": 7}
     agent = dataclasses.replace(first.agent, state=first.agent.state._replace(counters=counters))
     for subject, expected in ((first, 1), (dataclasses.replace(first, agent=agent), 7)):
-        sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "unfinished": tmp_path}
+        sizes = {"num_tasks": 3, "num_episodes": 2, "seed": 0, "finished": tmp_path}
         (entry,) = compare([subject], [CONDITION], **sizes).main
         assert entry.evaluations[0].description["num_iterations"] == expected
     assert len(list(tmp_path.iterdir())) == 1

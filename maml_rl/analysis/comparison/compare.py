@@ -263,7 +263,7 @@ def compare(
     tasks: Sequence[Task] | None = None,
     deterministic: bool = False,
     deterministic_adaptation: bool = False,
-    unfinished: Path | None = None,
+    finished: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
     activity: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
@@ -281,7 +281,7 @@ def compare(
         tasks: tasks to use instead of fresh ones.
         deterministic: see :func:`~maml_rl.analysis.evaluation.evaluate`.
         deterministic_adaptation: see :func:`~maml_rl.analysis.evaluation.evaluate`.
-        unfinished: folder for finished evaluations, so that an interrupted call can be resumed.
+        finished: folder for finished evaluations, so that an interrupted call can be resumed.
         progress: called with a description after every evaluation.
         activity: called within an evaluation; see :func:`~maml_rl.analysis.evaluation.evaluate`.
 
@@ -307,7 +307,7 @@ def compare(
                 arguments,
                 tasks,
                 fixed=condition.fixed,
-                folder=unfinished,
+                folder=finished,
                 activity=activity,
             )
             groups.setdefault(subject.label, []).append(evaluation)
