@@ -267,7 +267,7 @@ def made_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if it cannot be made or written to.
     """
-    is_new = not folder.exists()
+    is_new = not os.path.exists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

@@ -63,7 +63,7 @@ def command(argv: list[str]) -> int:
     folders = [find_run(run) for run in args.runs]
     args.runs = [run for folder in folders for run in runs_of(folder)]
     folder = args.output or output_folder(folders[0]) / "evaluation"
-    is_old = (folder / "report.html").exists()
+    is_old = os.path.exists(folder / "report.html")  # Path.exists raises for a name too long
     instead = ", in place of an earlier evaluation" if is_old else ""
     typed = shlex.join(["python", "-m", "maml_rl.evaluate", *argv])
     comparison, env = _evaluated(args, num_tasks, env_flags, folder, typed)
@@ -221,7 +221,7 @@ def _check_unfinished(folder: Path) -> None:
     Raises:
         UserError: if something is there that cannot be written into.
     """
-    is_usable = folder.is_dir() and not folder.is_symlink() and os.access(folder, os.W_OK)
+    is_usable = os.path.isdir(folder) and not folder.is_symlink() and os.access(folder, os.W_OK)
     if os.path.lexists(folder) and not is_usable:
         raise UserError(
             f"{folder} is not a folder that can be written to: delete it, or {OTHER_OUTPUT}"

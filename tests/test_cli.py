@@ -656,6 +656,16 @@ def test_evaluate_refuses_bad_numbers_of_tasks(refused, run, flags):
     assert "--num_task" in refused("evaluate", run, *flags.split(" "))
 
 
+def test_names_that_are_too_long_are_refused(refused, run):
+    name = "x" * 300
+    assert "File name too long" in refused("evaluate", run, "--output", name)
+    assert "File name too long" in refused("evaluate", run, "--output", f"{name}/in_it")
+    assert "File name too long" in refused("plot", run, "--output", f"{name}.png")
+    assert "unknown environment" in refused("train", "--env", name)
+    with pytest.raises(UserError, match="there is no folder x"):
+        maml_rl.load(run).export(f"{name}/policy.ts")
+
+
 def test_evaluate_refuses_an_output_that_is_a_file(refused, run, tmp_path):
     (tmp_path / "file").write_text("precious")
     assert "file" in refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ def check_figure_path(path: Path) -> None:
     Raises:
         UserError: if its suffix is unknown, or it is a folder.
     """
-    if path.suffix.lower() not in _FORMATS or path.is_dir():
+    if path.suffix.lower() not in _FORMATS or os.path.isdir(path):
         raise UserError(
             f"figure {path} must be a file that ends in {', '.join(_FORMATS[:-1])} or "
             f"{_FORMATS[-1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -209,7 +210,7 @@ def export(module: PlainPolicy, path: Path) -> None:
     """
     if path.suffix not in _WRITERS:
         raise UserError(f"cannot export to {path}: the suffix must be one of {', '.join(_WRITERS)}")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"cannot export to {path}: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     with unwritable_refused(path), atomic_replace(path, temporary):

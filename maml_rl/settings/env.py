@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -143,7 +144,7 @@ def _hint_of_module(name: str, hint: str) -> str:
         return " A model needs a family: see docs/add_a_family.md."
     module = name.removesuffix(".py")
     file = Path(f"{module}.py")
-    if not module.isidentifier() or not file.is_file():
+    if not module.isidentifier() or not os.path.isfile(file):
         return hint
     try:
         classes = [node for node in ast.parse(file.read_bytes()).body if type(node) is ast.ClassDef]
