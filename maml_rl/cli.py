@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -161,9 +162,9 @@ def _main(argv: Sequence[str] | None) -> int:
     except MemoryError as error:
         print(f"error: not enough memory: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)  # noqa: T201
-        return 130
+        return 128 + getattr(error, "number", signal.SIGINT)
 
 
 def _print_usage(argv: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from maml_rl.settings.learners import LEARNER_CONFIGS, OUTER_CONFIGS, BaselineCo
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
 from maml_rl.settings.sources import preset, preset_names
+from maml_rl.system.stop_flag import StopSignal
 
 SIZES = (
     "--num_iterations=1 --meta_batch_size=2 --num_episodes=2 --horizon=4 "
@@ -1167,3 +1169,21 @@ def test_another_missing_module_is_not_a_dependency(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("maml_rl.plot.command", command)
     with pytest.raises(ModuleNotFoundError, match="plugin"):
         main(["plot", "runs"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (StopSignal(signal.SIGTERM), 143), (StopSignal(1), 129)],
+)
+def test_a_stop_signal_is_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: KeyboardInterrupt,
+    status: int,
+) -> None:
+    def command(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("maml_rl.plot.command", command)
+    assert main(["plot", "runs"]) == status
+    assert capsys.readouterr() == ("", "stopped\n")

@@ -18,6 +18,7 @@ from maml_rl.settings.learners import (
     MAMLConfig,
     OuterConfig,
     TRPOConfig,
+    episodes_per_stage,
     hint_of_group,
     learner_class,
 )
@@ -33,6 +34,7 @@ from maml_rl.settings.ranges import (
     check_ranges,
 )
 from maml_rl.system.safe_yaml import check_plain, plain_values
+from maml_rl.system.text import counted
 
 Engine = Literal["auto", "mujoco", "warp"]
 
@@ -143,13 +145,6 @@ class Config:
         if isinstance(self.callbacks, str):
             object.__setattr__(self, "callbacks", (self.callbacks,))
         check_ranges(self, "")
-        num_steps = self.meta_batch_size * self.num_episodes * self.horizon
-        if num_steps > _MOST_STEPS:
-            raise ValueError(
-                f"meta_batch_size {self.meta_batch_size} x num_episodes {self.num_episodes} x "
-                f"horizon {self.horizon} must be at most {_MOST_STEPS} control steps, "
-                f"got {num_steps}"
-            )
         if type(self.outer) not in OUTER_CONFIGS.values():
             names = [config.__name__ for config in OUTER_CONFIGS.values()]
             raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
@@ -164,6 +159,14 @@ class Config:
             )
         self._check_groups()
         self.learner.check(self)
+        num_episodes = episodes_per_stage(self.learner, self.num_episodes)
+        num_steps = self.meta_batch_size * num_episodes * self.horizon
+        if num_steps > _MOST_STEPS:
+            raise ValueError(
+                f"meta_batch_size {self.meta_batch_size} x {counted(num_episodes, 'episode')} x "
+                f"horizon {self.horizon} must be at most {_MOST_STEPS} control steps, "
+                f"got {num_steps}"
+            )
 
     def _check_groups(self) -> None:
         """Refuse settings that the learner does not use, and contradictions of ``inner``.

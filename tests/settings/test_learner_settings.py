@@ -646,6 +646,19 @@ def test_the_truncation_of_rl2_may_be_null() -> None:
         assert read_back(config) == config
 
 
+@pytest.mark.parametrize("learner", ["rl2", "rma", "sysid"])
+def test_a_setting_without_effect_does_not_limit_the_number_of_tasks(learner: str) -> None:
+    sizes = {"meta_batch_size": 60_000, "num_episodes": 20, "horizon": 1000}
+    config = load_config(env="PointNavigation", learner=learner, **sizes)
+    assert config.meta_batch_size == 60_000
+    with pytest.raises(UserError, match="1000000 x 1 episode x horizon 1001 must be at most"):
+        load_config(
+            env="PointNavigation", learner=learner, meta_batch_size=1_000_000, horizon=1001
+        )
+    with pytest.raises(UserError, match="60000 x 20 episodes x horizon 1000 must be at most"):
+        load_config(env="PointNavigation", **sizes)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
