@@ -83,6 +83,7 @@ HALF_CHEETAHS = {name for name in maml_rl.pretrained_names() if name.startswith(
         ("maml-rl play HalfCheetahVel --sto", {"--stochastic"}),
         ("maml-rl plot --x ", {"steps", "time", "iterations"}),
         ("maml-rl baselines AntDir --baseline o", {"oracle"}),
+        ("maml-rl compare dynamics --learners r", {"randomised", "rl2", "rma"}),
         ("maml-rl list p", {"presets", "pretrained"}),
         ("maml-rl trian --inn", set()),
     ],

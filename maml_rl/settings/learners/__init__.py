@@ -8,20 +8,13 @@ from typing import Any, get_type_hints
 
 from maml_rl.errors import UserError, did_you_mean
 from maml_rl.settings.env import load_object
-from maml_rl.settings.learners.base import (
-    LEARNER_GROUPS,
-    LearnerConfig,
-    check_required,
-    without_required,
-)
+from maml_rl.settings.learners.base import LEARNER_GROUPS, LearnerConfig, without_required
 from maml_rl.settings.learners.maml import (
     OUTER_CONFIGS,
     AdamConfig,
     BaselineConfig,
-    InnerAdvantage,
     InnerConfig,
     JointConfig,
-    LearnedStepSize,
     MAMLConfig,
     OuterConfig,
     PPOConfig,
@@ -40,10 +33,8 @@ __all__ = [
     "OUTER_CONFIGS",
     "AdamConfig",
     "BaselineConfig",
-    "InnerAdvantage",
     "InnerConfig",
     "JointConfig",
-    "LearnedStepSize",
     "LearnerConfig",
     "MAMLConfig",
     "OuterConfig",
@@ -56,7 +47,6 @@ __all__ = [
     "Surrogate",
     "SysIDConfig",
     "TRPOConfig",
-    "check_required",
     "episodes_per_stage",
     "hint_of_group",
     "learner_class",
