@@ -26,7 +26,7 @@ from maml_rl.settings.learners import (
 )
 from maml_rl.settings.parser import load_config
 from maml_rl.settings.policy import PolicyConfig
-from maml_rl.settings.ranges import Each, Integer, ObjectName, OrNone, Positive
+from maml_rl.settings.ranges import Each, Integer, ObjectName, OrNone, Positive, Real
 from maml_rl.training.compose import open_training
 
 GROUPS: dict[str, type] = {
@@ -141,6 +141,14 @@ def test_what_is_accepted_trains(drawn):
     before = training.agent.state.tensors
     assert after.tensors.keys() == before.keys()
     assert after.tensors["theta"].keys() == before["theta"].keys()
+
+
+def test_the_message_about_a_range_names_its_exact_end() -> None:
+    for cls in (GROUPS | LEARNERS | OUTERS).values():
+        for name, expected in getattr(cls, "RANGES", {}).items():
+            inner = getattr(expected, "range", expected)
+            if isinstance(inner, (Positive, Real)):
+                assert float(str(inner).split()[-1]) == inner.most, (cls, name)
 
 
 def wrong_values(expected: Any) -> list[str]:

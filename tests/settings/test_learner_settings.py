@@ -652,9 +652,7 @@ def test_a_setting_without_effect_does_not_limit_the_number_of_tasks(learner: st
     config = load_config(env="PointNavigation", learner=learner, **sizes)
     assert config.meta_batch_size == 60_000
     with pytest.raises(UserError, match="1000000 x 1 episode x horizon 1001 must be at most"):
-        load_config(
-            env="PointNavigation", learner=learner, meta_batch_size=1_000_000, horizon=1001
-        )
+        load_config(env="PointNavigation", learner=learner, meta_batch_size=1_000_000, horizon=1001)
     with pytest.raises(UserError, match="60000 x 20 episodes x horizon 1000 must be at most"):
         load_config(env="PointNavigation", **sizes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -202,7 +201,7 @@ class TRPOConfig(_Decay):
         "cg_iterations": Integer(1, 10_000),
         "cg_damping": Real(0),
         "line_search_steps": Integer(1, 10_000),
-        "line_search_shrink": Positive(math.nextafter(1, 0)),
+        "line_search_shrink": Positive(0.99),
         "fisher_state_stride": OrNone(Integer(1, 1_000_000)),
     }
 
