@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import maml_rl
-from maml_rl.errors import MamlRLWarning, UserError, did_you_mean
+from maml_rl.errors import MamlRLWarning, UserError, did_you_mean, one_line
 from maml_rl.settings.ranges import MOST_DIGITS, Integer
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.untrusted_files import check_text, user_path
@@ -116,7 +116,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 def _warning_line(message: str, category: type[Warning], where: str) -> str:
     """``warning: ...``, with file and line unless it is from this package or from Gymnasium."""
-    text = " ".join(re.sub(r"\x1b\[\d*m", "", message).split())
+    text = one_line(re.sub(r"\x1b\[\d*m", "", message))
     if "\x1b" in message:  # only Gymnasium colours its warnings
         return f"warning: {text.removeprefix('WARN: ')}\n"
     if issubclass(category, MamlRLWarning):

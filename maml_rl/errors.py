@@ -18,9 +18,14 @@ class MamlRLWarning(UserWarning):
     """A problem that does not stop the program. The command line prints only its message."""
 
 
+def one_line(text: str) -> str:
+    """Replace line breaks and other white space by single spaces."""
+    return " ".join(text.split())
+
+
 def in_one_line(error: BaseException) -> str:
     """Format an error of third-party code in one line: type, message, file and line."""
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return type(error).__name__ + (f": {message}" if message else "") + where

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import docstring_parser
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
@@ -543,6 +544,19 @@ def test_an_environment_whose_library_is_missing_is_refused(refused, monkeypatch
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
     assert library in refused("train", *TINY, "--env", env)
+
+
+def test_an_environment_whose_module_fails_is_refused_with_the_place(
+    refused, monkeypatch, tmp_path
+):
+    (tmp_path / "two_lines.py").write_text("raise RuntimeError('first line\\nsecond line')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(
+        gym.registry, "TwoLines-v0", gym.envs.registration.EnvSpec("TwoLines-v0", "two_lines:Env")
+    )
+    message = refused("train", *TINY, "--env", "TwoLines-v0", "--env.size", "3")
+    assert "(RuntimeError: first line second line (" in message
+    assert message.endswith("two_lines.py, line 1))")
 
 
 @pytest.mark.parametrize("there", ["file in it", "hidden file in it", "file", "run"])

@@ -280,7 +280,7 @@ def _creator(env_id: str) -> Any:
     try:
         return gym.envs.registration.load_env_creator(creator)
     except Exception as error:  # whatever the user's code raises
-        problem = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"environment {env_id!r} cannot be made: {creator} cannot be imported ({problem})"
+            f"environment {env_id!r} cannot be made: {creator} cannot be imported "
+            f"({in_one_line(error)})"
         ) from error

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from maml_rl.errors import UserError, did_you_mean
+from maml_rl.errors import UserError, did_you_mean, one_line
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import family_of
@@ -94,7 +94,7 @@ def optional_settings(parser: ArgumentParser) -> set[str]:
 
 def plain_message(message: str) -> str:
     """Reword a message of the parser without names of Python types."""
-    text = " ".join(message.split()).removeprefix("Parser key ")
+    text = one_line(message).removeprefix("Parser key ")
     several = re.fullmatch(_SEVERAL_TYPES, text)
     if several is not None:
         setting, types, value = several.groups()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, one_line
 from maml_rl.system.untrusted_files import LONGEST_TEXT, read_text
 
 _MAX_NODES = 200_000
@@ -93,7 +93,7 @@ def _read_file(path: Path) -> Any:
     try:
         return _load_yaml(read_text(path))
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read as YAML: {one_line(str(error))}") from error
 
 
 def read_value(text: str, what: str) -> Any:
@@ -109,9 +109,9 @@ def read_value(text: str, what: str) -> Any:
     try:
         return _load_yaml(text)
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
         raise UserError(
-            f"{what} {text!r:.100} cannot be read as YAML ({problem}): quote text, as '\"...\"'"
+            f"{what} {text!r:.100} cannot be read as YAML ({one_line(str(error))}): quote text, as "
+            "'\"...\"'"
         ) from error
 
 
@@ -155,9 +155,7 @@ def check_plain(value: Any, what: str) -> None:
             raise ValueError(f"it is longer than {LONGEST_TEXT // 2} characters")
         read = _load_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{what} cannot be written to a file: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"{what} cannot be written to a file: {one_line(str(error))}") from error
     if repr(read) != repr(value):  # unlike ==, repr equates NaNs and tells 1 from True
         raise UserError(
             f"{what} cannot be written to a file: {value!r:.100} would be read back as "

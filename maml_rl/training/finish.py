@@ -16,6 +16,7 @@ from maml_rl.analysis.recording import NUM_ROWS, play
 from maml_rl.analysis.rendering import rendering_problem
 from maml_rl.analysis.statistics import mean_of_valid
 from maml_rl.analysis.video_grid import whole_file
+from maml_rl.errors import one_line
 from maml_rl.runs.progress_log import AnimatedImage, log_final
 from maml_rl.settings.config import Config
 from maml_rl.system.stop_flag import StopFlag
@@ -180,5 +181,5 @@ def video_failures_logged(iteration: int | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         log(f"no video of iteration {iteration}: {reason}")
