@@ -1106,7 +1106,9 @@ def test_an_adapted_policy_is_no_run_to_go_on_with(run, tmp_path, capsys, monkey
     adapted.save(tmp_path / "adapted")
     before = sorted(tmp_path.rglob("*"))
     assert main(["train", "--resume", "adapted"]) == 2
-    assert "after 1 adaptation step," in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "after 1 adaptation step," in error
+    assert error.endswith(" with: python -m maml_rl.train --init_from adapted ...\n")
     assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before
     with pytest.raises(UserError, match=r"choose another$"):
         adapted.save(tmp_path / "adapted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def with_seeds(folder: Path, config: Config, seeds: Sequence[int]) -> SeedFolder
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         raise UserError(
             f"the runs in {folder} have other settings of {', '.join(names)}: choose another "
-            f"output, or resume them as they are with --resume {folder}"
+            f"output, or resume them as they are with --resume {shlex.quote(str(folder))}"
         )
     return SeedFolder(folder, config, tuple(dict.fromkeys([*existing.seeds, *seeds])))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,7 +191,7 @@ def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:
     if num_steps:
         raise UserError(
             f"{run} holds an agent after {counted(num_steps, 'adaptation step')}, not a run to "
-            f"resume: start a new run from it by --init_from {shlex.quote(str(run))}"
+            f"resume. Start a new run from it with: {new_run_command(run)} ..."
         )
 
 

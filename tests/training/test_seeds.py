@@ -232,7 +232,7 @@ def test_settings_in_python_need_not_be_complete(tmp_path):
 
 
 @pytest.mark.slow
-def test_other_settings_are_refused(folder, capsys):
+def test_other_settings_are_refused(folder, capsys, tmp_path):
     flags = [*FLAGS, "--horizon=4", "--outer.max_kl=0.5", "--seeds", "0", "8"]
     assert main(["train", *flags, "--output", str(folder)]) == 2
     error = capsys.readouterr().err
@@ -240,6 +240,10 @@ def test_other_settings_are_refused(folder, capsys):
     assert f"--resume {folder}" in error
     assert yaml.safe_load((folder / "seeds.yaml").read_text())["seeds"] == [0, 1, 5]
     assert not (folder / "seed-8").exists()
+    # A folder whose name a shell splits
+    spaced = shutil.copytree(folder, tmp_path / "my runs")
+    assert main(["train", *flags, "--output", str(spaced)]) == 2
+    assert capsys.readouterr().err.endswith(f"--resume '{spaced}'\n")
 
 
 @pytest.mark.parametrize(
