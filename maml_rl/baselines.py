@@ -6,9 +6,10 @@ import argparse
 import sys
 
 from maml_rl.cli import main, one_of, parse, positive, run_parser, say
+from maml_rl.runs.baselines import POLICIES
 from maml_rl.runs.pretrained import find_run
 
-BASELINES = ("random", "pretrained", "oracle", "ppo")
+BASELINES = (*POLICIES, "ppo")
 
 
 def command(argv: list[str]) -> int:
@@ -25,7 +26,7 @@ def command(argv: list[str]) -> int:
     from maml_rl.training.reporting import Interrupted
 
     # Check all baselines before training any.
-    policies = [name for name in BASELINES if name in args.baseline and name != "ppo"]
+    policies = [name for name in POLICIES if name in args.baseline]
     options = {"num_iterations": args.num_iterations, "seed": args.seed, "device": args.device}
     configs = {name: baseline_config(args.run, name, **options) for name in policies}
     if "ppo" in args.baseline:
