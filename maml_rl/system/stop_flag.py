@@ -107,16 +107,16 @@ class StopFlag:
 
 
 @contextlib.contextmanager
-def signals_held() -> Iterator[list[int]]:
-    """Hold the stop signals, including those that the user handles, during the block.
+def signals_held() -> Iterator[None]:
+    """Delay the stop signals, including those that the user handles, to the end of the block.
 
-    Yields:
-        Numbers of the signals received so far. After the block, the caller delivers them by
-        ``signal.raise_signal``.
+    If the block raises, they are dropped.
     """
     received: list[int] = []
     with _handlers_replaced(lambda number, frame: received.append(number), _is_not_ignored):
-        yield received
+        yield
+    for number in received:
+        signal.raise_signal(number)
 
 
 def _is_default(handler: Any) -> bool:

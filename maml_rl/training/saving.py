@@ -149,6 +149,7 @@ def save_after(
     Raises:
         CannotWriteError: if saving fails after a stop signal or another CannotWriteError. After
             any other error, the failure is only logged.
+        StopSignal: if a stop signal is received while saving after another error.
     """
     resume_with = resume_command(run)
     # The messages of these errors already contain the command to resume.
@@ -161,23 +162,25 @@ def save_after(
                 f"{resume_with}"
             )
         return
-    # Save the last finished iteration.
-    try:
-        with signals_held():
+    # A further stop signal changes nothing in a run that one has stopped.
+    ignored = (KeyboardInterrupt,) if isinstance(error, KeyboardInterrupt) else ()
+    with contextlib.suppress(*ignored), signals_held():
+        # Save the last finished iteration.
+        try:
             save_state(run, config, state, best)
-    except CannotWriteError as failure:
-        if is_reported:
-            raise
-        log(f"iteration {iteration} could not be saved: {failure}")
-        return
-    # Log how to continue.
-    if isinstance(error, TooManyFailures):  # resumed, the run would fail in the same way
-        log(
-            f"iteration {iteration} is saved. Continue from it with other settings: "
-            f"{new_run_command(run)} ..."
-        )
-    elif not is_reported:
-        log(f"stopped by an error; iteration {iteration} is saved. Resume with: {resume_with}")
+        except CannotWriteError as failure:
+            if is_reported:
+                raise
+            log(f"iteration {iteration} could not be saved: {failure}")
+            return
+        # Log how to continue.
+        if isinstance(error, TooManyFailures):  # resumed, the run would fail in the same way
+            log(
+                f"iteration {iteration} is saved. Continue from it with other settings: "
+                f"{new_run_command(run)} ..."
+            )
+        elif not is_reported:
+            log(f"stopped by an error; iteration {iteration} is saved. Resume with: {resume_with}")
 
 
 def refuse_adapted_agent(run: Path, checkpoint: Checkpoint) -> None:

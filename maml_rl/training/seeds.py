@@ -138,7 +138,7 @@ def _interrupted(error: KeyboardInterrupt, run: Path, folder: SeedFolder) -> Int
     """Return the error that stops all seeds, with the command that resumes them."""
     if isinstance(error, Interrupted):
         return Interrupted(run, error.iteration, error.number, folder.path)
-    # Interrupted while the run was opened
+    # Interrupted while the run was opened, or saved after an error
     newest = latest_checkpoint(run / "checkpoints")
     iteration = 0 if newest is None else int(newest.name)
-    return Interrupted(run, iteration, signal.SIGINT, folder.path)
+    return Interrupted(run, iteration, getattr(error, "number", signal.SIGINT), folder.path)

@@ -172,18 +172,16 @@ class TrainingRun:
             training = self.training.with_progress(Announced(Activity(bar))).ended()
             bar.leave = False
         # Save the choice; hold signals until that is done
-        with signals_held() as received:
+        with signals_held():
             forget_results(self.folder, self.config)
             state = training.agent.state
             save_state(self.folder, self.config, state, self.best, is_final=True)
             self.training = training
             self.progress.agent = training.agent
             self.has_ended = True
-        note = training.agent.learner.describe(state).get("note")
-        if state is not before and note:
-            log(f"{note}{took_text(started_s)}")
-        for number in received:
-            signal.raise_signal(number)
+            note = training.agent.learner.describe(state).get("note")
+            if state is not before and note:
+                log(f"{note}{took_text(started_s)}")
 
     @contextlib.contextmanager
     def _outputs(self) -> Iterator[_Outputs]:
@@ -226,7 +224,7 @@ class TrainingRun:
                 images = record_iteration(self.folder, training.agent, self.config.seed)
 
         # Log, count and save the iteration; hold signals until that is done
-        with signals_held() as received:
+        with signals_held():
             for name, value in [*metrics.items(), *images.items()]:
                 outputs.logger.record(name, value)
             with writing():
@@ -240,12 +238,10 @@ class TrainingRun:
             # The last state is saved after the learner's choice.
             if not is_last and (is_best or _is_due(iteration, logging.checkpoint_every)):
                 save_state(self.folder, self.config, state, best)
+            if failures:
+                log(f"iteration {iteration}: {summary(failures)}")
 
-        # Show the result; deliver the held signals
-        if failures:
-            log(f"iteration {iteration}: {summary(failures)}")
-        for number in received:
-            signal.raise_signal(number)
+        # Show the result
         progress = progress_text(metrics)
         outputs.pace.count(state.counters["num_env_steps"])
         log_pace(outputs.pace)

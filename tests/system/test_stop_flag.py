@@ -127,12 +127,32 @@ def test_what_is_raised_in_del_is_not_lost() -> None:
     assert reached == ["ignored by Python"]
 
 
-def test_held_signals_are_listed() -> None:
+def test_held_signals_are_delivered_after_the_block() -> None:
+    flag, reached = StopFlag(), []
+
+    def block() -> None:
+        with flag.handling():
+            with signals_held():
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(signal.SIGINT)
+                reached.append(flag.number)
+            reached.append("after the block")
+
+    assert raised(block) == signal.SIGHUP
+    assert reached == [None]
+    assert flag.number == signal.SIGHUP
+
+
+def test_held_signals_do_not_replace_an_error_of_the_block() -> None:
     flag = StopFlag()
-    with flag.handling(), signals_held() as received:
-        signal.raise_signal(signal.SIGHUP)
-        signal.raise_signal(signal.SIGINT)
-    assert received == [signal.SIGHUP, signal.SIGINT]
+
+    def block() -> None:
+        with signals_held():
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("of the block")
+
+    with flag.handling(), pytest.raises(ValueError, match="of the block"):
+        block()
     assert flag.number is None
 
 
@@ -144,19 +164,19 @@ def test_a_handler_of_the_user_stays_and_can_be_held() -> None:
     with flag.handling():
         for number in NUMBERS:
             signal.raise_signal(number)
-        with signals_held() as held:
+        with signals_held():
             signal.raise_signal(signal.SIGTERM)
-    assert received == NUMBERS
-    assert held == [signal.SIGTERM]
+            assert received == NUMBERS
+    assert received == [*NUMBERS, signal.SIGTERM]
     assert flag.number is None
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     flag = StopFlag()
-    with flag.handling(), signals_held() as held:
+    with flag.handling(), signals_held():
         signal.raise_signal(signal.SIGHUP)
-    assert (held, flag.number) == ([], None)
+    assert flag.number is None
 
 
 def test_the_handlers_from_before_come_back() -> None:

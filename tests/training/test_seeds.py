@@ -23,7 +23,7 @@ from maml_rl.sampling.failures import TooManyFailures
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import EnvConfig
 from maml_rl.system.stop_flag import StopFlag
-from maml_rl.training import start
+from maml_rl.training import saving, start
 from maml_rl.training.training_run import TrainingRun
 
 SETTINGS: dict[str, Any] = {
@@ -191,6 +191,24 @@ def test_a_seed_with_too_many_failures_does_not_stop_the_others(tmp_path, monkey
     assert main(["train", *FLAGS, "--seeds", "0", "1", "--output", str(output)]) == 1
     assert f"1 of 2 runs stopped: {output / 'seed-0'}: too many" in capsys.readouterr().err
     assert iterations(output) == {"seed-0": 1, "seed-1": 2}
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_failed_seed_is_saved_stops_all_seeds(tmp_path, monkeypatch, capsys):
+    interrupted_at_seed(monkeypatch, 0, TooManyFailures("too many", []))
+    original = saving.save_state
+
+    def save_state(*args: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        original(*args)
+
+    monkeypatch.setattr(saving, "save_state", save_state)
+    output = tmp_path / "runs"
+    assert main(["train", *FLAGS, "--seeds", "0", "1", "--output", str(output)]) == 143
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].endswith(f"train --resume {output}")
+    assert "iteration 1 is saved" in out + err
+    assert iterations(output) == {"seed-0": 1}
 
 
 @pytest.mark.slow

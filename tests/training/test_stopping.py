@@ -16,7 +16,7 @@ from helpers.runs import MODULE, assert_equal_runs, last, tiny
 import maml_rl.learners.trials
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.sampling.collector import Collector
-from maml_rl.training import finish, training_run
+from maml_rl.training import finish, saving, training_run
 from maml_rl.training.reporting import Interrupted
 from maml_rl.training.start import resume, train
 
@@ -115,6 +115,17 @@ def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
             train(tiny(tmp_path / "run"))
     assert reached == ["first"]
     assert last(tmp_path / "run").values["iteration"] == 2
+
+
+def test_a_further_signal_while_a_stopped_run_is_saved_changes_nothing(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        send = lambda: signal.raise_signal(signal.SIGINT)  # noqa: E731
+        call_first(patched, MAML, "_outer_step", 3, send)
+        call_first(patched, saving, "save_state", 1, send)
+        with pytest.raises(Interrupted, match="after iteration 3") as stopped:
+            train(tiny(tmp_path / "run"))
+    assert stopped.value.exit_status == 128 + signal.SIGINT
+    assert last(tmp_path / "run").values["iteration"] == 3
 
 
 @pytest.mark.parametrize("call", [5, 6], ids=["failures.csv", "progress.csv"])
