@@ -262,12 +262,8 @@ def _env_mapping(env: EnvConfig) -> dict[str, Any]:
     arguments = dict(env.kwargs)
     has_setting_name = not arguments.keys().isdisjoint(ENV_SETTINGS)
     values = {"name": env.name, **({"kwargs": arguments} if has_setting_name else arguments)}
-    if env.vectorization != "sync":
-        values["vectorization"] = env.vectorization
-    if env.observe_task:
-        values["observe_task"] = True
-    if env.kwarg_ranges:
-        values["kwarg_ranges"] = dict(env.kwarg_ranges)
-    if env.task_list:
-        values["task_list"] = list(env.task_list)
+    default = EnvConfig()
+    for name in ("vectorization", "observe_task", "kwarg_ranges", "task_list"):
+        if getattr(env, name) != getattr(default, name):
+            values[name] = plain_values(getattr(env, name))
     return values

@@ -77,7 +77,7 @@ DEFAULT_REFERENCE = "randomised"
 """The method that others are compared with, if it is one of them."""
 
 
-class Failure(NamedTuple):
+class ActuatorFailure(NamedTuple):
     """Dynamics in which an actuator fails in mid-episode."""
 
     dynamics: Mapping[str, Any]
@@ -253,7 +253,7 @@ class DynamicsStudy:
         ]
         return [dict(zip(names, pair, strict=True)) for pair in itertools.product(*values)]
 
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ActuatorFailure]:
         """Return dynamics in which an actuator, drawn for each task, fails in the first episode.
 
         It fails after a quarter or a half of the horizon, and is dead in all later episodes. If the
@@ -269,7 +269,7 @@ class DynamicsStudy:
             for step in dict.fromkeys((horizon // 4, horizon // 2)):
                 actuator = {"low": 0, "high": last}
                 fails = {"change_step": step, f"{CHANGED}disabled_actuator": actuator}
-                failures.append(Failure({**mass, **fails}, {**mass, "change_step": step}))
+                failures.append(ActuatorFailure({**mass, **fails}, {**mass, "change_step": step}))
         return failures
 
     def trained_range(self, name: str) -> tuple[float, float]:

@@ -97,7 +97,7 @@ class TrainingRun:
         self.training = training
         self.stop_flag = stop_flag
         self.callbacks = callbacks
-        self.progress = RunInProgress(folder, config, training.agent)
+        self.run = RunInProgress(folder, config, training.agent)
         self.best = best
         self.has_ended = has_ended
 
@@ -112,7 +112,7 @@ class TrainingRun:
             try:
                 with writing():
                     remove_unfinished(self.folder / "videos")
-                notify(self.callbacks, "on_start", self.progress)
+                notify(self.callbacks, "on_start", self.run)
                 can_record = None
                 if not self._is_over():
                     self._log_start()
@@ -121,14 +121,14 @@ class TrainingRun:
                     if self.best is not None:
                         number, value = self.best
                         log(f"best evaluation in training: {value:.1f} after iteration {number}")
-                if self.progress.stop_reason is not None:
-                    log(f"ended after iteration {self.iteration}: {self.progress.stop_reason}")
+                if self.run.stop_reason is not None:
+                    log(f"ended after iteration {self.iteration}: {self.run.stop_reason}")
                 if not self.has_ended:
                     self._end()
                 # Free the training environment: the evaluation makes its own.
                 close_env(self.training.collector.env, self.config.env.name)
                 finish(self.folder, self.config, self.training.agent, self.stop_flag, can_record)
-                notify(self.callbacks, "on_end", self.progress)
+                notify(self.callbacks, "on_end", self.run)
             except BaseException as error:  # also KeyboardInterrupt: save the finished iterations
                 save_after(error, self.folder, self.config, self.training.agent.state, self.best)
                 if isinstance(error, KeyboardInterrupt):
@@ -160,7 +160,7 @@ class TrainingRun:
                     return
 
     def _is_over(self) -> bool:
-        is_stopped = self.progress.stop_reason is not None
+        is_stopped = self.run.stop_reason is not None
         return _is_over(self.training, self.config, self.stop_flag, is_stopped)
 
     def _end(self) -> None:
@@ -177,7 +177,7 @@ class TrainingRun:
             state = training.agent.state
             save_state(self.folder, self.config, state, self.best, is_final=True)
             self.training = training
-            self.progress.agent = training.agent
+            self.run.agent = training.agent
             self.has_ended = True
             note = training.agent.learner.describe(state).get("note")
             if state is not before and note:
@@ -213,8 +213,8 @@ class TrainingRun:
             metrics["time/meta_iteration_s"] = time.perf_counter() - started
             if _is_due(iteration, logging.evaluate_every):
                 metrics |= training.evaluation_metrics()
-            self.progress.agent = training.agent
-            notify_of_iteration(self.callbacks, self.progress, metrics)
+            self.run.agent = training.agent
+            notify_of_iteration(self.callbacks, self.run, metrics)
             best = self._best_after(training, metrics)
 
         # Record a video if due; a stop signal interrupts it, since it may take long
@@ -233,7 +233,7 @@ class TrainingRun:
             self.training = training
             self.has_ended = False
             is_best, self.best = best != self.best, best
-            is_stopped = self.progress.stop_reason is not None
+            is_stopped = self.run.stop_reason is not None
             is_last = is_stopped or iteration == self.config.num_iterations
             # The last state is saved after the learner's choice.
             if not is_last and (is_best or _is_due(iteration, logging.checkpoint_every)):
