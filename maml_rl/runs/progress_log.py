@@ -28,11 +28,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from maml_rl.errors import UserError
+from maml_rl.runs.progress_table import ITERATION
 from maml_rl.system.atomic_files import append, sync, write_whole
 from maml_rl.system.safe_yaml import to_yaml
 from maml_rl.system.untrusted_files import check_regular
 
-STEP = "time/iteration"
 _EVENTS = "events.out.tfevents"
 _MAX_STEP_DIGITS = 20
 """Python refuses to parse integers of thousands of digits."""
@@ -57,12 +57,12 @@ class AppendingCSV:
 
     def __init__(self, path: Path, last_step: int, columns: Sequence[str] = ()) -> None:
         self._path = path
-        self._columns = [STEP, *columns]
+        self._columns = [ITERATION, *columns]
         self._write(self._read(last_step))
 
     def append(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows of meta-iteration ``step``."""
-        new_rows: list[dict[str, Any]] = [{STEP: step, **row} for row in rows]
+        new_rows: list[dict[str, Any]] = [{ITERATION: step, **row} for row in rows]
         new_columns = {key for row in new_rows for key in row} - set(self._columns)
         if new_columns:  # rewrite the file with the longer header
             old_rows = self._read(step)
@@ -100,11 +100,11 @@ def check_metrics(metrics: Any, what: str) -> None:
     if not isinstance(metrics, dict):
         raise UserError(f"{what}: metrics must be a dict of numbers by tag, got {metrics!r:.100}")
     for tag, value in metrics.items():
-        is_tag = isinstance(tag, str) and tag.isprintable() and tag not in ("", STEP)
+        is_tag = isinstance(tag, str) and tag.isprintable() and tag not in ("", ITERATION)
         if not (is_tag and _is_number(value)):
             raise UserError(
-                f"{what}: metrics must be numbers, by a printable tag other than {STEP!r}; got "
-                f"{tag!r:.100}: {value!r:.100}"
+                f"{what}: metrics must be numbers, by a printable tag other than {ITERATION!r}; "
+                f"got {tag!r:.100}: {value!r:.100}"
             )
 
 
@@ -171,7 +171,7 @@ class AppendingCSVWriter(KVWriter):
 
 def _is_step(row: dict[str, Any], last_step: int) -> bool:
     """Return whether a row is complete and not beyond ``last_step``."""
-    step = row.get(STEP) or ""
+    step = row.get(ITERATION) or ""
     is_number = step.isdecimal() and len(step) < _MAX_STEP_DIGITS
     return is_number and int(step) <= last_step and None not in row and None not in row.values()
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError, did_you_mean, in_one_line
-from maml_rl.runs.progress_log import STEP, check_metrics, read_rows
+from maml_rl.runs.progress_log import check_metrics, read_rows
+from maml_rl.runs.progress_table import ITERATION
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import load_object
 from maml_rl.settings.ranges import Real, check_integers
@@ -126,7 +127,7 @@ class StopOnPlateau(Callback):
         is_plateau = False
         for row in rows:
             if row.get(self.metric):
-                is_plateau = self._add(int(row[STEP]), float(row[self.metric]))
+                is_plateau = self._add(int(row[ITERATION]), float(row[self.metric]))
         if is_plateau:
             self._stop(run)
 

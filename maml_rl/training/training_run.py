@@ -17,6 +17,7 @@ from maml_rl.analysis.video_grid import remove_unfinished
 from maml_rl.learners.base import Iteration
 from maml_rl.runs.checkpoint_files import Best
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger
+from maml_rl.runs.progress_table import SECONDS, STEPS
 from maml_rl.sampling.failures import Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
 from maml_rl.settings.config import Config, to_mapping
@@ -209,8 +210,8 @@ class TrainingRun:
             state, metrics, failures = self._learner_iteration(outputs)
             training = self.training.continued(state)
             iteration = training.iteration
-            metrics["time/num_env_steps"] = state.counters["num_env_steps"]
-            metrics["time/meta_iteration_s"] = time.perf_counter() - started
+            metrics[STEPS] = state.counters["num_env_steps"]
+            metrics[SECONDS] = time.perf_counter() - started
             if _is_due(iteration, logging.evaluate_every):
                 metrics |= training.evaluation_metrics()
             self.run.agent = training.agent

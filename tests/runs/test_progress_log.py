@@ -15,13 +15,13 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from maml_rl.errors import UserError
 from maml_rl.runs.progress_log import (
-    STEP,
     AnimatedImage,
     AppendingCSV,
     AppendingCSVWriter,
     TensorBoardWriter,
     make_logger,
 )
+from maml_rl.runs.progress_table import ITERATION
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -45,7 +45,7 @@ def log(
 
 def test_rows_and_scalars_are_written(tmp_path):
     log(tmp_path, 0, range(1, 4))
-    assert [(row[STEP], row["train/x"]) for row in rows(tmp_path)] == [
+    assert [(row[ITERATION], row["train/x"]) for row in rows(tmp_path)] == [
         ("1", "1.0"),
         ("2", "2.0"),
         ("3", "3.0"),
@@ -56,7 +56,7 @@ def test_rows_and_scalars_are_written(tmp_path):
 def test_a_row_is_on_disk_before_the_writer_is_closed(tmp_path):
     writer = AppendingCSVWriter(tmp_path / "progress.csv", 0)
     writer.write({"train/x": 1.0}, {}, 1)
-    assert [row[STEP] for row in rows(tmp_path)] == ["1"]
+    assert [row[ITERATION] for row in rows(tmp_path)] == ["1"]
 
 
 def test_a_scalar_is_on_disk_before_the_writer_is_closed(tmp_path):
@@ -72,7 +72,7 @@ def test_what_lies_beyond_the_checkpoint_is_cut(tmp_path, last_step):
     log(tmp_path, last_step, range(last_step + 1, 8), sign=-1.0)
     expected = [(step, float(step)) for step in range(1, min(last_step, 5) + 1)]
     expected += [(step, -float(step)) for step in range(last_step + 1, 8)]
-    assert [(int(row[STEP]), float(row["train/x"])) for row in rows(tmp_path)] == expected
+    assert [(int(row[ITERATION]), float(row["train/x"])) for row in rows(tmp_path)] == expected
     assert scalars(tmp_path) == {"train/x": expected}
 
 
@@ -90,14 +90,14 @@ def test_animated_images_go_to_tensorboard_alone_and_are_cut_too(tmp_path):
         (4, [b"40", b"30", b"GIF89a new"]),
         (5, [b"40", b"30", b"GIF89a new"]),
     ]
-    assert [set(row) for row in rows(tmp_path)] == [{STEP, "train/x"}] * 3
+    assert [set(row) for row in rows(tmp_path)] == [{ITERATION, "train/x"}] * 3
 
 
 def test_interrupted_twice_nothing_is_repeated(tmp_path):
     log(tmp_path, 0, range(1, 4))
     log(tmp_path, 2, range(3, 7))
     log(tmp_path, 4, range(5, 8))
-    assert [row[STEP] for row in rows(tmp_path)] == [str(step) for step in range(1, 8)]
+    assert [row[ITERATION] for row in rows(tmp_path)] == [str(step) for step in range(1, 8)]
     assert scalars(tmp_path) == {"train/x": [(step, float(step)) for step in range(1, 8)]}
 
 
@@ -153,7 +153,7 @@ def test_an_empty_file_is_survived(tmp_path, name):
     path = event_files(tmp_path)[0] if name == "events" else tmp_path / name
     path.write_bytes(b"")
     log(tmp_path, 2, range(3, 4))
-    assert rows(tmp_path)[-1] == {STEP: "3", "train/x": "3.0"}
+    assert rows(tmp_path)[-1] == {ITERATION: "3", "train/x": "3.0"}
     assert scalars(tmp_path)["train/x"][-1] == (3, 3.0)
 
 
