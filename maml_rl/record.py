@@ -37,6 +37,9 @@ def command(argv: list[str]) -> int:
     """Record a run."""
     env_flags, rest = take_env_flags(argv)
     args = parse(make_parser(), rest)
+    if env_flags.sweeps:
+        raise UserError("record does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
+    refuse_flags_beside_task(args.task, env_flags)
 
     from maml_rl.agents.load import load_run
     from maml_rl.runs.pretrained import find_run, output_folder
@@ -48,9 +51,6 @@ def command(argv: list[str]) -> int:
     if args.format and path.suffix.lower() != f".{args.format}":
         raise UserError(f"--format {args.format} contradicts --output {path}: leave one out")
     agent = load_run(run, resolve_device(args.device), args.iteration)
-    if env_flags.sweeps:
-        raise UserError("record does not sweep: --dynamics NAME=LOW:HIGH:POINTS is for evaluate")
-    refuse_flags_beside_task(args.task, env_flags)
     config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
     agent = dataclasses.replace(agent, config=config)
     _record(agent, path, args)

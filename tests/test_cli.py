@@ -711,6 +711,20 @@ def test_record_refuses_a_bad_task(refused, run, task, parts):
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dynamics", "goal_x=0:1:3"], "record does not sweep"),
+        (["--task", "goal_x=0.1,goal_y=0", "--dynamics", "goal_x=1"], "leave out --dynamics"),
+    ],
+)
+def test_record_refuses_contradictions_before_it_loads_the_run(
+    refused, run, monkeypatch, flags, message
+):
+    monkeypatch.setattr("maml_rl.agents.load.load_run", lambda *_: pytest.fail("loaded"))
+    assert message in refused("record", run, *flags)
+
+
 @pytest.mark.parametrize("output", ["new/video.avi", "video", "video.mp4.txt", "new/.mp4"])
 def test_record_refuses_an_unknown_ending(refused, run, output):
     assert ".gif" in refused("record", run, "--output", output)
