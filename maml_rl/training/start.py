@@ -23,7 +23,7 @@ from maml_rl.system.stop_flag import StopFlag
 from maml_rl.system.torch_runtime import resolve_device, standard_torch
 from maml_rl.system.untrusted_files import user_path
 from maml_rl.training.callbacks import Callback, make_callbacks
-from maml_rl.training.compose import open_training, with_engine
+from maml_rl.training.compose import open_training
 from maml_rl.training.reporting import log_resume
 from maml_rl.training.saving import (
     refuse_adapted_agent,
@@ -75,10 +75,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         )
     # Refuse what config.yaml cannot hold, before opening anything.
     to_mapping(config)
-    device = resolve_device(config.device)
-    with joined(device) as ranks:
-        # The engine is chosen once: a resumed run keeps it.
-        config = with_engine(config, device, ranks.number)
+    with joined(resolve_device(config.device)) as ranks:
         # Resume if torchrun has restarted the processes.
         restarted_run = remembered_run_folder()
         if restarted_run is not None:
@@ -89,6 +86,7 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         output = user_path(config.output) if config.output else None
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
         with open_training(config, ranks, stop_flag.check) as training:
+            config = training.agent.config  # has the engine that was chosen: a resume keeps it
             if not ranks.leads:
                 return follow(config, training, stop_flag, has_ended=False)
             run = output or new_default_folder(config.env.name, config.seed)
