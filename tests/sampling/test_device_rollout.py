@@ -220,7 +220,7 @@ class Stub:
 
     def step(self, actions: Any) -> tuple[Any, ...]:
         assert isinstance(actions, Tensor if self.on_device else np.ndarray)
-        assert np.isfinite(np.asarray(actions)[~self.finished]).all()
+        assert np.isfinite(np.asarray(actions)).all()
         self.t += 1
         live = ~self.finished
         reward = np.where(live, 10.0 * np.arange(6) + self.t, 0.0)
@@ -245,6 +245,7 @@ class StubActor(Actor):
         self.seen: list[tuple[list[float], list[bool]]] = []
 
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
+        assert np.isfinite(observations).all()
         outputs = observations / 10
         if self.broken is not None and self.broken[1] == t:
             outputs[self.broken[0]] = np.nan
@@ -267,6 +268,7 @@ CASES: dict[str, tuple[list[Any], Any, dict[int, str]]] = {
     "first observation": ([("observation", 3, 0, np.nan)], None, {3: OBSERVATION}),
     "observation": ([("observation", 3, 2, np.inf)], None, {3: OBSERVATION}),
     "last observation": ([("observation", 4, 7, np.nan)], None, {}),
+    "observation at the end": ([("observation", 0, 3, np.nan)], None, {}),
     "observation after the end": ([("observation", 0, 5, np.nan)], None, {}),
     "reward": ([("reward", 2, 3, -np.inf)], None, {2: REWARD}),
     "action": ([], (5, 4), {5: ACTION}),
