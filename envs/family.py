@@ -239,19 +239,19 @@ def sample_tasks(
     """Draw tasks: first the family's parameters, then those of its ``dynamics`` setting.
 
     Raises:
-        ValueError: if ``sample_tasks`` of the family returns no mapping, or other names than
-            ``task_units`` has.
+        ValueError: if ``sample_tasks`` of the family returns no mapping, other names than
+            ``task_units`` has, or an array of another shape.
     """
     sampled = family.sample_tasks(rng, num_tasks)
-    _check_sampled(family, sampled)
+    _check_sampled(family, sampled, num_tasks)
     tasks = dict(sampled)
     for name, distribution in parse(family.dynamics, family.body.parameters).items():
         tasks[name] = np.array(distribution.sample(rng, num_tasks))
     return unstack_tasks(tasks, num_tasks)
 
 
-def _check_sampled(family: TaskFamily, sampled: Any) -> None:
-    """Check type and names of what ``family.sample_tasks`` returns; values are checked later."""
+def _check_sampled(family: TaskFamily, sampled: Any, num_tasks: int) -> None:
+    """Check names and shapes of what ``family.sample_tasks`` returns; values are checked later."""
     method = f"sample_tasks of {type(family).__name__}"
     if not isinstance(sampled, Mapping):
         raise ValueError(
@@ -259,7 +259,7 @@ def _check_sampled(family: TaskFamily, sampled: Any) -> None:
             f"{sampled!r:.200}"
         )
     required = family.task_units
-    unknown = [name for name in sampled if name not in task_parameters(family)]
+    unknown = [name for name in sampled if name not in required]
     missing = [name for name in required if name not in sampled]
     if unknown or missing:
         what = f"{unknown[0]!r} is not in task_units" if unknown else f"{missing[0]!r} is missing"
@@ -267,6 +267,11 @@ def _check_sampled(family: TaskFamily, sampled: Any) -> None:
             f"{method} must return the names in task_units ({', '.join(required) or 'none'}), got "
             f"{', '.join(map(repr, sampled)) or 'none'}: {what}"
         )
+    for name, values in sampled.items():
+        if np.shape(values) != (num_tasks,):
+            raise ValueError(
+                f"{method}: {name!r} has shape {np.shape(values)}, expected {(num_tasks,)}"
+            )
 
 
 def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarray]:
