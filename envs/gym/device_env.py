@@ -200,8 +200,11 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
             flag.masked_fill_(is_reset, False)
         if self._delay is not None:
             self._delay.reset(is_reset)
-        if self._noise is not None and seed is not None:
-            first = seed if isinstance(seed, (int, np.integer)) else seed[0]
+        if self._noise is not None:
+            is_one = seed is None or isinstance(seed, (int, np.integer))
+            first = seed if is_one else seed[0]
+            if first is None and not self._noise.is_seeded:
+                first = self._rngs[0].spawn(1)[0].integers(2**63)
             if first is not None:
                 self._noise.seed(int(first))
         observation = self._observed()

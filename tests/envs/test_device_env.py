@@ -242,6 +242,31 @@ def test_observations_have_noise_that_the_reset_seeds() -> None:
     assert not torch.equal(env.reset(seed=[4, 5])[0], first)
 
 
+@pytest.mark.usefixtures("_reference")
+def test_noise_of_new_tasks_comes_from_the_seed_of_an_earlier_reset() -> None:
+    env, batch = pair("HalfCheetahVel", 2, dynamics={"observation_noise": 0.5})
+    tasks = [{"goal_velocity": 1.0, "observation_noise": 0.5}] * 2
+    drawn = []
+    for seed in (3, 3, 4):
+        observations = []
+        for each in (env, batch):
+            each.reset(seed=seed, options={"tasks": tasks})
+        for _ in range(2):
+            for each in (env, batch):
+                each.set_tasks(tasks)
+            observations += [env.reset()[0], env.step(torch.zeros(2, 6))[0], env.reset()[0]]
+            batch.reset()
+            batch.reset()
+            # The noise has its own random numbers: initial states are as without it.
+            np.testing.assert_allclose(env.engine.state["qpos"], batch.engine.state["qpos"])
+        drawn.append(torch.stack(observations))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    # New tasks do not repeat the noise of those before.
+    first, second = drawn[0][0], drawn[0][3]
+    assert (first - second).abs().max() > 0.5
+
+
 def test_nothing_of_a_step_leaves_the_device() -> None:
     """Tensors of the device ``meta`` have no values, so that any look at them raises."""
     env = gym.make_vec(
