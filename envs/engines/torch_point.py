@@ -9,7 +9,7 @@ import torch
 from maml_envs.engines.engine import Tasks
 from torch import Tensor
 
-_UNSTABLE = 1
+_UNSTABLE = 1  # as in DeviceEngine.failure
 
 
 class TorchPointEngine:
