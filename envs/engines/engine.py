@@ -116,12 +116,11 @@ class DeviceEngine(Protocol):
     1 if the state or the control is unstable; 2 if there were more contacts, and 3 if there were
     more constraints, than the engine has memory for."""
 
-    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
-        """Set the dynamics of simulations, as :meth:`Engine.set_dynamics` does.
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        """Set the dynamics of all simulations, as :meth:`Engine.set_dynamics` does.
 
         Args:
-            dynamics: NumPy arrays by name, each (n,).
-            ids: n simulations; ``None`` for all.
+            dynamics: NumPy arrays by name, each (num_sims,).
         """
 
     def reset(self, is_reset: Tensor, initial: Mapping[str, Tensor]) -> None:

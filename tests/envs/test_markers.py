@@ -200,7 +200,7 @@ def test_arrow_is_centred() -> None:
     arrow = Arrow((1.0, 2.0, 3.0), (2.0, 0.0, -4.0))
     assert arrow.tail == (0.0, 2.0, 5.0)
     assert arrow.length == pytest.approx(np.sqrt(20))
-    np.testing.assert_allclose(heading(np.pi / 2, 3.0), (0.0, 3.0, 0.0), atol=1e-12)
+    np.testing.assert_allclose(heading(np.pi / 2), (0.0, 1.0, 0.0), atol=1e-12)
 
 
 # --- without a screen ---
