@@ -444,6 +444,13 @@ def test_noise_on_a_device_belongs_to_the_task(settings: dict[str, Any]) -> None
     assert ours.std() == pytest.approx(1, abs=5 / ours.numel() ** 0.5)
 
 
+@pytest.mark.parametrize("noise", [torch.zeros(3), np.zeros((2, 12, 2)), None], ids=str)
+def test_noise_on_a_device_of_another_shape_is_refused(noise: Any) -> None:
+    message = "draw_noise_on_device of a learner must return Tensor"
+    with open_training(config_of({})) as training, pytest.raises(UserError, match=message):
+        training.collector.noise_on_device(lambda rng, sizes: noise, STREAMS, 0)
+
+
 def test_a_learner_without_noise_on_a_device_is_refused() -> None:
     with pytest.raises(UserError, match="Bandit must define draw_noise_on_device, or use --engine"):
         Bandit.draw_noise_on_device(Bandit.__new__(Bandit), torch.Generator(), (1,))
