@@ -19,14 +19,12 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    runtime_checkable,
 )
 
 import numpy as np
 from maml_envs.engines.changes import CHANGED, has_change
 from maml_envs.engines.dynamics import DynamicsSetting, Parameter, name_hint, parse
 from maml_envs.engines.engine import Array, Body, State, Task, Tasks
-from maml_envs.engines.markers import Marker
 
 
 class TaskFamily(Protocol):
@@ -37,6 +35,10 @@ class TaskFamily(Protocol):
 
     A pair ``shown_quantity`` (name and unit) and a method ``shown_value(xp, before, after, task)``
     that returns (num_sims,) put a number into the captions of videos, as the forward velocity.
+
+    A method ``markers(state, task)`` returns a sequence of
+    :data:`maml_envs.engines.markers.Marker`, which show the task in frames of one simulation; its
+    state fields have no leading axis.
 
     A class attribute ``task_value_names`` names values of task parameters for captions and plots,
     such as ``{"direction": {1.0: "forward", -1.0: "backward"}}``.
@@ -75,14 +77,6 @@ class TaskFamily(Protocol):
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the episode ends in this state, (num_sims,) bool; excludes time limits."""
-
-
-@runtime_checkable
-class HasMarkers(Protocol):
-    """Optional interface of a family: it shows the task in rendered frames."""
-
-    def markers(self, state: State, task: Task) -> Sequence[Marker]:
-        """Markers to render for one simulation (state fields without leading axis)."""
 
 
 def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
