@@ -150,8 +150,8 @@ class Agent:
                 set ``episode_start``. Default is nowhere.
 
         Returns:
-            Actions and the new ``state``. Actions are (action_size,) or (N, action_size) in the
-            environment's units; discrete ones are an integer or (N,).
+            Actions and the new ``state``. Actions have the shape of the action space, or
+            (N, *shape), in the environment's units; discrete ones are an integer or (N,).
 
         Raises:
             UserError: if an argument has the wrong type or shape, the observation or the reward is
