@@ -200,8 +200,9 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         if self._delay is not None:
             self._delay.reset(is_reset)
         if self._noise is not None:
-            is_one = seed is None or isinstance(seed, (int, np.integer))
-            first = seed if is_one else seed[0]
+            first: Any = seed
+            if seed is not None and not isinstance(seed, (int, np.integer)):
+                first = seed[0]
             if first is None and not self._noise.is_seeded:
                 first = self._rngs[0].spawn(1)[0].integers(2**63)
             if first is not None:

@@ -145,7 +145,9 @@ class Collector:
         self._check_noise(noise, Tensor, "draw_noise_on_device")
         return torch.stack(noise)
 
-    def _check_noise(self, noise: Sequence[Any], kind: type, method: str) -> None:
+    def _check_noise(
+        self, noise: Sequence[Any], kind: type[np.ndarray] | type[Tensor], method: str
+    ) -> None:
         """Check the noise that a learner's ``method`` drew for each task."""
         sizes = (self.num_episodes, self.horizon)
         for values in noise:
