@@ -20,7 +20,7 @@ from maml_rl.agents.episode_log import (
     to_episodes,
     warn_unless_sampled,
 )
-from maml_rl.agents.learner_checkpoint import adapted_content
+from maml_rl.agents.learner_checkpoint import agent_content
 from maml_rl.agents.predict_arguments import (
     checked_flags,
     checked_memory,
@@ -539,7 +539,7 @@ class Agent:
         """
         folder = user_path(folder)
         create_run_folder(folder, to_mapping(self.config))
-        tensors, values = adapted_content(
+        tensors, values = agent_content(
             self.learner, self.state, self.belief, self.num_adaptation_steps
         )
         with unwritable_refused(folder):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
-from maml_rl.policies.plain_network import gain_and_offset
+from maml_rl.policies.plain_network import invertible_gain_and_offset
 from maml_rl.sampling.actors import Actor
 from maml_rl.sampling.episodes import Episodes, zero_masked
 from maml_rl.settings.config import Config
@@ -355,5 +355,5 @@ def _outputs(actions: Any, size: int, action_map: ActionMap) -> Tensor:
     outputs = torch.from_numpy(values)
     if isinstance(space, spaces.Discrete):
         return outputs
-    gain, offset = gain_and_offset(action_map)
+    gain, offset = invertible_gain_and_offset(action_map)
     return (outputs - offset) / gain
