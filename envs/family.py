@@ -19,14 +19,12 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    runtime_checkable,
 )
 
 import numpy as np
 from maml_envs.engines.changes import CHANGED, has_change
 from maml_envs.engines.dynamics import DynamicsSetting, Parameter, name_hint, parse
 from maml_envs.engines.engine import Array, Body, State, Task, Tasks
-from maml_envs.engines.markers import Marker
 
 
 class TaskFamily(Protocol):
@@ -37,6 +35,10 @@ class TaskFamily(Protocol):
 
     A pair ``shown_quantity`` (name and unit) and a method ``shown_value(xp, before, after, task)``
     that returns (num_sims,) put a number into the captions of videos, as the forward velocity.
+
+    A method ``markers(state, task)`` returns a sequence of
+    :data:`maml_envs.engines.markers.Marker`, which show the task in frames of one simulation; its
+    state fields have no leading axis.
 
     A class attribute ``task_value_names`` names values of task parameters for captions and plots,
     such as ``{"direction": {1.0: "forward", -1.0: "backward"}}``.
@@ -75,14 +77,6 @@ class TaskFamily(Protocol):
 
     def terminated(self, xp: Any, state: State, task: Tasks) -> Array:
         """Whether the episode ends in this state, (num_sims,) bool; excludes time limits."""
-
-
-@runtime_checkable
-class HasMarkers(Protocol):
-    """Optional interface of a family: it shows the task in rendered frames."""
-
-    def markers(self, state: State, task: Task) -> Sequence[Marker]:
-        """Markers to render for one simulation (state fields without leading axis)."""
 
 
 def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
@@ -239,19 +233,19 @@ def sample_tasks(
     """Draw tasks: first the family's parameters, then those of its ``dynamics`` setting.
 
     Raises:
-        ValueError: if ``sample_tasks`` of the family returns no mapping, or other names than
-            ``task_units`` has.
+        ValueError: if ``sample_tasks`` of the family returns no mapping, other names than
+            ``task_units`` has, or an array of another shape.
     """
     sampled = family.sample_tasks(rng, num_tasks)
-    _check_sampled(family, sampled)
+    _check_sampled(family, sampled, num_tasks)
     tasks = dict(sampled)
     for name, distribution in parse(family.dynamics, family.body.parameters).items():
         tasks[name] = np.array(distribution.sample(rng, num_tasks))
     return unstack_tasks(tasks, num_tasks)
 
 
-def _check_sampled(family: TaskFamily, sampled: Any) -> None:
-    """Check type and names of what ``family.sample_tasks`` returns; values are checked later."""
+def _check_sampled(family: TaskFamily, sampled: Any, num_tasks: int) -> None:
+    """Check names and shapes of what ``family.sample_tasks`` returns; values are checked later."""
     method = f"sample_tasks of {type(family).__name__}"
     if not isinstance(sampled, Mapping):
         raise ValueError(
@@ -259,7 +253,7 @@ def _check_sampled(family: TaskFamily, sampled: Any) -> None:
             f"{sampled!r:.200}"
         )
     required = family.task_units
-    unknown = [name for name in sampled if name not in task_parameters(family)]
+    unknown = [name for name in sampled if name not in required]
     missing = [name for name in required if name not in sampled]
     if unknown or missing:
         what = f"{unknown[0]!r} is not in task_units" if unknown else f"{missing[0]!r} is missing"
@@ -267,6 +261,11 @@ def _check_sampled(family: TaskFamily, sampled: Any) -> None:
             f"{method} must return the names in task_units ({', '.join(required) or 'none'}), got "
             f"{', '.join(map(repr, sampled)) or 'none'}: {what}"
         )
+    for name, values in sampled.items():
+        if np.shape(values) != (num_tasks,):
+            raise ValueError(
+                f"{method}: {name!r} has shape {np.shape(values)}, expected {(num_tasks,)}"
+            )
 
 
 def stack_tasks(family: TaskFamily, tasks: Sequence[Task]) -> dict[str, np.ndarray]:

@@ -227,7 +227,7 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
 
 
 def disabled_geoms(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which geoms belong to a disabled actuator, joint or limb of simulation 0, (ngeom,) bool."""
+    """Which geoms belong to a disabled actuator, joint or limb of one task, (ngeom,) bool."""
     driven = _driven_bodies(model)
     bodies: list[int] = []
     for name in ("disabled_actuator", "disabled_joint"):

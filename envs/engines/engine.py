@@ -97,14 +97,6 @@ class Body(Protocol):
         """Create an engine of one simulation."""
 
 
-DEVICE_FAILURES: Mapping[int, str] = {
-    1: "the state or the control is unstable",
-    2: "more contacts than the engine has memory for",
-    3: "more constraints than the engine has memory for",
-}
-"""Why a simulation of a :class:`DeviceEngine` failed, by its code; 0 if it has not."""
-
-
 class DeviceEngine(Protocol):
     """Simulates ``num_sims`` copies of one robot; state and results are tensors on one device.
 
@@ -119,14 +111,16 @@ class DeviceEngine(Protocol):
     The fields have the names, shapes and meaning of those of :class:`Engine`. They are the same
     tensors for the engine's lifetime, updated in place."""
     failure: Tensor
-    """(num_sims,) int8: 0, or a code of :data:`DEVICE_FAILURES` since the last reset."""
+    """(num_sims,) int8: the first failure since the last reset, or 0.
 
-    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
-        """Set the dynamics of simulations, as :meth:`Engine.set_dynamics` does.
+    1 if the state or the control is unstable; 2 if there were more contacts, and 3 if there were
+    more constraints, than the engine has memory for."""
+
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        """Set the dynamics of all simulations, as :meth:`Engine.set_dynamics` does.
 
         Args:
-            dynamics: NumPy arrays by name, each (n,).
-            ids: n simulations; ``None`` for all.
+            dynamics: NumPy arrays by name, each (num_sims,).
         """
 
     def reset(self, is_reset: Tensor, initial: Mapping[str, Tensor]) -> None:

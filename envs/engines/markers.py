@@ -55,6 +55,6 @@ class Arrow:
 Marker = Sphere | Arrow
 
 
-def heading(angle: float, length: float = 1.0) -> Vector:
-    """Vector of ``length`` (m) in the plane at ``angle`` (rad) to the x-axis."""
-    return length * math.cos(angle), length * math.sin(angle), 0.0
+def heading(angle: float) -> Vector:
+    """Vector of 1 m in the plane at ``angle`` (rad) to the x-axis."""
+    return math.cos(angle), math.sin(angle), 0.0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from maml_envs.engines.engine import Tasks
 from torch import Tensor
 
-_UNSTABLE = 1
+_UNSTABLE = 1  # as in DeviceEngine.failure
 
 
 class TorchPointEngine:
@@ -27,7 +26,7 @@ class TorchPointEngine:
         self.state: Mapping[str, Tensor] = {"position": position}
         self.failure = torch.zeros(num_sims, dtype=torch.int8, device=device)
 
-    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
+    def set_dynamics(self, dynamics: Tasks) -> None:
         """Do nothing: a point has no dynamics."""
 
     def reset(self, is_reset: Tensor, initial: Mapping[str, Tensor]) -> None:

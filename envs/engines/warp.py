@@ -74,8 +74,8 @@ class Sizes(NamedTuple):
     """Rows of constraints."""
 
 
-def measured_sizes(model: mujoco.MjModel, num_steps: int = 1000, margin: int = 4) -> Sizes:
-    """Return ``margin`` times the most contacts and constraints of random actions, at least 16.
+def measured_sizes(model: mujoco.MjModel) -> Sizes:
+    """Return four times the most contacts and constraints of random actions, at least 16.
 
     Random actions make every robot of this package fall, with more contacts than walking has.
     """
@@ -83,12 +83,12 @@ def measured_sizes(model: mujoco.MjModel, num_steps: int = 1000, margin: int = 4
     low, high = model.actuator_ctrlrange.T
     rng = np.random.default_rng(0)
     most = np.zeros(2, int)
-    for i in range(num_steps):
+    for i in range(1000):
         if i % 10 == 0:
             data.ctrl[:] = rng.uniform(low, high)
         mujoco.mj_step(model, data)
         most = np.maximum(most, (data.ncon, data.nefc))
-    contacts, constraints = np.maximum(margin * most, 16).tolist()
+    contacts, constraints = np.maximum(4 * most, 16).tolist()
     return Sizes(contacts, constraints)
 
 
@@ -247,7 +247,7 @@ class WarpEngine:
             yield
 
     def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
-        """Set the model fields of simulations, starting from the untouched model.
+        """Set the model fields of simulations ``ids`` or all, starting from the untouched model.
 
         The derived fields are computed again with the new dynamics.
         """

@@ -6,7 +6,7 @@ import mujoco_warp as mjw
 import warp as wp
 
 UNSTABLE, CONTACTS_OVERFLOW, CONSTRAINTS_OVERFLOW = 1, 2, 3
-"""Codes of ``WarpEngine.failure``."""
+"""Codes of ``DeviceEngine.failure``."""
 
 CONTACT_BITS = int(
     mjw.OverflowType.BROADPHASE

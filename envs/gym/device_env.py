@@ -17,7 +17,7 @@ from maml_envs.engines.changes import has_change
 from maml_envs.engines.engine import HasDeviceEngine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
-from maml_envs.gym.family_tasks import FamilyTasks
+from maml_envs.gym.family_tasks import FamilyTasks, check_sizes
 from maml_envs.gym.seeding import reset_mask, seeded_generators
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         device: torch device, such as ``"cuda"``.
 
     Raises:
-        ValueError: if the family cannot be simulated on a device.
+        ValueError: if a size is below 1, or the family cannot be simulated on a device.
     """
 
     single_observation_space: spaces.Box
@@ -51,8 +51,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         max_episode_steps: int | None = None,
         device: str | torch.device = "cuda",
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_sizes(num_envs=num_envs, max_episode_steps=max_episode_steps)
         body = family.body
         if not isinstance(body, HasDeviceEngine):
             raise ValueError(
@@ -200,8 +199,12 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
             flag.masked_fill_(is_reset, False)
         if self._delay is not None:
             self._delay.reset(is_reset)
-        if self._noise is not None and seed is not None:
-            first = seed if isinstance(seed, (int, np.integer)) else seed[0]
+        if self._noise is not None:
+            first: Any = seed
+            if seed is not None and not isinstance(seed, (int, np.integer)):
+                first = seed[0]
+            if first is None and not self._noise.is_seeded:
+                first = self._rngs[0].spawn(1)[0].integers(2**63)
             if first is not None:
                 self._noise.seed(int(first))
         observation = self._observed()

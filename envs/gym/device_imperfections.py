@@ -50,11 +50,12 @@ class DeviceNoise:
         self._std = std[:, None]
         self._shape = (len(std), observation_size)
         self._rng = torch.Generator(std.device)
-        self._rng.seed()
+        self.is_seeded = False
 
     def seed(self, seed: int) -> None:
-        """Seed the generator, whose seed is random at first."""
+        """Seed the generator, at the first reset or later."""
         self._rng.manual_seed(seed)
+        self.is_seeded = True
 
     def added_to(self, observation: Tensor) -> Tensor:
         """``observation`` plus new noise, (num_sims, observation_size)."""

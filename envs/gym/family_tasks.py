@@ -1,4 +1,7 @@
-"""The tasks of an environment's family: how they are drawn, their units, names of values."""
+"""The tasks of an environment's family: how they are drawn, their units, names of values.
+
+Also the check of sizes that the batch environments share.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from maml_envs.family import TaskFamily, sample_tasks, task_parameters
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """Check sizes of a batch environment, by name; ``None`` is a default.
+
+    Raises:
+        ValueError: if one is below 1.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 class FamilyTasks:

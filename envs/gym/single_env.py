@@ -13,7 +13,7 @@ from gymnasium import spaces
 from maml_envs.engines.engine import Task
 from maml_envs.engines.markers import Marker
 from maml_envs.engines.mujoco_engines import MujocoSingleEngine
-from maml_envs.family import HasMarkers, TaskFamily
+from maml_envs.family import TaskFamily
 from maml_envs.gym.family_tasks import FamilyTasks
 from maml_envs.gym.simulations import Simulations
 
@@ -143,7 +143,7 @@ class FamilyEnv(FamilyTasks, gym.Env):
 
     def _markers(self) -> Sequence[Marker]:
         """Markers of the task; the family gets a copy of the state, so that it cannot change it."""
-        if self.task is None or not isinstance(self.family, HasMarkers):
+        if self.task is None or not hasattr(self.family, "markers"):
             return ()
         state = {name: values[0].copy() for name, values in self.engine.state.items()}
         return self.family.markers(state, self.task)

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.engines.engine import Task
 from maml_envs.family import TaskFamily
-from maml_envs.gym.family_tasks import FamilyTasks
+from maml_envs.gym.family_tasks import FamilyTasks, check_sizes
 from maml_envs.gym.seeding import reset_mask, seeded_generators
 from maml_envs.gym.simulations import Simulations
 
@@ -41,6 +41,9 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
         num_envs: number of simulations.
         max_episode_steps: horizon; default is that of the family.
         num_threads: simulator threads; default is the number of CPUs that this process may use.
+
+    Raises:
+        ValueError: if a size is below 1, or a function of the family returns something wrong.
     """
 
     takes_episode = True
@@ -56,17 +59,15 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
         max_episode_steps: int | None = None,
         num_threads: int | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_sizes(num_envs=num_envs, max_episode_steps=max_episode_steps, num_threads=num_threads)
         self.family = family
         self.num_envs = num_envs
         self.max_episode_steps = (
             family.max_episode_steps if max_episode_steps is None else max_episode_steps
         )
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
-        self.engine = family.body.batch_engine(
-            num_envs, num_threads or available_cpus(), family.derived_fields
-        )
+        num_threads = available_cpus() if num_threads is None else num_threads
+        self.engine = family.body.batch_engine(num_envs, num_threads, family.derived_fields)
         self._simulations = Simulations(family, self.engine)
         self.single_observation_space = self._simulations.observation_space
         self.single_action_space = self._simulations.action_space

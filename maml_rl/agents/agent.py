@@ -20,7 +20,7 @@ from maml_rl.agents.episode_log import (
     to_episodes,
     warn_unless_sampled,
 )
-from maml_rl.agents.learner_checkpoint import adapted_content
+from maml_rl.agents.learner_checkpoint import agent_content
 from maml_rl.agents.predict_arguments import (
     checked_flags,
     checked_memory,
@@ -150,8 +150,8 @@ class Agent:
                 set ``episode_start``. Default is nowhere.
 
         Returns:
-            Actions and the new ``state``. Actions are (action_size,) or (N, action_size) in the
-            environment's units; discrete ones are an integer or (N,).
+            Actions and the new ``state``. Actions have the shape of the action space, or
+            (N, *shape), in the environment's units; discrete ones are an integer or (N,).
 
         Raises:
             UserError: if an argument has the wrong type or shape, the observation or the reward is
@@ -539,7 +539,7 @@ class Agent:
         """
         folder = user_path(folder)
         create_run_folder(folder, to_mapping(self.config))
-        tensors, values = adapted_content(
+        tensors, values = agent_content(
             self.learner, self.state, self.belief, self.num_adaptation_steps
         )
         with unwritable_refused(folder):

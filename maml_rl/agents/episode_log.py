@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maml_rl.errors import MamlRLWarning, UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
-from maml_rl.policies.plain_network import gain_and_offset
+from maml_rl.policies.plain_network import invertible_gain_and_offset
 from maml_rl.sampling.actors import Actor
 from maml_rl.sampling.episodes import Episodes, zero_masked
 from maml_rl.settings.config import Config
@@ -282,24 +282,30 @@ def to_episodes(logged: LoggedEpisodes, actor: Actor, device: torch.device) -> E
 
 def _ends(log: EpisodeLog) -> np.ndarray:
     """Return whether an episode ends with each step, (N,) bool."""
-    flags = {name: _as_bool(getattr(log, name)) for name in _ENDS if getattr(log, name) is not None}
+    flags = {
+        name: _flags(getattr(log, name), name) for name in _ENDS if getattr(log, name) is not None
+    }
     if not flags:
         raise UserError(f"episodes need one of {', '.join(_ENDS)} to mark where they end")
-    shapes = {values.shape for values in flags.values()}
-    for name, values in flags.items():
-        if values.ndim != 1 or len(shapes) > 1 or values.dtype != bool:
-            raise UserError(
-                f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} "
-                f"{values.dtype}"
-            )
+    sizes = {name: len(values) for name, values in flags.items()}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"{' and '.join(sizes)} of episodes must have equal lengths, got {sizes}")
     return np.logical_or.reduce(list(flags.values()))
 
 
-def _as_bool(flags: Any) -> np.ndarray:
-    """Convert numbers 0 and 1 to bool; return anything else as an array without conversion."""
-    values = np.asarray(flags)
-    is_number = values.dtype.kind in "iuf"
-    return values.astype(bool) if is_number and np.isin(values, (0, 1)).all() else values
+def _flags(flags: Any, name: str) -> np.ndarray:
+    """Return flags (N,) bool, of Booleans or numbers 0 and 1."""
+    try:
+        values = np.asarray(flags)
+    except (TypeError, ValueError) as error:  # a tensor on a GPU, lists of different lengths
+        raise UserError(f"{name} of episodes are not an array of Booleans: {error}") from error
+    if values.dtype.kind in "iuf" and np.isin(values, (0, 1)).all():
+        values = values.astype(bool)
+    if values.ndim != 1 or values.dtype != bool:
+        raise UserError(
+            f"{name} of episodes must be (N,) bool (or 0 and 1), got {values.shape} {values.dtype}"
+        )
+    return values
 
 
 def _finite_array(array: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -349,5 +355,5 @@ def _outputs(actions: Any, size: int, action_map: ActionMap) -> Tensor:
     outputs = torch.from_numpy(values)
     if isinstance(space, spaces.Discrete):
         return outputs
-    gain, offset = gain_and_offset(action_map)
+    gain, offset = invertible_gain_and_offset(action_map)
     return (outputs - offset) / gain

@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from maml_rl.agents.sb3_env import TaskVecEnv, check_bounded
+from maml_rl.errors import UserError
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig
@@ -94,7 +95,7 @@ def ppo_learning_curve(
         progress: called after each rollout with its number of control steps.
 
     Raises:
-        UserError: if PPO does not support the action space.
+        UserError: if PPO does not support the action space, or the task is invalid.
         FloatingPointError: if an observation or reward is not finite, or every episode of an
             evaluation failed in the simulator.
     """
@@ -107,7 +108,10 @@ def ppo_learning_curve(
         as_task_vector_env(None, config, num_episodes, horizon) as evaluation,
     ):
         for env in (training, evaluation):
-            env.set_tasks([task] * env.num_envs)
+            try:
+                env.set_tasks([task] * env.num_envs)
+            except ValueError as error:
+                raise UserError(str(error)) from error
         training_envs = TaskVecEnv(training, normalize_actions=True)
         evaluation_envs = TaskVecEnv(evaluation, normalize_actions=True)
         model = _new_ppo(training_envs, settings, seed)

@@ -25,7 +25,7 @@ class Restored(NamedTuple):
     """Updates that led to the belief."""
 
 
-def adapted_content(
+def agent_content(
     learner: Learner, state: LearnerState, belief: Belief, num_adaptation_steps: int
 ) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, int]]:
     """Return tensors and values of the checkpoint of an agent, which no run continues.

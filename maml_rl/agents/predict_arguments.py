@@ -67,7 +67,7 @@ def checked_flags(flags: Any, number: int, name: str) -> np.ndarray:
         return np.zeros(number, bool)
     try:
         values = np.asarray(flags)
-    except ValueError:  # lists of different lengths
+    except (TypeError, ValueError):  # a tensor on a GPU, lists of different lengths
         values = np.empty(0, object)
     if values.dtype.kind not in "biu" or values.shape not in ((), (number,)):
         raise UserError(

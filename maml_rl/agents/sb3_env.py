@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap, has_two_bounds
 from maml_rl.sampling.environments import make_task_vector_env
+from maml_rl.sampling.single_env import close_env
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.env import EnvConfig, resolve_env_id
@@ -173,7 +174,12 @@ def make_vec_env(
         config = EnvConfig(name=name)
     env = make_task_vector_env(config, num_envs, horizon)
     env.np_random = np.random.default_rng(seed)
-    env.set_tasks(list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs)
+    tasks = list(env.sample_tasks(num_envs)) if task is None else [task] * num_envs
+    try:
+        env.set_tasks(tasks)
+    except ValueError as error:
+        close_env(env, config.name)
+        raise UserError(str(error)) from error
     return VecMonitor(TaskVecEnv(env))
 
 

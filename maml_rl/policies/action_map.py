@@ -37,20 +37,18 @@ class ActionMap:
         """Map outputs (N, action_size), or choices (N,) or (N, D), to actions (N, *space.shape)."""
         if not isinstance(self.space, spaces.Box):
             assert isinstance(self.space, (spaces.Discrete, spaces.MultiDiscrete)), (
-                "action_size refuses other spaces"
+                "ActionHead.of refuses other spaces"
             )
             return (actions + self.space.start).astype(self.space.dtype, copy=False)
-        low, high, offset, gain = self._range
+        low, high, offset, gain = self._scalars
         actions = offset + gain * actions.reshape(len(actions), *self.space.shape)
         return actions.clip(low, high)
 
     def for_tensors(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return the map for Box actions as tensors on a device: (N, action_size) to the same."""
         assert isinstance(self.space, spaces.Box), "built-in families have Box actions"
-        gain, offset = (values.astype(self.space.dtype) for values in self.gain_and_offset)
-        arrays = (self.space.low, self.space.high, offset, gain)
-        low, high, offset_here, gain_here = (torch.from_numpy(a).to(device) for a in arrays)
-        return lambda outputs: (offset_here + gain_here * outputs).clamp(low, high)
+        low, high, offset, gain = (torch.from_numpy(a).to(device) for a in self._range)
+        return lambda outputs: (offset + gain * outputs).clamp(low, high)
 
     @functools.cached_property
     def num_outputs(self) -> int:
@@ -72,14 +70,17 @@ class ActionMap:
         gain[bounded] = self.scale * (high[bounded] - low[bounded]) / 2
         return gain, offset
 
-    @functools.cached_property
-    def _range(self) -> list[np.ndarray]:
-        """Low, high, offset and gain of a Box in the space's dtype; scalars if all are equal."""
+    @property
+    def _range(self) -> tuple[np.ndarray, ...]:
+        """Low, high, offset and gain of a Box in the space's dtype."""
         assert isinstance(self.space, spaces.Box)
         gain, offset = (values.astype(self.space.dtype) for values in self.gain_and_offset)
-        # NumPy is several times faster with a scalar than with an array of equal entries.
-        arrays = (self.space.low, self.space.high, offset, gain)
-        return [array.flat[0] if (array == array.flat[0]).all() else array for array in arrays]
+        return self.space.low, self.space.high, offset, gain
+
+    @functools.cached_property
+    def _scalars(self) -> list[np.ndarray]:
+        """The range, with a scalar for each array of equal entries: NumPy is faster with it."""
+        return [a.flat[0] if (a == a.flat[0]).all() else a for a in self._range]
 
 
 def has_two_bounds(space: spaces.Box) -> np.ndarray:

@@ -108,7 +108,7 @@ class MLPPolicy(Policy):
             self.log_std = nn.Parameter(log_std)
 
     @property
-    def head(self) -> list[str]:
+    def head_names(self) -> list[str]:
         """Names of the parameters of the last layer, of the standard deviation and of z."""
         last = self.num_layers - 1
         log_std = [] if self.action_head.discrete else ["log_std"]

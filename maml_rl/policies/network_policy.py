@@ -61,7 +61,7 @@ class NetworkPolicy(Policy):
             self.log_std = nn.Parameter(like.new_full((action_head.size,), math.log(init_std)))
 
     @property
-    def head(self) -> list[str]:
+    def head_names(self) -> list[str]:
         """Names of the parameters of the last module that has any, and of ``log_std``.
 
         The last one is the one that the network's constructor assigned last.

@@ -111,7 +111,7 @@ def output_module(
     """
     if head.discrete:
         return nn.Identity(), None
-    gain, offset = gain_and_offset(action_map)
+    gain, offset = invertible_gain_and_offset(action_map)
     log_std = bounded_log_std(theta["log_std"].detach().cpu()[None])[0, 0]
     return ScaledOutputs(gain, offset), (log_std.double() + gain.log()).float()
 
@@ -131,7 +131,7 @@ def check_plain_actions(space: spaces.Space[Any]) -> None:
         )
 
 
-def gain_and_offset(action_map: ActionMap) -> tuple[Tensor, Tensor]:
+def invertible_gain_and_offset(action_map: ActionMap) -> tuple[Tensor, Tensor]:
     """Return :attr:`ActionMap.gain_and_offset` of a Box with one axis: float64 (action_size,) each.
 
     Raises:
@@ -171,7 +171,7 @@ def folded(
     # Last layer and standard deviation: units of the environment's actions.
     log_std = network.log_std
     if log_std is not None:
-        gain, offset = gain_and_offset(action_map)
+        gain, offset = invertible_gain_and_offset(action_map)
         weights[-1] = weights[-1] * gain
         biases[-1] = biases[-1] * gain + offset
         log_std = (log_std.double() + gain.log()).float()
@@ -197,7 +197,7 @@ def unfolded(network: PlainNetwork, action_map: ActionMap) -> PlainNetwork:
     biases = [bias.double() for _, bias in network.layers]
     log_std = network.log_std
     if log_std is not None:
-        gain, offset = gain_and_offset(action_map)
+        gain, offset = invertible_gain_and_offset(action_map)
         weights[-1] = weights[-1] / gain
         biases[-1] = (biases[-1] - offset) / gain
         log_std = (log_std.double() - gain.log()).float()

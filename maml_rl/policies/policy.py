@@ -57,7 +57,7 @@ class Policy(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def head(self) -> list[str]:
+    def head_names(self) -> list[str]:
         """Names of the parameters of the last layer and of the standard deviation (for ANIL)."""
 
     @abstractmethod

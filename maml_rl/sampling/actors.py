@@ -49,7 +49,7 @@ class Actor(ABC):
         """Return the outputs (T·E, ...) at step t, which the action map turns into actions.
 
         Args:
-            observations: raw and finite, (T·E, *observation_shape).
+            observations: raw and finite, (T·E, *observation_shape); zero where an episode is over.
             t: number of steps so far in this round.
         """
 

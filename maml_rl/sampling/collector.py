@@ -128,13 +128,7 @@ class Collector:
             return draw(streams.actions(stage, i), (self.num_episodes, self.horizon))
 
         noise = map_blocks(of_task, [(self.first_task + i,) for i in range(self.num_tasks)])
-        sizes = (self.num_episodes, self.horizon)
-        for values in noise:
-            if not isinstance(values, np.ndarray) or values.shape[:2] != sizes:
-                raise UserError(
-                    f"draw_noise of a learner must return an array of shape {(*sizes, '...')}, got "
-                    f"{getattr(values, 'shape', type(values).__name__)}"
-                )
+        self._check_noise(noise, np.ndarray, "draw_noise")
         return torch.from_numpy(np.stack(noise)).to(self.device, self.dtype)
 
     def noise_on_device(
@@ -147,7 +141,21 @@ class Collector:
         rng = torch.Generator(self.device)
         seeds = (streams.action_seed(stage, self.first_task + i) for i in range(self.num_tasks))
         sizes = (self.num_episodes, self.horizon)
-        return torch.stack([draw(rng.manual_seed(seed), sizes) for seed in seeds])
+        noise = [draw(rng.manual_seed(seed), sizes) for seed in seeds]
+        self._check_noise(noise, Tensor, "draw_noise_on_device")
+        return torch.stack(noise)
+
+    def _check_noise(
+        self, noise: Sequence[Any], kind: type[np.ndarray] | type[Tensor], method: str
+    ) -> None:
+        """Check the noise that a learner's ``method`` drew for each task."""
+        sizes = (self.num_episodes, self.horizon)
+        for values in noise:
+            if not isinstance(values, kind) or values.shape[:2] != sizes:
+                raise UserError(
+                    f"{method} of a learner must return {kind.__name__} of shape "
+                    f"{(*sizes, '...')}, got {getattr(values, 'shape', type(values).__name__)}"
+                )
 
     @torch.no_grad()
     def collect(self, actor: Actor, streams: RandomStreams, stage: int) -> Episodes:

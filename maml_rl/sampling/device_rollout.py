@@ -69,15 +69,15 @@ class DeviceRollout:
     def _act(self, t: int, observation: Tensor, actor: Actor) -> Tensor:
         """Compute the actor's outputs (N, action_size) at step t; record them and the observation.
 
-        Those of discarded episodes are set to zero.
+        Those of episodes that are over are set to zero.
         """
         recorded = self._recorded
         row = recorded.observations[t].copy_(observation)
         self._discard(~row.isfinite().flatten(1).all(1), OBSERVATION)
-        row.masked_fill_(_like(recorded.cause > 0, row), 0.0)
+        row.masked_fill_(_like(~self._live, row), 0.0)
         outputs = recorded.actions[t].copy_(actor.act_on_tensors(row, t))
         self._discard(~outputs.isfinite().all(1), ACTION)
-        outputs.masked_fill_(_like(recorded.cause > 0, outputs), 0.0)
+        outputs.masked_fill_(_like(~self._live, outputs), 0.0)
         recorded.mask[t].copy_(self._live)
         return outputs
 

@@ -41,7 +41,8 @@ TASK_EXCLUDED = len(CODES) + 1
 
 _SMALLER_OUTER_STEPS = "lower outer.max_kl, outer.step_size or learner.step_size"
 ADVICE = {
-    SIMULATION: "lower policy.action_scale, or draw dynamics that are closer to the model",
+    SIMULATION: "lower policy.action_scale, or draw dynamics that are closer to the model; or it "
+    "needed more contacts than the device had memory for, see the warning",
     OBSERVATION: "check what the environment returns",
     REWARD: "check what the environment returns",
     ACTION: "lower inner.step_size",

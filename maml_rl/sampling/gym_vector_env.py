@@ -132,19 +132,24 @@ class GymTaskVectorEnv:
         return self._sampler.draw_tasks(self.np_random, num_tasks)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
-        """Give sub-environment i the task ``tasks[i]``, unless it is an empty mapping.
+        """Give sub-environment i the task ``tasks[i]``.
+
+        After an empty mapping, resets pass no task, and what ``set_task`` set stays.
 
         Raises:
             UserError: if the sub-environments cannot take tasks, or refuse theirs.
+            ValueError: if the number of tasks is wrong.
         """
-        if not any(tasks):
-            return
         if not self._takes_tasks:
-            raise UserError(
-                f"{self.envs} takes no tasks: set them in its environments, and pass none here"
-            )
+            if any(tasks):
+                raise UserError(
+                    f"{self.envs} takes no tasks: set them in its environments, and pass none here"
+                )
+            return
         if len(tasks) != self.num_envs:
-            raise ValueError(f"got `{len(tasks)}` values for {self.num_envs} environments")
+            raise ValueError(
+                f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}"
+            )
         with self._errors("set_task"):
             self.envs.set_attr("assigned_task", list(tasks))
 

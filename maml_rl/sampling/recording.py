@@ -80,8 +80,8 @@ class Recording:
     def act(self, t: int, observation: Any, actor: Actor) -> np.ndarray:
         """Compute the actor's outputs (N, ...) at step t; record them and the observation.
 
-        Observations and outputs of discarded episodes are set to zero, since the actor or the
-        environment could raise for a non-finite value.
+        Those of episodes that are over are set to zero, since the actor or the environment could
+        raise for a non-finite value.
         """
         # Record the observation, and compute the outputs.
         row = self.observations[t]
@@ -90,16 +90,14 @@ class Recording:
             row[:] = observation
             if np.count_nonzero(np.isfinite(row)) < row.size:
                 self._discard(~np.isfinite(row).reshape(len(row), -1).all(1), OBSERVATION)
-            if np.count_nonzero(self.cause):
-                row[self.cause > 0] = 0
+            row[~self.live] = 0
             # Copied, since an actor may return the same or a read-only array at every step.
             outputs = checked_outputs(actor.act(row, t), len(row), self.action_map).copy()
         # Record the outputs.
         is_finite: Any = np.isfinite(outputs)
         if np.count_nonzero(is_finite) < is_finite.size:
             self._discard(~is_finite.reshape(len(self.live), -1).all(1), ACTION)
-        if np.count_nonzero(self.cause):
-            outputs[self.cause > 0] = 0
+        outputs[~self.live] = 0
         self.actions.append(outputs)
         self.mask[t] = self.live
         return outputs

@@ -306,15 +306,13 @@ def seed_global_generators(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
-def make_task_setter(
-    make: Callable[..., gym.Env], drawn_tasks: DrawnTasks | None = None
-) -> TaskSetter:
+def make_task_setter(make: Callable[..., gym.Env], drawn_tasks: DrawnTasks | None) -> TaskSetter:
     """Make an environment and wrap it in a :class:`TaskSetter`.
 
     Args:
         make: makes the environment.
-        drawn_tasks: tasks to use instead of the environment's own. They are arguments of ``make``,
-            except for listed tasks of an environment with ``set_task``.
+        drawn_tasks: tasks to use instead of the environment's own, or ``None``. They are arguments
+            of ``make``, except for listed tasks of an environment with ``set_task``.
 
     Raises:
         UserError: if observations cannot be flattened, or the environment draws its tasks itself.

@@ -15,9 +15,9 @@ from maml_rl.settings.drawn_tasks import Task
 class TaskVectorEnv(Protocol):
     """A ``gymnasium.vector.VectorEnv`` with autoreset disabled and one task per sub-environment.
 
-    After the end of an episode its sub-environment is not stepped: its flags stay set and its
-    reward is zero. After a non-finite observation or reward, a sub-environment is either not
-    stepped or stepped with zero actions.
+    After the end of an episode, its flags stay set and its reward is zero. After it, as after a
+    non-finite observation or reward, a sub-environment is either not stepped, or reset if necessary
+    and stepped with zero actions, whose results are not returned.
 
     ``info`` may contain ``"void"``, (num_envs,) bool: episodes to discard, since their simulation
     broke down; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no report: whether

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.runs import last, tiny
 
 import maml_rl
@@ -81,6 +82,7 @@ def test_a_memory_of_another_shape_is_refused_where_an_episode_starts(agent: Age
             ["a", "b", "c"],
             np.full(3, np.nan),
             np.ones(2, bool),
+            torch.ones(3, dtype=torch.bool, device="meta"),
         ),
         *(np.ones(4, bool), np.ones((3, 1), bool), np.zeros(0, bool)),
     ],

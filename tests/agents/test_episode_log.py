@@ -183,7 +183,22 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda log: changed(log, "truncated", np.full(24, 0.5)),
         "truncated .* bool",
     ),
-    "ends of another length": (lambda log: changed(log, "truncated", np.ones(23, bool)), "bool"),
+    "ends of another length": (
+        lambda log: changed(log, "truncated", np.ones(23, bool)),
+        "terminated and truncated .* equal lengths, got {'terminated': 24, 'truncated': 23}",
+    ),
+    "ends that are ragged": (
+        lambda log: changed(log, "truncated", [[True], [False, True]]),
+        "truncated .* not an array of Booleans",
+    ),
+    "ends on another device": (
+        lambda log: changed(log, "truncated", torch.ones(24, device="meta")),
+        "truncated .* not an array of Booleans",
+    ),
+    "ends with two axes": (
+        lambda log: changed(log, "truncated", np.ones((24, 1), bool)),
+        r"truncated .* \(N,\) bool .*, got \(24, 1\) bool",
+    ),
     "ends that are counted": (
         lambda log: changed(log, "truncated", np.arange(24)),
         "truncated .* bool",

@@ -8,6 +8,7 @@ from typing import Any
 import helpers.memory_tasks
 import numpy as np
 import pytest
+import torch
 from helpers.recurrent import moved
 from helpers.runs import tiny
 
@@ -80,7 +81,11 @@ def test_an_end_without_a_reward_is_refused(agent: Agent, state: Any) -> None:
         agent.predict(OBSERVATIONS, state, ended=np.ones(3, bool))
 
 
-@pytest.mark.parametrize("ended", ["yes", np.ones(2, bool), [[1], [1, 2]], np.full(3, 0.5)])
+@pytest.mark.parametrize(
+    "ended",
+    ["yes", np.ones(2, bool), [[1], [1, 2]], np.full(3, 0.5), torch.ones(3, device="meta")],
+    ids=repr,
+)
 def test_invalid_ends_are_refused(agent: Agent, state: Any, ended: Any) -> None:
     with pytest.raises(UserError, match="ended must be 3 Booleans"):
         agent.predict(OBSERVATIONS, state, reward=REWARDS, ended=ended)

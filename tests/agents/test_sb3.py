@@ -22,6 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 import maml_rl
+from maml_rl.agents import sb3_env
 from maml_rl.agents.from_scratch import PPOSettings, ppo_learning_curve
 from maml_rl.agents.sb3_env import TaskVecEnv
 from maml_rl.errors import UserError
@@ -429,6 +430,21 @@ def test_an_adapted_policy_starts_where_it_stands_on_its_own_environment() -> No
     assert len(model.ep_info_buffer) == 0  # an episode has 100 steps
     batch = make("PointNavigation", 5)
     assert adapted.to_sb3(batch, "A2C").get_env() is batch
+
+
+def test_an_invalid_task_is_refused_and_the_new_environment_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env: Any = make_task_vector_env(EnvConfig(name="PointNavigation"), 2, 5)
+    monkeypatch.setattr(sb3_env, "make_task_vector_env", lambda *args: env)
+    with pytest.raises(UserError, match="a task of PointNavigation must be a mapping"):
+        maml_rl.load("PointNavigation").to_sb3(task={"goal": 1.0}, num_envs=2)
+    assert env.closed
+
+
+def test_ppo_refuses_an_invalid_task() -> None:
+    with pytest.raises(UserError, match="a task of PointNavigation must be a mapping"):
+        curve_of({"goal": 1.0}, 5, num_env_steps=300, seed=0, settings=QUICK)
 
 
 def test_tasks_are_drawn_where_none_is_given() -> None:

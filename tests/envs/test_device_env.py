@@ -13,7 +13,6 @@ import torch
 from gymnasium.utils import seeding
 from helpers.device_engine import use_reference_engine
 from helpers.families import PER_KIND
-from maml_envs.engines.engine import DEVICE_FAILURES
 from maml_envs.families.point_navigation import PointNavigation
 from maml_envs.gym.device_env import DeviceVectorEnv
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
@@ -152,7 +151,7 @@ def test_results_are_not_overwritten_by_later_steps() -> None:
 def test_a_simulation_that_fails_is_marked_and_truncated() -> None:
     env, _ = pair("HalfCheetahVel", 3)
     env.reset(seed=0)
-    env.engine.failure[1] = max(DEVICE_FAILURES)
+    env.engine.failure[1] = 3  # the highest code
     _, _, terminated, truncated, info = env.step(torch.zeros(3, 6))
     assert info["void"].tolist() == truncated.tolist() == [False, True, False]
     assert not terminated.any()
@@ -240,6 +239,31 @@ def test_observations_have_noise_that_the_reset_seeds() -> None:
     assert torch.equal(env.reset(seed=3)[0], first)
     assert torch.equal(env.step(torch.zeros(2, 6))[0], after)
     assert not torch.equal(env.reset(seed=[4, 5])[0], first)
+
+
+@pytest.mark.usefixtures("_reference")
+def test_noise_of_new_tasks_comes_from_the_seed_of_an_earlier_reset() -> None:
+    env, batch = pair("HalfCheetahVel", 2, dynamics={"observation_noise": 0.5})
+    tasks = [{"goal_velocity": 1.0, "observation_noise": 0.5}] * 2
+    drawn = []
+    for seed in (3, 3, 4):
+        observations = []
+        for each in (env, batch):
+            each.reset(seed=seed, options={"tasks": tasks})
+        for _ in range(2):
+            for each in (env, batch):
+                each.set_tasks(tasks)
+            observations += [env.reset()[0], env.step(torch.zeros(2, 6))[0], env.reset()[0]]
+            batch.reset()
+            batch.reset()
+            # The noise has its own random numbers: initial states are as without it.
+            np.testing.assert_allclose(env.engine.state["qpos"], batch.engine.state["qpos"])
+        drawn.append(torch.stack(observations))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    # New tasks do not repeat the noise of those before.
+    first, second = drawn[0][0], drawn[0][3]
+    assert (first - second).abs().max() > 0.5
 
 
 def test_nothing_of_a_step_leaves_the_device() -> None:

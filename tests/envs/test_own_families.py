@@ -138,6 +138,21 @@ def test_names_of_values_belong_to_task_parameters() -> None:
         ),
         (
             "sample_tasks",
+            lambda self, rng, n: {"goal_velocity": np.ones(n), "slope": rng.random(n)},
+            r"sample_tasks of Wrong .*\(goal_velocity\), got .*: 'slope' is not in task_units$",
+        ),
+        (
+            "sample_tasks",
+            lambda self, rng, n: {"goal_velocity": rng.random()},
+            r"sample_tasks of Wrong: 'goal_velocity' has shape \(\), expected \(3,\)$",
+        ),
+        (
+            "sample_tasks",
+            lambda self, rng, n: {"goal_velocity": rng.random(n + 1)},
+            r"sample_tasks of Wrong: 'goal_velocity' has shape \(4,\), expected \(3,\)$",
+        ),
+        (
+            "sample_tasks",
             lambda self, rng, n: {},
             r"sample_tasks of Wrong .*\(goal_velocity\), got none: 'goal_velocity' is missing$",
         ),

@@ -9,6 +9,7 @@ import maml_envs
 import numpy as np
 import pytest
 from helpers.families import PER_KIND
+from maml_envs.gym.device_env import DeviceVectorEnv
 
 every_family = pytest.mark.parametrize("name", sorted(maml_envs.FAMILIES))
 per_kind = pytest.mark.parametrize("name", PER_KIND)
@@ -202,6 +203,17 @@ def test_seeded_reset_seeds_the_task_generator(name: str) -> None:
 def test_num_envs_must_be_positive(num_envs: int) -> None:
     with pytest.raises(ValueError, match=f"num_envs.*{num_envs}"):
         maml_envs.FamilyVectorEnv(maml_envs.FAMILIES["PointNavigation"](), num_envs)
+
+
+@pytest.mark.parametrize("number", [0, -5])
+def test_horizon_and_number_of_threads_must_be_positive(number: int) -> None:
+    for name in ("max_episode_steps", "num_threads"):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1, got {number}$"):
+            maml_envs.FamilyVectorEnv(maml_envs.FAMILIES["PointNavigation"](), **{name: number})
+    with pytest.raises(ValueError, match=f"^max_episode_steps must be at least 1, got {number}$"):
+        DeviceVectorEnv(
+            maml_envs.FAMILIES["PointNavigation"](), max_episode_steps=number, device="cpu"
+        )
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ class ReferenceEngine:
         for name, value in self._engine.state.items():
             self.state[name].copy_(torch.from_numpy(np.array(value)))
 
-    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
-        self._engine.set_dynamics(dynamics, ids)
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        self._engine.set_dynamics(dynamics)
 
     def reset(self, is_reset: Tensor, initial: Mapping[str, Tensor]) -> None:
         ids = np.flatnonzero(is_reset.numpy())

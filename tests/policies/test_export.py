@@ -20,7 +20,7 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.policies.action_map import ActionMap
-from maml_rl.policies.plain_network import gain_and_offset, unfolded
+from maml_rl.policies.plain_network import invertible_gain_and_offset, unfolded
 
 
 @pytest.fixture(params=KINDS)
@@ -98,7 +98,7 @@ def test_images_of_a_multilayer_perceptron(tmp_path: Path) -> None:
 
 def test_gain_and_offset_are_the_action_maps() -> None:
     action_map = ActionMap(make_agent("plain").action_space, 0.3)
-    gain, offset = gain_and_offset(action_map)
+    gain, offset = invertible_gain_and_offset(action_map)
     for outputs in (np.zeros((1, 2), np.float32), np.array([[0.5, -0.7]], np.float32)):
         np.testing.assert_allclose(action_map(outputs), gain * outputs + offset.numpy(), rtol=1e-6)
 

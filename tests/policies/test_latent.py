@@ -123,7 +123,7 @@ def test_z_is_part_of_the_first_action(discrete: bool) -> None:
 
 
 def test_the_head_includes_the_distribution_of_z() -> None:
-    assert make_policy(latent_size=L).head == [
+    assert make_policy(latent_size=L).head_names == [
         "weight_1",
         "bias_1",
         "log_std",

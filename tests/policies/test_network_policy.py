@@ -111,9 +111,9 @@ class TestDistribution:
         assert policy.distribution(stack, observations).log_std.exp().min() > 0.9e-6
 
     def test_head_is_the_last_layer_and_the_standard_deviation(self) -> None:
-        assert convolutional().head == ["network.head.weight", "network.head.bias", "log_std"]
+        assert convolutional().head_names == ["network.head.weight", "network.head.bias", "log_std"]
         discrete = convolutional(spaces.Discrete(3))
-        assert discrete.head == ["network.head.weight", "network.head.bias"]
+        assert discrete.head_names == ["network.head.weight", "network.head.bias"]
 
 
 class TestAsTheBuiltInNetwork:

@@ -501,10 +501,12 @@ class TestAnActor:
         assert [t for t, _ in actor.seen] == [*range(H), *range(H)]
         for i in range(2 * H):
             t, observations = actor.seen[i]
-            assert observations[:, 0].tolist() == list(range(6))
-            assert observations[:, 1].tolist() == [min(t, end) for end in [1, 3, H, 2, 5, 4]]
-            rewards, ended = actor.results[i]
             live = [t < end for end in [1, 3, H, 2, 5, 4]]
+            # Zero after the end of an episode.
+            expected = [[env, t] if is_live else [0, 0] for env, is_live in enumerate(live)]
+            assert observations[:, :2].tolist() == expected
+            assert not observations[~np.array(live)].any()
+            rewards, ended = actor.results[i]
             expected = [10 * env + t + 1 if is_live else 0 for env, is_live in enumerate(live)]
             assert rewards.tolist() == expected
             assert ended.tolist() == [end <= t + 1 for end in [1, 3, H, 2, 5, 4]]
@@ -516,6 +518,13 @@ class TestAnActor:
         assert episodes.distribution == ()
         assert episodes.log_probs.shape == (2, 3, H)
         assert not episodes.log_probs.any()
+
+    def test_nan_after_the_end_of_an_episode_reaches_neither_actor_nor_environment(self):
+        actor = Witness()
+        collector = stub_collector(lengths=[1, 3, H, 2, 5, 4], nan_after_end=True)
+        collector.collect(actor, STREAMS, 0)
+        assert all(np.isfinite(observations).all() for _, observations in actor.seen)
+        assert np.isfinite(np.stack(collector.env.actions[0])).all()
 
     def test_observations_of_a_discarded_episode_are_zero(self):
         actor = Witness()

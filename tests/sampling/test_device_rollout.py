@@ -220,7 +220,7 @@ class Stub:
 
     def step(self, actions: Any) -> tuple[Any, ...]:
         assert isinstance(actions, Tensor if self.on_device else np.ndarray)
-        assert np.isfinite(np.asarray(actions)[~self.finished]).all()
+        assert np.isfinite(np.asarray(actions)).all()
         self.t += 1
         live = ~self.finished
         reward = np.where(live, 10.0 * np.arange(6) + self.t, 0.0)
@@ -245,6 +245,7 @@ class StubActor(Actor):
         self.seen: list[tuple[list[float], list[bool]]] = []
 
     def act(self, observations: np.ndarray, t: int) -> np.ndarray:
+        assert np.isfinite(observations).all()
         outputs = observations / 10
         if self.broken is not None and self.broken[1] == t:
             outputs[self.broken[0]] = np.nan
@@ -267,6 +268,7 @@ CASES: dict[str, tuple[list[Any], Any, dict[int, str]]] = {
     "first observation": ([("observation", 3, 0, np.nan)], None, {3: OBSERVATION}),
     "observation": ([("observation", 3, 2, np.inf)], None, {3: OBSERVATION}),
     "last observation": ([("observation", 4, 7, np.nan)], None, {}),
+    "observation at the end": ([("observation", 0, 3, np.nan)], None, {}),
     "observation after the end": ([("observation", 0, 5, np.nan)], None, {}),
     "reward": ([("reward", 2, 3, -np.inf)], None, {2: REWARD}),
     "action": ([], (5, 4), {5: ACTION}),
@@ -440,6 +442,13 @@ def test_noise_on_a_device_belongs_to_the_task(settings: dict[str, Any]) -> None
     assert not torch.equal(ours[0], ours[1])
     assert ours.mean().abs() < 5 / ours.numel() ** 0.5
     assert ours.std() == pytest.approx(1, abs=5 / ours.numel() ** 0.5)
+
+
+@pytest.mark.parametrize("noise", [torch.zeros(3), np.zeros((2, 12, 2)), None], ids=str)
+def test_noise_on_a_device_of_another_shape_is_refused(noise: Any) -> None:
+    message = "draw_noise_on_device of a learner must return Tensor"
+    with open_training(config_of({})) as training, pytest.raises(UserError, match=message):
+        training.collector.noise_on_device(lambda rng, sizes: noise, STREAMS, 0)
 
 
 def test_a_learner_without_noise_on_a_device_is_refused() -> None:

@@ -373,12 +373,27 @@ def test_empty_task_leaves_a_sub_environment_alone(
     env.close()
 
 
+@pytest.mark.parametrize(
+    ("env_id", "expected"), [("TestSetter-v0", [3, 4]), ("TestOptions-v0", [NEVER, NEVER])]
+)
+def test_after_empty_tasks_resets_pass_none(env_id: str, expected: list[int]) -> None:
+    env = _make(env_id)
+    env.set_tasks([{"length": 3}, {"length": 4}])
+    env.reset(seed=0)
+    env.set_tasks([{}, {}])
+    assert env.reset(seed=0)[0][:, 1].tolist() == expected
+    env.close()
+
+
 @with_tasks
 @pytest.mark.parametrize("num_tasks", [1, 3])
 def test_one_task_per_sub_environment(env_id: str, num_tasks: int) -> None:
     env = _make(env_id)
-    with pytest.raises(ValueError, match=f"`{num_tasks}` values for 2 environments"):
-        env.set_tasks([{"length": 3}] * num_tasks)
+    for task in ({"length": 3}, {}):
+        with pytest.raises(
+            ValueError, match=f"expected 2 tasks, one per sub-environment, got {num_tasks}"
+        ):
+            env.set_tasks([task] * num_tasks)
     env.close()
 
 

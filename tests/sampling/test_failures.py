@@ -47,6 +47,7 @@ from maml_rl.sampling.failures import (
     Failure,
     TooManyFailures,
     TrialFailures,
+    example,
 )
 from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
 from maml_rl.settings.config import Config
@@ -136,6 +137,12 @@ def test_rows_are_sorted_by_step_cause_and_task():
         Failure(4, OBSERVATION, 2, {"goal": 1}),
         Failure(4, NO_EPISODE, 0, {"goal": 1}),
     ]
+
+
+def test_the_advice_for_a_simulation_includes_memory_on_a_device():
+    text = example([Failure(0, SIMULATION, 1, {"goal": 1.0})])
+    assert "lower policy.action_scale" in text
+    assert "more contacts than the device had memory for" in text
 
 
 def test_a_task_fails_once_and_later_failures_of_its_episodes_have_no_row():

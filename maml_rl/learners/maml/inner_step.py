@@ -30,7 +30,7 @@ def adapting(policy: Policy, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
     shapes = {name: tuple(value.shape) for name, value in policy.named_parameters()}
     if inner.adapts == "all":
         return shapes
-    return {name: shapes[name] for name in policy.head}
+    return {name: shapes[name] for name in policy.head_names}
 
 
 def initial_theta(policy: Policy, inner: InnerConfig, seed: int = 0) -> dict[str, Tensor]:

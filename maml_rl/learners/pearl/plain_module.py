@@ -14,7 +14,7 @@ from maml_rl.policies.plain_network import (
     PlainNetwork,
     ScaledOutputs,
     folded,
-    gain_and_offset,
+    invertible_gain_and_offset,
 )
 
 
@@ -51,7 +51,7 @@ def latent_module(
     layers = tuple(zip(weights, biases, strict=True))
     network = folded(PlainNetwork(layers, None, "relu"), normalizer, action_map)
     # tanh, in units of the environment's actions.
-    gain, offset = gain_and_offset(action_map)
+    gain, offset = invertible_gain_and_offset(action_map)
     to_actions = ScaledOutputs(gain.float() / action_scale, offset)
     module = nn.Sequential(*linear_modules(network), nn.Tanh(), to_actions)
     return PlainModule(module, None, (networks.observation_size,))
