@@ -164,7 +164,7 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
 
     def load(path: Path) -> None:
         loaded = load_checkpoint(path, cpu)
-        loaded.check_run({"environment": "PointNavigation"}, path)
+        loaded.check_run({"environment": "PointNavigation"})
         restored(loaded, agent.learner)
 
     def replaced(path: Path, read: Callable[[], object]) -> Loader:
