@@ -439,7 +439,7 @@ class TestFisherVectorProduct:
 class StateDependentStd(Policy):
     """Not an MLPPolicy, and its standard deviation depends on the state."""
 
-    head = ()
+    head_names = ()
 
     def __init__(self):
         super().__init__((OBSERVATION_SIZE,), ActionHead(2))
