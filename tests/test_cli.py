@@ -362,7 +362,7 @@ def test_list_names_what_the_other_commands_take(cli):
         ("presets", "maml/PointNavigation +Settings of Finn et al. .2017. for 2-D navigation"),
         ("learners", "maml +Adaptation by policy gradient, learned through the outer step"),
         ("outer", "trpo +Trust-region outer step"),
-        ("pretrained", "AntDir +environment AntDir, learner maml, 80 iterations"),
+        ("pretrained", "AntDir +environment AntDir, learner maml, 120 iterations"),
     ],
 )
 def test_list_says_what_a_name_is(cli, section, line):
