@@ -1,6 +1,7 @@
 """Import the package before torch: torch reads on import how its idle threads wait."""
 
 import gc
+import os
 
 import pytest
 from matplotlib.figure import Figure
@@ -23,6 +24,12 @@ def _only_svg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("maml_rl.analysis.report.files.encoded", _svg_or_nothing)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait until files are on the disk: tests kill processes, never the machine."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def _svg_or_nothing(figure: Figure, kind: str) -> bytes:

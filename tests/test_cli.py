@@ -1067,7 +1067,7 @@ def test_help_and_settings_import_no_torch(argv):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_help_about_a_module_of_the_users_imports_what_it_needs(tmp_path):
     (tmp_path / "with_torch.py").write_text(
         "import gymnasium as gym\nimport torch\n\nSIZE = int(torch.ones(3).sum())\n"

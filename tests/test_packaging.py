@@ -57,6 +57,7 @@ def test_the_wheel_holds_every_module_preset_and_pretrained_policy(wheel: Path) 
     assert not any(name.startswith("envs/") for name in names)
 
 
+@pytest.mark.thorough
 def test_training_beside_a_folder_called_envs(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=False)

@@ -67,7 +67,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "max_kl": 6.0,
     },
 }
+MANY_PARAMETERS = [  # finite differences take seconds
+    "DiCE Meta-SGD",
+    "learned advantage",
+    "sum of advantages",
+    "sum in CAVIA",
+    "sum with Meta-SGD per step, bounded",
+]
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_variant_in_time = pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.thorough) if name in MANY_PARAMETERS else name
+        for name in VARIANTS
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +181,7 @@ def test_meta_gradient_of_the_loss_after_every_step(num_steps: int, term: Quanti
 
 
 @pytest.mark.slow
-@every_variant
+@every_variant_in_time
 @pytest.mark.parametrize("quantity", [inner_kl, exploration_surrogate])
 def test_gradient_of_what_is_taken_at_the_support_states(variant: str, quantity: Quantity) -> None:
     """They share the inner step's own pass over these states."""

@@ -146,7 +146,7 @@ print(map_blocks(lambda number: number, blocks) == list(range(50)))
     assert (done.stdout, done.stderr) == ("True True\nTrue\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_interrupted_process_exits() -> None:
     script = INTERRUPTED + "map_blocks(work, blocks)"
     done = subprocess.run(
