@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import safetensors.torch
@@ -319,6 +321,17 @@ def test_a_module_that_exits_is_reported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="cannot be imported"):
         maml_rl.load_config(env="a_module_that_exits:X-v0")
+
+
+def test_an_environment_whose_module_exits_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "a_module_that_exits.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = dataclasses.replace(
+        gym.spec("Pendulum-v1"), id="Exits-v0", entry_point="a_module_that_exits:X"
+    )
+    monkeypatch.setitem(gym.registry, "Exits-v0", spec)
+    with pytest.raises(UserError, match=r"'Exits-v0' cannot be made: .* cannot be imported"):
+        maml_rl.load_config(env={"name": "Exits-v0", "g": 9.0})
 
 
 def test_a_number_that_no_float_can_hold_is_refused():

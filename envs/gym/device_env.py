@@ -227,7 +227,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
     def _observed(self) -> Tensor:
         """Observations including noise, (num_envs, observation_size)."""
         observation = self.family.observation(torch, self.engine.state)
-        if self._noise is None:
+        if self._noise is None or not self._noise.is_seeded:  # not before the next reset
             return observation
         return self._noise.added_to(observation)
 

@@ -279,7 +279,7 @@ def _creator(env_id: str) -> Any:
         return creator
     try:
         return gym.envs.registration.load_env_creator(creator)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UserError(
             f"environment {env_id!r} cannot be made: {creator} cannot be imported "
             f"({in_one_line(error)})"

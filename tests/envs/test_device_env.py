@@ -242,6 +242,16 @@ def test_observations_have_noise_that_the_reset_seeds() -> None:
 
 
 @pytest.mark.usefixtures("_reference")
+def test_noise_of_new_tasks_begins_with_the_next_reset() -> None:
+    env, _ = pair("HalfCheetahVel", 2, dynamics={"observation_noise": 0.5})
+    env.reset(seed=3)
+    env.set_tasks([{"goal_velocity": 1.0, "observation_noise": 0.5}] * 2)
+    observation = env.step(torch.zeros(2, 6))[0]
+    assert torch.equal(observation, env.family.observation(torch, env.engine.state))
+    assert (env.reset()[0] - env.family.observation(torch, env.engine.state)).abs().max() > 0.1
+
+
+@pytest.mark.usefixtures("_reference")
 def test_noise_of_new_tasks_comes_from_the_seed_of_an_earlier_reset() -> None:
     env, batch = pair("HalfCheetahVel", 2, dynamics={"observation_noise": 0.5})
     tasks = [{"goal_velocity": 1.0, "observation_noise": 0.5}] * 2
