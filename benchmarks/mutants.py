@@ -320,7 +320,7 @@ MUTANTS = [
     Mutant("envs/engines/changes.py", "is_now = self._episode[ids] == self", "is_now = self._episode[ids] >= self", "a push in every later episode"),
     Mutant("envs/engines/changes.py", "if before == after and not task.get(PUSH):", "if before == after:", "no measurement around a push"),
     Mutant("envs/families/tasks.py", 'self.directions == "forward"', 'self.directions == "backward"', "the wrong direction"),
-    Mutant("maml_rl/settings/dynamics_study.py", "values = [\n            sorted({sweep[0], ", "values = [\n            sorted({sweep[1], ", "two quantities not at their ends"),
+    Mutant("maml_rl/settings/dynamics_study/study.py", "sorted({sweep[0], ", "sorted({sweep[1], ", "two quantities not at their ends"),
     Mutant("envs/gym/simulations.py", "                self.engine.derive(switched)\n", "", "derived quantities of the dynamics before the change"),
     Mutant("envs/gym/simulations.py", 'longest = np.maximum(delay, self._change.after["action_delay"])', "pass", "no room for a longer delay"),
     Mutant("envs/gym/imperfections.py", "self._num_steps[ids] = self._active_delay[ids] = num_steps", "self._num_steps[ids] = num_steps", "a changed delay that waits for a reset"),

@@ -22,15 +22,16 @@ from maml_rl.cli import (
 )
 from maml_rl.env_flags import take_env_flags
 from maml_rl.errors import UserError
-from maml_rl.settings.dynamics_study import (
-    DEFAULT_DYNAMICS,
+from maml_rl.settings.dynamics_study.methods import (
     DEFAULT_METHODS,
     DEFAULT_REFERENCE,
     METHODS,
-    DynamicsStudy,
     Method,
     make_variant,
 )
+from maml_rl.settings.dynamics_study.study import DynamicsStudy
+from maml_rl.settings.dynamics_study.varied_dynamics import DEFAULT_DYNAMICS
+from maml_rl.settings.env import is_family
 from maml_rl.system.atomic_files import unwritable_refused
 from maml_rl.system.text import counted, duration_text
 
@@ -64,7 +65,8 @@ def command(argv: list[str]) -> int:
             "evaluation are twice as wide"
         )
     flags = env_flags.flags
-    if not any(flag.startswith("--env.dynamics.") for flag in flags):
+    has_dynamics = any(flag.startswith("--env.dynamics.") for flag in flags)
+    if is_family(args.env) and not has_dynamics:
         flags = [*flags, *take_env_flags(["--dynamics", DEFAULT_DYNAMICS])[0].flags]
 
     from maml_rl.runs.seeds import checked_seeds
@@ -113,7 +115,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="what differs between training and evaluation (required)",
     )
     parser.add_argument(
-        "--env", default="Walker2dRandParams", help="task family (default: %(default)s)"
+        "--env",
+        default="Walker2dRandParams",
+        help="task family, or another environment, in which --dynamics varies arguments of the "
+        "constructor (default: %(default)s)",
     )
     _add_methods(parser)
     _add_training(parser)
@@ -187,7 +192,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dynamics",
         metavar="NAME=LOW:HIGH,...",
-        help=f"dynamics in training (default: {DEFAULT_DYNAMICS})",
+        help=f"dynamics in training (default for a task family: {DEFAULT_DYNAMICS})",
     )
     parser.add_argument(
         "--tasks.SETTING",

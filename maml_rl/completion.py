@@ -12,7 +12,7 @@ from maml_rl.baselines import BASELINES
 from maml_rl.errors import UserError
 from maml_rl.list import SECTIONS
 from maml_rl.runs.pretrained import pretrained_names
-from maml_rl.settings.dynamics_study import METHODS
+from maml_rl.settings.dynamics_study.methods import METHODS
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import FAMILIES
 from maml_rl.settings.flags import normalized, take_option

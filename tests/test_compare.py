@@ -19,7 +19,7 @@ from maml_rl.analysis.comparison import saved_evaluations
 from maml_rl.analysis.dynamics import study as study_module
 from maml_rl.cli import main
 from maml_rl.compare import make_parser
-from maml_rl.settings.dynamics_study import METHODS
+from maml_rl.settings.dynamics_study.methods import METHODS
 
 SMALL = [
     "dynamics",
@@ -130,6 +130,33 @@ def test_all_methods_are_trained_and_evaluated_and_a_second_call_repeats_nothing
     error = capsys.readouterr().err
     assert "have 1 control steps, not 80,000" in error
     assert f"with --num_env_steps 1, or train others with --output {folder}-80000" in error
+
+
+@pytest.mark.thorough
+def test_learners_are_compared_on_arguments_of_a_gymnasium_environment(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The oracle observes the argument; each version has the value of the sweep."""
+    small = [word for word in SMALL if not word.startswith("--dynamics")]
+    argv = [*small, "--env=Pendulum-v1", "--dynamics=g=5:20", "--output=out"]
+    assert main(["compare", *argv]) == 0
+    results = json.loads(Path("out/evaluation/results.json").read_text())["results"]
+    tasks = {
+        (result["policy"], result["swept"].get("g")): [task["task"] for task in result["tasks"]]
+        for result in results
+    }
+    values = [None, 2.5, 3.97, 6.3, 10.0, 15.9, 25.2, 40.0]
+    assert list(tasks) == [(name, g) for g in values for name in ("untouched", "oracle", "rl2")]
+    assert tasks["oracle", 2.5] == [{"g": 2.5}] * 2
+    assert all(5 <= task["g"] <= 20 for task in tasks["oracle", None])
+    shapes = {
+        name: maml_rl.load(f"out/{name}/seed-3").observation_space.shape
+        for name in ("untouched", "oracle")
+    }
+    assert shapes == {"untouched": (3,), "oracle": (4,)}
+    out = capsys.readouterr().out
+    assert out.count("making 2 copies of environment 'Pendulum-v1'") == 1
+    assert "actuator" not in out
 
 
 @pytest.mark.slow

@@ -257,6 +257,13 @@ def check_kwargs(name: str, env_id: str, kwargs: Mapping[str, Any]) -> None:
             _check_argument(env_id, argument, f"env.{argument}: {name}")
 
 
+def default_arguments(env_id: str) -> dict[str, Any]:
+    """The arguments of a registered environment's constructor that have a default, with it."""
+    parameters = inspect.signature(_creator(env_id)).parameters.values()
+    defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
+    return {**defaults, **gym.spec(env_id).kwargs}
+
+
 def _check_argument(env_id: str, name: str, who: str, reason: str = "") -> None:
     """Refuse the argument ``name``; ``who`` and ``reason`` are parts of the message."""
     parameters = inspect.signature(_creator(env_id)).parameters

@@ -103,7 +103,8 @@ def evaluations_shown(total: int) -> Iterator[tuple[Callable[[str], None], Activ
     """
     pace = Pace(total, 0)
     num_done, logged_s = 0, time.monotonic()
-    with tqdm(total=total, disable=None, leave=False, unit="evaluation") as bar:
+    shown_bar = tqdm(total=total, disable=None, leave=False, unit="evaluation")
+    with shown_bar as bar, _each_line_once():  # each evaluation makes its environments
 
         def progress(done: str) -> None:
             nonlocal num_done, logged_s
@@ -116,6 +117,24 @@ def evaluations_shown(total: int) -> Iterator[tuple[Callable[[str], None], Activ
                 log(f"{num_done} of {counted(total, 'evaluation')}: {done}{time_left(pace)}")
 
         yield progress, Activity(bar)
+
+
+@contextlib.contextmanager
+def _each_line_once() -> Iterator[None]:
+    """Log no line twice inside the context; warnings are repeated."""
+    logged: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_repeated = text in logged
+        logged.add(text)
+        return not is_repeated or record.levelno > logging.INFO
+
+    LOGGER.addFilter(is_new)
+    try:
+        yield
+    finally:
+        LOGGER.removeFilter(is_new)
 
 
 def _is_interactive(stream: Any) -> bool:

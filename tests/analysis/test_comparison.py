@@ -703,16 +703,25 @@ def test_a_sweep_shades_what_training_saw():
 )
 def test_the_axis_of_factors_spaced_by_logarithms_is_logarithmic(values, is_log):
     (entry,) = made_up().main
+    entry.evaluations[0].description["task_units"] = {"body_mass": "factor"}
     entries = [entry, *(dataclasses.replace(entry, swept={"body_mass": x}) for x in values)]
     figure = sweep_figure(Comparison(entries), "body_mass", (0.5, 2.0), "nominal")
     (axes,) = figure.axes
     assert axes.get_xscale() == ("log" if is_log else "linear")
-    assert axes.get_xlabel() == ("body mass (factor)" if is_log else "body mass")
+    assert axes.get_xlabel() == "body mass (factor)"
     if is_log:
         assert axes.get_xticks().tolist() == list(values)
         labels = [label.get_text() for label in axes.get_xticklabels()]
         assert labels == [f"{value:g}" for value in values]
     assert "body mass fixed, other values nominal" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_an_argument_of_an_environment_is_not_called_a_factor():
+    (entry,) = made_up().main
+    values = (0.25, 0.397, 0.63, 1.0, 1.59, 2.52, 4.0)
+    entries = [entry, *(dataclasses.replace(entry, swept={"mass": x}) for x in values)]
+    (axes,) = sweep_figure(Comparison(entries), "mass", (0.5, 2.0), "nominal").axes
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "mass")
 
 
 def test_a_grid_has_each_pair_in_its_place():

@@ -6,11 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import maml_envs
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 from maml_rl.errors import UserError
-from maml_rl.settings.dynamics_study import METHODS, DynamicsStudy, make_variant, swept_values
+from maml_rl.settings.dynamics_study.methods import METHODS, make_variant
+from maml_rl.settings.dynamics_study.study import DynamicsStudy
+from maml_rl.settings.dynamics_study.varied_dynamics import swept_values
 from maml_rl.settings.parser import load_config
 
 PARAMETERS = maml_envs.FAMILIES["HalfCheetahDir"].body.parameters
@@ -43,6 +47,9 @@ def study(**changes: Any) -> DynamicsStudy:
         ("observation_noise", 0.0, 0.3, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
         ("action_delay", 0.0, 2.0, (0.0, 1.0, 2.0, 3.0, 4.0)),
         ("disabled_actuator", -1.0, 3.0, (-1.0, 0.0, 2.0, 3.0, 4.0, 5.0)),
+        # A range beside the nominal value: the sweep includes both.
+        ("body_mass", 2.0, 4.0, (1.0, 1.59, 2.52, 4.0, 6.35, 10.1, 16.0)),
+        ("slope", 0.1, 0.2, (0.0, 0.0667, 0.133, 0.2, 0.267, 0.333, 0.4)),
     ],
 )
 def test_sweeps_reach_twice_as_far_as_training(name, low, high, values):
@@ -175,13 +182,13 @@ def test_a_sweep_sets_one_quantity_and_leaves_the_others_nominal():
     assert env.kwargs["dynamics"] == {"body_mass": 4.0, "action_delay": 0}
     varied = study().env_at(None, observe_task=True)
     assert varied.observe_task
-    assert varied.kwargs["dynamics"] == study().varied_env.kwargs["dynamics"]
+    assert varied.kwargs["dynamics"] == study().dynamics.varied.kwargs["dynamics"]
     assert study().trained_range("action_delay") == (0, 2)
 
 
 def test_evaluations_use_held_out_tasks():
     crippled = study(env="CrippledAnt", flags=MASS)
-    assert crippled.varied_env.kwargs["split"] == "train"
+    assert crippled.dynamics.varied.kwargs["split"] == "train"
     assert crippled.env_at(None, observe_task=False).kwargs["split"] == "held_out"
 
 
@@ -194,22 +201,98 @@ def test_goals_can_be_fixed():
 def test_dynamics_of_the_preset_are_replaced():
     assert load_config(env="Walker2dRandParams").env.kwargs["dynamics"]
     walker = study(env="Walker2dRandParams", flags=MASS)
-    assert list(walker.varied_env.kwargs["dynamics"]) == ["body_mass"]
+    assert list(walker.dynamics.varied.kwargs["dynamics"]) == ["body_mass"]
     assert walker.config("untouched").env.kwargs["dynamics"] == {}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"env": "Pendulum-v1"}, "Pendulum-v1 is not a task family.*kwarg_ranges"),
         ({"env": "HalfCheetah"}, "unknown environment 'HalfCheetah'"),
         ({"env": "PointNavigation"}, "PointNavigation has no dynamics to vary.*HalfCheetahDir"),
         ({"flags": ("--env.dynamics.bodymass=2",)}, "unknown dynamics 'bodymass'.*body_mass"),
         ({"flags": ("--env.dynamics.body_mass={low: 2, high: -1}",)}, "body_mass"),
         ({"horizon": -1}, "horizon must be"),
-        ({"flags": ("--env.dynamics.body_mass=2",)}, "body_mass must be a range.*the value 4"),
+        ({"flags": ("--env.dynamics.body_mass=2",)}, "body_mass must be a range.*the value 2"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         study(**changes)
+
+
+def pendulum(*flags: str, **changes: Any) -> DynamicsStudy:
+    return study(env="Pendulum-v1", flags=flags, **changes)
+
+
+GRAVITY = "--env.dynamics.g={low: 5, high: 20}"
+
+
+def test_arguments_of_another_environment_vary():
+    configs = {name: pendulum(GRAVITY).config(name) for name in METHODS}
+    varied = {"g": {"low": 5, "high": 20}}
+    for name, config in configs.items():
+        expected = {"g": {"choices": [10.0]}} if name == "untouched" else varied
+        assert config.env.kwarg_ranges == expected
+        assert config.env.observe_task == (name == "oracle")
+    # From 10, the default of the constructor, twice as far as 5 and 20 on a logarithmic scale.
+    assert pendulum(GRAVITY).sweeps() == {"g": (2.5, 3.97, 6.3, 10.0, 15.9, 25.2, 40.0)}
+    assert pendulum(GRAVITY).env_at(None, observe_task=False) == configs["maml"].env
+    assert pendulum(GRAVITY).env_at({"g": 2.5}, observe_task=True).kwarg_ranges == {
+        "g": {"choices": [2.5]}
+    }
+    assert pendulum(GRAVITY).pairs() == pendulum(GRAVITY).failures() == []
+
+
+def test_a_nominal_argument_can_be_set():
+    on_the_moon = pendulum("--env.g=1.6", "--env.dynamics.g={low: 0, high: 2}")
+    assert on_the_moon.dynamics.untouched.kwarg_ranges == {"g": {"choices": [1.6]}}
+    assert on_the_moon.sweeps()["g"][0] == -1.6
+    assert on_the_moon.sweeps()["g"][-1] == 2.4
+
+
+class Walker(gym.Env):
+    """Arguments of several kinds."""
+
+    def __init__(self, num_legs: int = 4, mass: float = 1.0, gait: str = "trot", **others: Any):
+        """Make a walker."""
+
+
+@pytest.fixture
+def walker(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = EnvSpec("Walker-v0", entry_point=Walker, kwargs={"mass": 3.0}, max_episode_steps=10)
+    monkeypatch.setitem(gym.registry, "Walker-v0", spec)
+
+
+@pytest.mark.usefixtures("walker")
+def test_integer_arguments_stay_integers():
+    legs = study(env="Walker-v0", flags=("--env.dynamics.num_legs=[4, 6]", *MASS_ARGUMENT))
+    assert legs.sweeps()["num_legs"] == (4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+    (value,) = legs.env_at({"num_legs": 6.0}, observe_task=False).kwarg_ranges["num_legs"][
+        "choices"
+    ]
+    assert type(value) is int
+    # The nominal mass is that of the registration.
+    assert legs.dynamics.untouched.kwarg_ranges["mass"] == {"choices": [3.0]}
+    assert len(legs.pairs()) == 2 * 3
+
+
+MASS_ARGUMENT = ("--env.dynamics.mass={low: 2, high: 6}",)
+
+
+@pytest.mark.usefixtures("walker")
+@pytest.mark.parametrize(
+    ("env", "flags", "message"),
+    [
+        ("Pendulum-v1", (), "Pendulum-v1 is not a task family.*arguments of its constructor"),
+        ("Pendulum-v1", ("--env.dynamics.q={low: 1, high: 2}",), "no argument 'q'.*arguments: g"),
+        ("Pendulum-v1", ("--env.dynamics.g=9",), "--dynamics g must be a range.*the value 9"),
+        ("Pendulum-v1", ("--env.dynamics.g={low: 9, high: 1}",), "'g' must be a range"),
+        ("Walker-v0", ("--env.dynamics.gait=[trot, run]",), "gait VALUE.*default: num_legs, mass$"),
+        ("Walker-v0", ("--env.dynamics.torque=[1, 2]",), "torque.*no number.*--env.torque VALUE"),
+        ("Walker-v0", ("--env.dynamics.mass=[a, b]",), "--dynamics mass must be.*got no numbers"),
+    ],
+)
+def test_arguments_that_cannot_vary_are_refused(env, flags, message):
+    with pytest.raises(UserError, match=message):
+        study(env=env, flags=flags)

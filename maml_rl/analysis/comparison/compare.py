@@ -343,8 +343,9 @@ def _swept_dynamics(condition: Condition) -> set[str]:
 
 
 def _varied(agent: Agent) -> set[str]:
-    """Names of the dynamics that varied in an agent's training."""
-    return set(agent.config.env.kwargs.get("dynamics", {}))
+    """Names of the dynamics, or of arguments of the environment, that varied in training."""
+    env = agent.config.env
+    return {*env.kwargs.get("dynamics", {}), *env.kwarg_ranges}
 
 
 def check_same_tasks(evaluations: Sequence[Evaluation]) -> None:

@@ -24,7 +24,6 @@ from maml_rl.analysis.figures import (
 )
 from maml_rl.analysis.statistics import FEW_RUNS, is_log_spaced, mean_of_valid
 from maml_rl.analysis.tasks.words import value_key, value_text, with_unit
-from maml_rl.settings.families import FACTOR
 
 _MOST_WITH_TWO_LINES = 3
 """Methods that a sweep plots before and after adaptation."""
@@ -280,11 +279,9 @@ def sweep_figure(
             axes.axvspan(low, high, color="0.88", zorder=0, label="in training")
         else:
             axes.axvline(low, color="0.5", linewidth=1.5, zorder=0, label="in training")
-    units = comparison.settings["task_units"]
-    xlabel = with_unit(name, units)
+    xlabel = with_unit(name, comparison.settings["task_units"])
     values = sorted({entry.swept[name] for entry in entries})
     if is_log_spaced(values):
-        xlabel = with_unit(name, {name: units.get(name) or FACTOR})
         axes.set_xscale("log", base=2)
         axes.set_xticks(values, [f"{value:.3g}" for value in values])
         axes.minorticks_off()

@@ -13,7 +13,7 @@ from maml_rl.agents.load import load_run
 from maml_rl.analysis.comparison.compare import Condition, Subject
 from maml_rl.analysis.dynamics.robustness import Origin
 from maml_rl.analysis.learning_curves import Run
-from maml_rl.settings.dynamics_study import DynamicsStudy
+from maml_rl.settings.dynamics_study.study import DynamicsStudy
 from maml_rl.settings.env import EnvConfig
 
 

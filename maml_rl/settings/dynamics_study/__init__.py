@@ -1,0 +1,1 @@
+"""A study of unseen dynamics: its methods, and the dynamics of training and evaluation."""
