@@ -320,6 +320,10 @@ MUTANTS = [
     Mutant("envs/engines/changes.py", "is_now = self._episode[ids] == self", "is_now = self._episode[ids] >= self", "a push in every later episode"),
     Mutant("envs/engines/changes.py", "if before == after and not task.get(PUSH):", "if before == after:", "no measurement around a push"),
     Mutant("envs/families/tasks.py", 'self.directions == "forward"', 'self.directions == "backward"', "the wrong direction"),
+    Mutant("maml_rl/settings/dynamics_study/varied_dynamics.py", "min(low, nominal), max(high, nominal)", "low, high", "a sweep without the nominal value"),
+    Mutant("maml_rl/settings/dynamics_study/varied_dynamics.py", "first**2 / nominal", "first**2", "a sweep of a nominal value that is not 1"),
+    Mutant("maml_rl/settings/dynamics_study/varied_dynamics.py", "2 * first - nominal", "first", "a sweep only as far as training"),
+    Mutant("maml_rl/settings/dynamics_study/varied_dynamics.py", "values.get(name, parameter.nominal)", "parameter.nominal", "an argument that is not swept"),
     Mutant("maml_rl/settings/dynamics_study/study.py", "sorted({sweep[0], ", "sorted({sweep[1], ", "two quantities not at their ends"),
     Mutant("envs/gym/simulations.py", "                self.engine.derive(switched)\n", "", "derived quantities of the dynamics before the change"),
     Mutant("envs/gym/simulations.py", 'longest = np.maximum(delay, self._change.after["action_delay"])', "pass", "no room for a longer delay"),
@@ -351,6 +355,8 @@ _PEARL = [
 ]
 _TEACHER = ["learners/test_teacher_student.py"]
 TESTS = {
+    "maml_rl/settings/dynamics_study/study.py": ["settings/test_dynamics_study.py"],
+    "maml_rl/settings/dynamics_study/varied_dynamics.py": ["settings/test_dynamics_study.py"],
     "envs/engines/changes.py": _CHANGES,
     "envs/engines/mujoco_engines.py": _CHANGES,
     "envs/gym/imperfections.py": _CHANGES,
