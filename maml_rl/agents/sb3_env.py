@@ -168,8 +168,7 @@ def make_vec_env(
     Raises:
         UserError: if ``num_envs`` is below 1, or the environment or the task is invalid.
     """
-    if num_envs < 1:
-        raise UserError(f"num_envs must be at least 1, got {num_envs}")
+    check_integers(1, num_envs=num_envs)
     if name is not None and resolve_env_id(name) != resolve_env_id(config.name):
         config = EnvConfig(name=name)
     env = make_task_vector_env(config, num_envs, horizon)
@@ -206,7 +205,6 @@ def as_sb3_env(
     Raises:
         UserError: if it is neither a Gymnasium environment nor a ``VecEnv``, or cannot be made.
     """
-    check_integers(1, num_envs=num_envs)
     if env is None or isinstance(env, str):
         return make_vec_env(env, config, horizon, num_envs=num_envs, task=task, seed=seed)
     if task is not None or num_envs != 1:
