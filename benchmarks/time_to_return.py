@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"wall time:              {result.seconds:.1f} s")
     print(f"control steps:          {result.num_env_steps / 1e6:.2f} M")
     print(f"iterations:             {result.num_iterations}")
-    print(f"wall time / floor:      {result.seconds / result.floor_s:.2f}")
+    print(f"floor / wall time:      {result.floor_s / result.seconds:.2f}")
     return int(not result.is_reached)
 
 

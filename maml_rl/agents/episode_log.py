@@ -197,7 +197,7 @@ def _warn_of_clipped_actions(logs: Sequence[LoggedEpisodes]) -> None:
         warnings.warn(
             f"{share:.0%} of the logged actions are at a bound of the action space. Where an "
             "action was clipped, the policy's output is unknown and replaced by the bound, so the "
-            "adaptation differs from one in an environment (docs/stable_baselines3.md). A "
+            "adaptation differs from one in an environment (docs/logged_episodes.md). A "
             "smaller policy.action_scale in training avoids it",
             MamlRLWarning,
             stacklevel=2,
@@ -231,7 +231,7 @@ def warn_unless_sampled(episodes: Episodes) -> None:
         return
     warnings.warn(
         f"{problem}. The policy gradient needs sampled actions: log those of predict(observation) "
-        "of the agent that adapts (docs/stable_baselines3.md)",
+        "of the agent that adapts (docs/logged_episodes.md)",
         MamlRLWarning,
         stacklevel=2,
     )

@@ -271,7 +271,7 @@ def test_many_actions_at_a_bound_are_a_warning(point: Agent, at_bound: int) -> N
         (message,) = (text for text in messages if "probable" not in text)
         assert (len(messages) == 1) == (at_bound == 2)
         assert message.startswith(f"{at_bound / 12:.0%} of the logged actions are at a bound")
-        assert "docs/stable_baselines3.md" in message
+        assert "docs/logged_episodes.md" in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""docs/custom_envs.md: its commands, Python example and YAML file work."""
+"""docs/custom_envs.md and docs/logged_episodes.md: commands, Python examples and YAML file work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import yaml
 from maml_rl.cli import main
 from maml_rl.settings.drawn_tasks import parse
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "custom_envs.md").read_text()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCUMENT = (DOCS / "custom_envs.md").read_text()
 TINY = ["--meta_batch_size", "2", "--num_episodes", "2", "--horizon", "4", "--num_iterations", "1"]
 SHORT = ["--num_tasks", "2", "--num_episodes", "2", "--num_steps", "1"]
 QUIET = ["--logging.final_video", "false", "--logging.final_evaluation", "false"]
@@ -23,8 +24,8 @@ QUIET = ["--logging.final_video", "false", "--logging.final_evaluation", "false"
 pytestmark = pytest.mark.slow
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+def _blocks(language: str, document: str = DOCUMENT) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document, flags=re.DOTALL)
 
 
 COMMANDS = [line for block in _blocks("sh") for line in block.splitlines()]
@@ -66,7 +67,8 @@ def test_python(folder: Path) -> None:
     exec(_blocks("python")[1], names)
     assert names["env"].action_space.contains(names["action"])  # type: ignore[attr-defined]
     before = names.pop("adapted")
-    exec(_blocks("python")[2], names)
+    (loop,) = _blocks("python", (DOCS / "logged_episodes.md").read_text())
+    exec(loop, names)
     assert type(names["adapted"]) is type(before)
     assert sum(names["episode_ends"]) == 20  # type: ignore[call-overload]
 
