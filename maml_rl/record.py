@@ -57,8 +57,9 @@ def command(argv: list[str]) -> int:
     actions = "sampled actions" if args.stochastic else "the most probable actions"
     num_episodes = args.num_episodes or agent.config.num_episodes
     per_step = agent.config.learner.stage_episodes(num_episodes)
-    adapted = f"adapted on {counted(per_step, 'episode')} per step"
-    say(f"written to {path}: one episode per panel with {actions}, {adapted}")
+    episodes = counted(per_step, "episode")
+    adapted = "" if args.num_steps == 0 else f", adapted on {episodes} per step"
+    say(f"written to {path}: one episode per panel with {actions}{adapted}")
     return 0
 
 

@@ -1127,7 +1127,7 @@ def test_an_adapted_policy_is_no_run_to_go_on_with(run, tmp_path, capsys, monkey
     with pytest.raises(UserError, match=r"choose another$"):
         adapted.save(tmp_path / "adapted")
     assert main(["evaluate", "adapted", "--num_tasks=2", "--num_episodes=2", "--num_steps=1"]) == 0
-    assert "meta-trained, adapted by 1" in capsys.readouterr().out
+    assert "meta-trained, adapted by 1 step" in capsys.readouterr().out
 
 
 def test_a_family_is_given_as_a_flag(capsys):

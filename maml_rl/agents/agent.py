@@ -218,7 +218,8 @@ class Agent:
                 is the environment that the agent was trained on. A vector environment must have
                 autoreset disabled, the same task in all sub-environments, and a number of them that
                 divides ``num_episodes``. An environment that you pass stays open.
-            task: the task to set; default is the environment's current one. An environment object
+            task: the task to set; default is the environment's current one, which in an environment
+                made from a name is drawn at random. An environment object
                 without ``set_task`` or ``sample_tasks`` takes none: its arguments are fixed.
             num_steps: adaptation steps (for MAML, inner steps); default as in training.
             num_episodes: episodes per adaptation step; default as in training.

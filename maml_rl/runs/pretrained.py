@@ -33,11 +33,18 @@ def find_run(run: str | Path) -> Path:
         return folder
     if str(folder) in names:
         return pretrained_folder(str(folder))
+    if folder.name != str(folder):
+        raise UserError(f"there is no run folder {folder}{_seen_from(folder)}")
     hint = did_you_mean(str(folder), names)
     raise UserError(
         f"there is no run folder {folder}, and no pretrained policy of that name.{hint} Pretrained "
         f"policies are {', '.join(names)}"
     )
+
+
+def _seen_from(folder: Path) -> str:
+    """Say in which folder a relative path was looked up."""
+    return "" if folder.is_absolute() else f" in {Path.cwd()}"
 
 
 def is_pretrained(run: Path) -> bool:

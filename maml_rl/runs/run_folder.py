@@ -83,10 +83,21 @@ def new_run(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder that does not exist; refuse one that has files."""
+    refuse_occupied(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"output {folder} cannot be written: {error}") from error
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Check that a folder of a new run does not exist or is empty.
+
+    Raises:
+        UserError: if it has files, or cannot be read.
+    """
     try:
         occupied = folder.exists() and not _is_unfinished(folder)
-        if not occupied:
-            folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise UserError(f"output {folder} cannot be written: {error}") from error
     if occupied:

@@ -14,6 +14,7 @@ from maml_rl.runs.run_folder import (
     locked,
     new_default_folder,
     new_run,
+    refuse_occupied,
     run_config,
     write_config,
 )
@@ -84,6 +85,8 @@ def train(config: Config, callbacks: Sequence[Callback] = ()) -> Path:
         # Start a run; one process writes its folder and calls the callbacks.
         callbacks = make_callbacks(config, callbacks) if ranks.leads else ()
         output = user_path(config.output) if config.output else None
+        if output is not None and ranks.leads:
+            refuse_occupied(output)  # before environments are made
         stop_flag = StopFlag(_STOP_NOTICE if ranks.leads else "")
         with open_training(config, ranks, stop_flag.check) as training:
             config = training.agent.config  # has the engine that was chosen: a resume keeps it

@@ -411,6 +411,21 @@ def test_the_figure_of_a_sweep_says_what_its_spread_is(sources, over):
     assert len(figure.axes[0].lines) == 2 * (1 + num_runs)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "is_noted"),
+    [((12_000, 18_000), False), ((12_000, 18_001), True), ((12_000, None), False)],
+)
+def test_unequal_control_steps_of_training_are_a_line(numbers, is_noted):
+    entries = []
+    for label, number in zip(("maml", "rl2"), numbers, strict=True):
+        evaluation = make_evaluation(np.zeros((3, 2, 2)), [{"goal": 0.0}, {"goal": 1.0}])
+        evaluation.description["num_env_steps"] = number
+        entries.append(Entry(label, (Path(label),), (evaluation,), {}))
+    lines = Comparison(entries).table().splitlines()
+    assert ("control steps in training differ: maml 12,000, rl2 18,001" in lines) == is_noted
+    assert any("control steps" in line for line in lines) == is_noted
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(("sources", "over"), [(1, "tasks"), (2, "runs"), (4, "runs")])
 def test_every_interval_says_over_what_it_is(sources, over, tmp_path):

@@ -107,6 +107,16 @@ def test_an_error_for_an_unknown_name_lists_the_known_ones() -> None:
         assert all(name in str(refused.value) for name in NAMES)
 
 
+def test_a_missing_folder_is_named_with_where_it_was_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^there is no run folder runs/none in {tmp_path}$"):
+        find_run("runs/none")
+    with pytest.raises(UserError, match=f"^there is no run folder {tmp_path}/none$"):
+        find_run(tmp_path / "none")
+
+
 def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     task = {"goal_x": 0.1, "goal_y": 0.1}

@@ -344,6 +344,9 @@ def test_an_unknown_learner_is_refused_with_the_closest(
         "rma, sysid, or module:Class\n"
     )
 
+    assert main(["train", ENV, "--learner", "promp"]) == 2
+    assert "'promp'. It is an outer step of MAML: --outer promp." in capsys.readouterr().err
+
 
 # --- a learner of the user ---
 

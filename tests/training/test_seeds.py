@@ -300,6 +300,14 @@ def test_an_environment_that_cannot_be_opened_leaves_no_folder(tmp_path, capsys)
     assert not output.exists()
 
 
+def test_a_folder_in_use_is_refused_before_environments_are_made(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("")
+    assert main(["train", "--env", "CartPole-v1", "--output", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "exists and is not empty" in printed.err
+    assert "copies of environment" not in printed.out + printed.err
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(UserError, match="exists and is not empty: choose another"):

@@ -19,6 +19,7 @@ from maml_rl.analysis.comparison.entries import (
     learner_notes,
     return_rows,
     run_notes,
+    training_notes,
 )
 from maml_rl.analysis.comparison.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.comparison.scratch import Scratch
@@ -188,8 +189,9 @@ class Comparison:
             names: as for :meth:`return_rows`.
         """
         entries = self.sweep(*names)
-        of_learners = [] if names else learner_notes(entries)  # once: they are the same in sweeps
-        return [*of_learners, *run_notes(entries), *failed_notes(entries)]
+        # Once: these are the same in sweeps.
+        once = [] if names else [*learner_notes(entries), *training_notes(entries)]
+        return [*once, *run_notes(entries), *failed_notes(entries)]
 
     def difference_rows(self, all_steps: bool) -> list[list[str]]:
         """Return the cells of the table of differences, with its header.

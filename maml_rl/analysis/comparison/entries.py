@@ -257,6 +257,23 @@ def learner_notes(entries: Sequence[Entry]) -> list[str]:
     return notes
 
 
+def training_notes(entries: Sequence[Entry]) -> list[str]:
+    """Return a line with the control steps of training, if methods differ in them by over a half.
+
+    For several runs of a method it has their mean. Baselines without training have no number.
+    """
+    means = {}
+    for entry in entries:
+        numbers = [one.description.get("num_env_steps") for one in entry.evaluations]
+        known = [number for number in numbers if number is not None]
+        if known:
+            means[entry.name] = float(np.mean(known))
+    if not means or max(means.values()) <= 1.5 * min(means.values()):
+        return []
+    listed = ", ".join(f"{name} {value:,.0f}" for name, value in means.items())
+    return [f"control steps in training differ: {listed}"]
+
+
 def run_notes(entries: Sequence[Entry]) -> list[str]:
     """List the returns of single runs, one line per entry with few runs: its interval is wide."""
     notes = []

@@ -140,9 +140,10 @@ def _labels(
     if iteration is not None:
         which = "best iteration" if iteration == "best" else f"iteration {iteration}"
         labels = [f"{label}, {which}" for label in labels]
+    adapted = [agent.num_adaptation_steps for agent in agents]
     return [
-        f"{label}, adapted by {agent.num_adaptation_steps}" if agent.num_adaptation_steps else label
-        for label, agent in zip(labels, agents, strict=True)
+        f"{label}, adapted by {counted(steps, 'step')}" if steps else label
+        for label, steps in zip(labels, adapted, strict=True)
     ]
 
 

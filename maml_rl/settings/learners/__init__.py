@@ -78,6 +78,8 @@ def learner_class(name: str) -> type[LearnerConfig]:
         return LEARNER_CONFIGS[name]
     if ":" not in name:
         hint = did_you_mean(name, LEARNER_CONFIGS)
+        if name in OUTER_CONFIGS:
+            hint = f" It is an outer step of MAML: --outer {name}."
         valid = ", ".join(LEARNER_CONFIGS)
         raise UserError(f"unknown learner {name!r:.200}.{hint} Valid are {valid}, or module:Class")
     cls = getattr(load_object(name, "learner"), "Config", LearnerConfig)
