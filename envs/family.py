@@ -308,7 +308,9 @@ def _check_task(family: TaskFamily, task: Any, known: Mapping[str, Parameter]) -
         missing = [name for name in required if isinstance(task, Mapping) and name not in task]
         problem = f": {', '.join(missing)} missing" if missing else ""
         unknown = [name for name in task if name not in known] if isinstance(task, Mapping) else []
-        if unknown:
+        if unknown and missing:
+            problem = f": {unknown[0]!r} is unknown, and {', '.join(missing)} missing"
+        elif unknown:
             problem = f": {unknown[0]!r} is unknown.{name_hint(str(unknown[0]), known)}"
         raise ValueError(
             f"a task of {type(family).__name__} must be a mapping with the keys {required}{also}, "

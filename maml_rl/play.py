@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stochastic",
         action="store_true",
-        help="play sampled actions (default: the most probable ones)",
+        help="play sampled actions (default: mean actions; of discrete actions, the most probable)",
     )
     add_iteration_flag(parser)
     add_env_flags(parser)

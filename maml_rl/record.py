@@ -54,7 +54,7 @@ def command(argv: list[str]) -> int:
     config = dataclasses.replace(agent.config, env=env_of(agent.config, env_flags.flags))
     agent = dataclasses.replace(agent, config=config)
     _record(agent, path, args)
-    actions = "sampled actions" if args.stochastic else "the most probable actions"
+    actions = "sampled actions" if args.stochastic else "mean actions"
     num_episodes = args.num_episodes or agent.config.num_episodes
     per_step = agent.config.learner.stage_episodes(num_episodes)
     episodes = counted(per_step, "episode")
@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stochastic",
         action="store_true",
-        help="show sampled actions (default: the most probable ones)",
+        help="show sampled actions (default: mean actions; of discrete actions, the most probable)",
     )
     parser.add_argument(
         "--camera", help="camera of the MuJoCo model, or free (default: the family's)"

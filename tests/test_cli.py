@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from helpers.drawn import drawn_task
 from maml_envs import FAMILIES
 
 import maml_rl
@@ -1116,7 +1117,8 @@ def test_a_name_with_a_slip_is_recognised(argv, hint, capsys):
 @pytest.mark.slow
 def test_an_adapted_policy_is_no_run_to_go_on_with(run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    adapted = maml_rl.load(run).adapt(num_steps=1, num_episodes=2)
+    agent = maml_rl.load(run)
+    adapted = agent.adapt(task=drawn_task(agent), num_steps=1, num_episodes=2)
     adapted.save(tmp_path / "adapted")
     before = sorted(tmp_path.rglob("*"))
     assert main(["train", "--resume", "adapted"]) == 2

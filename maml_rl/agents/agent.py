@@ -218,9 +218,9 @@ class Agent:
                 is the environment that the agent was trained on. A vector environment must have
                 autoreset disabled, the same task in all sub-environments, and a number of them that
                 divides ``num_episodes``. An environment that you pass stays open.
-            task: the task to set; default is the environment's current one, which in an environment
-                made from a name is drawn at random. An environment object
-                without ``set_task`` or ``sample_tasks`` takes none: its arguments are fixed.
+            task: the task to set; default is the current one of the environment that you pass. If
+                the environment is made from a name, and has tasks, it is required. An environment
+                object without ``set_task`` or ``sample_tasks`` takes none: its arguments are fixed.
             num_steps: adaptation steps (for MAML, inner steps); default as in training.
             num_episodes: episodes per adaptation step; default as in training.
             seed: seed of the episodes; the same task and seed give the same agent.
@@ -235,8 +235,8 @@ class Agent:
             The adapted agent; this one does not change.
 
         Raises:
-            UserError: if the environment's spaces differ from the agent's, an argument is out of
-                range, or the episodes are invalid.
+            UserError: if the environment's spaces differ from the agent's, the task is missing, an
+                argument is out of range, or the episodes are invalid.
             FloatingPointError: if no episode is valid, or an adaptation step is not finite.
         """
         if episodes is not None:
@@ -280,6 +280,8 @@ class Agent:
             as_task_vector_env(env, self.config.env, num_episodes, horizon, num_tasks=1) as envs,
         ):
             self.check_spaces(envs.single_observation_space, envs.single_action_space)
+            if task is None and (env is None or isinstance(env, str)):
+                _refuse_tasks(envs)
             trial = play_trials(
                 self.learner,
                 self.state,
@@ -548,3 +550,18 @@ class Agent:
                 folder / "checkpoints", 0, tensors, {**values, "run": origin(self.config)}
             )
         return folder
+
+
+def _refuse_tasks(env: TaskVectorEnv) -> None:
+    """Check that an environment without a chosen task has no tasks.
+
+    Raises:
+        UserError: if it draws tasks; it would adapt to one that nobody knows.
+    """
+    env.np_random = np.random.default_rng(0)
+    (example,) = env.sample_tasks(1)
+    if example:
+        raise UserError(
+            f"there is no task to adapt to: pass one as task={dict(example)!r:.200}, or "
+            "pass an environment whose task is set"
+        )

@@ -152,8 +152,8 @@ class Response(NamedTuple):
         before: mean reward in the last ``WINDOW`` control steps before the change.
         after: in the first ``WINDOW`` control steps with the changed dynamics.
         end: in the last ``WINDOW`` control steps of the episode.
-        num_recovered: number of tasks whose own reward, mean over episodes and runs, does not drop
-            or comes back within the episode.
+        num_recovered: number of tasks whose own reward, mean over episodes and runs, does not drop,
+            neither right after the change nor by the end, or comes back within the episode.
         recovery: control steps until the running mean of ``WINDOW`` steps has come back
             ``RECOVERED`` of the way from its lowest value after the change to ``before``; 0 if it
             is never below ``before``, NaN if it does not come back within the episode.
@@ -191,7 +191,9 @@ def response(rewards: np.ndarray, change_steps: np.ndarray) -> Response | None:
     of_tasks = rewards_around(rewards, change_steps)
     before, after, end = of_tasks.mean(axis=0).tolist()
     has_recovered = [
-        not _drops(*windows[:2]) or np.isfinite(_recovery(row[step:], windows[0]))
+        np.isfinite(_recovery(row[step:], windows[0]))
+        if _drops(*windows[:2])
+        else not _drops(windows[0], windows[2])
         for row, step, windows in zip(rewards, change_steps, of_tasks, strict=True)
     ]
     return Response(
@@ -228,18 +230,19 @@ def rewards_around(rewards: np.ndarray, change_steps: np.ndarray) -> np.ndarray:
 
 
 def _drops(before: float, after: float) -> bool:
-    """Whether the reward after a change is lower by more than ``SMALL_DROP`` of that before it."""
+    """Whether a reward after a change is lower by more than ``SMALL_DROP`` of that before it."""
     return after < before - SMALL_DROP * abs(before)
 
 
 def recovery_text(value: Response) -> str:
-    """Return the control steps to recover, ``"no drop"``, or ``"not in the episode"``.
+    """Return the control steps to recover, or a text.
 
-    There is no drop if the reward after the change is lower than that before it by at most
-    ``SMALL_DROP`` of it.
+    It is ``"not in the episode"``, or, if the reward right after the change is lower than that
+    before it by at most ``SMALL_DROP`` of it: ``"no drop"``, or ``"drops later"`` if that at the
+    end of the episode is lower by more.
     """
     if not _drops(value.before, value.after):
-        return "no drop"
+        return "drops later" if _drops(value.before, value.end) else "no drop"
     return "not in the episode" if np.isnan(value.recovery) else f"{value.recovery:.0f}"
 
 

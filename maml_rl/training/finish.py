@@ -122,7 +122,7 @@ def _record(run: Path, agent: Agent, seed: int) -> None:
         path = video_path(run)
         image = _write_video(path, agent, seed, num_tasks=None, progress=Activity(bar))
         bar.leave = False
-        text = f"video of adaptation: {path} (one episode per panel, most probable actions)"
+        text = f"video of adaptation: {path} (one episode per panel, mean actions)"
         log(f"{text}{took_text(started_s)}")
         log_final(run, agent.state.counters["iteration"], {"videos/final": image})
 

@@ -168,12 +168,11 @@ def log_start(config: Config, agent: Agent, folder: Path) -> None:
     pace = make_pace(config, agent)
     number = "" if pace.num_iterations == 1 else f"{pace.num_iterations} "
     rest = f"the last {number}of " if num_finished else ""
-    plural = "" if pace.total == 1 else "s"
+    plural = "" if pace.total == 1 else "s, each"
     log(
         f"{config.env.name}: {rest}{pace.total_text} meta-iteration{plural} of "
-        f"{' x '.join(sizes)} = "
-        f"at most {num_env_steps:,} control steps each, on {agent.device}{engine}, into "
-        f"{folder}"
+        f"{' x '.join(sizes)} = at most {num_env_steps:,} control steps, on "
+        f"{agent.device}{engine}, into {folder}"
     )
     limits = []
     if config.max_env_steps is not None:

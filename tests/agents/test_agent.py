@@ -427,6 +427,8 @@ def test_the_commands_modules_do_not_hide_the_functions(agent):
     [
         (lambda agent: maml_rl.load(None), "a run must be a folder"),
         (lambda agent: agent.adapt(gym.Env), "expected an environment id"),
+        (lambda agent: agent.adapt(), "no task to adapt to: pass one as task={'goal"),
+        (lambda agent: agent.adapt("PointNavigation"), "or pass an environment whose task is set"),
         (
             lambda agent: agent.adapt(seed="a"),
             "seed must be an integer of at least 0, got 'a'",

@@ -10,6 +10,7 @@ import maml_envs
 import numpy as np
 import pytest
 import torch
+from helpers.drawn import drawn_task
 from helpers.fixed_noise import FixedNoise
 from helpers.runs import tiny
 
@@ -138,7 +139,7 @@ def test_the_first_line_has_the_episodes_of_a_trial(
         log_start(agent.config, agent, Path("run"))
     horizon = agent.config.horizon
     assert f"3 tasks x 2 episodes x {horizon} steps" in caplog.text
-    assert f"at most {3 * 2 * horizon} control steps each" in caplog.text
+    assert f"at most {3 * 2 * horizon} control steps, on" in caplog.text
     assert "collection" not in caplog.text
 
 
@@ -146,5 +147,5 @@ def test_columns_of_a_video_are_episodes(agent: Agent) -> None:
     if agent.config.env.name != "PointNavigation":
         pytest.skip("one environment that renders is enough")
     assert play(agent, "gif", num_steps=2).labels == ["episode 1", "episode 2", "episode 3"]
-    adapted = agent.adapt(num_steps=1)
+    adapted = agent.adapt(task=drawn_task(agent), num_steps=1)
     assert play(adapted, "gif", num_steps=1).labels == ["episode 2", "episode 3"]

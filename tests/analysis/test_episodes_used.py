@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.drawn import drawn_task
 from helpers.runs import tiny
 
 import maml_rl
@@ -279,7 +280,7 @@ def test_captions_of_videos_name_them(agents: dict[str, Agent]) -> None:
         assert grid.labels[0] == "before adaptation"
         assert grid.labels[2].startswith(last)
     # An agent that has adapted has used a number of episodes that is not known.
-    adapted = agents["maml"].adapt(num_steps=1)
+    adapted = agents["maml"].adapt(task=drawn_task(agents["maml"]), num_steps=1)
     assert play(adapted, "gif", num_steps=1).labels == ["after 1 step", "after 2 steps"]
 
 

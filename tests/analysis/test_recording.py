@@ -17,6 +17,7 @@ import maml_envs
 import numpy as np
 import pytest
 import torch
+from helpers.drawn import drawn_task
 from helpers.runs import tiny
 from PIL import Image, ImageSequence
 
@@ -121,7 +122,8 @@ def test_rows_are_tasks_and_columns_are_adaptation_steps(agent):
 
 
 def test_an_adapted_agent_counts_on(agent):
-    assert played(agent.adapt(num_steps=2), num_steps=1).labels == [
+    adapted = agent.adapt(task=drawn_task(agent), num_steps=2)
+    assert played(adapted, num_steps=1).labels == [
         "after 2 steps",
         "after 3 steps",
     ]

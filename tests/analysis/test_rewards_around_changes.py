@@ -118,7 +118,9 @@ def test_only_families_have_changes() -> None:
         (1.0, [0.8] * 30, "not in the episode"),
         (-1.0, [-1.05] * 30, "no drop"),
         (-1.0, [-2.0] * 30, "not in the episode"),
-        (1.0, [2.0] * 10 + [0.0] * 20, "no drop"),  # at first, the reward rose
+        (1.0, [2.0] * 10 + [0.0] * 20, "drops later"),  # at first, the reward rose
+        (1.0, [1.0] * 20 + [0.89] * 10, "drops later"),
+        (1.0, [1.0] * 20 + [0.91] * 10, "no drop"),
     ],
 )
 def test_a_drop_is_reported_if_it_is_clear(before: float, after: list[float], text: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.drawn import drawn_task
 from helpers.runs import assert_equal_runs, tiny
 
 import maml_rl
@@ -58,7 +59,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
 def results_of(run: Path) -> list[np.ndarray]:
     """Return results of each public function that uses a run."""
     agent = maml_rl.load(run)
-    adapted = agent.adapt(num_steps=1, num_episodes=2)
+    adapted = agent.adapt(task=drawn_task(agent), num_steps=1, num_episodes=2)
     observation = np.full(agent.observation_space.shape, 0.1, np.float32)
     result = maml_rl.evaluate(agent, num_tasks=2, num_episodes=2, num_steps=1)
     module = agent.module()
@@ -106,7 +107,8 @@ def test_the_callers_torch_settings_change_nothing_and_stay(plain, tmp_path, set
 def test_an_agent_loaded_in_inference_mode_can_adapt_outside_it(plain):
     with torch.inference_mode():
         agent = maml_rl.load(plain[0])
-    assert agent.adapt(num_steps=1, num_episodes=2).num_adaptation_steps == 1
+    adapted = agent.adapt(task=drawn_task(agent), num_steps=1, num_episodes=2)
+    assert adapted.num_adaptation_steps == 1
 
 
 def test_a_sweep_does_not_swallow_an_interrupt(tmp_path, monkeypatch):

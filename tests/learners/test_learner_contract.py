@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.drawn import drawn_task
 from helpers.runs import assert_equal_runs, tiny
 
 import maml_rl
@@ -416,7 +417,8 @@ def test_an_evaluation_has_every_episode_of_every_stage(
 def test_a_new_run_starts_from_an_adapted_agent(
     training: Training, state: LearnerState, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    adapted = training.agent.with_state(state).adapt(num_steps=1)
+    agent = training.agent.with_state(state)
+    adapted = agent.adapt(task=drawn_task(agent), num_steps=1)
     source = adapted.save(tmp_path / "source")
     config = tiny(tmp_path / "new", **settings, init_from=str(source))
     with open_training(config) as new:

@@ -11,6 +11,7 @@ import helpers.memory_tasks
 import numpy as np
 import pytest
 import torch
+from helpers.drawn import drawn_task
 from helpers.recurrent import HEADS, make_batch, make_sequence, make_stages, moved
 from helpers.runs import last, tiny
 from helpers.teacher_student import (
@@ -427,7 +428,7 @@ def test_the_teacher_plays_the_first_phase_and_the_student_the_second(
         training.continued(first.state).iterate()
         assert {type(player) for player in players} == {Student}
         players.clear()
-        training.agent.adapt(num_steps=1)
+        training.agent.adapt(task=drawn_task(training.agent), num_steps=1)
         assert {type(player) for player in players} == {Student}
 
 

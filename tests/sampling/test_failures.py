@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.drawn import drawn_task
 from helpers.runs import MODULE, assert_same_state, last, tiny
 from mujoco.batch import SimulationError
 
@@ -662,7 +663,7 @@ def test_an_evaluation_with_too_many_failed_tasks_stops(tmp_path, monkeypatch):
         TooManyFailures,
         match=r"adaptation failed: the inner step is not finite.*lower inner\.step_size",
     ):
-        policy.adapt()
+        policy.adapt(task=drawn_task(policy))
 
 
 def test_means_and_intervals_leave_out_what_is_nan():

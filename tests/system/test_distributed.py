@@ -127,7 +127,7 @@ def test_the_number_of_processes_changes_nothing(
 ) -> None:
     done = launch(num_ranks, *flags(), "--output=run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("meta-iterations of") == 1  # one process speaks
+    assert done.stdout.count("meta-iterations, each of") == 1  # one process speaks
     assert_same(tmp_path / "run", alone)
     assert all(float(row["time/exchanged_bytes"]) > 0 for row in rows_of(tmp_path / "run"))
 
@@ -143,7 +143,7 @@ def test_torchrun_changes_nothing(alone: Path, tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("meta-iterations of") == 1
+    assert done.stdout.count("meta-iterations, each of") == 1
     assert_same(tmp_path / "run", alone)
 
 

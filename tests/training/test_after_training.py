@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.drawn import drawn_task
 from helpers.runs import assert_equal_runs, assert_same_state, last, reseal, tiny
 from safetensors.torch import load_file, save_file
 
@@ -282,8 +283,9 @@ def test_an_agent_refuses_what_it_cannot_choose(
 
 
 def test_an_adapted_agent_chooses_nothing(whole: Path) -> None:
+    agent = maml_rl.load(whole)
     with pytest.raises(UserError, match="taken 1 adaptation step: choose"):
-        maml_rl.load(whole).adapt().with_chosen_step_sizes()
+        agent.adapt(task=drawn_task(agent)).with_chosen_step_sizes()
 
 
 def test_every_report_names_the_step_sizes(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.drawn import drawn_task
 from helpers.runs import assert_equal_runs, tiny
 
 import maml_rl
@@ -90,7 +91,7 @@ def test_a_trained_agent_is_evaluated_and_adapted_with_the_threads_of_its_run(
                     ),
                 )
             maml_rl.evaluate(agent, num_tasks=2, num_episodes=2)
-            agent.adapt(num_episodes=2)
+            agent.adapt(task=drawn_task(agent), num_episodes=2)
         assert seen == [2, 2]
         assert torch.get_num_threads() == 1
     finally:

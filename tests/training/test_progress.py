@@ -124,7 +124,7 @@ def test_a_run_with_a_budget_does_not_name_iterations_beyond_it(tmp_path, monkey
         logging = {"checkpoint_every": 1}
         train(tiny(tmp_path / type(stream).__name__, logging=logging, **settings))
         text = caplog.text + stream.getvalue()
-        assert "about 3 meta-iterations of" in text
+        assert "about 3 meta-iterations, each of" in text
         assert "10000" not in text
         if stream.isatty():
             assert "3/3" in text

@@ -130,7 +130,10 @@ def test_the_header_of_a_resumed_run_has_what_is_left(tmp_path, monkeypatch, cap
     caplog.set_level("INFO", "maml_rl")
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     run = train(tiny(tmp_path / "run", num_iterations=1))
-    for total, text in ((3, "the last 2 of 3 meta-iterations of"), (4, "the last of 4 meta-it")):
+    for total, text in (
+        (3, "the last 2 of 3 meta-iterations, each of"),
+        (4, "the last of 4 meta-it"),
+    ):
         caplog.clear()
         resume(run, total)
         assert text in caplog.text

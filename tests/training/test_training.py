@@ -374,7 +374,7 @@ def test_a_longer_run_logs_that_it_replaces_its_evaluation(tmp_path, caplog):
     before = (run / "evaluation" / "results.json").read_bytes()
     caplog.set_level("INFO", "maml_rl")
     resume(run, 3)
-    assert any("the last 2 of 3 meta-iterations of" in text for text in caplog.messages)
+    assert any("the last 2 of 3 meta-iterations, each of" in text for text in caplog.messages)
     assert f"{run / 'evaluation'} will be replaced at the end" in caplog.messages
     assert (run / "evaluation" / "results.json").read_bytes() != before
 

@@ -233,11 +233,12 @@ def change_rows(entries: Sequence[Entry]) -> list[list[str]]:
 def change_note() -> str:
     """Explain the table of changes."""
     return (
-        f"change of the dynamics in mid-episode: mean reward of {WINDOW} control steps each; to "
-        f"recover: until that has come back {100 * RECOVERED:.0f} % of the way from its lowest "
-        f"value to that before; no drop: right after the change it is lower by at most "
-        f"{100 * SMALL_DROP:.0f} %; in brackets: 95 % interval, over tasks for one run, else over "
-        "runs; tasks that recover: those whose own mean reward does, or does not drop"
+        f"change of the dynamics in mid-episode: rewards are means of {WINDOW} control steps; to "
+        f"recover: until this mean has regained {100 * RECOVERED:.0f} % of what it lost; no drop: "
+        f"it is lower by at most {100 * SMALL_DROP:.0f} %, right after the change and at the end; "
+        "drops later: at the end it is lower by more; in brackets: 95 % interval, over tasks for "
+        "one run, else over runs; tasks that recover: those whose own mean reward does, or does "
+        "not drop"
     )
 
 

@@ -124,8 +124,8 @@ class RL2(Learner):
     def describe(self, state: LearnerState) -> dict[str, Any]:
         """Say what a step is."""
         return {
-            "note": "the return after k steps is that of episode k + 1; the memory adapts within "
-            "it, too"
+            "note": "the return after k steps is that of episode k + 1, in which the memory "
+            "already adapts"
         }
 
     def plain_module(
