@@ -125,7 +125,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     if not os.path.isfile(path):
-        runs = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
+        levels = ("*/config.yaml", "*/*/config.yaml")
+        runs = sorted(str(file.parent) for level in levels for file in folder.glob(level))
         more = ", ..." if len(runs) > 5 else ""
         hint = f", but these runs are in it: {', '.join(runs[:5])}{more}" if runs else ""
         raise UserError(f"{folder} is not a run folder: it has no config.yaml{hint}")

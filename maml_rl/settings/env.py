@@ -195,15 +195,13 @@ def _import_module_of(name: str, kind: str) -> ModuleType:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         package = module.partition(".")[0]
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        where = (
-            ": searched the current folder and the installed packages. Run in the folder that "
-            f"contains {package}.py, add that folder to PYTHONPATH, or install the package"
-        )
-        raise UserError(
-            f"{kind} {name!r}: module {module!r} cannot be imported "
-            f"({in_one_line(error)}){where if is_missing else ''}"
-        ) from error
+        reason = f" ({in_one_line(error)})"
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            reason = (
+                ": searched the current folder and the installed packages. Run in the folder that "
+                f"contains {package}.py, add that folder to PYTHONPATH, or install the package"
+            )
+        raise UserError(f"{kind} {name!r}: module {module!r} cannot be imported{reason}") from error
 
 
 def is_family(name: str) -> bool:

@@ -72,6 +72,19 @@ def test_a_folder_that_holds_something_is_refused_untouched(tmp_path, present):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
 
 
+def test_the_runs_below_a_folder_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run in ("runs/adapted", "runs/HalfCheetahVel/20261128-101500-0", "runs/a/b/too_deep"):
+        Path(run).mkdir(parents=True)
+        (Path(run) / "config.yaml").touch()
+    with pytest.raises(UserError) as refused:
+        read_config(Path("runs"))
+    assert str(refused.value) == (
+        "runs is not a run folder: it has no config.yaml, but these runs are in it: "
+        "runs/HalfCheetahVel/20261128-101500-0, runs/adapted"
+    )
+
+
 def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
