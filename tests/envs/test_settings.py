@@ -332,6 +332,7 @@ PAPERS: dict[str, tuple[float, int, tuple[float, float]]] = {
     "promp/SwimmerVel": (0.04, 3 + 5, NEVER),
     "pearl/HalfCheetahDir": (0.05, 8 + 9 + 3, NEVER),
     "pearl/HalfCheetahVel": (0.05, 8 + 9 + 3, NEVER),
+    "pearl/AntDir": (0.05, 13 + 14, (0.2, 1.0)),
     "pearl/AntGoal": (0.05, 15 + 14 + CONTACTS, NEVER),
     "pearl/Walker2dRandParams": (0.02, 8 + 9, WALKER),
     "pearl/HumanoidDir": HUMANOID,
