@@ -50,7 +50,7 @@ class Interrupted(KeyboardInterrupt):
         has_ended: bool = False,
     ) -> None:
         of_run = "" if seed_folder is None else f" of {run}"
-        missing = " Training has ended; its evaluation or video was interrupted." if has_ended else ""
+        missing = " Training has ended, its evaluation or video has not." if has_ended else ""
         command = resume_command(seed_folder or run)
         super().__init__(
             f"stopped after iteration {iteration}{of_run}.{missing} Resume with: {command}"
