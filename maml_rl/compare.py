@@ -20,7 +20,7 @@ from maml_rl.cli import (
     positive,
     say,
 )
-from maml_rl.env_flags import take_env_flags
+from maml_rl.env_flags import refuse_sweeps, take_env_flags
 from maml_rl.errors import UserError
 from maml_rl.settings.dynamics_study.methods import (
     DEFAULT_METHODS,
@@ -58,12 +58,7 @@ def command(argv: list[str]) -> int:
     twice = [name for i, name in enumerate(args.learners) if name in args.learners[:i]]
     if twice:
         raise UserError(f"{twice[0]} is named twice")
-    if env_flags.sweeps:
-        name = next(iter(env_flags.sweeps))
-        raise UserError(
-            f"--dynamics takes values in training, such as {name}=0.5:2; the sweeps of the "
-            "evaluation are twice as wide"
-        )
+    refuse_sweeps(env_flags)
     flags = env_flags.flags
     has_dynamics = any(flag.startswith("--env.dynamics.") for flag in flags)
     if is_family(args.env) and not has_dynamics:

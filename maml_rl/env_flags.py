@@ -98,6 +98,16 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
     return taken, rest
 
 
+def refuse_sweeps(env_flags: EnvFlags) -> None:
+    """Raise UserError if ``--dynamics`` has a sweep, in a command that trains."""
+    if env_flags.sweeps:
+        name = next(iter(env_flags.sweeps))
+        raise UserError(
+            f"--dynamics takes values in training, such as {name}=0.5:2, not the sweep "
+            f"{name}=LOW:HIGH:POINTS"
+        )
+
+
 def env_of(config: Config, flags: Sequence[str]) -> EnvConfig:
     """Return the environment of a run, changed by ``flags``.
 

@@ -931,6 +931,18 @@ def test_items_of_the_dynamics_are_flags(cli):
     assert values["geom_friction"]["each"]
 
 
+def test_train_takes_dynamics_as_the_other_commands_do(cli, refused):
+    flags = ("--dynamics", "body_mass=0.5:2,slope=-0.1,disabled_actuator=[-1,0]")
+    assert resolved(cli, "--env", "HalfCheetahVel", *flags)["env"]["dynamics"] == {
+        "body_mass": {"low": 0.5, "high": 2},
+        "slope": -0.1,
+        "disabled_actuator": [-1, 0],
+    }
+    assert "not the sweep" in refused("train", "--dynamics", "body_mass=0.5:2:4")
+    message = refused("train", "--env", "Pendulum-v1", "--dynamics", "g=5:20")
+    assert "--env.kwarg_ranges.g [LOW,HIGH]" in message
+
+
 def test_numpys_numbers_are_settings_too(tmp_path):
     dynamics = {
         "body_mass": np.array([0.5, 2.0]),

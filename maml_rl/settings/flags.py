@@ -113,8 +113,8 @@ def take_arguments(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[st
         ``kwargs``, ``kwarg_ranges`` and ``task_list`` by name, and the other flags.
 
     Raises:
-        UserError: if a flag has no value, its value is not YAML, or ``kwargs`` or
-            ``kwarg_ranges`` is not a mapping.
+        UserError: if a flag has no value, its value is not YAML, ``kwargs`` or ``kwarg_ranges`` is
+            not a mapping, or a flag sets dynamics.
     """
     settings = {
         name: checked_mapping(env.get(name, {}), f"env.{name}")
@@ -137,6 +137,11 @@ def take_arguments(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[st
             task_list = value
         elif name in settings:
             settings[name] |= checked_mapping(value, flag)
+        elif f"env.{group}" == _DYNAMICS and dot:
+            raise UserError(
+                f"{flag}: this environment is not a task family. To draw an argument of its "
+                f"constructor for each task, set --env.kwarg_ranges.{item} [LOW,HIGH]"
+            )
         elif dot and group in settings:
             settings[group][item] = value
         else:

@@ -33,7 +33,7 @@ GROUPS: dict[str, type] = {
     "logging": LoggingConfig,
 }
 """Groups of settings by name. Which of them there are depends on the learner only."""
-NOT_SETTINGS = {"help", "version", "config", "resume", "print_config", "seeds"}
+NOT_SETTINGS = {"help", "version", "config", "resume", "print_config", "seeds", "dynamics"}
 """Flags that are not settings, so a file cannot contain them."""
 _NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
 """Settings that only environments without a task family have."""
@@ -143,6 +143,12 @@ def _add_env(group: Any, env_name: str) -> None:
         _add_dataclass(group, EnvConfig, "env.", skip={"name"})
     else:
         _add_dataclass(group, family, "env.")
+        if "dynamics" in {field.name for field in fields(family)}:
+            text = (
+                "Dynamics that vary between tasks, in short: ranges, values or lists of values, "
+                "e.g. body_mass=0.5:2,action_delay=0:2."
+            )
+            group.add_argument("--dynamics", metavar="NAME=LOW:HIGH,...", help=text)
         _add_dataclass(group, EnvConfig, "env.", skip={"name", *_NOT_OF_FAMILIES})
 
 
