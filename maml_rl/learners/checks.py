@@ -57,16 +57,71 @@ def check_belief(belief: Belief, before: Belief) -> None:
     Raises:
         UserError: at the first difference.
     """
-    if not isinstance(belief, Mapping) or belief.keys() != before.keys():
-        names = f"{sorted(belief)}" if isinstance(belief, Mapping) else f"{belief!r:.100}"
-        raise UserError(f"update of a learner must return the belief {sorted(before)}, got {names}")
-    for name, old in before.items():
-        value = belief[name]
-        _check_tensor(value, f"update of a learner: {name}")
-        expected = f"{tuple(old.shape)} {old.dtype} on {old.device}"
+    _check_kept(belief, before, "update of a learner", "the belief")
+
+
+def check_outer_state(state: Any, name: str) -> None:
+    """Refuse a state before the first outer step that no checkpoint can hold.
+
+    Args:
+        state: what ``initial_state`` of an outer step of the user's own returned.
+        name: its name, for messages.
+
+    Raises:
+        UserError: if it is refused.
+    """
+    what = f"initial_state of {name}"
+    if not isinstance(state, dict):
+        raise UserError(f"{what} must return a dict of tensors, got {type(state).__name__}")
+    for key, value in state.items():
+        _check_tensor(value, f"{what}: {key}")
+
+
+def check_outer_step(
+    result: Any, theta: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str
+) -> None:
+    """Refuse the result of an outer step that cannot be logged, saved and continued.
+
+    Args:
+        result: what ``step`` of an outer step of the user's own returned.
+        theta: the parameters before it.
+        state: the state before it.
+        name: its name, for messages.
+
+    Raises:
+        UserError: if it is refused.
+    """
+    what = f"step of {name}"
+    if not isinstance(result, tuple) or len(result) != 3:
+        raise UserError(f"{what} must return (theta, state, metrics), got {result!r:.100}")
+    new_theta, new_state, metrics = result
+    _check_kept(new_theta, theta, what, "theta")
+    _check_kept(new_state, state, what, "the state")
+    check_metrics(metrics, what)
+
+
+def _check_kept(new: Any, old: Mapping[str, Tensor], what: str, role: str) -> None:
+    """Refuse tensors with other names, shapes, types or devices than the old ones.
+
+    Args:
+        new: what a method of the user's returned.
+        old: the tensors before.
+        what: beginning of the message.
+        role: of the tensors, for the message.
+
+    Raises:
+        UserError: at the first difference.
+    """
+    if not isinstance(new, Mapping) or new.keys() != old.keys():
+        names = f"{sorted(new)}" if isinstance(new, Mapping) else f"{new!r:.100}"
+        raise UserError(f"{what} must return {role} {sorted(old)}, got {names}")
+    for name, before in old.items():
+        value = new[name]
+        _check_tensor(value, f"{what}: {name}")
+        expected = f"{tuple(before.shape)} {before.dtype} on {before.device}"
         got = f"{tuple(value.shape)} {value.dtype} on {value.device}"
         if got != expected:
-            raise UserError(f"update of a learner must keep {name} {expected}, got {got}")
+            raise UserError(f"{what} must keep {name} {expected}, got {got}")
 
 
 def check_iteration(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.learners import (
     LEARNER_GROUPS,
-    OUTER_CONFIGS,
     BaselineConfig,
     InnerConfig,
     LearnerConfig,
@@ -145,9 +144,8 @@ class Config:
         if isinstance(self.callbacks, str):
             object.__setattr__(self, "callbacks", (self.callbacks,))
         check_ranges(self, "")
-        if type(self.outer) not in OUTER_CONFIGS.values():
-            names = [config.__name__ for config in OUTER_CONFIGS.values()]
-            raise ValueError(f"outer must be one of {names}, got {self.outer!r}")
+        if not isinstance(self.outer, OuterConfig):
+            raise ValueError(f"outer must be an OuterConfig, got {self.outer!r:.200}")
         if not isinstance(self.learner, LearnerConfig):
             raise ValueError(f"learner must be a LearnerConfig, got {self.learner!r:.200}")
         # What config.yaml holds must be read as the same class

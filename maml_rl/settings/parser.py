@@ -21,11 +21,11 @@ from maml_rl.settings.env import EnvConfig, check_kwargs, resolve_env_id
 from maml_rl.settings.families import family_of
 from maml_rl.settings.flags import check_flags, normalized, take_arguments, take_option
 from maml_rl.settings.learners import (
-    OUTER_CONFIGS,
     MAMLConfig,
     TRPOConfig,
     hint_of_group,
     learner_class,
+    outer_class,
 )
 from maml_rl.settings.ranges import MOST_DIGITS
 from maml_rl.settings.sources import (
@@ -276,7 +276,7 @@ def _built(values: dict[str, Any], arguments: Mapping[str, Any]) -> Config:
     groups |= {group: config(**values.pop(group)) for group, config in groups_of(cls).items()}
     if "outer" in cls.GROUPS:
         outer = values.pop("outer")
-        groups["outer"] = OUTER_CONFIGS[outer.pop("name")](**outer)
+        groups["outer"] = outer_class(outer.pop("name"))(**outer)
     return Config(**values, **groups, env=env)
 
 

@@ -14,10 +14,10 @@ from maml_rl.settings.families import family_of
 from maml_rl.settings.learners import (
     LEARNER_CONFIGS,
     LEARNER_GROUPS,
-    OUTER_CONFIGS,
     MAMLConfig,
     TRPOConfig,
     learner_class,
+    outer_class,
     without_required,
 )
 from maml_rl.system.safe_yaml import read_yaml
@@ -162,12 +162,15 @@ def for_outer(settings: Mapping[str, Any], name: Any) -> dict[str, Any]:
 
     If they are for another one (TRPO if they name none), its settings are dropped, and those of
     which the new one requires a certain value.
+
+    Raises:
+        UserError: as :func:`maml_rl.settings.learners.outer_class`.
     """
     old = settings.get("outer", {})
     if isinstance(old, Mapping) and old.get("name", TRPOConfig.name) == name:
         return dict(settings)
-    config = OUTER_CONFIGS.get(name) if isinstance(name, str) else None
-    kept = without_required(settings, {} if config is None else config.REQUIRED)
+    required = outer_class(name).REQUIRED if isinstance(name, str) else {}
+    kept = without_required(settings, required)
     return {**kept, "outer": {"name": name}}
 
 

@@ -7,12 +7,12 @@ import inspect
 import re
 from collections.abc import Collection
 from dataclasses import MISSING, Field, fields
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from maml_rl.errors import UserError, did_you_mean, one_line
+from maml_rl.errors import one_line
 from maml_rl.settings.config import Config, LoggingConfig
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import family_of
@@ -23,6 +23,7 @@ from maml_rl.settings.learners import (
     InnerConfig,
     LearnerConfig,
     learner_class,
+    outer_class,
 )
 from maml_rl.settings.policy import PolicyConfig
 
@@ -159,18 +160,9 @@ def _add_learner(group: Any, name: str, learner: type[LearnerConfig]) -> None:
 
 
 def _add_outer(group: Any, name: str) -> None:
-    """Add the settings of an outer step.
-
-    Raises:
-        UserError: if it is unknown.
-    """
-    if name not in OUTER_CONFIGS:
-        hint = did_you_mean(name, OUTER_CONFIGS)
-        raise UserError(f"unknown outer step {name!r}.{hint} Valid are {', '.join(OUTER_CONFIGS)}")
-    choices = Literal[tuple(OUTER_CONFIGS)]  # type: ignore[valid-type]
-    text = "The outer step. Short: --outer."
-    group.add_argument("--outer.name", type=choices, default=name, help=text)
-    _add_dataclass(group, OUTER_CONFIGS[name], "outer.")
+    text = f"The outer step: {', '.join(OUTER_CONFIGS)}, or module:Class. Short: --outer."
+    group.add_argument("--outer.name", type=str, default=name, help=text)
+    _add_dataclass(group, outer_class(name), "outer.")
 
 
 def _add_dataclass(group: Any, cls: type, prefix: str, skip: Collection[str] = ()) -> None:

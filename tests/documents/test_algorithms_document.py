@@ -20,7 +20,7 @@ from maml_rl.settings.parser import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "algorithms.md").read_text()
-[COMMANDS] = re.findall(r"```sh\n(.*?)```", DOCUMENT, flags=re.DOTALL)
+COMMANDS, _ = re.findall(r"```sh\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 TINY = ["--meta_batch_size", "2", "--num_episodes", "3", "--horizon", "5", "--num_iterations", "2"]
 QUIET = ["--logging.final_evaluation", "false", "--logging.final_video", "false", "--output", "run"]
 
@@ -96,19 +96,9 @@ def test_the_recipe_for_an_outer_step(tmp_path: Path) -> None:
         shutil.copytree(ROOT / source, tmp_path / name)
     package = tmp_path / "maml_rl"
     # 1. Settings.
-    insert(package / "settings/learners/maml.py", "OuterConfig = TRPOConfig |", settings + "\n\n")
     module = package / "settings/learners/maml.py"
-    content, num_unions = re.subn(
-        r"(\nOuterConfig = .*?)(\bProMPConfig\b)",
-        r"\1SGDConfig | \2",
-        module.read_text(),
-        flags=re.S,
-    )
-    content, num_tuples = re.subn(
-        r"(for config in \(.*?)(\bProMPConfig\b)", r"\1SGDConfig, \2", content, flags=re.S
-    )
-    assert (num_unions, num_tuples) == (1, 1)
-    module.write_text(content)
+    insert(module, "OUTER_CONFIGS: dict", settings + "\n\n")
+    insert(module, "ProMPConfig, PPOConfig, AdamConfig", "SGDConfig, ")
     # 2. The step.
     outer = package / "learners/maml/outer"
     (outer / "sgd.py").write_text(step)

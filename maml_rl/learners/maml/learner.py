@@ -27,7 +27,7 @@ from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
 from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import STEP_SIZE, initial_theta, inner_step, with_context
 from maml_rl.learners.maml.objective import MetaBatch, MetaObjective, with_credit
-from maml_rl.learners.maml.outer import OUTER
+from maml_rl.learners.maml.outer import outer_step_of
 from maml_rl.learners.maml.step_schedule import (
     NUM_TEST_FACTORS,
     describe_schedule,
@@ -122,7 +122,7 @@ class MAML(Learner):
                 "theta": theta,
                 "normalizer": initial_normalizer(self.normalizes, shape, device),
                 "adaptation": adaptation,
-                "outer": OUTER[self.outer.name].initial_state(theta, self.outer),
+                "outer": outer_step_of(self.outer).initial_state(theta, self.outer),
             },
             **{FAILED_OUTER_STEPS: 0},
         )
@@ -260,7 +260,7 @@ class MAML(Learner):
         """Take the outer step; if it fails, keep theta and the state."""
         theta, outer_state = state.tensors["theta"], dict(state.tensors["outer"])
         unchanged = _OuterResult(theta=theta, state=outer_state, metrics={}, failure=OUTER_STEP)
-        step = OUTER[self.outer.name].step
+        step = outer_step_of(self.outer).step
         try:
             config = self.outer.at(state.counters["iteration"])
             theta, outer_state, metrics = step(theta, outer_state, objective, config)
@@ -272,7 +272,8 @@ class MAML(Learner):
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             return unchanged._replace(metrics=finite)
         # A zero gradient, as with equal returns, leaves nothing to improve: not a failure.
-        is_rejected = metrics.get("outer/accepted") == 0 and metrics["outer/gradient_norm"] > 0
+        has_gradient = metrics.get("outer/gradient_norm") != 0
+        is_rejected = metrics.get("outer/accepted") == 0 and has_gradient
         return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
 
     def check(self, state: LearnerState, source: Path) -> None:

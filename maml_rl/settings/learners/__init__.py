@@ -50,6 +50,7 @@ __all__ = [
     "episodes_per_stage",
     "hint_of_group",
     "learner_class",
+    "outer_class",
     "without_required",
 ]
 
@@ -83,30 +84,59 @@ def learner_class(name: str) -> type[LearnerConfig]:
         valid = ", ".join(LEARNER_CONFIGS)
         raise UserError(f"unknown learner {name!r:.200}.{hint} Valid are {valid}, or module:Class")
     cls = getattr(load_object(name, "learner"), "Config", LearnerConfig)
-    _check_settings_class(cls, f"learner {name!r}: its Config")
-    return cls
-
-
-def _check_settings_class(cls: Any, what: str) -> None:
-    """Refuse a class whose fields cannot be settings of a learner.
-
-    Args:
-        cls: what the user's learner has as ``Config``.
-        what: beginning of the message.
-
-    Raises:
-        UserError: if it is not a dataclass of settings.
-    """
-    if not isinstance(cls, type) or not issubclass(cls, LearnerConfig):
-        base = f"{__name__}.{LearnerConfig.__name__}"
-        raise UserError(f"{what} must be a subclass of {base}, got {cls!r:.200}")
-    if "__dataclass_fields__" not in vars(cls):
-        raise UserError(f"{what} must have the decorator @dataclass(frozen=True, kw_only=True)")
+    what = f"learner {name!r}: its Config"
+    _check_settings_class(cls, LearnerConfig, what)
     if not isinstance(cls.GROUPS, tuple) or not set(cls.GROUPS) <= set(LEARNER_GROUPS):
         raise UserError(
             f"{what}.GROUPS must be a tuple of names out of {', '.join(LEARNER_GROUPS)}, got "
             f"{cls.GROUPS!r:.200}"
         )
+    return cls
+
+
+def outer_class(name: str) -> type[OuterConfig]:
+    """The class of an outer step's settings.
+
+    Args:
+        name: a built-in outer step, or ``module:Class`` of another one.
+
+    Raises:
+        UserError: if there is no such outer step, or the class is not one.
+    """
+    if name in OUTER_CONFIGS:
+        return OUTER_CONFIGS[name]
+    if ":" not in name:
+        hint = did_you_mean(name, OUTER_CONFIGS)
+        valid = ", ".join(OUTER_CONFIGS)
+        raise UserError(
+            f"unknown outer step {name!r:.200}.{hint} Valid are {valid}, or module:Class"
+        )
+    cls = load_object(name, "outer step")
+    _check_settings_class(cls, OuterConfig, f"outer step {name!r}")
+    if not callable(getattr(cls, "step", None)):
+        raise UserError(f"outer step {name!r} must define step(self, theta, state, objective)")
+    return cls
+
+
+def _check_settings_class(
+    cls: Any, base: type[LearnerConfig] | type[OuterConfig], what: str
+) -> None:
+    """Refuse a class whose fields cannot be settings.
+
+    Args:
+        cls: what the user's code defines.
+        base: class of settings that it must be derived from.
+        what: beginning of the message.
+
+    Raises:
+        UserError: if it is not a dataclass of settings.
+    """
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise UserError(
+            f"{what} must be a subclass of {__name__}.{base.__name__}, got {cls!r:.200}"
+        )
+    if "__dataclass_fields__" not in vars(cls):
+        raise UserError(f"{what} must have the decorator @dataclass(frozen=True, kw_only=True)")
     try:
         types = get_type_hints(cls)
     except Exception as error:  # whatever the user's annotations raise

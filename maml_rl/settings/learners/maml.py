@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+from maml_rl.errors import name_errors
 from maml_rl.settings.learners.base import LEARNER_GROUPS, LearnerConfig, check_required
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real, check_ranges
 
@@ -131,9 +132,16 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Decay:
-    """A schedule of the size of outer steps."""
+class OuterConfig:
+    """Settings of an outer step. Its fields are the settings ``outer.*``.
 
+    A subclass of your own (``--outer module:Class``) is the outer step, too: it defines
+    ``step(theta, state, objective)`` and, for a step with a state, ``initial_state(theta)``. See
+    docs/algorithms.md.
+    """
+
+    name: ClassVar[str]
+    """The outer step; of a class of your own, module:Class."""
     SIZE: ClassVar[str] = "step_size"
     """The setting that falls."""
 
@@ -151,6 +159,14 @@ class _Decay:
         "decay_iterations": Integer(0, 1_000_000_000),
     }
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Name a class of the user's own, and make its errors name the method."""
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
+        name_errors(cls, ("step", "initial_state"))
+        name_errors(cls, ("__post_init__",), passing=ValueError)
+
     def __post_init__(self) -> None:
         check_ranges(self, "outer.")
         if (self.decay_factor == 1) != (self.decay_iterations == 0):
@@ -158,6 +174,21 @@ class _Decay:
                 f"outer.decay_factor is {self.decay_factor} and outer.decay_iterations is "
                 f"{self.decay_iterations}: set both, or neither"
             )
+        if self.decay_iterations and not hasattr(self, self.SIZE):
+            raise ValueError(f"outer.decay_iterations must be 0: {self.name} has no {self.SIZE}")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the outer step is not built in."""
+        return ":" in self.name
+
+    def initial_state(self, theta: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state of an outer step of the user's own before the first step.
+
+        Args:
+            theta: the initial meta-parameters, tensors by name.
+        """
+        return {}
 
     def at(self, iteration: int) -> Self:
         """Return the settings of an iteration, whose size follows the schedule.
@@ -173,7 +204,7 @@ class _Decay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRPOConfig(_Decay):
+class TRPOConfig(OuterConfig):
     """Trust-region outer step."""
 
     name: ClassVar[str] = "trpo"
@@ -196,7 +227,7 @@ class TRPOConfig(_Decay):
     states per task."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
-        **_Decay.RANGES,
+        **OuterConfig.RANGES,
         "max_kl": Positive(),
         "cg_iterations": Integer(1, 10_000),
         "cg_damping": Real(0),
@@ -207,7 +238,7 @@ class TRPOConfig(_Decay):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(_Decay):
+class PPOConfig(OuterConfig):
     """Several clipped gradient steps on the same episodes."""
 
     name: ClassVar[str] = "ppo"
@@ -220,7 +251,7 @@ class PPOConfig(_Decay):
     """Clip likelihood ratios to [1 - clip_range, 1 + clip_range]."""
 
     RANGES: ClassVar[Mapping[str, Range]] = {
-        **_Decay.RANGES,
+        **OuterConfig.RANGES,
         "step_size": Positive(),
         "num_epochs": Integer(1, 10_000),
         "clip_range": Positive(),
@@ -248,7 +279,7 @@ class ProMPConfig(PPOConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamConfig(_Decay):
+class AdamConfig(OuterConfig):
     """One policy-gradient step of Adam per batch of episodes."""
 
     name: ClassVar[str] = "adam"
@@ -256,11 +287,11 @@ class AdamConfig(_Decay):
     step_size: float = 1e-3
     """Adam's step size."""
 
-    RANGES: ClassVar[Mapping[str, Range]] = {**_Decay.RANGES, "step_size": Positive()}
+    RANGES: ClassVar[Mapping[str, Range]] = {**OuterConfig.RANGES, "step_size": Positive()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReptileConfig(_Decay):
+class ReptileConfig(OuterConfig):
     """Interpolation of theta and the mean of the adapted parameters; needs several inner steps."""
 
     name: ClassVar[str] = "reptile"
@@ -279,7 +310,7 @@ class ReptileConfig(_Decay):
     step_size: float = 1.0
     """Step size epsilon: fraction of the way from theta to the mean of the adapted parameters."""
 
-    RANGES: ClassVar[Mapping[str, Range]] = {**_Decay.RANGES, "step_size": Positive()}
+    RANGES: ClassVar[Mapping[str, Range]] = {**OuterConfig.RANGES, "step_size": Positive()}
 
     def notice(self, num_inner_steps: int) -> str | None:
         """A notice if there are too few inner steps, or ``None``."""
@@ -291,14 +322,11 @@ class ReptileConfig(_Decay):
         )
 
 
-OuterConfig = TRPOConfig | ProMPConfig | PPOConfig | AdamConfig | ReptileConfig
-"""Settings of an outer step."""
-
 OUTER_CONFIGS: dict[str, type[OuterConfig]] = {
     config.name: config
     for config in (TRPOConfig, ProMPConfig, PPOConfig, AdamConfig, ReptileConfig)
 }
-"""Settings of each outer step by its name."""
+"""Settings of each built-in outer step by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)

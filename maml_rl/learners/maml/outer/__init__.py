@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
+from maml_rl.learners.checks import check_outer_state, check_outer_step
 from maml_rl.learners.maml.objective import MetaObjective
 from maml_rl.learners.maml.outer.adam import adam_step
 from maml_rl.learners.maml.outer.ppo import ppo_step
@@ -15,6 +16,7 @@ from maml_rl.learners.maml.outer.promp import initial_promp, promp_step
 from maml_rl.learners.maml.outer.reptile import reptile_step
 from maml_rl.learners.maml.outer.trpo import trpo_step
 from maml_rl.policies.parameters import Params
+from maml_rl.settings.learners import OuterConfig
 
 Step = Callable[
     [Params, dict[str, Tensor], MetaObjective, Any],
@@ -29,11 +31,10 @@ An outer step reports failure in one of three ways:
 
 - It raises FloatingPointError, as :meth:`MetaObjective.surrogate_and_gradient` does.
 - It returns a theta, state or metric that is not finite.
-- It returns theta and state unchanged, with the metrics ``outer/accepted`` 0 and
-  ``outer/gradient_norm`` above 0.
+- It returns theta and state unchanged, with the metric ``outer/accepted`` 0, unless
+  ``outer/gradient_norm`` is 0, which leaves nothing to improve.
 
-The run then keeps theta and state, and counts the failure; ten in a row stop it. With a gradient
-norm of 0, unchanged theta is not a failure.
+The run then keeps theta and state, and counts the failure; ten in a row stop it.
 """
 
 
@@ -52,4 +53,36 @@ OUTER: dict[str, Outer] = {
     "adam": Outer(adam_step, lambda theta, config: initial_adam(theta)),
     "reptile": Outer(reptile_step),
 }
-"""Outer steps by the ``name`` of their settings (``settings.learners.OUTER_CONFIGS``)."""
+"""Built-in outer steps by the ``name`` of their settings (``settings.learners.OUTER_CONFIGS``)."""
+
+
+def outer_step_of(config: OuterConfig) -> Outer:
+    """Return the outer step with these settings: one of the table, or the user's own."""
+    return _OWN if config.is_own else OUTER[config.name]
+
+
+def _own_step(
+    theta: Params, state: dict[str, Tensor], objective: MetaObjective, config: Any
+) -> tuple[Params, dict[str, Tensor], dict[str, float]]:
+    """Take the user's step, and check what it returns.
+
+    Raises:
+        UserError: if theta or the state cannot be saved and continued, or metrics not logged.
+    """
+    result = config.step(theta, dict(state), objective)
+    check_outer_step(result, theta, state, config.name)
+    return result
+
+
+def _own_initial_state(theta: Params, config: OuterConfig) -> dict[str, Tensor]:
+    """Return the user's state before the first step.
+
+    Raises:
+        UserError: if a checkpoint cannot hold it.
+    """
+    state = config.initial_state(theta)
+    check_outer_state(state, config.name)
+    return state
+
+
+_OWN = Outer(_own_step, _own_initial_state)
