@@ -105,6 +105,8 @@ class Learner(ABC):
     """Groups of the state on which playing and updating a belief depend."""
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     """Groups of which older checkpoints lack tensors; these are then as in the initial state."""
+    CARRIED: ClassVar[tuple[str, ...]] = ()
+    """Groups besides ``ACTING`` that a run takes from the one it starts from (``init_from``)."""
 
     num_updates: int = 1
     """Updates of a trial, unless the user asks for another number."""
@@ -139,8 +141,9 @@ class Learner(ABC):
                 f"init_from is a run of another learner: it has {', '.join(state.tensors)}, and no "
                 f"{', '.join(missing)}"
             )
-        acting = {name: state.tensors[name] for name in self.ACTING if name in state.tensors}
-        return initial._replace(tensors={**initial.tensors, **acting})
+        names = [name for name in (*self.ACTING, *self.CARRIED) if name in state.tensors]
+        taken = {name: state.tensors[name] for name in names}
+        return initial._replace(tensors={**initial.tensors, **taken})
 
     @abstractmethod
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
@@ -254,11 +257,13 @@ class Learner(ABC):
             source: the file, for the message.
 
         Raises:
-            UserError: if names, shapes or types differ from those of the initial state, or a
-                value is not finite.
+            UserError: if names, shapes or types differ from those of the initial state, a value is
+                not finite, or statistics are not possible.
         """
         for group, expected in self.initial_state().tensors.items():
-            check_group(state.tensors.get(group, {}), expected, group, source)
+            tensors = state.tensors.get(group, {})
+            check_group(tensors, expected, group, source)
+            check_statistics(tensors, group, source)
 
     def check_history_entry(self, entry: Mapping[str, Tensor], source: Path) -> None:
         """Refuse an entry of the history that this learner cannot use; by default any.
@@ -367,6 +372,23 @@ def check_group(
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise UserError(f"{source} cannot be used: {group} {name} is not finite")
+
+
+def check_statistics(tensors: Mapping[str, Tensor], group: str, source: Path) -> None:
+    """Refuse the statistics of a normaliser if its counts or squares are negative.
+
+    Args:
+        tensors: read from a file; those of other groups are not looked at.
+        group: what they are, for the message.
+        source: the file, for the message.
+
+    Raises:
+        UserError: if they are.
+    """
+    names = ObservationNormalizer._fields
+    is_normalizer = tensors.keys() == set(names)
+    if is_normalizer and any((tensors[name] < 0).any() for name in ("num_states", "squares")):
+        raise UserError(f"the {group} in {source} has negative counts or squares")
 
 
 def _shapes_and_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:

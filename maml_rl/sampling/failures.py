@@ -39,15 +39,18 @@ The first four are causes of episodes, the others of tasks. 0 means no failure.
 TASK_EXCLUDED = len(CODES) + 1
 """Code of an episode that is valid itself, but whose task has failed."""
 
-_SMALLER_OUTER_STEPS = "lower outer.max_kl, outer.step_size or learner.step_size"
+_SMALLER_INNER_STEPS = "lower inner.step_size of MAML, learner.step_size of other learners"
+_SMALLER_OUTER_STEPS = (
+    "lower outer.max_kl or outer.step_size of MAML, learner.step_size of other learners"
+)
 ADVICE = {
     SIMULATION: "lower policy.action_scale, or draw dynamics that are closer to the model; or it "
     "needed more contacts than the device had memory for, see the warning",
     OBSERVATION: "check what the environment returns",
     REWARD: "check what the environment returns",
-    ACTION: "lower inner.step_size",
+    ACTION: _SMALLER_INNER_STEPS,
     BASELINE: "check whether rewards and observations are of reasonable size",
-    INNER_STEP: "lower inner.step_size",
+    INNER_STEP: _SMALLER_INNER_STEPS,
     LINE_SEARCH: _SMALLER_OUTER_STEPS,
     OUTER_STEP: _SMALLER_OUTER_STEPS,
 }
@@ -71,8 +74,11 @@ class Failure(NamedTuple):
     def row(self) -> dict[str, Any]:
         """Its cells in failures.csv."""
         cells = {**self._asdict(), "task": "" if self.task is None else as_json(self.task)}
-        del cells["detail"]
-        return cells
+        return {name: cells[name] for name in FAILURE_COLUMNS}
+
+
+FAILURE_COLUMNS = tuple(name for name in Failure._fields if name != "detail")
+"""Columns of failures.csv."""
 
 
 class TooManyFailures(FloatingPointError):

@@ -18,7 +18,7 @@ from maml_rl.learners.base import Iteration
 from maml_rl.runs.checkpoint_files import Best
 from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger
 from maml_rl.runs.progress_table import SECONDS, STEPS
-from maml_rl.sampling.failures import Failure, TooManyFailures, summary
+from maml_rl.sampling.failures import FAILURE_COLUMNS, Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
 from maml_rl.settings.config import Config, to_mapping
 from maml_rl.system.stop_flag import StopFlag, signals_held
@@ -191,7 +191,7 @@ class TrainingRun:
         with writing():
             logger = make_logger(self.folder, num_finished, to_mapping(self.config))
             path = self.folder / "failures.csv"
-            failures = AppendingCSV(path, num_finished, Failure._fields)
+            failures = AppendingCSV(path, num_finished, FAILURE_COLUMNS)
         pace = make_pace(self.config, self.training.agent)
         bar = progress_bar(pace.total, initial=num_finished, unit="it")
         try:

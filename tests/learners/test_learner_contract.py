@@ -414,6 +414,16 @@ def test_an_evaluation_has_every_episode_of_every_stage(
     np.testing.assert_array_equal(result.returns, again.returns)
 
 
+def test_negative_counts_and_squares_are_refused(training: Training, state: LearnerState) -> None:
+    learner = training.agent.learner
+    groups = [name for name, tensors in state.tensors.items() if "squares" in tensors]
+    for group in groups:
+        damaged = {**state.tensors[group], "squares": state.tensors[group]["squares"] - 1e9}
+        tensors = {**state.tensors, group: damaged}
+        with pytest.raises(UserError, match=f"the {group} in .* negative counts or squares"):
+            learner.check(state._replace(tensors=tensors), Path("file"))
+
+
 def test_a_new_run_starts_from_an_adapted_agent(
     training: Training, state: LearnerState, tmp_path: Path, settings: dict[str, Any]
 ) -> None:

@@ -144,12 +144,20 @@ def test_few_training_tasks_are_played_several_times(tmp_path: Path) -> None:
 
 
 def test_the_replay_is_bounded(tmp_path: Path) -> None:
-    capacity = 3 * NUM_TASKS * HORIZON
+    # 3 episodes of a trial, and 2 initial ones in two meta-batches, which hold the 4 tasks.
+    capacity = (3 + 2 * 2) * NUM_TASKS * HORIZON
     with open_training(config(tmp_path, learner={"capacity": capacity})) as training:
-        training = iterated(training, 3)
-        history = training.agent.state.history
-    assert len(history) == 1
-    assert num_transitions(history[0]) <= capacity
+        sizes = []
+        for _ in range(3):
+            training = iterated(training, 1)
+            sizes.append([num_transitions(entry) for entry in training.agent.state.history])
+    iteration = 3 * NUM_TASKS * HORIZON
+    assert sizes == [[capacity], [iteration], [iteration, iteration]]
+
+
+def test_a_capacity_below_the_first_iteration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="hold the first iteration, 105 transitions, got 104"):
+        config(tmp_path, learner={"capacity": 104})
 
 
 def test_actions_of_the_replay_are_those_of_the_environment(training: Training) -> None:

@@ -750,9 +750,9 @@ def test_settings_of_pearl_that_may_be_null() -> None:
             {
                 "meta_batch_size": 10,
                 "horizon": 50,
-                "learner": {"name": "pearl", "capacity": 2499},
+                "learner": {"name": "pearl", "num_training_tasks": 0, "capacity": 2499},
             },
-            "learner.capacity must hold at least one iteration, 2500 transitions, got 2499",
+            "learner.capacity must hold the first iteration, 2500 transitions, got 2499",
         ),
         ({"baseline": {"discount": 0.9}}, "baseline.discount.*learner pearl does not use"),
         ({"learner": {"name": "pearl", "latentsize": 3}}, "latentsize.*latent_size"),

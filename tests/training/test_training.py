@@ -518,6 +518,29 @@ def test_warm_start_from_another_shape_is_refused(whole, tmp_path):
     assert not (tmp_path / "warm").exists()
 
 
+@pytest.mark.parametrize("learner", ["rl2", "pearl"])
+def test_warm_start_from_another_learner_is_refused(learner, tmp_path):
+    names = {"rl2": {"num_minibatches": 1}, "pearl": {"num_updates": 1, "num_training_tasks": 0}}
+    policy = {"hidden_sizes": [8], "normalize_observations": False}
+    settings = {"learner": {"name": learner, **names[learner]}, "policy": policy}
+    settings["num_iterations"] = 1
+    source = train(tiny(tmp_path / "source", **settings))
+    with pytest.raises(UserError, match="init_from is a run of another learner"):
+        train(tiny(tmp_path / "run", init_from=str(source)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_warm_start_takes_the_units_of_the_values(tmp_path):
+    """RL²'s value network, a part of theta, learns normalised values."""
+    learner = {"learner": {"name": "rl2", "num_minibatches": 1}}
+    source = train(tiny(tmp_path / "source", num_iterations=2, **learner))
+    with open_training(tiny(tmp_path / "run", init_from=str(source), **learner)) as training:
+        scale = training.agent.state.tensors["value_scale"]
+    expected = last(source).tensors["value_scale"]
+    assert expected["weight"] > 1
+    assert all(torch.equal(scale[name], expected[name]) for name in expected)
+
+
 def test_warm_start_from_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match="missing"):
         train(tiny(tmp_path / "warm", init_from=str(tmp_path / "missing")))

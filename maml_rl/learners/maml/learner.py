@@ -21,6 +21,7 @@ from maml_rl.learners.base import (
     Learner,
     LearnerState,
     check_group,
+    check_statistics,
     initial_normalizer,
 )
 from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
@@ -128,8 +129,18 @@ class MAML(Learner):
         )
 
     def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
-        """Return a state before training whose theta is the belief of another run's agent."""
-        theta = {name: belief[name][0] for name in state.tensors.get("theta", {})}
+        """Return a state before training whose theta is the belief of another run's agent.
+
+        Raises:
+            UserError: if its belief is not a stack of parameters.
+        """
+        names = state.tensors.get("theta", {})
+        if not names or not names.keys() <= belief.keys():
+            raise UserError(
+                "init_from is a run of another learner: what it believes about a task is "
+                f"{', '.join(belief)}, and not parameters"
+            )
+        theta = {name: belief[name][0] for name in names}
         initial = self.initial_state()
         groups = {"theta": theta, "normalizer": state.tensors.get("normalizer", {})}
         if self.inner.shared_advantage_scale:
@@ -281,9 +292,7 @@ class MAML(Learner):
         expected = self.initial_state().tensors
         for group in self.ACTING:
             check_group(state.tensors[group], expected[group], group, source)
-        normalizer = state.tensors["normalizer"]
-        if any((normalizer[name] < 0).any() for name in ("num_states", "squares") if normalizer):
-            raise UserError(f"the normalizer in {source} has negative counts or squares")
+            check_statistics(state.tensors[group], group, source)
         for name in ("advantage_std", "test_factors"):
             value = state.tensors["adaptation"][name]
             if not (value > 0).all():

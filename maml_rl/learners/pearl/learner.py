@@ -98,6 +98,7 @@ class PEARL(Learner):
 
     # A saved agent does not have what only training needs.
     OPTIONAL: ClassVar[tuple[str, ...]] = _OTHER_GROUPS
+    CARRIED: ClassVar[tuple[str, ...]] = ("critics", "targets", "temperature")
 
     networks: Networks
     encoder: ContextEncoder
@@ -129,14 +130,6 @@ class PEARL(Learner):
         learned = Learned.initial(encoder, actor, critics, self.config.temperature)
         return LearnerState.initial(
             {"normalizer": normalizer, **_groups(learned)}, **{FAILED_OUTER_STEPS: 0}
-        )
-
-    def started_from(self, state: LearnerState, belief: Belief) -> LearnerState:
-        """Return a state whose critics and temperature are the other run's, too."""
-        started = super().started_from(state, belief)
-        names = ("critics", "targets", "temperature")
-        return started._replace(
-            tensors={**started.tensors, **{name: state.tensors[name] for name in names}}
         )
 
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
@@ -225,7 +218,7 @@ class PEARL(Learner):
             f"notice: the first iteration begins with "
             f"{counted(config.num_initial_episodes, 'episode')} in each of the "
             f"{counted(config.num_training_tasks, 'training task')}, at most {number:,} more "
-            "control steps"
+            "control steps, and those that fill the last meta-batch"
         )
 
     def iteration(

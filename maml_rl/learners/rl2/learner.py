@@ -59,6 +59,7 @@ class RL2(Learner):
 
     # A saved agent does not have what only training needs.
     OPTIONAL: ClassVar[tuple[str, ...]] = ("optimizer", "value_scale")
+    CARRIED: ClassVar[tuple[str, ...]] = ("value_scale",)  # the units of theta's value network
 
     policy: RecurrentPolicy
     config: RL2Config

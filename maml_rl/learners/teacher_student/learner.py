@@ -84,6 +84,7 @@ class TeacherStudent(Learner):
     ACTING = ("theta", "student", "normalizer", "task_normalizer")
     # A saved agent does not have what only training needs.
     OPTIONAL = ("optimizer", "student_optimizer", "value_scale")
+    CARRIED = ("value_scale",)  # the units of theta's value network
 
     teacher: Teacher
     student: Student

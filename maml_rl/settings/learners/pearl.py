@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -109,9 +110,12 @@ class PEARLConfig(LearnerConfig):
         check_own_networks(config)
         if not self.encoder_hidden_sizes:
             raise ValueError("learner.encoder_hidden_sizes must have at least one layer, got []")
-        num_steps = config.meta_batch_size * self.num_stages * config.horizon
+        # The first iteration has the initial episodes of all training tasks, in whole meta-batches.
+        num_groups = math.ceil(self.num_training_tasks / config.meta_batch_size)
+        num_episodes = self.num_stages + num_groups * self.num_initial_episodes
+        num_steps = config.meta_batch_size * num_episodes * config.horizon
         if self.capacity < num_steps:
             raise ValueError(
-                f"learner.capacity must hold at least one iteration, {num_steps} transitions, got "
+                f"learner.capacity must hold the first iteration, {num_steps} transitions, got "
                 f"{self.capacity}"
             )
