@@ -1007,3 +1007,21 @@ def test_an_unfinished_folder_that_is_not_a_folder_is_refused_before_anything_is
     assert main(["evaluate", *arguments]) == 2
     assert "unfinished is not a folder that can be written to: delete it" in capsys.readouterr().err
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_runs_of_different_lengths_are_separate_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        maml_rl.train(tiny(tmp_path / str(number), num_iterations=number, seed=5))
+    assert main(["evaluate", "1", "2", "--num_tasks=2", "--num_episodes=2", "--num_steps=1"]) == 0
+    text = capsys.readouterr().out
+    assert "num_iterations 1  " in text
+    assert "num_iterations 2  " in text
+
+
+def test_two_runs_of_one_seed_are_refused(tmp_path, capsys):
+    run = maml_rl.train(tiny(tmp_path / "run", num_iterations=2, logging={"checkpoint_every": 1}))
+    other = shutil.copytree(run, tmp_path / "other")
+    shutil.rmtree(other / "checkpoints/000002")
+    assert main(["evaluate", str(run), str(other), "--num_tasks=2"]) == 2
+    assert "have the same settings and the same seed 0: name one" in capsys.readouterr().err

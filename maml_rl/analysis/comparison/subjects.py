@@ -16,6 +16,7 @@ from maml_rl.analysis.run_labels import check_different, labels_of, settings_of_
 from maml_rl.errors import UserError
 from maml_rl.runs.baselines import POLICIES, baseline_folder
 from maml_rl.runs.checkpoint import latest_checkpoint
+from maml_rl.settings.config import Config
 from maml_rl.system.text import counted
 
 
@@ -49,7 +50,7 @@ def subjects_of_runs(
             f"only runs of one environment can be compared, got runs of "
             f"{' and '.join(sorted(names))}"
         )
-    # Copies of an agent would count as several seeds
+    # Copies of an agent, or two runs of one seed, would count as several seeds
     subjects: list[Subject] = []
     label_of_run = _labels(agents, runs, iteration, labels)
     for label, run, agent in zip(label_of_run, runs, agents, strict=True):
@@ -62,6 +63,16 @@ def subjects_of_runs(
             raise UserError(
                 f"{run} holds the same agent as {copies[0]}: counting it twice would make the "
                 f"result look more certain than it is; name one of them"
+            )
+        same_seed = [
+            other.source
+            for other in subjects
+            if other.label == label and other.agent.config.seed == agent.config.seed
+        ]
+        if same_seed and not agent.num_adaptation_steps:
+            raise UserError(
+                f"{same_seed[0]} and {run} have the same settings and the same seed "
+                f"{agent.config.seed}: name one of them"
             )
         steps = default_num_steps(agent) if num_steps is None else num_steps
         subjects.append(Subject(label, run, agent, steps))
@@ -129,7 +140,12 @@ def _labels(
         UserError: if the number of chosen labels is wrong, or two are the same.
     """
     # A name for each group of equal settings
-    settings = settings_of_runs([agent.config for agent in agents], runs)
+    settings = [
+        {**of_run, **_length(agent.config)}
+        for of_run, agent in zip(
+            settings_of_runs([agent.config for agent in agents], runs), agents, strict=True
+        )
+    ]
     different = [one for i, one in enumerate(settings) if one not in settings[:i]]
     names = labels_of(different) if len(different) > 1 else [label_of(agents[0])]
     if chosen is not None:
@@ -145,6 +161,12 @@ def _labels(
         f"{label}, adapted by {counted(steps, 'step')}" if steps else label
         for label, steps in zip(labels, adapted, strict=True)
     ]
+
+
+def _length(config: Config) -> dict[str, int | float]:
+    """The settings that end a run; runs of different lengths do not share a row."""
+    values = {name: getattr(config, name) for name in ("num_iterations", "max_env_steps")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_labels(labels: Sequence[str], names: Sequence[str]) -> None:

@@ -96,11 +96,16 @@ class Robustness:
         return float(np.trapezoid(returns, x) / np.ptp(x))
 
     def worst_tenth(self, label: str) -> float:
-        """Return the mean of the lowest tenth of the returns of all points and tasks of sweeps."""
+        """Return the mean of the lowest tenth of the returns of all points and tasks of sweeps.
+
+        The lowest tenth is that of each run; the mean is over runs.
+        """
         entries = [*self.swept(label, is_inside=True), *self.swept(label, is_inside=False)]
-        returns = np.concatenate([entry.task_returns[entry.adapted_step] for entry in entries])
-        valid = np.sort(returns[~np.isnan(returns)])
-        return float(mean_of_valid(valid[: math.ceil(len(valid) / 10)], 0))
+        tenths = []
+        for returns in returns_of_runs(entries):
+            valid = np.sort(returns[~np.isnan(returns)])
+            tenths.append(mean_of_valid(valid[: math.ceil(len(valid) / 10)], 0))
+        return float(mean_of_valid(np.array(tenths), 0))
 
     def curves(self, label: str, *, is_inside: bool) -> np.ndarray:
         """Return the return of each run after each step, (S, K + 1); (0, 0) without such points.

@@ -29,6 +29,7 @@ from maml_rl.analysis.report.html import (
 from maml_rl.analysis.statistics import Response
 from maml_rl.analysis.tasks.figures import parallel_figures, tasks_figures
 from maml_rl.runs.pretrained import run_name
+from maml_rl.runs.run_folder import versions
 from maml_rl.system.atomic_files import write_whole
 
 
@@ -59,7 +60,7 @@ def write_report(
     if learning_curves is not None:
         plots[LEARNING_CURVES] = learning_curves
     # Tables.
-    content = _content(comparison, robustness)
+    content = {**_content(comparison, robustness), "versions": versions()}
     write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
     write_whole(folder / "results.csv", _csv(comparison))
     # Plots.
@@ -219,14 +220,15 @@ def _csv(comparison: Comparison) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     measured = ["step", "episodes_used", "actions", "return", "success"]
-    writer.writerow(["policy", "source", *columns, *measured])
+    writer.writerow(["policy", "source", "training_seed", *columns, *measured])
     # Rows.
     for entry in comparison.entries:
         version = [entry.swept.get(name, "") for name in swept]
         for source, evaluation in zip(entry.sources, entry.evaluations, strict=True):
             returns, success = evaluation.task_returns, evaluation.task_success
             for i, task in enumerate(evaluation.tasks):
-                row = [entry.label, run_name(source), *version, i]
+                seed = evaluation.description["training_seed"]
+                row = [entry.label, run_name(source), seed, *version, i]
                 row += [task.get(name, "") for name in task_names]
                 for k, used in enumerate(entry.episodes_used):
                     values = [_nan_as_empty(returns[k, i]), _nan_as_empty(success[k, i])]

@@ -39,7 +39,7 @@ def surrogate_loss(
     Returns:
         (T,).
     """
-    factor = _FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
+    factor = FACTORS[surrogate](dist.log_prob(episodes.flat(episodes.actions)), episodes)
     return -(episodes.step_weights * episodes.flat(advantages) * factor).sum(-1)
 
 
@@ -61,11 +61,12 @@ def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
     return (until.exp() - (until - log_ratio).exp()).flatten(1)
 
 
-_FACTORS: dict[Surrogate, Callable[[Tensor, Episodes], Tensor]] = {
+FACTORS: dict[Surrogate, Callable[[Tensor, Episodes], Tensor]] = {
     "log_prob": lambda log_prob, episodes: log_prob,
     "likelihood_ratio": lambda log_prob, episodes: _log_ratio(log_prob, episodes).exp(),
     "dice": _dice,
 }
+"""By surrogate: what advantages are multiplied by, of log π(a_t | s_t), (T, E·H), and episodes."""
 
 
 def mean_kl(dist: Distribution, episodes: Episodes) -> Tensor:
