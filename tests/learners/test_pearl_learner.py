@@ -155,6 +155,21 @@ def test_the_replay_is_bounded(tmp_path: Path) -> None:
     assert sizes == [[capacity], [iteration], [iteration, iteration]]
 
 
+def test_a_run_can_stop_between_updates(training: Training) -> None:
+    texts: list[str] = []
+
+    def check_stop() -> None:
+        if any(text.startswith("update 1 ") for text in texts):
+            raise KeyboardInterrupt
+
+    collector = dataclasses.replace(
+        training.collector, check_stop=check_stop, progress=texts.append
+    )
+    with pytest.raises(KeyboardInterrupt):
+        training._replace(collector=collector).iterate()
+    assert texts[-1] == "update 1 of 2"
+
+
 def test_a_capacity_below_the_first_iteration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hold the first iteration, 105 transitions, got 104"):
         config(tmp_path, learner={"capacity": 104})

@@ -250,7 +250,13 @@ class PEARL(Learner):
             normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
         watch.lap("replay")
 
-        # Update encoder, critics and actor.
+        # Update encoder, critics and actor. There may be many updates, so the run can stop between
+        # them, unless other processes would wait for this one.
+        def before_update(text: str) -> None:
+            if ranks.number == 1:
+                collector.check_stop()
+            collector.progress(text)
+
         update = take_updates(
             _learned(state),
             history,
@@ -262,7 +268,7 @@ class PEARL(Learner):
             block_size=self.tasks_per_block,
             rng=streams.minibatches(),
             ranks=ranks,
-            progress=collector.progress,
+            progress=before_update,
         )
         rows = [row for part in parts for row in part.played.rows]
         what = OUTER_STEP if update.detail else ""
