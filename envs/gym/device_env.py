@@ -211,7 +211,8 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         if self._observation is not None:
             observation = torch.where(is_reset[:, None], observation, self._observation)
         self._observation = observation
-        self._success = None
+        if self._success is not None:
+            self._success = self._success & ~is_reset
         return self._observation, {}
 
     def _initial_states(self, ids: np.ndarray) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Run one training in several processes started by ``torchrun`` (docs/scaling.md).
 
 Every process simulates its share of the meta-batch. The processes exchange sums over tasks and
-statistics of episodes, but no parameters, since each takes the same outer step.
+statistics of episodes, and for a replay the episodes themselves, but no parameters, since each
+takes the same outer step.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def test_every_training_command_of_the_documents_is_valid(
     monkeypatch.chdir(tmp_path)
     # Commands that need a run or a package: other tests run these.
     elsewhere = ("--resume", "--seeds", "--init_from runs/", "--help")
-    elsewhere += ("cart_place:", "two_ways:", "my_package:")
+    elsewhere += ("cart_place:", "two_ways:", "my_package:", "ascent:")
     elsewhere += ("point_maze:", "dm_control_motor:", "metaworld_ml1:")
     num_commands = 0
     for page in (ROOT / "docs").glob("*.md"):

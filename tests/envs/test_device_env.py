@@ -112,6 +112,12 @@ def test_an_episode_that_has_ended_stays_as_it_is() -> None:
     assert observation[0].tolist() == [pytest.approx(0.1), 0.0]
     assert reward[0] == 0
     assert_equal_steps(envs, 4)
+    # The reset of another one does not change its success.
+    for env in envs:
+        env.reset(options={"reset_mask": np.array([False, True, True])})
+    assert_equal_steps(envs, 1)
+    info = on_device.step(torch.zeros(3, 2))[4]
+    assert info["is_success"].tolist() == [True, False, False]
 
 
 def test_only_some_are_reset() -> None:

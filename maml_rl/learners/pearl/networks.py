@@ -105,7 +105,7 @@ class Networks:
 def initial_perceptron(
     name: str, sizes: Sequence[int], rng: np.random.Generator, num_networks: int | None = None
 ) -> dict[str, Tensor]:
-    """Draw parameters, float32: weights uniform in ±1/√fan_in, ±0.003 in the last layer; no biases.
+    """Draw parameters, float32: weights uniform in ±1/√fan_in, ±0.003 in the last layer; biases 0.
 
     Args:
         name: prefix of their names.

@@ -168,6 +168,9 @@ def actor_loss(
 def temperature_loss(log_alpha: Tensor, log_probs: Tensor, target_entropy: float) -> Tensor:
     """Return −log α (log π + H̄), with the shape of ``log_probs``; it grows α if the entropy is low.
 
+    Deviation: the factor is −log α where Haarnoja et al. (2018, equation 18) have −α, as in their
+    code: the gradient with respect to log α then does not vanish with α.
+
     Args:
         log_alpha: log α, (1,).
         log_probs: mean log-probability of actions of each task, (T,).
@@ -287,7 +290,8 @@ def _critic_part(
 ) -> _Loss:
     """Return the loss of encoder and critics ``theta``, of which ``part`` is a part of the tasks.
 
-    It is the mean of the critics' loss over all ``num_tasks`` plus the sum of the KL divergences.
+    It is the mean of the critics' loss over all ``num_tasks``, plus ``kl_weight`` times the sum of
+    the KL divergences.
     """
     belief = encoder.empty(len(part.context), part.context)
     mask = torch.ones_like(part.context[..., 0])
