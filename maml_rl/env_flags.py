@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maml_rl.errors import UserError, did_you_mean
+from maml_rl.settings.flags import take_option
 from maml_rl.system.safe_yaml import read_value, read_yaml_list
 from maml_rl.system.untrusted_files import user_path
 
@@ -96,6 +97,20 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
         if not flag.startswith("--env."):
             taken.of_tasks.append(flag)
     return taken, rest
+
+
+def with_dynamics_as_settings(argv: Sequence[str]) -> list[str]:
+    """Replace ``--dynamics`` by flags of the settings that it sets in training.
+
+    Raises:
+        UserError: if it has no value, an invalid one, or a sweep.
+    """
+    text, rest = take_option(argv, "--dynamics")
+    if text is None:
+        return rest
+    env_flags = _dynamics(text)
+    refuse_sweeps(env_flags)
+    return [*rest, *env_flags.flags]
 
 
 def refuse_sweeps(env_flags: EnvFlags) -> None:

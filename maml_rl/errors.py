@@ -43,17 +43,30 @@ def name_errors(
         methods: names; those that ``cls`` does not define itself are skipped.
         passing: errors that are raised as they are.
     """
-    if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+    if is_of_package(cls):
         return
     for name in methods:
         if callable(vars(cls).get(name)):
             title = f"{name} of {cls.__module__}:{cls.__name__}"
-            setattr(cls, name, _naming_errors(vars(cls)[name], title, passing))
+            setattr(cls, name, naming_errors(vars(cls)[name], title, passing))
 
 
-def _naming_errors(
-    method: Callable[..., Any], title: str, passing: type[Exception]
+def is_of_package(cls: type) -> bool:
+    """Whether a class is one of this package, and not the user's."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def naming_errors(
+    method: Callable[..., Any], title: str, passing: type[Exception] = FloatingPointError
 ) -> Callable[..., Any]:
+    """Return a method of the user's whose errors are a ``UserError`` that names it.
+
+    Args:
+        method: the method.
+        title: how it is named.
+        passing: errors that are raised as they are.
+    """
+
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:

@@ -939,6 +939,7 @@ def test_train_takes_dynamics_as_the_other_commands_do(cli, refused):
         "disabled_actuator": [-1, 0],
     }
     assert "not the sweep" in refused("train", "--dynamics", "body_mass=0.5:2:4")
+    assert "unknown flag --tasks.high" in refused("train", "--tasks.high", "3")
     message = refused("train", "--env", "Pendulum-v1", "--dynamics", "g=5:20")
     assert "--env.kwarg_ranges.g [LOW,HIGH]" in message
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from maml_rl.errors import UserError
@@ -60,11 +61,12 @@ def check_belief(belief: Belief, before: Belief) -> None:
     _check_kept(belief, before, "update of a learner", "the belief")
 
 
-def check_outer_state(state: Any, name: str) -> None:
+def check_outer_state(state: Any, theta: Mapping[str, Tensor], name: str) -> None:
     """Refuse a state before the first outer step that no checkpoint can hold.
 
     Args:
         state: what ``initial_state`` of an outer step of the user's own returned.
+        theta: the initial parameters, on whose device the state must be.
         name: its name, for messages.
 
     Raises:
@@ -73,8 +75,15 @@ def check_outer_state(state: Any, name: str) -> None:
     what = f"initial_state of {name}"
     if not isinstance(state, dict):
         raise UserError(f"{what} must return a dict of tensors, got {type(state).__name__}")
+    device = next(iter(theta.values())).device
     for key, value in state.items():
+        if not isinstance(key, str) or not key.isascii() or not key.isprintable():
+            raise UserError(f"{what}: a name must be printable ASCII text, got {key!r:.100}")
         _check_tensor(value, f"{what}: {key}")
+        if value.device != device:
+            raise UserError(f"{what}: {key} must be on {device}, got {value.device}")
+        if not value.isfinite().all():
+            raise UserError(f"{what}: {key} must be finite, got {value.tolist()!r:.100}")
 
 
 def check_outer_step(
@@ -113,7 +122,7 @@ def _check_kept(new: Any, old: Mapping[str, Tensor], what: str, role: str) -> No
         UserError: at the first difference.
     """
     if not isinstance(new, Mapping) or new.keys() != old.keys():
-        names = f"{sorted(new)}" if isinstance(new, Mapping) else f"{new!r:.100}"
+        names = f"{[*new]}" if isinstance(new, Mapping) else f"{new!r:.100}"
         raise UserError(f"{what} must return {role} {sorted(old)}, got {names}")
     for name, before in old.items():
         value = new[name]
@@ -240,3 +249,9 @@ def _check_state(state: Any, what: str) -> None:
 def _check_tensor(value: Any, what: str) -> None:
     if not isinstance(value, Tensor):
         raise UserError(f"{what} must be a torch.Tensor, got {type(value).__name__}")
+    is_plain = value.layout == torch.strided and not (value.is_quantized or value.is_complex())
+    if not is_plain or value.is_meta:
+        raise UserError(
+            f"{what} must be a dense tensor of real numbers, got {value.dtype} {value.layout} on "
+            f"{value.device}"
+        )

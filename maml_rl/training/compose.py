@@ -161,12 +161,12 @@ def _first_state(config: Config, learner: Learner, device: torch.device) -> Lear
         return learner.initial_state()
     path = Path(config.init_from)
     source = load_run(path, device)
+    state = learner.started_from(source.state, source.belief)
     if source.config.policy.normalize_observations != config.policy.normalize_observations:
         raise UserError(
             f"{config.init_from} was trained with policy.normalize_observations "
             f"{source.config.policy.normalize_observations}: set the same value"
         )
-    state = learner.started_from(source.state, source.belief)
     learner.check(state, path)
     return state
 

@@ -20,6 +20,7 @@ from maml_rl.learners.maml.outer import outer_step_of
 from maml_rl.policies.parameters import flatten, unflatten
 from maml_rl.settings.learners import OuterConfig, outer_class
 from maml_rl.settings.ranges import Positive, Range
+from maml_rl.training.compose import open_training
 
 MODULE = __name__
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/algorithms.md"
@@ -115,6 +116,14 @@ def test_its_size_falls(tmp_path: Path) -> None:
         ({"step": lambda *args: 1 / 0}, "step of .*:Wrong raised ZeroDivisionError"),
         ({"initial_state": returning([])}, "initial_state of .*:Wrong must return a dict"),
         ({"initial_state": returning({"mean": 1})}, "mean must be a torch.Tensor, got int"),
+        ({"initial_state": returning({"mean": torch.tensor(torch.inf)})}, "mean must be finite"),
+        ({"initial_state": returning({1: torch.zeros(1)})}, "printable ASCII text, got 1"),
+        (
+            {"initial_state": returning({"a": torch.zeros(1, device="meta")})},
+            "dense tensor of real",
+        ),
+        ({"initial_state": returning({"a": torch.zeros(1).cfloat()})}, "dense tensor of real"),
+        ({"step": changed(lambda t, s, m: ({**t, 1: s}, s, m))}, "must return theta ["),
         ({"initial_state": lambda *args: 1 / 0}, "initial_state of .*:Wrong raised ZeroDivision"),
     ],
 )
@@ -124,12 +133,44 @@ def test_nonsense_is_one_line(methods: dict[str, Any], message: str, tmp_path: P
         maml_rl.train(tiny(tmp_path / "run", outer={"name": outer(**methods)}))
 
 
+def test_a_large_metric_is_logged(tmp_path: Path) -> None:
+    name = outer(step=changed(lambda t, s, m: (t, s, {**m, "outer/count": 2**70})))
+    run = maml_rl.train(tiny(tmp_path / "run", outer={"name": name}, num_iterations=1))
+    assert "outer/count" in (run / "progress.csv").read_text()
+
+
+def test_errors_of_a_mixin_are_named(tmp_path: Path) -> None:
+    class Mixin:
+        def step(self, theta, state, objective):
+            raise RuntimeError("of mine")
+
+    cls = type("Mixed", (Mixin, OuterConfig), {"__module__": MODULE})
+    globals()["Mixed"] = dataclass(frozen=True, kw_only=True)(cls)
+    with pytest.raises(UserError, match=r"step of .*:Mixed raised RuntimeError: of mine"):
+        maml_rl.train(tiny(tmp_path / "run", outer={"name": f"{MODULE}:Mixed"}))
+
+
+def test_a_name_in_the_class_does_not_hide_its_own() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Named(OuterConfig):
+        name: ClassVar[str] = "trpo"
+
+    assert Named.name.endswith(":test_a_name_in_the_class_does_not_hide_its_own.<locals>.Named")
+    assert Named().is_own
+
+
 def test_a_failed_step_keeps_theta(tmp_path: Path) -> None:
     def step(self, theta, state, objective):
-        raise FloatingPointError("too steep")
+        for tensor in (*theta.values(), *state.values()):
+            tensor.fill_(torch.nan)
+        raise FloatingPointError("too steep,\nand too far")
 
     run = maml_rl.train(tiny(tmp_path / "run", outer={"name": outer(step=step)}, num_iterations=2))
     assert last(run).values["failed_outer_steps"] == 2
+    with open_training(tiny(tmp_path / "other")) as training:
+        initial = training.agent.state.tensors["theta"]
+    kept = last(run).tensors["theta"]
+    assert all(torch.equal(kept[name], value) for name, value in initial.items())
 
 
 @pytest.mark.parametrize(
@@ -153,7 +194,7 @@ def test_a_schedule_needs_a_size() -> None:
     class Sizeless(OuterConfig):
         def step(self, theta, state, objective): ...
 
-    with pytest.raises(ValueError, match="Sizeless has no step_size"):
+    with pytest.raises(ValueError, match="Sizeless has no number step_size"):
         Sizeless(decay_factor=0.5, decay_iterations=3)
 
 

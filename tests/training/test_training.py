@@ -521,9 +521,7 @@ def test_warm_start_from_another_shape_is_refused(whole, tmp_path):
 @pytest.mark.parametrize("learner", ["rl2", "pearl"])
 def test_warm_start_from_another_learner_is_refused(learner, tmp_path):
     names = {"rl2": {"num_minibatches": 1}, "pearl": {"num_updates": 1, "num_training_tasks": 0}}
-    policy = {"hidden_sizes": [8], "normalize_observations": False}
-    settings = {"learner": {"name": learner, **names[learner]}, "policy": policy}
-    settings["num_iterations"] = 1
+    settings = {"learner": {"name": learner, **names[learner]}, "num_iterations": 1}
     source = train(tiny(tmp_path / "source", **settings))
     with pytest.raises(UserError, match="init_from is a run of another learner"):
         train(tiny(tmp_path / "run", init_from=str(source)))

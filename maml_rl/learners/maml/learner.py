@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.errors import UserError
+from maml_rl.errors import UserError, one_line
 from maml_rl.learners.advantages import with_advantages
 from maml_rl.learners.base import (
     Belief,
@@ -276,9 +276,10 @@ class MAML(Learner):
             config = self.outer.at(state.counters["iteration"])
             theta, outer_state, metrics = step(theta, outer_state, objective, config)
         except FloatingPointError as error:
-            return unchanged._replace(detail=str(error))
+            return unchanged._replace(detail=one_line(str(error)))
         # Refuse non-finite results.
-        results = torch.tensor(list(metrics.values())), *theta.values(), *outer_state.values()
+        numbers = [float(value) for value in metrics.values()]
+        results = torch.tensor(numbers), *theta.values(), *outer_state.values()
         if not all(value.isfinite().all() for value in results):
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
             return unchanged._replace(metrics=finite)

@@ -113,6 +113,8 @@ def outer_class(name: str) -> type[OuterConfig]:
         )
     cls = load_object(name, "outer step")
     _check_settings_class(cls, OuterConfig, f"outer step {name!r}")
+    if "name" in {field.name for field in dataclasses.fields(cls)}:
+        raise UserError(f"outer step {name!r} must not have a setting called name")
     if not callable(getattr(cls, "step", None)):
         raise UserError(f"outer step {name!r} must define step(self, theta, state, objective)")
     return cls

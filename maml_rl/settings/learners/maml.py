@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from maml_rl.errors import name_errors
+from maml_rl.errors import is_of_package, name_errors
 from maml_rl.settings.learners.base import LEARNER_GROUPS, LearnerConfig, check_required
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real, check_ranges
 
@@ -162,9 +162,9 @@ class OuterConfig:
     def __init_subclass__(cls, **options: Any) -> None:
         """Name a class of the user's own, and make its errors name the method."""
         super().__init_subclass__(**options)
-        if "name" not in vars(cls):
+        if not is_of_package(cls):
             cls.name = f"{cls.__module__}:{cls.__qualname__}"
-        name_errors(cls, ("step", "initial_state"))
+        name_errors(cls, ("at",))
         name_errors(cls, ("__post_init__",), passing=ValueError)
 
     def __post_init__(self) -> None:
@@ -174,8 +174,11 @@ class OuterConfig:
                 f"outer.decay_factor is {self.decay_factor} and outer.decay_iterations is "
                 f"{self.decay_iterations}: set both, or neither"
             )
-        if self.decay_iterations and not hasattr(self, self.SIZE):
-            raise ValueError(f"outer.decay_iterations must be 0: {self.name} has no {self.SIZE}")
+        size = getattr(self, self.SIZE, None)
+        if self.decay_iterations and not isinstance(size, (int, float)):
+            raise ValueError(
+                f"outer.decay_iterations must be 0: {self.name} has no number {self.SIZE}"
+            )
 
     @property
     def is_own(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from maml_rl.errors import naming_errors
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.checks import check_outer_state, check_outer_step
 from maml_rl.learners.maml.objective import MetaObjective
@@ -69,7 +70,10 @@ def _own_step(
     Raises:
         UserError: if theta or the state cannot be saved and continued, or metrics not logged.
     """
-    result = config.step(theta, dict(state), objective)
+    step = naming_errors(config.step, f"step of {config.name}")
+    # Copies: a step that changes tensors in place, and then fails, must leave these as they are.
+    copies = ({name: value.clone() for name, value in part.items()} for part in (theta, state))
+    result = step(*copies, objective)
     check_outer_step(result, theta, state, config.name)
     return result
 
@@ -80,8 +84,9 @@ def _own_initial_state(theta: Params, config: OuterConfig) -> dict[str, Tensor]:
     Raises:
         UserError: if a checkpoint cannot hold it.
     """
-    state = config.initial_state(theta)
-    check_outer_state(state, config.name)
+    initial_state = naming_errors(config.initial_state, f"initial_state of {config.name}")
+    state = initial_state(theta)
+    check_outer_state(state, theta, config.name)
     return state
 
 
