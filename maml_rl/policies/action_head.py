@@ -39,19 +39,20 @@ class ActionHead:
         """Return the head for an action space.
 
         Raises:
-            UserError: if the space is neither a Box of floating-point numbers, nor Discrete, nor
-                MultiDiscrete with one axis.
+            UserError: if the space is neither a Box of floating-point numbers, with at least one
+                axis and one entry, nor Discrete, nor MultiDiscrete with one axis.
         """
         if isinstance(space, spaces.Discrete):
             return cls(int(space.n), discrete=True)
         if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
             num_choices = tuple(int(number) for number in space.nvec)
             return cls(sum(num_choices), discrete=True, num_choices=num_choices)
-        if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        if is_float and space.shape and math.prod(space.shape) > 0:
             return cls(math.prod(space.shape))
         raise UserError(
-            f"action space {space} is not supported: expected a Box of floating-point numbers, "
-            "Discrete, or MultiDiscrete with one axis"
+            f"action space {space} is not supported: expected a Box of floating-point numbers with "
+            "at least one axis and one entry, Discrete, or MultiDiscrete with one axis"
         )
 
     def distribution(self, outputs: Tensor, log_std: Tensor | None) -> Distribution:

@@ -400,6 +400,12 @@ class TestMakePolicy:
         with pytest.raises(UserError, match=r"3072 entries .* at most 2000: set policy\.network"):
             make_policy_of(PolicyConfig(), space, self.ACTIONS, 0)
 
+    @pytest.mark.parametrize("shape", [(), (0,), (2, 0)])
+    def test_actions_need_an_axis_and_an_entry(self, shape):
+        actions = spaces.Box(-1, 1, shape, np.float32)
+        with pytest.raises(UserError, match="at least one axis and one entry"):
+            make_policy_of(PolicyConfig(), spaces.Box(-1, 1, (3,), np.float32), actions, 0)
+
     def test_other_spaces_are_refused(self):
         with pytest.raises(UserError, match=r"Discrete.* is not supported: expected a Box"):
             make_policy_of(PolicyConfig(), spaces.Discrete(3), self.ACTIONS, 0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 
@@ -13,6 +11,7 @@ from maml_rl.errors import UserError
 from maml_rl.learners.pearl.context_encoder import GRUEncoder, ProductEncoder
 from maml_rl.learners.pearl.learner import PEARL
 from maml_rl.learners.pearl.networks import Networks
+from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.action_map import has_two_bounds
 from maml_rl.policies.mlp import vector_size
 from maml_rl.settings.config import Config
@@ -31,13 +30,12 @@ def pearl(
     settings = config.learner
     assert isinstance(settings, PEARLConfig), "the settings choose the learner"
     observation_size = vector_size(observation_space, settings.name)
-    is_bounded = isinstance(action_space, spaces.Box) and has_two_bounds(action_space).all()
-    if not is_bounded or not np.issubdtype(action_space.dtype, np.floating):
+    head = ActionHead.of(action_space)
+    if not isinstance(action_space, spaces.Box) or not has_two_bounds(action_space).all():
         raise UserError(
             f"action space {action_space} is not supported by the learner pearl: expected a Box of "
             "floating-point numbers with finite bounds"
         )
-    action_size = math.prod(action_space.shape or ())
     reads_next = settings.next_observation_in_context
     if reads_next is None:
         reads_next = not only_goals_vary(config.env)
@@ -45,12 +43,12 @@ def pearl(
     return PEARL(
         networks=Networks(
             observation_size=observation_size,
-            action_size=action_size,
+            action_size=head.size,
             latent_size=settings.latent_size,
             hidden_sizes=tuple(settings.hidden_sizes),
         ),
         encoder=make_encoder(
-            transition_size=observation_size * (2 if reads_next else 1) + action_size + 1,
+            transition_size=observation_size * (2 if reads_next else 1) + head.size + 1,
             latent_size=settings.latent_size,
             hidden_sizes=tuple(settings.encoder_hidden_sizes),
         ),
