@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maml_rl.errors import UserError, did_you_mean
-from maml_rl.settings.flags import take_option
 from maml_rl.system.safe_yaml import read_value, read_yaml_list
 from maml_rl.system.untrusted_files import user_path
 
@@ -70,15 +69,21 @@ def add_task_flags(group: argparse._MutuallyExclusiveGroup, of_task: str) -> Non
     )
 
 
-def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
-    """Split ``argv`` into ``--tasks.*``, ``--env.*`` and ``--dynamics``, and the rest."""
+def take_env_flags(argv: Sequence[str], only_dynamics: bool = False) -> tuple[EnvFlags, list[str]]:
+    """Split ``argv`` into ``--tasks.*``, ``--env.*`` and ``--dynamics``, and the rest.
+
+    Args:
+        argv: the words after the command.
+        only_dynamics: leave ``--tasks.*`` and ``--env.*`` in the rest.
+    """
+    prefixes = () if only_dynamics else ("--tasks.", "--env.")
     taken = EnvFlags(flags=[], sweeps={}, of_tasks=[])
     rest: list[str] = []
     words = iter(argv)
     for word in words:
         # Leave other flags.
         flag, equals, value = word.partition("=")
-        if flag != "--dynamics" and not flag.startswith(("--tasks.", "--env.")):
+        if flag != "--dynamics" and not flag.startswith(prefixes):
             rest.append(word)
             continue
         # Read the value, after = or in the next word.
@@ -97,20 +102,6 @@ def take_env_flags(argv: Sequence[str]) -> tuple[EnvFlags, list[str]]:
         if not flag.startswith("--env."):
             taken.of_tasks.append(flag)
     return taken, rest
-
-
-def with_dynamics_as_settings(argv: Sequence[str]) -> list[str]:
-    """Replace ``--dynamics`` by flags of the settings that it sets in training.
-
-    Raises:
-        UserError: if it has no value, an invalid one, or a sweep.
-    """
-    text, rest = take_option(argv, "--dynamics")
-    if text is None:
-        return rest
-    env_flags = _dynamics(text)
-    refuse_sweeps(env_flags)
-    return [*rest, *env_flags.flags]
 
 
 def refuse_sweeps(env_flags: EnvFlags) -> None:

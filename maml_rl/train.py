@@ -15,7 +15,7 @@ from maml_rl.settings.ranges import MOST_DIGITS
 
 def command(argv: list[str]) -> int:
     """Train runs, or resume them."""
-    from maml_rl.env_flags import with_dynamics_as_settings
+    from maml_rl.env_flags import refuse_sweeps, take_env_flags
     from maml_rl.settings.config import to_mapping
     from maml_rl.settings.flags import take_option, take_seeds
     from maml_rl.settings.parser import parse_training_arguments
@@ -26,8 +26,10 @@ def command(argv: list[str]) -> int:
     if seeds is not None:
         _check_alone(run, rest)
     if run is None:
-        settings = [token for token in rest if token != "--print_config"]
-        config = parse_training_arguments(with_dynamics_as_settings(settings))
+        env_flags, others = take_env_flags(rest, only_dynamics=True)
+        refuse_sweeps(env_flags)
+        settings = [token for token in others if token != "--print_config"]
+        config = parse_training_arguments([*settings, *env_flags.flags])
         if "--print_config" in rest:
             say(to_yaml(to_mapping(config)).rstrip())
             return 0

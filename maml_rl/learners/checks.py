@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
-from maml_rl.runs.checkpoint_files import LARGEST_COUNTER
+from maml_rl.runs.checkpoint_files import LARGEST_COUNTER, RESERVED_VALUES
 from maml_rl.runs.progress_log import check_metrics
 from maml_rl.sampling.failures import Failure
 from maml_rl.settings.ranges import Integer
@@ -35,6 +35,16 @@ def check_start(learner: Learner, name: str) -> None:
             f"counters {dict(state.counters)}"
         )
     learner.check(state, Path(f"the initial state of {name}"))
+    description = learner.describe(state)
+    if not isinstance(description, dict):
+        raise UserError(f"describe of learner {name} must return a dict, got {description!r:.100}")
+    for attribute, least in (("num_updates", 0), ("num_training_stages", 1)):
+        number = getattr(learner, attribute)
+        if not Integer(least, None).accepts(number):
+            raise UserError(
+                f"{attribute} of learner {name} must be an integer of at least {least}, got "
+                f"{number!r:.100}"
+            )
     prior = learner.prior(state, 2)
     what = f"prior of learner {name}"
     if not isinstance(prior, Mapping) or not prior:
@@ -234,11 +244,20 @@ def _check_state(state: Any, what: str) -> None:
     """Refuse a state that no checkpoint can hold."""
     if not isinstance(state, LearnerState):
         raise UserError(f"{what} must be a LearnerState, got {type(state).__name__}")
+    if not isinstance(state.tensors, Mapping):
+        raise UserError(f"{what}: tensors must be a mapping of groups, got {state.tensors!r:.100}")
     for group, tensors in state.tensors.items():
+        if not isinstance(group, str) or "/" in group:
+            raise UserError(
+                f"{what}: the name of a group must be text, and must not contain /, got {group!r}"
+            )
+        if not isinstance(tensors, Mapping):
+            raise UserError(f"{what}: group {group} must be a mapping, got {tensors!r:.100}")
         for name, value in tensors.items():
             _check_tensor(value, f"{what}: {group} {name}")
-        if "/" in group:
-            raise UserError(f"{what}: the name of a group must not contain /, got {group!r}")
+    reserved = sorted(RESERVED_VALUES & state.counters.keys())
+    if reserved:
+        raise UserError(f"{what}: a counter must not be called {' or '.join(reserved)}")
     expected = Integer(0, LARGEST_COUNTER)
     for name in ("iteration", "num_env_steps", *state.counters):
         counter = state.counters.get(name)

@@ -27,6 +27,8 @@ IS_FINAL = "is_final"
 """Name among the values of whether the run had ended."""
 HISTORY = "history"
 """Name in a checkpoint, and of the folder of a run, of the entries of its history."""
+RESERVED_VALUES = {BEST, IS_FINAL, HISTORY, "run", "format_version", "num_adaptation_steps"}
+"""Names among the values that counters must not have."""
 LARGEST_COUNTER = 1 << 53
 """The largest integer up to which a float, and so a log, represents every integer."""
 

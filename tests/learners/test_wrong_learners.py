@@ -24,9 +24,9 @@ from maml_rl.settings.learners import LearnerConfig, MAMLConfig
 COUNTER = "counter num_tasks must be an integer from 0 to 9007199254740992, got"
 
 
-def learner(**methods: Callable[..., Any]) -> type[Bandit]:
-    """A bandit with other methods."""
-    return type("Wrong", (Bandit,), {"__module__": __name__, **methods})
+def learner(**members: Any) -> type[Bandit]:
+    """A bandit with other methods or attributes."""
+    return type("Wrong", (Bandit,), {"__module__": __name__, **members})
 
 
 def raising(*args: Any, **kwargs: Any) -> Any:
@@ -110,6 +110,27 @@ BEFORE_THE_RUN = {
         learner(initial_state=lambda self: LearnerState.initial({"a/b": {"c": zeros(2)}})),
         "must not contain /, got 'a/b'",
     ),
+    "number as a group": (
+        learner(initial_state=lambda self: LearnerState.initial({1: {"c": zeros(2)}})),
+        "must be text, and must not contain /, got 1",
+    ),
+    "list as a group": (
+        learner(initial_state=lambda self: LearnerState.initial({"a": [zeros(2)]})),
+        "group a must be a mapping, got [tensor",
+    ),
+    "sparse": (
+        learner(
+            initial_state=lambda self: LearnerState.initial({"a": {"b": zeros(2).to_sparse()}})
+        ),
+        "a b must be a dense tensor of real numbers, got torch.float64 torch.sparse_coo",
+    ),
+    "reserved counter": (
+        learner(initial_state=lambda self: LearnerState.initial({}, is_final=0)),
+        "a counter must not be called is_final",
+    ),
+    "describes nothing": (learner(describe=returning(None)), "must return a dict, got None"),
+    "no number of updates": (learner(num_updates="x"), "must be an integer of at least 0, got 'x'"),
+    "no stage": (learner(num_training_stages=0), "must be an integer of at least 1, got 0"),
     "nan": (
         learner(initial_state=lambda self: LearnerState.initial({"a": {"b": zeros(2) / 0}})),
         "a b is not finite",
