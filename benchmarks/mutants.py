@@ -162,7 +162,6 @@ MUTANTS = [
     Mutant("maml_rl/learners/base.py", "(*self.ACTING, *self.CARRIED)", "self.ACTING", "units of the values not taken"),
     Mutant("maml_rl/learners/base.py", 'for name in ("num_states", "squares")', 'for name in ("num_states",)', "negative squares accepted"),
     Mutant("maml_rl/settings/learners/pearl.py", "self.num_stages + num_groups * self.num_initial_episodes", "self.num_stages", "initial episodes beyond the capacity"),
-    Mutant("envs/gym/device_env.py", "self._success & ~is_reset", "self._success", "success kept over a reset"),
     Mutant("maml_rl/learners/maml/learner.py", "batch.chosen(~failed)", "batch", "failed tasks in the outer step"),
     Mutant("maml_rl/learners/maml/learner.py", "observations = torch.cat([stage.real_observations for stage in episodes])", "observations = episodes[-1].real_observations", "statistics of the last stage only"),
     Mutant("maml_rl/learners/metrics.py", "values[:, k].nanmean()", "values[:, 0].nanmean()", "metrics of the first stage"),

@@ -211,8 +211,6 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         if self._observation is not None:
             observation = torch.where(is_reset[:, None], observation, self._observation)
         self._observation = observation
-        if self._success is not None:
-            self._success = self._success & ~is_reset
         return self._observation, {}
 
     def _initial_states(self, ids: np.ndarray) -> dict[str, Tensor]:
