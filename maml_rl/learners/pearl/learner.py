@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -250,13 +250,7 @@ class PEARL(Learner):
             normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
         watch.lap("replay")
 
-        # Update encoder, critics and actor. There may be many updates, so the run can stop between
-        # them, unless other processes would wait for this one.
-        def before_update(text: str) -> None:
-            if ranks.number == 1:
-                collector.check_stop()
-            collector.progress(text)
-
+        # Update encoder, critics and actor.
         update = take_updates(
             _learned(state),
             history,
@@ -268,7 +262,7 @@ class PEARL(Learner):
             block_size=self.tasks_per_block,
             rng=streams.minibatches(),
             ranks=ranks,
-            progress=before_update,
+            progress=_progress(collector, ranks),
         )
         rows = [row for part in parts for row in part.played.rows]
         what = OUTER_STEP if update.detail else ""
@@ -359,6 +353,20 @@ class PEARL(Learner):
             self.action_scale,
         )
         return _Part(played, {name: ranks.gather(value) for name, value in entry.items()})
+
+
+def _progress(collector: Collector, ranks: Ranks) -> Callable[[str], None]:
+    """Return what is called before each update. One process can stop there, as between stages.
+
+    With several processes, the others would wait for the one that stops.
+    """
+
+    def before_update(text: str) -> None:
+        if ranks.number == 1:
+            collector.check_stop()
+        collector.progress(text)
+
+    return before_update
 
 
 def _groups(learned: Learned) -> dict[str, Mapping[str, Tensor]]:
