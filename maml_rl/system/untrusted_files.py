@@ -160,9 +160,11 @@ def user_path(path: str | Path) -> Path:
     """Return a path from a setting, flag or argument, with ``~`` expanded.
 
     Raises:
-        UserError: if the home folder is not found, or the path is not UTF-8, which safetensors
-            cannot open.
+        UserError: if the path is empty, the home folder is not found, or the path is not UTF-8,
+            which safetensors cannot open.
     """
+    if path == "":
+        raise UserError("expected a path, got an empty text")
     check_text(str(path))
     try:
         return Path(path).expanduser()

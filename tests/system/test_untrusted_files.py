@@ -89,6 +89,27 @@ def test_an_unknown_home_folder_is_refused(home, capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", *TRAINING, "--config", ""],
+        ["train", "--resume", ""],
+        ["evaluate", ""],
+        ["evaluate", "AntDir", "--output", ""],
+        ["record", "AntDir", "--output", ""],
+        ["plot", ""],
+        ["baselines", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_refused(command, home, capsys):
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "expected a path, got an empty text" in err
+    assert err.count("\n") == 1
+    assert not list(Path.cwd().iterdir())
+
+
 NOT_UTF_8 = os.fsdecode(b"run-\xff")
 
 
