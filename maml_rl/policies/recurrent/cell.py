@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.parameters import Params
+from maml_rl.policies.recurrent.gru import gru_on_cpu
 from maml_rl.policies.recurrent.layers import add_layer, layer
 from maml_rl.settings.learners.rl2 import Cell
 
@@ -105,7 +106,7 @@ class RecurrentCell:
         return torch.cat(torch.lstm_cell(inputs, (output, cell_state), *weights), dim=-1)
 
     def unroll(self, theta: Params, memory: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the cell over whole trials, in one call of torch's recurrent network.
+        """Run the cell over whole trials.
 
         Args:
             theta: parameters.
@@ -155,7 +156,7 @@ def add_cell(
 
 
 def run_gru(theta: Params, name: str, memory: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a GRU over N sequences, in one call of torch.
+    """Run a GRU over N sequences; on a GPU in one call of torch.
 
     Args:
         theta: parameters.
@@ -166,6 +167,8 @@ def run_gru(theta: Params, name: str, memory: Tensor, inputs: Tensor) -> tuple[T
     Returns:
         The outputs, (N, L, hidden_size), and the memory after the last step, (N, hidden_size).
     """
+    if inputs.device.type == "cpu":
+        return gru_on_cpu(inputs, memory, *_weights(theta, name))
     weights = _weights_of_sequences(theta, name)
     outputs, last = torch.gru(inputs, memory[None], weights, *_OPTIONS)
     return outputs, last[0]
