@@ -203,7 +203,7 @@ def _check_order(values: Mapping[str, float]) -> None:
 
 def _check_task_range(family: Any) -> None:
     """Check that the task distribution is within the limits of the task parameters."""
-    if hasattr(family, "low"):
+    if hasattr(family, "low") and hasattr(family, "high"):
         for name, (low, high) in family.task_limits.items():
             if not low <= family.low <= family.high <= high:
                 raise ValueError(

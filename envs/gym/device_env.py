@@ -195,8 +195,8 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         self.engine.reset(is_reset, self._initial_states(np.flatnonzero(mask)))
         # Episodes, delay and noise.
         self._num_steps.masked_fill_(is_reset, 0)
-        for flag in (self._terminated, self._truncated):
-            flag.masked_fill_(is_reset, False)
+        self._terminated = self._terminated & ~is_reset  # the caller has the old ones
+        self._truncated = self._truncated & ~is_reset
         if self._delay is not None:
             self._delay.reset(is_reset)
         if self._noise is not None:

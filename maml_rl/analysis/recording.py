@@ -118,7 +118,7 @@ def play(
 ) -> Grid:
     """Play the episodes of :func:`record`, with the frames for a video of ``file_format``."""
     check_integers(0, seed=seed)
-    _check(tasks, num_tasks, size, fps)
+    _check(tasks, num_tasks, num_steps, size, fps)
     horizon = agent.config.horizon
     streams = RandomStreams(seed, Phase.RECORDING)
     env = make_rendering_env(agent.config.env, horizon, camera, size)
@@ -164,6 +164,7 @@ def _check_agent(agent: object) -> None:
 def _check(
     tasks: Sequence[Task] | None,
     num_tasks: int | None,
+    num_steps: int | None,
     size: tuple[int, int] | None,
     fps: float | None,
 ) -> None:
@@ -172,19 +173,29 @@ def _check(
         raise UserError(
             f"pass tasks or num_tasks, got both: {len(tasks)} tasks and num_tasks {num_tasks}"
         )
-    if tasks is not None and (isinstance(tasks, Mapping) or not tasks):
-        raise UserError(f"tasks must be a list of at least one task, got {tasks!r}")
-    if num_tasks is not None and num_tasks < 1:
-        raise UserError(f"num_tasks must be at least 1, got {num_tasks}")
-    if size is not None and (
-        len(size) != 2 or min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE
+    if tasks is not None and not (
+        isinstance(tasks, Sequence) and tasks and all(isinstance(task, Mapping) for task in tasks)
     ):
+        raise UserError(f"tasks must be a list of at least one task, got {tasks!r:.200}")
+    for least, name, value in ((1, "num_tasks", num_tasks), (0, "num_steps", num_steps)):
+        if value is not None:
+            check_integers(least, **{name: value})
+    if size is not None and not _is_size(size):
+        got = "x".join(map(str, size)) if isinstance(size, tuple) else repr(size)
         raise UserError(
             f"size must be WIDTHxHEIGHT of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels each, got "
-            f"{'x'.join(map(str, size))}"
+            f"{got:.100}"
         )
-    if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise UserError(f"fps must be finite and above 0, got {fps}")
+    if fps is not None and not (isinstance(fps, (int, float)) and math.isfinite(fps) and fps > 0):
+        raise UserError(f"fps must be a finite number above 0, got {fps!r:.100}")
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, Sequence)
+        and len(size) == 2
+        and all(isinstance(side, int) and SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size)
+    )
 
 
 def _draw_tasks(env: TaskSetter, num_tasks: int | None, streams: RandomStreams) -> list[Task]:
@@ -228,11 +239,9 @@ def adapted_agents(
         seed: seed of the episodes.
 
     Raises:
-        UserError: if ``num_steps`` is negative; or as :meth:`Agent.adapt`.
+        UserError: as :meth:`Agent.adapt`.
     """
     num_steps = agent.learner.num_updates if num_steps is None else num_steps
-    if num_steps < 0:
-        raise UserError(f"num_steps must be at least 0, got {num_steps}")
     yield agent
     for _ in range(num_steps):
         agent = agent.adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)

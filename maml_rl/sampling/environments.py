@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import importlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ from maml_rl.sampling.single_env import (
 from maml_rl.sampling.task_in_observation import TaskObserver
 from maml_rl.sampling.task_vector_env import TaskVectorEnv
 from maml_rl.settings.env import EnvConfig, check_arguments, resolve_env_id
+
+_log = logging.getLogger("maml_rl")
+_VECTOR_ENV_NOT_USED = "the vector environment of %s is not used, copies of the single one are: %s"
 
 
 def make_task_vector_env(
@@ -135,11 +139,16 @@ def _vector_env_with_tasks(
         return None
     try:
         env = gym.make_vec(env_id, num_envs=num_envs, max_episode_steps=horizon, **kwargs)
-    except TypeError:  # it may not know an argument that the single environment knows
+    except TypeError as error:  # it may not know an argument that the single environment knows
+        _log.info(_VECTOR_ENV_NOT_USED, env_id, in_one_line(error))
         return None
-    has_no_autoreset = env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
-    if hasattr(env, "sample_tasks") and has_no_autoreset:
+    autoreset_mode = env.metadata.get("autoreset_mode")
+    has_tasks = hasattr(env, "sample_tasks")
+    if has_tasks and autoreset_mode is AutoresetMode.DISABLED:
         return env
+    if has_tasks:
+        reason = f"its autoreset_mode is {autoreset_mode}, not AutoresetMode.DISABLED"
+        _log.info(_VECTOR_ENV_NOT_USED, env_id, reason)
     close_env(env, env_id)
     return None
 

@@ -58,7 +58,8 @@ class GymTaskVectorEnv:
         self._name = str(envs) if sampler is None else sampler.name
         self._sampler = sampler
         self._takes_tasks = takes_tasks
-        singles = getattr(envs, "envs", [])  # environments in worker processes are not asked
+        # Environments in worker processes are copies of the sampler.
+        singles = getattr(envs, "envs", []) if sampler is None else [sampler]
         self.takes_episode = bool(singles) and all(
             getattr(env.unwrapped, "takes_episode", False) for env in singles
         )

@@ -95,6 +95,8 @@ class TaskObserver:
         self.single_action_space = env.single_action_space
         self.takes_episode = getattr(env, "takes_episode", False)
         self.device: torch.device | None = getattr(env, "device", None)
+        self.task_units = getattr(env, "task_units", {})
+        self.task_value_names = getattr(env, "task_value_names", {})
         # Values before and after a change of the dynamics; other environments have no changes.
         self._versions: Callable[[Task], tuple[Task, Task]] = getattr(
             env, "before_and_after", lambda task: (task, task)

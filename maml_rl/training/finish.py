@@ -118,13 +118,16 @@ def _record(run: Path, agent: Agent, seed: int) -> None:
     log(f"recording a video of {sizes} (--logging.final_video false skips it) ...")
     started_s = time.monotonic()
     bar = progress_bar(1, unit="video")
+    image = None
     with bar, video_failures_logged(agent.num_iterations):
         path = video_path(run)
         image = _write_video(path, agent, seed, num_tasks=None, progress=Activity(bar))
         bar.leave = False
         text = f"video of adaptation: {path} (one episode per panel, mean actions)"
         log(f"{text}{took_text(started_s)}")
-        log_final(run, agent.state.counters["iteration"], {"videos/final": image})
+    if image is not None:
+        with writing():
+            log_final(run, agent.state.counters["iteration"], {"videos/final": image})
 
 
 def check_video(config: Config) -> bool:

@@ -296,6 +296,18 @@ def test_a_sweep_sets_each_value_and_a_grid_each_pair(runs, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_results_without_a_number_are_null(tmp_path):
+    """JSON has no NaN: all tasks have failed after the last step."""
+    comparison = made_up()
+    for entry in comparison.entries:
+        entry.evaluations[0].returns[2] = np.nan
+    write_report(tmp_path, comparison)
+    content = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    for name in ("return", "std_over_tasks"):
+        assert [value is None for value in content["results"][0][name]] == [False, False, True]
+
+
+@pytest.mark.slow
 def test_the_files_agree_with_the_comparison(tmp_path):
     comparison = made_up()
     write_report(tmp_path, comparison, {"mass": (0.5, 1.5), "slope": (0.0, 0.0)})

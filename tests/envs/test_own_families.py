@@ -15,6 +15,7 @@ import pytest
 from maml_envs.engines.dynamics import limbs, parameters
 from maml_envs.engines.mujoco import MujocoBody, load_model
 from maml_envs.families.half_cheetah import HalfCheetahVel
+from maml_envs.families.point_navigation import PointNavigation
 
 from maml_rl.errors import UserError
 from maml_rl.settings.env import resolve_env_id
@@ -37,6 +38,19 @@ def test_gymnasium_makes_a_registered_family() -> None:
     assert maml_envs.register(Trotter) is Trotter
     env = gym.make_vec("maml_rl/Trotter-v0", num_envs=2)
     assert env.reset(seed=0)[0].shape == (2, 17)
+    env.close()
+
+
+def test_a_family_may_have_a_parameter_low_alone() -> None:
+    """A range has ``low`` and ``high``."""
+
+    @maml_envs.register
+    @dataclass(frozen=True, kw_only=True)
+    class Stepper(PointNavigation):
+        low: float = 0.2
+
+    env = gym.make("maml_rl/Stepper-v0", low=0.3)
+    assert env.unwrapped.family.low == 0.3
     env.close()
 
 

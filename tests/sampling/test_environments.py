@@ -80,6 +80,18 @@ class CountdownByOptions(Countdown):
         return super().reset(seed=seed, options=options)
 
 
+class CountdownFromEpisode(Countdown):
+    """Is told how many updates were made before; its episodes have this length."""
+
+    takes_episode = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self.length = (options or {}).get("episode", NEVER)
+        return super().reset(seed=seed, options=options)
+
+
 WITH_TASKS = {"TestSetter-v0": CountdownBySetter, "TestOptions-v0": CountdownByOptions}
 with_tasks = pytest.mark.parametrize("env_id", list(WITH_TASKS))
 both_ways = pytest.mark.parametrize(
@@ -304,6 +316,17 @@ def test_steps_after_the_end_are_thrown_away(env_id: str, vectorization: Vectori
     *_, terminated, truncated, _ = env.step(actions)
     assert not (terminated | truncated).any()
     env.close()
+
+
+@both_ways
+def test_an_environment_is_told_the_number_of_updates_before(vectorization: Vectorization) -> None:
+    gym.register(id="TestEpisodes-v0", entry_point=CountdownFromEpisode)
+    env = _make("TestEpisodes-v0", vectorization=vectorization)
+    assert env.takes_episode
+    observation, _ = env.reset(seed=0, options={"episode": 4})
+    assert observation[:, 1].tolist() == [4, 4]
+    env.close()
+    assert not _make("TestPlain-v0").takes_episode
 
 
 @both_ways
@@ -565,7 +588,8 @@ class NextStepVectorEnv(gym.vector.VectorEnv):
         pass
 
 
-def test_a_vector_environment_that_resets_by_itself_is_not_used() -> None:
+def test_a_vector_environment_that_resets_by_itself_is_not_used(caplog) -> None:
+    caplog.set_level("INFO", logger="maml_rl")
     gym.register(
         id="NextStep-v0",
         entry_point="gymnasium.envs.classic_control:CartPoleEnv",
@@ -574,7 +598,13 @@ def test_a_vector_environment_that_resets_by_itself_is_not_used() -> None:
     try:
         env = make_task_vector_env(EnvConfig(name="NextStep-v0"), 2, 5)
         assert isinstance(env, GymTaskVectorEnv)
+        assert "its autoreset_mode is AutoresetMode.NEXT_STEP" in caplog.text
         env.close()
+        make_task_vector_env(
+            EnvConfig(name="NextStep-v0", kwargs={"sutton_barto_reward": True}), 2, 5
+        )
+        assert "NextStep-v0 is not used, copies of the single one are: " in caplog.text
+        assert "unexpected keyword argument 'sutton_barto_reward'" in caplog.text
     finally:
         gym.registry.pop("NextStep-v0")
 

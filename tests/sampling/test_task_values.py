@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 import maml_rl
 from maml_rl.agents.from_scratch import PPOSettings
+from maml_rl.analysis.tasks.words import value_names_of
 from maml_rl.cli import main
 from maml_rl.env_flags import task_values, tasks_of_file
 from maml_rl.errors import UserError
@@ -350,6 +351,12 @@ def test_a_policy_does_not_observe_a_number_in_text() -> None:
     with pytest.raises(UserError, match="one number for each"):
         TaskObserver(env, "FromAList-v0")
     env.close()
+
+
+def test_an_evaluation_of_a_policy_that_observes_the_task_has_units_and_names() -> None:
+    env = make_task_vector_env(EnvConfig(name="HalfCheetahDir", observe_task=True), 1, 5)
+    assert env.task_units["body_mass"] == "factor"
+    assert value_names_of(env) == {"direction": {"1": "forward", "-1": "backward"}}
 
 
 def test_a_policy_observes_the_dynamics_in_force() -> None:

@@ -60,8 +60,8 @@ def write_report(
     if learning_curves is not None:
         plots[LEARNING_CURVES] = learning_curves
     # Tables.
-    content = {**_content(comparison, robustness), "versions": versions()}
-    write_whole(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    content = _finite({**_content(comparison, robustness), "versions": versions()})
+    write_whole(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_whole(folder / "results.csv", _csv(comparison))
     # Plots.
     svgs = {}
@@ -113,11 +113,13 @@ def _plots(
     return plots
 
 
-def _nan_as_none(values: Any) -> Any:
-    """Replace NaN by ``None``, also in nested lists, since JSON has no NaN."""
+def _finite(values: Any) -> Any:
+    """Replace NaN and infinity by ``None``, also in lists and mappings, since JSON has neither."""
+    if isinstance(values, Mapping):
+        return {name: _finite(value) for name, value in values.items()}
     if isinstance(values, (list, tuple)):
-        return [_nan_as_none(value) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _content(comparison: Comparison, robustness: Robustness | None) -> dict[str, Any]:
@@ -152,10 +154,10 @@ def _difference_values(first: Entry, second: Entry, step: StepDifference) -> dic
     return {
         "steps": [k, j],
         "episodes_used": [int(first.episodes_used[k]), int(second.episodes_used[j])],
-        "return": _nan_as_none(value.mean),
-        "interval_95": _nan_as_none(value.interval.tolist()),
+        "return": value.mean,
+        "interval_95": value.interval.tolist(),
         "interval_over": value.over,
-        "probability_of_improvement": _nan_as_none(value.probability),
+        "probability_of_improvement": value.probability,
     }
 
 
@@ -163,7 +165,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
     evaluations = entry.evaluations
     tasks = []
     for i, task in enumerate(evaluations[0].tasks):
-        returns = _nan_as_none(entry.task_returns[:, i].tolist())
+        returns = entry.task_returns[:, i].tolist()
         tasks.append({"task": dict(task), "returns": returns})
     return {
         "policy": entry.label,
@@ -173,12 +175,12 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "num_env_steps": [one.description["num_env_steps"] for one in evaluations],
         "is_best_iteration": [one.description.get("is_best", False) for one in evaluations],
         "swept": dict(entry.swept),
-        "return": _nan_as_none(entry.center.tolist()),
-        "interval_95": _nan_as_none(entry.interval.tolist()),
+        "return": entry.center.tolist(),
+        "interval_95": entry.interval.tolist(),
         "interval_over": entry.over,
-        "run_returns": _nan_as_none(entry.run_returns.tolist()),
-        "std_over_tasks": np.nanstd(entry.task_returns, axis=1).tolist(),
-        "success": _nan_as_none(entry.success.tolist()),
+        "run_returns": entry.run_returns.tolist(),
+        "std_over_tasks": np.ma.masked_invalid(entry.task_returns).std(axis=1).tolist(),
+        "success": entry.success.tolist(),
         "episodes_used": entry.episodes_used.tolist(),
         "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
@@ -197,12 +199,12 @@ def _change_values(entry: Entry, k: int, value: Response) -> dict[str, Any]:
         "reward_after": value.after,
         "reward_at_end": value.end,
         "intervals_95": {
-            "reward_before": _nan_as_none(before),
-            "reward_after": _nan_as_none(after),
-            "reward_at_end": _nan_as_none(end),
+            "reward_before": before,
+            "reward_after": after,
+            "reward_at_end": end,
         },
         "interval_over": entry.over,
-        "control_steps_to_recover": _nan_as_none(value.recovery),
+        "control_steps_to_recover": value.recovery,
         "num_recovered_tasks": value.num_recovered,
         "control_steps": value.steps.tolist(),
         "rewards": value.rewards.tolist(),
