@@ -300,7 +300,7 @@ def _train(configs: Mapping[str, Config], seeds: Sequence[int]) -> None:
     num_runs = len(configs) * len(seeds)
     (_, first), *_ = configs.items()
     say(
-        f"{counted(num_runs, 'run')} of {first.max_env_steps:,} control steps each: "
+        f"{counted(num_runs, 'run')} of at least {first.max_env_steps:,} control steps each: "
         f"{', '.join(configs)}; {counted(len(seeds), 'seed')} of each"
     )
     for number, (name, config) in enumerate(configs.items(), 1):

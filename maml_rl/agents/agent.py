@@ -139,12 +139,13 @@ class Agent:
         Args:
             observation: raw observation (*observation_shape), or N of them (N, *observation_shape).
             state: what the agent remembers of each environment, as returned by the last call;
-                ``None`` at first. It stays ``None`` for a learner without memory, such as MAML
+                ``None`` at first, and in every first call of a task: without it, an agent with a
+                memory has none. It stays ``None`` for a learner without memory, such as MAML
                 without a latent variable.
             episode_start: (N,) bool: where to begin with the agent's belief instead of ``state``.
             deterministic: return the most probable action instead of sampling.
             rng: generator for sampling; default is a new, unseeded one.
-            reward: of the last action, a number or (N,).
+            reward: of the last action, a number or (N,), in the units of training.
             ended: (N,) bool: where the last action ended an episode, and the observation is the
                 first one of the next, in the same task. The agent keeps its memory; in a new task
                 set ``episode_start``. Default is nowhere.
@@ -164,7 +165,7 @@ class Agent:
         starts = checked_flags(episode_start, number, "episode_start")
         ends = checked_flags(ended, number, "ended")
         rewards = None if reward is None else checked_rewards(reward, number)
-        if ended is not None and reward is None:
+        if ends.any() and reward is None:
             raise UserError("ended needs reward, the reward of the action that ended the episode")
         noise = None
         if not deterministic:
@@ -217,7 +218,8 @@ class Agent:
             env: a Gymnasium environment; a vector environment; or a name, as for ``--env``. Default
                 is the environment that the agent was trained on. A vector environment must have
                 autoreset disabled, the same task in all sub-environments, and a number of them that
-                divides ``num_episodes``. An environment that you pass stays open.
+                divides ``num_episodes``. An environment that you pass stays open. Episodes are at
+                most as long as in training, even if the environment's own are longer.
             task: the task to set; default is the current one of the environment that you pass. If
                 the environment is made from a name, and has tasks, it is required. An environment
                 object without ``set_task`` or ``sample_tasks`` takes none: its arguments are fixed.

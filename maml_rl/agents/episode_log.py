@@ -158,7 +158,7 @@ class LoggedEpisodes(NamedTuple):
 def logged_stages(
     logs: Any, config: Config, observation_shape: tuple[int, ...], action_map: ActionMap
 ) -> list[LoggedEpisodes]:
-    """Return the episodes of each stage; warn if many actions may have been clipped.
+    """Return the episodes of each stage; warn if they are too long, or many actions were clipped.
 
     Args:
         logs: a sequence of logs, each an :class:`EpisodeLog` or a mapping of its fields.
@@ -181,6 +181,14 @@ def logged_stages(
             f"{logs!r:.100}"
         )
     logged = [LoggedEpisodes.of(EpisodeLog.of(log), observation_shape, action_map) for log in logs]
+    longest = max(int(log.lengths.max()) for log in logged)
+    if longest > config.horizon:
+        warnings.warn(
+            f"the longest logged episode has {longest} control steps, but in training episodes "
+            f"had at most {config.horizon}: does the log mark where its episodes end?",
+            MamlRLWarning,
+            stacklevel=2,
+        )
     if not config.learner.OUTPUTS_ARE_BOUNDED:
         _warn_of_clipped_actions(logged)
     return [

@@ -49,6 +49,18 @@ def point(tmp_path_factory: pytest.TempPathFactory) -> Agent:
     return make(tmp_path_factory.mktemp("point") / "run", "PointNavigation")
 
 
+def test_an_episode_longer_than_in_training_is_a_warning(point: Agent) -> None:
+    """As if the log marked no end but the last: all its episodes are one."""
+    log = played(point, point_env)
+    ends = np.zeros(len(log["rewards"]), bool)
+    ends[-1] = True
+    joined = {name: log[name] for name in ("observations", "actions", "rewards")}
+    with pytest.warns(
+        MamlRLWarning, match=f"has {NUM_EPISODES * HORIZON} control steps.*{HORIZON}:"
+    ):
+        point.adapt(episodes={**joined, "episode_ends": ends})
+
+
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Agent:
     settings = {"inner": {"adapts": "context"}, "policy": {"context_size": 3}}
@@ -294,7 +306,7 @@ def test_actions_that_the_policy_did_not_sample_are_a_warning(
         "observations": observations,
         "actions": np.clip(means + size * (sampled - means), -0.1, 0.1),
         "rewards": rng.normal(size=400),
-        "episode_ends": np.arange(400) % 20 == 19,
+        "episode_ends": np.arange(400) % 5 == 4,
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -78,7 +78,13 @@ def test_an_invalid_reward_is_refused(agent: Agent, state: Any, reward: Any) -> 
 
 def test_an_end_without_a_reward_is_refused(agent: Agent, state: Any) -> None:
     with pytest.raises(UserError, match="ended needs reward"):
-        agent.predict(OBSERVATIONS, state, ended=np.ones(3, bool))
+        agent.predict(OBSERVATIONS, state, ended=[False, True, False])
+
+
+def test_a_first_call_may_say_that_nothing_has_ended(agent: Agent) -> None:
+    """A loop can pass the same arguments in its first call as in all others."""
+    actions, _ = agent.predict(OBSERVATIONS, None, deterministic=True, reward=None, ended=False)
+    np.testing.assert_array_equal(actions, agent.predict(OBSERVATIONS, deterministic=True)[0])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import gymnasium as gym
 import pytest
 import yaml
 
+import maml_rl
 from maml_rl.cli import main
 from maml_rl.settings.drawn_tasks import parse
 
@@ -66,8 +67,17 @@ def test_python(folder: Path) -> None:
     names: dict[str, object] = {"gymnasium": gym}
     exec(_blocks("python")[1], names)
     assert names["env"].action_space.contains(names["action"])  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:  # runs/mine has no memory; this one has
+        patch.setattr(maml_rl, "load", lambda run, load=maml_rl.load: load("HalfCheetahVel-rl2"))
+        with_memory = {"maml_rl": maml_rl, "env": gym.make("maml_rl/HalfCheetahVel-v0")}
+        exec(_blocks("python")[3], with_memory)
+        patch.chdir(folder)
+        exec(_blocks("python")[2], {"maml_rl": maml_rl, "gymnasium": gym})
+    assert (folder / "episode.mp4").stat().st_size > 0
+    assert with_memory["memory"]
     before = names.pop("adapted")
     (loop,) = _blocks("python", (DOCS / "logged_episodes.md").read_text())
+    names["env"] = gym.make("MyEnv-v0", max_episode_steps=4)  # the horizon of TINY
     exec(loop, names)
     assert type(names["adapted"]) is type(before)
     assert sum(names["episode_ends"]) == 20  # type: ignore[call-overload]
