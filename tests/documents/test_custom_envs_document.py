@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +73,9 @@ def test_python(folder: Path) -> None:
         patch.setattr(maml_rl, "load", lambda run, load=maml_rl.load: load("HalfCheetahVel-rl2"))
         with_memory = {"maml_rl": maml_rl, "env": gym.make("maml_rl/HalfCheetahVel-v0")}
         exec(_blocks("python")[3], with_memory)
-        patch.chdir(folder)
-        exec(_blocks("python")[2], {"maml_rl": maml_rl, "gymnasium": gym})
+    film = "import gymnasium, maml_rl\n" + _blocks("python")[2]
+    without_display = {"MUJOCO_GL": "egl", **os.environ}
+    subprocess.run([sys.executable, "-c", film], cwd=folder, env=without_display, check=True)
     assert (folder / "episode.mp4").stat().st_size > 0
     assert with_memory["memory"]
     before = names.pop("adapted")
