@@ -2,12 +2,15 @@
 
 torch runs a GRU on a CPU as a dozen operations per step, each with a node of its own for
 backpropagation. Here a step is six operations, and three in the backward pass: all that does not
-depend on the memory is computed for all steps at once.
+depend on the memory is computed for all steps at once. The two loops over time are TorchScript,
+which runs without Python's lock, so that several threads can run at once. As plain Python they
+would give the same results, only slower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,18 +73,11 @@ class _GRU(torch.autograd.Function):
             gates[..., :size]
         )
         # Step by step
-        gates_weight = weight_hh[: 2 * size].T.contiguous()
-        new_weight = weight_hh[2 * size :].T.contiguous()
-        new_bias = bias_hh[2 * size :]
         from_memory = torch.empty_like(new)  # W_hn h + b_hn
         memories = torch.cat([memory[None], torch.empty_like(new)])
-        r, z = gates.split(size, dim=-1)
-        tensors = (memories[:-1], gates, r, z, new, from_memory, memories[1:])
-        for h, gates_t, r_t, z_t, n, from_h, next_h in _forwards(*tensors):
-            gates_t.addmm_(h, gates_weight).sigmoid_()
-            torch.addmm(new_bias, h, new_weight, out=from_h)
-            n.addcmul_(r_t, from_h).tanh_()
-            torch.lerp(n, h, z_t, out=next_h)
+        gates_weight, new_weight = weight_hh.T.split([2 * size, size], dim=1)
+        weights = gates_weight.contiguous(), new_weight.contiguous(), bias_hh[2 * size :]
+        _run_forwards(memories, gates, new, from_memory, *weights)
         ctx.save_for_backward(x, weight_ih, weight_hh, gates, new, from_memory, memories)
         return memories[1:].transpose(0, 1), memories[-1].clone()
 
@@ -102,10 +98,7 @@ class _GRU(torch.autograd.Function):
         of_memories = torch.cat([torch.zeros_like(of_last)[None], of_outputs.transpose(0, 1)])
         of_memories[-1] += of_last
         of_terms = torch.empty_like(local)
-        tensors = (of_memories[:-1], of_memories[1:], z, local, of_terms)
-        for of_h, of_next, z_t, local_t, of_terms_t in _backwards(*tensors):
-            torch.mul(of_next.unsqueeze(1), local_t, out=of_terms_t)
-            of_h.addcmul_(of_next, z_t).addmm_(of_terms_t.flatten(1), weight_hh)
+        _run_backwards(of_memories, of_terms, local, z, weight_hh)
         # Gradients by inputs and weights, for all steps
         of_new = by_new.mul_(of_memories[1:]).flatten(0, 1)
         of_terms = of_terms.view(-1, 3 * size)
@@ -122,11 +115,40 @@ class _GRU(torch.autograd.Function):
         )
 
 
-def _forwards(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors at each step; time is their first axis."""
-    return zip(*(tensor.unbind() for tensor in tensors), strict=True)
+def _forwards(
+    memories: Tensor,
+    gates: Tensor,
+    new: Tensor,
+    from_memory: Tensor,
+    gates_weight: Tensor,
+    new_weight: Tensor,
+    new_bias: Tensor,
+) -> None:
+    """Fill the memories after each step; complete gates and new states in place."""
+    r, z = gates.chunk(2, dim=-1)
+    for t in range(new.shape[0]):
+        h, from_h = memories[t], from_memory[t]
+        gates[t].addmm_(h, gates_weight).sigmoid_()
+        torch.addmm(new_bias, h, new_weight, out=from_h)
+        n = new[t].addcmul_(r[t], from_h).tanh_()
+        torch.lerp(n, h, z[t], out=memories[t + 1])
 
 
-def _backwards(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same, from the last step to the first."""
-    return zip(*(reversed(tensor.unbind()) for tensor in tensors), strict=True)
+def _backwards(
+    of_memories: Tensor, of_terms: Tensor, local: Tensor, z: Tensor, weight_hh: Tensor
+) -> None:
+    """Add to the gradients by each memory those that come from the next; fill ``of_terms``."""
+    for i in range(z.shape[0]):
+        t = z.shape[0] - 1 - i
+        of_next = of_memories[t + 1]
+        torch.mul(of_next.unsqueeze(1), local[t], out=of_terms[t])
+        of_memories[t].addcmul_(of_next, z[t]).addmm_(of_terms[t].flatten(1), weight_hh)
+
+
+def _scripted(function: Callable[..., None]) -> Callable[..., None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch recommends torch.compile
+        return torch.jit.script(function)
+
+
+_run_forwards, _run_backwards = _scripted(_forwards), _scripted(_backwards)
