@@ -135,10 +135,10 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(DEFAULT_METHODS),
         metavar="NAME",
-        help="what to compare: untouched, one policy trained with nominal dynamics; randomised, "
-        "the same on varied dynamics (domain randomisation); oracle, the same, but it observes "
-        "the task and the dynamics (no upper bound at a small budget); and learners by name: "
-        f"{', '.join(METHODS)} (default: all but pearl, which takes many hours)",
+        help=f"what to compare, of {', '.join(METHODS)} (default: all but pearl, which takes many "
+        "hours). untouched: one policy trained with nominal dynamics; randomised: the same on "
+        "varied dynamics (domain randomisation); oracle: the same, but it observes the task and "
+        "the dynamics (no upper bound at a small budget); the others are learners",
     )
     parser.add_argument(
         "--variant",
@@ -181,8 +181,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--action_scale",
         type=float,
-        help="policy.action_scale of all methods: share of half the actuators' range that an "
-        "output of 1 means (default: that of each learner's preset)",
+        help="policy.action_scale of all methods: an output of 1 moves an action by this fraction "
+        "of half its range (default: that of each learner's preset)",
     )
     parser.add_argument(
         "--dynamics",

@@ -194,7 +194,7 @@ def test_a_schedule_needs_a_size() -> None:
     class Sizeless(OuterConfig):
         def step(self, theta, state, objective): ...
 
-    with pytest.raises(ValueError, match="Sizeless has no number step_size"):
+    with pytest.raises(ValueError, match="Sizeless has no setting step_size"):
         Sizeless(decay_factor=0.5, decay_iterations=3)
 
 

@@ -137,8 +137,8 @@ class MAML(Learner):
         names = state.tensors.get("theta", {})
         if not names or not names.keys() <= belief.keys():
             raise UserError(
-                "init_from is a run of another learner: what it believes about a task is "
-                f"{', '.join(belief)}, and not parameters"
+                f"init_from is a run of another learner: its belief is {', '.join(belief)}; MAML "
+                "needs parameters"
             )
         theta = {name: belief[name][0] for name in names}
         initial = self.initial_state()

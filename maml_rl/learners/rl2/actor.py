@@ -99,8 +99,8 @@ class RecurrentActor(Actor):
         """
         if torch.isnan(self._previous[~self._is_over]).any():
             raise UserError(
-                "this agent remembers rewards: pass that of its last action as reward, and ended "
-                "if it ended an episode"
+                "this agent remembers rewards: pass reward (that of its last action) and ended "
+                "(whether it ended an episode)"
             )
         x = torch.from_numpy(observations).to(self._memory)
         return self.act_on_tensors(x, t).cpu().numpy()

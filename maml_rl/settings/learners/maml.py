@@ -177,7 +177,7 @@ class OuterConfig:
         size = getattr(self, self.SIZE, None)
         if self.decay_iterations and not isinstance(size, (int, float)):
             raise ValueError(
-                f"outer.decay_iterations must be 0: {self.name} has no number {self.SIZE}"
+                f"outer.decay_iterations must be 0: {self.name} has no setting {self.SIZE}"
             )
 
     @property
