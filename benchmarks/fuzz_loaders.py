@@ -24,7 +24,7 @@ from maml_rl.analysis.comparison.saved_evaluations import evaluate_or_read
 from maml_rl.analysis.comparison.scratch import Scratch
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint_files import load_checkpoint
-from maml_rl.runs.progress_log import AppendingCSVWriter
+from maml_rl.runs.progress_log import AppendingCSV
 from maml_rl.runs.progress_table import read_progress
 from maml_rl.runs.run_folder import run_config
 from maml_rl.settings.parser import parse_training_arguments
@@ -242,7 +242,7 @@ def _results(
 
     return {
         "progress.csv, resumed": replaced(
-            logs / "progress.csv", lambda: AppendingCSVWriter(logs / "progress.csv", 1)
+            logs / "progress.csv", lambda: AppendingCSV(logs / "progress.csv", 1)
         ),
         "progress.csv, drawn": replaced(logs / "progress.csv", lambda: read_progress(logs)),
         "episodes.npz": replaced(

@@ -27,7 +27,7 @@ import maml_rl
 from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.runs.checkpoint_files import load_checkpoint
-from maml_rl.runs.progress_log import AppendingCSVWriter
+from maml_rl.runs.progress_log import AppendingCSV
 from maml_rl.runs.run_folder import locked, run_config
 from maml_rl.settings.parser import parse_training_arguments
 from maml_rl.system import untrusted_files
@@ -287,7 +287,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path, loaders, folder):
             load_checkpoint(copy, CPU)
     os.mkfifo(tmp_path / "progress.csv")
     with pytest.raises(UserError, match="not a regular file"):
-        AppendingCSVWriter(tmp_path / "progress.csv", 1)
+        AppendingCSV(tmp_path / "progress.csv", 1)
 
 
 def test_links_in_a_run_folder_are_not_written_through(tmp_path):
@@ -299,7 +299,7 @@ def test_links_in_a_run_folder_are_not_written_through(tmp_path):
     with pytest.raises(UserError, match="cannot be locked"), locked(folder):
         pass
     write_whole(folder / "config.yaml", "mine")
-    AppendingCSVWriter(folder / "progress.csv", 1).write({"a": 1}, {"a": ()}, 1)
+    AppendingCSV(folder / "progress.csv", 1).append(1, [{"a": 1}])
     assert outside.read_text() == "precious"
     assert (folder / "config.yaml").read_text() == "mine"
 

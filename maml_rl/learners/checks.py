@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
 from maml_rl.runs.checkpoint_files import LARGEST_COUNTER, RESERVED_VALUES
-from maml_rl.runs.progress_log import check_metrics
+from maml_rl.runs.progress_table import ITERATION
 from maml_rl.sampling.failures import Failure
 from maml_rl.settings.ranges import Integer
 
@@ -274,3 +275,36 @@ def _check_tensor(value: Any, what: str) -> None:
             f"{what} must be a dense tensor of real numbers, got {value.dtype} {value.layout} on "
             f"{value.device}"
         )
+
+
+def check_metrics(metrics: Any, what: str) -> None:
+    """Refuse metrics that cannot be logged.
+
+    Args:
+        metrics: by tag.
+        what: where they come from, for the message.
+
+    Raises:
+        UserError: if a tag is not a printable string, or a value not a number.
+    """
+    if not isinstance(metrics, dict):
+        raise UserError(f"{what}: metrics must be a dict of numbers by tag, got {metrics!r:.100}")
+    for tag, value in metrics.items():
+        is_tag = isinstance(tag, str) and tag.isprintable() and tag not in ("", ITERATION)
+        if not (is_tag and _is_number(value)):
+            raise UserError(
+                f"{what}: metrics must be numbers, by a printable tag other than {ITERATION!r}; "
+                f"got {tag!r:.100}: {value!r:.100}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a file can hold a value as a float."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if not is_number or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+    return True

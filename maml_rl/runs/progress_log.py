@@ -1,8 +1,7 @@
-"""Stable-Baselines3 log writers that continue a resumed run.
+"""progress.csv and TensorBoard events, which continue when a run is resumed.
 
-After a resume, the original writers truncate progress.csv and repeat steps in TensorBoard. These
-append, after removing the rows of progress.csv later than the checkpoint and making TensorBoard
-discard later events. A call passes its data to the operating system before it returns;
+A resume removes the rows of progress.csv later than the checkpoint, and makes TensorBoard discard
+later events. A call passes its data to the operating system before it returns;
 :func:`sync_metrics` waits until the data are on the disk.
 """
 
@@ -18,8 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from stable_baselines3.common.logger import KVWriter, Logger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -87,39 +84,6 @@ class AppendingCSV:
         return text.getvalue().encode()
 
 
-def check_metrics(metrics: Any, what: str) -> None:
-    """Refuse metrics that cannot be logged.
-
-    Args:
-        metrics: by tag.
-        what: where they come from, for the message.
-
-    Raises:
-        UserError: if a tag is not a printable string, or a value not a number.
-    """
-    if not isinstance(metrics, dict):
-        raise UserError(f"{what}: metrics must be a dict of numbers by tag, got {metrics!r:.100}")
-    for tag, value in metrics.items():
-        is_tag = isinstance(tag, str) and tag.isprintable() and tag not in ("", ITERATION)
-        if not (is_tag and _is_number(value)):
-            raise UserError(
-                f"{what}: metrics must be numbers, by a printable tag other than {ITERATION!r}; "
-                f"got {tag!r:.100}: {value!r:.100}"
-            )
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a file can hold a value as a float."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    if not is_number or isinstance(value, bool):
-        return False
-    try:
-        float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False
-    return True
-
-
 def read_rows(path: Path, last_step: int) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the columns and the complete rows of a file that :class:`AppendingCSV` writes.
 
@@ -145,30 +109,6 @@ def read_rows(path: Path, last_step: int) -> tuple[list[str], list[dict[str, Any
         ) from error
 
 
-class AppendingCSVWriter(KVWriter):
-    """progress.csv: one row per meta-iteration, a column per metric.
-
-    Args:
-        path: the file.
-        last_step: rows of later steps are removed.
-    """
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        self._file = AppendingCSV(path, last_step)
-
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
-        """Append a row."""
-        row = {
-            key: value for key, value in key_values.items() if not isinstance(value, AnimatedImage)
-        }
-        self._file.append(step, [row])
-
-    def close(self) -> None:
-        """Do nothing: every row has been written."""
-
-
 def _is_step(row: dict[str, Any], last_step: int) -> bool:
     """Return whether a row is complete and not beyond ``last_step``."""
     step = row.get(ITERATION) or ""
@@ -176,7 +116,7 @@ def _is_step(row: dict[str, Any], last_step: int) -> bool:
     return is_number and int(step) <= last_step and None not in row and None not in row.values()
 
 
-class TensorBoardWriter(KVWriter):
+class EventFile:
     """Write TensorBoard scalars and animated images, each step as one record.
 
     The event files of earlier processes stay unchanged. Like ``SummaryWriter(purge_step=...)``, a
@@ -215,12 +155,10 @@ class TensorBoardWriter(KVWriter):
         )
         self._append(Event(step=step, summary=summary))
 
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
-        """Write every metric at ``step``."""
+    def write(self, step: int, metrics: Mapping[str, float | AnimatedImage]) -> None:
+        """Write metrics, by tag, at ``step``."""
         summary = Summary()
-        for key, value in key_values.items():
+        for tag, value in metrics.items():
             if isinstance(value, AnimatedImage):
                 image = Summary.Image(
                     height=value.height,
@@ -228,9 +166,9 @@ class TensorBoardWriter(KVWriter):
                     colorspace=3,
                     encoded_image_string=value.gif,
                 )
-                summary.value.add(tag=key, image=image)
-            elif "tensorboard" not in (key_excluded.get(key) or ()):
-                summary.value.add(tag=key, simple_value=float(value))
+                summary.value.add(tag=tag, image=image)
+            else:
+                summary.value.add(tag=tag, simple_value=float(value))
         self._append(Event(step=step, summary=summary))
 
     def _append(self, event: Event) -> None:
@@ -238,9 +176,6 @@ class TensorBoardWriter(KVWriter):
         record = io.BytesIO()
         RecordWriter(record).write(event.SerializeToString())
         append(self._path, record.getvalue())
-
-    def close(self) -> None:
-        """Do nothing: every event has been written."""
 
 
 def _hyperparameters(
@@ -288,18 +223,26 @@ def log_final(folder: Path, step: int, values: Mapping[str, float | AnimatedImag
         step: iterations finished.
         values: numbers and images by tag.
     """
-    TensorBoardWriter(folder, last_step=step).write(dict(values), {}, step)
+    EventFile(folder, last_step=step).write(step, values)
 
 
-def make_logger(folder: Path, last_step: int, settings: Mapping[str, Any]) -> Logger:
-    """Return a Stable-Baselines3 Logger that writes progress.csv and TensorBoard events.
+class ProgressLog:
+    """Writes the metrics of meta-iterations to progress.csv and as TensorBoard events.
 
     Args:
         folder: the run folder.
         last_step: step of the checkpoint that the run resumes from; 0 for a new run.
         settings: of the run, nested, for TensorBoard.
     """
-    table = AppendingCSVWriter(folder / "progress.csv", last_step)
-    tensorboard = TensorBoardWriter(folder, last_step)
-    tensorboard.write_settings(settings, last_step + 1)
-    return Logger(str(folder), [table, tensorboard])
+
+    def __init__(self, folder: Path, last_step: int, settings: Mapping[str, Any]) -> None:
+        self._table = AppendingCSV(folder / "progress.csv", last_step)
+        self._events = EventFile(folder, last_step)
+        self._events.write_settings(settings, last_step + 1)
+
+    def write(
+        self, step: int, metrics: Mapping[str, float], images: Mapping[str, AnimatedImage]
+    ) -> None:
+        """Write the metrics of a meta-iteration, and images for TensorBoard, by tag."""
+        self._table.append(step, [metrics])
+        self._events.write(step, {**metrics, **images})

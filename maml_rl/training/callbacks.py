@@ -11,7 +11,8 @@ from typing import Any
 
 from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError, did_you_mean, in_one_line
-from maml_rl.runs.progress_log import check_metrics, read_rows
+from maml_rl.learners.checks import check_metrics
+from maml_rl.runs.progress_log import read_rows
 from maml_rl.runs.progress_table import ITERATION
 from maml_rl.settings.config import Config
 from maml_rl.settings.env import load_object

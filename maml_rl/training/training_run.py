@@ -16,7 +16,7 @@ from tqdm import tqdm
 from maml_rl.analysis.video_grid import remove_unfinished
 from maml_rl.learners.base import Iteration
 from maml_rl.runs.checkpoint_files import Best
-from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, make_logger
+from maml_rl.runs.progress_log import AnimatedImage, AppendingCSV, ProgressLog
 from maml_rl.runs.progress_table import SECONDS, STEPS
 from maml_rl.sampling.failures import FAILURE_COLUMNS, Failure, TooManyFailures, summary
 from maml_rl.sampling.single_env import close_env
@@ -62,8 +62,7 @@ from maml_rl.training.saving import (
 class _Outputs(NamedTuple):
     """The files and the progress bar that iterations report to, and their pace."""
 
-    logger: Any
-    """Stable-Baselines3's Logger, which writes progress.csv and TensorBoard events."""
+    progress: ProgressLog
     failures: AppendingCSV
     bar: tqdm[Any]
     pace: Pace
@@ -189,16 +188,15 @@ class TrainingRun:
         """Open the files and the progress bar that iterations report to."""
         num_finished = self.iteration
         with writing():
-            logger = make_logger(self.folder, num_finished, to_mapping(self.config))
+            progress = ProgressLog(self.folder, num_finished, to_mapping(self.config))
             path = self.folder / "failures.csv"
             failures = AppendingCSV(path, num_finished, FAILURE_COLUMNS)
         pace = make_pace(self.config, self.training.agent)
         bar = progress_bar(pace.total, initial=num_finished, unit="it")
         try:
-            yield _Outputs(logger, failures, bar, pace)
+            yield _Outputs(progress, failures, bar, pace)
         finally:
             bar.close()
-            logger.close()
 
     def _iteration(self, outputs: _Outputs, can_record: bool) -> None:
         """Run one meta-iteration. If it stops before it is logged, it does not count."""
@@ -226,11 +224,9 @@ class TrainingRun:
 
         # Log, count and save the iteration; hold signals until that is done
         with signals_held():
-            for name, value in [*metrics.items(), *images.items()]:
-                outputs.logger.record(name, value)
             with writing():
                 outputs.failures.append(iteration, _rows(failures))
-                outputs.logger.dump(iteration)
+                outputs.progress.write(iteration, metrics, images)
             self.training = training
             self.has_ended = False
             is_best, self.best = best != self.best, best

@@ -283,9 +283,9 @@ def test_time_and_values_of_a_change_are_swept(run: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("dynamics", "message"),
     [
-        ("change_step=10:20:2", "change_step needs a changed value"),
-        ("change_step=10:20:2,change_episode=0:1:2", "without a value"),
-        ("change_step=5", "change_step without a value"),
+        ("change_step=10:20:2", "change_step without a changed value"),
+        ("change_step=10:20:2,change_episode=0:1:2", "without a changed value"),
+        ("change_step=5", "change_step without a changed value"),
         ("changed/gravity=3,change_step=10:15:3", "integer"),
         ("changed/gravty=3", "Did you mean 'changed/gravity'"),
     ],

@@ -409,7 +409,7 @@ def test_settings_draw_changes_without_affecting_other_draws() -> None:
 @pytest.mark.parametrize(
     ("dynamics", "message"),
     [
-        ({"change_step": 5}, "change_step needs a changed value: add one such as changed/body_mass"),
+        ({"change_step": 5}, "change_step without a changed value: .*such as changed/body_mass"),
         ({"change_episode": 1, "change_step": 5, "slope": 0.1}, "change_episode and change_step"),
         ({"changed/body_mas": 2.0}, "Did you mean 'changed/body_mass'.* changed/gravity"),
         ({"changed/body_mass/torzo": 2.0}, "Did you mean 'changed/body_mass/torso'"),
@@ -430,7 +430,7 @@ def test_errors_name_invalid_settings(dynamics: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("family", "more", "message"),
     [
-        ("AntDir", {"change_step": 5.0}, "change_step needs a changed value"),
+        ("AntDir", {"change_step": 5.0}, "change_step without a changed value"),
         ("AntDir", {"changed/gravity": -1.0}, "changed/gravity"),
         ("ReacherGoal", {"push_velocity": 1.0}, "optionally any of .*change_step"),
         ("AntDir", {"changed/gravity": 1.0, "change_step": 0.5}, "change_step"),

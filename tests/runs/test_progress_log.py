@@ -17,9 +17,8 @@ from maml_rl.errors import UserError
 from maml_rl.runs.progress_log import (
     AnimatedImage,
     AppendingCSV,
-    AppendingCSVWriter,
-    TensorBoardWriter,
-    make_logger,
+    EventFile,
+    ProgressLog,
 )
 from maml_rl.runs.progress_table import ITERATION
 
@@ -36,11 +35,9 @@ def event_files(folder: Path) -> list[Path]:
 def log(
     folder: Path, last_step: int, steps: range, tag: str = "train/x", sign: float = 1.0
 ) -> None:
-    logger = make_logger(folder, last_step, {"seed": 1})
+    progress = ProgressLog(folder, last_step, {"seed": 1})
     for step in steps:
-        logger.record(tag, sign * step)
-        logger.dump(step)
-    logger.close()
+        progress.write(step, {tag: sign * step}, {})
 
 
 def test_rows_and_scalars_are_written(tmp_path):
@@ -53,17 +50,16 @@ def test_rows_and_scalars_are_written(tmp_path):
     assert scalars(tmp_path) == {"train/x": [(1, 1.0), (2, 2.0), (3, 3.0)]}
 
 
-def test_a_row_is_on_disk_before_the_writer_is_closed(tmp_path):
-    writer = AppendingCSVWriter(tmp_path / "progress.csv", 0)
-    writer.write({"train/x": 1.0}, {}, 1)
+def test_a_row_is_on_disk_at_once(tmp_path):
+    table = AppendingCSV(tmp_path / "progress.csv", 0)
+    table.append(1, [{"train/x": 1.0}])
     assert [row[ITERATION] for row in rows(tmp_path)] == ["1"]
 
 
-def test_a_scalar_is_on_disk_before_the_writer_is_closed(tmp_path):
-    writer = TensorBoardWriter(tmp_path, 0)
-    writer.write({"train/x": 2.0}, {}, 1)
+def test_a_scalar_is_on_disk_at_once(tmp_path):
+    events = EventFile(tmp_path, 0)
+    events.write(1, {"train/x": 2.0})
     assert scalars(tmp_path) == {"train/x": [(1, 2.0)]}
-    writer.close()
 
 
 @pytest.mark.parametrize("last_step", [0, 2, 5, 9])
@@ -78,12 +74,10 @@ def test_what_lies_beyond_the_checkpoint_is_cut(tmp_path, last_step):
 
 def test_animated_images_go_to_tensorboard_alone_and_are_cut_too(tmp_path):
     for last_step, steps, gif in ((0, (2, 4), b"GIF89a old"), (3, (4, 5), b"GIF89a new")):
-        logger = make_logger(tmp_path, last_step, {"seed": 1})
+        progress = ProgressLog(tmp_path, last_step, {"seed": 1})
+        image = AnimatedImage(gif, 30, 40)
         for step in steps:
-            logger.record("train/x", 1.0)
-            logger.record("videos/adaptation", AnimatedImage(gif, 30, 40))
-            logger.dump(step)
-        logger.close()
+            progress.write(step, {"train/x": 1.0}, {"videos/adaptation": image})
     images = tensorboard_series(tmp_path)["videos/adaptation"]
     assert [(step, list(image)) for step, image in images] == [
         (2, [b"40", b"30", b"GIF89a old"]),
