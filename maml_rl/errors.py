@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -29,6 +30,22 @@ def in_one_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return type(error).__name__ + (f": {message}" if message else "") + where
+
+
+@contextlib.contextmanager
+def errors_named(what: str, *passing: type[Exception]) -> Iterator[None]:
+    """Turn what the user's code raises into a ``UserError`` of one line.
+
+    Args:
+        what: the beginning of the message; the error, its file and its line follow.
+        passing: errors that are raised as they are; ``UserError`` and ``MemoryError`` always are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (UserError, MemoryError, *passing)):
+            raise
+        raise UserError(f"{what} {in_one_line(error)}") from error
 
 
 def name_errors(
@@ -69,12 +86,8 @@ def naming_errors(
 
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with errors_named(f"{title} raised", passing):
             return method(*args, **kwargs)
-        except (UserError, MemoryError, passing):
-            raise
-        except Exception as error:  # whatever the user's code raises
-            raise UserError(f"{title} raised {in_one_line(error)}") from error
 
     return wrapper
 

@@ -137,19 +137,25 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python and of packages that affect results, and the source commit."""
-    result: dict[str, str | None] = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            result[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            result[package] = None
+    """Return :func:`package_versions`, and the source commit in a checkout."""
+    result = package_versions()
     source = Path(__file__).resolve().parents[2]
     if (source / ".git").exists():
         command = ["git", "-C", str(source), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             result["commit"] = done.stdout.strip() or None
+    return result
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of Python and of packages that affect results."""
+    result: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            result[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            result[package] = None
     return result
 
 

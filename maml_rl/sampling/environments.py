@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import FlattenObservation
 
-from maml_rl.errors import UserError, in_one_line
+from maml_rl.errors import UserError, errors_named, in_one_line
 from maml_rl.sampling.gym_vector_env import GymTaskVectorEnv
 from maml_rl.sampling.single_env import (
     TaskSetter,
@@ -59,7 +59,7 @@ def make_task_vector_env(
             cannot be flattened, or tasks cannot be observed.
     """
     env_id = resolve_env_id(config.name)
-    with _as_user_error(config):
+    with _errors_of_making(config):
         env: Any = _vector_env_with_tasks(env_id, config.kwargs, num_envs, horizon, device)
         if env is None:
             make = _maker(config, env_id, horizon)
@@ -90,22 +90,15 @@ def make_single_env(config: EnvConfig, horizon: int | None = None, **kwargs: Any
     Raises:
         UserError: in the same cases as :func:`make_task_vector_env`.
     """
-    with _as_user_error(config):
+    with _errors_of_making(config):
         make = functools.partial(_maker(config, resolve_env_id(config.name), horizon), **kwargs)
         return make_task_setter(make, config.drawn_tasks)
 
 
-@contextlib.contextmanager
-def _as_user_error(config: EnvConfig) -> Iterator[None]:
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # whatever the user's code raises
-        problem = in_one_line(error)
-        raise UserError(
-            f"environment {config.name!r} could not be made with {dict(config.kwargs)}: {problem}"
-        ) from error
+def _errors_of_making(config: EnvConfig) -> contextlib.AbstractContextManager[None]:
+    return errors_named(
+        f"environment {config.name!r} could not be made with {dict(config.kwargs)}:"
+    )
 
 
 def _maker(config: EnvConfig, env_id: str, horizon: int | None) -> Callable[..., gym.Env]:

@@ -261,7 +261,7 @@ def _env_mapping(env: EnvConfig) -> dict[str, Any]:
     has_setting_name = not arguments.keys().isdisjoint(ENV_SETTINGS)
     values = {"name": env.name, **({"kwargs": arguments} if has_setting_name else arguments)}
     default = EnvConfig()
-    for name in ("vectorization", "observe_task", "kwarg_ranges", "task_list"):
+    for name in sorted(ENV_SETTINGS - {"name", "kwargs"}):
         if getattr(env, name) != getattr(default, name):
             values[name] = plain_values(getattr(env, name))
     return values

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from maml_rl.errors import one_line
 from maml_rl.settings.config import Config, LoggingConfig
-from maml_rl.settings.env import EnvConfig
+from maml_rl.settings.env import ENV_SETTINGS, EnvConfig
 from maml_rl.settings.families import family_of
 from maml_rl.settings.learners import (
     LEARNER_GROUPS,
@@ -36,7 +36,7 @@ GROUPS: dict[str, type] = {
 """Groups of settings by name. Which of them there are depends on the learner only."""
 NOT_SETTINGS = {"help", "version", "config", "resume", "print_config", "seeds", "dynamics"}
 """Flags that are not settings, so a file cannot contain them."""
-_NOT_OF_FAMILIES = {"kwargs", "vectorization", "kwarg_ranges", "task_list"}
+_NOT_OF_FAMILIES = ENV_SETTINGS - {"name", "observe_task"}
 """Settings that only environments without a task family have."""
 
 # What jsonargparse writes about a setting that takes values of several types.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_rl.agents.agent import Agent
-from maml_rl.errors import UserError, did_you_mean, in_one_line
+from maml_rl.errors import UserError, did_you_mean, errors_named
 from maml_rl.learners.checks import check_metrics
 from maml_rl.runs.progress_log import read_rows
 from maml_rl.runs.progress_table import ITERATION
@@ -229,14 +229,8 @@ def make_callbacks(config: Config, callbacks: Sequence[Callback]) -> list[Callba
 def _make_callback(name: str) -> Callback:
     """Make the callback with the name ``module:Name``."""
     make = load_object(name, "callback")
-    try:
+    with errors_named(f"callback {name!r} cannot be made without arguments:"):
         callback = make()
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(
-            f"callback {name!r} cannot be made without arguments: {in_one_line(error)}"
-        ) from error
     if not isinstance(callback, Callback):
         raise UserError(
             f"callback {name!r} must make a maml_rl.Callback, got {type(callback).__name__}"
@@ -251,14 +245,8 @@ def notify(callbacks: Sequence[Callback], method: str, *arguments: Any) -> None:
         UserError: if it raises; the message names callback, error, file and line.
     """
     for callback in callbacks:
-        try:
+        with errors_named(f"callback {_name(callback)} failed in {method}:"):
             getattr(callback, method)(*arguments)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # whatever the user's code raises
-            raise UserError(
-                f"callback {_name(callback)} failed in {method}: {in_one_line(error)}"
-            ) from error
 
 
 def notify_of_iteration(

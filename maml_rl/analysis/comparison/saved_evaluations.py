@@ -15,6 +15,7 @@ from maml_rl.agents.agent import Agent
 from maml_rl.analysis.evaluation import actions_played, evaluate, origin_of
 from maml_rl.analysis.evaluation_result import Evaluation
 from maml_rl.errors import UserError
+from maml_rl.runs.run_folder import package_versions
 from maml_rl.settings.drawn_tasks import Task, plain_task
 from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.learners import episodes_per_stage
@@ -77,7 +78,7 @@ def evaluation_file(
         env: the environment.
         arguments: other arguments of :func:`~maml_rl.analysis.evaluation.evaluate`: ``num_tasks``,
             ``num_episodes``, ``num_steps``, ``seed``, ``deterministic`` and
-            ``deterministic_adaptation``, in this order.
+            ``deterministic_adaptation``.
         tasks: tasks to use instead of fresh ones.
         fixed: values that replace those of every task.
     """
@@ -99,8 +100,9 @@ def evaluation_file(
             for group in ("learner", "policy", *config.learner.GROUPS)
         ),
         config.horizon,
+        package_versions(),
     ]
-    digest.update(json.dumps(settings).encode())
+    digest.update(json.dumps(settings, sort_keys=True).encode())
     return folder / f"{digest.hexdigest()}.json"
 
 

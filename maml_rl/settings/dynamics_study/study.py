@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from maml_envs.engines.changes import CHANGED
 
 from maml_rl.errors import UserError
-from maml_rl.settings.config import Config, LoggingConfig, to_mapping
+from maml_rl.settings.config import MOST_ITERATIONS, Config, LoggingConfig, to_mapping
 from maml_rl.settings.dynamics_study.methods import METHODS, Method
 from maml_rl.settings.dynamics_study.varied_dynamics import (
     VariedDynamics,
@@ -29,9 +29,6 @@ from maml_rl.settings.learners.pearl import PEARLConfig
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.settings.parser import load_config, resolve
-
-_MOST_ITERATIONS = 1_000_000
-"""More than any run needs: control steps end it."""
 
 
 class ActuatorFailure(NamedTuple):
@@ -120,7 +117,7 @@ class DynamicsStudy:
             learner=learner,
             env=env,
             horizon=base.horizon,
-            num_iterations=_MOST_ITERATIONS,
+            num_iterations=MOST_ITERATIONS,  # control steps end it
             max_env_steps=self.num_env_steps,
             output=str(self.folder / name),
             device=self.device,
