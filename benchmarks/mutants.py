@@ -197,6 +197,13 @@ MUTANTS = [
     Mutant("maml_rl/learners/rl2/sequence.py", "future * next_value - values", "discount * next_value - values", "the value of the next episode counted"),
     Mutant("maml_rl/learners/rl2/sequence.py", "gae_lambda * future * next_advantage", "future * next_advantage", "advantages without lambda"),
     Mutant("maml_rl/learners/rl2/sequence.py", " * sequence.mask[:, t]", "", "advantages of padding"),
+    Mutant("maml_rl/policies/recurrent/gru.py", "torch.lerp(n, h, z[t], out", "torch.lerp(h, n, z[t], out", "update gate of the GRU reversed"),
+    Mutant("maml_rl/policies/recurrent/gru.py", "new[t].addcmul_(r[t], from_h)", "new[t].add_(from_h)", "GRU without its reset gate"),
+    Mutant("maml_rl/policies/recurrent/gru.py", "+ bias_hh[: 2 * size]", "", "gates of the GRU without the memory's bias"),
+    Mutant("maml_rl/policies/recurrent/gru.py", "of_memories[-1] += of_last", "pass", "no gradient of the last memory"),
+    Mutant("maml_rl/policies/recurrent/gru.py", "of_memories[t].addcmul_(of_next, z[t])", "of_memories[t]", "no gradient through the part of the memory that is kept"),
+    Mutant("maml_rl/policies/recurrent/gru.py", "_tanh_backward(1 - z, new)", "_tanh_backward(z, new)", "derivative by the new state with the other gate"),
+    Mutant("maml_rl/policies/recurrent/gru.py", "torch.cat([of_sums[: 2 * size], of_new.sum(0)])", "of_sums", "gradient of the bias inside the reset gate for the one outside"),
     Mutant("maml_rl/learners/rl2/sequence.py", "values = values * sequence.mask", "pass", "the value of padding after the last step"),
     Mutant("maml_rl/learners/rl2/sequence.py", "torch.cat([previous[:, None], done[:, :-1]], dim=1)", "done", "each step sees its own action and reward"),
     Mutant("maml_rl/learners/rl2/sequence.py", "torch.cat([previous[:, None], done[:, :-1]], dim=1)", "torch.cat([0 * previous[:, None], done[:, :-1]], dim=1)", "a stage that forgets the step before it"),
@@ -358,6 +365,7 @@ _PEARL = [
 ]
 _TEACHER = ["learners/test_teacher_student.py"]
 TESTS = {
+    "maml_rl/policies/recurrent/gru.py": ["policies/test_gru.py"],
     "maml_rl/settings/dynamics_study/study.py": ["settings/test_dynamics_study.py"],
     "maml_rl/settings/dynamics_study/varied_dynamics.py": ["settings/test_dynamics_study.py"],
     "envs/engines/changes.py": _CHANGES,
