@@ -81,7 +81,7 @@ class CountdownByOptions(Countdown):
 
 
 class CountdownFromEpisode(Countdown):
-    """Is told how many updates were made before; its episodes have this length."""
+    """Its episodes are as long as the number of updates before them."""
 
     takes_episode = True
 
@@ -319,7 +319,7 @@ def test_steps_after_the_end_are_thrown_away(env_id: str, vectorization: Vectori
 
 
 @both_ways
-def test_an_environment_is_told_the_number_of_updates_before(vectorization: Vectorization) -> None:
+def test_an_environment_gets_the_number_of_updates_before(vectorization: Vectorization) -> None:
     gym.register(id="TestEpisodes-v0", entry_point=CountdownFromEpisode)
     env = _make("TestEpisodes-v0", vectorization=vectorization)
     assert env.takes_episode
