@@ -218,6 +218,22 @@ def test_a_killed_extension_does_not_keep_the_results_of_the_shorter_run(
     assert (run / "evaluation" / "report.html").exists()
 
 
+def test_a_video_that_cannot_be_logged_is_an_error_of_the_disk_and_not_of_the_video(
+    tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="maml_rl")
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("maml_rl.training.finish.log_final", full)
+    video = {"final_evaluation": False, "final_video": True}
+    with pytest.raises(UserError, match="No space left"):
+        train(tiny(tmp_path / "run", **SMALLEST, outer="adam", logging=video))
+    assert (tmp_path / "run" / "videos" / "final.mp4").exists()
+    assert "no video" not in caplog.text
+
+
 @pytest.mark.thorough
 def test_on_a_full_disk_training_stops_and_resumes_when_there_is_room(reference, tmp_path):
     whole, _ = reference
