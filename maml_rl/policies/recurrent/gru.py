@@ -146,6 +146,7 @@ def _backwards(
 
 
 def _scripted(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a function to TorchScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch recommends torch.compile
         return torch.jit.script(function)
