@@ -218,7 +218,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/rl2/batch.py", "values = scale.denormalize(values)", "pass", "values in units of the scale for rewards"),
     Mutant("maml_rl/learners/rl2/batch.py", "of_advantages.normalize(advantages) * sequence.mask", "advantages", "advantages not normalised"),
     Mutant("maml_rl/learners/rl2/batch.py", "targets = advantages + values", "targets = advantages", "errors for targets"),
-    Mutant("maml_rl/learners/rl2/iteration.py", "update = Update({}, metrics, str(error))", "update = Update({'value_scale': scale._asdict()}, metrics, str(error))", "the scale of a failed update kept"),
+    Mutant("maml_rl/learners/rl2/iteration.py", "update = Update({}, metrics, OUTER_STEP, str(error))", "update = Update({'value_scale': scale._asdict()}, metrics, OUTER_STEP, str(error))", "the scale of a failed update kept"),
     Mutant("maml_rl/learners/rl2/ppo.py", "        -terms.surrogate", "        terms.surrogate", "sign of the surrogate of trials"),
     Mutant("maml_rl/learners/rl2/ppo.py", "- config.entropy_coefficient * terms.entropy", "+ config.entropy_coefficient * terms.entropy", "sign of the entropy"),
     Mutant("maml_rl/learners/rl2/ppo.py", "torch.minimum(ratio * batch.advantages, clipped * batch.advantages)", "ratio * batch.advantages", "ratios of trials not clipped"),

@@ -12,7 +12,6 @@ from maml_rl.learners.trials import TrainingTrial
 from maml_rl.sampling.episodes import Episodes, success_of_all
 from maml_rl.sampling.failures import num_discarded_episodes
 from maml_rl.system.distributed import Ranks
-from maml_rl.system.stopwatch import Stopwatch
 
 
 def per_stage(name: str, values: Tensor) -> dict[str, float]:
@@ -60,17 +59,3 @@ def failure_metrics(*played: TrainingTrial) -> dict[str, float]:
         "train/void_episodes": float(sum(num_discarded_episodes(one.rows) for one in played)),
         "train/failed_tasks": float(sum(int(one.failures.tasks.mask.sum()) for one in played)),
     }
-
-
-def time_metrics(watch: Stopwatch, ranks: Ranks, num_bytes: int) -> dict[str, float]:
-    """Seconds of each part of an iteration; with several processes, the bytes exchanged in it.
-
-    Args:
-        watch: started with the iteration.
-        ranks: the processes.
-        num_bytes: exchanged before the iteration.
-    """
-    metrics: dict[str, float] = {f"time/{name}_s": value for name, value in watch.seconds.items()}
-    if ranks.number > 1:
-        metrics["time/exchanged_bytes"] = ranks.num_bytes - num_bytes
-    return metrics

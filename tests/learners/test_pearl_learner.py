@@ -18,7 +18,7 @@ import maml_rl
 from maml_rl.agents.agent import Agent
 from maml_rl.errors import UserError
 from maml_rl.learners.base import LearnerState
-from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
+from maml_rl.learners.iteration_result import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.pearl import learner as pearl_learner
 from maml_rl.learners.pearl import updates
 from maml_rl.learners.pearl.learner import PEARL

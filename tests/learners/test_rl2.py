@@ -32,7 +32,7 @@ from torch import Tensor
 
 import maml_rl
 from maml_rl.learners.adam import ascend, initial_state
-from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
+from maml_rl.learners.iteration_result import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.rl2 import iteration as rl2_iteration
 from maml_rl.learners.rl2 import ppo
 from maml_rl.learners.rl2.actor import RecurrentActor

@@ -26,7 +26,7 @@ from maml_rl.analysis.report.files import write_report
 from maml_rl.analysis.statistics import mean_interval, mean_of_valid
 from maml_rl.cli import main
 from maml_rl.learners.base import Belief, Iteration, LearnerState
-from maml_rl.learners.failed_steps import MAX_FAILED_OUTER_STEPS
+from maml_rl.learners.iteration_result import MAX_FAILED_OUTER_STEPS
 from maml_rl.learners.maml.learner import MAML
 from maml_rl.learners.maml.objective import MetaBatch, MetaObjective
 from maml_rl.learners.maml.outer import OUTER, reptile

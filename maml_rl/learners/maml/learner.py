@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,12 @@ from maml_rl.learners.base import (
     check_statistics,
     initial_normalizer,
 )
-from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
+from maml_rl.learners.iteration_result import (
+    FAILED_OUTER_STEPS,
+    IterationWatch,
+    Update,
+    iteration_result,
+)
 from maml_rl.learners.linear_baseline import baseline_notice
 from maml_rl.learners.maml.inner_step import STEP_SIZE, initial_theta, inner_step, with_context
 from maml_rl.learners.maml.objective import MetaBatch, MetaObjective, with_credit
@@ -36,11 +41,10 @@ from maml_rl.learners.maml.step_schedule import (
     with_chosen_factors,
     with_test_factors,
 )
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
 from maml_rl.learners.trials import Trial, training_trial
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.latent import LATENT_LOG_STD, without_latents
-from maml_rl.policies.parameters import Params, make_stack
+from maml_rl.policies.parameters import make_stack
 from maml_rl.policies.plain_network import PlainModule, PlainNetwork
 from maml_rl.policies.policy import Policy
 from maml_rl.sampling.actors import Memory, PolicyActor
@@ -50,20 +54,7 @@ from maml_rl.sampling.failures import LINE_SEARCH, OUTER_STEP
 from maml_rl.settings.learners import BaselineConfig, InnerConfig, OuterConfig, ReptileConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import RandomStreams
-from maml_rl.system.stopwatch import Stopwatch
 from maml_rl.system.thread_pool import TASKS_PER_BLOCK
-
-
-class _OuterResult(NamedTuple):
-    """The result of an outer step; one that fails leaves theta and the state unchanged."""
-
-    theta: Params
-    state: dict[str, Tensor]
-    metrics: dict[str, float]
-    failure: str = ""
-    """Cause of the failure; empty if the step succeeded."""
-    detail: str = ""
-    """Message of the error that the step raised; empty if it raised none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +187,7 @@ class MAML(Learner):
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> Iteration:
         """Sample tasks, collect, adapt, collect, and take the outer step."""
-        watch = Stopwatch()
-        num_bytes = ranks.num_bytes
+        watch = IterationWatch(ranks)
 
         # The step sizes of tests do not apply: neither those chosen at an earlier end of the run,
         # nor those of the settings.
@@ -230,33 +220,13 @@ class MAML(Learner):
             advantage_std=float(state.tensors["adaptation"]["advantage_std"]),
             early_weight=self.inner.early_weight_at(state.counters["iteration"]),
         )
-        outer = self._outer_step(state, objective)
-        failures, num_failed = with_outer_failure(
-            state, played.rows, self.num_training_stages - 1, outer.failure, outer.detail
-        )
+        update = self._outer_step(state, objective)
         watch.lap("outer_step")
 
-        # Update the normaliser and the counters; compute metrics.
-        episodes = [*batch.supports, batch.query]
-        sampling = SamplingMetrics(episodes, ranks)
-        changed: dict[str, Mapping[str, Tensor]] = {"theta": outer.theta, "outer": outer.state}
-        normalizer = state.normalizer
-        if normalizer is not None:
-            observations = torch.cat([stage.real_observations for stage in episodes])
-            observations = without_latents(observations, self.policy.latent_size)
-            changed["normalizer"] = normalizer.updated(observations, ranks)._asdict()
-        if self.inner.shared_advantage_scale:
-            adaptation = state.tensors["adaptation"]
-            std = _advantage_std(batch.supports, ranks).to(adaptation["advantage_std"])
-            # If no advantage varies, keep the last scale.
-            std = torch.where(std > 0, std, adaptation["advantage_std"])
-            changed["adaptation"] = {**adaptation, "advantage_std": std}
-        metrics = outer.metrics | sampling.metrics() | _theta_metrics(outer.theta)
-        metrics |= failure_metrics(played) | {"outer/failed": float(bool(outer.failure))}
-        metrics |= time_metrics(watch, ranks, num_bytes)
-        counters = {FAILED_OUTER_STEPS: num_failed}
-        next_state = state.after_iteration(changed, sampling.num_env_steps, **counters)
-        return Iteration(next_state, metrics, failures)
+        # Update the statistics of observations and advantages.
+        update.groups.update(self._statistics(state, batch, ranks))
+        update.metrics.update(_theta_metrics(update.groups["theta"]))
+        return iteration_result(state, [played], update, ranks, watch, "outer/failed")
 
     def after_training(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
@@ -267,10 +237,10 @@ class MAML(Learner):
             return state
         return with_chosen_factors(self, state, collector, streams, ranks)
 
-    def _outer_step(self, state: LearnerState, objective: MetaObjective) -> _OuterResult:
-        """Take the outer step; if it fails, keep theta and the state."""
+    def _outer_step(self, state: LearnerState, objective: MetaObjective) -> Update:
+        """Take the outer step; if it fails, keep theta and the outer step's state."""
         theta, outer_state = state.tensors["theta"], dict(state.tensors["outer"])
-        unchanged = _OuterResult(theta=theta, state=outer_state, metrics={}, failure=OUTER_STEP)
+        unchanged = Update({"theta": theta, "outer": outer_state}, {}, OUTER_STEP)
         step = outer_step_of(self.outer).step
         try:
             config = self.outer.at(state.counters["iteration"])
@@ -286,7 +256,27 @@ class MAML(Learner):
         # A zero gradient, as with equal returns, leaves nothing to improve: not a failure.
         has_gradient = metrics.get("outer/gradient_norm") != 0
         is_rejected = metrics.get("outer/accepted") == 0 and has_gradient
-        return _OuterResult(theta, outer_state, metrics, LINE_SEARCH if is_rejected else "")
+        groups: dict[str, Mapping[str, Tensor]] = {"theta": theta, "outer": outer_state}
+        return Update(groups, metrics, LINE_SEARCH if is_rejected else "")
+
+    def _statistics(
+        self, state: LearnerState, batch: MetaBatch, ranks: Ranks
+    ) -> dict[str, Mapping[str, Tensor]]:
+        """Return the groups of the normaliser and of the scale of advantages, if they are used."""
+        groups: dict[str, Mapping[str, Tensor]] = {}
+        normalizer = state.normalizer
+        if normalizer is not None:
+            episodes = [*batch.supports, batch.query]
+            observations = torch.cat([stage.real_observations for stage in episodes])
+            observations = without_latents(observations, self.policy.latent_size)
+            groups["normalizer"] = normalizer.updated(observations, ranks)._asdict()
+        if self.inner.shared_advantage_scale:
+            adaptation = state.tensors["adaptation"]
+            std = _advantage_std(batch.supports, ranks).to(adaptation["advantage_std"])
+            # If no advantage varies, keep the last scale.
+            std = torch.where(std > 0, std, adaptation["advantage_std"])
+            groups["adaptation"] = {**adaptation, "advantage_std": std}
+        return groups
 
     def check(self, state: LearnerState, source: Path) -> None:
         """Refuse a state of another architecture or outer step, and values that are not finite."""
@@ -355,7 +345,7 @@ def _valid_part(trial: Trial) -> MetaBatch:
     return batch.chosen(~failed) if failed.any() else batch
 
 
-def _theta_metrics(theta: Params) -> dict[str, float]:
+def _theta_metrics(theta: Mapping[str, Tensor]) -> dict[str, float]:
     """Learned step sizes, and standard deviations of the policy and of its latent variable."""
     metrics = {}
     learned = [value.flatten() for name, value in theta.items() if name.startswith(STEP_SIZE)]

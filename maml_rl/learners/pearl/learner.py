@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
-from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
+from maml_rl.learners.iteration_result import (
+    FAILED_OUTER_STEPS,
+    IterationWatch,
+    Update,
+    iteration_result,
+)
 from maml_rl.learners.pearl.actor import LatentActor
 from maml_rl.learners.pearl.context import encoder_inputs, episode_steps
 from maml_rl.learners.pearl.context_encoder import ContextEncoder
@@ -225,8 +229,7 @@ class PEARL(Learner):
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> Iteration:
         """Play trials in some training tasks, add them to the replay, and learn from it."""
-        watch = Stopwatch()
-        num_bytes = ranks.num_bytes
+        watch = IterationWatch(ranks)
 
         # Draw training tasks; before the first update, explore all of them.
         tasks, numbers = self._training_tasks(collector, streams)
@@ -251,7 +254,7 @@ class PEARL(Learner):
         watch.lap("replay")
 
         # Update encoder, critics and actor.
-        update = take_updates(
+        learned, metrics, detail = take_updates(
             _learned(state),
             history,
             normalizer,
@@ -264,26 +267,18 @@ class PEARL(Learner):
             ranks=ranks,
             progress=_progress(collector, ranks),
         )
-        rows = [row for part in parts for row in part.played.rows]
-        what = OUTER_STEP if update.detail else ""
-        failures, num_failed = with_outer_failure(state, rows, num_stages - 1, what, update.detail)
         watch.lap("update")
 
-        # Update the counters; compute metrics.
-        samplings = [SamplingMetrics(part.played.trial.valid_episodes, ranks) for part in parts]
-        changed = _groups(update.learned)
+        # What has changed, and the replay.
+        groups = _groups(learned)
         if normalizer is not None:
-            changed["normalizer"] = normalizer._asdict()
-        metrics = update.metrics | samplings[-1].metrics()
-        metrics |= failure_metrics(*(part.played for part in parts))
+            groups["normalizer"] = normalizer._asdict()
         metrics["train/replay_size"] = float(sum(map(num_transitions, history)))
-        metrics["update/temperature"] = float(update.learned.temperature["log_alpha"].exp())
-        metrics["update/failed"] = float(bool(update.detail))
-        metrics |= time_metrics(watch, ranks, num_bytes)
-        num_env_steps = sum(sampling.num_env_steps for sampling in samplings)
-        counters = {FAILED_OUTER_STEPS: num_failed}
-        next_state = state.after_iteration(changed, num_env_steps, **counters)
-        return Iteration(next_state._replace(history=history), metrics, failures)
+        metrics["update/temperature"] = float(learned.temperature["log_alpha"].exp())
+        update = Update(groups, metrics, OUTER_STEP if detail else "", detail)
+        trials = [part.played for part in parts]
+        result = iteration_result(state, trials, update, ranks, watch)
+        return result._replace(state=result.state._replace(history=history))
 
     def _training_tasks(
         self, collector: Collector, streams: RandomStreams

@@ -1,20 +1,19 @@
-"""The parts of an iteration on trials: play, update by PPO, finish.
+"""The parts of an iteration on trials: play, and update by PPO.
 
 They are those of RL², and of a teacher and its student.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState
-from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS, with_outer_failure
-from maml_rl.learners.metrics import SamplingMetrics, failure_metrics, time_metrics
+from maml_rl.learners.base import Belief, Learner, LearnerState
+from maml_rl.learners.iteration_result import Update
 from maml_rl.learners.rl2.batch import TrialPolicy, evaluated_trials, trial_batch
 from maml_rl.learners.rl2.ppo import ppo_update
 from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
@@ -46,16 +45,6 @@ class PlayedTrials(NamedTuple):
     """(N,): their indices among the trials of all processes."""
     num_trials: int
     """Number of trials of all processes, including those that failed."""
-
-
-class Update(NamedTuple):
-    """The result of an update; one that fails changes no parameters."""
-
-    groups: dict[str, Mapping[str, Tensor]]
-    """The groups of the state that have changed."""
-    metrics: dict[str, float]
-    detail: str = ""
-    """Why it failed; empty if it succeeded."""
 
 
 def played_trials(
@@ -158,7 +147,7 @@ def updated_by_ppo(
             block_size,
         )
     except FloatingPointError as error:
-        update = Update({}, metrics, str(error))
+        update = Update({}, metrics, OUTER_STEP, str(error))
     else:
         groups = {"theta": theta, "optimizer": optimizer, "value_scale": scale._asdict()}
         update = Update(groups, {**metrics, **of_update, "update/step_size": step_size})
@@ -169,30 +158,5 @@ def updated_by_ppo(
     if normalizer is not None:
         observations = torch.cat([stage.real_observations for stage in trials.stages])
         update.groups["normalizer"] = normalizer.updated(observations, ranks)._asdict()
-    return update
-
-
-def finished(
-    state: LearnerState,
-    trials: PlayedTrials,
-    update: Update,
-    ranks: Ranks,
-    watch: Stopwatch,
-    num_bytes: int,
-) -> Iteration:
-    """Return the next state, metrics and failures of an iteration.
-
-    The watch was started with it, when ``num_bytes`` had been exchanged.
-    """
-    what = OUTER_STEP if update.detail else ""
-    failures, num_failed = with_outer_failure(
-        state, trials.played.rows, len(trials.stages) - 1, what, update.detail
-    )
     watch.lap("update")
-    sampling = SamplingMetrics(trials.stages, ranks)
-    metrics = update.metrics | sampling.metrics() | failure_metrics(trials.played)
-    metrics["update/failed"] = float(bool(update.detail))
-    metrics |= time_metrics(watch, ranks, num_bytes)
-    counters = {FAILED_OUTER_STEPS: num_failed}
-    next_state = state.after_iteration(update.groups, sampling.num_env_steps, **counters)
-    return Iteration(next_state, metrics, failures)
+    return update

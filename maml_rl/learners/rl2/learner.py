@@ -12,9 +12,13 @@ from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
-from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS
+from maml_rl.learners.iteration_result import (
+    FAILED_OUTER_STEPS,
+    IterationWatch,
+    iteration_result,
+)
 from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
-from maml_rl.learners.rl2.iteration import finished, played_trials, updated_by_ppo
+from maml_rl.learners.rl2.iteration import played_trials, updated_by_ppo
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.plain_network import PlainModule
@@ -28,7 +32,6 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners.rl2 import RL2Config
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.system.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +144,7 @@ class RL2(Learner):
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> Iteration:
         """Sample tasks, play a trial in each, and update policy and value by PPO."""
-        watch = Stopwatch()
-        num_bytes = ranks.num_bytes
+        watch = IterationWatch(ranks)
 
         # Sample tasks, and play a trial of several episodes in each.
         trials = played_trials(
@@ -169,7 +171,7 @@ class RL2(Learner):
             block_size=self.trials_per_block,
             watch=watch,
         )
-        return finished(state, trials, update, ranks, watch, num_bytes)
+        return iteration_result(state, [trials.played], update, ranks, watch)
 
     def _vectors(self, tasks: Sequence[Task]) -> Tensor | None:
         """Return tasks as vectors (N, task_size), if the value network observes them."""

@@ -17,15 +17,14 @@ from torch import Tensor
 
 from maml_rl.learners.adam import initial_state as initial_adam
 from maml_rl.learners.base import Belief, Iteration, Learner, LearnerState, initial_normalizer
-from maml_rl.learners.failed_steps import FAILED_OUTER_STEPS
-from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
-from maml_rl.learners.rl2.iteration import (
-    PlayedTrials,
+from maml_rl.learners.iteration_result import (
+    FAILED_OUTER_STEPS,
+    IterationWatch,
     Update,
-    finished,
-    played_trials,
-    updated_by_ppo,
+    iteration_result,
 )
+from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
+from maml_rl.learners.rl2.iteration import PlayedTrials, played_trials, updated_by_ppo
 from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.learners.teacher_student.networks import Student, Teacher
 from maml_rl.learners.teacher_student.regression import StudentBatch, student_update
@@ -38,12 +37,12 @@ from maml_rl.policies.recurrent.plain_module import recurrent_module
 from maml_rl.sampling.actors import Memory
 from maml_rl.sampling.collector import Collector
 from maml_rl.sampling.episodes import Episodes
+from maml_rl.sampling.failures import OUTER_STEP
 from maml_rl.sampling.task_in_observation import TaskEncoder
 from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
-from maml_rl.system.stopwatch import Stopwatch
 
 TEACHER_ITERATIONS = "teacher_iterations"
 """Counter that does not change: iterations of this run that train the teacher."""
@@ -221,7 +220,7 @@ class TeacherStudent(Learner):
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> Iteration:
         """Sample tasks, play a trial with the z of each, and update the teacher by PPO."""
-        watch, num_bytes = Stopwatch(), ranks.num_bytes
+        watch = IterationWatch(ranks)
 
         # Sample tasks, and update the statistics that normalise them.
         tasks = sample_tasks(collector, streams)
@@ -256,13 +255,13 @@ class TeacherStudent(Learner):
             watch=watch,
         )
         update.metrics["update/phase"] = 1.0
-        return finished(state, trials, update, ranks, watch, num_bytes)
+        return iteration_result(state, [trials.played], update, ranks, watch)
 
     def _student_iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> Iteration:
         """Sample tasks, play a trial in each with the student, and regress the teacher's z."""
-        watch, num_bytes = Stopwatch(), ranks.num_bytes
+        watch = IterationWatch(ranks)
         trials = played_trials(
             self,
             state,
@@ -274,8 +273,9 @@ class TeacherStudent(Learner):
             watch=watch,
         )
         update = self._update_student(state, trials, streams, ranks)
+        watch.lap("update")
         update.metrics["update/phase"] = 2.0
-        return finished(state, trials, update, ranks, watch, num_bytes)
+        return iteration_result(state, [trials.played], update, ranks, watch)
 
     def _update_student(
         self, state: LearnerState, trials: PlayedTrials, streams: RandomStreams, ranks: Ranks
@@ -298,7 +298,7 @@ class TeacherStudent(Learner):
                 self.trials_per_block,
             )
         except FloatingPointError as error:
-            return Update({}, {}, str(error))
+            return Update({}, {}, OUTER_STEP, str(error))
         metrics["update/latent_variance"] = float(spread.mean())
         return Update({"student": student, "student_optimizer": optimizer}, metrics)
 
