@@ -26,7 +26,7 @@ ROOMS = [
     "training",
 ]
 COMMANDS = {
-    *("__main__", "cli", "completion", "env_flags"),
+    *("__main__", "cli", "compare_flags", "completion", "env_flags"),
     *("train", "evaluate", "compare", "record", "play", "plot", "baselines", "doctor", "list"),
 }
 ENV_ROOMS = ["distributions", "engines", "family", "families", "gym"]

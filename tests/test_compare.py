@@ -18,7 +18,7 @@ import maml_rl
 from maml_rl.analysis.comparison import saved_evaluations
 from maml_rl.analysis.dynamics import study as study_module
 from maml_rl.cli import main
-from maml_rl.compare import make_parser
+from maml_rl.compare_flags import make_parser
 from maml_rl.settings.dynamics_study.methods import METHODS
 
 SMALL = [
