@@ -239,7 +239,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
 
         Returns:
             Observations (num_envs, observation_size), rewards, terminated and truncated
-            (num_envs,), and an info with every reward term, ``void``, and ``is_success`` if the
+            (num_envs,), and an info with every reward term, ``unstable``, and ``is_success`` if the
             family defines success, each (num_envs,), with Gymnasium's ``_name`` masks.
         """
         if self._observation is None:
@@ -269,7 +269,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         self._truncated = self._truncated | (live & (unstable | is_late))
         # Observations and success; those of ended episodes stay.
         self._observation = torch.where(live[:, None], self._observed(), self._observation)
-        info: dict[str, Any] = {**terms, "void": unstable}
+        info: dict[str, Any] = {**terms, "unstable": unstable}
         if hasattr(self.family, "success"):
             success = self.family.success(torch, state, self._device_tasks)
             if self._success is not None:

@@ -24,7 +24,7 @@ class FamilyEnv(FamilyTasks, gym.Env):
     The first reset draws a task, which later resets keep; :meth:`set_task` or
     ``reset(options={"task": ...})`` sets one. ``info`` has the reward terms, and ``is_success`` if
     the family defines success. If the simulation becomes unstable, the episode is truncated and
-    ``info["void"]`` is true. MuJoCo families have the attributes ``model`` and ``data``, as
+    ``info["unstable"]`` is true. MuJoCo families have the attributes ``model`` and ``data``, as
     Gymnasium's environments do. Rendered frames show the task if the family has ``markers``, so a
     policy that learns from pixels can see it; depth frames do not.
 
@@ -124,7 +124,7 @@ class FamilyEnv(FamilyTasks, gym.Env):
         info: dict[str, Any] = {name: float(term[0]) for name, term in terms.items()}
         # As the batch adds them: sum() rounds otherwise from Python 3.12 on.
         reward = functools.reduce(operator.add, info.values())
-        info["void"] = bool(unstable[0])
+        info["unstable"] = bool(unstable[0])
         success = self._simulations.success()
         if success is not None:
             info["is_success"] = bool(success[0])

@@ -32,9 +32,10 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
 
     Autoreset is disabled: a simulation whose episode has ended is not stepped until it is reset.
     Until then its observation stays the same, its reward is zero, and its ``terminated`` or
-    ``truncated`` flag stays set. ``info["void"]`` marks unstable simulations; their episodes are
-    truncated, and their data is meaningless. Sub-environment i after a reset with seed s equals the
-    single environment after a reset with seed s + i, bit for bit, for any number of threads.
+    ``truncated`` flag stays set. ``info["unstable"]`` marks simulations that diverged; their
+    episodes are truncated, and their data is meaningless. Sub-environment i after a reset with seed
+    s equals the single environment after a reset with seed s + i, bit for bit, for any number of
+    threads.
 
     Args:
         family: the task family.
@@ -156,7 +157,7 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
 
         Returns:
             Observations (num_envs, observation_size), rewards, terminated and truncated
-            (num_envs,), and an info with every reward term, ``void``, and ``is_success`` if the
+            (num_envs,), and an info with every reward term, ``unstable``, and ``is_success`` if the
             family defines success, each (num_envs,), with Gymnasium's ``_name`` masks.
         """
         actions = np.asarray(actions, np.float64)
@@ -171,7 +172,7 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
         self._terminated |= terminated
         self._truncated |= live & (unstable | (self._num_steps >= self.max_episode_steps))
         # info: reward terms, instability, success
-        info: dict[str, Any] = {**terms, "void": unstable}
+        info: dict[str, Any] = {**terms, "unstable": unstable}
         success = self._simulations.success()
         if success is not None:
             info["is_success"] = success

@@ -165,17 +165,17 @@ def _mean_return(model: PPO, envs: TaskVecEnv, seed: int) -> float:
     envs.seed(seed)
     observation: Any = envs.reset()
     total = np.zeros(envs.num_envs)
-    void = np.zeros(envs.num_envs, bool)
+    unstable = np.zeros(envs.num_envs, bool)
     live = np.ones(envs.num_envs, bool)
     while live.any():
         actions, _ = model.predict(observation)
         observation, reward, ended, infos = envs.step(actions)
         total += live * reward
-        void |= live & [bool(info.get("void", False)) for info in infos]
+        unstable |= live & [bool(info.get("unstable", False)) for info in infos]
         live &= ~ended
-    if void.all():
+    if unstable.all():
         raise FloatingPointError("every episode of an evaluation failed in the simulator")
-    return float(total[~void].mean())
+    return float(total[~unstable].mean())
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class TaskVecEnv(VecEnv):
     The infos of other sub-environments are empty.
 
     If a simulation fails, its episode is truncated: the step returns the previous observation and
-    reward 0, and its info has ``void``.
+    reward 0, and its info has ``unstable``.
 
     Observations are flattened. Set tasks on ``env`` before the first reset.
 
@@ -82,11 +82,11 @@ class TaskVecEnv(VecEnv):
             self._action_map(self._actions)
         )
         # Hide failed simulations behind the last observation and reward 0.
-        void = np.broadcast_to(info.get("void", False), (self.num_envs,))
+        unstable = np.broadcast_to(info.get("unstable", False), (self.num_envs,))
         flat = np.reshape(observation, (self.num_envs, -1))
-        observation = self._observations(np.where(void[:, None], self._observation, flat))
-        reward = _finite(np.where(void, 0.0, reward), "reward")
-        ended = terminated | truncated | void
+        observation = self._observations(np.where(unstable[:, None], self._observation, flat))
+        reward = _finite(np.where(unstable, 0.0, reward), "reward")
+        ended = terminated | truncated | unstable
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if ended.any():
             # Infos of the episodes that ended: values per sub-environment, without their masks.
@@ -98,7 +98,7 @@ class TaskVecEnv(VecEnv):
             for i in np.flatnonzero(ended):
                 infos[i] = {name: value[i] for name, value in terms.items()}
                 infos[i]["terminal_observation"] = observation[i].copy()
-                infos[i]["TimeLimit.truncated"] = bool(void[i] or not terminated[i])
+                infos[i]["TimeLimit.truncated"] = bool(unstable[i] or not terminated[i])
             # Their next episodes.
             started, _ = self.env.reset(options={"reset_mask": ended})
             observation[ended] = self._observations(started)[ended]

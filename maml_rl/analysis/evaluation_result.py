@@ -80,7 +80,7 @@ class Evaluation:
         )
 
     @property
-    def num_void_episodes(self) -> int:
+    def num_discarded_episodes(self) -> int:
         """Number of episodes without a return: discarded ones, and those of failed tasks."""
         return int(np.isnan(self.returns).sum())
 

@@ -56,6 +56,6 @@ class SamplingMetrics:
 def failure_metrics(*played: TrainingTrial) -> dict[str, float]:
     """Numbers of discarded episodes and of failed tasks, of all processes."""
     return {
-        "train/void_episodes": float(sum(num_discarded_episodes(one.rows) for one in played)),
+        "train/discarded_episodes": float(sum(num_discarded_episodes(one.rows) for one in played)),
         "train/failed_tasks": float(sum(int(one.failures.tasks.mask.sum()) for one in played)),
     }

@@ -94,8 +94,8 @@ class DeviceRollout:
         recorded = self._recorded
         recorded.rewards[t].copy_(reward)
         # Discard episodes that failed in this step.
-        if "void" in info:
-            self._discard(info["void"], SIMULATION)
+        if "unstable" in info:
+            self._discard(info["unstable"], SIMULATION)
         self._discard(~recorded.rewards[t].isfinite(), REWARD)
         # Keep the last report of success of each episode.
         if "is_success" in info:

@@ -39,7 +39,7 @@ class GymTaskVectorEnv:
     returned a non-finite observation or reward, is reset and stepped again, but these steps are not
     returned. Non-finite values are returned unchanged.
 
-    The returned info has only ``is_success`` and ``void``.
+    The returned info has only ``is_success`` and ``unstable``.
 
     Args:
         envs: with autoreset disabled.
@@ -193,7 +193,7 @@ class GymTaskVectorEnv:
             observation, reward, terminated, truncated, info = self.envs.step(actions)
         live = ~(self._terminated | self._truncated | self._broken)
         reports = {
-            "void": live & (self._reports(info, "void") == 1),
+            "unstable": live & (self._reports(info, "unstable") == 1),
             "is_success": self._reports(info, "is_success"),
         }
         # Find those that have ended or returned non-finite values.

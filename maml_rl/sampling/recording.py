@@ -114,7 +114,7 @@ class Recording:
         """Record what the environment returned for step t, each (N, ...)."""
         self.rewards[t] = reward
         # Discard episodes that failed in this step.
-        broke_down: np.ndarray | None = info.get("void")
+        broke_down: np.ndarray | None = info.get("unstable")
         if broke_down is not None and np.count_nonzero(broke_down):
             self._discard(broke_down, SIMULATION)
         is_finite = np.isfinite(self.rewards[t])

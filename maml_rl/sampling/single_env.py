@@ -30,7 +30,7 @@ class TaskSetter(gym.Wrapper):
     Box observations are used as they are, others are flattened:
     :class:`gymnasium.wrappers.FlattenObservation`.
 
-    Of an environment's infos only ``is_success`` and ``void`` are kept, as numbers (see
+    Of an environment's infos only ``is_success`` and ``unstable`` are kept, as numbers (see
     :meth:`step`). Others may change their shape from step to step, which vector environments do not
     support.
 
@@ -162,7 +162,7 @@ class TaskSetter(gym.Wrapper):
         """Step the environment, and check what it returns.
 
         Returns:
-            As :meth:`gymnasium.Env.step`. The info has ``is_success`` and ``void``, each 1.0 or
+            As :meth:`gymnasium.Env.step`. The info has ``is_success`` and ``unstable``, each 1.0 or
             0.0, or NaN if the environment does not report it with this step.
 
         Raises:
@@ -180,7 +180,7 @@ class TaskSetter(gym.Wrapper):
                 f"step of environment {self.name!r} returned {reward!r:.100} as reward, expected "
                 f"a number"
             )
-        reports = {name: self._report(info, name) for name in ("is_success", "void")}
+        reports = {name: self._report(info, name) for name in ("is_success", "unstable")}
         return observation, number.item(), bool(terminated), bool(truncated), reports
 
     def _parts(self, returned: Any, method: str, expected: Sequence[str]) -> Sequence[Any]:

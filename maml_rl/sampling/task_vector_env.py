@@ -19,9 +19,9 @@ class TaskVectorEnv(Protocol):
     non-finite observation or reward, a sub-environment is either not stepped, or reset if necessary
     and stepped with zero actions, whose results are not returned.
 
-    ``info`` may contain ``"void"``, (num_envs,) bool: episodes to discard, since their simulation
-    broke down; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no report: whether
-    the task is solved in this state. The last report of an episode counts.
+    ``info`` may contain ``"unstable"``, (num_envs,) bool: episodes to discard, since their
+    simulation diverged; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no report:
+    whether the task is solved in this state. The last report of an episode counts.
 
     If it has the attribute ``device``, a torch device, observations, rewards, flags and infos are
     tensors there, and so are the actions that it takes. A simulation whose episode has ended may

@@ -218,8 +218,8 @@ class Breaking:
     single_action_space = spaces.Discrete(2)
     np_random = np.random.default_rng(0)
 
-    def __init__(self, void: bool = True) -> None:
-        self.says_void = void
+    def __init__(self, unstable: bool = True) -> None:
+        self.says_unstable = unstable
 
     def sample_tasks(self, num_tasks: int) -> list[dict[str, float]]:
         return [{}] * num_tasks
@@ -238,12 +238,12 @@ class Breaking:
         self.count = self.count + 1
         broken = np.array([False, self.count[1] == 3, False])
         observation = np.where(broken, np.nan, self.count)[:, None]
-        info = {"void": broken} if self.says_void else {}
+        info = {"unstable": broken} if self.says_unstable else {}
         return (
             observation,
             np.where(broken, np.inf, 1.0),
             np.zeros(3, bool),
-            broken & self.says_void,
+            broken & self.says_unstable,
             info,
         )
 
@@ -262,13 +262,13 @@ def test_an_episode_that_fails_is_truncated_before_that_step() -> None:
     np.testing.assert_array_equal(ended, [False, True, False])
     assert infos[0] == infos[2] == {}
     assert infos[1]["TimeLimit.truncated"] is True
-    assert infos[1]["void"]
+    assert infos[1]["unstable"]
     np.testing.assert_array_equal(infos[1]["terminal_observation"], [2])
     np.testing.assert_array_equal(env.step(np.zeros(3, int))[0][:, 0], [4, 1, 4])
 
 
 def test_a_non_finite_value_stops_where_it_enters() -> None:
-    env = TaskVecEnv(Breaking(void=False))
+    env = TaskVecEnv(Breaking(unstable=False))
     env.reset()
     env.step(np.zeros(3, int))
     env.step(np.zeros(3, int))

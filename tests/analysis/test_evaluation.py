@@ -146,7 +146,7 @@ def test_discarded_episodes_are_excluded_and_counted():
     np.testing.assert_allclose(result.task_returns, [[1.0, 4.0]])
     np.testing.assert_allclose(result.mean, [2.5])
     np.testing.assert_allclose(result.task_success, [[1.0, 0.5]])
-    assert result.num_void_episodes == 1
+    assert result.num_discarded_episodes == 1
     assert "75 %" in result.table()
 
 

@@ -215,7 +215,7 @@ def test_spaces(name: str) -> None:
     observation, reward, terminated, truncated, info = batch.step(_actions(name, 1, 3)[0])
     assert observation in batch.observation_space
     assert reward.shape == terminated.shape == truncated.shape == (3,)
-    assert terminated.dtype == truncated.dtype == info["void"].dtype == bool
+    assert terminated.dtype == truncated.dtype == info["unstable"].dtype == bool
     assert all(value.shape == (3,) for value in info.values())
     single.close()
     batch.close()
@@ -494,7 +494,7 @@ def test_finished_simulations_are_not_stepped_until_reset(name: str) -> None:
         assert all(
             info[key][[0, 2]].tolist() == [0, 0] for key in info if key.startswith("reward_")
         )
-        assert not info["_void"][[0, 2]].any()
+        assert not info["_unstable"][[0, 2]].any()
         assert truncated.tolist() == [True, t >= 1, True]
         assert not terminated.any()
         assert (reward[1] != 0) == (t < 2) or name == "PointNavigationSparse"

@@ -162,10 +162,10 @@ def test_a_simulation_that_fails_is_marked_and_truncated() -> None:
     env.reset(seed=0)
     env.engine.failure[1] = 3  # the highest code
     _, _, terminated, truncated, info = env.step(torch.zeros(3, 6))
-    assert info["void"].tolist() == truncated.tolist() == [False, True, False]
+    assert info["unstable"].tolist() == truncated.tolist() == [False, True, False]
     assert not terminated.any()
     # It is marked in one step only; a reset starts it again.
-    assert not env.step(torch.zeros(3, 6))[4]["void"].any()
+    assert not env.step(torch.zeros(3, 6))[4]["unstable"].any()
     env.reset(seed=1)
     assert not env.step(torch.zeros(3, 6))[3].any()
 
@@ -174,7 +174,7 @@ def test_a_point_at_a_position_that_is_not_finite_has_failed() -> None:
     env, _ = pair("PointNavigation", 2)
     env.reset(seed=0)
     env.engine.state["position"][1] = torch.inf
-    assert env.step(torch.zeros(2, 2))[4]["void"].tolist() == [False, True]
+    assert env.step(torch.zeros(2, 2))[4]["unstable"].tolist() == [False, True]
     assert env.engine.failure.tolist() == [0, 1]
     env.reset(seed=0)
     assert env.engine.failure.tolist() == [0, 0]

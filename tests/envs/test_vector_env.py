@@ -228,7 +228,7 @@ def test_invalid_reset_mask_is_rejected(mask: list[bool]) -> None:
 
 
 @per_kind
-def test_unstable_simulation_is_void(name: str) -> None:
+def test_unstable_simulation_is_reported(name: str) -> None:
     unstable, others = 1, [0, 2, 3]
     env, intact = (
         gym.make_vec(maml_envs.env_id(name), num_envs=4, max_episode_steps=20) for _ in range(2)
@@ -245,7 +245,12 @@ def test_unstable_simulation_is_void(name: str) -> None:
         results = env.step(action)
         _assert_equal(results, intact.step(action), others)
         _, reward, terminated, truncated, info = results
-        assert info["void"].tolist() == [False, t == 0, False, False]  # only in the step it occurs
+        assert info["unstable"].tolist() == [
+            False,
+            t == 0,
+            False,
+            False,
+        ]  # in one step
         assert truncated.tolist() == [False, True, False, False]
         assert not terminated.any()
         assert t == 0 or reward[unstable] == 0
@@ -258,7 +263,7 @@ def test_unstable_simulation_is_void(name: str) -> None:
     assert np.isfinite(observation).all()
     for action in actions[8:]:
         results = env.step(action)
-        assert not results[4]["void"].any()
+        assert not results[4]["unstable"].any()
         _assert_equal(results, intact.step(action))
     env.close()
     intact.close()
@@ -272,27 +277,27 @@ def test_all_simulations_can_become_unstable(name: str) -> None:
         if value.flags.writeable:  # derived fields are read-only
             value[:] = np.nan
     *_, terminated, truncated, info = env.step(_actions(name, 1, 2)[0])
-    assert info["void"].all()
+    assert info["unstable"].all()
     assert truncated.all()
     assert not terminated.any()
     observation, _ = env.reset(seed=0)
     assert np.isfinite(observation).all()
-    assert not env.step(_actions(name, 1, 2)[0])[4]["void"].any()
+    assert not env.step(_actions(name, 1, 2)[0])[4]["unstable"].any()
     env.close()
 
 
 @per_kind
-def test_unstable_single_simulation_is_void(name: str) -> None:
+def test_unstable_single_simulation_is_reported(name: str) -> None:
     env, intact = gym.make(maml_envs.env_id(name)), gym.make(maml_envs.env_id(name))
     env.reset(seed=0)
     action = _actions(name, 1, 1)[0, 0]
     *_, truncated, info = env.step(action)
     assert not truncated
-    assert info["void"] is False
+    assert info["unstable"] is False
     engine = env.unwrapped.engine
     engine.state[next(iter(engine.state))][0, 0] = np.nan
     *_, terminated, truncated, info = env.step(action)
-    assert info["void"] is True
+    assert info["unstable"] is True
     assert truncated is True
     assert terminated is False
     intact.reset(seed=0)
@@ -300,13 +305,13 @@ def test_unstable_single_simulation_is_void(name: str) -> None:
     clean, expected = env.step(action), intact.step(action)
     np.testing.assert_array_equal(clean[0], expected[0])
     assert clean[1:] == expected[1:]
-    assert clean[4]["void"] is False
+    assert clean[4]["unstable"] is False
     env.close()
     intact.close()
 
 
 @per_kind
-def test_non_finite_action_makes_the_episode_void(name: str) -> None:
+def test_non_finite_action_makes_the_simulation_unstable(name: str) -> None:
     env, intact = (gym.make_vec(maml_envs.env_id(name), num_envs=2) for _ in range(2))
     env.reset(seed=0)
     intact.reset(seed=0)
@@ -314,7 +319,7 @@ def test_non_finite_action_makes_the_episode_void(name: str) -> None:
     expected = intact.step(actions)
     actions[1, 0] = np.nan
     results = env.step(actions)
-    assert results[4]["void"].tolist() == [False, True]
+    assert results[4]["unstable"].tolist() == [False, True]
     assert results[3].tolist() == [False, True]
     _assert_equal(results, expected, [0])
     env.close()

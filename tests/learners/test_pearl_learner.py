@@ -429,7 +429,7 @@ def test_metrics_of_failures_include_the_initial_episodes(tmp_path: Path) -> Non
         (0, REWARD, 1),
         (0, NO_EPISODE, 0),
     ] * 2
-    assert metrics["train/void_episodes"] == metrics["train/failed_tasks"] == 2
+    assert metrics["train/discarded_episodes"] == metrics["train/failed_tasks"] == 2
 
 
 def test_a_failed_update_changes_nothing_but_the_replay(

@@ -37,7 +37,7 @@ class StubVectorEnv:
         action_space: of one of them.
         lengths: steps after which each terminates.
         time_limits: steps after which each is truncated; default is H.
-        void_at: (sub-environment, step) at which its simulation breaks down.
+        unstable_at: (sub-environment, step) at which its simulation breaks down.
         nan: (name, sub-environment, step, value) where ``observation`` or ``reward`` is not finite.
         nan_after_end: NaN observations after an episode has ended or broken down.
     """
@@ -49,7 +49,7 @@ class StubVectorEnv:
         *,
         lengths=None,
         time_limits=None,
-        void_at=None,
+        unstable_at=None,
         nan=None,
         nan_after_end=False,
     ):
@@ -59,7 +59,7 @@ class StubVectorEnv:
         self.np_random = np.random.default_rng(0)
         self.lengths = np.full(num_envs, 1000) if lengths is None else np.array(lengths)
         self.time_limits = np.full(num_envs, H) if time_limits is None else np.array(time_limits)
-        self.void_at, self.nan, self.nan_after_end = void_at, nan, nan_after_end
+        self.unstable_at, self.nan, self.nan_after_end = unstable_at, nan, nan_after_end
         self.tasks, self.seeds, self.actions = None, [], []
 
     def set_tasks(self, tasks):
@@ -88,13 +88,13 @@ class StubVectorEnv:
         self.actions[-1].append(np.array(actions))
         live = ~self.finished
         self.steps = self.steps + live
-        void = np.zeros(self.num_envs, bool)
-        if self.void_at:
-            void[self.void_at[0]] = (
-                live[self.void_at[0]] and self.steps[self.void_at[0]] == self.void_at[1]
+        unstable = np.zeros(self.num_envs, bool)
+        if self.unstable_at:
+            unstable[self.unstable_at[0]] = (
+                live[self.unstable_at[0]] and self.steps[self.unstable_at[0]] == self.unstable_at[1]
             )
-        self.terminated = self.terminated | (live & ~void & (self.steps >= self.lengths))
-        self.truncated = self.truncated | void | (live & (self.steps >= self.time_limits))
+        self.terminated = self.terminated | (live & ~unstable & (self.steps >= self.lengths))
+        self.truncated = self.truncated | unstable | (live & (self.steps >= self.time_limits))
         self.finished = self.terminated | self.truncated
         reward = np.where(live, 10.0 * np.arange(self.num_envs) + self.steps, 0.0)
         if self.nan and self.nan[0] == "reward" and self.steps.max() == self.nan[2]:
@@ -105,7 +105,7 @@ class StubVectorEnv:
             reward,
             self.terminated.copy(),
             self.truncated.copy(),
-            {"void": void},
+            {"unstable": unstable},
         )
 
     def close(self):
@@ -376,7 +376,7 @@ class TestOnAStub:
         torch.testing.assert_close(episodes.log_probs, expected)
 
     def test_all_steps_of_a_discarded_episode_are_masked(self):
-        episodes = collect(stub_collector(void_at=(4, 3)))
+        episodes = collect(stub_collector(unstable_at=(4, 3)))
         assert episodes.discarded.tolist() == [[False, False, False], [False, True, False]]
         assert not episodes.mask[1, 1].any()
         assert not episodes.rewards[1, 1].any()
@@ -385,7 +385,7 @@ class TestOnAStub:
 
     @pytest.mark.parametrize("discrete", [False, True])
     def test_nan_from_a_broken_simulation_does_not_reach_the_loss(self, discrete):
-        collector = stub_collector(discrete=discrete, void_at=(4, 3), nan_after_end=True)
+        collector = stub_collector(discrete=discrete, unstable_at=(4, 3), nan_after_end=True)
         episodes = with_advantages(collect(collector), BaselineConfig())
         loss_of = policy_gradient_loss(policy_of(collector), "log_prob")
         loss = loss_of(stack_of(collector), episodes)
@@ -555,7 +555,7 @@ class TestActionMap:
 def test_last_observations_and_terminal_states_of_each_episode() -> None:
     """An episode that terminates, one that is cut off, one at the horizon, and one that fails."""
     collector = stub_collector(
-        2, 2, num_envs=4, lengths=[2, 9, 9, 9], time_limits=[H, 4, H + 9, H], void_at=(3, 1)
+        2, 2, num_envs=4, lengths=[2, 9, 9, 9], time_limits=[H, 4, H + 9, H], unstable_at=(3, 1)
     )
     episodes = collect(collector)
     assert episodes.terminated.tolist() == [[1, 0], [0, 0]]

@@ -185,7 +185,7 @@ class Stub:
 
     Args:
         broken: (name, sub-environment, step, value): what fails; the names are ``observation``,
-            ``reward``, ``void``.
+            ``reward``, ``unstable``.
         on_device: whether it takes and returns tensors.
     """
 
@@ -225,14 +225,14 @@ class Stub:
         live = ~self.finished
         reward = np.where(live, 10.0 * np.arange(6) + self.t, 0.0)
         self._break("reward", reward)
-        void = np.zeros(6, bool)
-        self._break("void", void)
-        void &= live
+        unstable = np.zeros(6, bool)
+        self._break("unstable", unstable)
+        unstable &= live
         terminated = live & (np.arange(6) + 3 <= self.t)
-        self.truncated |= void | (live & (self.t >= 7))
+        self.truncated |= unstable | (live & (self.t >= 7))
         self.finished |= terminated | self.truncated
         solved = np.arange(6) % 2 == self.t % 2
-        info = {"void": self.of_kind(void), "is_success": self.of_kind(solved)}
+        info = {"unstable": self.of_kind(unstable), "is_success": self.of_kind(solved)}
         flags = (self.of_kind(self.finished & ~self.truncated), self.of_kind(self.truncated))
         return self.observation(), self.of_kind(reward), *flags, info
 
@@ -263,8 +263,8 @@ class StubActor(Actor):
 
 CASES: dict[str, tuple[list[Any], Any, dict[int, str]]] = {
     "nothing": ([], None, {}),
-    "simulation": ([("void", 1, 2, True)], None, {1: SIMULATION}),
-    "simulation after the end": ([("void", 0, 4, True)], None, {}),
+    "simulation": ([("unstable", 1, 2, True)], None, {1: SIMULATION}),
+    "simulation after the end": ([("unstable", 0, 4, True)], None, {}),
     "first observation": ([("observation", 3, 0, np.nan)], None, {3: OBSERVATION}),
     "observation": ([("observation", 3, 2, np.inf)], None, {3: OBSERVATION}),
     "last observation": ([("observation", 4, 7, np.nan)], None, {}),
@@ -273,13 +273,13 @@ CASES: dict[str, tuple[list[Any], Any, dict[int, str]]] = {
     "reward": ([("reward", 2, 3, -np.inf)], None, {2: REWARD}),
     "action": ([], (5, 4), {5: ACTION}),
     "all causes": (
-        [("void", 1, 2, True), ("observation", 1, 2, np.nan), ("reward", 1, 2, np.nan)],
+        [("unstable", 1, 2, True), ("observation", 1, 2, np.nan), ("reward", 1, 2, np.nan)],
         (1, 2),
         {1: SIMULATION},
     ),
-    "first cause": ([("reward", 4, 2, np.nan), ("void", 4, 4, True)], None, {4: REWARD}),
+    "first cause": ([("reward", 4, 2, np.nan), ("unstable", 4, 4, True)], None, {4: REWARD}),
     "several": (
-        [("void", 0, 1, True), ("reward", 1, 2, np.nan), ("observation", 2, 3, np.inf)],
+        [("unstable", 0, 1, True), ("reward", 1, 2, np.nan), ("observation", 2, 3, np.inf)],
         (3, 3),
         {0: SIMULATION, 1: REWARD, 2: OBSERVATION, 3: ACTION},
     ),

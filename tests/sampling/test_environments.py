@@ -27,10 +27,10 @@ class Countdown(gym.Env):
     observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, length: int = NEVER, void_from_episode: int | None = None) -> None:
+    def __init__(self, length: int = NEVER, unstable_from_episode: int | None = None) -> None:
         self.length = length
         self.episode = 0
-        self.void_from_episode = void_from_episode
+        self.unstable_from_episode = unstable_from_episode
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -43,8 +43,8 @@ class Countdown(gym.Env):
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.count += 1
         info = {}
-        if self.void_from_episode is not None:
-            info["void"] = self.episode >= self.void_from_episode
+        if self.unstable_from_episode is not None:
+            info["unstable"] = self.episode >= self.unstable_from_episode
         return (
             self._observation(),
             10.0 * self.count + float(action[0]),
@@ -306,7 +306,7 @@ def test_steps_after_the_end_are_thrown_away(env_id: str, vectorization: Vectori
         )
         assert terminated.tolist() == [t >= 2, t >= 7]
         assert not truncated.any()
-        assert info["void"].tolist() == [False, False]
+        assert info["unstable"].tolist() == [False, False]
     observation, reward, terminated, *_ = env.step(actions)  # with every episode over
     np.testing.assert_array_equal(observation[:, 0], [2, 7])
     assert reward.tolist() == [0, 0]
@@ -421,22 +421,22 @@ def test_one_task_per_sub_environment(env_id: str, num_tasks: int) -> None:
     env.close()
 
 
-def test_void_of_the_environment_is_handed_on() -> None:
-    env = _make("TestSetter-v0", void_from_episode=1)
+def test_unstable_simulation_of_the_environment_is_reported() -> None:
+    env = _make("TestSetter-v0", unstable_from_episode=1)
     env.set_tasks([{"length": 4}, {"length": 4}])
     env.reset(seed=0)
-    assert env.step(_actions(2))[4]["void"].tolist() == [True, True]
+    assert env.step(_actions(2))[4]["unstable"].tolist() == [True, True]
     env.close()
 
 
-def test_void_after_the_end_is_thrown_away() -> None:
+def test_unstable_simulation_after_the_end_is_ignored() -> None:
     # Whatever happens in a finished sub-environment, its episode was fine.
-    env = _make("TestSetter-v0", void_from_episode=2)
+    env = _make("TestSetter-v0", unstable_from_episode=2)
     env.set_tasks([{"length": 1}, {"length": 9}])
     env.reset(seed=0)
     for _ in range(5):
         info = env.step(_actions(2))[4]
-        assert info["void"].tolist() == [False, False]
+        assert info["unstable"].tolist() == [False, False]
     env.close()
 
 
@@ -447,7 +447,7 @@ def test_results_are_not_overwritten_by_later_steps() -> None:
     copies = [results[0].copy()]
     for _ in range(5):
         step = env.step(_actions(2))
-        results += [*step[:4], step[4]["void"]]
+        results += [*step[:4], step[4]["unstable"]]
         copies += [value.copy() for value in results[len(copies) :]]
     env.reset(seed=1)
     for result, copy in zip(results, copies, strict=True):
@@ -482,7 +482,7 @@ def test_adapter_and_batch_engine_agree(name: str) -> None:
             results, expected = adapted.step(actions), batch.step(actions)
             for a, b in zip(results[:4], expected[:4], strict=True):
                 np.testing.assert_array_equal(a, b)
-            assert results[4]["void"].tolist() == expected[4]["void"].tolist()
+            assert results[4]["unstable"].tolist() == expected[4]["unstable"].tolist()
         assert (results[2] | results[3]).all()
         assert results[2].tolist() == [False, name == "PointNavigation", False]
     batch.close()

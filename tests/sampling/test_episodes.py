@@ -45,7 +45,7 @@ def test_a_task_without_real_steps_has_zero_weights():
     torch.testing.assert_close(weights[0].sum(), torch.ones((), dtype=torch.float64))
 
 
-def test_returns_add_real_rewards_and_are_nan_for_void_episodes():
+def test_returns_add_real_rewards_and_are_nan_for_discarded_episodes():
     episodes = episodes_of()
     assert episodes.returns.shape == (T, E)
     assert torch.equal(episodes.returns.isnan(), episodes.discarded)

@@ -212,7 +212,7 @@ def test_a_simulation_that_diverges_costs_its_episode(tmp_path, how):
     ]
     assert "goal_velocity" in failures[0].task
     assert (
-        metrics["train/void_episodes"],
+        metrics["train/discarded_episodes"],
         metrics["train/failed_tasks"],
         metrics["outer/failed"],
     ) == (1, 0, 0)
@@ -320,7 +320,7 @@ def test_an_episode_that_starts_with_inf_is_discarded(tmp_path, monkeypatch):
         (OBSERVATION, 1),
         (OBSERVATION, 1),
     ]
-    assert metrics["train/void_episodes"] == 2
+    assert metrics["train/discarded_episodes"] == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*inf value")
@@ -366,7 +366,7 @@ def test_a_task_whose_inner_step_explodes_is_excluded(tmp_path, monkeypatch, num
     _, metrics, rows = iterate(config)
     assert metrics["outer/gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-5)
     assert metrics["train/failed_tasks"] == 1
-    assert metrics["train/void_episodes"] == 0
+    assert metrics["train/discarded_episodes"] == 0
     assert math.isfinite(metrics["train/return_after_1_steps"])
     assert [row.what for row in rows] == [INNER_STEP]
 

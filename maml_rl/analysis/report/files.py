@@ -182,7 +182,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "std_over_tasks": np.ma.masked_invalid(entry.task_returns).std(axis=1).tolist(),
         "success": entry.success.tolist(),
         "episodes_used": entry.episodes_used.tolist(),
-        "num_void_episodes": sum(one.num_void_episodes for one in evaluations),
+        "num_discarded_episodes": sum(one.num_discarded_episodes for one in evaluations),
         "num_failed_tasks": entry.num_failed_tasks,
         "learners": [one.description["learner"] for one in evaluations],
         "changes": [_change_values(entry, k, value) for k, value in entry.responses.items()],
