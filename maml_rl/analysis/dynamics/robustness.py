@@ -26,8 +26,8 @@ class Origin(NamedTuple):
     """What they observe beside their observation."""
     num_env_steps: Sequence[int]
     """Control steps in the training of each run."""
-    hours: Sequence[float] = ()
-    """Duration of the training of each run, if known."""
+    hours: Sequence[float]
+    """Duration of the training of each run."""
 
     @property
     def steps_text(self) -> str:
@@ -48,15 +48,15 @@ class Robustness:
         comparison: of the methods. Its sweeps vary one quantity each.
         origins: of the methods, by label.
         trained: range of each swept quantity in training.
-        reference: label of the method that each other one is compared with, if any.
-        budget: control steps that each run was to take, if known.
+        reference: label of the method that each other one is compared with.
+        budget: control steps that each run was to take.
     """
 
     comparison: Comparison
     origins: Mapping[str, Origin]
     trained: Mapping[str, tuple[float, float]]
-    reference: str | None = None
-    budget: int | None = None
+    reference: str
+    budget: int
 
     @property
     def labels(self) -> list[str]:
@@ -129,7 +129,6 @@ class Robustness:
         Returns:
             The mean over all sweeps; ``None`` without such points.
         """
-        assert self.reference is not None, "called only with a reference"
         returns = [
             returns_of_runs(self.swept(name, is_inside=is_inside))
             for name in (label, self.reference)
@@ -167,8 +166,8 @@ class Robustness:
         return content
 
     def _difference_values(self, label: str) -> dict[str, object] | None:
-        """Return the differences to the reference as plain values; ``None`` if there are none."""
-        if self.reference in (None, label):
+        """Return the differences to the reference as plain values; ``None`` for itself."""
+        if label == self.reference:
             return None
         content: dict[str, object] = {"reference": self.reference}
         for name in ("inside", "outside"):

@@ -66,17 +66,11 @@ def _share(robustness: Robustness, means: np.ndarray, is_inside: bool) -> str:
 
 
 def training(robustness: Robustness) -> list[list[str]]:
-    """Return the cells of the table of training, with its header: a row for each method.
-
-    There is none if no duration is known.
-    """
-    if not any(origin.hours for origin in robustness.origins.values()):
-        return []
+    """Return the cells of the table of training, with its header: a row for each method."""
     rows = [["policy", "control steps (M)", "hours of training"]]
     for entry in robustness.comparison.main:
         origin = robustness.origins[entry.label]
-        hours = f"{np.mean(origin.hours):.3g}" if origin.hours else "–"
-        rows.append([entry.name, origin.steps_text, hours])
+        rows.append([entry.name, origin.steps_text, f"{np.mean(origin.hours):.3g}"])
     return rows
 
 
@@ -85,8 +79,6 @@ def budget_notes(robustness: Robustness) -> list[str]:
 
     A short run can: its last iteration is completed.
     """
-    if robustness.budget is None:
-        return []
     most = {label: max(origin.num_env_steps) for label, origin in robustness.origins.items()}
     over = [
         f"{label} ({number:,})"
@@ -146,11 +138,11 @@ def adaptation(robustness: Robustness) -> list[list[str]]:
 def differences(robustness: Robustness) -> list[list[str]]:
     """Return the cells of the table of differences to the reference, with its header.
 
-    There is none without a reference, or without another method. With one run of each, there
-    is no interval: their returns on several points are not independent.
+    There is none without another method. With one run of each, there is no interval: their returns
+    on several points are not independent.
     """
     others = [entry for entry in robustness.comparison.main if entry.label != robustness.reference]
-    if robustness.reference is None or not others:
+    if not others:
         return []
     (name,) = [one.name for one in robustness.comparison.main if one.label == robustness.reference]
     rows = [["difference", "inside", "95 % interval", "outside", "95 % interval"]]

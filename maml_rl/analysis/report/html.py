@@ -160,11 +160,11 @@ def _adaptation_parts(robustness: Robustness, svgs: Mapping[str, bytes]) -> list
 
 
 def _reference_parts(robustness: Robustness) -> list[str]:
-    """Return the table of differences to the reference, as HTML; nothing without one."""
+    """Return the table of differences to the reference, as HTML; nothing without other methods."""
     rows = tables.differences(robustness)
     if not rows:
         return []
-    title = f"<h2>Differences to {html.escape(str(robustness.reference))}</h2>"
+    title = f"<h2>Differences to {html.escape(robustness.reference)}</h2>"
     return [title, _html_table(rows), f'<p class="note">{html.escape(_REFERENCE_NOTE)}</p>']
 
 
