@@ -44,7 +44,7 @@ FAMILY = "HalfCheetahDir"
 # Compiling the kernels of all robots would take longer than the rest.
 _LEARNER_TESTS = ("tests/learners/test_devices.py", "tests/learners/test_maml.py")
 _ENGINE_TESTS = ("tests/envs/test_warp_engine.py", "-k", "HalfCheetahDir or masked or non_finite")
-_QUICK_TESTS = ("tests/envs/test_warp_engine.py", "-k", "engine_of_a_body")
+_QUICK_TESTS = ("tests/envs/test_warp_engine.py", "-k", "engine_of_a_robot")
 
 _ENGINE_TESTS_LIMIT_S = 150.0  # most of it is compiling
 _LEARNER_TESTS_LIMIT_S = 90.0
@@ -111,10 +111,10 @@ def steps_per_second(
 def c_speed(num_sims: int, num_steps: int) -> float:
     """Control steps per second of MuJoCo in C, with random actions."""
     family = maml_envs.FAMILIES[FAMILY]()
-    engine = family.body.batch_engine(num_sims, num_cores(), ())
+    engine = family.robot.batch_engine(num_sims, num_cores(), ())
     engine.reset(np.arange(num_sims), initial_states(family, num_sims))
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1, 1, (num_sims, *family.body.action_space.shape))
+    actions = rng.uniform(-1, 1, (num_sims, *family.robot.action_space.shape))
     return steps_per_second(lambda: engine.step(None, actions), num_sims, "cpu", num_steps)
 
 
@@ -128,13 +128,13 @@ def initial_states(family: Any, num_sims: int) -> dict[str, np.ndarray]:
 def warp_speeds(num_sims: int, num_steps: int, device: str) -> tuple[float, float]:
     """Control steps per second of MuJoCo Warp, with random actions and with a policy's."""
     family = maml_envs.FAMILIES[FAMILY]()
-    engine = family.body.device_engine(num_sims, torch.device(device), ())
+    engine = family.robot.device_engine(num_sims, torch.device(device), ())
     initial = {
         name: torch.as_tensor(values, dtype=torch.float32, device=device)
         for name, values in initial_states(family, num_sims).items()
     }
     everything = torch.ones(num_sims, dtype=torch.bool, device=device)
-    num_actions = family.body.action_space.shape[0]
+    num_actions = family.robot.action_space.shape[0]
     actions = torch.rand(num_sims, num_actions, device=device) * 2 - 1
     policy = torch.nn.Sequential(
         torch.nn.Linear(family.observation(torch, engine.state).shape[1], 64),

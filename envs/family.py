@@ -24,7 +24,7 @@ from typing import (
 import numpy as np
 from maml_envs.engines.changes import CHANGED, has_change
 from maml_envs.engines.dynamics import DynamicsSetting, Parameter, name_hint, parse
-from maml_envs.engines.engine import Array, Body, State, Task, Tasks
+from maml_envs.engines.engine import Array, Robot, State, Task, Tasks
 
 
 class TaskFamily(Protocol):
@@ -44,7 +44,7 @@ class TaskFamily(Protocol):
     such as ``{"direction": {1.0: "forward", -1.0: "backward"}}``.
     """
 
-    body: ClassVar[Body]
+    robot: ClassVar[Robot]
     """The robot; ``frame_skip`` replaces it on an instance, see ``set_frame_skip``."""
     max_episode_steps: ClassVar[int]
     """Default horizon."""
@@ -85,11 +85,11 @@ def task_parameters(family: TaskFamily) -> dict[str, Parameter]:
         name: Parameter(unit, *family.task_limits[name], math.nan)
         for name, unit in family.task_units.items()
     }
-    return {**parameters, **family.body.parameters}
+    return {**parameters, **family.robot.parameters}
 
 
 _MEMBERS = (
-    "body",
+    "robot",
     "dynamics",
     "derived_fields",
     "max_episode_steps",
@@ -218,7 +218,7 @@ def _check_task_range(family: Any) -> None:
 
 def _check_dynamics(family: Any) -> None:
     """Check that ``dynamics`` is valid and names no task parameter of the family."""
-    distributions = parse(family.dynamics, family.body.parameters)
+    distributions = parse(family.dynamics, family.robot.parameters)
     has_change(distributions)
     duplicates = family.task_units.keys() & distributions.keys()
     if duplicates:
@@ -239,7 +239,7 @@ def sample_tasks(
     sampled = family.sample_tasks(rng, num_tasks)
     _check_sampled(family, sampled, num_tasks)
     tasks = dict(sampled)
-    for name, distribution in parse(family.dynamics, family.body.parameters).items():
+    for name, distribution in parse(family.dynamics, family.robot.parameters).items():
         tasks[name] = np.array(distribution.sample(rng, num_tasks))
     return unstack_tasks(tasks, num_tasks)
 

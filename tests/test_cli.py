@@ -850,7 +850,7 @@ def test_evaluate_draws_held_out_tasks_by_default(cli, walking_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluate_on_another_body(cli, walking_run, tmp_path):
+def test_evaluate_with_other_dynamics(cli, walking_run, tmp_path):
     flags = (
         "--dynamics",
         "body_mass=3,slope=-0.1:0.1",

@@ -308,13 +308,13 @@ def test_the_camera_of_a_window_follows_the_robot() -> None:
     """Frames are rendered by a camera of the model, which Gymnasium's window ignores."""
     from maml_envs.engines.rendering import SceneRenderer
 
-    body = FAMILIES["HalfCheetahVel"].body
-    assert body.camera_name == "track"
+    robot = FAMILIES["HalfCheetahVel"].robot
+    assert robot.camera_name == "track"
     model = mujoco.MjModel.from_xml_string("<mujoco/>")
     renderer = SceneRenderer(
-        model, mujoco.MjData(model), "human", body.free_camera, {"camera_name": body.camera_name}
+        model, mujoco.MjData(model), "human", robot.free_camera, {"camera_name": robot.camera_name}
     )
     config = renderer._renderer.default_cam_config
     assert config["type"] == mujoco.mjtCamera.mjCAMERA_TRACKING.value
     assert config["trackbodyid"] == 1
-    assert config["distance"] == body.free_camera.distance
+    assert config["distance"] == robot.free_camera.distance

@@ -1,4 +1,4 @@
-"""Protocols: an engine simulates a robot; a body describes the robot and creates engines."""
+"""Protocols: an engine simulates a robot; a robot describes the robot and creates engines."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RenderingEngine(Engine, Protocol):
         """Render a frame with ``markers``."""
 
 
-class Body(Protocol):
+class Robot(Protocol):
     """A robot: its action space, time step and parameters; it creates engines."""
 
     @property
@@ -146,7 +146,7 @@ class DeviceEngine(Protocol):
 
 @runtime_checkable
 class HasDeviceEngine(Protocol):
-    """Optional interface of a body: it can be simulated on a device."""
+    """Optional interface of a robot: it can be simulated on a device."""
 
     def device_engine(
         self, num_sims: int, device: torch.device, derived: Sequence[str]

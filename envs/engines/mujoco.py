@@ -111,7 +111,7 @@ def _moves_along_x(model: mujoco.MjModel) -> bool:
 
 
 @dataclass(frozen=True)
-class MujocoBody:
+class MujocoRobot:
     """A MuJoCo model, its control step, and its cameras.
 
     Args:
@@ -276,20 +276,20 @@ class MujocoBody:
 
 
 @functools.cache
-def _with_frame_skip(body: MujocoBody, frame_skip: int) -> MujocoBody:
-    """``body`` with ``frame_skip``; cached, so that its model is compiled once."""
-    return dataclasses.replace(body, frame_skip=frame_skip)
+def _with_frame_skip(robot: MujocoRobot, frame_skip: int) -> MujocoRobot:
+    """``robot`` with ``frame_skip``; cached, so that its model is compiled once."""
+    return dataclasses.replace(robot, frame_skip=frame_skip)
 
 
 def set_frame_skip(family: Any) -> None:
-    """Apply the setting ``frame_skip`` of a family by replacing its ``body``.
+    """Apply the setting ``frame_skip`` of a family by replacing its ``robot``.
 
     Call it in ``__post_init__``, after ``check_settings``. Engines, rewards and videos read the
-    control step from the body, so the setting applies to all of them.
+    control step from the robot, so the setting applies to all of them.
 
     Args:
-        family: a frozen dataclass with a ``body`` and a field ``frame_skip``: MuJoCo steps per
-            control step, or ``None`` for the default of the body.
+        family: a frozen dataclass with a ``robot`` and a field ``frame_skip``: MuJoCo steps per
+            control step, or ``None`` for the default of the robot.
 
     Raises:
         ValueError: if ``frame_skip`` is neither ``None`` nor an integer in range.
@@ -303,4 +303,4 @@ def set_frame_skip(family: Any) -> None:
             f"frame_skip must be an integer from 1 to {_MAX_FRAME_SKIP} (MuJoCo steps per control "
             f"step), or null for the robot's default, got {value!r}"
         )
-    object.__setattr__(family, "body", _with_frame_skip(family.body, int(value)))
+    object.__setattr__(family, "robot", _with_frame_skip(family.robot, int(value)))

@@ -24,7 +24,7 @@ _RADIUS = 0.02  # radius of point and start in frames (m)
 
 
 @dataclass(frozen=True)
-class PointBody:
+class PointRobot:
     """A point; each step adds the action to its position.
 
     Args:
@@ -74,7 +74,7 @@ class PointEngine:
 
     def __init__(
         self,
-        body: PointBody,
+        robot: PointRobot,
         num_sims: int,
         render_mode: str | None = None,
         width: int = 480,
@@ -82,7 +82,7 @@ class PointEngine:
     ) -> None:
         self.num_sims = num_sims
         self.state = {"position": np.zeros((num_sims, 2))}
-        self._body = body
+        self._robot = robot
         self._size = (width, height)
         self._render_mode = render_mode
         self._trail: list[tuple[float, float]] = []
@@ -121,7 +121,7 @@ class PointEngine:
         draw = ImageDraw.Draw(image)
         # zoom out until every marker is in view
         extents = [max(map(abs, marker.centre[:2])) + marker.radius for marker in markers]
-        scale = min(self._size) / (2 * max([self._body.view, *extents]))
+        scale = min(self._size) / (2 * max([self._robot.view, *extents]))
         centre = np.array(self._size) / 2
 
         def pixel(position: Any) -> tuple[float, float]:

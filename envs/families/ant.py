@@ -13,7 +13,7 @@ from maml_envs.engines.markers import Marker, Sphere, Vector
 from maml_envs.engines.mujoco import (
     POSITION_FIELDS,
     ROOT_BODY,
-    MujocoBody,
+    MujocoRobot,
     ObservedPosition,
     set_frame_skip,
 )
@@ -82,7 +82,7 @@ class Ant:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
-    body: ClassVar[MujocoBody] = MujocoBody(
+    robot: ClassVar[MujocoRobot] = MujocoRobot(
         "ant.xml", frame_skip=5, camera_name=None, free_camera=FreeCamera(distance=5.0, height=0.75)
     )
     max_episode_steps: ClassVar[int] = 200
@@ -103,7 +103,7 @@ class Ant:
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Ant-v5."""
-        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
+        return self.robot.noisy_start(rng, self.reset_noise_scale, velocities="normal")
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions, velocities, and the optional parts, (num_sims, observation_size)."""
@@ -166,7 +166,7 @@ class AntVel(Ant, GoalVelocity):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, costs and constant, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
             **self._common_terms(xp, after, action),
@@ -191,7 +191,7 @@ class AntDir(Ant, Direction):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Velocity along the task's direction, costs and constant, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
             **self._common_terms(xp, after, action),
@@ -218,7 +218,7 @@ class AntDir2D(Ant, DirectionAngle):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Velocity along the task's direction, costs and constant, each (num_sims,)."""
-        velocity = (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.body.dt
+        velocity = (after["qpos"][:, :2] - before["qpos"][:, :2]) / self.robot.dt
         forward = self.along_direction(xp, velocity, task)
         return {"reward_forward": forward, **self._common_terms(xp, after, action)}
 
@@ -234,7 +234,7 @@ class AntGoal(Ant, GoalPosition):
     Version history: v0, first.
     """
 
-    body: ClassVar[MujocoBody] = MujocoBody(
+    robot: ClassVar[MujocoRobot] = MujocoRobot(
         "ant.xml",
         frame_skip=5,
         camera_name=None,
@@ -320,5 +320,5 @@ class CrippledAnt(Ant, ForwardVelocity):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Forward velocity, costs and constant, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {"reward_forward": velocity, **self._common_terms(xp, after, action)}

@@ -13,7 +13,7 @@ from maml_envs.engines.markers import Vector
 from maml_envs.engines.mujoco import (
     POSITION_FIELDS,
     ROOT_BODY,
-    MujocoBody,
+    MujocoRobot,
     ObservedPosition,
     set_frame_skip,
 )
@@ -49,7 +49,7 @@ class HalfCheetah:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
-    body: ClassVar[MujocoBody] = MujocoBody(
+    robot: ClassVar[MujocoRobot] = MujocoRobot(
         "half_cheetah.xml", frame_skip=5, free_camera=FreeCamera(distance=5.0, height=0.75)
     )
     max_episode_steps: ClassVar[int] = 100
@@ -65,7 +65,7 @@ class HalfCheetah:
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in HalfCheetah-v5."""
-        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="normal")
+        return self.robot.noisy_start(rng, self.reset_noise_scale, velocities="normal")
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x, velocities, and the optional world position."""
@@ -106,7 +106,7 @@ class HalfCheetahVel(HalfCheetah, GoalVelocity):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Negative distance from the goal velocity, and control cost, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": -abs(velocity - task["goal_velocity"]),
             "reward_control": -self._control_cost(action),
@@ -131,7 +131,7 @@ class HalfCheetahDir(HalfCheetah, Direction):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Velocity along the task's direction, and control cost, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
             "reward_control": -self._control_cost(action),
@@ -177,6 +177,6 @@ class CrippledHalfCheetah(HalfCheetah, ForwardVelocity):
     ) -> Mapping[str, Array]:
         """Forward velocity, and control cost, each (num_sims,)."""
         return {
-            "reward_forward": self.body.forward_velocity(before, after),
+            "reward_forward": self.robot.forward_velocity(before, after),
             "reward_control": -self._control_cost(action),
         }

@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Vector
-from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
+from maml_envs.engines.mujoco import MujocoRobot, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.tasks import DynamicsOnly, ForwardVelocity, GoalVelocity, random_parameters
 from maml_envs.family import check_settings
@@ -49,7 +49,7 @@ class Hopper:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
-    body: ClassVar[MujocoBody] = MujocoBody(
+    robot: ClassVar[MujocoRobot] = MujocoRobot(
         "hopper.xml", frame_skip=4, free_camera=FreeCamera(distance=5.0, height=1.0)
     )
     derived_fields: ClassVar[tuple[str, ...]] = ()
@@ -62,7 +62,7 @@ class Hopper:
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Hopper-v5."""
-        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
+        return self.robot.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x, and clipped velocities, (num_sims, 11)."""
@@ -112,7 +112,7 @@ class HopperVel(Hopper, GoalVelocity):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, constant and control cost, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
             **self._common_terms(xp, after, action),
@@ -137,6 +137,6 @@ class HopperRandParams(Hopper, DynamicsOnly, ForwardVelocity):
     ) -> Mapping[str, Array]:
         """Forward velocity, constant and control cost, each (num_sims,)."""
         return {
-            "reward_forward": self.body.forward_velocity(before, after),
+            "reward_forward": self.robot.forward_velocity(before, after),
             **self._common_terms(xp, after, action),
         }

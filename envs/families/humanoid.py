@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Vector
-from maml_envs.engines.mujoco import ROOT_BODY, MujocoBody, set_frame_skip
+from maml_envs.engines.mujoco import ROOT_BODY, MujocoRobot, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.tasks import DirectionAngle
 from maml_envs.family import check_settings
@@ -67,7 +67,7 @@ class HumanoidDir(DirectionAngle):
     dynamics: DynamicsSetting = field(default_factory=dict)
     """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
-    body: ClassVar[MujocoBody] = MujocoBody(
+    robot: ClassVar[MujocoRobot] = MujocoRobot(
         "humanoid.xml",
         frame_skip=5,
         camera_name=None,
@@ -91,7 +91,7 @@ class HumanoidDir(DirectionAngle):
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Humanoid-v5."""
-        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
+        return self.robot.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x and y, velocities, and the optional parts."""
@@ -111,7 +111,7 @@ class HumanoidDir(DirectionAngle):
     ) -> Mapping[str, Array]:
         """Velocity along the task's direction, constant and costs, each (num_sims,)."""
         moved = after["subtree_com"][:, ROOT_BODY] - before["subtree_com"][:, ROOT_BODY]
-        velocity = self.along_direction(xp, moved, task) / self.body.dt
+        velocity = self.along_direction(xp, moved, task) / self.robot.dt
         terms = {
             "reward_forward": self.forward_reward_weight * velocity,
             "reward_survive": self.survive_reward + xp.zeros_like(velocity),

@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Marker, Sphere
-from maml_envs.engines.point import PointBody
+from maml_envs.engines.point import PointRobot
 from maml_envs.families.tasks import GoalPosition
 from maml_envs.family import check_settings
 
@@ -27,7 +27,7 @@ class Point(GoalPosition):
     Every episode starts at the origin. Horizon 100.
     """
 
-    body: ClassVar[PointBody] = PointBody()
+    robot: ClassVar[PointRobot] = PointRobot()
     dynamics: ClassVar[DynamicsSetting] = {}
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 100
@@ -106,7 +106,7 @@ class PointNavigationSparse(Point):
     goal_radius: float = 0.2
     """The reward is zero farther from the goal than this (m)."""
 
-    body: ClassVar[PointBody] = PointBody(view=1.5)
+    robot: ClassVar[PointRobot] = PointRobot(view=1.5)
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> Tasks:
         """Goal positions, each coordinate (num_tasks,), in m."""

@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Task, Tasks
 from maml_envs.engines.markers import Marker, Sphere
-from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
+from maml_envs.engines.mujoco import MujocoRobot, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.tasks import GoalPosition, uniform_in_disc
 from maml_envs.family import check_settings
@@ -49,7 +49,7 @@ class ReacherGoal(GoalPosition):
     dynamics: DynamicsSetting = field(default_factory=dict)
     """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
-    body: ClassVar[MujocoBody] = MujocoBody(
+    robot: ClassVar[MujocoRobot] = MujocoRobot(
         "reacher.xml",
         frame_skip=2,
         camera_name=None,
@@ -70,7 +70,7 @@ class ReacherGoal(GoalPosition):
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with uniform noise, ±0.1 rad and ±0.005 rad/s, as in Reacher-v5."""
-        model = self.body.model
+        model = self.robot.model
         position = model.qpos0.copy()
         velocity = np.zeros(model.nv)
         position[:_NUM_JOINTS] += rng.uniform(-0.1, 0.1, _NUM_JOINTS)

@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Vector
-from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
+from maml_envs.engines.mujoco import MujocoRobot, set_frame_skip
 from maml_envs.families.tasks import GoalVelocity
 from maml_envs.family import check_settings
 
@@ -47,7 +47,7 @@ class SwimmerVel(GoalVelocity):
     dynamics: DynamicsSetting = field(default_factory=dict)
     """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
-    body: ClassVar[MujocoBody] = MujocoBody("swimmer.xml", frame_skip=4)
+    robot: ClassVar[MujocoRobot] = MujocoRobot("swimmer.xml", frame_skip=4)
     derived_fields: ClassVar[tuple[str, ...]] = ()
     max_episode_steps: ClassVar[int] = 200
     arrow_duration_s: ClassVar[float] = 5.0
@@ -58,7 +58,7 @@ class SwimmerVel(GoalVelocity):
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Swimmer-v5."""
-        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
+        return self.robot.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x and y, and velocities, (num_sims, 8)."""
@@ -68,7 +68,7 @@ class SwimmerVel(GoalVelocity):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Negative distance from the goal velocity, and control cost, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": -abs(velocity - task["goal_velocity"]),
             "reward_control": -self.control_cost_weight * (action**2).sum(-1),

@@ -24,12 +24,12 @@ Directions = Literal["both", "forward", "backward"]
 class ForwardVelocity:
     """Captions of videos have the velocity of the robot's root along x."""
 
-    body: ClassVar[Any]
+    robot: ClassVar[Any]
     shown_quantity: ClassVar[tuple[str, str]] = ("forward velocity", "m/s")
 
     def shown_value(self, xp: Any, before: State, after: State, task: Tasks) -> Array:
         """Mean velocity of the root along x over the control step, (num_sims,), in m/s."""
-        return self.body.forward_velocity(before, after)
+        return self.robot.forward_velocity(before, after)
 
 
 class ArrowTask(ABC):
@@ -104,12 +104,12 @@ class DirectionAngle(ArrowTask):
 
     task_units: ClassVar[Mapping[str, str]] = {"direction_angle": "rad"}
     task_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"direction_angle": (-10.0, 10.0)}
-    body: ClassVar[Any]
+    robot: ClassVar[Any]
     shown_quantity: ClassVar[tuple[str, str]] = ("velocity in the direction", "m/s")
 
     def shown_value(self, xp: Any, before: State, after: State, task: Tasks) -> Array:
         """Mean velocity of the root in the task's direction, (num_sims,), in m/s."""
-        return self.along_direction(xp, after["qpos"] - before["qpos"], task) / self.body.dt
+        return self.along_direction(xp, after["qpos"] - before["qpos"], task) / self.robot.dt
 
     def along_direction(self, xp: Any, vector: Array, task: Tasks) -> Array:
         """Component of ``vector`` (num_sims, 2 or more) along the direction, (num_sims,)."""

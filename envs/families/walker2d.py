@@ -10,7 +10,7 @@ import numpy as np
 from maml_envs.engines.dynamics import DynamicsSetting
 from maml_envs.engines.engine import Array, State, Tasks
 from maml_envs.engines.markers import Vector
-from maml_envs.engines.mujoco import MujocoBody, set_frame_skip
+from maml_envs.engines.mujoco import MujocoRobot, set_frame_skip
 from maml_envs.engines.rendering import FreeCamera
 from maml_envs.families.tasks import (
     Direction,
@@ -54,7 +54,7 @@ class Walker2d:
     dynamics: DynamicsSetting = field(default_factory=dict)
     """Dynamics that vary between tasks, e.g. {body_mass: [0.5, 2.0]}; see docs/families.md."""
 
-    body: ClassVar[MujocoBody] = MujocoBody(
+    robot: ClassVar[MujocoRobot] = MujocoRobot(
         "walker2d_v5.xml", frame_skip=4, free_camera=FreeCamera(distance=5.0, height=1.0)
     )
     derived_fields: ClassVar[tuple[str, ...]] = ()
@@ -66,7 +66,7 @@ class Walker2d:
 
     def initial_state(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """The model's pose with noise on positions and velocities, as in Walker2d-v5."""
-        return self.body.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
+        return self.robot.noisy_start(rng, self.reset_noise_scale, velocities="uniform")
 
     def observation(self, xp: Any, state: State) -> Array:
         """Positions without the root's x, and clipped velocities, (num_sims, 17)."""
@@ -110,7 +110,7 @@ class Walker2dVel(Walker2d, GoalVelocity):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Closeness to the goal velocity, and control cost, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": self.goal_reward - abs(velocity - task["goal_velocity"]),
             "reward_control": -self._control_cost(action),
@@ -137,7 +137,7 @@ class Walker2dDir(Walker2d, Direction):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Velocity along the task's direction, constant, control cost, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": task["direction"] * velocity,
             "reward_survive": self.survive_reward + xp.zeros_like(velocity),
@@ -167,7 +167,7 @@ class Walker2dRandParams(Walker2d, DynamicsOnly, ForwardVelocity):
         self, xp: Any, before: State, after: State, action: Array, task: Tasks
     ) -> Mapping[str, Array]:
         """Forward velocity, constant, and control cost, each (num_sims,)."""
-        velocity = self.body.forward_velocity(before, after)
+        velocity = self.robot.forward_velocity(before, after)
         return {
             "reward_forward": velocity,
             "reward_survive": self.survive_reward + xp.zeros_like(velocity),

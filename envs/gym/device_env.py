@@ -32,7 +32,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
     whose episode has ended are stepped with the others, and the results are ignored.
 
     Args:
-        family: the task family. Its body must have engines for devices.
+        family: the task family. Its robot must have engines for devices.
         num_envs: number of simulations.
         max_episode_steps: horizon; default is that of the family.
         device: torch device, such as ``"cuda"``.
@@ -52,10 +52,10 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         device: str | torch.device = "cuda",
     ) -> None:
         check_sizes(num_envs=num_envs, max_episode_steps=max_episode_steps)
-        body = family.body
-        if not isinstance(body, HasDeviceEngine):
+        robot = family.robot
+        if not isinstance(robot, HasDeviceEngine):
             raise ValueError(
-                f"the robot of {type(family).__name__}, a {type(body).__name__}, cannot be "
+                f"the robot of {type(family).__name__}, a {type(robot).__name__}, cannot be "
                 "simulated on a device: use the engine mujoco"
             )
         _refuse_change(family, family.dynamics)
@@ -67,7 +67,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
         # With its index, which "cuda" lacks: Warp needs it.
         self.device = torch.empty(0, device=device).device
-        self.engine = body.device_engine(num_envs, self.device, family.derived_fields)
+        self.engine = robot.device_engine(num_envs, self.device, family.derived_fields)
         self._dtype = next(iter(self.engine.state.values())).dtype
         self._set_spaces()
         # Tasks and generators.
@@ -97,7 +97,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         tasks = self._on_device(
             stack_tasks(family, sample_tasks(family, np.random.default_rng(0), self.num_envs))
         )
-        size = math.prod(family.body.action_space.shape)
+        size = math.prod(family.robot.action_space.shape)
         action = torch.zeros(self.num_envs, size, dtype=self._dtype, device=self.device)
         try:
             family.reward_terms(torch, state, state, action, tasks)
@@ -121,7 +121,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         """Set the spaces, and the bounds of actions."""
         size = self._observation_size()
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
-        self.single_action_space = self.family.body.action_space
+        self.single_action_space = self.family.robot.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._low, self._high = (
@@ -144,7 +144,7 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
             )
         values = stack_tasks(self.family, tasks)
         _refuse_change(self.family, values)
-        parameters = self.family.body.parameters
+        parameters = self.family.robot.parameters
         self.engine.set_dynamics({n: v for n, v in values.items() if n in parameters})
         self._tasks = values
         self._device_tasks = self._on_device(values)

@@ -33,13 +33,13 @@ class Simulations:
 
     Args:
         family: the task family.
-        engine: an engine of its body.
+        engine: an engine of its robot.
     """
 
     def __init__(self, family: TaskFamily, engine: Engine) -> None:
         self.family = family
         self.engine = engine
-        self.action_space = family.body.action_space
+        self.action_space = family.robot.action_space
         low = self.action_space.low
         high = self.action_space.high
         is_one_range = (low == low[0]).all() and (high == high[0]).all()
@@ -138,7 +138,7 @@ class Simulations:
 
     def _dynamics(self, ids: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """Parameters of the dynamics in force in simulations ``ids``."""
-        parameters = self.family.body.parameters
+        parameters = self.family.robot.parameters
         return {name: values[ids] for name, values in self._in_force.items() if name in parameters}
 
     def _switch(self, change: DynamicsChange, ids: np.ndarray) -> None:

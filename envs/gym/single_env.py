@@ -50,12 +50,12 @@ class FamilyEnv(FamilyTasks, gym.Env):
     ) -> None:
         self.family = family
         self.render_mode = render_mode
-        self.engine = family.body.single_engine(
+        self.engine = family.robot.single_engine(
             family.derived_fields, render_mode, **render_options
         )
         is_mujoco = isinstance(self.engine, MujocoSingleEngine)
         modes = self.metadata["render_modes"] if is_mujoco else ["rgb_array"]
-        self.metadata = {"render_modes": modes, "render_fps": max(1, round(1 / family.body.dt))}
+        self.metadata = {"render_modes": modes, "render_fps": max(1, round(1 / family.robot.dt))}
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be one of {modes} or None, got {render_mode!r}")
         self._simulations = Simulations(family, self.engine)
@@ -68,7 +68,7 @@ class FamilyEnv(FamilyTasks, gym.Env):
     @property
     def dt(self) -> float:
         """Seconds per control step."""
-        return self.family.body.dt
+        return self.family.robot.dt
 
     def set_task(self, task: Task) -> None:
         """Set the task for this and later episodes.

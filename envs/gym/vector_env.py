@@ -68,7 +68,7 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
         )
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
         num_threads = available_cpus() if num_threads is None else num_threads
-        self.engine = family.body.batch_engine(num_envs, num_threads, family.derived_fields)
+        self.engine = family.robot.batch_engine(num_envs, num_threads, family.derived_fields)
         self._simulations = Simulations(family, self.engine)
         self.single_observation_space = self._simulations.observation_space
         self.single_action_space = self._simulations.action_space

@@ -49,7 +49,7 @@ def change_of(env_name: str, task: Task) -> tuple[int, int] | None:
     family: Any = family_of(env_name)
     if family is None or not has_change(task):
         return None
-    nominal = {name: known.nominal for name, known in family.body.parameters.items()}
+    nominal = {name: known.nominal for name, known in family.robot.parameters.items()}
     return change_time(task, nominal)
 
 
@@ -85,7 +85,7 @@ def trained_range(config: Config, name: str) -> tuple[float, float] | None:
         has_range = {"low", "high"} <= env.kwargs.keys()
         return (env.kwargs["low"], env.kwargs["high"]) if has_range else None
     # dynamics: varied, or at the nominal value
-    parameters = family.body.parameters
+    parameters = family.robot.parameters
     varied = parse_dynamics(env.kwargs.get("dynamics", {}), parameters)
     if name not in varied and name.startswith(CHANGED):  # no change
         return trained_range(config, name.removeprefix(CHANGED))

@@ -94,7 +94,7 @@ def test_the_table_of_methods():
     # Student's t of two values is their half difference times 12.706.
     assert ours[:5] == ["ours (2 runs)", "nothing", "4 to 4.1", "2", "100.0 [-27.1, 227.1]"]
     assert ours[5:9] == ["15.0 [-80.3, 110.3]", "8", "19.0 [-44.5, 82.5]", "10"]
-    # 30 bodies and tasks, means over runs; the lowest three: -4 and -3 at delay 2, -2 at delay 0.
+    # 30 points and tasks, means over runs; the lowest three: -4 and -3 at delay 2, -2 at delay 0.
     assert ours[9] == "-3.0"
 
 
@@ -161,7 +161,7 @@ def test_gains_by_adaptation():
     assert ours[:5] == ["ours (2 runs)", "2", "-1000.0", "15.0", "1015.0"]
     assert ours[5] == "[919.7, 1110.3]"
     assert ours[6:9] == ["-1000.0", "19.0", "1019.0"]
-    # The oracle has a single run, and its returns on several bodies are not independent.
+    # The oracle has a single run, and its returns on several points are not independent.
     assert oracle[2:6] == ["-1000.0", "200.0", "1200.0", "–"]
 
 
@@ -336,7 +336,7 @@ def test_failures_have_a_table_each_and_say_why_the_oracle_is_absent(tmp_path):
     assert not (tmp_path / "grid_body_mass_change_step.png").exists()  # one mass is no grid
 
 
-def test_without_bodies_outside_there_is_no_return_outside():
+def test_without_points_outside_there_is_no_return_outside():
     everything = {"mass": (0.5, 4.0), "delay": (0.0, 2.0)}
     result = dataclasses.replace(robustness(), trained=everything)
     assert [row[7:9] for row in tables.summary(result)[1:]] == [["–", "–"], ["–", "–"]]

@@ -66,7 +66,7 @@ def test_every_preset_of_a_paper_is_listed() -> None:
 
 
 def test_every_quantity_is_listed_with_its_unit_and_nominal_value() -> None:
-    parameters = maml_envs.FAMILIES["HalfCheetahVel"].body.parameters
+    parameters = maml_envs.FAMILIES["HalfCheetahVel"].robot.parameters
     known = {name: parameter for name, parameter in parameters.items() if "/" not in name}
     rows = {cells[0].strip("`"): cells for cells in LINES if cells[0].strip("`") in known}
     assert list(rows) == list(known)
@@ -76,12 +76,12 @@ def test_every_quantity_is_listed_with_its_unit_and_nominal_value() -> None:
             known[name].nominal
         )
     for element in re.findall(r"`(\w+/\w+)`", DOCUMENT):
-        assert element in maml_envs.FAMILIES["HalfCheetahVel"].body.parameters
+        assert element in maml_envs.FAMILIES["HalfCheetahVel"].robot.parameters
 
 
 def test_example_file() -> None:
     env = yaml.safe_load(_block("yaml"))["env"]
-    assert len(parse(env["dynamics"], maml_envs.FAMILIES[env["name"]].body.parameters)) == 10
+    assert len(parse(env["dynamics"], maml_envs.FAMILIES[env["name"]].robot.parameters)) == 10
     assert load_config(env=env).env.kwargs["dynamics"] == env["dynamics"]
 
 

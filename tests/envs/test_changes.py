@@ -113,9 +113,9 @@ def test_a_change_equals_a_fresh_model_in_the_same_state(
         single.step(action[1])
     # the model with the changed dynamics, and the states of both engines
     values = {name.removeprefix("changed/"): np.array([value]) for name, value in change.items()}
-    fresh = single.family.body.single_engine((), None)
+    fresh = single.family.robot.single_engine((), None)
     fresh.set_dynamics(values)
-    frame_skip = single.family.body.frame_skip
+    frame_skip = single.family.robot.frame_skip
     starts = (batch.engine.batch.get_data(1), single.data)
     expected = [
         _stepped(fresh.model, start, actions[changes_at:, 1], frame_skip) for start in starts
@@ -319,10 +319,10 @@ def test_a_push_adds_to_the_velocity_of_the_root(
     np.testing.assert_array_equal(observation[1], expected[1])
     np.testing.assert_array_equal(seen, observation[0])
     # From then on, the same as a model in that state.
-    model = single.family.body.model
+    model = single.family.robot.model
     start = plain.engine.batch.get_data(0)
     start.qvel[0] -= 1.5
-    states = _stepped(model, start, actions[at:, 0], single.family.body.frame_skip)
+    states = _stepped(model, start, actions[at:, 0], single.family.robot.frame_skip)
     for t, action in enumerate(actions[at:]):
         batch.step(action)
         single.step(action[0])

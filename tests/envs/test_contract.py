@@ -115,12 +115,12 @@ def _single(name: str, **options: Any) -> gym.Env:
 
 def _has_varying_dynamics(name: str) -> bool:
     family = _family(name)
-    return bool(family.dynamics or family.task_units.keys() & family.body.parameters.keys())
+    return bool(family.dynamics or family.task_units.keys() & family.robot.parameters.keys())
 
 
 def _actions(name: str, num_steps: int, num_envs: int, seed: int = 0) -> np.ndarray:
     """Random actions within the bounds, (num_steps, num_envs, action_size)."""
-    space = _family(name).body.action_space
+    space = _family(name).robot.action_space
     rng = np.random.default_rng(seed)
     return rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape)).astype(
         np.float32
@@ -131,7 +131,7 @@ def _far_task(name: str) -> dict[str, float]:
     """A task that no short random rollout solves, with undamaged dynamics."""
     family = _family(name)
     return {
-        key: 0 if key in family.body.parameters else high
+        key: 0 if key in family.robot.parameters else high
         for key, (_, high) in family.task_limits.items()
     }
 
@@ -267,7 +267,7 @@ def test_initial_state_is_random(name: str) -> None:
     else:
         states = np.concatenate([first, second])
         plain = (
-            _family(name).body.model.nq + _family(name).body.model.nv - 2
+            _family(name).robot.model.nq + _family(name).robot.model.nv - 2
             if name in HAS_CONSTANT_ENTRIES
             else None
         )
@@ -282,7 +282,7 @@ def test_no_observation_entry_is_constant(name: str) -> None:
     observations = np.concatenate([env.step(action)[0] for action in _actions(name, 50, 1)])
     sizes = np.ptp(observations, axis=0)
     plain = (
-        _family(name).body.model.nq + _family(name).body.model.nv - 2
+        _family(name).robot.model.nq + _family(name).robot.model.nv - 2
         if name in HAS_CONSTANT_ENTRIES
         else None
     )
@@ -539,11 +539,11 @@ def _model_values(model: Any) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 @per_robot
 def test_model_of_the_body_is_never_changed(name: str, egl: None) -> None:
-    body = _family(name).body
-    if not hasattr(body, "model"):
-        untouched: Any = (body.max_step, body.action_space)
+    robot = _family(name).robot
+    if not hasattr(robot, "model"):
+        untouched: Any = (robot.max_step, robot.action_space)
     else:
-        untouched = _model_values(body.model)
+        untouched = _model_values(robot.model)
         assert {"body_mass", "opt.gravity", "vis.offwidth"} <= set(untouched)
     single = _single(name, render_mode="rgb_array", width=1000, height=800)
     batch = _batch(name, 2)
@@ -553,11 +553,11 @@ def test_model_of_the_body_is_never_changed(name: str, egl: None) -> None:
     for actions in _actions(name, 5, 2):
         single.step(actions[0])
         batch.step(actions)
-    if not hasattr(body, "model"):
-        assert (body.max_step, body.action_space) == untouched
+    if not hasattr(robot, "model"):
+        assert (robot.max_step, robot.action_space) == untouched
     else:
         single.unwrapped.model.body_mass[:] *= 2  # a single environment has its own copy
-        after = _model_values(body.model)
+        after = _model_values(robot.model)
         assert after.keys() == untouched.keys()
         assert [
             key for key in after if not np.array_equal(after[key], untouched[key], equal_nan=True)
@@ -595,7 +595,7 @@ def test_functions_agree_between_numpy_and_torch(name: str) -> None:
     tasks = dict(family.sample_tasks(rng, 4))
     if name == "PointNavigation":  # one episode that ends
         tasks["goal_x"][0], tasks["goal_y"][0] = after["position"][0]
-    action = rng.standard_normal((4, *family.body.action_space.shape))
+    action = rng.standard_normal((4, *family.robot.action_space.shape))
 
     def to_torch(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(value) for key, value in values.items()}

@@ -185,7 +185,7 @@ def test_success_and_captions_agree_between_numpy_and_torch(name: str) -> None:
     """Rewards, observations and ends are compared in test_contract.py."""
     family: Any = maml_envs.FAMILIES[name]()
     rng = np.random.default_rng(1)
-    engine = family.body.batch_engine(50, 1, family.derived_fields)
+    engine = family.robot.batch_engine(50, 1, family.derived_fields)
     before, after = (
         {key: rng.standard_normal(value.shape) for key, value in engine.state.items()}
         for _ in range(2)
@@ -299,20 +299,20 @@ def test_nothing_of_a_step_leaves_the_device() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OnlyOnTheCPU:
-    """A body without engines for devices."""
+    """A robot without engines for devices."""
 
-    body: Any
+    robot: Any
 
     def __getattr__(self, name: str) -> Any:
         if name == "device_engine":
             raise AttributeError(name)
-        return getattr(self.body, name)
+        return getattr(self.robot, name)
 
 
 def test_what_cannot_be_simulated_is_refused() -> None:
     point = maml_envs.FAMILIES["PointNavigation"]()
-    body = OnlyOnTheCPU(point.body)
-    object.__setattr__(point, "body", body)
+    robot = OnlyOnTheCPU(point.robot)
+    object.__setattr__(point, "robot", robot)
     with pytest.raises(ValueError, match="a OnlyOnTheCPU, cannot be simulated on a device"):
         DeviceVectorEnv(point, 2, device="cpu")
     with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):

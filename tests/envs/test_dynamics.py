@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 import pytest
 from maml_envs.engines.dynamics import limbs
-from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoBody
+from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoRobot
 from maml_envs.family import sample_tasks, stack_tasks
 
 G = 9.81  # m/s²
@@ -49,33 +49,33 @@ BENCH = f"""
 """
 Dynamics = Mapping[str, Any]
 BODIES = {
-    family.body.model_file: name
+    family.robot.model_file: name
     for name, family in maml_envs.FAMILIES.items()
-    if family.body.parameters
+    if family.robot.parameters
 }
-every_body = pytest.mark.parametrize("name", BODIES.values())
+every_robot = pytest.mark.parametrize("name", BODIES.values())
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> MujocoBody:
+def bench(tmp_path: Path) -> MujocoRobot:
     path = tmp_path / "bench.xml"
     path.write_text(BENCH)
-    return MujocoBody(str(path), frame_skip=1, camera_name=None)
+    return MujocoRobot(str(path), frame_skip=1, camera_name=None)
 
 
-def _body(name: str) -> MujocoBody:
-    return maml_envs.FAMILIES[name].body
+def _robot(name: str) -> MujocoRobot:
+    return maml_envs.FAMILIES[name].robot
 
 
-def _engine(body: MujocoBody, dynamics: Dynamics, derived: Sequence[str] = ()) -> Any:
+def _engine(robot: MujocoRobot, dynamics: Dynamics, derived: Sequence[str] = ()) -> Any:
     """A batch engine with one simulation per value of ``dynamics``."""
-    engine = body.batch_engine(len(next(iter(dynamics.values()))), 1, derived)
+    engine = robot.batch_engine(len(next(iter(dynamics.values()))), 1, derived)
     engine.set_dynamics({name: np.asarray(values, float) for name, values in dynamics.items()})
     return engine
 
 
 def _simulate(
-    body: MujocoBody,
+    robot: MujocoRobot,
     dynamics: Dynamics,
     num_steps: int,
     *,
@@ -89,7 +89,7 @@ def _simulate(
         A function from a joint's name to its positions and velocities,
         (2, num_steps + 1, num_sims).
     """
-    engine, model = _engine(body, dynamics), body.model
+    engine, model = _engine(robot, dynamics), robot.model
     position, velocity = np.zeros((2, engine.num_sims, model.nv))
     position[:, model.joint("swing").qposadr] = angle
     for joint, speed in speeds.items():
@@ -113,7 +113,7 @@ def _simulate(
     ],
 )
 def test_period_of_a_pendulum(
-    bench: MujocoBody, dynamics: Dynamics, gravity: Any, inertia: Any
+    bench: MujocoRobot, dynamics: Dynamics, gravity: Any, inertia: Any
 ) -> None:
     angles = _simulate(bench, dynamics, 9000, angle=0.02)("swing")[0].T
     total = PENDULUM_INERTIA * np.asarray(inertia) + PENDULUM_MASS * PENDULUM_LENGTH**2
@@ -124,13 +124,13 @@ def test_period_of_a_pendulum(
         assert np.diff(crossings).mean() * 1e-3 == pytest.approx(period, rel=1e-3)
 
 
-def test_free_fall(bench: MujocoBody) -> None:
+def test_free_fall(bench: MujocoRobot) -> None:
     gravity = np.array([0.0, 1.62, G, 24.8])
     height = _simulate(bench, {"gravity": gravity}, 1000)("fall")[0, -1]
     np.testing.assert_allclose(height, -gravity / 2, rtol=2e-3)
 
 
-def test_a_slope_goes_uphill_along_x(bench: MujocoBody) -> None:
+def test_a_slope_goes_uphill_along_x(bench: MujocoRobot) -> None:
     slope, gravity = np.array([-0.3, 0.0, 0.1, 0.5, 0.5]), np.array([G, G, G, G, 2.0])
     for dynamics, size in (({"slope": slope}, G), ({"slope": slope, "gravity": gravity}, gravity)):
         run = _simulate(bench, dynamics, 1000)
@@ -140,7 +140,7 @@ def test_a_slope_goes_uphill_along_x(bench: MujocoBody) -> None:
         np.testing.assert_allclose(run("fall")[1, -1], -size * np.cos(slope), rtol=1e-9)
 
 
-def test_friction_holds_on_a_slope_up_to_its_angle(bench: MujocoBody) -> None:
+def test_friction_holds_on_a_slope_up_to_its_angle(bench: MujocoRobot) -> None:
     slope = math.atan(MU) * np.array([0.95, -0.95, 1.05, 1.05, -1.05, 0.95])
     factor = np.array([1.0, 1.0, 1.2, 1.0, 1.0, 0.8])
     distance = _simulate(bench, {"slope": slope, "geom_friction": factor}, 1000)("along")[0, -1]
@@ -156,14 +156,14 @@ def test_friction_holds_on_a_slope_up_to_its_angle(bench: MujocoBody) -> None:
         ("geom_friction/floor", [1.0, 1.5, 2.5]),
     ],  # MuJoCo uses the larger friction
 )
-def test_stopping_distance(bench: MujocoBody, name: str, factors: list[float]) -> None:
+def test_stopping_distance(bench: MujocoRobot, name: str, factors: list[float]) -> None:
     position, velocity = _simulate(bench, {name: factors}, 1500, along=2.0)("along")[:, -1]
     np.testing.assert_allclose(position, 2.0**2 / (2 * MU * np.array(factors) * G), rtol=0.02)
     assert abs(velocity).max() < 0.01
 
 
 @pytest.mark.parametrize("name", ["dof_damping", "dof_damping/spin"])
-def test_damping(bench: MujocoBody, name: str) -> None:
+def test_damping(bench: MujocoRobot, name: str) -> None:
     factors = np.array([0.0, 0.5, 1.0, 2.0])
     velocity = _simulate(bench, {name: factors}, 1000, spin=2.0)("spin")[1, -1]
     np.testing.assert_allclose(
@@ -172,7 +172,7 @@ def test_damping(bench: MujocoBody, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["actuator_gear", "actuator_gear/rail"])
-def test_gear(bench: MujocoBody, name: str) -> None:
+def test_gear(bench: MujocoRobot, name: str) -> None:
     factors, mass = (
         np.array([0.0, 0.5, 1.0, 4.0, 1.0]),
         CART_MASS * np.array([1.0, 1.0, 1.0, 1.0, 2.0]),
@@ -202,7 +202,7 @@ def _assert_equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarr
     assert [name for name in first if not np.array_equal(first[name], second[name])] == []
 
 
-ANT = _body("AntDir").model
+ANT = _robot("AntDir").model
 BACK_LEG = [ANT.geom(name).id for name in ("aux_3_geom", "back_leg_geom", "third_ankle_geom")]
 TORSO, AUX_1 = ANT.body("torso").id, ANT.body("aux_1").id
 CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
@@ -247,7 +247,7 @@ CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
     ],
 )
 def test_disabled_parts_are_red(quantity: str, red: set[str]) -> None:
-    single = _body("AntDir").single_engine((), None)
+    single = _robot("AntDir").single_engine((), None)
     for number, expected in ((1.0, red), (-1.0, set())):
         single.set_dynamics({quantity: np.array([number])})
         changed = (single.model.geom_rgba != ANT.geom_rgba).any(axis=1)
@@ -258,15 +258,15 @@ def test_disabled_parts_are_red(quantity: str, red: set[str]) -> None:
 def test_model_equals_an_edited_model(
     task: dict[str, float], changes: list[tuple[str, Any, float]]
 ) -> None:
-    body, expected = _body("AntDir"), copy.copy(ANT)
+    robot, expected = _robot("AntDir"), copy.copy(ANT)
     for field, rows, factor in changes:
         owner: Any = expected.opt if field.startswith("opt.") else expected
         getattr(owner, field.removeprefix("opt."))[rows] *= factor
     mujoco.mj_setConst(expected, mujoco.MjData(expected))
     batch = _engine(
-        body, {name: [body.parameters[name].nominal, value] for name, value in task.items()}
+        robot, {name: [robot.parameters[name].nominal, value] for name, value in task.items()}
     ).batch
-    single = body.single_engine((), None)
+    single = robot.single_engine((), None)
     single.set_dynamics({name: np.array([value]) for name, value in task.items()})
     assert {"body_mass", "body_subtreemass", "dof_invweight0", "opt.gravity"} <= _model_values(
         ANT
@@ -277,52 +277,52 @@ def test_model_equals_an_edited_model(
     _assert_equal(_model_values(single.model), _model_values(expected))
 
 
-@every_body
+@every_robot
 def test_total_mass_follows_its_factor(name: str) -> None:
-    body, factors = _body(name), [1.0, 2.0, 0.5]
-    single = body.single_engine((), None)
+    robot, factors = _robot(name), [1.0, 2.0, 0.5]
+    single = robot.single_engine((), None)
     single.set_dynamics({"body_mass": np.array([2.0])})
-    models = [*map(_engine(body, {"body_mass": factors}).batch.get_model, range(3)), single.model]
+    models = [*map(_engine(robot, {"body_mass": factors}).batch.get_model, range(3)), single.model]
     for model, factor in zip(models, [*factors, 2.0], strict=True):
         assert mujoco.mj_getTotalmass(model) == pytest.approx(
-            factor * mujoco.mj_getTotalmass(body.model), rel=1e-12
+            factor * mujoco.mj_getTotalmass(robot.model), rel=1e-12
         )
         np.testing.assert_allclose(
-            model.body_subtreemass, factor * body.model.body_subtreemass, rtol=1e-12
+            model.body_subtreemass, factor * robot.model.body_subtreemass, rtol=1e-12
         )
 
 
-def _actions(body: MujocoBody, num_steps: int, num_sims: int) -> np.ndarray:
-    space = body.action_space
+def _actions(robot: MujocoRobot, num_steps: int, num_sims: int) -> np.ndarray:
+    space = robot.action_space
     return np.random.default_rng(0).uniform(
         space.low, space.high, (num_steps, num_sims, *space.shape)
     )
 
 
 def _trajectory(
-    body: MujocoBody, engine: Any, tasks: Sequence[Mapping[str, np.ndarray]]
+    robot: MujocoRobot, engine: Any, tasks: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Set ``tasks`` one after the other, then roll out; return all state fields over time."""
     rng, n = np.random.default_rng(1), engine.num_sims
     for task in tasks:
         engine.set_dynamics({name: values[:n] for name, values in task.items()})
-    starts = [body.noisy_start(rng, 0.05, "normal") for _ in range(2)][:n]
+    starts = [robot.noisy_start(rng, 0.05, "normal") for _ in range(2)][:n]
     engine.reset(
         np.arange(n), {key: np.stack([start[key] for start in starts]) for key in starts[0]}
     )
     states = []
-    for action in _actions(body, 12, 2):
+    for action in _actions(robot, 12, 2):
         assert not engine.step(None, action[:n]).any()
         states.append({key: value.copy() for key, value in engine.state.items()})
     return {key: np.stack([state[key] for state in states]) for key in states[0]}
 
 
-def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
+def _random_dynamics(robot: MujocoRobot) -> dict[str, np.ndarray]:
     """Values of every parameter for two simulations, close enough to nominal to be stable."""
     rng = np.random.default_rng(2)
     scale = {"gravity": G, "slope": 0.2}
     dynamics = {}
-    for name, parameter in body.parameters.items():
+    for name, parameter in robot.parameters.items():
         numbers = rng.integers(0, min(parameter.high, 3) + 1, 2).astype(float)
         factors = rng.uniform(0.7, 1.3, 2)
         dynamics[name] = numbers if parameter.is_integer else scale.get(name, 1.0) * factors
@@ -331,20 +331,20 @@ def _random_dynamics(body: MujocoBody) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["batch", "single"])
-@every_body
+@every_robot
 def test_dynamics_do_not_depend_on_previous_tasks(name: str, kind: str) -> None:
-    body = _body(name)
+    robot = _robot(name)
 
     def run(*tasks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The trajectory of a new engine with all derived fields."""
-        engine: Any = body.single_engine(DERIVED_FIELDS, None)
+        engine: Any = robot.single_engine(DERIVED_FIELDS, None)
         return _trajectory(
-            body, body.batch_engine(2, 1, DERIVED_FIELDS) if kind == "batch" else engine, tasks
+            robot, robot.batch_engine(2, 1, DERIVED_FIELDS) if kind == "batch" else engine, tasks
         )
 
-    untouched = _model_values(body.model)
-    nominal = {key: np.full(2, parameter.nominal) for key, parameter in body.parameters.items()}
-    every = _random_dynamics(body)
+    untouched = _model_values(robot.model)
+    nominal = {key: np.full(2, parameter.nominal) for key, parameter in robot.parameters.items()}
+    every = _random_dynamics(robot)
     some = {key: every[key][::-1] for key in ("body_mass", "dof_damping", "gravity")}
     original, of_some = run(), run(some)
     assert not np.array_equal(original["qpos"], of_some["qpos"])
@@ -353,30 +353,30 @@ def test_dynamics_do_not_depend_on_previous_tasks(name: str, kind: str) -> None:
         _assert_equal(run(*tasks), original)
     for tasks in ([every, some], [some, every, some], [every, nominal, some]):
         _assert_equal(run(*tasks), of_some)
-    _assert_equal(_model_values(body.model), untouched)
+    _assert_equal(_model_values(robot.model), untouched)
 
 
-@every_body
+@every_robot
 def test_disabled_actuator_exerts_no_force(name: str) -> None:
-    body = _body(name)
-    number = np.arange(body.model.nu)
-    actions = _actions(body, 8, len(number))
+    robot = _robot(name)
+    number = np.arange(robot.model.nu)
+    actions = _actions(robot, 8, len(number))
 
     def run(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and joint forces over time; actuator i is disabled in simulation i."""
-        engine = _engine(body, {"disabled_actuator": number}, ["qfrc_actuator"])
-        engine.reset(number, {"qpos": np.tile(body.model.qpos0, (len(number), 1))})
-        positions, forces = np.full((2, len(actions), len(number), body.model.nq), np.nan)
+        engine = _engine(robot, {"disabled_actuator": number}, ["qfrc_actuator"])
+        engine.reset(number, {"qpos": np.tile(robot.model.qpos0, (len(number), 1))})
+        positions, forces = np.full((2, len(actions), len(number), robot.model.nq), np.nan)
         for t, action in enumerate(actions):
             engine.step(None, action)
-            positions[t], forces[t, :, : body.model.nv] = (
+            positions[t], forces[t, :, : robot.model.nv] = (
                 engine.state["qpos"],
                 engine.state["qfrc_actuator"],
             )
         return positions, forces
 
     positions, forces = run(actions)
-    of_actuator = forces[:, :, body.model.jnt_dofadr[body.model.actuator_trnid[:, 0]]]
+    of_actuator = forces[:, :, robot.model.jnt_dofadr[robot.model.actuator_trnid[:, 0]]]
     for has_force in of_actuator != 0:
         np.testing.assert_array_equal(has_force, ~np.eye(len(number), dtype=bool))
     changed_disabled = actions.copy()
@@ -389,19 +389,19 @@ def test_disabled_actuator_exerts_no_force(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["AntDir", "HalfCheetahVel"])
 def test_disabled_joint_hardly_moves(name: str) -> None:
-    body = _body(name)
-    model, joints = body.model, body.model.actuator_trnid[:, 0]
+    robot = _robot(name)
+    model, joints = robot.model, robot.model.actuator_trnid[:, 0]
     nu, at = len(joints), model.jnt_qposadr[joints]
     start = model.qpos0.copy()
     start[at] = model.jnt_range[joints].mean(axis=1)  # far from the limits, which push
-    engine = _engine(body, {"disabled_joint": [*range(nu), -1]})
+    engine = _engine(robot, {"disabled_joint": [*range(nu), -1]})
     engine.reset(
         np.arange(nu + 1),
         {"qpos": np.tile(start, (nu + 1, 1)), "qvel": np.zeros((nu + 1, model.nv))},
     )
     moved = np.zeros((nu + 1, nu))
-    for _ in range(round(1 / body.dt)):
-        engine.step(None, np.tile(body.action_space.high, (nu + 1, 1)))
+    for _ in range(round(1 / robot.dt)):
+        engine.step(None, np.tile(robot.action_space.high, (nu + 1, 1)))
         np.maximum(moved, abs(engine.state["qpos"] - start)[:, at], out=moved)
     blocked = np.eye(nu + 1, nu, dtype=bool)
     assert moved[blocked].max() < 0.002
@@ -412,8 +412,8 @@ def test_disabled_joint_hardly_moves(name: str) -> None:
     ("name", "limb"), [*(("CrippledAnt", limb) for limb in range(4)), ("HumanoidDir", 1)]
 )
 def test_disabled_limb_has_no_forces_and_contacts(name: str, limb: int) -> None:
-    body = _body(name)
-    engine = body.single_engine((), None)
+    robot = _robot(name)
+    engine = robot.single_engine((), None)
     engine.set_dynamics({"disabled_limb": np.array([float(limb)])})
     model = engine.model
     disabled = [
@@ -426,7 +426,7 @@ def test_disabled_limb_has_no_forces_and_contacts(name: str, limb: int) -> None:
     )
     engine.reset(np.zeros(1, int), {"qpos": model.qpos0[None]})
     touched: set[int] = set()
-    for action in _actions(body, 150, 1):
+    for action in _actions(robot, 150, 1):
         engine.step(None, action)
         touched |= {int(model.geom_bodyid[geom]) for geom in engine.data.contact.geom.ravel()}
     assert [bool(touched.intersection(bodies)) for bodies in limbs(model)] == [
@@ -435,7 +435,7 @@ def test_disabled_limb_has_no_forces_and_contacts(name: str, limb: int) -> None:
 
 
 def test_limbs_are_numbered_in_the_models_order() -> None:
-    models = {name: _body(name).model for name in ("AntDir", "HalfCheetahVel", "Walker2dDir")}
+    models = {name: _robot(name).model for name in ("AntDir", "HalfCheetahVel", "Walker2dDir")}
     limb_names = {
         name: [[model.body(i).name for i in limb] for limb in limbs(model)]
         for name, model in models.items()
@@ -506,7 +506,7 @@ def test_batch_equals_single_environments(
     assert batch.tasks == [env.unwrapped.task for env in singles]
     assert len({task["body_mass"] for task in batch.tasks}) == 4
     num_compared, finished = 0, np.zeros(4, bool)
-    for t, actions in enumerate(_actions(batch.family.body, 20, 4).astype(np.float32)):
+    for t, actions in enumerate(_actions(batch.family.robot, 20, 4).astype(np.float32)):
         if t == 10:  # reset two, continue the others
             mask = np.array([False, True, False, True])
             observation, _ = batch.reset(seed=[None, 50, None, None], options={"reset_mask": mask})
@@ -544,7 +544,7 @@ def test_setting_tasks_compiles_and_copies_no_model(monkeypatch: pytest.MonkeyPa
         for attribute in names:
             monkeypatch.setattr(owner, attribute, refuse)
     with pytest.raises(AssertionError, match="a model was compiled or copied"):
-        copy.copy(family.body.model)
+        copy.copy(family.robot.model)
     tasks = sample_tasks(family, np.random.default_rng(0), num_sims)
     assert len({task["body_mass"] for task in tasks}) == num_sims
     env.set_tasks(tasks)
@@ -662,7 +662,7 @@ def test_quantities_missing_from_a_task_are_nominal() -> None:
         {**nominal, "disabled_joint": 2, "body_mass/torso": 2},
         nominal,
     ]
-    untouched, *models = env.family.body.model, *map(env.engine.batch.get_model, range(3))
+    untouched, *models = env.family.robot.model, *map(env.engine.batch.get_model, range(3))
     assert models[0].opt.gravity.tolist() == [0, 0, -5]
     assert models[1].body("torso").mass == 2 * untouched.body("torso").mass
     _assert_equal(_model_values(models[2]), _model_values(untouched))
@@ -706,7 +706,7 @@ def test_errors_name_invalid_settings(name: str, value: Any, message: str) -> No
     with pytest.raises(ValueError, match=name) as error:
         maml_envs.FAMILIES["AntDir"](dynamics={name: value})
     assert message in str(error.value)
-    assert repr(value) in str(error.value) or name not in _body("AntDir").parameters
+    assert repr(value) in str(error.value) or name not in _robot("AntDir").parameters
 
 
 @pytest.mark.parametrize("setting", [["body_mass"], "body_mass", 1.0, None])

@@ -20,7 +20,7 @@ def _arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
 
 
 def test_model_equals_gymnasiums() -> None:
-    ours = _arrays(maml_envs.FAMILIES["HalfCheetahVel"].body.model)
+    ours = _arrays(maml_envs.FAMILIES["HalfCheetahVel"].robot.model)
     with gym.make("HalfCheetah-v5") as env:
         theirs = _arrays(env.unwrapped.model)
     assert ours.keys() == theirs.keys()
@@ -149,7 +149,7 @@ def test_actions_out_of_bounds_are_clipped(name: str) -> None:
 
 
 def test_time_step() -> None:
-    assert maml_envs.FAMILIES["HalfCheetahVel"].body.dt == pytest.approx(DT_S)
+    assert maml_envs.FAMILIES["HalfCheetahVel"].robot.dt == pytest.approx(DT_S)
     env = gym.make("maml_rl/HalfCheetahVel-v0")
     env.reset(seed=0)
     env.step(np.zeros(6, np.float32))

@@ -190,9 +190,9 @@ def test_depth_frames_have_no_markers(egl: None) -> None:
 
 
 def test_point_rejects_arrows() -> None:
-    body = maml_envs.FAMILIES["PointNavigation"].body
+    robot = maml_envs.FAMILIES["PointNavigation"].robot
     with pytest.raises(TypeError, match="spheres only"):
-        body.single_engine((), "rgb_array").render([Arrow((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))])
+        robot.single_engine((), "rgb_array").render([Arrow((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))])
 
 
 def test_arrow_is_centred() -> None:

@@ -13,7 +13,7 @@ import maml_envs
 import numpy as np
 import pytest
 from maml_envs.engines.dynamics import limbs, parameters
-from maml_envs.engines.mujoco import MujocoBody, load_model
+from maml_envs.engines.mujoco import MujocoRobot, load_model
 from maml_envs.families.half_cheetah import HalfCheetahVel
 from maml_envs.families.point_navigation import PointNavigation
 
@@ -80,7 +80,7 @@ def test_duplicate_names_are_rejected() -> None:
 def test_class_that_is_not_a_family_is_rejected() -> None:
     with pytest.raises(TypeError, match="Plain must be a dataclass"):
         maml_envs.register(type("Plain", (), {}))
-    bare = dataclass(frozen=True)(type("Bare", (), {"body": Trotter.body, "task_units": {}}))
+    bare = dataclass(frozen=True)(type("Bare", (), {"robot": Trotter.robot, "task_units": {}}))
     with pytest.raises(
         TypeError, match=r"Bare lacks dynamics, derived_fields, .*reward_terms, terminated"
     ):
@@ -212,7 +212,7 @@ def test_actuators_of_a_tendon(tmp_path: Path) -> None:
     assert "disabled_joint" not in known  # an actuator has none
     assert limbs(model) == []
     assert "disabled_limb" not in known
-    engine = MujocoBody(str(path), frame_skip=1, camera_name=None).batch_engine(1, 1, ())
+    engine = MujocoRobot(str(path), frame_skip=1, camera_name=None).batch_engine(1, 1, ())
     engine.set_dynamics({"actuator_gear/slide": np.array([3.0])})
     gears = engine.batch.get_model(0).actuator_gear[:, 0]
     assert gears.tolist() == [3, 3, 1]  # both motors of the joint
@@ -222,23 +222,23 @@ def test_actuators_without_a_range_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "model.xml"
     path.write_text(MODEL.format(range=""))
     with pytest.raises(ValueError, match=r"actuators \[0, 1, 2\].*ctrlrange"):
-        _ = MujocoBody(str(path), frame_skip=1, camera_name=None).action_space
+        _ = MujocoRobot(str(path), frame_skip=1, camera_name=None).action_space
 
 
 def test_a_model_without_actuators_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "stone.xml"
     path.write_text('<mujoco><worldbody><geom type="sphere" size="1"/></worldbody></mujoco>')
     with pytest.raises(ValueError, match=r"stone\.xml has no actuators"):
-        _ = MujocoBody(path, frame_skip=1).action_space
+        _ = MujocoRobot(path, frame_skip=1).action_space
 
 
 def test_relative_paths_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "robot.xml").write_text(MODEL.format(range='ctrlrange="-1 1"'))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"'robot\.xml' is not a model file of Gymnasium; .*abs"):
-        _ = MujocoBody("robot.xml", frame_skip=1).model
+        _ = MujocoRobot("robot.xml", frame_skip=1).model
     path = tmp_path / "robot.xml"
-    assert MujocoBody(path, frame_skip=1).model.nu == 3
+    assert MujocoRobot(path, frame_skip=1).model.nu == 3
 
 
 @pytest.mark.parametrize(
@@ -294,14 +294,14 @@ def _filmed(tmp_path: Path, camera: str = "") -> str:
 def test_default_camera_is_used_if_the_model_has_it(
     tmp_path: Path, camera: str, options: dict[str, str]
 ) -> None:
-    body = MujocoBody(_filmed(tmp_path, camera), frame_skip=1)
-    engine = body.single_engine((), "rgb_array")
+    robot = MujocoRobot(_filmed(tmp_path, camera), frame_skip=1)
+    engine = robot.single_engine((), "rgb_array")
     assert engine._render_options == options
 
 
 def test_absent_default_camera_is_a_camera_that_follows(tmp_path: Path, egl: None) -> None:
-    body = MujocoBody(_filmed(tmp_path), frame_skip=1)
-    engine = body.single_engine((), "rgb_array", width=64, height=64)
+    robot = MujocoRobot(_filmed(tmp_path), frame_skip=1)
+    engine = robot.single_engine((), "rgb_array", width=64, height=64)
     frames = []
     for x in (0.0, 40.0):
         engine.reset(np.zeros(1, int), {"qpos": np.array([[x]])})
@@ -315,9 +315,9 @@ def test_unknown_cameras_are_rejected(tmp_path: Path) -> None:
     file = _filmed(tmp_path)
     message = r"filmed\.xml has no camera 'side'; it has wide$"
     with pytest.raises(ValueError, match=message):
-        _ = MujocoBody(file, frame_skip=1, camera_name="side").model
+        _ = MujocoRobot(file, frame_skip=1, camera_name="side").model
     with pytest.raises(ValueError, match=message):
-        MujocoBody(file, frame_skip=1).single_engine((), "rgb_array", camera_name="side")
+        MujocoRobot(file, frame_skip=1).single_engine((), "rgb_array", camera_name="side")
 
 
 KEYFRAMES = """
@@ -335,11 +335,11 @@ KEYFRAMES = """
 def test_start_from_a_keyframe(tmp_path: Path, velocities: Any) -> None:
     path = tmp_path / "keyframes.xml"
     path.write_text(KEYFRAMES)
-    body = MujocoBody(path, frame_skip=1)
-    plain = body.noisy_start(np.random.default_rng(0), 0.1, velocities)
+    robot = MujocoRobot(path, frame_skip=1)
+    plain = robot.noisy_start(np.random.default_rng(0), 0.1, velocities)
     for name, qpos, qvel in (("home", [0.5, 1], [0, 0]), ("fast", [0, -1], [2, 3])):
-        start = body.noisy_start(np.random.default_rng(0), 0.1, velocities, keyframe=name)
+        start = robot.noisy_start(np.random.default_rng(0), 0.1, velocities, keyframe=name)
         np.testing.assert_allclose(start["qpos"] - plain["qpos"], qpos, rtol=0, atol=1e-12)
         np.testing.assert_allclose(start["qvel"] - plain["qvel"], qvel, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match=r"has no keyframe 'rest'; it has home, fast$"):
-        body.noisy_start(np.random.default_rng(0), 0.1, velocities, keyframe="rest")
+        robot.noisy_start(np.random.default_rng(0), 0.1, velocities, keyframe="rest")

@@ -53,8 +53,8 @@ def test_model_and_time_step_equal_gymnasiums(name: str) -> None:
     reference = _reference(name)
     single = _single(name)
     for model, changed in (
-        (family.body.model, set()),
-        (single.model, family.body.hidden_geoms and {"geom_rgba"}),
+        (family.robot.model, set()),
+        (single.model, family.robot.hidden_geoms and {"geom_rgba"}),
     ):
         for ours, theirs in ((model, reference.model), (model.opt, reference.model.opt)):
             ours, theirs = _values(ours), _values(theirs)
@@ -63,8 +63,8 @@ def test_model_and_time_step_equal_gymnasiums(name: str) -> None:
             assert {key for key in ours if not np.array_equal(ours[key], theirs[key])} <= set(
                 changed
             )
-    assert family.body.action_space == reference.action_space
-    assert family.body.dt == pytest.approx(reference.dt) == pytest.approx(DT_S[ROBOT_OF[name]])
+    assert family.robot.action_space == reference.action_space
+    assert family.robot.dt == pytest.approx(reference.dt) == pytest.approx(DT_S[ROBOT_OF[name]])
 
 
 WITHOUT_FORCES = {"include_cfrc_ext_in_observation": False}
@@ -394,7 +394,7 @@ def test_step_out_of_bounds_terminates(name: str, inside: float, outside: float)
     single.reset(seed=0)
     for sim, value in enumerate((inside, outside)):
         qpos = np.where(
-            np.arange(batch.family.body.model.nq) == 2, value, batch.engine.state["qpos"][sim]
+            np.arange(batch.family.robot.model.nq) == 2, value, batch.engine.state["qpos"][sim]
         )
         _set_state(batch.engine, sim, qpos, batch.engine.state["qvel"][sim].copy())
         _set_state(single.engine, 0, qpos, batch.engine.state["qvel"][sim])
@@ -521,7 +521,7 @@ def test_held_out_tasks(name: str) -> None:
 def test_only_disabled_actuators_have_no_effect(name: str, number: int) -> None:
     (key,), (size,) = (
         maml_envs.FAMILIES[name].task_units,
-        maml_envs.FAMILIES[name].body.action_space.shape,
+        maml_envs.FAMILIES[name].robot.action_space.shape,
     )
     env = _batch(name, size + 1)
     env.reset(seed=[0] * (size + 1), options={"task": {key: number}})

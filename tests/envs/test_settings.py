@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 import pytest
 from helpers.families import PER_ROBOT
-from maml_envs.engines.mujoco import MujocoBody
+from maml_envs.engines.mujoco import MujocoRobot
 from maml_envs.families.half_cheetah import HalfCheetahVel
 from maml_envs.families.walker2d import Walker2dDir
 
@@ -109,21 +109,21 @@ def test_longest_control_step_is_a_second() -> None:
 
 
 def test_frame_skip_does_not_change_the_class() -> None:
-    body = Walker2dDir.body
+    robot = Walker2dDir.robot
     family = Walker2dDir(frame_skip=8)
-    assert (body.frame_skip, family.body.frame_skip) == (4, 8)
-    assert Walker2dDir.body is Walker2dDir().body is body
-    assert dataclasses.replace(family, frame_skip=None).body is body
-    assert Walker2dDir(frame_skip=8).body is family.body  # its model is compiled once
-    assert Walker2dDir(frame_skip=np.int64(8)).body is family.body
-    assert dataclasses.replace(family, survive_reward=2.0).body is family.body
-    assert copy.deepcopy(family).body == family.body
+    assert (robot.frame_skip, family.robot.frame_skip) == (4, 8)
+    assert Walker2dDir.robot is Walker2dDir().robot is robot
+    assert dataclasses.replace(family, frame_skip=None).robot is robot
+    assert Walker2dDir(frame_skip=8).robot is family.robot  # its model is compiled once
+    assert Walker2dDir(frame_skip=np.int64(8)).robot is family.robot
+    assert dataclasses.replace(family, survive_reward=2.0).robot is family.robot
+    assert copy.deepcopy(family).robot == family.robot
 
 
 def test_custom_body_keeps_its_control_step() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Slow(HalfCheetahVel):
-        body: ClassVar[MujocoBody] = MujocoBody("half_cheetah.xml", frame_skip=3)
+        robot: ClassVar[MujocoRobot] = MujocoRobot("half_cheetah.xml", frame_skip=3)
 
     assert maml_envs.FamilyEnv(Slow()).dt == pytest.approx(0.03)
     assert maml_envs.FamilyEnv(Slow(frame_skip=2)).dt == pytest.approx(0.02)
@@ -208,7 +208,7 @@ def test_episodes_end_at_the_limits(
     ends: tuple[float, ...],
 ) -> None:
     family = maml_envs.FAMILIES[name](**settings)
-    model = family.body.model
+    model = family.robot.model
     for value in (*continues, *ends):
         state = np.concatenate([model.qpos0, np.zeros(model.nv)])
         state[index] = value
@@ -220,7 +220,7 @@ def test_episodes_end_at_the_limits(
 @pytest.mark.parametrize(("name", "size"), [("Walker2dDir", 8), ("HopperVel", 5)])
 def test_observed_velocities_are_clipped_to_the_limit(name: str, size: int) -> None:
     family = maml_envs.FAMILIES[name](observed_velocity_limit=3.0)
-    model = family.body.model
+    model = family.robot.model
     velocities = np.linspace(-5, 5, model.nv)
     observation = family.observation(np, {"qpos": model.qpos0[None], "qvel": velocities[None]})
     np.testing.assert_array_equal(observation[0, size:], velocities.clip(-3, 3))
@@ -355,7 +355,7 @@ def test_presets_match_the_papers(preset: str) -> None:
     env = _single(config.env.name, **config.env.kwargs)
     assert env.dt == pytest.approx(dt_s)
     assert env.observation_space.shape == (size,)
-    family, model = env.family, env.family.body.model
+    family, model = env.family, env.family.robot.model
     height = 1 if config.env.name.startswith(("Walker", "Hopper", "HalfCheetah", "Swimmer")) else 2
     around = [(low - 0.01, True), (low + 0.01, False), (high - 0.01, False), (high + 0.01, True)]
     never = [(-5.0, False), (5.0, False)]

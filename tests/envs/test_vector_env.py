@@ -17,7 +17,7 @@ per_kind = pytest.mark.parametrize("name", PER_KIND)
 
 def _actions(name: str, num_steps: int, num_envs: int) -> np.ndarray:
     """Random actions, some out of bounds, (num_steps, num_envs, action_size)."""
-    space = maml_envs.FAMILIES[name].body.action_space
+    space = maml_envs.FAMILIES[name].robot.action_space
     rng = np.random.default_rng(1)
     return (1.2 * rng.uniform(space.low, space.high, (num_steps, num_envs, *space.shape))).astype(
         np.float32
@@ -158,13 +158,13 @@ def test_default_number_of_threads_is_the_available_cpus(
 ) -> None:
     num_threads_used: list[int] = []
     family = maml_envs.FAMILIES["HalfCheetahVel"]()
-    make = type(family.body).batch_engine
+    make = type(family.robot).batch_engine
 
-    def spy(body: Any, num_sims: int, num_threads: int, derived: Any) -> Any:
+    def spy(robot: Any, num_sims: int, num_threads: int, derived: Any) -> Any:
         num_threads_used.append(num_threads)
-        return make(body, num_sims, num_threads, derived)
+        return make(robot, num_sims, num_threads, derived)
 
-    monkeypatch.setattr(type(family.body), "batch_engine", spy)
+    monkeypatch.setattr(type(family.robot), "batch_engine", spy)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
     maml_envs.FamilyVectorEnv(family, 2).close()
     maml_envs.FamilyVectorEnv(family, 2, num_threads=2).close()

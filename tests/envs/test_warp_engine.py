@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.scripts import ROOT
-from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoBody
+from maml_envs.engines.mujoco import DERIVED_FIELDS, MujocoRobot
 from maml_envs.engines.mujoco_engines import MujocoBatchEngine
 from maml_envs.family import sample_tasks, stack_tasks
 
@@ -65,8 +65,8 @@ CHEETAH = maml_envs.FAMILIES["HalfCheetahVel"]()
 HUMANOID = maml_envs.FAMILIES["HumanoidDir"]()
 
 
-def make_engine(body: MujocoBody, num_sims: int, derived: Any = (), **options: Any) -> WarpEngine:
-    return WarpEngine(body.model, body.frame_skip, num_sims, DEVICE, derived, **options)
+def make_engine(robot: MujocoRobot, num_sims: int, derived: Any = (), **options: Any) -> WarpEngine:
+    return WarpEngine(robot.model, robot.frame_skip, num_sims, DEVICE, derived, **options)
 
 
 def on_device(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -82,9 +82,9 @@ def initial_states(family: Any, num_sims: int, seed: int = 0) -> dict[str, np.nd
     return {name: np.stack([state[name] for state in states]) for name in states[0]}
 
 
-def random_actions(body: MujocoBody, num_steps: int, num_sims: int, seed: int = 0) -> np.ndarray:
+def random_actions(robot: MujocoRobot, num_steps: int, num_sims: int, seed: int = 0) -> np.ndarray:
     """(num_steps, num_sims, action_size), over the whole action space."""
-    space = body.action_space
+    space = robot.action_space
     rng = np.random.default_rng(seed)
     shape = (num_steps, num_sims, *space.shape)
     return rng.uniform(space.low, space.high, shape).astype(np.float32)
@@ -116,10 +116,10 @@ def both_engines(
     family: Any, num_sims: int, tasks: dict[str, np.ndarray], derived: Any = ()
 ) -> tuple[WarpEngine, MujocoBatchEngine]:
     """Engines with the dynamics of ``tasks`` at the same initial states."""
-    engine = make_engine(family.body, num_sims, derived)
-    in_c = family.body.batch_engine(num_sims, 1, derived)
+    engine = make_engine(family.robot, num_sims, derived)
+    in_c = family.robot.batch_engine(num_sims, 1, derived)
     initial = initial_states(family, num_sims)
-    dynamics = {name: tasks[name] for name in tasks if name in family.body.parameters}
+    dynamics = {name: tasks[name] for name in tasks if name in family.robot.parameters}
     engine.set_dynamics(dynamics)
     in_c.set_dynamics(dynamics)
     reset_all(engine, initial)
@@ -130,17 +130,17 @@ def both_engines(
 @pytest.mark.parametrize("name", FAMILIES)
 def test_fifty_steps_of_every_family_equal_mujoco_in_c(name: str) -> None:
     family = FAMILIES[name]()
-    tolerance = TOLERANCES[family.body.model_file]
-    model = bytes_of(family.body.model)
+    tolerance = TOLERANCES[family.robot.model_file]
+    model = bytes_of(family.robot.model)
     tasks = stack_tasks(family, sample_tasks(family, np.random.default_rng(0), 8))
     engine, in_c = both_engines(family, 8, tasks, family.derived_fields)
     start = in_c.state["qpos"].copy()
-    perturbed = family.body.batch_engine(8, 1, ())
-    perturbed.set_dynamics({key: tasks[key] for key in tasks if key in family.body.parameters})
+    perturbed = family.robot.batch_engine(8, 1, ())
+    perturbed.set_dynamics({key: tasks[key] for key in tasks if key in family.robot.parameters})
     initial = initial_states(family, 8)
     noise = 1e-6 * np.random.default_rng(1).standard_normal(initial["qpos"].shape)
     perturbed.reset(np.arange(8), initial | {"qpos": initial["qpos"] + noise})
-    for i, action in enumerate(random_actions(family.body, 50, 8)):
+    for i, action in enumerate(random_actions(family.robot, 50, 8)):
         engine.step(torch.as_tensor(action, device=DEVICE))
         in_c.step(None, action)
         perturbed.step(None, action)
@@ -153,7 +153,7 @@ def test_fifty_steps_of_every_family_equal_mujoco_in_c(name: str) -> None:
     assert np.median(difference(engine, in_c, "qpos")) < tolerance.median_qpos
     assert np.abs(in_c.state["qpos"] - start).max() > 1.0  # the robots have moved
     assert not engine.failure.any()
-    assert bytes_of(family.body.model) == model
+    assert bytes_of(family.robot.model) == model
 
 
 def bytes_of(model: mujoco.MjModel) -> bytes:
@@ -170,7 +170,7 @@ def test_derived_fields_equal_those_of_mujoco_in_c(family: Any) -> None:
     reset_all(engine, low)
     in_c.reset(np.arange(4), low)
     assert np.abs(in_c.state["cfrc_ext"]).max() > 10.0
-    for action in [None, *random_actions(family.body, 3, 4)]:
+    for action in [None, *random_actions(family.robot, 3, 4)]:
         if action is not None:
             engine.step(torch.as_tensor(action, device=DEVICE))
             in_c.step(None, action)
@@ -198,9 +198,9 @@ DYNAMICS = {
 def test_every_quantity_of_the_dynamics_equals_mujoco_in_c(name: str) -> None:
     tasks = {name: np.array(DYNAMICS[name], float)}
     engine, in_c = both_engines(CHEETAH, 4, tasks)
-    nominal = CHEETAH.body.batch_engine(4, 1, ())
+    nominal = CHEETAH.robot.batch_engine(4, 1, ())
     nominal.reset(np.arange(4), initial_states(CHEETAH, 4))
-    for action in random_actions(CHEETAH.body, 10, 4):
+    for action in random_actions(CHEETAH.robot, 10, 4):
         engine.step(torch.as_tensor(action, device=DEVICE))
         in_c.step(None, action)
         nominal.step(None, action)
@@ -212,7 +212,7 @@ def test_every_quantity_of_the_dynamics_equals_mujoco_in_c(name: str) -> None:
 
 def test_a_disabled_limb_of_the_ant_has_no_contacts() -> None:
     engine, in_c = both_engines(ANT, 4, {"disabled_limb": np.array([0.0, 1.0, 2.0, 3.0])})
-    for action in random_actions(ANT.body, 15, 4):
+    for action in random_actions(ANT.robot, 15, 4):
         engine.step(torch.as_tensor(action, device=DEVICE))
         in_c.step(None, action)
     assert difference(engine, in_c, "qvel").max() < 1e-2
@@ -220,10 +220,10 @@ def test_a_disabled_limb_of_the_ant_has_no_contacts() -> None:
 
 
 def test_constants_follow_from_the_masses() -> None:
-    engine = make_engine(CHEETAH.body, 3)
+    engine = make_engine(CHEETAH.robot, 3)
     engine.set_dynamics({"body_mass": np.array([1.0, 2.0, 0.5])})
     for i, factor in enumerate([1.0, 2.0, 0.5]):
-        expected = with_mass(CHEETAH.body.model, factor)
+        expected = with_mass(CHEETAH.robot.model, factor)
         for name in ("body_subtreemass", "body_invweight0", "dof_invweight0"):
             ours = getattr(engine._model, name).numpy()[i]
             np.testing.assert_allclose(ours, getattr(expected, name), rtol=1e-4, atol=1e-5)
@@ -241,14 +241,14 @@ def test_dynamics_of_some_simulations_leave_the_others_alone() -> None:
     engine, in_c = both_engines(CHEETAH, 4, {"body_mass": np.array([1.0, 2.0, 1.0, 3.0])})
     for either in (engine, in_c):
         either.set_dynamics({"gravity": np.array([5.0, 12.0])}, np.array([1, 2]))
-    for action in random_actions(CHEETAH.body, 10, 4):
+    for action in random_actions(CHEETAH.robot, 10, 4):
         engine.step(torch.as_tensor(action, device=DEVICE))
         in_c.step(None, action)
     assert difference(engine, in_c, "qvel").max() < 5e-3
     # new dynamics start from the untouched model
     engine.set_dynamics({"gravity": np.full(4, 9.81)})
     masses = engine._fields["body_mass"].cpu().numpy()
-    np.testing.assert_allclose(masses, np.tile(CHEETAH.body.model.body_mass, (4, 1)), rtol=1e-6)
+    np.testing.assert_allclose(masses, np.tile(CHEETAH.robot.model.body_mass, (4, 1)), rtol=1e-6)
 
 
 def test_contact_frames_of_upright_capsules_are_those_of_mujoco_in_c() -> None:
@@ -257,7 +257,7 @@ def test_contact_frames_of_upright_capsules_are_those_of_mujoco_in_c() -> None:
     MuJoCo Warp takes the y-axis as tangent if a capsule is within 30 degrees of the normal. With
     its frames, the ant's velocities differ by 0.1 m/s and more after a few control steps.
     """
-    actions = random_actions(ANT.body, 8, 8)
+    actions = random_actions(ANT.robot, 8, 8)
     differences = []
     for has_filter in (True, False):
         engine, in_c = both_engines(ANT, 8, {})
@@ -273,20 +273,20 @@ def test_contact_frames_of_upright_capsules_are_those_of_mujoco_in_c() -> None:
 
 
 def test_state_tensors_stay_the_same() -> None:
-    engine = make_engine(ANT.body, 2, ("xpos",))
+    engine = make_engine(ANT.robot, 2, ("xpos",))
     tensors = dict(engine.state)
     reset_all(engine, initial_states(ANT, 2))
-    play(engine, random_actions(ANT.body, 2, 2))
+    play(engine, random_actions(ANT.robot, 2, 2))
     engine.set_dynamics({"body_mass": np.array([1.0, 2.0])})
     assert all(engine.state[name] is tensor for name, tensor in tensors.items())
 
 
 def test_a_masked_reset_keeps_the_other_rows() -> None:
     derived = ("xpos", "xmat", "subtree_com", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
-    engine, reference = make_engine(ANT.body, 4, derived), make_engine(ANT.body, 4, derived)
+    engine, reference = make_engine(ANT.robot, 4, derived), make_engine(ANT.robot, 4, derived)
     # A GPU adds sums in any order. From the ground, few steps have contacts already, and rounding
     # grows to 1e-5; 30 steps and a fall multiply it by up to 1e5.
-    actions = random_actions(ANT.body, 12, 4)
+    actions = random_actions(ANT.robot, 12, 4)
     start, initial = initial_states(ANT, 4), initial_states(ANT, 4, seed=1)
     for state in (start, initial):
         state["qpos"][:, 2] -= 0.5  # on the ground
@@ -315,11 +315,11 @@ def test_a_masked_reset_keeps_the_other_rows() -> None:
 
 @on_cpu
 def test_the_same_start_gives_the_same_bits() -> None:
-    engine = make_engine(ANT.body, 3)
+    engine = make_engine(ANT.robot, 3)
     states = []
     for _ in range(2):
         reset_all(engine, initial_states(ANT, 3))
-        play(engine, random_actions(ANT.body, 20, 3))
+        play(engine, random_actions(ANT.robot, 20, 3))
         states.append(snapshot(engine))
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name])
@@ -327,8 +327,8 @@ def test_the_same_start_gives_the_same_bits() -> None:
 
 @pytest.mark.parametrize("where", ["qpos", "qvel", "action", "large qvel"])
 def test_a_non_finite_simulation_fails_alone(where: str) -> None:
-    engine, reference = make_engine(CHEETAH.body, 3), make_engine(CHEETAH.body, 3)
-    actions = random_actions(CHEETAH.body, 8, 3)
+    engine, reference = make_engine(CHEETAH.robot, 3), make_engine(CHEETAH.robot, 3)
+    actions = random_actions(CHEETAH.robot, 8, 3)
     for either in (engine, reference):
         reset_all(either, initial_states(CHEETAH, 3))
         play(either, actions[:2])
@@ -356,11 +356,11 @@ def test_a_non_finite_simulation_fails_alone(where: str) -> None:
 
 def test_a_failed_simulation_continues_from_the_models_pose() -> None:
     """There, joints of the ant are at their limits, so NaN left in the solver would return."""
-    engine = make_engine(ANT.body, 2)
+    engine = make_engine(ANT.robot, 2)
     reset_all(engine, initial_states(ANT, 2))
     engine.state["qpos"][1] = np.nan
     idle = np.zeros((1, 2, 8), np.float32)
-    pose = torch.as_tensor(ANT.body.model.qpos0, dtype=torch.float32, device=DEVICE)
+    pose = torch.as_tensor(ANT.robot.model.qpos0, dtype=torch.float32, device=DEVICE)
     play(engine, idle)
     assert torch.equal(engine.state["qpos"][1], pose)
     play(engine, idle)
@@ -377,7 +377,7 @@ def one_in_the_air(num_sims: int) -> dict[str, np.ndarray]:
 
 
 def test_too_many_constraints_fail_alone_and_get_memory(caplog: pytest.LogCaptureFixture) -> None:
-    engine = make_engine(CHEETAH.body, 2, sizes=Sizes(16, 2))
+    engine = make_engine(CHEETAH.robot, 2, sizes=Sizes(16, 2))
     tensors = dict(engine.state)
     reset_all(engine, one_in_the_air(2))
     idle = np.zeros((8, 2, 6), np.float32)
@@ -401,7 +401,7 @@ def test_too_many_constraints_fail_alone_and_get_memory(caplog: pytest.LogCaptur
         if not engine.failure.any():
             break
     enough = engine.sizes
-    in_c = CHEETAH.body.batch_engine(2, 1, ())
+    in_c = CHEETAH.robot.batch_engine(2, 1, ())
     in_c.reset(np.arange(2), one_in_the_air(2))
     for action in idle:
         in_c.step(None, action)
@@ -413,7 +413,7 @@ def test_too_many_constraints_fail_alone_and_get_memory(caplog: pytest.LogCaptur
 
 def test_too_many_contacts_fail_everywhere_and_get_memory() -> None:
     """Simulations share the memory for contacts, so nobody knows whose contact was lost."""
-    engine = make_engine(CHEETAH.body, 4, sizes=Sizes(1, 64))
+    engine = make_engine(CHEETAH.robot, 4, sizes=Sizes(1, 64))
     initial = one_in_the_air(4)
     initial["qpos"][1:, 1] = -0.3  # several contacts each
     reset_all(engine, initial)
@@ -425,18 +425,18 @@ def test_too_many_contacts_fail_everywhere_and_get_memory() -> None:
 
 
 def test_memory_is_four_times_what_random_actions_need() -> None:
-    contacts, constraints = measured_sizes(CHEETAH.body.model)
+    contacts, constraints = measured_sizes(CHEETAH.robot.model)
     assert 16 <= contacts <= 32
     assert 40 <= constraints <= 100
-    swimmer = maml_envs.FAMILIES["SwimmerVel"]().body.model
+    swimmer = maml_envs.FAMILIES["SwimmerVel"]().robot.model
     assert measured_sizes(swimmer) == Sizes(16, 16)  # no contacts at all
 
 
-def test_an_engine_of_a_body() -> None:
-    engine = CHEETAH.body.device_engine(2, torch.device(DEVICE), ("xpos",))
+def test_an_engine_of_a_robot() -> None:
+    engine = CHEETAH.robot.device_engine(2, torch.device(DEVICE), ("xpos",))
     assert engine.num_sims == 2
     assert engine.device.type == DEVICE
-    assert engine.state["xpos"].shape == (2, CHEETAH.body.model.nbody, 3)
+    assert engine.state["xpos"].shape == (2, CHEETAH.robot.model.nbody, 3)
     assert all(tensor.device.type == DEVICE for tensor in engine.state.values())
     assert engine.failure.dtype == torch.int8
     engine.close()
@@ -448,7 +448,7 @@ def test_a_missing_package_is_one_line(package: str, monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=r'pip install "maml-rl\[gpu\]"') as error:
-        CHEETAH.body.device_engine(2, torch.device("cpu"), ())
+        CHEETAH.robot.device_engine(2, torch.device("cpu"), ())
     assert "\n" not in str(error.value)
 
 

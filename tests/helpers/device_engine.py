@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from maml_envs.engines.engine import Tasks
-from maml_envs.engines.mujoco import MujocoBody
+from maml_envs.engines.mujoco import MujocoRobot
 from torch import Tensor
 
 
@@ -17,11 +17,11 @@ class ReferenceEngine:
     """A :class:`DeviceEngine` on the CPU: it steps every simulation, as one on a GPU does."""
 
     def __init__(
-        self, body: MujocoBody, num_sims: int, device: torch.device, derived: Sequence[str]
+        self, robot: MujocoRobot, num_sims: int, device: torch.device, derived: Sequence[str]
     ) -> None:
         self.num_sims = num_sims
         self.device = device
-        self._engine = body.batch_engine(num_sims, 1, derived)
+        self._engine = robot.batch_engine(num_sims, 1, derived)
         self.state = {
             name: torch.from_numpy(np.array(value)) for name, value in self._engine.state.items()
         }
@@ -52,7 +52,7 @@ class ReferenceEngine:
 def use_reference_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make MuJoCo's robots create this engine for devices."""
 
-    def device_engine(body: MujocoBody, *arguments: Any) -> ReferenceEngine:
-        return ReferenceEngine(body, *arguments)
+    def device_engine(robot: MujocoRobot, *arguments: Any) -> ReferenceEngine:
+        return ReferenceEngine(robot, *arguments)
 
-    monkeypatch.setattr(MujocoBody, "device_engine", device_engine, raising=False)
+    monkeypatch.setattr(MujocoRobot, "device_engine", device_engine, raising=False)

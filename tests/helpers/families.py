@@ -20,7 +20,7 @@ PER_KIND = (
 
 PER_ROBOT = tuple(
     {
-        getattr(family.body, "model_file", type(family.body).__name__): name
+        getattr(family.robot, "model_file", type(family.robot).__name__): name
         for name, family in reversed(FAMILIES.items())
     }.values()
 )

@@ -17,7 +17,7 @@ from maml_rl.settings.dynamics_study.study import DynamicsStudy
 from maml_rl.settings.dynamics_study.varied_dynamics import swept_values
 from maml_rl.settings.parser import load_config
 
-PARAMETERS = maml_envs.FAMILIES["HalfCheetahDir"].body.parameters
+PARAMETERS = maml_envs.FAMILIES["HalfCheetahDir"].robot.parameters
 MASS = ("--env.dynamics.body_mass={low: 0.5, high: 2}",)
 DELAY = ("--env.dynamics.action_delay={low: 0, high: 2}",)
 

@@ -82,7 +82,7 @@ def arguments_of(family: type) -> st.SearchStrategy[dict[str, Any]]:
             assert name == "dynamics", f"this kind of setting is not drawn yet: {name}"
             known = {
                 key: value
-                for key, value in family.body.parameters.items()
+                for key, value in family.robot.parameters.items()
                 if key not in family.task_units
             }
             strategies[name] = dynamics_of(known)

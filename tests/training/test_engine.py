@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from helpers.runs import assert_equal_runs, same_theta, tiny
-from maml_envs.engines.mujoco import MujocoBody
+from maml_envs.engines.mujoco import MujocoRobot
 
 import maml_rl
 from maml_rl.analysis.run_labels import group_settings
@@ -100,14 +100,14 @@ class TestWarpRefuses:
         def device_engine(*arguments: Any) -> None:
             raise ValueError('install them by: pip install "maml-rl[gpu]"')
 
-        monkeypatch.setattr(MujocoBody, "device_engine", device_engine, raising=False)
+        monkeypatch.setattr(MujocoRobot, "device_engine", device_engine, raising=False)
         line = refusal(capfd, tmp_path, "--env", "HalfCheetahDir")
         assert line.endswith('engine warp: install them by: pip install "maml-rl[gpu]"')
 
     def test_dynamics_that_change(
         self, capfd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(MujocoBody, "device_engine", lambda *_: None, raising=False)
+        monkeypatch.setattr(MujocoRobot, "device_engine", lambda *_: None, raising=False)
         dynamics = ["--env.dynamics.changed/body_mass", "2", "--env.dynamics.change_step", "3"]
         line = refusal(capfd, tmp_path, "--env", "HalfCheetahDir", *dynamics)
         assert "the dynamics of HalfCheetahDir change within a task" in line

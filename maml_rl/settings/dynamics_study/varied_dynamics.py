@@ -76,7 +76,7 @@ class FamilyDynamics:
     @property
     def _all_parameters(self) -> Mapping[str, Parameter]:
         family: Any = family_of(self.varied.name)
-        return family.body.parameters
+        return family.robot.parameters
 
     def at(self, values: Mapping[str, Any]) -> EnvConfig:
         """The environment with some values, by name; what else varies is nominal."""
