@@ -67,7 +67,7 @@ def iteration_result(
     """Return the next state, metrics and failures of an iteration.
 
     Args:
-        state: before the iteration, with the counter ``FAILED_OUTER_STEPS``.
+        state: before the update, with the counter ``FAILED_OUTER_STEPS``.
         played: trials of the iteration. Returns in the metrics are those of the last ones.
         update: what was learned from them.
         ranks: the processes.

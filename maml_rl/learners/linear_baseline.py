@@ -4,6 +4,9 @@ Deviation: one more feature, the return-to-go of a constant reward. A cubic poly
 it only up to a residual of about 1e-3, which normalisation of the advantages would scale to
 standard deviation 1. Inner steps on a constant reward would then be large, instead of zero.
 
+Deviation: observations are not clipped at ±10 as in ProMP's public code, because where they are in
+other units a clipped one would say nothing.
+
 Deviation: time is the only feature if observations have more than ``MOST_FEATURE_ENTRIES`` entries.
 """
 

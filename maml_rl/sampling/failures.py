@@ -41,7 +41,8 @@ TASK_EXCLUDED = len(CODES) + 1
 
 _SMALLER_INNER_STEPS = "lower inner.step_size of MAML, learner.step_size of other learners"
 _SMALLER_OUTER_STEPS = (
-    "lower outer.max_kl or outer.step_size of MAML, learner.step_size of other learners"
+    "lower outer.max_kl or outer.step_size of MAML, learner.step_size of other learners "
+    "(learner.student_step_size of a student)"
 )
 ADVICE = {
     SIMULATION: "lower policy.action_scale, or draw dynamics that are closer to the model; or it "

@@ -200,6 +200,10 @@ class Config:
             ValueError: if there are such settings; the message names them.
         """
         if self.policy.latent_size == 0:
+            if self.inner.adapts == "latent":
+                raise ValueError(
+                    "policy.latent_size must be at least 1 if inner.adapts is latent, got 0"
+                )
             return
         needs = f"if policy.latent_size is above 0, got {self.policy.latent_size} and"
         if "inner" not in self.learner.GROUPS:
@@ -208,7 +212,7 @@ class Config:
                 f"{self.learner.name}"
             )
         if self.inner.adapts == "context":
-            raise ValueError(f"inner.adapts must be all or head {needs} context")
+            raise ValueError(f"inner.adapts must be all, head or latent {needs} context")
         if self.inner.advantage != "gae":
             raise ValueError(
                 f"inner.advantage must be gae {needs} {self.inner.advantage}: a learned advantage "

@@ -81,6 +81,23 @@ class Opposite(_Memory):
         return self.observation(), step if self.side else -step, False, False, {}
 
 
+class Short(Opposite):
+    """The same, but an episode ends after 4 steps."""
+
+    num_steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self.num_steps = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.num_steps += 1
+        observation, reward, *_ = super().step(action)
+        return observation, reward, self.num_steps == 4, False, {}
+
+
 class Unbounded(Opposite):
     """The same with actions that have no bounds."""
 
@@ -115,6 +132,7 @@ _LENGTHS = {
     Arms: PULLS,
     Ends: LENGTH,
     Opposite: PULLS,
+    Short: PULLS,
     Unbounded: PULLS,
     Wander: LENGTH,
 }

@@ -52,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "likelihood_ratio": {"surrogate": "likelihood_ratio"},
     "dice": {"surrogate": "dice"},
     "head": {"adapts": "head"},
+    "latent": {"adapts": "latent"},
     "per_layer": {"learned_step_size": "per_layer"},
     "max_kl": {"max_kl": 0.01},
 }
@@ -286,6 +287,14 @@ class TestTraining:
         assert metrics["train/latent_std"] != 1
 
 
+def test_the_latent_variable_alone_adapts() -> None:
+    objective, theta = make_objective(adapts="latent")
+    start = make_stack(theta, NUM_TASKS)
+    end, _ = objective.inner_step(start, objective.batch.supports[0], 0)
+    moved = {name for name in start if not torch.equal(end[name], start[name])}
+    assert moved == {LATENT_MEAN, LATENT_LOG_STD}
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -293,8 +302,9 @@ class TestTraining:
         ({"policy": {"latent_size": 2, "network": "a:B"}}, "policy.latent_size.*policy.network"),
         (
             {"policy": {"latent_size": 2, "context_size": 2}, "inner": {"adapts": "context"}},
-            "inner.adapts must be all or head.*context",
+            "inner.adapts must be all, head or latent.*context",
         ),
+        ({"inner": {"adapts": "latent"}}, "policy.latent_size must be at least 1.*latent"),
         (
             {"policy": {"latent_size": 2}, "inner": {"advantage": "learned"}},
             "inner.advantage must be gae.*learned",

@@ -348,6 +348,17 @@ def test_exploration_credit_is_emamls_term() -> None:
     torch.testing.assert_close(gradient, expected / NUM_TASKS, rtol=1e-9, atol=1e-12)
 
 
+def test_equal_returns_have_no_credit() -> None:
+    objective, _ = make_variant("MAML")
+    batch = objective.batch
+    rewards = torch.full_like(batch.query.rewards, -0.01)
+    rewards[1] *= 1 + 1e-7  # as by rounding in float32
+    mask = torch.ones_like(batch.query.mask)
+    query = dataclasses.replace(batch.query, rewards=rewards, mask=mask)
+    equal = batch._replace(query=query)
+    assert with_credit(equal, Ranks()).credit.tolist() == [0.0] * NUM_TASKS
+
+
 def test_exploration_credit_is_added_to_surrogate_and_gradient() -> None:
     objective, theta = make_variant("MAML")
     with_credit = dataclasses.replace(

@@ -23,7 +23,7 @@ from maml_rl.learners.pearl import learner as pearl_learner
 from maml_rl.learners.pearl import updates
 from maml_rl.learners.pearl.learner import PEARL
 from maml_rl.learners.pearl.replay import make_replay, num_transitions
-from maml_rl.learners.pearl.sac import Batch
+from maml_rl.learners.pearl.sac import Batch, sac_update
 from maml_rl.learners.pearl.updates import drawn_batch
 from maml_rl.learners.trials import play_trials, sample_tasks
 from maml_rl.sampling.episodes import Episodes
@@ -92,6 +92,24 @@ def test_the_first_iteration_explores_every_training_task(training: Training) ->
     assert len(later.history) == 2
     assert later.history[0] is entry
     assert len(later.history[1]["lengths"]) == 3 * NUM_TASKS
+
+
+@pytest.mark.parametrize(("horizon", "expected"), [(4, 10), (5, 8), (8, 5)])
+def test_updates_are_in_proportion_to_control_steps(
+    horizon: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Episodes of this environment end after 4 steps."""
+    calls = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return sac_update(*arguments)
+
+    monkeypatch.setattr(updates, "sac_update", counted)
+    settings = config(tmp_path, "memory/Short-v0", horizon=horizon, learner={"num_updates": 10})
+    with open_training(settings) as training:
+        training.iterate()
+    assert len(calls) == expected
 
 
 def goals_by_task(

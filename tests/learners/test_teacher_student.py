@@ -541,10 +541,30 @@ def test_a_run_keeps_its_number_of_teacher_iterations(kind: str, tmp_path: Path)
     )
 
 
-@pytest.mark.parametrize(("num_iterations", "expected"), [(1, 1), (2, 1), (3, 2), (300, 200)])
+@pytest.mark.parametrize(("num_iterations", "expected"), [(2, 1), (3, 2), (300, 200)])
 def test_two_thirds_of_a_run_train_the_teacher(num_iterations: int, expected: int) -> None:
     assert RMAConfig().first_student_iteration(num_iterations) == expected
     assert SysIDConfig(teacher_iterations=7).first_student_iteration(num_iterations) == 7
+
+
+@kinds
+def test_dynamics_that_change_within_a_task_are_refused(kind: str, tmp_path: Path) -> None:
+    dynamics = {"change_step": [1, 3], "changed/body_mass": [2.0, 3.0]}
+    config = tiny(
+        tmp_path / "run",
+        env={"name": "HalfCheetahDir", "dynamics": dynamics},
+        learner={"name": kind, "num_minibatches": 1},
+        num_iterations=2,
+    )
+    message = r"dynamics that change within a task \(change_step, changed/body_mass\)"
+    with pytest.raises(UserError, match=message), open_training(config):
+        pass
+
+
+@kinds
+def test_a_run_without_an_iteration_for_the_student_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="num_iterations must be at least 2"):
+        tiny(tmp_path, learner={"name": kind, "num_minibatches": 1}, num_iterations=1)
 
 
 @kinds

@@ -77,6 +77,20 @@ def test_it_learns_resumes_and_is_loaded(tmp_path: Path) -> None:
     assert agent.config.outer == Momentum(step_size=0.05)
 
 
+def test_a_rejected_step_changes_neither_theta_nor_the_state(tmp_path: Path) -> None:
+    def rejected(theta: Any, state: Any, metrics: Any) -> Any:
+        return theta, state, {**metrics, "outer/accepted": 0.0}
+
+    name = outer(step=changed(rejected))
+    with open_training(tiny(tmp_path, outer=name)) as training:
+        before = training.agent.state.tensors
+        after = training.iterate()
+    assert after.metrics["outer/failed"] == 1
+    for group in ("theta", "outer"):
+        for key, value in before[group].items():
+            assert after.state.tensors[group][key].equal(value)
+
+
 def test_its_step_is_the_equation() -> None:
     """Two steps of momentum with a constant gradient move by 1 + (1 + decay) times it."""
 

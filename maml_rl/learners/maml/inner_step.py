@@ -23,6 +23,9 @@ STEP_SIZE = "step_size"
 """Name of the learned step size in theta, or the prefix if there are many: step_size/weight_0."""
 
 
+_LATENT = (LATENT_MEAN, LATENT_LOG_STD)
+
+
 def adapting(policy: Policy, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters that inner steps change."""
     if inner.adapts == "context":
@@ -30,7 +33,8 @@ def adapting(policy: Policy, inner: InnerConfig) -> dict[str, tuple[int, ...]]:
     shapes = {name: tuple(value.shape) for name, value in policy.named_parameters()}
     if inner.adapts == "all":
         return shapes
-    return {name: shapes[name] for name in policy.head_names}
+    names = _LATENT if inner.adapts == "latent" else policy.head_names
+    return {name: shapes[name] for name in names}
 
 
 def initial_theta(policy: Policy, inner: InnerConfig, seed: int = 0) -> dict[str, Tensor]:
@@ -131,7 +135,7 @@ def policy_gradient_step(
     if policy.latent_size > 0:
         # z is drawn once per episode: the gradient of its distribution is a mean over episodes, as
         # in the authors' code, and not over steps.
-        for name in (LATENT_MEAN, LATENT_LOG_STD):
+        for name in _LATENT:
             sizes[name] = sizes[name] * support.mean_length[:, None]
     moved, dist = gradient_step(stack, loss, step_size=sizes, first_order=inner.first_order)
     if inner.advantage != "gae" and step == 0:

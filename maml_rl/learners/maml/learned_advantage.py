@@ -2,7 +2,9 @@
 
 The outer step learns ψ, the parameters of A_ψ, and the offset together with theta.
 
-Deviations: the reward and the time are inputs, and the last layer starts at zero.
+Deviation: the reward and the time are inputs, because the level of the reward can show the task.
+Deviation: the last layer starts at zero, so that the first inner steps are those of the estimated
+advantages. There is one hidden layer; the authors' code has two for some environments.
 """
 
 from __future__ import annotations

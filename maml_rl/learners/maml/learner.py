@@ -255,9 +255,9 @@ class MAML(Learner):
             return unchanged._replace(metrics=finite)
         # A zero gradient, as with equal returns, leaves nothing to improve: not a failure.
         has_gradient = metrics.get("outer/gradient_norm") != 0
-        is_rejected = metrics.get("outer/accepted") == 0 and has_gradient
-        groups: dict[str, Mapping[str, Tensor]] = {"theta": theta, "outer": outer_state}
-        return Update(groups, metrics, LINE_SEARCH if is_rejected else "")
+        if metrics.get("outer/accepted") == 0 and has_gradient:
+            return unchanged._replace(metrics=metrics, failure=LINE_SEARCH)
+        return Update({"theta": theta, "outer": outer_state}, metrics)
 
     def _statistics(
         self, state: LearnerState, batch: MetaBatch, ranks: Ranks

@@ -122,10 +122,17 @@ def exploration_surrogate(adapted: Adapted) -> Tensor:
 
 
 def with_credit(batch: MetaBatch, ranks: Ranks) -> MetaBatch:
-    """Set the credit: each task's mean query return, standardised over the tasks of all ranks."""
+    """Set the credit: each task's mean query return, standardised over the tasks of all ranks.
+
+    It is zero if the returns differ by rounding errors only.
+    """
     returns = batch.query.returns.nanmean(1)
     of_all = ranks.gather(returns)
-    credit = (returns - of_all.mean()) / of_all.std(correction=0).clamp(min=1e-8)
+    std = of_all.std(correction=0)
+    centred = returns - of_all.mean()
+    # A sum of a hundred rewards in float32 has an error of up to 1e-5 of its size.
+    is_constant = std <= 1e-5 * of_all.square().mean().sqrt()
+    credit = torch.where(is_constant, 0.0, centred / std.clamp(min=1e-8))
     return batch._replace(credit=credit)
 
 

@@ -253,11 +253,14 @@ class PEARL(Learner):
             normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
         watch.lap("replay")
 
-        # Update encoder, critics and actor.
+        # Update encoder, critics and actor, as often per control step in every iteration.
+        most = collector.meta_batch_size * num_stages * collector.horizon
+        num_updates = math.ceil(self.config.num_updates * num_transitions(part.entry) / most)
         learned, metrics, detail = take_updates(
             _learned(state),
             history,
             normalizer,
+            num_updates,
             networks=self.networks,
             encoder=self.encoder,
             config=self.config,

@@ -1,5 +1,8 @@
 """Soft actor-critic given z (Haarnoja et al. 2018, Rakelly et al. 2019, algorithm 1).
 
+Deviation: two critics with target networks replace the paper's value network, and the temperature
+is learned, because this is the usual form of soft actor-critic now.
+
 Losses are minimised, and are those of each of T tasks. An update takes one step on the encoder and
 the critics, then one on the actor and the temperature.
 """

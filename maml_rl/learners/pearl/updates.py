@@ -41,6 +41,7 @@ def take_updates(
     before: Learned,
     history: Sequence[Entry],
     normalizer: ObservationNormalizer | None,
+    num_updates: int,
     *,
     networks: Networks,
     encoder: ContextEncoder,
@@ -57,6 +58,7 @@ def take_updates(
         before: what was learned before.
         history: what was collected.
         normalizer: of observations.
+        num_updates: number of updates.
         networks: the architecture of actor and critics.
         encoder: the architecture of the encoder.
         config: settings.
@@ -74,8 +76,8 @@ def take_updates(
     steps: list[dict[str, float]] = []
     try:
         with torch_threads(1):  # what is outside of blocks is too small to be split
-            for number in range(config.num_updates):
-                progress(f"update {number + 1} of {config.num_updates}")
+            for number in range(num_updates):
+                progress(f"update {number + 1} of {num_updates}")
                 batch = drawn_batch(replay, normalizer, networks, config, reads_next, rng)
                 learned, metrics = sac_update(
                     networks, encoder, learned, batch, config, ranks, block_size, num_threads

@@ -64,6 +64,8 @@ def played_trials(
 
     What came before a step is in the learner's belief as ``previous``; ``head`` is its policy's.
     """
+    num_tasks = collector.num_tasks
+    belief = learner.prior(state, num_tasks) if belief is None else belief
     played = training_trial(
         learner,
         state,
@@ -78,12 +80,11 @@ def played_trials(
     )
     valid = played.trial.valid_tasks
     stages = played.trial.valid_episodes
-    before = learner.prior(state, len(valid))["previous"]
     return PlayedTrials(
         played=played,
         tasks=[played.tasks[i] for i in valid.tolist()],
         stages=stages,
-        sequence=trial_sequence(stages, before, head),
+        sequence=trial_sequence(stages, belief["previous"][valid], head),
         indices=valid + collector.first_task,
         num_trials=collector.meta_batch_size,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 
+from maml_rl.errors import UserError
 from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.learners.teacher_student.learner import TeacherStudent
 from maml_rl.learners.teacher_student.networks import Student, Teacher
@@ -17,6 +18,7 @@ from maml_rl.policies.recurrent.cell import RecurrentCell
 from maml_rl.sampling.environments import as_task_vector_env
 from maml_rl.sampling.task_in_observation import TaskEncoder
 from maml_rl.settings.config import Config
+from maml_rl.settings.families import dynamics_change
 from maml_rl.settings.learners.teacher_student import RMAConfig, SysIDConfig
 
 
@@ -26,9 +28,19 @@ def teacher_student(
     action_space: spaces.Space[Any],
     device: torch.device,
 ) -> TeacherStudent:
-    """Make ``rma`` or ``sysid``; see :func:`maml_rl.learners.make.make_learner`."""
+    """Make ``rma`` or ``sysid``; see :func:`maml_rl.learners.make.make_learner`.
+
+    Raises:
+        UserError: if the dynamics change within a task, or the environment does not fit.
+    """
     settings = config.learner
     assert isinstance(settings, (RMAConfig, SysIDConfig)), "the settings choose the learner"
+    if dynamics_change(config.env):
+        raise UserError(
+            f"learner {settings.name} cannot train on dynamics that change within a task "
+            f"({', '.join(config.env.kwargs['dynamics'])}): its teacher observes the task as a "
+            "constant. Valid learners are maml, joint, rl2 and pearl"
+        )
     observation_size = vector_size(observation_space, settings.name)
     head = ActionHead.of(action_space)
     with as_task_vector_env(None, config.env, 1, config.horizon) as env:

@@ -3,6 +3,9 @@
 The teacher acts by π(a | o, z), where z is an encoding of the task (Kumar et al. 2021) or the task
 itself (Yu et al. 2017). The student acts by the same π, with its own estimate of z. The axes are
 (trial, time, feature). N is the number of trials, L their length.
+
+Deviation: the student also reads rewards, because nothing else shows a goal. RMA's student is a
+GRU and not a convolution, because its memory is kept over the episodes of a trial.
 """
 
 from __future__ import annotations

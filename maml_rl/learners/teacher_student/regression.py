@@ -1,4 +1,8 @@
-"""Train the student: regress the teacher's z from the trials that the student plays."""
+"""Train the student: regress the teacher's z from the trials that the student plays.
+
+Deviation: UP-OSI is first trained on the teacher's trials. Here the student plays from the start,
+because its own trials are those of its use.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from maml_rl.settings.learners.base import LEARNER_GROUPS, LearnerConfig, check_
 from maml_rl.settings.ranges import Each, Integer, OrNone, Positive, Range, Real, check_ranges
 
 Surrogate = Literal["log_prob", "likelihood_ratio", "dice"]
-Adapts = Literal["all", "head", "context"]
+Adapts = Literal["all", "head", "context", "latent"]
 LearnedStepSize = Literal["none", "scalar", "per_layer", "per_parameter"]
 InnerAdvantage = Literal["gae", "learned", "sum"]
 
@@ -37,7 +37,8 @@ class InnerConfig:
     """After training, choose the step sizes for use outside training, on fresh training tasks. No
     effect with test_step_sizes, or for the learner joint."""
     adapts: Adapts = "all"
-    """What adapts: all parameters, last layer and log std (ANIL), or the context (CAVIA)."""
+    """What adapts: all parameters, last layer and log std (ANIL), the context (CAVIA), or only the
+    mean and log std of the latent variable (MAESN)."""
     first_order: bool = False
     """First-order MAML: replace the Jacobian of adaptation by the identity. Cheaper and biased."""
     surrogate: Surrogate = "log_prob"

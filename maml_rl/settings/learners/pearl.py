@@ -40,7 +40,8 @@ class PEARLConfig(LearnerConfig):
     num_posterior_episodes: int = 2
     """Further episodes of a trial in training; z is drawn from the posterior after those before."""
     num_updates: int = 500
-    """Updates of encoder, critics and actor per iteration."""
+    """Updates of encoder, critics and actor in an iteration whose episodes last the horizon; in
+    proportion to the control steps if they end earlier."""
     tasks_per_update: int = 8
     """Tasks in each update."""
     batch_size: int = 128

@@ -39,6 +39,11 @@ class TeacherStudentConfig(TrialPPOConfig):
                 f"env.observe_task must be false if learner.name is {self.name}, got true: the "
                 "teacher observes the task anyway, and the student must infer it"
             )
+        if config.num_iterations < 2:
+            raise ValueError(
+                "num_iterations must be at least 2: teacher and student have one each, got "
+                f"{config.num_iterations}"
+            )
         number = self.teacher_iterations
         if number is not None and number >= config.num_iterations:
             raise ValueError(
@@ -50,7 +55,7 @@ class TeacherStudentConfig(TrialPPOConfig):
         """Return how many iterations of a run that begins with this number train the teacher."""
         if self.teacher_iterations is not None:
             return self.teacher_iterations
-        return max(1, 2 * num_iterations // 3)
+        return 2 * num_iterations // 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ An outer step reports failure in one of three ways:
 
 - It raises FloatingPointError, as :meth:`MetaObjective.surrogate_and_gradient` does.
 - It returns a theta, state or metric that is not finite.
-- It returns theta and state unchanged, with the metric ``outer/accepted`` 0, unless
-  ``outer/gradient_norm`` is 0, which leaves nothing to improve.
+- It returns the metric ``outer/accepted`` 0, unless ``outer/gradient_norm`` is 0, which leaves
+  nothing to improve.
 
 The run then keeps theta and state, and counts the failure; ten in a row stop it.
 """

@@ -41,6 +41,9 @@ def promp_step(
     With ``adaptive_kl``, η is halved if the inner KL after the step is below its target by a factor
     of 1.5, and doubled if it is above by the same factor, as in the authors' code.
 
+    Deviation: with several inner steps there is one η for their mean KL, because the steps share
+    theta; the authors' code has one for each step.
+
     Args:
         theta: the meta-parameters at which the objective's episodes were sampled.
         state: of the optimiser, with η.
