@@ -519,6 +519,8 @@ def main() -> int:
     parser.add_argument("--file", help="only mutants of this file")
     args = parser.parse_args()
     mutants = [mutant for mutant in MUTANTS if args.file in (None, mutant.file)]
+    if not mutants:
+        parser.error(f"--file {args.file} has no mutants")
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
         tree = _copy(Path(folder) / "tree")

@@ -417,6 +417,7 @@ def test_an_evaluation_has_every_episode_of_every_stage(
 def test_negative_counts_and_squares_are_refused(training: Training, state: LearnerState) -> None:
     learner = training.agent.learner
     groups = [name for name, tensors in state.tensors.items() if "squares" in tensors]
+    assert ("normalizer" in groups) == (state.normalizer is not None)
     for group in groups:
         damaged = {**state.tensors[group], "squares": state.tensors[group]["squares"] - 1e9}
         tensors = {**state.tensors, group: damaged}

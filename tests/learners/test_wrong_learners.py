@@ -323,6 +323,7 @@ def test_an_actor_may_return_the_same_array_at_every_step(tmp_path, monkeypatch)
     cls.update = update
     monkeypatch.setitem(globals(), "Chosen", cls)
     maml_rl.train(tiny(tmp_path / "run", learner=f"{__name__}:Chosen", policy={}, num_iterations=1))
+    assert seen
     for actions in seen:  # they grow with every step
         assert (actions.abs().diff(dim=2) > 0).all()
 

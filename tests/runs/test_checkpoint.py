@@ -190,7 +190,8 @@ def test_another_format_is_refused(tmp_path, version):
 def test_values_that_are_no_mapping_are_refused(tmp_path, text):
     path = save_checkpoint(tmp_path, 3, TENSORS, VALUES)
     (path / "values.json").write_text(text)
-    with pytest.raises(UserError):
+    reseal(path)
+    with pytest.raises(UserError, match="values"):
         load_checkpoint(path, CPU)
 
 
@@ -212,7 +213,8 @@ def test_a_pickle_under_the_name_of_a_checkpoint_is_refused_and_not_run(tmp_path
         (path / "tensors.safetensors").write_bytes(pickle.dumps(Bomb(fuse)))
     else:
         torch.save(Bomb(fuse), path / "tensors.safetensors")
-    with pytest.raises(UserError):
+    reseal(path)
+    with pytest.raises(UserError, match="deserializing"):
         load_checkpoint(path, CPU)
     assert not fuse.exists()
     shutil.rmtree(path)

@@ -192,8 +192,20 @@ def test_an_unknown_setting_is_refused_with_the_closest(settings, closest):
 )
 def test_a_value_that_makes_no_sense_is_refused(settings):
     values = {"env": {"name": "PointNavigation"}} | settings
-    with pytest.raises(UserError):
+    # The message has the name of the last setting, or the value of an unknown choice.
+    *_, name = settings
+    value = settings[name]
+    while isinstance(value, dict):
+        *_, key = value
+        name, value = (name, value[key]) if key == "name" else (key, value[key])
+    with pytest.raises(UserError, match=f"{name}|{re.escape(str(value))}"):
         resolve(values, [], source="test")
+
+
+@pytest.mark.parametrize("value", [[1], 3, None])
+def test_a_group_without_settings_is_refused(value):
+    with pytest.raises(UserError, match="policy in test must be a mapping of settings, got"):
+        resolve({"env": {"name": "PointNavigation"}, "policy": value}, [], source="test")
 
 
 @pytest.mark.parametrize("setting", ["env.frame_skip", "torch_threads"])
