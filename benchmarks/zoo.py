@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -56,11 +57,13 @@ _EPISODE_HEAD = (
 
 def names_of(learner: str) -> list[str]:
     """Return the pretrained policies of a learner, in alphabetical order."""
-    return [
-        name
-        for name in maml_rl.pretrained_names()
-        if maml_rl.load(name).config.learner.name == learner
-    ]
+    return [name for name in maml_rl.pretrained_names() if _learner_of(name) == learner]
+
+
+@functools.cache
+def _learner_of(name: str) -> str:
+    """Return the learner of a pretrained policy."""
+    return maml_rl.load(name).config.learner.name
 
 
 def row(name: str) -> list[str]:

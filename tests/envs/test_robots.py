@@ -468,7 +468,7 @@ def test_goals_are_uniform_in_their_area(goal_radius: float | None) -> None:
     _assert_uniform(np.arctan2(y, x), 0, math.pi)
 
 
-@pytest.mark.parametrize("name", ["AntDir", "Walker2dDir"])
+@pytest.mark.parametrize("name", ["AntDir", "HalfCheetahDir", "Walker2dDir"])
 def test_directions_alternate(name: str) -> None:
     assert _sampled(name, 5)["direction"].tolist() == [1, -1, 1, -1, 1]
     family = maml_envs.FAMILIES[name]()

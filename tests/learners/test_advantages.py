@@ -56,12 +56,6 @@ class TestGeneralizedAdvantages:
                 )
                 assert out[i, e, :length].tolist() == pytest.approx(expected)
 
-    @pytest.mark.slow
-    def test_the_value_at_the_horizon_is_zero(self):
-        rewards, values = masked(episodes_of())
-        out = generalized_advantages(rewards, values, 0.9, 0.5)
-        torch.testing.assert_close(out[..., -1], rewards[..., -1] - values[..., -1])
-
     def test_lambda_1_is_return_minus_value_and_lambda_0_the_temporal_difference(self):
         rewards, values = masked(episodes_of())
         torch.testing.assert_close(

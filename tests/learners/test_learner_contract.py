@@ -113,23 +113,25 @@ LEARNERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=LEARNERS)
+@pytest.fixture(scope="module", params=LEARNERS)
 def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
     return LEARNERS[request.param]
 
 
-@pytest.fixture
-def training(settings: dict[str, Any], tmp_path: Path) -> Iterator[Training]:
-    with open_training(tiny(tmp_path / "run", **settings)) as training:
+@pytest.fixture(scope="module")
+def training(
+    settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Training]:
+    with open_training(tiny(tmp_path_factory.mktemp("run") / "run", **settings)) as training:
         yield training
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def learner(training: Training) -> Learner:
     return training.agent.learner
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state(training: Training) -> LearnerState:
     """The state after an iteration, so that nothing in it is at its initial value."""
     return training.iterate().state
@@ -417,7 +419,7 @@ def test_an_evaluation_has_every_episode_of_every_stage(
 def test_negative_counts_and_squares_are_refused(training: Training, state: LearnerState) -> None:
     learner = training.agent.learner
     groups = [name for name, tensors in state.tensors.items() if "squares" in tensors]
-    assert ("normalizer" in groups) == (state.normalizer is not None)
+    assert ("normalizer" in groups) == bool(state.tensors.get("normalizer"))
     for group in groups:
         damaged = {**state.tensors[group], "squares": state.tensors[group]["squares"] - 1e9}
         tensors = {**state.tensors, group: damaged}
@@ -438,7 +440,9 @@ def test_a_new_run_starts_from_an_adapted_agent(
         assert new.iterate().state.counters["iteration"] == 1
 
 
-def test_processes_share_an_iteration(training: Training, state: LearnerState) -> None:
+def test_processes_share_an_iteration(
+    training: Training, state: LearnerState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if state.history:
         pytest.skip("a replay of the same episodes twice is another one (test_distributed.py)")
 
@@ -453,7 +457,9 @@ def test_processes_share_an_iteration(training: Training, state: LearnerState) -
 
     collector = training.collector
     tasks = sample_tasks(collector, STREAMS)
-    collector.env.sample_tasks = lambda num_tasks: tasks[: num_tasks // 2] * 2
+    monkeypatch.setattr(
+        collector.env, "sample_tasks", lambda num_tasks: tasks[: num_tasks // 2] * 2
+    )
     shared = training._replace(
         collector=dataclasses.replace(collector, num_tasks_of_all=2 * NUM_TASKS),
         ranks=TwoEqualRanks(number=2),

@@ -164,11 +164,6 @@ def test_actions_without_a_range_are_refused() -> None:
         dataclasses.replace(policy, action_space=space).module()
 
 
-def test_the_package_offers_what_the_documents_name() -> None:
-    for name in ("EpisodeLog", "from_sb3", "pretrained_names"):
-        assert callable(getattr(maml_rl, name))
-
-
 @pytest.mark.parametrize(
     "space",
     [

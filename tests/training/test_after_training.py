@@ -31,6 +31,8 @@ from maml_rl.training.callbacks import Callback
 from maml_rl.training.compose import open_training
 from maml_rl.training.reporting import Interrupted
 
+pytestmark = pytest.mark.slow  # they train
+
 INNER = {"step_size": 30.0}
 """The choice is not the constant step size, since this one is too large."""
 

@@ -123,6 +123,7 @@ def saved_engine(run: Path) -> str:
     return yaml.safe_load((run / "config.yaml").read_text())["engine"]
 
 
+@pytest.mark.slow
 def test_the_engine_is_printed_and_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "maml_rl")
     for setting, expected in {"auto": "mujoco", "mujoco": "mujoco", "warp": "warp"}.items():
@@ -132,6 +133,7 @@ def test_the_engine_is_printed_and_stored(tmp_path: Path, caplog: pytest.LogCapt
         assert f"on cpu with the engine {expected}, into {run}" in caplog.messages[0]
 
 
+@pytest.mark.slow
 def test_warp_is_stored_if_auto_chooses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "_is_worthwhile", lambda *_: True)
     monkeypatch.setattr(compose, "_can_be_used", lambda _: True)
@@ -152,6 +154,7 @@ def test_an_environment_of_gymnasium_has_no_engine_to_print(
     assert any("on cpu, into" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_an_agent_is_evaluated_and_adapted_on_the_cpu(tmp_path: Path) -> None:
     logging = {"final_evaluation": True, "evaluate_every": 1}
     run = train(tiny(tmp_path / "run", engine="warp", num_iterations=1, logging=logging))
@@ -162,6 +165,7 @@ def test_an_agent_is_evaluated_and_adapted_on_the_cpu(tmp_path: Path) -> None:
     assert adapted.belief.keys() == agent.belief.keys()
 
 
+@pytest.mark.slow
 def test_runs_of_one_engine_are_one_group(tmp_path: Path) -> None:
     """Runs of earlier versions do not name it, and were played on MuJoCo."""
 
@@ -179,6 +183,7 @@ class _Fails(Callback):
             raise RuntimeError
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"engine": "warp", "num_iterations": 5}
     whole = train(tiny(tmp_path / "whole", **settings))
@@ -189,6 +194,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(tmp_path: Pa
     assert_equal_runs(whole, stopped)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_resumes_on_mujoco(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -382,6 +382,7 @@ def test_a_damaged_file_is_refused(tmp_path, capsys, content, message):
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variable", [("WORLD_SIZE", "2"), ("TORCHELASTIC_USE_AGENT_STORE", "True")]
 )

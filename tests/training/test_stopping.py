@@ -20,7 +20,10 @@ from maml_rl.training import finish, saving, training_run
 from maml_rl.training.reporting import Interrupted
 from maml_rl.training.start import resume, train
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+pytestmark = [
+    pytest.mark.slow,  # they train
+    pytest.mark.skipif(os.name == "nt", reason="POSIX signals"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -99,10 +99,13 @@ def test_environment_steps_are_counted(whole):
     assert 0 < last(whole).values["num_env_steps"] <= 6 * 3 * 2 * 5 * 2
 
 
-def test_the_same_seed_gives_the_same_run(whole, tmp_path):
+def test_the_same_seed_gives_the_same_run_whatever_the_global_generators(whole, tmp_path):
+    np.random.seed(99)  # noqa: NPY002
+    torch.manual_seed(99)
     assert_equal_runs(whole, train(tiny(tmp_path / "again", logging={"checkpoint_every": 2})))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(whole, tmp_path):
     other = train(tiny(tmp_path / "other", seed=1, num_iterations=1))
     assert not same_theta(whole, other)
@@ -139,12 +142,6 @@ def test_global_generators_stay_untouched(tmp_path):
     assert random.getstate() == before[0]
     assert np.array_equal(np.random.get_state()[1], before[1][1])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[2])
-
-
-def test_results_do_not_depend_on_global_generators(whole, tmp_path):
-    np.random.seed(99)  # noqa: NPY002
-    torch.manual_seed(99)
-    assert_same_state(whole, train(tiny(tmp_path / "run", logging={"checkpoint_every": 2})))
 
 
 @pytest.mark.slow
@@ -267,6 +264,7 @@ def test_interrupted_at_the_end_names_the_command_to_resume(tmp_path, monkeypatc
     assert (tmp_path / "run" / "videos" / "final.mp4").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_before_the_first_iteration(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         interrupt_when(patched, 0)
@@ -327,6 +325,7 @@ def test_a_run_without_evaluation_ends_with_what_is_next(tmp_path, monkeypatch, 
     assert capsys.readouterr().out.splitlines()[-1] == last_line
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended(whole, tmp_path):
     run = tmp_path / "run"
     train(tiny(run, num_iterations=4, logging={"checkpoint_every": 2}))
@@ -342,6 +341,7 @@ def test_resuming_a_finished_run_is_a_success(whole, copy, capsys, iterations):
     assert_equal_runs(whole, copy)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_can_end_with_the_iterations_that_it_has(tmp_path, caplog):
     run = tmp_path / "run"
     train(tiny(run, num_iterations=2, logging={"checkpoint_every": 1}))
@@ -379,12 +379,14 @@ def test_a_longer_run_logs_that_it_replaces_its_evaluation(tmp_path, caplog):
     assert (run / "evaluation" / "results.json").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_starts_over(whole, copy):
     shutil.rmtree(copy / "checkpoints")
     assert main(["train", "--resume", str(copy)]) == 0
     assert_equal_runs(whole, copy)
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_not_taken(whole, copy):
     for name in ("000004", "000006"):
         shutil.rmtree(copy / "checkpoints" / name)
@@ -484,6 +486,7 @@ def test_a_run_ends_with_an_evaluation_and_a_video(tmp_path, caplog):
     ]
 
 
+@pytest.mark.slow
 def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):
     config = tiny(tmp_path / "warm", seed=5, init_from=str(whole), num_iterations=1)
     started: list[LearnerState] = []
@@ -502,6 +505,7 @@ def test_warm_start_takes_the_other_runs_theta(whole, tmp_path, monkeypatch):
     assert len(progress(run)) == 1
 
 
+@pytest.mark.slow
 def test_warm_start_takes_the_parameters_of_an_adapted_agent(whole, tmp_path):
     adapted = maml_rl.load(whole).adapt(task={"goal_x": 0.3, "goal_y": 0.2})
     source = adapted.save(tmp_path / "adapted")
@@ -528,6 +532,7 @@ def test_warm_start_from_another_learner_is_refused(learner, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_warm_start_takes_the_units_of_the_values(tmp_path):
     """RL²'s value network, a part of theta, learns normalised values."""
     learner = {"learner": {"name": "rl2", "num_minibatches": 1}}
@@ -545,6 +550,7 @@ def test_warm_start_from_nothing_is_refused(tmp_path):
     assert not (tmp_path / "warm").exists()
 
 
+@pytest.mark.slow
 def test_a_warm_started_run_resumes_without_the_other(whole, tmp_path):
     source = shutil.copytree(whole, tmp_path / "source")
     config = tiny(tmp_path / "warm", init_from=str(source), num_iterations=2)
@@ -554,6 +560,7 @@ def test_a_warm_started_run_resumes_without_the_other(whole, tmp_path):
     assert last(run).values["iteration"] == 3
 
 
+@pytest.mark.slow
 def test_warm_start_takes_the_normalizer_too(whole, tmp_path):
     on = {"hidden_sizes": [8], "normalize_observations": True}
     source = train(tiny(tmp_path / "source", num_iterations=1, policy=on))
@@ -566,6 +573,7 @@ def test_warm_start_takes_the_normalizer_too(whole, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env",
     [
@@ -586,6 +594,7 @@ def test_a_registered_environment_trains(tmp_path, env):
     assert maml_rl.load(run).config.env.kwargs == ({"g": 5.0} if "Pendulum" in env["name"] else {})
 
 
+@pytest.mark.slow
 def test_without_a_renderer_training_logs_it_and_continues(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pygame", None)  # as where it is not installed
     run = tmp_path / "run"
@@ -657,6 +666,7 @@ def test_an_environment_of_ones_own_trains(tmp_path, monkeypatch, capsys):
     assert not (run / "videos").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
 def test_a_nan_reward_stops_the_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_nan.py").write_text(
@@ -680,6 +690,7 @@ def test_a_nan_reward_stops_the_run(tmp_path, monkeypatch, capsys):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_no_inner_steps_and_the_smallest_sizes(tmp_path):
     sizes: Mapping[str, Any] = {
         "num_iterations": 2,
