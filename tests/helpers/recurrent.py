@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 
-from maml_rl.learners.rl2.batch import TrialBatch
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.recurrent.batch import TrialBatch
+from maml_rl.learners.recurrent.sequence import TrialSequence, trial_sequence
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 from maml_rl.sampling.episodes import Episodes

@@ -33,14 +33,14 @@ from torch import Tensor
 import maml_rl
 from maml_rl.learners.adam import ascend, initial_state
 from maml_rl.learners.iteration_result import MAX_FAILED_OUTER_STEPS
-from maml_rl.learners.rl2 import iteration as rl2_iteration
-from maml_rl.learners.rl2 import ppo
-from maml_rl.learners.rl2.actor import RecurrentActor
-from maml_rl.learners.rl2.batch import TrialBatch, evaluated_trials
+from maml_rl.learners.recurrent import iteration as trial_iteration
+from maml_rl.learners.recurrent import ppo
+from maml_rl.learners.recurrent.actor import RecurrentActor
+from maml_rl.learners.recurrent.batch import TrialBatch, evaluated_trials
+from maml_rl.learners.recurrent.ppo import Terms, loss_terms, ppo_update
+from maml_rl.learners.recurrent.sequence import TrialSequence, trial_advantages, trial_sequence
+from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.rl2.learner import RL2
-from maml_rl.learners.rl2.ppo import Terms, loss_terms, ppo_update
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages, trial_sequence
-from maml_rl.learners.rl2.value_scale import ValueScale
 from maml_rl.learners.trials import play_trials, sample_tasks
 from maml_rl.policies.parameters import flatten
 from maml_rl.policies.recurrent.network import RecurrentPolicy
@@ -749,7 +749,7 @@ def recorded_update(training: Training, monkeypatch: pytest.MonkeyPatch) -> tupl
         calls.append(args)
         return ppo_update(*args)
 
-    monkeypatch.setattr(rl2_iteration, "ppo_update", recorded)
+    monkeypatch.setattr(trial_iteration, "ppo_update", recorded)
     return training.iterate(), calls[0]
 
 

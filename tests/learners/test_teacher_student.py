@@ -30,11 +30,11 @@ from maml_rl.cli import main
 from maml_rl.errors import UserError
 from maml_rl.learners.adam import ascend, initial_state
 from maml_rl.learners.base import LearnerState
-from maml_rl.learners.rl2 import iteration as rl2_iteration
-from maml_rl.learners.rl2 import ppo
-from maml_rl.learners.rl2.actor import RecurrentActor
-from maml_rl.learners.rl2.sequence import trial_advantages, trial_sequence
-from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.learners.recurrent import iteration as trial_iteration
+from maml_rl.learners.recurrent import ppo
+from maml_rl.learners.recurrent.actor import RecurrentActor
+from maml_rl.learners.recurrent.sequence import trial_advantages, trial_sequence
+from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.teacher_student import learner as learner_module
 from maml_rl.learners.teacher_student import regression
 from maml_rl.learners.teacher_student.learner import TEACHER_ITERATIONS, TeacherStudent
@@ -441,7 +441,7 @@ def fail_task_0(monkeypatch: pytest.MonkeyPatch) -> None:
         tasks = played.trial.failed_tasks.with_failed(first, NO_EPISODE, 0)
         return played._replace(trial=played.trial._replace(failed_tasks=tasks))
 
-    monkeypatch.setattr(rl2_iteration, "training_trial", failed)
+    monkeypatch.setattr(trial_iteration, "training_trial", failed)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -455,7 +455,7 @@ def test_the_teacher_learns_from_credit_within_episodes_and_its_tasks(
         calls.append(args)
         return ppo.ppo_update(*args)
 
-    monkeypatch.setattr(rl2_iteration, "ppo_update", recorded)
+    monkeypatch.setattr(trial_iteration, "ppo_update", recorded)
     config = wander(tmp_path, kind, learner={"teacher_iterations": 2})
     with open_training(config) as training:
         training = training.continued(training.iterate().state)

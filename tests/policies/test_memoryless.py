@@ -10,7 +10,7 @@ import torch
 from helpers.recurrent import VARIANTS, along_trials, make_batch, make_policy, make_theta
 from torch import Tensor
 
-from maml_rl.learners.rl2.sequence import TrialSequence
+from maml_rl.learners.recurrent.sequence import TrialSequence
 from maml_rl.policies.recurrent.memoryless import MemorylessPolicy
 from maml_rl.policies.recurrent.network import RecurrentPolicy
 

@@ -17,9 +17,9 @@ from maml_rl.learners.iteration_result import (
     IterationWatch,
     iteration_result,
 )
-from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
-from maml_rl.learners.rl2.iteration import played_trials, updated_by_ppo
-from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.learners.recurrent.actor import RecurrentActor, belief_after
+from maml_rl.learners.recurrent.iteration import played_trials, updated_by_ppo
+from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.policies.action_map import ActionMap
 from maml_rl.policies.plain_network import PlainModule
 from maml_rl.policies.recurrent.network import RecurrentPolicy

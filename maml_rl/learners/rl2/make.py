@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from gymnasium import spaces
 
+from maml_rl.learners.recurrent.trial_gradient import trials_per_block
 from maml_rl.learners.rl2.learner import RL2
-from maml_rl.learners.rl2.trial_gradient import trials_per_block
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.policies.mlp import vector_size
 from maml_rl.policies.recurrent.memoryless import MemorylessPolicy

@@ -23,9 +23,9 @@ from maml_rl.learners.iteration_result import (
     Update,
     iteration_result,
 )
-from maml_rl.learners.rl2.actor import RecurrentActor, belief_after
-from maml_rl.learners.rl2.iteration import PlayedTrials, played_trials, updated_by_ppo
-from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.learners.recurrent.actor import RecurrentActor, belief_after
+from maml_rl.learners.recurrent.iteration import PlayedTrials, played_trials, updated_by_ppo
+from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.teacher_student.networks import Student, Teacher
 from maml_rl.learners.teacher_student.regression import StudentBatch, student_update
 from maml_rl.learners.trials import sample_tasks

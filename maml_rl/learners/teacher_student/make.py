@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from maml_rl.errors import UserError
-from maml_rl.learners.rl2.trial_gradient import trials_per_block
+from maml_rl.learners.recurrent.trial_gradient import trials_per_block
 from maml_rl.learners.teacher_student.learner import TeacherStudent
 from maml_rl.learners.teacher_student.networks import Student, Teacher
 from maml_rl.learners.teacher_student.window import Window

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.rl2.sequence import TrialSequence
-from maml_rl.learners.rl2.trial_gradient import descend, mean_gradient, minibatches
+from maml_rl.learners.recurrent.sequence import TrialSequence
+from maml_rl.learners.recurrent.trial_gradient import descend, mean_gradient, minibatches
 from maml_rl.learners.teacher_student.networks import Student
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig

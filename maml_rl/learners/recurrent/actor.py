@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maml_rl.errors import UserError
 from maml_rl.learners.base import Belief
-from maml_rl.learners.rl2.sequence import trial_sequence
+from maml_rl.learners.recurrent.sequence import trial_sequence
 from maml_rl.policies.normalizer import ObservationNormalizer
 from maml_rl.policies.parameters import Params
 from maml_rl.policies.recurrent.memory import MemoryPolicy, action_distribution

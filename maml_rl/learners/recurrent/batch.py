@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_advantages
-from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.learners.recurrent.sequence import TrialSequence, trial_advantages
+from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from maml_rl.learners.base import Belief, Learner, LearnerState
 from maml_rl.learners.iteration_result import Update
-from maml_rl.learners.rl2.batch import TrialPolicy, evaluated_trials, trial_batch
-from maml_rl.learners.rl2.ppo import ppo_update
-from maml_rl.learners.rl2.sequence import TrialSequence, trial_sequence
-from maml_rl.learners.rl2.value_scale import ValueScale
+from maml_rl.learners.recurrent.batch import TrialPolicy, evaluated_trials, trial_batch
+from maml_rl.learners.recurrent.ppo import ppo_update
+from maml_rl.learners.recurrent.sequence import TrialSequence, trial_sequence
+from maml_rl.learners.recurrent.value_scale import ValueScale
 from maml_rl.learners.trials import TrainingTrial, training_trial
 from maml_rl.policies.action_head import ActionHead
 from maml_rl.sampling.collector import Collector

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.learners.rl2.batch import TrialBatch, TrialPolicy
-from maml_rl.learners.rl2.trial_gradient import descend, mean_gradient, minibatches
+from maml_rl.learners.recurrent.batch import TrialBatch, TrialPolicy
+from maml_rl.learners.recurrent.trial_gradient import descend, mean_gradient, minibatches
 from maml_rl.policies.parameters import Params
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.system.distributed import Ranks

@@ -1,0 +1,1 @@
+"""Policies with a memory as learners: how they act, and PPO on whole trials."""
