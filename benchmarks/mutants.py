@@ -255,7 +255,7 @@ MUTANTS = [
     Mutant("maml_rl/learners/teacher_student/regression.py", "(estimates - batch.latents[:, None])", "(estimates + batch.latents[:, None])", "sign of z in the student's loss"),
     Mutant("maml_rl/learners/teacher_student/regression.py", ".square().mean(-1)", ".square().sum(-1)", "sum over entries of z for the mean"),
     Mutant("maml_rl/learners/teacher_student/learner.py", 'state.counters["iteration"] < state.counters[TEACHER_ITERATIONS]', 'state.counters["iteration"] <= state.counters[TEACHER_ITERATIONS]', "one more iteration for the teacher"),
-    Mutant("maml_rl/learners/teacher_student/learner.py", "new = old.updated(old.normalize(self._vectors(tasks)), Ranks())", "new = old", "tasks not normalised"),
+    Mutant("maml_rl/learners/teacher_student/learner.py", "new = old.updated(self._vectors(tasks), Ranks())", "new = old", "tasks not normalised"),
     Mutant("maml_rl/learners/teacher_student/learner.py", "across=False,  # the teacher learns", "across=True,  # the teacher learns", "the teacher's credit crosses episodes"),
     Mutant("maml_rl/learners/teacher_student/learner.py", "self._observed(state, trials.tasks)", "self._observed(state, trials.played.tasks[: len(trials.tasks)])", "tasks of other trials for the teacher"),
     Mutant("maml_rl/learners/teacher_student/learner.py", "latents = self._latents(state, trials.tasks)", "latents = self._latents(state, trials.played.tasks[: len(trials.tasks)])", "z of other trials"),
@@ -346,6 +346,13 @@ MUTANTS = [
     Mutant("maml_rl/analysis/statistics.py", "row[max(0, step - WINDOW) : step].mean()", "row[step - WINDOW : step].mean()", "an empty window before an early change"),
     Mutant("maml_rl/analysis/statistics.py", "running[lowest:] >= target", "running >= target", "recovered before the reward was lowest"),
     Mutant("maml_rl/analysis/evaluation.py", "(rewards * is_valid).sum(1) / is_valid.sum(1)", "rewards.mean(1)", "rewards over discarded episodes"),
+    Mutant("maml_rl/learners/maml/learner.py", "return unchanged._replace(metrics=metrics, failure=LINE_SEARCH)", "return Update({'theta': theta, 'outer': outer_state}, metrics, LINE_SEARCH)", "a rejected outer step taken"),
+    Mutant("maml_rl/learners/maml/objective.py", "torch.where(is_constant, 0.0, centred / std.clamp(min=1e-8))", "centred / std.clamp(min=1e-8)", "E-MAML's credit from rounding errors"),
+    Mutant("maml_rl/learners/maml/inner_step.py", '_LATENT if inner.adapts == "latent" else policy.head_names', "policy.head_names", "the head adapts instead of the latent variable"),
+    Mutant("maml_rl/learners/pearl/learner.py", "math.ceil(self.config.num_updates * num_transitions(part.entry) / most)", "self.config.num_updates", "as many updates after short episodes"),
+    Mutant("maml_rl/learners/iteration_result.py", "samplings[-1].metrics()", "samplings[0].metrics()", "returns of PEARL's initial episodes reported"),
+    Mutant("maml_rl/learners/iteration_result.py", "sum(sampling.num_env_steps for sampling in samplings)", "samplings[-1].num_env_steps", "PEARL's initial episodes not counted"),
+    Mutant("maml_rl/learners/iteration_result.py", "state.counters[FAILED_OUTER_STEPS] + 1", "1", "failed outer steps never add up"),
 ]  # fmt: skip
 
 _MAML = [
@@ -477,7 +484,12 @@ TESTS = {
         "sampling/test_failures.py",
     ],
     "maml_rl/learners/metrics.py": ["learners/test_metrics.py"],
+    "maml_rl/learners/iteration_result.py": [
+        "learners/test_pearl_learner.py",
+        "sampling/test_failures.py",
+    ],
     "maml_rl/learners/maml/learner.py": [
+        "training/test_own_outer_step.py",
         "learners/test_inner_steps.py",
         "learners/test_trials.py",
         "training/test_training.py",

@@ -38,15 +38,18 @@ class ObservationNormalizer(NamedTuple):
         """Return (observation − mean) / std for observations (..., *observation_shape)."""
         return (observations - self.mean.to(observations)) / self.std.to(observations)
 
-    def updated(self, normalized: Tensor, ranks: Ranks) -> ObservationNormalizer:
+    def denormalize(self, normalized: Tensor) -> Tensor:
+        """Return the raw observations, float64, of normalised ones (..., *observation_shape)."""
+        return normalized.double() * self.std + self.mean
+
+    def updated(self, raw: Tensor, ranks: Ranks) -> ObservationNormalizer:
         """Return statistics that include further observations (Chan et al. 1979).
 
         Args:
-            normalized: observations (N, *observation_shape), normalised by these statistics.
+            raw: observations (N, *observation_shape), not normalised.
             ranks: the processes; the observations of all of them are included.
         """
-        # Undo the normalisation.
-        raw = normalized.double() * self.std + self.mean
+        raw = raw.double()
         # Statistics of the new observations.
         num_new = ranks.sum(raw.new_ones(len(raw)))
         mean = ranks.sum(raw) / num_new

@@ -43,9 +43,8 @@ def seen_by(normalizer: ObservationNormalizer, episodes: Episodes) -> Episodes:
 def updated(
     normalizer: ObservationNormalizer, collections: list[Episodes]
 ) -> ObservationNormalizer:
-    return normalizer.updated(
-        torch.cat([episodes.real_observations for episodes in collections]), Ranks()
-    )
+    seen = torch.cat([episodes.real_observations for episodes in collections])
+    return normalizer.updated(normalizer.denormalize(seen), Ranks())
 
 
 def real(episodes: Episodes) -> np.ndarray:
@@ -130,7 +129,7 @@ def test_observations_of_several_axes():
     raw = np.random.default_rng(0).normal(3, 2, (50, 4, 3, 2))
     normalizer = ObservationNormalizer.empty((4, 3, 2), CPU)
     for part in (raw[:20], raw[20:]):
-        normalizer = normalizer.updated(normalizer.normalize(torch.from_numpy(part)), Ranks())
+        normalizer = normalizer.updated(torch.from_numpy(part), Ranks())
     assert normalizer.num_states.shape == ()
     assert int(normalizer.num_states) == 50
     np.testing.assert_allclose(normalizer.mean.numpy(), raw.mean(0), rtol=1e-9)

@@ -269,7 +269,8 @@ class MAML(Learner):
             episodes = [*batch.supports, batch.query]
             observations = torch.cat([stage.real_observations for stage in episodes])
             observations = without_latents(observations, self.policy.latent_size)
-            groups["normalizer"] = normalizer.updated(observations, ranks)._asdict()
+            raw = normalizer.denormalize(observations)
+            groups["normalizer"] = normalizer.updated(raw, ranks)._asdict()
         if self.inner.shared_advantage_scale:
             adaptation = state.tensors["adaptation"]
             std = _advantage_std(batch.supports, ranks).to(adaptation["advantage_std"])

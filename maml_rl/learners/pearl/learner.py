@@ -249,8 +249,8 @@ class PEARL(Learner):
         history = bounded((*state.history, entry), self.config.capacity)
         normalizer = state.normalizer
         if normalizer is not None and len(entry["observations"]) > 0:
-            new = normalizer.normalize(entry["observations"])
-            normalizer = normalizer.updated(new, Ranks())  # every process has the whole entry
+            # Every process has the whole entry.
+            normalizer = normalizer.updated(entry["observations"], Ranks())
         watch.lap("replay")
 
         # Update encoder, critics and actor, as often per control step in every iteration.

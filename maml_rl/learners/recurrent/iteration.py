@@ -158,6 +158,7 @@ def updated_by_ppo(
     normalizer = state.normalizer
     if normalizer is not None:
         observations = torch.cat([stage.real_observations for stage in trials.stages])
-        update.groups["normalizer"] = normalizer.updated(observations, ranks)._asdict()
+        raw = normalizer.denormalize(observations)
+        update.groups["normalizer"] = normalizer.updated(raw, ranks)._asdict()
     watch.lap("update")
     return update

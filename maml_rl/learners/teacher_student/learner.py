@@ -322,7 +322,7 @@ class TeacherStudent(Learner):
         """Return a state whose statistics of tasks include those of all processes."""
         old = ObservationNormalizer(**state.tensors["task_normalizer"])
         # Every process has all tasks.
-        new = old.updated(old.normalize(self._vectors(tasks)), Ranks())
+        new = old.updated(self._vectors(tasks), Ranks())
         return state._replace(tensors={**state.tensors, "task_normalizer": new._asdict()})
 
 
