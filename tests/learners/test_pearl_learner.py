@@ -77,7 +77,7 @@ def iterated(training: Training, number: int) -> Training:
 
 def test_the_first_iteration_explores_every_training_task(training: Training) -> None:
     """2 episodes of each of 4 tasks, in 2 groups of 3; then trials of 1 + 2 episodes in 3."""
-    state = training.iterate().state
+    state, metrics, _ = training.iterate()
     (entry,) = state.history
     initial = 2 * 2 * NUM_TASKS
     assert len(entry["lengths"]) == initial + 3 * NUM_TASKS
@@ -85,8 +85,17 @@ def test_the_first_iteration_explores_every_training_task(training: Training) ->
     # The second group is filled up with the first tasks.
     assert entry["tasks"][:initial].tolist() == [0, 1, 2, 0, 1, 2, 3, 0, 1, 3, 0, 1]
     assert state.counters["num_env_steps"] == int(entry["lengths"].sum()) > 0
-    # No episode is another once more.
     starts = torch.cumsum(entry["lengths"] + 1, 0) - entry["lengths"] - 1
+    # Metrics are those of the trials.
+    returns = torch.stack(
+        [
+            entry["rewards"][start : start + length].sum()
+            for start, length in zip(starts, entry["lengths"], strict=True)
+        ]
+    )
+    for stage, expected in enumerate(returns[initial:].reshape(3, NUM_TASKS).mean(1)):
+        assert metrics[f"train/return_after_{stage}_steps"] == pytest.approx(float(expected))
+    # No episode is another once more.
     assert len(entry["actions"][starts].unique(dim=0)) == len(starts)
     later = training.continued(state).iterate().state
     assert len(later.history) == 2
