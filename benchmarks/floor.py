@@ -5,9 +5,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from maml_rl.errors import UserError
 
 
 class Recorder:
@@ -80,3 +83,11 @@ def summary(values: list[float]) -> str:
     """Format median, range and number of values."""
     low, high = min(values), max(values)
     return f"{np.median(values):.3f}  (min {low:.3f}, max {high:.3f}, n = {len(values)})"
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call the function of a command; a mistake of the user ends it with one line."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -14,6 +14,7 @@ import contextlib
 import time
 
 import numpy as np
+from floor import run
 
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

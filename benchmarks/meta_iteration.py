@@ -14,7 +14,7 @@ import sys
 import time
 
 import numpy as np
-from floor import Recorder, peak_memory_gib, summary
+from floor import Recorder, peak_memory_gib, run, summary
 
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from floor import summary
+from floor import run, summary
 
 from maml_rl.learners.pearl.learner import PEARL, _learned
 from maml_rl.learners.pearl.networks import NUM_CRITICS
@@ -166,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 
+from floor import run
 from meta_iteration import report
 
 from maml_rl.settings.parser import load_config
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

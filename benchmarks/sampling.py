@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import maml_envs
 import numpy as np
-from floor import Recorder, summary
+from floor import Recorder, run, summary
 
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.settings.parser import load_config
@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
