@@ -59,7 +59,7 @@ def test_a_student_learns_from_rewards_where_to_go(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("name", "num_iterations"), [("Pendulum", 45), ("Block", 30)])
+@pytest.mark.parametrize(("name", "num_iterations"), [("Pendulum", 60), ("Block", 30)])
 def test_system_identification_finds_the_dynamics(
     name: str, num_iterations: int, tmp_path: Path
 ) -> None:
