@@ -122,6 +122,8 @@ def test_all_that_is_done_with_an_environment_works_and_is_the_same_in_workers(
         agent = maml_rl.load(run)
         thetas.append(agent.belief)
         means.append(maml_rl.evaluate(agent, num_tasks=2, num_episodes=2, num_steps=1).mean)
+        with pytest.raises(UserError, match="there is no task to adapt to"):
+            agent.adapt(num_episodes=2)
         assert agent.adapt(task=task, num_episodes=2).num_adaptation_steps == 1
         assert task == unchanged
         video = maml_rl.record(agent, tmp_path / "video.mp4", num_episodes=2)
