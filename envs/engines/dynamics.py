@@ -10,6 +10,7 @@ untouched model, so a task does not depend on the previous one.
 | `geom_friction` | factor on all friction coefficients, including the floor's | factor | 1 |
 | `dof_damping` | factor on every joint's damping | factor | 1 |
 | `actuator_gear` | factor on every actuator's gear | factor | 1 |
+| `actuator_strength` | factor on every actuator's force, also that of a servo | factor | 1 |
 | `gravity` | magnitude | m/s² | the model's |
 | `slope` | slope of the ground, uphill along +x; implemented by tilting gravity | rad | 0 |
 | `disabled_actuator` | index of the actuator that exerts no force | | −1, none |
@@ -18,7 +19,7 @@ untouched model, so a task does not depend on the previous one.
 | `action_delay` | delay of actions | control steps | 0 |
 | `observation_noise` | standard deviation of Gaussian noise on every entry | the entry's | 0 |
 
-The five factors also exist for single elements, such as `body_mass/torso`; this factor multiplies
+The six factors also exist for single elements, such as `body_mass/torso`; this factor multiplies
 the one for all elements. All can change within a task, see :mod:`maml_envs.engines.changes`.
 Limbs are the subtrees below the root body that contain an actuator, in the model's order: the four
 legs of the ant, the two of the half cheetah.
@@ -92,6 +93,7 @@ def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:
         "geom_friction": _factor(),
         "dof_damping": _factor(),
         "actuator_gear": _factor(),
+        "actuator_strength": _factor(),
         "gravity": Parameter("m/s²", 0.0, 1000.0, float(np.linalg.norm(model.opt.gravity))),
         "slope": Parameter("rad", -1.5, 1.5, 0.0),
         "disabled_actuator": Parameter("", -1, last_actuator, -1, is_integer=True),
@@ -102,10 +104,13 @@ def parameters(model: mujoco.MjModel) -> dict[str, Parameter]:
     }
     if (driven_joints(model) < 0).any():
         del known["disabled_joint"]  # some actuator does not drive a joint
+    if not _has_linear_actuators(model):
+        del known["actuator_strength"]
     if not limbs(model):
         del known["disabled_limb"]
     for name in _ELEMENTS:
-        known |= {f"{name}/{element}": known[name] for element in elements(model, name)}
+        if name in known:
+            known |= {f"{name}/{element}": known[name] for element in elements(model, name)}
     return known
 
 
@@ -145,7 +150,24 @@ _ELEMENTS = {
     "geom_friction": _geoms,
     "dof_damping": _damped_joints,
     "actuator_gear": _geared_joints,
+    "actuator_strength": _geared_joints,
 }
+
+_FIELDS = {
+    # inertia scales with mass
+    "body_mass": ("body_mass", "body_inertia"),
+    # force = gain * control + bias, clipped to the range of forces
+    "actuator_strength": ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange"),
+}
+"""Model fields that a factor multiplies, unless it is one of the same name."""
+
+
+def _has_linear_actuators(model: mujoco.MjModel) -> bool:
+    """Whether the parameters of gains and biases are factors, as those of a muscle are not."""
+    gains, biases = mujoco.mjtGain, mujoco.mjtBias
+    has_gains = np.isin(model.actuator_gaintype, [gains.mjGAIN_FIXED, gains.mjGAIN_AFFINE])
+    has_biases = np.isin(model.actuator_biastype, [biases.mjBIAS_NONE, biases.mjBIAS_AFFINE])
+    return bool((has_gains & has_biases).all())
 
 
 def driven_joints(model: mujoco.MjModel) -> np.ndarray:
@@ -199,9 +221,7 @@ def model_fields(model: mujoco.MjModel, tasks: Mapping[str, np.ndarray]) -> dict
         if quantity not in _ELEMENTS:
             continue
         rows = elements(model, quantity)[element] if element else slice(None)
-        # inertia scales with mass
-        targets = ("body_mass", "body_inertia") if quantity == "body_mass" else (quantity,)
-        for target in targets:
+        for target in _FIELDS.get(quantity, (quantity,)):
             part = field(target)
             part[:, rows] *= values.reshape(-1, *[1] * (part.ndim - 1))
     # gravity: its magnitude, tilted by the slope

@@ -52,6 +52,9 @@ _VARIED = (
     "dof_armature",
     "dof_damping",
     "actuator_gear",
+    "actuator_gainprm",
+    "actuator_biasprm",
+    "actuator_forcerange",
 )
 _CONSTANTS = (
     "body_subtreemass",

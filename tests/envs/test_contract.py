@@ -25,6 +25,7 @@ EVERYTHING_VARIES = {
     "geom_friction": [0.5, 1.5],
     "dof_damping": [0.5, 2.0],
     "actuator_gear": {"low": 0.5, "high": 1.0, "each": True},
+    "actuator_strength": [0.5, 1.5],
     "gravity": [8.0, 11.0],
     "slope": [-0.1, 0.1],
     "disabled_actuator": [-1, 0, 1],

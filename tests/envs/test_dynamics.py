@@ -171,8 +171,11 @@ def test_damping(bench: MujocoRobot, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["actuator_gear", "actuator_gear/rail"])
-def test_gear(bench: MujocoRobot, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["actuator_gear", "actuator_gear/rail", "actuator_strength", "actuator_strength/rail"],
+)
+def test_force_of_a_motor(bench: MujocoRobot, name: str) -> None:
     factors, mass = (
         np.array([0.0, 0.5, 1.0, 4.0, 1.0]),
         CART_MASS * np.array([1.0, 1.0, 1.0, 1.0, 2.0]),
@@ -181,6 +184,47 @@ def test_gear(bench: MujocoRobot, name: str) -> None:
         "rail"
     )[1, -1]
     np.testing.assert_allclose(velocity, 0.1 * 0.7 * CART_GEAR * factors / mass, rtol=1e-9)
+
+
+SERVO_STIFFNESS, SERVO_DAMPING, SERVO_LIMIT = 20.0, 3.0, 8.0
+SERVO = """
+<mujoco>
+  <worldbody>
+    <body><joint name="elbow" axis="0 1 0" range="-90 90"/><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/>
+    </body>
+  </worldbody>
+  <actuator>{}</actuator>
+</mujoco>
+"""
+POSITION = (
+    f'<position joint="elbow" kp="{SERVO_STIFFNESS}" kv="{SERVO_DAMPING}" ctrlrange="-1 1" '
+    f'forcerange="-{SERVO_LIMIT} {SERVO_LIMIT}"/>'
+)
+
+
+@pytest.mark.parametrize("name", ["actuator_strength", "actuator_strength/elbow"])
+@pytest.mark.parametrize("angle", [0.3, -0.9])  # the force is within its limits, and at one
+def test_strength_of_a_servo(tmp_path: Path, name: str, angle: float) -> None:
+    path = tmp_path / "servo.xml"
+    path.write_text(SERVO.format(POSITION))
+    robot = MujocoRobot(str(path), frame_skip=1, camera_name=None)
+    factors, speed, control = np.array([0.0, 0.5, 1.0, 3.0]), -0.4, 0.5
+    engine = _engine(robot, {name: factors})
+    initial = {"qpos": np.full((4, 1), angle), "qvel": np.full((4, 1), speed)}
+    engine.reset(np.arange(4), initial)
+    engine.step(None, np.full((4, 1), control))
+    force = SERVO_STIFFNESS * (control - angle) - SERVO_DAMPING * speed
+    force = factors * np.clip(force, -SERVO_LIMIT, SERVO_LIMIT)
+    expected = speed + robot.model.opt.timestep * force  # the inertia is 1
+    np.testing.assert_allclose(engine.state["qvel"][:, 0], expected, rtol=1e-9)
+
+
+def test_muscles_have_no_strength(tmp_path: Path) -> None:
+    path = tmp_path / "muscle.xml"
+    path.write_text(SERVO.format('<muscle joint="elbow" ctrlrange="0 1" lengthrange="0 1"/>'))
+    names = MujocoRobot(str(path), frame_skip=1, camera_name=None).parameters
+    assert "actuator_gear/elbow" in names
+    assert [name for name in names if "strength" in name] == []
 
 
 def _model_values(model: mujoco.MjModel) -> dict[str, np.ndarray]:
@@ -223,6 +267,10 @@ CHANGES: list[tuple[dict[str, float], list[tuple[str, Any, float]]]] = [
     (
         {"actuator_gear": 0.25, "actuator_gear/hip_2": 2.0},
         [("actuator_gear", ..., 0.25), ("actuator_gear", 4, 2.0)],
+    ),
+    (
+        {"actuator_strength/hip_2": 2.0},
+        [("actuator_gainprm", 4, 2.0)],  # a motor has no bias and no limit
     ),
     ({"disabled_actuator": 3}, [("actuator_gear", 3, 0.0)]),
     (

@@ -186,6 +186,7 @@ DYNAMICS = {
     "geom_friction": [0.2, 1.0, 2.0, 3.0],
     "dof_damping": [0.1, 1.0, 3.0, 5.0],
     "actuator_gear": [0.1, 0.5, 1.0, 1.5],
+    "actuator_strength": [0.1, 0.5, 1.0, 1.5],
     "gravity": [5.0, 9.81, 12.0, 0.0],
     "slope": [-0.3, 0.0, 0.3, 0.5],
     "disabled_actuator": [-1, 0, 1, 2],
