@@ -61,6 +61,7 @@ def command(argv: list[str]) -> int:
         folder=folder,
         device=args.device,
         variants=variants,
+        chosen_sweeps=args.sweep,
     )
     # Check the settings of all methods before training any.
     configs = {name: study.config(name) for name in names}

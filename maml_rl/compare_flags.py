@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from maml_rl.cli import Parser, non_negative, one_of, path_argument, positive
+from maml_rl.env_flags import sweeps
 from maml_rl.errors import UserError
 from maml_rl.settings.dynamics_study.methods import (
     DEFAULT_METHODS,
@@ -134,6 +135,14 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=20,
         help="measured episodes per task and step (default: 20)",
+    )
+    parser.add_argument(
+        "--sweep",
+        type=sweeps,
+        default={},
+        metavar="NAME=LOW:HIGH:POINTS,...",
+        help="values of a quantity of --dynamics in the evaluation, in addition to the nominal one "
+        "(default: 7 values, up to twice as far from the nominal one as in training)",
     )
     parser.add_argument(
         "--num_steps",

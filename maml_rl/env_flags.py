@@ -198,6 +198,21 @@ def _dynamics(text: str) -> EnvFlags:
     return parsed
 
 
+def sweeps(text: str) -> dict[str, tuple[float, ...]]:
+    """Parse ``NAME=LOW:HIGH:POINTS,...``: the values of each sweep, by name."""
+    expected = argparse.ArgumentTypeError(
+        "expected NAME=LOW:HIGH:POINTS, separated by commas, with LOW < HIGH and 2 to 1000 points, "
+        f"got {text!r}"
+    )
+    try:
+        parsed = _dynamics(text)
+    except UserError as error:
+        raise expected from error
+    if parsed.flags:
+        raise expected
+    return parsed.sweeps
+
+
 def _sweep(text: str, low: str, high: str, points: str) -> tuple[float, ...]:
     try:
         first, last, number = float(low), float(high), int(points)

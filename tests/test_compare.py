@@ -138,16 +138,17 @@ def test_learners_are_compared_on_arguments_of_a_gymnasium_environment(
 ) -> None:
     """The oracle observes the argument; each version has the value of the sweep."""
     small = [word for word in SMALL if not word.startswith("--dynamics")]
-    argv = [*small, "--env=Pendulum-v1", "--dynamics=g=5:20", "--output=out"]
+    sweep = "--sweep=g=4:16:4"
+    argv = [*small, "--env=Pendulum-v1", "--dynamics=g=5:20", sweep, "--output=out"]
     assert main(["compare", *argv]) == 0
     results = json.loads(Path("out/evaluation/results.json").read_text())["results"]
     tasks = {
         (result["policy"], result["swept"].get("g")): [task["task"] for task in result["tasks"]]
         for result in results
     }
-    values = [None, 2.5, 3.97, 6.3, 10.0, 15.9, 25.2, 40.0]
+    values = [None, 4.0, 8.0, 10.0, 12.0, 16.0]
     assert list(tasks) == [(name, g) for g in values for name in ("untouched", "oracle", "rl2")]
-    assert tasks["oracle", 2.5] == [{"g": 2.5}] * 2
+    assert tasks["oracle", 4.0] == [{"g": 4.0}] * 2
     assert all(5 <= task["g"] <= 20 for task in tasks["oracle", None])
     shapes = {
         name: maml_rl.load(f"out/{name}/seed-3").observation_space.shape
@@ -206,6 +207,10 @@ def test_pearl_is_not_compared_by_default() -> None:
         (["dynamics", "--env", "Pendulum-v1"], "Pendulum-v1 is not a task family"),
         (["dynamics", "--dynamics", "body_mass=0.5:2:4"], "takes values in training"),
         (["dynamics", "--dynamics", "bodymass=0.5:2"], "unknown dynamics 'bodymass'"),
+        (["dynamics", "--sweep", "body_mass=0.5:2"], "expected NAME=LOW:HIGH:POINTS"),
+        (["dynamics", "--sweep", "body_mass=2:1:4"], "2 to 1000 points, got 'body_mass=2:1:4'"),
+        (["dynamics", "--sweep", "body_mass"], "expected NAME=LOW:HIGH:POINTS"),
+        (["dynamics", "--sweep", "gravity=1:2:3"], "--sweep gravity: it does not vary in training"),
         (["dynamics", "--num_env_steps", "0"], "at least 1"),
         (["dynamics", "--num_steps", "0"], "at least 1"),
         (["dynamics", "--action_scale", "-1"], "action_scale must be a finite number above 0"),

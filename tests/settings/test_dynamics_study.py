@@ -186,6 +186,19 @@ def test_a_sweep_sets_one_quantity_and_leaves_the_others_nominal():
     assert study().trained_range("action_delay") == (0, 2)
 
 
+def test_a_chosen_sweep_includes_the_nominal_value():
+    chosen = study(chosen_sweeps={"body_mass": (0.5, 1.5, 2.5)})
+    assert chosen.sweeps() == {
+        "body_mass": (0.5, 1.0, 1.5, 2.5),
+        "action_delay": study().sweeps()["action_delay"],
+    }
+    assert {pair["body_mass"] for pair in chosen.pairs()} == {0.5, 1.0, 2.5}
+    assert chosen.failures()[-1].swept["body_mass"] == 2.5
+    assert chosen.trained_range("body_mass") == (0.5, 2)
+    of_gravity = pendulum(GRAVITY, chosen_sweeps={"g": (9.0, 12.0)})
+    assert of_gravity.sweeps() == {"g": (9.0, 10.0, 12.0)}
+
+
 def test_evaluations_use_held_out_tasks():
     crippled = study(env="CrippledAnt", flags=MASS)
     assert crippled.dynamics.varied.kwargs["split"] == "train"
@@ -214,6 +227,14 @@ def test_dynamics_of_the_preset_are_replaced():
         ({"flags": ("--env.dynamics.body_mass={low: 2, high: -1}",)}, "body_mass"),
         ({"horizon": -1}, "horizon must be"),
         ({"flags": ("--env.dynamics.body_mass=2",)}, "body_mass must be a range.*the value 2"),
+        (
+            {"chosen_sweeps": {"gravity": (1.0, 2.0)}},
+            "--sweep gravity: it does not vary in training. Valid are body_mass, action_delay",
+        ),
+        (
+            {"chosen_sweeps": {"action_delay": (0.0, 0.5)}},
+            r"--sweep action_delay: each value must be one integer in \[0, 1000\].*, got 0.5",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes, message):

@@ -55,6 +55,8 @@ class DynamicsStudy:
         folder: of all files.
         device: of the policies.
         variants: methods beside those of :data:`METHODS`, by name.
+        chosen_sweeps: values of varied quantities in the evaluation, by name, in place of those of
+            :func:`swept_values`.
 
     Raises:
         UserError: if the environment has nothing to vary, a setting is invalid, or a quantity does
@@ -69,9 +71,14 @@ class DynamicsStudy:
     folder: Path
     device: str
     variants: Mapping[str, Method] = field(default_factory=dict)
+    chosen_sweeps: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.sweeps()  # checks the ranges of training
+        for name in self.chosen_sweeps:
+            if name not in self.dynamics.parameters:
+                valid = ", ".join(self.dynamics.parameters)
+                raise UserError(f"--sweep {name}: it does not vary in training. Valid are {valid}")
+        self.sweeps()  # checks the ranges of training, and the values of sweeps
 
     @property
     def methods(self) -> Mapping[str, Method]:
@@ -153,12 +160,23 @@ class DynamicsStudy:
     def sweeps(self) -> dict[str, tuple[float, ...]]:
         """Return the values of each varied quantity to evaluate at, by name.
 
-        They reach twice as far from the nominal value as in training.
+        They reach twice as far from the nominal value as in training, or are the chosen ones and
+        the nominal one.
+
+        Raises:
+            UserError: if a quantity is no range in training, or a chosen value is not valid.
         """
-        return {
-            name: swept_values(parameter, *self.trained_range(name))
-            for name, parameter in self.dynamics.parameters.items()
-        }
+        result = {}
+        for name, parameter in self.dynamics.parameters.items():
+            result[name] = swept_values(parameter, *self.trained_range(name))
+            chosen = self.chosen_sweeps.get(name)
+            if chosen is None:
+                continue
+            for value in chosen:
+                if not parameter.accepts(value):
+                    raise UserError(f"--sweep {name}: each value must be {parameter}, got {value:g}")
+            result[name] = tuple(sorted({*chosen, parameter.nominal}))
+        return result
 
     def pairs(self) -> list[dict[str, float]]:
         """Return values of the first two varied quantities together.
