@@ -190,8 +190,8 @@ SERVO_STIFFNESS, SERVO_DAMPING, SERVO_LIMIT = 20.0, 3.0, 8.0
 SERVO = """
 <mujoco>
   <worldbody>
-    <body><joint name="elbow" axis="0 1 0" range="-90 90"/><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/>
-    </body>
+    <body> <joint name="elbow" axis="0 1 0" range="-90 90"/>
+      <inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/> </body>
   </worldbody>
   <actuator>{}</actuator>
 </mujoco>

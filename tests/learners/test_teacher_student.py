@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -524,8 +525,8 @@ def training_streams(training: Training) -> RandomStreams:
 
 @pytest.mark.slow
 @kinds
-def test_a_run_keeps_its_number_of_teacher_iterations(kind: str, tmp_path: Path) -> None:
-    """By default two thirds of the iterations with which it begins; a longer run adds students."""
+def test_the_teacher_does_not_learn_again_in_an_extended_run(kind: str, tmp_path: Path) -> None:
+    """By default it has two thirds of the iterations with which the run begins."""
     config = wander(tmp_path, kind, num_iterations=3, learner={"teacher_iterations": None})
     run = maml_rl.train(config)
     before = last(run)
@@ -543,8 +544,42 @@ def test_a_run_keeps_its_number_of_teacher_iterations(kind: str, tmp_path: Path)
 
 @pytest.mark.parametrize(("num_iterations", "expected"), [(2, 1), (3, 2), (300, 200)])
 def test_two_thirds_of_a_run_train_the_teacher(num_iterations: int, expected: int) -> None:
-    assert RMAConfig().first_student_iteration(num_iterations) == expected
-    assert SysIDConfig(teacher_iterations=7).first_student_iteration(num_iterations) == 7
+    assert RMAConfig().teacher_limits(num_iterations, None) == (expected, math.inf)
+    assert RMAConfig().teacher_limits(num_iterations, 600) == (expected, 400)
+    chosen = SysIDConfig(teacher_iterations=7)
+    assert chosen.teacher_limits(num_iterations, 600) == (7, math.inf)
+
+
+@kinds
+def test_two_thirds_of_the_control_steps_train_the_teacher(kind: str, tmp_path: Path) -> None:
+    config = wander(
+        tmp_path, kind, num_iterations=50, learner={"teacher_iterations": None}, max_env_steps=1000
+    )
+    phases, starts = [], []
+    with open_training(config) as training:
+        notice = str(training.agent.learner.notice(10))
+        assert "the first 33 iterations, or 667 control steps if these are taken earlier," in notice
+        while training.agent.state.counters["num_env_steps"] < 1000:
+            starts.append(training.agent.state.counters["num_env_steps"])
+            iteration = training.iterate()
+            phases.append(iteration.metrics["update/phase"])
+            training = training.continued(iteration.state)
+    assert phases == [1.0 if start < 2000 / 3 else 2.0 for start in starts]
+    assert set(phases) == {1.0, 2.0}
+    assert len(phases) < 33
+
+
+@kinds
+def test_a_run_with_too_few_control_steps_for_both_phases_is_refused(kind: str) -> None:
+    settings: dict[str, Any] = {"env": "PointNavigation", "learner": kind}
+    config = load_config(**settings)
+    least = 3 * config.meta_batch_size * config.learner.num_episodes * config.horizon
+    load_config(**settings, max_env_steps=least)
+    message = rf"max_env_steps must be at least {least:,}.*got {least - 1:,}"
+    with pytest.raises(UserError, match=message):
+        load_config(**settings, max_env_steps=least - 1)
+    settings["learner"] = {"name": kind, "teacher_iterations": 1}
+    load_config(**settings, max_env_steps=9)
 
 
 @kinds
@@ -578,8 +613,8 @@ def test_results_say_whether_the_student_is_untrained(kind: str, tmp_path: Path)
             notes.append(learner.describe(training.agent.state)["note"])
             training = training.continued(training.iterate().state)
     assert "untrained" not in notes[0]  # nothing is trained
-    assert notes[1] == "the student is untrained after 1 of 2 iterations for the teacher"
-    assert notes[2] == "the student is untrained after 2 of 2 iterations for the teacher"
+    assert notes[1] == "the student is untrained: 1 iteration trained the teacher"
+    assert notes[2] == "the student is untrained: 2 iterations trained the teacher"
     assert "that of episode k + 1" in notes[3]
 
 

@@ -7,7 +7,8 @@ first, then an estimator of what the policy knows of the task.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +44,10 @@ from maml_rl.settings.drawn_tasks import Task
 from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
 from maml_rl.system.distributed import Ranks
 from maml_rl.system.random_streams import Phase, RandomStreams
+from maml_rl.system.text import counted
 
 TEACHER_ITERATIONS = "teacher_iterations"
-"""Counter that does not change: iterations of this run that train the teacher."""
+"""Counter of the iterations that trained the teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,8 @@ class TeacherStudent(Learner):
         teacher: its architecture.
         student: its architecture.
         config: settings.
-        teacher_iterations: iterations of a new run that train the teacher.
+        teacher_limits: iterations, and control steps, that train the teacher; the limit that is
+            reached first counts.
         task_encoder: makes vectors of tasks.
         normalizes: whether observations are normalised.
         num_updates: adaptation steps of a trial, unless the user asks for another number.
@@ -88,7 +91,7 @@ class TeacherStudent(Learner):
     teacher: Teacher
     student: Student
     config: TeacherStudentConfig
-    teacher_iterations: int
+    teacher_limits: tuple[int, float]
     task_encoder: TaskEncoder
     normalizes: bool
     num_updates: int
@@ -121,7 +124,7 @@ class TeacherStudent(Learner):
                 "student_optimizer": initial_adam(student),
                 "value_scale": ValueScale.empty(self.device)._asdict(),
             },
-            **{FAILED_OUTER_STEPS: 0, TEACHER_ITERATIONS: self.teacher_iterations},
+            **{FAILED_OUTER_STEPS: 0, TEACHER_ITERATIONS: 0},
         )
 
     def prior(self, state: LearnerState, num_tasks: int) -> Belief:
@@ -179,10 +182,13 @@ class TeacherStudent(Learner):
 
     def notice(self, num_env_steps: int) -> str | None:
         """Say which policy is evaluated."""
-        number = self.config.teacher_iterations or "two thirds of the"
+        num_iterations, most = self.teacher_limits
+        number = counted(num_iterations, "iteration")
+        if math.isfinite(most):
+            number += f", or {most:,.0f} control steps if these are taken earlier,"
         return (
-            f"notice: the first {number} iterations train the teacher, which observes the task; "
-            "evaluations, videos and saved agents play the student, which is untrained until then"
+            f"notice: the first {number} train the teacher, which observes the task; evaluations, "
+            "videos and saved agents play the student, which is untrained until then"
         )
 
     def describe(self, state: LearnerState) -> dict[str, Any]:
@@ -191,9 +197,9 @@ class TeacherStudent(Learner):
             "the return after k steps is that of episode k + 1; the student's memory adapts within "
             "it, too"
         )
-        done, teacher = state.counters["iteration"], state.counters[TEACHER_ITERATIONS]
-        if 0 < done <= teacher:
-            note = f"the student is untrained after {done} of {teacher} iterations for the teacher"
+        done = state.counters["iteration"]
+        if 0 < done <= state.counters[TEACHER_ITERATIONS]:
+            note = f"the student is untrained: {counted(done, 'iteration')} trained the teacher"
         return {"note": note}
 
     def plain_module(
@@ -212,9 +218,18 @@ class TeacherStudent(Learner):
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
     ) -> Iteration:
         """Train the teacher; after its iterations, train the student."""
-        if state.counters["iteration"] < state.counters[TEACHER_ITERATIONS]:
+        if self._trains_teacher(state.counters):
             return self._teacher_iteration(state, collector, streams, ranks)
         return self._student_iteration(state, collector, streams, ranks)
+
+    def _trains_teacher(self, counters: Mapping[str, int]) -> bool:
+        """Whether the next iteration is the teacher's; never again after one of the student."""
+        num_iterations, num_env_steps = self.teacher_limits
+        has_student = counters["iteration"] > counters[TEACHER_ITERATIONS]
+        is_over = (
+            counters["iteration"] >= num_iterations or counters["num_env_steps"] >= num_env_steps
+        )
+        return not has_student and not is_over
 
     def _teacher_iteration(
         self, state: LearnerState, collector: Collector, streams: RandomStreams, ranks: Ranks
@@ -225,6 +240,8 @@ class TeacherStudent(Learner):
         # Sample tasks, and update the statistics that normalise them.
         tasks = sample_tasks(collector, streams)
         state = self._with_tasks(state, tasks)
+        counters = {**state.counters, TEACHER_ITERATIONS: state.counters["iteration"] + 1}
+        state = state._replace(counters=counters)
 
         # Play a trial with the z of each task.
         belief = self.teacher_belief(state, collector.of_this_process(tasks))

@@ -64,7 +64,7 @@ def teacher_student(
         teacher=teacher,
         student=_student(settings, teacher),
         config=settings,
-        teacher_iterations=settings.first_student_iteration(config.num_iterations),
+        teacher_limits=settings.teacher_limits(config.num_iterations, config.max_env_steps),
         task_encoder=task_encoder,
         normalizes=config.policy.normalize_observations,
         num_updates=settings.num_episodes - 1,

@@ -26,7 +26,6 @@ from maml_rl.settings.env import EnvConfig
 from maml_rl.settings.families import held_out, trained_range
 from maml_rl.settings.learners import LearnerConfig
 from maml_rl.settings.learners.pearl import PEARLConfig
-from maml_rl.settings.learners.teacher_student import TeacherStudentConfig
 from maml_rl.settings.learners.trial_ppo import TrialPPOConfig
 from maml_rl.settings.parser import load_config, resolve
 
@@ -116,7 +115,7 @@ class DynamicsStudy:
             config = resolve(to_mapping(config), method.flags, source=f"variant {name}")
         learner = config.learner
         if isinstance(learner, TrialPPOConfig):
-            learner = self._within_the_budget(config, learner)
+            learner = self._with_decay(config, learner)
         elif isinstance(learner, PEARLConfig):
             learner = _with_enough_tasks(learner)
         return replace(
@@ -131,20 +130,16 @@ class DynamicsStudy:
             logging=LoggingConfig(final_evaluation=False, final_video=False),
         )
 
-    def _within_the_budget(self, config: Config, learner: TrialPPOConfig) -> LearnerConfig:
-        """Return settings whose schedules fit the control steps of a run.
+    def _with_decay(self, config: Config, learner: TrialPPOConfig) -> LearnerConfig:
+        """Return settings whose falling step size reaches its final value at the end of the run.
 
-        A falling step size reaches its final value at the end. Two thirds of the control steps
-        train the teacher, if there is one.
+        It does so earlier if episodes end early.
         """
+        if not learner.decay_iterations:
+            return learner
         num_env_steps = config.meta_batch_size * learner.num_episodes * self.base.horizon
-        num_iterations = self.num_env_steps / num_env_steps
-        changes: dict[str, Any] = {}
-        if learner.decay_iterations:
-            changes["decay_iterations"] = max(1, round(num_iterations))
-        if isinstance(learner, TeacherStudentConfig):
-            changes["teacher_iterations"] = max(1, round(2 / 3 * num_iterations))
-        return replace(learner, **changes)
+        num_iterations = max(1, round(self.num_env_steps / num_env_steps))
+        return replace(learner, decay_iterations=num_iterations)
 
     def env_at(self, values: Mapping[str, Any] | None, *, observe_task: bool) -> EnvConfig:
         """Return the environment to evaluate in, with held-out tasks if the family has some.
@@ -174,7 +169,9 @@ class DynamicsStudy:
                 continue
             for value in chosen:
                 if not parameter.accepts(value):
-                    raise UserError(f"--sweep {name}: each value must be {parameter}, got {value:g}")
+                    raise UserError(
+                        f"--sweep {name}: each value must be {parameter}, got {value:g}"
+                    )
             result[name] = tuple(sorted({*chosen, parameter.nominal}))
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,8 +18,8 @@ class TeacherStudentConfig(TrialPPOConfig):
     """What ``rma`` and ``sysid`` share: two phases of training."""
 
     teacher_iterations: int | None = None
-    """Iterations that train the teacher; later ones train the student. null: two thirds of the
-    num_iterations at the start of the run."""
+    """Iterations that train the teacher; later ones train the student. null: two thirds of
+    num_iterations, or of max_env_steps if its control steps are taken earlier."""
     student_step_size: float = 1e-3
     """Adam's step size for the student."""
     student_epochs: int = 4
@@ -51,11 +52,25 @@ class TeacherStudentConfig(TrialPPOConfig):
                 f"whose other iterations train the student, got {number}"
             )
 
-    def first_student_iteration(self, num_iterations: int) -> int:
-        """Return how many iterations of a run that begins with this number train the teacher."""
+        num_env_steps = config.meta_batch_size * self.num_episodes * config.horizon
+        most = config.max_env_steps
+        if number is None and most is not None and most < 3 * num_env_steps:
+            raise ValueError(
+                f"max_env_steps must be at least {3 * num_env_steps:,}, three iterations of "
+                f"{config.meta_batch_size} tasks x {self.num_episodes} episodes x {config.horizon} "
+                f"control steps: two thirds of them train the teacher, got {most:,}"
+            )
+
+    def teacher_limits(self, num_iterations: int, max_env_steps: int | None) -> tuple[int, float]:
+        """Return the number of iterations, and that of control steps, that end the first phase.
+
+        Args:
+            num_iterations: of the run.
+            max_env_steps: of the run; ``None`` if it has no limit.
+        """
         if self.teacher_iterations is not None:
-            return self.teacher_iterations
-        return 2 * num_iterations // 3
+            return self.teacher_iterations, math.inf
+        return 2 * num_iterations // 3, 2 * (max_env_steps or math.inf) / 3
 
 
 @dataclass(frozen=True, kw_only=True)
