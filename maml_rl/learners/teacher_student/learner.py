@@ -183,11 +183,13 @@ class TeacherStudent(Learner):
     def notice(self, num_env_steps: int) -> str | None:
         """Say which policy is evaluated."""
         num_iterations, most = self.teacher_limits
-        number = counted(num_iterations, "iteration")
+        limits = []
+        if num_iterations < most:  # an iteration takes at least one control step
+            limits.append(counted(num_iterations, "iteration"))
         if math.isfinite(most):
-            number += f", or {most:,.0f} control steps if these are taken earlier,"
+            limits.append(f"{most:,.0f} control steps")
         return (
-            f"notice: the first {number} train the teacher, which observes the task; evaluations, "
+            f"notice: the first {' or '.join(limits)} train the teacher, which observes the task; evaluations, "
             "videos and saved agents play the student, which is untrained until then"
         )
 
