@@ -189,8 +189,9 @@ class TeacherStudent(Learner):
         if math.isfinite(most):
             limits.append(f"{most:,.0f} control steps")
         return (
-            f"notice: the first {' or '.join(limits)} train the teacher, which observes the task; evaluations, "
-            "videos and saved agents play the student, which is untrained until then"
+            f"notice: the first {' or '.join(limits)} train the teacher, which observes the "
+            "task; evaluations, videos and saved agents play the student, which is untrained until "
+            "then"
         )
 
     def describe(self, state: LearnerState) -> dict[str, Any]:
