@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from maml_rl.cli import positive
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
 
@@ -133,7 +134,7 @@ def main() -> int:
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--devices", nargs=2, default=("cpu", "cuda"), metavar="DEVICE")
     parser.add_argument("--learners", nargs="+", default=_LEARNERS, choices=_LEARNERS)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     args = parser.parse_args()
     num_different = 0
     for name, settings in _SIZES:

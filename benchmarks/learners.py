@@ -16,6 +16,7 @@ import time
 import numpy as np
 from floor import run
 
+from maml_rl.cli import positive
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
 
@@ -51,8 +52,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", default="HalfCheetahDir")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--num_tasks", type=int, default=40)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--num_tasks", type=positive, default=40)
     args = parser.parse_args()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in LEARNERS}
     with contextlib.ExitStack() as stack:

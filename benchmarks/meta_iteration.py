@@ -16,6 +16,7 @@ import time
 import numpy as np
 from floor import Recorder, peak_memory_gib, run, summary
 
+from maml_rl.cli import positive
 from maml_rl.settings.config import Config
 from maml_rl.settings.parser import load_config
 from maml_rl.training.compose import open_training
@@ -65,11 +66,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", default="HalfCheetahVel")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--num_tasks", type=int, default=40)
-    parser.add_argument("--num_episodes", type=int, default=20)
-    parser.add_argument("--horizon", type=int, default=100)
-    parser.add_argument("--hidden_sizes", type=int, nargs="*", default=[64, 64])
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--num_tasks", type=positive, default=40)
+    parser.add_argument("--num_episodes", type=positive, default=20)
+    parser.add_argument("--horizon", type=positive, default=100)
+    parser.add_argument("--hidden_sizes", type=positive, nargs="*", default=[64, 64])
     parser.add_argument(
         "--outer", default="trpo", help="outer step; trpo has the preset's settings"
     )

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from floor import run, summary
 
+from maml_rl.cli import positive
 from maml_rl.learners.pearl.learner import PEARL, _learned
 from maml_rl.learners.pearl.networks import NUM_CRITICS
 from maml_rl.learners.pearl.replay import make_replay
@@ -86,13 +87,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", default="HalfCheetahVel")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=40, help="of a round")
-    parser.add_argument("--threads", type=int, help="default: all cores")
-    parser.add_argument("--hidden_sizes", type=int, nargs="*", default=[256, 256])
-    parser.add_argument("--tasks_per_update", type=int, default=8)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--context_size", type=int, default=64)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--updates", type=positive, default=40, help="of a round")
+    parser.add_argument("--threads", type=positive, help="default: all cores")
+    parser.add_argument("--hidden_sizes", type=positive, nargs="*", default=[256, 256])
+    parser.add_argument("--tasks_per_update", type=positive, default=8)
+    parser.add_argument("--batch_size", type=positive, default=128)
+    parser.add_argument("--context_size", type=positive, default=64)
     args = parser.parse_args()
     names = ("hidden_sizes", "tasks_per_update", "batch_size", "context_size")
     settings = {name: getattr(args, name) for name in names}

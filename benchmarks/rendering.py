@@ -1,4 +1,7 @@
-"""CPU time of a rendered frame, with MuJoCo's default shadow map and with the one that fits it."""
+"""CPU time of a rendered frame, with MuJoCo's default shadow map and with the one that fits it.
+
+python benchmarks/rendering.py --env AntDir
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import time
 from typing import Any
 
 import gymnasium
-import maml_envs  # noqa: F401  (registers the environments)
+import maml_envs
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
 DEFAULT_SHADOW_SIZE = 4096
@@ -38,8 +41,11 @@ def frame_times_s(name: str, side: int) -> list[float]:
 
 def main() -> None:
     """Print a row for each size."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env", default="HalfCheetahDir")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    robots = [name for name, family in maml_envs.FAMILIES.items() if family.robot.parameters]
+    parser.add_argument("--env", default="HalfCheetahDir", choices=robots, metavar="FAMILY")
     name = parser.parse_args().env
     for side in (480, 128):
         default, fitting = frame_times_s(name, side)

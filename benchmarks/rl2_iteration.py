@@ -14,6 +14,7 @@ import argparse
 from floor import run
 from meta_iteration import report
 
+from maml_rl.cli import positive
 from maml_rl.settings.parser import load_config
 
 
@@ -23,12 +24,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", default="HalfCheetahVel")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--num_tasks", type=int, default=200)
-    parser.add_argument("--num_episodes", type=int, default=2, help="of a trial")
-    parser.add_argument("--horizon", type=int, default=100)
-    parser.add_argument("--hidden_size", type=int, default=128)
-    parser.add_argument("--num_epochs", type=int, default=4)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--num_tasks", type=positive, default=200)
+    parser.add_argument("--num_episodes", type=positive, default=2, help="of a trial")
+    parser.add_argument("--horizon", type=positive, default=100)
+    parser.add_argument("--hidden_size", type=positive, default=128)
+    parser.add_argument("--num_epochs", type=positive, default=4)
     parser.add_argument("--cell", choices=("gru", "lstm"), default="gru")
     parser.add_argument("--hypernetwork", action="store_true")
     args = parser.parse_args()

@@ -19,6 +19,7 @@ import maml_envs
 import numpy as np
 from floor import Recorder, run, summary
 
+from maml_rl.cli import positive
 from maml_rl.learners.trials import sample_tasks
 from maml_rl.settings.parser import load_config
 from maml_rl.system.random_streams import Phase, RandomStreams
@@ -90,10 +91,10 @@ def main() -> None:
     )
     parser.add_argument("--env", default="HalfCheetahVel")
     parser.add_argument("--all", action="store_true", help="every family, as a table")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--num_tasks", type=int, default=40)
-    parser.add_argument("--num_episodes", type=int, default=20)
-    parser.add_argument("--horizon", type=int, default=100)
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--num_tasks", type=positive, default=40)
+    parser.add_argument("--num_episodes", type=positive, default=20)
+    parser.add_argument("--horizon", type=positive, default=100)
     args = parser.parse_args()
     if not args.all:
         rounds = measure({"name": args.env}, args)

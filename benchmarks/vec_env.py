@@ -15,10 +15,11 @@ import time
 import gymnasium as gym
 import maml_envs
 import numpy as np
-from floor import summary
+from floor import run, summary
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from maml_rl.agents.sb3_env import TaskVecEnv
+from maml_rl.cli import positive
 from maml_rl.sampling.environments import make_task_vector_env
 from maml_rl.settings.env import EnvConfig
 
@@ -44,10 +45,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", default="HalfCheetahVel")
-    parser.add_argument("--num_envs", type=int, default=16)
-    parser.add_argument("--num_steps", type=int, default=500, help="per simulation and round")
-    parser.add_argument("--horizon", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num_envs", type=positive, default=16)
+    parser.add_argument("--num_steps", type=positive, default=500, help="per simulation and round")
+    parser.add_argument("--horizon", type=positive, default=100)
+    parser.add_argument("--rounds", type=positive, default=5)
     args = parser.parse_args()
     batch = make_task_vector_env(EnvConfig(name=args.env), args.num_envs, args.horizon)
     task = batch.sample_tasks(1)[0]
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
