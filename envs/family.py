@@ -183,13 +183,11 @@ def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 def _check_number(name: str, value: Any, is_size: bool) -> None:
     """Check a float setting; of ``low`` and ``high`` only the type."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        expected = "finite and at least 0" if is_size else "a number"
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-    if name in _TASK_RANGE:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and name in _TASK_RANGE:
         return
-    if not math.isfinite(value) or (is_size and value < 0):
-        expected = "finite and at least 0" if is_size else "finite"
+    if not is_number or not math.isfinite(value) or (is_size and value < 0):
+        expected = "finite and at least 0" if is_size else "finite" if is_number else "a number"
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
@@ -302,16 +300,19 @@ def _value(task: Task, name: str, known: Mapping[str, Parameter]) -> float:
 def _check_task(family: TaskFamily, task: Any, known: Mapping[str, Parameter]) -> None:
     """Check the names and values of one task."""
     required = list(family.task_units)
-    if not isinstance(task, Mapping) or not set(required) <= set(task) <= known.keys():
+    names = list(task) if isinstance(task, Mapping) else []
+    missing = [name for name in required if name not in names]
+    unknown = [name for name in names if name not in known]
+    if not isinstance(task, Mapping) or missing or unknown:
         quantities = [name for name in known if name not in required and "/" not in name]
         also = f", and optionally any of {quantities}" if quantities else ""
-        missing = [name for name in required if isinstance(task, Mapping) and name not in task]
-        problem = f": {', '.join(missing)} missing" if missing else ""
-        unknown = [name for name in task if name not in known] if isinstance(task, Mapping) else []
+        problem = ""
         if unknown and missing:
             problem = f": {unknown[0]!r} is unknown, and {', '.join(missing)} missing"
         elif unknown:
             problem = f": {unknown[0]!r} is unknown.{name_hint(str(unknown[0]), known)}"
+        elif names and missing:
+            problem = f": {', '.join(missing)} missing"
         raise ValueError(
             f"a task of {type(family).__name__} must be a mapping with the keys {required}{also}, "
             f"got {task!r}{problem}"

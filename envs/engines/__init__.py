@@ -1,1 +1,1 @@
-"""Engines step simulations: MuJoCo in batches, MuJoCo with rendering, and a point mass."""
+"""Engines step simulations: MuJoCo in batches or with rendering, MuJoCo Warp, and a point."""

@@ -13,7 +13,8 @@ one have the changed values from their start. If the episode `change_episode` en
 `change_step`, the change comes with the start of the next one.
 
 A push needs no changed value. It comes at step `change_step` of the episode `change_episode` only;
-if that episode ends before, there is none. Robots without a root that can move along x, such as the
+if that episode ends before, there is none. (If the time limit ends it at that step, its last
+observation includes the push.) Robots without a root that can move along x, such as the
 reacher, have no push.
 """
 

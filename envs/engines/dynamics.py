@@ -307,8 +307,8 @@ def parse(setting: DynamicsSetting, known: Mapping[str, Parameter]) -> dict[str,
         if name not in known:
             raise ValueError(f"unknown dynamics {name!r}.{_hint(str(name), known)}")
     distributions: dict[str, Distribution] = {}
-    # single elements last: they override ``each``
-    for name in sorted(setting, key=lambda name: "/" in name):
+    # single elements last: they override ``each``; names of changed values have one more slash
+    for name in sorted(setting, key=lambda name: name.count("/")):
         distributions.pop(name, None)
         if setting[name] is not None:
             distributions |= _parse_entry(name, setting[name], known)

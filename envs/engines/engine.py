@@ -1,4 +1,4 @@
-"""Protocols: an engine simulates a robot; a robot describes the robot and creates engines."""
+"""Protocols: an engine simulates a robot; a robot has its model and creates engines."""
 
 from __future__ import annotations
 

@@ -249,13 +249,12 @@ class WarpEngine:
         with wp.ScopedDevice(self._device), wp.ScopedStream(self._stream()):
             yield
 
-    def set_dynamics(self, dynamics: Tasks, ids: np.ndarray | None = None) -> None:
-        """Set the model fields of simulations ``ids`` or all, starting from the untouched model.
+    def set_dynamics(self, dynamics: Tasks) -> None:
+        """Set the model fields of all simulations, starting from the untouched model.
 
         The derived fields are computed again with the new dynamics.
         """
         fields = _engine_fields(self._nominal, dynamics)
-        rows = slice(None) if ids is None else torch.as_tensor(ids, device=self.device)
         for name in self._varied | fields.keys():
             tensor = self._fields[name]
             if name in fields:
@@ -265,7 +264,7 @@ class WarpEngine:
             else:
                 values = model_field(self._nominal, name)
             # in place: the graphs read this memory
-            tensor[rows] = torch.as_tensor(values, dtype=tensor.dtype, device=self.device)
+            tensor[:] = torch.as_tensor(values, dtype=tensor.dtype, device=self.device)
         self._varied |= fields.keys()
         with self._torch_stream():
             if needs_set_const(self._varied):

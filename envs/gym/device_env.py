@@ -17,12 +17,12 @@ from maml_envs.engines.changes import has_change
 from maml_envs.engines.engine import HasDeviceEngine, Task
 from maml_envs.family import TaskFamily, sample_tasks, stack_tasks, unstack_tasks
 from maml_envs.gym.device_imperfections import DeviceDelay, DeviceNoise
-from maml_envs.gym.family_tasks import FamilyTasks, check_sizes
+from maml_envs.gym.family_tasks import BatchTasks, check_sizes
 from maml_envs.gym.seeding import reset_mask, seeded_generators
 from torch import Tensor
 
 
-class DeviceVectorEnv(FamilyTasks, VectorEnv):
+class DeviceVectorEnv(BatchTasks, VectorEnv):
     """``num_envs`` simulations of a task family on a device, each with its own task.
 
     It is used as :class:`~maml_envs.gym.vector_env.FamilyVectorEnv` is, but takes actions and
@@ -132,16 +132,14 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.
 
-        Action delay and observation noise take effect at the next reset.
+        Action delay and observation noise in force end at once; those of the tasks begin at the
+        next reset.
 
         Raises:
             ValueError: if the number of tasks is wrong, a task is invalid for this family, or its
                 dynamics change within the task.
         """
-        if len(tasks) != self.num_envs:
-            raise ValueError(
-                f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}"
-            )
+        self._check_number(tasks)
         values = stack_tasks(self.family, tasks)
         _refuse_change(self.family, values)
         parameters = self.family.robot.parameters
@@ -184,11 +182,8 @@ class DeviceVectorEnv(FamilyTasks, VectorEnv):
         self._rngs = seeded_generators(self._rngs, seed, self.num_envs, self.np_random)
         mask = reset_mask(options, self.num_envs)
         # Tasks.
-        if "tasks" in options:
-            self.set_tasks(options["tasks"])
-        elif "task" in options:
-            self.set_tasks([options["task"]] * self.num_envs)
-        elif self._tasks is None:
+        self._set_tasks_of(options)
+        if self._tasks is None:
             self.set_tasks([sample_tasks(self.family, rng, 1)[0] for rng in self._rngs])
         # Initial states, drawn on the CPU and copied once.
         is_reset = torch.from_numpy(mask).to(self.device)

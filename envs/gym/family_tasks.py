@@ -5,9 +5,10 @@ Also the check of sizes that the batch environments share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maml_envs.engines.engine import Task
 from maml_envs.family import TaskFamily, sample_tasks, task_parameters
 
 
@@ -40,3 +41,25 @@ class FamilyTasks:
     def task_value_names(self) -> Mapping[str, Mapping[float, str]]:
         """Names of values of task parameters; empty if the family names none."""
         return getattr(self.family, "task_value_names", {})
+
+
+class BatchTasks(FamilyTasks):
+    """A batch environment, in which each sub-environment has a task."""
+
+    def _check_number(self: Any, tasks: Sequence[Task]) -> None:
+        """Check that there is one task for each sub-environment.
+
+        Raises:
+            ValueError: if their number is wrong.
+        """
+        if len(tasks) != self.num_envs:
+            raise ValueError(
+                f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}"
+            )
+
+    def _set_tasks_of(self: Any, options: Mapping[str, Any]) -> None:
+        """Set the tasks that are in the options of a reset: ``tasks``, or ``task`` for all."""
+        if "tasks" in options:
+            self.set_tasks(options["tasks"])
+        elif "task" in options:
+            self.set_tasks([options["task"]] * self.num_envs)

@@ -56,6 +56,7 @@ class Simulations:
         self._noise: ObservationNoise | None = None
         self._before: Mapping[str, np.ndarray] | None = None
         """The state before the last control step; ``None`` after a reset."""
+        self._is_reset = False
 
     def _observation_size(self) -> int:
         """Call the functions of the family, check their results, and return the observation size.
@@ -110,8 +111,8 @@ class Simulations:
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of simulation i to ``tasks[i]``.
 
-        Action delay and observation noise take effect at the next reset. The next reset starts the
-        first episode of the tasks.
+        Action delay and observation noise in force end at once; those of the tasks begin at the
+        next reset, which starts the first episode of the tasks.
 
         Raises:
             ValueError: if a task is invalid for this family.
@@ -198,6 +199,7 @@ class Simulations:
                 self._switch(self._change, switched)
         # initial states
         self._before = None
+        self._is_reset = True
         initial = [self.family.initial_state(rngs[i]) for i in ids]
         self.engine.reset(
             ids, {name: np.stack([state[name] for state in initial]) for name in initial[0]}
@@ -225,7 +227,7 @@ class Simulations:
             Observations (num_sims, observation_size); and, each (num_sims,), reward terms,
             terminated, and whether the simulation became unstable.
         """
-        if self._tasks is None:
+        if not self._is_reset:
             raise gym.error.ResetNeeded("call reset() before step()")
         # physics
         all_live = np.count_nonzero(live) == len(live)
@@ -241,7 +243,7 @@ class Simulations:
         terminated = live & ~unstable & self.family.terminated(np, state, self._in_force)
         # change of the dynamics, from the next control step on, and push
         if self._change is not None:
-            continues = live & ~unstable
+            continues = live & ~unstable & ~terminated
             switched = self._change.advance(continues)
             if len(switched):
                 self._switch(self._change, switched)

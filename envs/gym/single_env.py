@@ -73,8 +73,8 @@ class FamilyEnv(FamilyTasks, gym.Env):
     def set_task(self, task: Task) -> None:
         """Set the task for this and later episodes.
 
-        Action delay and observation noise take effect at the next reset, which starts the first
-        episode of the task.
+        Action delay and observation noise in force end at once; those of the task begin at the next
+        reset, which starts its first episode.
 
         Raises:
             ValueError: if the task is invalid for this family.

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from maml_envs.engines.engine import Task
 from maml_envs.family import TaskFamily
-from maml_envs.gym.family_tasks import FamilyTasks, check_sizes
+from maml_envs.gym.family_tasks import BatchTasks, check_sizes
 from maml_envs.gym.seeding import reset_mask, seeded_generators
 from maml_envs.gym.simulations import Simulations
 
@@ -27,12 +27,12 @@ def available_cpus() -> int:
     return max(1, num_cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class FamilyVectorEnv(FamilyTasks, VectorEnv):
+class FamilyVectorEnv(BatchTasks, VectorEnv):
     """``num_envs`` simulations of a task family, stepped together, each with its own task.
 
     Autoreset is disabled: a simulation whose episode has ended is not stepped until it is reset.
     Until then its observation stays the same, its reward is zero, and its ``terminated`` or
-    ``truncated`` flag stays set. ``info["unstable"]`` marks simulations that diverged; their
+    ``truncated`` flag stays set. ``info["unstable"]`` marks simulations that became unstable; their
     episodes are truncated, and their data is meaningless. Sub-environment i after a reset with seed
     s equals the single environment after a reset with seed s + i, bit for bit, for any number of
     threads.
@@ -82,16 +82,13 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Set the task of sub-environment i to ``tasks[i]``, for this and later episodes.
 
-        Action delay and observation noise take effect at the next reset, which starts the first
-        episode of the tasks.
+        Action delay and observation noise in force end at once; those of the task begin at the next
+        reset, which starts its first episode.
 
         Raises:
             ValueError: if the number of tasks is wrong, or a task is invalid for this family.
         """
-        if len(tasks) != self.num_envs:
-            raise ValueError(
-                f"expected {self.num_envs} tasks, one per sub-environment, got {len(tasks)}"
-            )
+        self._check_number(tasks)
         self._simulations.set_tasks(list(tasks))
 
     @property
@@ -137,11 +134,7 @@ class FamilyVectorEnv(FamilyTasks, VectorEnv):
         self._rngs = seeded_generators(self._rngs, seed, self.num_envs, self.np_random)
         mask = reset_mask(options, self.num_envs)
         ids = np.flatnonzero(mask)
-        # tasks
-        if "tasks" in options:
-            self.set_tasks(options["tasks"])
-        elif "task" in options:
-            self.set_tasks([options["task"]] * self.num_envs)
+        self._set_tasks_of(options)
         # episodes
         self._num_steps[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False

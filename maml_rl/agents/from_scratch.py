@@ -97,7 +97,7 @@ def ppo_learning_curve(
     Raises:
         UserError: if PPO does not support the action space, or the task is invalid.
         FloatingPointError: if an observation or reward is not finite, or every episode of an
-            evaluation failed in the simulator.
+            evaluation had an unstable simulation.
     """
     settings = settings or PPOSettings()
     streams = RandomStreams(seed, Phase.EVALUATION)
@@ -160,7 +160,7 @@ def _new_ppo(envs: TaskVecEnv, settings: PPOSettings, seed: int) -> PPO:
 def _mean_return(model: PPO, envs: TaskVecEnv, seed: int) -> float:
     """Return the mean undiscounted return of a stochastic episode in each sub-environment.
 
-    Episodes that failed in the simulator do not count.
+    Episodes whose simulation became unstable do not count.
     """
     envs.seed(seed)
     observation: Any = envs.reset()

@@ -81,7 +81,7 @@ class TaskVecEnv(VecEnv):
         observation, reward, terminated, truncated, info = self.env.step(
             self._action_map(self._actions)
         )
-        # Hide failed simulations behind the last observation and reward 0.
+        # Hide unstable simulations behind the last observation and reward 0.
         unstable = np.broadcast_to(info.get("unstable", False), (self.num_envs,))
         flat = np.reshape(observation, (self.num_envs, -1))
         observation = self._observations(np.where(unstable[:, None], self._observation, flat))

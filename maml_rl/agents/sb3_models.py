@@ -73,7 +73,7 @@ def _check_settings(algorithm: type[Model], settings: Mapping[str, Any]) -> None
     refused = [name for name in settings if name in _SET_BY_THE_ACTOR]
     if refused:
         raise UserError(f"leave out {', '.join(refused)}: the meta-policy determines the actor")
-    excluded = ("env", *_SET_BY_THE_ACTOR)
+    excluded = ("env", "_init_setup_model", *_SET_BY_THE_ACTOR)
     valid = [name for name in inspect.signature(algorithm).parameters if name not in excluded]
     for name in settings:
         if name not in valid:

@@ -34,8 +34,8 @@ class Actor(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Have the errors of a user's actor name the method that raised them."""
         super().__init_subclass__(**options)
-        methods = ("act", "observe", "act_on_tensors", "observe_tensors", "inputs", "densities")
-        name_errors(cls, ("start", *methods))
+        acting = ("start", "act", "observe", "act_on_tensors", "observe_tensors")
+        name_errors(cls, (*acting, "inputs", "densities"))
 
     def start(self, episodes: slice) -> None:  # noqa: B027  most actors need nothing
         """Begin a round. A memory starts as it was passed to the constructor, or empty.

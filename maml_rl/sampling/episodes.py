@@ -44,8 +44,8 @@ class Episodes:
     success: Tensor
     """(T, E): last report of each episode, 1 or 0; NaN if discarded or without a report."""
     terminated: Tensor
-    """(T, E): 1 if the episode ended in a terminal state, 0 if it was cut off, discarded or logged,
-    where that is not known."""
+    """(T, E): 1 if the episode ended in a terminal state, 0 if it was cut off, discarded or logged
+    (logs say only where episodes end)."""
     last_observations: Tensor
     """(T, E, *observation_shape): raw observation after the last real step; not finite where
     it is not known, as in a log."""

@@ -114,9 +114,9 @@ class Recording:
         """Record what the environment returned for step t, each (N, ...)."""
         self.rewards[t] = reward
         # Discard episodes that failed in this step.
-        broke_down: np.ndarray | None = info.get("unstable")
-        if broke_down is not None and np.count_nonzero(broke_down):
-            self._discard(broke_down, SIMULATION)
+        unstable: np.ndarray | None = info.get("unstable")
+        if unstable is not None and np.count_nonzero(unstable):
+            self._discard(unstable, SIMULATION)
         is_finite = np.isfinite(self.rewards[t])
         if np.count_nonzero(is_finite) < len(is_finite):
             self._discard(~is_finite, REWARD)

@@ -125,6 +125,7 @@ class TaskSetter(gym.Wrapper):
             )
         # Copies, since an environment may modify its task, and others play the same one.
         self._task = copy.deepcopy(task)
+        self._must_remake = False
         if not task:
             return
         if self._remake is not None:

@@ -17,11 +17,11 @@ class TaskVectorEnv(Protocol):
 
     After the end of an episode, its flags stay set and its reward is zero. After it, as after a
     non-finite observation or reward, a sub-environment is either not stepped, or reset if necessary
-    and stepped with zero actions, whose results are not returned.
+    and stepped with the action of a zero output, whose results are not returned.
 
     ``info`` may contain ``"unstable"``, (num_envs,) bool: episodes to discard, since their
-    simulation diverged; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no report:
-    whether the task is solved in this state. The last report of an episode counts.
+    simulation became unstable; and ``"is_success"``, (num_envs,) bool, or floats with NaN for no
+    report: whether the task is solved in this state. The last report of an episode counts.
 
     If it has the attribute ``device``, a torch device, observations, rewards, flags and infos are
     tensors there, and so are the actions that it takes. A simulation whose episode has ended may

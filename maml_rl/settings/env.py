@@ -98,7 +98,7 @@ def resolve_env_id(name: str) -> str:
             f"gymnasium.register(id='{class_name}-v0', entry_point={class_name}) there, and name "
             f"it {module}:{class_name}-v0."
         )
-    built_in = [family for family, cls in FAMILIES.items() if is_of_package(cls)]
+    built_in = [family for family, cls in FAMILIES.items() if is_family_of_package(cls)]
     added = [_with_module(family, "") for family in FAMILIES if family not in built_in]
     yours = f"your own ({', '.join(added)}), " if added else ""
     raise UserError(
@@ -108,7 +108,7 @@ def resolve_env_id(name: str) -> str:
     )
 
 
-def is_of_package(family: type) -> bool:
+def is_family_of_package(family: type) -> bool:
     """Whether the class of a task family is one of this package, not a user's."""
     return family.__module__.startswith("maml_envs.")
 
@@ -122,7 +122,7 @@ def _with_module(name: str, module: str) -> str:
     """
     if name in FAMILIES:
         family = FAMILIES[name]
-        needs_none = is_of_package(family) or family.__module__ == "__main__"
+        needs_none = is_family_of_package(family) or family.__module__ == "__main__"
         return name if needs_none else f"{family.__module__}:{name}"
     entry: Any = gym.spec(name).entry_point
     defining = entry if isinstance(entry, str) else getattr(entry, "__module__", "")

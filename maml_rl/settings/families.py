@@ -14,7 +14,7 @@ from maml_envs.engines.dynamics import parse as parse_dynamics
 
 from maml_rl.settings.config import Config
 from maml_rl.settings.drawn_tasks import Task
-from maml_rl.settings.env import EnvConfig, is_family, is_of_package, resolve_env_id
+from maml_rl.settings.env import EnvConfig, is_family, is_family_of_package, resolve_env_id
 
 
 def family_of(env_name: str) -> type | None:
@@ -56,7 +56,7 @@ def change_of(env_name: str, task: Task) -> tuple[int, int] | None:
 def is_built_in(env_name: str) -> bool:
     """Whether an environment is a task family of this package."""
     family = family_of(env_name)
-    return family is not None and is_of_package(family)
+    return family is not None and is_family_of_package(family)
 
 
 def dynamics_change(env: EnvConfig) -> bool:

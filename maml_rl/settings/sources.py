@@ -207,8 +207,8 @@ def checked_mapping(value: Any, name: str) -> dict[str, Any]:
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings; values of ``over`` override those of ``base``.
 
-    Some mappings are replaced, not merged: an item of ``kwargs`` or ``kwarg_ranges`` that is a
-    mapping itself, and ``outer`` if the outer step changes (see :func:`for_outer`).
+    Some mappings are replaced, not merged: an item of ``kwargs``, ``kwarg_ranges`` or ``dynamics``
+    that is a mapping itself, and ``outer`` if the outer step changes (see :func:`for_outer`).
     """
     result = dict(base)
     outer = over.get("outer")
@@ -218,7 +218,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         if not isinstance(value, Mapping) or not isinstance(old, Mapping):
             result[key] = value
-        elif key in ("kwargs", "kwarg_ranges"):
+        elif key in ("kwargs", "kwarg_ranges", "dynamics"):
             result[key] = {**old, **value}
         else:
             result[key] = merged(old, value)

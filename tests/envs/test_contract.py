@@ -624,9 +624,14 @@ def test_functions_agree_between_numpy_and_torch(name: str) -> None:
 @per_engine
 def test_step_before_reset_is_rejected(name: str) -> None:
     single, batch = _single(name).unwrapped, _batch(name, 1)
+    (task,) = batch.unwrapped.sample_tasks(1)
     for env in (single, batch):
-        with pytest.raises(gym.error.ResetNeeded):
-            env.step(np.zeros(env.action_space.shape))
+        for _ in range(2):
+            with pytest.raises(gym.error.ResetNeeded):
+                env.step(np.zeros(env.action_space.shape))
+            # Setting a task does not start an episode.
+            single.set_task(task)
+            batch.unwrapped.set_tasks([task])
         env.close()
 
 

@@ -666,6 +666,10 @@ def test_each_element_draws_a_separate_factor() -> None:
             "body_mass/torso": 1.25,
             "gravity": [5.0, 10.0],
         },
+        {
+            "changed/body_mass": {"low": 0.5, "high": 2.0, "each": True},
+            "changed/body_mass/torso": 1.25,
+        },
     ],
 )
 def test_sampling_ignores_the_order_of_the_settings(setting: dict[str, Any]) -> None:

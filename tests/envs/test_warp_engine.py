@@ -238,15 +238,9 @@ def with_mass(model: mujoco.MjModel, factor: float) -> mujoco.MjModel:
     return result
 
 
-def test_dynamics_of_some_simulations_leave_the_others_alone() -> None:
-    engine, in_c = both_engines(CHEETAH, 4, {"body_mass": np.array([1.0, 2.0, 1.0, 3.0])})
-    for either in (engine, in_c):
-        either.set_dynamics({"gravity": np.array([5.0, 12.0])}, np.array([1, 2]))
-    for action in random_actions(CHEETAH.robot, 10, 4):
-        engine.step(torch.as_tensor(action, device=DEVICE))
-        in_c.step(None, action)
-    assert difference(engine, in_c, "qvel").max() < 5e-3
-    # new dynamics start from the untouched model
+def test_new_dynamics_start_from_the_untouched_model() -> None:
+    engine = make_engine(CHEETAH.robot, 4)
+    engine.set_dynamics({"body_mass": np.array([1.0, 2.0, 1.0, 3.0])})
     engine.set_dynamics({"gravity": np.full(4, 9.81)})
     masses = engine._fields["body_mass"].cpu().numpy()
     np.testing.assert_allclose(masses, np.tile(CHEETAH.robot.model.body_mass, (4, 1)), rtol=1e-6)

@@ -286,6 +286,11 @@ class TestTasksOfTheConfiguration:
         single.assigned_task = {"g": 3.0}
         single.reset(seed=0)
         assert single.unwrapped.g == 3.0
+        # An empty task takes back one that did not start an episode.
+        single.assigned_task = {"g": 4.0}
+        single.assigned_task = {}
+        single.reset(seed=0)
+        assert single.unwrapped.g == 3.0
 
     @pytest.mark.slow
     def test_on_the_command_line(self, tmp_path, capsys):

@@ -297,3 +297,18 @@ def test_another_environment_leaves_the_files_behind(name: str) -> None:
     assert config == parse_training_arguments(["--config", "maml/HalfCheetahVel", "--env", name])
     assert config.env == load_config(env=name).env
     assert config.policy.hidden_sizes == load_config("maml/HalfCheetahVel").policy.hidden_sizes
+
+
+@pytest.mark.parametrize("range_of_mass", [{"low": 0.9, "high": 1.1}, [0.9, 1.1], None])
+def test_dynamics_in_python_equal_those_of_a_flag(range_of_mass, tmp_path):
+    """A range replaces the one of the file as a whole; other quantities stay."""
+    file = tmp_path / "settings.yaml"
+    of_file = {"low": 0.5, "high": 2.0, "log": True, "each": True}
+    dynamics = {"body_mass": of_file, "gravity": 5.0}
+    file.write_text(yaml.safe_dump({"env": {"name": "HalfCheetahDir", "dynamics": dynamics}}))
+    of_python = load_config(file, env={"dynamics": {"body_mass": range_of_mass}})
+    text = yaml.safe_dump(range_of_mass, default_flow_style=True).strip().removesuffix("...")
+    flag = f"--env.dynamics.body_mass={text.strip()}"
+    of_flag = parse_training_arguments(["--config", str(file), flag])
+    assert of_python.env == of_flag.env
+    assert of_python.env.kwargs["dynamics"] == {"body_mass": range_of_mass, "gravity": 5.0}

@@ -45,7 +45,8 @@ class Robustness:
     the evaluation if that has fewer. The curves have those after each step.
 
     Args:
-        comparison: of the methods. Its sweeps vary one quantity each.
+        comparison: of the methods: sweeps of one quantity each, two quantities together, and
+            failures of an actuator.
         origins: of the methods, by label.
         trained: range of each swept quantity in training.
         reference: label of the method that each other one is compared with.

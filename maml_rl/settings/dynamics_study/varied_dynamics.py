@@ -181,9 +181,10 @@ def _of_argument(flag: str) -> str:
 
 
 def swept_values(parameter: Parameter, low: float, high: float) -> tuple[float, ...]:
-    """Return values that include the nominal one, up to twice as far from it as in training.
+    """Return values around the nominal one, up to twice as far from it as in training.
 
-    They are spaced evenly by their logarithms if all are positive.
+    They are spaced evenly by their logarithms if all are positive. The nominal value is one of them
+    if both ends are equally far from it.
 
     Args:
         parameter: whose valid range bounds them.
