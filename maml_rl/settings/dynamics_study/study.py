@@ -159,7 +159,7 @@ class DynamicsStudy:
         the nominal one.
 
         Raises:
-            UserError: if a quantity is no range in training, or a chosen value is not valid.
+            UserError: if a quantity is not a range in training, or a chosen value is not valid.
         """
         result = {}
         for name, parameter in self.dynamics.parameters.items():
