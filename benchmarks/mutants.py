@@ -343,6 +343,9 @@ MUTANTS = [
     Mutant("envs/engines/mujoco_engines.py", "            self.batch.expand(name)[rows] =", "            self.batch.expand(name)[:] =", "the change of one simulation in all"),
     Mutant("maml_rl/sampling/collector.py", 'options = {"episode": stage} if', 'options = {"episode": 0} if', "every stage the first episode of its task"),
     Mutant("maml_rl/sampling/task_in_observation.py", "self._env.is_changed[:, None], self._changed_values, values", "self._env.is_changed[:, None], values, self._changed_values", "observed dynamics before the change after it"),
+    Mutant("maml_rl/analysis/dynamics/robustness.py", "(is_nominal and has_nominal)", "False", "nominal dynamics counted in every sweep"),
+    Mutant("maml_rl/analysis/dynamics/robustness.py", "valid[: math.ceil(len(valid) / 10)]", "valid[-math.ceil(len(valid) / 10) :]", "the best tenth for the worst"),
+    Mutant("maml_rl/analysis/dynamics/robustness.py", "/ np.ptp(x)", "/ len(x)", "area under a curve over the number of points"),
     Mutant("maml_rl/analysis/recording.py", '{"episode": agent.num_adaptation_steps}', '{"episode": 0}', "the first episode of a task in every panel"),
     Mutant("maml_rl/analysis/statistics.py", "aligned = np.take_along_axis(rewards, change_steps[:, None] + steps, axis=1)", "aligned = rewards[:, steps + change_steps.min()]", "tasks not aligned at their change"),
     Mutant("maml_rl/analysis/statistics.py", "row[max(0, step - WINDOW) : step].mean()", "row[step - WINDOW : step].mean()", "an empty window before an early change"),
@@ -464,6 +467,7 @@ TESTS = {
     "maml_rl/sampling/recording.py": ["sampling/test_collector.py", "learners/test_trials.py"],
     "maml_rl/sampling/device_rollout.py": ["sampling/test_device_rollout.py"],
     "maml_rl/sampling/task_in_observation.py": ["sampling/test_task_values.py"],
+    "maml_rl/analysis/dynamics/robustness.py": ["analysis/test_robustness.py"],
     "maml_rl/analysis/recording.py": ["analysis/test_rewards_around_changes.py"],
     "maml_rl/analysis/statistics.py": [
         "analysis/test_rewards_around_changes.py",

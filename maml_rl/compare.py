@@ -199,6 +199,7 @@ def _evaluate(
             comparison,
             origins_of(study, subjects, runs),
             trained,
+            nominal={name: value.nominal for name, value in study.dynamics.parameters.items()},
             reference=reference,
             budget=args.num_env_steps,
         )

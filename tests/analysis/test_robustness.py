@@ -22,6 +22,7 @@ TASKS = [{"goal": float(i)} for i in range(5)]
 MASSES = (0.5, 1.0, 2.0, 4.0)
 DELAYS = (0.0, 2.0)
 TRAINED = {"mass": (0.5, 2.0), "delay": (0.0, 1.0)}
+NOMINAL = {"mass": 1.0, "delay": 0.0}
 
 
 def entry(label: str, returns: list[float], swept: dict[str, float]) -> Entry:
@@ -66,7 +67,7 @@ def robustness(oracle: float = 200.0) -> Robustness:
         "oracle": Origin("the task", [4_000_000], [1.0]),
         "ours": Origin("nothing", [4_000_000, 4_100_000], [1.5, 2.5]),
     }
-    return Robustness(Comparison(entries), origins, TRAINED, "oracle", 4_100_000)
+    return Robustness(Comparison(entries), origins, TRAINED, NOMINAL, "oracle", 4_100_000)
 
 
 def changed(entries: list[Entry], trained: dict[str, tuple[float, float]] = TRAINED) -> Robustness:
@@ -89,13 +90,13 @@ def test_the_table_of_methods():
         "100",
         "198.0",
     ]
-    # Runs 90 and 110. Inside: masses 0.5, 1 and 2, and delay 0, so 0, 10, 20, 0 and 20 more for
-    # the second run, but at delays: 7.5 and 22.5. Outside: 30 and -2, and 50 and -2: 14 and 24.
-    # Student's t of two values is their half difference times 12.706.
+    # Runs 90 and 110. Inside: masses 0.5, 1 and 2, so 0, 10, 20, and 20 more for the second run: 10
+    # and 30. Delay 0 is nominal, as is mass 1, and does not count again. Outside: 30 and -2, and 50
+    # and -2: 14 and 24. Student's t of two values is their half difference times 12.706.
     assert ours[:5] == ["ours (2 runs)", "nothing", "4 to 4.1", "2", "100.0 [-27.1, 227.1]"]
-    assert ours[5:9] == ["15.0 [-80.3, 110.3]", "8", "19.0 [-44.5, 82.5]", "10"]
-    # 30 points and tasks, means over runs; the lowest three: -4 and -3 at delay 2, -2 at delay 0.
-    assert ours[9] == "-3.0"
+    assert ours[5:9] == ["20.0 [-107.1, 147.1]", "10", "19.0 [-44.5, 82.5]", "10"]
+    # 25 points and tasks; the lowest three of both runs: -4, -3 and -2 at delay 2.
+    assert ours[9] == "-3.0 [-3.0, -3.0]"
 
 
 def test_the_table_of_two_quantities():
@@ -131,14 +132,14 @@ def test_the_area_is_the_mean_height_of_the_curve():
 
 def test_each_method_is_compared_with_the_reference_inside_and_outside():
     result = robustness()
-    # The means of the runs of ours are 7.5 and 22.5 inside, 14 and 24 outside; the oracle is one
+    # The means of the runs of ours are 10 and 30 inside, 14 and 24 outside; the oracle is one
     # run, a constant: Student's t of two values is their half difference times 12.706.
     assert tables.differences(result) == [
         ["difference", "inside", "95 % interval", "outside", "95 % interval"],
         [
             "ours (2 runs) − oracle",
-            "-185.0",
-            "[-280.3, -89.7]",
+            "-180.0",
+            "[-307.1, -52.9]",
             "-181.0",
             "[-244.5, -117.5]",
         ],
@@ -146,20 +147,20 @@ def test_each_method_is_compared_with_the_reference_inside_and_outside():
     of_oracle, of_ours = [one["minus_reference"] for one in result.values()]
     assert of_oracle is None
     assert of_ours["reference"] == "oracle"
-    assert of_ours["inside"]["return"] == pytest.approx(-185)
+    assert of_ours["inside"]["return"] == pytest.approx(-180)
     assert of_ours["outside"]["interval_95"] == pytest.approx([-244.5, -117.5], abs=0.1)
     alone = [one for one in result.comparison.entries if one.label == "oracle"]
     assert tables.differences(changed(alone)) == []
 
 
 def test_gains_by_adaptation():
-    # Before adaptation, all returns are -1000. The means of the runs of ours are 7.5 and 22.5
+    # Before adaptation, all returns are -1000. The means of the runs of ours are 10 and 30
     # inside: Student's t of two values is their half difference times 12.706.
     header, oracle, ours = tables.gains(robustness())
     assert header[:4] == ["policy", "episodes used", "inside: before", "after"]
     assert len(header) == len(oracle) == len(ours)
-    assert ours[:5] == ["ours (2 runs)", "2", "-1000.0", "15.0", "1015.0"]
-    assert ours[5] == "[919.7, 1110.3]"
+    assert ours[:5] == ["ours (2 runs)", "2", "-1000.0", "20.0", "1020.0"]
+    assert ours[5] == "[892.9, 1147.1]"
     assert ours[6:9] == ["-1000.0", "19.0", "1019.0"]
     # The oracle has a single run, and its returns on several points are not independent.
     assert oracle[2:6] == ["-1000.0", "200.0", "1200.0", "–"]
@@ -167,8 +168,8 @@ def test_gains_by_adaptation():
 
 def test_the_adaptation_curve_inside_and_outside(tmp_path):
     result = robustness()
-    # The means of the runs of ours after the step are 7.5 and 22.5 inside, 14 and 24 outside.
-    assert result.curves("ours", is_inside=True).tolist() == [[-1000, 7.5], [-1000, 22.5]]
+    # The means of the runs of ours after the step are 10 and 30 inside, 14 and 24 outside.
+    assert result.curves("ours", is_inside=True).tolist() == [[-1000, 10], [-1000, 30]]
     assert result.curves("ours", is_inside=False).tolist() == [[-1000, 14], [-1000, 24]]
     # Student's t of two values is their half difference times 12.706; one run has no interval.
     assert tables.adaptation(result) == [
@@ -179,7 +180,7 @@ def test_the_adaptation_curve_inside_and_outside(tmp_path):
         ["oracle", "0", "0", "-1000.0", "–", "-1000.0", "–"],
         ["oracle", "1", "2", "200.0", "–", "200.0", "–"],
         ["ours (2 runs)", "0", "0", *["-1000.0", "[-1000.0, -1000.0]"] * 2],
-        ["ours (2 runs)", "1", "2", "15.0", "[-80.3, 110.3]", "19.0", "[-44.5, 82.5]"],
+        ["ours (2 runs)", "1", "2", "20.0", "[-107.1, 147.1]", "19.0", "[-44.5, 82.5]"],
     ]
     figure = unseen_adaptation_figure(result)
     assert [axes.get_title() for axes in figure.axes] == [
@@ -196,7 +197,7 @@ def test_the_adaptation_curve_inside_and_outside(tmp_path):
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["robustness"][1]["adaptation"] == {
         "episodes_used": [0, 2],
-        "inside": [[-1000, 7.5], [-1000, 22.5]],
+        "inside": [[-1000, 10], [-1000, 30]],
         "outside": [[-1000, 14], [-1000, 24]],
     }
 
@@ -357,8 +358,8 @@ def test_the_report_begins_with_the_tables(tmp_path):
     assert ours["num_env_steps"] == [4_000_000, 4_100_000]
     assert ours["run_returns"] == {
         "as_in_training": [90, 110],
-        "inside": [7.5, 22.5],
+        "inside": [10, 30],
         "outside": [14, 24],
+        "worst_tenth": [-3, -3],
     }
-    assert ours["worst_tenth"] == -3
     assert ours["areas"]["delay"] == -1

@@ -49,6 +49,7 @@ class Robustness:
             failures of an actuator.
         origins: of the methods, by label.
         trained: range of each swept quantity in training.
+        nominal: nominal value of each.
         reference: label of the method that each other one is compared with.
         budget: control steps that each run was to take.
     """
@@ -56,6 +57,7 @@ class Robustness:
     comparison: Comparison
     origins: Mapping[str, Origin]
     trained: Mapping[str, tuple[float, float]]
+    nominal: Mapping[str, float]
     reference: str
     budget: int
 
@@ -72,15 +74,22 @@ class Robustness:
     def swept(self, label: str, *, is_inside: bool) -> list[Entry]:
         """Return the entries of a method inside the ranges of training, or outside, of all sweeps.
 
+        The nominal dynamics are a point of several sweeps, and counted once.
+
         Args:
             label: of the method.
             is_inside: whether the swept quantity is inside its range.
         """
         entries = []
+        has_nominal = False
         for name, (low, high) in self.trained.items():
             for entry in self.along(label, name):
-                if (low <= entry.swept[name] <= high) == is_inside:
-                    entries.append(entry)
+                value = entry.swept[name]
+                is_nominal = value == self.nominal[name]
+                if (low <= value <= high) != is_inside or (is_nominal and has_nominal):
+                    continue
+                entries.append(entry)
+                has_nominal |= is_nominal
         return entries
 
     def area(self, label: str, name: str) -> float:
@@ -96,17 +105,17 @@ class Robustness:
         returns = np.array([entry.center[entry.adapted_step] for entry in entries])
         return float(np.trapezoid(returns, x) / np.ptp(x))
 
-    def worst_tenth(self, label: str) -> float:
-        """Return the mean of the lowest tenth of the returns of all points and tasks of sweeps.
+    def worst_tenths(self, label: str) -> np.ndarray:
+        """Return the mean of the lowest tenth of each run's returns at all points and tasks, (S,).
 
-        The lowest tenth is that of each run; the mean is over runs.
+        The points are those of all sweeps.
         """
         entries = [*self.swept(label, is_inside=True), *self.swept(label, is_inside=False)]
         tenths = []
         for returns in returns_of_runs(entries):
             valid = np.sort(returns[~np.isnan(returns)])
             tenths.append(mean_of_valid(valid[: math.ceil(len(valid) / 10)], 0))
-        return float(mean_of_valid(np.array(tenths), 0))
+        return np.array(tenths)
 
     def curves(self, label: str, *, is_inside: bool) -> np.ndarray:
         """Return the return of each run after each step, (S, K + 1); (0, 0) without such points.
@@ -157,9 +166,12 @@ class Robustness:
                     "observes": self.origins[label].observes,
                     "num_env_steps": list(self.origins[label].num_env_steps),
                     "training_hours": list(self.origins[label].hours),
-                    "run_returns": {"as_in_training": run_means([entry]).tolist(), **means},
+                    "run_returns": {
+                        "as_in_training": run_means([entry]).tolist(),
+                        **means,
+                        "worst_tenth": self.worst_tenths(label).tolist(),
+                    },
                     "adaptation": {"episodes_used": entry.episodes_used.tolist(), **curves},
-                    "worst_tenth": self.worst_tenth(label),
                     "areas": {name: self.area(label, name) for name in self.trained},
                     "minus_reference": self._difference_values(label),
                 }

@@ -41,7 +41,7 @@ def summary(robustness: Robustness) -> list[list[str]]:
         for is_inside in (True, False):
             means = run_means(robustness.swept(label, is_inside=is_inside))
             cells += [_with_interval(means), _share(robustness, means, is_inside)]
-        rows.append([*cells, f"{robustness.worst_tenth(label):.1f}"])
+        rows.append([*cells, _with_interval(robustness.worst_tenths(label))])
     return rows
 
 
