@@ -39,7 +39,7 @@ def add_env_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--env.ARG",
         metavar="VALUE",
-        help="change an argument of an environment that is not built in, e.g. --env.g 15",
+        help="change an argument of an environment that is not a task family, e.g. --env.g 15",
     )
     parser.add_argument(
         "--dynamics",
@@ -146,7 +146,7 @@ def _check_family_flag(env: EnvConfig, name: str) -> None:
 
 
 def _check_env_flag(env: EnvConfig, name: str) -> None:
-    """Raise UserError if a flag cannot change a run's environment that is not built in.
+    """Raise UserError if a flag cannot change a run's environment that is not a task family.
 
     Whether the environment's constructor takes the argument is checked later, when the settings are
     resolved.

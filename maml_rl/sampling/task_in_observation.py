@@ -72,7 +72,7 @@ class TaskEncoder:
 class TaskObserver:
     """Append the task's values to every observation, in alphabetical order of their names.
 
-    If the dynamics of a built-in family change within a task, these are the values in force in the
+    If the dynamics of a task family change within a task, these are the values in force in the
     next control step; when and to what they change is not observed.
 
     Observations of several axes are flattened first. The values are not scaled. If they are far

@@ -41,7 +41,7 @@ def is_dynamics(env_name: str, name: str) -> bool:
 
 
 def change_of(env_name: str, task: Task) -> tuple[int, int] | None:
-    """The change of the dynamics within a task of a built-in family.
+    """The change of the dynamics within a task.
 
     Returns:
         The index of its episode and of its control step; ``None`` if the dynamics do not change.
@@ -112,7 +112,7 @@ def _drawn_range(env: EnvConfig, name: str) -> tuple[float, float] | None:
 
 
 def only_goals_vary(env: EnvConfig) -> bool:
-    """Whether the tasks of a built-in family differ in nothing but goals and directions.
+    """Whether the tasks of a family differ in nothing but goals and directions.
 
     The dynamics are then the same in all tasks. Other environments may vary them.
     """

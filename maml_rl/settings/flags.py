@@ -101,7 +101,7 @@ def _value_after(flag: str, words: Iterator[str]) -> str:
 
 
 def take_arguments(env: Mapping[str, Any], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Split off the arguments and tasks of an environment that is not built in.
+    """Split off the arguments and tasks of an environment that is not a task family.
 
     The parser does not see them, since it would read strings as YAML a second time.
 

@@ -177,7 +177,7 @@ def for_outer(settings: Mapping[str, Any], name: Any) -> dict[str, Any]:
 def with_kwargs(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Move arguments that are next to ``env.name`` into ``env.kwargs``.
 
-    This is for environments that are not built in.
+    This is for environments that are not task families.
 
     Raises:
         UserError: if an argument is in both.
