@@ -212,6 +212,10 @@ def test_pearl_is_not_compared_by_default() -> None:
         (["dynamics", "--sweep", "body_mass"], "expected NAME=LOW:HIGH:POINTS"),
         (["dynamics", "--sweep", "gravity=1:2:3"], "--sweep gravity: it does not vary in training"),
         (["dynamics", "--num_env_steps", "0"], "at least 1"),
+        (
+            ["dynamics", "--num_env_steps", "10000"],
+            "method rma: --num_env_steps must be at least 76,800, three iterations of 64 tasks x 2",
+        ),
         (["dynamics", "--num_steps", "0"], "at least 1"),
         (["dynamics", "--action_scale", "-1"], "action_scale must be a finite number above 0"),
         (["dynamics", "--seeds", "1", "1"], "seeds must be different"),

@@ -102,7 +102,7 @@ class DynamicsStudy:
             name: of one of :attr:`methods`.
 
         Raises:
-            UserError: if the flags of a variant are invalid.
+            UserError: if the flags of a variant are invalid, or a learner needs more control steps.
         """
         method, base = self.methods[name], self.base
         env = self.dynamics.varied if method.is_varied else self.dynamics.untouched
@@ -118,17 +118,21 @@ class DynamicsStudy:
             learner = self._with_decay(config, learner)
         elif isinstance(learner, PEARLConfig):
             learner = _with_enough_tasks(learner)
-        return replace(
-            config,
-            learner=learner,
-            env=env,
-            horizon=base.horizon,
-            num_iterations=MOST_ITERATIONS,  # control steps end it
-            max_env_steps=self.num_env_steps,
-            output=str(self.folder / name),
-            device=self.device,
-            logging=LoggingConfig(final_evaluation=False, final_video=False),
-        )
+        try:
+            return replace(
+                config,
+                learner=learner,
+                env=env,
+                horizon=base.horizon,
+                num_iterations=MOST_ITERATIONS,  # control steps end it
+                max_env_steps=self.num_env_steps,
+                output=str(self.folder / name),
+                device=self.device,
+                logging=LoggingConfig(final_evaluation=False, final_video=False),
+            )
+        except ValueError as error:
+            message = str(error).replace("max_env_steps", "--num_env_steps")
+            raise UserError(f"method {name}: {message}") from error
 
     def _with_decay(self, config: Config, learner: TrialPPOConfig) -> LearnerConfig:
         """Return settings whose falling step size reaches its final value at the end of the run.
