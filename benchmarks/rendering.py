@@ -1,6 +1,8 @@
 """CPU time of a rendered frame, with MuJoCo's default shadow map and with the one that fits it.
 
-python benchmarks/rendering.py --env AntDir
+Prints a row for each size of the image.
+
+    python benchmarks/rendering.py --env AntDir
 """
 
 from __future__ import annotations
