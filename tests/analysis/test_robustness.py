@@ -169,8 +169,8 @@ def test_gains_by_adaptation():
 def test_the_adaptation_curve_inside_and_outside(tmp_path):
     result = robustness()
     # The means of the runs of ours after the step are 10 and 30 inside, 14 and 24 outside.
-    assert result.curves("ours", is_inside=True).tolist() == [[-1000, 10], [-1000, 30]]
-    assert result.curves("ours", is_inside=False).tolist() == [[-1000, 14], [-1000, 24]]
+    assert result.curves("ours", "inside").tolist() == [[-1000, 10], [-1000, 30]]
+    assert result.curves("ours", "outside").tolist() == [[-1000, 14], [-1000, 24]]
     # Student's t of two values is their half difference times 12.706; one run has no interval.
     assert tables.adaptation(result) == [
         [

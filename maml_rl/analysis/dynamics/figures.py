@@ -12,7 +12,7 @@ from maml_rl.analysis.comparison.figures import (
     styles_of,
     subject_of,
 )
-from maml_rl.analysis.dynamics.robustness import Robustness
+from maml_rl.analysis.dynamics.robustness import REGIONS, Robustness
 from maml_rl.analysis.figures import draw_line, finish, new_figure
 from maml_rl.analysis.statistics import mean_interval
 
@@ -31,9 +31,9 @@ def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
     styles = styles_of(robustness.comparison)
     figure = new_figure(9, 4.4)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, is_inside in zip(panels, (True, False), strict=True):
+    for axes, where in zip(panels, REGIONS, strict=True):
         for entry in entries:
-            curves = robustness.curves(entry.label, is_inside=is_inside)
+            curves = robustness.curves(entry.label, where)
             if not len(curves):
                 continue
             x, style = entry.episodes_used, styles[entry.label]
@@ -42,7 +42,6 @@ def unseen_adaptation_figure(robustness: Robustness) -> Figure | None:
                 style = style | {"linestyle": "--", "marker": ""}
             intervals = mean_interval(curves.T)
             draw_line(axes, x, curves.mean(axis=0), curves, intervals, style, entry.name)
-        where = "inside" if is_inside else "outside"
         axes.set(xlabel="episodes used per task", title=f"{where} the ranges of training")
         mark_steps(axes, adapting)
     panels[0].set_ylabel(return_of_stages(entries))

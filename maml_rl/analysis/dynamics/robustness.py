@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from maml_rl.analysis.statistics import (
     is_log_spaced,
     mean_of_valid,
 )
+
+Region = Literal["inside", "outside"]
+"""Where the swept quantity of a point is: inside its range in training, or outside."""
+REGIONS: tuple[Region, ...] = ("inside", "outside")
 
 
 class Origin(NamedTuple):
@@ -71,14 +75,10 @@ class Robustness:
         entries = [entry for entry in self.comparison.sweep(name) if entry.label == label]
         return sorted(entries, key=lambda entry: entry.swept[name])
 
-    def swept(self, label: str, *, is_inside: bool) -> list[Entry]:
+    def swept(self, label: str, where: Region) -> list[Entry]:
         """Return the entries of a method inside the ranges of training, or outside, of all sweeps.
 
         The nominal dynamics are a point of several sweeps, and counted once.
-
-        Args:
-            label: of the method.
-            is_inside: whether the swept quantity is inside its range.
         """
         entries = []
         has_nominal = False
@@ -86,7 +86,9 @@ class Robustness:
             for entry in self.along(label, name):
                 value = entry.swept[name]
                 is_nominal = value == self.nominal[name]
-                if (low <= value <= high) != is_inside or (is_nominal and has_nominal):
+                if (low <= value <= high) != (where == "inside"):
+                    continue
+                if is_nominal and has_nominal:
                     continue
                 entries.append(entry)
                 has_nominal |= is_nominal
@@ -110,39 +112,27 @@ class Robustness:
 
         The points are those of all sweeps.
         """
-        entries = [*self.swept(label, is_inside=True), *self.swept(label, is_inside=False)]
+        entries = [entry for where in REGIONS for entry in self.swept(label, where)]
         tenths = []
         for returns in returns_of_runs(entries):
             valid = np.sort(returns[~np.isnan(returns)])
             tenths.append(mean_of_valid(valid[: math.ceil(len(valid) / 10)], 0))
         return np.array(tenths)
 
-    def curves(self, label: str, *, is_inside: bool) -> np.ndarray:
+    def curves(self, label: str, where: Region) -> np.ndarray:
         """Return the return of each run after each step, (S, K + 1); (0, 0) without such points.
 
         It is the mean over the tasks of all points of sweeps inside the ranges of training, or
         outside.
-
-        Args:
-            label: of the method.
-            is_inside: whether the swept quantity is inside its range.
         """
-        return _run_curves(self.swept(label, is_inside=is_inside))
+        return _run_curves(self.swept(label, where))
 
-    def minus_reference(self, label: str, *, is_inside: bool) -> Difference | None:
+    def minus_reference(self, label: str, where: Region) -> Difference | None:
         """Return the return of a method minus that of the reference, on the same points and tasks.
 
-        Args:
-            label: of the method.
-            is_inside: whether the swept quantity is inside its range.
-
-        Returns:
-            The mean over all sweeps; ``None`` without such points.
+        It is the mean over all sweeps; ``None`` without such points.
         """
-        returns = [
-            returns_of_runs(self.swept(name, is_inside=is_inside))
-            for name in (label, self.reference)
-        ]
+        returns = [returns_of_runs(self.swept(name, where)) for name in (label, self.reference)]
         if not all(values.size for values in returns):
             return None
         return difference(returns[0], returns[1])
@@ -152,14 +142,8 @@ class Robustness:
         content: list[dict[str, object]] = []
         for entry in self.comparison.main:
             label = entry.label
-            means = {
-                name: run_means(self.swept(label, is_inside=name == "inside")).tolist()
-                for name in ("inside", "outside")
-            }
-            curves = {
-                name: self.curves(label, is_inside=name == "inside").tolist()
-                for name in ("inside", "outside")
-            }
+            means = {where: run_means(self.swept(label, where)).tolist() for where in REGIONS}
+            curves = {where: self.curves(label, where).tolist() for where in REGIONS}
             content.append(
                 {
                     "policy": label,
@@ -183,12 +167,12 @@ class Robustness:
         if label == self.reference:
             return None
         content: dict[str, object] = {"reference": self.reference}
-        for name in ("inside", "outside"):
-            value = self.minus_reference(label, is_inside=name == "inside")
-            content[name] = None
+        for where in REGIONS:
+            value = self.minus_reference(label, where)
+            content[where] = None
             if value is not None and np.isfinite(value.mean):
                 has_interval = value.over == "runs" and bool(np.isfinite(value.interval).all())
-                content[name] = {
+                content[where] = {
                     "return": value.mean,
                     "interval_95": value.interval.tolist() if has_interval else None,
                 }

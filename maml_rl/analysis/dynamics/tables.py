@@ -8,7 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from maml_rl.analysis.comparison.entries import Entry, change_note, change_rows
-from maml_rl.analysis.dynamics.robustness import Robustness, returns_of_runs, run_means
+from maml_rl.analysis.dynamics.robustness import (
+    REGIONS,
+    Region,
+    Robustness,
+    returns_of_runs,
+    run_means,
+)
 from maml_rl.analysis.statistics import interval_text, mean_interval, mean_of_valid
 
 ORACLE = "oracle"
@@ -38,25 +44,25 @@ def summary(robustness: Robustness) -> list[list[str]]:
         origin = robustness.origins[label]
         cells = [entry.name, origin.observes, origin.steps_text]
         cells += [str(entry.episodes_used[k]), _with_interval(run_means([entry]))]
-        for is_inside in (True, False):
-            means = run_means(robustness.swept(label, is_inside=is_inside))
-            cells += [_with_interval(means), _share(robustness, means, is_inside)]
+        for where in REGIONS:
+            means = run_means(robustness.swept(label, where))
+            cells += [_with_interval(means), _share(robustness, means, where)]
         rows.append([*cells, _with_interval(robustness.worst_tenths(label))])
     return rows
 
 
-def _share(robustness: Robustness, means: np.ndarray, is_inside: bool) -> str:
+def _share(robustness: Robustness, means: np.ndarray, where: Region) -> str:
     """Format a return as percentage of the oracle's.
 
     It is a dash without an oracle, if the oracle's return is not positive, or if another method
     without adaptation has a higher one: training has then not made use of the dynamics.
     """
-    entries = robustness.swept(ORACLE, is_inside=is_inside)
+    entries = robustness.swept(ORACLE, where)
     if not entries:
         return "–"
     of_oracle = float(run_means(entries).mean())
     others = [
-        float(run_means(robustness.swept(entry.label, is_inside=is_inside)).mean())
+        float(run_means(robustness.swept(entry.label, where)).mean())
         for entry in robustness.comparison.main
         if not entry.adapts and entry.label != ORACLE
     ]
@@ -102,12 +108,12 @@ def gains(robustness: Robustness) -> list[list[str]]:
     if not any(entry.adapts for entry in robustness.comparison.main):
         return []
     rows = [["policy", "episodes used"]]
-    for where in ("inside", "outside"):
+    for where in REGIONS:
         rows[0] += [f"{where}: before", "after", "gain", "95 % interval"]
     for entry in robustness.comparison.main:
         cells = [entry.name, str(entry.episodes_used[entry.adapted_step])]
-        for is_inside in (True, False):
-            entries = robustness.swept(entry.label, is_inside=is_inside)
+        for where in REGIONS:
+            entries = robustness.swept(entry.label, where)
             cells += _gain_cells(entries) if entries else ["–"] * 4
         rows.append(cells)
     return rows
@@ -121,12 +127,10 @@ def adaptation(robustness: Robustness) -> list[list[str]]:
     if not any(entry.adapts for entry in robustness.comparison.main):
         return []
     rows = [["policy", "steps", "episodes used"]]
-    for where in ("inside", "outside"):
+    for where in REGIONS:
         rows[0] += [where, "95 % interval"]
     for entry in robustness.comparison.main:
-        curves = [
-            robustness.curves(entry.label, is_inside=is_inside) for is_inside in (True, False)
-        ]
+        curves = [robustness.curves(entry.label, where) for where in REGIONS]
         for k, used in enumerate(entry.episodes_used):
             cells = [entry.name, str(k), str(used)]
             for curve in curves:
@@ -148,8 +152,8 @@ def differences(robustness: Robustness) -> list[list[str]]:
     rows = [["difference", "inside", "95 % interval", "outside", "95 % interval"]]
     for entry in others:
         cells = [f"{entry.name} − {name}"]
-        for is_inside in (True, False):
-            value = robustness.minus_reference(entry.label, is_inside=is_inside)
+        for where in REGIONS:
+            value = robustness.minus_reference(entry.label, where)
             if value is None:
                 cells += ["–", "–"]
                 continue
