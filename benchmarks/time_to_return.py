@@ -69,7 +69,7 @@ def train_to(target: float, config: Config, replay_every: int) -> Result:
                 "as HalfCheetahDir"
             )
         recorder = Recorder(training.collector.env)
-        tag = f"train/return_after_{training.agent.learner.num_updates}_steps"
+        tag = f"train/return_after_{training.agent.learner.num_adaptation_steps}_steps"
         while training.iteration < config.num_iterations:
             # one iteration of training
             recorder.clear()

@@ -125,7 +125,7 @@ def _record(agent: Agent, path: Path, args: argparse.Namespace) -> None:
 
     from maml_rl.analysis.recording import record
 
-    num_steps = agent.learner.num_updates if args.num_steps is None else args.num_steps
+    num_steps = agent.learner.num_adaptation_steps if args.num_steps is None else args.num_steps
     num_tasks = len(args.task) if args.task else args.num_tasks
     num_panels = None if num_tasks is None else num_tasks * (num_steps + 1)
     with tqdm(total=num_panels, disable=None, leave=False, unit="panel") as bar:

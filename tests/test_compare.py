@@ -180,7 +180,7 @@ def test_a_disk_that_is_full_when_the_report_is_written_is_one_line(
 def test_the_evaluation_has_as_many_steps_as_training_or_as_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    agent = SimpleNamespace(learner=SimpleNamespace(num_updates=2))
+    agent = SimpleNamespace(learner=SimpleNamespace(num_adaptation_steps=2))
     monkeypatch.setattr(study_module, "load_run", lambda run, device: agent)
     study = SimpleNamespace(folder=Path("runs"), methods=METHODS)
     parser = make_parser()

@@ -271,7 +271,7 @@ class Agent:
         seed: int,
     ) -> Agent:
         """Return the agent after adaptation steps on episodes that it plays in an environment."""
-        num_steps = self.learner.num_updates if num_steps is None else num_steps
+        num_steps = self.learner.num_adaptation_steps if num_steps is None else num_steps
         num_episodes = self.config.num_episodes if num_episodes is None else num_episodes
         check_integers(1, num_episodes=num_episodes)
         check_integers(0, num_steps=num_steps, seed=seed)
@@ -289,7 +289,7 @@ class Agent:
                 self.state,
                 self.collector(envs, num_tasks=1, num_episodes=num_episodes),
                 None if task is None else [task],
-                num_updates=num_steps,
+                num_adaptation_steps=num_steps,
                 streams=RandomStreams(seed, Phase.ADAPTATION),
                 belief=self.belief,
                 first_stage=self.num_adaptation_steps,

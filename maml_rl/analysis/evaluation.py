@@ -146,7 +146,7 @@ def _measured_stages(
         agent.state,
         collector,
         tasks,
-        num_updates=num_steps,
+        num_adaptation_steps=num_steps,
         streams=streams,
         belief=_repeated(agent.belief, collector.num_tasks),
         final_episodes=not has_own_episodes,
@@ -206,7 +206,7 @@ def _description(
         "num_episodes": num_trials * collector.num_episodes,
         "episodes_per_step": collector.num_episodes,
         "horizon": collector.horizon,
-        "num_steps_in_training": agent.learner.num_updates,
+        "num_steps_in_training": agent.learner.num_adaptation_steps,
         "seed": seed,
         **origin_of(agent),
         "task_units": {name: units[name] for name in tasks[0] if name in units},
@@ -328,7 +328,7 @@ def evaluate(
 
 def default_num_steps(agent: Agent) -> int:
     """Return the number of adaptation steps of an evaluation: as in training, at least 3."""
-    return max(_FEWEST_STEPS, agent.learner.num_updates)
+    return max(_FEWEST_STEPS, agent.learner.num_adaptation_steps)
 
 
 def _number_of_tasks(tasks: Sequence[Task] | None, num_tasks: int | None) -> int:

@@ -241,7 +241,7 @@ def adapted_agents(
     Raises:
         UserError: as :meth:`Agent.adapt`.
     """
-    num_steps = agent.learner.num_updates if num_steps is None else num_steps
+    num_steps = agent.learner.num_adaptation_steps if num_steps is None else num_steps
     yield agent
     for _ in range(num_steps):
         agent = agent.adapt(task=task or None, num_steps=1, num_episodes=num_episodes, seed=seed)

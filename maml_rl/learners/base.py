@@ -108,8 +108,8 @@ class Learner(ABC):
     CARRIED: ClassVar[tuple[str, ...]] = ()
     """Groups besides ``ACTING`` that a run takes from the one it starts from (``init_from``)."""
 
-    num_updates: int = 1
-    """Updates of a trial, unless the user asks for another number."""
+    num_adaptation_steps: int = 1
+    """Adaptation steps of a trial, unless the user asks for another number."""
     num_training_stages: int = 2
     """Stages of a trial in training."""
 

@@ -39,7 +39,7 @@ def check_start(learner: Learner, name: str) -> None:
     description = learner.describe(state)
     if not isinstance(description, dict):
         raise UserError(f"describe of learner {name} must return a dict, got {description!r:.100}")
-    for attribute, least in (("num_updates", 0), ("num_training_stages", 1)):
+    for attribute, least in (("num_adaptation_steps", 0), ("num_training_stages", 1)):
         number = getattr(learner, attribute)
         if not Integer(least, None).accepts(number):
             raise UserError(

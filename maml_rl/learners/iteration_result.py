@@ -79,8 +79,8 @@ def iteration_result(
             and a remedy.
     """
     rows = [row for one in played for row in one.rows]
-    num_updates = len(played[-1].trial.episodes) - 1
-    failures, num_failed = _with_outer_failure(state, rows, num_updates, update)
+    num_adaptation_steps = len(played[-1].trial.episodes) - 1
+    failures, num_failed = _with_outer_failure(state, rows, num_adaptation_steps, update)
     samplings = [SamplingMetrics(one.trial.valid_episodes, ranks) for one in played]
     metrics = update.metrics | samplings[-1].metrics() | failure_metrics(*played) | watch.metrics()
     metrics[failed_metric] = float(bool(update.failure))
@@ -91,14 +91,14 @@ def iteration_result(
 
 
 def _with_outer_failure(
-    state: LearnerState, rows: list[Failure], num_updates: int, update: Update
+    state: LearnerState, rows: list[Failure], num_adaptation_steps: int, update: Update
 ) -> tuple[list[Failure], int]:
     """Return all failures, and the number of outer steps that have failed in a row.
 
     Args:
         state: before the iteration.
         rows: failures of episodes and tasks.
-        num_updates: of a trial.
+        num_adaptation_steps: of a trial.
         update: the outer step.
 
     Raises:
@@ -108,7 +108,10 @@ def _with_outer_failure(
     if not cause:
         return rows, 0
     num_failed = state.counters[FAILED_OUTER_STEPS] + 1
-    failures = [*rows, Failure(num_updates, cause, num_episodes=0, task=None, detail=detail)]
+    failures = [
+        *rows,
+        Failure(num_adaptation_steps, cause, num_episodes=0, task=None, detail=detail),
+    ]
     if num_failed >= MAX_FAILED_OUTER_STEPS:
         reason = f"{cause} ({detail})" if detail else cause
         raise TooManyFailures(

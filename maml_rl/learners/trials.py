@@ -99,7 +99,7 @@ def play_trials(
     collector: Collector,
     tasks: Sequence[Task] | None,
     *,
-    num_updates: int,
+    num_adaptation_steps: int,
     streams: RandomStreams,
     belief: Belief | None = None,
     first_stage: int = 0,
@@ -114,7 +114,7 @@ def play_trials(
         state: what it has learned.
         collector: plays T tasks.
         tasks: T of them, or ``None`` to keep the environments' tasks.
-        num_updates: number of updates.
+        num_adaptation_steps: updates of the belief.
         streams: of random numbers.
         belief: to begin with, (T, ...); default is the prior.
         first_stage: number of updates that led to ``belief``; random streams continue from there.
@@ -128,7 +128,7 @@ def play_trials(
     beliefs = [learner.prior(state, collector.num_tasks) if belief is None else belief]
     episodes: list[Episodes] = []
     failed = FailedTasks.none_of(collector.num_tasks, collector.device)
-    last_stage = first_stage + num_updates
+    last_stage = first_stage + num_adaptation_steps
     for stage in range(first_stage, last_stage + final_episodes):
         # Play every task with its own belief.
         noise = None
@@ -257,7 +257,7 @@ def training_trial(
     state: LearnerState,
     collector: Collector,
     *,
-    num_updates: int,
+    num_adaptation_steps: int,
     streams: RandomStreams,
     ranks: Ranks,
     max_failed_share: float,
@@ -271,7 +271,7 @@ def training_trial(
         learner: see :func:`play_trials`.
         state: see :func:`play_trials`.
         collector: plays the tasks of this process.
-        num_updates: number of updates.
+        num_adaptation_steps: updates of the belief.
         streams: of random numbers, for this iteration.
         ranks: the processes that share the tasks.
         max_failed_share: largest share of discarded episodes, and of failed tasks, to tolerate.
@@ -289,7 +289,7 @@ def training_trial(
         state,
         collector,
         played_tasks,
-        num_updates=num_updates,
+        num_adaptation_steps=num_adaptation_steps,
         streams=streams,
         belief=belief,
         watch=watch,

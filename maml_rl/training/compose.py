@@ -66,7 +66,7 @@ class Training(NamedTuple):
     @property
     def num_evaluated_steps(self) -> int:
         """Adaptation steps of an evaluation in training: as many as the learner takes, or 1."""
-        return max(1, self.agent.learner.num_updates)
+        return max(1, self.agent.learner.num_adaptation_steps)
 
     def with_progress(self, progress: Callable[[str], None]) -> Training:
         """Return the same, which calls ``progress`` with what an iteration is doing."""

@@ -113,7 +113,7 @@ def _final_metrics(result: Evaluation) -> dict[str, float]:
 
 def _record(run: Path, agent: Agent, seed: int) -> None:
     """Record the agent before and after adaptation to tasks that differ."""
-    num_panels = NUM_ROWS * (agent.learner.num_updates + 1)
+    num_panels = NUM_ROWS * (agent.learner.num_adaptation_steps + 1)
     sizes = f"at most {num_panels} panels x {agent.config.horizon} control steps"
     log(f"recording a video of {sizes} (--logging.final_video false skips it) ...")
     started_s = time.monotonic()

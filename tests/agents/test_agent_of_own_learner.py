@@ -108,7 +108,7 @@ def test_an_actor_that_is_none_is_refused(agent: Agent, monkeypatch: pytest.Monk
 
 def test_it_adapts_one_episode_at_a_time(agent: Agent) -> None:
     adapted = agent.adapt(task=GOAL, num_episodes=7)
-    assert adapted.num_adaptation_steps == agent.learner.num_updates == 2
+    assert adapted.num_adaptation_steps == agent.learner.num_adaptation_steps == 2
     assert adapted.belief["count"].tolist() == [[1, 1]]
     once = agent.adapt(task=GOAL, num_steps=1)
     assert once.belief["count"].tolist() == [[1, 0]]

@@ -171,7 +171,7 @@ def test_predict_plays_the_trial_that_the_collector_plays(cell: str, tmp_path: P
             agent.state,
             collector,
             [{"side": 1.0}],
-            num_updates=2,
+            num_adaptation_steps=2,
             streams=STREAMS,
             deterministic=True,
         )

@@ -57,7 +57,9 @@ def mean(agent: Agent) -> Evaluation:
 
 def trial_of(agent: Agent, collector: Collector) -> Trial:
     """Two updates on sampled episodes, in ``TASKS``."""
-    return play_trials(agent.learner, agent.state, collector, TASKS, num_updates=2, streams=STREAMS)
+    return play_trials(
+        agent.learner, agent.state, collector, TASKS, num_adaptation_steps=2, streams=STREAMS
+    )
 
 
 def test_mean_actions_are_those_of_predict(agent: Agent) -> None:

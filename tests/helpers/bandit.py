@@ -44,7 +44,7 @@ class Bandit(Learner):
 
     Config = BanditConfig
     ACTING = ("arms",)
-    num_updates = 2
+    num_adaptation_steps = 2
     num_training_stages = 3
 
     def __init__(self, config, observation_space, action_space, device):
@@ -87,7 +87,7 @@ class Bandit(Learner):
             self,
             state,
             collector,
-            num_updates=2,
+            num_adaptation_steps=2,
             streams=streams,
             ranks=ranks,
             max_failed_share=self.max_failed_share,

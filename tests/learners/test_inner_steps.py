@@ -356,7 +356,7 @@ def test_a_standard_deviation_divides_the_advantages_of_a_step(advantage: Any) -
         outer=TRPOConfig(),
         baseline=BaselineConfig(),
         normalizes=False,
-        num_updates=1,
+        num_adaptation_steps=1,
         num_training_stages=2,
         max_failed_share=0.5,
     )

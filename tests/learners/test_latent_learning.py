@@ -255,7 +255,13 @@ class TestTraining:
         learner, state = training.agent.learner, training.agent.state
         tasks = sample_tasks(training.collector, STREAMS)
         return play_trials(
-            learner, state, training.collector, tasks, num_updates=0, streams=STREAMS, **options
+            learner,
+            state,
+            training.collector,
+            tasks,
+            num_adaptation_steps=0,
+            streams=STREAMS,
+            **options,
         ).episodes[0]
 
     def test_z_is_constant_in_an_episode_and_differs_between_episodes(self, training) -> None:

@@ -137,13 +137,15 @@ def state(training: Training) -> LearnerState:
     return training.iterate().state
 
 
-def play(training: Training, state: LearnerState, num_updates: int = 1, **options: Any) -> Trial:
+def play(
+    training: Training, state: LearnerState, num_adaptation_steps: int = 1, **options: Any
+) -> Trial:
     return play_trials(
         training.agent.learner,
         state,
         training.collector,
         sample_tasks(training.collector, STREAMS),
-        num_updates=num_updates,
+        num_adaptation_steps=num_adaptation_steps,
         streams=STREAMS,
         **options,
     )
@@ -205,7 +207,7 @@ def test_the_prior_is_the_same_for_every_task(learner: Learner, state: LearnerSt
 def test_an_update_keeps_names_and_shapes_and_changes_something(
     training: Training, state: LearnerState
 ) -> None:
-    trial = play(training, state, num_updates=2)
+    trial = play(training, state, num_adaptation_steps=2)
     assert len(trial.episodes) == len(trial.beliefs) == 3
     assert shapes(trial.beliefs[0]) == shapes(trial.beliefs[1]) == shapes(trial.beliefs[2])
     for before, after in zip(trial.beliefs, trial.beliefs[1:], strict=False):
@@ -234,8 +236,8 @@ def test_trials_depend_on_the_streams_only(training: Training, state: LearnerSta
 
 
 def test_a_trial_continues_another(training: Training, state: LearnerState) -> None:
-    whole = play(training, state, num_updates=2)
-    first = play(training, state, num_updates=1, final_episodes=False)
+    whole = play(training, state, num_adaptation_steps=2)
+    first = play(training, state, num_adaptation_steps=1, final_episodes=False)
     assert len(first.episodes) == 1
     second = play(training, state, belief=first.beliefs[-1], first_stage=1)
     assert_same_tensors(second.beliefs[-1], whole.beliefs[-1])
@@ -364,7 +366,7 @@ def test_predict_plays_the_episode_that_the_collector_plays(
     training: Training, state: LearnerState
 ) -> None:
     agent = training.agent.with_state(state)
-    collected = play(training, state, num_updates=0, deterministic=True).episodes[0]
+    collected = play(training, state, num_adaptation_steps=0, deterministic=True).episodes[0]
     env = training.collector.env
     num_episodes = training.collector.num_episodes
     seeds = RandomStreams.reset_seed(STREAMS, 0, NUM_TASKS * num_episodes)

@@ -281,13 +281,15 @@ def test_time_limits_are_no_terminal_states(tmp_path: Path) -> None:
 # --- Beliefs and actors ---
 
 
-def trial_of(training: Training, learner: PEARL, num_updates: int = 2, **options: Any) -> Any:
+def trial_of(
+    training: Training, learner: PEARL, num_adaptation_steps: int = 2, **options: Any
+) -> Any:
     return play_trials(
         learner,
         training.agent.state,
         training.collector,
         sample_tasks(training.collector, RandomStreams(1, Phase.EVALUATION)),
-        num_updates=num_updates,
+        num_adaptation_steps=num_adaptation_steps,
         streams=RandomStreams(1, Phase.EVALUATION),
         **options,
     )
@@ -390,7 +392,7 @@ def test_a_step_whose_next_observation_is_unknown_is_no_context(tmp_path: Path) 
         settings = {"next_observation_in_context": reads_next}
         with open_training(config(tmp_path, learner=settings)) as training:
             learner, state = learner_of(training), training.agent.state
-            trial = trial_of(training, learner, num_updates=1)
+            trial = trial_of(training, learner, num_adaptation_steps=1)
         played = trial.episodes[0]
         unknown = dataclasses.replace(
             played, last_observations=torch.full_like(played.last_observations, math.nan)

@@ -181,7 +181,7 @@ def make_learner(policy: RecurrentPolicy) -> RL2:
         policy=policy,
         config=RL2Config(),
         normalizes=False,
-        num_updates=1,
+        num_adaptation_steps=1,
         num_training_stages=2,
         max_failed_share=0.5,
         device=torch.device("cpu"),
@@ -699,7 +699,7 @@ def test_the_next_episode_depends_on_the_one_before(tmp_path: Path) -> None:
         )
         tasks = sample_tasks(training.collector, STREAMS)
         trial = play_trials(
-            learner, state, training.collector, tasks, num_updates=1, streams=STREAMS
+            learner, state, training.collector, tasks, num_adaptation_steps=1, streams=STREAMS
         )
         fresh = learner.actor(state, learner.prior(state, 3), None)
         later = learner.actor(state, trial.beliefs[1], None)
@@ -812,7 +812,9 @@ def make_sequence_of(training: Training, state: Any) -> TrialSequence:
     """Trials that the training's policy plays."""
     learner = training.agent.learner
     tasks = sample_tasks(training.collector, STREAMS)
-    trial = play_trials(learner, state, training.collector, tasks, num_updates=2, streams=STREAMS)
+    trial = play_trials(
+        learner, state, training.collector, tasks, num_adaptation_steps=2, streams=STREAMS
+    )
     return trial_sequence(
         trial.episodes, learner.prior(state, 3)["previous"], learner.policy.action_head
     )

@@ -72,30 +72,30 @@ def test_with_several_inner_steps_they_can_be_halved_after_those_of_training() -
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("step_size", [0.1, 3.0, 30.0])
-@pytest.mark.parametrize("num_updates", [1, 4])
+@pytest.mark.parametrize("num_adaptation_steps", [1, 4])
 def test_the_schedule_with_the_highest_return_over_the_steps_is_chosen(
-    training: Training, step_size: float, num_updates: int
+    training: Training, step_size: float, num_adaptation_steps: int
 ) -> None:
     learner = training.agent.learner
     assert isinstance(learner, MAML)
     learner = dataclasses.replace(
         learner,
         inner=dataclasses.replace(learner.inner, step_size=step_size),
-        num_updates=num_updates,
+        num_adaptation_steps=num_adaptation_steps,
     )
     state = training.agent.state
     after = learner.after_training(state, training.collector, STREAMS, Ranks())
     # Each schedule in a whole trial of its own.
     tasks = sample_tasks(training.collector, STREAMS)
     returns = []
-    candidates = schedules(num_updates)
+    candidates = schedules(num_adaptation_steps)
     for factors in candidates:
         trial = play_trials(
             learner,
             with_test_factors(state, factors),
             training.collector,
             tasks,
-            num_updates=max(3, num_updates + 2),
+            num_adaptation_steps=max(3, num_adaptation_steps + 2),
             streams=STREAMS,
         )
         stages = torch.stack([stage.returns for stage in trial.episodes[1:]])

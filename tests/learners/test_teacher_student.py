@@ -379,7 +379,7 @@ def test_a_student_that_knows_z_acts_as_the_teacher(
     assert len(belief["memory"].unique(dim=0)) == len({task["side"] for task in tasks}) == 2
 
 
-TRIAL: dict[str, Any] = {"num_updates": 2, "streams": STREAMS}
+TRIAL: dict[str, Any] = {"num_adaptation_steps": 2, "streams": STREAMS}
 
 
 # --- Phases ---

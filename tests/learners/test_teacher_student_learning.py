@@ -98,7 +98,7 @@ def test_system_identification_finds_the_dynamics(
             state,
             training.collector,
             tasks,
-            num_updates=1,
+            num_adaptation_steps=1,
             streams=streams,
             final_episodes=False,
         )

@@ -29,13 +29,13 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
         yield training
 
 
-def play(training: Training, num_updates: int, **options: object) -> Trial:
+def play(training: Training, num_adaptation_steps: int, **options: object) -> Trial:
     return play_trials(
         training.agent.learner,
         training.agent.state,
         training.collector,
         sample_tasks(training.collector, STREAMS),
-        num_updates=num_updates,
+        num_adaptation_steps=num_adaptation_steps,
         streams=STREAMS,
         **options,
     )
@@ -151,7 +151,7 @@ def test_the_dynamics_change_in_their_episode_of_the_trial(changing: Training) -
         changing.agent.state,
         changing.collector,
         unchanged,
-        num_updates=2,
+        num_adaptation_steps=2,
         streams=STREAMS,
     )
     first, second, third = (episodes.rewards for episodes in trial.episodes)
@@ -189,7 +189,7 @@ def test_all_rounds_of_a_stage_are_one_episode_of_the_task(changing: Training) -
                 agent.state,
                 agent.collector(env, num_tasks=1, num_episodes=2),
                 [task],
-                num_updates=1,
+                num_adaptation_steps=1,
                 streams=STREAMS,
             )
         rewards.append(torch.cat([episodes.rewards for episodes in trial.episodes]))

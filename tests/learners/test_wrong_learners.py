@@ -129,7 +129,10 @@ BEFORE_THE_RUN = {
         "a counter must not be called is_final",
     ),
     "describes nothing": (learner(describe=returning(None)), "must return a dict, got None"),
-    "no number of updates": (learner(num_updates="x"), "must be an integer of at least 0, got 'x'"),
+    "no number of adaptation steps": (
+        learner(num_adaptation_steps="x"),
+        "must be an integer of at least 0, got 'x'",
+    ),
     "no stage": (learner(num_training_stages=0), "must be an integer of at least 1, got 0"),
     "nan": (
         learner(initial_state=lambda self: LearnerState.initial({"a": {"b": zeros(2) / 0}})),

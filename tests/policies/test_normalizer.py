@@ -197,7 +197,7 @@ def test_meta_iterations_count_every_raw_state_once(num_steps):
         outer=TRPOConfig(),
         baseline=BaselineConfig(),
         normalizes=True,
-        num_updates=num_steps,
+        num_adaptation_steps=num_steps,
         num_training_stages=num_steps + 1,
         max_failed_share=0.25,
     )

@@ -79,9 +79,14 @@ def play(training: Training) -> tuple[Trial, list[Task]]:
     agent, collector, _ = training
     streams = RandomStreams(agent.config.seed, Phase.TRAINING, 0)
     tasks = sample_tasks(collector, streams)
-    num_updates = agent.learner.num_updates
+    num_steps = agent.learner.num_adaptation_steps
     trial = play_trials(
-        agent.learner, agent.state, collector, tasks, num_updates=num_updates, streams=streams
+        agent.learner,
+        agent.state,
+        collector,
+        tasks,
+        num_adaptation_steps=num_steps,
+        streams=streams,
     )
     return trial, tasks
 

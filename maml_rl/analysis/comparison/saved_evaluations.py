@@ -170,7 +170,7 @@ def _parse(content: Any, agent: Agent, env: EnvConfig, arguments: Mapping[str, A
         "env": agent.config.env.name,
         "horizon": agent.config.horizon,
         "env_settings": json.loads(json.dumps(dict(env.kwargs))),
-        "num_steps_in_training": agent.learner.num_updates,
+        "num_steps_in_training": agent.learner.num_adaptation_steps,
         **actions_played(arguments["deterministic"], arguments["deterministic_adaptation"]),
     }
     for name, value in expected.items():

@@ -142,8 +142,11 @@ class Robustness:
         content: list[dict[str, object]] = []
         for entry in self.comparison.main:
             label = entry.label
-            means = {where: run_means(self.swept(label, where)).tolist() for where in REGIONS}
-            curves = {where: self.curves(label, where).tolist() for where in REGIONS}
+            means: dict[str, object] = {}
+            curves: dict[str, object] = {}
+            for where in REGIONS:
+                means[where] = run_means(self.swept(label, where)).tolist()
+                curves[where] = self.curves(label, where).tolist()
             content.append(
                 {
                     "policy": label,

@@ -40,7 +40,9 @@ def subjects_of(
     for seed in seeds:
         run = study.folder / name / f"seed-{seed}"
         agent = load_run(run, device)
-        steps = (num_steps or agent.learner.num_updates) if study.methods[name].adapts else 0
+        steps = (
+            (num_steps or agent.learner.num_adaptation_steps) if study.methods[name].adapts else 0
+        )
         subjects.append(Subject(name, run, agent, steps))
     return subjects
 

@@ -77,7 +77,7 @@ class MAML(Learner):
         outer: settings of the outer step; their ``name`` selects it.
         baseline: settings of returns and advantages.
         normalizes: whether observations are normalised.
-        num_updates: inner steps of a trial, unless the user asks for another number.
+        num_adaptation_steps: inner steps of a trial, unless the user asks for another number.
         num_training_stages: stages of a trial in training: one more than it has inner steps.
         max_failed_share: largest share of discarded episodes, and of failed tasks, that an
             iteration tolerates.
@@ -94,7 +94,7 @@ class MAML(Learner):
     outer: OuterConfig
     baseline: BaselineConfig
     normalizes: bool
-    num_updates: int
+    num_adaptation_steps: int
     num_training_stages: int
     max_failed_share: float
     tasks_per_block: int = TASKS_PER_BLOCK
@@ -200,7 +200,7 @@ class MAML(Learner):
             dataclasses.replace(self, inner=inner),
             state,
             collector,
-            num_updates=self.num_training_stages - 1,
+            num_adaptation_steps=self.num_training_stages - 1,
             streams=streams,
             ranks=ranks,
             max_failed_share=self.max_failed_share,

@@ -27,7 +27,7 @@ def maml(
         outer=config.outer,
         baseline=config.baseline,
         normalizes=config.policy.normalize_observations,
-        num_updates=config.inner.num_steps,
+        num_adaptation_steps=config.inner.num_steps,
         num_training_stages=config.inner.num_steps + 1,
         max_failed_share=config.max_failed_share,
         tasks_per_block=config.tasks_per_block or tasks_per_block(device),

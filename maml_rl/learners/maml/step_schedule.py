@@ -99,11 +99,11 @@ def with_chosen_factors(
         state,
         _showing(collector, choosing),
         collector.of_this_process(tasks),
-        num_updates=0,
+        num_adaptation_steps=0,
         streams=streams,
     )
     # Play the stages after it with each schedule; average over the tasks of all processes.
-    candidates = schedules(learner.num_updates)
+    candidates = schedules(learner.num_adaptation_steps)
     returns = []
     for number, factors in enumerate(candidates, 1):
         playing = _showing(collector, f"{choosing}, {number} of {len(candidates)}")
@@ -145,7 +145,7 @@ def _returns(
         state,
         collector,
         None,
-        num_updates=learner.num_updates + 1,  # two steps more than in training
+        num_adaptation_steps=learner.num_adaptation_steps + 1,  # two steps more than in training
         streams=streams,
         belief=updated,
         first_stage=1,

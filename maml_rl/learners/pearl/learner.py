@@ -89,7 +89,7 @@ class PEARL(Learner):
         reads_next_observation: whether the encoder reads s'.
         normalizes: whether observations are normalised.
         action_scale: of the action map; outputs are divided by it, and span the whole range.
-        num_updates: adaptation steps of a trial, unless the user asks for another number.
+        num_adaptation_steps: adaptation steps of a trial, unless the user asks for another number.
         num_training_stages: episodes of a trial in training.
         max_failed_share: largest share of discarded episodes, and of failed tasks, that an
             iteration tolerates.
@@ -110,7 +110,7 @@ class PEARL(Learner):
     reads_next_observation: bool
     normalizes: bool
     action_scale: float
-    num_updates: int
+    num_adaptation_steps: int
     num_training_stages: int
     max_failed_share: float
     device: torch.device
@@ -335,7 +335,7 @@ class PEARL(Learner):
             dataclasses.replace(self, num_prior_episodes=num_prior_stages),
             state,
             collector,
-            num_updates=num_stages - 1,
+            num_adaptation_steps=num_stages - 1,
             streams=streams,
             ranks=ranks,
             max_failed_share=self.max_failed_share,

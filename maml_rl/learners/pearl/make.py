@@ -56,7 +56,7 @@ def pearl(
         reads_next_observation=reads_next,
         normalizes=config.policy.normalize_observations,
         action_scale=config.policy.action_scale,
-        num_updates=max(1, settings.num_stages - 1),
+        num_adaptation_steps=max(1, settings.num_stages - 1),
         num_training_stages=settings.num_stages,
         max_failed_share=config.max_failed_share,
         device=device,

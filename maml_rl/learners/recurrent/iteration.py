@@ -70,7 +70,7 @@ def played_trials(
         learner,
         state,
         collector,
-        num_updates=learner.num_training_stages - 1,
+        num_adaptation_steps=learner.num_training_stages - 1,
         streams=streams,
         ranks=ranks,
         max_failed_share=max_failed_share,

@@ -49,7 +49,7 @@ class RL2(Learner):
         policy: the architecture.
         config: settings.
         normalizes: whether observations are normalised.
-        num_updates: adaptation steps of a trial, unless the user asks for another number.
+        num_adaptation_steps: adaptation steps of a trial, unless the user asks for another number.
         num_training_stages: episodes of a trial in training.
         max_failed_share: largest share of discarded episodes, and of failed tasks, that an
             iteration tolerates.
@@ -67,7 +67,7 @@ class RL2(Learner):
     policy: RecurrentPolicy
     config: RL2Config
     normalizes: bool
-    num_updates: int
+    num_adaptation_steps: int
     num_training_stages: int
     max_failed_share: float
     device: torch.device

@@ -51,7 +51,7 @@ def rl2(
         policy=policy,
         config=settings,
         normalizes=config.policy.normalize_observations,
-        num_updates=settings.num_episodes - 1,
+        num_adaptation_steps=settings.num_episodes - 1,
         num_training_stages=settings.num_episodes,
         max_failed_share=config.max_failed_share,
         device=device,

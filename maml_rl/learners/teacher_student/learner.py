@@ -73,7 +73,7 @@ class TeacherStudent(Learner):
             reached first counts.
         task_encoder: makes vectors of tasks.
         normalizes: whether observations are normalised.
-        num_updates: adaptation steps of a trial, unless the user asks for another number.
+        num_adaptation_steps: adaptation steps of a trial, unless the user asks for another number.
         num_training_stages: episodes of a trial in training.
         max_failed_share: largest share of discarded episodes, and of failed tasks, that an
             iteration tolerates.
@@ -94,7 +94,7 @@ class TeacherStudent(Learner):
     teacher_limits: tuple[int, float]
     task_encoder: TaskEncoder
     normalizes: bool
-    num_updates: int
+    num_adaptation_steps: int
     num_training_stages: int
     max_failed_share: float
     device: torch.device

@@ -67,7 +67,7 @@ def teacher_student(
         teacher_limits=settings.teacher_limits(config.num_iterations, config.max_env_steps),
         task_encoder=task_encoder,
         normalizes=config.policy.normalize_observations,
-        num_updates=settings.num_episodes - 1,
+        num_adaptation_steps=settings.num_episodes - 1,
         num_training_stages=settings.num_episodes,
         max_failed_share=config.max_failed_share,
         device=device,
